@@ -1,0 +1,1 @@
+"""Reinforcement learning for robot arms, with a vision-language model watching."""

@@ -1,0 +1,67 @@
+"""``roborl <verb>``: finds the verb's file, parses its configuration, prints its result and sets the exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from roborl.config import HelpShown, parse
+from roborl.errors import ConfigError, RoborlError
+
+VERBS = {
+    "demo": "record, train a reward model, learn online from it, report: in simulation, on a CPU",
+    "train": "actor, learner and reward server on one machine, supervised",
+    "act": "drive a robot with the newest policy and ship its experience",
+    "learn": "store experience, label it, train, publish weights",
+    "serve": "judge camera streams for any number of clients",
+    "watch": "follow one camera stream and print its progress",
+    "record": "record demonstrations into a LeRobotDataset",
+    "evaluate": "measure the success rate of a policy, with an interval",
+    "annotate": "mark the sub-tasks of a dataset's episodes",
+    "train-reward": "train a reward model on a dataset",
+    "bench": "measure transport, replay, weights, simulation, control and whole runs",
+    "keys": "make CURVE keys for two computers",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0 when done, 1 when it failed, 2 on misuse."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        width = max(map(len, VERBS))
+        print("usage: roborl VERB [--config_path FILE] [--field value ...]\n")
+        print("\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()))
+        return 0 if args else 2
+    verb, *rest = args
+    if verb not in VERBS:
+        print(f"roborl: there is no verb {verb!r}. Verbs: {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=os.environ.get("ROBORL_LOG", "INFO"),
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    try:
+        module = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
+        rest = module.positional(rest) if hasattr(module, "positional") else rest
+        result = module.main(parse(module.Config, rest, prog=f"roborl {verb}"))
+    except HelpShown:
+        return 0
+    except ConfigError as error:
+        print(f"roborl {verb}: {error}", file=sys.stderr)
+        return 2
+    except RoborlError as error:
+        print(f"roborl {verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"roborl {verb}: stopped by Ctrl-C", file=sys.stderr)
+        return 1
+    if result is not None:
+        print(json.dumps(result, default=float))
+        return int(result.get("exit", 0))
+    return 0

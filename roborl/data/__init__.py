@@ -1,0 +1,1 @@
+"""The store of experience, and the data sets read and written."""

@@ -1,0 +1,1 @@
+"""Who is in command: policy, person, or nobody."""

@@ -1,0 +1,1 @@
+"""Sampling, mixing, one file per algorithm, checkpoints."""

@@ -1,0 +1,50 @@
+"""Where the data folders are: beside the package in a checkout, inside it in a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roborl.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _data_root() -> Path:
+    checkout = _PACKAGE.parent
+    return checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE
+
+
+def robot_folder(name: str) -> Path:
+    """Return ``robots/<name>``, which holds robot.yaml and its model files.
+
+    Raises:
+        ConfigError: If there is no such robot.
+    """
+    root = _data_root() / "robots"
+    folder = root / name
+    if not (folder / "robot.yaml").is_file():
+        raise ConfigError(
+            "There is no such robot",
+            seen=name,
+            allowed=sorted(p.parent.name for p in root.glob("*/robot.yaml")),
+            remedy="Add a folder with a robot.yaml under robots/",
+        )
+    return folder
+
+
+def bench_file(name_or_path: str) -> Path:
+    """Return a bench file given its path, or its name in ``hardware_configs/``.
+
+    Raises:
+        ConfigError: If neither exists.
+    """
+    root = _data_root() / "hardware_configs"
+    for candidate in (Path(name_or_path), root / f"{name_or_path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        "There is no such bench file",
+        seen=name_or_path,
+        allowed=sorted(p.stem for p in root.glob("*.yaml")),
+        remedy="Give a path to a YAML file or one of these names",
+    )

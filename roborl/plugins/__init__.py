@@ -1,0 +1,1 @@
+"""LeRobot types of ours: the target of --*.discover_packages_path."""

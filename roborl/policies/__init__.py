@@ -1,0 +1,1 @@
+"""Observation to action chunk: LeRobot policies, small networks."""

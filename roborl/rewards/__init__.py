@@ -1,0 +1,1 @@
+"""From frames to potentials: reward models, judges, sessions, shaping, metrics. No sockets, no robots."""

@@ -1,0 +1,1 @@
+"""The stage-aware reward model (SARM family): causal, several cameras, learnt from demonstrations."""

@@ -1,0 +1,49 @@
+"""The roles of the running system, one verb each. Reward models and judges have theirs in ``roborl.rewards.model``."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.types import Observation, Source
+
+
+class Policy(Protocol):
+    """Observation to action chunk."""
+
+    @property
+    def version(self) -> int:
+        """Version of the weights in use, 0 for a policy that has none."""
+        ...
+
+    def reset(self) -> None:
+        """Forget the episode so far."""
+        ...
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """Return the next h actions, float32 (h, a), each in [-1, 1]."""
+        ...
+
+
+class Operator(Protocol):
+    """Whoever makes the scene ready and says whether the task is done: a person, or a simulation standing for one."""
+
+    def reset(self, seed: int | None) -> None:
+        """Make the scene ready for an episode. May take long; the arm is at rest meanwhile."""
+        ...
+
+    def verdict(self) -> bool | None:
+        """Return True for success, False for failure, None while neither has been said. Never blocks."""
+        ...
+
+
+class Supervisor(Protocol):
+    """Decides who commands at each policy step. Never blocks."""
+
+    def decide(
+        self, observation: Observation, proposed: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Source]:
+        """Return the action to execute, float32 (a,), and who chose it."""
+        ...

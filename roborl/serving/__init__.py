@@ -1,0 +1,1 @@
+"""Transport alone: messages, links, security. The only importer of zmq; no torch, no lerobot, no rewards."""
