@@ -1,0 +1,143 @@
+"""The small networks: an image encoder, an actor head and an ensemble of critics, sized for a laptop's CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class CameraEncoder(nn.Module):
+    """One camera's picture to a feature vector: convolutions, then where (spatial softmax) and what (pooled).
+
+    The stem cuts the picture into patches of 4 x 4, which on a CPU costs a fifth of overlapping convolutions at full
+    resolution.
+
+    Args:
+        feature_dim: Size of the output.
+        width: Channels of the stem; the later layers have twice as many.
+
+    Source:
+        Spatial softmax: Levine et al., End-to-End Training of Deep Visuomotor Policies (JMLR 2016), section 5.1.
+    """
+
+    def __init__(self, feature_dim: int, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+        )
+        self.temperature = nn.Parameter(torch.ones(1))
+        self.project = nn.Linear(2 * width * 3, feature_dim)
+        self.norm = nn.LayerNorm(feature_dim)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encode uint8 pixels (b, h, w, 3) to features (b, feature_dim) in [-1, 1]."""
+        x = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+        maps = self.layers(x.contiguous(memory_format=torch.channels_last))
+        b, c, h, w = maps.shape
+        weights = functional.softmax(maps.reshape(b, c, h * w) * self.temperature, dim=-1)
+        rows = torch.linspace(-1, 1, h, device=maps.device).repeat_interleave(w)
+        columns = torch.linspace(-1, 1, w, device=maps.device).repeat(h)
+        where = torch.cat([weights @ columns, weights @ rows], dim=1)
+        what = functional.relu(maps).mean(dim=(2, 3))
+        return torch.tanh(self.norm(self.project(torch.cat([where, what], dim=1))))
+
+
+class Encoder(nn.Module):
+    """Several cameras to one feature vector, each camera with its own weights.
+
+    Args:
+        cameras: Names, in the order in which their features are laid side by side.
+        feature_dim: Features per camera.
+    """
+
+    def __init__(self, cameras: Sequence[str], feature_dim: int = 64) -> None:
+        super().__init__()
+        self.cameras = tuple(cameras)
+        self.output_dim = feature_dim * len(self.cameras)
+        self.by_camera = nn.ModuleDict({name: CameraEncoder(feature_dim) for name in self.cameras})
+
+    def forward(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Encode uint8 pixels (b, h, w, 3) per camera to features (b, cameras * feature_dim)."""
+        return torch.cat([self.by_camera[name](images[name]) for name in self.cameras], dim=1)
+
+
+class Actor(nn.Module):
+    """Features and proprioception to the mean action.
+
+    Args:
+        input_dim: Size of features plus state.
+        action_dim: Size of an action.
+        width: Units per hidden layer.
+    """
+
+    def __init__(self, input_dim: int, action_dim: int, width: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(input_dim, width),
+            nn.LayerNorm(width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
+            nn.ReLU(),
+            nn.Linear(width, action_dim),
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return mean actions in [-1, 1], (b, action_dim), for inputs (b, input_dim)."""
+        return torch.tanh(self.layers(inputs))
+
+
+class EnsembleLinear(nn.Module):
+    """One linear layer for each member of an ensemble, computed together.
+
+    Args:
+        members: Size of the ensemble.
+        inputs: Input units.
+        outputs: Output units.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (members, b, inputs) to (members, b, outputs)."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class Critics(nn.Module):
+    """An ensemble of action values with layer normalisation.
+
+    Args:
+        input_dim: Size of features, state, action and, where the critic sees it, potential.
+        members: Size of the ensemble.
+        width: Units per hidden layer.
+
+    Source:
+        Ball et al., Efficient Online Reinforcement Learning with Offline Data (ICML 2023), section 4.
+    """
+
+    def __init__(self, input_dim: int, members: int, width: int) -> None:
+        super().__init__()
+        self.members = members
+        self.first = EnsembleLinear(members, input_dim, width)
+        self.second = EnsembleLinear(members, width, width)
+        self.last = EnsembleLinear(members, width, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return values (members, b) for inputs (b, input_dim)."""
+        x = inputs.unsqueeze(0).expand(self.members, -1, -1)
+        for layer in (self.first, self.second):
+            x = functional.relu(functional.layer_norm(layer(x), (layer.bias.shape[-1],)))
+        return torch.as_tensor(self.last(x)).squeeze(-1)

@@ -1,0 +1,156 @@
+"""The small policy: frozen image features and proprioception to one action, with exploration noise on request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from roborl.errors import ModelLoadError
+from roborl.images import square
+from roborl.policies.networks import Actor, Encoder
+from roborl.types import Observation
+
+type Weights = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallPolicyConfig:
+    """Shape of a small policy.
+
+    Attributes:
+        cameras: Cameras it looks through, in order.
+        image_px: Side of the square pictures.
+        state_dim: Size of the proprioceptive state.
+        action_dim: Size of an action.
+        feature_dim: Image features per camera.
+        width: Units per hidden layer of the actor.
+        exploration_std: Standard deviation of the noise added to actions while exploring.
+        noise_persistence: Correlation of that noise from one step to the next, in [0, 1).
+    """
+
+    cameras: tuple[str, ...]
+    image_px: int
+    state_dim: int
+    action_dim: int
+    feature_dim: int = 64
+    width: int = 256
+    exploration_std: float = 0.2
+    noise_persistence: float = 0.5
+
+
+class SmallPolicy:
+    """A :class:`roborl.roles.Policy` of an encoder and an actor.
+
+    Args:
+        config: Its shape.
+        explore: Whether to add noise to the mean action.
+        seed: Of that noise.
+    """
+
+    def __init__(self, config: SmallPolicyConfig, *, explore: bool = False, seed: int = 0) -> None:
+        self.config = config
+        self.explore = explore
+        self.encoder = Encoder(config.cameras, config.feature_dim)
+        self.actor = Actor(self.encoder.output_dim + config.state_dim, config.action_dim, config.width)
+        self._version = 0
+        self._random = np.random.default_rng(seed)
+        self._noise: NDArray[np.float64] = np.zeros(config.action_dim)
+        self.encoder.eval()
+        self.actor.eval()
+
+    @property
+    def version(self) -> int:
+        """Version of the actor's weights, 0 before any were published."""
+        return self._version
+
+    def reset(self) -> None:
+        """Draw fresh exploration noise."""
+        self._noise = self._random.normal(size=self.config.action_dim)
+
+    @torch.inference_mode()
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """Return one action as a chunk, float32 (1, a), in [-1, 1]."""
+        images = {
+            name: torch.from_numpy(square(observation.frames[name].rgb, self.config.image_px)).unsqueeze(0)
+            for name in self.config.cameras
+        }
+        state = torch.from_numpy(observation.state).unsqueeze(0)
+        mean = self.actor(torch.cat([self.encoder(images), state], dim=1))
+        action: NDArray[np.floating] = mean.numpy()
+        if self.explore:
+            rho = self.config.noise_persistence
+            fresh = self._random.normal(size=self.config.action_dim)
+            self._noise = rho * self._noise + np.sqrt(1 - rho**2) * fresh
+            action = action + self.config.exploration_std * self._noise
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def load_actor(self, weights: Mapping[str, NDArray[np.float32]], version: int) -> None:
+        """Replace the actor's weights.
+
+        Raises:
+            ModelLoadError: If they are not finite or do not fit; the old ones stay.
+        """
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise ModelLoadError("New weights are not finite", seen=f"version {version}")
+        _load(self.actor, weights, f"version {version} of the actor")
+        self._version = version
+
+    def save(self, folder: Path) -> None:
+        """Write ``policy.json`` and ``policy.safetensors`` into ``folder``, making it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"encoder.{k}": v for k, v in to_arrays(self.encoder).items()}
+        tensors |= {f"actor.{k}": v for k, v in to_arrays(self.actor).items()}
+        save_file(tensors, folder / "policy.safetensors")
+        (folder / "policy.json").write_text(json.dumps({"kind": "small"} | asdict(self.config), indent=2))
+
+    @classmethod
+    def load(cls, folder: Path, *, explore: bool = False, seed: int = 0) -> SmallPolicy:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ModelLoadError: If a file is missing, names another kind of policy, or its weights do not fit.
+        """
+        try:
+            fields = json.loads((folder / "policy.json").read_text())
+            tensors = load_file(folder / "policy.safetensors")
+        except (OSError, ValueError) as error:
+            raise ModelLoadError("A policy folder cannot be read", seen=f"{folder}: {error}") from error
+        if fields.pop("kind", None) != "small":
+            raise ModelLoadError("This folder holds another kind of policy", seen=folder, allowed="small")
+        policy = cls(
+            SmallPolicyConfig(**fields | {"cameras": tuple(fields["cameras"])}), explore=explore, seed=seed
+        )
+        for name, module in (("encoder", policy.encoder), ("actor", policy.actor)):
+            part = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
+            _load(module, part, f"the {name} in {folder}")
+        return policy
+
+
+def to_arrays(module: nn.Module) -> Weights:
+    """Copy a module's parameters and buffers into numpy arrays by name."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+
+
+def _load(module: nn.Module, weights: Mapping[str, NDArray[np.float32]], what: str) -> None:
+    own = module.state_dict()
+    wrong = sorted(set(own) ^ set(weights)) or [
+        f"{name} {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if tuple(weights[name].shape) != tuple(own[name].shape)
+    ]
+    if wrong:
+        raise ModelLoadError(
+            f"The weights of {what} do not fit this policy",
+            seen=wrong[0],
+            allowed=f"exactly its {len(own)} tensors",
+            remedy="Give the folder of a policy with the same cameras, state and action sizes",
+        )
+    module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
