@@ -9,9 +9,14 @@ from roborl.errors import ConfigError
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def _data_root() -> Path:
+def source_root() -> Path | None:
+    """Return the checkout that this package runs from, None where it was installed from a wheel."""
     checkout = _PACKAGE.parent
-    return checkout if (checkout / "pyproject.toml").is_file() else _PACKAGE
+    return checkout if (checkout / "pyproject.toml").is_file() else None
+
+
+def _data_root() -> Path:
+    return source_root() or _PACKAGE
 
 
 def robot_folder(name: str) -> Path:

@@ -1,0 +1,97 @@
+"""Runs grids of long experiments: every cell is a file, so that a grid can be stopped and resumed at any instant."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roborl.paths import source_root
+
+logger = logging.getLogger(__name__)
+
+type Result = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One experiment of a grid.
+
+    Attributes:
+        arm: Name of the condition, for tables.
+        seed: The seed.
+        config: Everything else that decides the result, as plain values.
+    """
+
+    arm: str
+    seed: int
+    config: Mapping[str, Any]
+
+    def key(self, commit: str) -> str:
+        """Return the cell's file name without ending: arm, seed and a hash of commit and configuration."""
+        text = json.dumps({"commit": commit, "config": dict(self.config)}, sort_keys=True)
+        return f"{self.arm}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def run_grid(
+    cells: Iterable[Cell],
+    run: Callable[[Cell], Result],
+    folder: Path,
+    *,
+    commit: str | None = None,
+    stop_after_s: float = float("inf"),
+) -> list[Result]:
+    """Run the cells that have no file yet, in order, and return the results of all that have one.
+
+    Args:
+        cells: The grid.
+        run: Runs one cell; its result must be plain values.
+        folder: Where cells are written, each at once and whole when it is done.
+        commit: Name of the code; the checkout's commit where None.
+        stop_after_s: Begin no further cell after so many seconds.
+
+    Returns:
+        A result for each finished cell, with ``arm``, ``seed``, ``commit`` and ``wall_s`` added.
+    """
+    commit = commit or code_version()
+    folder.mkdir(parents=True, exist_ok=True)
+    begun, results = time.monotonic(), []
+    for cell in cells:
+        path = folder / f"{cell.key(commit)}.json"
+        if not path.is_file():
+            if time.monotonic() - begun > stop_after_s:
+                continue
+            logger.info("cell %s", path.stem)
+            started = time.monotonic()
+            result = {"arm": cell.arm, "seed": cell.seed, "commit": commit, "config": dict(cell.config)}
+            result |= run(cell) | {"wall_s": round(time.monotonic() - started, 1)}
+            part = path.with_suffix(f".part{os.getpid()}")
+            part.write_text(json.dumps(result, indent=1))
+            part.rename(path)
+        results.append(json.loads(path.read_text()))
+    return results
+
+
+def code_version() -> str:
+    """Return the checkout's short commit, with ``+`` where ``roborl/`` has changes, else the package version."""
+    root = source_root()
+    if root is None:
+        from importlib.metadata import version
+
+        return version("roborl")
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ("git", "-C", str(root), *args), capture_output=True, text=True, check=True
+        ).stdout
+
+    return git("rev-parse", "--short=10", "HEAD").strip() + (
+        "+" if git("status", "--porcelain", "roborl") else ""
+    )
