@@ -1,0 +1,135 @@
+"""How many updates the learner may make: a token bucket filled by new experience, never a brake on the actor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from roborl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetConfig:
+    """How fast updates are earned and how far they may run ahead of experience or behind it."""
+
+    # updates earned by one new sampleable transition
+    ratio: float = 8.0
+    # updates the learner may make before they are earned, while an actor is alive
+    max_lead: float = 64.0
+    # updates that may stay owed; what lies beyond is forgiven and counted
+    max_owed: float = 20_000.0
+    # online transitions that must be sampleable before the first update
+    start_at: int = 200
+    # seconds without news of an actor after which nothing is done ahead of experience
+    silence_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.ratio <= 0 or self.max_lead < 0 or self.max_owed < self.ratio:
+            raise ConfigError(
+                "The replay ratio cannot be kept",
+                seen=f"ratio={self.ratio:g} max_lead={self.max_lead:g} max_owed={self.max_owed:g}",
+                allowed="ratio > 0, max_lead >= 0, max_owed >= ratio",
+                remedy="Set budget.ratio to updates per new transition, for example 8",
+            )
+
+
+class ReplayBudget:
+    """Counts what experience has earned and what updates have spent.
+
+    Only transitions that arrive after training may start earn updates: what was there at the start (demonstrations,
+    or the first random steps) is a data set, not a debt.
+
+    Example:
+        >>> budget = ReplayBudget(BudgetConfig(ratio=2.0, max_lead=3.0, start_at=10))
+        >>> budget.arrived(9); budget.allowance(actor_alive=True)
+        0
+        >>> budget.arrived(3); budget.allowance(actor_alive=True), budget.allowance(actor_alive=False)
+        (7, 4)
+        >>> budget.spend(5); budget.allowance(actor_alive=True), round(budget.achieved_ratio, 2)
+        (2, 2.5)
+    """
+
+    def __init__(self, config: BudgetConfig) -> None:
+        self.config = config
+        self._waiting = 0
+        self._started = config.start_at <= 0
+        self._earning = 0
+        self._tokens = 0.0
+        self._updates = 0
+        self._forgiven = 0.0
+
+    @property
+    def started(self) -> bool:
+        """True once the minimum number of transitions has been there."""
+        return self._started
+
+    @property
+    def updates(self) -> int:
+        """Updates made so far."""
+        return self._updates
+
+    @property
+    def owed(self) -> float:
+        """Updates earned and not yet made; negative while the learner is ahead."""
+        return self._tokens
+
+    @property
+    def achieved_ratio(self) -> float:
+        """Updates made per transition that earned some; 0 before the first."""
+        return self._updates / self._earning if self._earning else 0.0
+
+    def arrived(self, transitions: int) -> None:
+        """Count ``transitions`` newly sampleable ones, online and not demonstrations."""
+        if not self._started:
+            self._waiting += transitions
+            if self._waiting < self.config.start_at:
+                return
+            self._started, transitions = True, self._waiting - max(self.config.start_at, 0)
+        self._earning += transitions
+        self._tokens += transitions * self.config.ratio
+        if self._tokens > self.config.max_owed:
+            self._forgiven += self._tokens - self.config.max_owed
+            self._tokens = self.config.max_owed
+
+    def allowance(self, *, actor_alive: bool) -> int:
+        """Return how many updates may be made now.
+
+        A silent actor takes away the lead only: updates that its experience has earned are still made, so a learner
+        works on while a person clears the table and stops when it has nothing new to learn from.
+        """
+        if not self._started:
+            return 0
+        lead = self.config.max_lead if actor_alive else 0.0
+        return max(0, int(self._tokens + lead))
+
+    def spend(self, updates: int) -> None:
+        """Count ``updates`` made."""
+        self._updates += updates
+        self._tokens -= updates
+
+    def report(self) -> dict[str, float]:
+        """Return the figures for the metrics."""
+        return {
+            "updates": float(self._updates),
+            "requested_ratio": self.config.ratio,
+            "achieved_ratio": self.achieved_ratio,
+            "owed_updates": self._tokens,
+            "forgiven_updates": self._forgiven,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counters for a checkpoint."""
+        return {
+            "waiting": self._waiting,
+            "started": self._started,
+            "earning": self._earning,
+            "tokens": self._tokens,
+            "updates": self._updates,
+            "forgiven": self._forgiven,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the counters of a checkpoint."""
+        self._waiting, self._started = int(state["waiting"]), bool(state["started"])
+        self._earning, self._tokens = int(state["earning"]), float(state["tokens"])
+        self._updates, self._forgiven = int(state["updates"]), float(state["forgiven"])

@@ -1,0 +1,210 @@
+"""Checkpoints: tensors in safetensors, everything else in JSON, appearing whole or not at all. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from roborl.errors import ModelLoadError
+
+FORMAT = 1
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """What a run needs in order to go on.
+
+    Attributes:
+        step: Updates made when it was written; orders checkpoints of a run.
+        identity: What the model was made for: algorithm, cameras, sizes. Loading compares it field by field.
+        parts: State by owner ("algorithm", "budget", ...): nested maps, lists and tuples of tensors, numpy arrays
+            and plain values.
+    """
+
+    step: int
+    identity: Mapping[str, Any]
+    parts: Mapping[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
+    """Write ``checkpoint`` under ``folder`` and drop all but the newest ``keep``.
+
+    The files reach the disk under another name first, so a crash at any instant leaves the older ones intact.
+
+    Returns:
+        The new folder, named after the step.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    state = {name: _flatten(part, name, tensors) for name, part in checkpoint.parts.items()}
+    target = folder / f"{checkpoint.step:012d}"
+    draft = folder / f".{target.name}.{os.getpid()}.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    save_file(tensors, draft / _TENSORS)
+    header = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "identity": dict(checkpoint.identity),
+        "parts": state,
+    }
+    (draft / _STATE).write_text(json.dumps(header))
+    for path in (draft / _TENSORS, draft / _STATE, draft):
+        _sync(path)
+    if target.exists():
+        shutil.rmtree(target)
+    draft.rename(target)
+    _sync(folder)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    for leftover in folder.glob(".*.draft"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints under ``folder``, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"[0-9]*/{_STATE}"))
+
+
+def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
+    """Read the checkpoint at ``path``.
+
+    Raises:
+        ModelLoadError: If it is missing, torn, of another format, or was made for something other than ``identity``;
+            the message names the field and both values.
+    """
+    try:
+        header = json.loads((path / _STATE).read_text())
+        tensors = load_file(path / _TENSORS)
+        if header["format"] != FORMAT:
+            raise ModelLoadError(
+                f"The checkpoint {path} has another format",
+                seen=header["format"],
+                allowed=FORMAT,
+                remedy="Use the version of roborl that wrote it",
+            )
+        step, found = int(header["step"]), dict(header["identity"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelLoadError(
+            f"The checkpoint {path} cannot be read",
+            seen=f"{type(error).__name__}: {error}",
+            allowed=f"a folder with {_TENSORS} and {_STATE}",
+            remedy="Resume from an older checkpoint of the run",
+        ) from error
+    check_identity(path, found, identity)
+    try:
+        parts = {name: _unflatten(part, tensors) for name, part in header["parts"].items()}
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ModelLoadError(
+            f"The checkpoint {path} is incomplete", seen=f"{type(error).__name__}: {error}"
+        ) from error
+    return Checkpoint(step=step, identity=found, parts=parts)
+
+
+def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Compare what a model was made for with what it is wanted for.
+
+    Raises:
+        ModelLoadError: Naming the first field that differs, what was found and what is wanted.
+    """
+    plain = json.loads(json.dumps(dict(wanted)))
+    for field in sorted(plain.keys() | found.keys()):
+        if found.get(field) != plain.get(field):
+            raise ModelLoadError(
+                f"{where} was made for another {field}",
+                seen=found.get(field),
+                allowed=plain.get(field),
+                remedy="Point to a model of this bench and algorithm, or start a new run folder",
+            )
+
+
+def check_shapes(where: Path, found: Any, wanted: Any, name: str = "") -> None:
+    """Compare two nested states of tensors; ``wanted`` is that of the model to be filled.
+
+    Raises:
+        ModelLoadError: Naming the first tensor that is missing, too many, or of another shape.
+    """
+    ours, theirs = _shapes(wanted, name), _shapes(found, name)
+    for key in sorted(ours.keys() | theirs.keys()):
+        if ours.get(key) != theirs.get(key):
+            raise ModelLoadError(
+                f"{where} does not fit the model at {key}",
+                seen=theirs.get(key, "nothing"),
+                allowed=ours.get(key, "nothing"),
+                remedy="Use the settings it was trained with, or start a new run folder",
+            )
+
+
+def _shapes(tree: Any, name: str) -> dict[str, list[int]]:
+    if isinstance(tree, torch.Tensor | np.ndarray):
+        return {name: list(tree.shape)}
+    items = (
+        tree.items()
+        if isinstance(tree, Mapping)
+        else enumerate(tree)
+        if isinstance(tree, list | tuple)
+        else ()
+    )
+    return {
+        key: shape for k, value in items for key, shape in _shapes(value, f"{name}.{k}".strip(".")).items()
+    }
+
+
+def _flatten(tree: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Replace the tensors of ``tree`` by their names; JSON keeps lists and string keys, the rest is marked."""
+    match tree:
+        case torch.Tensor():
+            # A clone, because safetensors refuses tensors that share memory.
+            tensors[name] = tree.detach().cpu().contiguous().clone()
+            return {"$tensor": name}
+        case np.ndarray():
+            tensors[name] = torch.from_numpy(np.array(tree))
+            return {"$array": name}
+        case np.generic():
+            return tree.item()
+        case Mapping():
+            return {"$map": [[key, _flatten(value, f"{name}.{key}", tensors)] for key, value in tree.items()]}
+        case tuple():
+            return {"$tuple": [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]}
+        case list():
+            return [_flatten(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]
+        case None | bool() | int() | float() | str():
+            return tree
+    raise TypeError(f"{name} holds a {type(tree).__name__}, which a checkpoint does not keep")
+
+
+def _unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_unflatten(value, tensors) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ((mark, value),) = tree.items()
+    match mark:
+        case "$tensor":
+            return tensors[value]
+        case "$array":
+            return tensors[value].numpy()
+        case "$map":
+            return {key: _unflatten(item, tensors) for key, item in value}
+        case "$tuple":
+            return tuple(_unflatten(item, tensors) for item in value)
+    raise ValueError(f"unknown mark {mark!r}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roborl.errors import ConfigError
+from roborl.learning.budget import BudgetConfig, ReplayBudget
+
+RATIOS = st.floats(0.1, 30.0)
+
+
+@given(RATIOS, st.floats(0, 100), st.lists(st.integers(0, 50), max_size=60))
+def test_updates_never_exceed_what_was_earned_by_more_than_the_lead(
+    ratio: float, lead: float, arrivals: list[int]
+) -> None:
+    budget = ReplayBudget(BudgetConfig(ratio=ratio, max_lead=lead, start_at=0, max_owed=1e9))
+    total = 0
+    for count in arrivals:
+        budget.arrived(count)
+        total += count
+        budget.spend(budget.allowance(actor_alive=True))
+        assert budget.updates <= ratio * total + lead + 1e-6
+        assert budget.updates > ratio * total + lead - 1 - 1e-6
+
+
+@given(RATIOS, st.integers(100, 1000))
+def test_the_achieved_ratio_is_the_requested_one_when_the_learner_keeps_up(ratio: float, count: int) -> None:
+    budget = ReplayBudget(BudgetConfig(ratio=ratio, max_lead=0.0, start_at=0, max_owed=1e9))
+    for _ in range(count):
+        budget.arrived(1)
+        budget.spend(budget.allowance(actor_alive=True))
+    assert budget.achieved_ratio == pytest.approx(ratio, abs=1.01 / count)
+
+
+def test_a_silent_actor_costs_the_lead_and_not_what_was_earned() -> None:
+    budget = ReplayBudget(BudgetConfig(ratio=2.0, max_lead=10.0, start_at=0))
+    budget.arrived(4)
+    assert budget.allowance(actor_alive=False) == 8
+    budget.spend(8)
+    assert budget.allowance(actor_alive=False) == 0
+    assert budget.allowance(actor_alive=True) == 10
+
+
+def test_what_was_there_before_the_start_earns_nothing() -> None:
+    budget = ReplayBudget(BudgetConfig(ratio=5.0, max_lead=0.0, start_at=100))
+    budget.arrived(99)
+    assert not budget.started
+    assert budget.allowance(actor_alive=True) == 0
+    budget.arrived(3)
+    assert budget.allowance(actor_alive=True) == 10
+
+
+def test_a_learner_that_cannot_keep_up_forgives_and_says_so() -> None:
+    budget = ReplayBudget(BudgetConfig(ratio=10.0, max_lead=0.0, start_at=0, max_owed=50.0))
+    budget.arrived(20)
+    assert budget.allowance(actor_alive=True) == 50
+    assert budget.report()["forgiven_updates"] == 150
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=20))
+def test_counters_survive_a_checkpoint(history: list[tuple[int, int]]) -> None:
+    config = BudgetConfig(ratio=3.0, start_at=20)
+    budget = ReplayBudget(config)
+    for arrived, spent in history:
+        budget.arrived(arrived)
+        budget.spend(min(spent, budget.allowance(actor_alive=True)))
+    again = ReplayBudget(config)
+    again.load_state_dict(budget.state_dict())
+    assert again.state_dict() == budget.state_dict()
+    assert again.report() == budget.report()
+    assert again.allowance(actor_alive=True) == budget.allowance(actor_alive=True)
+
+
+def test_a_ratio_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ratio=0"):
+        BudgetConfig(ratio=0.0)
