@@ -1,0 +1,145 @@
+"""What a reward model is: a fold over an episode that asks queries, and a judge that answers them in batches.
+
+All knowledge about one model (which views, which pairs, which window, how replies accumulate) lives in its fold; all
+knowledge about devices, precision and batching lives in its judge. Q and R are the model's own: a VLM query with
+images and text slots and its reply text, or a window of embeddings and a row of logits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import batched
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from roborl.types import Observation, Score
+
+type References = Mapping[str, NDArray[Any]]
+"""What a model is told beside the task, by name: ``goal/front`` uint8 (h, w, 3), ``demo/front`` uint8 (t, h, w, 3)."""
+
+
+class Judge[Q, R](Protocol):
+    """Answers queries. May be a network on a device, an endpoint, or a fake."""
+
+    def answer(self, queries: Sequence[Q]) -> list[R]:
+        """Return one reply per query, in order.
+
+        A reply depends on its own query alone, never on its company in the batch (up to rounding of the device).
+        Any exception is contained by the caller, who then asks again with fewer queries at once.
+        """
+        ...
+
+
+class Fold[Q, R](Protocol):
+    """The state of one episode, shown every observation exactly once and in order.
+
+    Each observation goes to either :meth:`queries` or :meth:`skip`, by increasing index. The replies come to
+    :meth:`fold` later, in the same order; several observations may be asked about before the first reply is in, so
+    queries are a function of the observations alone.
+    """
+
+    def queries(self, observation: Observation) -> list[Q]:
+        """Return what to ask about this observation, which will be scored; may be empty.
+
+        Raises:
+            RoborlError: If the observation lacks a view; its score is then missing and the fold is as it was.
+        """
+        ...
+
+    def skip(self, observation: Observation) -> None:
+        """See an observation that will not be scored. A fold with a window of frames keeps it, others do nothing."""
+        return
+
+    def fold(self, observation_id: int, replies: Sequence[R | None]) -> Score:
+        """Turn the replies to this observation's queries into its score.
+
+        Args:
+            observation_id: Index of the observation, the ``id`` of its frames.
+            replies: One per query, in order; None where the judge gave none.
+
+        Returns:
+            The score; ``valid=False`` where the replies do not suffice or cannot be read. What a lost reply means to
+            later scores (a hop of zero, say) is for the model to state.
+        """
+        ...
+
+
+class RewardModel[Q, R](Protocol):
+    """Knows how to watch an episode."""
+
+    @property
+    def version(self) -> str:
+        """Hash of weights, prompt, view set, calibration and judge settings; it stands on every score."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the views it was made for; empty where any view will do."""
+        ...
+
+    @property
+    def image_px(self) -> int | None:
+        """Side of the square images it looks at; None where it takes any size. A client may resize before sending."""
+        ...
+
+    @property
+    def judge(self) -> Judge[Q, R]:
+        """Who answers its queries."""
+        ...
+
+    def start(self, task: str, references: References) -> Fold[Q, R]:
+        """Return the fold of a new episode.
+
+        Raises:
+            ConfigError: If a reference that it needs is missing.
+        """
+        ...
+
+
+def observation_id(observation: Observation) -> int:
+    """Return the index of an observation in its episode, as its frames carry it."""
+    return max(frame.id for frame in observation.frames.values())
+
+
+def missing(frame_id: int, reason: str, *, version: str) -> Score:
+    """Return the score of an observation that has none; ``reason`` goes where the reply would be."""
+    return Score(frame_id=frame_id, progress=0.0, raw=math.nan, valid=False, version=version, reply=reason)
+
+
+def score_episode[Q, R](
+    model: RewardModel[Q, R],
+    task: str,
+    observations: Sequence[Observation],
+    *,
+    references: References | None = None,
+    stride: int = 1,
+    max_batch: int = 64,
+) -> list[Score]:
+    """Score a finished episode offline: every ``stride``-th observation and the last one, in order.
+
+    The plain form of what the reward server's label lane does, with equal results. Errors of model and judge are not
+    contained here.
+
+    Args:
+        model: The reward model.
+        task: The instruction in words.
+        observations: All T + 1 observations, in order.
+        references: Passed to the model.
+        stride: Distance between scored observations.
+        max_batch: Most queries per call of the judge.
+
+    Returns:
+        One score per scored observation.
+    """
+    fold = model.start(task, references or {})
+    asked: list[tuple[int, list[Q]]] = []
+    for index, observation in enumerate(observations):
+        if index % stride == 0 or index == len(observations) - 1:
+            asked.append((observation_id(observation), fold.queries(observation)))
+        else:
+            fold.skip(observation)
+    flat = [query for _, queries in asked for query in queries]
+    replies = iter([r for part in batched(flat, max_batch) for r in model.judge.answer(part)])
+    return [fold.fold(index, [next(replies) for _ in queries]) for index, queries in asked]
