@@ -1,0 +1,181 @@
+"""Which weights reach the actors: a gate, version numbers, and a shelf of older versions to go back to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from roborl.errors import ModelLoadError, RoborlError
+
+type Weights = Mapping[str, NDArray[Any]]
+type ProbeActions = Callable[[Weights], NDArray[np.floating]]
+
+SATURATED = 0.999
+
+
+class WeightsLink(Protocol):
+    """Where versions go; it keeps the last one for late joiners."""
+
+    def publish(self, version: int, weights: dict[str, NDArray[Any]]) -> None:
+        """Send ``weights`` to everybody who listens, now or later. Does not block."""
+        ...
+
+
+def refusal(weights: Weights, probe_actions: ProbeActions | None) -> str | None:
+    """Say why ``weights`` must not drive an arm, or return None.
+
+    Args:
+        weights: Actor weights by name.
+        probe_actions: Actions, (n, a), that a policy with these weights proposes on remembered observations;
+            None while there is nothing to probe with.
+    """
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            return f"{name} is not finite"
+    if probe_actions is None:
+        return None
+    try:
+        actions = np.asarray(probe_actions(weights))
+    except RoborlError as error:
+        return str(error)
+    if not np.isfinite(actions).all():
+        return "an action on a probe frame is not finite"
+    largest = float(np.abs(actions).max(initial=0.0))
+    if largest > 1.0 + 1e-3:
+        return f"an action on a probe frame is {largest:.3g}, outside [-1, 1]"
+    if actions.size and float(np.abs(actions).min()) > SATURATED:
+        return "every action on the probe frames is at its limit"
+    return None
+
+
+class VersionShelf:
+    """The published versions of a run, one safetensors file each.
+
+    Args:
+        folder: Where they stand; made if missing.
+        keep: How many of the newest are kept. The first one, which training started from, always is.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 50) -> None:
+        self.folder, self._keep = folder, keep
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def versions(self) -> list[int]:
+        """Return the version numbers on the shelf, oldest first."""
+        return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.safetensors"))
+
+    def put(self, version: int, weights: Weights, note: Mapping[str, Any]) -> None:
+        """Keep ``weights`` as ``version``; ``note`` says where they come from."""
+        path = self._path(version)
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in weights.items()},
+            draft,
+            metadata={"note": json.dumps(dict(note))},
+        )
+        draft.rename(path)
+        for old in self.versions()[1 : -self._keep]:
+            self._path(old).unlink()
+
+    def get(self, version: int) -> dict[str, NDArray[Any]]:
+        """Return the weights of ``version``.
+
+        Raises:
+            ModelLoadError: If that version is not on the shelf or its file is torn.
+        """
+        path = self._path(version)
+        try:
+            return dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise ModelLoadError(
+                "There is no such version of the policy",
+                seen=version,
+                allowed=self.versions() or "none was published yet",
+                remedy=f"Choose one of the versions kept in {self.folder}",
+            ) from error
+
+    def _path(self, version: int) -> Path:
+        return self.folder / f"{version:08d}.safetensors"
+
+
+class PolicyPublisher:
+    """Numbers new weights, lets them through the gate, and sends them.
+
+    Args:
+        link: Where versions go.
+        shelf: Where they are kept; numbering goes on from its newest.
+
+    Attributes:
+        version: The last good version, 0 before any.
+        refused: How many sets of weights the gate has turned away.
+    """
+
+    def __init__(self, link: WeightsLink, shelf: VersionShelf) -> None:
+        self._link, self._shelf = link, shelf
+        self.version = max(shelf.versions(), default=0)
+        self.refused = 0
+        self.last_refusal = ""
+
+    def republish(self) -> None:
+        """Send the last good version again, after a restart, for actors that join now."""
+        if self.version:
+            self._link.publish(self.version, self._shelf.get(self.version))
+
+    def offer(
+        self, weights: Weights, note: Mapping[str, Any], probe_actions: ProbeActions | None = None
+    ) -> bool:
+        """Publish ``weights`` as the next version unless the gate refuses them.
+
+        Returns:
+            Whether they went out. Where not, the last good ones stay in force and ``last_refusal`` says why.
+        """
+        reason = refusal(weights, probe_actions)
+        if reason is not None:
+            self.refused += 1
+            self.last_refusal = reason
+            return False
+        version = self.version + 1
+        # Kept before it is sent: a version that an actor has acted with is never missing from the shelf.
+        self._shelf.put(version, weights, note)
+        self._link.publish(version, dict(weights))
+        self.version = version
+        return True
+
+    def roll_back(self, version: int) -> int:
+        """Publish an older version again under a new number and return that number.
+
+        Raises:
+            ModelLoadError: If the version is not on the shelf.
+        """
+        weights = self._shelf.get(version)
+        new = self.version + 1
+        self._shelf.put(new, weights, {"rolled_back_to": version})
+        self._link.publish(new, weights)
+        self.version = new
+        return new
+
+
+def probe_with(
+    act: Callable[[Any], NDArray[np.floating]], load: Callable[[Weights], None], observations: Sequence[Any]
+) -> ProbeActions:
+    """Build the gate's probe from a policy object: ``load`` fills it with weights, ``act`` asks it.
+
+    Args:
+        act: Observation to action chunk (h, a).
+        load: Takes weights; raises a :class:`RoborlError` where they do not fit.
+        observations: What to ask about.
+    """
+
+    def actions(weights: Weights) -> NDArray[np.floating]:
+        load(weights)
+        return np.concatenate([act(observation) for observation in observations])
+
+    return actions

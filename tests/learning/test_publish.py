@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from roborl.errors import ModelLoadError
+from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights, probe_with, refusal
+
+
+class Link:
+    """Remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, dict[str, NDArray[Any]]]] = []
+
+    def publish(self, version: int, weights: dict[str, NDArray[Any]]) -> None:
+        self.sent.append((version, weights))
+
+
+def weights(value: float) -> dict[str, NDArray[np.float32]]:
+    return {"bias": np.full(3, value, np.float32)}
+
+
+def linear(probes: NDArray[np.float32]) -> Any:
+    """A policy whose action is observation plus bias, unclipped."""
+    held: dict[str, NDArray[Any]] = {}
+
+    def load(new: Weights) -> None:
+        held.update(new)
+
+    return probe_with(lambda observation: (observation + held["bias"])[None], load, list(probes))
+
+
+PROBES = np.linspace(-0.2, 0.2, 12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (0.1, None),
+        (np.nan, "not finite"),
+        (np.inf, "not finite"),
+        (2.0, "outside"),
+    ],
+)
+def test_the_gate_lets_through_only_what_stays_within_limits(value: float, reason: str | None) -> None:
+    found = refusal(weights(value), linear(PROBES))
+    assert found is None if reason is None else reason in (found or "")
+
+
+def test_a_policy_that_only_pushes_at_its_limits_is_refused() -> None:
+    saturated = np.ones((4, 3), np.float32)
+    assert "limit" in (refusal(weights(0.0), lambda _: saturated) or "")
+    one_free = saturated.copy()
+    one_free[2, 1] = 0.4
+    assert refusal(weights(0.0), lambda _: one_free) is None
+
+
+def test_refused_weights_leave_the_last_good_ones_in_force(tmp_path: Path) -> None:
+    link = Link()
+    publisher = PolicyPublisher(link, VersionShelf(tmp_path))
+    assert publisher.offer(weights(0.1), {}, linear(PROBES))
+    assert not publisher.offer(weights(np.nan), {}, linear(PROBES))
+    assert not publisher.offer(weights(3.0), {}, linear(PROBES))
+    assert [version for version, _ in link.sent] == [1]
+    assert (publisher.version, publisher.refused) == (1, 2)
+    assert "outside" in publisher.last_refusal
+    assert publisher.offer(weights(0.2), {}, linear(PROBES))
+    assert publisher.version == 2
+
+
+def test_numbers_go_on_after_a_restart_and_the_last_version_is_sent_again(tmp_path: Path) -> None:
+    first = PolicyPublisher(Link(), VersionShelf(tmp_path))
+    first.offer(weights(0.1), {})
+    first.offer(weights(0.2), {})
+    link = Link()
+    second = PolicyPublisher(link, VersionShelf(tmp_path))
+    second.republish()
+    assert link.sent[0][0] == 2
+    np.testing.assert_array_equal(link.sent[0][1]["bias"], weights(0.2)["bias"])
+    second.offer(weights(0.3), {})
+    assert link.sent[1][0] == 3
+
+
+def test_rolling_back_makes_a_new_version_of_the_old_weights(tmp_path: Path) -> None:
+    link = Link()
+    publisher = PolicyPublisher(link, VersionShelf(tmp_path))
+    for value in (0.1, 0.2, 0.3):
+        publisher.offer(weights(value), {})
+    assert publisher.roll_back(1) == 4
+    version, sent = link.sent[-1]
+    assert version == 4
+    np.testing.assert_array_equal(sent["bias"], weights(0.1)["bias"])
+    with pytest.raises(ModelLoadError, match="no such version") as caught:
+        publisher.roll_back(9)
+    assert caught.value.allowed == [1, 2, 3, 4]
+
+
+def test_the_shelf_keeps_the_first_and_the_newest(tmp_path: Path) -> None:
+    shelf = VersionShelf(tmp_path, keep=3)
+    for version in range(1, 10):
+        shelf.put(version, weights(version / 100), {"updates": version})
+    assert shelf.versions() == [1, 7, 8, 9]
+
+
+def test_a_torn_version_is_an_error_of_ours(tmp_path: Path) -> None:
+    shelf = VersionShelf(tmp_path)
+    shelf.put(1, weights(0.1), {})
+    path = next(tmp_path.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ModelLoadError):
+        shelf.get(1)
