@@ -7,9 +7,14 @@ that it had committed.
 
 from __future__ import annotations
 
+import math
+import operator
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from roborl.codec import Part, decode, encode
 from roborl.errors import WireError
@@ -99,28 +104,33 @@ type Record = Begin | Arrival | End | Verdict
 
 _KINDS = {Begin: "begin", Arrival: "arrival", End: "end", Verdict: "verdict"}
 
+# Names of actors and cameras become names of files in the store.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+
 
 def pack_record(record: Record) -> list[Part]:
     """Turn a record into byte parts without copying its images.
 
+    What is packed without an error can be unpacked: a committed record never turns out unreadable at the store.
+
     Raises:
-        WireError: If a frame or vector has a dtype that is not sent.
+        WireError: If a name is not a plain file name, a note is neither text nor number, or a reward not finite.
     """
-    message: dict[str, Any] = {"kind": _KINDS[type(record)], "key": str(record.key)}
+    message: dict[str, Any] = {"kind": _KINDS[type(record)], "key": _key_text(record.key)}
     match record:
         case Begin():
-            message |= {"task": record.task, "meta": dict(record.meta)}
+            message |= {"task": record.task, "meta": _notes(record.meta)}
         case Arrival():
             observation, command = record.observation, record.command
             message |= {
-                "index": record.index,
+                "index": _count(record.index),
                 "stamp_ns": observation.stamp_ns,
                 "state": observation.state,
                 "frames": {
-                    name: {"rgb": frame.rgb, "stamp_ns": frame.stamp_ns, "id": frame.id}
+                    _name(name): {"rgb": frame.rgb, "stamp_ns": frame.stamp_ns, "id": frame.id}
                     for name, frame in observation.frames.items()
                 },
-                "reward": record.reward,
+                "reward": _finite(record.reward),
                 "reward_source": record.reward_source.value,
             }
             if command is not None:
@@ -131,9 +141,17 @@ def pack_record(record: Record) -> list[Part]:
                     "policy_version": command.policy_version,
                 }
         case End():
-            message |= {"index": record.index, "cause": record.cause.value, "discarded": record.discarded}
+            message |= {
+                "index": _count(record.index),
+                "cause": record.cause.value,
+                "discarded": record.discarded,
+            }
         case Verdict():
-            message |= {"index": record.index, "success": record.success, "source": record.source.value}
+            message |= {
+                "index": _count(record.index),
+                "success": record.success,
+                "source": record.source.value,
+            }
     return encode(message)
 
 
@@ -146,54 +164,110 @@ def unpack_record(parts: Sequence[Part]) -> Record:
     message = decode(parts)
     try:
         return _from_message(message)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise WireError("A record is malformed", seen=f"{type(error).__name__}: {error}") from error
 
 
 def _from_message(message: Mapping[str, Any]) -> Record:
-    key = EpisodeKey.parse(message["key"])
+    key = EpisodeKey.parse(_typed(message["key"], str))
+    if _key_text(key) != message["key"]:
+        raise WireError("An episode key is not in its one form", seen=message["key"], allowed=str(key))
     match message["kind"]:
         case "begin":
-            return Begin(key=key, task=str(message["task"]), meta=dict(message["meta"]))
+            return Begin(key=key, task=_typed(message["task"], str), meta=_notes(message["meta"]))
         case "arrival":
-            frames = {
-                str(name): Frame(rgb=f["rgb"], camera=str(name), stamp_ns=int(f["stamp_ns"]), id=int(f["id"]))
-                for name, f in message["frames"].items()
-            }
-            raw = message.get("command")
-            command = (
-                None
-                if raw is None
-                else Command(
-                    action=raw["action"],
-                    proposed=raw["proposed"],
-                    source=Source(raw["source"]),
-                    policy_version=int(raw["policy_version"]),
-                )
-            )
-            return Arrival(
-                key=key,
-                index=int(message["index"]),
-                observation=Observation(
-                    frames=frames, state=message["state"], stamp_ns=int(message["stamp_ns"])
-                ),
-                command=command,
-                reward=float(message["reward"]),
-                reward_source=RewardSource(message["reward_source"]),
-            )
+            return _arrival(key, message)
         case "end":
             return End(
                 key=key,
-                index=int(message["index"]),
+                index=_count(message["index"]),
                 cause=EndCause(message["cause"]),
-                discarded=bool(message["discarded"]),
+                discarded=_typed(message["discarded"], bool),
             )
         case "verdict":
             return Verdict(
                 key=key,
-                index=int(message["index"]),
-                success=bool(message["success"]),
+                index=_count(message["index"]),
+                success=_typed(message["success"], bool),
                 source=RewardSource(message["source"]),
             )
         case unknown:
-            raise ValueError(f"unknown kind of record {unknown!r}")
+            raise WireError("A record is of an unknown kind", seen=unknown, allowed=sorted(_KINDS.values()))
+
+
+def _arrival(key: EpisodeKey, message: Mapping[str, Any]) -> Arrival:
+    frames = {
+        _name(name): Frame(
+            rgb=_typed(frame["rgb"], np.ndarray),
+            camera=name,
+            stamp_ns=_typed(frame["stamp_ns"], int),
+            id=_count(frame["id"]),
+        )
+        for name, frame in _typed(message["frames"], dict).items()
+    }
+    raw = None if message.get("command") is None else _typed(message["command"], dict)
+    command = (
+        None
+        if raw is None
+        else Command(
+            action=raw["action"],
+            proposed=raw["proposed"],
+            source=Source(raw["source"]),
+            policy_version=_count(raw["policy_version"]),
+        )
+    )
+    return Arrival(
+        key=key,
+        index=_count(message["index"]),
+        observation=Observation(
+            frames=frames, state=message["state"], stamp_ns=_typed(message["stamp_ns"], int)
+        ),
+        command=command,
+        reward=_finite(_typed(message["reward"], float)),
+        reward_source=RewardSource(message["reward_source"]),
+    )
+
+
+def _typed[T](value: object, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise WireError("A field has the wrong type", seen=type(value).__name__, allowed=kind.__name__)
+    return value
+
+
+def _count(value: Any) -> int:
+    number = -1 if isinstance(value, bool) else operator.index(value)
+    if not 0 <= number < 1 << 63:
+        raise WireError("A count is out of range", seen=value, allowed="0 to 2**63 - 1")
+    return number
+
+
+def _finite(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise WireError("A reward is not finite", seen=value, allowed="a finite number")
+    return number
+
+
+def _name(text: str) -> str:
+    if not isinstance(text, str) or not _NAME.fullmatch(text):
+        raise WireError(
+            "A name cannot stand in a file name", seen=repr(text)[:80], allowed="letters, digits, _ - and ."
+        )
+    return text
+
+
+def _key_text(key: EpisodeKey) -> str:
+    _name(key.actor), _count(key.incarnation), _count(key.episode)
+    return str(key)
+
+
+def _notes(meta: Mapping[str, Any]) -> dict[str, str | int | float]:
+    notes = {name: v.item() if isinstance(v, np.generic) else v for name, v in meta.items()}
+    for name, value in notes.items():
+        if type(name) is not str or type(value) not in (str, int, float, bool):
+            raise WireError(
+                "A note of an episode is neither text nor number",
+                seen=f"{name!r}: {type(value).__name__}",
+                allowed="str, int or float under a str",
+            )
+    return notes
