@@ -1,0 +1,410 @@
+"""What the actor's processes share: slots that hold the newest value, counters, and a doorbell. Memory-mapped files.
+
+One process writes each of them and never waits; the others read whole values or none. All of it survives SIGKILL of
+either side at any instant, and a process that starts again attaches to what it finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap
+import os
+import select
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.codec import Part, decode, encode, split
+from roborl.errors import ConfigError, ShapeError, WireError
+from roborl.types import EpisodeKey, Frame, Observation
+
+_MAGIC = 0x31544F4C53425252
+_HEADER = struct.Struct("<QQQ")  # magic, bytes per bank, sequence number of the newest value (0 for none)
+_BANK = struct.Struct("<QQQ")  # sequence number before the value, after it, and the value's length
+_U64 = struct.Struct("<Q")
+_LATEST_AT = 16
+_BANKS = 2
+_READ_ATTEMPTS = 4
+
+_lock = threading.Lock()
+
+
+def _fence() -> None:
+    """Keep the stores before this call before those after it, on processors that would reorder them.
+
+    Taking a lock is an acquire and giving it back a release, so two rounds order everything on both sides.
+    """
+    with _lock:
+        pass
+    with _lock:
+        pass
+
+
+def _map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
+    """Map ``path`` if it is such a file of that size, else replace it in one step by a zeroed one."""
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
+            return mmap.mmap(file.fileno(), size)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w+b") as file:
+        file.write(header)
+        file.truncate(size)
+        file.flush()
+        mapping = mmap.mmap(file.fileno(), size)
+    fresh.replace(path)
+    return mapping
+
+
+class Slot:
+    """The newest value of one writer: two banks, written in turn, so that the last whole value stays readable.
+
+    Args:
+        path: The mapped file; made where it is missing or has another size.
+        capacity_bytes: The largest value.
+    """
+
+    def __init__(self, path: Path, capacity_bytes: int) -> None:
+        self._bank_bytes = _BANK.size + (capacity_bytes + 63) // 64 * 64
+        self.capacity_bytes = self._bank_bytes - _BANK.size
+        head = _HEADER.pack(_MAGIC, self._bank_bytes, 0)[:_LATEST_AT]
+        self._map = _map_file(path, _HEADER.size + _BANKS * self._bank_bytes, head)
+
+    @property
+    def sequence(self) -> int:
+        """Sequence number of the newest value, counted from 1; 0 for none."""
+        return int(_U64.unpack_from(self._map, _LATEST_AT)[0])
+
+    def write(self, parts: Sequence[Part]) -> int:
+        """Publish a value and return its sequence number. Copies the parts once and never waits.
+
+        Raises:
+            ShapeError: If the value is larger than the slot; the one before stays.
+        """
+        sizes = struct.pack(f"<I{len(parts)}I", len(parts), *(len(part) for part in parts))
+        length = len(sizes) + sum(len(part) for part in parts)
+        if length > self.capacity_bytes:
+            raise ShapeError(
+                "A value does not fit its shared slot", seen=f"{length} bytes", allowed=self.capacity_bytes
+            )
+        sequence = self.sequence + 1
+        start = self._bank_start(sequence)
+        _U64.pack_into(self._map, start, sequence)
+        _fence()
+        at = start + _BANK.size
+        for part in (sizes, *parts):
+            self._map[at : at + len(part)] = part
+            at += len(part)
+        _U64.pack_into(self._map, start + 16, length)
+        _fence()
+        _U64.pack_into(self._map, start + 8, sequence)
+        _fence()
+        _U64.pack_into(self._map, _LATEST_AT, sequence)
+        return sequence
+
+    def read(self, newer_than: int = 0) -> tuple[int, bytes] | None:
+        """Return the newest whole value and its sequence number, or None where there is none newer.
+
+        Never waits: a writer that overtakes the reader several times running also gives None.
+        """
+        for _ in range(_READ_ATTEMPTS):
+            sequence = self.sequence
+            if sequence <= newer_than:
+                return None
+            start = self._bank_start(sequence)
+            _fence()
+            _, after, length = _BANK.unpack_from(self._map, start)
+            if after == sequence and length <= self.capacity_bytes:
+                blob = self._map[start + _BANK.size : start + _BANK.size + length]
+                _fence()
+                if _U64.unpack_from(self._map, start)[0] == sequence:
+                    return sequence, blob
+        return None
+
+    def close(self) -> None:
+        """Unmap the file, which stays."""
+        self._map.close()
+
+    def _bank_start(self, sequence: int) -> int:
+        return _HEADER.size + sequence % _BANKS * self._bank_bytes
+
+
+class Doorbell:
+    """Wakes a waiting process, through a named pipe. Ringing never waits, and a lost ring costs one time-out.
+
+    Args:
+        path: The pipe; made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        # Opened for both directions, so that neither side ever sees the other one missing.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def ring(self) -> None:
+        """Wake the listener."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._fd, b"!")
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until somebody rings; False after ``timeout_s``."""
+        ready, _, _ = select.select([self._fd], [], [], timeout_s)
+        if ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._fd, 4096)
+        return bool(ready)
+
+    def close(self) -> None:
+        """Close this end."""
+        os.close(self._fd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An observation for the inference process.
+
+    Attributes:
+        key: The episode; another one than before means that the policy forgets the last.
+        index: Which observation of it.
+        wanted: Whether control needs a chunk that starts here.
+        observation: The observation itself.
+    """
+
+    key: EpisodeKey
+    index: int
+    wanted: bool
+    observation: Observation
+
+
+class ObservationSlot:
+    """The newest observation, from control to inference.
+
+    Args:
+        folder: Where ``observation.slot`` and its doorbell lie.
+        cameras: Picture shapes (h, w, 3) by camera name.
+        state_dim: Size of the state.
+    """
+
+    def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
+        pixels = sum(math.prod(shape) for shape in cameras.values())
+        self._slot = Slot(folder / "observation.slot", pixels + 4 * state_dim + 8192)
+        self._bell = Doorbell(folder / "observation.bell")
+        self._seen = 0
+
+    def publish(self, request: Request) -> None:
+        """Write the observation and wake the reader."""
+        observation = request.observation
+        frames = {
+            name: {"rgb": frame.rgb, "stamp_ns": frame.stamp_ns, "id": frame.id}
+            for name, frame in observation.frames.items()
+        }
+        self._slot.write(
+            encode(
+                {
+                    "key": str(request.key),
+                    "index": request.index,
+                    "wanted": request.wanted,
+                    "state": observation.state,
+                    "stamp_ns": observation.stamp_ns,
+                    "frames": frames,
+                }
+            )
+        )
+        self._bell.ring()
+
+    def newest(self) -> Request | None:
+        """Return the newest observation that this reader has not had yet. Never waits."""
+        found = self._slot.read(self._seen)
+        if found is None:
+            return None
+        self._seen, blob = found
+        message = decode(split(blob))
+        frames = {
+            name: Frame(rgb=frame["rgb"], camera=name, stamp_ns=frame["stamp_ns"], id=frame["id"])
+            for name, frame in message["frames"].items()
+        }
+        return Request(
+            key=EpisodeKey.parse(message["key"]),
+            index=message["index"],
+            wanted=message["wanted"],
+            observation=Observation(frames=frames, state=message["state"], stamp_ns=message["stamp_ns"]),
+        )
+
+    def wait(self, timeout_s: float) -> Request | None:
+        """Return the newest unread observation, sleeping up to ``timeout_s`` for one."""
+        request = self.newest()
+        if request is None and self._bell.wait(timeout_s):
+            request = self.newest()
+        return request
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """Actions proposed for the policy steps from ``first`` on.
+
+    Attributes:
+        key: The episode they are meant for.
+        first: Index of the observation that they were chosen at.
+        actions: float32 (h, a), in [-1, 1].
+        policy_version: Version of the weights that chose them.
+        latency_ns: What choosing them took.
+    """
+
+    key: EpisodeKey
+    first: int
+    actions: NDArray[np.float32]
+    policy_version: int
+    latency_ns: int = 0
+
+    def covers(self, key: EpisodeKey, index: int) -> bool:
+        """True where the chunk holds an action for step ``index`` of episode ``key``."""
+        return self.key == key and self.first <= index < self.first + len(self.actions)
+
+
+class ChunkSlot:
+    """The newest action chunk, from inference to control.
+
+    Args:
+        folder: Where ``chunk.slot`` lies.
+        capacity_bytes: The largest chunk.
+    """
+
+    def __init__(self, folder: Path, capacity_bytes: int = 1 << 16) -> None:
+        self._slot = Slot(folder / "chunk.slot", capacity_bytes)
+        self._seen = 0
+
+    def publish(self, chunk: Chunk) -> None:
+        """Write the chunk."""
+        message: dict[str, Any] = {
+            "key": str(chunk.key),
+            "first": chunk.first,
+            "actions": chunk.actions,
+            "policy_version": chunk.policy_version,
+            "latency_ns": chunk.latency_ns,
+        }
+        self._slot.write(encode(message))
+
+    def newest(self) -> Chunk | None:
+        """Return the newest chunk that this reader has not had yet. Never waits.
+
+        Raises:
+            WireError: If the writer left something that is no chunk.
+        """
+        found = self._slot.read(self._seen)
+        if found is None:
+            return None
+        self._seen, blob = found
+        message = decode(split(blob))
+        try:
+            return Chunk(
+                key=EpisodeKey.parse(message["key"]),
+                first=int(message["first"]),
+                actions=message["actions"],
+                policy_version=int(message["policy_version"]),
+                latency_ns=int(message["latency_ns"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WireError("A chunk is malformed", seen=f"{type(error).__name__}: {error}") from error
+
+
+LIFE = ("pid", "heartbeat_ns", "started_ns", "import_ns", "ready_ns", "starts")
+STATUS_FIELDS = {
+    "control": (
+        *LIFE,
+        *("incarnation", "episode", "index", "committed", "episodes", "steps", "successes"),
+        *("ticks", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
+        *("person_steps", "camera_faults", "clipped", "priority"),
+    ),
+    "inference": (
+        *LIFE,
+        *("policy_version", "chunks", "swaps", "refused", "latency_sum_ns", "latency_max_ns", "apply_ns"),
+    ),
+    "io": (
+        *LIFE,
+        *("connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
+        *("link_faults",),
+    ),
+}
+LATE_BUCKETS = 65
+_LATE_PER_DECADE = 8
+_LATE_FIRST_NS = 1_000.0
+
+
+class StatusSlot:
+    """One process's heartbeat and counters, each a 64-bit number that its owner alone writes.
+
+    Args:
+        folder: Where ``<process>.status`` lies.
+        process: One of ``STATUS_FIELDS``.
+
+    Raises:
+        ConfigError: If there is no such process.
+    """
+
+    def __init__(self, folder: Path, process: str) -> None:
+        fields = STATUS_FIELDS.get(process)
+        if fields is None:
+            raise ConfigError(
+                "No status is kept for this process", seen=process, allowed=sorted(STATUS_FIELDS)
+            )
+        self._at = {name: n for n, name in enumerate(fields)}
+        layout = hash_of((*fields, str(LATE_BUCKETS)))
+        size = 8 * (2 + len(fields) + LATE_BUCKETS)
+        mapping = _map_file(folder / f"{process}.status", size, struct.pack("<QQ", _MAGIC, layout))
+        self._values = np.frombuffer(mapping, np.int64, len(fields), 16)
+        self._late = np.frombuffer(mapping, np.int64, LATE_BUCKETS, 16 + 8 * len(fields))
+
+    def __getitem__(self, field: str) -> int:
+        return int(self._values[self._at[field]])
+
+    def __setitem__(self, field: str, value: int) -> None:
+        self._values[self._at[field]] = value
+
+    def add(self, field: str, amount: int = 1) -> None:
+        """Count ``amount`` more."""
+        self._values[self._at[field]] += amount
+
+    def record_lateness(self, late_ns: int) -> None:
+        """Count one tick in the histogram of lateness."""
+        self._late[late_bucket(late_ns)] += 1
+        if late_ns > self["late_max_ns"]:
+            self["late_max_ns"] = late_ns
+
+    def lateness_ms(self, quantile: float) -> float:
+        """Return the upper edge of the bucket that holds ``quantile`` of all ticks; 0 before the first."""
+        counts = self._late.cumsum()
+        if counts[-1] == 0:
+            return 0.0
+        bucket = int(np.searchsorted(counts, quantile * counts[-1]))
+        return _LATE_FIRST_NS * float(10 ** (bucket / _LATE_PER_DECADE)) / 1e6
+
+    def values(self) -> dict[str, int]:
+        """Return all fields by name."""
+        return {name: int(self._values[n]) for name, n in self._at.items()}
+
+
+def late_bucket(late_ns: int) -> int:
+    """Return the histogram bucket of a lateness: eight per factor of ten from 1 µs on."""
+    if late_ns <= _LATE_FIRST_NS:
+        return 0
+    return min(LATE_BUCKETS - 1, math.ceil(_LATE_PER_DECADE * math.log10(late_ns / _LATE_FIRST_NS)))
+
+
+def hash_of(names: Sequence[str]) -> int:
+    """Return a stable 64-bit hash of some names.
+
+    Example:
+        >>> hash_of(["a", "bc"]) == hash_of(["ab", "c"])
+        False
+    """
+    value = 0xCBF29CE484222325
+    for byte in "\0".join(names).encode():
+        value = (value ^ byte) * 0x100000001B3 % (1 << 64)
+    return value
