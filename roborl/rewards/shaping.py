@@ -13,6 +13,7 @@ import math
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, ShapeError
 
@@ -92,9 +93,9 @@ def potential[A](progress: A, spread: A, *, scale: float = 1.0, doubt: float = m
     return cast("A", p * scale if math.isinf(doubt) else p * scale / (1.0 + (s / doubt) ** 2))
 
 
-def held[T: np.generic](
-    scored: np.ndarray[Any, np.dtype[T]], ids: np.ndarray[Any, np.dtype[np.integer[Any]]], length: int
-) -> np.ndarray[Any, np.dtype[T]]:
+def held(
+    scored: NDArray[np.floating[Any]], ids: NDArray[np.integer[Any]], length: int
+) -> NDArray[np.floating[Any]]:
     """Spread the values of scored observations over all observations: each is held until the next, 0 before the first.
 
     Causal by construction: the value at ``t`` comes from a score at or before ``t``, never from a line to a later one.
@@ -125,7 +126,8 @@ def held[T: np.generic](
             allowed=f"one value each at increasing indices below {length}",
         )
     latest = np.searchsorted(ids, np.arange(length), side="right")
-    return np.concatenate([np.zeros(1, scored.dtype), scored])[latest]
+    column: NDArray[np.floating[Any]] = np.concatenate([np.zeros(1, scored.dtype), scored])[latest]
+    return column
 
 
 def _check(reward: Any, potential: Any, next_potential: Any, terminated: Any, horizon: Any) -> None:

@@ -1,0 +1,126 @@
+"""Every way of turning progress into reward, by name: one leaves the optimal policy alone, the others say that they do not.
+
+All have the signature of :func:`roborl.rewards.shaping.shaped_reward`, so a learner swaps one for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Any, Protocol
+
+from roborl.errors import ConfigError
+from roborl.rewards.shaping import shaped_reward
+
+POLICY_INVARIANT = "policy-invariant"
+NOT_POLICY_INVARIANT = "not policy-invariant"
+
+
+class RewardForm(StrEnum):
+    """How a drawn batch's reward is formed from task reward r, potential Φ, discount γ and horizon h."""
+
+    SPARSE = "sparse"
+    """r alone."""
+    POTENTIAL = "potential"
+    """r + γʰΦ′ − Φ, with Φ′ = 0 where the task ended."""
+    PROGRESS = "progress"
+    """r + Φ′: pays for staying where progress is high."""
+    DIFFERENCE = "difference"
+    """r + Φ′ − Φ without discount and without the zero at the end: pays (1 − γ)Φ′ for staying."""
+    POSITIVE = "positive"
+    """r + max(γʰΦ′ − Φ, 0): pays again for what was undone."""
+
+    @property
+    def policy_invariant(self) -> bool:
+        """True where no optimal policy changes, given that the critic sees Φ (or Φ depends on the frame alone)."""
+        return self in (RewardForm.SPARSE, RewardForm.POTENTIAL)
+
+
+class RewardFunction(Protocol):
+    """The signature shared by all forms; see :func:`roborl.rewards.shaping.shaped_reward` for shapes."""
+
+    def __call__(  # noqa: D102
+        self,
+        reward: Any,
+        potential: Any,
+        next_potential: Any,
+        terminated: Any,
+        *,
+        discount: float,
+        horizon: Any = 1,
+    ) -> Any: ...
+
+
+def reward_of(form: RewardForm) -> RewardFunction:
+    """Return the function of a form."""
+    return _FUNCTIONS[form]
+
+
+def the_form(
+    named: Collection[str], *, critic_sees_potential: bool, potential_of_frame: bool = False
+) -> tuple[RewardForm, str]:
+    """Return the one form that the named ones amount to, and what a run with it says about itself.
+
+    Args:
+        named: Names of the forms switched on; none for the sparse task reward.
+        critic_sees_potential: Whether Φ is an input of the critic.
+        potential_of_frame: Whether Φ depends on the frame and fixed anchors alone: no history, hold or late score.
+
+    Returns:
+        The form, and ``policy-invariant`` or ``not policy-invariant``, which stands on the run and its plots.
+
+    Raises:
+        ConfigError: If a name is unknown, or more than one form that uses progress is asked for.
+    """
+    unknown = sorted(set(named) - set(RewardForm))
+    if unknown:
+        raise ConfigError(
+            "There is no such form of reward", seen=unknown, allowed=[str(form) for form in RewardForm]
+        )
+    forms = {RewardForm(name) for name in named} - {RewardForm.SPARSE}
+    if len(forms) > 1:
+        raise ConfigError(
+            "Two forms of progress reward cannot stand beside each other: their sum is not a potential difference",
+            seen=sorted(str(form) for form in forms),
+            allowed="one form",
+            remedy="Keep 'potential', or choose one other form, whose run is then labelled 'not policy-invariant'",
+        )
+    form = forms.pop() if forms else RewardForm.SPARSE
+    seen = form is RewardForm.SPARSE or critic_sees_potential or potential_of_frame
+    return form, POLICY_INVARIANT if form.policy_invariant and seen else NOT_POLICY_INVARIANT
+
+
+def _sparse(
+    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
+) -> Any:
+    return reward
+
+
+def _progress(
+    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
+) -> Any:
+    return reward + next_potential
+
+
+def _difference(
+    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
+) -> Any:
+    return reward + next_potential - potential
+
+
+def _positive(
+    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
+) -> Any:
+    change = shaped_reward(
+        reward * 0, potential, next_potential, terminated, discount=discount, horizon=horizon
+    )
+    return reward + change * (change > 0)
+
+
+_FUNCTIONS: dict[RewardForm, RewardFunction] = {
+    RewardForm.SPARSE: _sparse,
+    RewardForm.POTENTIAL: shaped_reward,
+    RewardForm.PROGRESS: _progress,
+    RewardForm.DIFFERENCE: _difference,
+    RewardForm.POSITIVE: _positive,
+}

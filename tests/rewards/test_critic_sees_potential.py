@@ -1,0 +1,112 @@
+"""Laws 2 and 7 by tabular Q-learning: potentials that are held, accumulated or of mixed versions, with and without Φ as input."""
+
+import random
+from collections import defaultdict
+
+import numpy as np
+import pytest
+
+from roborl.rewards.shaping import shaped_reward
+
+BACK, FORWARD, WIGGLE = range(3)
+GOAL, LIMIT = 5, 40
+SEEDS = range(5)
+
+
+def frame_only(rng):
+    """Φ of the present frame alone."""
+    return lambda state, action, t: state / GOAL
+
+
+def drifting(rng):
+    """Φ accumulated over history: a useless wiggle raises it by 0.02."""
+    wiggles = 0
+
+    def phi(state, action, t):
+        nonlocal wiggles
+        wiggles += action == WIGGLE
+        return min(1.0, state / GOAL + 0.02 * wiggles)
+
+    return phi
+
+
+def held_for_4(rng):
+    """Φ scored at every fourth step and held between."""
+    last = 0.0
+
+    def phi(state, action, t):
+        nonlocal last
+        last = state / GOAL if t % 4 == 0 else last
+        return last
+
+    return phi
+
+
+def two_versions(rng):
+    """The model changes at some step of every episode, as when a camera drops out: the two disagree about every state."""
+    change = rng.randrange(1, LIMIT // 2)
+    return lambda state, action, t: state / GOAL if t < change else 1.0 - state / GOAL
+
+
+def greedy(values, rng):
+    return max(range(3), key=lambda a: (values[a], rng.random()))
+
+
+def move(state, action):
+    return min(max(state + (action == FORWARD) - (action == BACK), 0), GOAL)
+
+
+def success_after_learning(potential_of, critic_sees, seed, *, discount=0.98, episodes=1500):
+    """Learn a corridor with one reward at its end from shaped rewards; return the success rate of the greedy policy."""
+    rng = random.Random(seed)
+    table = defaultdict(lambda: [0.0, 0.0, 0.0])
+
+    def row(state, phi):
+        return table[state, round(phi, 4) if critic_sees else None]
+
+    def run(learn):
+        phi_of = potential_of(rng)
+        state, phi = 0, phi_of(0, None, 0)
+        for t in range(LIMIT):
+            values = row(state, phi)
+            action = rng.randrange(3) if learn and rng.random() < 0.2 else greedy(values, rng)
+            after = move(state, action)
+            done = after == GOAL
+            phi_after = phi_of(after, action, t + 1)
+            if learn:
+                reward = shape(float(done), phi, phi_after, done, discount)
+                future = 0.0 if done else discount * max(row(after, phi_after))
+                values[action] += 0.2 * (reward + future - values[action])
+            state, phi = after, phi_after
+            if done:
+                return True
+        return False
+
+    for _ in range(episodes):
+        run(learn=True)
+    return np.mean([run(learn=False) for _ in range(20)])
+
+
+def shape(reward, phi, phi_after, done, discount):
+    return reward + (0.0 if done else discount * phi_after) - phi
+
+
+def test_the_learner_shapes_as_the_project_does():
+    for done in (False, True):
+        ours = shaped_reward(*(np.array([x]) for x in (1.0, 0.3, 0.8, done)), discount=0.98)
+        assert shape(1.0, 0.3, 0.8, done, 0.98) == pytest.approx(ours[0])
+
+
+def test_a_potential_of_the_frame_alone_needs_no_place_in_the_critic():
+    assert [success_after_learning(frame_only, False, seed) for seed in SEEDS] == [1.0] * 5
+
+
+@pytest.mark.parametrize("potential_of", [drifting, held_for_4, two_versions])
+def test_with_the_potential_as_input_learning_succeeds_in_every_seed(potential_of):
+    assert [success_after_learning(potential_of, True, seed) for seed in SEEDS] == [1.0] * 5
+
+
+@pytest.mark.parametrize("potential_of", [drifting, held_for_4, two_versions])
+def test_without_it_learning_fails_in_most_seeds(potential_of):
+    rates = [success_after_learning(potential_of, False, seed) for seed in SEEDS]
+    assert sum(rate < 0.5 for rate in rates) >= 4, rates
