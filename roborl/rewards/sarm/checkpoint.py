@@ -1,0 +1,154 @@
+"""A trained model as a folder: ``config.json`` and ``model.safetensors``; read back strictly or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import draccus
+import torch
+from draccus.utils import DecodingError, ParsingError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from roborl.errors import ModelLoadError, RoborlError
+from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.labels import StagePlan
+from roborl.rewards.sarm.model import SarmModel
+from roborl.rewards.sarm.network import SarmNetwork
+
+FORMAT = "roborl-sarm-1"
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+def describe_model(
+    network: SarmNetwork, plan: StagePlan, *, cameras: tuple[str, ...], tasks: tuple[str, ...], state_dim: int
+) -> dict[str, Any]:
+    """Return everything about a model except its weights, ready for JSON."""
+    return {
+        "format": FORMAT,
+        "model": draccus.encode(network.config),
+        "plan": {"names": list(plan.names), "shares": list(plan.shares)},
+        "cameras": list(cameras),
+        "tasks": list(tasks),
+        "state_dim": state_dim,
+        "frozen_encoder": network.encoder(0).identity,
+    }
+
+
+def freeze_model(
+    network: SarmNetwork, plan: StagePlan, *, cameras: tuple[str, ...], tasks: tuple[str, ...], state_dim: int
+) -> SarmModel:
+    """Return a model whose version is the hash of its description and its weights."""
+    described = describe_model(network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+    return SarmModel(
+        network=network,
+        plan=plan,
+        cameras=cameras,
+        tasks=tasks,
+        state_dim=state_dim,
+        version=f"sarm-{digest.hexdigest()[:16]}",
+    )
+
+
+def save_reward_model(model: SarmModel, folder: Path) -> None:
+    """Write the model; the weights appear last and at once, so a torn save does not load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = describe_model(
+        model.network, model.plan, cameras=model.cameras, tasks=model.tasks, state_dim=model.state_dim
+    )
+    (folder / _WEIGHTS).unlink(missing_ok=True)
+    (folder / _CONFIG).write_text(json.dumps(described | {"version": model.version}, indent=2) + "\n")
+    state = {name: tensor.contiguous().clone() for name, tensor in model.network.state_dict().items()}
+    partial = folder / f"{_WEIGHTS}.part"
+    save_file(state, partial)
+    os.replace(partial, folder / _WEIGHTS)
+
+
+def load_reward_model(folder: Path | str) -> SarmModel:
+    """Read a model that :func:`save_reward_model` wrote.
+
+    Raises:
+        ModelLoadError: If the folder is missing or foreign, a weight is missing, surplus, of another shape or not
+            finite, the frozen encoder is not the one it was trained with, or the bytes are not those that were saved.
+    """
+    folder = Path(folder)
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelLoadError(
+                f"There is no {name} in the folder of a reward model",
+                seen=str(folder),
+                allowed="a folder that roborl train-reward wrote",
+                remedy="Train one with: roborl train-reward --dataset PATH --out FOLDER",
+            )
+    try:
+        described = json.loads((folder / _CONFIG).read_text())
+        if described["format"] != FORMAT:
+            raise ModelLoadError("This is another kind of model", seen=described["format"], allowed=FORMAT)
+        config = draccus.decode(SarmConfig, described["model"])
+        plan = StagePlan(names=tuple(described["plan"]["names"]), shares=tuple(described["plan"]["shares"]))
+        cameras, tasks = tuple(described["cameras"]), tuple(described["tasks"])
+        state_dim, version = int(described["state_dim"]), str(described["version"])
+        frozen = str(described["frozen_encoder"])
+        network = SarmNetwork(config, plan, cameras, state_dim)
+    except ModelLoadError:
+        raise
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        DecodingError,
+        ParsingError,
+        RoborlError,
+    ) as error:
+        raise ModelLoadError(
+            "The config.json of a reward model cannot be read", seen=f"{type(error).__name__}: {error}"
+        ) from error
+    if network.encoder(0).identity != frozen:
+        raise ModelLoadError(
+            "The frozen encoder is not the one this model was trained with",
+            seen=network.encoder(0).identity,
+            allowed=frozen,
+        )
+    _load_weights(network, folder / _WEIGHTS)
+    model = freeze_model(network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim)
+    if model.version != version:
+        raise ModelLoadError(
+            "Weights and config.json of a reward model do not belong together",
+            seen=model.version,
+            allowed=version,
+            remedy="Copy the whole folder, or train again",
+        )
+    return model
+
+
+def _load_weights(network: SarmNetwork, path: Path) -> None:
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelLoadError("The weights of a reward model cannot be read", seen=str(error)) from error
+    wanted = network.state_dict()
+    if state.keys() != wanted.keys():
+        raise ModelLoadError(
+            "The weights are those of another model",
+            seen=f"missing {sorted(wanted.keys() - state.keys())[:4]}, surplus {sorted(state.keys() - wanted.keys())[:4]}",
+            allowed="exactly the weights that config.json describes",
+        )
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
+            raise ModelLoadError(
+                f"The weight {name} has another form",
+                seen=f"{tensor.dtype} {tuple(tensor.shape)}",
+                allowed=f"{wanted[name].dtype} {tuple(wanted[name].shape)}",
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelLoadError(f"The weight {name} is not finite", remedy="Train the model again")
+    network.load_state_dict(state)

@@ -1,0 +1,63 @@
+"""Settings of the stage-aware reward model and of its training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from roborl.errors import ConfigError
+from roborl.rewards.sarm.windows import WindowAugmentation, WindowConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SarmConfig:
+    """What the network is.
+
+    Attributes:
+        encoder: Name of the frame encoder; see ``build_frame_encoder``.
+        text: Name of the text encoder; see ``build_text_encoder``.
+    """
+
+    encoder: str = "cnn"  # cnn | efficientnet-lite0 | pretrained:FOLDER-OR-HUB-ID
+    text: str = "words"  # words | minilm | a folder
+    image_px: int = 64  # side of the square frame the encoder sees
+    frame_dim: int = 96  # size of the vector of one picture (trained encoders)
+    dim: int = 96  # width of the transformer
+    layers: int = 2
+    attention_heads: int = 4
+    members: int = 3  # heads of the ensemble that gives the spread
+    use_state: bool = False  # also look at proprioception
+    window: WindowConfig = field(default_factory=WindowConfig)
+    done_progress: float = 0.9  # progress from which a frame counts as finished
+    done_frames: int = 2  # so many finished frames in a row make "done"
+
+    def __post_init__(self) -> None:
+        if self.dim % self.attention_heads:
+            raise ConfigError(
+                "The attention heads must share the width equally",
+                seen=f"dim {self.dim}, attention_heads {self.attention_heads}",
+            )
+        for name in ("image_px", "frame_dim", "dim", "layers", "members", "done_frames"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be positive", seen=getattr(self, name), allowed="≥ 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SarmTraining:
+    """How it is trained. Training ends at ``steps`` or at ``budget_s``, whichever comes first."""
+
+    steps: int = 600  # optimiser steps
+    budget_s: float = 120.0  # seconds of optimisation; the learning rate follows whichever ends first
+    episodes_per_step: int = 12
+    windows_per_episode: int = 16
+    failure_share: float = 0.5  # of the episodes of a step, where there are failures
+    wrong_task: float = 0.1  # probability that a window's instruction is a foreign one and its progress 0
+    failure_ceiling: float = 0.6  # progress of a failure's unlabelled frames must not pass this
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    shift_px: int = 4  # largest shift of the augmentation, per camera and episode
+    brightness: float = 0.15  # largest relative change of brightness and contrast
+    held_out: float = 0.2  # share of the episodes kept for the report
+    windows: WindowAugmentation = field(default_factory=WindowAugmentation)
+    seed: int = 0
+    threads: int = 0  # torch threads; 0 leaves torch's own choice
+    save_every_s: float = 30.0  # between resume points, where a folder is given

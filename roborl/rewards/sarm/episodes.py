@@ -1,0 +1,102 @@
+"""What the model is trained on: episodes as arrays, made ready once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import DatasetError
+from roborl.rewards.sarm.encoders import resize_frame
+from roborl.rewards.sarm.labels import FrameLabels, Span, StagePlan, label_frames
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingEpisode:
+    """One episode of T steps and T + 1 observations.
+
+    Attributes:
+        images: Pictures by camera, uint8 (T + 1, h, w, 3) each.
+        state: Proprioception, float32 (T + 1, s).
+        task: The instruction in words.
+        success: Whether it was one.
+        subtasks: Annotated spans, where there are any.
+        kind: What sort of episode, for the report: "success", "miss", "policy" …
+        benchmark: Privileged progress, float32 (T + 1,): for the report alone, never for training.
+    """
+
+    images: Mapping[str, NDArray[np.uint8]]
+    state: NDArray[np.float32]
+    task: str
+    success: bool
+    subtasks: Sequence[Span] | None = None
+    kind: str = ""
+    benchmark: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(frames) for name, frames in self.images.items()}
+        if not lengths or set(lengths.values()) != {len(self.state)} or len(self.state) < 2:
+            raise DatasetError(
+                "An episode needs one state and one picture per camera for each of its observations",
+                seen=f"{len(self.state)} states, pictures {lengths}",
+                allowed="equal lengths of at least 2",
+            )
+
+    @property
+    def frames(self) -> int:
+        """T + 1."""
+        return len(self.state)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedEpisode:
+    """An episode as the network takes it.
+
+    Attributes:
+        frames: Pictures per camera, uint8 (n, px, px, 3), or vectors of a frozen encoder, float32 (n, d).
+        state: float32 (n, s).
+        task: The instruction.
+        success: Whether it was one.
+        labels: What is known about each frame.
+    """
+
+    frames: tuple[NDArray[np.uint8] | NDArray[np.float32], ...]
+    state: NDArray[np.float32]
+    task: str
+    success: bool
+    labels: FrameLabels
+
+
+def common_cameras(episodes: Sequence[TrainingEpisode]) -> tuple[str, ...]:
+    """Return the camera names that all episodes share.
+
+    Raises:
+        DatasetError: If there are no episodes, or they disagree.
+    """
+    found = {tuple(sorted(episode.images)) for episode in episodes}
+    if len(found) != 1:
+        raise DatasetError(
+            "All episodes must have the same cameras",
+            seen=sorted(found) or "no episodes",
+            remedy="Give the dataset a camera map, or leave out the odd episodes",
+        )
+    return found.pop()
+
+
+def resize_episode(
+    episode: TrainingEpisode, cameras: Sequence[str], px: int
+) -> tuple[NDArray[np.uint8], ...]:
+    """Return its pictures at the model's size, camera by camera, uint8 (n, px, px, 3) each."""
+    return tuple(
+        np.stack([np.ascontiguousarray(resize_frame(rgb, px)) for rgb in episode.images[camera]])
+        for camera in cameras
+    )
+
+
+def label_episode(episode: TrainingEpisode, plan: StagePlan, failure_ceiling: float) -> FrameLabels:
+    """Label an episode's frames by the plan; see :func:`~roborl.rewards.sarm.labels.label_frames`."""
+    return label_frames(
+        plan, episode.frames, episode.subtasks, success=episode.success, failure_ceiling=failure_ceiling
+    )

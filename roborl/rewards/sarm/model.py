@@ -1,0 +1,260 @@
+"""The trained model as a reward model: a fold that remembers frames, and a judge that batches over sessions."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from roborl.errors import ShapeError
+from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.encoders import resize_frame
+from roborl.rewards.sarm.labels import StagePlan
+from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.sarm.windows import EMPTY, causal_window
+from roborl.types import Image, Observation, Score
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sighting:
+    """One observation as the model remembers it: pictures at first, then the vectors that the judge made of them.
+
+    The vectors are a function of the pictures alone, so it does not matter which query has them made.
+
+    Attributes:
+        id: Index of the observation.
+        images: One per camera of the model, uint8 (px, px, 3); None once there are vectors.
+        state: Proprioception, float32 (s,).
+        vectors: float32 (c, d), None until the judge has seen the pictures.
+    """
+
+    id: int
+    images: tuple[Image, ...] | None
+    state: NDArray[np.float32]
+    vectors: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class SarmQuery:
+    """A causal window: what to look at to judge its last slot.
+
+    Attributes:
+        slots: Anchor and history, oldest first; None for an empty slot.
+        text: Vector of the instruction, float32 (dim,).
+    """
+
+    slots: tuple[Sighting | None, ...]
+    text: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SarmReply:
+    """What the network says about one observation.
+
+    Attributes:
+        progress: Mean over the members, in [0, 1].
+        spread: Standard deviation over members and stages.
+        stages: Probability of each stage and of the finished state, (K + 1,).
+        within: Progress within each stage, (K,).
+    """
+
+    progress: float
+    spread: float
+    stages: tuple[float, ...]
+    within: tuple[float, ...]
+
+
+class SarmJudge:
+    """Encodes every frame once and judges all windows in one pass.
+
+    Args:
+        network: In evaluation mode; used by one thread at a time.
+    """
+
+    def __init__(self, network: SarmNetwork) -> None:
+        self._network = network
+
+    @torch.inference_mode()
+    def answer(self, queries: Sequence[SarmQuery]) -> list[SarmReply]:
+        """Return one reply per query."""
+        if not queries:
+            return []
+        network = self._network
+        self._encode({id(s): s for query in queries for s in query.slots if s is not None}.values())
+        blank = next(s for s in queries[0].slots[::-1] if s is not None)
+        rows = [[blank if s is None else s for s in query.slots] for query in queries]
+        filled = torch.tensor([[s is not None for s in query.slots] for query in queries])
+        frames = torch.stack([torch.stack([_vectors(s) for s in row]) for row in rows])
+        state = None
+        if network.config.use_state:
+            state = torch.from_numpy(np.array([[s.state for s in row] for row in rows]))
+        heads = network(frames, state, torch.stack([query.text for query in queries]), filled)
+        mean, variance = network.progress(heads)
+        mean, variance = mean[:, :, -1], variance[:, :, -1]
+        progress = mean.mean(dim=0)
+        spread = (variance.mean(dim=0) + mean.var(dim=0, unbiased=False)).sqrt()
+        stages = heads.stage_logits[:, :, -1].softmax(dim=-1).mean(dim=0)
+        within = heads.within[:, :, -1].mean(dim=0)
+        return [
+            SarmReply(progress=p, spread=s, stages=tuple(k), within=tuple(w))
+            for p, s, k, w in zip(
+                progress.tolist(), spread.tolist(), stages.tolist(), within.tolist(), strict=True
+            )
+        ]
+
+    def _encode(self, sightings: Iterable[Sighting]) -> None:
+        fresh = [s for s in sightings if s.vectors is None]
+        if not fresh:
+            return
+        per_camera = zip(*(s.images or () for s in fresh), strict=True)
+        vectors = self._network.encode([torch.from_numpy(np.stack(images)) for images in per_camera])
+        for sighting, vector in zip(fresh, vectors, strict=True):
+            sighting.vectors, sighting.images = vector, None
+
+
+class SarmFold(Fold[SarmQuery, SarmReply]):
+    """The memory of one episode: its first observation and the last few.
+
+    Args:
+        model: Whose windows to form.
+        text: Vector of the instruction.
+    """
+
+    def __init__(self, model: SarmModel, text: Tensor) -> None:
+        self._model = model
+        self._text = text
+        self._anchor: Sighting | None = None
+        self._recent: deque[Sighting] = deque()
+        self._finished_in_a_row = 0
+
+    def queries(self, observation: Observation) -> list[SarmQuery]:
+        """Return one query: the causal window that ends at this observation.
+
+        Raises:
+            ShapeError: If a view is missing, or the state has another size than the model was trained with.
+        """
+        self.skip(observation)
+        present = self._recent[-1].id
+        seen = {sighting.id: sighting for sighting in self._recent}
+        wanted = causal_window(self._model.config.window, present)
+        slots = [seen.get(int(index)) if index != EMPTY else None for index in wanted[1:]]
+        return [SarmQuery(slots=(self._anchor, *slots), text=self._text)]
+
+    def skip(self, observation: Observation) -> None:
+        """Remember an observation.
+
+        Raises:
+            ShapeError: As :meth:`queries`.
+        """
+        sighting = self._model.sighting(observation)
+        if self._anchor is None:
+            self._anchor = sighting
+        self._recent.append(sighting)
+        while self._recent[0].id < sighting.id - self._model.config.window.reach:
+            self._recent.popleft()
+
+    def fold(self, observation_id: int, replies: Sequence[SarmReply | None]) -> Score:
+        """Turn the reply into a score; "done" needs several finished frames in a row."""
+        (reply,) = replies
+        model = self._model
+        if reply is None:
+            return missing(observation_id, "no reply", version=model.version)
+        if not (math.isfinite(reply.progress) and math.isfinite(reply.spread)):
+            return missing(observation_id, "not finite", version=model.version)
+        progress = min(max(reply.progress, 0.0), 1.0)
+        finished = progress >= model.config.done_progress
+        self._finished_in_a_row = self._finished_in_a_row + 1 if finished else 0
+        return Score(
+            frame_id=observation_id,
+            progress=progress,
+            raw=reply.progress,
+            spread=reply.spread,
+            done=self._finished_in_a_row >= model.config.done_frames,
+            stage=int(np.argmax(reply.stages)),
+            version=model.version,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SarmModel:
+    """A trained stage-aware reward model.
+
+    Attributes:
+        network: Its weights, in evaluation mode.
+        plan: Stages and shares.
+        cameras: Views it looks at, by name.
+        tasks: Instructions it was trained on.
+        state_dim: Size of the state it was trained with.
+        version: Hash of weights, architecture, plan, views and settings.
+    """
+
+    network: SarmNetwork
+    plan: StagePlan
+    cameras: tuple[str, ...]
+    tasks: tuple[str, ...]
+    state_dim: int
+    version: str
+    judge: SarmJudge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(False)
+        object.__setattr__(self, "judge", SarmJudge(self.network))
+
+    @property
+    def config(self) -> SarmConfig:
+        """The architecture."""
+        return self.network.config
+
+    @property
+    def image_px(self) -> int:
+        """Side of the square pictures it looks at; larger ones are averaged down."""
+        return self.config.image_px
+
+    def start(self, task: str, references: References) -> SarmFold:
+        """Return the fold of a new episode; references play no part."""
+        with torch.inference_mode():
+            return SarmFold(self, self.network.text([task])[0])
+
+    def sighting(self, observation: Observation) -> Sighting:
+        """Take from an observation what the model looks at.
+
+        Raises:
+            ShapeError: If a view is missing, or the state has the wrong size where it is used.
+        """
+        absent = [name for name in self.cameras if name not in observation.frames]
+        if absent:
+            raise ShapeError(
+                f"The reward model needs a view that is missing: {absent}",
+                seen=sorted(observation.frames),
+                allowed=list(self.cameras),
+            )
+        if self.config.use_state and observation.state.size != self.state_dim:
+            raise ShapeError(
+                "The state has another size than the reward model was trained with",
+                seen=observation.state.size,
+                allowed=self.state_dim,
+            )
+        images = tuple(resize_frame(observation.frames[name].rgb, self.image_px) for name in self.cameras)
+        return Sighting(id=observation_id(observation), images=images, state=observation.state)
+
+    @torch.inference_mode()
+    def embed(self, images: Mapping[str, Image]) -> NDArray[np.float32]:
+        """Return the frame vectors of all cameras side by side, float32 (c · d,): features for a policy to reuse."""
+        frames = [
+            torch.from_numpy(np.ascontiguousarray(resize_frame(images[name], self.image_px)))[None]
+            for name in self.cameras
+        ]
+        vector: NDArray[np.float32] = self.network.encode(frames).flatten().numpy()
+        return vector
+
+
+def _vectors(sighting: Sighting) -> Tensor:
+    assert sighting.vectors is not None, "every sighting of a batch has been encoded"
+    return sighting.vectors

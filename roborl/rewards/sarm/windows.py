@@ -1,0 +1,100 @@
+"""Which frames the model looks at: a causal window with an anchor at the start of the episode, and its rewinds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import ConfigError
+
+EMPTY = -1
+"""Index of a slot that holds no frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """Shape of the causal window.
+
+    Attributes:
+        history: Frames up to and including the present one.
+        gap: Observations between neighbouring slots.
+    """
+
+    history: int = 4  # frames, the present one included
+    gap: int = 2  # observations between them
+
+    def __post_init__(self) -> None:
+        if self.history < 1 or self.gap < 1:
+            raise ConfigError(
+                "A window needs at least one frame and a gap of at least one observation",
+                seen=f"history {self.history}, gap {self.gap}",
+            )
+
+    @property
+    def slots(self) -> int:
+        """Slots of a window: the anchor and the history."""
+        return self.history + 1
+
+    @property
+    def reach(self) -> int:
+        """How many observations back the window looks, the anchor aside."""
+        return (self.history - 1) * self.gap
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowAugmentation:
+    """How training windows differ from the ones met in use.
+
+    Attributes:
+        rewind: Probability that the last slots run backwards.
+        freeze: Probability that the last slots repeat one frame.
+        drop: Probability of each earlier slot to be empty, so that no clock can be read off the filled ones.
+        drop_anchor: The same for the anchor.
+    """
+
+    rewind: float = 0.3
+    freeze: float = 0.1
+    drop: float = 0.15
+    drop_anchor: float = 0.3
+
+
+def causal_window(config: WindowConfig, present: int) -> NDArray[np.int64]:
+    """Return the frames to look at for observation ``present``: anchor, then history, oldest first; int64 (slots,).
+
+    Nothing later than ``present`` is ever in it; slots before the start of the episode are EMPTY.
+
+    Example:
+        >>> causal_window(WindowConfig(history=3, gap=2), 3).tolist()
+        [0, -1, 1, 3]
+    """
+    back = np.arange(config.history - 1, -1, -1) * config.gap
+    history = present - back
+    history[history < 0] = EMPTY
+    return np.concatenate([[0], history])
+
+
+def training_window(
+    config: WindowConfig, augmentation: WindowAugmentation, frames: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw one training window from an episode of ``frames`` observations; int64 (slots,).
+
+    The path may run forwards, turn round (a rewind) or stand still; every slot is labelled by the very index that
+    fetches its picture, so frames and labels cannot disagree. All coins are thrown per window.
+    """
+    present = int(rng.integers(frames))
+    moves = np.full(config.history - 1, config.gap)
+    if len(moves):
+        coin = rng.random()
+        tail = int(rng.integers(1, len(moves) + 1))
+        if coin < augmentation.rewind:
+            moves[-tail:] = -config.gap
+        elif coin < augmentation.rewind + augmentation.freeze:
+            moves[-tail:] = 0
+    offsets = np.concatenate([[0], np.cumsum(moves)])
+    path = present - offsets[-1] + offsets
+    path[(path < 0) | (path >= frames)] = EMPTY
+    path[:-1][rng.random(config.history - 1) < augmentation.drop] = EMPTY
+    anchor = EMPTY if rng.random() < augmentation.drop_anchor else 0
+    return np.concatenate([[anchor], path])
