@@ -132,16 +132,18 @@ def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, A
 def check_shapes(where: Path, found: Any, wanted: Any, name: str = "") -> None:
     """Compare two nested states of tensors; ``wanted`` is that of the model to be filled.
 
+    More in ``found`` is not looked at: an optimiser that has not stepped yet has no moments to compare with.
+
     Raises:
-        ModelLoadError: Naming the first tensor that is missing, too many, or of another shape.
+        ModelLoadError: Naming the first tensor that is missing or of another shape.
     """
     ours, theirs = _shapes(wanted, name), _shapes(found, name)
-    for key in sorted(ours.keys() | theirs.keys()):
+    for key in sorted(ours):
         if ours.get(key) != theirs.get(key):
             raise ModelLoadError(
                 f"{where} does not fit the model at {key}",
                 seen=theirs.get(key, "nothing"),
-                allowed=ours.get(key, "nothing"),
+                allowed=ours[key],
                 remedy="Use the settings it was trained with, or start a new run folder",
             )
 

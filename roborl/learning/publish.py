@@ -129,6 +129,14 @@ class PolicyPublisher:
         if self.version:
             self._link.publish(self.version, self._shelf.get(self.version))
 
+    def weights(self, version: int) -> dict[str, NDArray[Any]]:
+        """Return the weights of a version that is on the shelf.
+
+        Raises:
+            ModelLoadError: If it is not.
+        """
+        return self._shelf.get(version)
+
     def offer(
         self, weights: Weights, note: Mapping[str, Any], probe_actions: ProbeActions | None = None
     ) -> bool:

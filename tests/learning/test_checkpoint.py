@@ -97,6 +97,7 @@ def test_another_width_is_named_by_tensor() -> None:
     assert (caught.value.seen, caught.value.allowed) == ([5, 3], [4, 3])
     with pytest.raises(ModelLoadError, match="nothing"):
         check_shapes(Path("run"), {}, wanted)
+    check_shapes(Path("run"), wanted | {"moments": torch.zeros(2)}, wanted)
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])

@@ -1,0 +1,176 @@
+"""The labels of one episode as they come in: which frames to send, what the replies say, which rows are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import ConfigError
+from roborl.types import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """How the store's frames become progress columns."""
+
+    # distance in frames between scored observations of an episode; the last one is always scored
+    stride: int = 1
+    # the stride never grows beyond this when labels fall behind
+    max_stride: int = 8
+    # unlabelled online frames at which the next episode's stride doubles; below a quarter of it the stride halves
+    behind_frames: int = 600
+    # frames of one episode that may be on their way to the reward server
+    window: int = 32
+    # episodes that are labelled side by side
+    sessions: int = 8
+    # seconds an episode waits for labels before it is trained on with its potential held
+    deadline_s: float = 30.0
+    # seconds without a reply after which a session counts as lost and is rebuilt from the store
+    reply_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.max_stride or self.window < self.max_stride or self.sessions < 1:
+            raise ConfigError(
+                "Labels cannot be made with these settings",
+                seen=f"stride={self.stride} max_stride={self.max_stride} window={self.window} sessions={self.sessions}",
+                allowed="1 <= stride <= max_stride <= window, sessions >= 1",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledRows:
+    """A run of rows that are complete.
+
+    Attributes:
+        start: Index of the first observation.
+        progress: Progress of each, held between scored ones, float32 (n,).
+        spread: Its standard deviation, float32 (n,).
+    """
+
+    start: int
+    progress: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
+class EpisodeLabels:
+    """Follows one episode through one reward session.
+
+    Frames go out by increasing index, each once; every ``stride``-th and the last one are scored, the others only
+    seen. An observation that is not scored, or whose reply could not be read, holds the last valid progress before
+    it, and 0 before the first: nothing later than a frame ever enters its label. So the labels of an episode depend
+    on its frames, the model and the stride, and not on when anything arrived.
+
+    Args:
+        stride: Distance between scored observations; fixed for the life of the episode.
+    """
+
+    def __init__(self, stride: int) -> None:
+        self.stride = stride
+        self.missing = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin again from frame 0, for a session that was lost."""
+        self.sent = 0
+        self.done = 0
+        self.missing = 0
+        self._replies: dict[int, Score] = {}
+        self._asked: set[int] = set()
+        self._progress, self._spread = 0.0, 0.0
+
+    @property
+    def unanswered(self) -> int:
+        """Frames that were sent to be scored and have no reply yet."""
+        return len(self._asked)
+
+    def due(self, observations: int, ended: bool, window: int) -> range:
+        """Return the frames that may be sent now.
+
+        Args:
+            observations: How many the store has.
+            ended: Whether these are all.
+            window: Most frames ahead of the labels.
+        """
+        known = observations
+        # Whether the newest frame is the last one, and so scored, is not known before the episode's end.
+        if not ended and observations and not self._regular(observations - 1):
+            known -= 1
+        return range(self.sent, max(self.sent, min(known, self.done + window)))
+
+    def scored(self, index: int, observations: int, ended: bool) -> bool:
+        """Return whether the observation at ``index`` is one that gets a score of its own."""
+        return self._regular(index) or (ended and index == observations - 1)
+
+    def send(self, index: int, *, score: bool) -> None:
+        """Note that ``index``, the next frame in order, has gone out."""
+        assert index == self.sent, (index, self.sent)
+        self.sent += 1
+        if score:
+            self._asked.add(index)
+
+    def receive(self, score: Score) -> bool:
+        """Take a reply; return False for one that nobody waits for."""
+        if score.frame_id not in self._asked:
+            return False
+        self._asked.remove(score.frame_id)
+        self._replies[score.frame_id] = score
+        return True
+
+    def complete(self) -> LabelledRows | None:
+        """Return the rows that have become complete since the last call, or None."""
+        start, rows = self.done, []
+        while self.done < self.sent and self.done not in self._asked:
+            reply = self._replies.pop(self.done, None)
+            if reply is not None and reply.valid:
+                self._progress, self._spread = reply.progress, reply.spread
+            elif reply is not None:
+                self.missing += 1
+            rows.append((self._progress, self._spread))
+            self.done += 1
+        if not rows:
+            return None
+        columns = np.asarray(rows, np.float32)
+        return LabelledRows(start=start, progress=columns[:, 0], spread=columns[:, 1])
+
+    def _regular(self, index: int) -> bool:
+        return index % self.stride == 0
+
+
+class StrideControl:
+    """Chooses the stride of the next episode from how far labels are behind.
+
+    Example:
+        >>> control = StrideControl(LabelConfig(stride=1, max_stride=4, behind_frames=100))
+        >>> [control.next_stride(backlog) for backlog in (0, 150, 150, 150, 60, 20, 0, 0)]
+        [1, 2, 4, 4, 4, 2, 1, 1]
+    """
+
+    def __init__(self, config: LabelConfig) -> None:
+        self._config = config
+        self.stride = config.stride
+
+    def next_stride(self, backlog_frames: int) -> int:
+        """Return the stride for an episode that starts to be labelled now."""
+        config = self._config
+        if backlog_frames > config.behind_frames:
+            self.stride = min(self.stride * 2, config.max_stride)
+        elif backlog_frames < config.behind_frames / 4:
+            self.stride = max(self.stride // 2, config.stride)
+        return self.stride
+
+
+def same_labels(
+    rows: LabelledRows, stored: Mapping[str, NDArray[np.float32]], tolerance: float = 1e-4
+) -> bool:
+    """Return whether ``rows`` agree with what a column already says about them.
+
+    Args:
+        rows: Newly made.
+        stored: ``progress`` of the whole episode as far as it is labelled.
+        tolerance: Rounding of batches of different size on the judge's device.
+    """
+    known = stored["progress"][rows.start : rows.start + len(rows.progress)]
+    return bool(np.allclose(known, rows.progress[: len(known)], atol=tolerance))

@@ -1,0 +1,348 @@
+"""The trainer: spends the replay budget on updates, publishes what passes the gate, keeps checkpoints and figures."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from roborl.clock import NS, Clock, MonotonicClock
+from roborl.errors import ConfigError, ModelLoadError
+from roborl.learning.budget import BudgetConfig, ReplayBudget
+from roborl.learning.checkpoint import (
+    Checkpoint,
+    check_shapes,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from roborl.learning.publish import PolicyPublisher, ProbeActions, Weights
+
+log = logging.getLogger(__name__)
+
+
+class Algorithm[B](Protocol):
+    """Sampled batch to new weights and metrics."""
+
+    def update(self, batch: B) -> dict[str, float]:
+        """Make one update and return its figures."""
+        ...
+
+    def actor_weights(self) -> Weights:
+        """Return what an actor needs, by name; nothing of the critics."""
+        ...
+
+    def load_actor_weights(self, weights: Weights) -> None:
+        """Go on from an older actor.
+
+        Raises:
+            ModelLoadError: If they do not fit.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training needs in order to go on: networks, optimisers, generators, counters."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """A finished online episode, for the metrics.
+
+    Attributes:
+        key: Its key as text.
+        steps: Transitions.
+        reward: Sum of the task's rewards.
+        success: The verdict, None where there was none.
+        end: Why it ended.
+        policy_version: Version behind its last policy step.
+        held: Whether it was trained on with its potential held, because labels were late.
+    """
+
+    key: str
+    steps: int
+    reward: float
+    success: bool | None
+    end: str
+    policy_version: int
+    held: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """What the store holds for the trainer.
+
+    Attributes:
+        committed: Online observations ever committed; moves while an actor is alive.
+        sampleable: Online transitions that ever became sampleable.
+        finished: Online episodes that ended since the last look, in the order they ended.
+        policy_version: Version behind the newest step, 0 for none.
+        held: Episodes trained on with their potential held.
+    """
+
+    committed: int
+    sampleable: int
+    finished: Sequence[EpisodeResult]
+    policy_version: int
+    held: int
+
+
+class BatchSource[B](Protocol):
+    """The replay memory, seen from the trainer."""
+
+    def refresh(self) -> Experience:
+        """Take in what is new."""
+        ...
+
+    def sample(self) -> B:
+        """Draw the next batch: sizes, mixing and shaping inputs are the source's business."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How the trainer goes about it."""
+
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    # updates between two published versions
+    publish_every: int = 100
+    # seconds between two checkpoints
+    checkpoint_every_s: float = 60.0
+    # checkpoints kept
+    keep_checkpoints: int = 3
+    # seconds between two looks at the store
+    refresh_every_s: float = 0.2
+    # seconds between two lines of metrics
+    metrics_every_s: float = 5.0
+    # most updates between two looks at everything else
+    burst: int = 16
+    # remembered observations that new weights are tried on before they go out
+    probes: int = 32
+    # threads of the tensor library
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.publish_every, self.keep_checkpoints, self.burst, self.threads) < 1:
+            raise ConfigError(
+                "The trainer cannot run with these settings",
+                seen=f"publish_every={self.publish_every} keep_checkpoints={self.keep_checkpoints} "
+                f"burst={self.burst} threads={self.threads}",
+                allowed="1 or more each",
+            )
+
+
+class Trainer[B]:
+    """One turn: look at the store, make the updates that are due, publish, save.
+
+    Args:
+        algorithm: What learns.
+        source: Where batches come from.
+        publisher: Where weights go.
+        config: Pace and counts.
+        folder: Where checkpoints stand.
+        identity: What the model is made for; checkpoints of anything else are refused.
+        metrics: Takes one line of figures at a time.
+        probe: Returns the gate's probe once there are observations to try weights on.
+        clock: The clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        algorithm: Algorithm[B],
+        source: BatchSource[B],
+        publisher: PolicyPublisher,
+        config: TrainerConfig,
+        folder: Path,
+        identity: Mapping[str, Any],
+        metrics: Callable[[dict[str, Any]], None],
+        probe: Callable[[], ProbeActions | None] = lambda: None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._algorithm, self._source, self._publisher = algorithm, source, publisher
+        self._config, self._folder, self._identity = config, folder, identity
+        self._metrics, self._probe = metrics, probe
+        self._clock: Clock = clock or MonotonicClock()
+        self.budget = ReplayBudget(config.budget)
+        self._seen = self._committed = 0
+        self._episodes = self._successes = 0
+        self._experience: Experience | None = None
+        self._sums: dict[str, list[float]] = {}
+        self._unpublished = self._unsaved = 0
+        now = self._clock.now_ns()
+        self._heard_ns = self._refreshed_ns = self._reported_ns = self._saved_ns = now
+        self._reported_updates = 0
+
+    def start(self, *, resume: bool) -> None:
+        """Go on from the newest checkpoint where asked to, and see to it that actors have a policy.
+
+        Raises:
+            ModelLoadError: If the checkpoint cannot be read, is of another model, or none of the run's can be used.
+        """
+        found = checkpoints(self._folder) if resume else []
+        if found:
+            self._load(found[-1])
+        if self._publisher.version == 0:
+            self._publish({"from": "start"})
+        else:
+            self._publisher.republish()
+        self._reported_updates = self.budget.updates
+
+    def turn(self) -> int:
+        """Do what is due; return how many updates were made, 0 where the caller may rest."""
+        now = self._clock.now_ns()
+        if self._experience is None or now - self._refreshed_ns >= self._config.refresh_every_s * NS:
+            self._refresh(now)
+        due = min(self.budget.allowance(actor_alive=self.actor_alive), self._config.burst)
+        for _ in range(due):
+            self._update()
+        if self._unpublished >= self._config.publish_every:
+            self._publish({})
+        now = self._clock.now_ns()
+        if self._unsaved and now - self._saved_ns >= self._config.checkpoint_every_s * NS:
+            self.save()
+        if now - self._reported_ns >= self._config.metrics_every_s * NS:
+            self._report(now)
+        return due
+
+    def roll_back(self, version: int) -> int:
+        """Publish an older version under a new number and train on from it.
+
+        Raises:
+            ModelLoadError: If that version is not kept.
+        """
+        new = self._publisher.roll_back(version)
+        self._algorithm.load_actor_weights(self._publisher.weights(new))
+        self._metrics({"kind": "rollback", "version": new, "rolled_back_to": version})
+        log.warning("Version %d is in force again, as version %d", version, new)
+        self._unpublished = 0
+        return new
+
+    def finish(self) -> None:
+        """Publish what was learned since the last version, save, and report."""
+        if self._unpublished:
+            self._publish({"from": "finish"})
+        self.save()
+        self._report(self._clock.now_ns())
+
+    def save(self) -> None:
+        """Write a checkpoint, unless nothing was learned since the last one."""
+        self._saved_ns = self._clock.now_ns()
+        if not self._unsaved and checkpoints(self._folder):
+            return
+        trainer = {"seen": self._seen, "episodes": self._episodes, "successes": self._successes}
+        parts = {
+            "algorithm": self._algorithm.state_dict(),
+            "budget": self.budget.state_dict(),
+            "trainer": trainer | {"version": self._publisher.version},
+        }
+        checkpoint = Checkpoint(step=self.budget.updates, identity=self._identity, parts=parts)
+        save_checkpoint(self._folder, checkpoint, keep=self._config.keep_checkpoints)
+        self._unsaved = 0
+
+    @property
+    def actor_alive(self) -> bool:
+        """True while experience has come in within the last ``silence_s``."""
+        return self._clock.now_ns() - self._heard_ns < self._config.budget.silence_s * NS
+
+    def _load(self, path: Path) -> None:
+        parts = load_checkpoint(path, self._identity).parts
+        check_shapes(path, parts["algorithm"], self._algorithm.state_dict(), "algorithm")
+        try:
+            self._algorithm.load_state_dict(parts["algorithm"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"The checkpoint {path} does not fit the algorithm",
+                seen=f"{type(error).__name__}: {error}",
+                allowed="a state that this algorithm wrote with these settings",
+                remedy="Use the settings it was trained with, or start a new run folder",
+            ) from error
+        self.budget.load_state_dict(parts["budget"])
+        trainer = parts["trainer"]
+        self._seen = int(trainer["seen"])
+        self._episodes, self._successes = int(trainer["episodes"]), int(trainer["successes"])
+        log.info("Training goes on from %s", path)
+
+    def _refresh(self, now: int) -> None:
+        self._refreshed_ns = now
+        experience = self._experience = self._source.refresh()
+        if experience.committed != self._committed:
+            self._committed, self._heard_ns = experience.committed, now
+        if experience.sampleable > self._seen:
+            self.budget.arrived(experience.sampleable - self._seen)
+        self._seen = experience.sampleable
+        for episode in experience.finished:
+            self._episodes += 1
+            self._successes += episode.success is True
+            self._metrics(
+                {
+                    "kind": "episode",
+                    "number": self._episodes,
+                    "key": episode.key,
+                    "steps": episode.steps,
+                    "return": episode.reward,
+                    "success": episode.success,
+                    "end": episode.end,
+                    "policy_version": episode.policy_version,
+                    "held": episode.held,
+                }
+            )
+
+    def _update(self) -> None:
+        for name, value in self._algorithm.update(self._source.sample()).items():
+            self._sums.setdefault(name, []).append(value)
+        self.budget.spend(1)
+        self._unpublished += 1
+        self._unsaved += 1
+
+    def _publish(self, note: dict[str, Any]) -> None:
+        self._unpublished = 0
+        weights = self._algorithm.actor_weights()
+        note = {"updates": self.budget.updates, "episodes": self._episodes} | note
+        if self._publisher.offer(weights, note, self._probe()):
+            self._metrics({"kind": "version", "version": self._publisher.version} | note)
+            return
+        reason = self._publisher.last_refusal
+        self._metrics({"kind": "refused", "reason": reason} | note)
+        log.error("New weights are refused: %s. Version %d stays in force", reason, self._publisher.version)
+        if self._publisher.version == 0:
+            raise ModelLoadError(
+                "The policy to start from must not drive an arm",
+                seen=reason,
+                allowed="finite weights, actions within [-1, 1] that are not all at the limit",
+                remedy="Start from another policy folder",
+            )
+
+    def _report(self, now: int) -> None:
+        seconds = (now - self._reported_ns) / NS
+        experience = self._experience
+        means = {name: math.fsum(values) / len(values) for name, values in self._sums.items()}
+        line = {
+            "kind": "train",
+            "updates_per_s": (self.budget.updates - self._reported_updates) / max(seconds, 1e-9),
+            **self.budget.report(),
+            **means,
+            "version": self._publisher.version,
+            "refused_versions": self._publisher.refused,
+            "episodes": self._episodes,
+            "successes": self._successes,
+            "actor_alive": self.actor_alive,
+        }
+        if experience is not None:
+            lag = self._publisher.version - experience.policy_version if experience.policy_version else 0
+            line |= {
+                "online_observations": experience.committed,
+                "online_transitions": experience.sampleable,
+                "policy_version_lag": lag,
+                "held_episodes": experience.held,
+            }
+        self._metrics(line)
+        self._sums.clear()
+        self._reported_ns, self._reported_updates = now, self.budget.updates

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from roborl.clock import FakeClock
+from roborl.errors import ModelLoadError
+from roborl.learning.budget import BudgetConfig
+from roborl.learning.checkpoint import checkpoints
+from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
+from roborl.loops.train import EpisodeResult, Experience, Trainer, TrainerConfig
+
+IDENTITY = {"algorithm": "tiny", "state_dim": 3, "action_dim": 2}
+
+
+class TinyAlgorithm:
+    """Adam on one tensor: its whole history is in its state."""
+
+    def __init__(self, size: int = 2) -> None:
+        self.bias = torch.zeros(size, requires_grad=True)
+        self.optimiser = torch.optim.Adam([self.bias], lr=0.01)
+        self.poison = False
+
+    def update(self, batch: float) -> dict[str, float]:
+        self.optimiser.zero_grad()
+        loss = (self.bias - batch).square().sum()
+        loss.backward()
+        self.optimiser.step()
+        return {"loss": loss.item()}
+
+    def actor_weights(self) -> dict[str, NDArray[Any]]:
+        weights = self.bias.detach().numpy().copy()
+        return {"bias": weights * np.nan if self.poison else weights}
+
+    def load_actor_weights(self, weights: Weights) -> None:
+        with torch.no_grad():
+            self.bias.copy_(torch.from_numpy(np.array(weights["bias"])))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"bias": self.bias.detach().clone(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            self.bias.copy_(state["bias"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+@dataclass
+class Memory:
+    """A replay memory whose batches are one number."""
+
+    committed: int = 0
+    sampleable: int = 0
+    finished: list[EpisodeResult] = field(default_factory=list)
+
+    def refresh(self) -> Experience:
+        finished, self.finished = self.finished, []
+        return Experience(
+            committed=self.committed,
+            sampleable=self.sampleable,
+            finished=finished,
+            policy_version=1,
+            held=0,
+        )
+
+    def sample(self) -> float:
+        return 1.0
+
+    def grow(self, transitions: int) -> None:
+        self.committed += transitions
+        self.sampleable += transitions
+
+
+class Link:
+    """Remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.versions: list[int] = []
+
+    def publish(self, version: int, weights: dict[str, NDArray[Any]]) -> None:
+        self.versions.append(version)
+
+
+class Bench:
+    """A trainer on a fake clock and everything it touches."""
+
+    def __init__(
+        self, folder: Path, *, size: int = 2, identity: dict[str, Any] = IDENTITY, **settings: Any
+    ) -> None:
+        budget = BudgetConfig(ratio=2.0, max_lead=4.0, start_at=10, silence_s=5.0)
+        self.clock = FakeClock()
+        self.algorithm, self.memory, self.link = TinyAlgorithm(size), Memory(), Link()
+        self.lines: list[dict[str, Any]] = []
+        self.trainer = Trainer(
+            algorithm=self.algorithm,
+            source=self.memory,
+            publisher=PolicyPublisher(self.link, VersionShelf(folder / "versions")),
+            config=TrainerConfig(**({"budget": budget, "publish_every": 10, "burst": 1000} | settings)),
+            folder=folder / "checkpoints",
+            identity=identity,
+            metrics=self.lines.append,
+            clock=self.clock,
+        )
+
+    def turn(self, seconds: float = 0.2) -> int:
+        self.clock.advance(seconds)
+        return self.trainer.turn()
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["kind"] == kind]
+
+
+def test_training_begins_at_the_minimum_and_keeps_to_the_ratio(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(9)
+    assert bench.turn() == 0
+    bench.memory.grow(1)
+    assert bench.turn() == 4  # the lead alone
+    for _ in range(50):
+        bench.memory.grow(3)
+        assert bench.turn() == 6
+    assert bench.turn() == 0
+
+
+def test_a_silent_actor_stops_the_learner_when_it_has_nothing_new(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, budget=BudgetConfig(ratio=2.0, max_lead=4.0, start_at=10, silence_s=5.0), burst=3)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(12)
+    assert bench.turn() == 3
+    assert bench.trainer.actor_alive
+    made = [bench.turn(6.0)]
+    assert not bench.trainer.actor_alive
+    made += [bench.turn() for _ in range(5)]
+    assert sum(made) == 1  # two transitions earned four; the lead of four is not touched
+    bench.memory.grow(1)
+    assert bench.turn() == 3
+    assert bench.trainer.actor_alive
+
+
+def test_the_first_policy_is_published_before_any_experience(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    assert bench.link.versions == [1]
+
+
+def test_a_first_policy_that_must_not_act_ends_the_run(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.algorithm.poison = True
+    with pytest.raises(ModelLoadError, match="must not drive an arm"):
+        bench.trainer.start(resume=False)
+
+
+def test_versions_follow_the_updates_and_bad_ones_are_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(10 + 8)
+    bench.turn()
+    assert bench.link.versions == [1, 2]
+    bench.algorithm.poison = True
+    bench.memory.grow(20)
+    bench.turn()
+    assert bench.link.versions == [1, 2]
+    assert "not finite" in bench.of("refused")[0]["reason"]
+    bench.algorithm.poison = False
+    bench.memory.grow(20)
+    bench.turn()
+    assert bench.link.versions == [1, 2, 3]
+
+
+def test_resuming_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    straight, first = Bench(tmp_path / "straight"), Bench(tmp_path / "cut")
+    for bench in (straight, first):
+        bench.trainer.start(resume=False)
+        bench.memory.grow(30)
+        bench.turn()
+    first.trainer.finish()
+
+    second = Bench(tmp_path / "cut")
+    second.memory.grow(30)
+    second.trainer.start(resume=True)
+    second.turn()
+    assert second.trainer.budget.updates == straight.trainer.budget.updates
+    for bench in (straight, second):
+        bench.memory.grow(11)
+        bench.turn()
+    assert torch.equal(straight.algorithm.bias, second.algorithm.bias)
+    assert straight.trainer.budget.state_dict() == second.trainer.budget.state_dict()
+    # The numbers of versions go on, and a late joiner gets the last one at once.
+    assert second.link.versions[0] == first.link.versions[-1]
+    assert second.link.versions[1:] == [first.link.versions[-1] + 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"identity": IDENTITY | {"state_dim": 4}}, "state_dim"),
+        ({"identity": IDENTITY | {"algorithm": "other"}}, "algorithm"),
+        ({"size": 5}, r"algorithm\.bias"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_by_field(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.trainer.save()
+    with pytest.raises(ModelLoadError, match=named) as caught:
+        Bench(tmp_path, **change).trainer.start(resume=True)
+    assert caught.value.seen is not None
+    assert caught.value.allowed is not None
+    assert caught.value.remedy
+
+
+def test_checkpoints_come_with_time_and_only_when_something_was_learned(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, checkpoint_every_s=60.0)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(20)
+    bench.turn()
+    assert checkpoints(tmp_path / "checkpoints") == []
+    bench.turn(61.0)
+    (path,) = checkpoints(tmp_path / "checkpoints")
+    written = path.stat().st_mtime_ns
+    bench.turn(61.0)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_rolling_back_puts_older_weights_in_force_and_trains_on_from_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(40)
+    bench.turn()
+    learned = bench.algorithm.bias.detach().clone()
+    assert bench.trainer.roll_back(1) == 3
+    assert bench.link.versions == [1, 2, 3]
+    assert torch.count_nonzero(learned) == 2
+    assert torch.count_nonzero(bench.algorithm.bias) == 0
+    with pytest.raises(ModelLoadError, match="no such version"):
+        bench.trainer.roll_back(77)
+    assert bench.of("rollback") == [{"kind": "rollback", "version": 3, "rolled_back_to": 1}]
+
+
+def test_metrics_tell_ratio_speed_lag_and_episodes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, metrics_every_s=5.0)
+    bench.trainer.start(resume=False)
+    episode = EpisodeResult(
+        key="left-0001-000000",
+        steps=30,
+        reward=1.0,
+        success=True,
+        end="success",
+        policy_version=1,
+        held=False,
+    )
+    bench.memory.finished.append(episode)
+    bench.memory.grow(30)
+    bench.turn()
+    bench.turn(5.0)
+    (line,) = bench.of("train")
+    assert line["updates"] == 44
+    assert line["achieved_ratio"] == pytest.approx(44 / 20)
+    assert line["requested_ratio"] == 2.0
+    assert line["updates_per_s"] == pytest.approx(44 / 5.2)
+    assert line["policy_version_lag"] == bench.link.versions[-1] - 1
+    assert line["loss"] > 0
+    assert bench.of("episode")[0]["success"] is True
+    assert line["successes"] == 1
