@@ -1,0 +1,246 @@
+"""The files of a LeRobotDataset v3 on disk: finding, reading and rewriting its metadata, repair after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from roborl.errors import DatasetError
+
+log = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Files:
+    """A dataset's metadata.
+
+    Attributes:
+        root: Its folder.
+        info: ``meta/info.json``.
+        episodes: One row per episode, in order, without the statistics.
+        tasks: Instruction by ``task_index``.
+    """
+
+    root: Path
+    info: Mapping[str, Any]
+    episodes: tuple[Mapping[str, Any], ...]
+    tasks: Mapping[int, str]
+
+    @property
+    def features(self) -> Mapping[str, Mapping[str, Any]]:
+        """The columns: dtype, shape and names of each."""
+        return dict(self.info["features"])
+
+    def data_file(self, row: Mapping[str, Any]) -> Path:
+        """Return the parquet file that holds an episode's frames."""
+        return self.root / str(self.info["data_path"]).format(
+            chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+        )
+
+    def video_file(self, row: Mapping[str, Any], key: str) -> Path:
+        """Return the video that holds an episode's pictures of one camera."""
+        return self.root / str(self.info["video_path"]).format(
+            video_key=key,
+            chunk_index=row[f"videos/{key}/chunk_index"],
+            file_index=row[f"videos/{key}/file_index"],
+        )
+
+
+def locate(source: str | Path) -> Path:
+    """Return the local folder of a dataset given its path, or its id on the hub (downloaded when online).
+
+    Raises:
+        DatasetError: If there is none, or it cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if (path / "meta" / "info.json").is_file():
+        return path
+    if path.exists() or not _HUB_ID.match(str(source)):
+        raise DatasetError(
+            "There is no LeRobotDataset here",
+            seen=source,
+            allowed="a folder with meta/info.json, or a hub id like owner/name",
+            remedy="Check the path; record one with: roborl record",
+        )
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    try:
+        return Path(LeRobotDataset(str(source)).root)
+    except Exception as error:  # hub clients raise from several libraries; all of them mean "not reachable"
+        raise DatasetError(
+            "This dataset cannot be fetched from the hub",
+            seen=f"{source} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+            allowed="a v3 dataset that you may read, and a connection (HF_HUB_OFFLINE unset)",
+            remedy="Check the id, or download it once and give its folder",
+        ) from error
+
+
+def load_files(source: str | Path) -> Files:
+    """Read the metadata of a dataset.
+
+    Raises:
+        DatasetError: If it is missing, unreadable or not of version 3.
+    """
+    root = locate(source)
+    try:
+        info = json.loads((root / "meta" / "info.json").read_text())
+        version = str(info["codebase_version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            "The dataset's meta/info.json cannot be read", seen=f"{root}: {error}", remedy="Restore the file"
+        ) from error
+    if not version.startswith("v3."):
+        raise DatasetError(
+            "The dataset has another format version",
+            seen=version,
+            allowed="v3.x",
+            remedy="Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<id>",
+        )
+    episodes = [row for path in episode_files(root) for row in _episode_rows(path)]
+    tasks: dict[int, str] = {}
+    if (root / "meta" / "tasks.parquet").is_file():
+        table = pq.read_table(root / "meta" / "tasks.parquet").to_pylist()
+        # LeRobot keeps the instruction in the pandas index; its name differs between versions.
+        tasks = {
+            int(row["task_index"]): str(next(v for k, v in row.items() if k != "task_index")) for row in table
+        }
+    return Files(
+        root=root,
+        info=info,
+        episodes=tuple(sorted(episodes, key=lambda row: row["episode_index"])),
+        tasks=tasks,
+    )
+
+
+def episode_files(root: Path) -> list[Path]:
+    """Return the parquet files of ``meta/episodes`` in order."""
+    return sorted((root / "meta" / "episodes").glob("*/*.parquet"))
+
+
+def _episode_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        schema = pq.read_schema(path)
+        names = [name for name in schema.names if not name.startswith("stats/")]
+        return pq.read_table(path, columns=names).to_pylist()  # type: ignore[no-any-return]
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            "An episode table of the dataset is torn",
+            seen=f"{path}: {error}",
+            remedy="Open it once with roborl record --out on the same path: that keeps every finished episode",
+        ) from error
+
+
+def add_episode_columns(
+    root: Path, columns: Mapping[str, Mapping[int, Any]], types: Mapping[str, pa.DataType]
+) -> None:
+    """Put columns into ``meta/episodes``, replacing those of the same name; each file changes atomically.
+
+    Args:
+        root: The dataset.
+        columns: For each column, the value by episode index; absent ones become null.
+        types: For each column, its arrow type.
+    """
+    for path in episode_files(root):
+        table = pq.read_table(path)
+        indices = table.column("episode_index").to_pylist()
+        for name, values in columns.items():
+            array = pa.array([values.get(int(i)) for i in indices], type=types[name])
+            if name in table.column_names:
+                table = table.set_column(table.column_names.index(name), name, array)
+            else:
+                table = table.append_column(name, array)
+        replace_table(path, table)
+
+
+def replace_table(path: Path, table: pa.Table, *, row_group_per_episode: bool = False) -> None:
+    """Write a parquet file beside ``path`` and rename it over."""
+    temporary = path.with_suffix(".parquet.tmp")
+    with pq.ParquetWriter(temporary, table.schema, compression="snappy", use_dictionary=True) as writer:
+        if row_group_per_episode:
+            indices = np.asarray(table.column("episode_index"))
+            edges = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(indices)]
+            for start, stop in pairwise(edges):
+                writer.write_table(table.slice(start, stop - start))
+        else:
+            writer.write_table(table)
+    replace_file(path, temporary)
+
+
+def replace_file(path: Path, temporary: Path) -> None:
+    """Rename ``temporary`` over ``path`` once its bytes are on the disk."""
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON beside ``path`` and rename it over."""
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(value, indent=4, ensure_ascii=False))
+    replace_file(path, temporary)
+
+
+def fingerprint(source: str | Path) -> str:
+    """Return a hash of the frames' order, states and actions: it changes when a dataset is merged, cut or re-indexed."""
+    files = load_files(source)
+    digest = hashlib.sha256()
+    names = ["index", "episode_index", "frame_index", "observation.state", "action"]
+    for path in dict.fromkeys(files.data_file(row) for row in files.episodes):
+        table = pq.read_table(path, columns=[n for n in names if n in pq.read_schema(path).names])
+        for name in table.column_names:
+            column = table.column(name).combine_chunks()
+            values = column.flatten() if pa.types.is_nested(column.type) else column
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def recover(root: Path) -> int:
+    """Drop what a killed recording left torn, keep every finished episode.
+
+    LeRobot writes parquet footers only when it is finalised, so a kill leaves its newest files unreadable while
+    ``meta/info.json`` counts their episodes. Does nothing to a whole dataset.
+
+    Returns:
+        The number of episodes lost.
+    """
+    for path in (*episode_files(root), *sorted((root / "data").glob("*/*.parquet"))):
+        try:
+            pq.read_metadata(path)
+        except (OSError, pa.ArrowException):
+            log.warning("dropping torn file %s", path)
+            path.unlink()
+    files = load_files(root)
+    kept = [row for row in files.episodes if files.data_file(row).is_file()]
+    lost = int(files.info["total_episodes"]) - len(kept)
+    if lost <= 0:
+        return 0
+    known = {files.data_file(row) for row in kept}
+    for path in sorted((root / "data").glob("*/*.parquet")):
+        if path not in known:
+            path.unlink()
+    frames = sum(int(row["length"]) for row in kept)
+    write_json(
+        root / "meta" / "info.json",
+        {
+            **files.info,
+            "total_episodes": len(kept),
+            "total_frames": frames,
+            "splits": {"train": f"0:{len(kept)}"},
+        },
+    )
+    return lost

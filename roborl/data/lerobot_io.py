@@ -1,0 +1,372 @@
+"""Episodes out of LeRobotDataset v3; the names of its frame columns, which only this file and the writer know.
+
+A dataset of ours has one row per observation, T + 1 for T steps. The last row of an episode is flagged
+``is_last_observation``, its action is zero and its reward 0, so LeRobot's own tools read it like any other. What LeRobot
+has no column for (proposals, verdicts, ends, stamps) stands in columns outside the prefixes ``observation.`` and
+``action``, which LeRobot would feed to a policy, and broadcast over the rows of an episode, so that they survive
+merging and cutting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from roborl.data.annotations import (
+    LANGUAGE,
+    from_episode_row,
+    from_language,
+    stage_names,
+)
+from roborl.data.dataset_episode import DatasetEpisode, Provenance
+from roborl.data.lerobot_files import Files, load_files
+from roborl.data.pictures import decode_stored, decode_video
+from roborl.errors import DatasetError
+from roborl.types import EndCause, RewardSource, Source
+
+log = logging.getLogger(__name__)
+
+IMAGES = "observation.images."
+STATE, ACTION = "observation.state", "action"
+REWARD, DONE, TRUNCATED, SUCCESS = "next.reward", "next.done", "next.truncated", "next.success"
+INTERVENTION, FOREIGN_INTERVENTION = "intervention", "complementary_info.is_intervention"
+LAST = "is_last_observation"
+PROPOSED, SOURCE, VERSION, REWARD_SOURCE = "proposed_action", "source", "policy_version", "reward_source"
+STAMPS, END, VERDICT, KEY = "stamp_ns", "end_cause", "verdict", "episode_key"
+DISCARDED, FAILURE = "discarded", "failure_kind"
+BENCHMARK_PROGRESS = "benchmark.progress"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInfo:
+    """What a dataset holds.
+
+    Attributes:
+        root: Its folder.
+        fps: Observations per second.
+        cameras: Height and width by camera name.
+        state_names: One name per state dimension; empty where the file has none.
+        action_names: The same for actions.
+        state_dim: Length of the state, 0 where there is none.
+        action_dim: Length of an action, 0 where there is none.
+        episodes: How many.
+        tasks: The instructions.
+        ours: True where last observations, verdicts and proposals are stored.
+        stages: Sub-task names in order, empty without annotations.
+        robot_type: What LeRobot calls the robot, empty where it does not say.
+    """
+
+    root: Path
+    fps: float
+    cameras: Mapping[str, tuple[int, int]]
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    state_dim: int
+    action_dim: int
+    episodes: int
+    tasks: tuple[str, ...]
+    ours: bool
+    stages: tuple[str, ...]
+    robot_type: str
+
+
+def describe(source: str | Path) -> DatasetInfo:
+    """Read what a dataset holds, without its frames.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
+    files = load_files(source)
+    fps = float(files.info["fps"])
+    marks = [from_episode_row(row, fps=fps, last=int(row["length"]) - 1) for row in files.episodes]
+    features = files.features
+    return DatasetInfo(
+        root=files.root,
+        fps=fps,
+        cameras={name: _height_width(features[key]) for name, key in camera_keys(features).items()},
+        state_names=_names(features.get(STATE)),
+        action_names=_names(features.get(ACTION)),
+        state_dim=_width(features.get(STATE)),
+        action_dim=_width(features.get(ACTION)),
+        episodes=len(files.episodes),
+        tasks=tuple(files.tasks.values()),
+        ours=LAST in features,
+        stages=stage_names([m for m in marks if m]),
+        robot_type=str(files.info.get("robot_type") or ""),
+    )
+
+
+def camera_keys(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the colour cameras of a dataset: short name to column."""
+    found = {}
+    for key, feature in features.items():
+        info = feature.get("info") or {}
+        depth = bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
+        if feature["dtype"] in ("image", "video") and not depth:
+            found[key.removeprefix(IMAGES).removeprefix("observation.")] = key
+    return found
+
+
+def map_cameras(
+    have: Sequence[str], want: Sequence[str], explicit: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Say which of the dataset's cameras serves as which of ours.
+
+    Args:
+        have: The dataset's names in its order.
+        want: Our names in our order.
+        explicit: Ours to theirs, where the caller says so.
+
+    Returns:
+        Ours to theirs: as told, then by equal name, then the rest in order.
+
+    Raises:
+        DatasetError: If a camera is missing.
+
+    Example:
+        >>> map_cameras(["laptop", "wrist"], ["front", "wrist"])
+        {'front': 'laptop', 'wrist': 'wrist'}
+    """
+    mapped = dict(explicit or {})
+    wrong = [f"{ours}: {theirs}" for ours, theirs in mapped.items() if theirs not in have or ours not in want]
+    mapped |= {
+        name: name for name in want if name in have and name not in mapped and name not in mapped.values()
+    }
+    spare = [name for name in have if name not in mapped.values()]
+    missing = [name for name in want if name not in mapped]
+    if wrong or len(spare) < len(missing):
+        raise DatasetError(
+            "The dataset's cameras do not fit",
+            seen=f"it has {list(have)}" + (f", map {wrong}" if wrong else ""),
+            allowed=f"a camera for each of {list(want)}",
+            remedy="Name them, ours to theirs, with --demos.camera_map",
+        )
+    mapped |= dict(zip(missing, spare, strict=False))
+    if guessed := {name: mapped[name] for name in missing}:
+        log.warning("cameras mapped by order, ours to the dataset's: %s", guessed)
+    return {name: mapped[name] for name in want}
+
+
+def read_episodes(
+    source: str | Path,
+    *,
+    cameras: Mapping[str, tuple[int, int]] | None = None,
+    camera_map: Mapping[str, str] | None = None,
+    success: bool | Mapping[int, bool] | None = None,
+    episodes: Sequence[int] | None = None,
+    with_images: bool = True,
+) -> Iterator[DatasetEpisode]:
+    """Read the episodes of a dataset of ours, or of any LeRobotDataset v3, one at a time.
+
+    A foreign dataset has no observation after its last action. An episode that ended in success or failure keeps that
+    action, with its last observation repeated (nothing is bootstrapped from it); a truncated one loses it. Without
+    reward columns an episode counts as a success whose last step earns 1, unless ``success`` says otherwise.
+
+    Args:
+        source: A folder, or an id on the hub.
+        cameras: Height and width by our names; frames are cropped about their centre to that aspect and resized. By
+            default the dataset's own.
+        camera_map: Our camera name to the dataset's.
+        success: The verdict on all episodes, or by episode index; by default what the file says.
+        episodes: Which episode indices; by default all.
+        with_images: False leaves the pictures out.
+
+    Yields:
+        Episodes in order; one with a single row is skipped and logged.
+
+    Raises:
+        DatasetError: If the dataset cannot be read or does not fit.
+    """
+    files = load_files(source)
+    keys = camera_keys(files.features)
+    wanted = (
+        cameras
+        if cameras is not None
+        else {name: _height_width(files.features[k]) for name, k in keys.items()}
+    )
+    views = {
+        ours: (keys[theirs], wanted[ours])
+        for ours, theirs in (map_cameras(list(keys), list(wanted), camera_map) if with_images else {}).items()
+    }
+    chosen = None if episodes is None else set(episodes)
+    for row in files.episodes:
+        index = int(row["episode_index"])
+        if chosen is not None and index not in chosen:
+            continue
+        told = success.get(index) if isinstance(success, Mapping) else success
+        episode = _read_one(files, row, views, told)
+        if episode is None:
+            log.warning("episode %d of %s has a single frame and is skipped", index, files.root)
+        else:
+            yield episode
+
+
+def _read_one(
+    files: Files, row: Mapping[str, Any], views: Mapping[str, tuple[str, tuple[int, int]]], told: bool | None
+) -> DatasetEpisode | None:
+    index, length, features = int(row["episode_index"]), int(row["length"]), files.features
+    stored = [key for key, _ in views.values() if features[key]["dtype"] == "image"]
+    plain = [name for name, feature in features.items() if feature["dtype"] not in ("image", "video")]
+    path = files.data_file(row)
+    try:
+        present = set(pq.read_schema(path).names)
+        table = pq.read_table(
+            path,
+            columns=[n for n in (*plain, *stored) if n in present and n != "language_events"],
+            filters=[("episode_index", "=", index)],
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            "A data file of the dataset cannot be read",
+            seen=f"{path}: {error}",
+            remedy="Fetch the dataset again, or open it once with roborl record --out to keep what is whole",
+        ) from error
+    if table.num_rows != length:
+        raise DatasetError(
+            f"Episode {index} does not have all its frames",
+            seen=table.num_rows,
+            allowed=length,
+            remedy="Fetch the dataset again",
+        )
+    column = {name: table.column(name) for name in table.column_names}
+    ours = LAST in column and bool(column[LAST][-1].as_py())
+    verdict, end = _verdict(column, told, ours=ours)
+    # A foreign row holds an observation and the action taken in it: the last action has nothing after it.
+    repeat = not ours and end.terminated
+    steps = length if repeat else length - 1
+    if steps < 1:
+        return None
+    state = _matrix(column.get(STATE), length)
+    images = {}
+    for ours_name, (key, size) in views.items():
+        pixels = (
+            decode_stored(column[key].to_pylist(), size, files.root)
+            if key in stored
+            else _decode_video(files, row, key, _vector(column["timestamp"]), size)
+        )
+        images[ours_name] = _with_last(pixels, repeat=repeat)
+    reward = (
+        _vector(column[REWARD])[:steps].astype(np.float32)
+        if REWARD in column
+        else np.r_[np.zeros(steps - 1), float(verdict is True)].astype(np.float32)
+    )
+    fps = float(files.info["fps"])
+    subtasks = from_episode_row(row, fps=fps, last=steps)
+    if not subtasks and LANGUAGE in column:
+        subtasks = from_language(column[LANGUAGE][0].as_py(), fps=fps, last=steps)
+    return DatasetEpisode(
+        task=files.tasks.get(int(column["task_index"][0].as_py()), ""),
+        images=images,
+        state=_with_last(state, repeat=repeat),
+        action=_matrix(column.get(ACTION), length)[:steps],
+        reward=reward,
+        success=verdict,
+        end=end,
+        subtasks=subtasks,
+        failure=_text(column, FAILURE),
+        discarded=bool(column[DISCARDED][0].as_py()) if DISCARDED in column else False,
+        repeated_last=repeat,
+        key=_text(column, KEY),
+        index=index,
+        provenance=_provenance(column, steps)
+        if ours
+        else _foreign_provenance(column, steps, len(views), fps),
+        benchmark_progress=_vector(column[BENCHMARK_PROGRESS]).astype(np.float32)
+        if BENCHMARK_PROGRESS in column
+        else None,
+    )
+
+
+def _verdict(
+    column: Mapping[str, pa.ChunkedArray], told: bool | None, *, ours: bool
+) -> tuple[bool | None, EndCause]:
+    if ours and told is None:
+        said = _text(column, VERDICT)
+        return {"success": True, "failure": False}.get(said), EndCause(_text(column, END))
+    if told is None:
+        if SUCCESS in column:
+            told = bool(_vector(column[SUCCESS]).any())
+        elif REWARD in column:
+            told = bool(_vector(column[REWARD]).max() > 0)
+        else:
+            told = True
+    if told:
+        return True, EndCause.SUCCESS
+    truncated = TRUNCATED in column and bool(_vector(column[TRUNCATED]).any())
+    return False, EndCause.TIME_LIMIT if truncated else EndCause.FAILURE
+
+
+def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int) -> Provenance:
+    return Provenance(
+        proposed=_matrix(column[PROPOSED], steps + 1)[:steps],
+        source=tuple(Source(v) for v in column[SOURCE].to_pylist()[:steps]),
+        policy_version=_vector(column[VERSION])[:steps].astype(np.int64),
+        reward_source=tuple(RewardSource(v) for v in column[REWARD_SOURCE].to_pylist()[:steps]),
+        stamp_ns=np.array(column[STAMPS].to_pylist(), np.int64),
+    )
+
+
+def _foreign_provenance(
+    column: Mapping[str, pa.ChunkedArray], steps: int, cameras: int, fps: float
+) -> Provenance | None:
+    name = next((n for n in (INTERVENTION, FOREIGN_INTERVENTION) if n in column), None)
+    if name is None:
+        return None
+    person = _vector(column[name])[:steps] > 0.5
+    even = (np.arange(steps + 1) * (1e9 / fps)).astype(np.int64)
+    return Provenance(
+        proposed=_matrix(column.get(ACTION), len(column["index"]))[:steps],
+        source=tuple(Source.PERSON if p else Source.POLICY for p in person),
+        policy_version=np.zeros(steps, np.int64),
+        reward_source=(RewardSource.OPERATOR,) * steps,
+        stamp_ns=np.repeat(even[:, None], 1 + cameras, axis=1),
+    )
+
+
+def _with_last(rows: NDArray[Any], *, repeat: bool) -> NDArray[Any]:
+    return np.concatenate([rows, rows[-1:]]) if repeat else rows
+
+
+def _matrix(column: pa.ChunkedArray | None, rows: int) -> NDArray[np.float32]:
+    if column is None:
+        return np.zeros((rows, 0), np.float32)
+    return np.asarray(column.to_pylist(), np.float32).reshape(rows, -1)
+
+
+def _vector(column: pa.ChunkedArray) -> NDArray[Any]:
+    return np.asarray(column.to_pylist()).reshape(len(column))
+
+
+def _text(column: Mapping[str, pa.ChunkedArray], name: str) -> str:
+    return str(column[name][0].as_py()) if name in column else ""
+
+
+def _names(feature: Mapping[str, Any] | None) -> tuple[str, ...]:
+    names = (feature or {}).get("names")
+    if isinstance(names, Mapping):
+        names = [name for group in names.values() for name in group]
+    return tuple(str(name) for name in names or ())
+
+
+def _width(feature: Mapping[str, Any] | None) -> int:
+    return int(np.prod(feature["shape"])) if feature else 0
+
+
+def _height_width(feature: Mapping[str, Any]) -> tuple[int, int]:
+    shape = [int(n) for n in feature["shape"]]
+    return (shape[1], shape[2]) if shape[0] in (1, 3) and shape[2] > 4 else (shape[0], shape[1])
+
+
+def _decode_video(
+    files: Files, row: Mapping[str, Any], key: str, timestamps: NDArray[Any], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    times = timestamps.astype(np.float64) + float(row[f"videos/{key}/from_timestamp"])
+    return decode_video(files.video_file(row, key), times, size, tolerance_s=0.5 / float(files.info["fps"]))

@@ -1,0 +1,325 @@
+"""Episodes into LeRobotDataset v3."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from roborl.data.annotations import from_episode_row, write_annotations
+from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.lerobot_files import load_files, recover
+from roborl.data.lerobot_io import (
+    ACTION,
+    BENCHMARK_PROGRESS,
+    DISCARDED,
+    DONE,
+    END,
+    FAILURE,
+    IMAGES,
+    INTERVENTION,
+    KEY,
+    LAST,
+    PROPOSED,
+    REWARD,
+    REWARD_SOURCE,
+    SOURCE,
+    STAMPS,
+    STATE,
+    SUCCESS,
+    TRUNCATED,
+    VERDICT,
+    VERSION,
+)
+from roborl.errors import DatasetError
+from roborl.types import RewardSource, Source
+
+log = logging.getLogger(__name__)
+
+
+class DatasetWriter:
+    """Writes episodes into a new dataset, or behind those of an existing one of the same form.
+
+    The dataset is whole, for our reader and for LeRobot's tools, after :meth:`close` and at every checkpoint. What a
+    kill leaves torn is dropped at the next opening: all episodes up to the last checkpoint stay.
+
+    Args:
+        path: The folder.
+        fps: Observations per second.
+        cameras: Height and width by camera name.
+        state_names: One per state dimension.
+        action_names: One per action dimension.
+        robot_type: The robot's name, for LeRobot.
+        video: Store MP4 (small, lossy, slow to write) rather than exact pictures.
+        benchmark_progress: Also store privileged progress, for benchmarks and tests.
+        checkpoint_every: Make the files whole after so many episodes; 0 only at the end.
+
+    Raises:
+        DatasetError: If there is a dataset of another form.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fps: int,
+        cameras: Mapping[str, tuple[int, int]],
+        state_names: Sequence[str],
+        action_names: Sequence[str],
+        robot_type: str = "",
+        video: bool = False,
+        benchmark_progress: bool = False,
+        checkpoint_every: int = 10,
+    ) -> None:
+        self._path, self._fps, self._robot_type = path, fps, robot_type
+        self._checkpoint_every, self._video = checkpoint_every, video
+        self._cameras = dict(cameras)
+        self._benchmark = benchmark_progress
+        self._features = _features(
+            cameras, state_names, action_names, video=video, progress=benchmark_progress
+        )
+        self._subtasks: dict[int, Sequence[Subtask]] = {}
+        self._dataset: Any = None
+        self.episodes = 0
+        if (path / "meta" / "info.json").is_file():
+            lost = recover(path)
+            if lost:
+                log.warning("%s: %d episodes of a killed recording were torn and are dropped", path, lost)
+            files = load_files(path)
+            _check_same(self._features, files.features, fps, float(files.info["fps"]))
+            self.episodes = len(files.episodes)
+            for row in files.episodes:
+                marks = from_episode_row(row, fps=fps, last=int(row["length"]) - 1)
+                self._subtasks[int(row["episode_index"])] = marks
+        elif path.exists() and any(path.iterdir()):
+            raise DatasetError(
+                "The folder holds something else than a dataset",
+                seen=path,
+                allowed="a new path, or a dataset to continue",
+                remedy="Give another path",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, episode: DatasetEpisode) -> int:
+        """Write one episode; return its index.
+
+        Raises:
+            DatasetError: If it does not have the dataset's form.
+        """
+        self._check(episode)
+        if self._dataset is None:
+            self._dataset = self._open()
+        for row in _rows(episode, list(self._cameras), progress=self._benchmark):
+            self._dataset.add_frame(row)
+        # Encoding in this process: a pool would start again for every episode.
+        self._dataset.save_episode(parallel_encoding=False)
+        index = self.episodes
+        self._subtasks[index] = episode.subtasks
+        self.episodes += 1
+        if self._checkpoint_every and self.episodes % self._checkpoint_every == 0:
+            self.close()
+        return index
+
+    def close(self) -> None:
+        """Make the files whole. Further episodes may follow."""
+        if self._dataset is None:
+            return
+        if self._dataset.has_pending_frames():
+            self._dataset.clear_episode_buffer()
+        self._dataset.finalize()
+        self._dataset = None
+        with contextlib.suppress(OSError):
+            (self._path / "images").rmdir()
+        if any(self._subtasks.values()):
+            write_annotations(self._path, self._subtasks, language=False)
+
+    def _open(self) -> Any:
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+        name = f"local/{self._path.name}"
+        if self.episodes:
+            return LeRobotDataset.resume(name, root=self._path, video_backend="pyav")
+        if self._path.exists():
+            self._path.rmdir()  # LeRobot insists on making the folder itself
+        return LeRobotDataset.create(
+            name,
+            fps=self._fps,
+            features=self._features,
+            root=self._path,
+            robot_type=self._robot_type or None,
+            video_backend="pyav",
+            use_videos=self._video,
+        )
+
+    def _check(self, episode: DatasetEpisode) -> None:
+        seen = {name: pixels.shape[1:3] for name, pixels in episode.images.items()}
+        state, action = self._features[STATE]["shape"][0], self._features[ACTION]["shape"][0]
+        if seen != self._cameras or episode.state.shape[1] != state or episode.action.shape[1] != action:
+            raise DatasetError(
+                "The episode does not have the form of the dataset",
+                seen=f"cameras {seen}, state {episode.state.shape[1]}, action {episode.action.shape[1]}",
+                allowed=f"cameras {self._cameras}, state {state}, action {action}",
+                remedy="Write it to a dataset of its own",
+            )
+        if episode.steps == 0 or (self._benchmark and episode.benchmark_progress is None):
+            raise DatasetError(
+                "The episode lacks what the dataset holds",
+                seen=f"{episode.steps} steps, benchmark progress {episode.benchmark_progress is not None}",
+                allowed="at least one step, and benchmark progress where the dataset has that column",
+            )
+
+
+def write_dataset(
+    path: Path,
+    episodes: Iterable[DatasetEpisode],
+    *,
+    fps: int,
+    state_names: Sequence[str] = (),
+    action_names: Sequence[str] = (),
+    robot_type: str = "",
+    video: bool = False,
+    benchmark_progress: bool = False,
+) -> int:
+    """Write episodes of one form into a dataset; return how many.
+
+    Names of dimensions that are not given are numbered. Other arguments and errors as for :class:`DatasetWriter`.
+    """
+    writer: DatasetWriter | None = None
+    count = 0
+    with contextlib.ExitStack() as stack:
+        for episode in episodes:
+            if writer is None:
+                writer = stack.enter_context(
+                    DatasetWriter(
+                        path,
+                        fps=fps,
+                        cameras={name: _size(pixels) for name, pixels in episode.images.items()},
+                        state_names=state_names or [f"state_{i}" for i in range(episode.state.shape[1])],
+                        action_names=action_names or [f"action_{i}" for i in range(episode.action.shape[1])],
+                        robot_type=robot_type,
+                        video=video,
+                        benchmark_progress=benchmark_progress,
+                        checkpoint_every=0,
+                    )
+                )
+            writer.append(episode)
+            count += 1
+    return count
+
+
+def _size(pixels: np.ndarray[Any, Any]) -> tuple[int, int]:
+    return int(pixels.shape[1]), int(pixels.shape[2])
+
+
+def _features(
+    cameras: Mapping[str, tuple[int, int]],
+    state_names: Sequence[str],
+    action_names: Sequence[str],
+    *,
+    video: bool,
+    progress: bool,
+) -> dict[str, dict[str, Any]]:
+    def column(dtype: str, names: Sequence[str] | None = None) -> dict[str, Any]:
+        return {
+            "dtype": dtype,
+            "shape": (len(names),) if names else (1,),
+            "names": list(names) if names else None,
+        }
+
+    pictures = {
+        IMAGES + name: {
+            "dtype": "video" if video else "image",
+            "shape": (*size, 3),
+            "names": ["height", "width", "channels"],
+        }
+        for name, size in cameras.items()
+    }
+    single = {
+        "float32": [REWARD],
+        "bool": [DONE, TRUNCATED, SUCCESS, INTERVENTION, LAST, DISCARDED],
+        "int64": [VERSION],
+        "string": [SOURCE, REWARD_SOURCE, VERDICT, END, KEY, FAILURE],
+    }
+    return {
+        **pictures,
+        STATE: column("float32", state_names),
+        ACTION: column("float32", action_names),
+        PROPOSED: column("float32", action_names),
+        STAMPS: column("int64", ["state", *cameras]),
+        **{name: column(dtype) for dtype, names in single.items() for name in names},
+        **({BENCHMARK_PROGRESS: column("float32")} if progress else {}),
+    }
+
+
+def _rows(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) -> Iterable[dict[str, Any]]:
+    steps, known = episode.steps, episode.provenance
+    verdict = {True: "success", False: "failure", None: "none"}[episode.success]
+    still = np.zeros(episode.action.shape[1], np.float32)
+    for t in range(steps + 1):
+        last = t == steps
+        # True from the last step on, so that a reader of (row t, row t + 1) pairs sees the end before the reset.
+        ending = t >= steps - 1
+        source = Source.PERSON if known is None else known.source[min(t, steps - 1)]
+        given_by = RewardSource.OPERATOR if known is None else known.reward_source[min(t, steps - 1)]
+        action = still if last else episode.action[t]
+        row: dict[str, Any] = {IMAGES + name: episode.images[name][t] for name in cameras}
+        row |= {
+            "task": episode.task,
+            STATE: episode.state[t],
+            ACTION: action,
+            PROPOSED: action if known is None or last else known.proposed[t],
+            STAMPS: known.stamp_ns[t] if known else np.zeros(1 + len(cameras), np.int64),
+            REWARD: np.array([0.0 if last else episode.reward[t]], np.float32),
+            DONE: np.array([ending and episode.end.terminated]),
+            TRUNCATED: np.array([ending and not episode.end.terminated]),
+            SUCCESS: np.array([ending and episode.success is True]),
+            INTERVENTION: np.array([source is Source.PERSON and known is not None and not last]),
+            LAST: np.array([last]),
+            DISCARDED: np.array([episode.discarded]),
+            VERSION: np.array([0 if known is None or last else known.policy_version[t]], np.int64),
+            SOURCE: source.value,
+            REWARD_SOURCE: given_by.value,
+            VERDICT: verdict,
+            END: episode.end.value,
+            KEY: episode.key,
+            FAILURE: episode.failure,
+        }
+        if progress and episode.benchmark_progress is not None:
+            row[BENCHMARK_PROGRESS] = episode.benchmark_progress[t : t + 1]
+        yield row
+
+
+def _check_same(
+    ours: Mapping[str, Mapping[str, Any]],
+    theirs: Mapping[str, Mapping[str, Any]],
+    fps: float,
+    their_fps: float,
+) -> None:
+    # Annotation adds language columns, and LeRobot adds its bookkeeping ones: neither matters here.
+    different = {
+        name: theirs[name]["shape"] if name in theirs else "absent"
+        for name, feature in ours.items()
+        if name not in theirs
+        or list(theirs[name]["shape"]) != list(feature["shape"])
+        or theirs[name]["dtype"] != feature["dtype"]
+    }
+    if different or fps != their_fps:
+        raise DatasetError(
+            "The dataset to continue has another form",
+            seen=f"{their_fps:g} fps, {different}" if different else f"{their_fps:g} fps",
+            allowed=f"{fps:g} fps, "
+            + ", ".join(f"{name} {ours[name]['dtype']} {ours[name]['shape']}" for name in different),
+            remedy="Record into a new path",
+        )
