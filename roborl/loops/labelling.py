@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +52,16 @@ class LabelledRows:
     start: int
     progress: NDArray[np.float32]
     spread: NDArray[np.float32]
+
+    def first(self, count: int) -> LabelledRows:
+        """Return the first ``count`` rows, or all where there are fewer."""
+        return LabelledRows(start=self.start, progress=self.progress[:count], spread=self.spread[:count])
+
+    def after(self, count: int) -> LabelledRows:
+        """Return the rows behind the first ``count``."""
+        return LabelledRows(
+            start=self.start + count, progress=self.progress[count:], spread=self.spread[count:]
+        )
 
 
 class EpisodeLabels:
@@ -160,17 +169,3 @@ class StrideControl:
         elif backlog_frames < config.behind_frames / 4:
             self.stride = max(self.stride // 2, config.stride)
         return self.stride
-
-
-def same_labels(
-    rows: LabelledRows, stored: Mapping[str, NDArray[np.float32]], tolerance: float = 1e-4
-) -> bool:
-    """Return whether ``rows`` agree with what a column already says about them.
-
-    Args:
-        rows: Newly made.
-        stored: ``progress`` of the whole episode as far as it is labelled.
-        tolerance: Rounding of batches of different size on the judge's device.
-    """
-    known = stored["progress"][rows.start : rows.start + len(rows.progress)]
-    return bool(np.allclose(known, rows.progress[: len(known)], atol=tolerance))

@@ -1,0 +1,312 @@
+"""The labeller: shows the store's frames to a reward model and writes what it says as progress columns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from roborl.clock import NS, Clock, MonotonicClock
+from roborl.data.episodes import EpisodeInfo
+from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
+from roborl.types import EpisodeKey, Image, Observation, Score
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Who is judging, as the reward server says.
+
+    Attributes:
+        version: Hash of model, prompt, view set, calibration and judge settings.
+        cameras: The views it wants; empty for all.
+        image_px: Side of the square pictures it looks at; None for the recording's size.
+    """
+
+    version: str
+    cameras: tuple[str, ...] = ()
+    image_px: int | None = None
+
+
+class ScoreLink(Protocol):
+    """The reward server as the labeller sees it. No call blocks, and none raises while the server is away."""
+
+    def judge(self) -> Judge | None:
+        """Return who is judging, None while the server is away."""
+        ...
+
+    def open(self, task: str) -> str | None:
+        """Start a session of the label lane and return its name; None while the server is away."""
+        ...
+
+    def push(self, session: str, frame_id: int, images: Mapping[str, Image], *, score: bool) -> bool:
+        """Send the next observation of a session; False where it was not taken and must be sent again."""
+        ...
+
+    def close(self, session: str) -> None:
+        """Forget a session."""
+        ...
+
+    def poll(self, timeout_s: float) -> tuple[Sequence[tuple[str, Score]], Sequence[str]]:
+        """Return the (session, score) pairs that came in, and the sessions that were lost."""
+        ...
+
+
+class Column(Protocol):
+    """The progress of all episodes under one version of the reward model."""
+
+    def labelled(self, key: EpisodeKey) -> int:
+        """Return how many observations of the episode are labelled, from the first on."""
+        ...
+
+    def write(self, key: EpisodeKey, rows: LabelledRows) -> None:
+        """Write rows that follow those labelled before, and count them as labelled."""
+        ...
+
+    def agrees(self, key: EpisodeKey, rows: LabelledRows) -> bool:
+        """Return whether rows made anew say what the column says."""
+        ...
+
+    def stride(self, key: EpisodeKey) -> int:
+        """Return the stride that the episode is labelled with, 0 where none was recorded."""
+        ...
+
+    def set_stride(self, key: EpisodeKey, stride: int) -> None:
+        """Record the stride of an episode, before its first label."""
+        ...
+
+    def hold(self, key: EpisodeKey) -> bool:
+        """Let the episode be trained on without the labels it lacks; False where that was so already."""
+        ...
+
+    def activate(self) -> None:
+        """Make this the version that the learner trains with."""
+        ...
+
+
+class LabelStore(Protocol):
+    """The store as the labeller sees it."""
+
+    def episodes(self) -> Sequence[EpisodeInfo]:
+        """Return what is known of every episode that can be sampled one day, in the order they came."""
+        ...
+
+    def observations(self, key: EpisodeKey, start: int) -> Iterable[Observation]:
+        """Return the observations from ``start`` on, as far as they are stored."""
+        ...
+
+    def column(self, version: str) -> Column:
+        """Return the column of a version, made where there is none."""
+        ...
+
+
+@dataclass
+class _Session:
+    labels: EpisodeLabels
+    name: str
+    heard_ns: int
+
+
+class Labeller:
+    """One turn: send frames that are due, take in scores, write complete rows, watch deadlines.
+
+    Args:
+        store: Frames and columns.
+        link: The reward server.
+        config: Window, stride, deadlines.
+        events: Takes one line per thing worth telling.
+        clock: The clock.
+
+    Attributes:
+        counters: ``scored`` frames, ``missing`` replies, ``rebuilt`` sessions, ``held`` episodes, ``changed`` labels that came
+            out otherwise on a second look, ``foreign`` scores of another version.
+    """
+
+    def __init__(
+        self,
+        store: LabelStore,
+        link: ScoreLink,
+        config: LabelConfig,
+        *,
+        events: Callable[[dict[str, Any]], None],
+        clock: Clock | None = None,
+    ) -> None:
+        self._store, self._link, self._config, self._events = store, link, config, events
+        self._clock: Clock = clock or MonotonicClock()
+        self._strides = StrideControl(config)
+        self._judge: Judge | None = None
+        self._column: Column | None = None
+        self._active = False
+        self._sessions: dict[EpisodeKey, _Session] = {}
+        self._waiting_ns: dict[EpisodeKey, int] = {}
+        self._finished: set[EpisodeKey] = set()
+        self.backlog = 0
+        self.counters = dict.fromkeys(("scored", "missing", "rebuilt", "held", "changed", "foreign"), 0)
+
+    def turn(self, timeout_s: float = 0.02) -> bool:
+        """Do what is due; return whether anything was sent or came in."""
+        episodes = {info.key: info for info in self._store.episodes() if info.key not in self._finished}
+        judge = self._link.judge()
+        if judge is not None and judge != self._judge:
+            self._switch(judge)
+        self._watch_deadlines(episodes)
+        column = self._column
+        if column is None:
+            self._link.poll(timeout_s)
+            return False
+        sent = judge is not None and self._send(episodes, column)
+        received = self._receive(episodes, column, 0.0 if sent else timeout_s)
+        self._watch_silence(episodes)
+        if not self._active and self.backlog == 0:
+            self._activate(column)
+        return sent or received
+
+    def report(self) -> dict[str, Any]:
+        """Return the counters and how far labels are behind."""
+        return {"backlog_frames": self.backlog, "stride": self._strides.stride, **self.counters}
+
+    def _switch(self, judge: Judge) -> None:
+        """Start the column of another version; the learner changes over when it has caught up."""
+        for session in self._sessions.values():
+            self._link.close(session.name)
+        self._sessions.clear()
+        self._finished.clear()
+        self._waiting_ns.clear()
+        first = self._column is None
+        self._judge, self._column = judge, self._store.column(judge.version)
+        self._active = False
+        self._events({"event": "judge", "version": judge.version})
+        if first:
+            self._activate(self._column)
+
+    def _activate(self, column: Column) -> None:
+        column.activate()
+        self._active = True
+        assert self._judge is not None
+        self._events({"event": "column", "version": self._judge.version})
+
+    def _watch_deadlines(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
+        now, column = self._clock.now_ns(), self._column
+        backlog = 0
+        for key, info in episodes.items():
+            missing = info.observations - (0 if column is None else column.labelled(key))
+            backlog += missing
+            if missing <= 0:
+                self._waiting_ns.pop(key, None)
+                if info.end is not None and key not in self._sessions:
+                    self._finished.add(key)
+                continue
+            since = self._waiting_ns.setdefault(key, now)
+            if column is not None and now - since > self._config.deadline_s * NS and column.hold(key):
+                self.counters["held"] += 1
+                self._events({"event": "held", "episode": str(key), "unlabelled": missing})
+                log.warning(
+                    "Labels of %s are late by %g s: its potential is held", key, self._config.deadline_s
+                )
+        self.backlog = backlog
+
+    def _send(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column) -> bool:
+        sent = False
+        # What the robot does now comes before what was recorded long ago.
+        for info in sorted(episodes.values(), key=lambda info: (info.kind == "demo", info.ordinal)):
+            if info.key in self._finished or not info.observations:
+                continue
+            session = self._sessions.get(info.key) or self._open(info, column)
+            if session is not None:
+                sent |= self._push(info, session)
+        return sent
+
+    def _open(self, info: EpisodeInfo, column: Column) -> _Session | None:
+        labelled = column.labelled(info.key)
+        if len(self._sessions) >= self._config.sessions or (labelled >= info.observations > 0 and info.end):
+            return None
+        name = self._link.open(info.task)
+        if name is None:
+            return None
+        stride = column.stride(info.key)
+        if not stride:
+            online = info.kind != "demo"
+            stride = self._strides.next_stride(self.backlog) if online else self._config.stride
+            column.set_stride(info.key, stride)
+            if stride != self._config.stride:
+                self._events({"event": "stride", "episode": str(info.key), "stride": stride})
+        session = _Session(EpisodeLabels(stride), name, self._clock.now_ns())
+        self._sessions[info.key] = session
+        return session
+
+    def _push(self, info: EpisodeInfo, session: _Session) -> bool:
+        labels, ended = session.labels, info.end is not None
+        due = labels.due(info.observations, ended, self._config.window)
+        if not due:
+            return False
+        if not labels.unanswered:
+            session.heard_ns = self._clock.now_ns()
+        for index, observation in zip(due, self._store.observations(info.key, due.start), strict=False):
+            score = labels.scored(index, info.observations, ended)
+            if not self._link.push(session.name, index, observation.images, score=score):
+                break
+            labels.send(index, score=score)
+        return True
+
+    def _receive(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column, timeout_s: float) -> bool:
+        scores, lost = self._link.poll(timeout_s)
+        by_name = {session.name: (key, session) for key, session in self._sessions.items()}
+        for name in lost:
+            if name in by_name:
+                self._lose(by_name[name][0], "the server does not know its session")
+        for name, score in scores:
+            key, session = by_name.get(name, (None, None))
+            if key is None or session is None or key not in self._sessions:
+                continue
+            if self._judge is None or score.version not in ("", self._judge.version):
+                self.counters["foreign"] += 1
+                score = _unusable(score)
+            if session.labels.receive(score):
+                session.heard_ns = self._clock.now_ns()
+                self.counters["scored"] += 1
+        for key, session in list(self._sessions.items()):
+            info = episodes.get(key)
+            if info is None:
+                self._link.close(session.name)
+                del self._sessions[key]
+                continue
+            self._write(info, session, column)
+        return bool(scores)
+
+    def _write(self, info: EpisodeInfo, session: _Session, column: Column) -> None:
+        labels = session.labels
+        before = labels.missing
+        rows = labels.complete()
+        if rows is not None:
+            self.counters["missing"] += labels.missing - before
+            known = column.labelled(info.key) - rows.start
+            if known > 0 and not column.agrees(info.key, rows.first(known)):
+                self.counters["changed"] += 1
+                self._events({"event": "changed", "episode": str(info.key), "from": rows.start})
+            if known < len(rows.progress):
+                column.write(info.key, rows.after(max(0, known)))
+        if info.end is not None and labels.done == info.observations:
+            self._link.close(session.name)
+            del self._sessions[info.key]
+            self._finished.add(info.key)
+
+    def _watch_silence(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
+        now = self._clock.now_ns()
+        for key, session in list(self._sessions.items()):
+            if session.labels.unanswered and now - session.heard_ns > self._config.reply_timeout_s * NS:
+                self._lose(key, f"no reply for {self._config.reply_timeout_s:g} s")
+
+    def _lose(self, key: EpisodeKey, reason: str) -> None:
+        """Forget a session; the next turn opens another and shows it the episode from its first frame on."""
+        session = self._sessions.pop(key, None)
+        if session is None:
+            return
+        self._link.close(session.name)
+        self.counters["rebuilt"] += 1
+        self._events({"event": "session_lost", "episode": str(key), "reason": reason})
+
+
+def _unusable(score: Score) -> Score:
+    return Score(frame_id=score.frame_id, progress=0.0, raw=score.raw, valid=False, version=score.version)

@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from roborl.clock import FakeClock
+from roborl.data.episodes import EpisodeInfo, Kind
+from roborl.errors import ConfigError
+from roborl.loops.label import Judge, Labeller
+from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows
+from roborl.types import EndCause, EpisodeKey, Frame, Image, Observation, Score
+
+
+def observation(index: int, value: int) -> Observation:
+    picture = np.full((4, 4, 3), value, np.uint8)
+    frame = Frame(rgb=picture, camera="front", stamp_ns=index, id=index)
+    return Observation(frames={"front": frame}, state=np.zeros(2, np.float32), stamp_ns=index)
+
+
+@dataclass
+class FakeColumn:
+    """A progress column in plain lists; its ``wrote`` shows the order in which rows came."""
+
+    progress: dict[EpisodeKey, list[float]] = field(default_factory=dict)
+    strides: dict[EpisodeKey, int] = field(default_factory=dict)
+    held: list[EpisodeKey] = field(default_factory=list)
+    active: bool = False
+
+    def labelled(self, key: EpisodeKey) -> int:
+        return len(self.progress.get(key, []))
+
+    def write(self, key: EpisodeKey, rows: LabelledRows) -> None:
+        stored = self.progress.setdefault(key, [])
+        assert rows.start == len(stored), "rows must follow those before"
+        stored += rows.progress.tolist()
+
+    def agrees(self, key: EpisodeKey, rows: LabelledRows) -> bool:
+        stored = self.progress[key][rows.start : rows.start + len(rows.progress)]
+        return bool(np.allclose(stored, rows.progress[: len(stored)]))
+
+    def stride(self, key: EpisodeKey) -> int:
+        return self.strides.get(key, 0)
+
+    def set_stride(self, key: EpisodeKey, stride: int) -> None:
+        self.strides[key] = stride
+
+    def hold(self, key: EpisodeKey) -> bool:
+        if key in self.held:
+            return False
+        self.held.append(key)
+        return True
+
+    def activate(self) -> None:
+        self.active = True
+
+
+class FakeStore:
+    """Episodes of pictures that are one grey value each."""
+
+    def __init__(self) -> None:
+        self.values: dict[EpisodeKey, list[int]] = {}
+        self.infos: dict[EpisodeKey, EpisodeInfo] = {}
+        self.columns: dict[str, FakeColumn] = {}
+
+    def begin(self, number: int, kind: Kind = "online") -> EpisodeKey:
+        key = EpisodeKey(actor="left", incarnation=1, episode=number)
+        self.infos[key] = EpisodeInfo(key=key, ordinal=len(self.infos) + 1, task="reach", kind=kind)
+        self.values[key] = []
+        return key
+
+    def grow(self, key: EpisodeKey, values: Sequence[int], end: EndCause | None = None) -> None:
+        self.values[key] += values
+        self.infos[key] = replace(self.infos[key], observations=len(self.values[key]), end=end)
+
+    def episodes(self) -> list[EpisodeInfo]:
+        return list(self.infos.values())
+
+    def observations(self, key: EpisodeKey, start: int) -> Iterator[Observation]:
+        for index in range(start, len(self.values[key])):
+            yield observation(index, self.values[key][index])
+
+    def column(self, version: str) -> FakeColumn:
+        return self.columns.setdefault(version, FakeColumn())
+
+
+class FakeServer:
+    """A reward server whose progress depends on every frame that a session was shown, in order."""
+
+    def __init__(self, version: str = "v1") -> None:
+        self.version = version
+        self.away = False
+        self.answering = True
+        self.garbled: set[int] = set()
+        self.pushes: list[tuple[str, int]] = []
+        self.closed: list[str] = []
+        self._sessions: dict[str, list[int]] = {}
+        self._out: list[tuple[str, Score]] = []
+        self._lost: list[str] = []
+        self._count = 0
+
+    def judge(self) -> Judge | None:
+        return None if self.away else Judge(version=self.version)
+
+    def open(self, task: str) -> str | None:
+        if self.away:
+            return None
+        self._count += 1
+        name = f"s{self._count}"
+        self._sessions[name] = []
+        return name
+
+    def push(self, session: str, frame_id: int, images: Mapping[str, Image], *, score: bool) -> bool:
+        if self.away:
+            return False
+        if session not in self._sessions:
+            self._lost.append(session)
+            return True
+        seen = self._sessions[session]
+        assert frame_id == len(seen), "frames come in order, each once"
+        seen.append(int(images["front"][0, 0, 0]))
+        self.pushes.append((session, frame_id))
+        if score:
+            self._out.append((session, self._score(frame_id, seen)))
+        return True
+
+    def _score(self, frame_id: int, seen: list[int]) -> Score:
+        progress, valid = judged(seen), frame_id not in self.garbled
+        return Score(
+            frame_id=frame_id,
+            progress=progress if valid else 0.0,
+            raw=progress,
+            valid=valid,
+            version=self.version,
+        )
+
+    def close(self, session: str) -> None:
+        self.closed.append(session)
+
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+        if self.away or not self.answering:
+            return [], []
+        out, lost, self._out, self._lost = self._out, self._lost, [], []
+        return out, lost
+
+    def crash(self) -> None:
+        self._sessions.clear()
+        self._out.clear()
+
+
+def judged(seen: Sequence[int]) -> float:
+    """Progress after these frames: a recurrence, so any frame lost, repeated or out of order shows."""
+    progress = 0.0
+    for value in seen:
+        progress = 0.7 * progress + 0.3 * value / 255
+    return progress
+
+
+def expected(values: Sequence[int], stride: int = 1, garbled: Sequence[int] = ()) -> NDArray[np.float64]:
+    """The label of each frame by the definition, offline."""
+    labels, held = [], 0.0
+    for index in range(len(values)):
+        scored = index % stride == 0 or index == len(values) - 1
+        if scored and index not in garbled:
+            held = judged(values[: index + 1])
+        labels.append(held)
+    return np.asarray(labels)
+
+
+class Rig:
+    """A labeller on a fake clock between a fake store and a fake server."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.store, self.server, self.clock = FakeStore(), FakeServer(), FakeClock()
+        self.events: list[dict[str, Any]] = []
+        self.config = LabelConfig(**settings)
+        self.labeller = self.fresh()
+
+    def fresh(self) -> Labeller:
+        return Labeller(self.store, self.server, self.config, events=self.events.append, clock=self.clock)
+
+    def turns(self, count: int = 30, seconds: float = 0.01) -> None:
+        for _ in range(count):
+            self.clock.advance(seconds)
+            self.labeller.turn()
+
+    def labels(self, key: EpisodeKey, version: str = "v1") -> list[float]:
+        return self.store.columns[version].progress.get(key, [])
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.events if line["event"] == event]
+
+
+VALUES = [10, 60, 110, 40, 200, 250, 30, 90, 120, 180, 220]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_labels_are_those_of_the_offline_definition(stride: int) -> None:
+    rig = Rig(stride=stride)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    np.testing.assert_allclose(rig.labels(key), expected(VALUES, stride), atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_same_frames_give_the_same_labels_whatever_happens_on_the_way(data: st.DataObject) -> None:
+    rig = Rig(stride=data.draw(st.integers(1, 4)), window=data.draw(st.integers(8, 12)), sessions=2)
+    chunks = data.draw(st.lists(st.lists(st.integers(0, 255), max_size=6), min_size=1, max_size=8))
+    keys = [rig.store.begin(number) for number in range(3)]
+    for number, chunk in enumerate(chunks):
+        for key in keys:
+            last = number == len(chunks) - 1
+            rig.store.grow(key, chunk, EndCause.TIME_LIMIT if last else None)
+        happening = data.draw(st.sampled_from(["turns", "crash", "away", "mute", "restart", "nothing"]))
+        if happening == "crash":
+            rig.server.crash()
+        if happening == "restart":
+            rig.labeller = rig.fresh()
+        rig.server.away, rig.server.answering = happening == "away", happening != "mute"
+        if happening != "nothing":
+            rig.turns(data.draw(st.integers(1, 4)), seconds=data.draw(st.sampled_from([0.01, 6.0])))
+    rig.server.away, rig.server.answering = False, True
+    rig.turns(40)
+    rig.turns(40, seconds=6.0)
+    values = [value for chunk in chunks for value in chunk]
+    for key in keys:
+        np.testing.assert_allclose(rig.labels(key), expected(values, rig.config.stride), atol=1e-6)
+    assert rig.labeller.counters["changed"] == 0
+
+
+def test_labels_never_depend_on_later_frames() -> None:
+    rig = Rig(stride=3)
+    key = rig.store.begin(0)
+    seen: list[list[float]] = []
+    for value in VALUES:
+        rig.store.grow(key, [value])
+        rig.turns(3)
+        seen.append(list(rig.labels(key)))
+    for earlier, later in itertools.pairwise(seen):
+        assert later[: len(earlier)] == earlier
+
+
+def test_an_unreadable_reply_holds_the_progress_and_is_counted() -> None:
+    rig = Rig()
+    rig.server.garbled = {0, 1, 4}
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    labels = rig.labels(key)
+    assert labels[:2] == [0.0, 0.0]
+    assert labels[4] == labels[3]
+    np.testing.assert_allclose(labels, expected(VALUES, garbled=[0, 1, 4]), atol=1e-6)
+    assert rig.labeller.counters["missing"] == 3
+
+
+def test_a_dead_server_costs_the_deadline_once_per_episode_and_labels_catch_up_in_order() -> None:
+    rig = Rig(deadline_s=10.0, reply_timeout_s=5.0)
+    first, second = rig.store.begin(0), rig.store.begin(1)
+    rig.store.grow(first, VALUES[:4])
+    rig.turns()
+    rig.server.away = True
+    rig.store.grow(first, VALUES[4:], EndCause.TIME_LIMIT)
+    rig.store.grow(second, VALUES, EndCause.TIME_LIMIT)
+    rig.turns(60, seconds=1.0)
+    assert sorted(rig.store.columns["v1"].held) == [first, second]
+    assert len(rig.named("held")) == 2
+    assert len(rig.labels(first)) == 4
+
+    rig.server.away = False
+    rig.server.crash()  # it came back as a new process
+    rig.turns(60)
+    for key in (first, second):
+        np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
+    assert rig.labeller.counters["held"] == 2
+    assert rig.labeller.counters["rebuilt"] >= 1
+
+
+def test_a_server_that_says_nothing_loses_its_session() -> None:
+    rig = Rig(reply_timeout_s=5.0)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.server.answering = False
+    rig.turns(2)
+    rig.turns(1, seconds=5.1)
+    assert rig.named("session_lost")[0]["reason"] == "no reply for 5 s"
+    rig.server.answering = True
+    rig.turns()
+    np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
+
+
+def test_each_frame_goes_out_once_per_session_and_within_the_window() -> None:
+    rig = Rig(window=8)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.server.answering = False
+    rig.turns(3)
+    assert [frame for _, frame in rig.server.pushes] == list(range(8))
+    rig.server.answering = True
+    rig.turns()
+    assert [frame for _, frame in rig.server.pushes] == list(range(len(VALUES)))
+    assert rig.server.closed == ["s1"]
+
+
+def test_the_stride_grows_at_an_episode_boundary_and_is_recorded() -> None:
+    rig = Rig(stride=1, max_stride=4, behind_frames=50, sessions=2, window=8)
+    for number in range(12):
+        rig.store.grow(rig.store.begin(number), VALUES, EndCause.TIME_LIMIT)
+    rig.turns(200)
+    strides = rig.store.columns["v1"].strides
+    assert max(strides.values()) == 4
+    late = rig.store.begin(12)
+    rig.store.grow(late, VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    assert strides[late] == 2
+    for key, stride in strides.items():
+        np.testing.assert_allclose(rig.labels(key), expected(VALUES, stride), atol=1e-6)
+    noted = {line["episode"]: line["stride"] for line in rig.named("stride")}
+    assert noted == {str(key): stride for key, stride in strides.items() if stride != 1}
+
+
+def test_a_restarted_labeller_keeps_the_stride_an_episode_began_with() -> None:
+    rig = Rig(stride=2)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES[:5])
+    rig.turns(3)
+    rig.config = LabelConfig(stride=1)
+    rig.labeller = rig.fresh()
+    rig.store.grow(key, VALUES[5:], EndCause.TIME_LIMIT)
+    rig.turns()
+    np.testing.assert_allclose(rig.labels(key), expected(VALUES, 2), atol=1e-6)
+
+
+def test_another_version_gets_its_own_column_and_takes_over_when_it_has_caught_up() -> None:
+    rig = Rig(window=8)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    assert rig.store.columns["v1"].active
+    rig.server.crash()
+    rig.server.version = "v2"
+    rig.labeller.turn()
+    assert not rig.store.columns["v2"].active
+    rig.turns()
+    assert rig.store.columns["v2"].active
+    assert len(rig.labels(key, "v2")) == len(rig.labels(key, "v1")) == len(VALUES)
+    assert [line["version"] for line in rig.named("column")] == ["v1", "v2"]
+
+
+def test_a_score_of_another_version_is_not_written() -> None:
+    rig = Rig()
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES[:3])
+    rig.server.judge = lambda: Judge(version="v1")  # type: ignore[method-assign]
+    rig.server.version = "v9"
+    rig.turns()
+    assert rig.labels(key) == [0.0, 0.0, 0.0]
+    assert rig.labeller.counters["foreign"] == 3
+
+
+def test_demonstrations_are_labelled_and_give_way_to_what_the_robot_does_now() -> None:
+    rig = Rig(window=8, sessions=3)
+    demos = [rig.store.begin(number, "demo") for number in range(4)]
+    for key in demos:
+        rig.store.grow(key, VALUES, EndCause.SUCCESS)
+    online = rig.store.begin(9)
+    rig.store.grow(online, VALUES[:2])
+    rig.labeller.turn()
+    assert rig.server.pushes[0] == ("s1", 0)
+    assert len(rig.labels(online)) == 2
+    rig.turns()
+    for key in demos:
+        np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
+
+
+def test_unsent_frames_are_not_skipped_when_a_push_is_turned_down() -> None:
+    labels = EpisodeLabels(1)
+    due = labels.due(5, False, 32)
+    labels.send(0, score=True)
+    assert list(labels.due(5, False, 32)) == list(due)[1:]
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match="max_stride"):
+        LabelConfig(stride=9, max_stride=4)
