@@ -1,0 +1,172 @@
+"""ZeroMQ sockets with the limits, deadlines and keys that every link of ours has. Nothing here ever blocks unbounded."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from roborl.codec import MAX_PARTS, Part
+from roborl.errors import ConfigError
+from roborl.serving.security import Keys, check_bind
+
+_COPY_BELOW_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of one socket.
+
+    Attributes:
+        part_bytes: Largest part of a message; a peer that announces a larger one is disconnected before it is read.
+        queue: Messages waiting per peer and direction.
+    """
+
+    part_bytes: int = 32 << 20
+    queue: int = 256
+
+
+class Socket:
+    """A ROUTER that listens or a DEALER that connects, in a context of its own.
+
+    Args:
+        endpoint: Address, ``tcp://host:port``.
+        listen: True for the server side; port ``*`` or 0 takes a free one, see :attr:`endpoint`.
+        keys: CURVE keys; None only on one machine.
+        limits: Bounds.
+
+    Raises:
+        ConfigError: If the address is refused or in use.
+    """
+
+    def __init__(self, endpoint: str, *, listen: bool, keys: Keys | None, limits: Limits) -> None:
+        if listen:
+            check_bind(endpoint, keys)
+        self._context = zmq.Context()
+        self._authenticator: ThreadAuthenticator | None = None
+        self._socket = self._context.socket(zmq.ROUTER if listen else zmq.DEALER)
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._woken, zmq.POLLIN)
+        self._limit(limits)
+        try:
+            if keys is not None:
+                self._lock(keys, listen=listen)
+            if listen:
+                self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+                self._socket.bind(endpoint)
+                self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            else:
+                # Nothing is queued for a peer that is away: what was not sent is known here, and sent after the greeting.
+                self._socket.setsockopt(zmq.IMMEDIATE, 1)
+                self._socket.connect(endpoint)
+                self.endpoint = endpoint
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(
+                f"This address cannot be {'listened on' if listen else 'connected to'}",
+                seen=f"{endpoint}: {error}",
+                allowed="tcp://HOST:PORT with a free port",
+                remedy="Choose another port, or stop the process that holds this one",
+            ) from error
+        except ConfigError:
+            self.close()
+            raise
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until a message can be read or ``timeout_s`` have passed; return True where :meth:`wake` cut it short."""
+        ready = dict(self._poller.poll(max(0, math.ceil(timeout_s * 1000))))
+        if self._woken.fileno() not in ready:
+            return False
+        self._woken.recv(4096)
+        return True
+
+    def wake(self) -> None:
+        """End a :meth:`wait` in another thread, or the next one. The only method that any thread may call."""
+        with contextlib.suppress(BlockingIOError, OSError):  # full: it will wake anyway; closed: nobody waits
+            self._waker.send(b"w")
+
+    def receive(self) -> list[Part] | None:
+        """Return the parts of the next message, large ones without a copy, or None where there is none.
+
+        A message of more than ``MAX_PARTS`` parts comes back cut, which no decoder accepts.
+        """
+        parts: list[Part] = []
+        try:
+            while True:
+                frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+                if len(parts) <= MAX_PARTS + 1:
+                    parts.append(frame.buffer if len(frame) >= _COPY_BELOW_BYTES else frame.bytes)
+                if not frame.more:
+                    return parts
+        except zmq.Again:
+            return None
+
+    def send(self, parts: Sequence[Part]) -> bool:
+        """Queue a message, large parts without a copy; return False where the peer is gone or its queue full.
+
+        The caller must leave the bytes of large parts unchanged until the peer has answered.
+        """
+        last = len(parts) - 1
+        try:
+            for index, part in enumerate(parts):
+                flags = zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0)
+                self._socket.send(part, flags, copy=len(part) < _COPY_BELOW_BYTES)
+        except (zmq.Again, zmq.ZMQError) as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Drop what is queued and free the address. May be called twice."""
+        self._socket.close(linger=0)
+        self._waker.close()
+        self._woken.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+            self._authenticator = None
+        self._context.term()
+
+    def _limit(self, limits: Limits) -> None:
+        for option, value in {
+            zmq.LINGER: 0,
+            zmq.SNDHWM: limits.queue,
+            zmq.RCVHWM: limits.queue,
+            zmq.MAXMSGSIZE: limits.part_bytes,
+            zmq.RECONNECT_IVL: 50,
+            zmq.RECONNECT_IVL_MAX: 500,
+            zmq.CONNECT_TIMEOUT: 2000,
+            zmq.HANDSHAKE_IVL: 5000,
+            # A half-open connection is given up after this silence; live ones are noticed by the link's own beats.
+            zmq.HEARTBEAT_IVL: 1000,
+            zmq.HEARTBEAT_TIMEOUT: 5000,
+        }.items():
+            self._socket.setsockopt(option, value)
+
+    def _lock(self, keys: Keys, *, listen: bool) -> None:
+        self._socket.curve_secretkey = keys.secret
+        self._socket.curve_publickey = keys.public
+        if listen:
+            self._socket.curve_server = True
+            self._authenticator = ThreadAuthenticator(self._context)
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback("*", _Guests(frozenset(keys.peers.values())))
+        else:
+            self._socket.curve_serverkey = keys.server_key()
+
+
+class _Guests:
+    def __init__(self, keys: frozenset[bytes]) -> None:
+        self._keys = keys
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Tell whether ``key`` may enter; called by the authenticator."""
+        return key in self._keys
