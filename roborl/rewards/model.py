@@ -14,10 +14,15 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from roborl.errors import RoborlError
 from roborl.types import Observation, Score
 
 type References = Mapping[str, NDArray[Any]]
 """What a model is told beside the task, by name: ``goal/front`` uint8 (h, w, 3), ``demo/front`` uint8 (t, h, w, 3)."""
+
+
+class JudgeDown(RoborlError):
+    """A judge that cannot answer anything at present, such as an endpoint that is away; asking in halves is no use."""
 
 
 class Judge[Q, R](Protocol):
@@ -28,6 +33,9 @@ class Judge[Q, R](Protocol):
 
         A reply depends on its own query alone, never on its company in the batch (up to rounding of the device).
         Any exception is contained by the caller, who then asks again with fewer queries at once.
+
+        Raises:
+            JudgeDown: If asking again with fewer would not help.
         """
         ...
 

@@ -1,0 +1,374 @@
+"""All the episodes that a server watches, for several models at once: gathers their frames into the judges' batches."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from roborl.clock import NS, Clock, MonotonicClock
+from roborl.errors import ConfigError, RoborlError
+from roborl.rewards.batching import BatchAsker, judge_batch
+from roborl.rewards.model import References, RewardModel
+from roborl.rewards.sessions import EpisodeSession, Lane, Pick, Receipt
+from roborl.types import Observation, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """How sessions share the judges."""
+
+    # Most observations gathered at once, and most queries in one call of a judge.
+    max_batch: int = 32
+    # Longest an observation waits for company before its batch goes off, s.
+    max_wait_s: float = 0.01
+    # Share of a batch that the live lane may take while labels are waiting, in (0, 1).
+    live_share: float = 0.5
+    # Most bytes of pictures kept waiting, all sessions together.
+    max_bytes: int = 1 << 30
+    # Most sessions at once.
+    max_sessions: int = 256
+    # A session that nobody has touched for so long is forgotten, s.
+    idle_s: float = 600.0
+    # Labels older than this make the next episode's stride twice as long, s.
+    behind_s: float = 20.0
+    # Longest stride.
+    max_stride: int = 8
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1 or not 0 < self.live_share < 1 or self.max_stride < 1:
+            raise ConfigError(
+                "The reward server's settings cannot be used",
+                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, max_stride {self.max_stride}",
+                allowed="max_batch ≥ 1, 0 < live_share < 1, max_stride ≥ 1",
+            )
+
+
+class UnknownSession(RoborlError):
+    """A session that this server does not have: it was lost, closed or forgotten. Its client opens it again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The answer to an opened session.
+
+    Attributes:
+        version: Version of the model, for the name of the progress column.
+        stride: Distance between scored observations, fixed for the episode; belongs into its record.
+    """
+
+    version: str
+    stride: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A score on its way to a client.
+
+    Attributes:
+        session_id: The client's name for the session.
+        lane: What the score is for.
+        score: The score, valid or missing.
+        age_s: Time from the arrival of its observation.
+    """
+
+    session_id: str
+    lane: Lane
+    score: Score
+    age_s: float
+
+
+class _Desk:
+    """One model, its sessions' turns and its counts."""
+
+    def __init__(self, model: RewardModel[Any, Any], max_batch: int) -> None:
+        self.model = model
+        self.asker: BatchAsker[Any, Any] = BatchAsker(model.judge, max_batch)
+        self.stride = 1
+        self.busy_since_ns: int | None = None
+        self.scored: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
+        self.ages_s: dict[Lane, deque[float]] = {lane: deque(maxlen=512) for lane in Lane}
+        self.busy_ns = 0
+
+
+class SessionPool:
+    """Watches many episodes. Thread-safe; one thread per model calls :meth:`work`, any thread the rest.
+
+    Args:
+        models: The models by the name that clients ask for.
+        config: How sessions share the judges.
+        clock: For waits and ages.
+        on_outcome: Called from the model's thread after new outcomes can be collected.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, RewardModel[Any, Any]],
+        config: PoolConfig | None = None,
+        *,
+        clock: Clock | None = None,
+        on_outcome: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config = config or PoolConfig()
+        self._clock: Clock = clock or MonotonicClock()
+        self._on_outcome = on_outcome
+        self._desks = {name: _Desk(model, self.config.max_batch) for name, model in models.items()}
+        self._sessions: dict[str, EpisodeSession] = {}
+        self._outcomes: deque[Outcome] = deque()
+        self._turns = count(1)
+        self._forgotten = 0
+        self._arrival = threading.Condition()
+
+    @property
+    def models(self) -> Mapping[str, RewardModel[Any, Any]]:
+        """The models by name."""
+        return {name: desk.model for name, desk in self._desks.items()}
+
+    def open(
+        self,
+        session_id: str,
+        *,
+        model: str,
+        task: str,
+        cameras: Collection[str],
+        lanes: Collection[Lane] = (Lane.LABEL,),
+        references: References | None = None,
+        stride: int | None = None,
+    ) -> Opened:
+        """Begin to watch an episode; a session of that name that exists already is forgotten first.
+
+        Args:
+            session_id: The client's name for it.
+            model: Name of the model; an empty name stands for the only one.
+            task: The instruction in words.
+            cameras: Names of the views that will come.
+            lanes: One or both.
+            references: What the model is told besides.
+            stride: Distance between scored observations; None for what the server can keep up with at present.
+
+        Raises:
+            ConfigError: If there is no such model, a view that it needs will not come, or there is no room.
+        """
+        name = next(iter(self._desks)) if not model and len(self._desks) == 1 else model
+        if name not in self._desks:
+            raise ConfigError("This server has no such reward model", seen=model, allowed=sorted(self._desks))
+        desk = self._desks[name]
+        absent = sorted(set(desk.model.cameras) - set(cameras))
+        if absent:
+            raise ConfigError(
+                f"The reward model {name!r} needs views that will not come: {absent}",
+                seen=sorted(cameras),
+                allowed=list(desk.model.cameras),
+                remedy="Name the cameras of the bench as in the model's training data, or serve another model",
+            )
+        if not lanes or (stride is not None and stride < 1):
+            raise ConfigError(
+                "A session needs a lane and a stride of at least 1", seen=f"{list(lanes)}, {stride}"
+            )
+        with self._arrival:
+            self._forget_idle()
+            if len(self._sessions) >= self.config.max_sessions and session_id not in self._sessions:
+                raise ConfigError(
+                    "The reward server is full", seen=len(self._sessions), allowed=self.config.max_sessions
+                )
+            if stride is None and Lane.LABEL in lanes:
+                stride = desk.stride = self._next_stride(name)
+        session = EpisodeSession(
+            id=session_id,
+            model_name=name,
+            model=desk.model,
+            task=task,
+            references=references or {},
+            lanes=lanes,
+            stride=stride or 1,
+        )
+        with self._arrival:
+            session.touched_ns = self._clock.now_ns()
+            self._sessions[session_id] = session
+        return Opened(version=session.version, stride=session.stride)
+
+    def push(self, session_id: str, observation: Observation) -> Receipt:
+        """Take an observation; repeats are harmless.
+
+        Raises:
+            UnknownSession: If the session is lost; the client then opens it again and sends it from the start.
+        """
+        with self._arrival:
+            session = self._session(session_id)
+            room = self.config.max_bytes - sum(s.nbytes for s in self._sessions.values())
+            receipt = session.push(observation, now_ns=self._clock.now_ns(), room_bytes=room)
+            self._arrival.notify_all()
+        return receipt
+
+    def finish(self, session_id: str, last_id: int) -> Receipt:
+        """Say which observation is the episode's last.
+
+        Raises:
+            UnknownSession: If the session is lost.
+        """
+        with self._arrival:
+            receipt = self._session(session_id).finish(last_id)
+            self._arrival.notify_all()
+        return receipt
+
+    def close(self, session_id: str) -> None:
+        """Forget a session and what it has waiting; one that is not there is no error."""
+        with self._arrival:
+            self._sessions.pop(session_id, None)
+
+    def collect(self) -> list[Outcome]:
+        """Return the outcomes since the last call; those of one session and lane are in order."""
+        with self._arrival:
+            outcomes = list(self._outcomes)
+            self._outcomes.clear()
+        return outcomes
+
+    def work(self, model: str, stop: threading.Event, *, poll_s: float = 0.1) -> None:
+        """Judge batch after batch for one model until told to stop; blocks."""
+        while not stop.is_set():
+            with self._arrival:
+                due_s = self._due_in_s(model)
+                if due_s > 0:
+                    self._arrival.wait(min(due_s, poll_s))
+                    continue
+            self.step(model)
+
+    def step(self, model: str) -> bool:
+        """Judge one batch if one is due; return whether one was. Blocks for as long as the judge does."""
+        desk = self._desks[model]
+        with self._arrival:
+            if self._due_in_s(model) > 0:
+                return False
+            picks = self._gather(model)
+            began_ns = desk.busy_since_ns = self._clock.now_ns()
+        scores = judge_batch(picks, desk.asker)
+        with self._arrival:
+            now_ns = self._clock.now_ns()
+            desk.busy_since_ns = None
+            desk.busy_ns += now_ns - began_ns
+            for pick, score in zip(picks, scores, strict=True):
+                self._deliver(desk, pick, score, now_ns)
+        self._on_outcome()
+        return True
+
+    def statistics(self) -> dict[str, Any]:
+        """Return counts and ages as plain values, for the health report and the dashboard."""
+        with self._arrival:
+            now_ns = self._clock.now_ns()
+            return {
+                "sessions": len(self._sessions),
+                "forgotten": self._forgotten,
+                "waiting_bytes": sum(session.nbytes for session in self._sessions.values()),
+                "models": {name: self._statistics(name, desk, now_ns) for name, desk in self._desks.items()},
+            }
+
+    def _statistics(self, name: str, desk: _Desk, now_ns: int) -> dict[str, Any]:
+        asker = desk.asker
+        busy = desk.busy_since_ns
+        return {
+            "version": desk.model.version,
+            "scored": dict(desk.scored),
+            "missing": dict(desk.missing),
+            "faults": dict(asker.faults),
+            "calls": asker.calls,
+            "queries": asker.queries,
+            "mean_batch": asker.queries / asker.calls if asker.calls else 0.0,
+            "max_batch": asker.max_batch,
+            "stride": desk.stride,
+            "busy_s": desk.busy_ns / NS,
+            "in_call_s": 0.0 if busy is None else (now_ns - busy) / NS,
+            "label_behind_s": self._label_behind_s(name),
+            "age_s": {
+                str(lane): {"mean": sum(ages) / len(ages), "max": max(ages)}
+                for lane, ages in desk.ages_s.items()
+                if ages
+            },
+            "live_passed_over": sum(s.passed_over for s in self._sessions.values() if s.model_name == name),
+        }
+
+    def _session(self, session_id: str) -> EpisodeSession:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise UnknownSession(
+                "The reward server does not know this session",
+                seen=session_id,
+                remedy="Open it again and send its observations from the first",
+            )
+        return session
+
+    def _of(self, model: str) -> list[EpisodeSession]:
+        return [session for session in self._sessions.values() if session.model_name == model]
+
+    def _due_in_s(self, model: str) -> float:
+        sessions = self._of(model)
+        since = {
+            (session.id, lane): since_ns
+            for session in sessions
+            for lane in session.lanes
+            if (since_ns := session.waiting_since_ns(lane)) is not None
+        }
+        if not since:
+            return math.inf
+        here = {session_id for session_id, _ in since}
+        everybody_is_here = all(session.id in here for session in sessions if session.last_id is None)
+        if everybody_is_here or len(since) >= self._desks[model].asker.max_batch:
+            return 0.0
+        waited_s = (self._clock.now_ns() - min(since.values())) / NS
+        return max(0.0, self.config.max_wait_s - waited_s)
+
+    def _gather(self, model: str) -> list[Pick]:
+        """Take turns: live first up to its share, then labels, then more live if there is room; longest unserved first."""
+        most = self.config.max_batch
+        sessions = self._of(model)
+        any_label = any(session.waiting_since_ns(Lane.LABEL) is not None for session in sessions)
+        live_most = max(1, int(most * self.config.live_share)) if any_label else most
+        picks: list[Pick] = []
+
+        def rounds(lane: Lane, limit: int) -> None:
+            took = True
+            while took and len(picks) < limit:
+                took = False
+                for session in sorted(sessions, key=lambda s: s.turn):
+                    pick = session.take(lane) if len(picks) < limit else None
+                    if pick is not None:
+                        took = True
+                        session.turn = next(self._turns)
+                        picks.append(pick)
+
+        rounds(Lane.LIVE, live_most)
+        rounds(Lane.LABEL, most)
+        rounds(Lane.LIVE, most)
+        return picks
+
+    def _deliver(self, desk: _Desk, pick: Pick, score: Score, now_ns: int) -> None:
+        pick.session.delivered(pick.lane)
+        if self._sessions.get(pick.session.id) is not pick.session:
+            return
+        age_s = (now_ns - pick.chosen.arrived_ns) / NS
+        desk.scored[pick.lane] += 1
+        desk.ages_s[pick.lane].append(age_s)
+        if not score.valid:
+            desk.missing[score.reply[:80]] += 1
+        self._outcomes.append(Outcome(session_id=pick.session.id, lane=pick.lane, score=score, age_s=age_s))
+
+    def _label_behind_s(self, model: str) -> float:
+        since = [s.waiting_since_ns(Lane.LABEL) for s in self._of(model)]
+        oldest_ns = min((ns for ns in since if ns is not None), default=None)
+        return 0.0 if oldest_ns is None else (self._clock.now_ns() - oldest_ns) / NS
+
+    def _next_stride(self, model: str) -> int:
+        stride, behind_s = self._desks[model].stride, self._label_behind_s(model)
+        if behind_s > self.config.behind_s:
+            return min(self.config.max_stride, stride * 2)
+        return max(1, stride // 2) if behind_s < self.config.behind_s / 4 else stride
+
+    def _forget_idle(self) -> None:
+        before_ns = self._clock.now_ns() - int(self.config.idle_s * NS)
+        for session in [s for s in self._sessions.values() if s.touched_ns < before_ns]:
+            del self._sessions[session.id]
+            self._forgotten += 1

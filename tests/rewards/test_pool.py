@@ -1,0 +1,394 @@
+"""Lanes, batching, fairness and faults of the session pool, on a fake clock and without sockets."""
+
+import math
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.clock import FakeClock
+from roborl.errors import ConfigError
+from roborl.rewards.fake import BrightnessJudge, BrightnessModel
+from roborl.rewards.model import JudgeDown, score_episode
+from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
+from roborl.rewards.sessions import Lane
+from roborl.types import Frame, Observation
+
+BOTH = (Lane.LIVE, Lane.LABEL)
+
+
+def observation(index, level, cameras=("front",), px=4):
+    image = np.full((px, px, 3), level, np.uint8)
+    frames = {name: Frame(rgb=image, camera=name, stamp_ns=index, id=index) for name in cameras}
+    return Observation(frames=frames, state=np.zeros(2, np.float32), stamp_ns=index)
+
+
+def episode(seed, length):
+    levels = np.random.default_rng(seed).integers(0, 256, length)
+    return [observation(i, level) for i, level in enumerate(levels)]
+
+
+class Script(BrightnessJudge):
+    """A judge that counts the sizes of its batches and fails as told."""
+
+    def __init__(self, fail=lambda call, queries: None):
+        self.sizes, self._fail = [], fail
+
+    def answer(self, queries):
+        self.sizes.append(len(queries))
+        outcome = self._fail(len(self.sizes), queries)
+        return super().answer(queries) if outcome is None else outcome
+
+
+def raising(error, when=lambda call, queries: True):
+    def fail(call, queries):
+        if when(call, queries):
+            raise error
+
+    return fail
+
+
+def pool_of(judge=None, clock=None, **settings_):
+    return SessionPool(
+        {"m": BrightnessModel(judge=judge)}, PoolConfig(**settings_), clock=clock or FakeClock()
+    )
+
+
+def open_(pool, name, lanes=(Lane.LABEL,), stride=1, model="m"):
+    return pool.open(name, model=model, task="task", cameras=["front"], lanes=lanes, stride=stride)
+
+
+def run_dry(pool, clock=None, model="m"):
+    while pool.step(model):
+        pass
+    return pool.collect()
+
+
+def of(outcomes, name, lane=Lane.LABEL):
+    return [o.score for o in outcomes if o.session_id == name and o.lane is lane]
+
+
+def facts(scores):
+    return [(s.frame_id, s.progress, s.raw, s.valid, s.version) for s in scores]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    strides=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    max_batch=st.integers(1, 9),
+    memory=st.integers(1, 9),
+    room=st.integers(1, 40),
+    live=st.booleans(),
+)
+def test_same_frames_same_labels_whatever_the_load_the_batches_and_a_lost_server(
+    seed, strides, max_batch, memory, room, live
+):
+    """Frames of several episodes come interleaved and repeated, memory is short, and the server is lost in between."""
+    rng = np.random.default_rng(seed)
+    clock = FakeClock()
+
+    def new_pool():
+        judge = Script(raising(MemoryError("card is full"), lambda call, queries: len(queries) > memory))
+        return pool_of(judge, clock, max_batch=max_batch, max_bytes=room * 48)
+
+    episodes = [episode(seed + i, int(rng.integers(1, 25))) for i in range(len(strides))]
+    expected = [
+        facts(score_episode(BrightnessModel(), "task", frames, stride=stride))
+        for frames, stride in zip(episodes, strides, strict=True)
+    ]
+    pool, outcomes = new_pool(), []
+    lost_at = int(rng.integers(0, 60))
+    sent = [0] * len(episodes)
+    complete = [False] * len(episodes)
+    for turn in range(2000):
+        if turn == lost_at:
+            pool = new_pool()
+        i = int(rng.integers(len(episodes)))
+        last = len(episodes[i]) - 1
+        try:
+            if complete[i]:
+                pass
+            elif sent[i] <= last:
+                at = max(0, sent[i] - int(rng.integers(0, 3)))
+                sent[i] = pool.push(str(i), episodes[i][at]).next_id
+            else:
+                sent[i] = pool.finish(str(i), last).next_id
+        except UnknownSession:
+            open_(pool, str(i), lanes=BOTH if live else (Lane.LABEL,), stride=strides[i])
+            outcomes = [o for o in outcomes if o.session_id != str(i)]
+            sent[i] = 0
+        clock.advance(float(rng.random()) * 0.01)
+        if rng.random() < 0.4 or turn > 1000:
+            pool.step("m")
+            outcomes += pool.collect()
+            done = {
+                o.session_id
+                for o in outcomes
+                if o.lane is Lane.LABEL and o.score.frame_id == len(episodes[int(o.session_id)]) - 1
+            }
+            complete = [str(i) in done for i in range(len(episodes))]
+            if all(complete):
+                break
+    assert [facts(of(outcomes, str(i))) for i in range(len(episodes))] == expected
+
+
+def test_a_prefix_of_an_episode_has_the_labels_of_the_whole():
+    frames = episode(3, 12)
+    changed = [*frames[:8], *episode(4, 12)[8:]]
+    whole, other = (facts(score_episode(BrightnessModel(), "task", f)) for f in (frames, changed))
+    assert whole[:8] == other[:8]
+    assert whole[8:] != other[8:]
+
+
+def test_the_last_observation_is_scored_whatever_the_stride():
+    pool = pool_of()
+    open_(pool, "a", stride=4)
+    for frame in episode(0, 7):
+        pool.push("a", frame)
+    assert [s.frame_id for s in of(run_dry(pool), "a")] == [0, 4]
+    assert pool.finish("a", 6).accepted
+    assert [s.frame_id for s in of(run_dry(pool), "a")] == [6]
+
+
+def test_a_gap_is_not_accepted_and_says_what_is_lacking():
+    pool = pool_of()
+    open_(pool, "a")
+    frames = episode(0, 4)
+    pool.push("a", frames[0])
+    receipt = pool.push("a", frames[2])
+    assert (receipt.accepted, receipt.next_id) == (False, 1)
+    assert not pool.finish("a", 3).accepted
+
+
+def test_live_is_the_newest_one_at_a_time_while_labels_are_complete():
+    clock = FakeClock()
+    pool = pool_of(clock=clock, max_batch=2)
+    open_(pool, "a", lanes=BOTH)
+    outcomes, ages = [], []
+    for i, frame in enumerate(episode(0, 60)):  # frames come three times as fast as they are judged
+        pool.push("a", frame)
+        clock.advance(0.1)
+        if i % 3 == 2:
+            pool.step("m")
+            new = pool.collect()
+            ages += [i - s.frame_id for s in of(new, "a", Lane.LIVE)]
+            outcomes += new
+    assert max(ages) == 0
+    live = [s.frame_id for s in of(outcomes, "a", Lane.LIVE)]
+    assert live == sorted(set(live))
+    assert pool.statistics()["models"]["m"]["label_behind_s"] > 3.0
+    pool.finish("a", 59)
+    outcomes += run_dry(pool)
+    assert [s.frame_id for s in of(outcomes, "a")] == list(range(60))
+
+
+def test_sessions_share_batches_and_one_busy_session_does_not_starve_the_others():
+    judge, clock = Script(), FakeClock()
+    pool = pool_of(judge, clock, max_batch=4)
+    for name in "abc":
+        open_(pool, name)
+    for frame in episode(0, 50):
+        pool.push("a", frame)
+    pool.push("b", episode(1, 1)[0])
+    pool.push("c", episode(2, 1)[0])
+    pool.step("m")
+    assert {o.session_id for o in pool.collect()} == {"a", "b", "c"}
+    assert judge.sizes == [4]
+
+
+def test_live_of_many_robots_leaves_labels_their_share():
+    pool = pool_of(max_batch=4)
+    for name in "abcdef":
+        open_(pool, name, lanes=[Lane.LIVE])
+        pool.push(name, observation(0, 5))
+    open_(pool, "label")
+    for frame in episode(0, 20):
+        pool.push("label", frame)
+    pool.step("m")
+    assert [o.lane for o in pool.collect()].count(Lane.LABEL) == 2
+
+
+def test_a_lone_session_never_waits_for_company_and_others_wait_no_longer_than_the_bound():
+    clock = FakeClock()
+    pool = pool_of(clock=clock, max_wait_s=0.01)
+    open_(pool, "a")
+    pool.push("a", observation(0, 1))
+    assert pool.step("m")
+
+    open_(pool, "b")
+    pool.push("a", observation(1, 1))
+    assert not pool.step("m")
+    clock.advance(0.0101)
+    assert pool.step("m")
+    pool.push("a", observation(2, 1))
+    pool.push("b", observation(0, 1))
+    assert pool.step("m")
+    assert max(o.age_s for o in pool.collect()) < 0.011
+
+
+@pytest.mark.parametrize(
+    ("fail", "fault"),
+    [
+        (raising(RuntimeError("kernel")), "RuntimeError"),
+        (raising(JudgeDown("The endpoint is away")), "JudgeDown"),
+        (raising(MemoryError()), "out of memory"),
+        (lambda call, queries: [], "wrong number of replies"),
+        (lambda call, queries: [(0.5, 0.0)] * (len(queries) + 1), "wrong number of replies"),
+        (lambda call, queries: [(math.nan, 0.0)] * len(queries), None),
+        (lambda call, queries: ["garbage"] * len(queries), None),
+    ],
+)
+def test_a_failing_judge_costs_scores_that_are_counted_and_never_the_server(fail, fault):
+    broken = True
+    judge = Script(lambda call, queries: fail(call, queries) if broken else None)
+    pool = pool_of(judge)
+    open_(pool, "a")
+    frames = episode(0, 6)
+    for frame in frames[:3]:
+        pool.push("a", frame)
+    lost = of(run_dry(pool), "a")
+    assert [(s.frame_id, s.valid) for s in lost] == [(0, False), (1, False), (2, False)]
+    broken = False
+    for frame in frames[3:]:
+        pool.push("a", frame)
+    assert [(s.frame_id, s.valid) for s in of(run_dry(pool), "a")] == [(3, True), (4, True), (5, True)]
+    statistics = pool.statistics()["models"]["m"]
+    assert sum(statistics["missing"].values()) == 3
+    assert fault is None or statistics["faults"][fault] >= 1
+
+
+def test_one_poisonous_query_does_not_take_its_batch_with_it():
+    poison = observation(0, 66)
+    judge = Script(
+        raising(ValueError("boom"), lambda call, queries: any(q.now[0][0, 0, 0] == 66 for q in queries))
+    )
+    pool = pool_of(judge, max_batch=16)
+    for i in range(8):
+        open_(pool, str(i))
+    for i in range(8):
+        pool.push(str(i), poison if i == 5 else observation(0, 7))
+    valid = {o.session_id: o.score.valid for o in run_dry(pool)}
+    assert valid == {str(i): i != 5 for i in range(8)}
+
+
+def test_out_of_memory_shrinks_later_batches():
+    judge = Script(raising(MemoryError(), lambda call, queries: len(queries) > 3))
+    pool = pool_of(judge, max_batch=8)
+    open_(pool, "a")
+    for frame in episode(0, 32):
+        pool.push("a", frame)
+    scores = of(run_dry(pool), "a")
+    assert len(scores) == 32
+    assert all(s.valid for s in scores)
+    assert pool.statistics()["models"]["m"]["max_batch"] <= 3
+    assert max(judge.sizes[-4:]) <= 3
+
+
+def test_a_view_that_drops_out_is_missing_and_one_that_never_comes_is_refused():
+    pool = SessionPool({"m": BrightnessModel(("front", "wrist"))}, clock=FakeClock())
+    with pytest.raises(ConfigError, match="wrist"):
+        open_(pool, "a")
+    pool.open("a", model="m", task="t", cameras=["front", "wrist"])
+    pool.push("a", observation(0, 9, ("front", "wrist")))
+    pool.push("a", observation(1, 9))
+    assert [s.valid for s in of(run_dry(pool), "a")] == [True, False]
+
+
+def test_two_models_at_once_answer_for_themselves():
+    models = {"one": BrightnessModel(), "two": BrightnessModel(("front",))}
+    pool = SessionPool(models, clock=FakeClock())
+    for name in models:
+        opened = open_(pool, name, model=name)
+        assert opened.version == models[name].version
+        pool.push(name, observation(0, 100))
+    outcomes = run_dry(pool, model="one") + run_dry(pool, model="two")
+    assert {o.session_id: o.score.version for o in outcomes} == {n: m.version for n, m in models.items()}
+    with pytest.raises(ConfigError, match="no such reward model"):
+        open_(pool, "x", model="three")
+    with pytest.raises(ConfigError, match="no such reward model"):
+        open_(pool, "x", model="")
+
+
+def test_the_stride_grows_only_at_an_episode_boundary_and_comes_back():
+    clock = FakeClock()
+    pool = pool_of(clock=clock, behind_s=10.0, max_stride=4)
+    assert open_(pool, "a", stride=None).stride == 1
+    pool.push("a", observation(0, 0))
+    clock.advance(11.0)
+    assert open_(pool, "b", stride=None).stride == 2
+    assert open_(pool, "c", stride=None).stride == 4
+    assert open_(pool, "d", stride=None).stride == 4
+    for frame in episode(0, 6)[1:]:
+        pool.push("a", frame)
+    assert [s.frame_id for s in of(run_dry(pool), "a")] == list(range(6))
+    assert open_(pool, "e", stride=None).stride == 2
+    assert open_(pool, "f", stride=None).stride == 1
+    assert open_(pool, "g", stride=3).stride == 3
+
+
+def test_waiting_pictures_are_bounded_in_bytes_and_labels_wait_for_room_instead_of_being_dropped():
+    pool = pool_of(max_bytes=10 * 48, max_batch=4)
+    for name in "ab":
+        open_(pool, name, lanes=BOTH)
+    refused, next_id = 0, dict.fromkeys("ab", 0)
+    frames, outcomes = episode(0, 40), []
+    while min(next_id.values()) < 40:
+        for name in "ab":
+            if next_id[name] < 40:
+                receipt = pool.push(name, frames[next_id[name]])
+                refused += not receipt.accepted
+                next_id[name] = receipt.next_id
+        assert pool.statistics()["waiting_bytes"] <= 12 * 48
+        if refused % 3 == 2:
+            pool.step("m")
+            outcomes += pool.collect()
+    assert refused >= 5
+    outcomes += run_dry(pool)
+    for name in "ab":
+        assert [s.frame_id for s in of(outcomes, name)] == list(range(40))
+
+
+def test_a_replaced_or_closed_session_sends_nothing_more():
+    pool = pool_of()
+    open_(pool, "a")
+    pool.push("a", observation(0, 1))
+    open_(pool, "a")
+    assert run_dry(pool) == []
+    pool.push("a", observation(0, 1))
+    pool.close("a")
+    pool.close("a")
+    assert run_dry(pool) == []
+    with pytest.raises(UnknownSession, match="from the first"):
+        pool.push("a", observation(1, 1))
+
+
+def test_forgotten_and_surplus_sessions():
+    clock = FakeClock()
+    pool = pool_of(clock=clock, max_sessions=2, idle_s=5.0)
+    open_(pool, "a")
+    open_(pool, "b")
+    with pytest.raises(ConfigError, match="full"):
+        open_(pool, "c")
+    clock.advance(6.0)
+    open_(pool, "c")
+    assert pool.statistics()["forgotten"] == 2
+
+
+def test_a_thread_per_model_delivers_and_stops():
+    told = threading.Event()
+    pool = SessionPool({"m": BrightnessModel()}, on_outcome=told.set)
+    stop = threading.Event()
+    worker = threading.Thread(target=pool.work, args=("m", stop))
+    worker.start()
+    try:
+        open_(pool, "a")
+        pool.push("a", observation(0, 51))
+        assert told.wait(5.0)
+        assert of(pool.collect(), "a")[0].progress == pytest.approx(0.2)
+    finally:
+        stop.set()
+        worker.join(5.0)
+    assert not worker.is_alive()
