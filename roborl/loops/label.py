@@ -147,10 +147,10 @@ class Labeller:
 
     def turn(self, timeout_s: float = 0.02) -> bool:
         """Do what is due; return whether anything was sent or came in."""
-        episodes = {info.key: info for info in self._store.episodes() if info.key not in self._finished}
         judge = self._link.judge()
         if judge is not None and judge != self._judge:
             self._switch(judge)
+        episodes = {info.key: info for info in self._store.episodes() if info.key not in self._finished}
         self._watch_deadlines(episodes)
         column = self._column
         if column is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.codec import Part
-from roborl.errors import DatasetError, WireError
+from roborl.errors import DatasetError
 
 log = logging.getLogger(__name__)
 
@@ -17,90 +18,95 @@ class StepsLink(Protocol):
     """The receiving end of the steps of all actors."""
 
     def poll(self, timeout_s: float) -> Sequence[tuple[str, int, Part]]:
-        """Return (ring, sequence number, record) as they came in, waiting up to ``timeout_s`` for the first."""
+        """Return (ring, sequence number, record), each once and in the order of its ring; wait for the first."""
         ...
 
-    def acknowledge(self, ring_id: str, sequence: int) -> None:
-        """Tell an actor that all its records up to ``sequence`` are durable."""
+    def acknowledge(self, ring_id: str, seq: int) -> None:
+        """Tell an actor that all its records up to ``seq`` are durable."""
         ...
 
 
 class RecordSink(Protocol):
     """Where records become durable."""
 
-    def ingest(self, ring_id: str, seq: int, blob: Part) -> object:
-        """Make one record durable; a record that is there already is left out."""
+    def last_sequence(self, ring_id: str) -> int:
+        """Return up to which record of a ring everything is here."""
+        ...
+
+    def adopt(self, ring_id: str, acknowledged: int) -> None:
+        """Take note that a ring's records up to ``acknowledged`` will never be sent again."""
+        ...
+
+    def ingest(self, ring_id: str, sequence: int, blob: Part) -> None:
+        """Take the next record of a ring, durably.
+
+        Raises:
+            DatasetError: If it was not taken.
+        """
         ...
 
 
 class StoreLoop:
     """One turn: receive, write, acknowledge.
 
-    A record that cannot be written because of the disk is not acknowledged: its actor keeps it and sends it again. A
-    record that is no record at all would be sent for ever; it is handed to ``reject`` and then acknowledged.
+    A record that the disk does not take waits here, and those behind it, until it does: it is not acknowledged, so its
+    actor keeps it too, and the actor's window bounds how many wait.
 
     Args:
         link: Where records come from.
         sink: Where they become durable.
-        reject: Keeps the bytes of an unreadable record, with the reason.
-        clock: Paces the pause after a failing disk.
-        pause_s: That pause.
+        clock: Paces the attempts after a disk fault.
+        pause_s: Time between two of them.
 
     Attributes:
-        records: Records taken since the start, repeats included.
-        rejected: Unreadable ones among them.
-        disk_faults: Turns that a disk error cut short.
+        records: Records made durable since the start.
+        faults: Attempts that the disk refused.
     """
 
     def __init__(
-        self,
-        link: StepsLink,
-        sink: RecordSink,
-        *,
-        reject: Callable[[str, int, Part, str], None],
-        clock: Clock | None = None,
-        pause_s: float = 0.5,
+        self, link: StepsLink, sink: RecordSink, *, clock: Clock | None = None, pause_s: float = 0.5
     ) -> None:
-        self._link, self._sink, self._reject = link, sink, reject
+        self._link, self._sink = link, sink
         self._clock: Clock = clock or MonotonicClock()
-        self._pause_s = pause_s
-        self.records = self.rejected = self.disk_faults = 0
+        self._pause_ns = int(pause_s * NS)
+        self._waiting: dict[str, deque[tuple[int, Part]]] = {}
+        self._retry_ns = 0
+        self.records = self.faults = 0
+
+    @property
+    def waiting(self) -> int:
+        """Records received and not yet durable."""
+        return sum(map(len, self._waiting.values()))
 
     def turn(self, timeout_s: float = 0.1) -> int:
-        """Handle what has come in; return how many records were acknowledged."""
-        durable: dict[str, int] = {}
-        stalled: set[str] = set()
-        taken = 0
+        """Handle what has come in and return how many records were acknowledged."""
         for ring_id, sequence, blob in self._link.poll(timeout_s):
-            if ring_id in stalled:
-                continue
+            self._waiting.setdefault(ring_id, deque()).append((sequence, blob))
+        if self._clock.now_ns() < self._retry_ns:
+            return 0
+        before = self.records
+        for ring_id, queue in self._waiting.items():
+            durable = self._drain(ring_id, queue)
+            if durable:
+                self._link.acknowledge(ring_id, durable)
+        return self.records - before
+
+    def _drain(self, ring_id: str, queue: deque[tuple[int, Part]]) -> int:
+        """Store what waits of one ring; return the last number stored, 0 for none."""
+        durable = 0
+        while queue:
+            sequence, blob = queue[0]
             try:
-                self._take(ring_id, sequence, blob)
-            except OSError as error:
-                # What follows in this ring must not overtake the record that failed.
-                stalled.add(ring_id)
-                self.disk_faults += 1
-                log.error(
-                    "Record %d of %s is not stored yet: %s. Its actor keeps it", sequence, ring_id, error
-                )
-                continue
-            durable[ring_id] = sequence
-            taken += 1
-        for ring_id, sequence in durable.items():
-            self._link.acknowledge(ring_id, sequence)
-        if stalled:
-            self._clock.sleep_until(self._clock.now_ns() + int(self._pause_s * NS))
-        return taken
-
-    def _take(self, ring_id: str, sequence: int, blob: Part) -> None:
-        self.records += 1
-        try:
-            self._sink.ingest(ring_id, sequence, blob)
-        except (WireError, DatasetError) as error:
-            self.rejected += 1
-            log.error("Record %d of %s is put aside: %s", sequence, ring_id, error)
-            self._reject(ring_id, sequence, blob, str(error))
-
-    def report(self) -> dict[str, Any]:
-        """Return the counters."""
-        return {"records": self.records, "rejected": self.rejected, "disk_faults": self.disk_faults}
+                # The link leaves out nothing, so whatever lies between was acknowledged to the actor before.
+                if sequence > self._sink.last_sequence(ring_id) + 1:
+                    self._sink.adopt(ring_id, sequence - 1)
+                self._sink.ingest(ring_id, sequence, blob)
+            except (DatasetError, OSError) as error:
+                self.faults += 1
+                self._retry_ns = self._clock.now_ns() + self._pause_ns
+                log.error("Record %d of %s waits to be stored: %s", sequence, ring_id, error)
+                break
+            queue.popleft()
+            durable = sequence
+            self.records += 1
+        return durable

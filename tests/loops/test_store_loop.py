@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roborl.clock import FakeClock
+from roborl.codec import Part
+from roborl.errors import DatasetError
+from roborl.loops.store import StoreLoop
+
+
+class Wire:
+    """Hands out records once each, in the order of their ring, and remembers acknowledgements."""
+
+    def __init__(self) -> None:
+        self.coming: deque[tuple[str, int, Part]] = deque()
+        self.acknowledged: dict[str, int] = {}
+
+    def poll(self, timeout_s: float) -> list[tuple[str, int, Part]]:
+        found, self.coming = list(self.coming), deque()
+        return found
+
+    def acknowledge(self, ring_id: str, seq: int) -> None:
+        assert seq > self.acknowledged.get(ring_id, 0)
+        self.acknowledged[ring_id] = seq
+
+
+class Disk:
+    """A store that refuses while it is full."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[tuple[int, Part]]] = {}
+        self.last: dict[str, int] = {}
+        self.full = False
+        self.error: Exception = DatasetError("The disk is full")
+
+    def last_sequence(self, ring_id: str) -> int:
+        return self.last.get(ring_id, 0)
+
+    def adopt(self, ring_id: str, acknowledged: int) -> None:
+        self.last[ring_id] = acknowledged
+
+    def ingest(self, ring_id: str, sequence: int, blob: Part) -> None:
+        if self.full:
+            raise self.error
+        if sequence != self.last_sequence(ring_id) + 1:
+            raise DatasetError("not the next")
+        self.kept.setdefault(ring_id, []).append((sequence, blob))
+        self.last[ring_id] = sequence
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=60))
+def test_nothing_is_acknowledged_before_it_is_stored_and_all_is_in_the_end(
+    history: list[tuple[str, bool]],
+) -> None:
+    wire, disk, clock = Wire(), Disk(), FakeClock()
+    loop = StoreLoop(wire, disk, clock=clock)
+    sent = {"a": 0, "b": 0}
+    for ring_id, full in history:
+        sent[ring_id] += 1
+        wire.coming.append((ring_id, sent[ring_id], b"x"))
+        disk.full = full
+        clock.advance(0.3)
+        loop.turn(0)
+        for ring, sequence in wire.acknowledged.items():
+            assert sequence <= disk.last_sequence(ring)
+    disk.full = False
+    clock.advance(1.0)
+    loop.turn(0)
+    for ring, count in sent.items():
+        assert [sequence for sequence, _ in disk.kept.get(ring, [])] == list(range(1, count + 1))
+        assert wire.acknowledged.get(ring, 0) == count
+    assert loop.records == sum(sent.values())
+    assert loop.waiting == 0
+
+
+@pytest.mark.parametrize("error", [DatasetError("The disk is full"), OSError(28, "No space left on device")])
+def test_a_full_disk_is_tried_again_at_a_measured_pace(error: Exception) -> None:
+    wire, disk, clock = Wire(), Disk(), FakeClock()
+    loop = StoreLoop(wire, disk, clock=clock, pause_s=0.5)
+    disk.full, disk.error = True, error
+    wire.coming.append(("a", 1, b"x"))
+    for _ in range(10):
+        loop.turn(0)
+        clock.advance(0.1)
+    assert loop.faults == 2
+    assert loop.waiting == 1
+    disk.full = False
+    clock.advance(0.5)
+    assert loop.turn(0) == 1
+    assert wire.acknowledged == {"a": 1}
+
+
+def test_what_another_store_acknowledged_is_taken_note_of() -> None:
+    wire, disk = Wire(), Disk()
+    loop = StoreLoop(wire, disk, clock=FakeClock())
+    wire.coming += [("a", 41, b"x"), ("a", 42, b"y")]
+    assert loop.turn(0) == 2
+    assert disk.kept["a"] == [(41, b"x"), (42, b"y")]
+    assert wire.acknowledged == {"a": 42}
