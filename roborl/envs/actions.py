@@ -1,0 +1,119 @@
+"""From a policy's action in [-1, 1] to joint targets, and back to the action that was really taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from roborl.envs.kinematics import Kinematics, Point
+from roborl.envs.robot_model import Joints
+from roborl.errors import ConfigError
+from roborl.types import Vector
+
+_REACHED_M = 0.002
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionConfig:
+    """What an action means; one unit is the largest change in one policy step.
+
+    Attributes:
+        kind: "ee_delta": x, y, z of the end effector with the fingers kept down, and the gripper.
+            "joint_delta": every joint.
+        step_m: End-effector change per axis.
+        gripper_step: Gripper change, of its 0 to 100.
+        joint_step_deg: Change of each joint under "joint_delta".
+        leash_m: How far the set-point may lead the measured end effector, so that a blocked arm does not wind up.
+        leash_deg: The same for each joint under "joint_delta".
+        gripper_leash: The same for the gripper; it bounds the squeeze.
+    """
+
+    kind: Literal["ee_delta", "joint_delta"] = "ee_delta"
+    step_m: float = 0.015
+    gripper_step: float = 34.0
+    joint_step_deg: float = 6.0
+    leash_m: float = 0.03
+    leash_deg: float = 12.0
+    gripper_leash: float = 25.0
+
+    def __post_init__(self) -> None:
+        for name in ("step_m", "gripper_step", "joint_step_deg", "leash_m", "leash_deg", "gripper_leash"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(
+                    f"action.{name} is out of range", seen=getattr(self, name), allowed="above 0"
+                )
+
+
+class ActionMap:
+    """Translates actions for one robot. Pure: the set-point and the measured pose are handed in.
+
+    Args:
+        kinematics: The robot.
+        config: What an action means.
+        box_low_m: Lowest x, y, z a target may have, (3,).
+        box_high_m: Highest x, y, z, (3,).
+    """
+
+    def __init__(
+        self, kinematics: Kinematics, config: ActionConfig, box_low_m: Point, box_high_m: Point
+    ) -> None:
+        self._kinematics, self._config = kinematics, config
+        self._low, self._high = box_low_m, box_high_m
+        model = kinematics.model
+        self._gripper = model.gripper_index
+        self._others = np.array([i for i in range(len(model.joint_names)) if i != self._gripper])
+        self._scale = np.full(len(model.joint_names), config.joint_step_deg)
+        self._leash = np.full(len(model.joint_names), config.leash_deg)
+        self._scale[self._gripper], self._leash[self._gripper] = config.gripper_step, config.gripper_leash
+
+    @property
+    def size(self) -> int:
+        """Length of an action."""
+        return 4 if self._config.kind == "ee_delta" else len(self._scale)
+
+    def target(self, action: Vector, set_point: Joints, measured: Joints) -> Joints:
+        """Return the joint targets of the coming policy step, within the joint limits, (n,).
+
+        Args:
+            action: In [-1, 1], (a,). Values outside are clipped.
+            set_point: Where the arm was last told to be, (n,).
+            measured: Where it is, (n,).
+        """
+        model = self._kinematics.model
+        bounded = np.clip(action.astype(np.float64), -1.0, 1.0)
+        if self._config.kind == "joint_delta":
+            wanted = set_point + self._scale * bounded
+        else:
+            wanted = self._towards(bounded[:3] * self._config.step_m, set_point, measured)
+            wanted[self._gripper] = set_point[self._gripper] + self._config.gripper_step * bounded[3]
+        free = np.clip(wanted, measured - self._leash, measured + self._leash)
+        if self._config.kind == "ee_delta":
+            wanted[self._gripper] = free[self._gripper]
+        else:
+            wanted = free
+        return np.clip(wanted, model.lower, model.upper)
+
+    def executed(self, before: Joints, after: Joints) -> Vector:
+        """Return the action that moves the set-point from ``before`` to ``after``, in [-1, 1], float32 (a,)."""
+        change = (after - before) / self._scale
+        if self._config.kind == "ee_delta":
+            moved = self._kinematics.position(after) - self._kinematics.position(before)
+            change = np.append(moved / self._config.step_m, change[self._gripper])
+        return np.clip(change, -1.0, 1.0).astype(np.float32)
+
+    def _towards(self, move: Point, set_point: Joints, measured: Joints) -> Joints:
+        """Return the joints that move the end effector by ``move``, or as much of it as the arm can reach."""
+        start = self._kinematics.position(set_point)
+        goal = np.clip(start + move, np.minimum(self._low, start), np.maximum(self._high, start))
+        here = self._kinematics.position(measured)
+        lead = float(np.linalg.norm(goal - here))
+        if lead > self._config.leash_m:
+            goal = here + (goal - here) * (self._config.leash_m / lead)
+        for share in (1.0, 0.5, 0.25):
+            wanted = start + share * (goal - start)
+            joints = self._kinematics.solve(wanted, set_point)
+            if np.linalg.norm(self._kinematics.position(joints) - wanted) < _REACHED_M:
+                return joints
+        return set_point.copy()

@@ -1,0 +1,214 @@
+"""One connected robot behind one bench: observations in, bounded set-points out."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import cv2
+import numpy as np
+from lerobot.robots.robot import Robot
+
+from roborl.clock import Clock
+from roborl.envs.actions import ActionMap
+from roborl.envs.bench import Bench
+from roborl.envs.cameras import Freshness, age_ns, frame_age_s
+from roborl.envs.kinematics import Kinematics
+from roborl.envs.robot_model import Joints, load_robot_model
+from roborl.envs.safety import SafetyFilter, SetPoint
+from roborl.errors import RobotError
+from roborl.types import Frame, Image, Observation, Vector
+
+_FAULTS = (OSError, RuntimeError, TimeoutError, ValueError)
+"""What LeRobot's robots, buses and cameras raise when a device fails; DeviceNotConnectedError is an OSError."""
+
+
+class Arm:
+    """Drives a robot in policy steps made of control ticks. Numpy only; waits for nothing but the robot itself.
+
+    The order of calls is ``connect``, then per episode ``begin_episode``, ``observe(0)``, and per step ``begin_step``,
+    ``ticks_per_step`` times ``tick``, ``observe``.
+
+    Args:
+        bench: Wiring and limits.
+        robot: The bench's robot.
+        clock: Stamps observations.
+
+    Attributes:
+        cameras: Shape (h, w, 3) of each recorded camera.
+        state_dim: Length of the proprioceptive state: joint positions, then end effector x, y, z.
+        action_dim: Length of an action.
+        ticks_per_step: Control ticks per policy step.
+        limits_hit: How often the safety filter changed a set-point, by limit, since the start of the episode.
+    """
+
+    def __init__(self, bench: Bench, robot: Robot, clock: Clock) -> None:
+        self.bench, self.robot = bench, robot
+        self._clock = clock
+        self.model = load_robot_model(bench.model)
+        self.kinematics = Kinematics(self.model)
+        low, high = np.array(bench.safety.workspace_low_m), np.array(bench.safety.workspace_high_m)
+        self._actions = ActionMap(self.kinematics, bench.action, low, high)
+        self._filter = SafetyFilter(self.kinematics, bench.safety, 1.0 / bench.control_hz)
+        self._freshness = Freshness(bench.watchdog.stale_s, bench.watchdog.frozen_frames)
+        self._centre = np.append(0.5 * (self.model.lower + self.model.upper), 0.5 * (low + high))
+        self._half = np.append(0.5 * (self.model.upper - self.model.lower), 0.5 * (high - low))
+        self.cameras = {name: (use.height_px, use.width_px, 3) for name, use in bench.cameras.items()}
+        self.state_dim = len(self._centre)
+        self.action_dim = self._actions.size
+        self.ticks_per_step = bench.ticks_per_step
+        self.limits_hit: Counter[str] = Counter()
+        rest = SetPoint(joints=self.model.home.copy(), velocity=np.zeros(len(self.model.home)))
+        self._sent, self._plan, self._measured = rest, [rest], self.model.home.copy()
+
+    def connect(self) -> None:
+        """Connect the robot and its cameras. Blocks as long as the robot takes.
+
+        Raises:
+            RobotError: If it does not answer, or reports other joints than the model's.
+        """
+        try:
+            self.robot.connect()
+        except _FAULTS as error:
+            raise self._fault("The robot cannot be connected", error) from error
+        self.begin_episode()
+
+    def disconnect(self) -> None:
+        """Disconnect the robot if it is connected.
+
+        Raises:
+            RobotError: If it does not answer.
+        """
+        if not self.robot.is_connected:
+            return
+        try:
+            self.robot.disconnect()
+        except _FAULTS as error:
+            raise self._fault("The robot cannot be disconnected", error) from error
+
+    def begin_episode(self) -> None:
+        """Take the measured pose for the set-point and forget the last episode's frames.
+
+        Raises:
+            RobotError: If the robot does not answer.
+        """
+        self._measured = self._read_joints()
+        self._sent = SetPoint(joints=self._measured.copy(), velocity=np.zeros(len(self._measured)))
+        self._plan = []
+        self._freshness.reset()
+        self.limits_hit.clear()
+
+    def observe(self, index: int, *, images: bool = True) -> Observation:
+        """Return what the robot perceives now.
+
+        Args:
+            index: Index of the observation in its episode.
+            images: False leaves the cameras alone, for state-only work.
+
+        Returns:
+            Frames at recording resolution with their capture stamps, and the state: joint positions scaled to [-1, 1] over
+            their limits, end effector scaled to [-1, 1] over the workspace box.
+
+        Raises:
+            RobotError: If the robot does not answer or a camera is late, frozen or dead.
+        """
+        if not images:
+            self._measured = self._read_joints()
+            return Observation(frames={}, state=self._state(), stamp_ns=self._clock.now_ns())
+        try:
+            seen = self.robot.get_observation()
+        except _FAULTS as error:
+            raise self._fault("The robot gives no observation", error) from error
+        self._measured = self.model.from_features(seen)
+        now_ns = self._clock.now_ns()
+        frames = {}
+        for name in self.cameras:
+            if name not in seen:
+                raise RobotError(
+                    f"The robot reports no picture of camera {name!r}",
+                    seen=sorted(seen),
+                    allowed=sorted(self.cameras),
+                )
+            age_s = frame_age_s(self.robot.cameras, name)
+            self._freshness.check(name, seen[name], age_s, self._measured)
+            frames[name] = Frame(
+                rgb=self._resized(name, seen[name]), camera=name, stamp_ns=now_ns - age_ns(age_s), id=index
+            )
+        return Observation(frames=frames, state=self._state(), stamp_ns=now_ns)
+
+    def begin_step(self, action: Vector) -> Vector:
+        """Plan the set-points of the coming policy step.
+
+        Args:
+            action: In [-1, 1], float32 (a,); values outside are clipped, a value that is not finite means no move.
+
+        Returns:
+            The action that the planned set-points amount to after limits and safety, float32 (a,): what is stored.
+        """
+        if not np.all(np.isfinite(action)):
+            self.limits_hit["not_finite"] += 1
+            action = np.zeros_like(action)
+        start = self._sent
+        target = self._actions.target(action, start.joints, self._measured)
+        planned, before = [], start
+        for tick in range(1, self.ticks_per_step + 1):
+            wanted = start.joints + (target - start.joints) * (tick / self.ticks_per_step)
+            before, hit = self._filter(wanted, before)
+            self.limits_hit.update(hit)
+            planned.append(before)
+        self._plan = planned[::-1]
+        return self._actions.executed(start.joints, before.joints)
+
+    def tick(self) -> None:
+        """Send the next planned set-point; past the end of the plan, hold.
+
+        Raises:
+            RobotError: If the robot does not answer.
+        """
+        if not self._plan:
+            self.hold()
+            return
+        self._send(self._plan.pop())
+
+    def hold(self) -> None:
+        """Send the last set-point again and drop what was planned.
+
+        Raises:
+            RobotError: If the robot does not answer.
+        """
+        self._plan = []
+        self._send(SetPoint(joints=self._sent.joints, velocity=np.zeros(len(self._sent.joints))))
+
+    def _send(self, point: SetPoint) -> None:
+        try:
+            self.robot.send_action(self.model.to_features(point.joints))
+        except _FAULTS as error:
+            raise self._fault("The robot takes no set-point", error) from error
+        self._sent = point
+
+    def _read_joints(self) -> Joints:
+        try:
+            bus = getattr(self.robot, "bus", None)
+            if bus is None:
+                return self.model.from_features(self.robot.get_observation())
+            positions = bus.sync_read("Present_Position")
+        except _FAULTS as error:
+            raise self._fault("The robot does not report its joints", error) from error
+        return self.model.from_features({f"{name}.pos": value for name, value in positions.items()})
+
+    def _state(self) -> Vector:
+        values = np.append(self._measured, self.kinematics.position(self._measured))
+        return ((values - self._centre) / self._half).astype(np.float32)
+
+    def _resized(self, name: str, rgb: Image) -> Image:
+        height, width, _ = self.cameras[name]
+        if rgb.shape[:2] == (height, width):
+            return rgb
+        return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+    def _fault(self, problem: str, error: Exception) -> RobotError:
+        return RobotError(
+            problem,
+            seen=f"{type(error).__name__}: {error}",
+            allowed="an answer",
+            remedy=f"Check power, cables and ports of {self.robot.name}",
+        )

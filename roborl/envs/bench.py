@@ -1,0 +1,181 @@
+"""How a bench is wired: robot, cameras, rates, actions, limits, in one YAML file."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from lerobot.robots.config import RobotConfig
+from lerobot.robots.robot import Robot
+
+from roborl.config import parse
+from roborl.envs import config_sim_robot
+from roborl.envs.actions import ActionConfig
+from roborl.envs.safety import SafetyConfig
+from roborl.errors import ConfigError
+from roborl.paths import bench_file
+
+SimRobotConfig = config_sim_robot.SimRobotConfig
+
+_LEROBOT_TYPES = (
+    "lerobot.robots.so_follower",
+    "lerobot.robots.koch_follower",
+    "lerobot.robots.omx_follower",
+    "lerobot.cameras.opencv",
+    "lerobot.cameras.zmq",
+)
+"""LeRobot's serial arms and cameras; importing a package is what registers its type name. Others come by plug-in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraUse:
+    """The resolution at which a camera is recorded.
+
+    Attributes:
+        height_px: Height of the recorded frame.
+        width_px: Width of the recorded frame.
+    """
+
+    height_px: int
+    width_px: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """When silence stops the arm.
+
+    Attributes:
+        stale_s: Greatest age of a camera frame.
+        frozen_frames: How many identical frames in a row are taken for a frozen camera while the arm moves; 0: any.
+        action_deadline_s: Longest wait for an action before the episode is ended.
+    """
+
+    stale_s: float = 0.5
+    frozen_frames: int = 5
+    action_deadline_s: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One robot, wired up.
+
+    Attributes:
+        robot: LeRobot's own configuration of the robot and its cameras.
+        model: Folder under ``robots/``: joints, limits, chain.
+        task: The instruction in words; empty on a simulated bench for the simulated task's own.
+        cameras: Recording resolution by camera name; a robot's camera that is left out is not used.
+        image_px: Side of the square picture a policy sees.
+        control_hz: Rate at which set-points are sent.
+        policy_hz: Rate at which the policy acts; divides ``control_hz``.
+        max_steps: Time limit of an episode in policy steps; 0 on a simulated bench for the simulated task's own.
+        time_scale: How much faster than life a simulated bench runs; 1 on a physical one.
+        action: What an action means.
+        safety: Bounds on what reaches the motors.
+        watchdog: When silence stops the arm.
+        if_control_dies: What the arm does when nobody sends set-points any more; for the operator to read.
+    """
+
+    robot: RobotConfig
+    model: str
+    cameras: dict[str, CameraUse]
+    task: str = ""
+    image_px: int = 64
+    control_hz: float = 50.0
+    policy_hz: float = 10.0
+    max_steps: int = 0
+    time_scale: float = 1.0
+    action: ActionConfig = field(default_factory=ActionConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    if_control_dies: str = ""
+
+    def __post_init__(self) -> None:
+        ticks = self.control_hz / self.policy_hz
+        if ticks < 1 or abs(ticks - round(ticks)) > 1e-9:
+            raise ConfigError(
+                "policy_hz does not divide control_hz",
+                seen=f"{self.policy_hz:g} and {self.control_hz:g}",
+                allowed="a whole number of control periods per policy step",
+                remedy="Change one of the two rates",
+            )
+        if not self.simulated and self.time_scale != 1.0:
+            raise ConfigError(
+                "A physical arm cannot run faster than life",
+                seen=f"time_scale={self.time_scale:g}",
+                allowed="1",
+                remedy="Remove time_scale from the bench file",
+            )
+        missing = sorted(set(self.cameras) - set(getattr(self.robot, "cameras", {})))
+        if missing:
+            raise ConfigError(
+                "The robot has no such camera",
+                seen=missing,
+                allowed=sorted(getattr(self.robot, "cameras", {})),
+                remedy="Add it under robot.cameras, or remove it under cameras",
+            )
+
+    @property
+    def simulated(self) -> bool:
+        """Whether time may run at another pace than the clock on the wall."""
+        return isinstance(self.robot, SimRobotConfig)
+
+    @property
+    def ticks_per_step(self) -> int:
+        """Control periods per policy step."""
+        return round(self.control_hz / self.policy_hz)
+
+
+def load_bench(name_or_path: str, overrides: Sequence[str] = ()) -> Bench:
+    """Read a bench file and fill in what a simulated task says itself.
+
+    Args:
+        name_or_path: A path, or a name in ``hardware_configs/``.
+        overrides: Dotted overrides as on a command line, such as ``--robot.scene=Reach``.
+
+    Raises:
+        ConfigError: If the file is missing or a field does not fit.
+    """
+    register_robot_types()
+    path = bench_file(name_or_path)
+    return resolve(parse(Bench, ["--config_path", str(path), *overrides], prog=str(path)))
+
+
+def resolve(bench: Bench) -> Bench:
+    """Return ``bench`` with task and time limit taken from the simulated task where they are left open.
+
+    Raises:
+        ConfigError: If a physical bench leaves them open, or the simulated task does not exist.
+    """
+    if isinstance(bench.robot, SimRobotConfig):
+        task = importlib.import_module("roborl.envs.tasks.registry").make_task(bench.robot.scene)
+        return replace(
+            bench,
+            task=bench.task or task.instruction,
+            max_steps=bench.max_steps or task.max_steps,
+            robot=replace(bench.robot, control_hz=bench.control_hz),
+        )
+    if not bench.task or bench.max_steps < 1:
+        raise ConfigError(
+            "A physical bench must state its task and its time limit",
+            seen=f"task={bench.task!r}, max_steps={bench.max_steps}",
+            allowed="an instruction in words and at least 1 step",
+            remedy="Set task and max_steps in the bench file",
+        )
+    return bench
+
+
+def register_robot_types() -> None:
+    """Make LeRobot's own robots and cameras, and those of installed ``lerobot_*`` plug-ins, known by name."""
+    for module in _LEROBOT_TYPES:
+        importlib.import_module(module)
+    importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
+
+
+def make_robot(bench: Bench) -> Robot:
+    """Return the bench's robot, not yet connected.
+
+    Raises:
+        ConfigError: If its settings do not fit.
+    """
+    return importlib.import_module("lerobot.robots.utils").make_robot_from_config(bench.robot)

@@ -1,0 +1,90 @@
+"""Tells a camera that shows the present from one that is late, frozen or dead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from roborl.clock import NS
+from roborl.envs.robot_model import Joints
+from roborl.errors import RobotError
+from roborl.types import Image
+
+_TRAVEL_DEG = 2.0
+"""An arm that has turned a joint this far looks different to each of its cameras."""
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    rgb: Image
+    joints: Joints
+    repeats: int
+
+
+class Freshness:
+    """Watches the frames of one episode.
+
+    Args:
+        stale_s: Greatest age of a frame when the observation is put together.
+        frozen_frames: How many frames in a row may be identical to the last byte while the arm moves; 0 for any number.
+    """
+
+    def __init__(self, stale_s: float, frozen_frames: int) -> None:
+        self._stale_s, self._frozen_frames = stale_s, frozen_frames
+        self._seen: dict[str, _Seen] = {}
+
+    def reset(self) -> None:
+        """Forget the frames so far."""
+        self._seen.clear()
+
+    def check(self, camera: str, rgb: Image, age_s: float, joints: Joints) -> None:
+        """Accept a frame.
+
+        Args:
+            camera: Its camera.
+            rgb: Its pixels; kept until the next call, not copied.
+            age_s: How long ago it was taken.
+            joints: The arm's measured pose at that time, (n,).
+
+        Raises:
+            RobotError: If the frame is too old, or identical to its predecessors though the arm has moved.
+        """
+        if age_s > self._stale_s:
+            raise RobotError(
+                f"Camera {camera!r} is stale",
+                seen=f"a frame {age_s:.2f} s old",
+                allowed=f"{self._stale_s:g} s",
+                remedy="Check its cable and frame rate, or raise watchdog.stale_s",
+            )
+        if not self._frozen_frames:
+            return
+        seen = self._seen.get(camera)
+        if seen is None or not np.array_equal(seen.rgb, rgb):
+            self._seen[camera] = _Seen(rgb, joints, 0)
+            return
+        seen.repeats += 1
+        if seen.repeats >= self._frozen_frames and np.abs(joints - seen.joints).max() > _TRAVEL_DEG:
+            raise RobotError(
+                f"Camera {camera!r} is frozen",
+                seen=f"{seen.repeats + 1} identical frames while the arm moved",
+                allowed=f"{self._frozen_frames} identical frames",
+                remedy="Reconnect the camera",
+            )
+
+
+def frame_age_s(cameras: Mapping[str, Any], name: str) -> float:
+    """Return how old a camera's newest frame is, by the capture stamp that LeRobot's threaded cameras keep; else 0.
+
+    A camera without a stamp is read synchronously, so its frame is as old as the call.
+    """
+    stamp = getattr(cameras.get(name), "latest_timestamp", None)
+    return 0.0 if stamp is None else max(0.0, time.perf_counter() - stamp)
+
+
+def age_ns(age_s: float) -> int:
+    """Return an age as whole nanoseconds."""
+    return int(age_s * NS)

@@ -1,0 +1,141 @@
+"""A bench as a Gymnasium environment: the same arm, limits and verdicts as the asynchronous actor, step by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.clock import Clock, FakeClock, MonotonicClock, Rate
+from roborl.envs.arm import Arm
+from roborl.envs.bench import Bench, load_bench, make_robot
+from roborl.envs.scene import Scene
+from roborl.envs.sim_robot import SimOperator, SimRobot
+from roborl.errors import ConfigError
+from roborl.roles import Operator
+from roborl.types import Observation
+
+
+class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
+    """One bench, one episode at a time. A simulated bench never sleeps; a physical one keeps its control rate.
+
+    Observations are ``{"pixels": {camera: uint8 (h, w, 3)}, "agent_pos": float32 (s,)}``, without "pixels" if
+    ``images`` is off. The reward is 1 on success, else 0. ``info`` holds "is_success" and, after a step, "executed": the
+    action really taken.
+
+    Args:
+        bench: A bench, or the name or path of its file.
+        operator: Resets the scene and judges; needed on a physical bench.
+        images: False never reads a camera.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  (Gymnasium's own class attribute)
+
+    def __init__(
+        self,
+        bench: Bench | str = "so101_sim",
+        *,
+        operator: Operator | None = None,
+        images: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        self.bench = load_bench(bench) if isinstance(bench, str) else bench
+        self.metadata = {**self.metadata, "render_fps": self.bench.policy_hz}
+        self.render_mode = render_mode
+        self.task = self.task_description = self.bench.task
+        self._max_episode_steps = self.bench.max_steps
+        self._images = images
+        robot = make_robot(self.bench)
+        if operator is None:
+            if not isinstance(robot, SimRobot):
+                raise ConfigError(
+                    "A physical bench needs somebody who resets the scene and judges",
+                    seen="no operator",
+                    allowed="an object with reset and verdict",
+                    remedy="Pass operator=",
+                )
+            operator = SimOperator(robot)
+        self._operator = operator
+        self._clock: Clock = FakeClock() if self.bench.simulated else MonotonicClock()
+        self.arm = Arm(self.bench, robot, self._clock)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.arm.action_dim,), np.float32)
+        spaces: dict[str, gymnasium.Space[Any]] = {
+            "agent_pos": gymnasium.spaces.Box(-np.inf, np.inf, (self.arm.state_dim,), np.float32)
+        }
+        if images:
+            spaces["pixels"] = gymnasium.spaces.Dict(
+                {
+                    name: gymnasium.spaces.Box(0, 255, shape, np.uint8)
+                    for name, shape in self.arm.cameras.items()
+                }
+            )
+        self.observation_space = gymnasium.spaces.Dict(spaces)
+        self._index = 0
+        self.last_observation: Observation | None = None
+
+    @property
+    def scene(self) -> Scene:
+        """The simulator's truth behind a simulated bench: for experts, benchmarks and tests.
+
+        Raises:
+            ConfigError: On a physical bench.
+        """
+        if not isinstance(self.arm.robot, SimRobot):
+            raise ConfigError(
+                "Only a simulated bench has a scene", seen=self.arm.robot.name, allowed="so101_sim"
+            )
+        return self.arm.robot.scene
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Have the scene made ready and return the first observation.
+
+        Raises:
+            RobotError: If the robot does not answer.
+        """
+        super().reset(seed=seed)
+        if not self.arm.robot.is_connected:
+            self.arm.connect()
+        self._operator.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
+        self.arm.begin_episode()
+        self._rate = Rate(self.bench.control_hz, self._clock)
+        self._index = 0
+        return self._observe(), {"is_success": False}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Act for one policy period.
+
+        Raises:
+            RobotError: If the robot does not answer or a camera fails.
+        """
+        executed = self.arm.begin_step(np.asarray(action, dtype=np.float32))
+        for _ in range(self.arm.ticks_per_step):
+            self._rate.wait()
+            self.arm.tick()
+        self._index += 1
+        seen = self._observe()
+        verdict = self._operator.verdict()
+        terminated = verdict is not None
+        truncated = not terminated and self._index >= self.bench.max_steps
+        success = verdict is True
+        return seen, float(success), terminated, truncated, {"is_success": success, "executed": executed}
+
+    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium's generic frame type
+        """Return a handsome picture of a simulated bench, uint8 (480, 640, 3); None without a render mode."""
+        return (
+            self.scene.render("front", 480, 640, handsome=True) if self.render_mode == "rgb_array" else None
+        )
+
+    def close(self) -> None:
+        """Disconnect the robot."""
+        self.arm.disconnect()
+
+    def _observe(self) -> dict[str, Any]:
+        self.last_observation = observation = self.arm.observe(self._index, images=self._images)
+        seen: dict[str, Any] = {"agent_pos": observation.state}
+        if self._images:
+            seen["pixels"] = observation.images
+        return seen

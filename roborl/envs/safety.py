@@ -1,0 +1,133 @@
+"""The last thing before the motors: a pure function that bounds position, speed, acceleration and place of a set-point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from roborl.envs.kinematics import Kinematics, Point
+from roborl.envs.robot_model import Joints
+from roborl.errors import ConfigError
+
+_BISECTIONS = 6
+
+
+class Limit(StrEnum):
+    """What the filter may have to enforce."""
+
+    NOT_FINITE = "not_finite"
+    POSITION = "position"
+    VELOCITY = "velocity"
+    ACCELERATION = "acceleration"
+    WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyConfig:
+    """Bounds of a bench; the joints' own stand in the robot's model.
+
+    Attributes:
+        workspace_low_m: Lowest x, y, z of the end effector in the base frame.
+        workspace_high_m: Highest x, y, z.
+        velocity_scale: Share of the model's largest joint speeds to allow, (0, 1].
+        acceleration_scale: Share of the model's largest joint accelerations to allow, (0, 1].
+    """
+
+    workspace_low_m: tuple[float, float, float] = (0.12, -0.16, 0.010)
+    workspace_high_m: tuple[float, float, float] = (0.32, 0.16, 0.12)
+    velocity_scale: float = 1.0
+    acceleration_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(low < high for low, high in zip(self.workspace_low_m, self.workspace_high_m, strict=True)):
+            raise ConfigError(
+                "The workspace box is empty",
+                seen=f"{self.workspace_low_m} to {self.workspace_high_m}",
+                allowed="each low below its high",
+                remedy="Correct safety.workspace_low_m or safety.workspace_high_m",
+            )
+        for name in ("velocity_scale", "acceleration_scale"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigError(
+                    f"safety.{name} is out of range", seen=getattr(self, name), allowed="(0, 1]"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SetPoint:
+    """What the motors are told at one control tick.
+
+    Attributes:
+        joints: Joint vector in LeRobot's units, (n,).
+        velocity: Its rate of change, units per second, (n,).
+    """
+
+    joints: Joints
+    velocity: Joints
+
+
+class SafetyFilter:
+    """Bounds one set-point after another. It holds limits and no state: equal inputs give equal outputs.
+
+    Args:
+        kinematics: The robot.
+        config: The bench's bounds.
+        period_s: Time between two set-points.
+    """
+
+    def __init__(self, kinematics: Kinematics, config: SafetyConfig, period_s: float) -> None:
+        model = kinematics.model
+        self._kinematics, self._period_s = kinematics, period_s
+        self._lower, self._upper = model.lower, model.upper
+        self._velocity = model.max_velocity * config.velocity_scale
+        self._acceleration = model.max_acceleration * config.acceleration_scale
+        self._box_low, self._box_high = np.array(config.workspace_low_m), np.array(config.workspace_high_m)
+
+    def __call__(self, wanted: Joints, before: SetPoint) -> tuple[SetPoint, frozenset[Limit]]:
+        """Return the set-point nearest to ``wanted`` that may follow ``before``, and the limits that changed it.
+
+        Joint limits always hold. A robot that starts outside the workspace box may move back towards it, never further away.
+        """
+        hit: set[Limit] = set()
+        if not np.all(np.isfinite(wanted)):
+            hit.add(Limit.NOT_FINITE)
+            wanted = before.joints
+        joints = self._within(np.clip(wanted, self._lower, self._upper), wanted, Limit.POSITION, hit)
+        velocity = (joints - before.joints) / self._period_s
+        slower = np.clip(velocity, -self._velocity, self._velocity)
+        velocity = self._within(slower, velocity, Limit.VELOCITY, hit)
+        change = self._acceleration * self._period_s
+        softer = np.clip(velocity, before.velocity - change, before.velocity + change)
+        velocity = self._within(softer, velocity, Limit.ACCELERATION, hit)
+        joints = np.clip(before.joints + velocity * self._period_s, self._lower, self._upper)
+        kept = self._inside_box(joints, before.joints)
+        joints = self._within(kept, joints, Limit.WORKSPACE, hit)
+        return SetPoint(joints=joints, velocity=(joints - before.joints) / self._period_s), frozenset(hit)
+
+    @staticmethod
+    def _within(bounded: Joints, wanted: Joints, limit: Limit, hit: set[Limit]) -> Joints:
+        if np.abs(bounded - wanted).max() > 1e-9:
+            hit.add(limit)
+        return bounded
+
+    def _outside_m(self, joints: Joints) -> float:
+        position: Point = self._kinematics.position(joints)
+        return float(np.maximum(self._box_low - position, position - self._box_high).max())
+
+    def _inside_box(self, joints: Joints, before: Joints) -> Joints:
+        """Return ``joints``, or the last point on the way to it that is not further outside than ``before``."""
+        if self._outside_m(joints) <= 1e-6:
+            return joints
+        allowed_m = max(1e-6, self._outside_m(before))
+        low, high = 0.0, 1.0
+        if self._outside_m(joints) <= allowed_m:
+            return joints
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            if self._outside_m(before + middle * (joints - before)) <= allowed_m:
+                low = middle
+            else:
+                high = middle
+        return before + low * (joints - before)

@@ -1,0 +1,1 @@
+"""The simulated tasks: objects, starts, success, progress. One file per task."""
