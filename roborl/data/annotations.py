@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from roborl.data.dataset_episode import Subtask
+from roborl.data.lerobot_columns import EVENTS, LANGUAGE, SUCCESS
 from roborl.data.lerobot_files import (
+    Files,
     add_episode_columns,
     load_files,
     replace_table,
@@ -26,8 +28,6 @@ from roborl.data.lerobot_files import (
 )
 from roborl.errors import DatasetError
 
-LANGUAGE = "language_persistent"
-EVENTS = "language_events"
 _PREFIXES = ("sparse_subtask_", "subtask_", "dense_subtask_")
 _TYPES = {
     "names": pa.list_(pa.string()),
@@ -82,7 +82,7 @@ def from_language(rows: Sequence[Mapping[str, Any]] | None, *, fps: float, last:
     starts = [min(round(time * fps), last) for time, _ in marks]
     return tuple(
         Subtask(name=name, start=start, end=end)
-        for (_, name), start, end in zip(marks, starts, [*starts[1:], last], strict=True)
+        for (_, name), start, end in zip(marks, starts, [*starts[1:], last][: len(starts)], strict=True)
     )
 
 
@@ -123,6 +123,31 @@ def stage_shares(annotated: Sequence[Sequence[Subtask]]) -> dict[str, float]:
     return {name: total / counted for name, total in totals.items()} if counted else {}
 
 
+def stages(files: Files) -> tuple[str, ...]:
+    """Return a dataset's stage names in order; empty without annotations."""
+    for prefix in ("sparse", "dense"):
+        path = files.root / "meta" / f"temporal_proportions_{prefix}.json"
+        if path.is_file() and (shares := json.loads(path.read_text())):
+            return tuple(shares)
+    fps = float(files.info["fps"])
+    return stage_names(
+        [from_episode_row(row, fps=fps, last=int(row["length"]) - 1) for row in files.episodes]
+    )
+
+
+def successes(files: Files) -> set[int]:
+    """Return the indices of the episodes that succeeded: all of them where the dataset does not say."""
+    every = {int(row["episode_index"]) for row in files.episodes}
+    if SUCCESS not in files.features:
+        return every
+    found: set[int] = set()
+    for path in dict.fromkeys(files.data_file(row) for row in files.episodes):
+        table = pq.read_table(path, columns=["episode_index", SUCCESS])
+        pairs = zip(table.column("episode_index").to_pylist(), table.column(SUCCESS).to_pylist(), strict=True)
+        found |= {int(index) for index, success in pairs if success}
+    return found & every
+
+
 def write_annotations(
     root: Path, subtasks: Mapping[int, Sequence[Subtask]], *, prefix: str = "sparse", language: bool = True
 ) -> dict[str, float]:
@@ -156,7 +181,9 @@ def write_annotations(
     }
     columns = {f"{start}{name}": column for start in names for name, column in values.items()}
     add_episode_columns(root, columns, {f"{start}{name}": _TYPES[name] for start in names for name in values})
-    shares = stage_shares(list(given.values()))
+    whole = successes(files)
+    # A failure may stop anywhere or go back, so only successes say how long a stage takes.
+    shares = stage_shares([marks for index, marks in given.items() if index in whole])
     write_json(root / "meta" / f"temporal_proportions_{prefix}.json", shares)
     if language:
         _write_language(root, given, fps)
@@ -262,7 +289,7 @@ def read_keyframes(path: Path, *, episode: int = 0) -> dict[int, tuple[Subtask, 
 
 
 def _subtask(mark: Mapping[str, Any]) -> Subtask:
-    name = next(mark[key] for key in ("name", "annotation", "anotation", "subtask") if key in mark)
+    name = mark[next((key for key in ("annotation", "anotation", "subtask") if key in mark), "name")]
     start = mark["start"] if "start" in mark else mark["start_frame_id"]
     end = mark["end"] if "end" in mark else mark["end_frame_id"]
     return Subtask(name=str(name), start=int(start), end=int(end))

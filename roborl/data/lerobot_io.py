@@ -1,4 +1,4 @@
-"""Episodes out of LeRobotDataset v3; the names of its frame columns, which only this file and the writer know.
+"""Episodes out of LeRobotDataset v3.
 
 A dataset of ours has one row per observation, T + 1 for T steps. The last row of an episode is flagged
 ``is_last_observation``, its action is zero and its reward 0, so LeRobot's own tools read it like any other. What LeRobot
@@ -21,28 +21,41 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roborl.data.annotations import (
-    LANGUAGE,
     from_episode_row,
     from_language,
-    stage_names,
+    stages,
 )
 from roborl.data.dataset_episode import DatasetEpisode, Provenance
+from roborl.data.lerobot_columns import (
+    ACTION,
+    BENCHMARK_PROGRESS,
+    DISCARDED,
+    END,
+    EVENTS,
+    FAILURE,
+    FOREIGN_INTERVENTION,
+    IMAGES,
+    INTERVENTION,
+    KEY,
+    LANGUAGE,
+    LAST,
+    PROPOSED,
+    REWARD,
+    REWARD_SOURCE,
+    SOURCE,
+    STAMPS,
+    STATE,
+    SUCCESS,
+    TRUNCATED,
+    VERDICT,
+    VERSION,
+)
 from roborl.data.lerobot_files import Files, load_files
 from roborl.data.pictures import decode_stored, decode_video
 from roborl.errors import DatasetError
 from roborl.types import EndCause, RewardSource, Source
 
 log = logging.getLogger(__name__)
-
-IMAGES = "observation.images."
-STATE, ACTION = "observation.state", "action"
-REWARD, DONE, TRUNCATED, SUCCESS = "next.reward", "next.done", "next.truncated", "next.success"
-INTERVENTION, FOREIGN_INTERVENTION = "intervention", "complementary_info.is_intervention"
-LAST = "is_last_observation"
-PROPOSED, SOURCE, VERSION, REWARD_SOURCE = "proposed_action", "source", "policy_version", "reward_source"
-STAMPS, END, VERDICT, KEY = "stamp_ns", "end_cause", "verdict", "episode_key"
-DISCARDED, FAILURE = "discarded", "failure_kind"
-BENCHMARK_PROGRESS = "benchmark.progress"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +99,6 @@ def describe(source: str | Path) -> DatasetInfo:
     """
     files = load_files(source)
     fps = float(files.info["fps"])
-    marks = [from_episode_row(row, fps=fps, last=int(row["length"]) - 1) for row in files.episodes]
     features = files.features
     return DatasetInfo(
         root=files.root,
@@ -99,7 +111,7 @@ def describe(source: str | Path) -> DatasetInfo:
         episodes=len(files.episodes),
         tasks=tuple(files.tasks.values()),
         ours=LAST in features,
-        stages=stage_names([m for m in marks if m]),
+        stages=stages(files),
         robot_type=str(files.info.get("robot_type") or ""),
     )
 
@@ -220,7 +232,7 @@ def _read_one(
         present = set(pq.read_schema(path).names)
         table = pq.read_table(
             path,
-            columns=[n for n in (*plain, *stored) if n in present and n != "language_events"],
+            columns=[n for n in (*plain, *stored) if n in present and n != EVENTS],
             filters=[("episode_index", "=", index)],
         )
     except (OSError, pa.ArrowException) as error:

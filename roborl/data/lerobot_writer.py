@@ -13,8 +13,7 @@ import numpy as np
 
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
-from roborl.data.lerobot_files import load_files, recover
-from roborl.data.lerobot_io import (
+from roborl.data.lerobot_columns import (
     ACTION,
     BENCHMARK_PROGRESS,
     DISCARDED,
@@ -36,6 +35,7 @@ from roborl.data.lerobot_io import (
     VERDICT,
     VERSION,
 )
+from roborl.data.lerobot_files import load_files, recover
 from roborl.errors import DatasetError
 from roborl.types import RewardSource, Source
 
@@ -74,7 +74,7 @@ class DatasetWriter:
         robot_type: str = "",
         video: bool = False,
         benchmark_progress: bool = False,
-        checkpoint_every: int = 10,
+        checkpoint_every: int = 50,
     ) -> None:
         self._path, self._fps, self._robot_type = path, fps, robot_type
         self._checkpoint_every, self._video = checkpoint_every, video
@@ -121,10 +121,13 @@ class DatasetWriter:
         self._check(episode)
         if self._dataset is None:
             self._dataset = self._open()
+        from lerobot.utils.utils import SuppressProgressBars
+
         for row in _rows(episode, list(self._cameras), progress=self._benchmark):
             self._dataset.add_frame(row)
-        # Encoding in this process: a pool would start again for every episode.
-        self._dataset.save_episode(parallel_encoding=False)
+        with SuppressProgressBars():
+            # Encoding in this process: a pool would start again for every episode.
+            self._dataset.save_episode(parallel_encoding=False)
         index = self.episodes
         self._subtasks[index] = episode.subtasks
         self.episodes += 1

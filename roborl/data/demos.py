@@ -1,0 +1,220 @@
+"""Demonstrations for the learner's store: any dataset, made to fit one bench."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.data.dataset_episode import DatasetEpisode, Provenance, to_episode
+from roborl.data.lerobot_io import DatasetInfo, describe, read_episodes
+from roborl.errors import DatasetError
+from roborl.types import Episode, EpisodeKey
+
+log = logging.getLogger(__name__)
+
+type ActionMap = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSpec:
+    """What a bench expects of a demonstration.
+
+    Attributes:
+        cameras: Height and width in px by camera name, at recording resolution.
+        state_dim: Length of the state.
+        action_dim: Length of an action.
+        policy_hz: Observations per second.
+        state_names: Where given and present in the dataset, the state is picked by these names.
+    """
+
+    cameras: Mapping[str, tuple[int, int]]
+    state_dim: int
+    action_dim: int
+    policy_hz: float
+    state_names: tuple[str, ...] = ()
+
+
+def deltas_of_targets(
+    coordinates: Callable[[NDArray[np.float32]], NDArray[np.float32]], step: NDArray[np.float32]
+) -> ActionMap:
+    """Return a map from absolute joint targets, as ``lerobot-record`` stores them, to a bench's bounded deltas.
+
+    Args:
+        coordinates: Joint positions (n, j) to what the bench moves in (n, a): the identity for joint deltas, the
+            forward kinematics with the gripper behind for end-effector deltas.
+        step: What an action of 1 moves, in the units of ``coordinates``, (a,).
+
+    Returns:
+        A function of states (n, j) and targets (n, j). Each delta leads from the target before it; the first from the
+        state. Deltas beyond [-1, 1] are cut.
+    """
+
+    def to_deltas(state: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float32]:
+        path = coordinates(np.concatenate([state[:1], target]))
+        return np.clip(np.diff(path, axis=0) / step, -1.0, 1.0).astype(np.float32)
+
+    return to_deltas
+
+
+def load_demos(
+    source: str | Path,
+    spec: DemoSpec,
+    *,
+    camera_map: Mapping[str, str] | None = None,
+    success: bool | Mapping[int, bool] | None = None,
+    action_map: ActionMap | None = None,
+    actor: str = "demo",
+    limit: int | None = None,
+) -> list[Episode]:
+    """Read every demonstration that is not discarded, fitted to a bench.
+
+    Arguments and errors as for :func:`iterate_demos`.
+    """
+    episodes = iterate_demos(
+        source, spec, camera_map=camera_map, success=success, action_map=action_map, actor=actor
+    )
+    found = [
+        episode for _, episode in zip(range(limit if limit is not None else 1 << 62), episodes, strict=False)
+    ]
+    if not found:
+        raise DatasetError(
+            "The dataset holds no demonstration", seen=source, remedy="Record some: roborl record"
+        )
+    return found
+
+
+def iterate_demos(
+    source: str | Path,
+    spec: DemoSpec,
+    *,
+    camera_map: Mapping[str, str] | None = None,
+    success: bool | Mapping[int, bool] | None = None,
+    action_map: ActionMap | None = None,
+    actor: str = "demo",
+) -> Iterator[Episode]:
+    """Read demonstrations one at a time, keyed ``actor-0001-<episode_index>``.
+
+    Args:
+        source: A folder or a hub id.
+        spec: What the bench expects. A faster recording is thinned out to ``policy_hz`` so that its last observation
+            stays; that needs ``action_map``, because deltas of another rate mean something else.
+        camera_map: Our camera name to the dataset's, where order and names do not say it.
+        success: The verdict on all episodes, or by episode index; by default what the file says, else success.
+        action_map: Turns states (n, s) and actions (n, a) into the bench's actions (n, a'), see
+            :func:`deltas_of_targets`. By default the dataset's actions are the bench's own.
+        actor: First part of the keys.
+
+    Raises:
+        DatasetError: If cameras, state, actions or rate do not fit.
+    """
+    info = describe(source)
+    columns = _state_columns(info, spec)
+    if action_map is None:
+        _check_actions(info, spec)
+    for episode in read_episodes(info.root, cameras=spec.cameras, camera_map=camera_map, success=success):
+        if episode.discarded:
+            continue
+        whole = thin_out(episode, info.fps / spec.policy_hz)
+        if not (np.isfinite(whole.state).all() and np.isfinite(whole.action).all()):
+            raise DatasetError(
+                f"Episode {episode.index} holds numbers that are not finite",
+                seen=source,
+                allowed="finite states and actions",
+                remedy="Delete it: lerobot-edit-dataset --operation.type delete_episodes",
+            )
+        action = whole.action if action_map is None else action_map(whole.state[:-1], whole.action)
+        action = _checked(action.astype(np.float32), episode.index, info, spec)
+        known = whole.provenance
+        whole = replace(
+            whole,
+            state=whole.state[:, columns],
+            action=action,
+            provenance=replace(known, proposed=action) if known and action_map else known,
+        )
+        yield to_episode(
+            whole, EpisodeKey(actor=actor, incarnation=1, episode=episode.index), fps=spec.policy_hz
+        )
+
+
+def thin_out(episode: DatasetEpisode, factor: float) -> DatasetEpisode:
+    """Keep one observation in ``factor``, the last one always; rewards between are summed, the latest action stays.
+
+    Args:
+        episode: The episode.
+        factor: Recorded rate over wanted rate; 1 returns the episode itself.
+    """
+    if abs(factor - 1.0) < 1e-3:
+        return episode
+    back = np.round(np.arange(0, episode.steps + 1e-6, factor)).astype(int)
+    kept = np.unique(np.clip(episode.steps - back, 0, None))
+    ends = kept[1:] - 1
+    known = episode.provenance
+    return replace(
+        episode,
+        images={name: pixels[kept] for name, pixels in episode.images.items()},
+        state=episode.state[kept],
+        action=episode.action[ends],
+        reward=np.add.reduceat(episode.reward, kept[:-1]).astype(np.float32)
+        if kept[0] == 0
+        else np.add.reduceat(episode.reward[kept[0] :], kept[:-1] - kept[0]).astype(np.float32),
+        subtasks=(),
+        benchmark_progress=None if episode.benchmark_progress is None else episode.benchmark_progress[kept],
+        provenance=None
+        if known is None
+        else Provenance(
+            proposed=known.proposed[ends],
+            source=tuple(known.source[i] for i in ends),
+            policy_version=known.policy_version[ends],
+            reward_source=tuple(known.reward_source[i] for i in ends),
+            stamp_ns=known.stamp_ns[kept],
+        ),
+    )
+
+
+def _state_columns(info: DatasetInfo, spec: DemoSpec) -> list[int]:
+    if spec.state_names and set(spec.state_names) <= set(info.state_names):
+        return [info.state_names.index(name) for name in spec.state_names]
+    if info.state_dim != spec.state_dim:
+        raise DatasetError(
+            "The dataset's state has another size than the bench's",
+            seen=f"{info.state_dim} {list(info.state_names)}",
+            allowed=f"{spec.state_dim} {list(spec.state_names)}",
+            remedy="Use demonstrations of this robot, or a bench file that fits them",
+        )
+    return list(range(spec.state_dim))
+
+
+def _check_actions(info: DatasetInfo, spec: DemoSpec) -> None:
+    if info.action_dim != spec.action_dim:
+        raise DatasetError(
+            "The dataset's actions have another size than the bench's",
+            seen=f"{info.action_dim} {list(info.action_names)}",
+            allowed=spec.action_dim,
+            remedy="If they are absolute joint targets, say --demos.action_map targets",
+        )
+    if abs(info.fps / spec.policy_hz - 1.0) > 0.01:
+        raise DatasetError(
+            "The dataset was recorded at another rate than the policy acts",
+            seen=f"{info.fps:g} Hz",
+            allowed=f"{spec.policy_hz:g} Hz",
+            remedy="If its actions are absolute joint targets, say --demos.action_map targets: then it is thinned out",
+        )
+
+
+def _checked(
+    action: NDArray[np.float32], index: int, info: DatasetInfo, spec: DemoSpec
+) -> NDArray[np.float32]:
+    largest = float(np.abs(action).max(initial=0.0))
+    if action.shape[1] != spec.action_dim or largest > 1.0 + 1e-4:
+        raise DatasetError(
+            f"The actions of episode {index} are not the bench's",
+            seen=f"{action.shape[1]} dimensions up to {largest:g} in size {list(info.action_names)}",
+            allowed=f"{spec.action_dim} dimensions in [-1, 1]",
+            remedy="If they are absolute joint targets, say --demos.action_map targets",
+        )
+    return np.clip(action, -1.0, 1.0)

@@ -1,0 +1,87 @@
+"""Demonstrations fit the bench or are refused with both sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.data.demos import DemoSpec, deltas_of_targets, load_demos, thin_out
+from roborl.errors import DatasetError
+from roborl.testing.episodes import CAMERAS, lerobot_recording, random_episode, write_episodes
+from roborl.types import EndCause, Source
+
+OURS = DemoSpec(cameras=CAMERAS, state_dim=6, action_dim=4, policy_hz=10)
+THEIRS = DemoSpec(cameras={"front": (24, 32), "wrist": (24, 32)}, state_dim=6, action_dim=6, policy_hz=10)
+
+
+def test_our_own_demonstrations_come_back_with_discarded_ones_left_out(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0), random_episode(1, discarded=True), random_episode(2))
+    demos = load_demos(tmp_path / "d", OURS)
+    assert [str(demo.key) for demo in demos] == ["demo-0001-000000", "demo-0001-000002"]
+    np.testing.assert_array_equal(demos[1].steps[3].command.action, random_episode(2).action[3])
+    assert demos[0].success is True
+    assert len(load_demos(tmp_path / "d", OURS, limit=1)) == 1
+
+
+def test_states_are_picked_by_name(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0))
+    spec = replace(OURS, state_dim=2, state_names=("joint_4.pos", "joint_1.pos"))
+    (demo,) = load_demos(tmp_path / "d", spec)
+    np.testing.assert_array_equal(demo.steps[0].observation.state, random_episode(0).state[0, [4, 1]])
+
+
+def test_sizes_that_differ_are_refused_with_both(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0))
+    with pytest.raises(DatasetError, match=r"actions.*Found: 4 .*gripper.*Allowed: 6.*action_map"):
+        load_demos(tmp_path / "d", replace(OURS, action_dim=6))
+    with pytest.raises(DatasetError, match=r"state.*Found: 6 .*joint_0.*Allowed: 9"):
+        load_demos(tmp_path / "d", replace(OURS, state_dim=9))
+    with pytest.raises(DatasetError, match=r"rate.*Found: 10 Hz.*Allowed: 5 Hz"):
+        load_demos(tmp_path / "d", replace(OURS, policy_hz=5))
+
+
+def test_absolute_targets_are_not_taken_for_deltas(tmp_path: Path) -> None:
+    lerobot_recording(tmp_path / "f", [5], fps=10)
+    with pytest.raises(DatasetError, match=r"episode 0.*up to 40.*pan\.pos.*Allowed.*\[-1, 1\].*action_map"):
+        load_demos(tmp_path / "f", THEIRS)
+
+
+def test_a_recording_of_absolute_targets_becomes_deltas_at_the_policys_rate(tmp_path: Path) -> None:
+    # Targets rise by 10 per frame at 30 Hz: by 30 per policy step.
+    lerobot_recording(tmp_path / "f", [7], fps=30)
+    step = np.full(6, 40, np.float32)
+    (demo,) = load_demos(tmp_path / "f", THEIRS, action_map=deltas_of_targets(lambda joints: joints, step))
+    states = [float(o.state[0]) for o in demo.observations]
+    # Seven rows and the repeated last one, thinned from the end: rows 1, 4 and 7.
+    assert states == [5, 35, 55]
+    actions = [float(s.command.action[0]) for s in demo.steps]
+    assert actions == pytest.approx([(30 - 5) / 40, 30 / 40])
+    assert [s.reward for s in demo.steps] == [0, 1]
+    assert demo.end is EndCause.SUCCESS
+    assert demo.steps[0].command.source is Source.PERSON
+
+
+def test_thinning_keeps_the_last_observation_and_all_reward() -> None:
+    whole = random_episode(0, 11, subtasks=(), reward=np.arange(11, dtype=np.float32))
+    thin = thin_out(whole, 3.0)
+    np.testing.assert_array_equal(thin.state, whole.state[[2, 5, 8, 11]])
+    np.testing.assert_array_equal(thin.action, whole.action[[4, 7, 10]])
+    np.testing.assert_array_equal(thin.reward, [2 + 3 + 4, 5 + 6 + 7, 8 + 9 + 10])
+    assert thin_out(whole, 1.0) is whole
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    bad = random_episode(0)
+    bad.state[2, 1] = np.nan
+    write_episodes(tmp_path / "d", bad)
+    with pytest.raises(DatasetError, match=r"Episode 0.*not finite"):
+        load_demos(tmp_path / "d", OURS)
+
+
+def test_an_empty_choice_is_refused(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0, discarded=True))
+    with pytest.raises(DatasetError, match="no demonstration"):
+        load_demos(tmp_path / "d", OURS)
