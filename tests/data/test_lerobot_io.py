@@ -249,7 +249,7 @@ def test_shapes_are_checked() -> None:
         random_episode(0, subtasks=(Subtask(name="reach", start=0, end=7),))
 
 
-def test_data_files_hold_one_row_group_per_random_episode(tmp_path: Path) -> None:
+def test_data_files_hold_one_row_group_per_episode(tmp_path: Path) -> None:
     write_episodes(tmp_path / "d", random_episode(0), random_episode(1))
     data = next((tmp_path / "d/data").glob("*/*.parquet"))
     assert pq.ParquetFile(data).num_row_groups == 2
