@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
 from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
-from roborl.types import EpisodeKey, Image, Observation, Score
+from roborl.types import EpisodeKey, Observation, Score
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,16 @@ class ScoreLink(Protocol):
         """Return who is judging, None while the server is away."""
         ...
 
-    def open(self, task: str) -> str | None:
+    def open(self, task: str, stride: int) -> str | None:
         """Start a session of the label lane and return its name; None while the server is away."""
         ...
 
-    def push(self, session: str, frame_id: int, images: Mapping[str, Image], *, score: bool) -> bool:
+    def push(self, session: str, observation: Observation) -> bool:
         """Send the next observation of a session; False where it was not taken and must be sent again."""
+        ...
+
+    def finish(self, session: str, last_id: int) -> bool:
+        """Say which observation is the last, so that it is scored whatever the stride; False where not taken."""
         ...
 
     def close(self, session: str) -> None:
@@ -107,6 +111,7 @@ class _Session:
     labels: EpisodeLabels
     name: str
     heard_ns: int
+    finished: bool = False
 
 
 class Labeller:
@@ -222,9 +227,6 @@ class Labeller:
         labelled = column.labelled(info.key)
         if len(self._sessions) >= self._config.sessions or (labelled >= info.observations > 0 and info.end):
             return None
-        name = self._link.open(info.task)
-        if name is None:
-            return None
         stride = column.stride(info.key)
         if not stride:
             online = info.kind != "demo"
@@ -232,6 +234,9 @@ class Labeller:
             column.set_stride(info.key, stride)
             if stride != self._config.stride:
                 self._events({"event": "stride", "episode": str(info.key), "stride": stride})
+        name = self._link.open(info.task, stride)
+        if name is None:
+            return None
         session = _Session(EpisodeLabels(stride), name, self._clock.now_ns())
         self._sessions[info.key] = session
         return session
@@ -239,16 +244,16 @@ class Labeller:
     def _push(self, info: EpisodeInfo, session: _Session) -> bool:
         labels, ended = session.labels, info.end is not None
         due = labels.due(info.observations, ended, self._config.window)
-        if not due:
-            return False
         if not labels.unanswered:
             session.heard_ns = self._clock.now_ns()
-        for index, observation in zip(due, self._store.observations(info.key, due.start), strict=False):
-            score = labels.scored(index, info.observations, ended)
-            if not self._link.push(session.name, index, observation.images, score=score):
-                break
-            labels.send(index, score=score)
-        return True
+        if due:
+            for index, observation in zip(due, self._store.observations(info.key, due.start), strict=False):
+                if not self._link.push(session.name, observation):
+                    break
+                labels.send(index, score=labels.scored(index, info.observations, ended))
+        if ended and labels.sent == info.observations and not session.finished:
+            session.finished = self._link.finish(session.name, info.observations - 1)
+        return bool(due)
 
     def _receive(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column, timeout_s: float) -> bool:
         scores, lost = self._link.poll(timeout_s)

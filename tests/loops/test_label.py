@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.errors import ConfigError
 from roborl.loops.label import Judge, Labeller
 from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows
-from roborl.types import EndCause, EpisodeKey, Frame, Image, Observation, Score
+from roborl.types import EndCause, EpisodeKey, Frame, Observation, Score
 
 
 def observation(index: int, value: int) -> Observation:
@@ -102,6 +102,7 @@ class FakeServer:
         self.pushes: list[tuple[str, int]] = []
         self.closed: list[str] = []
         self._sessions: dict[str, list[int]] = {}
+        self._strides: dict[str, int] = {}
         self._out: list[tuple[str, Score]] = []
         self._lost: list[str] = []
         self._count = 0
@@ -109,26 +110,37 @@ class FakeServer:
     def judge(self) -> Judge | None:
         return None if self.away else Judge(version=self.version)
 
-    def open(self, task: str) -> str | None:
+    def open(self, task: str, stride: int) -> str | None:
         if self.away:
             return None
         self._count += 1
         name = f"s{self._count}"
         self._sessions[name] = []
+        self._strides[name] = stride
         return name
 
-    def push(self, session: str, frame_id: int, images: Mapping[str, Image], *, score: bool) -> bool:
+    def push(self, session: str, observation: Observation) -> bool:
         if self.away:
             return False
         if session not in self._sessions:
             self._lost.append(session)
             return True
-        seen = self._sessions[session]
-        assert frame_id == len(seen), "frames come in order, each once"
-        seen.append(int(images["front"][0, 0, 0]))
-        self.pushes.append((session, frame_id))
-        if score:
-            self._out.append((session, self._score(frame_id, seen)))
+        seen, index = self._sessions[session], observation.frames["front"].id
+        assert index == len(seen), "frames come in order, each once"
+        seen.append(int(observation.images["front"][0, 0, 0]))
+        self.pushes.append((session, index))
+        if index % self._strides[session] == 0:
+            self._out.append((session, self._score(index, seen)))
+        return True
+
+    def finish(self, session: str, last_id: int) -> bool:
+        if self.away:
+            return False
+        seen = self._sessions.get(session)
+        if seen is not None:
+            assert len(seen) == last_id + 1
+            if last_id % self._strides[session]:
+                self._out.append((session, self._score(last_id, seen)))
         return True
 
     def _score(self, frame_id: int, seen: list[int]) -> Score:
