@@ -98,6 +98,10 @@ class Rate:
         self._next_ns += self.period_ns * max(1, late_ns // self.period_ns + 1)
         return late_ns
 
+    def remaining_ns(self) -> int:
+        """Return the time until the next tick, negative where it is due."""
+        return self._next_ns - self._clock.now_ns()
+
 
 class Deadline:
     """An instant by which something must have happened.

@@ -320,7 +320,7 @@ STATUS_FIELDS = {
         *LIFE,
         *("incarnation", "episode", "index", "committed", "episodes", "steps", "successes"),
         *("ticks", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
-        *("person_steps", "camera_faults", "clipped", "priority"),
+        *("person_steps", "robot_faults", "clipped", "priority"),
     ),
     "inference": (
         *LIFE,

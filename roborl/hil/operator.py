@@ -1,0 +1,74 @@
+"""The operator of a real arm: a person who makes the scene ready and says how an episode went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from roborl.clock import NS, Clock
+from roborl.errors import SafetyStop
+from roborl.hil.presses import Button, Press, Presses
+
+_VERDICTS = {Button.SUCCESS: True, Button.FAILURE: False}
+
+
+class PersonOperator:
+    """A :class:`roborl.roles.Operator` behind buttons.
+
+    Args:
+        presses: Where the buttons arrive.
+        say: Shows the person a line of text.
+        clock: For waiting.
+        on_press: Gets the presses that come while waiting and do not concern the scene, such as a late verdict.
+        stopping: True once the process must end; a wait for the person ends then.
+        poll_s: How often the buttons are looked at while waiting.
+    """
+
+    def __init__(
+        self,
+        presses: Presses,
+        *,
+        say: Callable[[str], None],
+        clock: Clock,
+        on_press: Callable[[Press], None] = lambda _: None,
+        stopping: Callable[[], bool] = lambda: False,
+        poll_s: float = 0.02,
+    ) -> None:
+        self._presses = presses
+        self._say = say
+        self._clock = clock
+        self.on_press = on_press
+        self._stopping = stopping
+        self._poll_ns = int(poll_s * NS)
+
+    def reset(self, seed: int | None) -> None:
+        """Wait until the person says that the scene is ready; having said so before does not count.
+
+        Raises:
+            SafetyStop: If the person presses the emergency stop instead, or the process must end.
+        """
+        for press in self._presses.take():
+            self._pass_on(press)
+        self._say("Make the scene ready, then press r. Ctrl-C ends the run.")
+        while not self._stopping():
+            for press in self._presses.take():
+                if press.button is Button.READY:
+                    return
+                self._pass_on(press)
+            self._clock.sleep_until(self._clock.now_ns() + self._poll_ns)
+        raise SafetyStop("The run was stopped while it waited for the operator")
+
+    def _pass_on(self, press: Press) -> None:
+        if press.button is Button.ESTOP:
+            raise SafetyStop("The operator pressed the emergency stop")
+        if press.button is not Button.READY:
+            self.on_press(press)
+
+    def verdict(self) -> bool | None:
+        """Return the newest verdict pressed since the last call, None where there is none."""
+        return newest_verdict(self._presses.take())
+
+
+def newest_verdict(presses: list[Press]) -> bool | None:
+    """Return the last verdict among presses, None where there is none."""
+    verdicts = [_VERDICTS[press.button] for press in presses if press.button in _VERDICTS]
+    return verdicts[-1] if verdicts else None

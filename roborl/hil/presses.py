@@ -1,0 +1,142 @@
+"""Button presses on their way to the control process, through a named pipe that any local program can write to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from roborl.errors import WireError
+from roborl.types import EpisodeKey
+
+_PIPE_NAME = "presses.pipe"
+# POSIX promises that writes up to this size reach a pipe in one piece.
+_LINE_BYTES = 512
+
+
+class Button(StrEnum):
+    """What an operator can say."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DISCARD = "discard"
+    READY = "ready"
+    STOP = "stop"
+    ESTOP = "estop"
+    TAKE_OVER = "take_over"
+    GIVE_BACK = "give_back"
+    ALIVE = "alive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Press:
+    """One press of a button.
+
+    Attributes:
+        button: Which.
+        episode: The episode that was on the screen; None for the present one.
+        index: The observation that was on the screen; None for the newest.
+        device: What was pressed, for the record.
+        stamp_ns: When, monotonic on this machine.
+    """
+
+    button: Button
+    episode: EpisodeKey | None = None
+    index: int | None = None
+    device: str = ""
+    stamp_ns: int = 0
+
+
+class PressSender:
+    """The sending end: a keyboard, a web page, a foot pedal.
+
+    Args:
+        folder: The actor's shared folder.
+        device: Name that goes with each press.
+    """
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._pipe = _open_pipe(folder)
+        self._device = device
+
+    def press(self, button: Button, *, episode: EpisodeKey | None = None, index: int | None = None) -> bool:
+        """Send one press without waiting; False where nobody has emptied the pipe for long."""
+        message = {
+            "button": button.value,
+            "episode": None if episode is None else str(episode),
+            "index": index,
+            "device": self._device[:64],
+            "stamp_ns": time.monotonic_ns(),
+        }
+        try:
+            os.write(self._pipe, json.dumps(message).encode() + b"\n")
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close this end."""
+        os.close(self._pipe)
+
+
+class Presses:
+    """The receiving end, in the control process.
+
+    Args:
+        folder: The actor's shared folder.
+
+    Attributes:
+        malformed: How many lines could not be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pipe = _open_pipe(folder)
+        self._rest = b""
+        self.malformed = 0
+
+    def take(self) -> list[Press]:
+        """Return what was pressed since the last call. Never waits."""
+        with contextlib.suppress(BlockingIOError):
+            self._rest += os.read(self._pipe, 1 << 16)
+        *lines, self._rest = self._rest.split(b"\n")
+        if len(self._rest) > _LINE_BYTES:
+            self._rest = b""
+            self.malformed += 1
+        presses = []
+        for line in lines:
+            try:
+                presses.append(_read_press(line))
+            except WireError:
+                self.malformed += 1
+        return presses
+
+    def close(self) -> None:
+        """Close this end."""
+        os.close(self._pipe)
+
+
+def _open_pipe(folder: Path) -> int:
+    path = folder / _PIPE_NAME
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    # Both directions, so that either side may come first or come back.
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+
+def _read_press(line: bytes) -> Press:
+    try:
+        message = json.loads(line)
+        episode, index = message["episode"], message["index"]
+        return Press(
+            button=Button(message["button"]),
+            episode=None if episode is None else EpisodeKey.parse(episode),
+            index=None if index is None else int(index),
+            device=str(message["device"]),
+            stamp_ns=int(message["stamp_ns"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WireError("A press is malformed", seen=line[:80]) from error

@@ -1,0 +1,118 @@
+"""Who commands: the policy alone, or a person over the policy's shoulder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.clock import NS, Clock
+from roborl.errors import ConfigError
+from roborl.types import Observation, Source
+
+
+class Trigger(StrEnum):
+    """What makes a person command."""
+
+    CLUTCH = "clutch"
+    MOTION = "motion"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reading:
+    """The newest state of a person's device.
+
+    Attributes:
+        action: In the policy's own action frame, in [-1, 1], float32 (a,).
+        clutch: Whether the clutch is held.
+        stamp_ns: When it was read, on the reader's clock.
+    """
+
+    action: NDArray[np.float32]
+    clutch: bool
+    stamp_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterventionConfig:
+    """How a person takes over and gives back."""
+
+    # What takes over: holding the clutch (safer, and the choice for leader arms), or moving the device.
+    trigger: Trigger = Trigger.CLUTCH
+    # With the motion trigger: the largest component of an action that still counts as rest, in [0, 1].
+    rest: float = 0.05
+    # With the motion trigger: how long the person keeps the arm after the last motion, in seconds.
+    hold_over_s: float = 0.5
+    # A reading older than this, in seconds, is no reading: the policy commands and the loss is counted.
+    stale_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("rest", "hold_over_s", "stale_s"):
+            value = getattr(self, name)
+            if not 0.0 <= value < float("inf"):
+                raise ConfigError(f"intervention.{name} is out of range", seen=value, allowed="[0, inf)")
+
+
+class PolicyOnly:
+    """The policy commands, always."""
+
+    def decide(
+        self, observation: Observation, proposed: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Source]:
+        """Return the proposal."""
+        return proposed, Source.POLICY
+
+
+class Intervention:
+    """A person takes over by clutch or by motion, and the policy has the arm otherwise.
+
+    Args:
+        read: Returns the newest reading of the device, None before the first. Must not wait.
+        clock: The clock of the readings' stamps.
+        config: When the person commands.
+
+    Attributes:
+        engaged: Whether the person had the arm at the last decision.
+        takeovers: How often the person took over.
+        stale: How many decisions found a reading that was too old while the person had the arm.
+    """
+
+    def __init__(self, read: Callable[[], Reading | None], clock: Clock, config: InterventionConfig) -> None:
+        self._read = read
+        self._clock = clock
+        self._config = config
+        self._held_until_ns = -1
+        self._forced = False
+        self.engaged = False
+        self.takeovers = 0
+        self.stale = 0
+
+    def force(self, engaged: bool) -> None:
+        """Take over, or give back, by a button; the trigger keeps working beside it."""
+        self._forced = engaged
+
+    def decide(
+        self, observation: Observation, proposed: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], Source]:
+        """Return the person's action while the person commands, else the proposal."""
+        reading, now_ns = self._read(), self._clock.now_ns()
+        if reading is None or now_ns - reading.stamp_ns > self._config.stale_s * NS:
+            self.stale += self.engaged
+            self.engaged = False
+            self._held_until_ns = -1
+            return proposed, Source.POLICY
+        if self._config.trigger is Trigger.MOTION:
+            if float(np.abs(reading.action).max(initial=0.0)) > self._config.rest:
+                self._held_until_ns = now_ns + int(self._config.hold_over_s * NS)
+            engaged = now_ns < self._held_until_ns
+        else:
+            engaged = reading.clutch
+        engaged = engaged or self._forced
+        self.takeovers += engaged and not self.engaged
+        self.engaged = engaged
+        if not engaged or not np.isfinite(reading.action).all():
+            return proposed, Source.POLICY
+        return np.clip(reading.action, -1.0, 1.0).astype(np.float32), Source.PERSON

@@ -1,0 +1,358 @@
+"""The control loop: observes, commits, asks for actions and moves the arm, at a fixed rate, waiting for nothing.
+
+Only numpy is used here. What other processes give (chunks, weights, room in the ring) is looked at, never waited for: while
+no action is there the arm holds, and after a deadline the episode ends with its cause as data.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.clock import NS, Clock, Rate
+from roborl.codec import split
+from roborl.data.ring import Ring
+from roborl.errors import RobotError, SafetyStop, WireError
+from roborl.loops.actor import ControlSettings, Waiting, episode_seed
+from roborl.loops.orders import Orders
+from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request, StatusSlot
+from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
+from roborl.roles import Operator, Supervisor
+from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource, Source
+
+if TYPE_CHECKING:
+    # Only for its type: behind it stands lerobot, which loads torch.
+    from roborl.envs.arm import Arm
+
+log = logging.getLogger(__name__)
+
+# Beside an episode's arrivals: its begin and end, and verdicts on earlier episodes that may come meanwhile.
+_SPARE_SLOTS = 10
+_CAUSES = tuple(EndCause)
+_FAULTS_IN_A_ROW = 5
+_LOOKS_PER_PERIOD = 10
+
+
+class ControlLoop:
+    """Runs episodes on one arm.
+
+    Args:
+        arm: The arm.
+        operator: Makes scenes ready and gives verdicts.
+        supervisor: Decides who commands.
+        ring: Where records are committed; this loop is its only writer.
+        observations: Where inference finds the newest observation.
+        chunks: Where inference leaves actions.
+        status: This process's counters.
+        clock: Paces the loop.
+        settings: The rest.
+        blocked: Says why no episode may begin, as far as other processes are concerned.
+        orders: What the operator's buttons ask; None where there are none.
+        stopping: True once the process must end.
+        sign_of_life: Called at every control period.
+    """
+
+    def __init__(
+        self,
+        *,
+        arm: Arm,
+        operator: Operator,
+        supervisor: Supervisor,
+        ring: Ring,
+        observations: ObservationSlot,
+        chunks: ChunkSlot,
+        status: StatusSlot,
+        clock: Clock,
+        settings: ControlSettings,
+        blocked: Callable[[], Waiting] = lambda: Waiting.NOTHING,
+        orders: Orders | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        sign_of_life: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._arm, self._operator, self._supervisor = arm, operator, supervisor
+        self._ring, self._observations, self._chunks = ring, observations, chunks
+        self._status, self._clock, self._settings = status, clock, settings
+        self._orders = orders or Orders(None, clock)
+        self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
+        self._rate = Rate(settings.control_hz, clock)
+        self._count = 0
+        self._key = self._next_key()
+        self._index = -1
+        self._chunk: Chunk | None = None
+        self._person_at = -1
+        self._faults = 0
+
+    def close_open_episode(self) -> EpisodeKey | None:
+        """End the episode that a killed predecessor left open in the ring, if there is one, and return its key."""
+        for sequence in range(self._ring.head, max(0, self._ring.head - self._ring.slots), -1):
+            record = unpack_record(split(self._ring.read(sequence)))
+            if isinstance(record, Verdict):
+                continue
+            if isinstance(record, End):
+                return None
+            # Killed before its first observation, an episode holds nothing to learn from.
+            index, empty = (record.index, False) if isinstance(record, Arrival) else (0, True)
+            self._commit(End(key=record.key, index=index, cause=EndCause.ACTOR_LOST, discarded=empty))
+            self._status.add("episodes")
+            return record.key
+        return None
+
+    def run(self) -> None:
+        """Run episodes until there were enough of them, or the process must end.
+
+        Raises:
+            RobotError: If the robot stays out of order: the process should start afresh.
+        """
+        try:
+            while not self._stopping() and not self._enough():
+                reason = self._reason_to_wait()
+                self._status["waiting_for"] = reason
+                if reason is Waiting.NOTHING:
+                    self.run_episode()
+                else:
+                    self._rest()
+        except SafetyStop as stop:
+            log.warning("%s", stop)
+
+    def run_episode(self) -> EndCause | None:
+        """Run one episode and return why it ended; None where the cameras did not let it begin.
+
+        Raises:
+            SafetyStop: If the operator stops the run while the scene is made ready.
+            RobotError: If the cameras gave nothing several times running.
+        """
+        seed = episode_seed(self._settings.seed, self._settings.incarnation, self._count)
+        self._status["waiting_for"] = Waiting.OPERATOR
+        self._operator.reset(seed)
+        self._status["waiting_for"] = Waiting.NOTHING
+        try:
+            self._arm.begin_episode()
+            first = self._arm.observe(0)
+        except RobotError as error:
+            self._fault(error)
+            self._rest()
+            return None
+        self._key, self._index = self._next_key(), -1
+        self._count += 1
+        self._chunk, self._person_at = None, -1
+        self._orders.begin(self._key)
+        self._status["episode"] = self._key.episode
+        self._status["index"] = -1
+        fault: RobotError | None = None
+        gc.collect()
+        gc.disable()
+        try:
+            self._commit(
+                Begin(key=self._key, task=self._settings.task, meta={**self._settings.meta, "seed": seed})
+            )
+            self._rate = Rate(self._settings.control_hz, self._clock)
+            try:
+                cause = self._steps(first)
+                self._faults = 0
+            except RobotError as error:
+                cause = EndCause.WATCHDOG
+                fault = error
+            if cause in (EndCause.WATCHDOG, EndCause.OPERATOR_STOP, EndCause.ESTOP):
+                self._stop_arm()
+            self._finish(cause)
+        finally:
+            gc.enable()
+        if fault is not None:
+            self._fault(fault)
+        if cause is EndCause.ESTOP:
+            raise SafetyStop("The operator pressed the emergency stop")
+        return cause
+
+    def _fault(self, error: RobotError) -> None:
+        """Count a failure of the robot; several in a row are for a fresh process to deal with."""
+        self._status.add("robot_faults")
+        self._faults += 1
+        log.warning("The robot failed: %s", error)
+        if self._faults >= _FAULTS_IN_A_ROW:
+            raise error
+
+    def _steps(self, observation: Observation) -> EndCause:
+        """Run the episode's steps from its first observation on; return why they ended."""
+        self._arrive(observation, None)
+        while True:
+            if self._index >= self._settings.max_steps:
+                return EndCause.TIME_LIMIT
+            proposed = self._await_action(observation)
+            if proposed is None:
+                return self._orders.end or EndCause.WATCHDOG
+            command = self._act(observation, proposed)
+            if command is None:
+                return self._orders.end or EndCause.WATCHDOG
+            observation = self._arm.observe(self._index + 1)
+            verdict = self._operator.verdict()
+            self._arrive(observation, command, verdict)
+            self._status.add("steps")
+            if verdict is not None:
+                return EndCause.SUCCESS if verdict else EndCause.FAILURE
+
+    def _arrive(self, observation: Observation, command: Command | None, verdict: bool | None = None) -> None:
+        self._index += 1
+        self._commit(
+            Arrival(
+                key=self._key,
+                index=self._index,
+                observation=observation,
+                command=command,
+                reward=1.0 if verdict else 0.0,
+                reward_source=RewardSource.NONE if verdict is None else self._settings.verdict_source,
+            )
+        )
+        self._status["index"] = self._index
+
+    def _await_action(self, observation: Observation) -> NDArray[np.float32] | None:
+        """Hold until there is an action for this observation; None where the episode must end instead."""
+        self._look_for_chunk()
+        chunk = self._usable_chunk()
+        wanted = chunk is None or self._index - chunk.first >= self._settings.replan_steps
+        self._observations.publish(
+            Request(key=self._key, index=self._index, wanted=wanted, observation=observation)
+        )
+        until_ns = self._clock.now_ns() + int(
+            self._settings.action_deadline_s * self._settings.time_scale * NS
+        )
+        while chunk is None:
+            chunk = self._look_within_period()
+            if chunk is None:
+                if self._clock.now_ns() > until_ns:
+                    log.warning("No action within %g s: the arm stops", self._settings.action_deadline_s)
+                    return None
+                self._status.add("holds")
+                if not self._settings.world_waits:
+                    self._arm.hold()
+                if not self._next_tick():
+                    return None
+        proposed: NDArray[np.float32] = chunk.actions[self._index - chunk.first]
+        return proposed
+
+    def _look_within_period(self) -> Chunk | None:
+        """Look for a chunk several times until most of the control period has passed: sleep that it would sleep anyway."""
+        slice_ns = self._rate.period_ns // _LOOKS_PER_PERIOD
+        for _ in range(_LOOKS_PER_PERIOD - 2):
+            self._look_for_chunk()
+            chunk = self._usable_chunk()
+            left_ns = self._rate.remaining_ns()
+            if chunk is not None or left_ns < 2 * slice_ns:
+                return chunk
+            self._clock.sleep_until(self._clock.now_ns() + slice_ns)
+        return None
+
+    def _act(self, observation: Observation, proposed: NDArray[np.float32]) -> Command | None:
+        """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
+        assert self._chunk is not None
+        chosen, source = self._supervisor.decide(observation, proposed)
+        if source is Source.PERSON:
+            self._person_at = self._index
+            self._status.add("person_steps")
+        executed = self._arm.begin_step(chosen)
+        if not np.array_equal(executed, chosen):
+            self._status.add("clipped")
+        for _ in range(self._arm.ticks_per_step):
+            self._arm.tick()
+            if not self._next_tick():
+                return None
+        return Command(
+            action=np.array(executed, np.float32),
+            proposed=np.array(proposed, np.float32),
+            source=source,
+            policy_version=self._chunk.policy_version,
+        )
+
+    def _look_for_chunk(self) -> None:
+        try:
+            chunk = self._chunks.newest()
+        except WireError as error:
+            self._status.add("bad_chunks")
+            log.warning("%s", error)
+            return
+        if chunk is None:
+            return
+        if chunk.actions.ndim != 2 or not chunk.actions.size or not np.isfinite(chunk.actions).all():
+            self._status.add("bad_chunks")
+            return
+        self._chunk = chunk
+
+    def _usable_chunk(self) -> Chunk | None:
+        """Return the newest chunk where it holds an action for this step and was chosen after the person's last one."""
+        chunk = self._chunk
+        if chunk is None or not chunk.covers(self._key, self._index) or chunk.first <= self._person_at:
+            return None
+        return chunk
+
+    def _next_tick(self) -> bool:
+        """Wait for the next control period; False where the episode must end."""
+        late_ns = self._rate.wait()
+        self._status.record_lateness(int(late_ns / self._settings.time_scale))
+        self._status.add("ticks")
+        self._live()
+        self._orders.listen(self._index)
+        self._commit_late_verdicts()
+        if self._stopping():
+            self._orders.end = EndCause.OPERATOR_STOP
+        return self._orders.end is None
+
+    def _stop_arm(self) -> None:
+        """Hold for a while. A robot that fails at this too has nothing left to be told."""
+        for _ in range(max(1, round(self._settings.stop_s * self._settings.control_hz))):
+            try:
+                self._arm.hold()
+            except RobotError as error:
+                log.warning("The robot does not take the stop: %s", error)
+                return
+            self._rate.wait()
+            self._live()
+
+    def _finish(self, cause: EndCause) -> None:
+        self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
+        if self._orders.verdict is not None:
+            self._commit(self._orders.verdict)
+        self._orders.finish()
+        self._status["last_end"] = _CAUSES.index(cause)
+        self._status.add("episodes")
+        self._status.add("successes", cause is EndCause.SUCCESS)
+        self._status.add("watchdogs", cause is EndCause.WATCHDOG)
+        log.debug("%s ended at %d: %s", self._key, self._index, cause)
+
+    def _commit(self, record: Record) -> None:
+        self._ring.append(pack_record(record))
+        self._status.add("committed")
+
+    def _reason_to_wait(self) -> Waiting:
+        if self._ring.free_slots < self._settings.max_steps + _SPARE_SLOTS:
+            return Waiting.RING_FULL
+        return self._blocked()
+
+    def _rest(self) -> None:
+        """Let one control period of wall time pass between episodes, with the operator's buttons heard."""
+        period_ns = int(NS * self._settings.time_scale / self._settings.control_hz)
+        self._clock.sleep_until(self._clock.now_ns() + period_ns)
+        self._live()
+        self._orders.rest()
+        self._commit_late_verdicts()
+
+    def _commit_late_verdicts(self) -> None:
+        """Commit them as far as the ring has room beside the rest of a running episode."""
+        kept = self._settings.max_steps - self._index + 3 if self._orders.running else 0
+        while self._orders.late and self._ring.free_slots > kept:
+            self._commit(self._orders.late.pop(0))
+
+    def _live(self) -> None:
+        self._status["heartbeat_ns"] = self._clock.now_ns()
+        self._sign_of_life()
+
+    def _enough(self) -> bool:
+        episodes = self._settings.episodes
+        return episodes is not None and self._status["episodes"] >= episodes
+
+    def _next_key(self) -> EpisodeKey:
+        settings = self._settings
+        return EpisodeKey(actor=settings.actor, incarnation=settings.incarnation, episode=self._count)

@@ -1,0 +1,127 @@
+"""What the operator's buttons ask of the episode that runs, and of those before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from roborl.clock import NS, Clock
+from roborl.errors import SafetyStop
+from roborl.hil.presses import Button, Press, Presses
+from roborl.records import Verdict
+from roborl.types import EndCause, EpisodeKey, RewardSource
+
+
+class Orders:
+    """Turns presses into ends and verdicts.
+
+    Args:
+        presses: The buttons, None where there are none.
+        clock: For the silence of the operator's device.
+        silence_s: Clock seconds without a sign of life that end an episode; None where no device is required.
+        on_press: Gets the presses that mean nothing here, such as taking over.
+
+    Attributes:
+        running: Whether an episode runs.
+        end: Why the episode must end, None while it may go on.
+        discard: Whether the operator wants it kept out of training.
+        verdict: The operator's judgement of it.
+        late: Judgements of earlier episodes, to be committed and taken off this list.
+    """
+
+    def __init__(
+        self,
+        presses: Presses | None,
+        clock: Clock,
+        *,
+        silence_s: float | None = None,
+        on_press: Callable[[Press], None] = lambda _: None,
+    ) -> None:
+        self._presses, self._clock, self._on_press = presses, clock, on_press
+        self._silence_ns = None if silence_s is None else int(silence_s * NS)
+        self._heard_ns = clock.now_ns()
+        self._key: EpisodeKey | None = None
+        self._index = -1
+        self.running = False
+        self.end: EndCause | None = None
+        self.discard = False
+        self.verdict: Verdict | None = None
+        self.late: list[Verdict] = []
+
+    def begin(self, key: EpisodeKey) -> None:
+        """Listen for episode ``key`` from now on."""
+        self._key, self._index, self.running = key, -1, True
+        self._heard_ns = self._clock.now_ns()
+        self.end, self.discard, self.verdict = None, False, None
+
+    def finish(self) -> None:
+        """The episode is over: verdicts on it are late ones from now on."""
+        self.running = False
+
+    def listen(self, index: int) -> None:
+        """Take in what was pressed while observation ``index`` was the newest. Never waits."""
+        self._index = index
+        if self._presses is None:
+            return
+        for press in self._presses.take():
+            self._heard_ns = self._clock.now_ns()
+            self._obey(press)
+        if self._silence_ns is not None and self._clock.now_ns() - self._heard_ns > self._silence_ns:
+            self.end = self.end or EndCause.WATCHDOG
+
+    def rest(self) -> None:
+        """Take in what was pressed between episodes.
+
+        Raises:
+            SafetyStop: On an emergency stop.
+        """
+        if self._presses is not None:
+            for press in self._presses.take():
+                self.hear(press)
+
+    def hear(self, press: Press) -> None:
+        """Obey one press that came between episodes: a late verdict, or the emergency stop.
+
+        Raises:
+            SafetyStop: On an emergency stop.
+        """
+        if press.button is Button.ESTOP:
+            raise SafetyStop("The operator pressed the emergency stop")
+        if press.button in (Button.SUCCESS, Button.FAILURE):
+            self._judge(press)
+
+    def _obey(self, press: Press) -> None:
+        match press.button:
+            case Button.SUCCESS | Button.FAILURE:
+                self._judge(press)
+            case Button.DISCARD:
+                self.discard = True
+                self.end = EndCause.OPERATOR_STOP
+            case Button.STOP:
+                self.end = EndCause.OPERATOR_STOP
+            case Button.ESTOP:
+                self.end = EndCause.ESTOP
+            case Button.ALIVE | Button.READY:
+                pass
+            case _:
+                self._on_press(press)
+
+    def _judge(self, press: Press) -> None:
+        """Give the verdict to the observation that was on the screen, be it of this episode or of one before."""
+        key = press.episode or self._key
+        if key is None:
+            return
+        present = key == self._key
+        newest = (
+            self._index if press.index is None or (present and press.index > self._index) else press.index
+        )
+        verdict = Verdict(
+            key=key,
+            index=max(newest, 0),
+            success=press.button is Button.SUCCESS,
+            source=RewardSource.OPERATOR,
+        )
+        if present and self.running:
+            self.verdict = verdict
+            self.end = EndCause.SUCCESS if verdict.success else EndCause.FAILURE
+        else:
+            self.late.append(verdict)

@@ -1,0 +1,504 @@
+"""The control loop on a fake clock, with a fake arm and a fake inference process that answers while the loop sleeps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.clock import NS, FakeClock
+from roborl.codec import split
+from roborl.data.ring import Ring
+from roborl.errors import RobotError
+from roborl.hil.presses import Button, Presses, PressSender
+from roborl.hil.supervisor import PolicyOnly
+from roborl.loops.actor import ControlSettings, Waiting, episode_seed
+from roborl.loops.control import ControlLoop
+from roborl.loops.orders import Orders
+from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, StatusSlot
+from roborl.records import Arrival, Begin, End, Verdict, unpack_record
+from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
+
+CAMERAS = {"front": (4, 4, 3)}
+PERIOD_S = 0.02
+
+
+class Arm:
+    """Moves nothing; remembers what it was told and when."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.ticks_per_step = 5
+        self.calls: list[str] = []
+        self.sent_ns: list[int] = []
+        self.actions: list[np.ndarray] = []
+        self.limit = 1.0
+        self.fault: Callable[[str, int], None] = lambda call, count: None
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        self.fault(call, self.calls.count(call))
+
+    def begin_episode(self) -> None:
+        self._note("begin_episode")
+
+    def observe(self, index: int) -> Observation:
+        self._note("observe")
+        now = self.clock.now_ns()
+        rgb = np.full((4, 4, 3), index % 256, np.uint8)
+        frame = Frame(rgb=rgb, camera="front", stamp_ns=now, id=index)
+        return Observation(frames={"front": frame}, state=np.full(3, index, np.float32), stamp_ns=now)
+
+    def begin_step(self, action: np.ndarray) -> np.ndarray:
+        self._note("begin_step")
+        executed = np.clip(action, -self.limit, self.limit)
+        self.actions.append(executed)
+        return executed
+
+    def tick(self) -> None:
+        self._note("tick")
+        self.sent_ns.append(self.clock.now_ns())
+
+    def hold(self) -> None:
+        self._note("hold")
+        self.sent_ns.append(self.clock.now_ns())
+
+
+class Operator:
+    def __init__(self) -> None:
+        self.seeds: list[int | None] = []
+        self.success_at: int | None = None
+        self.asked = 0
+
+    def reset(self, seed: int | None) -> None:
+        self.seeds.append(seed)
+        self.asked = 0
+
+    def verdict(self) -> bool | None:
+        self.asked += 1
+        return True if self.asked == self.success_at else None
+
+
+class Inference:
+    """Answers each wanted request after ``latency_s``, or not at all where that is None."""
+
+    def __init__(self, folder: Path) -> None:
+        self.requests = ObservationSlot(folder, CAMERAS, 3)
+        self.slot = ChunkSlot(folder)
+        self.latency_s: float | None = 0.0
+        self.length = 1
+        self.asked: list[tuple[EpisodeKey, int]] = []
+        self.act: Callable[[Observation], np.ndarray] = lambda o: np.full((self.length, 2), 0.5, np.float32)
+        self._due: tuple[int, Chunk] | None = None
+
+    def __call__(self, now_ns: int) -> None:
+        request = self.requests.newest()
+        if request is not None and request.wanted and self.latency_s is not None:
+            self.asked.append((request.key, request.index))
+            chunk = Chunk(
+                key=request.key,
+                first=request.index,
+                actions=self.act(request.observation),
+                policy_version=7,
+            )
+            self._due = (now_ns + int(self.latency_s * NS), chunk)
+        if self._due is not None and now_ns >= self._due[0]:
+            self.slot.publish(self._due[1])
+            self._due = None
+
+
+class Ticking(FakeClock):
+    """A fake clock on which others work while somebody sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__(NS)
+        self.during: list[Callable[[int], None]] = []
+
+    def sleep_until(self, instant_ns: int) -> None:
+        for work in self.during:
+            work(self.now_ns())
+        super().sleep_until(instant_ns)
+
+
+class Bench:
+    """One loop with all its fakes."""
+
+    def __init__(self, folder: Path, **overrides: Any) -> None:
+        self.folder = folder
+        self.clock = Ticking()
+        self.arm = Arm(self.clock)
+        self.operator = Operator()
+        self.inference = Inference(folder)
+        self.clock.during.append(self.inference)
+        self.ring = Ring.create(folder / "ring.bin", slots=overrides.pop("slots", 256), slot_bytes=4096)
+        self.status = StatusSlot(folder, "control")
+        self.stop = False
+        self.presses = Presses(folder)
+        self.keys = PressSender(folder, "test")
+        self.orders = Orders(self.presses, self.clock, silence_s=overrides.pop("silence_s", None))
+        self.waiting = Waiting.NOTHING
+        parts: dict[str, Any] = {
+            "supervisor": overrides.pop("supervisor", PolicyOnly()),
+            "settings": self.settings(**overrides),
+        }
+        self.loop = ControlLoop(
+            arm=self.arm,  # type: ignore[arg-type]
+            operator=self.operator,
+            ring=self.ring,
+            observations=ObservationSlot(folder, CAMERAS, 3),
+            chunks=ChunkSlot(folder),
+            status=self.status,
+            clock=self.clock,
+            blocked=lambda: self.waiting,
+            orders=self.orders,
+            stopping=lambda: self.stop,
+            **parts,
+        )
+
+    @staticmethod
+    def settings(**overrides: Any) -> ControlSettings:
+        values: dict[str, Any] = {
+            "actor": "arm",
+            "incarnation": 1,
+            "task": "reach",
+            "meta": {"mode": "train"},
+            "control_hz": 1 / PERIOD_S,
+            "max_steps": 6,
+            "episodes": 1,
+        }
+        return ControlSettings(**values | overrides)
+
+    def records(self) -> list[Any]:
+        first = max(1, self.ring.head - self.ring.slots + 1)
+        return [unpack_record(split(self.ring.read(n))) for n in range(first, self.ring.head + 1)]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def arrivals(bench: Bench) -> list[Arrival]:
+    return [record for record in bench.records() if isinstance(record, Arrival)]
+
+
+def ends(bench: Bench) -> list[End]:
+    return [record for record in bench.records() if isinstance(record, End)]
+
+
+def test_an_episode_has_a_beginning_t_plus_1_arrivals_and_an_end(bench: Bench) -> None:
+    bench.loop.run()
+    begin, *middle, end = bench.records()
+    assert isinstance(begin, Begin)
+    assert begin.meta == {"mode": "train", "seed": episode_seed(0, 1, 0)}
+    assert [arrival.index for arrival in middle] == list(range(7))
+    assert middle[0].command is None
+    assert all(arrival.command.policy_version == 7 for arrival in middle[1:])
+    assert (end.cause, end.index) == (EndCause.TIME_LIMIT, 6)
+    assert bench.status["holds"] == 0
+    assert bench.operator.seeds == [begin.meta["seed"]]
+
+
+def test_success_is_the_reward_of_the_step_that_reached_it(bench: Bench) -> None:
+    bench.operator.success_at = 3
+    bench.loop.run()
+    assert [a.reward for a in arrivals(bench)] == [0.0, 0.0, 0.0, 1.0]
+    assert arrivals(bench)[-1].reward_source is RewardSource.ENV
+    assert (ends(bench)[0].cause, ends(bench)[0].index) == (EndCause.SUCCESS, 3)
+
+
+def test_each_control_period_has_one_set_point_whatever_inference_does(bench: Bench) -> None:
+    bench.inference.latency_s = 0.07
+    bench.loop.run()
+    periods = (np.array(bench.arm.sent_ns) - NS) // int(PERIOD_S * NS)
+    np.testing.assert_array_equal(np.diff(periods), 1)
+    # Three whole periods pass before an answer is there; then the step starts within its period.
+    assert bench.status["holds"] == 3 * 6
+    assert bench.arm.calls.count("tick") == 6 * 5
+
+
+def test_an_answer_within_the_period_costs_no_period(bench: Bench) -> None:
+    bench.inference.latency_s = 0.011
+    bench.loop.run()
+    assert bench.status["holds"] == 0
+    assert bench.status["late_max_ns"] == 0
+
+
+def test_a_world_that_waits_is_not_moved_by_holding(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, world_waits=True)
+    bench.inference.latency_s = 0.07
+    bench.loop.run()
+    assert bench.status["holds"] == 18
+    assert "hold" not in bench.arm.calls
+
+
+def test_the_stored_action_is_the_one_executed_and_the_proposal_stands_beside_it(bench: Bench) -> None:
+    bench.arm.limit = 0.25
+    bench.loop.run()
+    command = arrivals(bench)[1].command
+    assert command is not None
+    np.testing.assert_array_equal(command.action, np.float32([0.25, 0.25]))
+    np.testing.assert_array_equal(command.proposed, np.float32([0.5, 0.5]))
+    assert bench.status["clipped"] == 6
+
+
+@given(
+    length=st.integers(1, 6),
+    replan=st.integers(1, 6),
+    latency_s=st.sampled_from([0.0, 0.013, 0.05, 0.13]),
+    person=st.sets(st.integers(0, 11)),
+)
+@settings(max_examples=40, deadline=None)
+def test_each_action_was_chosen_for_its_own_step(
+    tmp_path_factory: pytest.TempPathFactory, length: int, replan: int, latency_s: float, person: set[int]
+) -> None:
+    """An action names the observation it was chosen at and its place in the chunk, so a wrong pairing shows."""
+
+    class Sometimes:
+        def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source]:
+            if int(observation.state[0]) in person:
+                return np.float32([-1, -1]), Source.PERSON
+            return proposed, Source.POLICY
+
+    bench = Bench(
+        tmp_path_factory.mktemp("bench"),
+        max_steps=12,
+        replan_steps=min(replan, length),
+        supervisor=Sometimes(),
+    )
+    bench.inference.latency_s = latency_s
+
+    def act(observation: Observation) -> np.ndarray:
+        first = observation.state[0]
+        return np.stack([np.full(length, first), first + np.arange(length)], 1).astype(np.float32) / 64
+
+    bench.inference.act = act
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+    for before, after in zip(arrivals(bench)[:-1], arrivals(bench)[1:], strict=True):
+        command = after.command
+        assert command is not None
+        chosen_at, meant_for = np.round(command.proposed * 64).astype(int)
+        assert meant_for == before.index == int(before.observation.state[0])
+        assert (command.source is Source.PERSON) == (before.index in person)
+        # No action that was chosen before a person's last step drives the arm afterwards.
+        assert all(taken >= before.index or chosen_at > taken for taken in person)
+        if command.source is Source.PERSON:
+            np.testing.assert_array_equal(command.action, np.float32([-1, -1]))
+
+
+def test_silent_inference_stops_the_arm_and_ends_the_episode_as_data(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, action_deadline_s=0.3)
+    bench.inference.latency_s = None
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert not ends(bench)[0].cause.terminated
+    assert "tick" not in bench.arm.calls
+    assert bench.arm.calls[-1] == "hold"
+    assert bench.status["watchdogs"] == 1
+
+
+@pytest.mark.parametrize("call", ["observe", "tick", "begin_step"])
+def test_a_robot_that_fails_ends_the_episode_at_its_last_whole_step(bench: Bench, call: str) -> None:
+    def fail(name: str, count: int) -> None:
+        if name == call and count == 4:
+            raise RobotError("broken")
+
+    bench.arm.fault = fail
+    bench.loop.run()
+    end = ends(bench)[0]
+    assert end.cause is EndCause.WATCHDOG
+    assert end.index == arrivals(bench)[-1].index
+    assert bench.arm.calls[-1] == "hold"
+    assert bench.status["robot_faults"] == 1
+
+
+def test_a_dead_camera_keeps_episodes_from_beginning_and_then_hands_over_to_a_fresh_process(
+    bench: Bench,
+) -> None:
+    def fail(name: str, count: int) -> None:
+        if name == "observe":
+            raise RobotError("no picture")
+
+    bench.arm.fault = fail
+    with pytest.raises(RobotError, match="no picture"):
+        bench.loop.run()
+    assert bench.ring.head == 0
+    assert bench.status["robot_faults"] == 5
+
+
+def test_bad_chunks_are_counted_and_not_used(bench: Bench) -> None:
+    answers = iter([np.full((1, 2), np.nan, np.float32)])
+
+    def act(observation: Observation) -> np.ndarray:
+        return next(answers, np.zeros((1, 2), np.float32))
+
+    bench.inference.act = act
+    bench.loop.run()
+    assert bench.status["bad_chunks"] == 1
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert bench.arm.actions == []
+
+
+def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, slots=20, episodes=3)
+    rounds = 0
+
+    def give_room(_: int) -> None:
+        nonlocal rounds
+        if bench.status["waiting_for"] == Waiting.RING_FULL:
+            rounds += 1
+            if rounds > 20:
+                bench.ring.acknowledge(bench.ring.head)
+
+    bench.clock.during.append(give_room)
+    bench.loop.run()
+    assert bench.status["episodes"] == 3
+    assert bench.ring.head == 3 * 9
+    assert rounds > 20
+
+
+def test_others_can_keep_episodes_from_beginning(bench: Bench) -> None:
+    bench.waiting = Waiting.LEARNER_PAUSED
+    until = bench.clock.now_ns() + NS
+
+    def release(now_ns: int) -> None:
+        if now_ns > until:
+            bench.waiting = Waiting.NOTHING
+
+    bench.clock.during.append(release)
+    bench.loop.run()
+    assert bench.status["episodes"] == 1
+    assert bench.arm.calls[0] == "begin_episode"
+    assert bench.arm.sent_ns[0] > until
+
+
+def test_a_signal_stops_the_arm_before_the_process_ends(bench: Bench) -> None:
+    def stop(now_ns: int) -> None:
+        bench.stop = bench.stop or len(bench.arm.sent_ns) == 13
+
+    bench.clock.during.append(stop)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.OPERATOR_STOP
+    assert ends(bench)[0].index == 2
+    assert bench.arm.calls[-1] == "hold"
+
+
+@pytest.mark.parametrize(
+    ("button", "cause", "discarded"),
+    [
+        (Button.STOP, EndCause.OPERATOR_STOP, False),
+        (Button.DISCARD, EndCause.OPERATOR_STOP, True),
+        (Button.ESTOP, EndCause.ESTOP, False),
+    ],
+)
+def test_stops_by_button(bench: Bench, button: Button, cause: EndCause, discarded: bool) -> None:
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 7:
+            bench.keys.press(button)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    assert (ends(bench)[0].cause, ends(bench)[0].discarded) == (cause, discarded)
+    assert ends(bench)[0].index == 1
+    assert bench.arm.calls[-1] == "hold"
+
+
+@pytest.mark.parametrize(("shown", "judged"), [(None, 3), (2, 2), (99, 3)])
+def test_a_verdict_belongs_to_the_frame_that_was_on_the_screen(
+    bench: Bench, shown: int | None, judged: int
+) -> None:
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 16:
+            bench.keys.press(Button.SUCCESS, index=shown)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    end, verdict = bench.records()[-2:]
+    assert (end.cause, end.index) == (EndCause.SUCCESS, 3)
+    assert verdict == Verdict(key=end.key, index=judged, success=True, source=RewardSource.OPERATOR)
+
+
+def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, episodes=2)
+    earlier = EpisodeKey(actor="arm", incarnation=1, episode=0)
+
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 40:
+            bench.keys.press(Button.FAILURE, episode=earlier, index=5)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    verdicts = [record for record in bench.records() if isinstance(record, Verdict)]
+    assert {(v.key, v.index, v.success) for v in verdicts} == {(earlier, 5, False)}
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+
+
+def test_a_lost_operator_device_stops_the_arm(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50)
+
+    def beat(now_ns: int) -> None:
+        if now_ns < 2 * NS:
+            bench.keys.press(Button.ALIVE)
+
+    bench.clock.during.append(beat)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert 0.9 < (bench.arm.sent_ns[-1] - NS) / NS < 1.6
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+@given(at=st.integers(1, 9))
+@settings(max_examples=9, deadline=None)
+def test_a_successor_closes_the_open_episode_at_its_last_committed_observation(
+    tmp_path_factory: pytest.TempPathFactory, at: int
+) -> None:
+    folder = tmp_path_factory.mktemp("bench")
+    bench = Bench(folder)
+    append, count = bench.ring.append, 0
+
+    def append_until(parts: Any) -> int:
+        nonlocal count
+        count += 1
+        sequence = append(parts)
+        if count == at:
+            raise Killed
+        return sequence
+
+    bench.ring.append = append_until  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        bench.loop.run()
+    bench.ring.append = append  # type: ignore[method-assign]
+    assert bench.ring.head == at
+    closed = bench.loop.close_open_episode()
+    last = bench.records()[-1]
+    assert isinstance(last, End)
+    assert bench.loop.close_open_episode() is None
+    if at == 9:
+        assert closed is None
+        assert last.cause is EndCause.TIME_LIMIT
+    else:
+        assert closed == last.key
+        assert last.cause is EndCause.ACTOR_LOST
+        assert last.index == max(0, at - 2)
+        assert last.discarded == (at == 1)
+
+
+def test_control_loads_no_tensor_library() -> None:
+    script = (
+        "import sys, roborl.loops.control, roborl.loops.orders, roborl.hil.supervisor, roborl.hil.keyboard;"
+        "heavy = {'torch', 'lerobot', 'zmq', 'mujoco', 'transformers'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
