@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from roborl.errors import WireError
@@ -44,13 +44,13 @@ class WeightSet:
         version: Counts up with every publication.
         entries: The arrays in the order of the buffer.
         flat: All bytes, uint8 (n,).
-        digests: CRC-32 of each chunk of ``CHUNK_BYTES``, uint32.
+        digests: XXH3 check sum of each chunk of ``CHUNK_BYTES``, uint64.
     """
 
     version: int
     entries: Sequence[Entry]
     flat: NDArray[np.uint8]
-    digests: NDArray[np.uint32]
+    digests: NDArray[np.uint64]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return read-only views of the buffer by name."""
@@ -64,6 +64,46 @@ class WeightSet:
     def manifest(self) -> list[list[Any]]:
         """Return name, dtype and shape of each array as plain values."""
         return [[entry.name, entry.dtype, list(entry.shape)] for entry in self.entries]
+
+
+class Buffers:
+    """Byte buffers that are used again once the last array on them is gone: fresh memory costs more than the copy.
+
+    Example:
+        >>> buffers = Buffers()
+        >>> first = buffers.take(64)
+        >>> address = first.ctypes.data
+        >>> del first
+        >>> buffers.take(64).ctypes.data == address
+        True
+    """
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, size: int) -> NDArray[np.uint8]:
+        """Return a writable array of ``size`` bytes whose content is undefined."""
+        while self._free:
+            memory = self._free.pop()
+            if memory.size == size:
+                break
+        else:
+            memory = np.empty(size, np.uint8)
+        return np.frombuffer(_Lease(memory, self._free), np.uint8) if size else memory
+
+
+class _Lease:
+    """Exports a buffer, and gives it back when nobody holds the export any more."""
+
+    def __init__(self, memory: NDArray[np.uint8], free: list[NDArray[np.uint8]]) -> None:
+        self._memory, self._free = memory, free
+
+    def __buffer__(self, flags: int) -> memoryview:
+        return memoryview(self._memory)
+
+    def __release_buffer__(self, view: memoryview) -> None:
+        view.release()
+        self._free.append(self._memory)
 
 
 def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
@@ -102,13 +142,13 @@ def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
     return entries, end
 
 
-def pack_weights(version: int, arrays: Arrays, *, flat: NDArray[np.uint8] | None = None) -> WeightSet:
+def pack_weights(version: int, arrays: Arrays, buffers: Buffers) -> WeightSet:
     """Copy arrays into one buffer.
 
     Args:
         version: Its version.
         arrays: By name; floats must be finite.
-        flat: A buffer to use again if it has the right size.
+        buffers: Where the buffer comes from.
 
     Raises:
         WireError: If an array is not finite, or has a dtype that is not sent.
@@ -119,15 +159,23 @@ def pack_weights(version: int, arrays: Arrays, *, flat: NDArray[np.uint8] | None
             raise WireError(f"Weights {name!r} cannot be sent", seen=array.dtype.str, allowed=sorted(_DTYPES))
         manifest.append([name, array.dtype.str, list(array.shape)])
     entries, size = lay_out(manifest, most_bytes=1 << 40)
-    if flat is None or flat.size != size:
-        flat = np.zeros(size, np.uint8)
-    result = WeightSet(version=version, entries=entries, flat=flat, digests=np.empty(0, np.uint32))
+    flat = buffers.take(size)
     for entry in entries:
-        target = flat[entry.start : entry.stop].view(entry.dtype)
-        np.copyto(target.reshape(entry.shape), arrays[entry.name])
+        _copy_finite(entry, arrays[entry.name], flat[entry.start : entry.stop].view(entry.dtype))
+    digests = np.array([digest(chunk) for chunk in chunks(flat)], np.uint64)
+    return WeightSet(version=version, entries=entries, flat=flat, digests=digests)
+
+
+def _copy_finite(entry: Entry, array: NDArray[Any], target: NDArray[Any]) -> None:
+    if not array.flags.c_contiguous:
+        np.copyto(target.reshape(entry.shape), array)
         check_finite(entry.name, target)
-    digests = np.array([digest(chunk) for chunk in chunks(flat)], np.uint32)
-    return WeightSet(version=result.version, entries=entries, flat=flat, digests=digests)
+        return
+    source = array.reshape(-1)
+    for start in range(0, source.size, _FINITE_BLOCK):  # checked while it is still in the cache
+        block = target[start : start + _FINITE_BLOCK]
+        np.copyto(block, source[start : start + _FINITE_BLOCK])
+        check_finite(entry.name, block)
 
 
 def chunks(flat: NDArray[np.uint8]) -> list[memoryview]:
@@ -138,7 +186,7 @@ def chunks(flat: NDArray[np.uint8]) -> list[memoryview]:
 
 def digest(chunk: memoryview | bytes) -> int:
     """Return the check sum that travels with a chunk."""
-    return zlib.crc32(chunk)
+    return xxhash.xxh3_64_intdigest(chunk)
 
 
 def check_finite(name: str, array: NDArray[Any]) -> None:

@@ -25,6 +25,7 @@ from roborl.serving.sockets import Limits
 from roborl.serving.weight_sets import (
     CHUNK_BYTES,
     Arrays,
+    Buffers,
     WeightSet,
     check_finite,
     chunks,
@@ -74,6 +75,7 @@ class WeightsPublisher:
         )
         self.endpoint = self._link.endpoint
         self.refusals = self._link.refusals
+        self._buffers = Buffers()
         self._newest: WeightSet | None = None
         self._transfers: dict[str, _Transfer] = {}
         self._has: dict[str, int] = {}
@@ -102,7 +104,7 @@ class WeightsPublisher:
                 allowed=f"above {self._newest.version}",
                 remedy="To roll back, publish the older set under a new version",
             )
-        self._newest = pack_weights(version, arrays)
+        self._newest = pack_weights(version, arrays, self._buffers)
         self._link.wake()
 
     @property
@@ -187,6 +189,7 @@ class _Arriving:
     number: int
     chunks: list[memoryview]
     got: int = 0
+    checked: int = 0  # entries found finite
 
 
 class WeightsSubscriber:
@@ -225,6 +228,7 @@ class WeightsSubscriber:
         self._instance = ""
         self._accept = accept
         self._most_bytes = most_bytes
+        self._buffers = Buffers()
         self._arriving: _Arriving | None = None
         self._ready: tuple[int, dict[str, NDArray[Any]]] | None = None
         self._link = ClientLink(
@@ -313,9 +317,9 @@ class WeightsSubscriber:
     def _prepare(self, message: Message) -> WeightSet:
         entries, size = lay_out(message.fields.get("manifest"), most_bytes=self._most_bytes)
         digests = message.take("digests", np.ndarray)
-        if digests.dtype != np.uint32 or digests.shape != (-(-size // CHUNK_BYTES),):
+        if digests.dtype != np.uint64 or digests.shape != (-(-size // CHUNK_BYTES),):
             raise WireError("A set of weights has the wrong number of check sums", seen=digests.shape)
-        flat = np.empty(size, np.uint8)
+        flat = self._buffers.take(size)
         return WeightSet(version=message.count("version"), entries=entries, flat=flat, digests=digests)
 
     def _chunk(self, message: Message) -> None:
@@ -333,6 +337,12 @@ class WeightsSubscriber:
             raise WireError("A chunk of weights is corrupt", seen=f"chunk {index}", allowed="its check sum")
         arriving.chunks[index][:] = payload
         arriving.got += 1
+        landed = min(arriving.got * CHUNK_BYTES, arriving.weights.flat.size)
+        for entry in arriving.weights.entries[arriving.checked :]:
+            if entry.stop > landed:
+                break
+            check_finite(entry.name, arriving.weights.flat[entry.start : entry.stop].view(entry.dtype))
+            arriving.checked += 1
         self._link.send("got", transfer=arriving.number, chunks=arriving.got)
         if arriving.got == len(arriving.chunks):
             self._finish(arriving)
@@ -340,8 +350,6 @@ class WeightsSubscriber:
     def _finish(self, arriving: _Arriving) -> None:
         self._arriving = None
         arrays = arriving.weights.arrays()
-        for name, array in arrays.items():
-            check_finite(name, array)
         if self._accept is not None:
             self._accept(arriving.weights.version, arrays)
         self.version = arriving.weights.version
