@@ -126,18 +126,25 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
 
 def bootstrap_interval(
     values: ArrayLike,
-    statistic: Callable[[NDArray[np.float64]], float] = lambda sample: float(sample.mean()),
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda samples: samples.mean(axis=1),
     *,
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Return the percentile bootstrap interval of a statistic of independent values, (n,)."""
+    """Return the percentile bootstrap interval of a statistic of independent values.
+
+    Args:
+        values: One value per independent unit, (n,).
+        statistic: Takes resampled values (resamples, n) to one number per row; their mean unless given.
+        confidence: Coverage.
+        resamples: Number of resamples.
+        seed: Of the resampling.
+    """
     data = _finite("A bootstrap", values, at_least=1)
     draws = np.random.default_rng(seed).integers(data.size, size=(resamples, data.size))
-    estimates = np.array([statistic(sample) for sample in data[draws]])
     tail = (1 - confidence) / 2
-    low, high = np.quantile(estimates, [tail, 1 - tail])
+    low, high = np.quantile(statistic(data[draws]), [tail, 1 - tail])
     return float(low), float(high)
 
 

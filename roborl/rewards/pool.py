@@ -17,6 +17,8 @@ from roborl.rewards.model import References, RewardModel
 from roborl.rewards.sessions import EpisodeSession, Lane, Pick, Receipt
 from roborl.types import Observation, Score
 
+_EXPECTED_S = 0.5  # no batch waits for a session that has sent nothing for so long
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
@@ -34,35 +36,18 @@ class PoolConfig:
     max_sessions: int = 256
     # A session that nobody has touched for so long is forgotten, s.
     idle_s: float = 600.0
-    # Labels older than this make the next episode's stride twice as long, s.
-    behind_s: float = 20.0
-    # Longest stride.
-    max_stride: int = 8
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or not 0 < self.live_share < 1 or self.max_stride < 1:
+        if self.max_batch < 1 or not 0 < self.live_share < 1:
             raise ConfigError(
                 "The reward server's settings cannot be used",
-                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, max_stride {self.max_stride}",
-                allowed="max_batch ≥ 1, 0 < live_share < 1, max_stride ≥ 1",
+                seen=f"max_batch {self.max_batch}, live_share {self.live_share}",
+                allowed="max_batch ≥ 1, 0 < live_share < 1",
             )
 
 
 class UnknownSession(RoborlError):
     """A session that this server does not have: it was lost, closed or forgotten. Its client opens it again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """The answer to an opened session.
-
-    Attributes:
-        version: Version of the model, for the name of the progress column.
-        stride: Distance between scored observations, fixed for the episode; belongs into its record.
-    """
-
-    version: str
-    stride: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +73,6 @@ class _Desk:
     def __init__(self, model: RewardModel[Any, Any], max_batch: int) -> None:
         self.model = model
         self.asker: BatchAsker[Any, Any] = BatchAsker(model.judge, max_batch)
-        self.stride = 1
         self.busy_since_ns: int | None = None
         self.scored: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
@@ -138,8 +122,7 @@ class SessionPool:
         cameras: Collection[str],
         lanes: Collection[Lane] = (Lane.LABEL,),
         references: References | None = None,
-        stride: int | None = None,
-    ) -> Opened:
+    ) -> str:
         """Begin to watch an episode; a session of that name that exists already is forgotten first.
 
         Args:
@@ -149,7 +132,9 @@ class SessionPool:
             cameras: Names of the views that will come.
             lanes: One or both.
             references: What the model is told besides.
-            stride: Distance between scored observations; None for what the server can keep up with at present.
+
+        Returns:
+            The version of the model, which stands on every score.
 
         Raises:
             ConfigError: If there is no such model, a view that it needs will not come, or there is no room.
@@ -166,18 +151,14 @@ class SessionPool:
                 allowed=list(desk.model.cameras),
                 remedy="Name the cameras of the bench as in the model's training data, or serve another model",
             )
-        if not lanes or (stride is not None and stride < 1):
-            raise ConfigError(
-                "A session needs a lane and a stride of at least 1", seen=f"{list(lanes)}, {stride}"
-            )
+        if not lanes:
+            raise ConfigError("A session needs a lane", allowed=[str(lane) for lane in Lane])
         with self._arrival:
             self._forget_idle()
             if len(self._sessions) >= self.config.max_sessions and session_id not in self._sessions:
                 raise ConfigError(
                     "The reward server is full", seen=len(self._sessions), allowed=self.config.max_sessions
                 )
-            if stride is None and Lane.LABEL in lanes:
-                stride = desk.stride = self._next_stride(name)
         session = EpisodeSession(
             id=session_id,
             model_name=name,
@@ -185,15 +166,19 @@ class SessionPool:
             task=task,
             references=references or {},
             lanes=lanes,
-            stride=stride or 1,
         )
         with self._arrival:
             session.touched_ns = self._clock.now_ns()
             self._sessions[session_id] = session
-        return Opened(version=session.version, stride=session.stride)
+        return session.version
 
-    def push(self, session_id: str, observation: Observation) -> Receipt:
+    def push(self, session_id: str, observation: Observation, *, score: bool = True) -> Receipt:
         """Take an observation; repeats are harmless.
+
+        Args:
+            session_id: The client's name for the session.
+            observation: The next one of the episode.
+            score: Whether the label lane scores it, or only shows it to the model.
 
         Raises:
             UnknownSession: If the session is lost; the client then opens it again and sends it from the start.
@@ -201,18 +186,7 @@ class SessionPool:
         with self._arrival:
             session = self._session(session_id)
             room = self.config.max_bytes - sum(s.nbytes for s in self._sessions.values())
-            receipt = session.push(observation, now_ns=self._clock.now_ns(), room_bytes=room)
-            self._arrival.notify_all()
-        return receipt
-
-    def finish(self, session_id: str, last_id: int) -> Receipt:
-        """Say which observation is the episode's last.
-
-        Raises:
-            UnknownSession: If the session is lost.
-        """
-        with self._arrival:
-            receipt = self._session(session_id).finish(last_id)
+            receipt = session.push(observation, score=score, now_ns=self._clock.now_ns(), room_bytes=room)
             self._arrival.notify_all()
         return receipt
 
@@ -279,7 +253,6 @@ class SessionPool:
             "queries": asker.queries,
             "mean_batch": asker.queries / asker.calls if asker.calls else 0.0,
             "max_batch": asker.max_batch,
-            "stride": desk.stride,
             "busy_s": desk.busy_ns / NS,
             "in_call_s": 0.0 if busy is None else (now_ns - busy) / NS,
             "label_behind_s": self._label_behind_s(name),
@@ -314,11 +287,12 @@ class SessionPool:
         }
         if not since:
             return math.inf
+        now_ns = self._clock.now_ns()
         here = {session_id for session_id, _ in since}
-        everybody_is_here = all(session.id in here for session in sessions if session.last_id is None)
-        if everybody_is_here or len(since) >= self._desks[model].asker.max_batch:
+        expected = {session.id for session in sessions if now_ns - session.touched_ns < _EXPECTED_S * NS}
+        if expected <= here or len(since) >= self._desks[model].asker.max_batch:
             return 0.0
-        waited_s = (self._clock.now_ns() - min(since.values())) / NS
+        waited_s = (now_ns - min(since.values())) / NS
         return max(0.0, self.config.max_wait_s - waited_s)
 
     def _gather(self, model: str) -> list[Pick]:
@@ -360,12 +334,6 @@ class SessionPool:
         since = [s.waiting_since_ns(Lane.LABEL) for s in self._of(model)]
         oldest_ns = min((ns for ns in since if ns is not None), default=None)
         return 0.0 if oldest_ns is None else (self._clock.now_ns() - oldest_ns) / NS
-
-    def _next_stride(self, model: str) -> int:
-        stride, behind_s = self._desks[model].stride, self._label_behind_s(model)
-        if behind_s > self.config.behind_s:
-            return min(self.config.max_stride, stride * 2)
-        return max(1, stride // 2) if behind_s < self.config.behind_s / 4 else stride
 
     def _forget_idle(self) -> None:
         before_ns = self._clock.now_ns() - int(self.config.idle_s * NS)

@@ -1,6 +1,6 @@
 """One episode being watched: its folds, its two lanes, the frames that wait.
 
-*Label* lane: every observation in order; those at the stride and the last one are scored, nothing is dropped.
+*Label* lane: every observation in order; the client says which of them are scored, nothing is dropped.
 *Live* lane: the newest observation, one at a time; what came between is shown to the fold but not scored.
 The lanes have folds of their own, so that what one skips does not change what the other says.
 """
@@ -16,7 +16,8 @@ from typing import Any
 from roborl.rewards.model import Fold, References, RewardModel, observation_id
 from roborl.types import Observation
 
-LIVE_BACKLOG = 64
+BACKLOG = 64
+"""Most unscored observations that a lane keeps in a row: the live lane lets go of older ones."""
 
 
 class Lane(StrEnum):
@@ -30,10 +31,11 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """An observation in a lane, its index, and when it came in, ns."""
+    """An observation in a lane, its index, whether it gets a score, and when it came in, ns."""
 
     id: int
     observation: Observation
+    score: bool
     arrived_ns: int
 
     @property
@@ -88,7 +90,6 @@ class EpisodeSession:
         task: The instruction in words.
         references: What the model is told besides.
         lanes: One or both.
-        stride: Distance between scored observations of the label lane, for the whole episode.
 
     Raises:
         ConfigError: If the model lacks a reference.
@@ -103,13 +104,10 @@ class EpisodeSession:
         task: str,
         references: References,
         lanes: Iterable[Lane],
-        stride: int,
     ) -> None:
         self.id = id
         self.model_name = model_name
         self.version = model.version
-        self.stride = stride
-        self.last_id: int | None = None
         self.next_id = 0
         self.nbytes = 0
         self.touched_ns = 0
@@ -128,20 +126,21 @@ class EpisodeSession:
         """Return the fold of a lane."""
         return self._queues[lane].fold
 
-    def push(self, observation: Observation, *, now_ns: int, room_bytes: int) -> Receipt:
+    def push(self, observation: Observation, *, score: bool, now_ns: int, room_bytes: int) -> Receipt:
         """Take an observation; one that was taken before is accepted again and ignored.
 
         Args:
             observation: The next one, or in the live lane any later one.
+            score: Whether the label lane scores it.
             now_ns: Present instant.
             room_bytes: Bytes of pictures that may still be kept waiting.
         """
-        waiting = Waiting(observation_id(observation), observation, now_ns)
+        waiting = Waiting(observation_id(observation), observation, score, now_ns)
         self.touched_ns = now_ns
         if Lane.LIVE in self._queues and waiting.id > self._newest_live:
             self._newest_live = waiting.id
             live = self._queues[Lane.LIVE].frames
-            while live and (len(live) >= LIVE_BACKLOG or waiting.nbytes > room_bytes):
+            while live and (len(live) >= BACKLOG or waiting.nbytes > room_bytes):
                 gone = live.popleft()
                 self.nbytes -= gone.nbytes
                 room_bytes += gone.nbytes
@@ -151,28 +150,23 @@ class EpisodeSession:
             room_bytes -= waiting.nbytes
         if Lane.LABEL not in self._queues:
             return Receipt(accepted=True, next_id=0)
-        if waiting.id == self.next_id and self.last_id is None:
-            # A lane with nothing to score takes one more whatever the room: it would never empty itself otherwise.
-            if waiting.nbytes > room_bytes and self.waiting_since_ns(Lane.LABEL) is not None:
+        if waiting.id == self.next_id:
+            # A lane with nothing to score takes some more whatever the room: it would never empty itself otherwise.
+            frames = self._queues[Lane.LABEL].frames
+            stuck = self.waiting_since_ns(Lane.LABEL) is None and len(frames) < BACKLOG
+            if waiting.nbytes > room_bytes and not stuck:
                 return Receipt(accepted=False, next_id=self.next_id)
-            self._queues[Lane.LABEL].frames.append(waiting)
+            frames.append(waiting)
             self.nbytes += waiting.nbytes
             self.next_id += 1
         return Receipt(accepted=waiting.id < self.next_id, next_id=self.next_id)
-
-    def finish(self, last_id: int) -> Receipt:
-        """Say which observation is the episode's last, so that it is scored whatever the stride."""
-        if Lane.LABEL in self._queues and self.next_id != last_id + 1:
-            return Receipt(accepted=False, next_id=self.next_id)
-        self.last_id = last_id
-        return Receipt(accepted=True, next_id=self.next_id)
 
     def waiting_since_ns(self, lane: Lane) -> int | None:
         """Return since when this lane has had something to score, None where it has nothing."""
         frames = self._queues[lane].frames if lane in self._queues else ()
         if lane is Lane.LIVE:
             return frames[-1].arrived_ns if frames and not self._live_out else None
-        return next((w.arrived_ns for w in frames if self._scored(w.id)), None)
+        return next((waiting.arrived_ns for waiting in frames if waiting.score), None)
 
     def take(self, lane: Lane) -> Pick | None:
         """Hand out what is to be scored next in a lane, with the unscored ones before it."""
@@ -187,7 +181,7 @@ class EpisodeSession:
             self._live_out = True
             self.passed_over += len(passed)
         else:
-            while not self._scored((chosen := frames.popleft()).id):
+            while not (chosen := frames.popleft()).score:
                 passed.append(chosen)
         self.nbytes -= chosen.nbytes + sum(waiting.nbytes for waiting in passed)
         return Pick(self, lane, tuple(passed), chosen)
@@ -196,6 +190,3 @@ class EpisodeSession:
         """Note that a lane's score is out; only then does the live lane hand out the next."""
         if lane is Lane.LIVE:
             self._live_out = False
-
-    def _scored(self, index: int) -> bool:
-        return index % self.stride == 0 or index == self.last_id

@@ -56,8 +56,8 @@ def pool_of(judge=None, clock=None, **settings_):
     )
 
 
-def open_(pool, name, lanes=(Lane.LABEL,), stride=1, model="m"):
-    return pool.open(name, model=model, task="task", cameras=["front"], lanes=lanes, stride=stride)
+def open_(pool, name, lanes=(Lane.LABEL,), model="m"):
+    return pool.open(name, model=model, task="task", cameras=["front"], lanes=lanes)
 
 
 def run_dry(pool, clock=None, model="m"):
@@ -111,13 +111,12 @@ def test_same_frames_same_labels_whatever_the_load_the_batches_and_a_lost_server
         try:
             if complete[i]:
                 pass
-            elif sent[i] <= last:
-                at = max(0, sent[i] - int(rng.integers(0, 3)))
-                sent[i] = pool.push(str(i), episodes[i][at]).next_id
             else:
-                sent[i] = pool.finish(str(i), last).next_id
+                at = min(last, max(0, sent[i] - int(rng.integers(0, 3))))
+                scored = at % strides[i] == 0 or at == last
+                sent[i] = pool.push(str(i), episodes[i][at], score=scored).next_id
         except UnknownSession:
-            open_(pool, str(i), lanes=BOTH if live else (Lane.LABEL,), stride=strides[i])
+            open_(pool, str(i), lanes=BOTH if live else (Lane.LABEL,))
             outcomes = [o for o in outcomes if o.session_id != str(i)]
             sent[i] = 0
         clock.advance(float(rng.random()) * 0.01)
@@ -143,14 +142,12 @@ def test_a_prefix_of_an_episode_has_the_labels_of_the_whole():
     assert whole[8:] != other[8:]
 
 
-def test_the_last_observation_is_scored_whatever_the_stride():
+def test_only_what_the_client_asks_for_is_scored_and_the_rest_is_shown():
     pool = pool_of()
-    open_(pool, "a", stride=4)
-    for frame in episode(0, 7):
-        pool.push("a", frame)
-    assert [s.frame_id for s in of(run_dry(pool), "a")] == [0, 4]
-    assert pool.finish("a", 6).accepted
-    assert [s.frame_id for s in of(run_dry(pool), "a")] == [6]
+    open_(pool, "a")
+    for i, frame in enumerate(episode(0, 7)):
+        pool.push("a", frame, score=i % 4 == 0 or i == 6)
+    assert [s.frame_id for s in of(run_dry(pool), "a")] == [0, 4, 6]
 
 
 def test_a_gap_is_not_accepted_and_says_what_is_lacking():
@@ -160,7 +157,6 @@ def test_a_gap_is_not_accepted_and_says_what_is_lacking():
     pool.push("a", frames[0])
     receipt = pool.push("a", frames[2])
     assert (receipt.accepted, receipt.next_id) == (False, 1)
-    assert not pool.finish("a", 3).accepted
 
 
 def test_live_is_the_newest_one_at_a_time_while_labels_are_complete():
@@ -180,7 +176,6 @@ def test_live_is_the_newest_one_at_a_time_while_labels_are_complete():
     live = [s.frame_id for s in of(outcomes, "a", Lane.LIVE)]
     assert live == sorted(set(live))
     assert pool.statistics()["models"]["m"]["label_behind_s"] > 3.0
-    pool.finish("a", 59)
     outcomes += run_dry(pool)
     assert [s.frame_id for s in of(outcomes, "a")] == list(range(60))
 
@@ -301,8 +296,7 @@ def test_two_models_at_once_answer_for_themselves():
     models = {"one": BrightnessModel(), "two": BrightnessModel(("front",))}
     pool = SessionPool(models, clock=FakeClock())
     for name in models:
-        opened = open_(pool, name, model=name)
-        assert opened.version == models[name].version
+        assert open_(pool, name, model=name) == models[name].version
         pool.push(name, observation(0, 100))
     outcomes = run_dry(pool, model="one") + run_dry(pool, model="two")
     assert {o.session_id: o.score.version for o in outcomes} == {n: m.version for n, m in models.items()}
@@ -310,23 +304,6 @@ def test_two_models_at_once_answer_for_themselves():
         open_(pool, "x", model="three")
     with pytest.raises(ConfigError, match="no such reward model"):
         open_(pool, "x", model="")
-
-
-def test_the_stride_grows_only_at_an_episode_boundary_and_comes_back():
-    clock = FakeClock()
-    pool = pool_of(clock=clock, behind_s=10.0, max_stride=4)
-    assert open_(pool, "a", stride=None).stride == 1
-    pool.push("a", observation(0, 0))
-    clock.advance(11.0)
-    assert open_(pool, "b", stride=None).stride == 2
-    assert open_(pool, "c", stride=None).stride == 4
-    assert open_(pool, "d", stride=None).stride == 4
-    for frame in episode(0, 6)[1:]:
-        pool.push("a", frame)
-    assert [s.frame_id for s in of(run_dry(pool), "a")] == list(range(6))
-    assert open_(pool, "e", stride=None).stride == 2
-    assert open_(pool, "f", stride=None).stride == 1
-    assert open_(pool, "g", stride=3).stride == 3
 
 
 def test_waiting_pictures_are_bounded_in_bytes_and_labels_wait_for_room_instead_of_being_dropped():

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, rankdata, spearmanr
+
+from roborl.errors import ShapeError
+from roborl.rewards.calibration import IDENTITY, Calibration, fit_calibration
+from roborl.rewards.metrics import (
+    calibration_error,
+    delta_error,
+    false_progress,
+    mean_absolute_error,
+    negative_rate,
+    paired_interval,
+    ranks,
+    summarise,
+    value_order_correlation,
+    voc_f1,
+    wilson_interval,
+)
+
+tied_values = st.lists(st.integers(0, 6).map(lambda n: n / 6), min_size=2, max_size=40)
+
+
+@given(tied_values)
+def test_order_correlation_is_spearmans_with_ties(values):
+    np.testing.assert_allclose(ranks(values), rankdata(values))
+    if len(set(values)) > 1:
+        expected = spearmanr(values, range(len(values))).statistic
+        assert value_order_correlation(values) == pytest.approx(expected)
+        assert value_order_correlation(values[::-1]) == pytest.approx(-expected)
+    else:
+        assert value_order_correlation(values) == 0.0
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_the_textbook_interval(case):
+    successes, n = case
+    expected = binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_rate_of_nothing_is_refused():
+    for case in ((0, 0), (3, 2), (-1, 4)):
+        with pytest.raises(ShapeError):
+            wilson_interval(*case)
+
+
+def test_the_paired_interval_covers_as_often_as_it_says_and_uses_the_pairing():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(100):
+        scene = rng.normal(size=40)
+        low, high = paired_interval(scene + 0.3 + 0.2 * rng.normal(size=40), scene, seed=seed)
+        hits += low <= 0.3 <= high
+        assert high - low < 0.3  # unpaired it would be about 0.9
+    assert 89 <= hits <= 100
+
+
+def test_curves():
+    rising = np.linspace(0, 1, 11)
+    assert negative_rate(rising) == 0.0
+    assert negative_rate([0.0, 0.2, 0.1, 0.3, 0.2]) == 0.5
+    assert negative_rate([0.0, 0.2, 0.1, 0.3, 0.2], lag=2) == 0.0
+    assert delta_error(rising + 0.3, rising, lag=4) == pytest.approx(0.0)
+    assert delta_error(2 * rising, rising, lag=4) == pytest.approx(0.4)
+    assert mean_absolute_error(rising + 0.25, rising) == pytest.approx(0.25)
+    assert false_progress([0.1, 0.4, 0.2]) == 0.4
+    assert false_progress([0.1, 0.4, 0.2], [0.1, 0.3, 0.9]) == pytest.approx(0.1)
+    assert calibration_error(rising, rising) == pytest.approx(0.0)
+    assert calibration_error(np.full(10, 0.75), [1.0] * 5 + [0.0] * 5) == pytest.approx(0.25)
+
+
+def test_f1_wants_both_directions():
+    assert voc_f1(1.0, 0.5) == pytest.approx(2 / 3)
+    assert voc_f1(0.9, -0.2) == 0.0
+    rising = np.linspace(0, 1, 9)
+    summary = summarise([rising, rising**2], backward=[rising[::-1]] * 2)
+    assert summary["voc_f1"] == pytest.approx(1.0)
+    time_only = summarise([rising], backward=[rising])
+    assert time_only["voc_f1"] == 0.0
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.1, float("nan")], [[0.1, 0.2]]])
+def test_missing_scores_do_not_pass_for_numbers(values):
+    with pytest.raises(ShapeError):
+        value_order_correlation(values)
+
+
+@given(st.integers(0, 1000), st.integers(1, 80))
+def test_calibration_is_monotone_within_range_and_survives_json(seed, n):
+    rng = np.random.default_rng(seed)
+    raw = np.round(rng.random(n), 1)
+    fitted = fit_calibration(raw, np.clip(raw**2 + 0.2 * rng.normal(size=n), 0, 1))
+    curve = fitted(np.linspace(-0.5, 1.5, 101))
+    assert (np.diff(curve) >= 0).all()
+    assert curve.min() >= 0.0
+    assert curve.max() <= 1.0
+    assert Calibration.from_dict(fitted.as_dict()) == fitted
+
+
+def test_calibration_lowers_the_error_on_episodes_it_has_not_seen():
+    rng = np.random.default_rng(0)
+
+    def draw(n):
+        truth = rng.random(n)
+        return np.clip(truth**2 * 0.6 + 0.02 * rng.normal(size=n), 0, 1), truth
+
+    raw, truth = draw(2000)
+    fitted = fit_calibration(*draw(1000))
+    assert mean_absolute_error(fitted(raw), truth) < 0.05 < 0.25 < mean_absolute_error(raw, truth)
+    assert calibration_error(fitted(raw), truth) < 0.02
+    assert IDENTITY([0.3]) == pytest.approx([0.3])
+
+
+@pytest.mark.parametrize(
+    ("raw", "calibrated"),
+    [((), ()), ((0.0, 0.0), (0.1, 0.2)), ((0.0, 1.0), (0.5, 0.4)), ((0.0,), (1.2,)), ((0.0, 1.0), (0.0,))],
+)
+def test_a_map_that_is_not_monotone_is_refused(raw, calibrated):
+    with pytest.raises(ShapeError):
+        Calibration(raw=raw, calibrated=calibrated)
