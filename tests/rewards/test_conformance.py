@@ -1,0 +1,153 @@
+"""The conformance check passes the fakes and notices each broken clause."""
+
+import math
+
+import pytest
+
+from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
+from roborl.rewards.model import missing
+from roborl.testing.check_reward_model import ConformanceError, check_reward_model
+from roborl.types import Score
+
+pytest_plugins = ["roborl.testing.check_reward_model"]
+
+
+@pytest.mark.parametrize("cameras", [(), ("front",), ("front", "wrist")])
+def test_the_fake_conforms(reward_model_check, cameras):
+    reward_model_check(BrightnessModel(cameras, image_px=16))
+
+
+class NoVersion(BrightnessModel):
+    def __init__(self):
+        super().__init__(("front",))
+        self.version = ""
+
+
+class ForeignVersion(BrightnessModel):
+    def start(self, task, references):
+        return BrightnessFold(self.cameras, "another")
+
+
+class Company(BrightnessJudge):
+    """Lets the replies depend on the size of the batch."""
+
+    def answer(self, queries):
+        return [(b / len(queries), c) for b, c in super().answer(queries)]
+
+
+class Moody(BrightnessJudge):
+    calls = 0
+
+    def answer(self, queries):
+        self.calls += 1
+        return [(b / self.calls, c) for b, c in super().answer(queries)]
+
+
+class Scribbler(BrightnessJudge):
+    def answer(self, queries):
+        for query in queries:
+            query.now[0][:] = 0
+        return super().answer(queries)
+
+
+def with_fold(fold_class):
+    class Model(BrightnessModel):
+        def start(self, task, references):
+            return fold_class(self.cameras, self.version)
+
+    return Model
+
+
+@with_fold
+class ZeroForMissing(BrightnessFold):
+    def fold(self, observation_id, replies):
+        if replies[0] is None:
+            return Score(frame_id=observation_id, progress=0.0, raw=0.0, version=self._version)
+        return super().fold(observation_id, replies)
+
+
+@with_fold
+class NeverRecovers(BrightnessFold):
+    lost = False
+
+    def fold(self, observation_id, replies):
+        self.lost |= replies[0] is None
+        if self.lost:
+            return missing(observation_id, "lost", version=self._version)
+        return super().fold(observation_id, replies)
+
+
+@with_fold
+class WrongFrame(BrightnessFold):
+    def fold(self, observation_id, replies):
+        return super().fold(observation_id + 1, replies)
+
+
+@with_fold
+class Blind(BrightnessFold):
+    def queries(self, observation):
+        self._cameras = ()
+        return super().queries(observation)
+
+
+@with_fold
+class Infinite(BrightnessFold):
+    def fold(self, observation_id, replies):
+        return Score(frame_id=observation_id, progress=0.5, raw=0.5, spread=math.inf, version=self._version)
+
+
+class Shared(BrightnessModel):
+    """One fold for all episodes."""
+
+    fold = None
+
+    def start(self, task, references):
+        class Latest(BrightnessFold):
+            newest = [0.0]  # noqa: RUF012
+
+            def fold(self, observation_id, replies):
+                score = super().fold(observation_id, replies)
+                Shared.total = (
+                    score.progress if observation_id == 0 else 0.5 * (Shared.total + score.progress)
+                )
+                return Score(frame_id=observation_id, progress=Shared.total, raw=0.0, version=self._version)
+
+        return Latest(self.cameras, self.version)
+
+
+class Clairvoyant(BrightnessModel):
+    """Folds every score with whatever has been seen so far, also later than its observation."""
+
+    def start(self, task, references):
+        class Peeking(BrightnessFold):
+            def fold(self, observation_id, replies):
+                later = self._before[0].mean() / 255
+                return Score(frame_id=observation_id, progress=later, raw=0.0, version=self._version)
+
+        return Peeking(self.cameras, self.version)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (NoVersion, "no version"),
+        (ForeignVersion, "another version"),
+        (lambda cameras: BrightnessModel(cameras, judge=Company()), "batch otherwise"),
+        (lambda cameras: BrightnessModel(cameras, judge=Moody()), "second time"),
+        (ZeroForMissing, "never came"),
+        (NeverRecovers, "not recover"),
+        (WrongFrame, "each observation its score"),
+        (Blind, "without the views"),
+        (Infinite, "spread"),
+        (Shared, "mixes up two episodes"),
+        (Clairvoyant, "later observations"),
+    ],
+)
+def test_a_broken_clause_is_noticed(model, words):
+    with pytest.raises(ConformanceError, match=words):
+        check_reward_model(model() if model is NoVersion else model(("front",)))
+
+
+def test_a_judge_that_writes_into_the_pictures_is_noticed():
+    with pytest.raises(ValueError, match="read-only"):
+        check_reward_model(BrightnessModel(judge=Scribbler()))
