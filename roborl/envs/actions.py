@@ -101,7 +101,8 @@ class ActionMap:
         if self._config.kind == "ee_delta":
             moved = self._kinematics.position(after) - self._kinematics.position(before)
             change = np.append(moved / self._config.step_m, change[self._gripper])
-        return np.clip(change, -1.0, 1.0).astype(np.float32)
+        action: Vector = np.clip(change, -1.0, 1.0).astype(np.float32)
+        return action
 
     def _towards(self, move: Point, set_point: Joints, measured: Joints) -> Joints:
         """Return the joints that move the end effector by ``move``, or as much of it as the arm can reach."""

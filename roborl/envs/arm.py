@@ -197,7 +197,8 @@ class Arm:
 
     def _state(self) -> Vector:
         values = np.append(self._measured, self.kinematics.position(self._measured))
-        return ((values - self._centre) / self._half).astype(np.float32)
+        state: Vector = ((values - self._centre) / self._half).astype(np.float32)
+        return state
 
     def _resized(self, name: str, rgb: Image) -> Image:
         height, width, _ = self.cameras[name]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roborl.envs.actions import ActionConfig
+from roborl.envs.kinematics import Point
 from roborl.envs.plans import Phase, plan_for
 from roborl.envs.scene import Scene
 from roborl.types import Observation
+
+NO_DETOUR: Point = np.zeros(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Expert:
 
     Args:
         scene: The scene that the actions move.
-        phases: What to do; None takes the script of the scene's task at each ``reset``.
+        plan: Makes the phases from the present scene, at each ``reset`` and after a loss; None takes the task's own.
         action: What an action means on the bench.
         noise: How far it strays.
         seed: Seed of its noise.
@@ -49,14 +52,15 @@ class Expert:
     def __init__(
         self,
         scene: Scene,
-        phases: Sequence[Phase] | None = None,
+        plan: Callable[[Scene], Sequence[Phase]] | None = None,
         *,
         action: ActionConfig | None = None,
         noise: Noise | None = None,
         seed: int = 0,
         recover: bool = True,
     ) -> None:
-        self._scene, self._given = scene, phases
+        self._scene = scene
+        self._plan = plan or (lambda scene: plan_for(scene.task, scene))
         self._action, self._noise = action or ActionConfig(), noise or Noise()
         self._rng = np.random.default_rng(seed)
         self._recover = recover
@@ -64,13 +68,17 @@ class Expert:
 
     def reset(self) -> None:
         """Begin the plan from its first phase. Call it after the scene was reset."""
-        self._phases = list(plan_for(self._scene.task, self._scene) if self._given is None else self._given)
-        self._at, self._steps = 0, 0
-        self._detour_left, self._detour = 0, np.zeros(3)
+        self._begin()
+        self._detour_left, self._detour = 0, NO_DETOUR
         if self._rng.random() < self._noise.detours:
             self._detour_left = int(self._rng.integers(4, 9))
             angle = self._rng.uniform(0, 2 * np.pi)
             self._detour = self._noise.detour_m * np.array([np.cos(angle), np.sin(angle), 0.3])
+
+    def _begin(self) -> None:
+        """Plan from the scene as it is now."""
+        self._phases = list(self._plan(self._scene))
+        self._at, self._steps = 0, 0
 
     @property
     def phase(self) -> str:
@@ -113,7 +121,7 @@ class Expert:
             self._at, self._steps = self._at + 1, 0
         held = self._phases[self._at].holding
         if self._recover and held and self._steps > 0 and not scene.grasped(held):
-            self._at, self._steps = 0, 0
+            self._begin()
 
 
 def make_expert(

@@ -10,7 +10,10 @@ import numpy as np
 from roborl.envs.kinematics import Point
 from roborl.envs.scene import Scene
 from roborl.envs.tasks.base import CUBE_HALF_M, Task
+from roborl.envs.tasks.clear import DROP_M, HALF_Y_M, ClearTable
+from roborl.envs.tasks.peg import GRIP_M, LIFT_M, PEG_HALF_M, PegInsert
 from roborl.envs.tasks.pick import CARRY_M, PickCube, PickPlace
+from roborl.envs.tasks.push import BEHIND_M, PushCube
 from roborl.envs.tasks.reach import Reach
 from roborl.errors import ConfigError
 
@@ -64,17 +67,18 @@ def _funnel(place: Where) -> Where:
     def goal(scene: Scene) -> Point:
         point = place(scene)
         aside = float(np.linalg.norm(scene.tool()[:2] - point[:2]))
-        return point + np.array([0.0, 0.0, min(HOVER_M, 3.0 * max(0.0, aside - 0.008))])
+        point[2] += min(HOVER_M, 3.0 * max(0.0, aside - 0.008))
+        return point
 
     return goal
 
 
-def _lift_then_over(place: Where, height_m: float, body: str, rest_m: float) -> Where:
+def _lift_then_over(place: Where, height_m: float, body: str, rest_m: float, bottom_m: float) -> Where:
     """Go up first, across once the body is off the table."""
 
     def goal(scene: Scene) -> Point:
         tool = scene.tool()
-        lifted = scene.position(body)[2] - rest_m > 0.4 * height_m
+        lifted = scene.position(body)[2] - bottom_m > 0.4 * height_m
         xy = place(scene)[:2] if lifted else tool[:2]
         return np.array([*xy, height_m + rest_m])
 
@@ -91,28 +95,74 @@ def pick(body: str, place: Where | None = None) -> list[Phase]:
     ]
 
 
-def carry(body: str, place: Where, *, height_m: float = CARRY_M, rest_m: float = CUBE_HALF_M) -> list[Phase]:
-    """Lift, go over a place and lower; ``rest_m`` is the finger tips' height when the body stands there."""
+def carry(
+    body: str,
+    place: Where,
+    *,
+    height_m: float = CARRY_M,
+    rest_m: float = CUBE_HALF_M,
+    rise_from_m: float = CUBE_HALF_M,
+    centred_m: float = 0.008,
+) -> list[Phase]:
+    """Lift a body, take it over a place and lower it.
+
+    Args:
+        body: What is in the fingers.
+        place: Where to.
+        height_m: How high.
+        rest_m: Height of the finger tips when the body stands there.
+        rise_from_m: Height of the body's middle when it stands on the table.
+        centred_m: How near to the place's middle it must be before it is lowered.
+    """
     over, down = above(place, height_m + rest_m), above(place, rest_m)
+
+    def offset(scene: Scene) -> Point:
+        """The body hangs as it was grasped: bring it over the place, not the finger tips."""
+        held = scene.position(body) - scene.tool()
+        return np.array([held[0], held[1], 0.0])
+
+    lifted = _lift_then_over(lambda scene: over(scene) - offset(scene), height_m, body, rest_m, rise_from_m)
     return [
         Phase(
             name="carry",
-            goal=_lift_then_over(place, height_m, body, rest_m),
+            goal=lifted,
             opening=CLOSED,
-            done=lambda scene: bool(np.linalg.norm((scene.tool() - over(scene))[:2]) < 0.008),
+            done=lambda scene: bool(np.linalg.norm((scene.position(body) - over(scene))[:2]) < centred_m),
             holding=body,
         ),
-        Phase(name="lower", goal=down, opening=CLOSED, done=near(down), patience=8, holding=body),
+        Phase(
+            name="lower",
+            goal=lambda scene: down(scene) - offset(scene),
+            opening=CLOSED,
+            done=lambda scene: bool(scene.tool()[2] < rest_m + _AT_M),
+            patience=8,
+            holding=body,
+        ),
     ]
+
+
+def rest() -> Phase:
+    """Stay high above the table, open."""
+    return Phase(
+        name="rest",
+        goal=lambda scene: np.array([*scene.tool()[:2], 0.085]),
+        opening=OPEN,
+        done=lambda scene: False,
+        patience=1_000,
+    )
 
 
 def release(place: Where, *, rest_m: float = CUBE_HALF_M) -> list[Phase]:
     """Open the fingers and go up."""
+
+    def here(scene: Scene) -> Point:
+        return np.array([*scene.tool()[:2], rest_m])
+
     up = above(place, HOVER_M + rest_m)
     return [
         Phase(
             name="open",
-            goal=above(place, rest_m),
+            goal=here,
             opening=OPEN,
             done=lambda scene: scene.opening() > _RELEASED,
             patience=5,
@@ -132,6 +182,55 @@ def lift(body: str) -> list[Phase]:
     ]
 
 
+def push(body: str, place: Where) -> list[Phase]:
+    """Come down behind a body and push it to a place; round again where it has slipped aside."""
+    approached = False
+
+    def goal(scene: Scene) -> Point:
+        nonlocal approached
+        cube, tool = scene.position(body)[:2], scene.tool()
+        way = place(scene)[:2] - cube
+        ahead = way / max(1e-6, float(np.linalg.norm(way)))
+        lag = float((cube - tool[:2]) @ ahead)
+        aside = float(np.linalg.norm(cube - tool[:2] - lag * ahead))
+        behind = cube - BEHIND_M * ahead
+        low = tool[2] < CUBE_HALF_M + 0.012
+        if lag > 0.015 and aside < (0.011 if approached else 0.006) and low:
+            approached = True
+            return np.array([*(cube - (0.010 - 0.4 * aside) * ahead), CUBE_HALF_M])
+        approached = False
+        far = float(np.linalg.norm(tool[:2] - behind))
+        return np.array([*behind, CUBE_HALF_M + min(0.03, 3.0 * max(0.0, far - 0.008))])
+
+    def there(scene: Scene) -> bool:
+        return bool(np.abs(scene.position(body)[:2] - place(scene)[:2]).max() < 0.012)
+
+    return [
+        Phase(name="push", goal=goal, opening=CLOSED, done=there, patience=1_000),
+        Phase(
+            name="stay",
+            goal=lambda scene: scene.tool(),
+            opening=CLOSED,
+            done=lambda scene: False,
+            patience=1_000,
+        ),
+    ]
+
+
+def put_away(task: ClearTable, body: str) -> list[Phase]:
+    """Pick a cube and let it fall into its own part of the tray."""
+    slot = (task.cubes.index(body) - 1) * (HALF_Y_M - CUBE_HALF_M - 0.008) if body in task.cubes else 0.0
+
+    def place(scene: Scene) -> Point:
+        return np.asarray(scene.position(task.tray) + np.array([0.0, slot, 0.0]))
+
+    return [
+        *pick(body),
+        *carry(body, place, height_m=DROP_M + 0.004 - CUBE_HALF_M, rest_m=CUBE_HALF_M)[:1],
+        *release(place, rest_m=DROP_M)[:1],
+    ]
+
+
 def plan_for(task: Task, scene: Scene) -> list[Phase]:
     """Return the phases that solve a task from the scene's present start.
 
@@ -144,6 +243,23 @@ def plan_for(task: Task, scene: Scene) -> list[Phase]:
             return [*pick(task.cube), *carry(task.cube, pad), *release(pad)]
         case PickCube():
             return [*pick(task.cube), *lift(task.cube)]
+        case PushCube():
+            return push(task.cube, centre(task.pad))
+        case PegInsert():
+            socket = centre(task.socket)
+            return [
+                *pick(task.peg, task.grip_point),
+                *carry(
+                    task.peg, socket, height_m=LIFT_M, rest_m=GRIP_M, centred_m=0.0025, rise_from_m=PEG_HALF_M
+                ),
+                *release(socket, rest_m=GRIP_M),
+            ]
+        case ClearTable():
+            left = sorted(
+                task.remaining(scene),
+                key=lambda body: float(np.linalg.norm(scene.position(body)[:2] - scene.tool()[:2])),
+            )
+            return [phase for body in left for phase in put_away(task, body)] + [rest()]
         case Reach():
             ball = centre(task.goal)
             return [Phase(name="reach", goal=ball, opening=OPEN, done=lambda scene: False, patience=1_000)]

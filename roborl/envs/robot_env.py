@@ -123,7 +123,7 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         success = verdict is True
         return seen, float(success), terminated, truncated, {"is_success": success, "executed": executed}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # Gymnasium's generic frame type
+    def render(self) -> NDArray[np.uint8] | None:
         """Return a handsome picture of a simulated bench, uint8 (480, 640, 3); None without a render mode."""
         return (
             self.scene.render("front", 480, 640, handsome=True) if self.render_mode == "rgb_array" else None

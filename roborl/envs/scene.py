@@ -88,7 +88,7 @@ class Scene:
     def joints(self) -> Joints:
         """Return the measured joint vector in LeRobot's units, (n,)."""
         values = self.data.qpos[self._qpos]
-        joints = np.degrees(values)
+        joints: Joints = np.degrees(values)
         half_gap = 0.5 * (values[self.robot.gripper_index] + self.data.qpos[self._mirror_qpos])
         low, high = self._gripper_range
         joints[self.robot.gripper_index] = 100.0 * (half_gap - low) / (high - low)
@@ -103,7 +103,7 @@ class Scene:
     def commanded(self) -> Joints:
         """Return the servos' targets, LeRobot's units, (n,)."""
         values = self.data.ctrl[self._actuators]
-        joints = np.degrees(values)
+        joints: Joints = np.degrees(values)
         low, high = self._gripper_range
         index = self.robot.gripper_index
         joints[index] = 100.0 * (values[index] - low) / (high - low)
@@ -148,7 +148,7 @@ class Scene:
 
     def tool(self) -> Point:
         """Return the point between the finger tips, metres, (3,)."""
-        return self.data.site_xpos[self._tool].copy()
+        return np.array(self.data.site_xpos[self._tool])
 
     def opening(self) -> float:
         """Return the gripper's opening, 0 to 100."""
@@ -156,11 +156,11 @@ class Scene:
 
     def position(self, body: str) -> Point:
         """Return a body's position, metres, (3,)."""
-        return self.data.body(body).xpos.copy()
+        return np.array(self.data.body(body).xpos)
 
     def rotation(self, body: str) -> NDArray[np.float64]:
         """Return a body's rotation matrix, (3, 3)."""
-        return self.data.body(body).xmat.reshape(3, 3).copy()
+        return np.array(self.data.body(body).xmat).reshape(3, 3)
 
     def speed(self, body: str) -> float:
         """Return a free body's speed, m/s."""

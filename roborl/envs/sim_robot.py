@@ -170,7 +170,7 @@ class SimRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no type
         """Always true."""
         return True
 
-    @check_if_already_connected
+    @check_if_already_connected  # type: ignore[untyped-decorator]
     def connect(self, calibrate: bool = True) -> None:
         """Switch on."""
         for camera in self.cameras.values():
@@ -183,13 +183,13 @@ class SimRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no type
     def configure(self) -> None:
         """Nothing to do."""
 
-    @check_if_not_connected
+    @check_if_not_connected  # type: ignore[untyped-decorator]
     def get_observation(self) -> dict[str, Any]:
         """Return ``<joint>.pos`` floats and a uint8 (h, w, 3) picture per camera."""
         state = self.model.to_features(self.scene.joints())
         return {**state, **{name: camera.read() for name, camera in self.cameras.items()}}
 
-    @check_if_not_connected
+    @check_if_not_connected  # type: ignore[untyped-decorator]
     def send_action(self, action: Mapping[str, float]) -> dict[str, float]:
         """Set goal positions, let one control period pass, and return the goals after clipping to the joint limits.
 

@@ -91,6 +91,22 @@ def add_box(
     )
 
 
+def add_cylinder(
+    spec: mujoco.MjSpec, name: str, radius_m: float, half_m: float, rgb: Sequence[float]
+) -> None:
+    """Add a free upright cylinder."""
+    body = spec.worldbody.add_body(name=name, pos=[0.2, 0.0, half_m])
+    body.add_freejoint()
+    body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        size=[radius_m, half_m, 0.0],
+        rgba=[*rgb, 1.0],
+        mass=0.03,
+        **_SOLID,
+    )
+
+
 def add_pad(spec: mujoco.MjSpec, name: str, half_m: float, rgb: Sequence[float]) -> None:
     """Add a square mark on the table: a coloured border around a paler inside, nothing to bump into."""
     body = spec.worldbody.add_body(name=name, pos=[0.25, 0.0, 0.0])
@@ -119,8 +135,9 @@ def scatter(
     rng: np.random.Generator,
     clearances_m: Sequence[float],
     *,
-    avoid: Point | None = None,
+    avoid: NDArray[np.float64] | None = None,
     avoid_m: float = 0.0,
+    farthest_m: float = _REACH_M,
 ) -> list[NDArray[np.float64]]:
     """Draw points on the part of the table that the arm reaches, apart from one another.
 
@@ -129,6 +146,7 @@ def scatter(
         clearances_m: Radius kept free around each point; two points are at least the sum of theirs apart.
         avoid: A further point to keep away from.
         avoid_m: By how much.
+        farthest_m: Greatest distance from the arm's first axis.
 
     Returns:
         One (x, y) per clearance, metres.
@@ -143,13 +161,19 @@ def scatter(
                     for other, c in zip(points, clearances_m, strict=False)
                 )
                 clear = avoid is None or np.linalg.norm(point - avoid[:2]) > avoid_m
-                if apart and clear and np.linalg.norm(point - _PAN_AXIS) < _REACH_M:
+                if apart and clear and np.linalg.norm(point - _PAN_AXIS) < farthest_m:
                     points.append(point)
                     break
             else:
                 break
         if len(points) == len(clearances_m):
             return points
+
+
+def reachable(point: NDArray[np.float64]) -> bool:
+    """Return whether the fingers can stand upright on a table point."""
+    inside = bool(np.all(point > (0.13, -0.15)) and np.all(point < (0.31, 0.15)))
+    return inside and bool(np.linalg.norm(point - _PAN_AXIS) < _REACH_M)
 
 
 def on_table(point: NDArray[np.float64], height_m: float) -> Point:
