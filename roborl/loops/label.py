@@ -37,16 +37,12 @@ class ScoreLink(Protocol):
         """Return who is judging, None while the server is away."""
         ...
 
-    def open(self, task: str, stride: int) -> str | None:
+    def open(self, task: str) -> str | None:
         """Start a session of the label lane and return its name; None while the server is away."""
         ...
 
-    def push(self, session: str, observation: Observation) -> bool:
+    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
         """Send the next observation of a session; False where it was not taken and must be sent again."""
-        ...
-
-    def finish(self, session: str, last_id: int) -> bool:
-        """Say which observation is the last, so that it is scored whatever the stride; False where not taken."""
         ...
 
     def close(self, session: str) -> None:
@@ -85,6 +81,10 @@ class Column(Protocol):
         """Let the episode be trained on without the labels it lacks; False where that was so already."""
         ...
 
+    def finish(self, key: EpisodeKey) -> None:
+        """Take note that the episode is labelled to its end."""
+        ...
+
     def activate(self) -> None:
         """Make this the version that the learner trains with."""
         ...
@@ -111,7 +111,6 @@ class _Session:
     labels: EpisodeLabels
     name: str
     heard_ns: int
-    finished: bool = False
 
 
 class Labeller:
@@ -146,6 +145,7 @@ class Labeller:
         self._active = False
         self._sessions: dict[EpisodeKey, _Session] = {}
         self._waiting_ns: dict[EpisodeKey, int] = {}
+        self._retry_ns: dict[EpisodeKey, int] = {}
         self._finished: set[EpisodeKey] = set()
         self.backlog = 0
         self.counters = dict.fromkeys(("scored", "missing", "rebuilt", "held", "changed", "foreign"), 0)
@@ -163,7 +163,7 @@ class Labeller:
             return False
         sent = judge is not None and self._send(episodes, column)
         received = self._receive(episodes, column, 0.0 if sent else timeout_s)
-        self._watch_silence(episodes)
+        self._watch_silence()
         if not self._active and self.backlog == 0:
             self._activate(column)
         return sent or received
@@ -201,7 +201,7 @@ class Labeller:
             if missing <= 0:
                 self._waiting_ns.pop(key, None)
                 if info.end is not None and key not in self._sessions:
-                    self._finished.add(key)
+                    self._finish(key, column)
                 continue
             since = self._waiting_ns.setdefault(key, now)
             if column is not None and now - since > self._config.deadline_s * NS and column.hold(key):
@@ -224,6 +224,8 @@ class Labeller:
         return sent
 
     def _open(self, info: EpisodeInfo, column: Column) -> _Session | None:
+        if self._clock.now_ns() < self._retry_ns.get(info.key, 0):
+            return None
         labelled = column.labelled(info.key)
         if len(self._sessions) >= self._config.sessions or (labelled >= info.observations > 0 and info.end):
             return None
@@ -234,7 +236,7 @@ class Labeller:
             column.set_stride(info.key, stride)
             if stride != self._config.stride:
                 self._events({"event": "stride", "episode": str(info.key), "stride": stride})
-        name = self._link.open(info.task, stride)
+        name = self._link.open(info.task)
         if name is None:
             return None
         session = _Session(EpisodeLabels(stride), name, self._clock.now_ns())
@@ -248,11 +250,10 @@ class Labeller:
             session.heard_ns = self._clock.now_ns()
         if due:
             for index, observation in zip(due, self._store.observations(info.key, due.start), strict=False):
-                if not self._link.push(session.name, observation):
+                score = labels.scored(index, info.observations, ended)
+                if not self._link.push(session.name, observation, score=score):
                     break
-                labels.send(index, score=labels.scored(index, info.observations, ended))
-        if ended and labels.sent == info.observations and not session.finished:
-            session.finished = self._link.finish(session.name, info.observations - 1)
+                labels.send(index, score=score)
         return bool(due)
 
     def _receive(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column, timeout_s: float) -> bool:
@@ -295,9 +296,15 @@ class Labeller:
         if info.end is not None and labels.done == info.observations:
             self._link.close(session.name)
             del self._sessions[info.key]
-            self._finished.add(info.key)
+            self._finish(info.key, column)
 
-    def _watch_silence(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
+    def _finish(self, key: EpisodeKey, column: Column | None) -> None:
+        self._finished.add(key)
+        self._retry_ns.pop(key, None)
+        if column is not None:
+            column.finish(key)
+
+    def _watch_silence(self) -> None:
         now = self._clock.now_ns()
         for key, session in list(self._sessions.items()):
             if session.labels.unanswered and now - session.heard_ns > self._config.reply_timeout_s * NS:
@@ -309,6 +316,7 @@ class Labeller:
         if session is None:
             return
         self._link.close(session.name)
+        self._retry_ns[key] = self._clock.now_ns() + int(self._config.retry_s * NS)
         self.counters["rebuilt"] += 1
         self._events({"event": "session_lost", "episode": str(key), "reason": reason})
 

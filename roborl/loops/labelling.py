@@ -29,6 +29,8 @@ class LabelConfig:
     deadline_s: float = 30.0
     # seconds without a reply after which a session counts as lost and is rebuilt from the store
     reply_timeout_s: float = 5.0
+    # seconds between losing a session and opening another
+    retry_s: float = 0.2
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.max_stride or self.window < self.max_stride or self.sessions < 1:

@@ -32,6 +32,7 @@ class FakeColumn:
     progress: dict[EpisodeKey, list[float]] = field(default_factory=dict)
     strides: dict[EpisodeKey, int] = field(default_factory=dict)
     held: list[EpisodeKey] = field(default_factory=list)
+    finished: list[EpisodeKey] = field(default_factory=list)
     active: bool = False
 
     def labelled(self, key: EpisodeKey) -> int:
@@ -57,6 +58,9 @@ class FakeColumn:
             return False
         self.held.append(key)
         return True
+
+    def finish(self, key: EpisodeKey) -> None:
+        self.finished.append(key)
 
     def activate(self) -> None:
         self.active = True
@@ -102,7 +106,6 @@ class FakeServer:
         self.pushes: list[tuple[str, int]] = []
         self.closed: list[str] = []
         self._sessions: dict[str, list[int]] = {}
-        self._strides: dict[str, int] = {}
         self._out: list[tuple[str, Score]] = []
         self._lost: list[str] = []
         self._count = 0
@@ -110,16 +113,15 @@ class FakeServer:
     def judge(self) -> Judge | None:
         return None if self.away else Judge(version=self.version)
 
-    def open(self, task: str, stride: int) -> str | None:
+    def open(self, task: str) -> str | None:
         if self.away:
             return None
         self._count += 1
         name = f"s{self._count}"
         self._sessions[name] = []
-        self._strides[name] = stride
         return name
 
-    def push(self, session: str, observation: Observation) -> bool:
+    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
         if self.away:
             return False
         if session not in self._sessions:
@@ -129,18 +131,8 @@ class FakeServer:
         assert index == len(seen), "frames come in order, each once"
         seen.append(int(observation.images["front"][0, 0, 0]))
         self.pushes.append((session, index))
-        if index % self._strides[session] == 0:
+        if score:
             self._out.append((session, self._score(index, seen)))
-        return True
-
-    def finish(self, session: str, last_id: int) -> bool:
-        if self.away:
-            return False
-        seen = self._sessions.get(session)
-        if seen is not None:
-            assert len(seen) == last_id + 1
-            if last_id % self._strides[session]:
-                self._out.append((session, self._score(last_id, seen)))
         return True
 
     def _score(self, frame_id: int, seen: list[int]) -> Score:
@@ -220,6 +212,7 @@ def test_labels_are_those_of_the_offline_definition(stride: int) -> None:
     rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
     rig.turns()
     np.testing.assert_allclose(rig.labels(key), expected(VALUES, stride), atol=1e-6)
+    assert rig.store.columns["v1"].finished == [key]
 
 
 @settings(max_examples=60, deadline=None)

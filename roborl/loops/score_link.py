@@ -1,0 +1,144 @@
+"""The labeller's line to the reward server, over the wire."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from roborl.clock import NS, Clock, MonotonicClock
+from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.images import square
+from roborl.loops.label import Judge
+from roborl.serving.score_client import ScoreClient
+from roborl.serving.score_events import Scored, SessionLost, SessionOpened, SessionRefused
+from roborl.serving.security import Keys
+from roborl.types import Image, Observation, Score
+
+log = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 1.0
+
+
+class ScoreLine:
+    """Implements :class:`roborl.loops.label.ScoreLink` over ZeroMQ.
+
+    Pictures are brought to the model's size here, so that no larger ones travel than the model looks at.
+
+    Args:
+        endpoint: Address of the reward server.
+        cameras: The recording's cameras.
+        model: Name of the model at that server; empty for its only one.
+        keys: CURVE keys; None only on one machine.
+        clock: The clock.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        cameras: Sequence[str],
+        *,
+        model: str = "",
+        keys: Keys | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._clock: Clock = clock or MonotonicClock()
+        self._client = ScoreClient(endpoint, name="labeller", keys=keys, clock=self._clock)
+        self._cameras, self._model = tuple(cameras), model
+        self._judge: Judge | None = None
+        self._ask_ns = 0
+        self._open: set[str] = set()
+        self._scores: list[tuple[str, Score]] = []
+        self._lost: list[str] = []
+
+    def judge(self) -> Judge | None:
+        """Return who is judging, None while the server is away.
+
+        Raises:
+            ConfigError: If the server has no such model, or it wants a camera that is not recorded.
+        """
+        if not (self._client.connected and self._client.alive):
+            self._judge = None
+        elif self._judge is None and self._clock.now_ns() >= self._ask_ns:
+            self._ask_ns = self._clock.now_ns() + int(_ASK_EVERY_S * NS)
+            try:
+                self._judge = self._read(self._client.statistics(_ASK_EVERY_S))
+            except DeadlineExceeded:
+                log.warning("The reward server does not say what it judges with; it is asked again")
+        return self._judge
+
+    def open(self, task: str) -> str | None:
+        """Ask for a session of the label lane."""
+        if self._judge is None:
+            return None
+        return self._client.open_session(task, self._views(self._judge), model=self._model)
+
+    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
+        """Send the next observation, if the session is open and has credit."""
+        if session not in self._open or self._judge is None:
+            return False
+        frame_id = max(frame.id for frame in observation.frames.values())
+        images = {name: self._sized(observation.images[name]) for name in self._views(self._judge)}
+        return self._client.push_frame(session, frame_id, images, state=observation.state, score=score)
+
+    def close(self, session: str) -> None:
+        """Forget a session."""
+        self._open.discard(session)
+        self._client.close_session(session)
+
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+        """Take in what came."""
+        scores: list[tuple[str, Score]] = []
+        lost: list[str] = []
+        for event in self._client.poll(timeout_s):
+            match event:
+                case SessionOpened():
+                    self._open.add(event.session)
+                    if self._judge is not None and event.version != self._judge.version:
+                        self._judge = None  # The model was exchanged since we asked.
+                case Scored():
+                    scores.append((event.session, event.score))
+                case SessionLost():
+                    self._open.discard(event.session)
+                    lost.append(event.session)
+                case SessionRefused():
+                    log.warning("The reward server refuses a session: %s", event.reason)
+                    lost.append(event.session)
+        return scores, lost
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _views(self, judge: Judge) -> tuple[str, ...]:
+        return judge.cameras or self._cameras
+
+    def _sized(self, image: Image) -> Image:
+        assert self._judge is not None
+        return image if self._judge.image_px is None else square(image, self._judge.image_px)
+
+    def _read(self, statistics: Mapping[str, Any]) -> Judge:
+        models = statistics.get("models", {})
+        name = self._model or (next(iter(models)) if len(models) == 1 else "")
+        if name not in models:
+            raise ConfigError(
+                "The reward server has no such model",
+                seen=self._model or "none named",
+                allowed=sorted(models),
+                remedy="Name one of its models",
+            )
+        model = models[name]
+        judge = Judge(
+            version=str(model["version"]),
+            cameras=tuple(model.get("cameras") or ()),
+            image_px=model.get("image_px"),
+        )
+        missing = sorted(set(judge.cameras) - set(self._cameras))
+        if missing:
+            raise ConfigError(
+                "The reward model wants cameras that are not recorded",
+                seen=missing,
+                allowed=list(self._cameras),
+                remedy="Serve a model made for this bench's cameras, or record them",
+            )
+        return judge
