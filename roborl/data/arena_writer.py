@@ -1,0 +1,212 @@
+"""The writing side of the replay memory: placing episodes, filling their rows, evicting the oldest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from roborl.data.arena import (
+    DEMO,
+    EPISODE,
+    PAD,
+    ArenaLayout,
+    Columns,
+    boot_id,
+    read_layout,
+    read_tasks,
+    write_layout,
+)
+from roborl.data.episodes import KINDS, EpisodeInfo
+from roborl.data.sealed import REWARD_SOURCES, SOURCES
+from roborl.errors import DatasetError
+from roborl.images import square
+from roborl.records import Arrival
+from roborl.types import EpisodeKey, Image, RewardSource
+
+
+class ArenaWriter:
+    """The one writer of an arena.
+
+    An arena left by another process is used again if it has the same layout and the machine has not been restarted since;
+    otherwise it starts empty and ``reused`` is False.
+
+    Args:
+        folder: Where the columns are.
+        layout: Their form.
+    """
+
+    def __init__(self, folder: Path, layout: ArenaLayout) -> None:
+        self.folder, self.layout = folder, layout
+        self.evicted = 0
+        self.reused = self._trusted()
+        if not self.reused:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        self.columns = Columns(folder, layout, write=True)
+        self._table, self._keys = self.columns.table, self.columns.keys
+        if not self.reused:
+            write_layout(folder, layout)
+        self._tasks = read_tasks(folder)
+        live = np.flatnonzero(self._table["ordinal"] > 0)
+        self._slots = {self._keys[slot].decode(): int(slot) for slot in live}
+        self._scratch = np.empty((layout.image_px + 2 * PAD,) * 2 + (3,), np.uint8)
+
+    def _trusted(self) -> bool:
+        try:
+            same = read_layout(self.folder) == self.layout
+            marked = (self.folder / "boot").read_text()
+        except (OSError, DatasetError):
+            return False
+        return same and marked == boot_id() != ""
+
+    def mark_complete(self) -> None:
+        """Let the next process use this arena again: it holds what it should of the recording."""
+        (self.folder / "boot").write_text(boot_id())
+
+    def __contains__(self, key: EpisodeKey) -> bool:
+        return str(key) in self._slots
+
+    def observations(self, key: EpisodeKey) -> int:
+        """Return how many rows of an episode are filled, 0 where it is not here."""
+        slot = self._slots.get(str(key))
+        return 0 if slot is None else int(self._table["observations"][slot])
+
+    def oldest_evictable(self) -> int | None:
+        """Return the ordinal of the next episode to be evicted."""
+        ordinals = self._evictable()
+        return int(ordinals.min()) if ordinals.size else None
+
+    def place(self, info: EpisodeInfo, rows: int) -> bool:
+        """Reserve a block of rows for an episode, evicting the oldest ones that are not demonstrations.
+
+        Returns False where it cannot fit beside what is never evicted; such an episode is recorded and not replayed.
+        """
+        start = self._find(rows)
+        while start is None or not (self._table["ordinal"] == 0).any():
+            ordinals = self._evictable()
+            if not ordinals.size:
+                return False
+            self._evict(int(np.flatnonzero(self._table["ordinal"] == ordinals.min())[0]))
+            start = self._find(rows)
+        slot = int(np.flatnonzero(self._table["ordinal"] == 0)[0])
+        entry = np.zeros((), EPISODE)
+        entry["start"], entry["reserved"] = start, rows
+        entry["task"] = self._task(info.task)
+        self._keys[slot] = str(info.key).encode()
+        self._table[slot] = entry
+        self._slots[str(info.key)] = slot
+        self._update(slot, info)
+        self._table["ordinal"][slot] = info.ordinal
+        return True
+
+    def write(self, arrival: Arrival) -> bool:
+        """Fill the next row of an episode; return False where the episode is not here or its block is full."""
+        slot = self._slots.get(str(arrival.key))
+        if slot is None:
+            return False
+        entry = self._table[slot]
+        index = int(entry["observations"])
+        if arrival.index != index or index >= int(entry["reserved"]):
+            return False
+        row, columns = int(entry["start"]) + index, self.columns
+        for camera, column in columns.frames.items():
+            pad_into(
+                column[row],
+                square(arrival.observation.frames[camera].rgb, self.layout.image_px),
+                self._scratch,
+            )
+        columns.state[row] = arrival.observation.state
+        if arrival.command is not None:
+            before = row - 1
+            columns.action[before] = arrival.command.action
+            columns.proposed[before] = arrival.command.proposed
+            columns.source[before] = SOURCES.index(arrival.command.source)
+            columns.policy_version[before] = arrival.command.policy_version
+            columns.reward[before] = arrival.reward
+            columns.reward_source[before] = REWARD_SOURCES.index(arrival.reward_source)
+        self._table["observations"][slot] = index + 1
+        return True
+
+    def update(self, info: EpisodeInfo) -> None:
+        """Bring an episode's entry in line with its end, verdict and discard."""
+        slot = self._slots.get(str(info.key))
+        if slot is not None:
+            self._update(slot, info)
+
+    def keep_only(self, keys: Iterable[EpisodeKey]) -> None:
+        """Free the rows of all other episodes: their recording is gone."""
+        wanted = {str(key) for key in keys}
+        for key, slot in list(self._slots.items()):
+            if key not in wanted:
+                self._evict(slot)
+
+    def _update(self, slot: int, info: EpisodeInfo) -> None:
+        table = self._table
+        terminal = -1 if info.terminal_index is None else info.terminal_index
+        table["kind"][slot] = KINDS.index(info.kind)
+        table["discarded"][slot] = info.discarded
+        table["success"][slot] = -1 if info.success is None else int(info.success)
+        table["awaits_verdict"][slot] = info.meta.get("outcome") == "judge" and info.verdict is None
+        if terminal != table["terminal"][slot]:
+            table["terminal"][slot] = -1
+        table["verdict_reward"][slot] = self._verdict_reward(slot, info, terminal)
+        table["terminal"][slot] = terminal
+        if info.end is not None:
+            table["reserved"][slot] = max(1, table["observations"][slot])
+            table["ended"][slot] = 1
+
+    def _verdict_reward(self, slot: int, info: EpisodeInfo, terminal: int) -> float:
+        if info.verdict is None or terminal != info.verdict.index:
+            return float("nan")
+        row = int(self._table["start"][slot]) + terminal - 1
+        if self.columns.reward_source[row] == REWARD_SOURCES.index(RewardSource.ENV):
+            return float("nan")
+        return 1.0 if info.verdict.success else 0.0
+
+    def _evictable(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        table = self._table
+        evictable: np.ndarray[tuple[int], np.dtype[np.int64]] = table["ordinal"][
+            (table["ordinal"] > 0) & (table["kind"] != DEMO) & (table["ended"] == 1)
+        ]
+        return evictable
+
+    def _evict(self, slot: int) -> None:
+        self._table["ordinal"][slot] = 0
+        del self._slots[self._keys[slot].decode()]
+        self.evicted += 1
+
+    def _find(self, rows: int) -> int | None:
+        live = self._table[self._table["ordinal"] > 0]
+        order = np.argsort(live["start"])
+        starts = np.append(live["start"][order], self.layout.rows)
+        stops = np.insert((live["start"] + live["reserved"])[order], 0, 0)
+        gaps = np.flatnonzero(starts - stops >= rows)
+        return int(stops[gaps[0]]) if gaps.size else None
+
+    def _task(self, task: str) -> int:
+        if task not in self._tasks:
+            self._tasks.append(task)
+            temporary = self.folder / ".tasks.json.tmp"
+            temporary.write_text(json.dumps(self._tasks))
+            temporary.replace(self.folder / "tasks.json")
+        return self._tasks.index(task)
+
+
+def pad_into(target: Image, image: Image, scratch: Image) -> None:
+    """Write a picture with ``PAD`` pixels of repeated edge around it.
+
+    Args:
+        target: uint8 (h + 2 PAD, w + 2 PAD, 3).
+        image: uint8 (h, w, 3).
+        scratch: Of the shape of ``target``; its content is lost.
+    """
+    scratch[PAD:-PAD, PAD:-PAD] = image
+    scratch[PAD:-PAD, :PAD] = image[:, :1]
+    scratch[PAD:-PAD, -PAD:] = image[:, -1:]
+    scratch[:PAD] = scratch[PAD]
+    scratch[-PAD:] = scratch[-PAD - 1]
+    target[...] = scratch

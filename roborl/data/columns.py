@@ -1,0 +1,234 @@
+"""Progress columns: what a reward model said about each observation, one column per version beside the replay memory.
+
+Written by the labeller alone, read by learners. A column grows in frame order behind a count per episode; a learner uses one
+version at a time and changes to another as a whole. What is final also goes into the episode's zarr group.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from roborl.data.arena import ArenaReader, map_array
+from roborl.errors import DatasetError, ShapeError
+from roborl.types import EpisodeKey, Vector
+
+LABELS = np.dtype(
+    [
+        ("ordinal", "<i8"),  # The episode these labels are of, with its first row: entries are used again.
+        ("start", "<i8"),
+        ("labelled", "<i8"),  # Observations labelled, in frame order.
+        ("deadline", "<i8"),  # 1 where its steps may be sampled without waiting for more labels.
+    ]
+)
+_VERSION = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+
+
+class ProgressColumns:
+    """The labels of one version, as mapped arrays.
+
+    Args:
+        reader: The replay memory they stand beside; the caller refreshes it.
+        version: Hash of model, prompt, view set, calibration and judge settings.
+        write: Map them for writing, making them where there are none. Only one process, the labeller, does.
+
+    Attributes:
+        progress: float32 (rows,), in [0, 1].
+        spread: float32 (rows,), standard deviation.
+        table: Entries of :data:`LABELS`, (episodes,).
+
+    Raises:
+        DatasetError: If the version has no columns here, or its name cannot be a folder's.
+    """
+
+    def __init__(self, reader: ArenaReader, version: str, *, write: bool = False) -> None:
+        if not _VERSION.fullmatch(version):
+            raise DatasetError("A version cannot name a folder", seen=version, allowed=_VERSION.pattern)
+        self.version, self.reader = version, reader
+        folder = _folder(reader.root) / version
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            raise DatasetError(
+                "There are no labels of this version", seen=version, allowed=versions(reader.root)
+            )
+        rows, episodes = (reader.layout.rows,), (reader.layout.episodes,)
+        self.progress: NDArray[np.float32] = map_array(folder / "progress.f32", "<f4", rows, write=write)
+        self.spread: NDArray[np.float32] = map_array(folder / "spread.f32", "<f4", rows, write=write)
+        self.table = map_array(folder / "episodes.table", LABELS, episodes, write=write)
+
+    def labelled(self, key: EpisodeKey) -> int:
+        """Return how many observations of an episode are labelled; 0 where the replay memory does not hold it."""
+        slot = self.reader.slot(key)
+        if slot is None:
+            return 0
+        entry, labels = self.reader.table[slot], self.table[slot]
+        same = labels["ordinal"] == entry["ordinal"] and labels["start"] == entry["start"]
+        return int(labels["labelled"]) if same else 0
+
+    def write(self, key: EpisodeKey, start: int, progress: Vector, spread: Vector) -> bool:
+        """Label the observations from ``start`` on, in frame order; return False where the episode is not in memory.
+
+        An observation that has a label keeps it: both transitions beside it must read one number.
+
+        Args:
+            key: The episode.
+            start: Index of the first; not beyond what is labelled.
+            progress: float32 (n,), in [0, 1]; unscored observations carry the last score.
+            spread: float32 (n,), ≥ 0.
+
+        Raises:
+            ShapeError: If the values are out of range or not finite.
+            DatasetError: If observations would be left out, or are not there yet.
+        """
+        if progress.shape != spread.shape or progress.ndim != 1:
+            raise ShapeError("Labels do not match", seen=f"{progress.shape} and {spread.shape}")
+        if not (
+            ((progress >= 0) & (progress <= 1)).all() and (spread >= 0).all() and np.isfinite(spread).all()
+        ):
+            raise ShapeError("Labels are out of range", allowed="progress in [0, 1], spread ≥ 0, both finite")
+        slot = self._claim(key)
+        if slot is None:
+            return False
+        entry, labels = self.reader.table[slot], self.table[slot]
+        done, stop = int(labels["labelled"]), start + progress.size
+        if start > done or stop > entry["observations"]:
+            raise DatasetError(
+                "Labels do not continue the column",
+                seen=f"observations {start} to {stop} of {key}",
+                allowed=f"from {done} on, up to {entry['observations']}",
+            )
+        if stop > done:
+            row = int(entry["start"])
+            self.progress[row + done : row + stop] = progress[done - start :]
+            self.spread[row + done : row + stop] = spread[done - start :]
+            self.table["labelled"][slot] = stop
+        return True
+
+    def mark_deadline(self, key: EpisodeKey) -> bool:
+        """Let the steps of an episode be sampled as they are labelled now; return False where it is not in memory."""
+        slot = self._claim(key)
+        if slot is not None:
+            self.table["deadline"][slot] = 1
+        return slot is not None
+
+    def restore(self, store_root: Path) -> int:
+        """Fill in the labels that were saved with sealed episodes; return how many episodes had some."""
+        restored = 0
+        for key, slot in self.reader.slots().items():
+            saved = load_labels(store_root, key, self.version)
+            if saved is not None:
+                progress, spread = (column[: self.reader.table["observations"][slot]] for column in saved)
+                restored += self.write(key, 0, progress, spread)
+        return restored
+
+    def save(self, key: EpisodeKey, details: dict[str, Any] | None = None) -> bool:
+        """Write an episode's complete column into its zarr group; return False where it is not sealed or complete yet."""
+        slot = self.reader.slot(key)
+        folder = self.reader.root / "store.zarr" / str(key)
+        if slot is None or not folder.exists():
+            return False
+        entry = self.reader.table[slot]
+        if not entry["ended"] or self.labelled(key) < entry["observations"]:
+            return False
+        rows = slice(int(entry["start"]), int(entry["start"] + entry["observations"]))
+        save_labels(self.reader.root, key, self.version, self.progress[rows], self.spread[rows], details)
+        return True
+
+    def _claim(self, key: EpisodeKey) -> int | None:
+        slot = self.reader.slot(key)
+        if slot is None:
+            return None
+        entry, labels = self.reader.table[slot], self.table
+        if labels["ordinal"][slot] != entry["ordinal"] or labels["start"][slot] != entry["start"]:
+            labels["ordinal"][slot] = 0
+            labels["labelled"][slot] = labels["deadline"][slot] = 0
+            labels["start"][slot] = entry["start"]
+            labels["ordinal"][slot] = entry["ordinal"]
+        return slot
+
+
+def save_labels(
+    store_root: Path,
+    key: EpisodeKey,
+    version: str,
+    progress: Vector,
+    spread: Vector,
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Write one version's labels into a sealed episode's group, whole or not at all; what is there is left alone.
+
+    Args:
+        store_root: The store's folder.
+        key: A sealed episode.
+        version: Their version.
+        progress: float32 (T + 1,).
+        spread: float32 (T + 1,).
+        details: Plain values worth keeping, such as the stride.
+
+    Raises:
+        DatasetError: If the episode is not sealed.
+    """
+    episode = store_root / "store.zarr" / str(key)
+    if not episode.exists():
+        raise DatasetError("Labels wait for their episode to be sealed", seen=str(key))
+    final, staged = episode / f"progress_{version}", store_root / "labels.tmp" / str(key)
+    if final.exists():
+        return
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.parent.mkdir(exist_ok=True)
+    zarr.create_array(
+        staged,
+        data=np.stack([progress, spread], axis=1),
+        attributes={"version": version, "columns": ["progress", "spread"], **(details or {})},
+    )
+    staged.rename(final)
+
+
+def load_labels(store_root: Path, key: EpisodeKey, version: str) -> tuple[Vector, Vector] | None:
+    """Read what :func:`save_labels` wrote, None where there is none: progress and spread, float32 (T + 1,) each."""
+    path = store_root / "store.zarr" / str(key) / f"progress_{version}"
+    if not path.is_dir():
+        return None
+    array: Any = zarr.open_array(path, mode="r")
+    values = np.asarray(array[:], np.float32)
+    return values[:, 0].copy(), values[:, 1].copy()
+
+
+def versions(store_root: Path) -> list[str]:
+    """Return the versions that have columns here."""
+    folder = _folder(store_root)
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def switch(store_root: Path, version: str) -> None:
+    """Make learners use this version from their next refresh on, for every episode at once.
+
+    Raises:
+        DatasetError: If it has no columns here.
+    """
+    if version not in versions(store_root):
+        raise DatasetError("There are no labels of this version", seen=version, allowed=versions(store_root))
+    folder = _folder(store_root)
+    temporary = folder / ".active.tmp"
+    temporary.write_text(json.dumps({"version": version}))
+    temporary.replace(folder / "active.json")
+
+
+def active_version(store_root: Path) -> str | None:
+    """Return the version that learners use, None before the first."""
+    try:
+        return str(json.loads((_folder(store_root) / "active.json").read_bytes())["version"])
+    except FileNotFoundError:
+        return None
+
+
+def _folder(store_root: Path) -> Path:
+    return store_root / "arena" / "progress"

@@ -1,0 +1,153 @@
+"""What is known about an episode from its records so far: a small fold that store, reader and sealed episodes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from roborl.records import Arrival, Begin, End, Record, Verdict
+from roborl.types import EndCause, EpisodeKey, RewardSource
+
+type Kind = Literal["online", "demo", "evaluation"]
+KINDS: tuple[Kind, ...] = ("online", "demo", "evaluation")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeInfo:
+    """Everything about an episode but its observations and steps.
+
+    Attributes:
+        key: Identity.
+        ordinal: Its place in the order in which the store met episodes, from 1.
+        task: The instruction in words.
+        kind: ``demo`` episodes are never evicted; ``evaluation`` episodes are kept and never sampled.
+        meta: What its ``Begin`` said.
+        observations: How many are stored: T + 1 once it has ended.
+        end: Why it ended, None while it is open.
+        discarded: The operator asked to keep it out of training.
+        verdict: The last judgement on it, None where there is none.
+        sequences: The highest sequence number taken from each ring.
+    """
+
+    key: EpisodeKey
+    ordinal: int
+    task: str
+    kind: Kind = "online"
+    meta: Mapping[str, str | int | float] = field(default_factory=dict)
+    observations: int = 0
+    end: EndCause | None = None
+    discarded: bool = False
+    verdict: Verdict | None = None
+    sequences: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_begin(cls, begin: Begin, ordinal: int) -> EpisodeInfo:
+        """Start from an episode's first record; its ``mode`` says of which kind it is."""
+        mode = begin.meta.get("mode")
+        kind: Kind = "demo" if mode == "demo" else "evaluation" if mode == "evaluate" else "online"
+        return cls(key=begin.key, ordinal=ordinal, task=begin.task, kind=kind, meta=dict(begin.meta))
+
+    @property
+    def steps(self) -> int:
+        """T, the number of transitions stored."""
+        return max(0, self.observations - 1)
+
+    @property
+    def terminal_index(self) -> int | None:
+        """The observation at which the task itself ended, None where it did not.
+
+        That is the one a verdict judged; without a verdict, the last one of an episode that ended in success or failure.
+        """
+        if self.verdict is not None and 0 < self.verdict.index < self.observations:
+            return self.verdict.index
+        return self.steps if self.end is not None and self.end.terminated and self.steps else None
+
+    @property
+    def after_end(self) -> int:
+        """How many steps were taken after the terminal observation; they are kept and never sampled."""
+        return 0 if self.terminal_index is None else self.steps - self.terminal_index
+
+    @property
+    def success(self) -> bool | None:
+        """The verdict, else what the end says; None where nobody judged."""
+        if self.verdict is not None:
+            return self.verdict.success
+        return {EndCause.SUCCESS: True, EndCause.FAILURE: False}.get(self.end) if self.end else None
+
+    def with_record(self, record: Record) -> EpisodeInfo | None:
+        """Return what is known after one more record, or None where the record does not belong here.
+
+        An arrival belongs where it continues the count of an open episode, an end where the episode is open, a verdict
+        always: the last one counts.
+        """
+        if record.key != self.key:
+            return None
+        match record:
+            case Arrival() if self.end is None and record.index == self.observations:
+                if (record.command is None) != (record.index == 0):
+                    return None
+                return replace(self, observations=self.observations + 1)
+            case End() if self.end is None:
+                return replace(self, end=record.cause, discarded=record.discarded)
+            case Verdict():
+                return replace(self, verdict=record)
+            case _:
+                return None
+
+    def taken(self, ring_id: str, sequence: int) -> EpisodeInfo:
+        """Note that a record came from a ring."""
+        if not ring_id:
+            return self
+        highest = max(sequence, self.sequences.get(ring_id, 0))
+        return replace(self, sequences={**self.sequences, ring_id: highest})
+
+    def to_attributes(self) -> dict[str, Any]:
+        """Return plain values for a JSON file."""
+        verdict = self.verdict
+        return {
+            "key": str(self.key),
+            "ordinal": self.ordinal,
+            "task": self.task,
+            "kind": self.kind,
+            "meta": dict(self.meta),
+            "observations": self.observations,
+            "end": None if self.end is None else self.end.value,
+            "discarded": self.discarded,
+            "verdict": None
+            if verdict is None
+            else {"index": verdict.index, "success": verdict.success, "source": verdict.source.value},
+            "terminal_index": self.terminal_index,
+            "success": self.success,
+            "sequences": dict(self.sequences),
+        }
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> EpisodeInfo:
+        """Read what :meth:`to_attributes` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is something else.
+        """
+        key, verdict = EpisodeKey.parse(attributes["key"]), attributes["verdict"]
+        if attributes["kind"] not in KINDS:
+            raise ValueError(f"kind {attributes['kind']!r}")
+        return cls(
+            key=key,
+            ordinal=int(attributes["ordinal"]),
+            task=str(attributes["task"]),
+            kind=attributes["kind"],
+            meta=dict(attributes["meta"]),
+            observations=int(attributes["observations"]),
+            end=None if attributes["end"] is None else EndCause(attributes["end"]),
+            discarded=bool(attributes["discarded"]),
+            verdict=None
+            if verdict is None
+            else Verdict(
+                key=key,
+                index=int(verdict["index"]),
+                success=bool(verdict["success"]),
+                source=RewardSource(verdict["source"]),
+            ),
+            sequences={str(ring): int(n) for ring, n in attributes["sequences"].items()},
+        )

@@ -1,0 +1,161 @@
+"""Reading a store from any process, while it is written: for labelling, export and people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+
+from roborl.codec import split
+from roborl.data.episodes import EpisodeInfo
+from roborl.data.log import FIRST_ENTRY, entries, read_ordinal
+from roborl.data.recovery import LATE
+from roborl.data.sealed import read_arrivals, read_info, to_episode
+from roborl.errors import DatasetError, WireError
+from roborl.records import Arrival, Begin, Verdict, unpack_record
+from roborl.types import Episode, EpisodeKey, Observation
+
+
+@dataclass(slots=True)
+class _Tail:
+    """How far a growing log has been read."""
+
+    offset: int = FIRST_ENTRY
+    info: EpisodeInfo | None = None
+    arrivals: list[int] = field(default_factory=list)  # Offset of each.
+
+
+class StoreReader:
+    """A read-only view of a store's recording. Nothing it does is seen by the store.
+
+    Args:
+        root: The store's folder.
+
+    Raises:
+        DatasetError: If there is no store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not (root / "store.json").exists():
+            raise DatasetError(
+                "There is no store here", seen=root, remedy="Start the learner, which makes it"
+            )
+        self.root = root
+        self._tails: dict[EpisodeKey, _Tail] = {}
+        self._sealed: dict[EpisodeKey, tuple[tuple[int, int], EpisodeInfo]] = {}
+        self._late_offset = FIRST_ENTRY
+        self._verdicts: dict[EpisodeKey, Verdict] = {}
+
+    def episodes(self) -> list[EpisodeInfo]:
+        """Return all episodes in the order of arrival, open ones as far as they have come."""
+        # Logs first: a log is removed only after its episode stands sealed, so none is missed in between.
+        logged = {}
+        for path in (self.root / "logs").glob("*.log"):
+            if path.name != LATE:
+                info = self._follow(path)
+                if info is not None:
+                    logged[info.key] = info
+        infos = {**logged, **self._read_sealed()}
+        self._follow_late()
+        for key, verdict in self._verdicts.items():
+            if key in infos:
+                infos[key] = replace(infos[key], verdict=verdict)
+        self._tails = {key: tail for key, tail in self._tails.items() if key in logged}
+        return sorted(infos.values(), key=lambda info: info.ordinal)
+
+    def info(self, key: EpisodeKey) -> EpisodeInfo:
+        """Return what is known of one episode.
+
+        Raises:
+            DatasetError: If the store does not have it.
+        """
+        for info in self.episodes():
+            if info.key == key:
+                return info
+        raise DatasetError("The store does not have this episode", seen=str(key))
+
+    def arrivals(self, key: EpisodeKey, start: int = 0) -> Iterator[Arrival]:
+        """Yield the arrivals of an episode from index ``start`` on, as many as there are now.
+
+        Raises:
+            DatasetError: If the store does not have the episode.
+        """
+        path = self.root / "logs" / f"{key}.log"
+        try:
+            self._follow(path)
+            tail = self._tails[key]
+            offset = tail.arrivals[start] if start < len(tail.arrivals) else tail.offset
+            opened = entries(path, offset)
+            first = next(opened, None)
+        except (FileNotFoundError, KeyError):
+            yield from self._sealed_arrivals(key, start)
+            return
+        for entry in chain([first] if first else [], opened):
+            record = unpack_record(split(entry.blob))
+            if isinstance(record, Arrival):
+                yield record
+
+    def observations(self, key: EpisodeKey, start: int = 0) -> Iterator[Observation]:
+        """Yield the observations of an episode from index ``start`` on, at recording resolution.
+
+        Raises:
+            DatasetError: If the store does not have the episode.
+        """
+        for arrival in self.arrivals(key, start):
+            yield arrival.observation
+
+    def episode(self, key: EpisodeKey) -> Episode:
+        """Return a finished episode whole, with its T + 1 observations.
+
+        Raises:
+            DatasetError: If the store does not have it, or it is still open.
+        """
+        return to_episode(self.info(key), self.arrivals(key))
+
+    def _sealed_arrivals(self, key: EpisodeKey, start: int) -> Iterator[Arrival]:
+        folder = self.root / "store.zarr" / str(key)
+        if not folder.exists():
+            raise DatasetError("The store does not have this episode", seen=str(key))
+        return read_arrivals(folder, start)
+
+    def _follow(self, path: Path) -> EpisodeInfo | None:
+        try:
+            key = EpisodeKey.parse(path.stem)
+            tail = self._tails.setdefault(key, _Tail())
+            ordinal = read_ordinal(path) if tail.info is None else tail.info.ordinal
+            for entry in entries(path, tail.offset):
+                record = unpack_record(split(entry.blob))
+                if isinstance(record, Begin) and tail.info is None:
+                    tail.info = EpisodeInfo.from_begin(record, ordinal)
+                elif tail.info is not None:
+                    tail.info = tail.info.with_record(record) or tail.info
+                if isinstance(record, Arrival):
+                    tail.arrivals.append(tail.offset)
+                if tail.info is not None:
+                    tail.info = tail.info.taken(entry.ring_id, entry.sequence)
+                tail.offset = entry.stop
+        except (FileNotFoundError, DatasetError, ValueError):
+            return None  # Sealed meanwhile, or only just being made.
+        return tail.info
+
+    def _follow_late(self) -> None:
+        for entry in entries(self.root / "logs" / LATE, self._late_offset):
+            self._late_offset = entry.stop
+            try:
+                record = unpack_record(split(entry.blob))
+            except WireError:
+                continue  # Kept by the store because it could not be read.
+            if isinstance(record, Verdict):
+                self._verdicts[record.key] = record
+
+    def _read_sealed(self) -> dict[EpisodeKey, EpisodeInfo]:
+        for folder in (self.root / "store.zarr").iterdir():
+            attributes = folder / "zarr.json"
+            if not folder.is_dir() or not attributes.exists():
+                continue
+            status = attributes.stat()
+            stamp, key = (status.st_ino, status.st_mtime_ns), EpisodeKey.parse(folder.name)
+            if self._sealed.get(key, (None,))[0] != stamp:
+                self._sealed[key] = (stamp, read_info(folder))
+        return {key: info for key, (_, info) in self._sealed.items()}

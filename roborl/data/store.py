@@ -1,0 +1,403 @@
+"""The store: takes each committed record exactly once, keeps the recording, and feeds the replay memory.
+
+On disk, under one root::
+
+    store.json      the form of its data
+    logs/           one append-only log per episode that is open or not yet sealed, and late.log
+    store.zarr/     one group per finished episode
+    arena/          replay memory, rebuilt from the above whenever it cannot be trusted
+
+How far each ring has been taken is read from logs and groups, so no separate count can disagree with the data.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from roborl.codec import Part, join, split
+from roborl.data.arena import ArenaLayout
+from roborl.data.arena_writer import ArenaWriter
+from roborl.data.episodes import EpisodeInfo, Kind
+from roborl.data.log import RecordLog
+from roborl.data.recovery import logged_arrivals, recover, write_sequences
+from roborl.data.sealed import create_root, read_arrivals, replace_file, rewrite_info, seal, to_arrivals
+from roborl.data.sealer import Sealer
+from roborl.errors import DatasetError, WireError
+from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
+from roborl.types import EndCause, Episode, EpisodeKey, RewardSource
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSpec:
+    """The form of a store's data and the size of its replay memory.
+
+    Attributes:
+        cameras: Camera name to (height, width) at recording resolution, px.
+        image_px: Side of the square pictures in the replay memory, px.
+        state_dim: Length of the state.
+        action_dim: Length of an action.
+        max_steps: Longest online episode, steps.
+        capacity_bytes: Size of the replay memory.
+    """
+
+    cameras: dict[str, tuple[int, int]]
+    image_px: int
+    state_dim: int
+    action_dim: int
+    max_steps: int
+    capacity_bytes: int = 2 << 30
+
+
+class Store:
+    """The only writer of a store's folder.
+
+    Args:
+        root: The folder, made where there is none.
+        spec: The form of its data. Cameras and dimensions must be those it was made with; the rest may change.
+        sync: Flush every record to the disk itself before it counts as taken, so that it also survives the loss of
+            power and not only the death of any process.
+
+    Raises:
+        DatasetError: If another process has it, or its recording has another form; the message names the field.
+        ConfigError: If the replay memory is too small for two episodes.
+    """
+
+    def __init__(self, root: Path, spec: StoreSpec, *, sync: bool = False) -> None:
+        layout = ArenaLayout.fitting(
+            cameras=tuple(spec.cameras),
+            image_px=spec.image_px,
+            state_dim=spec.state_dim,
+            action_dim=spec.action_dim,
+            capacity_bytes=spec.capacity_bytes,
+            max_steps=spec.max_steps,
+        )
+        self.root, self.spec = root, spec
+        self._sync = sync
+        self._zarr, self._staging = root / "store.zarr", root / "staging"
+        (root / "logs").mkdir(parents=True, exist_ok=True)
+        self._lock_file = _take_lock(root)
+        _check_form(root, spec)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._staging.mkdir()
+        create_root(self._zarr)
+        found = recover(root, sync=sync)
+        self._infos, self._open, self._late, self._last = found.infos, found.logs, found.late, found.last
+        self.counts: Counter[str] = found.counts
+        self._lock = threading.Lock()  # Over infos and attributes, which the sealing thread also touches.
+        self._arena = ArenaWriter(root / "arena", layout)
+        self._fill_arena()
+        self._sealer = Sealer(self._seal)
+        for key in [key for key in self._open if self._infos[key].end is not None]:
+            self._finish(key)
+
+    @classmethod
+    def open(cls, root: Path, spec: StoreSpec, *, sync: bool = False) -> Store:
+        """Open a store, or make it, and recover whatever a killed process left."""
+        return cls(root, spec, sync=sync)
+
+    def last_sequence(self, ring_id: str) -> int:
+        """Return up to which record of a ring everything is durable here, 0 for a ring never met."""
+        return self._last[ring_id]
+
+    def adopt(self, ring_id: str, acknowledged: int) -> None:
+        """Take note that a ring's reader was told earlier that everything up to ``acknowledged`` is durable.
+
+        Those records will not be sent again. They are missing here only where the folder was deleted or replaced by an
+        older copy; that is counted and logged.
+        """
+        missing = acknowledged - self._last[ring_id]
+        if missing > 0:
+            self.counts["acknowledged_elsewhere"] += missing
+            _log.warning("%d records of ring %s were acknowledged by another store", missing, ring_id)
+            self._last[ring_id] = acknowledged
+            write_sequences(self.root, self._last)
+
+    def ingest(self, ring_id: str, sequence: int, blob: Part) -> None:
+        """Take one record of a ring, durably; one that was taken before is dropped.
+
+        Records of a ring come in order. One that makes no sense where it comes (a wrong shape, an arrival of an episode
+        that is over) is kept in ``late.log``, counted, and not used.
+
+        Raises:
+            DatasetError: If the record is not the next of its ring, or the disk did not take it. Then it was not taken.
+        """
+        last = self._last[ring_id]
+        if sequence <= last:
+            self.counts["duplicates"] += 1
+            return
+        if sequence != last + 1:
+            raise DatasetError(
+                "A record is not the next of its ring",
+                seen=f"{sequence} of ring {ring_id}",
+                allowed=last + 1,
+                remedy="Send again from there",
+            )
+        try:
+            record = unpack_record(split(blob))
+        except WireError as error:
+            self._refuse(ring_id, sequence, blob, str(error))
+        else:
+            self._take(record, ring_id, sequence, blob)
+        self._last[ring_id] = sequence
+
+    def import_episode(
+        self, episode: Episode, *, kind: Kind = "demo", meta: Mapping[str, str | int | float] | None = None
+    ) -> bool:
+        """Put a finished episode from elsewhere into this store; return False where it is here already.
+
+        Raises:
+            DatasetError: If its form is not that of the store.
+        """
+        if episode.key in self._infos:
+            return False
+        arrivals = list(to_arrivals(episode))
+        for arrival in arrivals:
+            problem = self._misfit(arrival)
+            if problem:
+                raise DatasetError(f"Episode {episode.key} does not fit this store: {problem}")
+        info = EpisodeInfo(
+            key=episode.key,
+            ordinal=self._next_ordinal(),
+            task=episode.task,
+            kind=kind,
+            meta=dict(meta or {}),
+            observations=len(arrivals),
+            end=episode.end,
+        )
+        if episode.success and not episode.end.terminated:
+            verdict = Verdict(key=episode.key, index=info.steps, success=True, source=RewardSource.OPERATOR)
+            info = replace(info, verdict=verdict)
+        seal(self._zarr, self._staging, info, arrivals)
+        self._set(info)
+        self._load(info)
+        return True
+
+    def infos(self) -> list[EpisodeInfo]:
+        """Return what is known of each episode, in the order of arrival."""
+        with self._lock:
+            return sorted(self._infos.values(), key=lambda info: info.ordinal)
+
+    def health(self) -> dict[str, int]:
+        """Return counts of what is held, of what waits, and of everything unusual."""
+        return {
+            "episodes": len(self._infos),
+            "open": len(self._open),
+            "unsealed": self._sealer.pending,
+            "seal_failures": self._sealer.failed,
+            "evicted": self._arena.evicted,
+            **self.counts,
+        }
+
+    def wait_sealed(self, timeout_s: float) -> bool:
+        """Wait until every finished episode is sealed; return False where that takes longer."""
+        return self._sealer.wait(timeout_s) and not self._sealer.failed
+
+    def close(self) -> None:
+        """Finish the sealing under way and give the folder back. Open episodes stay open."""
+        self._sealer.close()
+        for log in self._open.values():
+            log.close()
+        self._late.close()
+        write_sequences(self.root, self._last)
+        self._lock_file.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, record: Record, ring_id: str, sequence: int, blob: Part) -> None:
+        info, log = self._infos.get(record.key), self._open.get(record.key)
+        if isinstance(record, Begin):
+            if info is not None:
+                self._refuse(ring_id, sequence, blob, f"episode {record.key} began before")
+                return
+            self._close_lost(record.key)
+            self._begin(record, ring_id, sequence, blob)
+            return
+        problem = self._misfit(record) if isinstance(record, Arrival) else None
+        after = None if info is None or problem else info.with_record(record)
+        if after is None:
+            self._refuse(ring_id, sequence, blob, problem or f"it does not continue episode {record.key}")
+            return
+        if log is None:  # A verdict on an episode that is over.
+            self._late.append(ring_id, sequence, blob)
+            self._amend(after)
+            return
+        log.append(ring_id, sequence, blob)
+        self._set(after.taken(ring_id, sequence))
+        if isinstance(record, Arrival):
+            if not self._arena.write(record):
+                self.counts["steps_not_in_memory"] += 1
+        else:
+            self._arena.update(after)
+        if isinstance(record, End):
+            self._finish(record.key)
+
+    def _begin(self, record: Begin, ring_id: str, sequence: int, blob: Part) -> None:
+        ordinal = self._next_ordinal()
+        log = RecordLog.create(self._log_path(record.key), ordinal, sync=self._sync)
+        log.append(ring_id, sequence, blob)
+        self._open[record.key] = log
+        info = EpisodeInfo.from_begin(record, ordinal).taken(ring_id, sequence)
+        self._set(info)
+        self._place(info, self.spec.max_steps + 1)
+
+    def _close_lost(self, key: EpisodeKey) -> None:
+        # An actor runs one episode at a time: what it left open it will never go on with.
+        for other in [other for other in self._open if other.actor == key.actor]:
+            info = self._infos[other]
+            end = End(key=other, index=info.steps, cause=EndCause.ACTOR_LOST)
+            self._open[other].append("", 0, join(pack_record(end)))
+            ended = info.with_record(end)
+            assert ended is not None, "an open episode takes its end"
+            self.counts["actors_lost"] += 1
+            self._set(ended)
+            self._arena.update(ended)
+            self._finish(other)
+
+    def _refuse(self, ring_id: str, sequence: int, blob: Part, why: str) -> None:
+        self._late.append(ring_id, sequence, blob)
+        self.counts["refused"] += 1
+        if self.counts["refused"] in (1, 10, 100) or self.counts["refused"] % 1000 == 0:
+            _log.warning("record %d of ring %s is kept and not used: %s", sequence, ring_id, why)
+
+    def _amend(self, info: EpisodeInfo) -> None:
+        with self._lock:
+            self._infos[info.key] = info
+            folder = self._zarr / str(info.key)
+            if folder.exists():
+                rewrite_info(folder, info)
+        self._arena.update(info)
+
+    def _finish(self, key: EpisodeKey) -> None:
+        self._open.pop(key).close()
+        self._sealer.submit(key)
+
+    def _seal(self, key: EpisodeKey) -> None:
+        path = self._log_path(key)
+        with self._lock:
+            info = self._infos[key]
+        folder = seal(self._zarr, self._staging, info, logged_arrivals(path))
+        with self._lock:
+            if self._infos[key] != info:  # A verdict came while it was being compressed.
+                rewrite_info(folder, self._infos[key])
+        path.unlink()
+
+    def _fill_arena(self) -> None:
+        infos = self.infos()
+        self._arena.keep_only(info.key for info in infos)
+        if self._arena.reused:
+            oldest = self._arena.oldest_evictable() or 0
+            wanted = [i for i in infos if i.key in self._arena or i.kind == "demo" or i.ordinal > oldest]
+        else:
+            room = self._arena.layout.rows - sum(i.observations for i in infos if i.kind == "demo")
+            wanted = []
+            for info in reversed(infos):
+                room -= 0 if info.kind == "demo" else max(info.observations, 1)
+                if info.kind == "demo" or room >= 0:
+                    wanted.insert(0, info)
+        for info in wanted:
+            self._load(info)
+        self._arena.mark_complete()
+
+    def _load(self, info: EpisodeInfo) -> None:
+        """Bring an episode's rows in the replay memory up to what is recorded of it."""
+        is_open = info.end is None
+        self._place(info, self.spec.max_steps + 1 if is_open else max(1, info.observations))
+        present = self._arena.observations(info.key)
+        if info.key in self._arena and present < info.observations:
+            for arrival in self._recorded(info.key, present):
+                if not self._arena.write(arrival):
+                    break
+        self._arena.update(info)
+
+    def _place(self, info: EpisodeInfo, rows: int) -> None:
+        if info.kind != "evaluation" and info.key not in self._arena and not self._arena.place(info, rows):
+            self.counts["episodes_not_in_memory"] += 1
+
+    def _recorded(self, key: EpisodeKey, start: int) -> Iterator[Arrival]:
+        folder = self._zarr / str(key)
+        if folder.exists():
+            return read_arrivals(folder, start)
+        return logged_arrivals(self._log_path(key), start)
+
+    def _misfit(self, arrival: Arrival) -> str | None:
+        """Say how an arrival differs from the form of the store, None where it does not."""
+        found: dict[str, object] = {
+            "cameras": {
+                name: frame.rgb.shape[:2] for name, frame in sorted(arrival.observation.frames.items())
+            },
+            "state_dim": arrival.observation.state.size,
+        }
+        wanted: dict[str, object] = {
+            "cameras": {name: tuple(size) for name, size in sorted(self.spec.cameras.items())},
+            "state_dim": self.spec.state_dim,
+        }
+        if arrival.command is not None:
+            found["action_dim"], wanted["action_dim"] = arrival.command.action.size, self.spec.action_dim
+            if not np.isfinite(arrival.command.action).all():
+                return "its action is not finite"
+        if not np.isfinite(arrival.observation.state).all():
+            return "its state is not finite"
+        for name, value in found.items():
+            if value != wanted[name]:
+                return f"its {name} is {value}, the store's is {wanted[name]}"
+        return None
+
+    def _set(self, info: EpisodeInfo) -> None:
+        with self._lock:
+            self._infos[info.key] = info
+
+    def _next_ordinal(self) -> int:
+        return 1 + max((info.ordinal for info in self._infos.values()), default=0)
+
+    def _log_path(self, key: EpisodeKey) -> Path:
+        return self.root / "logs" / f"{key}.log"
+
+
+def _take_lock(root: Path) -> TextIO:
+    file = open(root / "lock", "w")  # noqa: SIM115  (held for as long as the store is open)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise DatasetError(
+            "This store is open in another process",
+            seen=root,
+            remedy="Stop that process or choose another folder",
+        ) from error
+    return file
+
+
+def _check_form(root: Path, spec: StoreSpec) -> None:
+    path = root / "store.json"
+    form = json.loads(json.dumps({"format": 1, **asdict(spec)}))
+    if path.exists():
+        try:
+            before = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise DatasetError("The form of a store cannot be read", seen=f"{path}: {error}") from error
+        for name in ("format", "cameras", "state_dim", "action_dim"):
+            if before.get(name) != form[name]:
+                raise DatasetError(
+                    f"This store was made with another {name}",
+                    seen=f"{name} {form[name]}",
+                    allowed=before.get(name),
+                    remedy="Use the bench it was made with or another folder",
+                )
+    replace_file(path, json.dumps(form, indent=2).encode())

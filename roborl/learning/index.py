@@ -1,0 +1,204 @@
+"""Which transitions can be sampled, kept up to date from the replay memory's episode table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.data.arena import DEMO, EVALUATION, ONLINE
+from roborl.data.sealed import SOURCES
+from roborl.errors import ConfigError, DatasetError
+from roborl.types import Source
+
+type Ints = NDArray[np.int64]
+type Bools = NDArray[np.bool_]
+
+INDEX_SETS = ("all", "online", "demo", "person", "success")
+_PERSON = SOURCES.index(Source.PERSON)
+
+
+class Drawn(NamedTuple):
+    """Transitions that were drawn: entry of the episode and index of the step in it, (b,) each."""
+
+    slots: Ints
+    steps: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Extent:
+    """How far the steps of each episode can be used, as arrays over the entries (episodes,).
+
+    Attributes:
+        ordinal: 0 where the entry is free.
+        start: First row.
+        last: Index of the last observation that counts: the terminal one, else the last stored.
+        terminal: Whether reaching ``last`` ends the task.
+        length: Steps 0 to ``length - 1`` can be sampled.
+        labelled: Observations that have a label.
+        held: Sampleable steps whose labels are missing and were given up on.
+    """
+
+    ordinal: Ints
+    start: Ints
+    last: Ints
+    terminal: Bools
+    length: Ints
+    labelled: Ints
+    held: Ints
+
+
+def measure(
+    table: NDArray[Any],
+    labelled: Ints,
+    given_up: Bools,
+    *,
+    window: int,
+    need_labels: bool,
+) -> Extent:
+    """Work out the usable extent of each episode.
+
+    A step of an open episode waits until its whole window is there; a finished one cuts windows at its end. A step waits
+    for the labels of both its observations, unless they were given up on; no label is needed of a terminal observation.
+
+    Args:
+        table: Entries of :data:`roborl.data.arena.EPISODE`, (episodes,).
+        labelled: Observations labelled, (episodes,).
+        given_up: Where missing labels are not waited for, (episodes,).
+        window: Longest transition, steps.
+        need_labels: False where there is no reward model.
+    """
+    observations, terminal_at = table["observations"], table["terminal"]
+    terminal = (terminal_at > 0) & (terminal_at < observations)
+    last = np.where(terminal, terminal_at, np.maximum(observations - 1, 0))
+    over = terminal | (table["ended"] == 1)
+    usable = (table["ordinal"] > 0) & (table["discarded"] == 0) & (table["kind"] != EVALUATION)
+    needed = np.where(terminal, last, last + 1)
+    complete = over & (labelled >= needed)
+    if need_labels:
+        undecided = (table["awaits_verdict"] == 1) & ~terminal & ~complete & ~given_up
+    else:
+        undecided = (table["awaits_verdict"] == 1) & ~terminal & ~given_up
+    present = np.where(over, last, np.maximum(observations - window, 0))
+    present = np.where(usable & ~undecided, present, 0)
+    if not need_labels:
+        return Extent(
+            ordinal=table["ordinal"],
+            start=table["start"],
+            last=last,
+            terminal=terminal,
+            length=present,
+            labelled=labelled,
+            held=np.zeros_like(present),
+        )
+    reached = np.where(complete, present, np.minimum(present, np.maximum(labelled - window, 0)))
+    length = np.where(given_up, present, reached)
+    return Extent(
+        ordinal=table["ordinal"],
+        start=table["start"],
+        last=last,
+        terminal=terminal,
+        length=length,
+        labelled=labelled,
+        held=length - reached,
+    )
+
+
+class TransitionIndex:
+    """Named sets of sampleable transitions over one store, each transition once.
+
+    Sets: ``all``, ``online``, ``demo``, ``success`` (online episodes that succeeded) and ``person`` (steps a person
+    commanded in online episodes), or several joined by ``+``.
+    """
+
+    def __init__(self) -> None:
+        self._persons: dict[int, tuple[int, int, Ints]] = {}
+        self._cache: dict[str, tuple[Ints, Ints, Drawn]] = {}
+
+    def update(self, extent: Extent, table: NDArray[Any], source: NDArray[np.uint8]) -> None:
+        """Take over a new extent; only episodes that changed are looked at step by step."""
+        self._extent, self._table = extent, table
+        self._cache.clear()
+        online = np.flatnonzero((extent.length > 0) & (table["kind"] == ONLINE))
+        kept: dict[int, tuple[int, int, Ints]] = {}
+        for slot, ordinal, length in zip(
+            online.tolist(), extent.ordinal[online].tolist(), extent.length[online].tolist(), strict=True
+        ):
+            known = self._persons.get(slot)
+            if known is None or known[:2] != (ordinal, length):
+                start = int(extent.start[slot])
+                steps = np.flatnonzero(source[start : start + length] == _PERSON)
+                known = (ordinal, length, steps)
+            kept[slot] = known
+        self._persons = kept
+
+    def count(self, index_set: str) -> int:
+        """Return how many transitions a set has."""
+        _, ends, extra = self._resolve(index_set)
+        return int(ends[-1] if ends.size else 0) + extra.slots.size
+
+    def draw(self, count: int, index_set: str, rng: np.random.Generator) -> Drawn:
+        """Draw uniformly, with replacement.
+
+        Raises:
+            DatasetError: If the set is empty.
+            ConfigError: If there is no such set.
+        """
+        slots, ends, extra = self._resolve(index_set)
+        whole = int(ends[-1]) if ends.size else 0
+        total = whole + extra.slots.size
+        if not total:
+            raise DatasetError(
+                "There is nothing to sample yet",
+                seen=f"index set {index_set!r} is empty",
+                remedy="Wait for episodes",
+            )
+        picks = rng.integers(total, size=count)
+        which = np.searchsorted(ends, np.minimum(picks, whole - 1), side="right") if whole else 0 * picks
+        out_slots = slots[which] if whole else np.zeros(count, np.int64)
+        out_steps = (
+            picks - (ends[which] - self._extent.length[out_slots]) if whole else np.zeros(count, np.int64)
+        )
+        beyond = np.flatnonzero(picks >= whole)
+        if beyond.size:
+            out_slots[beyond] = extra.slots[picks[beyond] - whole]
+            out_steps[beyond] = extra.steps[picks[beyond] - whole]
+        return Drawn(out_slots, out_steps)
+
+    def _resolve(self, index_set: str) -> tuple[Ints, Ints, Drawn]:
+        if index_set not in self._cache:
+            self._cache[index_set] = self._build(set(index_set.split("+")))
+        return self._cache[index_set]
+
+    def _build(self, names: set[str]) -> tuple[Ints, Ints, Drawn]:
+        unknown = names - set(INDEX_SETS)
+        if unknown:
+            raise ConfigError("There is no such index set", seen=sorted(unknown), allowed=INDEX_SETS)
+        table, length = self._table, self._extent.length
+        chosen = np.zeros(length.size, bool)
+        if "all" in names:
+            chosen[:] = True
+        if "online" in names:
+            chosen |= table["kind"] == ONLINE
+        if "demo" in names:
+            chosen |= table["kind"] == DEMO
+        if "success" in names:
+            chosen |= (table["kind"] == ONLINE) & (table["success"] == 1) & (table["ended"] == 1)
+        slots = np.flatnonzero(chosen & (length > 0))
+        extra = [
+            (slot, steps)
+            for slot, (_, _, steps) in self._persons.items()
+            if "person" in names and not chosen[slot]
+        ]
+        return (
+            slots,
+            np.cumsum(length[slots]),
+            Drawn(
+                np.repeat(
+                    np.array([slot for slot, _ in extra], np.int64), [steps.size for _, steps in extra]
+                ),
+                np.concatenate([np.zeros(0, np.int64), *(steps for _, steps in extra)]),
+            ),
+        )

@@ -1,0 +1,317 @@
+"""Batches from replay memory: n-step or chunked transitions with the potentials of both their observations.
+
+Rewards are the task's own. Potentials are read when a batch is drawn and handed over beside them; the algorithm shapes with
+:func:`roborl.rewards.shaping.shaped_reward` and its own discount.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.clock import NS, Clock, MonotonicClock
+from roborl.data.arena import DEMO, PAD, ArenaReader
+from roborl.data.columns import ProgressColumns, active_version
+from roborl.data.sealed import SOURCES
+from roborl.errors import ConfigError, DatasetError
+from roborl.learning.gather import ImageGather
+from roborl.learning.index import INDEX_SETS, Drawn, TransitionIndex, measure
+from roborl.rewards.shaping import potential
+from roborl.types import Image, Source
+
+type Floats = NDArray[np.float32]
+type Ints = NDArray[np.int64]
+type Bools = NDArray[np.bool_]
+
+_PERSON = SOURCES.index(Source.PERSON)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How transitions are made from stored steps.
+
+    Attributes:
+        n_step: Steps a transition spans where nothing cuts it; with ``chunked``, the length of a chunk.
+        discount: The learner's γ, for Σγⁱrᵢ.
+        chunked: Hand over all the actions of a transition, not only the first.
+        cut_at_swaps: End a transition where another source takes over or other weights propose. Always so for chunks.
+        shift_px: Random shift of pictures in each direction, 0 to 4 px.
+        potential_scale: Reward that full progress is worth.
+        potential_doubt: Spread of a score at which it counts half; infinite to let every score count fully.
+        need_labels: Wait for progress labels. False where there is no reward model: then Φ = 0.
+        label_deadline_s: After this long since it was seen to end, an episode is sampled with the labels it has.
+        reuse_arrays: Give the same picture arrays out again at each call, which saves the time to allocate them. A batch
+            is then good until the next one is drawn.
+    """
+
+    n_step: int = 1
+    discount: float = 0.97
+    chunked: bool = False
+    cut_at_swaps: bool = False
+    shift_px: int = PAD
+    potential_scale: float = 1.0
+    potential_doubt: float = math.inf
+    need_labels: bool = True
+    label_deadline_s: float = 30.0
+    reuse_arrays: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_step < 1:
+            raise ConfigError("A transition needs at least one step", seen=self.n_step, allowed="n_step ≥ 1")
+        if not 0.0 < self.discount <= 1.0:
+            raise ConfigError("The discount cannot be used", seen=self.discount, allowed="(0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Transitions of ``horizon`` steps each, b of them. Image, state and action of a row belong to one instant.
+
+    Attributes:
+        images: Camera to uint8 (b, H, W, 3) of the observation acted in; empty where pictures were not asked for.
+        next_images: The same ``horizon`` steps later.
+        state: float32 (b, s).
+        next_state: float32 (b, s).
+        action: The first action executed, float32 (b, a).
+        chunk: All actions executed, float32 (b, h, a), 0 from ``horizon`` on; None unless chunked.
+        reward: Σγⁱrᵢ over the horizon, the task's reward alone, float32 (b,).
+        potential: Φ of the observation acted in, float32 (b,).
+        next_potential: Φ of the next observation, float32 (b,); means nothing where terminated.
+        terminated: The task itself ended within the horizon: nothing is bootstrapped, bool (b,).
+        horizon: Steps, int64 (b,).
+        person: A person chose the first action, bool (b,).
+        demo: The episode is a demonstration, bool (b,).
+        policy_version: Weights behind the first action, int64 (b,).
+        rows: Rows of the replay memory, int64 (b,).
+        next_rows: Rows of the next observations, int64 (b,).
+        version: Version of the labels behind the potentials, empty for none.
+    """
+
+    images: Mapping[str, Image]
+    next_images: Mapping[str, Image]
+    state: Floats
+    next_state: Floats
+    action: Floats
+    chunk: Floats | None
+    reward: Floats
+    potential: Floats
+    next_potential: Floats
+    terminated: Bools
+    horizon: Ints
+    person: Bools
+    demo: Bools
+    policy_version: Ints
+    rows: Ints
+    next_rows: Ints
+    version: str
+
+    def __len__(self) -> int:
+        return self.rows.size
+
+
+class Sampler:
+    """Draws batches from a store's replay memory while the store goes on writing.
+
+    Args:
+        reader: The replay memory.
+        config: How transitions are made.
+        seed: Of everything random here.
+        clock: For label deadlines.
+    """
+
+    def __init__(
+        self, reader: ArenaReader, config: SamplingConfig, seed: int, clock: Clock | None = None
+    ) -> None:
+        self.reader, self.config = reader, config
+        self._rng = np.random.default_rng(seed)
+        self._clock: Clock = clock or MonotonicClock()
+        self._index = TransitionIndex()
+        self._labels: ProgressColumns | None = None
+        self._waiting: dict[int, int] = {}
+        self._buffers: dict[tuple[str, str], Image] = {}
+        self._map()
+        self.refresh()
+
+    @property
+    def version(self) -> str:
+        """Version of the labels in use, empty before the first."""
+        return self._labels.version if self._labels else ""
+
+    def refresh(self) -> None:
+        """Take in new steps, ends, verdicts and labels, and the active version. Call it as often as steps arrive."""
+        if self.reader.refresh():
+            self._map()
+        version = active_version(self.reader.root)
+        if version is not None and version != self.version:
+            self._labels = ProgressColumns(self.reader, version)
+        table = self.reader.table
+        labelled, deadline = self._read_labels(table)
+        config = self.config
+        self._extent = measure(
+            table,
+            labelled,
+            deadline | self._overdue(table, labelled),
+            window=config.n_step,
+            need_labels=config.need_labels,
+        )
+        self._index.update(self._extent, table, self.reader.columns.source)
+
+    def counts(self) -> dict[str, int]:
+        """Return the size of each index set, and how many steps are sampled without the labels they lack."""
+        return {
+            **{name: self._index.count(name) for name in INDEX_SETS},
+            "held": int(self._extent.held.sum()),
+        }
+
+    def count(self, index_set: str) -> int:
+        """Return the size of an index set, or of several joined by ``+``."""
+        return self._index.count(index_set)
+
+    def sample(self, batch_size: int, index_set: str = "all", *, images: bool = True) -> Batch:
+        """Draw uniformly, with replacement, from one index set or several joined by ``+``.
+
+        Raises:
+            DatasetError: If the set is empty.
+            ConfigError: If there is no such set.
+        """
+        return self.sample_parts({index_set: batch_size}, images=images)
+
+    def sample_parts(self, parts: Mapping[str, int], *, images: bool = True) -> Batch:
+        """Draw a number of transitions from each of several index sets into one batch, in that order.
+
+        Raises:
+            DatasetError: If a set is empty.
+            ConfigError: If there is no such set.
+        """
+        for _ in range(100):
+            draws = [self._index.draw(count, name, self._rng) for name, count in parts.items() if count]
+            drawn = Drawn(*(np.concatenate(columns) for columns in zip(*draws, strict=True)))
+            batch = self._gather(drawn, images=images)
+            if self.reader.holds(drawn.slots, self._extent.ordinal[drawn.slots]):
+                return batch
+            # The store took rows back while they were being read: what was drawn may be of two episodes.
+            self.refresh()
+        raise DatasetError(
+            "The replay memory changes faster than it can be read",
+            remedy="Raise capacity_bytes: it holds too few episodes",
+        )
+
+    def _gather(self, drawn: Drawn, *, images: bool) -> Batch:
+        columns, extent, config = self.reader.columns, self._extent, self.config
+        slots, steps = drawn
+        first = extent.start[slots]
+        rows = first + steps
+        horizon = self._horizon(rows, extent.last[slots] - steps)
+        next_steps = steps + horizon
+        terminated = extent.terminal[slots] & (next_steps == extent.last[slots])
+        next_rows = rows + horizon
+        table = self.reader.table
+        return Batch(
+            images=self._pictures("now", rows) if images else {},
+            next_images=self._pictures("next", next_rows) if images else {},
+            state=columns.state[rows],
+            next_state=columns.state[next_rows],
+            action=columns.action[rows],
+            chunk=self._chunk(rows, horizon) if config.chunked else None,
+            reward=self._reward(rows, horizon, terminated, table["verdict_reward"][slots]),
+            potential=self._potential(slots, steps),
+            next_potential=self._potential(slots, next_steps),
+            terminated=terminated,
+            horizon=horizon,
+            person=columns.source[rows] == _PERSON,
+            demo=table["kind"][slots] == DEMO,
+            policy_version=columns.policy_version[rows],
+            rows=rows,
+            next_rows=next_rows,
+            version=self.version,
+        )
+
+    def _horizon(self, rows: Ints, remaining: Ints) -> Ints:
+        horizon = np.minimum(remaining, self.config.n_step)
+        if self.config.n_step > 1 and (self.config.chunked or self.config.cut_at_swaps):
+            columns = self.reader.columns
+            source, version = columns.source[rows], columns.policy_version[rows]
+            for step in range(self.config.n_step - 1, 0, -1):
+                later = np.minimum(rows + step, columns.source.size - 1)
+                other = (columns.source[later] != source) | (columns.policy_version[later] != version)
+                horizon = np.where(other & (step < horizon), step, horizon)
+        return horizon
+
+    def _reward(self, rows: Ints, horizon: Ints, terminated: Bools, verdict_reward: Floats) -> Floats:
+        reward = self.reader.columns.reward
+        judged = terminated & ~np.isnan(verdict_reward)
+        total = np.zeros(rows.size, np.float64)
+        for step in range(int(horizon.max(initial=1))):
+            inside = step < horizon
+            value = reward[np.where(inside, rows + step, rows)]
+            value = np.where(judged & (step == horizon - 1), verdict_reward, value)
+            total += np.where(inside, self.config.discount**step * value, 0.0)
+        return total.astype(np.float32)
+
+    def _chunk(self, rows: Ints, horizon: Ints) -> Floats:
+        offsets = np.arange(self.config.n_step)
+        inside = offsets < horizon[:, None]
+        taken = np.where(inside, rows[:, None] + offsets, rows[:, None])
+        chunk: Floats = self.reader.columns.action[taken]
+        chunk[~inside] = 0.0
+        return chunk
+
+    def _potential(self, slots: Ints, steps: Ints) -> Floats:
+        if self._labels is None:
+            return np.zeros(steps.size, np.float32)
+        labelled = self._extent.labelled[slots]
+        # Where the label is late the last one is held; before the first, Φ is 0.
+        rows = self._extent.start[slots] + np.maximum(np.minimum(steps, labelled - 1), 0)
+        value = potential(
+            self._labels.progress[rows],
+            self._labels.spread[rows],
+            scale=self.config.potential_scale,
+            doubt=self.config.potential_doubt,
+        )
+        return np.where(labelled > 0, value, np.float32(0)).astype(np.float32, copy=False)
+
+    def _pictures(self, which: str, rows: Ints) -> dict[str, Image]:
+        pictures = {}
+        for camera, gather in self._gathers.items():
+            out = self._buffers.get((which, camera))
+            if out is None or len(out) != rows.size:
+                out = gather.empty(rows.size)
+            if self.config.reuse_arrays:
+                self._buffers[which, camera] = out
+            pictures[camera] = gather.into(out, rows, self._rng)
+        return pictures
+
+    def _map(self) -> None:
+        self._gathers = {
+            camera: ImageGather(frames, self.config.shift_px)
+            for camera, frames in self.reader.columns.frames.items()
+        }
+        self._labels = None
+
+    def _read_labels(self, table: NDArray[Any]) -> tuple[Ints, Bools]:
+        if self._labels is None:
+            return np.zeros(table.size, np.int64), np.zeros(table.size, bool)
+        mapped = self._labels.table
+        before = mapped["ordinal"].copy()
+        labels = mapped.copy()
+        valid = (
+            (before == table["ordinal"]) & (mapped["ordinal"] == before) & (labels["start"] == table["start"])
+        )
+        return np.where(valid, labels["labelled"], 0), valid & (labels["deadline"] == 1)
+
+    def _overdue(self, table: NDArray[Any], labelled: Ints) -> Bools:
+        """Return the episodes that ended more than the label deadline ago and are not labelled to their end."""
+        overdue = np.zeros(table.size, bool)
+        waiting: dict[int, int] = {}
+        now = self._clock.now_ns()
+        late = (table["ordinal"] > 0) & (table["ended"] == 1) & (labelled < table["observations"])
+        for slot in np.flatnonzero(late).tolist() if self.config.need_labels else ():
+            ordinal = int(table["ordinal"][slot])
+            waiting[ordinal] = self._waiting.get(ordinal, now)
+            overdue[slot] = now - waiting[ordinal] >= self.config.label_deadline_s * NS
+        self._waiting = waiting
+        return overdue
