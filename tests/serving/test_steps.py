@@ -1,0 +1,338 @@
+"""Steps: nothing lost, nothing twice, in order, and nobody waits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.errors import DeadlineExceeded, HandshakeMismatch, WireError
+from roborl.serving.handshake import Handshake
+from roborl.serving.links import ClientLink
+from roborl.serving.steps import StepsReceiver, StepsSender
+from roborl.testing.proxy import TcpProxy
+
+LOCAL = "tcp://127.0.0.1:*"
+
+
+class Log:
+    """A store in memory: what is in it is durable."""
+
+    def __init__(self) -> None:
+        self.rings: dict[str, list[bytes]] = {}
+
+    def last(self, ring_id: str) -> int:
+        return len(self.rings.get(ring_id, []))
+
+    def turn(self, receiver: StepsReceiver, timeout_s: float = 0.002) -> None:
+        for ring_id, seq, blob in receiver.poll(timeout_s):
+            assert seq == self.last(ring_id) + 1
+            self.rings.setdefault(ring_id, []).append(bytes(blob))
+            receiver.acknowledge(ring_id, seq)
+
+
+def blob(seq: int, size: int = 100_000) -> bytes:
+    return seq.to_bytes(4, "little") * (size // 4)
+
+
+def feed(sender: StepsSender, last: int, size: int = 100_000, timeout_s: float = 0.002) -> None:
+    sender.poll(timeout_s)
+    while sender.next_sequence <= last and sender.offer(
+        sender.next_sequence, blob(sender.next_sequence, size)
+    ):
+        pass
+
+
+@pytest.fixture
+def make(opened: Callable[[Any], Any], handshake: Handshake) -> Callable[..., tuple]:
+    def both(**options: Any) -> tuple[Log, StepsReceiver, StepsSender]:
+        log = Log()
+        receiver = opened(StepsReceiver(LOCAL, handshake=handshake, last_sequence=log.last))
+        options = {"ring_id": "r1", "actor": "left", "handshake": handshake} | options
+        sender = opened(StepsSender(options.pop("endpoint", receiver.endpoint), **options))
+        return log, receiver, sender
+
+    return both
+
+
+def test_every_record_arrives_once_in_order_and_unchanged(make: Any, until: Any) -> None:
+    log, receiver, sender = make()
+    until(lambda: sender.acknowledged == 300, lambda: feed(sender, 300), lambda: log.turn(receiver, 0))
+    assert log.rings["r1"] == [blob(seq) for seq in range(1, 301)]
+    assert receiver.rings["r1"].duplicates == receiver.rings["r1"].gaps == 0
+
+
+def test_acknowledged_means_written_not_received(make: Any, until: Any) -> None:
+    _, receiver, sender = make()
+    got: list = []
+    until(lambda: len(got) == 10, lambda: feed(sender, 10), lambda: got.extend(receiver.poll(0.002)))
+    for _ in range(5):
+        assert sender.poll(0.02) == 0
+    receiver.acknowledge("r1", 7)
+    until(lambda: sender.acknowledged == 7, lambda: sender.poll(0.02))
+    assert sender.in_flight == 3
+
+
+def test_the_window_bounds_what_is_under_way(make: Any, until: Any) -> None:
+    _, receiver, sender = make(window=5)
+    until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    assert [sender.offer(seq, b"x") for seq in range(1, 8)] == [True] * 5 + [False] * 2
+
+
+def test_the_window_is_bounded_in_bytes_but_one_record_may_always_go(make: Any, until: Any) -> None:
+    _, receiver, sender = make(window_bytes=1000)
+    until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    assert sender.offer(1, bytes(5000))
+    assert not sender.offer(2, b"x")
+
+
+def test_a_record_out_of_order_is_refused(make: Any, until: Any) -> None:
+    _, receiver, sender = make()
+    until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    with pytest.raises(WireError, match="Allowed: 1"):
+        sender.offer(2, b"x")
+
+
+def test_nothing_blocks_while_the_receiver_is_away(make: Any) -> None:
+    _, receiver, sender = make()
+    receiver.close()
+    begun_s = time.monotonic()
+    for _ in range(200):
+        assert not sender.offer(1, bytes(100_000))
+        sender.poll()
+        sender.set_status({"mode": "train"})
+    assert time.monotonic() - begun_s < 0.5
+    assert not sender.alive
+
+
+def test_a_wait_for_a_receiver_that_never_comes_ends_with_a_reason(make: Any) -> None:
+    _, receiver, sender = make()
+    receiver.close()
+    with pytest.raises(DeadlineExceeded, match="keys"):
+        sender.wait_connected(0.2)
+
+
+def test_two_actors_share_a_receiver(
+    make: Any, until: Any, opened: Callable[[Any], Any], handshake: Handshake
+) -> None:
+    log, receiver, left = make()
+    right = opened(StepsSender(receiver.endpoint, ring_id="r2", actor="right", handshake=handshake))
+    until(
+        lambda: left.acknowledged == right.acknowledged == 50,
+        lambda: feed(left, 50),
+        lambda: feed(right, 50),
+        lambda: log.turn(receiver),
+    )
+    assert {ring: state.actor for ring, state in receiver.rings.items()} == {"r1": "left", "r2": "right"}
+    assert log.rings["r1"] == log.rings["r2"] == [blob(seq) for seq in range(1, 51)]
+
+
+def test_a_new_sender_goes_on_where_the_store_is_not_where_its_ring_thought(
+    make: Any, until: Any, opened: Callable[[Any], Any], handshake: Handshake
+) -> None:
+    log, receiver, sender = make()
+    until(lambda: sender.acknowledged == 20, lambda: feed(sender, 20), lambda: log.turn(receiver))
+    sender.close()
+    again = opened(
+        StepsSender(receiver.endpoint, ring_id="r1", actor="left", handshake=handshake, acknowledged=15)
+    )
+    until(lambda: again.acknowledged == 30, lambda: feed(again, 30), lambda: log.turn(receiver))
+    assert log.rings["r1"] == [blob(seq) for seq in range(1, 31)]
+
+
+def test_a_new_receiver_asks_for_what_is_not_durable_and_no_more(
+    make: Any, until: Any, opened: Callable[[Any], Any], handshake: Handshake
+) -> None:
+    log, receiver, sender = make()
+    until(lambda: sender.acknowledged == 10, lambda: feed(sender, 10), lambda: log.turn(receiver))
+    until(lambda: sender.in_flight == 30, lambda: feed(sender, 40))
+    receiver.poll(0.05)  # received, never written: they die with this receiver
+    receiver.close()
+    again = opened(StepsReceiver(receiver.endpoint, handshake=handshake, last_sequence=log.last))
+    until(lambda: sender.acknowledged == 40, lambda: feed(sender, 40), lambda: log.turn(again))
+    assert log.rings["r1"] == [blob(seq) for seq in range(1, 41)]
+    assert again.rings["r1"].duplicates == 0
+
+
+def test_a_gap_is_asked_for_again(opened: Callable[[Any], Any], handshake: Handshake, until: Any) -> None:
+    log = Log()
+    receiver = opened(StepsReceiver(LOCAL, handshake=handshake, last_sequence=log.last))
+    link = opened(
+        ClientLink(
+            receiver.endpoint,
+            link="steps",
+            name="left",
+            handshake=handshake,
+            hello=lambda: {"ring": "r1", "acknowledged": 0},
+        )
+    )
+    kinds: list[str] = []
+    until(lambda: link.up, lambda: link.receive(0.01), lambda: log.turn(receiver))
+    for seq in (1, 1, 4, 5, 2):
+        link.send("step", blob(seq), seq=seq)
+    until(
+        lambda: "resume" in kinds and log.last("r1") == 2,
+        lambda: kinds.extend(message.kind for message in link.receive(0.01)),
+        lambda: log.turn(receiver),
+    )
+    assert log.rings["r1"] == [blob(1), blob(2)]
+    assert (receiver.rings["r1"].duplicates, receiver.rings["r1"].gaps) == (1, 2)
+    assert kinds.count("resume") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"state_dim": 7}, "state_dim"),
+        ({"action_dim": 6}, "action_dim"),
+        ({"cameras": {"front": (128, 128)}}, "cameras"),
+        ({"version": "b2"}, "version"),
+        ({"protocol": 2}, "protocol"),
+    ],
+)
+def test_peers_that_do_not_fit_are_told_on_both_ends(make: Any, until: Any, change: dict, field: str) -> None:
+    base = Handshake(cameras={"front": (96, 96), "wrist": (96, 96)}, state_dim=6, action_dim=4, version="b1")
+    _, receiver, sender = make(handshake=replace(base, **change))
+    ours, theirs = getattr(base, field), change[field]
+    with pytest.raises(HandshakeMismatch) as caught:
+        until(lambda: False, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    for error in (caught.value, receiver.refusals[-1]):
+        assert isinstance(error, HandshakeMismatch)
+        assert all(part in str(error) for part in (field, repr(ours), repr(theirs)))
+
+
+def test_the_control_map_reaches_present_and_future_senders(
+    make: Any, until: Any, opened: Callable[[Any], Any], handshake: Handshake
+) -> None:
+    _, receiver, sender = make()
+    until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    receiver.set_control({"mode": "pause"})
+    until(lambda: sender.control == {"mode": "pause"}, lambda: sender.poll(0.01))
+    late = opened(StepsSender(receiver.endpoint, ring_id="r2", actor="late", handshake=handshake))
+    until(lambda: late.connected, lambda: late.poll(0.01), lambda: receiver.poll(0.01))
+    assert late.control == {"mode": "pause"}
+    receiver.set_control({"mode": "run"}, ring_id="r1")
+    until(lambda: sender.control == {"mode": "run"}, lambda: sender.poll(0.01), lambda: late.poll(0))
+    assert late.control == {"mode": "pause"}
+
+
+def test_the_newest_status_reaches_the_receiver(make: Any, until: Any) -> None:
+    _, receiver, sender = make()
+    sender.set_status({"episode": 0})
+    sender.set_status({"episode": 1})
+    until(
+        lambda: "r1" in receiver.rings and receiver.rings["r1"].status == {"episode": 1},
+        lambda: sender.poll(0.01),
+        lambda: receiver.poll(0.01),
+    )
+
+
+def test_each_side_knows_within_a_second_that_the_other_is_silent(make: Any, until: Any) -> None:
+    _, receiver, sender = make()
+    until(lambda: sender.alive, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    begun_s = time.monotonic()
+    until(lambda: not sender.alive, lambda: sender.poll(0.01), within_s=1.0)
+    assert time.monotonic() - begun_s > 0.5
+    until(lambda: sender.alive, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    assert receiver.rings["r1"].alive
+    until(lambda: not receiver.rings["r1"].alive, lambda: receiver.poll(0.01), within_s=1.0)
+
+
+def test_an_idle_link_stays_alive(make: Any, until: Any) -> None:
+    _, receiver, sender = make()
+    until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    end_s = time.monotonic() + 1.5
+    while time.monotonic() < end_s:
+        sender.poll(0.02)
+        receiver.poll(0.02)
+        assert sender.alive
+        assert receiver.rings["r1"].alive
+
+
+def over_a_bad_line(until: Any, make: Any, handshake: Handshake, cut_s: float, count: int) -> None:
+    log, receiver, near = make()
+    near.close()
+    with TcpProxy(int(receiver.endpoint.rsplit(":", 1)[1]), delay_s=0.04, rate_bytes_s=50e6 / 8) as proxy:
+        sender = StepsSender(proxy.endpoint, ring_id="r2", actor="far", handshake=handshake)
+        turns = (lambda: feed(sender, count), lambda: log.turn(receiver))
+        until(lambda: sender.acknowledged > count // 3, *turns, within_s=30)
+        proxy.cut()
+        end_s = time.monotonic() + cut_s
+        until(lambda: not sender.alive, *turns, within_s=1.2)
+        assert not receiver.rings["r2"].alive
+        until(lambda: time.monotonic() > end_s, *turns, within_s=cut_s + 1)
+        proxy.restore()
+        until(lambda: sender.acknowledged == count, *turns, within_s=30)
+        sender.close()
+    assert log.rings["r2"] == [blob(seq) for seq in range(1, count + 1)]
+
+
+def test_two_computers_with_a_slow_line_that_breaks(make: Any, until: Any, handshake: Handshake) -> None:
+    over_a_bad_line(until, make, handshake, cut_s=1.5, count=90)
+
+
+@pytest.mark.slow
+def test_two_computers_with_a_line_that_is_cut_for_a_minute(
+    make: Any, until: Any, handshake: Handshake
+) -> None:
+    over_a_bad_line(until, make, handshake, cut_s=60.0, count=400)
+
+
+STORE = """
+import sys
+from pathlib import Path
+from roborl.serving.handshake import Handshake
+from roborl.serving.steps import StepsReceiver
+
+path = Path(sys.argv[2])
+size = 20_000
+file = path.open("ab")
+whole = path.stat().st_size // size
+file.truncate(whole * size)
+receiver = StepsReceiver(sys.argv[1], handshake=Handshake(), last_sequence=lambda ring: whole)
+while True:
+    steps = receiver.poll(0.05)
+    for step in steps:
+        file.write(step.blob)
+    file.flush()
+    if steps:
+        receiver.acknowledge(steps[-1].ring_id, steps[-1].seq)
+"""
+
+
+def test_nothing_is_lost_or_doubled_when_the_store_is_killed_again_and_again(
+    opened: Callable[[Any], Any], until: Any, tmp_path: Path
+) -> None:
+    path, endpoint = tmp_path / "log", f"ipc://{tmp_path}/steps.sock"
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", STORE, endpoint, str(path)])
+
+    sender = opened(StepsSender(endpoint, ring_id="r1", actor="left", handshake=Handshake()))
+    store = start()
+    try:
+        for life in range(1, 5):
+            until(
+                lambda life=life: sender.acknowledged > 700 * life,
+                lambda life=life: feed(sender, 701 * life + 200, size=20_000),
+                within_s=20,
+            )
+            os.kill(store.pid, signal.SIGKILL)
+            store.wait()
+            store = start()
+        last = sender.acknowledged + 100
+        until(lambda: sender.acknowledged == last, lambda: feed(sender, last, size=20_000), within_s=20)
+    finally:
+        store.kill()
+        store.wait()
+    data = memoryview(path.read_bytes())
+    assert len(data) == last * 20_000
+    assert all(data[20_000 * (seq - 1) : 20_000 * seq] == blob(seq, 20_000) for seq in range(1, last + 1))
