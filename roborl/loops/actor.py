@@ -1,84 +1,75 @@
-"""What the actor's three processes are told: its configuration, the folder they share, the control loop's settings."""
+"""What the actor's three processes are told, and where they meet."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
-from dataclasses import asdict, dataclass
-from enum import IntEnum
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import Literal
 
 from roborl.errors import ConfigError
-from roborl.types import RewardSource
+from roborl.hil.supervisor import InterventionConfig
+from roborl.serving.security import SecurityConfig
 
 _MEMORY_DISK = Path("/dev/shm")
-
-
-class Waiting(IntEnum):
-    """Why no episode runs at the moment."""
-
-    NOTHING = 0
-    RING_FULL = 1
-    LEARNER_PAUSED = 2
-    NO_POLICY = 3
-    CAMERA = 4
-    OPERATOR = 5
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlSettings:
-    """What the control loop has to know beside its parts.
+class ActConfig:
+    """What ``roborl act`` is told."""
 
-    Attributes:
-        actor: Name of this actor.
-        incarnation: How many times its control process has started, from 1.
-        task: The instruction in words.
-        meta: Goes with every episode: bench, mode.
-        control_hz: Rate of the set-points.
-        max_steps: Policy steps after which an episode is cut off.
-        episodes: How many to run in all, None for no end.
-        seed: Of the scenes.
-        replan_steps: After how many steps of a chunk another one is asked for.
-        action_deadline_s: Wall seconds without an action after which the episode ends.
-        stop_s: How long the arm is held, in seconds, before a stop counts as done.
-        verdict_source: Who gives the verdicts of ``Operator.verdict``.
-        time_scale: How many clock seconds pass per wall second.
-        world_waits: Let a simulated world stand still while no action is there, so that an episode does not depend on
-            the load of the machine. On a physical arm this is false: it is held.
-    """
-
-    actor: str
-    incarnation: int
-    task: str
-    meta: dict[str, str | int | float]
-    control_hz: float
-    max_steps: int
-    episodes: int | None = None
+    # Name or path of the bench file.
+    bench: str = "so101_sim"
+    # Dotted overrides of the bench file, such as --robot.scene=Reach.
+    bench_overrides: list[str] = field(default_factory=list)
+    # Folder of the run.
+    run: Path = Path("outputs/act")
+    # Name of this actor, part of every episode's key: no two actors of a learner share one.
+    actor: str = "arm"
+    # Address where the learner's store takes steps.
+    steps: str = "tcp://127.0.0.1:5550"
+    # Address where the trainer publishes weights; empty keeps those of the policy folder.
+    weights: str = ""
+    # Keys for links that leave this machine.
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    # Folder of the policy to start from.
+    policy: Path = Path("outputs/policy")
+    # module:function that makes the policy out of (folder, explore=, seed=).
+    policy_factory: str = "roborl.policies:load_policy"
+    # Whether the policy adds exploration noise.
+    explore: bool = True
+    # What the episodes are for: train or evaluate; it goes with their records.
+    mode: str = "train"
+    # Episodes in all, over restarts too; 0 for no end.
+    episodes: int = 0
+    # Seed of the scenes and of exploration.
     seed: int = 0
+    # After how many steps of an action chunk the next one is asked for.
     replan_steps: int = 1
-    action_deadline_s: float = 1.0
-    stop_s: float = 0.2
-    verdict_source: RewardSource = RewardSource.ENV
-    time_scale: float = 1.0
-    world_waits: bool = False
+    # Who makes the scene ready and judges: auto (the simulation where there is one, else the keyboard), sim or keyboard.
+    operator: Literal["auto", "sim", "keyboard"] = "auto"
+    # Seconds without a sign of life of the keyboard that stop the arm; 0 for never.
+    operator_silence_s: float = 0.0
+    # How a person takes over, where the bench has a teleoperator.
+    intervention: InterventionConfig = field(default_factory=InterventionConfig)
+    # Simulation only: the world stands still while no action is there, so that load does not change an episode.
+    world_waits: bool = True
+    # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
+    ring_mb: int = 256
+    # How long to wait at the end until the learner has every step, in seconds.
+    drain_s: float = 60.0
+    # Scheduling of the control process on a physical arm: normal, nice, or fifo (real time); the last two where allowed.
+    priority: Literal["normal", "nice", "fifo"] = "nice"
 
     def __post_init__(self) -> None:
-        for name in ("control_hz", "max_steps", "replan_steps", "action_deadline_s", "time_scale"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is out of range", seen=getattr(self, name), allowed="above 0")
-
-
-def episode_seed(seed: int, incarnation: int, episode: int) -> int:
-    """Return the scene seed of an episode: no two episodes of a run share one, and a run repeats.
-
-    Example:
-        >>> episode_seed(0, 1, 7) == episode_seed(0, 1, 7) != episode_seed(0, 2, 7)
-        True
-    """
-    return int(np.random.SeedSequence((seed, incarnation, episode)).generate_state(1)[0])
+        if not _NAME.fullmatch(self.actor):
+            raise ConfigError("The actor's name cannot be used", seen=self.actor, allowed=_NAME.pattern)
+        if self.episodes < 0 or self.ring_mb < 1:
+            raise ConfigError("episodes or ring_mb is out of range", seen=(self.episodes, self.ring_mb))
 
 
 @dataclass(frozen=True, kw_only=True)

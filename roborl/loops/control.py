@@ -18,9 +18,10 @@ from roborl.clock import NS, Clock, Rate
 from roborl.codec import split
 from roborl.data.ring import Ring
 from roborl.errors import RobotError, SafetyStop, WireError
-from roborl.loops.actor import ControlSettings, Waiting, episode_seed
+from roborl.loops.control_settings import ControlSettings, Waiting, episode_seed
 from roborl.loops.orders import Orders
-from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request, StatusSlot
+from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request
+from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
 from roborl.roles import Operator, Supervisor
 from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource, Source
@@ -99,6 +100,7 @@ class ControlLoop:
             index, empty = (record.index, False) if isinstance(record, Arrival) else (0, True)
             self._commit(End(key=record.key, index=index, cause=EndCause.ACTOR_LOST, discarded=empty))
             self._status.add("episodes")
+            self._status.add("lost_episodes")
             return record.key
         return None
 
@@ -293,7 +295,7 @@ class ControlLoop:
         late_ns = self._rate.wait()
         self._status.record_lateness(int(late_ns / self._settings.time_scale))
         self._status.add("ticks")
-        self._live()
+        self._sign_of_life()
         self._orders.listen(self._index)
         self._commit_late_verdicts()
         if self._stopping():
@@ -309,7 +311,7 @@ class ControlLoop:
                 log.warning("The robot does not take the stop: %s", error)
                 return
             self._rate.wait()
-            self._live()
+            self._sign_of_life()
 
     def _finish(self, cause: EndCause) -> None:
         self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
@@ -335,7 +337,7 @@ class ControlLoop:
         """Let one control period of wall time pass between episodes, with the operator's buttons heard."""
         period_ns = int(NS * self._settings.time_scale / self._settings.control_hz)
         self._clock.sleep_until(self._clock.now_ns() + period_ns)
-        self._live()
+        self._sign_of_life()
         self._orders.rest()
         self._commit_late_verdicts()
 
@@ -344,10 +346,6 @@ class ControlLoop:
         kept = self._settings.max_steps - self._index + 3 if self._orders.running else 0
         while self._orders.late and self._ring.free_slots > kept:
             self._commit(self._orders.late.pop(0))
-
-    def _live(self) -> None:
-        self._status["heartbeat_ns"] = self._clock.now_ns()
-        self._sign_of_life()
 
     def _enough(self) -> bool:
         episodes = self._settings.episodes

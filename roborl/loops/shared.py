@@ -1,4 +1,4 @@
-"""What the actor's processes share: slots that hold the newest value, counters, and a doorbell. Memory-mapped files.
+"""What the actor's processes share: slots that hold the newest value, and a doorbell. Memory-mapped files.
 
 One process writes each of them and never waits; the others read whole values or none. All of it survives SIGKILL of
 either side at any instant, and a process that starts again attaches to what it finds.
@@ -13,7 +13,7 @@ import os
 import select
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.codec import Part, decode, encode, split
-from roborl.errors import ConfigError, ShapeError, WireError
+from roborl.errors import ShapeError, WireError
 from roborl.types import EpisodeKey, Frame, Observation
 
 _MAGIC = 0x31544F4C53425252
@@ -47,8 +47,8 @@ def _fence() -> None:
         pass
 
 
-def _map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
-    """Map ``path`` if it is such a file of that size, else replace it in one step by a zeroed one."""
+def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
+    """Map ``path`` if it is a file of that size with that header, else replace it in one step by a zeroed one."""
     with contextlib.suppress(OSError), path.open("r+b") as file:
         if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
             return mmap.mmap(file.fileno(), size)
@@ -74,7 +74,20 @@ class Slot:
         self._bank_bytes = _BANK.size + (capacity_bytes + 63) // 64 * 64
         self.capacity_bytes = self._bank_bytes - _BANK.size
         head = _HEADER.pack(_MAGIC, self._bank_bytes, 0)[:_LATEST_AT]
-        self._map = _map_file(path, _HEADER.size + _BANKS * self._bank_bytes, head)
+        self._map = map_file(path, _HEADER.size + _BANKS * self._bank_bytes, head)
+
+    @classmethod
+    def attach(cls, path: Path) -> Slot:
+        """Open an existing slot with the size that it has.
+
+        Raises:
+            WireError: If the file is not a slot.
+        """
+        with path.open("rb") as file:
+            magic, bank_bytes, _ = _HEADER.unpack(file.read(_HEADER.size).ljust(_HEADER.size, b"\0"))
+        if magic != _MAGIC:
+            raise WireError("This file is not a shared slot", seen=path, remedy="Delete it")
+        return cls(path, bank_bytes - _BANK.size)
 
     @property
     def sequence(self) -> int:
@@ -314,97 +327,53 @@ class ChunkSlot:
             raise WireError("A chunk is malformed", seen=f"{type(error).__name__}: {error}") from error
 
 
-LIFE = ("pid", "heartbeat_ns", "started_ns", "import_ns", "ready_ns", "starts")
-STATUS_FIELDS = {
-    "control": (
-        *LIFE,
-        *("incarnation", "episode", "index", "committed", "episodes", "steps", "successes"),
-        *("ticks", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
-        *("person_steps", "robot_faults", "clipped", "priority"),
-    ),
-    "inference": (
-        *LIFE,
-        *("policy_version", "chunks", "swaps", "refused", "latency_sum_ns", "latency_max_ns", "apply_ns"),
-    ),
-    "io": (
-        *LIFE,
-        *("connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
-        *("link_faults",),
-    ),
-}
-LATE_BUCKETS = 65
-_LATE_PER_DECADE = 8
-_LATE_FIRST_NS = 1_000.0
-
-
-class StatusSlot:
-    """One process's heartbeat and counters, each a 64-bit number that its owner alone writes.
+class WeightsSlot:
+    """The newest policy weights on this machine, from I/O to inference.
 
     Args:
-        folder: Where ``<process>.status`` lies.
-        process: One of ``STATUS_FIELDS``.
-
-    Raises:
-        ConfigError: If there is no such process.
+        folder: Where ``weights.slot`` lies.
     """
 
-    def __init__(self, folder: Path, process: str) -> None:
-        fields = STATUS_FIELDS.get(process)
-        if fields is None:
-            raise ConfigError(
-                "No status is kept for this process", seen=process, allowed=sorted(STATUS_FIELDS)
-            )
-        self._at = {name: n for n, name in enumerate(fields)}
-        layout = hash_of((*fields, str(LATE_BUCKETS)))
-        size = 8 * (2 + len(fields) + LATE_BUCKETS)
-        mapping = _map_file(folder / f"{process}.status", size, struct.pack("<QQ", _MAGIC, layout))
-        self._values = np.frombuffer(mapping, np.int64, len(fields), 16)
-        self._late = np.frombuffer(mapping, np.int64, LATE_BUCKETS, 16 + 8 * len(fields))
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "weights.slot"
+        self._writer: Slot | None = None
 
-    def __getitem__(self, field: str) -> int:
-        return int(self._values[self._at[field]])
+    def write(self, version: int, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Publish a version. Copies the arrays once.
 
-    def __setitem__(self, field: str, value: int) -> None:
-        self._values[self._at[field]] = value
+        Args:
+            version: Its number.
+            weights: Arrays by name.
+        """
+        arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+        entries = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+        parts = encode({"version": version, "entries": entries})
+        parts += [memoryview(array).cast("B") if array.size else b"" for array in arrays.values()]
+        size = sum(len(part) + 4 for part in parts) + 4
+        if self._writer is None or size > self._writer.capacity_bytes:
+            self._writer = Slot(self._path, size + size // 8)
+        self._writer.write(parts)
 
-    def add(self, field: str, amount: int = 1) -> None:
-        """Count ``amount`` more."""
-        self._values[self._at[field]] += amount
+    def read(self) -> tuple[int, dict[str, NDArray[Any]]] | None:
+        """Return the newest version and its arrays, None where there is none. The arrays are read-only.
 
-    def record_lateness(self, late_ns: int) -> None:
-        """Count one tick in the histogram of lateness."""
-        self._late[late_bucket(late_ns)] += 1
-        if late_ns > self["late_max_ns"]:
-            self["late_max_ns"] = late_ns
-
-    def lateness_ms(self, quantile: float) -> float:
-        """Return the upper edge of the bucket that holds ``quantile`` of all ticks; 0 before the first."""
-        counts = self._late.cumsum()
-        if counts[-1] == 0:
-            return 0.0
-        bucket = int(np.searchsorted(counts, quantile * counts[-1]))
-        return _LATE_FIRST_NS * float(10 ** (bucket / _LATE_PER_DECADE)) / 1e6
-
-    def values(self) -> dict[str, int]:
-        """Return all fields by name."""
-        return {name: int(self._values[n]) for name, n in self._at.items()}
-
-
-def late_bucket(late_ns: int) -> int:
-    """Return the histogram bucket of a lateness: eight per factor of ten from 1 µs on."""
-    if late_ns <= _LATE_FIRST_NS:
-        return 0
-    return min(LATE_BUCKETS - 1, math.ceil(_LATE_PER_DECADE * math.log10(late_ns / _LATE_FIRST_NS)))
-
-
-def hash_of(names: Sequence[str]) -> int:
-    """Return a stable 64-bit hash of some names.
-
-    Example:
-        >>> hash_of(["a", "bc"]) == hash_of(["ab", "c"])
-        False
-    """
-    value = 0xCBF29CE484222325
-    for byte in "\0".join(names).encode():
-        value = (value ^ byte) * 0x100000001B3 % (1 << 64)
-    return value
+        Raises:
+            WireError: If the file holds something else.
+        """
+        if not self._path.is_file():
+            return None
+        slot = Slot.attach(self._path)
+        found = slot.read()
+        slot.close()
+        if found is None:
+            return None
+        blob = memoryview(found[1])
+        (count,) = struct.unpack_from("<I", blob)
+        sizes = struct.unpack_from(f"<{count}I", blob, 4)
+        at = 4 + 4 * count + sizes[0]
+        message = decode([blob[at - sizes[0] : at]])
+        arrays = {}
+        for (name, dtype, shape), size in zip(message["entries"], sizes[1:], strict=True):
+            arrays[name] = np.frombuffer(blob[at : at + size], dtype).reshape(shape)
+            at += size
+        return int(message["version"]), arrays

@@ -141,6 +141,8 @@ class ProcessGroup:
     dying within seconds. A child that reports an error before it was ever ready ends the group: another start would not
     help it.
 
+    It also ends with a child that reports a ConfigError at any time.
+
     Args:
         specs: The children, in the order in which they are started, and ended.
         preload: Modules that the fork server loads once for all children. They must not start threads.
@@ -252,7 +254,7 @@ class ProcessGroup:
             if "error" in message:
                 life.error = message["error"]
                 if message["misuse"]:
-                    raise ConfigError(f"The {life.spec.name} process cannot start: {life.error}")
+                    raise ConfigError(f"The {life.spec.name} process cannot go on: {life.error}")
             else:
                 self._welcome(life, message["import_s"], message["setup_s"])
 
@@ -352,5 +354,5 @@ def _run(
         target(child, *args)
     except RoborlError as error:
         log.error("%s: %s", name, error)
-        child._tell({"error": str(error), "misuse": isinstance(error, ConfigError) and not child.is_ready})
+        child._tell({"error": str(error), "misuse": isinstance(error, ConfigError)})
         sys.exit(_ERROR_EXIT)

@@ -19,10 +19,11 @@ from roborl.data.ring import Ring
 from roborl.errors import RobotError
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
-from roborl.loops.actor import ControlSettings, Waiting, episode_seed
 from roborl.loops.control import ControlLoop
+from roborl.loops.control_settings import ControlSettings, Waiting, episode_seed
 from roborl.loops.orders import Orders
-from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, StatusSlot
+from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot
+from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Verdict, unpack_record
 from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
 

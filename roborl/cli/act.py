@@ -1,0 +1,17 @@
+"""``roborl act``: drive a robot with the newest policy and ship its experience."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from roborl.loops.act import run_actor
+from roborl.loops.actor import ActConfig
+from roborl.loops.supervise import Child
+
+Config = ActConfig
+
+
+def main(config: ActConfig) -> dict[str, Any]:
+    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arm first."""
+    child = Child.alone("act")
+    return run_actor(config, lambda: child.stopping)

@@ -1,0 +1,178 @@
+"""The actor: control, inference and I/O as processes that are kept alive, and ended with the arm first."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from roborl.data.ring import Ring
+from roborl.errors import DatasetError
+from roborl.hil.keyboard import HELP, TerminalKeyboard
+from roborl.hil.presses import PressSender
+from roborl.loops import control_process, inference, io
+from roborl.loops.actor import ActConfig, shared_folder
+from roborl.loops.control_settings import Waiting
+from roborl.loops.status import StatusSlot
+from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.types import EpisodeKey
+
+log = logging.getLogger(__name__)
+
+# Loaded once by the fork server. Not MuJoCo: with EGL it opens a display, which must not be forked.
+PRELOAD = (
+    "numpy",
+    "cv2",
+    "torch",
+    "lerobot.robots",
+    "zmq",
+    "roborl.loops.control_process",
+    "roborl.policies.small",
+)
+_HANG_S = 10.0
+_POLL_S = 0.05
+_REPORT_S = 30.0
+
+
+class Actor:
+    """One actor's processes.
+
+    Args:
+        config: What to do.
+        stopping: True once the actor must end.
+    """
+
+    def __init__(self, config: ActConfig, stopping: Callable[[], bool]) -> None:
+        self._config, self._stopping = config, stopping
+        config.run.mkdir(parents=True, exist_ok=True)
+        self.folder = shared_folder(config.run, config.actor)
+        (self.folder / "actor.json").unlink(missing_ok=True)
+        self.status = {name: StatusSlot(self.folder, name) for name in ("control", "inference", "io")}
+        self.group = ProcessGroup(
+            [
+                ChildSpec(
+                    name="control",
+                    target=control_process.main,
+                    args=(config,),
+                    hang_s=_HANG_S,
+                    handles_interrupt=True,
+                ),
+                ChildSpec(name="inference", target=inference.main, args=(config,), hang_s=_HANG_S),
+                ChildSpec(name="io", target=io.main, args=(config,), hang_s=_HANG_S),
+            ],
+            preload=PRELOAD,
+            on_event=EventLog(config.run / f"{config.actor}.events.jsonl"),
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Run until the control process has done its episodes, or the actor must end; return the figures.
+
+        Raises:
+            RoborlError: If a process cannot do its work.
+        """
+        began = time.monotonic()
+        try:
+            self.group.start()
+            with self._keyboard() as keyboard:
+                reported = began
+                while not self._stopping() and not self.group.finished("control"):
+                    self.group.poll(_POLL_S)
+                    if keyboard is not None:
+                        keyboard.poll()
+                    if time.monotonic() - reported > _REPORT_S:
+                        reported = time.monotonic()
+                        log.info("%s", self._line())
+            self.group.end("control", grace_s=10.0)
+            self._drain()
+        finally:
+            # The arm first, whatever happened.
+            self.group.stop()
+        return self.report(time.monotonic() - began)
+
+    def report(self, wall_s: float) -> dict[str, Any]:
+        """Return what the actor did and how its processes fared."""
+        control, policy, link = (self.status[name] for name in ("control", "inference", "io"))
+        chunks = max(1, policy["chunks"])
+        return {
+            "actor": self._config.actor,
+            "wall_s": wall_s,
+            "episodes": control["episodes"],
+            "steps": control["steps"],
+            "successes": control["successes"],
+            "person_steps": control["person_steps"],
+            "watchdogs": control["watchdogs"],
+            "lost_episodes": control["lost_episodes"],
+            "holds": control["holds"],
+            "ticks": control["ticks"],
+            "late_p50_ms": control.lateness_ms(0.5),
+            "late_p99_ms": control.lateness_ms(0.99),
+            "late_max_ms": control["late_max_ns"] / 1e6,
+            "inference_mean_ms": policy["latency_sum_ns"] / chunks / 1e6,
+            "inference_max_ms": policy["latency_max_ns"] / 1e6,
+            "policy_version": policy["policy_version"],
+            "weights_refused": policy["refused"],
+            "not_durable": link["pending"],
+            "restarts": dict(self.group.restarts),
+            "recoveries_s": dict(self.group.recoveries_s),
+        }
+
+    def _keyboard(self) -> TerminalKeyboard | _NoKeyboard:
+        if self._config.operator == "sim" or not sys.stdin.isatty():
+            return _NoKeyboard()
+        log.info("%s", HELP)
+        return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen)
+
+    def _on_screen(self) -> tuple[EpisodeKey, int] | None:
+        control = self.status["control"]
+        if control["index"] < 0:
+            return None
+        key = EpisodeKey(
+            actor=self._config.actor, incarnation=control["incarnation"], episode=control["episode"]
+        )
+        return key, control["index"]
+
+    def _drain(self) -> None:
+        """Wait until the learner has every step, or it takes too long; what it does not have stays in the ring."""
+        try:
+            ring = Ring.attach(self.folder / "ring.bin")
+        except DatasetError:
+            return
+        until = time.monotonic() + self._config.drain_s
+        with ring:
+            while ring.acknowledged < ring.head and time.monotonic() < until:
+                self.group.poll(_POLL_S)
+            waiting = ring.head - ring.acknowledged
+        if waiting:
+            log.warning("%d records are not with the learner yet; the next start sends them", waiting)
+
+    def _line(self) -> str:
+        control = self.status["control"]
+        waiting = Waiting(control["waiting_for"])
+        return (
+            f"{control['episodes']} episodes, {control['steps']} steps, {control['successes']} successes, "
+            f"policy version {self.status['inference']['policy_version']}, {self.status['io']['pending']} records waiting"
+            + ("" if waiting is Waiting.NOTHING else f"; no episode now: {waiting.name.lower()}")
+        )
+
+
+class _NoKeyboard:
+    """Stands where there is no terminal."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Run an actor to its end and return its figures."""
+    return Actor(config, stopping).run()
+
+
+def folder_of(config: ActConfig) -> Path:
+    """Return the folder that the actor's processes share: ring, slots, status, buttons."""
+    return shared_folder(config.run, config.actor)

@@ -1,0 +1,211 @@
+"""The control process: makes the arm and its surroundings, picks up where a predecessor was killed, runs the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roborl.clock import MonotonicClock
+from roborl.data.ring import Ring
+from roborl.errors import DatasetError
+from roborl.hil.operator import PersonOperator
+from roborl.hil.presses import Presses
+from roborl.hil.supervisor import PolicyOnly
+from roborl.loops.actor import ActConfig, Card, shared_folder
+from roborl.loops.control import ControlLoop
+from roborl.loops.control_settings import ControlSettings, Waiting
+from roborl.loops.orders import Orders
+from roborl.loops.shared import ChunkSlot, ObservationSlot
+from roborl.loops.status import StatusSlot
+from roborl.loops.supervise import Child
+from roborl.roles import Operator
+from roborl.types import RewardSource
+
+if TYPE_CHECKING:
+    from lerobot.robots.robot import Robot
+
+    from roborl.envs.bench import Bench
+
+log = logging.getLogger(__name__)
+
+_NICE = -10
+_FIFO_PRIORITY = 10
+_RING_WAIT_S = 5.0
+_SILENT_S = 5.0
+_PRIORITIES = ("normal", "nice", "fifo")
+
+
+def main(child: Child, config: ActConfig) -> None:
+    """Run the control process until there were enough episodes or it is stopped.
+
+    Raises:
+        RoborlError: If the bench cannot be used, or the robot stays out of order.
+    """
+    began = time.monotonic()
+    bench_module = importlib.import_module("roborl.envs.bench")
+    arm_module = importlib.import_module("roborl.envs.arm")
+    bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides)
+    robot: Robot = bench_module.make_robot(bench)
+    import_s = time.monotonic() - began
+    folder = shared_folder(config.run, config.actor)
+    status = StatusSlot(folder, "control")
+    status.begin()
+    clock = MonotonicClock(bench.time_scale)
+    arm = arm_module.Arm(bench, robot, clock)
+    card = Card(
+        actor=config.actor,
+        bench=config.bench,
+        cameras=arm.cameras,
+        state_dim=arm.state_dim,
+        action_dim=arm.action_dim,
+    )
+    ring = open_ring(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
+    card.write(folder)
+    incarnation = next_incarnation(config.run, config.actor, ring)
+    status["incarnation"] = incarnation
+
+    def alive() -> None:
+        child.beat()
+        status["heartbeat_ns"] = time.monotonic_ns()
+
+    def stopping() -> bool:
+        alive()
+        return child.stopping
+
+    presses = Presses(folder)
+    orders = Orders(presses, clock, silence_s=config.operator_silence_s * bench.time_scale or None)
+    operator = make_operator(config, bench, robot, presses, orders, clock, stopping)
+    loop = ControlLoop(
+        arm=arm,
+        operator=operator,
+        supervisor=PolicyOnly(),
+        ring=ring,
+        observations=ObservationSlot(folder, card.cameras, card.state_dim),
+        chunks=ChunkSlot(folder),
+        status=status,
+        clock=clock,
+        settings=make_settings(config, bench, incarnation),
+        blocked=gate(folder),
+        orders=orders,
+        stopping=stopping,
+        sign_of_life=alive,
+    )
+    lost = loop.close_open_episode()
+    if lost is not None:
+        log.warning("Episode %s was cut short by the end of the process that ran it", lost)
+    arm.connect()
+    try:
+        if not bench.simulated:
+            status["priority"] = _PRIORITIES.index(raise_priority(config.priority))
+        gc.collect()
+        gc.freeze()
+        status.ready(import_s)
+        child.ready(import_s)
+        loop.run()
+    finally:
+        arm.disconnect()
+        ring.close()
+
+
+def open_ring(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Ring:
+    """Open the actor's ring as its writer, making it where there is none.
+
+    A predecessor that is on its way out may still hold it for a moment.
+
+    Raises:
+        DatasetError: If somebody else keeps it, or it has another form and is not empty.
+    """
+    slot_bytes = sum(math.prod(shape) for shape in card.cameras.values()) + 4 * card.state_dim + 8192
+    slots = max(ring_mb * 1_000_000 // slot_bytes, 2 * (max_steps + 16))
+    until = time.monotonic() + _RING_WAIT_S
+    while True:
+        try:
+            return Ring.continue_or_create(path, slots=slots, slot_bytes=slot_bytes)
+        except DatasetError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
+def next_incarnation(run: Path, actor: str, ring: Ring) -> int:
+    """Count one more start of this actor. The count is kept on disk too, since the ring may not outlive the machine."""
+    path = run / f"{actor}.incarnation"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = int(path.read_text()) if path.is_file() else 0
+    incarnation = max(ring.start_incarnation(), before + 1)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("w") as file:
+        file.write(str(incarnation))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    return incarnation
+
+
+def make_settings(config: ActConfig, bench: Bench, incarnation: int) -> ControlSettings:
+    """Return the control loop's settings for a bench."""
+    return ControlSettings(
+        actor=config.actor,
+        incarnation=incarnation,
+        task=bench.task,
+        meta={"bench": config.bench, "mode": config.mode},
+        control_hz=bench.control_hz,
+        max_steps=bench.max_steps,
+        episodes=config.episodes or None,
+        seed=config.seed,
+        replan_steps=config.replan_steps,
+        action_deadline_s=bench.watchdog.action_deadline_s,
+        verdict_source=RewardSource.ENV if bench.simulated else RewardSource.OPERATOR,
+        time_scale=bench.time_scale,
+        world_waits=bench.simulated and config.world_waits,
+    )
+
+
+def make_operator(
+    config: ActConfig,
+    bench: Bench,
+    robot: Robot,
+    presses: Presses,
+    orders: Orders,
+    clock: MonotonicClock,
+    stopping: Callable[[], bool],
+) -> Operator:
+    """Return the simulation's stand-in for a person, or the person at the keyboard."""
+    if config.operator == "sim" or (config.operator == "auto" and bench.simulated):
+        operator: Operator = importlib.import_module("roborl.envs.sim_robot").SimOperator(robot)
+        return operator
+    return PersonOperator(presses, say=log.warning, clock=clock, on_press=orders.hear, stopping=stopping)
+
+
+def gate(folder: Path) -> Callable[[], Waiting]:
+    """Return what says why no episode may begin, from the other processes' counters."""
+    inference, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
+
+    def blocked() -> Waiting:
+        if io["paused"]:
+            return Waiting.LEARNER_PAUSED
+        return Waiting.NOTHING if inference.fresh(_SILENT_S) else Waiting.NO_POLICY
+
+    return blocked
+
+
+def raise_priority(wanted: str) -> str:
+    """Give the calling process more of the processor, as far as the system allows, and return what was reached."""
+    if wanted == "fifo":
+        with contextlib.suppress(PermissionError, AttributeError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
+            return "fifo"
+    if wanted != "normal":
+        with contextlib.suppress(PermissionError):
+            os.nice(_NICE)
+            return "nice"
+        log.warning("This user may not raise the control process's priority")
+    return "normal"
