@@ -50,6 +50,15 @@ class EndCause(StrEnum):
         return self in (EndCause.SUCCESS, EndCause.FAILURE)
 
 
+class Lane(StrEnum):
+    """What the scores of a watched episode are for."""
+
+    LIVE = "live"
+    """For done, stuck and help at once: newest frame first, older ones may be skipped; never stored."""
+    LABEL = "label"
+    """For the progress column: every frame in order, nothing dropped."""
+
+
 def _check_vector(name: str, value: object, *, size: int | None = None) -> None:
     if not isinstance(value, np.ndarray) or value.dtype != np.float32 or value.ndim != 1:
         seen = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -87,7 +87,7 @@ def judge_batch(picks: Sequence[Pick], asker: BatchAsker[Any, Any]) -> list[Scor
     """Return the score of each pick; whatever goes wrong with one makes that one missing.
 
     Args:
-        picks: Observations to score, those of one session and lane in order.
+        picks: Observations to score, those of one session in order.
         asker: The way to the judge of their model.
     """
     asked = [_questions(pick) for pick in picks]
@@ -100,7 +100,7 @@ def judge_batch(picks: Sequence[Pick], asker: BatchAsker[Any, Any]) -> list[Scor
 
 def _questions(pick: Pick) -> list[Any] | None:
     """Show a fold what was passed over and ask what it wants to know; None where the observation cannot be scored."""
-    fold = pick.session.fold(pick.lane)
+    fold = pick.session.fold
     for waiting in pick.passed:
         try:
             fold.skip(waiting.observation)
@@ -120,7 +120,7 @@ def _score(pick: Pick, replies: list[Any] | None) -> Score:
     if replies is None:
         return missing(index, "the observation cannot be asked about", version=version)
     try:
-        return pick.session.fold(pick.lane).fold(index, replies)
+        return pick.session.fold.fold(index, replies)
     except Exception as error:  # as above: a reply that the fold chokes on is a missing score
         log.warning("the replies on observation %d of %s cannot be read: %s", index, pick.session.id, error)
         return missing(index, f"cannot be read: {type(error).__name__}", version=version)

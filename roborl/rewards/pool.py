@@ -13,9 +13,9 @@ from typing import Any
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, RoborlError
 from roborl.rewards.batching import BatchAsker, judge_batch
-from roborl.rewards.model import References, RewardModel
-from roborl.rewards.sessions import EpisodeSession, Lane, Pick, Receipt
-from roborl.types import Observation, Score
+from roborl.rewards.model import References, RewardModel, missing
+from roborl.rewards.sessions import EpisodeSession, Pick, Receipt
+from roborl.types import Lane, Observation, Score
 
 _EXPECTED_S = 0.5  # no batch waits for a session that has sent nothing for so long
 
@@ -56,13 +56,11 @@ class Outcome:
 
     Attributes:
         session_id: The client's name for the session.
-        lane: What the score is for.
         score: The score, valid or missing.
         age_s: Time from the arrival of its observation.
     """
 
     session_id: str
-    lane: Lane
     score: Score
     age_s: float
 
@@ -78,6 +76,7 @@ class _Desk:
         self.missing: Counter[str] = Counter()
         self.ages_s: dict[Lane, deque[float]] = {lane: deque(maxlen=512) for lane in Lane}
         self.busy_ns = 0
+        self.passed_over = 0
 
 
 class SessionPool:
@@ -120,7 +119,7 @@ class SessionPool:
         model: str,
         task: str,
         cameras: Collection[str],
-        lanes: Collection[Lane] = (Lane.LABEL,),
+        lane: Lane = Lane.LABEL,
         references: References | None = None,
     ) -> str:
         """Begin to watch an episode; a session of that name that exists already is forgotten first.
@@ -130,7 +129,7 @@ class SessionPool:
             model: Name of the model; an empty name stands for the only one.
             task: The instruction in words.
             cameras: Names of the views that will come.
-            lanes: One or both.
+            lane: What the scores are for.
             references: What the model is told besides.
 
         Returns:
@@ -151,8 +150,6 @@ class SessionPool:
                 allowed=list(desk.model.cameras),
                 remedy="Name the cameras of the bench as in the model's training data, or serve another model",
             )
-        if not lanes:
-            raise ConfigError("A session needs a lane", allowed=[str(lane) for lane in Lane])
         with self._arrival:
             self._forget_idle()
             if len(self._sessions) >= self.config.max_sessions and session_id not in self._sessions:
@@ -165,7 +162,7 @@ class SessionPool:
             model=desk.model,
             task=task,
             references=references or {},
-            lanes=lanes,
+            lane=lane,
         )
         with self._arrival:
             session.touched_ns = self._clock.now_ns()
@@ -178,7 +175,7 @@ class SessionPool:
         Args:
             session_id: The client's name for the session.
             observation: The next one of the episode.
-            score: Whether the label lane scores it, or only shows it to the model.
+            score: Whether it gets a score, or is only shown to the model.
 
         Raises:
             UnknownSession: If the session is lost; the client then opens it again and sends it from the start.
@@ -196,7 +193,7 @@ class SessionPool:
             self._sessions.pop(session_id, None)
 
     def collect(self) -> list[Outcome]:
-        """Return the outcomes since the last call; those of one session and lane are in order."""
+        """Return the outcomes since the last call, one for each observation to be scored; those of one session in order."""
         with self._arrival:
             outcomes = list(self._outcomes)
             self._outcomes.clear()
@@ -261,7 +258,7 @@ class SessionPool:
                 for lane, ages in desk.ages_s.items()
                 if ages
             },
-            "live_passed_over": sum(s.passed_over for s in self._sessions.values() if s.model_name == name),
+            "passed_over": desk.passed_over,
         }
 
     def _session(self, session_id: str) -> EpisodeSession:
@@ -279,18 +276,12 @@ class SessionPool:
 
     def _due_in_s(self, model: str) -> float:
         sessions = self._of(model)
-        since = {
-            (session.id, lane): since_ns
-            for session in sessions
-            for lane in session.lanes
-            if (since_ns := session.waiting_since_ns(lane)) is not None
-        }
+        since = {s.id: since_ns for s in sessions if (since_ns := s.waiting_since_ns()) is not None}
         if not since:
             return math.inf
         now_ns = self._clock.now_ns()
-        here = {session_id for session_id, _ in since}
-        expected = {session.id for session in sessions if now_ns - session.touched_ns < _EXPECTED_S * NS}
-        if expected <= here or len(since) >= self._desks[model].asker.max_batch:
+        expected = {s.id for s in sessions if now_ns - s.touched_ns < _EXPECTED_S * NS}
+        if expected <= since.keys() or len(since) >= self._desks[model].asker.max_batch:
             return 0.0
         waited_s = (now_ns - min(since.values())) / NS
         return max(0.0, self.config.max_wait_s - waited_s)
@@ -298,40 +289,46 @@ class SessionPool:
     def _gather(self, model: str) -> list[Pick]:
         """Take turns: live first up to its share, then labels, then more live if there is room; longest unserved first."""
         most = self.config.max_batch
-        sessions = self._of(model)
-        any_label = any(session.waiting_since_ns(Lane.LABEL) is not None for session in sessions)
-        live_most = max(1, int(most * self.config.live_share)) if any_label else most
+        ready = [session for session in self._of(model) if session.waiting_since_ns() is not None]
+        live = [session for session in ready if session.lane is Lane.LIVE]
+        label = [session for session in ready if session.lane is Lane.LABEL]
         picks: list[Pick] = []
 
-        def rounds(lane: Lane, limit: int) -> None:
+        def rounds(sessions: list[EpisodeSession], limit: int) -> None:
             took = True
             while took and len(picks) < limit:
                 took = False
                 for session in sorted(sessions, key=lambda s: s.turn):
-                    pick = session.take(lane) if len(picks) < limit else None
+                    pick = session.take() if len(picks) < limit else None
                     if pick is not None:
                         took = True
                         session.turn = next(self._turns)
                         picks.append(pick)
 
-        rounds(Lane.LIVE, live_most)
-        rounds(Lane.LABEL, most)
-        rounds(Lane.LIVE, most)
+        rounds(live, max(1, int(most * self.config.live_share)) if label else most)
+        rounds(label, most)
+        rounds(live, most)
         return picks
 
     def _deliver(self, desk: _Desk, pick: Pick, score: Score, now_ns: int) -> None:
-        pick.session.delivered(pick.lane)
-        if self._sessions.get(pick.session.id) is not pick.session:
+        session = pick.session
+        session.delivered()
+        if self._sessions.get(session.id) is not session:
             return
-        age_s = (now_ns - pick.chosen.arrived_ns) / NS
-        desk.scored[pick.lane] += 1
-        desk.ages_s[pick.lane].append(age_s)
+        for waiting in pick.passed:
+            if waiting.score:
+                desk.passed_over += 1
+                late = missing(waiting.id, "passed over for a newer one", version=session.version)
+                self._outcomes.append(_outcome(session, late, now_ns - waiting.arrived_ns))
+        desk.scored[session.lane] += 1
         if not score.valid:
             desk.missing[score.reply[:80]] += 1
-        self._outcomes.append(Outcome(session_id=pick.session.id, lane=pick.lane, score=score, age_s=age_s))
+        outcome = _outcome(session, score, now_ns - pick.chosen.arrived_ns)
+        desk.ages_s[session.lane].append(outcome.age_s)
+        self._outcomes.append(outcome)
 
     def _label_behind_s(self, model: str) -> float:
-        since = [s.waiting_since_ns(Lane.LABEL) for s in self._of(model)]
+        since = [s.waiting_since_ns() for s in self._of(model) if s.lane is Lane.LABEL]
         oldest_ns = min((ns for ns in since if ns is not None), default=None)
         return 0.0 if oldest_ns is None else (self._clock.now_ns() - oldest_ns) / NS
 
@@ -340,3 +337,7 @@ class SessionPool:
         for session in [s for s in self._sessions.values() if s.touched_ns < before_ns]:
             del self._sessions[session.id]
             self._forgotten += 1
+
+
+def _outcome(session: EpisodeSession, score: Score, age_ns: int) -> Outcome:
+    return Outcome(session_id=session.id, score=score, age_s=age_ns / NS)

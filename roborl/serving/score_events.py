@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
 from roborl.errors import ShapeError, WireError
-from roborl.types import Image, Score, Vector
+from roborl.types import Image, Lane, Score, Vector
 
-
-class Lane(StrEnum):
-    """How a session treats frames when it is behind."""
-
-    LIVE = "live"
-    """Newest frame first, older ones may be skipped."""
-    LABEL = "label"
-    """Every frame, in order; the sender waits for credit."""
+__all__ = [
+    "ClientEvent",
+    "FramePushed",
+    "Lane",
+    "ScoreOverdue",
+    "Scored",
+    "ServerEvent",
+    "SessionAsked",
+    "SessionGone",
+    "SessionLost",
+    "SessionOpened",
+    "SessionRefused",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

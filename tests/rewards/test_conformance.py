@@ -6,10 +6,11 @@ import pytest
 
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import missing
+from roborl.testing import check_reward_model as conformance
 from roborl.testing.check_reward_model import ConformanceError, check_reward_model
 from roborl.types import Score
 
-pytest_plugins = ["roborl.testing.check_reward_model"]
+reward_model_check = conformance.reward_model_check
 
 
 @pytest.mark.parametrize("cameras", [(), ("front",), ("front", "wrist")])

@@ -13,10 +13,7 @@ from roborl.errors import ConfigError
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.model import JudgeDown, score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
-from roborl.rewards.sessions import Lane
-from roborl.types import Frame, Observation
-
-BOTH = (Lane.LIVE, Lane.LABEL)
+from roborl.types import Frame, Lane, Observation
 
 
 def observation(index, level, cameras=("front",), px=4):
@@ -56,18 +53,20 @@ def pool_of(judge=None, clock=None, **settings_):
     )
 
 
-def open_(pool, name, lanes=(Lane.LABEL,), model="m"):
-    return pool.open(name, model=model, task="task", cameras=["front"], lanes=lanes)
+def open_(pool, name, lane=Lane.LABEL, model="m"):
+    return pool.open(name, model=model, task="task", cameras=["front"], lane=lane)
 
 
 def run_dry(pool, clock=None, model="m"):
+    if clock is not None:
+        clock.advance(1.0)
     while pool.step(model):
         pass
     return pool.collect()
 
 
-def of(outcomes, name, lane=Lane.LABEL):
-    return [o.score for o in outcomes if o.session_id == name and o.lane is lane]
+def of(outcomes, name):
+    return [o.score for o in outcomes if o.session_id == name]
 
 
 def facts(scores):
@@ -114,19 +113,20 @@ def test_same_frames_same_labels_whatever_the_load_the_batches_and_a_lost_server
             else:
                 at = min(last, max(0, sent[i] - int(rng.integers(0, 3))))
                 scored = at % strides[i] == 0 or at == last
+                if live:
+                    pool.push(f"live {i}", episodes[i][at])
                 sent[i] = pool.push(str(i), episodes[i][at], score=scored).next_id
         except UnknownSession:
-            open_(pool, str(i), lanes=BOTH if live else (Lane.LABEL,))
+            open_(pool, str(i))
+            open_(pool, f"live {i}", Lane.LIVE)
             outcomes = [o for o in outcomes if o.session_id != str(i)]
             sent[i] = 0
         clock.advance(float(rng.random()) * 0.01)
         if rng.random() < 0.4 or turn > 1000:
             pool.step("m")
-            outcomes += pool.collect()
+            outcomes += [o for o in pool.collect() if "live" not in o.session_id]
             done = {
-                o.session_id
-                for o in outcomes
-                if o.lane is Lane.LABEL and o.score.frame_id == len(episodes[int(o.session_id)]) - 1
+                o.session_id for o in outcomes if o.score.frame_id == len(episodes[int(o.session_id)]) - 1
             }
             complete = [str(i) in done for i in range(len(episodes))]
             if all(complete):
@@ -162,19 +162,21 @@ def test_a_gap_is_not_accepted_and_says_what_is_lacking():
 def test_live_is_the_newest_one_at_a_time_while_labels_are_complete():
     clock = FakeClock()
     pool = pool_of(clock=clock, max_batch=2)
-    open_(pool, "a", lanes=BOTH)
+    open_(pool, "a")
+    open_(pool, "live", Lane.LIVE)
     outcomes, ages = [], []
     for i, frame in enumerate(episode(0, 60)):  # frames come three times as fast as they are judged
         pool.push("a", frame)
+        pool.push("live", frame)
         clock.advance(0.1)
         if i % 3 == 2:
             pool.step("m")
             new = pool.collect()
-            ages += [i - s.frame_id for s in of(new, "a", Lane.LIVE)]
+            ages += [i - s.frame_id for s in of(new, "live") if s.valid]
             outcomes += new
-    assert max(ages) == 0
-    live = [s.frame_id for s in of(outcomes, "a", Lane.LIVE)]
-    assert live == sorted(set(live))
+    assert ages == [0] * 20
+    assert [s.frame_id for s in of(outcomes, "live")] == list(range(60))
+    assert pool.statistics()["models"]["m"]["passed_over"] == 40
     assert pool.statistics()["models"]["m"]["label_behind_s"] > 3.0
     outcomes += run_dry(pool)
     assert [s.frame_id for s in of(outcomes, "a")] == list(range(60))
@@ -197,13 +199,13 @@ def test_sessions_share_batches_and_one_busy_session_does_not_starve_the_others(
 def test_live_of_many_robots_leaves_labels_their_share():
     pool = pool_of(max_batch=4)
     for name in "abcdef":
-        open_(pool, name, lanes=[Lane.LIVE])
+        open_(pool, name, Lane.LIVE)
         pool.push(name, observation(0, 5))
     open_(pool, "label")
     for frame in episode(0, 20):
         pool.push("label", frame)
     pool.step("m")
-    assert [o.lane for o in pool.collect()].count(Lane.LABEL) == 2
+    assert [o.session_id for o in pool.collect()].count("label") == 2
 
 
 def test_a_lone_session_never_waits_for_company_and_others_wait_no_longer_than_the_bound():
@@ -307,14 +309,17 @@ def test_two_models_at_once_answer_for_themselves():
 
 
 def test_waiting_pictures_are_bounded_in_bytes_and_labels_wait_for_room_instead_of_being_dropped():
-    pool = pool_of(max_bytes=10 * 48, max_batch=4)
+    clock = FakeClock()
+    pool = pool_of(clock=clock, max_bytes=10 * 48, max_batch=4)
     for name in "ab":
-        open_(pool, name, lanes=BOTH)
+        open_(pool, name)
+        open_(pool, "live " + name, Lane.LIVE)
     refused, next_id = 0, dict.fromkeys("ab", 0)
     frames, outcomes = episode(0, 40), []
     while min(next_id.values()) < 40:
         for name in "ab":
             if next_id[name] < 40:
+                pool.push("live " + name, frames[next_id[name]])
                 receipt = pool.push(name, frames[next_id[name]])
                 refused += not receipt.accepted
                 next_id[name] = receipt.next_id
@@ -323,7 +328,7 @@ def test_waiting_pictures_are_bounded_in_bytes_and_labels_wait_for_room_instead_
             pool.step("m")
             outcomes += pool.collect()
     assert refused >= 5
-    outcomes += run_dry(pool)
+    outcomes += run_dry(pool, clock)
     for name in "ab":
         assert [s.frame_id for s in of(outcomes, name)] == list(range(40))
 
