@@ -1,0 +1,348 @@
+"""Weights: the newest set, whole and finite or not at all, for whoever joins whenever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roborl.errors import DeadlineExceeded, HandshakeMismatch, ModelLoadError, WireError
+from roborl.serving import weights as module
+from roborl.serving.handshake import Handshake
+from roborl.serving.links import ServerLink
+from roborl.serving.weight_sets import CHUNK_BYTES, Buffers, WeightSet, lay_out, pack_weights
+from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
+from roborl.testing.proxy import TcpProxy
+
+LOCAL = "tcp://127.0.0.1:*"
+HANDSHAKE = Handshake(action_dim=4, version="net1")
+
+
+def weights(value: float, size: int = 700_001) -> dict[str, np.ndarray]:
+    return {
+        "encoder.weight": np.full((size // 7, 7), value, np.float32),
+        "head.bias": np.full(3, -value, np.float64),
+        "steps": np.array(int(value), np.int64),
+        "empty": np.zeros((0, 4), np.float16),
+    }
+
+
+def check(arrays: dict[str, np.ndarray], value: float, size: int = 700_001) -> None:
+    expected = weights(value, size)
+    assert list(arrays) == list(expected)
+    for name, array in expected.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+@pytest.fixture
+def publisher(opened: Callable[[Any], Any]) -> WeightsPublisher:
+    return opened(WeightsPublisher(LOCAL, handshake=HANDSHAKE))
+
+
+@pytest.fixture
+def join(opened: Callable[[Any], Any], publisher: WeightsPublisher) -> Callable[..., WeightsSubscriber]:
+    def subscriber(name: str = "left", **options: Any) -> WeightsSubscriber:
+        options = {"handshake": HANDSHAKE} | options
+        endpoint = options.pop("endpoint", publisher.endpoint)
+        return opened(WeightsSubscriber(endpoint, name=name, **options))
+
+    return subscriber
+
+
+def test_a_set_arrives_as_it_was_published(publisher: WeightsPublisher, join: Any) -> None:
+    subscriber = join()
+    publisher.publish(1, weights(1.5))
+    version, arrays = subscriber.wait_newest(5.0)
+    assert (version, subscriber.version) == (1, 1)
+    check(arrays, 1.5)
+    assert not arrays["encoder.weight"].flags.writeable
+    assert subscriber.newest(0.05) is None
+
+
+def test_what_was_published_does_not_change_with_the_trainers_arrays(
+    publisher: WeightsPublisher, join: Any
+) -> None:
+    own = weights(2)
+    publisher.publish(1, own)
+    own["encoder.weight"][:] = 9
+    check(join().wait_newest(5.0)[1], 2)
+
+
+def test_whoever_joins_late_gets_the_last_set_without_another_publication(
+    publisher: WeightsPublisher, join: Any
+) -> None:
+    publisher.publish(1, weights(1))
+    publisher.publish(2, weights(2))
+    for name in ("early", "late"):
+        version, arrays = join(name).wait_newest(5.0)
+        assert version == 2
+        check(arrays, 2)
+
+
+def test_the_first_set_is_not_lost_on_a_subscriber_that_is_still_connecting(
+    publisher: WeightsPublisher, join: Any
+) -> None:
+    subscriber = join()
+    publisher.publish(1, weights(1))  # at once: with PUB/SUB this one is dropped
+    assert subscriber.wait_newest(5.0)[0] == 1
+
+
+def test_a_busy_subscriber_then_gets_the_newest_not_the_oldest(
+    publisher: WeightsPublisher, join: Any
+) -> None:
+    subscriber = join()
+    publisher.publish(1, weights(1))
+    subscriber.wait_newest(5.0)
+    for version in range(2, 30):
+        publisher.publish(version, weights(version))
+    versions = []
+    while subscriber.version < 29:
+        versions.append(subscriber.wait_newest(5.0)[0])
+    assert len(versions) <= 3  # at most those that were under way
+    assert versions[-1] == 29
+
+
+def test_arrays_in_use_are_never_written_again(publisher: WeightsPublisher, join: Any) -> None:
+    subscriber = join()
+    held = []
+    for version in range(1, 6):
+        publisher.publish(version, weights(version))
+        held.append(subscriber.wait_newest(5.0))
+    for version, arrays in held:
+        check(arrays, version)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", [0, 65_536, -1])
+def test_a_publisher_refuses_what_is_not_finite_and_the_last_good_set_stays(
+    publisher: WeightsPublisher, join: Any, bad: float, where: int
+) -> None:
+    publisher.publish(1, weights(1))
+    broken = weights(2)
+    broken["encoder.weight"].reshape(-1)[where] = bad
+    with pytest.raises(WireError, match=r"encoder\.weight.*not finite"):
+        publisher.publish(2, broken)
+    assert publisher.version == 1
+    check(join().wait_newest(5.0)[1], 1)
+
+
+def test_very_large_weights_are_finite(publisher: WeightsPublisher, join: Any) -> None:
+    publisher.publish(1, {"w": np.full(70_000, 1e30, np.float32)})
+    assert join().wait_newest(5.0)[1]["w"].max() == np.float32(1e30)
+
+
+def test_a_subscriber_refuses_what_is_not_finite_and_the_last_good_set_stays(
+    publisher: WeightsPublisher, join: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    subscriber = join()
+    publisher.publish(1, weights(1))
+    subscriber.wait_newest(5.0)
+
+    def careless(version: int, arrays: dict, buffers: Buffers) -> WeightSet:
+        entries, size = lay_out(
+            [[n, a.dtype.str, list(a.shape)] for n, a in arrays.items()], most_bytes=1 << 30
+        )
+        flat = np.zeros(size, np.uint8)
+        flat[entries[0].start : entries[0].stop].view(np.float32)[-1] = np.nan
+        digests = [module.digest(chunk) for chunk in module.chunks(flat)]
+        return WeightSet(version=version, entries=entries, flat=flat, digests=np.array(digests, np.uint64))
+
+    monkeypatch.setattr(module, "pack_weights", careless)
+    publisher.publish(2, weights(2))
+    until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
+    assert subscriber.version == 1
+    assert "not finite" in subscriber.refusal
+    monkeypatch.undo()
+    publisher.publish(3, weights(3))
+    assert subscriber.wait_newest(5.0)[0] == 3
+    assert subscriber.refused == 1
+    until(lambda: publisher.subscribers()["left"].get("version") == 3, lambda: subscriber.newest(0.01))
+    assert publisher.subscribers()["left"]["refused"] == 1
+
+
+def test_a_set_that_the_owner_refuses_is_not_handed_out(
+    publisher: WeightsPublisher, join: Any, until: Any
+) -> None:
+    def gate(version: int, arrays: Any) -> None:
+        if version == 2:
+            raise ModelLoadError(
+                "Actions leave their limits on the probe frames", seen=1.4, allowed="[-1, 1]"
+            )
+
+    subscriber = join(accept=gate)
+    for version in (1, 2, 3):
+        publisher.publish(version, weights(version))
+        if version == 2:
+            until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
+            assert "probe frames" in subscriber.refusal
+            assert subscriber.version == 1
+        else:
+            assert subscriber.wait_newest(5.0)[0] == version
+
+
+def test_a_version_that_is_not_new_is_refused(publisher: WeightsPublisher) -> None:
+    publisher.publish(5, weights(1))
+    for version in (5, 4):
+        with pytest.raises(WireError, match="above 5"):
+            publisher.publish(version, weights(2))
+
+
+def test_rolling_back_is_publishing_older_arrays_under_a_new_version(
+    publisher: WeightsPublisher, join: Any
+) -> None:
+    subscriber = join()
+    for version, value in ((1, 1), (2, 2), (3, 1)):
+        publisher.publish(version, weights(value))
+        assert subscriber.wait_newest(5.0)[0] == version
+    check(join("other").wait_newest(5.0)[1], 1)
+
+
+def test_a_restarted_trainer_is_followed_even_from_an_earlier_version(
+    publisher: WeightsPublisher, join: Any, opened: Callable[[Any], Any]
+) -> None:
+    subscriber = join()
+    publisher.publish(9, weights(9))
+    subscriber.wait_newest(5.0)
+    publisher.close()
+    again = opened(WeightsPublisher(publisher.endpoint, handshake=HANDSHAKE))
+    again.publish(7, weights(7))
+    assert subscriber.wait_newest(5.0)[0] == 7
+
+
+def test_a_cut_in_the_middle_leaves_the_old_set_and_then_brings_the_newest(
+    publisher: WeightsPublisher, join: Any, until: Any
+) -> None:
+    with TcpProxy(int(publisher.endpoint.rsplit(":", 1)[1]), delay_s=0.04, rate_bytes_s=50e6 / 8) as proxy:
+        subscriber = join(endpoint=proxy.endpoint)
+        publisher.publish(1, weights(1, 7_000))
+        subscriber.wait_newest(5.0)
+        publisher.publish(2, weights(2, 2_100_000))
+        before = proxy.forwarded_bytes
+        until(lambda: proxy.forwarded_bytes > before + 3e6, lambda: subscriber.newest(0.01))
+        proxy.cut()
+        until(lambda: not subscriber.alive, lambda: subscriber.newest(0.01), within_s=1.5)
+        assert subscriber.version == 1
+        publisher.publish(3, weights(3, 7_000))
+        proxy.restore()
+        version, arrays = subscriber.wait_newest(10.0)
+        assert version == 3
+        check(arrays, 3, 7_000)
+        subscriber.close()
+
+
+def test_a_slow_line_finishes_what_it_began_and_skips_to_the_newest(
+    publisher: WeightsPublisher, join: Any
+) -> None:
+    with TcpProxy(int(publisher.endpoint.rsplit(":", 1)[1]), rate_bytes_s=10e6) as proxy:
+        subscriber = join(endpoint=proxy.endpoint)
+        got, version, end_s = [], 0, time.monotonic() + 2.5
+        while time.monotonic() < end_s:
+            version += 1
+            publisher.publish(version, weights(version))
+            if (new := subscriber.newest(0.02)) is not None:
+                got.append(new[0])
+                check(new[1], new[0])
+        subscriber.close()
+    assert len(got) >= 3
+    assert got == sorted(got)
+    assert got[-1] > version - version // 2
+
+
+def test_peers_that_do_not_fit_are_told_on_both_ends(publisher: WeightsPublisher, join: Any) -> None:
+    publisher.publish(1, weights(1))
+    with pytest.raises(HandshakeMismatch) as caught:
+        join(handshake=Handshake(version="net2")).wait_newest(5.0)
+    for error in (caught.value, publisher.refusals[-1]):
+        assert all(part in str(error) for part in ("version", "net1", "net2"))
+
+
+def test_a_wait_for_a_publisher_that_never_comes_ends_with_a_reason(
+    publisher: WeightsPublisher, join: Any
+) -> None:
+    publisher.close()
+    with pytest.raises(DeadlineExceeded, match="silence"):
+        join().wait_newest(0.2)
+
+
+class Forger:
+    """A publisher that sends what it likes."""
+
+    def __init__(self) -> None:
+        self.link = ServerLink(LOCAL, link="weights", handshake=HANDSHAKE, welcome=lambda peer, message: {})
+
+    def close(self) -> None:
+        self.link.close()
+
+    def begin(self, **changes: Any) -> None:
+        good = pack_weights(1, weights(1), Buffers())
+        fields = {"transfer": 1, "version": 1, "manifest": good.manifest(), "digests": good.digests} | changes
+        for peer in self.link.peers.values():
+            self.link.send(peer, "begin", **fields)
+
+    def chunk(self, index: int, data: bytes, transfer: int = 1) -> None:
+        for peer in self.link.peers.values():
+            self.link.send(peer, "chunk", data, transfer=transfer, index=index)
+
+
+@pytest.fixture
+def forged(opened: Callable[[Any], Any], until: Any) -> tuple[Forger, WeightsSubscriber]:
+    forger = opened(Forger())
+    subscriber = opened(
+        WeightsSubscriber(forger.link.endpoint, name="left", handshake=HANDSHAKE, most_bytes=1 << 24)
+    )
+    until(lambda: subscriber.connected, lambda: subscriber.newest(0.01), lambda: forger.link.receive(0.01))
+    return forger, subscriber
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"manifest": None},
+        {"manifest": [["w", "<f4"]]},
+        {"manifest": [["w", "object", [3]]]},
+        {"manifest": [["w", "<f4", [-1]]]},
+        {"manifest": [["w", "<f4", [1 << 62, 1 << 62]]]},
+        {"manifest": [["w", "<f4", [1 << 23]]]},
+        {"manifest": [["w", "<f4", [3]], ["w", "<f4", [3]]]},
+        {"digests": np.zeros(1, np.uint64)},
+        {"digests": np.zeros(3, np.float32)},
+        {"digests": None},
+        {"version": -1},
+        {"version": "1"},
+    ],
+)
+def test_a_forged_manifest_is_refused(forged: tuple, until: Any, changes: dict) -> None:
+    forger, subscriber = forged
+    forger.begin(**changes)
+    until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
+    assert subscriber.version == 0
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "short", "early", "last twice"])
+def test_a_set_that_is_partial_or_corrupt_is_refused(forged: tuple, until: Any, fault: str) -> None:
+    forger, subscriber = forged
+    data = pack_weights(1, weights(1), Buffers()).flat.tobytes()
+    first, second = data[:CHUNK_BYTES], data[CHUNK_BYTES : 2 * CHUNK_BYTES]
+    flipped = bytes([first[0] ^ 1]) + first[1:]
+    forger.begin()
+    match fault:
+        case "corrupt":
+            forger.chunk(0, flipped)
+        case "short":
+            forger.chunk(0, first[:-1])
+        case "early":
+            forger.chunk(1, second)
+        case "last twice":
+            forger.chunk(0, first)
+            forger.chunk(0, first)
+    until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
+    forger.chunk(0, first)
+    forger.chunk(1, second)
+    forger.chunk(2, data[2 * CHUNK_BYTES :])
+    for _ in range(5):
+        assert subscriber.newest(0.02) is None
+    assert subscriber.version == 0
