@@ -1,0 +1,102 @@
+"""``roborl evaluate``: the success rate of a policy on scenes that nothing else uses; its bar sets the exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from roborl.errors import ConfigError
+from roborl.loops.seeds import scene_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which policy, on which scenes, against which bar."""
+
+    policy: str  # folder of a policy, or "scripted" for the simulated task's expert
+    bench: str = "so101_sim"  # bench file: a path, or a name in hardware_configs/
+    scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
+    bench_set: list[str] = field(default_factory=list)  # further bench overrides, like --max_steps=80
+    episodes: int = 50  # how many scenes
+    seed: int = 0  # which set of scenes, 0 to 39,999
+    purpose: Literal["evaluation", "tuning"] = (
+        "evaluation"  # tuning: scenes to choose settings on, never reported
+    )
+    require: str = ""  # bar that sets the exit code, like "success>=0.8"
+    replan_steps: int = 0  # ask the policy again after so many actions of a chunk; 0: after all of them
+    threads: int = 1  # threads of the policy's network
+    table: Path | None = None  # JSONL file with one line per episode
+    video: Path | None = None  # MP4 file
+    video_episodes: int = 4  # how many episodes it shows
+    reward: Path | None = None  # folder of a reward model that watches; its progress is drawn on the video
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Evaluate; return the figures, with ``exit`` 1 where the bar is missed."""
+    from roborl.envs.bench import load_bench
+    from roborl.envs.robot_env import RobotEnv
+    from roborl.loops.evaluate import Outcome, Requirement, evaluate
+
+    requirement = Requirement.parse(config.require) if config.require else None
+    bench = load_bench(config.bench, bench_overrides(config.scene, config.bench_set))
+    if not bench.simulated:
+        raise ConfigError(
+            "A physical bench needs its operator to evaluate on",
+            seen=config.bench,
+            allowed="a simulated bench",
+            remedy="Run roborl act with --mode evaluate on the robot's computer",
+        )
+
+    def show(outcome: Outcome, done: int) -> None:
+        result = "success" if outcome.success else outcome.end
+        print(f"episode {done}/{config.episodes}: {result} after {outcome.steps} steps", file=sys.stderr)
+
+    result = evaluate(
+        _policy(config),
+        lambda: RobotEnv(bench),
+        [scene_seed(config.purpose, config.seed, index) for index in range(config.episodes)],
+        replan_steps=config.replan_steps or None,
+        reward_model=_reward_model(config.reward),
+        table=config.table,
+        video=config.video,
+        video_episodes=config.video_episodes,
+        on_episode=show,
+    )
+    print(result.sentence(), file=sys.stderr)
+    figures: dict[str, Any] = result.figures()
+    report = {"policy": config.policy, "bench": config.bench, "task": bench.task, **figures}
+    if requirement is not None:
+        met = requirement.holds(figures)
+        print(f"{config.require}: {'met' if met else 'not met'}", file=sys.stderr)
+        report |= {"require": config.require, "met": met, "exit": 0 if met else 1}
+    return report
+
+
+def bench_overrides(scene: str, further: list[str]) -> list[str]:
+    """Return the overrides of a bench file for a simulated task."""
+    return [*([f"--robot.scene={scene}"] if scene else []), *further]
+
+
+def _policy(config: Config) -> Callable[[Any], Any]:
+    if config.policy == "scripted":
+        from roborl.envs.experts import make_expert
+
+        return lambda env: make_expert(env.scene, action=env.bench.action)
+    import torch
+
+    from roborl.policies import load_policy
+
+    torch.set_num_threads(config.threads)
+    policy = load_policy(Path(config.policy))
+    return lambda env: policy
+
+
+def _reward_model(folder: Path | None) -> Any:
+    if folder is None:
+        return None
+    from roborl.rewards.sarm.checkpoint import load_reward_model
+
+    return load_reward_model(folder)

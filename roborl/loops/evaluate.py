@@ -1,0 +1,231 @@
+"""How often a policy succeeds, on scenes that nothing else uses, with an interval."""
+
+from __future__ import annotations
+
+import json
+import logging
+import operator
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.envs.robot_env import RobotEnv
+from roborl.errors import ConfigError
+from roborl.loops.rollout import Rollout, run_episode
+from roborl.loops.video import beside, curve_frames, write_video
+from roborl.rewards.metrics import wilson_interval
+from roborl.rewards.model import RewardModel, score_episode
+from roborl.roles import Policy
+
+log = logging.getLogger(__name__)
+
+_COMPARATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+    "==": operator.eq,
+}
+_REQUIREMENT = re.compile(r"^\s*([a-z_]+)\s*(>=|<=|==|>|<)\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*$")
+FIGURES = ("success", "success_low", "success_high", "mean_steps", "mean_steps_of_successes", "episodes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One evaluation episode.
+
+    Attributes:
+        seed: Of its scene.
+        success: Whether the task was done.
+        end: Why it ended.
+        steps: How many steps it took.
+        policy_version: The weights that ran it.
+        wall_s: Seconds it took here.
+        final_progress: The reward model's last score, None where none watched.
+    """
+
+    seed: int
+    success: bool
+    end: str
+    steps: int
+    policy_version: int
+    wall_s: float
+    final_progress: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a policy achieved.
+
+    Attributes:
+        outcomes: One per scene, in order.
+    """
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def successes(self) -> int:
+        """How many scenes were solved."""
+        return sum(outcome.success for outcome in self.outcomes)
+
+    def figures(self) -> dict[str, float]:
+        """Return success rate, its 95 % Wilson interval, mean steps (NaN without a success) and count."""
+        n = len(self.outcomes)
+        low, high = wilson_interval(self.successes, n)
+        won = [outcome.steps for outcome in self.outcomes if outcome.success]
+        return {
+            "success": self.successes / n,
+            "success_low": low,
+            "success_high": high,
+            "mean_steps": float(np.mean([outcome.steps for outcome in self.outcomes])),
+            "mean_steps_of_successes": float(np.mean(won)) if won else float("nan"),
+            "episodes": float(n),
+        }
+
+    def sentence(self) -> str:
+        """Return the result for people."""
+        f = self.figures()
+        return (
+            f"{self.successes}/{len(self.outcomes)} succeeded: {100 * f['success']:.0f} % "
+            f"(95 % interval {100 * f['success_low']:.0f} to {100 * f['success_high']:.0f} %), "
+            f"{f['mean_steps']:.1f} steps on average"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirement:
+    """A bar such as ``success>=0.8``.
+
+    Attributes:
+        name: One of :data:`FIGURES`.
+        comparator: ``>=  <=  >  <  ==``.
+        bound: The number.
+    """
+
+    name: str
+    comparator: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Requirement:
+        """Read a bar; nothing in it is ever executed.
+
+        Raises:
+            ConfigError: If it is not a figure, a comparator and a number.
+
+        Example:
+            >>> Requirement.parse("success >= 0.8").holds({"success": 0.82})
+            True
+        """
+        match = _REQUIREMENT.match(text)
+        if match is None or match[1] not in FIGURES:
+            raise ConfigError(
+                "A requirement cannot be read",
+                seen=text,
+                allowed=f"one of {', '.join(FIGURES)}, then one of {' '.join(_COMPARATORS)}, then a number",
+                remedy="For example: --require 'success>=0.8'",
+            )
+        return cls(name=match[1], comparator=match[2], bound=float(match[3]))
+
+    def holds(self, figures: dict[str, float]) -> bool:
+        """Return whether the figures meet the bar; NaN meets none."""
+        return _COMPARATORS[self.comparator](figures[self.name], self.bound)
+
+
+def evaluate(
+    make_policy: Callable[[RobotEnv], Policy],
+    env_factory: Callable[[], RobotEnv],
+    seeds: Sequence[int],
+    *,
+    replan_steps: int | None = None,
+    reward_model: RewardModel[Any, Any] | None = None,
+    table: Path | None = None,
+    video: Path | None = None,
+    video_episodes: int = 4,
+    on_episode: Callable[[Outcome, int], None] = lambda outcome, done: None,
+) -> Evaluation:
+    """Run a policy once on each scene, without sleeping.
+
+    Args:
+        make_policy: Makes the policy for the environment; a scripted expert needs its scene, others ignore it.
+        env_factory: Makes the environment; it is closed here.
+        seeds: One scene each, see :mod:`roborl.loops.seeds`.
+        replan_steps: Ask the policy again after so many actions of a chunk; by default after all.
+        reward_model: Watches every episode; its progress is drawn on the video and noted in the table.
+        table: JSONL file that gets one line per episode as soon as it is over.
+        video: MP4 file that gets the first ``video_episodes`` episodes.
+        video_episodes: How many.
+        on_episode: Told each outcome and how many are done.
+
+    Raises:
+        ConfigError: If there is no scene, or the policy's actions do not fit.
+    """
+    if not seeds:
+        raise ConfigError("An evaluation needs scenes", seen=0, allowed="1 or more", remedy="Set --episodes")
+    outcomes: list[Outcome] = []
+    shown: list[NDArray[np.uint8]] = []
+    env = env_factory()
+    try:
+        policy = make_policy(env)
+        if table is not None:
+            table.parent.mkdir(parents=True, exist_ok=True)
+            table.write_text("")
+        for seed in seeds:
+            filmed = video is not None and len(outcomes) < video_episodes
+            start = time.monotonic()
+            rollout = run_episode(
+                env, policy, seed=seed, keep=filmed or reward_model is not None, replan_steps=replan_steps
+            )
+            wall_s = time.monotonic() - start
+            progress = None if reward_model is None else watched(reward_model, env.task, rollout)
+            outcome = Outcome(
+                seed=seed,
+                success=rollout.success,
+                end=rollout.end.value,
+                steps=rollout.steps,
+                policy_version=rollout.policy_version,
+                wall_s=round(wall_s, 3),
+                final_progress=None if progress is None else round(float(progress[-1]), 4),
+            )
+            outcomes.append(outcome)
+            if table is not None:
+                with table.open("a") as file:
+                    file.write(json.dumps(asdict(outcome)) + "\n")
+            if filmed:
+                shown += film(rollout, progress)
+            on_episode(outcome, len(outcomes))
+    finally:
+        env.close()
+    if video is not None:
+        write_video(video, shown, fps=env.bench.policy_hz)
+    return Evaluation(outcomes=tuple(outcomes))
+
+
+def watched(model: RewardModel[Any, Any], task: str, rollout: Rollout) -> NDArray[np.float32]:
+    """Return a reward model's progress along an episode, an unreadable score holding the last one, float32 (T + 1,)."""
+    scores = score_episode(model, task, rollout.observations)
+    held, values = 0.0, []
+    for score in scores:
+        held = score.progress if score.valid else held
+        values.append(held)
+    return np.array(values, np.float32)
+
+
+def film(
+    rollout: Rollout, progress: NDArray[np.float32] | None, *, caption: str = ""
+) -> list[NDArray[np.uint8]]:
+    """Return an episode's pictures, cameras beside each other, with progress drawn below; the last one lingers."""
+    said = caption or f"scene {rollout.seed}   {rollout.end.value} after {rollout.steps} steps"
+    frames = curve_frames(
+        [beside(observation.images) for observation in rollout.observations],
+        progress,
+        caption=said,
+        success=rollout.success,
+    )
+    return [*frames, *[frames[-1]] * 5]

@@ -1,0 +1,153 @@
+"""Scripted recordings are whole, resumable and say nothing that is not so."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from roborl.data.lerobot_io import describe, read_episodes
+from roborl.envs.bench import load_bench
+from roborl.envs.experts import make_expert
+from roborl.envs.robot_env import RobotEnv
+from roborl.errors import RoborlError
+from roborl.loops.record import record_scripted, spans
+from roborl.loops.seeds import PURPOSES, scene_seed
+from roborl.roles import Policy
+from roborl.types import EndCause, Observation, RewardSource, Source
+
+NAMES = ["reach", "grasp", "carry", "place"]
+
+
+class Idle:
+    """Does nothing, so it fails by running out of time."""
+
+    version = 0
+
+    def reset(self) -> None: ...
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        return np.zeros((1, 4), np.float32)
+
+
+def script(env: RobotEnv, kind: str, seed: int) -> Policy:
+    return make_expert(env.scene, action=env.bench.action, seed=seed) if kind == "expert" else Idle()
+
+
+@pytest.fixture
+def env() -> RobotEnv:
+    return RobotEnv(load_bench("so101_sim", ["--robot.scene=Reach", "--max_steps=12"]))
+
+
+def record(env: RobotEnv, path: Path, demonstrations: int, failures: int = 1, **options: object) -> object:
+    return record_scripted(
+        env,
+        path,
+        script,
+        demonstrations=demonstrations,
+        failures=failures,
+        failure_kinds=["stall"],
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_a_recording_holds_what_happened(env: RobotEnv, tmp_path: Path) -> None:
+    record(env, tmp_path / "d", 2)
+    *demos, failed = read_episodes(tmp_path / "d")
+    assert [e.success for e in (*demos, failed)] == [True, True, False]
+    for demo in demos:
+        assert demo.end is EndCause.SUCCESS
+        np.testing.assert_array_equal(demo.reward, [0] * (demo.steps - 1) + [1])
+        assert [s.name for s in demo.subtasks] == list(env.scene.task.stages)
+        assert demo.subtasks[-1].end == demo.steps
+        assert demo.benchmark_progress is not None
+        assert demo.benchmark_progress[-1] == 1.0
+        assert demo.provenance is not None
+        assert set(demo.provenance.source) == {Source.SCRIPT}
+        assert set(demo.provenance.reward_source) == {RewardSource.ENV}
+        assert demo.images["front"].shape == (demo.steps + 1, 64, 64, 3)
+        assert demo.images["front"][0].std() > 5
+        # The stored action is what was done: the stored states moved along it.
+        safety = env.bench.safety
+        half = 0.5 * (np.array(safety.workspace_high_m) - np.array(safety.workspace_low_m))
+        moved = (demo.state[-1, -3:] - demo.state[0, -3:]) * half
+        assert np.abs(demo.action[:, :3].sum(axis=0) * 0.015 - moved).max() < 0.02
+    assert failed.failure == "stall"
+    assert failed.end is EndCause.TIME_LIMIT
+    assert failed.steps == 12
+    assert np.abs(failed.action).max() < 1e-6
+    info = describe(tmp_path / "d")
+    assert info.fps == 10
+    assert info.state_names[:2] == ("shoulder_pan.pos", "shoulder_lift.pos")
+    assert info.state_dim == env.arm.state_dim
+
+
+def test_a_stopped_recording_goes_on_and_equals_an_unstopped_one(env: RobotEnv, tmp_path: Path) -> None:
+    def stop(kind: str, done: int, wanted: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record(env, tmp_path / "a", 3, on_episode=stop)
+    assert describe(tmp_path / "a").episodes == 2
+    result = record(env, tmp_path / "a", 3)
+    assert result.present == {"expert": 2}
+    assert result.written == {"expert": 1, "stall": 1}
+    record(env, tmp_path / "b", 3)
+    for a, b in zip(read_episodes(tmp_path / "a"), read_episodes(tmp_path / "b"), strict=True):
+        assert a.key == b.key
+        assert a.subtasks == b.subtasks
+        np.testing.assert_array_equal(a.action, b.action)
+        np.testing.assert_array_equal(a.images["wrist"], b.images["wrist"])
+
+
+def test_a_script_that_does_the_opposite_is_reported(env: RobotEnv, tmp_path: Path) -> None:
+    with pytest.raises(RoborlError, match=r"'expert'.*10 attempts that failed.*Allowed: a success"):
+        record_scripted(env, tmp_path / "d", lambda *_: Idle(), demonstrations=1)
+    assert not (tmp_path / "d").exists()
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=2, max_size=30),
+    st.booleans(),
+)
+def test_spans_cover_an_episode_without_gap_or_overlap(stages: list[int], success: bool) -> None:
+    found = spans(stages, NAMES, success=success)
+    assert found[0].start == 0
+    assert found[-1].end == len(stages) - 1
+    assert all(s.start < s.end for s in found)
+    assert all(a.end == b.start for a, b in itertools.pairwise(found))
+
+
+def test_spans_go_back_when_work_is_undone() -> None:
+    stages = [0, 0, 1, 1, 2, 2, 0, 0, 0]
+    assert [(s.name, s.start, s.end) for s in spans(stages, NAMES, success=False)] == [
+        ("reach", 0, 2),
+        ("grasp", 2, 4),
+        ("carry", 4, 6),
+        ("reach", 6, 8),
+    ]
+
+
+def test_a_last_stage_reached_in_the_last_step_counts_for_a_success_only() -> None:
+    stages = [0, 0, 0, 0, 3]
+    assert [s.name for s in spans(stages, NAMES, success=False)] == ["reach"]
+    assert [(s.name, s.start, s.end) for s in spans(stages, NAMES, success=True)] == [
+        ("reach", 0, 1),
+        ("grasp", 1, 2),
+        ("carry", 2, 3),
+        ("place", 3, 4),
+    ]
+
+
+def test_scenes_of_different_purposes_never_meet() -> None:
+    edges = [(scene_seed(p, 0, 0), scene_seed(p, 39_999, 9_999)) for p in PURPOSES]
+    assert all(high < low for (_, high), (low, _) in itertools.pairwise(edges))
+    assert edges[-1][1] < 2**31
+    with pytest.raises(RoborlError, match="no such scene"):
+        scene_seed("evaluation", 0, 10_000)
