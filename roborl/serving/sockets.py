@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Socket:
     """
 
     def __init__(self, endpoint: str, *, listen: bool, keys: Keys | None, limits: Limits) -> None:
+        _check_address(endpoint, listen=listen)
         if listen:
             check_bind(endpoint, keys)
         self._context = zmq.Context()
@@ -161,6 +163,19 @@ class Socket:
             self._authenticator.configure_curve_callback("*", _Guests(frozenset(keys.peers.values())))
         else:
             self._socket.curve_serverkey = keys.server_key()
+
+
+def _check_address(endpoint: str, *, listen: bool) -> None:
+    # ZeroMQ takes the port modulo 65,536 without a word.
+    port = re.fullmatch(r"tcp://[^\s/]+:(\d+|\*)", endpoint)
+    free = port is not None and port[1] in ("*", "0")
+    if not (endpoint.startswith("ipc://") or (port and (listen if free else int(port[1]) < 1 << 16))):
+        raise ConfigError(
+            f"This is no address to {'listen on' if listen else 'connect to'}",
+            seen=endpoint,
+            allowed="tcp://HOST:PORT with a port below 65536, or ipc://PATH",
+            remedy="Correct the endpoint in the configuration",
+        )
 
 
 class _Guests:

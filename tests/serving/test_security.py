@@ -1,0 +1,317 @@
+"""Keys, addresses and hostile bytes: a client without keys stays outside, and nothing that is sent kills a server."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import stat
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from roborl.cli.main import main
+from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.serving.handshake import Handshake
+from roborl.serving.messages import write_message
+from roborl.serving.score_client import ScoreClient
+from roborl.serving.scores import ScoreServer
+from roborl.serving.security import Keys, SecurityConfig, check_bind, make_keys
+from roborl.serving.steps import StepsReceiver, StepsSender
+from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
+from roborl.testing.proxy import TcpProxy
+
+LOCAL = "tcp://127.0.0.1:*"
+OPEN = Handshake()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    return make_keys(tmp_path / "keys", ["learner", "robot"])
+
+
+def test_the_command_makes_one_folder_per_computer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["keys", "--folder", str(tmp_path / "k"), "--computers", "[learner, robot, judge]"]
+    assert main(args) == 0
+    folders = {name: Path(path) for name, path in json.loads(capsys.readouterr().out)["folders"].items()}
+    assert sorted(folders) == ["judge", "learner", "robot"]
+    for name, folder in folders.items():
+        assert stat.S_IMODE((folder / "own.secret").stat().st_mode) == 0o600
+        keys = Keys.load(folder)
+        assert sorted(keys.peers) == sorted(set(folders) - {name})
+        for other, public in keys.peers.items():
+            assert public == Keys.load(folders[other]).public
+    assert main(args) == 2  # never overwritten
+
+
+def test_a_secret_is_not_shown(folders: dict[str, Path]) -> None:
+    keys = Keys.load(folders["robot"])
+    assert keys.secret.decode() not in repr(keys)
+
+
+@pytest.mark.parametrize("names", [[], ["one"], ["one", "one"], ["a", "../b"], ["a", ""]])
+def test_names_that_cannot_be_folders_are_refused(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(ConfigError):
+        make_keys(tmp_path, names)
+
+
+def test_a_secret_that_others_can_read_is_refused(folders: dict[str, Path]) -> None:
+    (folders["robot"] / "own.secret").chmod(0o640)
+    with pytest.raises(ConfigError, match=r"mode 640.*600.*chmod"):
+        SecurityConfig(keys=str(folders["robot"])).load()
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "binary"])
+def test_a_key_file_that_is_no_key_is_refused(folders: dict[str, Path], damage: str) -> None:
+    path = folders["robot"] / "own.public"
+    match damage:
+        case "missing":
+            path.unlink()
+        case "short":
+            path.write_bytes(path.read_bytes()[:20])
+        case "binary":
+            path.write_bytes(bytes(40))
+    with pytest.raises(ConfigError, match=r"own\.public"):
+        Keys.load(folders["robot"])
+
+
+def test_with_several_peers_the_server_must_be_named(tmp_path: Path) -> None:
+    folder = make_keys(tmp_path, ["learner", "robot", "judge"])["robot"]
+    with pytest.raises(ConfigError, match=r"judge.*learner"):
+        Keys.load(folder).server_key()
+    assert Keys.load(folder, server="judge").server_key() == Keys.load(tmp_path / "judge").public
+
+
+def test_no_keys_are_configured_by_default() -> None:
+    assert SecurityConfig().load() is None
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://192.168.1.4:5555", "tcp://eth0:5555", "tcp://[::]:5555",
+     "tcp://127.0.0.1.example.org:5555"],
+)  # fmt: skip
+def test_listening_beyond_this_machine_without_keys_is_refused(
+    endpoint: str, folders: dict[str, Path]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        StepsReceiver(endpoint, handshake=OPEN, last_sequence=lambda ring: 0)
+    assert all(
+        (caught.value.problem, caught.value.seen == endpoint, caught.value.allowed, caught.value.remedy)
+    )
+    check_bind(endpoint, Keys.load(folders["learner"]))
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:5555", "tcp://localhost:*", "tcp://[::1]:5555", "ipc:///run/x"]
+)
+def test_listening_on_this_machine_needs_no_keys(endpoint: str) -> None:
+    check_bind(endpoint, None)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["tcp://127.0.0.1:99999", "nonsense", "tcp://127.0.0.1", "udp://127.0.0.1:5555", "tcp://:5555"],
+)
+def test_an_address_that_is_none_is_refused(endpoint: str, folders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError):
+        ScoreServer(endpoint, keys=Keys.load(folders["learner"]))
+    with pytest.raises(ConfigError):
+        ScoreClient(endpoint, name="c")
+
+
+def test_an_address_in_use_is_named(opened: Callable[[Any], Any]) -> None:
+    server = opened(ScoreServer(LOCAL))
+    with pytest.raises(ConfigError, match=server.endpoint):
+        ScoreServer(server.endpoint)
+
+
+def test_all_links_work_with_keys_over_a_line(
+    folders: dict[str, Path], opened: Callable[[Any], Any], until: Any
+) -> None:
+    learner, robot = (Keys.load(folders[name]) for name in ("learner", "robot"))
+    received: list = []
+    receiver = opened(StepsReceiver(LOCAL, handshake=OPEN, last_sequence=lambda ring: 0, keys=learner))
+    with TcpProxy(int(receiver.endpoint.rsplit(":", 1)[1]), delay_s=0.01) as proxy:
+        sender = opened(StepsSender(proxy.endpoint, ring_id="r", actor="a", handshake=OPEN, keys=robot))
+        until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+        sender.offer(1, b"secret of the trade" * 10)
+        until(lambda: received, lambda: received.extend(receiver.poll(0.01)), lambda: sender.poll(0.01))
+    assert bytes(received[0].blob) == b"secret of the trade" * 10
+
+    publisher = opened(WeightsPublisher(LOCAL, handshake=OPEN, keys=learner))
+    subscriber = opened(WeightsSubscriber(publisher.endpoint, name="a", handshake=OPEN, keys=robot))
+    publisher.publish(1, {"w": np.ones(10, np.float32)})
+    assert subscriber.wait_newest(5.0)[0] == 1
+
+    server = opened(ScoreServer(LOCAL, keys=learner))
+    client = opened(ScoreClient(server.endpoint, name="a", keys=robot))
+    until(lambda: client.connected, lambda: client.poll(0.01), lambda: server.poll(0.01))
+
+
+@pytest.mark.parametrize("guest", ["no keys", "keys that the server does not know"])
+def test_a_client_without_the_right_keys_stays_outside(
+    guest: str, folders: dict[str, Path], tmp_path: Path, opened: Callable[[Any], Any]
+) -> None:
+    learner = Keys.load(folders["learner"])
+    server = opened(StepsReceiver(LOCAL, handshake=OPEN, last_sequence=lambda ring: 0, keys=learner))
+    foreign = Keys.load(make_keys(tmp_path / "other", ["learner", "robot"])["robot"])
+    keys = None if guest == "no keys" else Keys(
+        public=foreign.public, secret=foreign.secret, peers={"learner": learner.public}
+    )  # fmt: skip
+    sender = opened(StepsSender(server.endpoint, ring_id="r", actor="x", handshake=OPEN, keys=keys))
+    end_s = time.monotonic() + 1.0
+    while time.monotonic() < end_s:
+        sender.poll(0.02)
+        server.poll(0.02)
+        assert not sender.connected
+        assert not sender.offer(1, b"x")
+    assert not server.rings
+    assert server.counters() == {}
+    with pytest.raises(DeadlineExceeded, match="keys"):
+        sender.wait_connected(0.1)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_a_message_of_a_gigabyte_is_refused_without_its_memory(
+    opened: Callable[[Any], Any], until: Any
+) -> None:
+    receiver = opened(StepsReceiver(LOCAL, handshake=OPEN, last_sequence=lambda ring: 0))
+    before = resident_bytes()
+    # ZMTP 3.0 by hand, for no well-behaved socket announces a frame and does not send it.
+    greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    with socket.create_connection(("127.0.0.1", int(receiver.endpoint.rsplit(":", 1)[1])), 5.0) as end:
+        end.sendall(greeting + b"\x04" + bytes([len(ready)]) + ready)
+        end.sendall(b"\x02" + struct.pack(">Q", 1 << 30))
+        end.settimeout(5.0)
+        try:
+            while end.recv(4096):  # its greeting, then the end: the server has hung up
+                pass
+        except ConnectionResetError:
+            pass
+    assert resident_bytes() - before < 50 << 20
+    sender = opened(StepsSender(receiver.endpoint, ring_id="r", actor="a", handshake=OPEN))
+    until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+
+
+HELLO = {"link": "?", "name": "x", "client": "c1", "handshake": OPEN.to_wire()}
+SEEDS = {
+    "steps": [
+        write_message("hello", HELLO | {"link": "steps", "ring": "r", "acknowledged": 0}),
+        write_message("step", {"seq": 1}, b"blob"),
+        write_message("beat", {"note": {"mode": "run"}}),
+    ],
+    "weights": [
+        write_message("hello", HELLO | {"link": "weights", "instance": "", "version": 0}),
+        write_message("got", {"transfer": 1, "chunks": 1}),
+        write_message("stop", {"transfer": 1}),
+    ],
+    "scores": [
+        write_message("hello", HELLO | {"link": "scores"}),
+        write_message(
+            "open",
+            {"session": "s1", "task": "t", "cameras": ["f"], "model": "", "lane": "label", "references": {}},
+        ),
+        write_message(
+            "frame",
+            {
+                "session": "s1",
+                "frame_id": 0,
+                "images": {"f": np.zeros((2, 2, 3), np.uint8)},
+                "state": np.zeros(2, np.float32),
+                "score": True,
+            },
+        ),
+        write_message("close", {"session": "s1"}),
+        write_message("statistics", {"request": 1}),
+    ],
+}
+
+
+def mutate(rng: random.Random, message: list) -> list[bytes]:
+    parts = [bytearray(part) for part in message]
+    for _ in range(rng.randint(0, 3)):
+        part = parts[rng.randrange(len(parts))]
+        match rng.randrange(5):
+            case 0 if part:
+                part[rng.randrange(len(part))] = rng.randrange(256)
+            case 1 if part:
+                del part[rng.randrange(len(part)) :]
+            case 2:
+                part += rng.randbytes(4)
+            case 3:
+                parts.append(bytearray(rng.randbytes(rng.randint(0, 40))))
+            case 4 if part:
+                at = rng.randrange(len(part))
+                part[at:at] = part[at : at + 8]
+    return [bytes(part) for part in parts]
+
+
+def fuzz(server: Any, seeds: list, turn: Callable[[], object], count: int, seed: int) -> None:
+    rng = random.Random(seed)
+    context = zmq.Context()
+    attacker = context.socket(zmq.DEALER)
+    attacker.linger = 0
+    attacker.connect(server.endpoint)
+    for number in range(count):
+        if number % 100 == 0:
+            message = [bytes(part) for part in seeds[0]]  # be let in again, or the rest is only turned away
+        elif rng.random() < 0.1:
+            message = [rng.randbytes(rng.randint(0, 60)) for _ in range(rng.randint(1, 4))]
+        else:
+            message = mutate(rng, rng.choice(seeds))
+        while True:
+            try:
+                attacker.send_multipart(message, zmq.NOBLOCK)
+                break
+            except zmq.Again:
+                turn()
+        if number % 20 == 0:
+            turn()
+            while attacker.poll(0):
+                attacker.recv_multipart()
+    for _ in range(count // 20 + 100):
+        turn()
+        while attacker.poll(0):
+            attacker.recv_multipart()
+    attacker.close()
+    context.term()
+
+
+@pytest.mark.parametrize("link", ["steps", "weights", "scores"])
+@pytest.mark.parametrize(
+    "count", [3_400, pytest.param(333_400, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_no_message_kills_a_server(link: str, count: int, opened: Callable[[Any], Any], until: Any) -> None:
+    match link:
+        case "steps":
+            server = opened(StepsReceiver(LOCAL, handshake=OPEN, last_sequence=lambda ring: 0))
+            client = StepsSender(server.endpoint, ring_id="good", actor="a", handshake=OPEN)
+            turn = lambda: server.poll(0)  # noqa: E731
+        case "weights":
+            server = opened(WeightsPublisher(LOCAL, handshake=OPEN))
+            server.publish(1, {"w": np.ones(4, np.float32)})
+            client = WeightsSubscriber(server.endpoint, name="a", handshake=OPEN)
+            turn = lambda: time.sleep(0.0005)  # noqa: E731
+        case _:
+            server = opened(ScoreServer(LOCAL))
+            client = ScoreClient(server.endpoint, name="a")
+            turn = lambda: server.poll(0)  # noqa: E731
+    opened(client)
+    fuzz(server, SEEDS[link], turn, count, seed=count)
+    counters = server.counters() if hasattr(server, "counters") else server._link.counters
+    assert counters["malformed"] > count // 4
+    wait = client.newest if link == "weights" else client.poll
+    until(lambda: client.connected, lambda: wait(0.01), turn)
