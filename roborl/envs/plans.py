@@ -51,6 +51,11 @@ def near(goal: Where, tolerance_m: float = _AT_M) -> Callable[[Scene], bool]:
     return lambda scene: bool(np.linalg.norm(scene.tool() - goal(scene)) < tolerance_m)
 
 
+def never(scene: Scene) -> bool:
+    """Never: the phase lasts as long as its patience."""
+    return False
+
+
 def centre(body: str) -> Where:
     """Return a body's position."""
     return lambda scene: scene.position(body)
@@ -91,7 +96,7 @@ def pick(body: str, place: Where | None = None) -> list[Phase]:
     return [
         Phase(name="reach", goal=_funnel(at), opening=OPEN, done=near(at)),
         Phase(name="grasp", goal=at, opening=CLOSED, done=lambda scene: scene.grasped(body), patience=5),
-        Phase(name="squeeze", goal=at, opening=CLOSED, done=lambda scene: False, patience=1),
+        Phase(name="squeeze", goal=at, opening=CLOSED, done=never, patience=1),
     ]
 
 
@@ -147,7 +152,7 @@ def rest() -> Phase:
         name="rest",
         goal=lambda scene: np.array([*scene.tool()[:2], 0.085]),
         opening=OPEN,
-        done=lambda scene: False,
+        done=never,
         patience=1_000,
     )
 
@@ -167,7 +172,7 @@ def release(place: Where, *, rest_m: float = CUBE_HALF_M) -> list[Phase]:
             done=lambda scene: scene.opening() > _RELEASED,
             patience=5,
         ),
-        Phase(name="leave", goal=up, opening=OPEN, done=lambda scene: False, patience=1_000),
+        Phase(name="leave", goal=up, opening=OPEN, done=never, patience=1_000),
     ]
 
 
@@ -177,9 +182,7 @@ def lift(body: str) -> list[Phase]:
     def goal(scene: Scene) -> Point:
         return np.array([*scene.tool()[:2], 0.075])
 
-    return [
-        Phase(name="lift", goal=goal, opening=CLOSED, done=lambda scene: False, patience=1_000, holding=body)
-    ]
+    return [Phase(name="lift", goal=goal, opening=CLOSED, done=never, patience=1_000, holding=body)]
 
 
 def push(body: str, place: Where) -> list[Phase]:
@@ -211,7 +214,7 @@ def push(body: str, place: Where) -> list[Phase]:
             name="stay",
             goal=lambda scene: scene.tool(),
             opening=CLOSED,
-            done=lambda scene: False,
+            done=never,
             patience=1_000,
         ),
     ]
@@ -219,7 +222,7 @@ def push(body: str, place: Where) -> list[Phase]:
 
 def put_away(task: ClearTable, body: str) -> list[Phase]:
     """Pick a cube and let it fall into its own part of the tray."""
-    slot = (task.cubes.index(body) - 1) * (HALF_Y_M - CUBE_HALF_M - 0.008) if body in task.cubes else 0.0
+    slot = (task.cubes.index(body) - 1) * (HALF_Y_M - CUBE_HALF_M - 0.006) if body in task.cubes else 0.0
 
     def place(scene: Scene) -> Point:
         return np.asarray(scene.position(task.tray) + np.array([0.0, slot, 0.0]))
@@ -262,5 +265,5 @@ def plan_for(task: Task, scene: Scene) -> list[Phase]:
             return [phase for body in left for phase in put_away(task, body)] + [rest()]
         case Reach():
             ball = centre(task.goal)
-            return [Phase(name="reach", goal=ball, opening=OPEN, done=lambda scene: False, patience=1_000)]
+            return [Phase(name="reach", goal=ball, opening=OPEN, done=never, patience=1_000)]
     raise ConfigError("There is no script for this task", seen=task.name)

@@ -25,7 +25,7 @@ from roborl.envs.tasks.base import (
 if TYPE_CHECKING:
     from roborl.envs.scene import Scene
 
-HALF_X_M, HALF_Y_M, WALL_HALF_M = 0.034, 0.060, 0.003
+HALF_X_M, HALF_Y_M, WALL_HALF_M = 0.034, 0.054, 0.003
 WALL_HEIGHT_M = 0.012
 DROP_M = 0.038
 """Height of the finger tips when they let go: above the cubes that already lie in the tray."""
@@ -67,15 +67,15 @@ class ClearTable(Task):
     def place(self, scene: Scene, rng: np.random.Generator) -> None:
         """Put the tray to one side and the cubes on the rest of the table."""
         side = rng.choice((-1.0, 1.0))
-        tray = np.array([rng.uniform(0.185, 0.215), side * rng.uniform(0.085, 0.10)])
+        tray = np.array([rng.uniform(0.185, 0.215), side * rng.uniform(0.10, 0.11)])
         scene.place(self.tray, on_table(tray, 0.0))
-        points = scatter(rng, [0.029] * 4, avoid=tray, avoid_m=0.098)
+        points = scatter(rng, [0.029] * 4, avoid=tray, avoid_m=0.107)
         for name, point in zip((*self.cubes, self.distractor), points, strict=True):
             scene.place(name, on_table(point, CUBE_HALF_M), facing(point) + rng.uniform(-0.3, 0.3))
 
     def satisfied(self, scene: Scene) -> bool:
         """Return whether all three lie in the tray, untouched."""
-        return not self.remaining(scene)
+        return not self.remaining(scene) and not any(any(scene.touching(body)) for body in self.cubes)
 
     def measure(self, scene: Scene) -> tuple[int, float]:
         """Return how many lie in the tray and how far the next has come."""
@@ -94,10 +94,10 @@ class ClearTable(Task):
         return stage, (1.0 - _CARRY_SHARE) * closing(nearest - 0.012, _LONG_M)
 
     def inside(self, scene: Scene, body: str) -> bool:
-        """Return whether a cube lies in the tray, untouched."""
+        """Return whether a cube lies in the tray, let go."""
         offset = scene.position(body) - scene.position(self.tray)
         within = abs(offset[0]) < HALF_X_M and abs(offset[1]) < HALF_Y_M and offset[2] < 0.045
-        return bool(within) and not any(scene.touching(body))
+        return bool(within) and not scene.grasped(body)
 
     def remaining(self, scene: Scene) -> list[str]:
         """Return the cubes that are still to be put away, in their fixed order."""

@@ -40,7 +40,7 @@ class Reach(Task):
 
     def place(self, scene: Scene, rng: np.random.Generator) -> None:
         """Put the balls 2 to 6 cm above the table, the red one away from the fingers."""
-        goal, other = scatter(rng, (0.03, 0.03), avoid=scene.tool(), avoid_m=0.03)
+        goal, other = scatter(rng, (0.03, 0.03), avoid=scene.tool(), avoid_m=0.06)
         scene.place(self.goal, on_table(goal, rng.uniform(0.02, 0.06)))
         scene.place(self.distractor, on_table(other, rng.uniform(0.02, 0.06)))
 
