@@ -150,20 +150,32 @@ class SessionPool:
                 allowed=list(desk.model.cameras),
                 remedy="Name the cameras of the bench as in the model's training data, or serve another model",
             )
+        if not cameras:
+            raise ConfigError("A session needs at least one view", seen="none")
         with self._arrival:
             self._forget_idle()
             if len(self._sessions) >= self.config.max_sessions and session_id not in self._sessions:
                 raise ConfigError(
                     "The reward server is full", seen=len(self._sessions), allowed=self.config.max_sessions
                 )
-        session = EpisodeSession(
-            id=session_id,
-            model_name=name,
-            model=desk.model,
-            task=task,
-            references=references or {},
-            lane=lane,
-        )
+        try:
+            session = EpisodeSession(
+                id=session_id,
+                model_name=name,
+                model=desk.model,
+                task=task,
+                references=references or {},
+                lane=lane,
+            )
+        except RoborlError:
+            raise
+        except (
+            Exception
+        ) as error:  # a model is a plug-in, told things by a client: what it chokes on is refused
+            raise ConfigError(
+                f"The reward model {name!r} cannot start this episode",
+                seen=f"{type(error).__name__}: {error}",
+            ) from error
         with self._arrival:
             session.touched_ns = self._clock.now_ns()
             self._sessions[session_id] = session

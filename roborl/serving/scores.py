@@ -96,6 +96,10 @@ class ScoreServer:
         events, self._events = self._events, []
         return events
 
+    def wake(self) -> None:
+        """End a :meth:`poll` that waits in another thread. The only method that any thread may call."""
+        self._link.wake()
+
     def accept(self, session: str, *, version: str, credits: int = 8) -> None:
         """Open a session that was asked for.
 

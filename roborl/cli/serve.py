@@ -1,0 +1,27 @@
+"""``roborl serve [FOLDER ...]``: judge camera streams for any number of clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roborl.loops.serve import ServeConfig, serve
+from roborl.loops.supervise import Child
+
+Config = ServeConfig
+
+
+def positional(args: Sequence[str]) -> list[str]:
+    """Turn folders named without an option into models, each by its folder's name."""
+    count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
+    if not count:
+        return list(args)
+    models = {Path(folder).name: folder for folder in args[:count]}
+    return ["--models", json.dumps(models), *args[count:]]
+
+
+def main(config: ServeConfig) -> dict[str, Any]:
+    """Serve until Ctrl-C or SIGTERM; return the statistics."""
+    return serve(Child.alone("serve"), config)

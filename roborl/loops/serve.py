@@ -1,0 +1,225 @@
+"""The reward server: camera frames come in over the wire, scores go out; the judging happens in a thread per model."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from roborl.errors import ConfigError, DeadlineExceeded, RoborlError, WireError
+from roborl.loops.supervise import Child
+from roborl.rewards.model import RewardModel
+from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
+from roborl.rewards.registry import find_loader
+from roborl.serving.score_events import FramePushed, ServerEvent, SessionAsked, SessionGone
+from roborl.serving.scores import ScoreServer
+from roborl.serving.security import SecurityConfig
+from roborl.types import Frame, Lane, Observation
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_HEALTH_S = 1.0
+_JOIN_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What ``roborl serve`` is told."""
+
+    # Reward models by the name that clients ask for: a folder that train-reward wrote, or "brightness" for a dry run.
+    models: dict[str, str] = field(default_factory=dict)
+    # Address to listen on.
+    endpoint: str = "tcp://127.0.0.1:5560"
+    # Keys for clients on other machines.
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    # How sessions share the judges.
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    # Frames of one label session that may be under way; a live session has one.
+    credits: int = 32
+    # Threads of the tensor library.
+    threads: int = 1
+    # A judge that needs longer for one batch counts as hung, and the server ends to be started again, s.
+    judge_deadline_s: float = 120.0
+    # How often a line of statistics is logged, s; 0 for never.
+    report_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.credits < 1 or self.threads < 1 or self.judge_deadline_s <= 0:
+            raise ConfigError(
+                "The reward server's settings cannot be used",
+                seen=f"credits {self.credits}, threads {self.threads}, judge_deadline_s {self.judge_deadline_s}",
+                allowed="credits ≥ 1, threads ≥ 1, judge_deadline_s > 0",
+            )
+
+
+class RewardServer:
+    """Serves reward models on one address. One thread owns it and calls :meth:`turn`.
+
+    Args:
+        models: The models by name.
+        config: Address, keys and sharing; its ``models`` are not read.
+
+    Attributes:
+        endpoint: The address bound.
+        pool: The sessions.
+        stale: Scores that came too late for their session.
+
+    Raises:
+        ConfigError: If the address is refused or in use.
+    """
+
+    def __init__(self, models: Mapping[str, RewardModel[Any, Any]], config: ServeConfig) -> None:
+        self._config = config
+        self._link = ScoreServer(config.endpoint, keys=config.security.load())
+        self.endpoint = self._link.endpoint
+        self.pool = SessionPool(models, config.pool, on_outcome=self._link.wake)
+        self.stale = 0
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(
+                target=self.pool.work, args=(name, self._stop), name=f"judge {name}", daemon=True
+            )
+            for name in models
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def turn(self, timeout_s: float = _POLL_S) -> None:
+        """Take in what came, send out what is judged; wait ``timeout_s`` where there is neither."""
+        for event in self._link.poll(timeout_s):
+            self._handle(event)
+        for outcome in self.pool.collect():
+            timings = {**outcome.score.timings_ms, "server": outcome.age_s * 1e3}
+            try:
+                self._link.send_score(outcome.session_id, replace(outcome.score, timings_ms=timings))
+            except WireError:  # the client closed the session meanwhile and opened another under its name
+                self.stale += 1
+
+    def check_health(self) -> dict[str, Any]:
+        """Return the statistics, which clients can ask for from now on too.
+
+        Raises:
+            DeadlineExceeded: If a judge hangs.
+            RoborlError: If a model's thread has ended.
+        """
+        statistics = self.pool.statistics() | {"stale": self.stale}
+        for name, model in self.pool.models.items():
+            statistics["models"][name] |= {"cameras": list(model.cameras), "image_px": model.image_px}
+        self._link.set_statistics(statistics)
+        for name, figures in statistics["models"].items():
+            if figures["in_call_s"] > self._config.judge_deadline_s:
+                raise DeadlineExceeded(
+                    f"The judge of {name!r} did not answer in time",
+                    seen=f"{figures['in_call_s']:.0f} s",
+                    allowed=f"{self._config.judge_deadline_s:g} s",
+                    remedy="The server has to be started again; its clients rebuild their sessions",
+                )
+        if not self._stop.is_set() and not all(thread.is_alive() for thread in self._threads):
+            raise RoborlError("A thread of the reward server has ended", remedy="See its traceback above")
+        return statistics
+
+    def close(self) -> None:
+        """Let the batches under way finish for a few seconds, then free the address."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_JOIN_S)
+        self._link.close()
+
+    def _handle(self, event: ServerEvent) -> None:
+        match event:
+            case SessionAsked(session=session):
+                try:
+                    version = self.pool.open(
+                        session,
+                        model=event.model,
+                        task=event.task,
+                        cameras=event.cameras,
+                        lane=event.lane,
+                        references=event.references,
+                    )
+                except RoborlError as error:
+                    log.warning("a session is refused: %s", error)
+                    self._link.refuse(session, str(error))
+                else:
+                    credits = 1 if event.lane is Lane.LIVE else self._config.credits
+                    self._link.accept(session, version=version, credits=credits)
+            case FramePushed(session=session):
+                try:
+                    receipt = self.pool.push(session, _observation(event), score=event.score)
+                    lost = (
+                        ""
+                        if receipt.accepted
+                        else f"observation {receipt.next_id} is lacking, or there is no room"
+                    )
+                except UnknownSession as error:
+                    lost = str(error)
+                if lost:
+                    self.pool.close(session)
+                    self._link.drop(session, lost)
+            case SessionGone(session=session):
+                self.pool.close(session)
+
+
+def serve(child: Child, config: ServeConfig) -> dict[str, Any]:
+    """Serve until told to stop; return the statistics.
+
+    Raises:
+        ConfigError: If no model is named, or the address cannot be used.
+        ModelLoadError: If a model cannot be used.
+        DeadlineExceeded: If a judge hangs.
+    """
+    if not config.models:
+        raise ConfigError(
+            "The reward server has no model to serve",
+            remedy="Name a folder that train-reward wrote: roborl serve FOLDER",
+        )
+    began = time.monotonic()
+    loaders = {name: find_loader(place) for name, place in config.models.items()}
+    import_s = time.monotonic() - began
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(config.threads)
+    models = {name: load() for name, load in loaders.items()}
+    server = RewardServer(models, config)
+    try:
+        child.ready(import_s=import_s)
+        for name, model in models.items():
+            log.info("serving %s (%s) on %s", name, model.version, server.endpoint)
+        statistics = server.check_health()
+        checked = reported = time.monotonic()
+        while not child.stopping:
+            server.turn()
+            now = time.monotonic()
+            if now - checked >= _HEALTH_S:
+                statistics, checked = server.check_health(), now
+            if config.report_s and now - reported >= config.report_s:
+                log.info("%s", summary(statistics))
+                reported = now
+            child.beat()
+        return server.check_health() | {"endpoint": server.endpoint}
+    finally:
+        server.close()
+
+
+def summary(statistics: Mapping[str, Any]) -> str:
+    """Return the statistics of a reward server as one line for people."""
+    parts = [f"{statistics['sessions']} sessions, {statistics['waiting_bytes'] / 1e6:.1f} MB waiting"]
+    for name, figures in statistics["models"].items():
+        scored, missing = sum(figures["scored"].values()), sum(figures["missing"].values())
+        parts.append(
+            f"{name}: {scored} scored, {missing} missing, {figures['mean_batch']:.1f} a batch,"
+            f" labels {figures['label_behind_s']:.1f} s behind"
+        )
+    return "; ".join(parts)
+
+
+def _observation(event: FramePushed) -> Observation:
+    # Stamps mean nothing on another machine; the index is what the fold goes by.
+    frames = {
+        name: Frame(rgb=rgb, camera=name, stamp_ns=0, id=event.frame_id) for name, rgb in event.images.items()
+    }
+    return Observation(frames=frames, state=event.state, stamp_ns=0)

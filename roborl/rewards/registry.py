@@ -1,0 +1,67 @@
+"""Which code reads which reward model: by the format that its folder names, from a closed list."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from roborl.errors import ModelLoadError
+from roborl.rewards.model import RewardModel
+
+# Code comes from this list alone: a folder names a format, never a class or a module.
+_FORMATS = {"roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model"}
+_NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
+
+
+def find_loader(name_or_folder: str) -> Callable[[], RewardModel[Any, Any]]:
+    """Import what reads a reward model, and return a function that reads it.
+
+    Args:
+        name_or_folder: A folder with a ``config.json`` that names its format, or the name of a model without weights.
+
+    Raises:
+        ModelLoadError: If there is no such model, or it is of a format that nothing here reads.
+    """
+    if name_or_folder in _NAMES:
+        return _imported(_NAMES[name_or_folder])
+    folder = Path(name_or_folder)
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        known = described["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelLoadError(
+            "This is no reward model",
+            seen=f"{name_or_folder} ({type(error).__name__})",
+            allowed=f"a folder whose config.json names its format, or one of {sorted(_NAMES)}",
+            remedy="Train one with: roborl train-reward --dataset PATH --out FOLDER",
+        ) from error
+    if known not in _FORMATS:
+        raise ModelLoadError(
+            "This reward model is of a format that this release does not read",
+            seen=known,
+            allowed=sorted(_FORMATS),
+        )
+    load = _imported(_FORMATS[known])
+    return lambda: load(folder)
+
+
+def load_reward_model(name_or_folder: str) -> RewardModel[Any, Any]:
+    """Read a reward model, whatever its kind.
+
+    Raises:
+        ModelLoadError: If it cannot be used.
+
+    Example:
+        >>> load_reward_model("brightness").version
+        'brightness-all'
+    """
+    return find_loader(name_or_folder)()
+
+
+def _imported(place: str) -> Callable[..., RewardModel[Any, Any]]:
+    module, name = place.split(":")
+    loader: Callable[..., RewardModel[Any, Any]] = getattr(importlib.import_module(module), name)
+    return loader
