@@ -64,7 +64,7 @@ class StoredEpisodes:
             raise DatasetError(
                 "The replay memory was made anew", seen=self._root, remedy="Start the labeller again"
             )
-        slots = self._arena.keys()
+        slots = self._arena.slots()
         self._found = [
             self._as_far_as_held(info, slots[info.key])
             for info in infos
@@ -133,8 +133,7 @@ class StoredColumn:
         """Record the stride of an episode."""
         self._strides[str(key)] = stride
         with self._strides_file.open("ab", buffering=0) as file:
-            # The line break comes first, so that a line torn by a kill does not spoil the next one.
-            file.write(b"\n" + json.dumps({"episode": str(key), "stride": stride}).encode())
+            file.write(json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
 
     def hold(self, key: EpisodeKey) -> bool:
         """Let the episode be trained on without the labels it lacks; False where that was so already."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.labelling import LabelConfig
+from roborl.loops.replay import MixConfig
 from roborl.loops.train import TrainerConfig
+from roborl.serving.security import SecurityConfig
 
 
 @dataclass(frozen=True)
@@ -96,18 +102,106 @@ class StoreConfig:
 class ShapingConfig:
     """How progress becomes reward."""
 
-    # potential per unit of progress; 0 trains on the task's reward alone
+    # reward that full progress is worth; 0 trains on the task's reward alone
     scale: float = 0.3
-    # how strongly the spread of a score pulls its potential towards 0
-    doubt: float = 0.1
+    # spread of a score at which it counts half; .inf lets every score count fully
+    doubt: float = math.inf
 
     def __post_init__(self) -> None:
-        if self.scale < 0 or self.doubt < 0:
+        if self.scale < 0 or not self.doubt > 0:
             raise ConfigError(
                 "Shaping cannot use these settings",
                 seen=f"scale={self.scale:g} doubt={self.doubt:g}",
-                allowed="0 or more",
+                allowed="scale >= 0, doubt > 0",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnSettings:
+    """What learning needs to know wherever its parts run."""
+
+    # folder of the run; made if missing
+    run: Path = Path("outputs/run")
+    # name or path of the bench file
+    bench: str = "so101_sim"
+    # dotted overrides of the bench file, such as --robot.scene=Reach
+    bench_overrides: list[str] = field(default_factory=list)
+    # folder of the policy to start from; empty for one with random weights
+    policy: str = ""
+    # demonstrations for the replay memory
+    demos: DemosConfig = field(default_factory=DemosConfig)
+    # how progress becomes reward
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    # the share of demonstrations in a batch
+    mix: MixConfig = field(default_factory=MixConfig)
+    # which algorithm learns: rlpd, or module:function that makes one out of (this configuration, policy, replay memory)
+    algorithm: str = "rlpd"
+    # settings of the algorithm; another one reads batch_size, demo_fraction, discount and n_step of them
+    rlpd: RlpdConfig = field(default_factory=RlpdConfig)
+    # the trainer
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    # the labeller
+    labels: LabelConfig = field(default_factory=LabelConfig)
+    # the store
+    store: StoreConfig = field(default_factory=StoreConfig)
+    # of network initialisation and every draw
+    seed: int = 0
+    # go on with the run that is in the folder
+    resume: bool = False
+    # publish this older version again and go on from it; 0 for no
+    rollback: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnConfig(LearnSettings):
+    """What ``roborl learn`` is told."""
+
+    # address of the reward server; empty trains on the task's reward alone
+    reward: str = ""
+    # name of the model at the reward server; empty for its only one
+    reward_model: str = ""
+    # address where the store takes steps
+    steps: str = "tcp://127.0.0.1:5550"
+    # address where the trainer publishes weights
+    weights: str = "tcp://127.0.0.1:5551"
+    # keys for links that leave this machine
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether progress becomes reward at all."""
+        return bool(self.reward) and self.shaping.scale > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchForm:
+    """What the learner has to know of a bench.
+
+    Attributes:
+        cameras: Height and width at recording resolution by camera name, px.
+        image_px: Side of the square picture a policy sees.
+        state_dim: Length of the state.
+        action_dim: Length of an action.
+        max_steps: Longest episode, steps.
+        policy_hz: Steps per second.
+    """
+
+    cameras: dict[str, tuple[int, int]]
+    image_px: int
+    state_dim: int
+    action_dim: int
+    max_steps: int
+    policy_hz: float
+
+    def identity(self, algorithm: str) -> dict[str, Any]:
+        """Return what a checkpoint of ``algorithm`` on this bench was made for."""
+        return {
+            "algorithm": algorithm,
+            "cameras": sorted(self.cameras),
+            "image_px": self.image_px,
+            "state_dim": self.state_dim,
+            "action_dim": self.action_dim,
+        }
 
 
 class JsonLines:
@@ -123,12 +217,31 @@ class JsonLines:
             file.write(json.dumps(self._common | dict(line), default=float).encode() + b"\n")
 
 
-__all__ = [
-    "DemosConfig",
-    "JsonLines",
-    "LabelConfig",
-    "RunFolder",
-    "ShapingConfig",
-    "StoreConfig",
-    "TrainerConfig",
-]
+def write_status(path: Path, status: Mapping[str, Any]) -> None:
+    """Leave the newest counters of a process for whoever looks; a reader sees whole files only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(json.dumps({"at_ns": time.monotonic_ns(), **status}, default=float))
+    fresh.replace(path)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Return the newest counters of a process, empty before the first."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def read_lines(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the lines of one kind from a JSONL file, without one that a kill has torn."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for raw in path.read_bytes().splitlines():
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                continue
+            if line.get("kind") == kind:
+                lines.append(line)
+    return lines

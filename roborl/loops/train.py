@@ -62,8 +62,7 @@ class EpisodeResult:
         reward: Sum of the task's rewards.
         success: The verdict, None where there was none.
         end: Why it ended.
-        policy_version: Version behind its last policy step.
-        held: Whether it was trained on with its potential held, because labels were late.
+        policy_version: Version behind its last step.
     """
 
     key: str
@@ -72,7 +71,6 @@ class EpisodeResult:
     success: bool | None
     end: str
     policy_version: int
-    held: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,8 @@ class Experience:
         sampleable: Online transitions that ever became sampleable.
         finished: Online episodes that ended since the last look, in the order they ended.
         policy_version: Version behind the newest step, 0 for none.
-        held: Episodes trained on with their potential held.
+        held: Transitions that may be sampled with their potential held, because labels are late.
+        label_version: Version of the labels behind the potentials, empty for none.
     """
 
     committed: int
@@ -92,6 +91,7 @@ class Experience:
     finished: Sequence[EpisodeResult]
     policy_version: int
     held: int
+    label_version: str = ""
 
 
 class BatchSource[B](Protocol):
@@ -124,7 +124,7 @@ class TrainerConfig:
     # most updates between two looks at everything else
     burst: int = 16
     # remembered observations that new weights are tried on before they go out
-    probes: int = 32
+    probes: int = 16
     # threads of the tensor library
     threads: int = 1
 
@@ -150,6 +150,7 @@ class Trainer[B]:
         identity: What the model is made for; checkpoints of anything else are refused.
         metrics: Takes one line of figures at a time.
         probe: Returns the gate's probe once there are observations to try weights on.
+        history: Online episodes and successes that this run has reported before.
         clock: The clock.
     """
 
@@ -164,6 +165,7 @@ class Trainer[B]:
         identity: Mapping[str, Any],
         metrics: Callable[[dict[str, Any]], None],
         probe: Callable[[], ProbeActions | None] = lambda: None,
+        history: tuple[int, int] = (0, 0),
         clock: Clock | None = None,
     ) -> None:
         self._algorithm, self._source, self._publisher = algorithm, source, publisher
@@ -172,7 +174,7 @@ class Trainer[B]:
         self._clock: Clock = clock or MonotonicClock()
         self.budget = ReplayBudget(config.budget)
         self._seen = self._committed = 0
-        self._episodes = self._successes = 0
+        self._episodes, self._successes = history
         self._experience: Experience | None = None
         self._sums: dict[str, list[float]] = {}
         self._unpublished = self._unsaved = 0
@@ -237,11 +239,10 @@ class Trainer[B]:
         self._saved_ns = self._clock.now_ns()
         if not self._unsaved and checkpoints(self._folder):
             return
-        trainer = {"seen": self._seen, "episodes": self._episodes, "successes": self._successes}
         parts = {
             "algorithm": self._algorithm.state_dict(),
             "budget": self.budget.state_dict(),
-            "trainer": trainer | {"version": self._publisher.version},
+            "trainer": {"seen": self._seen, "version": self._publisher.version},
         }
         checkpoint = Checkpoint(step=self.budget.updates, identity=self._identity, parts=parts)
         save_checkpoint(self._folder, checkpoint, keep=self._config.keep_checkpoints)
@@ -265,9 +266,7 @@ class Trainer[B]:
                 remedy="Use the settings it was trained with, or start a new run folder",
             ) from error
         self.budget.load_state_dict(parts["budget"])
-        trainer = parts["trainer"]
-        self._seen = int(trainer["seen"])
-        self._episodes, self._successes = int(trainer["episodes"]), int(trainer["successes"])
+        self._seen = int(parts["trainer"]["seen"])
         log.info("Training goes on from %s", path)
 
     def _refresh(self, now: int) -> None:
@@ -291,7 +290,6 @@ class Trainer[B]:
                     "success": episode.success,
                     "end": episode.end,
                     "policy_version": episode.policy_version,
-                    "held": episode.held,
                 }
             )
 
@@ -320,29 +318,31 @@ class Trainer[B]:
                 remedy="Start from another policy folder",
             )
 
-    def _report(self, now: int) -> None:
-        seconds = (now - self._reported_ns) / NS
-        experience = self._experience
-        means = {name: math.fsum(values) / len(values) for name, values in self._sums.items()}
-        line = {
-            "kind": "train",
-            "updates_per_s": (self.budget.updates - self._reported_updates) / max(seconds, 1e-9),
+    def report(self) -> dict[str, Any]:
+        """Return where training stands."""
+        line: dict[str, Any] = {
             **self.budget.report(),
-            **means,
             "version": self._publisher.version,
             "refused_versions": self._publisher.refused,
             "episodes": self._episodes,
             "successes": self._successes,
             "actor_alive": self.actor_alive,
         }
+        experience = self._experience
         if experience is not None:
             lag = self._publisher.version - experience.policy_version if experience.policy_version else 0
             line |= {
-                "online_observations": experience.committed,
                 "online_transitions": experience.sampleable,
                 "policy_version_lag": lag,
-                "held_episodes": experience.held,
+                "held_transitions": experience.held,
+                "label_version": experience.label_version,
             }
-        self._metrics(line)
+        return line
+
+    def _report(self, now: int) -> None:
+        seconds = (now - self._reported_ns) / NS
+        means = {name: math.fsum(values) / len(values) for name, values in self._sums.items()}
+        speed = (self.budget.updates - self._reported_updates) / max(seconds, 1e-9)
+        self._metrics({"kind": "train", "updates_per_s": speed, **self.report(), **means})
         self._sums.clear()
         self._reported_ns, self._reported_updates = now, self.budget.updates

@@ -256,7 +256,6 @@ def test_metrics_tell_ratio_speed_lag_and_episodes(tmp_path: Path) -> None:
         success=True,
         end="success",
         policy_version=1,
-        held=False,
     )
     bench.memory.finished.append(episode)
     bench.memory.grow(30)

@@ -1,0 +1,17 @@
+"""``roborl learn``: store experience, label it, train, publish weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from roborl.loops.learn import run_learner
+from roborl.loops.learn_config import LearnConfig
+from roborl.loops.supervise import Child
+
+Config = LearnConfig
+
+
+def main(config: LearnConfig) -> dict[str, Any]:
+    """Run until Ctrl-C or SIGTERM, which save first."""
+    child = Child.alone("learn")
+    return run_learner(config, lambda: child.stopping)

@@ -1,0 +1,16 @@
+"""``roborl train``: actor, learner and reward server on one machine, supervised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.supervise import Child
+
+Config = TrainConfig
+
+
+def main(config: TrainConfig) -> dict[str, Any]:
+    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arms first and then save."""
+    child = Child.alone("train")
+    return run_training(config, lambda: child.stopping)

@@ -1,0 +1,211 @@
+"""RLPD for a cloned policy: symmetric sampling, an ensemble of normalised critics, n-step targets, shaping at draw time.
+
+The image encoder is frozen, so every picture is encoded once; the actor starts as the clone. The critics are told the
+stored potential of each observation, the actor never is, so the shaped values stay the task's values minus the potential
+however late, held or noisy that potential is.
+
+Source:
+    Ball et al., Efficient Online Reinforcement Learning with Offline Data (ICML 2023); Fujimoto & Gu, A Minimalist
+    Approach to Offline Reinforcement Learning (NeurIPS 2021) for the normalised actor loss; Ng, Harada & Russell, Policy
+    Invariance under Reward Transformations (ICML 1999) for the shaping.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from roborl.data.arena import ArenaReader
+from roborl.errors import ModelLoadError
+from roborl.learning.features import FeatureCache
+from roborl.learning.sampling import Batch
+from roborl.policies.networks import Critics
+from roborl.policies.small import SmallPolicy, Weights, to_arrays
+from roborl.rewards.shaping import shaped_reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlpdConfig:
+    """Settings of the algorithm.
+
+    Attributes:
+        batch_size: Transitions per update.
+        demo_fraction: Share of a batch drawn from demonstrations and successes.
+        discount: The one discount, of the return and of the shaping.
+        n_step: Longest n-step return.
+        members: Critics in the ensemble.
+        subset: Critics whose minimum is the target.
+        width: Units per hidden layer of a critic.
+        learning_rate: Of actor and critics.
+        polyak: Share of the critics that enters their targets at each update.
+        target_noise: Standard deviation of the smoothing noise on target actions.
+        actor_every: Critic updates per actor update.
+        clone_weight: Weight of the cloning loss on demonstration steps in the actor's loss.
+        imitation_weight: Weight of the cloning loss on own steps whose advantage is positive.
+        critic_sees_potential: False breaks the invariance; the run then says so.
+    """
+
+    batch_size: int = 128
+    demo_fraction: float = 0.5
+    discount: float = 0.98
+    n_step: int = 3
+    members: int = 4
+    subset: int = 2
+    width: int = 128
+    learning_rate: float = 3e-4
+    polyak: float = 0.01
+    target_noise: float = 0.1
+    actor_every: int = 2
+    clone_weight: float = 0.3
+    imitation_weight: float = 0.0
+    critic_sees_potential: bool = True
+
+
+class Rlpd:
+    """The learner's side of the algorithm.
+
+    Args:
+        config: Settings.
+        policy: The cloned policy to start from; its encoder stays as it is, its actor is copied.
+        arena: The replay memory that batches are drawn from; pictures are looked up there by row.
+        seed: Of network initialisation and of every draw.
+    """
+
+    def __init__(self, config: RlpdConfig, policy: SmallPolicy, arena: ArenaReader, *, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.config = config
+        self.features = FeatureCache(policy, arena)
+        self.actor = copy.deepcopy(policy.actor).train()
+        shape = policy.config
+        inputs = policy.encoder.output_dim + shape.state_dim
+        self.critics = Critics(inputs + shape.action_dim + 1, config.members, config.width)
+        self.targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self._actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.learning_rate)
+        self._critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.learning_rate)
+        self.updates = 0
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Improve critics and, every ``actor_every`` calls, the actor on one drawn batch."""
+        inputs = self._inputs(batch.rows, batch.state)
+        next_inputs = self._inputs(batch.next_rows, batch.next_state)
+        action = torch.from_numpy(batch.action)
+        potential = torch.from_numpy(batch.potential)
+        metrics = self._update_critics(batch, inputs, next_inputs, action, potential)
+        if self.updates % self.config.actor_every == 0:
+            metrics |= self._update_actor(batch, inputs, action, potential)
+        with torch.no_grad():
+            for target, online in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
+                target.lerp_(online, self.config.polyak)
+        self.updates += 1
+        return metrics
+
+    def actor_weights(self) -> Weights:
+        """Copy what an actor process needs: the actor, never critics or the frozen encoder."""
+        return to_arrays(self.actor)
+
+    def load_actor_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from an older actor; the critics stay, and learn about it as it acts.
+
+        Raises:
+            ModelLoadError: If the weights are not this actor's.
+        """
+        try:
+            self.actor.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in weights.items()})
+        except RuntimeError as error:
+            raise ModelLoadError("The weights are not of this actor", seen=error) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training goes on from: networks, optimisers, counter and generator."""
+        return {
+            "actor": self.actor.state_dict(),
+            "critics": self.critics.state_dict(),
+            "targets": self.targets.state_dict(),
+            "actor_optimiser": self._actor_optimiser.state_dict(),
+            "critic_optimiser": self._critic_optimiser.state_dict(),
+            "updates": self.updates,
+            "generator": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        self.actor.load_state_dict(state["actor"])
+        self.critics.load_state_dict(state["critics"])
+        self.targets.load_state_dict(state["targets"])
+        self._actor_optimiser.load_state_dict(state["actor_optimiser"])
+        self._critic_optimiser.load_state_dict(state["critic_optimiser"])
+        self.updates = int(state["updates"])
+        torch.set_rng_state(state["generator"])
+
+    def _inputs(self, rows: NDArray[np.int64], state: NDArray[np.float32]) -> Tensor:
+        return torch.from_numpy(np.concatenate([self.features.rows(rows), state], axis=1))
+
+    def _values(self, critics: Critics, inputs: Tensor, action: Tensor, potential: Tensor) -> Tensor:
+        seen = potential if self.config.critic_sees_potential else torch.zeros_like(potential)
+        values: Tensor = critics(torch.cat([inputs, action, seen.unsqueeze(1)], dim=1))
+        return values
+
+    def _update_critics(
+        self, batch: Batch, inputs: Tensor, next_inputs: Tensor, action: Tensor, potential: Tensor
+    ) -> dict[str, float]:
+        config = self.config
+        next_potential = torch.from_numpy(batch.next_potential)
+        terminated = torch.from_numpy(batch.terminated)
+        horizon = torch.from_numpy(batch.horizon)
+        with torch.no_grad():
+            next_action = self.actor(next_inputs)
+            noise = (config.target_noise * torch.randn_like(next_action)).clamp_(-0.3, 0.3)
+            members = torch.randperm(config.members)[: config.subset]
+            next_values = self._values(
+                self.targets, next_inputs, (next_action + noise).clamp_(-1, 1), next_potential
+            )
+            bootstrap = next_values[members].min(dim=0).values
+            reward = shaped_reward(
+                torch.from_numpy(batch.reward),
+                potential,
+                next_potential,
+                terminated,
+                discount=config.discount,
+                horizon=horizon,
+            )
+            target = reward + config.discount**horizon * (~terminated) * bootstrap
+        values = self._values(self.critics, inputs, action, potential)
+        loss = functional.mse_loss(values, target.expand_as(values))
+        self._critic_optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._critic_optimiser.step()
+        return {"critic_loss": loss.item(), "value": values.mean().item(), "target": target.mean().item()}
+
+    def _update_actor(
+        self, batch: Batch, inputs: Tensor, action: Tensor, potential: Tensor
+    ) -> dict[str, float]:
+        config = self.config
+        proposal = self.actor(inputs)
+        self.critics.requires_grad_(False)
+        values = self._values(self.critics, inputs, proposal, potential).mean(dim=0)
+        with torch.no_grad():
+            taken = self._values(self.critics, inputs, action, potential).mean(dim=0)
+        self.critics.requires_grad_(True)
+        # The task's value is what the critic says plus the potential it was shaped with.
+        scale = (values.detach() + potential).abs().mean().clamp_min(1e-2)
+        error = (proposal - action).square().sum(dim=1)
+        demo = torch.from_numpy(batch.demo | batch.person).float()
+        better = (1 - demo) * (taken > values.detach()).float()
+        clone_loss = (demo * error).sum() / demo.sum().clamp_min(1)
+        imitation_loss = (better * error).sum() / better.sum().clamp_min(1)
+        loss = (
+            -values.mean() / scale
+            + config.clone_weight * clone_loss
+            + config.imitation_weight * imitation_loss
+        )
+        self._actor_optimiser.zero_grad()
+        loss.backward()
+        self._actor_optimiser.step()
+        return {"actor_value": values.mean().item(), "clone_loss": clone_loss.item()}

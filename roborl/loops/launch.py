@@ -1,0 +1,202 @@
+"""The whole system on one machine under one launcher: actors, learner and reward server."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from roborl.errors import ConfigError
+from roborl.loops import act, learn
+from roborl.loops.act import run_actor
+from roborl.loops.actor import ActConfig, shared_folder
+from roborl.loops.learn import learner_specs, prepare, result
+from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
+from roborl.loops.serve import ServeConfig, serve
+from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.1
+_HANG_S = 10.0
+_REPORT_S = 20.0
+# A socket's path has about this many bytes at most.
+_LONGEST_SOCKET = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LearnSettings):
+    """What ``roborl train`` is told."""
+
+    # folder of the reward model to serve, or "brightness" for a dry run; empty trains on the task's reward alone
+    reward: str = ""
+    # online episodes in all
+    episodes: int = 150
+    # actors that share them
+    actors: int = 1
+    # whether the policy adds exploration noise
+    explore: bool = True
+    # threads of the reward server's tensor library
+    serve_threads: int = 1
+    # seconds the learner may take after the last episode, to label and to make the updates it still owes
+    finish_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or not 1 <= self.actors <= self.episodes:
+            raise ConfigError(
+                "There is nothing to do for every actor",
+                seen=f"episodes={self.episodes} actors={self.actors}",
+                allowed="1 <= actors <= episodes",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """Where the parts of one run find each other, on one machine."""
+
+    steps: str
+    weights: str
+    scores: str
+
+
+def addresses(run: Path) -> Addresses:
+    """Return addresses that belong to this run alone, and stay the same when a process starts again."""
+    folder = shared_folder(run, "learner")
+    if len(str(folder / "weights.sock")) > _LONGEST_SOCKET:
+        folder = Path(tempfile.gettempdir()) / f"roborl-{zlib.crc32(str(run.resolve()).encode()):08x}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+    return Addresses(**{name: f"ipc://{folder / name}.sock" for name in ("steps", "weights", "scores")})
+
+
+def learn_config(config: TrainConfig, where: Addresses) -> LearnConfig:
+    """Return the learner's part of the configuration."""
+    shared = {field.name: getattr(config, field.name) for field in fields(LearnSettings)}
+    return LearnConfig(
+        **shared, steps=where.steps, weights=where.weights, reward=where.scores if config.reward else ""
+    )
+
+
+def act_configs(config: TrainConfig, where: Addresses) -> list[ActConfig]:
+    """Return each actor's part of the configuration; the episodes are dealt out evenly."""
+    share, rest = divmod(config.episodes, config.actors)
+    return [
+        ActConfig(
+            bench=config.bench,
+            bench_overrides=config.bench_overrides,
+            run=config.run,
+            actor="arm" if config.actors == 1 else f"arm{number}",
+            steps=where.steps,
+            weights=where.weights,
+            policy=RunFolder(config.run).policy,
+            explore=config.explore,
+            episodes=share + (number < rest),
+            seed=config.seed + 1000 * number,
+        )
+        for number in range(config.actors)
+    ]
+
+
+def actor_main(child: Child, config: ActConfig) -> None:
+    """Run one actor, with processes of its own, until its episodes are done."""
+    child.ready()
+    run_actor(config, lambda: child.stopping)
+
+
+def serve_main(child: Child, config: ServeConfig) -> None:
+    """Serve the reward model until stopped."""
+    serve(child, config)
+
+
+def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec]) -> list[ChildSpec]:
+    """Return all processes in the order in which they are ended: the arms first, what judges last."""
+    specs = [
+        ChildSpec(name=actor.actor, target=actor_main, args=(actor,), handles_interrupt=True)
+        for actor in act_configs(config, where)
+    ]
+    specs += learner
+    if config.reward:
+        serving = ServeConfig(
+            models={"reward": config.reward}, endpoint=where.scores, threads=config.serve_threads
+        )
+        specs.append(ChildSpec(name="serve", target=serve_main, args=(serving,), hang_s=_HANG_S))
+    return specs
+
+
+def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Run actors, learner and reward server until the episodes are done, and return where the run stands.
+
+    Raises:
+        ConfigError: If the configuration cannot be used.
+        RoborlError: If a process cannot do its work.
+    """
+    began = time.monotonic()
+    run, where = RunFolder(config.run), addresses(config.run)
+    learning = learn_config(config, where)
+    with learn.hold(run) as held:
+        if not held:
+            raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
+        if config.rollback:
+            learn.ask_rollback(run, config.rollback)
+        specs = train_specs(config, where, learner_specs(learning, prepare(learning)))
+        group = ProcessGroup(specs, preload=(*act.PRELOAD, *learn.PRELOAD), on_event=EventLog(run.events))
+        try:
+            group.start()
+            _run_episodes(run, group, config, where, stopping)
+            _finish(run, group, config, stopping)
+        finally:
+            # The specs stand in the order in which things must end.
+            group.stop(grace_s=30.0)
+    episodes = read_lines(run.metrics, "episode")
+    return {
+        "wall_s": time.monotonic() - began,
+        "episodes": len(episodes),
+        "successes": sum(line["success"] is True for line in episodes),
+        **result(run, group),
+    }
+
+
+def _run_episodes(
+    run: RunFolder,
+    group: ProcessGroup,
+    config: TrainConfig,
+    where: Addresses,
+    stopping: Callable[[], bool],
+) -> None:
+    actors = [actor.actor for actor in act_configs(config, where)]
+    reported = time.monotonic()
+    while not stopping() and not all(map(group.finished, actors)):
+        group.poll(_POLL_S)
+        if time.monotonic() - reported > _REPORT_S:
+            reported = time.monotonic()
+            log.info("%s", _line(run))
+    for actor in actors:
+        group.end(actor, grace_s=90.0)
+
+
+def _finish(run: RunFolder, group: ProcessGroup, config: TrainConfig, stopping: Callable[[], bool]) -> None:
+    """Wait until the last episodes are stored, labelled and learned from, as far as ``finish_s`` allows."""
+    began, ended_ns = time.monotonic(), time.monotonic_ns()
+    while not stopping() and time.monotonic() - began < config.finish_s:
+        group.poll(_POLL_S)
+        trainer, labeller = (read_status(run.status(name)) for name in ("trainer", "labeller"))
+        # A second later than the last episode, what is written was written in full knowledge of it.
+        fresh = trainer.get("at_ns", 0) > ended_ns + 1_000_000_000
+        labelled = not config.reward or (
+            labeller.get("at_ns", 0) > ended_ns + 1_000_000_000 and labeller["backlog_frames"] == 0
+        )
+        if fresh and labelled and trainer["owed_updates"] < 1:
+            return
+
+
+def _line(run: RunFolder) -> str:
+    trainer, labeller = read_status(run.status("trainer")), read_status(run.status("labeller"))
+    return (
+        f"{trainer.get('episodes', 0)} episodes, {trainer.get('successes', 0)} successes, "
+        f"{trainer.get('updates', 0):.0f} updates at ratio {trainer.get('achieved_ratio', 0.0):.2f}, "
+        f"version {trainer.get('version', 0)}, {labeller.get('backlog_frames', 0)} frames unlabelled"
+    )

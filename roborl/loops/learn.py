@@ -1,0 +1,216 @@
+"""The learner: store, labeller and trainer as one supervised group on one run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from roborl import config as configuration
+from roborl.clock import MonotonicClock
+from roborl.errors import ConfigError
+from roborl.loops import learn_processes
+from roborl.loops.learn_config import (
+    BenchForm,
+    JsonLines,
+    LearnConfig,
+    RunFolder,
+    read_status,
+)
+from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+
+log = logging.getLogger(__name__)
+
+# Loaded once by the fork server, so that a process that died is back without importing them again.
+PRELOAD = (
+    "numpy",
+    "torch",
+    "zmq",
+    "zarr",
+    "roborl.loops.learn_processes",
+    "roborl.data.demos",
+    "roborl.data.store",
+    "roborl.learning.rlpd",
+    "roborl.loops.label_store",
+    "roborl.loops.score_link",
+)
+_HANG_S = 10.0
+_POLL_S = 0.1
+_VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
+
+
+def prepare(config: LearnConfig) -> BenchForm:
+    """Make the run folder ready: its policy, its resolved configuration, the versions it ran with.
+
+    Raises:
+        ConfigError: If the folder holds a run that is not to be resumed, or bench, policy and run do not fit together.
+        ModelLoadError: If the policy folder cannot be used.
+    """
+    run = RunFolder(config.run)
+    run.root.mkdir(parents=True, exist_ok=True)
+    if run.learner.exists() and not (config.resume or config.rollback):
+        raise ConfigError(
+            "The run folder holds a run already",
+            seen=run.root,
+            allowed="an empty folder",
+            remedy="Go on with it: --resume true. Or name another folder: --run",
+        )
+    form = form_of(config)
+    _place_policy(config, form, run)
+    run.learner.write_text(configuration.dump(config))
+    JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **_versions()})
+    return form
+
+
+def form_of(config: LearnConfig) -> BenchForm:
+    """Return what the learner has to know of the configured bench.
+
+    Raises:
+        ConfigError: If the bench file cannot be used.
+    """
+    from roborl.envs.arm import Arm
+    from roborl.envs.bench import load_bench, make_robot
+
+    bench = load_bench(config.bench, config.bench_overrides)
+    arm = Arm(bench, make_robot(bench), MonotonicClock())
+    return BenchForm(
+        cameras={name: shape[:2] for name, shape in arm.cameras.items()},
+        image_px=bench.image_px,
+        state_dim=arm.state_dim,
+        action_dim=arm.action_dim,
+        max_steps=bench.max_steps,
+        policy_hz=bench.policy_hz,
+    )
+
+
+def learner_specs(config: LearnConfig, form: BenchForm) -> list[ChildSpec]:
+    """Return the learner's processes, in the order in which they are started and ended: what makes data last."""
+    parts: list[tuple[str, Callable[..., None]]] = [("trainer", learn_processes.trainer_main)]
+    if config.reward:
+        parts.append(("labeller", learn_processes.labeller_main))
+    parts.append(("store", learn_processes.store_main))
+    return [
+        ChildSpec(name=name, target=target, args=(config, form), hang_s=_HANG_S) for name, target in parts
+    ]
+
+
+def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Run the learner until it is stopped and return where it stands.
+
+    With ``rollback`` set and another learner at work on the folder, that one is told, and nothing is started.
+
+    Raises:
+        ConfigError: As :func:`prepare`; also if another learner works on the folder.
+        RoborlError: If a process cannot do its work.
+    """
+    run = RunFolder(config.run)
+    if config.rollback:
+        run.root.mkdir(parents=True, exist_ok=True)
+        ask_rollback(run, config.rollback)
+    with hold(run) as held:
+        if not held:
+            if config.rollback:
+                return {"run": str(run.root), "rollback": config.rollback, "told": "the learner at work"}
+            raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
+        form = prepare(config)
+        group = ProcessGroup(learner_specs(config, form), preload=PRELOAD, on_event=EventLog(run.events))
+        try:
+            group.start()
+            while not stopping():
+                group.poll(_POLL_S)
+        finally:
+            group.stop(grace_s=30.0)
+        return result(run, group)
+
+
+def result(run: RunFolder, group: ProcessGroup) -> dict[str, Any]:
+    """Return where a run stands and how its processes fared."""
+    trainer, labeller, store = (read_status(run.status(name)) for name in ("trainer", "labeller", "store"))
+    return {
+        "run": str(run.root),
+        "trainer": trainer,
+        "labeller": labeller,
+        "store": store,
+        "restarts": dict(group.restarts),
+        "recoveries_s": dict(group.recoveries_s),
+    }
+
+
+def ask_rollback(run: RunFolder, version: int) -> None:
+    """Ask the trainer of a run, now or at its next start, to put an older version in force again."""
+    fresh = run.rollback.with_name(f".rollback.{os.getpid()}")
+    fresh.write_text(str(version))
+    fresh.replace(run.rollback)
+
+
+def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder) -> None:
+    """Put the policy that training starts from into the run folder, once."""
+    import torch
+
+    from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+
+    if not run.policy.exists():
+        draft = run.root / ".policy.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        if config.policy:
+            SmallPolicy.load(Path(config.policy))
+            shutil.copytree(config.policy, draft)
+        else:
+            log.warning("No policy to start from was given: it starts from random weights")
+            shape = SmallPolicyConfig(
+                cameras=tuple(form.cameras),
+                image_px=form.image_px,
+                state_dim=form.state_dim,
+                action_dim=form.action_dim,
+            )
+            torch.manual_seed(config.seed)
+            SmallPolicy(shape).save(draft)
+        draft.rename(run.policy)
+    shape = SmallPolicy.load(run.policy).config
+    for name in ("state_dim", "action_dim"):
+        if getattr(shape, name) != getattr(form, name):
+            raise ConfigError(
+                f"The policy does not fit the bench: {name} differs",
+                seen=getattr(shape, name),
+                allowed=getattr(form, name),
+                remedy="Give a policy that was made on this bench",
+            )
+    missing = sorted(set(shape.cameras) - set(form.cameras))
+    if missing:
+        raise ConfigError(
+            "The policy looks through cameras that the bench does not have",
+            seen=missing,
+            allowed=sorted(form.cameras),
+            remedy="Give a policy that was made on this bench",
+        )
+
+
+@contextmanager
+def hold(run: RunFolder) -> Iterator[bool]:
+    """Hold the run folder's lock while the learner works; yields whether it was free."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    with (run.root / ".learner.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # An extra that this machine does without.
+    return found

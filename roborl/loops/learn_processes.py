@@ -1,0 +1,291 @@
+"""What each of the learner's processes is made of: the store, the labeller, the trainer."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from roborl.errors import ConfigError, DatasetError, ModelLoadError
+from roborl.learning.publish import ProbeActions, probe_with
+from roborl.loops.label import Labeller
+from roborl.loops.learn_config import (
+    BenchForm,
+    JsonLines,
+    LearnConfig,
+    RunFolder,
+    read_lines,
+    write_status,
+)
+from roborl.loops.store import StoreLoop
+from roborl.loops.supervise import Child
+from roborl.loops.train import Algorithm, Trainer
+from roborl.types import Episode, Observation
+
+log = logging.getLogger(__name__)
+
+_STATUS_EVERY_S = 0.5
+_STORE_WAIT_S = 60.0
+
+
+class _Ticker:
+    """Says when it is time again."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s, self._next = every_s, 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._every_s
+        return True
+
+
+def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
+    """Run the store process until it is stopped."""
+    began = time.monotonic()
+    from roborl.data.demos import DemoSpec, iterate_demos
+    from roborl.data.store import Store, StoreSpec
+    from roborl.serving.handshake import Handshake
+    from roborl.serving.steps import StepsReceiver
+
+    import_s = time.monotonic() - began
+    run = RunFolder(config.run)
+    spec = StoreSpec(
+        cameras=form.cameras,
+        image_px=form.image_px,
+        state_dim=form.state_dim,
+        action_dim=form.action_dim,
+        max_steps=form.max_steps,
+        capacity_bytes=config.store.capacity_bytes,
+    )
+    store = Store.open(run.store, spec, sync=config.store.sync)
+    receiver = StepsReceiver(
+        config.steps,
+        handshake=Handshake(cameras=form.cameras, state_dim=form.state_dim, action_dim=form.action_dim),
+        last_sequence=store.last_sequence,
+        keys=config.security.load(),
+    )
+    demos: Iterator[Episode] = iter(())
+    if config.demos.path:
+        wanted = DemoSpec(
+            cameras=form.cameras,
+            state_dim=form.state_dim,
+            action_dim=form.action_dim,
+            policy_hz=form.policy_hz,
+        )
+        found = iterate_demos(
+            config.demos.path, wanted, camera_map=config.demos.camera_map or None, actor=config.demos.actor
+        )
+        demos = islice(found, config.demos.limit or None)
+    loop = StoreLoop(receiver, store)
+    child.ready(import_s)
+    ticker = _Ticker(_STATUS_EVERY_S)
+    imported, importing = 0, True
+    while not child.stopping:
+        # One demonstration per turn, so that actors are answered while a large dataset comes in.
+        if importing:
+            episode = next(demos, None)
+            importing = episode is not None
+            imported += episode is not None and store.import_episode(episode)
+        loop.turn(0.0 if importing else 0.05)
+        child.beat()
+        if ticker.due():
+            rings = {
+                ring: {"actor": state.actor, "alive": state.alive, "durable": state.durable}
+                for ring, state in receiver.rings.items()
+            }
+            status = {"records": loop.records, "waiting": loop.waiting, "faults": loop.faults}
+            write_status(
+                run.status("store"),
+                status | {"importing": importing, "rings": rings, **store.health()},
+            )
+    receiver.close()
+    store.close()
+
+
+def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
+    """Run the labeller until it is stopped."""
+    began = time.monotonic()
+    from roborl.loops.label_store import StoredEpisodes
+    from roborl.loops.score_link import ScoreLine
+
+    import_s = time.monotonic() - began
+    run = RunFolder(config.run)
+    store = _await_store(child, lambda: StoredEpisodes(run.store))
+    if store is None:
+        return
+    line = ScoreLine(
+        config.reward, tuple(form.cameras), model=config.reward_model, keys=config.security.load()
+    )
+    events = JsonLines(run.events, child="labeller")
+    labeller = Labeller(
+        store, line, config.labels, events=lambda event: events({"at_ns": time.monotonic_ns(), **event})
+    )
+    child.ready(import_s)
+    ticker = _Ticker(_STATUS_EVERY_S)
+    while not child.stopping:
+        labeller.turn()
+        child.beat()
+        if ticker.due():
+            write_status(run.status("labeller"), labeller.report())
+    line.leave()
+
+
+def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
+    """Run the trainer until it is stopped."""
+    began = time.monotonic()
+    import torch
+
+    from roborl.data.arena import ArenaReader
+    from roborl.data.reader import StoreReader
+    from roborl.learning.publish import PolicyPublisher, VersionShelf
+    from roborl.learning.sampling import Sampler, SamplingConfig
+    from roborl.loops.replay import ReplaySource
+    from roborl.policies.small import SmallPolicy
+    from roborl.serving.handshake import Handshake
+    from roborl.serving.weights import WeightsPublisher
+
+    import_s = time.monotonic() - began
+    torch.set_num_threads(config.trainer.threads)
+    run = RunFolder(config.run)
+    arena = _await_store(child, lambda: ArenaReader(run.store))
+    if arena is None:
+        return
+    settings = config.rlpd
+    sampling = SamplingConfig(
+        n_step=settings.n_step,
+        discount=settings.discount,
+        potential_scale=config.shaping.scale if config.shaped else 0.0,
+        potential_doubt=config.shaping.doubt,
+        need_labels=config.shaped,
+        label_deadline_s=config.labels.deadline_s,
+        reuse_arrays=True,
+    )
+    sampler = Sampler(arena, sampling, config.seed)
+    policy = SmallPolicy.load(run.policy)
+    algorithm: Algorithm[Any] = make_algorithm(config, policy, arena)
+    recording = StoreReader(run.store)
+    told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
+    metrics = JsonLines(run.metrics)
+    publisher = WeightsPublisher(
+        config.weights, handshake=Handshake(action_dim=form.action_dim), keys=config.security.load()
+    )
+    trainer = Trainer(
+        algorithm=algorithm,
+        source=ReplaySource(
+            sampler,
+            config.mix.shares(settings.demo_fraction),
+            settings.batch_size,
+            images=False,
+            info=recording.info,
+            reported=told,
+            updates=lambda: trainer.budget.updates,
+        ),
+        publisher=PolicyPublisher(publisher, VersionShelf(run.versions)),
+        config=config.trainer,
+        folder=run.checkpoints,
+        identity=form.identity(config.algorithm),
+        metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
+        probe=_Probe(policy, recording, config.trainer.probes),
+        history=(len(told), sum(success is True for success in told.values())),
+    )
+    trainer.start(resume=True)
+    child.ready(import_s)
+    ticker = _Ticker(_STATUS_EVERY_S)
+    while not child.stopping:
+        updates = trainer.turn()
+        child.beat()
+        if ticker.due():
+            _roll_back_if_asked(run, trainer)
+            write_status(
+                run.status("trainer"),
+                {**trainer.report(), "counts": sampler.counts(), "subscribers": publisher.subscribers()},
+            )
+        if not updates:
+            time.sleep(0.02)
+    trainer.finish()
+    publisher.close()
+
+
+def make_algorithm(config: LearnConfig, policy: Any, arena: Any) -> Algorithm[Any]:
+    """Build the configured algorithm around a policy.
+
+    Raises:
+        ConfigError: If there is no such algorithm.
+    """
+    if config.algorithm == "rlpd":
+        from roborl.learning.rlpd import Rlpd
+
+        return Rlpd(config.rlpd, policy, arena, seed=config.seed)
+    module, _, function = config.algorithm.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            "There is no such algorithm",
+            seen=config.algorithm,
+            allowed="rlpd, or module:function",
+            remedy="Check the spelling, and that the module can be imported",
+        ) from error
+    algorithm: Algorithm[Any] = make(config, policy, arena)
+    return algorithm
+
+
+class _Probe:
+    """Tries weights on remembered observations, once there are some: the first of each of the newest episodes."""
+
+    def __init__(self, policy: Any, recording: Any, count: int) -> None:
+        self._policy, self._recording, self._count = policy, recording, count
+        self._observations: list[Observation] = []
+
+    def __call__(self) -> ProbeActions | None:
+        if len(self._observations) < self._count:
+            self._remember()
+        if not self._observations:
+            return None
+        return probe_with(
+            self._policy.act, lambda weights: self._policy.load_actor(weights, 0), self._observations
+        )
+
+    def _remember(self) -> None:
+        self._observations = []
+        try:
+            infos = [info for info in self._recording.episodes() if info.observations]
+            for info in infos[-self._count :]:
+                wanted = max(1, self._count // len(infos))
+                step = max(1, info.observations // wanted)
+                seen = self._recording.observations(info.key)
+                self._observations += list(islice(seen, 0, wanted * step, step))
+        except DatasetError:
+            log.debug("An episode was sealed while it was read; the probe takes others next time")
+        self._observations = self._observations[: self._count]
+
+
+def _roll_back_if_asked(run: RunFolder, trainer: Trainer[Any]) -> None:
+    if not run.rollback.exists():
+        return
+    wanted = run.rollback.read_text().strip()
+    run.rollback.unlink()
+    try:
+        trainer.roll_back(int(wanted))
+    except (ModelLoadError, ValueError) as error:
+        log.error("Version %s is not put in force: %s", wanted, error)
+
+
+def _await_store[T](child: Child, open_it: Callable[[], T]) -> T | None:
+    """Wait for the store process to have made its folder; None where the child is to stop meanwhile."""
+    began = time.monotonic()
+    while not child.stopping:
+        try:
+            return open_it()
+        except DatasetError:
+            if time.monotonic() - began > _STORE_WAIT_S:
+                raise
+            child.beat()
+            time.sleep(0.05)
+    return None

@@ -1,0 +1,152 @@
+"""The replay memory as the trainer sees it: batches in the algorithm's mix, and what has happened since the last look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.data.arena import ONLINE
+from roborl.data.episodes import EpisodeInfo
+from roborl.errors import ConfigError, DatasetError
+from roborl.learning.mixing import Mixer, Share
+from roborl.learning.sampling import Batch, Sampler
+from roborl.loops.train import EpisodeResult, Experience
+from roborl.types import EpisodeKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """How the share of demonstrations in a batch goes on from the algorithm's ``demo_fraction``."""
+
+    # fixed; linear: to `final` over `over_updates`; proportional: what there is of them, at least demo_fraction
+    kind: Literal["fixed", "linear", "proportional"] = "fixed"
+    # where a linear share ends
+    final: float = 0.25
+    # updates that a linear share takes to get there
+    over_updates: int = 20_000
+    # whether successful online episodes and a person's steps count as demonstrations
+    with_successes: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.final < 1.0 or self.over_updates < 1:
+            raise ConfigError(
+                "Demonstrations cannot be mixed like this",
+                seen=f"final={self.final:g} over_updates={self.over_updates}",
+                allowed="final in [0, 1), over_updates >= 1",
+            )
+
+    def shares(self, demo_fraction: float) -> dict[str, Share]:
+        """Return the share of each index set of the sampler."""
+        demos = "demo+success+person" if self.with_successes else "demo"
+        shares = {
+            "online": Share(
+                kind="linear" if self.kind == "linear" else "fixed",
+                share=1.0 - demo_fraction,
+                final=1.0 - self.final,
+                over_updates=self.over_updates,
+            )
+        }
+        if demo_fraction or self.kind != "fixed":
+            shares[demos] = Share(
+                kind=self.kind, share=demo_fraction, final=self.final, over_updates=self.over_updates
+            )
+        return shares
+
+
+class ReplaySource:
+    """Implements :class:`roborl.loops.train.BatchSource`.
+
+    Args:
+        sampler: The replay memory.
+        mix: Share by index set.
+        batch_size: Transitions per batch.
+        images: Whether the algorithm wants pictures, or looks them up by row itself.
+        info: Finds what the store knows of an episode.
+        reported: Keys, as text, of episodes that an earlier process of this run has reported.
+        updates: How many updates the algorithm has made; schedules follow it.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        mix: dict[str, Share],
+        batch_size: int,
+        *,
+        images: bool,
+        info: Callable[[EpisodeKey], EpisodeInfo],
+        reported: Collection[str] = (),
+        updates: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._sampler, self._mixer = sampler, Mixer(sampler, mix)
+        self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
+        self._reported = set(reported)
+        self._closed: set[int] = set()
+        self._sampleable = self._now_sampleable = 0
+
+    def sample(self) -> Batch:
+        """Draw the next batch."""
+        return self._mixer.sample(self._batch_size, self._updates(), images=self._images)
+
+    def refresh(self) -> Experience:
+        """Take in what is new."""
+        sampler = self._sampler
+        sampler.refresh()
+        counts, table = sampler.counts(), sampler.reader.table
+        # Evicted episodes make the count fall; what they had was counted when it came.
+        self._sampleable += max(0, counts["online"] - self._now_sampleable)
+        self._now_sampleable = counts["online"]
+        online = (table["ordinal"] > 0) & (table["kind"] == ONLINE)
+        finished = [
+            slot
+            for slot in np.flatnonzero(online & (table["ended"] == 1) & (table["awaits_verdict"] == 0))
+            if int(table["ordinal"][slot]) not in self._closed
+        ]
+        finished.sort(key=lambda slot: int(table["ordinal"][slot]))
+        results = [self._result(int(slot)) for slot in finished]
+        return Experience(
+            committed=int(table["ordinal"].max(initial=0)) + int(table["observations"][online].sum()),
+            sampleable=self._sampleable,
+            finished=[result for result in results if result is not None],
+            policy_version=self._newest_version(online),
+            held=counts["held"],
+            label_version=sampler.version,
+        )
+
+    def _newest_version(self, online: NDArray[np.bool_]) -> int:
+        table, columns = self._sampler.reader.table, self._sampler.reader.columns
+        slots = np.flatnonzero(online & (table["observations"] > 1))
+        if not slots.size:
+            return 0
+        slot = slots[np.argmax(table["ordinal"][slots])]
+        return int(columns.policy_version[table["start"][slot] + table["observations"][slot] - 2])
+
+    def _result(self, slot: int) -> EpisodeResult | None:
+        reader = self._sampler.reader
+        entry = reader.table[slot]
+        self._closed.add(int(entry["ordinal"]))
+        key = reader.columns.keys[slot].decode()
+        if key in self._reported:
+            return None
+        self._reported.add(key)
+        try:
+            info = self._info(EpisodeKey.parse(key))
+        except DatasetError:
+            return None  # Evicted or deleted between the look at the table and this one.
+        steps = slice(int(entry["start"]), int(entry["start"] + max(entry["observations"] - 1, 0)))
+        total = float(reader.columns.reward[steps].sum())
+        if not np.isnan(entry["verdict_reward"]) and entry["terminal"] > 0:
+            last = int(entry["start"] + entry["terminal"]) - 1
+            total += float(entry["verdict_reward"] - reader.columns.reward[last])
+        versions = reader.columns.policy_version[steps]
+        return EpisodeResult(
+            key=key,
+            steps=info.steps,
+            reward=total,
+            success=info.success,
+            end=info.end.value if info.end is not None else "",
+            policy_version=int(versions[-1]) if versions.size else 0,
+        )
