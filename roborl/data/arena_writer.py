@@ -83,6 +83,8 @@ class ArenaWriter:
     def place(self, info: EpisodeInfo, rows: int) -> bool:
         """Reserve a block of rows for an episode, evicting the oldest ones that are not demonstrations.
 
+        It counts as open until :meth:`update` says otherwise, so that nobody takes it for whole while it is filled.
+
         Returns False where it cannot fit beside what is never evicted; such an episode is recorded and not replayed.
         """
         start = self._find(rows)
@@ -99,7 +101,7 @@ class ArenaWriter:
         self._keys[slot] = str(info.key).encode()
         self._table[slot] = entry
         self._slots[str(info.key)] = slot
-        self._update(slot, info)
+        self._describe(slot, info)
         self._table["ordinal"][slot] = info.ordinal
         return True
 
@@ -132,10 +134,14 @@ class ArenaWriter:
         return True
 
     def update(self, info: EpisodeInfo) -> None:
-        """Bring an episode's entry in line with its end, verdict and discard."""
+        """Bring an episode's entry in line with its end, verdict and discard; at its end all its rows are there."""
         slot = self._slots.get(str(info.key))
-        if slot is not None:
-            self._update(slot, info)
+        if slot is None:
+            return
+        self._describe(slot, info)
+        if info.end is not None:
+            self._table["reserved"][slot] = max(1, self._table["observations"][slot])
+            self._table["ended"][slot] = 1
 
     def keep_only(self, keys: Iterable[EpisodeKey]) -> None:
         """Free the rows of all other episodes: their recording is gone."""
@@ -144,9 +150,11 @@ class ArenaWriter:
             if key not in wanted:
                 self._evict(slot)
 
-    def _update(self, slot: int, info: EpisodeInfo) -> None:
+    def _describe(self, slot: int, info: EpisodeInfo) -> None:
         table = self._table
         terminal = -1 if info.terminal_index is None else info.terminal_index
+        if terminal >= table["observations"][slot]:
+            terminal = -1  # Its row is still to be filled in.
         table["kind"][slot] = KINDS.index(info.kind)
         table["discarded"][slot] = info.discarded
         table["success"][slot] = -1 if info.success is None else int(info.success)
@@ -155,9 +163,6 @@ class ArenaWriter:
             table["terminal"][slot] = -1
         table["verdict_reward"][slot] = self._verdict_reward(slot, info, terminal)
         table["terminal"][slot] = terminal
-        if info.end is not None:
-            table["reserved"][slot] = max(1, table["observations"][slot])
-            table["ended"][slot] = 1
 
     def _verdict_reward(self, slot: int, info: EpisodeInfo, terminal: int) -> float:
         if info.verdict is None or terminal != info.verdict.index:

@@ -39,7 +39,9 @@ def create_root(path: Path) -> None:
         zarr.open_group(path, mode="w")
 
 
-def seal(root: Path, staging: Path, info: EpisodeInfo, arrivals: Iterable[Arrival]) -> Path:
+def seal(
+    root: Path, staging: Path, info: EpisodeInfo, arrivals: Iterable[Arrival], *, sync: bool = False
+) -> Path:
     """Write an episode into the zarr root atomically and return its folder; one that is there already is left alone.
 
     Args:
@@ -47,6 +49,7 @@ def seal(root: Path, staging: Path, info: EpisodeInfo, arrivals: Iterable[Arriva
         staging: A folder on the same file system; what a killed process leaves there is worthless.
         info: Its attributes.
         arrivals: All its arrivals in order; read once, a chunk at a time.
+        sync: Flush it to the disk itself first, so that the loss of power cannot find it half there.
 
     Raises:
         DatasetError: If the arrivals are not as many as ``info`` says.
@@ -78,9 +81,11 @@ def seal(root: Path, staging: Path, info: EpisodeInfo, arrivals: Iterable[Arriva
         raise DatasetError("An episode cannot be sealed", seen=f"{count} arrivals", allowed=info.observations)
     for name, column in _columns(rows, sorted(frames)).items():
         group.create_array(name, data=column, chunks=column.shape if column.size else "auto")
-    _flush(folder)
+    if sync:
+        _flush(folder)
     folder.rename(final)
-    _flush_folder(root)
+    if sync:
+        _flush_folder(root)
     return final
 
 
@@ -253,17 +258,13 @@ def to_arrivals(episode: Episode) -> Iterator[Arrival]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all, and to the disk."""
+    """Write a small file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 
 def _flush(folder: Path) -> None:
-    # The log is removed once the episode is sealed, so the loss of power must not find it half on the disk.
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:

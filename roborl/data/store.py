@@ -67,8 +67,8 @@ class Store:
     Args:
         root: The folder, made where there is none.
         spec: The form of its data. Cameras and dimensions must be those it was made with; the rest may change.
-        sync: Flush every record to the disk itself before it counts as taken, so that it also survives the loss of
-            power and not only the death of any process.
+        sync: Flush every record to the disk itself before it counts as taken, and every episode before its log goes, so
+            that they survive the loss of power and not only the death of any process.
 
     Raises:
         DatasetError: If another process has it, or its recording has another form; the message names the field.
@@ -180,7 +180,7 @@ class Store:
         if episode.success and not episode.end.terminated:
             verdict = Verdict(key=episode.key, index=info.steps, success=True, source=RewardSource.OPERATOR)
             info = replace(info, verdict=verdict)
-        seal(self._zarr, self._staging, info, arrivals)
+        seal(self._zarr, self._staging, info, arrivals, sync=self._sync)
         self._set(info)
         self._load(info)
         return True
@@ -292,7 +292,7 @@ class Store:
         path = self._log_path(key)
         with self._lock:
             info = self._infos[key]
-        folder = seal(self._zarr, self._staging, info, logged_arrivals(path))
+        folder = seal(self._zarr, self._staging, info, logged_arrivals(path), sync=self._sync)
         with self._lock:
             if self._infos[key] != info:  # A verdict came while it was being compressed.
                 rewrite_info(folder, self._infos[key])

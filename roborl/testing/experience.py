@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roborl.records import Arrival, Begin, End, Record
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Image, Observation, RewardSource, Source
@@ -72,3 +73,34 @@ def episode_records(
             reward_source=RewardSource.ENV if won else RewardSource.NONE,
         )
     yield End(key=key, index=steps, cause=cause)
+
+
+def check_arrival(record: Arrival) -> None:
+    """Raise AssertionError unless pictures, state and command are those of this episode and step, to the last pixel."""
+    expected = arrival(record.key, record.index)
+    seen, wanted = record.observation, expected.observation
+    assert sorted(seen.frames) == sorted(wanted.frames)
+    for name, frame in seen.frames.items():
+        np.testing.assert_array_equal(frame.rgb, wanted.frames[name].rgb)
+        assert (frame.stamp_ns, frame.id) == (wanted.frames[name].stamp_ns, wanted.frames[name].id)
+    np.testing.assert_array_equal(seen.state, wanted.state)
+    assert seen.stamp_ns == wanted.stamp_ns
+    assert (record.command is None) == (record.index == 0)
+    if record.command is not None and expected.command is not None:
+        np.testing.assert_array_equal(record.command.action, expected.command.action)
+        np.testing.assert_array_equal(record.command.proposed, expected.command.proposed)
+
+
+def check_instants(
+    images: Mapping[str, Image], state: NDArray[np.float32], action: NDArray[np.float32] | None = None
+) -> None:
+    """Raise AssertionError unless pictures (b, h, w, 3), state (b, s) and action (b, a) of each row are of one instant."""
+    actor, episode, index, incarnation = state.T
+    for camera, pixels in images.items():
+        number = list(CAMERAS).index(camera)
+        colour = np.stack([actor, episode % 256, (index * len(CAMERAS) + number) % 256], axis=1)
+        wanted = np.broadcast_to(colour[:, None, None, :], pixels.shape)
+        np.testing.assert_array_equal(pixels, wanted.astype(np.uint8))
+    if action is not None:
+        wanted_action = np.stack([episode, index, incarnation], axis=1) / 1000
+        np.testing.assert_allclose(action, wanted_action, atol=1e-6)

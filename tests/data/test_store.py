@@ -1,48 +1,430 @@
 from __future__ import annotations
 
+import shutil
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from roborl.codec import join
+from roborl.data import store as store_module
+from roborl.data.arena import ArenaReader
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
-from roborl.learning.sampling import Sampler, SamplingConfig
-from roborl.data.arena import ArenaReader
-from roborl.records import Record, pack_record
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
-from roborl.types import EpisodeKey
+from roborl.errors import ConfigError, DatasetError
+from roborl.learning.sampling import Batch, Sampler, SamplingConfig
+from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record
+from roborl.testing.experience import (
+    ACTION_DIM,
+    CAMERAS,
+    STATE_DIM,
+    arrival,
+    check_arrival,
+    check_instants,
+    episode_records,
+)
+from roborl.types import EndCause, EpisodeKey, RewardSource
 
 SPEC = StoreSpec(
     cameras=CAMERAS,
     image_px=8,
     state_dim=STATE_DIM,
     action_dim=ACTION_DIM,
-    max_steps=20,
-    capacity_bytes=2 << 20,
+    max_steps=12,
+    capacity_bytes=1 << 20,
 )
 
 
-def blob(record: Record) -> bytes:
-    return join(pack_record(record))
+def key(episode: int, actor: str = "arm", incarnation: int = 1) -> EpisodeKey:
+    return EpisodeKey(actor=actor, incarnation=incarnation, episode=episode)
 
 
-def key(episode: int, actor: str = "arm") -> EpisodeKey:
-    return EpisodeKey(actor=actor, incarnation=1, episode=episode)
+class Feed:
+    """Numbers records as a ring does."""
+
+    def __init__(self, store: Store, ring_id: str = "ring") -> None:
+        self.store, self.ring_id = store, ring_id
+
+    def __call__(self, *records: Record) -> None:
+        for record in records:
+            sequence = self.store.last_sequence(self.ring_id) + 1
+            self.store.ingest(self.ring_id, sequence, join(pack_record(record)))
 
 
-def test_smoke(tmp_path: Path) -> None:
-    n = 0
+def sampler(root: Path, **config: object) -> Sampler:
+    settings = {"n_step": 1, "shift_px": 0, "need_labels": False, **config}
+    return Sampler(ArenaReader(root), SamplingConfig(**settings), seed=0)  # type: ignore[arg-type]
+
+
+def steps_in(batch: Batch, episode: int) -> set[int]:
+    return {int(t) for e, t in batch.state[:, 1:3] if e == episode}
+
+
+def test_interleaved_actors_give_whole_episodes(tmp_path: Path) -> None:
+    streams = {
+        actor: [*episode_records(key(0, actor), 6), *episode_records(key(1, actor), 4)] for actor in "abc"
+    }
     with Store.open(tmp_path, SPEC) as store:
-        for episode in range(5):
-            for record in episode_records(key(episode), 10):
-                n += 1
-                store.ingest("r", n, blob(record))
+        feeds = {actor: Feed(store, f"ring-{actor}") for actor in streams}
+        for turn in range(max(map(len, streams.values()))):
+            for actor, records in streams.items():
+                if turn < len(records):
+                    feeds[actor](records[turn])
         assert store.wait_sealed(20)
-        sampler = Sampler(ArenaReader(tmp_path), SamplingConfig(n_step=3, need_labels=False), 0)
-        batch = sampler.sample(64)
-        np.testing.assert_array_equal(batch.images["front"][:, 0, 0, 1], batch.state[:, 1])
+        reader = StoreReader(tmp_path)
+        assert [str(info.key) for info in reader.episodes()] == [
+            f"{a}-0001-00000{e}" for e in (0, 1) for a in "abc"
+        ]
+        for info in reader.episodes():
+            assert info.observations == (7, 5)[info.key.episode], "T + 1"
+            arrivals = list(reader.arrivals(info.key))
+            for record in arrivals:
+                check_arrival(record)
+            assert [a.index for a in arrivals] == list(range(info.observations))
+            assert [a.index for a in reader.arrivals(info.key, 3)] == list(range(3, info.observations))
+            episode = reader.episode(info.key)
+            assert (len(episode.steps), len(episode.observations)) == (info.steps, info.observations)
+        draws = sampler(tmp_path, n_step=3)
+        assert draws.count("all") == 30
+        batch = draws.sample(300)
+        check_instants(batch.images, batch.state, batch.action)
+        check_instants(batch.next_images, batch.next_state)
+    assert not list((tmp_path / "logs").glob("*-*.log"))
+
+
+def test_a_record_is_taken_once_and_only_in_order(tmp_path: Path) -> None:
+    blobs = [join(pack_record(record)) for record in episode_records(key(0), 5)]
+    with Store.open(tmp_path, SPEC) as store:
+        for n, blob in enumerate(blobs, start=1):
+            for again in range(max(1, n - 2), n + 1):
+                store.ingest("r", again, blobs[again - 1])
+            store.ingest("r", n, blob)
+            with pytest.raises(DatasetError, match="not the next"):
+                store.ingest("r", n + 2, blob)
+        assert store.last_sequence("r") == len(blobs)
+        assert store.health()["duplicates"] > len(blobs)
+        assert store.health().get("refused", 0) == 0
+    assert [a.index for a in StoreReader(tmp_path).arrivals(key(0))] == list(range(6))
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_a_log_torn_at_any_byte_goes_on_without_loss(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.mktemp("torn")
+    records = list(episode_records(key(0), 5))
+    sent = data.draw(st.integers(1, 6))
+    with Store.open(root, SPEC) as store:
+        Feed(store)(*records[:sent])
+    path = root / "logs" / f"{key(0)}.log"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    (root / "sequences.json").unlink()
+    with Store.open(root, SPEC) as store:
+        kept = store.last_sequence("ring")
+        assert kept <= sent
+        Feed(store)(*records[kept:])
+        assert store.wait_sealed(20)
+        assert store.health().get("refused", 0) == 0
+        for record in StoreReader(root).arrivals(key(0)):
+            check_arrival(record)
+        batch = sampler(root).sample(50)
+        check_instants(batch.images, batch.state, batch.action)
+    assert StoreReader(root).info(key(0)).observations == 6
+
+
+@pytest.mark.parametrize("cause", list(EndCause))
+def test_only_success_and_failure_are_terminations(tmp_path: Path, cause: EndCause) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        Feed(store)(*episode_records(key(0), 4, cause))
+        batch = sampler(tmp_path).sample(100)
+    last = batch.state[:, 2] == 3
+    assert last.any()
+    assert not batch.terminated[~last].any()
+    assert (batch.terminated[last] == (cause in (EndCause.SUCCESS, EndCause.FAILURE))).all()
+    assert StoreReader(tmp_path).info(key(0)).end is cause
+    np.testing.assert_array_equal(batch.next_state[last][:, 2], 4)  # What a time-out bootstraps from.
+
+
+@pytest.mark.parametrize("when", ["open", "ended", "sealed", "reopened"])
+@pytest.mark.parametrize("env_reward", [False, True])
+def test_a_late_verdict_makes_its_observation_terminal(tmp_path: Path, when: str, env_reward: bool) -> None:
+    begin, *arrivals, end = episode_records(key(0), 8)
+    if env_reward:
+        arrivals[5] = arrival(key(0), 5, reward=0.25, reward_source=RewardSource.ENV)
+    verdict = Verdict(key=key(0), index=5, success=True, source=RewardSource.OPERATOR)
+    store = Store.open(tmp_path, SPEC)
+    feed = Feed(store)
+    if when == "open":
+        feed(begin, *arrivals[:7], verdict, *arrivals[7:], end)
+    else:
+        feed(begin, *arrivals, end)
+        if when in ("sealed", "reopened"):
+            assert store.wait_sealed(20)
+        if when == "reopened":
+            store.close()
+            store = Store.open(tmp_path, SPEC)
+            feed = Feed(store)
+        feed(verdict)
+    assert store.wait_sealed(20)
+    for _ in range(2):
+        info = StoreReader(tmp_path).info(key(0))
+        assert (info.terminal_index, info.after_end, info.success) == (5, 3, True)
+        assert info.observations == 9, "later steps are kept"
+        batch = sampler(tmp_path, n_step=2, discount=0.5).sample(200)
+        assert steps_in(batch, 0) == {0, 1, 2, 3, 4}, "and leave TD sampling"
+        reaching = batch.state[:, 2] + batch.horizon == 5
+        np.testing.assert_array_equal(batch.terminated, reaching)
+        value = 0.25 if env_reward else 1.0
+        np.testing.assert_allclose(batch.reward[reaching], value * 0.5 ** (batch.horizon[reaching] - 1))
+        assert not batch.reward[~reaching].any()
+        store.close()
+        store = Store.open(tmp_path, SPEC)
+    store.close()
+
+
+def test_the_last_verdict_counts(tmp_path: Path) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        feed(*episode_records(key(0), 8))
+        for index, success in ((3, True), (6, False)):
+            feed(Verdict(key=key(0), index=index, success=success, source=RewardSource.JUDGE))
+        batch = sampler(tmp_path).sample(200)
+        assert steps_in(batch, 0) == set(range(6))
+        assert not batch.reward.any(), "the first verdict's reward went with it"
+
+
+def test_an_episode_that_a_judge_decides_waits_for_the_verdict(tmp_path: Path) -> None:
+    begin, *rest = episode_records(key(0), 8)
+    assert isinstance(begin, Begin)
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        feed(replace(begin, meta={"outcome": "judge"}), *rest)
+        draws = sampler(tmp_path)
+        assert draws.count("all") == 0
+        feed(Verdict(key=key(0), index=8, success=True, source=RewardSource.JUDGE))
+        draws.refresh()
+        assert draws.count("all") == 8
+
+
+def test_discarded_and_evaluation_episodes_are_kept_and_not_sampled(tmp_path: Path) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        *records, end = episode_records(key(0), 5)
+        assert isinstance(end, End)
+        feed(*records)
+        draws = sampler(tmp_path)
+        assert draws.count("all") == 5
+        feed(replace(end, discarded=True))
+        feed(*episode_records(key(1), 5, mode="evaluate"))
+        draws.refresh()
+        assert draws.count("all") == 0
+        assert store.wait_sealed(20)
+        reader = StoreReader(tmp_path)
+        assert [(i.discarded, i.kind, i.observations) for i in reader.episodes()] == [
+            (True, "online", 6),
+            (False, "evaluation", 6),
+        ]
+        assert len(reader.episode(key(1)).steps) == 5
+
+
+def test_a_new_episode_of_an_actor_ends_the_one_it_left_open(tmp_path: Path) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        Feed(store, "old ring")(*list(episode_records(key(0), 5))[:4])
+        Feed(store, "other actor")(*list(episode_records(key(0, "b"), 5))[:4])
+        Feed(store, "new ring")(*list(episode_records(key(0, incarnation=2), 5))[:3])
+        assert store.wait_sealed(20)
+        ends = {info.key: info.end for info in StoreReader(tmp_path).episodes()}
+        assert ends == {key(0): EndCause.ACTOR_LOST, key(0, "b"): None, key(0, incarnation=2): None}
+        batch = sampler(tmp_path).sample(100)
+        assert not batch.terminated.any()
+        # What the dead actor still had in flight is kept aside.
+        Feed(store, "old ring")(list(episode_records(key(0), 5))[4])
+        assert store.health()["refused"] == 1
+    with Store.open(tmp_path, SPEC) as store:
+        assert store.last_sequence("old ring") == 5
+        assert StoreReader(tmp_path).info(key(0)).observations == 3
+
+
+def test_what_makes_no_sense_is_kept_counted_and_acknowledged(tmp_path: Path) -> None:
+    begin, *arrivals, end = episode_records(key(0), 4)
+    first = arrivals[0]
+    assert isinstance(first, Arrival)
+    small = replace(first.observation, state=np.zeros(2, np.float32))
+    blind = replace(first.observation, frames={})
+    nan = replace(first.observation, state=np.full(STATE_DIM, np.nan, np.float32))
+    bad: list[Record] = [replace(first, observation=o) for o in (small, blind, nan)]
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        feed(arrivals[0], begin, begin, *bad, arrivals[0], arrivals[2], arrivals[1], arrivals[1])
+        feed(*arrivals[2:], end, end, arrivals[3])
+        store.ingest("ring", store.last_sequence("ring") + 1, b"garbage")
+        assert store.health()["refused"] == 10
+        sequence = store.last_sequence("ring")
+        assert store.wait_sealed(20)
+    with Store.open(tmp_path, SPEC) as store:
+        assert store.last_sequence("ring") == sequence
+    assert [a.index for a in StoreReader(tmp_path).arrivals(key(0))] == list(range(5))
+
+
+def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path) -> None:
+    spec = replace(SPEC, capacity_bytes=150_000)
+    source = tmp_path / "source"
+    with Store.open(source, SPEC) as store:
+        Feed(store)(*episode_records(key(7, "teacher"), 9, EndCause.SUCCESS))
+        assert store.wait_sealed(20)
+    demo = StoreReader(source).episode(key(7, "teacher"))
+    root = tmp_path / "store"
+    with Store.open(root, spec) as store:
+        assert store.import_episode(demo)
+        assert not store.import_episode(demo), "once"
+        feed = Feed(store)
+        draws = sampler(root)
+        for episode in range(25):
+            for record in episode_records(key(episode), 3 + episode % 9):
+                feed(record)
+                draws.refresh()
+                batch = draws.sample(20)
+                check_instants(batch.images, batch.state, batch.action)
+        assert store.health()["evicted"] > 10
+        size = sum(path.stat().st_size for path in (root / "arena").glob("*.*"))
+        assert size <= spec.capacity_bytes + 1000
+        held = sorted(k.episode for k in draws.reader.slots() if k.actor == "arm")
+        assert held == list(range(held[0], 25)), "the oldest went first"
+        assert len(held) >= 4
+        assert draws.count("demo") == 9
+        assert sampler(root).sample(50, "demo").demo.all()
+        assert store.wait_sealed(60)
+        before = {slot: k for k, slot in draws.reader.slots().items()}
+    assert len(StoreReader(root).episodes()) == 26, "the recording keeps all"
+    with Store.open(root, spec) as store:
+        again = sampler(root)
+        assert {slot: k for k, slot in again.reader.slots().items()} == before, (
+            "evicted ones do not come back"
+        )
+    shutil.rmtree(root / "arena")
+    with Store.open(root, spec) as store:
+        rebuilt = sampler(root)
+        assert key(24) in rebuilt.reader.slots()
+        assert rebuilt.count("demo") == 9
+        batch = rebuilt.sample(100)
+        check_instants(batch.images, batch.state, batch.action)
+
+
+def test_too_little_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="too small"):
+        Store.open(tmp_path, replace(SPEC, capacity_bytes=1000))
+
+
+def test_imports_keep_order_end_and_content(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "a", SPEC) as store:
+        feed = Feed(store)
+        for episode, cause in enumerate((EndCause.SUCCESS, EndCause.TIME_LIMIT)):
+            feed(*episode_records(key(episode), 5, cause))
+        assert store.wait_sealed(20)
+    source = StoreReader(tmp_path / "a")
+    with Store.open(tmp_path / "b", SPEC) as store:
+        for info in source.episodes():
+            store.import_episode(source.episode(info.key), meta={"from": "a"})
+        copied = StoreReader(tmp_path / "b")
+        for info in copied.episodes():
+            assert (info.kind, info.meta) == ("demo", {"from": "a"})
+            assert info.end is source.info(info.key).end
+            for record in copied.arrivals(info.key):
+                check_arrival(record)
+        batch = sampler(tmp_path / "b").sample(100, "demo")
+        check_instants(batch.images, batch.state, batch.action)
+        np.testing.assert_array_equal(batch.reward, batch.terminated.astype(np.float32))
+        wrong = source.episode(key(0))
+        steps = tuple(
+            replace(
+                s,
+                command=replace(s.command, action=np.zeros(9, np.float32), proposed=np.zeros(9, np.float32)),
+            )
+            for s in wrong.steps
+        )
+        with pytest.raises(DatasetError, match="action_dim is 9, the store's is 3"):
+            store.import_episode(replace(wrong, key=key(8), steps=steps))
+
+
+def test_one_process_at_a_time_and_one_form(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, SPEC)
+    with pytest.raises(DatasetError, match="another process"):
+        Store.open(tmp_path, SPEC)
+    store.close()
+    for change in ({"state_dim": 5}, {"action_dim": 1}, {"cameras": {"front": (12, 16)}}):
+        with pytest.raises(DatasetError, match=next(iter(change))):
+            Store.open(tmp_path, replace(SPEC, **change))  # type: ignore[arg-type]
+    Store.open(tmp_path, replace(SPEC, image_px=6, capacity_bytes=2 << 20)).close()
+
+
+def test_memory_is_rebuilt_after_the_machine_restarted_or_its_form_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        Feed(store)(*episode_records(key(0), 6), *list(episode_records(key(1), 6))[:5])
+    (tmp_path / "arena" / "state.f32").write_bytes(bytes((tmp_path / "arena" / "state.f32").stat().st_size))
+    monkeypatch.setattr("roborl.data.arena_writer.boot_id", lambda: "another run of the machine")
+    for spec in (SPEC, replace(SPEC, image_px=4)):
+        with Store.open(tmp_path, spec) as store:
+            draws = sampler(tmp_path)
+            assert draws.count("all") == 6 + 3
+            batch = draws.sample(100)
+            check_instants(batch.images, batch.state, batch.action)
+            assert batch.images["wrist"].shape[1] == spec.image_px
+    with Store.open(tmp_path, replace(SPEC, image_px=4)) as store:
+        Feed(store)(*list(episode_records(key(1), 6))[5:])
+        draws = sampler(tmp_path)
+        assert draws.count("all") == 12, "an open episode goes on"
+
+
+def test_a_slow_or_failing_seal_neither_stops_records_nor_loses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, real = threading.Event(), store_module.seal
+    failures = [OSError("No space left on device")]
+
+    def slow(*args: object, **kwargs: object) -> Path:
+        assert release.wait(20)
+        if failures:
+            raise failures.pop()
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store_module, "seal", slow)
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        feed(*episode_records(key(0), 5))
+        start = time.monotonic()
+        feed(*episode_records(key(1), 5))
+        feed(Verdict(key=key(0), index=3, success=True, source=RewardSource.OPERATOR))
+        assert time.monotonic() - start < 5
+        assert store.health()["unsealed"] == 2
+        release.set()
+        assert not store.wait_sealed(20)
+        assert store.health()["seal_failures"] == 1
+        feed(*episode_records(key(2), 5))
+        assert store.wait_sealed(20)
     reader = StoreReader(tmp_path)
-    assert len(reader.episodes()) == 5
-    assert len(reader.episode(key(3)).steps) == 10
+    assert [info.observations for info in reader.episodes()] == [6, 6, 6]
+    assert reader.info(key(0)).terminal_index == 3
+
+
+def test_a_deleted_store_does_not_wait_for_what_was_acknowledged(tmp_path: Path) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        store.adopt("ring", 41)
+        Feed(store)(*episode_records(key(0), 3))
+        assert store.last_sequence("ring") == 47
+        assert store.health()["acknowledged_elsewhere"] == 41
+        store.adopt("ring", 12)
+        assert store.last_sequence("ring") == 47
+        assert store.wait_sealed(20)
+    shutil.rmtree(tmp_path / "store.zarr" / str(key(0)))
+    with Store.open(tmp_path, SPEC) as store:
+        assert store.last_sequence("ring") == 47, "though nothing of the episode is left"
+        assert sampler(tmp_path).count("all") == 0
