@@ -6,28 +6,15 @@ import hashlib
 import importlib
 from typing import Any, cast
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from roborl.errors import ConfigError, ModelLoadError
-from roborl.types import Image
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 _LITE0_STRIDE = 32
-
-
-def resize_frame(rgb: Image, px: int) -> Image:
-    """Return ``rgb`` as a square of ``px``, uint8 (px, px, 3): averaged when it shrinks, the same array where it fits.
-
-    Training and use go through this one function, so they cannot differ.
-    """
-    if rgb.shape[:2] == (px, px):
-        return rgb
-    way = cv2.INTER_AREA if min(rgb.shape[:2]) >= px else cv2.INTER_LINEAR
-    return cast(Image, cv2.resize(rgb, (px, px), interpolation=way))
 
 
 class FrameEncoder(nn.Module):

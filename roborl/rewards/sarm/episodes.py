@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import DatasetError
-from roborl.rewards.sarm.encoders import resize_frame
+from roborl.images import square
 from roborl.rewards.sarm.labels import FrameLabels, Span, StagePlan, label_frames
 
 
@@ -90,7 +90,7 @@ def resize_episode(
 ) -> tuple[NDArray[np.uint8], ...]:
     """Return its pictures at the model's size, camera by camera, uint8 (n, px, px, 3) each."""
     return tuple(
-        np.stack([np.ascontiguousarray(resize_frame(rgb, px)) for rgb in episode.images[camera]])
+        np.stack([np.ascontiguousarray(square(rgb, px)) for rgb in episode.images[camera]])
         for camera in cameras
     )
 

@@ -69,10 +69,11 @@ def plan_stages(successes: Sequence[Sequence[Span] | None]) -> StagePlan:
     """Learn stage order and shares from the annotations of the successful episodes.
 
     α_k is the mean over episodes of (length of stage k / length of the episode's annotated part): a mean of ratios, so
-    that a slow demonstration weighs as much as a quick one. Without any annotation there is a single stage.
+    that a slow demonstration weighs as much as a quick one. Successes in which a stage was repeated have no say in
+    order or shares. Without any annotation there is a single stage.
 
     Raises:
-        DatasetError: If the annotated episodes do not go through the same stages in the same order.
+        DatasetError: If no success goes through each stage once, or two do so in different ways.
 
     Example:
         >>> plan_stages([[("reach", 0, 5), ("lift", 5, 10)], [("reach", 0, 30), ("lift", 30, 40)]]).shares
@@ -81,22 +82,22 @@ def plan_stages(successes: Sequence[Sequence[Span] | None]) -> StagePlan:
     annotated = [spans for spans in successes if spans]
     if not annotated:
         return StagePlan(names=("task",), shares=(1.0,))
-    names = tuple(name for name, _, _ in annotated[0])
+    straight = [spans for spans in annotated if len({name for name, _, _ in spans}) == len(spans)]
+    orders = {tuple(name for name, _, _ in spans) for spans in straight}
+    if len(orders) != 1:
+        raise DatasetError(
+            "The successful episodes must go through the same subtasks in the same order",
+            seen=sorted(orders) or "each of them repeats one",
+            allowed="one order, and at least one episode with each subtask once",
+            remedy="Correct it with roborl annotate, or mark the odd episodes as failures",
+        )
     ratios = []
-    for number, spans in enumerate(annotated):
-        found = tuple(name for name, _, _ in spans)
-        if found != names:
-            raise DatasetError(
-                "Successful episodes must go through the same subtasks in the same order",
-                seen=f"{found} in annotated success {number}",
-                allowed=names,
-                remedy="Annotate repeated attempts as one subtask, or mark the episode as a failure",
-            )
+    for spans in straight:
         _check_spans(spans)
         lengths = np.array([end - start for _, start, end in spans], dtype=np.float64)
         ratios.append(lengths / lengths.sum())
     shares = np.mean(ratios, axis=0)
-    return StagePlan(names=names, shares=tuple(float(share) for share in shares / shares.sum()))
+    return StagePlan(names=orders.pop(), shares=tuple(float(share) for share in shares / shares.sum()))
 
 
 def label_frames(
@@ -104,12 +105,12 @@ def label_frames(
 ) -> FrameLabels:
     """Label each of ``frames`` observations.
 
-    A success goes through every stage; from the end of its last span on it is finished. Without spans it is one stage
-    from its first frame to its last.
+    Spans may repeat stages and go backwards: work that was undone. A span that the next stage follows at once was
+    completed and has within-stage labels; of any other span only the stage is known.
 
-    A failure may go through stages in any order, also backwards (undone work), and stop anywhere. A span that the next
-    stage follows at once was completed and has within-stage labels; of any other span only the stage is known. Frames
-    that no span covers must not pass the end of the furthest stage completed so far, nor ``failure_ceiling``.
+    A success is finished from the end of its last span on. Without spans it is one stage from first frame to last.
+    A failure may stop anywhere; frames that no span covers must not pass the end of the furthest stage completed so
+    far, nor ``failure_ceiling``.
 
     Raises:
         DatasetError: If a span names an unknown stage or is out of order.
@@ -133,10 +134,10 @@ def label_frames(
             raise DatasetError("An annotation names an unknown subtask", seen=name, allowed=plan.names)
         k = index[name]
         following = spans[position + 1] if position + 1 < len(spans) else None
-        if success:
-            complete = True
+        if following is None:
+            complete = success
         else:
-            complete = following is not None and following[1] == end and index.get(following[0]) == k + 1
+            complete = index.get(following[0]) == k + 1 and (success or following[1] == end)
         last = end if complete and following is not None else end + 1
         where = np.arange(start, min(last, frames))
         stage[where] = k

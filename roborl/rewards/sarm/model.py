@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roborl.errors import ShapeError
+from roborl.images import square
 from roborl.rewards.model import Fold, References, missing, observation_id
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.encoders import resize_frame
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.windows import EMPTY, causal_window
@@ -241,14 +241,14 @@ class SarmModel:
                 seen=observation.state.size,
                 allowed=self.state_dim,
             )
-        images = tuple(resize_frame(observation.frames[name].rgb, self.image_px) for name in self.cameras)
+        images = tuple(square(observation.frames[name].rgb, self.image_px) for name in self.cameras)
         return Sighting(id=observation_id(observation), images=images, state=observation.state)
 
     @torch.inference_mode()
     def embed(self, images: Mapping[str, Image]) -> NDArray[np.float32]:
         """Return the frame vectors of all cameras side by side, float32 (c · d,): features for a policy to reuse."""
         frames = [
-            torch.from_numpy(np.ascontiguousarray(resize_frame(images[name], self.image_px)))[None]
+            torch.from_numpy(np.ascontiguousarray(square(images[name], self.image_px)))[None]
             for name in self.cameras
         ]
         vector: NDArray[np.float32] = self.network.encode(frames).flatten().numpy()

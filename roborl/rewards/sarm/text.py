@@ -42,8 +42,8 @@ def wrong_task(task: str, others: Sequence[str], rng: np.random.Generator) -> st
     candidates = [other for other in others if other != task]
     if candidates and rng.random() < 0.5:
         return candidates[int(rng.integers(len(candidates)))]
-    own = set(re.findall(r"\w+", task.lower()))
-    words = [word for word in _SPARE_WORDS if word not in own]
+    own = set(hash_words(task))
+    words = [word for word in _SPARE_WORDS if own.isdisjoint(hash_words(word))]
     return " ".join(rng.choice(words, size=int(rng.integers(2, 6)), replace=False))
 
 

@@ -52,12 +52,14 @@ class WindowAugmentation:
         freeze: Probability that the last slots repeat one frame.
         drop: Probability of each earlier slot to be empty, so that no clock can be read off the filled ones.
         drop_anchor: The same for the anchor.
+        move_anchor: Probability that the anchor is any frame: the video begins elsewhere than the task.
     """
 
-    rewind: float = 0.3
-    freeze: float = 0.1
-    drop: float = 0.15
-    drop_anchor: float = 0.3
+    rewind: float = 0.3  # probability
+    freeze: float = 0.2  # probability
+    drop: float = 0.2  # probability
+    drop_anchor: float = 0.3  # probability
+    move_anchor: float = 0.3  # probability
 
 
 def causal_window(config: WindowConfig, present: int) -> NDArray[np.int64]:
@@ -96,5 +98,10 @@ def training_window(
     path = present - offsets[-1] + offsets
     path[(path < 0) | (path >= frames)] = EMPTY
     path[:-1][rng.random(config.history - 1) < augmentation.drop] = EMPTY
-    anchor = EMPTY if rng.random() < augmentation.drop_anchor else 0
+    anchor, coin = 0, rng.random()
+    if coin < augmentation.drop_anchor:
+        anchor = EMPTY
+    elif coin < augmentation.drop_anchor + augmentation.move_anchor:
+        # Half of the time the present frame itself, as at the start of a video.
+        anchor = present if rng.random() < 0.5 else int(rng.integers(frames))
     return np.concatenate([[anchor], path])

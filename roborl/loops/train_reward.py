@@ -1,0 +1,183 @@
+"""Dataset to reward model: read, hold some episodes out, train, measure, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.lerobot_io import read_episodes
+from roborl.errors import DatasetError
+from roborl.rewards.sarm.checkpoint import save_reward_model
+from roborl.rewards.sarm.config import SarmConfig, SarmTraining
+from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.sarm.evaluation import (
+    HeldOutReport,
+    as_video,
+    format_reports,
+    held_out_report,
+    leak,
+    time_only,
+    watcher,
+)
+from roborl.rewards.sarm.model import SarmModel
+from roborl.rewards.sarm.training import Log, train_sarm
+
+_LATENCY_FRAMES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRewardConfig:
+    """Which data, which model, where to.
+
+    Attributes:
+        dataset: A LeRobotDataset v3: folder or hub id.
+        out: Folder of the model.
+    """
+
+    dataset: str  # folder or hub id of a LeRobotDataset
+    out: Path  # folder for the model, its resume points and its report
+    cameras: list[str] = field(default_factory=list)  # views to look at; empty: all that the dataset has
+    model: SarmConfig = field(default_factory=SarmConfig)
+    training: SarmTraining = field(default_factory=SarmTraining)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainRewardResult:
+    """A trained model and what it is worth.
+
+    Attributes:
+        model: The model, also in its folder.
+        ours: Its figures on the held-out episodes.
+        by_time: The same of a model that only knows the time.
+        leak: Largest change of a score by frames later than it.
+        frame_ms: Milliseconds per observation, all cameras, one at a time, with the present number of threads.
+        seconds: Time spent in optimisation.
+    """
+
+    model: SarmModel
+    ours: HeldOutReport
+    by_time: HeldOutReport
+    leak: float
+    frame_ms: float
+    seconds: float
+
+    @property
+    def table(self) -> str:
+        """The report for people."""
+        return format_reports({"this model": self.ours, "time only": self.by_time})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "version": self.model.version,
+            "stages": dict(zip(self.model.plan.names, self.model.plan.shares, strict=True)),
+            "held_out": self.ours.as_dict(),
+            "time_only": self.by_time.as_dict(),
+            "leak": self.leak,
+            "frame_ms": self.frame_ms,
+            "seconds": self.seconds,
+        }
+
+
+def to_training(episode: DatasetEpisode, cameras: Sequence[str] = ()) -> TrainingEpisode:
+    """Return what a reward model may learn from an episode; without a verdict it is taken as a success."""
+    names = list(cameras) or sorted(episode.images)
+    missing = [name for name in names if name not in episode.images]
+    if missing:
+        raise DatasetError("The dataset lacks a camera", seen=sorted(episode.images), allowed=names)
+    success = episode.success is not False
+    return TrainingEpisode(
+        images={name: episode.images[name] for name in names},
+        state=episode.state,
+        task=episode.task,
+        success=success,
+        subtasks=[(part.name, part.start, part.end) for part in episode.subtasks] or None,
+        kind="success" if success else episode.failure or "failure",
+        benchmark=episode.benchmark_progress,
+    )
+
+
+def split(
+    episodes: Sequence[TrainingEpisode], held_out: float, seed: int
+) -> tuple[list[TrainingEpisode], list[TrainingEpisode]]:
+    """Hold out a share of every kind of episode, at least one where there are two; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    train: list[TrainingEpisode] = []
+    rest: list[TrainingEpisode] = []
+    for kind in sorted({episode.kind for episode in episodes}):
+        same = [episode for episode in episodes if episode.kind == kind]
+        count = max(round(held_out * len(same)), int(held_out > 0.0 and len(same) > 1))
+        chosen = set(rng.permutation(len(same))[:count].tolist())
+        for index, episode in enumerate(same):
+            (rest if index in chosen else train).append(episode)
+    return train, rest
+
+
+def train_reward(
+    config: TrainRewardConfig,
+    *,
+    log: Log | None = None,
+    extra: Sequence[TrainingEpisode] = (),
+) -> TrainRewardResult:
+    """Train a reward model on a dataset, measure it on held-out episodes, and save it.
+
+    Args:
+        config: What to do.
+        log: Receives the progress of the training.
+        extra: Further episodes beside the dataset's, such as what a first policy did.
+
+    Raises:
+        DatasetError: If the dataset cannot be read or holds no successful episode.
+        ModelLoadError: If ``config.out`` holds a resume point of another run.
+    """
+    read = [to_training(e, config.cameras) for e in read_episodes(config.dataset) if not e.discarded]
+    train, held_out = split([*read, *extra], config.training.held_out, config.training.seed)
+    trained = train_sarm(
+        train,
+        config.model,
+        config.training,
+        workspace=config.out / "work",
+        cache=config.out / "vectors",
+        log=log,
+    )
+    save_reward_model(trained.model, config.out)
+    return measure(trained.model, train, held_out, seconds=trained.seconds)
+
+
+def measure(
+    model: SarmModel,
+    train: Sequence[TrainingEpisode],
+    held_out: Sequence[TrainingEpisode],
+    *,
+    seconds: float = 0.0,
+) -> TrainRewardResult:
+    """Return the figures of a model; the time-only model learns its curve from the same training episodes."""
+    watch = watcher(model)
+    successes = [episode for episode in train if episode.success]
+    probe = held_out[0] if held_out else train[0]
+    return TrainRewardResult(
+        model=model,
+        ours=held_out_report(watch, held_out),
+        by_time=held_out_report(time_only(successes, model.plan), held_out),
+        leak=leak(watch, probe, probe.frames // 2),
+        frame_ms=frame_latency_ms(model, probe),
+        seconds=seconds,
+    )
+
+
+def frame_latency_ms(model: SarmModel, episode: TrainingEpisode) -> float:
+    """Return the median time from an observation to its score, one at a time, as a lone session has it."""
+    fold = model.start(episode.task, {})
+    times = []
+    order = [i % episode.frames for i in range(_LATENCY_FRAMES)]
+    for index, observation in enumerate(as_video(episode, order)):
+        began = time.perf_counter()
+        fold.fold(index, model.judge.answer(fold.queries(observation)))
+        times.append(time.perf_counter() - began)
+    return float(np.median(times)) * 1e3

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from roborl.errors import ModelLoadError
+from roborl.rewards.sarm.checkpoint import freeze_model, load_reward_model, save_reward_model
+from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.sarm.evaluation import watcher
+from roborl.rewards.sarm.labels import StagePlan
+from roborl.rewards.sarm.model import SarmModel
+from roborl.rewards.sarm.network import SarmNetwork
+
+
+@pytest.fixture
+def folder(trained: SarmModel, tmp_path: Path) -> Path:
+    save_reward_model(trained, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_model_comes_back_as_it_was(
+    trained: SarmModel, folder: Path, world: Callable[[str, int], TrainingEpisode]
+) -> None:
+    again = load_reward_model(folder)
+    assert again.version == trained.version
+    assert (again.cameras, again.plan, again.tasks) == (trained.cameras, trained.plan, trained.tasks)
+    episode = world("undo", 60)
+    order = range(episode.frames)
+    np.testing.assert_array_equal(watcher(again)(episode, order), watcher(trained)(episode, order))
+
+
+def test_the_version_is_a_hash_of_weights_and_settings() -> None:
+    def build(config: SarmConfig, cameras: tuple[str, ...] = ("front",), nudge: float = 0.0) -> str:
+        torch.manual_seed(0)
+        plan = StagePlan(names=("a",), shares=(1.0,))
+        network = SarmNetwork(config, plan, cameras, 2)
+        network.slot.data[0, 0, 0] += nudge
+        return freeze_model(network, plan, cameras=cameras, tasks=("t",), state_dim=2).version
+
+    small = SarmConfig(image_px=16, frame_dim=8, dim=8, members=1)
+    base = build(small)
+    assert build(small) == base
+    others = {
+        build(small, nudge=1e-6),
+        build(small, cameras=("wrist",)),
+        build(SarmConfig(image_px=16, frame_dim=8, dim=8, members=1, done_progress=0.8)),
+    }
+    assert len(others | {base}) == 4
+
+
+def _edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(described | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda f: shutil.rmtree(f), "no config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda f: _edit_weights(f, lambda s: s.pop("slot")), "missing .*slot"),
+        (lambda f: _edit_weights(f, lambda s: s.update(extra=torch.ones(1))), "surplus .*extra"),
+        (lambda f: _edit_weights(f, lambda s: s.update(slot=torch.ones(1))), "another form"),
+        (lambda f: _edit_weights(f, lambda s: s["slot"].fill_(float("nan"))), "not finite"),
+        (lambda f: _edit_weights(f, lambda s: s["slot"].add_(1.0)), "do not belong together"),
+        (lambda f: _edit_config(f, tasks=["another"]), "do not belong together"),
+        (lambda f: _edit_config(f, format="act"), "another kind"),
+        (lambda f: _edit_config(f, model={"encoder": "cnn", "wings": 2}), "cannot be read"),
+        (lambda f: _edit_config(f, plan={"names": ["a"]}), "cannot be read"),
+        (lambda f: _edit_config(f, frozen_encoder="clip:1234"), "frozen encoder"),
+        (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x00" * 40), "cannot be read"),
+    ],
+)
+def test_a_damaged_or_foreign_folder_is_refused(
+    folder: Path, damage: Callable[[Path], object], complaint: str
+) -> None:
+    damage(folder)
+    with pytest.raises(ModelLoadError, match=complaint):
+        load_reward_model(folder)
+
+
+def test_every_truncation_of_the_weights_is_refused(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    for share in (0.0, 0.001, 0.3, 0.999):
+        (folder / "model.safetensors").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ModelLoadError):
+            load_reward_model(folder)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from roborl.errors import ModelLoadError
+from roborl.rewards.sarm.text import HashedWords, build_text_encoder, hash_words, wrong_task
+
+
+def test_case_and_punctuation_play_no_part_but_words_do() -> None:
+    encoder = HashedWords(8)
+    same = encoder(["Lift, the cube!", "lift the cube", "drop the cube"])
+    assert torch.equal(same[0], same[1])
+    assert not torch.equal(same[0], same[2])
+    assert torch.isfinite(encoder(["", "…"])).all()
+
+
+def test_a_batch_gives_what_single_texts_give() -> None:
+    encoder = HashedWords(8)
+    texts = ["a", "lift the red cube", "", "b c"]
+    torch.testing.assert_close(encoder(texts), torch.cat([encoder([text]) for text in texts]))
+
+
+def test_a_wrong_task_shares_no_word_with_the_right_one_unless_it_is_another_task() -> None:
+    rng = np.random.default_rng(0)
+    task, other = "open the door", "open the drawer"
+    drawn = [wrong_task(task, [task, other], rng) for _ in range(100)]
+    assert task not in drawn
+    assert drawn.count(other) > 20
+    assert all(not set(hash_words(text)) & set(hash_words(task)) for text in drawn if text != other)
+
+
+def test_a_missing_sentence_encoder_is_named() -> None:
+    with pytest.raises(ModelLoadError, match="no sentence encoder"):
+        build_text_encoder("/nowhere", 8)
