@@ -242,11 +242,16 @@ def _undo(scene: Scene, rng: np.random.Generator) -> list[Phase]:
             turn = Phase(name="reach", goal=_fixed(short), opening=OPEN, done=near(_fixed(short), 0.008))
             return [turn, _stay(_fixed(start))]
         case PushCube():
-            pad, start = scene.position(task.pad), scene.position(task.cube)
-            way_m = float(np.linalg.norm((start - pad)[:2]))
-            short = pad + (start - pad) * float(np.clip(0.064 / way_m, 0.45, 0.85))
-            forth, back = push(task.cube, _fixed(short)), push(task.cube, _fixed(start))
-            return [forth[0], back[0], back[1]]
+            start, pad = scene.position(task.cube), centre(task.pad)
+            way_m = float(np.linalg.norm((pad(scene) - start)[:2]))
+            short_m = float(np.clip(0.06, 0.45 * way_m, 0.85 * way_m))
+
+            def far_enough(scene: Scene) -> bool:
+                left = scene.position(task.cube)[:2] - pad(scene)[:2]
+                return bool(np.linalg.norm(left) < short_m)
+
+            forth = replace(push(task.cube, pad)[0], done=far_enough)
+            return [forth, *push(task.cube, _fixed(start))]
         case PickCube() if not isinstance(task, PickPlace):
             down = scene.position(task.cube)
 

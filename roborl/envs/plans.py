@@ -23,6 +23,8 @@ OPEN, CLOSED = 100.0, 0.0
 HOVER_M = 0.05
 _AT_M = 0.006
 _RELEASED = 85.0
+_CLEAR_M = 0.042
+"""Finger tips at this height pass over a cube."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,7 +205,9 @@ def push(body: str, place: Where) -> list[Phase]:
             return np.array([*(cube - (0.010 - 0.4 * aside) * ahead), CUBE_HALF_M])
         approached = False
         far = float(np.linalg.norm(tool[:2] - behind))
-        return np.array([*behind, CUBE_HALF_M + min(0.03, 3.0 * max(0.0, far - 0.008))])
+        if far > 0.02 and tool[2] < _CLEAR_M:
+            return np.array([*tool[:2], _CLEAR_M + 0.01])
+        return np.array([*behind, min(_CLEAR_M + 0.01, CUBE_HALF_M + 3.0 * max(0.0, far - 0.008))])
 
     def there(scene: Scene) -> bool:
         return bool(np.abs(scene.position(body)[:2] - place(scene)[:2]).max() < 0.012)

@@ -56,7 +56,7 @@ class PushCube(Task):
             aside = np.linalg.norm(
                 other - cube - way * np.clip((other - cube) @ way / distance**2, -0.6, 1.0)
             )
-            if _SHORTEST_M < distance < _LONGEST_M and reachable(behind) and aside > 0.05:
+            if _SHORTEST_M < distance < _LONGEST_M and reachable(behind) and aside > 0.07:
                 break
         scene.place(self.pad, on_table(pad, 0.0))
         scene.place(self.cube, on_table(cube, CUBE_HALF_M), float(np.arctan2(way[1], way[0])))
