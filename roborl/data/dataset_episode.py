@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,10 @@ class Provenance:
         policy_version: Weights behind each proposal, int64 (T,).
         reward_source: Who gave each reward, T of them.
         stamp_ns: Monotonic instants of the state and then of each camera, int64 (T + 1, 1 + cameras).
+        verdict_index: The observation that a verdict judged, -1 where there was none.
+        verdict_source: Who judged.
+        kind: What the episode was in its store: "online", "demo" or "evaluation"; empty elsewhere.
+        meta: What the actor said about it when it began.
     """
 
     proposed: NDArray[np.float32]
@@ -54,6 +58,10 @@ class Provenance:
     policy_version: NDArray[np.int64]
     reward_source: tuple[RewardSource, ...]
     stamp_ns: NDArray[np.int64]
+    verdict_index: int = -1
+    verdict_source: RewardSource = RewardSource.NONE
+    kind: str = ""
+    meta: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -9,6 +9,7 @@ INTERVENTION, FOREIGN_INTERVENTION = "intervention", "complementary_info.is_inte
 LAST = "is_last_observation"
 PROPOSED, SOURCE, VERSION, REWARD_SOURCE = "proposed_action", "source", "policy_version", "reward_source"
 STAMPS, END, VERDICT, KEY = "stamp_ns", "end_cause", "verdict", "episode_key"
+VERDICT_INDEX, VERDICT_SOURCE, KIND, META = "verdict_index", "verdict_source", "episode_kind", "episode_meta"
 DISCARDED, FAILURE = "discarded", "failure_kind"
 BENCHMARK_PROGRESS = "benchmark.progress"
 LANGUAGE, EVENTS = "language_persistent", "language_events"

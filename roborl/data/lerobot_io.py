@@ -9,6 +9,7 @@ merging and cutting.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,10 @@ from roborl.data.lerobot_columns import (
     IMAGES,
     INTERVENTION,
     KEY,
+    KIND,
     LANGUAGE,
     LAST,
+    META,
     PROPOSED,
     REWARD,
     REWARD_SOURCE,
@@ -48,6 +51,8 @@ from roborl.data.lerobot_columns import (
     SUCCESS,
     TRUNCATED,
     VERDICT,
+    VERDICT_INDEX,
+    VERDICT_SOURCE,
     VERSION,
 )
 from roborl.data.lerobot_files import Files, load_files
@@ -323,6 +328,10 @@ def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int) -> Provenance
         policy_version=_vector(column[VERSION])[:steps].astype(np.int64),
         reward_source=tuple(RewardSource(v) for v in column[REWARD_SOURCE].to_pylist()[:steps]),
         stamp_ns=np.array(column[STAMPS].to_pylist(), np.int64),
+        verdict_index=int(column[VERDICT_INDEX][0].as_py()),
+        verdict_source=RewardSource(_text(column, VERDICT_SOURCE)),
+        kind=_text(column, KIND),
+        meta=json.loads(_text(column, META)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,9 @@ from roborl.data.lerobot_columns import (
     IMAGES,
     INTERVENTION,
     KEY,
+    KIND,
     LAST,
+    META,
     PROPOSED,
     REWARD,
     REWARD_SOURCE,
@@ -33,6 +36,8 @@ from roborl.data.lerobot_columns import (
     SUCCESS,
     TRUNCATED,
     VERDICT,
+    VERDICT_INDEX,
+    VERDICT_SOURCE,
     VERSION,
 )
 from roborl.data.lerobot_files import load_files, recover
@@ -252,8 +257,8 @@ def _features(
     single = {
         "float32": [REWARD],
         "bool": [DONE, TRUNCATED, SUCCESS, INTERVENTION, LAST, DISCARDED],
-        "int64": [VERSION],
-        "string": [SOURCE, REWARD_SOURCE, VERDICT, END, KEY, FAILURE],
+        "int64": [VERSION, VERDICT_INDEX],
+        "string": [SOURCE, REWARD_SOURCE, VERDICT, VERDICT_SOURCE, END, KEY, KIND, META, FAILURE],
     }
     return {
         **pictures,
@@ -295,6 +300,10 @@ def _rows(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) ->
             SOURCE: source.value,
             REWARD_SOURCE: given_by.value,
             VERDICT: verdict,
+            VERDICT_INDEX: np.array([known.verdict_index if known else -1], np.int64),
+            VERDICT_SOURCE: known.verdict_source.value if known else RewardSource.NONE.value,
+            KIND: known.kind if known else "",
+            META: json.dumps(dict(known.meta)) if known else "{}",
             END: episode.end.value,
             KEY: episode.key,
             FAILURE: episode.failure,

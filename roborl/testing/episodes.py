@@ -50,6 +50,10 @@ def random_episode(seed: int, steps: int = 6, **changes: Any) -> DatasetEpisode:
             policy_version=rng.integers(0, 9, steps),
             reward_source=tuple(RewardSource(s) for s in rng.choice(list(RewardSource), steps)),
             stamp_ns=rng.integers(0, 1 << 60, (steps + 1, 3)),
+            verdict_index=steps,
+            verdict_source=RewardSource.OPERATOR,
+            kind="online",
+            meta={"mode": "train", "seed": seed},
         ),
     }
     return DatasetEpisode(**{**fields, **changes})

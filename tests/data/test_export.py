@@ -1,0 +1,156 @@
+"""What a store recorded goes out as a LeRobotDataset and comes back the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from lerobot.datasets.dataset_tools import delete_episodes
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.rewards.sarm.rabc import RABCWeights
+
+from roborl.codec import join
+from roborl.data.columns import save_labels
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.export import (
+    export_store,
+    import_dataset,
+    progress_path,
+    read_progress,
+    records_of,
+    write_progress,
+)
+from roborl.data.reader import StoreReader
+from roborl.data.store import Store, StoreSpec
+from roborl.errors import DatasetError
+from roborl.records import End, Record, Verdict, pack_record
+from roborl.testing.episodes import (
+    ACTION,
+    CAMERAS,
+    STATE,
+    lerobot_recording,
+    random_episode,
+    write_episodes,
+)
+from roborl.types import EndCause, EpisodeKey, RewardSource
+
+SPEC = StoreSpec(
+    cameras=dict(CAMERAS), image_px=12, state_dim=6, action_dim=4, max_steps=20, capacity_bytes=4 << 20
+)
+
+
+def fill(root: Path) -> None:
+    """A store with a success, a time-out judged later, a discarded failure, an empty and an open episode."""
+    judged = Verdict(
+        key=EpisodeKey.parse(random_episode(1).key), index=4, success=True, source=RewardSource.JUDGE
+    )
+    committed: list[Record] = [
+        *records_of(random_episode(0)),
+        *_without_verdict(random_episode(1, end=EndCause.TIME_LIMIT)),
+        judged,
+        *_without_verdict(random_episode(2, success=False, end=EndCause.FAILURE, discarded=True)),
+        *_first(3),
+        End(key=EpisodeKey.parse(random_episode(3).key), index=0, cause=EndCause.OPERATOR_STOP),
+        *_first(4),
+    ]
+    with Store.open(root, SPEC) as store:
+        for sequence, record in enumerate(committed, start=1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+        assert store.wait_sealed(20)
+        assert "refused" not in store.counts
+
+
+def _first(seed: int) -> list[Record]:
+    """An episode that has only begun."""
+    return list(records_of(random_episode(seed)))[:2]
+
+
+def _without_verdict(episode: DatasetEpisode) -> list[Record]:
+    return [record for record in records_of(episode) if not isinstance(record, Verdict)]
+
+
+def export(store: Path, out: Path, **options: str) -> object:
+    return export_store(store, out, fps=10, state_names=STATE, action_names=ACTION, **options)  # type: ignore[arg-type]
+
+
+def test_out_and_back_loses_nothing(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    result = export(tmp_path / "a", tmp_path / "d")
+    assert (result.episodes, result.open, result.empty) == (3, 1, 1)  # type: ignore[attr-defined]
+    with Store.open(tmp_path / "b", SPEC) as store:
+        assert import_dataset(tmp_path / "d", store) == 3
+        assert import_dataset(tmp_path / "d", store) == 3
+        assert store.wait_sealed(20)
+        assert "refused" not in store.counts
+    a, b = StoreReader(tmp_path / "a"), StoreReader(tmp_path / "b")
+    ended = [info for info in a.episodes() if info.end is not None and info.steps]
+    assert len(ended) == len(b.episodes()) == 3
+    for info in ended:
+        other = b.info(info.key)
+        for field in ("task", "kind", "meta", "observations", "end", "discarded", "verdict", "success"):
+            assert getattr(info, field) == getattr(other, field), field
+        for x, y in zip(a.arrivals(info.key), b.arrivals(info.key), strict=True):
+            assert b"".join(map(bytes, pack_record(x))) == b"".join(map(bytes, pack_record(y)))
+    assert b.info(EpisodeKey.parse(random_episode(1).key)).terminal_index == 4
+
+
+def test_an_export_goes_on_and_writes_nothing_twice(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    export(tmp_path / "a", tmp_path / "d")
+    result = export(tmp_path / "a", tmp_path / "d")
+    assert (result.episodes, result.present) == (0, 3)  # type: ignore[attr-defined]
+    assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 21
+
+
+def test_an_import_leaves_episodes_alone_that_the_store_knows(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    export(tmp_path / "a", tmp_path / "d")
+    with Store.open(tmp_path / "a", SPEC) as store:
+        assert import_dataset(tmp_path / "d", store) == 0
+        assert "refused" not in store.counts
+
+
+def test_progress_goes_along_and_lerobot_weighs_by_it(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    rising = np.linspace(0, 1, 7, dtype=np.float32)
+    key = EpisodeKey.parse(random_episode(1).key)
+    save_labels(tmp_path / "a", key, "v1", rising, np.zeros(7, np.float32), {})
+    result = export(tmp_path / "a", tmp_path / "d", version="v1")
+    assert result.labelled == 1  # type: ignore[attr-defined]
+    found = read_progress(tmp_path / "d", "v1")
+    assert list(found) == [1]
+    np.testing.assert_array_equal(found[1][0], rising)
+    frame = pd.read_parquet(progress_path(tmp_path / "d", "v1"))
+    assert list(frame.columns[:4]) == ["index", "episode_index", "frame_index", "progress_sparse"]
+    assert frame["index"].tolist() == list(range(21))
+    weights = RABCWeights(progress_path(tmp_path / "d", "v1"), chunk_size=2, device="cpu")
+    assert len(weights.progress_lookup) == 7
+    assert weights.progress_lookup[7 + 6] == 1.0
+
+
+def test_progress_is_refused_beside_edited_data(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0), random_episode(1))
+    write_progress(tmp_path / "d", "v1", {1: (np.zeros(7, np.float32), np.zeros(7, np.float32))})
+    cut = delete_episodes(
+        LeRobotDataset("local/d", root=tmp_path / "d"), [0], output_dir=tmp_path / "cut", repo_id="local/cut"
+    )
+    path = progress_path(tmp_path / "cut", "v1")
+    path.write_bytes(progress_path(tmp_path / "d", "v1").read_bytes())
+    assert len(cut) == 7
+    with pytest.raises(DatasetError, match=r"other data.*fingerprint.*Label the dataset again"):
+        read_progress(tmp_path / "cut", "v1")
+    with pytest.raises(DatasetError, match=r"no progress.*v2.*roborl_progress_v1"):
+        read_progress(tmp_path / "d", "v2")
+    with pytest.raises(DatasetError, match=r"episode 0.*Found: 3 and 3. Allowed: 7"):
+        write_progress(tmp_path / "d", "v1", {0: (np.zeros(3, np.float32), np.zeros(3, np.float32))})
+
+
+def test_foreign_episodes_are_no_experience(tmp_path: Path) -> None:
+    lerobot_recording(tmp_path / "f", [4])
+    with (
+        Store.open(tmp_path / "a", SPEC) as store,
+        pytest.raises(DatasetError, match="did not come from a store"),
+    ):
+        import_dataset(tmp_path / "f", store)
