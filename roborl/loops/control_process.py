@@ -50,6 +50,7 @@ def main(child: Child, config: ActConfig) -> None:
         RoborlError: If the bench cannot be used, or the robot stays out of order.
     """
     began = time.monotonic()
+    importlib.import_module("roborl.envs.gl")  # before anything loads MuJoCo
     bench_module = importlib.import_module("roborl.envs.bench")
     arm_module = importlib.import_module("roborl.envs.arm")
     bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides)

@@ -345,10 +345,10 @@ class WeightsSlot:
             version: Its number.
             weights: Arrays by name.
         """
-        arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
         entries = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
         parts = encode({"version": version, "entries": entries})
-        parts += [memoryview(array).cast("B") if array.size else b"" for array in arrays.values()]
+        parts += [memoryview(array.reshape(-1).view(np.uint8)) for array in arrays.values()]
         size = sum(len(part) + 4 for part in parts) + 4
         if self._writer is None or size > self._writer.capacity_bytes:
             self._writer = Slot(self._path, size + size // 8)

@@ -1,0 +1,47 @@
+"""Processes that misbehave on purpose, for tests of what supervises them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from roborl.errors import RoborlError
+from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+
+
+def finish(child: Child) -> None:
+    """End at once, as if the work were done."""
+    child.ready()
+
+
+def fail(child: Child) -> None:
+    """Say that the work cannot begin."""
+    raise RoborlError("The motor bus is missing")
+
+
+def hang_once(child: Child, flag: Path) -> None:
+    """Give no sign of life any more, the first time; finish the second time."""
+    child.ready()
+    if flag.exists():
+        return
+    flag.touch()
+    time.sleep(60)
+
+
+def wait(child: Child, pid_file: Path) -> None:
+    """Leave the process id in a file and run until stopped."""
+    pid_file.write_text(str(os.getpid()))
+    child.ready()
+    while not child.stopping:
+        child.beat()
+        time.sleep(0.01)
+
+
+def supervise_one(child: Child, pid_file: Path) -> None:
+    """Keep a process of its own alive, for ever."""
+    group = ProcessGroup([ChildSpec(name="inner", target=wait, args=(pid_file,))])
+    group.start()
+    child.ready()
+    while True:
+        group.poll(0.1)

@@ -1,0 +1,90 @@
+"""The supervisor of processes, on children that misbehave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from roborl.errors import RoborlError
+from roborl.loops.act import PRELOAD
+from roborl.loops.supervise import ChildSpec, ProcessGroup
+from roborl.testing import children
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def test_a_child_that_cannot_start_ends_the_group_with_its_own_words() -> None:
+    group = ProcessGroup([ChildSpec(name="a", target=children.fail)], preload=PRELOAD)
+    group.start()
+    with pytest.raises(RoborlError, match="motor bus is missing"):
+        wait_for(lambda: group.poll(0.2), 20)
+
+
+def test_a_child_that_returns_is_finished_and_one_that_hangs_is_replaced(tmp_path: Path) -> None:
+    seen: list[str] = []
+    group = ProcessGroup(
+        [
+            ChildSpec(name="short", target=children.finish),
+            ChildSpec(name="stuck", target=children.hang_once, args=(tmp_path / "flag",), hang_s=0.3),
+        ],
+        preload=PRELOAD,
+        on_event=lambda event: seen.append(f"{event['child']} {event['event']}"),
+    )
+    group.start()
+    wait_for(lambda: [group.poll(0.05), group.finished("short") and group.finished("stuck")][1], 10)
+    assert [event for event in seen if event.startswith("stuck")] == [
+        "stuck started",
+        "stuck ready",
+        "stuck silent",
+        "stuck died",
+        "stuck started",
+        "stuck ready",
+        "stuck finished",
+    ]
+    assert group.restarts == {"short": 0, "stuck": 1}
+
+
+def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    group = ProcessGroup(
+        [ChildSpec(name="outer", target=children.supervise_one, args=(pid_file,))], preload=PRELOAD
+    )
+    group.start()
+    wait_for(lambda: [group.poll(0.05), pid_file.exists() and pid_file.read_text()][1], 20)
+    inner = int(pid_file.read_text())
+    os.kill(group.pid("outer"), signal.SIGKILL)
+    group.end("outer")
+    wait_for(lambda: not Path(f"/proc/{inner}").exists(), 5)
+
+
+def test_a_death_is_noticed_at_once_and_the_process_is_back(tmp_path: Path) -> None:
+    pid_file, died_ns = tmp_path / "pid", []
+
+    def note(event: dict) -> None:
+        if event["event"] == "died":
+            died_ns.append(event["at_ns"])
+
+    group = ProcessGroup(
+        [ChildSpec(name="a", target=children.wait, args=(pid_file,))], preload=PRELOAD, on_event=note
+    )
+    group.start()
+    wait_for(lambda: [group.poll(0.5), group.ready("a")][1], 20)
+    for count in range(1, 5):
+        killed_ns, before = time.monotonic_ns(), group.pid("a")
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda n=count: [group.poll(0.5), len(group.recoveries_s["a"]) == n][1], 10)
+        assert (died_ns[-1] - killed_ns) / 1e9 < 0.2
+        assert group.pid("a") != before
+    group.stop()
+    assert group.restarts == {"a": 4}
+    assert max(group.recoveries_s["a"][:2]) < 1.0
