@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.data.arena import PAD, ArenaLayout, ArenaReader
+from roborl.data.arena_writer import ArenaWriter, pad_into
+from roborl.data.episodes import EpisodeInfo
+from roborl.errors import DatasetError
+from roborl.learning.sampling import Sampler, SamplingConfig
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_instants
+from roborl.types import EndCause, EpisodeKey
+
+LAYOUT = ArenaLayout(
+    cameras=tuple(CAMERAS), image_px=8, state_dim=STATE_DIM, action_dim=ACTION_DIM, rows=100, episodes=12
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(height=st.integers(1, 12), width=st.integers(1, 12), seed=st.integers(0, 99))
+def test_the_border_repeats_the_edge(height: int, width: int, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    target = np.zeros((height + 2 * PAD, width + 2 * PAD, 3), np.uint8)
+    pad_into(target, image, np.empty_like(target))
+    np.testing.assert_array_equal(target, np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge"))
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3), st.booleans()), max_size=40))
+def test_blocks_never_overlap_and_the_oldest_go_first(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int, bool]]
+) -> None:
+    writer = ArenaWriter(tmp_path_factory.mktemp("arena") / "arena", LAYOUT)
+    placed: list[tuple[int, bool]] = []
+    for n, (rows, demo, ended) in enumerate(sizes, start=1):
+        key = EpisodeKey(actor="a", incarnation=1, episode=n)
+        info = EpisodeInfo(
+            key=key,
+            ordinal=n,
+            task="t",
+            kind="demo" if demo == 0 else "online",
+            end=EndCause.SUCCESS if ended else None,
+        )
+        if writer.place(info, rows):
+            placed.append((n, demo == 0))
+            if ended:
+                writer.update(info)
+        table = writer.columns.table
+        live = table[table["ordinal"] > 0]
+        blocks = sorted(zip(live["start"].tolist(), live["reserved"].tolist(), strict=True))
+        assert all(a + size <= b for (a, size), (b, _) in pairwise(blocks))
+        assert not blocks or blocks[-1][0] + blocks[-1][1] <= LAYOUT.rows
+        held = set(live["ordinal"].tolist())
+        for ordinal, is_demo in placed:
+            if is_demo or not sizes[ordinal - 1][2]:
+                assert ordinal in held, "demonstrations and open episodes stay"
+        evictable = [o for o, is_demo in placed if not is_demo and sizes[o - 1][2]]
+        gone = [o not in held for o in evictable]
+        assert gone == sorted(gone, reverse=True), "the oldest first"
+
+
+def test_a_folder_that_is_no_arena_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no replay memory"):
+        ArenaReader(tmp_path)
+    ArenaWriter(tmp_path / "arena", LAYOUT)
+    with open(tmp_path / "arena" / "state.f32", "r+b") as file:
+        file.truncate(10)
+    with pytest.raises(DatasetError, match="another size"):
+        ArenaReader(tmp_path)
+    (tmp_path / "arena" / "layout.json").write_text("{")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        ArenaReader(tmp_path)
+
+
+_WRITER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from roborl.data.arena import ArenaLayout
+from roborl.data.arena_writer import ArenaWriter
+from roborl.data.episodes import EpisodeInfo
+from roborl.testing.experience import *
+layout = ArenaLayout(
+    cameras=tuple(CAMERAS), image_px=8, state_dim=STATE_DIM, action_dim=ACTION_DIM, rows=100, episodes=12
+)
+writer = ArenaWriter(Path(sys.argv[1]) / "arena", layout)
+for n in range(1, 1_000_000):
+    key = EpisodeKey(actor="a", incarnation=1, episode=n % 250)
+    info = EpisodeInfo(key=key, ordinal=n, task="t")
+    assert writer.place(info, 13)
+    for index in range(4 + n % 9):
+        writer.write(arrival(key, index))
+        info = replace(info, observations=index + 1)
+    writer.update(replace(info, end=EndCause.TIME_LIMIT))
+    if n == 8:
+        print("ready", flush=True)
+"""
+
+
+def test_a_reader_never_mixes_episodes_while_rows_are_taken_back(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        reader = ArenaReader(tmp_path)
+        sampler = Sampler(reader, SamplingConfig(n_step=2, need_labels=False), seed=0)
+        stop, batches, newest = time.monotonic() + 3, 0, set()
+        while time.monotonic() < stop:
+            sampler.refresh()
+            batch = sampler.sample(64)
+            check_instants(batch.images, batch.state, batch.action)
+            check_instants(batch.next_images, batch.next_state)
+            np.testing.assert_array_equal(batch.next_state[:, 1], batch.state[:, 1])
+            np.testing.assert_array_equal(batch.next_state[:, 2], batch.state[:, 2] + batch.horizon)
+            assert (batch.horizon >= 1).all()
+            batches += 1
+            newest.add(int(reader.table["ordinal"].max()))
+        assert batches > 20
+        assert len(newest) > 20, "the writer did take rows back meanwhile"
+    finally:
+        process.kill()
+        process.wait()

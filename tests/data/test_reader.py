@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.codec import join
+from roborl.data.reader import StoreReader
+from roborl.data.store import Store, StoreSpec
+from roborl.errors import DatasetError
+from roborl.records import Verdict, pack_record
+from roborl.testing.experience import (
+    ACTION_DIM,
+    CAMERAS,
+    STATE_DIM,
+    check_arrival,
+    episode_records,
+    observation,
+)
+from roborl.types import EndCause, EpisodeKey, RewardSource
+
+SPEC = StoreSpec(
+    cameras=CAMERAS,
+    image_px=8,
+    state_dim=STATE_DIM,
+    action_dim=ACTION_DIM,
+    max_steps=40,
+    capacity_bytes=1 << 20,
+)
+KEY = EpisodeKey(actor="arm", incarnation=1, episode=0)
+
+
+def test_follows_an_episode_from_its_beginning_through_sealing(tmp_path: Path) -> None:
+    records = list(episode_records(KEY, 37))  # More than two chunks.
+    with Store.open(tmp_path, SPEC) as store:
+        reader = StoreReader(tmp_path)
+        assert reader.episodes() == []
+        read = 0
+        for n, record in enumerate(records, start=1):
+            store.ingest("ring", n, join(pack_record(record)))
+            if n == 1 or n % 7 == 0:
+                (info,) = reader.episodes()
+                assert (info.observations, info.end) == (n - 1, None)
+                for seen in reader.observations(KEY, read):
+                    np.testing.assert_array_equal(seen.state, observation(KEY, read).state)
+                    read += 1
+                assert read == n - 1
+        assert store.wait_sealed(20)
+        (info,) = reader.episodes()
+        assert (info.observations, info.end) == (38, EndCause.TIME_LIMIT)
+        for start in (0, 15, 16, 17, 37):
+            arrivals = list(reader.arrivals(KEY, start))
+            assert [a.index for a in arrivals] == list(range(start, 38))
+            for a in arrivals:
+                check_arrival(a)
+        store.ingest(
+            "ring",
+            len(records) + 1,
+            join(pack_record(Verdict(key=KEY, index=9, success=False, source=RewardSource.JUDGE))),
+        )
+        (info,) = reader.episodes()
+        assert (info.terminal_index, info.success, info.after_end) == (9, False, 28)
+        episode = reader.episode(KEY)
+        assert (episode.success, len(episode.steps)) == (False, 37)
+
+
+def test_an_open_episode_is_not_given_as_a_whole_one(tmp_path: Path) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        for n, record in enumerate(list(episode_records(KEY, 5))[:4], start=1):
+            store.ingest("ring", n, join(pack_record(record)))
+        with pytest.raises(DatasetError, match="has not ended"):
+            StoreReader(tmp_path).episode(KEY)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no store"):
+        StoreReader(tmp_path)
+    with Store.open(tmp_path, SPEC):
+        reader = StoreReader(tmp_path)
+        with pytest.raises(DatasetError, match="arm-0001-000000"):
+            reader.info(KEY)
+        with pytest.raises(DatasetError, match="arm-0001-000000"):
+            list(reader.arrivals(KEY))
