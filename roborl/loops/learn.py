@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 PRELOAD = (
     "numpy",
     "torch",
+    "torch._dynamo",  # which the first optimiser would import, 800 modules of it
     "zmq",
     "zarr",
     "roborl.loops.learn_processes",

@@ -1,0 +1,270 @@
+"""The learner's processes for real: what one of them loses when it is killed, namely nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from roborl.clock import Deadline
+from roborl.data.arena import ArenaReader
+from roborl.data.columns import ProgressColumns
+from roborl.data.journal import Journal
+from roborl.data.reader import StoreReader
+from roborl.errors import ConfigError, DatasetError
+from roborl.learning.budget import BudgetConfig
+from roborl.learning.publish import VersionShelf
+from roborl.learning.rlpd import RlpdConfig
+from roborl.loops import launch, learn
+from roborl.loops.labelling import LabelConfig
+from roborl.loops.launch import Addresses, addresses, serve_main
+from roborl.loops.learn import learner_specs
+from roborl.loops.learn_config import BenchForm, LearnConfig, RunFolder, StoreConfig, read_lines, read_status
+from roborl.loops.serve import ServeConfig
+from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.loops.train import TrainerConfig
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.records import Arrival, Begin, End
+from roborl.serving.handshake import Handshake
+from roborl.serving.steps import StepsSender
+from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
+
+SIDE, STATE, ACTION, STEPS = 16, 3, 2, 12
+FORM = BenchForm(
+    cameras={"front": (SIDE, SIDE)},
+    image_px=SIDE,
+    state_dim=STATE,
+    action_dim=ACTION,
+    max_steps=STEPS,
+    policy_hz=10.0,
+)
+
+
+def config_in(run: Path, where: Addresses, *, reward: bool = True) -> LearnConfig:
+    return LearnConfig(
+        run=run,
+        reward=where.scores if reward else "",
+        steps=where.steps,
+        weights=where.weights,
+        rlpd=RlpdConfig(batch_size=8, members=2, width=16),
+        trainer=TrainerConfig(
+            budget=BudgetConfig(ratio=1.0, start_at=10, max_lead=8.0),
+            publish_every=10,
+            checkpoint_every_s=0.5,
+            metrics_every_s=0.5,
+            probes=2,
+        ),
+        labels=LabelConfig(reply_timeout_s=1.0, deadline_s=60.0),
+        store=StoreConfig(capacity_bytes=4 << 20),
+    )
+
+
+def place_policy(run: Path) -> None:
+    torch.manual_seed(0)
+    shape = SmallPolicyConfig(
+        cameras=("front",), image_px=SIDE, state_dim=STATE, action_dim=ACTION, feature_dim=8, width=16
+    )
+    SmallPolicy(shape).save(RunFolder(run).policy)
+
+
+@dataclass
+class Rig:
+    """The learner's processes and one actor that lives in the test."""
+
+    run: Path
+    group: ProcessGroup
+    journal: Journal
+    sender: StepsSender
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    brightness: dict[EpisodeKey, list[float]] = field(default_factory=dict)
+
+    def pump(self) -> None:
+        """Keep the processes up and the records moving."""
+        self.group.poll(0.005)
+        ring = self.journal.ring
+        ring.acknowledge(min(self.sender.poll(0.005), ring.head))
+        while self.sender.next_sequence <= ring.head:
+            if not self.sender.offer(self.sender.next_sequence, ring.read(self.sender.next_sequence)):
+                break
+
+    def act(self, steps: int = STEPS) -> EpisodeKey:
+        """Run one episode of noise that ends in success."""
+        key = self.journal.next_key()
+        self.brightness[key] = []
+        self.journal.commit(Begin(key=key, task="shine", meta={"mode": "train"}))
+        for index in range(steps + 1):
+            value = int(self.random.integers(0, 256))
+            self.brightness[key].append(value / 255)
+            frame = Frame(
+                rgb=np.full((SIDE, SIDE, 3), value, np.uint8), camera="front", stamp_ns=index, id=index
+            )
+            action = self.random.uniform(-1, 1, ACTION).astype(np.float32)
+            command = Command(action=action, proposed=action, source=Source.POLICY, policy_version=1)
+            last = index == steps
+            self.journal.commit(
+                Arrival(
+                    key=key,
+                    index=index,
+                    observation=Observation(
+                        frames={"front": frame},
+                        state=np.full(STATE, value / 255, np.float32),
+                        stamp_ns=index,
+                    ),
+                    command=command if index else None,
+                    reward=float(last),
+                    reward_source=RewardSource.ENV,
+                )
+            )
+            self.pump()
+        self.journal.commit(End(key=key, index=steps, cause=EndCause.SUCCESS))
+        return key
+
+    def until(self, what: str, happened: object, seconds: float = 40.0) -> None:
+        assert callable(happened)
+        deadline = Deadline(seconds)
+        while not happened():
+            self.pump()
+            deadline.check(what)
+
+    def kill(self, name: str) -> None:
+        self.until(f"{name} runs", lambda: self.group.ready(name))
+        pid = self.group.pid(name)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        self.until(f"{name} is noticed", lambda: self.group.pid(name) != pid)
+
+    def status(self, name: str) -> dict[str, float]:
+        return read_status(RunFolder(self.run).status(name))
+
+    def labelled(self) -> bool:
+        try:
+            arena = ArenaReader(self.run / "store")
+            columns = ProgressColumns(arena, "brightness-all")
+        except DatasetError:
+            return False  # not made yet
+        return all(columns.labelled(key) == len(values) for key, values in self.brightness.items())
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    run = tmp_path / "run"
+    where = addresses(run)
+    place_policy(run)
+    serving = ServeConfig(models={"reward": "brightness"}, endpoint=where.scores)
+    specs = [
+        *learner_specs(config_in(run, where), FORM),
+        ChildSpec(name="serve", target=serve_main, args=(serving,)),
+    ]
+    group = ProcessGroup(specs, preload=learn.PRELOAD, on_event=EventLog(run / "events.jsonl"))
+    journal = Journal(tmp_path / "ring.bin", actor="left", slots=256, slot_bytes=4096)
+    sender = StepsSender(
+        where.steps,
+        ring_id=journal.ring.id,
+        actor="left",
+        handshake=Handshake(cameras=FORM.cameras, state_dim=STATE, action_dim=ACTION),
+    )
+    group.start()
+    try:
+        yield Rig(run=run, group=group, journal=journal, sender=sender)
+    finally:
+        sender.close()
+        group.stop()
+        journal.close()
+
+
+def test_every_step_is_stored_once_labelled_right_and_learned_from_whoever_is_killed(rig: Rig) -> None:
+    rig.until(
+        "the learner is up", lambda: all(map(rig.group.ready, ("store", "labeller", "trainer", "serve")))
+    )
+    order = ["store", "labeller", "trainer", "serve"] * 2
+    random.Random(1).shuffle(order)
+    keys = []
+    for victim in order:
+        keys.append(rig.act())
+        rig.kill(victim)
+    keys.append(rig.act())
+    rig.until("all steps are stored", lambda: rig.journal.ring.acknowledged == rig.journal.ring.head)
+    rig.until("all frames are labelled", rig.labelled)
+    rig.until("it was learned from", lambda: rig.status("trainer").get("episodes") == len(keys))
+    rig.until("the budget is spent", lambda: rig.status("trainer")["owed_updates"] <= 0)
+
+    reader = StoreReader(rig.run / "store")
+    infos = reader.episodes()
+    assert [info.key for info in infos] == keys
+    columns = ProgressColumns(ArenaReader(rig.run / "store"), "brightness-all")
+    for info in infos:
+        episode = reader.episode(info.key)
+        seen = [float(observation.state[0]) for observation in episode.observations]
+        np.testing.assert_allclose(seen, rig.brightness[info.key], rtol=1e-6)
+        slot = columns.reader.slot(info.key)
+        assert slot is not None
+        first = int(columns.reader.table["start"][slot])
+        np.testing.assert_allclose(columns.progress[first : first + len(seen)], seen, atol=1e-6)
+
+    episodes = read_lines(RunFolder(rig.run).metrics, "episode")
+    assert sorted(line["key"] for line in episodes) == sorted(map(str, keys))
+    assert [line["number"] for line in episodes] == list(range(1, len(keys) + 1))
+    versions = [line["version"] for line in read_lines(RunFolder(rig.run).metrics, "version")]
+    assert versions == sorted(set(versions))
+    assert rig.group.restarts == dict.fromkeys(rig.group.restarts, 2)
+    assert rig.status("trainer")["achieved_ratio"] == pytest.approx(1.0, abs=0.35)
+    assert max(max(times) for times in rig.group.recoveries_s.values()) < 10.0
+
+
+def test_an_older_version_comes_back_into_force_under_a_new_number(rig: Rig) -> None:
+    rig.until("the trainer is up", lambda: rig.group.ready("trainer"))
+    for _ in range(3):
+        rig.act()
+    run = RunFolder(rig.run)
+    rig.until("it has published", lambda: rig.status("trainer").get("version", 0) >= 3)
+    learn.ask_rollback(run, 1)
+    rig.until("it rolled back", lambda: bool(read_lines(run.metrics, "rollback")))
+    (line,) = read_lines(run.metrics, "rollback")
+    assert line["rolled_back_to"] == 1
+    shelf = VersionShelf(run.versions)
+    first, again = shelf.get(1), shelf.get(line["version"])
+    assert line["version"] > 3
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, again[name])
+
+
+def test_a_run_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
+    config = LearnConfig(run=tmp_path / "run", bench_overrides=["--robot.scene=Reach"])
+    learn.prepare(config)
+    with pytest.raises(ConfigError, match="holds a run") as caught:
+        learn.prepare(config)
+    assert "--resume" in caught.value.remedy
+    learn.prepare(LearnConfig(run=tmp_path / "run", bench_overrides=["--robot.scene=Reach"], resume=True))
+
+
+def test_a_policy_of_another_arm_is_refused_by_field(tmp_path: Path) -> None:
+    SmallPolicy(SmallPolicyConfig(cameras=("front",), image_px=64, state_dim=9, action_dim=7)).save(
+        tmp_path / "policy"
+    )
+    with pytest.raises(ConfigError, match="action_dim differs") as caught:
+        learn.prepare(LearnConfig(run=tmp_path / "run", policy=str(tmp_path / "policy")))
+    assert (caught.value.seen, caught.value.allowed) == (7, 4)
+
+
+def test_two_learners_do_not_work_on_one_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with learn.hold(run) as first, learn.hold(run) as second:
+        assert first
+        assert not second
+    with learn.hold(run) as third:
+        assert third
+
+
+def test_addresses_of_a_run_are_short_enough_and_its_own(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 90) / ("y" * 90)
+    where, other = launch.addresses(deep), launch.addresses(tmp_path)
+    assert len(where.weights) < 108
+    assert {where.steps, where.weights, where.scores}.isdisjoint({other.steps, other.weights, other.scores})
+    assert launch.addresses(deep) == where
