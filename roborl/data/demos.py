@@ -17,7 +17,8 @@ from roborl.types import Episode, EpisodeKey
 
 log = logging.getLogger(__name__)
 
-type ActionMap = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+type Convert = Callable[[DatasetEpisode, DatasetInfo], DatasetEpisode]
+"""An episode as recorded, at the policy's rate, to one with the bench's own states and actions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,35 +40,13 @@ class DemoSpec:
     state_names: tuple[str, ...] = ()
 
 
-def deltas_of_targets(
-    coordinates: Callable[[NDArray[np.float32]], NDArray[np.float32]], step: NDArray[np.float32]
-) -> ActionMap:
-    """Return a map from absolute joint targets, as ``lerobot-record`` stores them, to a bench's bounded deltas.
-
-    Args:
-        coordinates: Joint positions (n, j) to what the bench moves in (n, a): the identity for joint deltas, the
-            forward kinematics with the gripper behind for end-effector deltas.
-        step: What an action of 1 moves, in the units of ``coordinates``, (a,).
-
-    Returns:
-        A function of states (n, j) and targets (n, j). Each delta leads from the target before it; the first from the
-        state. Deltas beyond [-1, 1] are cut.
-    """
-
-    def to_deltas(state: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float32]:
-        path = coordinates(np.concatenate([state[:1], target]))
-        return np.clip(np.diff(path, axis=0) / step, -1.0, 1.0).astype(np.float32)
-
-    return to_deltas
-
-
 def load_demos(
     source: str | Path,
     spec: DemoSpec,
     *,
     camera_map: Mapping[str, str] | None = None,
     success: bool | Mapping[int, bool] | None = None,
-    action_map: ActionMap | None = None,
+    convert: Convert | None = None,
     actor: str = "demo",
     limit: int | None = None,
 ) -> list[Episode]:
@@ -76,7 +55,7 @@ def load_demos(
     Arguments and errors as for :func:`iterate_demos`.
     """
     episodes = iterate_demos(
-        source, spec, camera_map=camera_map, success=success, action_map=action_map, actor=actor
+        source, spec, camera_map=camera_map, success=success, convert=convert, actor=actor
     )
     found = [
         episode for _, episode in zip(range(limit if limit is not None else 1 << 62), episodes, strict=False)
@@ -94,7 +73,7 @@ def iterate_demos(
     *,
     camera_map: Mapping[str, str] | None = None,
     success: bool | Mapping[int, bool] | None = None,
-    action_map: ActionMap | None = None,
+    convert: Convert | None = None,
     actor: str = "demo",
 ) -> Iterator[Episode]:
     """Read demonstrations one at a time, keyed ``actor-0001-<episode_index>``.
@@ -102,20 +81,21 @@ def iterate_demos(
     Args:
         source: A folder or a hub id.
         spec: What the bench expects. A faster recording is thinned out to ``policy_hz`` so that its last observation
-            stays; that needs ``action_map``, because deltas of another rate mean something else.
+            stays; that needs ``convert``, because deltas of another rate mean something else.
         camera_map: Our camera name to the dataset's, where order and names do not say it.
         success: The verdict on all episodes, or by episode index; by default what the file says, else success.
-        action_map: Turns states (n, s) and actions (n, a) into the bench's actions (n, a'), see
-            :func:`deltas_of_targets`. By default the dataset's actions are the bench's own.
+        convert: Makes the bench's states and actions of what was recorded, such as the absolute joint targets of
+            ``lerobot-record``. By default the dataset's are the bench's own.
         actor: First part of the keys.
 
     Raises:
         DatasetError: If cameras, state, actions or rate do not fit.
     """
     info = describe(source)
-    columns = _state_columns(info, spec)
-    if action_map is None:
+    columns = list(range(spec.state_dim))
+    if convert is None:
         _check_actions(info, spec)
+        columns = _state_columns(info, spec)
     for episode in read_episodes(info.root, cameras=spec.cameras, camera_map=camera_map, success=success):
         if episode.discarded:
             continue
@@ -127,15 +107,9 @@ def iterate_demos(
                 allowed="finite states and actions",
                 remedy="Delete it: lerobot-edit-dataset --operation.type delete_episodes",
             )
-        action = whole.action if action_map is None else action_map(whole.state[:-1], whole.action)
-        action = _checked(action.astype(np.float32), episode.index, info, spec)
-        known = whole.provenance
-        whole = replace(
-            whole,
-            state=whole.state[:, columns],
-            action=action,
-            provenance=replace(known, proposed=action) if known and action_map else known,
-        )
+        whole = replace(whole, state=whole.state[:, columns]) if convert is None else convert(whole, info)
+        _check_state(whole.state.shape[1], info, spec)
+        whole = replace(whole, action=_checked(whole.action, episode.index, info, spec))
         yield to_episode(
             whole, EpisodeKey(actor=actor, incarnation=1, episode=episode.index), fps=spec.policy_hz
         )
@@ -179,14 +153,18 @@ def thin_out(episode: DatasetEpisode, factor: float) -> DatasetEpisode:
 def _state_columns(info: DatasetInfo, spec: DemoSpec) -> list[int]:
     if spec.state_names and set(spec.state_names) <= set(info.state_names):
         return [info.state_names.index(name) for name in spec.state_names]
-    if info.state_dim != spec.state_dim:
+    _check_state(info.state_dim, info, spec)
+    return list(range(spec.state_dim))
+
+
+def _check_state(size: int, info: DatasetInfo, spec: DemoSpec) -> None:
+    if size != spec.state_dim:
         raise DatasetError(
             "The dataset's state has another size than the bench's",
-            seen=f"{info.state_dim} {list(info.state_names)}",
+            seen=f"{size} {list(info.state_names)}",
             allowed=f"{spec.state_dim} {list(spec.state_names)}",
             remedy="Use demonstrations of this robot, or a bench file that fits them",
         )
-    return list(range(spec.state_dim))
 
 
 def _check_actions(info: DatasetInfo, spec: DemoSpec) -> None:
@@ -195,14 +173,14 @@ def _check_actions(info: DatasetInfo, spec: DemoSpec) -> None:
             "The dataset's actions have another size than the bench's",
             seen=f"{info.action_dim} {list(info.action_names)}",
             allowed=spec.action_dim,
-            remedy="If they are absolute joint targets, say --demos.action_map targets",
+            remedy="If they are absolute joint targets, say --demos.actions targets",
         )
     if abs(info.fps / spec.policy_hz - 1.0) > 0.01:
         raise DatasetError(
             "The dataset was recorded at another rate than the policy acts",
             seen=f"{info.fps:g} Hz",
             allowed=f"{spec.policy_hz:g} Hz",
-            remedy="If its actions are absolute joint targets, say --demos.action_map targets: then it is thinned out",
+            remedy="If its actions are absolute joint targets, say --demos.actions targets: then it is thinned out",
         )
 
 
@@ -215,6 +193,6 @@ def _checked(
             f"The actions of episode {index} are not the bench's",
             seen=f"{action.shape[1]} dimensions up to {largest:g} in size {list(info.action_names)}",
             allowed=f"{spec.action_dim} dimensions in [-1, 1]",
-            remedy="If they are absolute joint targets, say --demos.action_map targets",
+            remedy="If they are absolute joint targets, say --demos.actions targets",
         )
     return np.clip(action, -1.0, 1.0)

@@ -13,6 +13,7 @@ from roborl.envs.actions import ActionMap
 from roborl.envs.bench import Bench
 from roborl.envs.cameras import Freshness, age_ns, frame_age_s
 from roborl.envs.kinematics import Kinematics
+from roborl.envs.proprioception import StateMap
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
 from roborl.errors import RobotError
@@ -50,10 +51,9 @@ class Arm:
         self._actions = ActionMap(self.kinematics, bench.action, low, high)
         self._filter = SafetyFilter(self.kinematics, bench.safety, 1.0 / bench.control_hz)
         self._freshness = Freshness(bench.watchdog.stale_s, bench.watchdog.frozen_frames)
-        self._centre = np.append(0.5 * (self.model.lower + self.model.upper), 0.5 * (low + high))
-        self._half = np.append(0.5 * (self.model.upper - self.model.lower), 0.5 * (high - low))
+        self._states = StateMap(self.kinematics, low, high)
         self.cameras = {name: (use.height_px, use.width_px, 3) for name, use in bench.cameras.items()}
-        self.state_dim = len(self._centre)
+        self.state_dim = self._states.size
         self.action_dim = self._actions.size
         self.ticks_per_step = bench.ticks_per_step
         self.limits_hit: Counter[str] = Counter()
@@ -196,9 +196,7 @@ class Arm:
         return self.model.from_features({f"{name}.pos": value for name, value in positions.items()})
 
     def _state(self) -> Vector:
-        values = np.append(self._measured, self.kinematics.position(self._measured))
-        state: Vector = ((values - self._centre) / self._half).astype(np.float32)
-        return state
+        return self._states(self._measured)
 
     def _resized(self, name: str, rgb: Image) -> Image:
         height, width, _ = self.cameras[name]

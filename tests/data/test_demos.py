@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roborl.data.demos import DemoSpec, deltas_of_targets, load_demos, thin_out
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.demos import DemoSpec, load_demos, thin_out
+from roborl.data.lerobot_io import DatasetInfo
 from roborl.errors import DatasetError
 from roborl.testing.episodes import CAMERAS, lerobot_recording, random_episode, write_episodes
 from roborl.types import EndCause, Source
@@ -35,7 +37,7 @@ def test_states_are_picked_by_name(tmp_path: Path) -> None:
 
 def test_sizes_that_differ_are_refused_with_both(tmp_path: Path) -> None:
     write_episodes(tmp_path / "d", random_episode(0))
-    with pytest.raises(DatasetError, match=r"actions.*Found: 4 .*gripper.*Allowed: 6.*action_map"):
+    with pytest.raises(DatasetError, match=r"actions.*Found: 4 .*gripper.*Allowed: 6.*actions targets"):
         load_demos(tmp_path / "d", replace(OURS, action_dim=6))
     with pytest.raises(DatasetError, match=r"state.*Found: 6 .*joint_0.*Allowed: 9"):
         load_demos(tmp_path / "d", replace(OURS, state_dim=9))
@@ -45,23 +47,31 @@ def test_sizes_that_differ_are_refused_with_both(tmp_path: Path) -> None:
 
 def test_absolute_targets_are_not_taken_for_deltas(tmp_path: Path) -> None:
     lerobot_recording(tmp_path / "f", [5], fps=10)
-    with pytest.raises(DatasetError, match=r"episode 0.*up to 40.*pan\.pos.*Allowed.*\[-1, 1\].*action_map"):
+    with pytest.raises(
+        DatasetError, match=r"episode 0.*up to 40.*pan\.pos.*Allowed.*\[-1, 1\].*actions targets"
+    ):
         load_demos(tmp_path / "f", THEIRS)
 
 
-def test_a_recording_of_absolute_targets_becomes_deltas_at_the_policys_rate(tmp_path: Path) -> None:
+def test_a_recording_is_converted_at_the_policys_rate(tmp_path: Path) -> None:
     # Targets rise by 10 per frame at 30 Hz: by 30 per policy step.
     lerobot_recording(tmp_path / "f", [7], fps=30)
-    step = np.full(6, 40, np.float32)
-    (demo,) = load_demos(tmp_path / "f", THEIRS, action_map=deltas_of_targets(lambda joints: joints, step))
+
+    def shrink(episode: DatasetEpisode, info: DatasetInfo) -> DatasetEpisode:
+        assert info.fps == 30
+        return replace(episode, action=episode.action / 100, state=episode.state[:, :2])
+
+    (demo,) = load_demos(tmp_path / "f", replace(THEIRS, state_dim=2), convert=shrink)
     states = [float(o.state[0]) for o in demo.observations]
     # Seven rows and the repeated last one, thinned from the end: rows 1, 4 and 7.
     assert states == [5, 35, 55]
-    actions = [float(s.command.action[0]) for s in demo.steps]
-    assert actions == pytest.approx([(30 - 5) / 40, 30 / 40])
+    # The target that stood when the next kept row was seen.
+    assert [float(s.command.action[0]) for s in demo.steps] == pytest.approx([0.3, 0.6])
     assert [s.reward for s in demo.steps] == [0, 1]
     assert demo.end is EndCause.SUCCESS
     assert demo.steps[0].command.source is Source.PERSON
+    with pytest.raises(DatasetError, match=r"state.*Found: 2 .*Allowed: 6"):
+        load_demos(tmp_path / "f", THEIRS, convert=shrink)
 
 
 def test_thinning_keeps_the_last_observation_and_all_reward() -> None:

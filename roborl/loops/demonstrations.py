@@ -1,0 +1,138 @@
+"""Demonstrations of any origin for one bench: our own as they are, joint recordings of ``lerobot-record`` converted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.demos import Convert, DemoSpec, iterate_demos
+from roborl.data.lerobot_io import DatasetInfo, describe
+from roborl.envs.actions import ActionMap
+from roborl.envs.bench import Bench
+from roborl.envs.kinematics import Kinematics
+from roborl.envs.proprioception import StateMap
+from roborl.envs.robot_model import load_robot_model
+from roborl.errors import DatasetError
+from roborl.types import Episode
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemosConfig:
+    """Which demonstrations, and how to read them."""
+
+    path: str = ""  # folder or hub id of a LeRobotDataset v3; empty: none
+    camera_map: dict[str, str] = field(
+        default_factory=dict
+    )  # our camera name to the dataset's, where not plain
+    actions: Literal["auto", "bench", "targets"] = (
+        "auto"  # what its actions are; auto: targets where named like joints
+    )
+    success: Literal["file", "all", "none"] = (
+        "file"  # the verdicts: what the file says (else success), or one on all
+    )
+    limit: int = 0  # how many episodes at most; 0: all
+    actor: str = "demo"  # first part of their keys
+
+
+def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
+    """Read demonstrations one at a time, fitted to a bench.
+
+    Raises:
+        DatasetError: If cameras, state, actions or rate do not fit.
+    """
+    info = describe(config.path)
+    model = load_robot_model(bench.model)
+    targets = config.actions == "targets" or (config.actions == "auto" and is_joint_recording(info, bench))
+    state = state_map(bench)
+    spec = DemoSpec(
+        cameras={name: (use.height_px, use.width_px) for name, use in bench.cameras.items()},
+        state_dim=state.size,
+        action_dim=action_map(bench).size,
+        policy_hz=bench.policy_hz,
+        state_names=() if targets else state.names,
+    )
+    if targets:
+        log.info("%s: absolute joint targets of %s become this bench's actions", config.path, model.name)
+    found = iterate_demos(
+        info.root,
+        spec,
+        camera_map=config.camera_map or None,
+        success={"file": None, "all": True, "none": False}[config.success],
+        convert=joint_recording(bench) if targets else None,
+        actor=config.actor,
+    )
+    for count, episode in enumerate(found, start=1):
+        yield episode
+        if count == config.limit:
+            return
+
+
+def is_joint_recording(info: DatasetInfo, bench: Bench) -> bool:
+    """Return whether states and actions are named like the robot's joint positions, as ``lerobot-record`` has them."""
+    keys = set(load_robot_model(bench.model).position_keys)
+    return not info.ours and keys <= set(info.state_names) and keys <= set(info.action_names)
+
+
+def state_map(bench: Bench) -> StateMap:
+    """Return what turns joint positions into the bench's state."""
+    return StateMap(Kinematics(load_robot_model(bench.model)), *_box(bench))
+
+
+def action_map(bench: Bench) -> ActionMap:
+    """Return what turns set-points into the bench's actions."""
+    return ActionMap(Kinematics(load_robot_model(bench.model)), bench.action, *_box(bench))
+
+
+def joint_recording(bench: Bench) -> Convert:
+    """Return what makes the bench's states and actions of joint positions and absolute joint targets.
+
+    Each action leads from the target before it to its own, the first from the measured pose. Motions faster than an
+    action may be are cut and counted in the log: the demonstration was quicker than the bench allows.
+    """
+    model = load_robot_model(bench.model)
+    states, actions = state_map(bench), action_map(bench)
+
+    def joints(rows: NDArray[np.float32], names: tuple[str, ...], what: str) -> NDArray[np.float64]:
+        missing = [key for key in model.position_keys if key not in names]
+        if missing:
+            raise DatasetError(
+                f"The dataset's {what} lacks joints of the robot",
+                seen=list(names),
+                allowed=list(model.position_keys),
+                remedy="Use a recording of this robot",
+            )
+        return rows[:, [names.index(key) for key in model.position_keys]].astype(np.float64)
+
+    def convert(episode: DatasetEpisode, info: DatasetInfo) -> DatasetEpisode:
+        measured = joints(episode.state, info.state_names, "state")
+        path = np.concatenate([measured[:1], joints(episode.action, info.action_names, "action")])
+        action = np.stack([actions.executed(a, b) for a, b in pairwise(path)])
+        cut = float((np.abs(action) >= 1.0).any(axis=1).mean())
+        if cut > 0.1:
+            log.warning(
+                "episode %d: %.0f %% of its steps are at the bench's largest action; consider a larger action step",
+                episode.index,
+                100 * cut,
+            )
+        known = episode.provenance
+        return replace(
+            episode,
+            state=np.stack([states(row) for row in measured]),
+            action=action,
+            provenance=replace(known, proposed=action) if known else None,
+        )
+
+    return convert
+
+
+def _box(bench: Bench) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.array(bench.safety.workspace_low_m), np.array(bench.safety.workspace_high_m)
