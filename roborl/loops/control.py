@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.clock import NS, Clock, Rate
-from roborl.codec import split
-from roborl.data.ring import Ring
+from roborl.data.journal import Journal
 from roborl.errors import RobotError, SafetyStop, WireError
-from roborl.loops.control_settings import ControlSettings, Waiting, episode_seed
+from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
+from roborl.loops.seeds import SCENES, scene_seed
 from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request
 from roborl.loops.status import StatusSlot
-from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
+from roborl.records import Arrival, Begin, End, Record
 from roborl.roles import Operator, Supervisor
-from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource, Source
+from roborl.types import Command, EndCause, Observation, RewardSource, Source
 
 if TYPE_CHECKING:
     # Only for its type: behind it stands lerobot, which loads torch.
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Beside an episode's arrivals: its begin and end, and verdicts on earlier episodes that may come meanwhile.
-_SPARE_SLOTS = 10
+# For verdicts on earlier episodes that may come while one runs.
+_SPARE_SLOTS = 8
 _CAUSES = tuple(EndCause)
 _FAULTS_IN_A_ROW = 5
 _LOOKS_PER_PERIOD = 10
@@ -46,7 +46,7 @@ class ControlLoop:
         arm: The arm.
         operator: Makes scenes ready and gives verdicts.
         supervisor: Decides who commands.
-        ring: Where records are committed; this loop is its only writer.
+        journal: Where records are committed.
         observations: Where inference finds the newest observation.
         chunks: Where inference leaves actions.
         status: This process's counters.
@@ -64,7 +64,7 @@ class ControlLoop:
         arm: Arm,
         operator: Operator,
         supervisor: Supervisor,
-        ring: Ring,
+        journal: Journal,
         observations: ObservationSlot,
         chunks: ChunkSlot,
         status: StatusSlot,
@@ -76,33 +76,16 @@ class ControlLoop:
         sign_of_life: Callable[[], None] = lambda: None,
     ) -> None:
         self._arm, self._operator, self._supervisor = arm, operator, supervisor
-        self._ring, self._observations, self._chunks = ring, observations, chunks
+        self._journal, self._observations, self._chunks = journal, observations, chunks
         self._status, self._clock, self._settings = status, clock, settings
         self._orders = orders or Orders(None, clock)
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
-        self._count = 0
-        self._key = self._next_key()
+        self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
         self._index = -1
         self._chunk: Chunk | None = None
         self._person_at = -1
         self._faults = 0
-
-    def close_open_episode(self) -> EpisodeKey | None:
-        """End the episode that a killed predecessor left open in the ring, if there is one, and return its key."""
-        for sequence in range(self._ring.head, max(0, self._ring.head - self._ring.slots), -1):
-            record = unpack_record(split(self._ring.read(sequence)))
-            if isinstance(record, Verdict):
-                continue
-            if isinstance(record, End):
-                return None
-            # Killed before its first observation, an episode holds nothing to learn from.
-            index, empty = (record.index, False) if isinstance(record, Arrival) else (0, True)
-            self._commit(End(key=record.key, index=index, cause=EndCause.ACTOR_LOST, discarded=empty))
-            self._status.add("episodes")
-            self._status.add("lost_episodes")
-            return record.key
-        return None
 
     def run(self) -> None:
         """Run episodes until there were enough of them, or the process must end.
@@ -128,7 +111,7 @@ class ControlLoop:
             SafetyStop: If the operator stops the run while the scene is made ready.
             RobotError: If the cameras gave nothing several times running.
         """
-        seed = episode_seed(self._settings.seed, self._settings.incarnation, self._count)
+        seed = scene_seed("online", self._settings.seed, self._status["begun"] % SCENES)
         self._status["waiting_for"] = Waiting.OPERATOR
         self._operator.reset(seed)
         self._status["waiting_for"] = Waiting.NOTHING
@@ -139,9 +122,9 @@ class ControlLoop:
             self._fault(error)
             self._rest()
             return None
-        self._key, self._index = self._next_key(), -1
-        self._count += 1
+        self._key, self._index = self._journal.next_key(), -1
         self._chunk, self._person_at = None, -1
+        self._status.add("begun")
         self._orders.begin(self._key)
         self._status["episode"] = self._key.episode
         self._status["index"] = -1
@@ -325,11 +308,11 @@ class ControlLoop:
         log.debug("%s ended at %d: %s", self._key, self._index, cause)
 
     def _commit(self, record: Record) -> None:
-        self._ring.append(pack_record(record))
+        self._journal.commit(record)
         self._status.add("committed")
 
     def _reason_to_wait(self) -> Waiting:
-        if self._ring.free_slots < self._settings.max_steps + _SPARE_SLOTS:
+        if not self._journal.has_room(self._settings.max_steps + _SPARE_SLOTS):
             return Waiting.RING_FULL
         return self._blocked()
 
@@ -344,13 +327,9 @@ class ControlLoop:
     def _commit_late_verdicts(self) -> None:
         """Commit them as far as the ring has room beside the rest of a running episode."""
         kept = self._settings.max_steps - self._index + 3 if self._orders.running else 0
-        while self._orders.late and self._ring.free_slots > kept:
+        while self._orders.late and self._journal.ring.free_slots > kept:
             self._commit(self._orders.late.pop(0))
 
     def _enough(self) -> bool:
         episodes = self._settings.episodes
         return episodes is not None and self._status["episodes"] >= episodes
-
-    def _next_key(self) -> EpisodeKey:
-        settings = self._settings
-        return EpisodeKey(actor=settings.actor, incarnation=settings.incarnation, episode=self._count)

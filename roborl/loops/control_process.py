@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roborl.clock import MonotonicClock
-from roborl.data.ring import Ring
+from roborl.codec import split
+from roborl.data.journal import Journal
 from roborl.errors import DatasetError
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Presses
@@ -26,8 +27,9 @@ from roborl.loops.orders import Orders
 from roborl.loops.shared import ChunkSlot, ObservationSlot
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child
+from roborl.records import End, unpack_record
 from roborl.roles import Operator
-from roborl.types import RewardSource
+from roborl.types import EndCause, RewardSource
 
 if TYPE_CHECKING:
     from lerobot.robots.robot import Robot
@@ -68,10 +70,11 @@ def main(child: Child, config: ActConfig) -> None:
         state_dim=arm.state_dim,
         action_dim=arm.action_dim,
     )
-    ring = open_ring(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
+    journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
+    count_lost_episode(journal, status)
+    remember_incarnation(config.run, journal)
+    status["incarnation"] = journal.incarnation
     card.write(folder)
-    incarnation = next_incarnation(config.run, config.actor, ring)
-    status["incarnation"] = incarnation
 
     def alive() -> None:
         child.beat()
@@ -88,20 +91,17 @@ def main(child: Child, config: ActConfig) -> None:
         arm=arm,
         operator=operator,
         supervisor=PolicyOnly(),
-        ring=ring,
+        journal=journal,
         observations=ObservationSlot(folder, card.cameras, card.state_dim),
         chunks=ChunkSlot(folder),
         status=status,
         clock=clock,
-        settings=make_settings(config, bench, incarnation),
+        settings=make_settings(config, bench),
         blocked=gate(folder),
         orders=orders,
         stopping=stopping,
         sign_of_life=alive,
     )
-    lost = loop.close_open_episode()
-    if lost is not None:
-        log.warning("Episode %s was cut short by the end of the process that ran it", lost)
     arm.connect()
     try:
         if not bench.simulated:
@@ -113,49 +113,58 @@ def main(child: Child, config: ActConfig) -> None:
         loop.run()
     finally:
         arm.disconnect()
-        ring.close()
+        journal.close()
 
 
-def open_ring(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Ring:
-    """Open the actor's ring as its writer, making it where there is none.
+def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Journal:
+    """Open the actor's journal, making it where there is none.
 
     A predecessor that is on its way out may still hold it for a moment.
 
     Raises:
-        DatasetError: If somebody else keeps it, or it has another form and is not empty.
+        DatasetError: If somebody else keeps it, or its ring has another form and is not empty.
     """
     slot_bytes = sum(math.prod(shape) for shape in card.cameras.values()) + 4 * card.state_dim + 8192
     slots = max(ring_mb * 1_000_000 // slot_bytes, 2 * (max_steps + 16))
     until = time.monotonic() + _RING_WAIT_S
     while True:
         try:
-            return Ring.continue_or_create(path, slots=slots, slot_bytes=slot_bytes)
+            return Journal(path, actor=card.actor, slots=slots, slot_bytes=slot_bytes)
         except DatasetError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
 
 
-def next_incarnation(run: Path, actor: str, ring: Ring) -> int:
-    """Count one more start of this actor. The count is kept on disk too, since the ring may not outlive the machine."""
-    path = run / f"{actor}.incarnation"
+def remember_incarnation(run: Path, journal: Journal) -> None:
+    """Keep the count of this actor's starts on disk, and go on from there: the ring may not outlive the machine."""
+    path = run / f"{journal.actor}.incarnation"
     path.parent.mkdir(parents=True, exist_ok=True)
     before = int(path.read_text()) if path.is_file() else 0
-    incarnation = max(ring.start_incarnation(), before + 1)
+    while journal.incarnation <= before:
+        journal.incarnation = journal.ring.start_incarnation()
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with fresh.open("w") as file:
-        file.write(str(incarnation))
+        file.write(str(journal.incarnation))
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
-    return incarnation
 
 
-def make_settings(config: ActConfig, bench: Bench, incarnation: int) -> ControlSettings:
+def count_lost_episode(journal: Journal, status: StatusSlot) -> None:
+    """Count the episode that the journal has just ended for a killed predecessor, if there was one."""
+    head = journal.ring.head
+    last = unpack_record(split(journal.ring.read(head))) if head > status["lost_at"] else None
+    if isinstance(last, End) and last.cause is EndCause.ACTOR_LOST:
+        log.warning("Episode %s was cut short by the end of the process that ran it", last.key)
+        status["lost_at"] = head
+        status.add("lost_episodes")
+        status.add("episodes")
+
+
+def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
     """Return the control loop's settings for a bench."""
     return ControlSettings(
-        actor=config.actor,
-        incarnation=incarnation,
         task=bench.task,
         meta={"bench": config.bench, "mode": config.mode},
         control_hz=bench.control_hz,

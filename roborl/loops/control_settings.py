@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-import numpy as np
-
 from roborl.errors import ConfigError
 from roborl.types import RewardSource
 
@@ -27,14 +25,12 @@ class ControlSettings:
     """What the control loop has to know beside its parts.
 
     Attributes:
-        actor: Name of this actor.
-        incarnation: How many times its control process has started, from 1.
         task: The instruction in words.
         meta: Goes with every episode: bench, mode.
         control_hz: Rate of the set-points.
         max_steps: Policy steps after which an episode is cut off.
         episodes: How many to run in all, None for no end.
-        seed: Of the scenes.
+        seed: Which set of scenes to run through.
         replan_steps: After how many steps of a chunk another one is asked for.
         action_deadline_s: Wall seconds without an action after which the episode ends.
         stop_s: How long the arm is held, in seconds, before a stop counts as done.
@@ -44,8 +40,6 @@ class ControlSettings:
             the load of the machine. On a physical arm this is false: it is held.
     """
 
-    actor: str
-    incarnation: int
     task: str
     meta: dict[str, str | int | float]
     control_hz: float
@@ -63,13 +57,3 @@ class ControlSettings:
         for name in ("control_hz", "max_steps", "replan_steps", "action_deadline_s", "time_scale"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is out of range", seen=getattr(self, name), allowed="above 0")
-
-
-def episode_seed(seed: int, incarnation: int, episode: int) -> int:
-    """Return the scene seed of an episode: no two episodes of a run share one, and a run repeats.
-
-    Example:
-        >>> episode_seed(0, 1, 7) == episode_seed(0, 1, 7) != episode_seed(0, 2, 7)
-        True
-    """
-    return int(np.random.SeedSequence((seed, incarnation, episode)).generate_state(1)[0])

@@ -24,7 +24,8 @@ from roborl.errors import ConfigError
 type Purpose = Literal["online", "demo", "failure", "tuning", "evaluation"]
 
 PURPOSES: tuple[Purpose, ...] = ("online", "demo", "failure", "tuning", "evaluation")
-_RANGE, _PER_RUN = 400_000_000, 10_000
+SCENES = 10_000
+_RANGE = 400_000_000
 
 
 def scene_seed(purpose: Purpose, run_seed: int, index: int) -> int:
@@ -42,12 +43,12 @@ def scene_seed(purpose: Purpose, run_seed: int, index: int) -> int:
         >>> scene_seed("evaluation", 0, 3)
         1600000003
     """
-    sets = _RANGE // _PER_RUN
-    if not (0 <= run_seed < sets and 0 <= index < _PER_RUN):
+    sets = _RANGE // SCENES
+    if not (0 <= run_seed < sets and 0 <= index < SCENES):
         raise ConfigError(
             "There is no such scene",
             seen=f"seed {run_seed}, index {index}",
-            allowed=f"seed 0 to {sets - 1}, index 0 to {_PER_RUN - 1}",
+            allowed=f"seed 0 to {sets - 1}, index 0 to {SCENES - 1}",
             remedy="Choose a smaller seed or fewer episodes",
         )
-    return PURPOSES.index(purpose) * _RANGE + run_seed * _PER_RUN + index
+    return PURPOSES.index(purpose) * _RANGE + run_seed * SCENES + index

@@ -20,9 +20,9 @@ LIFE = ("pid", "heartbeat_ns", "started_ns", "import_ns", "ready_ns", "starts")
 STATUS_FIELDS = {
     "control": (
         *LIFE,
-        *("incarnation", "episode", "index", "committed", "episodes", "steps", "successes"),
+        *("incarnation", "begun", "episode", "index", "committed", "episodes", "steps", "successes"),
         *("ticks", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
-        *("person_steps", "robot_faults", "clipped", "priority", "lost_episodes"),
+        *("person_steps", "robot_faults", "clipped", "priority", "lost_episodes", "lost_at"),
     ),
     "inference": (
         *LIFE,

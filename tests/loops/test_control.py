@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
 from roborl.codec import split
-from roborl.data.ring import Ring
+from roborl.data.journal import Journal
 from roborl.errors import RobotError
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.control import ControlLoop
-from roborl.loops.control_settings import ControlSettings, Waiting, episode_seed
+from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
+from roborl.loops.seeds import scene_seed
 from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot
 from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Verdict, unpack_record
@@ -138,7 +139,9 @@ class Bench:
         self.operator = Operator()
         self.inference = Inference(folder)
         self.clock.during.append(self.inference)
-        self.ring = Ring.create(folder / "ring.bin", slots=overrides.pop("slots", 256), slot_bytes=4096)
+        self.slots = overrides.pop("slots", 256)
+        self.journal = Journal(folder / "ring.bin", actor="arm", slots=self.slots, slot_bytes=4096)
+        self.ring = self.journal.ring
         self.status = StatusSlot(folder, "control")
         self.stop = False
         self.presses = Presses(folder)
@@ -152,7 +155,7 @@ class Bench:
         self.loop = ControlLoop(
             arm=self.arm,  # type: ignore[arg-type]
             operator=self.operator,
-            ring=self.ring,
+            journal=self.journal,
             observations=ObservationSlot(folder, CAMERAS, 3),
             chunks=ChunkSlot(folder),
             status=self.status,
@@ -166,8 +169,6 @@ class Bench:
     @staticmethod
     def settings(**overrides: Any) -> ControlSettings:
         values: dict[str, Any] = {
-            "actor": "arm",
-            "incarnation": 1,
             "task": "reach",
             "meta": {"mode": "train"},
             "control_hz": 1 / PERIOD_S,
@@ -198,7 +199,7 @@ def test_an_episode_has_a_beginning_t_plus_1_arrivals_and_an_end(bench: Bench) -
     bench.loop.run()
     begin, *middle, end = bench.records()
     assert isinstance(begin, Begin)
-    assert begin.meta == {"mode": "train", "seed": episode_seed(0, 1, 0)}
+    assert begin.meta == {"mode": "train", "seed": scene_seed("online", 0, 0)}
     assert [arrival.index for arrival in middle] == list(range(7))
     assert middle[0].command is None
     assert all(arrival.command.policy_version == 7 for arrival in middle[1:])
@@ -455,44 +456,15 @@ def test_a_lost_operator_device_stops_the_arm(tmp_path: Path) -> None:
     assert 0.9 < (bench.arm.sent_ns[-1] - NS) / NS < 1.6
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours runs after it."""
-
-
-@given(at=st.integers(1, 9))
-@settings(max_examples=9, deadline=None)
-def test_a_successor_closes_the_open_episode_at_its_last_committed_observation(
-    tmp_path_factory: pytest.TempPathFactory, at: int
-) -> None:
-    folder = tmp_path_factory.mktemp("bench")
-    bench = Bench(folder)
-    append, count = bench.ring.append, 0
-
-    def append_until(parts: Any) -> int:
-        nonlocal count
-        count += 1
-        sequence = append(parts)
-        if count == at:
-            raise Killed
-        return sequence
-
-    bench.ring.append = append_until  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        bench.loop.run()
-    bench.ring.append = append  # type: ignore[method-assign]
-    assert bench.ring.head == at
-    closed = bench.loop.close_open_episode()
-    last = bench.records()[-1]
-    assert isinstance(last, End)
-    assert bench.loop.close_open_episode() is None
-    if at == 9:
-        assert closed is None
-        assert last.cause is EndCause.TIME_LIMIT
-    else:
-        assert closed == last.key
-        assert last.cause is EndCause.ACTOR_LOST
-        assert last.index == max(0, at - 2)
-        assert last.discarded == (at == 1)
+def test_each_episode_has_a_scene_of_its_own_over_restarts(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, episodes=3)
+    bench.loop.run()
+    bench.journal.close()
+    again = Bench(tmp_path, episodes=5)
+    again.loop.run()
+    assert bench.operator.seeds == [0, 1, 2]
+    assert again.operator.seeds == [3, 4]
+    assert len({record.key for record in again.records()}) == 5
 
 
 def test_control_loads_no_tensor_library() -> None:
