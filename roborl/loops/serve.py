@@ -6,7 +6,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -203,6 +204,28 @@ def serve(child: Child, config: ServeConfig) -> dict[str, Any]:
         return server.check_health() | {"endpoint": server.endpoint}
     finally:
         server.close()
+
+
+@contextmanager
+def serving(
+    models: Mapping[str, RewardModel[Any, Any]], config: ServeConfig | None = None
+) -> Iterator[RewardServer]:
+    """Serve from a thread of this process, on a free port of this machine unless told otherwise."""
+    server = RewardServer(models, config or ServeConfig(endpoint="tcp://127.0.0.1:*"))
+    stop = threading.Event()
+
+    def turn() -> None:
+        while not stop.is_set():
+            server.turn()
+        server.close()
+
+    thread = threading.Thread(target=turn, name="reward server")
+    thread.start()
+    try:
+        yield server
+    finally:
+        stop.set()
+        thread.join()
 
 
 def summary(statistics: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ import pytest
 
 from roborl.cli import serve as serve_cli
 from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError
-from roborl.loops.serve import RewardServer, ServeConfig, serve, summary
+from roborl.loops import serve as serve_loop
+from roborl.loops.serve import ServeConfig, serve, summary
 from roborl.loops.supervise import Child
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.model import score_episode
@@ -50,26 +51,10 @@ def facts(scores):
     return [(s.frame_id, s.progress, s.raw) for s in scores]
 
 
-@contextmanager
 def serving(models=None, **options):
     """A server with a thread that turns it, until the test is over."""
-    server = RewardServer(
-        models or {"m": BrightnessModel()}, ServeConfig(endpoint="tcp://127.0.0.1:*", **options)
-    )
-    stop = threading.Event()
-
-    def turn():
-        while not stop.is_set():
-            server.turn(0.05)
-        server.close()
-
-    thread = threading.Thread(target=turn)
-    thread.start()
-    try:
-        yield server
-    finally:
-        stop.set()
-        thread.join(10)
+    config = ServeConfig(endpoint="tcp://127.0.0.1:*", **options)
+    return serve_loop.serving(models or {"m": BrightnessModel()}, config)
 
 
 @contextmanager

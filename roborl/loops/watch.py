@@ -1,0 +1,259 @@
+"""The stand-alone monitor: shows a video, a recorded episode or a bench's cameras to a reward server, and follows its progress."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.loops.serve import serving
+from roborl.loops.video import beside, draw_progress, write_video
+from roborl.loops.watch_sources import Source, open_source, renamed
+from roborl.rewards.metrics import value_order_correlation
+from roborl.rewards.registry import load_reward_model
+from roborl.rewards.shaping import held
+from roborl.serving.score_client import ScoreClient
+from roborl.serving.score_events import Scored, SessionLost, SessionRefused
+from roborl.serving.security import SecurityConfig
+from roborl.types import Lane, Score
+
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What ``roborl watch`` is told."""
+
+    # What to watch: a video, a folder of videos named after their cameras, a LeRobotDataset, or a bench.
+    source: str = ""
+    # Which episode of a dataset.
+    episode: int = 0
+    # Observations per second; 0 for every recorded one, and 10 on a bench.
+    rate_hz: float = 0.0
+    # The instruction in words; empty for the source's own.
+    task: str = ""
+    # A model's name for a view to the source's; empty where they agree.
+    cameras: dict[str, str] = field(default_factory=dict)
+    # Address of the reward server.
+    server: str = "tcp://127.0.0.1:5560"
+    # Keys for a server on another machine.
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    # Name of the model there; empty for its only one.
+    model: str = ""
+    # Instead of a server: a reward model to load into this process.
+    reward_model: str = ""
+    # live: newest first, may skip. label: every observation. auto: live on a bench, label elsewhere.
+    lane: Literal["auto", "live", "label"] = "auto"
+    # How long to wait for the server and for each score, s.
+    deadline_s: float = 30.0
+    # Stop after so many observations; 0 for all, on a bench until Ctrl-C.
+    count: int = 0
+    # Folder for progress.json, and of a recording also progress.mp4; empty for none.
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ConfigError("There is nothing to watch", remedy="Name it: roborl watch --source video.mp4")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Watched:
+    """What was seen.
+
+    Attributes:
+        scores: In the order in which they came.
+        times_s: When each was taken, since the beginning.
+        round_trips_ms: From sending to score.
+        shown: Observations read from the source.
+    """
+
+    scores: list[Score] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
+    round_trips_ms: list[float] = field(default_factory=list)
+    shown: int = 0
+
+    def figures(self) -> dict[str, Any]:
+        """Return counts, the course of progress and waiting times as plain values."""
+        valid = [score.progress for score in self.scores if score.valid]
+        return {
+            "version": self.scores[-1].version if self.scores else "",
+            "observations": self.shown,
+            "scored": len(valid),
+            "missing": len(self.scores) - len(valid),
+            "first": valid[0] if valid else None,
+            "last": valid[-1] if valid else None,
+            "highest": max(valid, default=None),
+            "value_order_correlation": value_order_correlation(valid) if len(valid) > 1 else None,
+            "round_trip_ms": float(np.median(self.round_trips_ms)) if self.round_trips_ms else None,
+        }
+
+
+type OnScore = Callable[[Score, float], None]
+
+
+def watch(
+    config: WatchConfig,
+    *,
+    on_score: OnScore = lambda score, time_s: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Watched:
+    """Watch a source to its end, or until told to stop.
+
+    Args:
+        config: What, and who judges.
+        on_score: Called with each score and the time of its observation, as they come.
+        stopping: Ends it early.
+
+    Raises:
+        ConfigError: If there is no such source, or the server refuses the session.
+        DatasetError: If the source cannot be read.
+        DeadlineExceeded: If server or scores do not come in time.
+    """
+    source = renamed(
+        open_source(config.source, rate_hz=config.rate_hz, episode=config.episode), config.cameras
+    )
+    with ExitStack() as stack:
+        endpoint = config.server
+        if config.reward_model:
+            endpoint = stack.enter_context(serving({"own": load_reward_model(config.reward_model)})).endpoint
+        client = ScoreClient(
+            endpoint,
+            name="watch",
+            deadline_s=config.deadline_s,
+            keys=None if config.reward_model else config.security.load(),
+        )
+        stack.callback(client.close)
+        client.wait_connected(config.deadline_s)
+        watched = _Watch(config, source, client, on_score, stopping).run()
+    if config.out:
+        _write(config, source, watched)
+    return watched
+
+
+class _Watch:
+    """One pass over a source; a session that is lost is rebuilt, from the beginning where nothing may be skipped."""
+
+    def __init__(
+        self,
+        config: WatchConfig,
+        source: Source,
+        client: ScoreClient,
+        on_score: OnScore,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._config, self._source, self._client = config, source, client
+        self._on_score, self._stopping = on_score, stopping
+        self._lane = (
+            Lane.LIVE if config.lane == "live" or (config.lane == "auto" and source.live) else Lane.LABEL
+        )
+        self._heard = time.monotonic()
+        self._session = ""
+        self._times_s: dict[int, float] = {}
+        self._lost = False
+
+    def run(self) -> Watched:
+        while True:
+            watched = self._pass()
+            if watched is not None:
+                return watched
+
+    def _pass(self) -> Watched | None:
+        """Return None where the session was lost and all has to be shown again."""
+        config, client = self._config, self._client
+        scores: list[tuple[Score, float]] = []
+        self._open()
+        shown = 0
+        for view in self._source.read():
+            if self._stopping() or (config.count and shown >= config.count):
+                break
+            self._times_s[shown] = view.time_s
+            while not client.push_frame(self._session, shown, view.images, state=view.state):
+                scores += self._poll(_POLL_S)
+                if self._lost:
+                    return None
+            shown += 1
+            scores += self._poll(0.0)
+            if self._lost and self._lane is Lane.LABEL:
+                return None
+            if self._lost:
+                self._open()
+        while client.under_way(self._session) and not self._stopping():
+            scores += self._poll(_POLL_S)
+            if self._lost and self._lane is Lane.LABEL:
+                return None
+        client.close_session(self._session)
+        return Watched(
+            scores=[score for score, _ in scores],
+            times_s=[self._times_s[score.frame_id] for score, _ in scores],
+            round_trips_ms=[took_ms for _, took_ms in scores],
+            shown=shown,
+        )
+
+    def _open(self) -> None:
+        task = self._config.task or self._source.task
+        self._session = self._client.open_session(
+            task, self._source.cameras, model=self._config.model, lane=self._lane
+        )
+        self._lost = False
+        self._heard = time.monotonic()
+
+    def _poll(self, timeout_s: float) -> list[tuple[Score, float]]:
+        scores = []
+        for event in self._client.poll(timeout_s):
+            match event:
+                case Scored():
+                    self._on_score(event.score, self._times_s[event.score.frame_id])
+                    scores.append((event.score, event.round_trip_ms))
+                case SessionRefused():
+                    raise ConfigError("The reward server refuses to judge this", seen=event.reason)
+                case SessionLost():
+                    self._lost = True
+            self._heard = time.monotonic()
+        waits = timeout_s > 0 or bool(self._client.under_way(self._session))
+        if waits and time.monotonic() - self._heard > self._config.deadline_s:
+            raise DeadlineExceeded(
+                "The reward server gives no scores",
+                allowed=f"{self._config.deadline_s:g} s",
+                remedy="Look at its log; raise --deadline_s for a slow model",
+            )
+        return scores
+
+
+def _write(config: WatchConfig, source: Source, watched: Watched) -> None:
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "observation": score.frame_id,
+            "time_s": time_s,
+            "progress": score.progress if score.valid else None,
+            "spread": score.spread,
+            "stage": score.stage,
+            "done": score.done,
+        }
+        for score, time_s in zip(watched.scores, watched.times_s, strict=True)
+    ]
+    document = {"source": config.source, **watched.figures(), "scores": rows}
+    (folder / "progress.json").write_text(json.dumps(document, indent=1) + "\n")
+    valid = [score for score in watched.scores if score.valid]
+    if source.live or not valid:
+        return
+    ids = np.array([score.frame_id for score in valid])
+    curve = held(np.array([score.progress for score in valid]), ids, watched.shown)
+    # Thinned out, so that a long recording is drawn in a time that grows with its length and no faster.
+    length = watched.shown
+    pictures = (
+        draw_progress(
+            beside(view.images), curve[: i + 1 : max(1, length // 200)].tolist(), length=min(length, 200)
+        )
+        for i, view in zip(range(length), source.read(), strict=False)
+    )
+    rate_hz = (length - 1) / max(watched.times_s[-1] - watched.times_s[0], 1e-9) if length > 1 else 10.0
+    write_video(folder / "progress.mp4", pictures, fps=min(max(rate_hz, 1.0), 60.0))

@@ -1,0 +1,192 @@
+"""What ``roborl watch`` can look at: a video, a folder of synchronous videos, an episode of a dataset, a bench's cameras."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roborl.data.lerobot_io import describe, read_episodes
+from roborl.errors import ConfigError, DatasetError, RobotError
+from roborl.paths import bench_file
+from roborl.types import Image, Vector
+
+_VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm")
+_NO_STATE = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class View:
+    """One instant of a source.
+
+    Attributes:
+        images: Pictures by camera, uint8 (h, w, 3).
+        state: Proprioception, float32 (d,), empty where the source has none.
+        time_s: Seconds since the beginning.
+    """
+
+    images: Mapping[str, Image]
+    state: Vector
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Source:
+    """Something to watch.
+
+    Attributes:
+        cameras: Names of its views.
+        task: The instruction, empty where it is not known.
+        live: True where what is not looked at is gone.
+        read: Starts from the beginning and gives one instant after the other.
+    """
+
+    cameras: tuple[str, ...]
+    task: str
+    live: bool
+    read: Callable[[], Iterator[View]]
+
+
+def open_source(place: str, *, rate_hz: float, episode: int = 0) -> Source:
+    """Find out what ``place`` is.
+
+    Args:
+        place: A video file, a folder of videos named after their cameras, a LeRobotDataset, or a bench.
+        rate_hz: Instants per second; 0 for every recorded one, and 10 on a bench.
+        episode: Which episode of a dataset.
+
+    Raises:
+        ConfigError: If it is none of these.
+        DatasetError: If it cannot be read.
+    """
+    path = Path(place)
+    if path.is_file() and path.suffix.lower() in _VIDEOS:
+        return _videos({"front": path}, rate_hz)
+    if path.is_dir() and (
+        found := {p.stem: p for p in sorted(path.iterdir()) if p.suffix.lower() in _VIDEOS}
+    ):
+        return _videos(found, rate_hz)
+    if (path / "meta" / "info.json").is_file():
+        return _dataset(place, episode, rate_hz)
+    try:
+        bench_file(place)
+    except ConfigError as error:
+        raise ConfigError(
+            "There is nothing to watch at this place",
+            seen=place,
+            allowed=f"a video ({', '.join(_VIDEOS)}), a folder of videos, a LeRobotDataset, or a bench: {error.allowed}",
+        ) from error
+    return _bench(place, rate_hz or 10.0)
+
+
+def renamed(source: Source, names: Mapping[str, str]) -> Source:
+    """Give views other names, those that a model knows; the rest is left out.
+
+    Args:
+        source: The source.
+        names: A model's name to the source's; empty to leave all as they are.
+
+    Raises:
+        ConfigError: If the source has no such view.
+    """
+    if not names:
+        return source
+    if wrong := sorted(set(names.values()) - set(source.cameras)):
+        raise ConfigError("The source has no such view", seen=wrong, allowed=list(source.cameras))
+
+    def read() -> Iterator[View]:
+        for view in source.read():
+            images = {ours: view.images[theirs] for ours, theirs in names.items()}
+            yield View(images=images, state=view.state, time_s=view.time_s)
+
+    return Source(cameras=tuple(names), task=source.task, live=source.live, read=read)
+
+
+def _videos(files: Mapping[str, Path], rate_hz: float) -> Source:
+    import cv2
+
+    def read() -> Iterator[View]:
+        with ExitStack() as stack:
+            captures = {}
+            for name, file in files.items():
+                capture = cv2.VideoCapture(str(file))
+                stack.callback(capture.release)
+                if not capture.isOpened():
+                    raise DatasetError("A video cannot be opened", seen=str(file))
+                captures[name] = capture
+            fps = min(capture.get(cv2.CAP_PROP_FPS) or 30.0 for capture in captures.values())
+            every = fps / rate_hz if 0 < rate_hz < fps else 1.0
+            wanted, index = 0.0, 0
+            while all(capture.grab() for capture in captures.values()):
+                if index >= wanted:
+                    wanted += every
+                    images = {name: _rgb(capture) for name, capture in captures.items()}
+                    yield View(images=images, state=_NO_STATE, time_s=index / fps)
+                index += 1
+
+    return Source(cameras=tuple(files), task="", live=False, read=read)
+
+
+def _rgb(capture: Any) -> Image:
+    import cv2
+
+    return np.asarray(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _dataset(place: str, episode: int, rate_hz: float) -> Source:
+    info = describe(place)
+    found = next(read_episodes(place, episodes=[episode]), None)
+    if found is None:
+        raise DatasetError(
+            "The dataset has no such episode", seen=episode, allowed=f"0 to {info.episodes - 1}"
+        )
+    length = len(found.state)
+    every = info.fps / rate_hz if 0 < rate_hz < info.fps else 1.0
+    chosen = np.unique(np.arange(0, length, every).astype(int))
+
+    def read() -> Iterator[View]:
+        for index in chosen.tolist():
+            images = {name: pictures[index] for name, pictures in found.images.items()}
+            yield View(images=images, state=found.state[index], time_s=index / info.fps)
+
+    return Source(cameras=tuple(found.images), task=found.task, live=False, read=read)
+
+
+def _bench(name: str, rate_hz: float) -> Source:
+    from lerobot.cameras.utils import make_cameras_from_configs
+
+    from roborl.envs.bench import load_bench
+
+    bench = load_bench(name)
+    configs: dict[str, Any] = dict(getattr(bench.robot, "cameras", {}))
+    if not configs or bench.simulated:
+        raise ConfigError(
+            "This bench has no cameras that can be opened without its robot",
+            remedy="Watch a recording of it instead",
+        )
+
+    def read() -> Iterator[View]:
+        with ExitStack() as stack:
+            cameras = make_cameras_from_configs(configs)
+            for camera in cameras.values():
+                try:
+                    camera.connect()
+                except (ConnectionError, OSError, RuntimeError) as error:
+                    raise RobotError(
+                        "A camera of the bench cannot be opened", seen=f"{camera}: {error}"
+                    ) from error
+                stack.callback(camera.disconnect)
+            began = time.monotonic()
+            due = began
+            while True:
+                time.sleep(max(0.0, due - time.monotonic()))
+                due = max(due + 1.0 / rate_hz, time.monotonic())
+                images = {view: np.asarray(camera.async_read(), np.uint8) for view, camera in cameras.items()}
+                yield View(images=images, state=_NO_STATE, time_s=time.monotonic() - began)
+
+    return Source(cameras=tuple(configs), task=bench.task, live=True, read=read)

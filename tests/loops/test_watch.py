@@ -1,0 +1,176 @@
+"""The monitor on videos, datasets and cameras, against a real server."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from roborl.cli.main import main as roborl
+from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.loops.serve import ServeConfig, serving
+from roborl.loops.video import write_video
+from roborl.loops.watch import WatchConfig, watch
+from roborl.loops.watch_sources import open_source
+from roborl.rewards.fake import BrightnessJudge, BrightnessModel
+from roborl.testing.episodes import random_episode, write_episodes
+
+
+def brightening(path, count=30, fps=30.0, levels=None):
+    levels = np.linspace(30, 220, count) if levels is None else levels
+    write_video(path, (np.full((48, 64, 3), level, np.uint8) for level in levels), fps=fps)
+    return str(path)
+
+
+def test_a_video_alone_with_a_model_in_this_process(tmp_path):
+    seen = []
+    watched = watch(
+        WatchConfig(
+            source=brightening(tmp_path / "up.mp4"), reward_model="brightness", out=str(tmp_path / "out")
+        ),
+        on_score=lambda score, time_s: seen.append((score.frame_id, time_s)),
+    )
+    figures = watched.figures()
+    assert [index for index, _ in seen] == list(range(30))
+    assert seen[15][1] == pytest.approx(0.5)
+    assert figures["value_order_correlation"] > 0.99
+    assert figures["first"] == pytest.approx(30 / 255, abs=0.03)
+    assert figures["last"] == pytest.approx(220 / 255, abs=0.03)
+    written = json.loads((tmp_path / "out" / "progress.json").read_text())
+    assert len(written["scores"]) == written["scored"] == 30
+    drawn = open_source(str(tmp_path / "out" / "progress.mp4"), rate_hz=0)
+    assert sum(1 for _ in drawn.read()) == 30
+
+
+def test_a_rate_thins_a_recording_out(tmp_path):
+    place = brightening(tmp_path / "up.mp4", count=60)
+    times = [view.time_s for view in open_source(place, rate_hz=10).read()]
+    assert times == pytest.approx(np.arange(20) * 0.1)
+    assert watch(WatchConfig(source=place, reward_model="brightness", rate_hz=10, count=7)).shown == 7
+
+
+def test_a_folder_of_videos_is_several_views_that_a_model_may_know_by_other_names(tmp_path):
+    brightening(tmp_path / "high.mp4")
+    brightening(tmp_path / "left.mp4", levels=np.linspace(220, 30, 30))
+    with serving({"m": BrightnessModel(("front",))}) as server:
+        config = {"source": str(tmp_path), "server": server.endpoint}
+        with pytest.raises(ConfigError, match="needs views"):
+            watch(WatchConfig(**config))
+        up = watch(WatchConfig(**config, cameras={"front": "high"})).figures()
+        down = watch(WatchConfig(**config, cameras={"front": "left"})).figures()
+        assert up["value_order_correlation"] > 0.99
+        assert down["value_order_correlation"] < -0.99
+        with pytest.raises(ConfigError, match="no such view"):
+            watch(WatchConfig(**config, cameras={"front": "right"}))
+
+
+def test_an_episode_of_a_dataset(tmp_path):
+    write_episodes(tmp_path / "data", random_episode(0), random_episode(1, steps=9))
+    with serving({"m": BrightnessModel(("front", "wrist"))}) as server:
+        watched = watch(WatchConfig(source=str(tmp_path / "data"), episode=1, server=server.endpoint))
+    assert watched.shown == 10
+    images = random_episode(1, steps=9).images
+    expected = [np.mean([images[name][i].mean() / 255 for name in images]) for i in range(10)]
+    assert [s.progress for s in watched.scores] == pytest.approx(expected, abs=0.1)
+
+
+def test_a_lost_session_is_watched_again_from_the_beginning(tmp_path):
+    place = brightening(tmp_path / "up.mp4", count=40)
+    with serving({"m": BrightnessModel()}) as server:
+        closed = []
+
+        def lose(score, time_s):
+            if score.frame_id == 20 and not closed:
+                closed.extend(server.pool._sessions)
+                for session in closed:
+                    server.pool.close(session)
+
+        watched = watch(WatchConfig(source=place, server=server.endpoint, deadline_s=10), on_score=lose)
+        assert closed
+        assert [s.frame_id for s in watched.scores] == list(range(40))
+
+
+def test_silence_is_an_error_and_not_a_wait(tmp_path):
+    place = brightening(tmp_path / "up.mp4")
+    with pytest.raises(DeadlineExceeded):
+        watch(WatchConfig(source=place, server="tcp://127.0.0.1:9", deadline_s=0.3))
+    release = threading.Event()
+
+    class Hanging(BrightnessJudge):
+        def answer(self, queries):
+            release.wait(20)
+            return super().answer(queries)
+
+    with serving({"m": BrightnessModel(judge=Hanging())}) as server:
+        with pytest.raises(DeadlineExceeded, match="no scores"):
+            watch(WatchConfig(source=place, server=server.endpoint, deadline_s=0.3))
+        release.set()
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("nowhere", "nothing to watch at this place"), ("so101_sim", "without its robot")]
+)
+def test_a_place_without_cameras_is_told(place, words):
+    with pytest.raises(ConfigError, match=words):
+        watch(WatchConfig(source=place))
+    with pytest.raises(ConfigError, match="nothing to watch"):
+        WatchConfig()
+
+
+def test_the_cameras_of_a_bench_are_watched_live_until_stopped(tmp_path, monkeypatch):
+    class Camera:
+        connected = False
+
+        def connect(self):
+            self.connected = True
+
+        def async_read(self):
+            assert self.connected
+            return np.full((48, 64, 3), 51, np.uint8)
+
+        def disconnect(self):
+            self.connected = False
+
+    camera = Camera()
+    monkeypatch.setattr("lerobot.cameras.utils.make_cameras_from_configs", lambda configs: {"front": camera})
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        """
+robot:
+  type: so101_follower
+  port: /dev/null
+  cameras:
+    front: {type: opencv, index_or_path: 0, height: 48, width: 64, fps: 30}
+model: so101_sim
+task: make it bright
+cameras:
+  front: {height_px: 48, width_px: 64}
+image_px: 48
+max_steps: 10
+"""
+    )
+
+    class Slow(BrightnessJudge):
+        def answer(self, queries):
+            time.sleep(0.1)
+            return super().answer(queries)
+
+    with serving({"m": BrightnessModel(judge=Slow())}, ServeConfig(endpoint="tcp://127.0.0.1:*")) as server:
+        began = time.monotonic()
+        watched = watch(
+            WatchConfig(source=str(bench), server=server.endpoint, rate_hz=30),
+            stopping=lambda: time.monotonic() - began > 2.0,
+        )
+    assert not camera.connected
+    assert watched.shown > 20
+    assert 5 < len(watched.scores) < watched.shown / 2
+    assert max(watched.round_trips_ms) < 500
+
+
+def test_the_command_prints_each_score_and_one_result(tmp_path, capsys):
+    place = brightening(tmp_path / "up.mp4", count=5)
+    assert roborl(["watch", "--source", place, "--reward_model", "brightness"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["scored"] == 5
+    assert len([line for line in err.splitlines() if "█" in line]) == 5
