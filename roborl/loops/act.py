@@ -90,6 +90,7 @@ class Actor:
         finally:
             # The arm first, whatever happened.
             self.group.stop()
+        self._tidy()
         return self.report(time.monotonic() - began)
 
     def report(self, wall_s: float) -> dict[str, Any]:
@@ -145,8 +146,15 @@ class Actor:
             while ring.acknowledged < ring.head and time.monotonic() < until:
                 self.group.poll(_POLL_S)
             waiting = ring.head - ring.acknowledged
+        self.status["io"]["pending"] = waiting
         if waiting:
             log.warning("%d records are not with the learner yet; the next start sends them", waiting)
+
+    def _tidy(self) -> None:
+        """Give the memory back where the learner has everything; the counters stay for the next start."""
+        if self.status["io"]["pending"] == 0:
+            for path in (*self.folder.glob("*.bin"), *self.folder.glob("*.slot")):
+                path.unlink()
 
     def _line(self) -> str:
         control = self.status["control"]

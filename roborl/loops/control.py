@@ -24,7 +24,7 @@ from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request
 from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Record
 from roborl.roles import Operator, Supervisor
-from roborl.types import Command, EndCause, Observation, RewardSource, Source
+from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource, Source
 
 if TYPE_CHECKING:
     # Only for its type: behind it stands lerobot, which loads torch.
