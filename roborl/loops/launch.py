@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from roborl.clock import NS
 from roborl.errors import ConfigError
 from roborl.loops import act, learn
 from roborl.loops.act import run_actor
@@ -180,17 +181,18 @@ def _run_episodes(
 
 def _finish(run: RunFolder, group: ProcessGroup, config: TrainConfig, stopping: Callable[[], bool]) -> None:
     """Wait until the last episodes are stored, labelled and learned from, as far as ``finish_s`` allows."""
-    began, ended_ns = time.monotonic(), time.monotonic_ns()
+    began = time.monotonic()
+    labelled_ns = 0 if config.reward else time.monotonic_ns()
+    ended_ns = time.monotonic_ns()
     while not stopping() and time.monotonic() - began < config.finish_s:
         group.poll(_POLL_S)
         trainer, labeller = (read_status(run.status(name)) for name in ("trainer", "labeller"))
-        # A second later than the last episode, what is written was written in full knowledge of it.
-        fresh = trainer.get("at_ns", 0) > ended_ns + 1_000_000_000
-        labelled = not config.reward or (
-            labeller.get("at_ns", 0) > ended_ns + 1_000_000_000 and labeller["backlog_frames"] == 0
-        )
-        if fresh and labelled and trainer["owed_updates"] < 1:
+        # What a process writes a second later, it writes knowing what came before.
+        if not labelled_ns and labeller.get("at_ns", 0) > ended_ns + NS and not labeller["backlog_frames"]:
+            labelled_ns = time.monotonic_ns()
+        if labelled_ns and trainer.get("at_ns", 0) > labelled_ns + NS and trainer["owed_updates"] < 1:
             return
+    log.warning("The learner is stopped before it was done with the last episodes")
 
 
 def _line(run: RunFolder) -> str:

@@ -114,7 +114,7 @@ class TrainerConfig:
     # updates between two published versions
     publish_every: int = 100
     # seconds between two checkpoints
-    checkpoint_every_s: float = 60.0
+    checkpoint_every_s: float = 20.0
     # checkpoints kept
     keep_checkpoints: int = 3
     # seconds between two looks at the store
