@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,8 +67,10 @@ def main(config: Config) -> dict[str, Any]:
         on_episode=show,
     )
     print(result.sentence(), file=sys.stderr)
-    figures: dict[str, Any] = result.figures()
-    report = {"policy": config.policy, "bench": config.bench, "task": bench.task, **figures}
+    figures = result.figures()
+    # JSON knows no NaN: a figure that is not there is null.
+    stated = {name: None if math.isnan(value) else value for name, value in figures.items()}
+    report: dict[str, Any] = {"policy": config.policy, "bench": config.bench, "task": bench.task, **stated}
     if requirement is not None:
         met = requirement.holds(figures)
         print(f"{config.require}: {'met' if met else 'not met'}", file=sys.stderr)
