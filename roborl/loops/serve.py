@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -87,11 +88,15 @@ class RewardServer:
             )
             for name in models
         ]
+        self._published = -math.inf
         for thread in self._threads:
             thread.start()
 
     def turn(self, timeout_s: float = _POLL_S) -> None:
         """Take in what came, send out what is judged; wait ``timeout_s`` where there is neither."""
+        if time.monotonic() - self._published >= _HEALTH_S:
+            self._link.set_statistics(self.statistics())
+            self._published = time.monotonic()
         for event in self._link.poll(timeout_s):
             self._handle(event)
         for outcome in self.pool.collect():
@@ -101,17 +106,21 @@ class RewardServer:
             except WireError:  # the client closed the session meanwhile and opened another under its name
                 self.stale += 1
 
+    def statistics(self) -> dict[str, Any]:
+        """Return what clients that ask are told, as of the last second: counts, ages, and what each model looks at."""
+        statistics = self.pool.statistics() | {"stale": self.stale}
+        for name, model in self.pool.models.items():
+            statistics["models"][name] |= {"cameras": list(model.cameras), "image_px": model.image_px}
+        return statistics
+
     def check_health(self) -> dict[str, Any]:
-        """Return the statistics, which clients can ask for from now on too.
+        """Return the statistics of a healthy server.
 
         Raises:
             DeadlineExceeded: If a judge hangs.
             RoborlError: If a model's thread has ended.
         """
-        statistics = self.pool.statistics() | {"stale": self.stale}
-        for name, model in self.pool.models.items():
-            statistics["models"][name] |= {"cameras": list(model.cameras), "image_px": model.image_px}
-        self._link.set_statistics(statistics)
+        statistics = self.statistics()
         for name, figures in statistics["models"].items():
             if figures["in_call_s"] > self._config.judge_deadline_s:
                 raise DeadlineExceeded(
@@ -190,18 +199,18 @@ def serve(child: Child, config: ServeConfig) -> dict[str, Any]:
         child.ready(import_s=import_s)
         for name, model in models.items():
             log.info("serving %s (%s) on %s", name, model.version, server.endpoint)
-        statistics = server.check_health()
         checked = reported = time.monotonic()
         while not child.stopping:
             server.turn()
             now = time.monotonic()
             if now - checked >= _HEALTH_S:
-                statistics, checked = server.check_health(), now
+                server.check_health()
+                checked = now
             if config.report_s and now - reported >= config.report_s:
-                log.info("%s", summary(statistics))
+                log.info("%s", summary(server.statistics()))
                 reported = now
             child.beat()
-        return server.check_health() | {"endpoint": server.endpoint}
+        return server.statistics() | {"endpoint": server.endpoint}
     finally:
         server.close()
 

@@ -210,12 +210,24 @@ def test_a_judge_that_fails_costs_scores_and_not_the_server():
     ):
         scores, _ = label(client, images)
         assert [s.valid for s in scores] == [i != 4 for i in range(12)]
-        server.check_health()
-        statistics = client.statistics(5.0)
-        assert statistics["models"]["m"]["faults"]["RuntimeError"] >= 1
-        assert statistics["models"]["m"]["missing"] == {"no reply": 1}
-        assert statistics["models"]["m"]["cameras"] == []
         assert "1 missing" in summary(server.check_health())
+        told = {}
+        deadline = time.monotonic() + 5
+        while told.get("missing") != {"no reply": 1}:
+            assert time.monotonic() < deadline, told
+            told = client.statistics(5.0)["models"]["m"]
+        assert told["faults"]["RuntimeError"] >= 1
+        assert (told["version"], told["cameras"], told["image_px"]) == ("brightness-all", [], None)
+
+
+def test_a_client_is_told_at_once_what_each_model_looks_at():
+    models = {"one": BrightnessModel(("front", "wrist"), image_px=32), "two": BrightnessModel()}
+    with serving(models) as server, client_of(server.endpoint) as client:
+        told = client.statistics(5.0)["models"]
+        assert {name: (m["cameras"], m["image_px"]) for name, m in told.items()} == {
+            "one": (["front", "wrist"], 32),
+            "two": ([], None),
+        }
 
 
 def test_a_gap_loses_the_session_and_the_client_rebuilds_it():

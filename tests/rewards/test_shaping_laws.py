@@ -78,6 +78,27 @@ def test_a_form_is_policy_invariant_exactly_if_it_says_so(form):
     assert (flips(reward) == 0) == form.policy_invariant
 
 
+def test_giving_up_beats_trying_only_where_the_terminal_potential_is_kept():
+    """A worked example: γ = 0.98, Φ = 0.9 now; giving up ends there, trying succeeds four times in ten or ends at Φ = 0."""
+    now, discount, chance = np.full(2, 0.9), 0.98, np.array([0.4, 0.6])
+    ended, nothing, outcomes = np.array([True, True]), np.zeros(2), np.array([1.0, 0.0])
+
+    def values(terminated):
+        give_up = shaped_reward(nothing, now, now, terminated, discount=discount)[0] + now[0]
+        attempt = shaped_reward(outcomes, now, outcomes, terminated, discount=discount) + now
+        return give_up, float(chance @ attempt)
+
+    assert values(ended) == pytest.approx((0.0, 0.4))
+    assert values(~ended) == pytest.approx((0.882, 0.792))
+
+
+def test_the_naive_difference_pays_for_staying():
+    phi, after, none = RNG.random(50), RNG.random(50), np.zeros(50, bool)
+    arrays = (np.zeros(50), phi, after, none)
+    naive = reward_of(RewardForm.DIFFERENCE)(*arrays, discount=0.98)
+    np.testing.assert_allclose(naive - shaped_reward(*arrays, discount=0.98), 0.02 * after)
+
+
 def chunks_of(lengths, total):
     cuts = [0]
     for length in lengths:
