@@ -134,9 +134,8 @@ def write_page(
 
 
 def _entry(episode: DatasetEpisode, camera: str) -> dict[str, object]:
-    shown = np.unique(
-        np.linspace(0, episode.steps, min(_MOST_PICTURES, episode.steps + 1)).round().astype(int)
-    )
+    last = episode.steps - episode.repeated_last  # Marks name frames that the file has.
+    shown = np.unique(np.linspace(0, last, min(_MOST_PICTURES, last + 1)).round().astype(int))
     note = f", {episode.failure or 'failure'}" if episode.success is False else ""
     return {
         "index": episode.index,
