@@ -47,7 +47,7 @@ class SarmTraining:
 
     steps: int = 600  # optimiser steps
     budget_s: float = 120.0  # seconds of optimisation; the learning rate follows whichever ends first
-    episodes_per_step: int = 12
+    episodes_per_step: int = 6
     windows_per_episode: int = 16
     failure_share: float = 0.5  # of the episodes of a step, where there are failures
     wrong_task: float = 0.1  # probability that a window's instruction is a foreign one and its progress 0
