@@ -12,7 +12,7 @@ from roborl.envs.robot_model import Joints
 from roborl.errors import ConfigError
 from roborl.types import Vector
 
-_REACHED_M = 0.002
+_REACHED_M = 0.0006
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from roborl.envs.kinematics import Kinematics
 from roborl.envs.proprioception import StateMap
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
-from roborl.errors import RobotError
+from roborl.errors import RobotError, ShapeError
 from roborl.types import Frame, Image, Observation, Vector
 
 _FAULTS = (OSError, RuntimeError, TimeoutError, ValueError)
@@ -143,7 +143,17 @@ class Arm:
 
         Returns:
             The action that the planned set-points amount to after limits and safety, float32 (a,): what is stored.
+
+        Raises:
+            ShapeError: If the action has another length.
         """
+        if action.shape != (self.action_dim,):
+            raise ShapeError(
+                "An action has the wrong shape",
+                seen=action.shape,
+                allowed=(self.action_dim,),
+                remedy="Use a policy that was trained for this bench's action.kind",
+            )
         if not np.all(np.isfinite(action)):
             self.limits_hit["not_finite"] += 1
             action = np.zeros_like(action)

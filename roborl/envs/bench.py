@@ -13,7 +13,7 @@ from roborl.config import parse
 from roborl.envs import config_sim_robot
 from roborl.envs.actions import ActionConfig
 from roborl.envs.safety import SafetyConfig
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, RoborlError
 from roborl.paths import bench_file
 
 SimRobotConfig = config_sim_robot.SimRobotConfig
@@ -176,6 +176,16 @@ def make_robot(bench: Bench) -> Robot:
     """Return the bench's robot, not yet connected.
 
     Raises:
-        ConfigError: If its settings do not fit.
+        ConfigError: If its settings do not fit or its driver is not installed.
     """
-    return importlib.import_module("lerobot.robots.utils").make_robot_from_config(bench.robot)
+    try:
+        return importlib.import_module("lerobot.robots.utils").make_robot_from_config(bench.robot)
+    except (ImportError, ValueError) as error:
+        if isinstance(error.__cause__, RoborlError):
+            raise error.__cause__ from error
+        raise ConfigError(
+            "The robot of this bench cannot be made",
+            seen=f"{bench.robot.type}: {error}",
+            allowed="a robot whose driver is installed",
+            remedy="Install what the message names, for an SO-101: pip install 'lerobot[feetech]'",
+        ) from error

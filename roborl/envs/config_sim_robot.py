@@ -36,3 +36,8 @@ class SimRobotConfig(RobotConfig):  # type: ignore[misc]  # LeRobot has no types
     seed: int = 0
     control_hz: float = 50.0
     cameras: dict[str, CameraConfig] = field(default_factory=_two_cameras)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.randomisation == "False":  # YAML reads a bare `off` as false
+            self.randomisation = "off"

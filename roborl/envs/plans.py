@@ -9,7 +9,7 @@ import numpy as np
 
 from roborl.envs.kinematics import Point
 from roborl.envs.scene import Scene
-from roborl.envs.tasks.base import CUBE_HALF_M, Task
+from roborl.envs.tasks.base import CUBE_HALF_M, Task, reachable
 from roborl.envs.tasks.clear import DROP_M, HALF_Y_M, ClearTable
 from roborl.envs.tasks.peg import GRIP_M, LIFT_M, PEG_HALF_M, PegInsert
 from roborl.envs.tasks.pick import CARRY_M, PickCube, PickPlace
@@ -198,9 +198,11 @@ def push(body: str, place: Where) -> list[Phase]:
         ahead = way / max(1e-6, float(np.linalg.norm(way)))
         lag = float((cube - tool[:2]) @ ahead)
         aside = float(np.linalg.norm(cube - tool[:2] - lag * ahead))
-        behind = cube - BEHIND_M * ahead
+        # After a slip the full run-up may be out of reach; three quarters are just clear of the cube.
+        run_ups = (cube - share * BEHIND_M * ahead for share in (1.0, 0.85, 0.75))
+        behind = next((point for point in run_ups if reachable(point)), cube - 0.75 * BEHIND_M * ahead)
         low = tool[2] < CUBE_HALF_M + 0.012
-        if lag > 0.015 and aside < (0.011 if approached else 0.006) and low:
+        if lag > 0.015 and aside < (0.012 if approached else 0.006) and low:
             approached = True
             return np.array([*(cube - (0.010 - 0.4 * aside) * ahead), CUBE_HALF_M])
         approached = False

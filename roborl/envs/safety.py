@@ -88,7 +88,8 @@ class SafetyFilter:
     def __call__(self, wanted: Joints, before: SetPoint) -> tuple[SetPoint, frozenset[Limit]]:
         """Return the set-point nearest to ``wanted`` that may follow ``before``, and the limits that changed it.
 
-        Joint limits always hold. A robot that starts outside the workspace box may move back towards it, never further away.
+        Places win over comfort: at a joint limit or the edge of the box the arm stops harder than its acceleration
+        limit. A robot that starts outside the workspace box may move back towards it, never further away.
         """
         hit: set[Limit] = set()
         if not np.all(np.isfinite(wanted)):

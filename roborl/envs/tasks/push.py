@@ -49,14 +49,14 @@ class PushCube(Task):
     def place(self, scene: Scene, rng: np.random.Generator) -> None:
         """Put the cube where the arm can come down behind it, a short push from the pad, face towards it."""
         while True:
-            pad, cube, other = scatter(rng, (0.055, 0.015, 0.045))
+            pad, cube, other = scatter(rng, (0.055, 0.015, 0.03))
             way = pad - cube
             distance = float(np.linalg.norm(way))
-            behind = cube - way / distance * (BEHIND_M + 0.01)
+            behind = cube - way / distance * (BEHIND_M + 0.015)
             aside = np.linalg.norm(
-                other - cube - way * np.clip((other - cube) @ way / distance**2, -0.6, 1.0)
+                other - cube - way * np.clip((other - cube) @ way / distance**2, -0.5, 1.0)
             )
-            if _SHORTEST_M < distance < _LONGEST_M and reachable(behind) and aside > 0.07:
+            if _SHORTEST_M < distance < _LONGEST_M and reachable(behind) and aside > 0.08:
                 break
         scene.place(self.pad, on_table(pad, 0.0))
         scene.place(self.cube, on_table(cube, CUBE_HALF_M), float(np.arctan2(way[1], way[0])))

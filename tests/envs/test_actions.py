@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.envs.actions import ActionConfig, ActionMap
+from roborl.envs.kinematics import Kinematics
+from roborl.envs.robot_model import load_robot_model
+from roborl.errors import ConfigError
+
+MODEL = load_robot_model("so101_sim")
+KINEMATICS = Kinematics(MODEL)
+LOW, HIGH = np.array([0.12, -0.16, 0.010]), np.array([0.32, 0.16, 0.12])
+HERE = MODEL.home - (0, 0, 0, 0, 0, 50)
+
+unit = st.floats(-1.0, 1.0)
+
+
+def action_map(kind: str = "ee_delta", **settings: float) -> ActionMap:
+    return ActionMap(KINEMATICS, ActionConfig(kind=kind, **settings), LOW, HIGH)
+
+
+@given(st.lists(unit, min_size=4, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_the_executed_action_is_the_one_asked_for_where_nothing_limits_it(values: list[float]) -> None:
+    actions, asked = action_map(gripper_leash=100.0), np.array(values, dtype=np.float32)
+    target = actions.target(asked, HERE, HERE)
+    np.testing.assert_allclose(actions.executed(HERE, target), asked, atol=0.02)
+
+
+@given(st.lists(unit, min_size=6, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_joint_deltas_move_each_joint_by_its_share(values: list[float]) -> None:
+    actions, asked = action_map("joint_delta", gripper_leash=100.0), np.array(values, dtype=np.float32)
+    target = actions.target(asked, HERE, HERE)
+    np.testing.assert_allclose(target[:5] - HERE[:5], 6.0 * asked[:5], atol=1e-4)
+    np.testing.assert_allclose(actions.executed(HERE, target), asked, atol=1e-5)
+
+
+@given(st.lists(st.floats(-5, 5), min_size=4, max_size=4), st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_the_set_point_never_leads_a_blocked_arm_by_more_than_the_leash(
+    values: list[float], steps: int
+) -> None:
+    actions = action_map()
+    set_point = HERE
+    for _ in range(steps):
+        set_point = actions.target(np.array(values, dtype=np.float32), set_point, HERE)
+    lead = KINEMATICS.position(set_point) - KINEMATICS.position(HERE)
+    assert np.linalg.norm(lead) < 0.03 + 0.003
+    assert abs(set_point[5] - HERE[5]) <= 25.0 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "direction", [(1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, -1), (0, 0, 1), (-1, 0, 0), (1, 1, 1)]
+)
+def test_the_target_stays_in_the_box_however_long_it_is_pushed(direction: tuple[int, ...]) -> None:
+    actions, joints = action_map(), HERE
+    for _ in range(60):
+        joints = actions.target(np.array([*direction, 0], dtype=np.float32), joints, joints)
+    position = KINEMATICS.position(joints)
+    assert np.all(position > LOW - 0.003)
+    assert np.all(position < HIGH + 0.003)
+
+
+def test_a_step_of_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="step_m"):
+        ActionConfig(step_m=0.0)

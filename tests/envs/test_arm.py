@@ -1,0 +1,185 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.clock import FakeClock
+from roborl.envs.arm import Arm
+from roborl.envs.bench import Bench, CameraUse, WatchdogConfig, load_bench, make_robot
+from roborl.errors import ConfigError, RobotError, ShapeError
+from roborl.testing.stub_robot import Fault, StubRobot, StubRobotConfig
+
+LEFT = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
+
+
+def stub_arm(fault: str = "", *, after: int = 0, slow_s: float = 0.01) -> tuple[Arm, StubRobot]:
+    bench = Bench(
+        robot=StubRobotConfig(fault=fault, fault_after=after, slow_s=slow_s),
+        model="so101_sim",
+        task="wave",
+        max_steps=20,
+        cameras={
+            "front": CameraUse(height_px=48, width_px=40),
+            "wrist": CameraUse(height_px=64, width_px=64),
+        },
+        watchdog=WatchdogConfig(stale_s=0.02, frozen_frames=3, action_deadline_s=0.5),
+    )
+    robot = StubRobot(bench.robot)
+    return Arm(bench, robot, FakeClock()), robot
+
+
+def run(arm: Arm, steps: int, *, pause_s: float = 0.0) -> None:
+    arm.connect()
+    for index in range(steps):
+        arm.observe(index)
+        arm.begin_step(LEFT if index % 16 < 8 else -LEFT)
+        for _ in range(arm.ticks_per_step):
+            arm.tick()
+        time.sleep(pause_s)
+
+
+def test_a_healthy_robot_runs_and_its_frames_have_the_recording_resolution() -> None:
+    arm, robot = stub_arm()
+    run(arm, 10)
+    observation = arm.observe(10)
+    assert observation.images["front"].shape == (48, 40, 3)
+    assert observation.frames["wrist"].id == 10
+    assert observation.state.shape == (arm.state_dim,)
+    assert len(robot.sent) == 50
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault.SLOW_CAMERA, "stale"),
+        (Fault.FROZEN_CAMERA, "frozen"),
+        (Fault.DEAD_CAMERA, "no observation"),
+        (Fault.BUS_TIMEOUT, "set-point"),
+        (Fault.BUS_HICCUP, "set-point"),
+    ],
+)
+def test_each_fault_is_raised_as_a_robot_error_within_a_few_steps(fault: Fault, message: str) -> None:
+    arm, robot = stub_arm(fault, after=12)
+    with pytest.raises(RobotError, match=message):
+        run(arm, 12, pause_s=0.01)
+    assert len(robot.sent) <= 12 + 4 * arm.ticks_per_step
+
+
+def test_a_slow_bus_is_only_slow() -> None:
+    arm, robot = stub_arm(Fault.SLOW_BUS, slow_s=0.001)
+    run(arm, 3)
+    assert len(robot.sent) == 15
+
+
+def test_a_bus_that_is_silent_from_the_start_says_so_at_connect() -> None:
+    arm, _ = stub_arm(Fault.BUS_TIMEOUT)
+    with pytest.raises(RobotError, match=r"does not report its joints.*no status packet"):
+        arm.connect()
+
+
+def test_after_a_hiccup_a_new_episode_goes_on() -> None:
+    arm, robot = stub_arm(Fault.BUS_HICCUP, after=3)
+    with pytest.raises(RobotError):
+        run(arm, 4)
+    arm.begin_episode()
+    arm.begin_step(LEFT)
+    arm.tick()
+    assert len(robot.sent) == 4
+
+
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_the_stored_action_is_the_motion_that_was_sent(actions: list[list[float]]) -> None:
+    """Law 10: replaying the stored actions from the same start sends the same set-points."""
+    arm, robot = stub_arm()
+    arm.connect()
+    for values in actions:
+        before = arm.kinematics.position(robot.joints)
+        gripper = robot.joints[5]
+        stored = arm.begin_step(np.array(values, dtype=np.float32))
+        for _ in range(arm.ticks_per_step):
+            arm.tick()
+        arm.observe(0, images=False)
+        moved = arm.kinematics.position(robot.joints) - before
+        np.testing.assert_allclose(moved / arm.bench.action.step_m, stored[:3], atol=0.05)
+        np.testing.assert_allclose((robot.joints[5] - gripper) / 34.0, stored[3], atol=1e-5)
+        assert np.abs(stored).max() <= 1.0
+
+
+def test_an_action_that_is_not_finite_moves_nothing_and_is_counted() -> None:
+    arm, _ = stub_arm()
+    arm.connect()
+    np.testing.assert_allclose(arm.begin_step(np.full(4, np.nan, dtype=np.float32)), np.zeros(4), atol=1e-6)
+    assert arm.limits_hit["not_finite"] == 1
+
+
+def test_an_action_of_another_size_is_refused() -> None:
+    arm, _ = stub_arm()
+    arm.connect()
+    with pytest.raises(ShapeError, match="action"):
+        arm.begin_step(np.zeros(6, dtype=np.float32))
+
+
+def test_holding_repeats_the_last_set_point_and_drops_the_plan() -> None:
+    arm, robot = stub_arm()
+    arm.connect()
+    arm.begin_step(LEFT)
+    arm.tick()
+    arm.hold()
+    arm.tick()
+    np.testing.assert_array_equal(robot.sent[1], robot.sent[0])
+    np.testing.assert_array_equal(robot.sent[2], robot.sent[0])
+
+
+def test_set_points_are_interpolated_over_the_policy_period() -> None:
+    arm, robot = stub_arm()
+    arm.connect()
+    arm.begin_step(LEFT)
+    for _ in range(arm.ticks_per_step):
+        arm.tick()
+    pans = np.array([joints[0] for joints in robot.sent])
+    steps = np.diff(np.concatenate([[arm.model.home[0]], pans]))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-6)
+
+
+def test_the_state_is_scaled_to_its_limits() -> None:
+    arm, robot = stub_arm()
+    arm.connect()
+    robot.joints = arm.model.upper.copy()
+    np.testing.assert_allclose(arm.observe(0, images=False).state[:6], np.ones(6))
+    robot.joints = arm.model.lower.copy()
+    np.testing.assert_allclose(arm.observe(0, images=False).state[:6], -np.ones(6))
+
+
+def test_benches_in_the_repository_load_and_state_everything() -> None:
+    desk = load_bench("so101_desk")
+    assert desk.task
+    assert desk.max_steps > 0
+    assert not desk.simulated
+    simulated = load_bench("so101_sim", ["--robot.scene=ClearTable", "--control_hz=30"])
+    assert simulated.task == "put the red, yellow and purple cubes into the tray"
+    assert simulated.max_steps == 160
+    assert simulated.robot.control_hz == 30
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--control_hz=33", "divide"),
+        ("--robot.scene=Juggle", "Juggle"),
+        ("--robot.randomisation=wild", "wild"),
+        ("--model=ur5", "no such robot"),
+        ("--cameras.front.height_px=tall", "height_px"),
+        ("--cameras={ceiling: {height_px: 64, width_px: 64}}", "ceiling"),
+    ],
+)
+def test_a_bench_that_cannot_be_is_refused_by_field(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Arm(bench := load_bench("so101_sim", [override]), make_robot(bench), FakeClock())
+
+
+def test_a_physical_bench_cannot_run_faster_than_life() -> None:
+    with pytest.raises(ConfigError, match="faster than life"):
+        load_bench("so101_desk", ["--time_scale=4"])

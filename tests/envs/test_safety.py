@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.envs.kinematics import Kinematics
+from roborl.envs.robot_model import load_robot_model
+from roborl.envs.safety import Limit, SafetyConfig, SafetyFilter, SetPoint
+from roborl.errors import ConfigError
+
+MODEL = load_robot_model("so101_sim")
+KINEMATICS = Kinematics(MODEL)
+PERIOD_S = 0.02
+CONFIG = SafetyConfig(velocity_scale=0.5, acceleration_scale=0.5)
+FILTER = SafetyFilter(KINEMATICS, CONFIG, PERIOD_S)
+REST = SetPoint(joints=MODEL.home, velocity=np.zeros(6))
+
+wild = st.lists(st.floats(-1e4, 1e4) | st.just(float("nan")) | st.just(float("inf")), min_size=6, max_size=6)
+
+
+def outside_m(joints: np.ndarray) -> float:
+    position = KINEMATICS.position(joints)
+    low, high = np.array(CONFIG.workspace_low_m), np.array(CONFIG.workspace_high_m)
+    return float(np.maximum(low - position, position - high).max())
+
+
+@given(st.lists(wild, min_size=1, max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_no_sequence_of_wishes_breaks_a_limit(wishes: list[list[float]]) -> None:
+    before = REST
+    for wish in wishes:
+        after, _ = FILTER(np.array(wish), before)
+        speed = (after.joints - before.joints) / PERIOD_S
+        assert np.all(np.isfinite(after.joints))
+        assert np.all(after.joints >= MODEL.lower - 1e-9)
+        assert np.all(after.joints <= MODEL.upper + 1e-9)
+        assert np.all(np.abs(speed) <= 0.5 * MODEL.max_velocity + 1e-6)
+        assert outside_m(after.joints) <= max(1e-6, outside_m(before.joints)) + 1e-6
+        before = after
+
+
+@given(wild)
+@settings(max_examples=40, deadline=None)
+def test_equal_inputs_give_equal_outputs(wish: list[float]) -> None:
+    first, hit_first = FILTER(np.array(wish), REST)
+    second, hit_second = FILTER(np.array(wish), REST)
+    assert np.array_equal(first.joints, second.joints)
+    assert hit_first == hit_second
+
+
+def test_a_wish_within_all_limits_passes_unchanged_and_uncounted() -> None:
+    wish = MODEL.home + 0.2
+    wish[MODEL.gripper_index] = MODEL.home[MODEL.gripper_index]
+    after, hit = FILTER(wish, REST)
+    np.testing.assert_array_equal(after.joints, wish)
+    assert hit == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("wish", "limit"),
+    [
+        (np.full(6, np.nan), Limit.NOT_FINITE),
+        (MODEL.upper + 50, Limit.POSITION),
+        (MODEL.home + np.array([20, 0, 0, 0, 0, 0]), Limit.VELOCITY),
+        (MODEL.home + np.array([1.7, 0, 0, 0, 0, 0]), Limit.ACCELERATION),
+    ],
+)
+def test_each_limit_is_reported_by_name(wish: np.ndarray, limit: Limit) -> None:
+    assert limit in FILTER(wish, REST)[1]
+
+
+def test_the_end_effector_stops_at_the_workspace_box() -> None:
+    before = REST
+    low = np.array([0.2, 0.0, CONFIG.workspace_low_m[2] - 0.03])
+    goal = KINEMATICS.solve(low, MODEL.home, iterations=50)
+    hits = set()
+    for _ in range(100):
+        before, hit = FILTER(goal, before)
+        hits |= hit
+    assert Limit.WORKSPACE in hits
+    assert KINEMATICS.position(before.joints)[2] > CONFIG.workspace_low_m[2] - 1e-5
+
+
+def test_an_arm_that_starts_outside_may_come_back_but_not_go_further() -> None:
+    above = SetPoint(
+        joints=np.array([0.0, -20.0, -20.0, 60.0, 0.0, 50.0]),
+        velocity=np.zeros(6),
+    )
+    assert outside_m(above.joints) > 0.02
+    back, _ = FILTER(above.joints + 0.1 * (MODEL.home - above.joints), above)
+    assert outside_m(back.joints) < outside_m(above.joints)
+    away, hit = FILTER(above.joints - 0.05 * (MODEL.home - above.joints), above)
+    assert outside_m(away.joints) <= outside_m(above.joints) + 1e-6
+    assert Limit.WORKSPACE in hit
+
+
+def test_an_empty_box_or_a_scale_of_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="workspace"):
+        SafetyConfig(workspace_low_m=(0.5, 0.0, 0.0), workspace_high_m=(0.4, 0.1, 0.1))
+    with pytest.raises(ConfigError, match="velocity_scale"):
+        SafetyConfig(velocity_scale=0.0)
