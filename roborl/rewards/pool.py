@@ -17,6 +17,7 @@ from roborl.rewards.model import References, RewardModel, missing
 from roborl.rewards.sessions import EpisodeSession, Pick, Receipt
 from roborl.types import Lane, Observation, Score
 
+_REASONS = 32  # an unreadable reply may be any text: no more different ones are counted apart
 _EXPECTED_S = 0.5  # no batch waits for a session that has sent nothing for so long
 
 
@@ -169,9 +170,8 @@ class SessionPool:
             )
         except RoborlError:
             raise
-        except (
-            Exception
-        ) as error:  # a model is a plug-in, told things by a client: what it chokes on is refused
+        except Exception as error:
+            # A model is a plug-in, and is told things by a client: what it chokes on is refused.
             raise ConfigError(
                 f"The reward model {name!r} cannot start this episode",
                 seen=f"{type(error).__name__}: {error}",
@@ -293,7 +293,7 @@ class SessionPool:
             return math.inf
         now_ns = self._clock.now_ns()
         expected = {s.id for s in sessions if now_ns - s.touched_ns < _EXPECTED_S * NS}
-        if expected <= since.keys() or len(since) >= self._desks[model].asker.max_batch:
+        if expected <= since.keys() or sum(s.ready for s in sessions) >= self._desks[model].asker.max_batch:
             return 0.0
         waited_s = (now_ns - min(since.values())) / NS
         return max(0.0, self.config.max_wait_s - waited_s)
@@ -334,7 +334,8 @@ class SessionPool:
                 self._outcomes.append(_outcome(session, late, now_ns - waiting.arrived_ns))
         desk.scored[session.lane] += 1
         if not score.valid:
-            desk.missing[score.reply[:80]] += 1
+            reason = score.reply[:80]
+            desk.missing[reason if reason in desk.missing or len(desk.missing) < _REASONS else "other"] += 1
         outcome = _outcome(session, score, now_ns - pick.chosen.arrived_ns)
         desk.ages_s[session.lane].append(outcome.age_s)
         self._outcomes.append(outcome)

@@ -116,6 +116,13 @@ class EpisodeSession:
             self.next_id = waiting.id + 1
         return Receipt(accepted=waiting.id < self.next_id, next_id=self.next_id)
 
+    @property
+    def ready(self) -> int:
+        """Number of observations that could go into a batch now."""
+        if self.lane is Lane.LIVE:
+            return int(self.waiting_since_ns() is not None)
+        return sum(waiting.score for waiting in self._frames)
+
     def waiting_since_ns(self) -> int | None:
         """Return since when there has been something to judge, None where there is nothing."""
         if self.lane is Lane.LIVE and self._out:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError
-from roborl.rewards.fake import BrightnessJudge, BrightnessModel
-from roborl.rewards.model import JudgeDown, score_episode
+from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
+from roborl.rewards.model import JudgeDown, missing, score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
 from roborl.types import Frame, Lane, Observation
 
@@ -224,6 +224,35 @@ def test_a_lone_session_never_waits_for_company_and_others_wait_no_longer_than_t
     pool.push("b", observation(0, 1))
     assert pool.step("m")
     assert max(o.age_s for o in pool.collect()) < 0.011
+
+
+def test_a_full_batch_waits_for_nobody():
+    pool = pool_of(max_batch=4)
+    for name in "ab":
+        open_(pool, name)
+    for frame in episode(0, 4):
+        assert not pool.step("m")
+        pool.push("a", frame)
+    assert pool.step("m")
+
+
+def test_reasons_of_missing_scores_are_counted_without_end():
+    class Babble(BrightnessModel):
+        def start(self, task, references):
+            return BabbleFold((), self.version)
+
+    class BabbleFold(BrightnessFold):
+        def fold(self, observation_id, replies):
+            return missing(observation_id, f"unreadable: {observation_id}", version=self._version)
+
+    pool = SessionPool({"m": Babble()}, clock=FakeClock())
+    open_(pool, "a")
+    for frame in episode(0, 100):
+        pool.push("a", frame)
+    run_dry(pool)
+    counted = pool.statistics()["models"]["m"]["missing"]
+    assert sum(counted.values()) == 100
+    assert len(counted) <= 33
 
 
 @pytest.mark.parametrize(
