@@ -168,6 +168,11 @@ class Arm:
         self._plan = planned[::-1]
         return self._actions.executed(start.joints, before.joints)
 
+    @property
+    def set_point(self) -> Joints:
+        """Where the arm was last told to be, (n,)."""
+        return self._sent.joints.copy()
+
     def tick(self) -> None:
         """Send the next planned set-point; past the end of the plan, hold.
 

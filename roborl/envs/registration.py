@@ -1,4 +1,7 @@
-"""The Gymnasium ids ``roborl/<Task>-v0``. Gymnasium calls :func:`register_envs` through our entry point."""
+"""The Gymnasium ids ``roborl/<Task>-v0``, known once this module is imported.
+
+Without an import of your own: ``gymnasium.make("roborl.envs.registration:roborl/PickPlace-v0")``.
+"""
 
 from __future__ import annotations
 
@@ -33,3 +36,6 @@ def make_env(
         load_bench(bench, (f"--robot.scene={scene}", *overrides)), **kwargs
     )
     return env
+
+
+register_envs()

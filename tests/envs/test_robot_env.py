@@ -8,11 +8,9 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from roborl.envs.bench import load_bench
-from roborl.envs.registration import NAMES, register_envs
+from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError
-
-register_envs()
 
 
 def make(scene: str = "PickPlace", *overrides: str, images: bool = True) -> RobotEnv:
@@ -21,7 +19,7 @@ def make(scene: str = "PickPlace", *overrides: str, images: bool = True) -> Robo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gymnasium_has_no_complaint(name: str) -> None:
-    env = gymnasium.make(f"roborl/{name}-v0", render_mode="rgb_array").unwrapped
+    env = gymnasium.make(f"roborl.envs.registration:roborl/{name}-v0", render_mode="rgb_array").unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # agent_pos may leave [-1, 1] and has no bounds, which the checker remarks upon.
