@@ -1,8 +1,9 @@
-"""``roborl watch``: follow a video, a recorded episode or a bench's cameras and print its progress."""
+"""``roborl watch SOURCE``: follow a video, a recorded episode or a bench's cameras and print its progress."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from roborl.loops.supervise import Child
@@ -12,6 +13,11 @@ from roborl.types import Score
 Config = WatchConfig
 
 _WIDTH = 40
+
+
+def positional(args: Sequence[str]) -> list[str]:
+    """Take a first word without an option for the source."""
+    return ["--source", *args] if args and not args[0].startswith("-") else list(args)
 
 
 def main(config: WatchConfig) -> dict[str, Any]:

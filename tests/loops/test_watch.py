@@ -170,7 +170,7 @@ max_steps: 10
 
 def test_the_command_prints_each_score_and_one_result(tmp_path, capsys):
     place = brightening(tmp_path / "up.mp4", count=5)
-    assert roborl(["watch", "--source", place, "--reward_model", "brightness"]) == 0
+    assert roborl(["watch", place, "--reward_model", "brightness"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["scored"] == 5
     assert len([line for line in err.splitlines() if "█" in line]) == 5

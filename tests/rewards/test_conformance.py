@@ -6,8 +6,12 @@ import pytest
 
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import missing
+from roborl.rewards.sarm.checkpoint import freeze_model
+from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.labels import StagePlan
+from roborl.rewards.sarm.network import SarmNetwork
 from roborl.testing import check_reward_model as conformance
-from roborl.testing.check_reward_model import ConformanceError, check_reward_model
+from roborl.testing.check_reward_model import ConformanceError, check_reward_model, random_observations
 from roborl.types import Score
 
 reward_model_check = conformance.reward_model_check
@@ -16,6 +20,15 @@ reward_model_check = conformance.reward_model_check
 @pytest.mark.parametrize("cameras", [(), ("front",), ("front", "wrist")])
 def test_the_fake_conforms(reward_model_check, cameras):
     reward_model_check(BrightnessModel(cameras, image_px=16))
+
+
+@pytest.mark.parametrize("px", [32, 96])
+def test_the_stage_aware_model_conforms_at_any_size_of_picture(reward_model_check, px):
+    plan = StagePlan(names=("reach", "carry"), shares=(0.4, 0.6))
+    network = SarmNetwork(SarmConfig(image_px=32), plan, ("front", "wrist"), 6)
+    model = freeze_model(network, plan, cameras=("front", "wrist"), tasks=("t",), state_dim=6)
+    observations = random_observations(BrightnessModel(model.cameras, image_px=px))
+    reward_model_check(model, observations=observations)
 
 
 class NoVersion(BrightnessModel):
