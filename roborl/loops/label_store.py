@@ -34,18 +34,21 @@ class StoredEpisodes:
         clock: Paces the looks at the folder.
         every_s: Seconds between two of them.
 
+    Attributes:
+        arena: The replay memory, as of the last look.
+
     Raises:
         DatasetError: If there is no store.
     """
 
     def __init__(self, root: Path, *, clock: Clock | None = None, every_s: float = 0.05) -> None:
         self._root = root
-        self._reader, self._arena = StoreReader(root), ArenaReader(root)
+        self._reader, self.arena = StoreReader(root), ArenaReader(root)
         self._clock: Clock = clock or MonotonicClock()
         self._every_ns = int(every_s * NS)
         self._looked_ns: int | None = None
         self._found: list[EpisodeInfo] = []
-        self._columns: list[StoredColumn] = []
+        self._made: list[StoredColumn] = []
 
     def episodes(self) -> list[EpisodeInfo]:
         """Return every episode that the replay memory holds and that may be trained on.
@@ -60,17 +63,17 @@ class StoredEpisodes:
             return self._found
         self._looked_ns = now
         infos = self._reader.episodes()
-        if self._arena.refresh():
+        if self.arena.refresh():
             raise DatasetError(
                 "The replay memory was made anew", seen=self._root, remedy="Start the labeller again"
             )
-        slots = self._arena.slots()
+        slots = self.arena.slots()
         self._found = [
             self._as_far_as_held(info, slots[info.key])
             for info in infos
             if info.key in slots and info.kind != "evaluation" and not info.discarded
         ]
-        for column in self._columns:
+        for column in self._made:
             column.save_finished()
         return self._found
 
@@ -80,12 +83,12 @@ class StoredEpisodes:
 
     def column(self, version: str) -> StoredColumn:
         """Return the column of a version, made where there is none, with what was saved of it."""
-        column = StoredColumn(self._arena, version)
-        self._columns.append(column)
+        column = StoredColumn(self.arena, version)
+        self._made.append(column)
         return column
 
     def _as_far_as_held(self, info: EpisodeInfo, slot: int) -> EpisodeInfo:
-        held = int(self._arena.table["observations"][slot])
+        held = int(self.arena.table["observations"][slot])
         if held >= info.observations:
             return info
         return replace(info, observations=held, end=None)
@@ -97,24 +100,27 @@ class StoredColumn:
     Args:
         arena: The replay memory.
         version: Of the reward model.
+
+    Attributes:
+        columns: What is written.
     """
 
     def __init__(self, arena: ArenaReader, version: str) -> None:
         self.version = version
         self._arena = arena
-        self._columns = ProgressColumns(arena, version, write=True)
-        self._columns.restore(arena.root)
+        self.columns = ProgressColumns(arena, version, write=True)
+        self.columns.restore(arena.root)
         self._strides_file = arena.root / "arena" / "progress" / version / "strides.jsonl"
         self._strides = _read_strides(self._strides_file)
         self._finished: dict[EpisodeKey, dict[str, Any]] = {}
 
     def labelled(self, key: EpisodeKey) -> int:
         """Return how many observations of the episode are labelled."""
-        return self._columns.labelled(key)
+        return self.columns.labelled(key)
 
     def write(self, key: EpisodeKey, rows: LabelledRows) -> None:
         """Write rows that follow those labelled before; an episode that was evicted meanwhile is left alone."""
-        self._columns.write(key, rows.start, rows.progress, rows.spread)
+        self.columns.write(key, rows.start, rows.progress, rows.spread)
 
     def agrees(self, key: EpisodeKey, rows: LabelledRows) -> bool:
         """Return whether rows made anew say what the column says, up to the judge's rounding."""
@@ -122,7 +128,7 @@ class StoredColumn:
         if slot is None:
             return True
         first = int(self._arena.table["start"][slot]) + rows.start
-        stored = self._columns.progress[first : first + len(rows.progress)]
+        stored = self.columns.progress[first : first + len(rows.progress)]
         return bool(np.allclose(stored, rows.progress, atol=_ROUNDING))
 
     def stride(self, key: EpisodeKey) -> int:
@@ -140,10 +146,10 @@ class StoredColumn:
         slot = self._arena.slot(key)
         if slot is None:
             return False
-        entry, labels = self._arena.table[slot], self._columns.table[slot]
+        entry, labels = self._arena.table[slot], self.columns.table[slot]
         if labels["ordinal"] == entry["ordinal"] and labels["deadline"]:
             return False
-        return self._columns.mark_deadline(key)
+        return self.columns.mark_deadline(key)
 
     def finish(self, key: EpisodeKey) -> None:
         """Keep the episode's labels with its recording, as soon as that is sealed."""
@@ -152,7 +158,7 @@ class StoredColumn:
     def save_finished(self) -> None:
         """Save the columns of finished episodes whose recording has been sealed since."""
         for key, details in list(self._finished.items()):
-            if self._columns.save(key, details) or self._arena.slot(key) is None:
+            if self.columns.save(key, details) or self._arena.slot(key) is None:
                 del self._finished[key]
 
     def activate(self) -> None:
