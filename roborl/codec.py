@@ -27,7 +27,8 @@ _MAX_PART_BYTES = (1 << 32) - 1
 _ARRAY = 1  # msgpack extension code
 _DTYPES = ("|u1", "<f4", "<f8", "<i8", "<i4", "<f2", "|b1", "<u4", "<u8", "<i2", "<u2", "|i1")
 _KINDS = [np.dtype(name) for name in _DTYPES]
-_CODES = {name: code for code, name in enumerate(_DTYPES)}
+_CODES = {kind: code for code, kind in enumerate(_KINDS)}
+_HEADS = [struct.Struct(f"<BB{ndim}Q") for ndim in range(_MAX_DIMENSIONS + 1)]
 
 
 def encode(message: Mapping[str, Any]) -> list[Part]:
@@ -49,17 +50,18 @@ def encode(message: Mapping[str, Any]) -> list[Part]:
 
     def default(value: object) -> object:
         if isinstance(value, np.ndarray):
-            code = _CODES.get(value.dtype.str)
+            code = _CODES.get(value.dtype)
             if code is None or value.ndim > _MAX_DIMENSIONS:
                 raise WireError(
                     "This array cannot be sent",
                     seen=f"{value.dtype.str} with {value.ndim} dimensions",
                     allowed=f"up to {_MAX_DIMENSIONS} dimensions of {', '.join(_DTYPES)}",
                 )
-            parts.append(memoryview(np.ascontiguousarray(value)).cast("B") if value.size else b"")
-            head = struct.pack(f"<BB{value.ndim}Q", len(parts) - 1 & 0xFF, code, *value.shape)
+            whole = value if value.flags.c_contiguous else np.ascontiguousarray(value)
+            parts.append(memoryview(whole).cast("B") if value.size else b"")
+            head = _HEADS[value.ndim].pack(len(parts) - 1 & 0xFF, code, *value.shape)
             return msgpack.ExtType(_ARRAY, head)
-        if isinstance(value, np.generic) and value.dtype.str in _CODES:
+        if isinstance(value, np.generic) and value.dtype in _CODES:
             return value.item()
         raise WireError("This value cannot be sent", seen=type(value).__name__)
 
@@ -74,7 +76,7 @@ def encode(message: Mapping[str, Any]) -> list[Part]:
 def decode(parts: Sequence[Part]) -> Header:
     """Rebuild the map that :func:`encode` was given; its arrays are read-only views of ``parts``.
 
-    Parts that no array names are allowed: links carry opaque payloads behind a message.
+    Parts are bytes, or views of single bytes. Parts that no array names are allowed: links carry opaque payloads behind a message.
 
     Raises:
         WireError: If the parts are not such a message. No other error leaves this function, whatever the bytes.
@@ -83,9 +85,10 @@ def decode(parts: Sequence[Part]) -> Header:
     named: set[int] = set()
 
     def array(code: int, data: bytes) -> Any:
-        if code != _ARRAY or len(data) < 2 or (len(data) - 2) % 8 or len(data) > 2 + 8 * _MAX_DIMENSIONS:
+        ndim, rest = divmod(len(data) - 2, 8)
+        if code != _ARRAY or rest or not 0 <= ndim <= _MAX_DIMENSIONS:
             raise WireError("A message holds an unknown extension", seen=f"code {code}, {len(data)} bytes")
-        index, kind, *shape = struct.unpack(f"<BB{(len(data) - 2) // 8}Q", data)
+        index, kind, *shape = _HEADS[ndim].unpack(data)
         if not 0 < index < len(parts) or index in named or kind >= len(_KINDS):
             raise WireError("A message describes an array that cannot be", seen=(index, kind, shape))
         named.add(index)
@@ -164,13 +167,14 @@ def _text_keys(mapping: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _view(part: Part, kind: np.dtype[Any], shape: list[int]) -> np.ndarray[Any, Any]:
-    size = memoryview(part).nbytes
-    if any(n > _MAX_PART_BYTES for n in shape) or math.prod(shape) * kind.itemsize != size:
+    if math.prod(shape) * kind.itemsize != len(part):
         raise WireError(
-            "An array does not fill its part", seen=f"{size} bytes", allowed=f"{kind.str} {tuple(shape)}"
+            "An array does not fill its part",
+            seen=f"{len(part)} bytes",
+            allowed=f"{kind.str} {tuple(shape)}",
         )
-    view: np.ndarray[Any, Any] = np.frombuffer(part, dtype=kind).reshape(shape)
-    if kind == np.bool_ and size and int(view.view(np.uint8).max()) > 1:
+    view: np.ndarray[Any, Any] = np.ndarray(shape, kind, part)
+    if kind == np.bool_ and len(part) and int(view.view(np.uint8).max()) > 1:
         raise WireError("A boolean array holds other bytes than 0 and 1")
     view.flags.writeable = False
     return view
