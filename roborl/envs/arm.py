@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import cv2
@@ -21,6 +22,10 @@ from roborl.types import Frame, Image, Observation, Vector
 
 _FAULTS = (OSError, RuntimeError, TimeoutError, ValueError)
 """What LeRobot's robots, buses and cameras raise when a device fails; DeviceNotConnectedError is an OSError."""
+
+
+_SAME_ACTION = 0.01
+"""A stored action this near to the one asked for is it: the rest is the inverse kinematics' rounding."""
 
 
 class Arm:
@@ -166,7 +171,29 @@ class Arm:
             self.limits_hit.update(hit)
             planned.append(before)
         self._plan = planned[::-1]
-        return self._actions.executed(start.joints, before.joints)
+        executed = self._actions.executed(start.joints, before.joints)
+        asked = np.clip(action, -1.0, 1.0)
+        return asked if np.abs(executed - asked).max() < _SAME_ACTION else executed
+
+    def begin_return(self, *, speed: float = 0.25) -> int:
+        """Plan the way back to the home pose, for a physical arm between episodes.
+
+        Args:
+            speed: Share of the joints' largest speeds.
+
+        Returns:
+            How often to call :meth:`tick` until the arm is there, or as near as the workspace box lets it.
+        """
+        start, home = self._sent, self.model.home
+        limit = speed * self.model.max_velocity / self.bench.control_hz
+        ticks = max(1, math.ceil(float((np.abs(home - start.joints) / limit).max())))
+        planned, before = [], start
+        for tick in range(1, ticks + 1):
+            before, hit = self._filter(start.joints + (home - start.joints) * (tick / ticks), before)
+            self.limits_hit.update(hit)
+            planned.append(before)
+        self._plan = planned[::-1]
+        return ticks
 
     @property
     def set_point(self) -> Joints:

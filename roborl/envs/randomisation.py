@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import mujoco
 import numpy as np
@@ -18,10 +19,18 @@ class _Range:
     camera_rad: float
 
 
+class Strength(StrEnum):
+    """How much the looks of a scene vary from episode to episode."""
+
+    OFF = "off"
+    MILD = "mild"
+    STRONG = "strong"
+
+
 _RANGES = {
-    "off": None,
-    "mild": _Range(light=0.15, colour=0.06, camera_m=0.006, camera_rad=0.015),
-    "strong": _Range(light=0.4, colour=0.18, camera_m=0.02, camera_rad=0.05),
+    Strength.OFF: None,
+    Strength.MILD: _Range(light=0.15, colour=0.06, camera_m=0.006, camera_rad=0.015),
+    Strength.STRONG: _Range(light=0.4, colour=0.18, camera_m=0.02, camera_rad=0.05),
 }
 
 
@@ -31,7 +40,7 @@ class Appearance:
     Objects keep their hue apart (a red cube stays red): what the instruction names must remain what is seen.
     """
 
-    def __init__(self, model: mujoco.MjModel, strength: str) -> None:
+    def __init__(self, model: mujoco.MjModel, strength: Strength) -> None:
         self._model = model
         self._range = _RANGES[strength]
         self._geoms, self._materials = model.geom_rgba.copy(), model.mat_rgba.copy()
@@ -57,7 +66,9 @@ class Appearance:
         model.light_dir[:] /= np.linalg.norm(model.light_dir, axis=1, keepdims=True)
         head = np.clip(self._head * (1 + strength.light * light[1]), 0, 1)
         model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = head[:3], head[3:]
-        model.geom_rgba[:, :3] = np.clip(self._geoms[:, :3] + strength.colour * geoms, 0, 1)
+        # A geom with a material takes its colour from there, unless its own differs from the default.
+        bare = model.geom_matid < 0
+        model.geom_rgba[bare, :3] = np.clip(self._geoms[bare, :3] + strength.colour * geoms[bare], 0, 1)
         model.mat_rgba[:, :3] = np.clip(self._materials[:, :3] + strength.colour * materials, 0, 1)
         model.cam_pos[:] = self._camera_pos + strength.camera_m * shift
         for camera, axis_angle in enumerate(strength.camera_rad * turn):

@@ -99,6 +99,8 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         super().reset(seed=seed)
         if not self.arm.robot.is_connected:
             self.arm.connect()
+        if not self.bench.simulated:
+            self._return_home()
         self._operator.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
         self.arm.begin_episode()
         self._rate = Rate(self.bench.control_hz, self._clock)
@@ -132,6 +134,12 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     def close(self) -> None:
         """Disconnect the robot."""
         self.arm.disconnect()
+
+    def _return_home(self) -> None:
+        rate = Rate(self.bench.control_hz, self._clock)
+        for _ in range(self.arm.begin_return()):
+            rate.wait()
+            self.arm.tick()
 
     def _observe(self) -> dict[str, Any]:
         self.last_observation = observation = self.arm.observe(self._index, images=self._images)

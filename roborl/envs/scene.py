@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +11,7 @@ from roborl.envs.rendering import Pictures
 import mujoco
 
 from roborl.envs.kinematics import Kinematics, Point
-from roborl.envs.randomisation import Appearance
+from roborl.envs.randomisation import Appearance, Strength
 from roborl.envs.robot_model import Joints, RobotModel
 from roborl.envs.tasks.base import Task
 from roborl.paths import robot_folder
@@ -21,14 +19,6 @@ from roborl.types import Image
 
 SUCCESS_HELD_S = 0.2
 """A task counts as done once its condition has held for this long: two policy steps at 10 Hz."""
-
-
-class Strength(StrEnum):
-    """How much the looks of a scene vary from episode to episode."""
-
-    OFF = "off"
-    MILD = "mild"
-    STRONG = "strong"
 
 
 class Scene:
@@ -54,7 +44,7 @@ class Scene:
         self.model = spec.compile()
         self.data = mujoco.MjData(self.model)
         self._pictures = Pictures(self.model)
-        self._appearance = Appearance(self.model, str(randomisation))
+        self._appearance = Appearance(self.model, randomisation)
         self._joint_ids = [self.model.joint(name).id for name in robot.joint_names]
         self._qpos = self.model.jnt_qposadr[self._joint_ids]
         self._actuators = np.array([self.model.actuator(name).id for name in robot.joint_names])

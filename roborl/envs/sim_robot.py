@@ -13,8 +13,9 @@ from lerobot.robots.robot import Robot
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
 
 from roborl.envs.config_sim_robot import SimRobotConfig
+from roborl.envs.randomisation import Strength
 from roborl.envs.robot_model import load_robot_model
-from roborl.envs.scene import Scene, Strength
+from roborl.envs.scene import Scene
 from roborl.envs.tasks.registry import make_task
 from roborl.errors import ConfigError, RobotError
 from roborl.types import Image

@@ -133,6 +133,30 @@ def test_holding_repeats_the_last_set_point_and_drops_the_plan() -> None:
     np.testing.assert_array_equal(robot.sent[2], robot.sent[0])
 
 
+def test_the_way_home_is_slow_and_ends_there() -> None:
+    arm, robot = stub_arm()
+    arm.connect()
+    for _ in range(6):
+        arm.begin_step(np.array([0.5, 1.0, -1.0, -1.0], dtype=np.float32))
+        for _ in range(arm.ticks_per_step):
+            arm.tick()
+        arm.observe(0, images=False)
+    away = robot.joints
+    for _ in range(arm.begin_return(speed=0.25)):
+        arm.tick()
+    np.testing.assert_allclose(robot.joints, arm.model.home, atol=0.5)
+    way = np.array(robot.sent[30:])
+    speed = np.abs(np.diff(np.vstack([away, way]), axis=0)).max(axis=0) * arm.bench.control_hz
+    assert np.all(speed <= 0.26 * arm.model.max_velocity)
+
+
+def test_an_action_that_nothing_limits_is_stored_as_it_is() -> None:
+    arm, _ = stub_arm()
+    arm.connect()
+    action = np.array([0.3, -0.4, 0.2, -0.5], dtype=np.float32)
+    np.testing.assert_array_equal(arm.begin_step(action), action)
+
+
 def test_set_points_are_interpolated_over_the_policy_period() -> None:
     arm, robot = stub_arm()
     arm.connect()
