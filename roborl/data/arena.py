@@ -11,6 +11,7 @@ entry or rows and sets it last, so a reader that finds the same ordinal before a
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,13 +123,22 @@ def map_array(path: Path, dtype: np.dtype[Any] | str, shape: tuple[int, ...], *,
     """Map a file of exactly this form; a writer makes it where there is none, filled with zeros.
 
     Raises:
-        DatasetError: If the file is missing or has another size.
+        DatasetError: If the file is missing or has another size, or the disk has no room for it.
     """
     dtype = np.dtype(dtype)
     size = dtype.itemsize * int(np.prod(shape))
     if write and not path.exists():
         with open(path, "wb") as file:
-            file.truncate(size)
+            try:
+                # Reserved now: on a full disk a later store into the mapping would be a bus error.
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                path.unlink()
+                raise DatasetError(
+                    "There is no room for the replay memory",
+                    seen=f"{size} bytes for {path.name}: {error.strerror}",
+                    remedy="Free some space or lower capacity_bytes",
+                ) from error
     found = path.stat().st_size if path.exists() else None
     if found != size:
         raise DatasetError(
@@ -200,6 +210,7 @@ class ArenaReader:
         self._tasks: list[str] = []
         self._slots: dict[EpisodeKey, int] = {}
         self._slots_of: bytes = b""
+        self.table: NDArray[Any]
         self.refresh()
 
     def refresh(self) -> bool:
@@ -217,15 +228,22 @@ class ArenaReader:
             raise DatasetError(
                 "There is no replay memory here", seen=self._folder, remedy="Start the store, which makes it"
             ) from error
+        for _ in range(10):
+            if not self._copy_table():
+                break
+        return replaced
+
+    def _copy_table(self) -> bool:
+        """Copy the table; return True where entries changed hands meanwhile, which are then left out of the copy."""
         table = self.columns.table
         before, ended = table["ordinal"].copy(), table["ended"].copy()
         copied = table.copy()
+        changed = (table["ordinal"] != before) | (copied["ordinal"] != before)
+        copied["ordinal"][changed] = 0
         # `ended` from before the copy: an episode that ended during it would otherwise show an old count as final.
         copied["ended"] = ended
-        copied["ordinal"][table["ordinal"] != before] = 0
-        copied["ordinal"][copied["ordinal"] != before] = 0
-        self.table: NDArray[Any] = copied
-        return replaced
+        self.table = copied
+        return bool(changed.any())
 
     def holds(self, slots: NDArray[np.int64], ordinals: NDArray[np.int64]) -> bool:
         """Return whether these entries still hold these episodes, so that what was read from their rows is theirs."""

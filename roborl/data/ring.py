@@ -24,6 +24,7 @@ from roborl.errors import DatasetError
 _MAGIC = int.from_bytes(b"RBRLRNG1", "little")
 _HEADER_BYTES = 4096
 _HEAD_BYTES = 32
+_POPULATED_BYTES = 512 << 20
 # Words of the header page.
 _MAGIC_WORD, _SLOTS, _SLOT_BYTES, _IDENTITY, _INCARNATION, _ACKNOWLEDGED = range(6)
 # Words of a slot's head.
@@ -64,8 +65,8 @@ class Ring:
             size = os.fstat(self._file.fileno()).st_size
             if size < _HEADER_BYTES:
                 raise DatasetError("This file is not a ring", seen=f"{size} bytes", remedy="Delete it")
-            # Pages are mapped now rather than by faults inside a control period.
-            populate = getattr(mmap, "MAP_POPULATE", 0)
+            # Pages are mapped now rather than by faults inside a control period, unless that would fill the memory.
+            populate = getattr(mmap, "MAP_POPULATE", 0) if size <= _POPULATED_BYTES else 0
             self._map = mmap.mmap(self._file.fileno(), size, flags=mmap.MAP_SHARED | populate)
         except BlockingIOError as error:
             self._file.close()

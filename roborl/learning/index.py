@@ -156,15 +156,17 @@ class TransitionIndex:
                 remedy="Wait for episodes",
             )
         picks = rng.integers(total, size=count)
-        which = np.searchsorted(ends, np.minimum(picks, whole - 1), side="right") if whole else 0 * picks
-        out_slots = slots[which] if whole else np.zeros(count, np.int64)
-        out_steps = (
-            picks - (ends[which] - self._extent.length[out_slots]) if whole else np.zeros(count, np.int64)
-        )
-        beyond = np.flatnonzero(picks >= whole)
-        if beyond.size:
-            out_slots[beyond] = extra.slots[picks[beyond] - whole]
-            out_steps[beyond] = extra.steps[picks[beyond] - whole]
+        if not whole:
+            return Drawn(extra.slots.take(picks), extra.steps.take(picks))
+        which = np.searchsorted(ends, picks, side="right")
+        if extra.slots.size:
+            beyond = np.flatnonzero(picks >= whole)
+            which[beyond] = 0
+        out_slots = slots.take(which)
+        out_steps = picks - ends.take(which) + self._extent.length.take(out_slots)
+        if extra.slots.size:
+            out_slots[beyond] = extra.slots.take(picks[beyond] - whole)
+            out_steps[beyond] = extra.steps.take(picks[beyond] - whole)
         return Drawn(out_slots, out_steps)
 
     def _resolve(self, index_set: str) -> tuple[Ints, Ints, Drawn]:

@@ -72,7 +72,8 @@ class Batch:
     """Transitions of ``horizon`` steps each, b of them. Image, state and action of a row belong to one instant.
 
     Attributes:
-        images: Camera to uint8 (b, H, W, 3) of the observation acted in; empty where pictures were not asked for.
+        images: Camera to uint8 (b, H, W, 3) of the observation acted in, lines not contiguous with each other; empty where
+            pictures were not asked for.
         next_images: The same ``horizon`` steps later.
         state: float32 (b, s).
         next_state: float32 (b, s).
@@ -158,6 +159,8 @@ class Sampler:
             window=config.n_step,
             need_labels=config.need_labels,
         )
+        self._verdict_reward: Floats = table["verdict_reward"].copy()
+        self._demo: Bools = table["kind"] == DEMO
         self._index.update(self._extent, table, self.reader.columns.source)
 
     def counts(self) -> dict[str, int]:
@@ -189,9 +192,9 @@ class Sampler:
         """
         for _ in range(100):
             draws = [self._index.draw(count, name, self._rng) for name, count in parts.items() if count]
-            drawn = Drawn(*(np.concatenate(columns) for columns in zip(*draws, strict=True)))
+            drawn = draws[0] if len(draws) == 1 else _joined(draws)
             batch = self._gather(drawn, images=images)
-            if self.reader.holds(drawn.slots, self._extent.ordinal[drawn.slots]):
+            if self.reader.holds(drawn.slots, self._extent.ordinal.take(drawn.slots)):
                 return batch
             # The store took rows back while they were being read: what was drawn may be of two episodes.
             self.refresh()
@@ -201,30 +204,30 @@ class Sampler:
         )
 
     def _gather(self, drawn: Drawn, *, images: bool) -> Batch:
+        # `take` rather than indexing throughout: on a few hundred rows it is three times as fast.
         columns, extent, config = self.reader.columns, self._extent, self.config
         slots, steps = drawn
-        first = extent.start[slots]
-        rows = first + steps
-        horizon = self._horizon(rows, extent.last[slots] - steps)
-        next_steps = steps + horizon
-        terminated = extent.terminal[slots] & (next_steps == extent.last[slots])
-        next_rows = rows + horizon
-        table = self.reader.table
+        rows = extent.start.take(slots) + steps
+        last = extent.last.take(slots)
+        horizon = self._horizon(rows, last - steps)
+        next_steps, next_rows = steps + horizon, rows + horizon
+        terminated = extent.terminal.take(slots) & (next_steps == last)
+        now, after = np.split(self._potential(np.tile(slots, 2), np.concatenate((steps, next_steps))), 2)
         return Batch(
             images=self._pictures("now", rows) if images else {},
             next_images=self._pictures("next", next_rows) if images else {},
-            state=columns.state[rows],
-            next_state=columns.state[next_rows],
-            action=columns.action[rows],
+            state=columns.state.take(rows, axis=0),
+            next_state=columns.state.take(next_rows, axis=0),
+            action=columns.action.take(rows, axis=0),
             chunk=self._chunk(rows, horizon) if config.chunked else None,
-            reward=self._reward(rows, horizon, terminated, table["verdict_reward"][slots]),
-            potential=self._potential(slots, steps),
-            next_potential=self._potential(slots, next_steps),
+            reward=self._reward(rows, horizon, terminated, self._verdict_reward.take(slots)),
+            potential=now,
+            next_potential=after,
             terminated=terminated,
             horizon=horizon,
-            person=columns.source[rows] == _PERSON,
-            demo=table["kind"][slots] == DEMO,
-            policy_version=columns.policy_version[rows],
+            person=columns.source.take(rows) == _PERSON,
+            demo=self._demo.take(slots),
+            policy_version=columns.policy_version.take(rows),
             rows=rows,
             next_rows=next_rows,
             version=self.version,
@@ -234,23 +237,23 @@ class Sampler:
         horizon = np.minimum(remaining, self.config.n_step)
         if self.config.n_step > 1 and (self.config.chunked or self.config.cut_at_swaps):
             columns = self.reader.columns
-            source, version = columns.source[rows], columns.policy_version[rows]
+            source, version = columns.source.take(rows), columns.policy_version.take(rows)
             for step in range(self.config.n_step - 1, 0, -1):
-                later = np.minimum(rows + step, columns.source.size - 1)
-                other = (columns.source[later] != source) | (columns.policy_version[later] != version)
+                later = rows + step
+                other = columns.source.take(later, mode="clip") != source
+                other |= columns.policy_version.take(later, mode="clip") != version
                 horizon = np.where(other & (step < horizon), step, horizon)
         return horizon
 
     def _reward(self, rows: Ints, horizon: Ints, terminated: Bools, verdict_reward: Floats) -> Floats:
-        reward = self.reader.columns.reward
-        judged = terminated & ~np.isnan(verdict_reward)
-        total = np.zeros(rows.size, np.float64)
-        for step in range(int(horizon.max(initial=1))):
-            inside = step < horizon
-            value = reward[np.where(inside, rows + step, rows)]
-            value = np.where(judged & (step == horizon - 1), verdict_reward, value)
-            total += np.where(inside, self.config.discount**step * value, 0.0)
-        return total.astype(np.float32)
+        steps = np.arange(self.config.n_step)[:, None]
+        # Rows beyond the horizon may be of another episode, or beyond the end: they count 0.
+        value = self.reader.columns.reward.take(rows + steps, mode="clip")
+        judged = np.flatnonzero(terminated & ~np.isnan(verdict_reward))
+        value[horizon[judged] - 1, judged] = verdict_reward[judged]
+        factor = np.where(steps < horizon, self.config.discount**steps, 0.0)
+        total: Floats = (factor * value).sum(axis=0).astype(np.float32)
+        return total
 
     def _chunk(self, rows: Ints, horizon: Ints) -> Floats:
         offsets = np.arange(self.config.n_step)
@@ -263,16 +266,17 @@ class Sampler:
     def _potential(self, slots: Ints, steps: Ints) -> Floats:
         if self._labels is None:
             return np.zeros(steps.size, np.float32)
-        labelled = self._extent.labelled[slots]
+        labelled = self._extent.labelled.take(slots)
         # Where the label is late the last one is held; before the first, Φ is 0.
-        rows = self._extent.start[slots] + np.maximum(np.minimum(steps, labelled - 1), 0)
-        value = potential(
-            self._labels.progress[rows],
-            self._labels.spread[rows],
+        rows = self._extent.start.take(slots) + np.maximum(np.minimum(steps, labelled - 1), 0)
+        value: Floats = potential(
+            self._labels.progress.take(rows),
+            self._labels.spread.take(rows),
             scale=self.config.potential_scale,
             doubt=self.config.potential_doubt,
         )
-        return np.where(labelled > 0, value, np.float32(0)).astype(np.float32, copy=False)
+        value[labelled == 0] = 0.0
+        return value
 
     def _pictures(self, which: str, rows: Ints) -> dict[str, Image]:
         pictures = {}
@@ -315,3 +319,7 @@ class Sampler:
             overdue[slot] = now - waiting[ordinal] >= self.config.label_deadline_s * NS
         self._waiting = waiting
         return overdue
+
+
+def _joined(draws: list[Drawn]) -> Drawn:
+    return Drawn(np.concatenate([d.slots for d in draws]), np.concatenate([d.steps for d in draws]))

@@ -1,0 +1,253 @@
+"""How fast a batch leaves replay memory, and what a step costs on its way in, beside what others offer.
+
+All buffers hold the same transitions: two 128 px cameras, a state, an action. All are asked for the same number of them with
+observation and next observation, 50 MB of pixels for 256. Ours also shifts each picture, sums three steps of reward and
+reads two potentials; the others do none of that. Rounds alternate, and medians are taken, so that a busy machine slows all
+alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.codec import join
+from roborl.data.arena import ArenaLayout, ArenaReader
+from roborl.data.arena_writer import ArenaWriter
+from roborl.data.columns import ProgressColumns, switch
+from roborl.data.episodes import EpisodeInfo
+from roborl.data.ring import Ring
+from roborl.data.store import Store, StoreSpec
+from roborl.learning.sampling import Sampler, SamplingConfig
+from roborl.records import Arrival, Begin, pack_record
+from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, Source
+
+_CAMERAS = ("front", "wrist")
+_PX, _STATE_DIM, _ACTION_DIM, _STEPS = 128, 7, 4, 49
+type Pixels = NDArray[np.uint8]
+
+
+def run(*, transitions: int = 2000, batch_size: int = 256, rounds: int = 15) -> dict[str, Any]:
+    """Measure all buffers.
+
+    Args:
+        transitions: How many each holds; they should not fit into the processor's cache.
+        batch_size: Transitions per draw.
+        rounds: How often each is measured.
+
+    Returns:
+        Median milliseconds per draw and microseconds per insertion by path, ratios, and the bars.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 2, _PX, _PX, 3), dtype=np.uint8)
+        episodes = -(-transitions // _STEPS)
+        inserts = {"replay memory": _fill_arena(root, pixels, episodes)}
+        draws: dict[str, Callable[[], object]] = {
+            "ours": _ours(root, batch_size),
+            "numpy.take": _take(pixels, transitions, batch_size),
+        }
+        for name, make in (("lerobot", _lerobot), ("torchrl", _torchrl)):
+            draws[name], inserts[name] = make(pixels, transitions, batch_size)
+        inserts["ring"] = _fill_ring(root, pixels)
+        inserts["store, durable"] = _fill_store(root, pixels)
+        times = _alternate(draws, rounds)
+    drawn = {name: round(1e3 * statistics.median(values), 3) for name, values in times.items()}
+    inserted = {name: round(1e6 * statistics.median(values), 1) for name, values in inserts.items()}
+    return {
+        "batch_size": batch_size,
+        "pixels_mb": round(4 * batch_size * _PX * _PX * 3 / 1e6, 1),
+        "sample_ms": drawn,
+        "insert_us": inserted,
+        "ratios": {
+            "ours / numpy.take": round(drawn["ours"] / drawn["numpy.take"], 2),
+            "lerobot / ours": round(drawn["lerobot"] / drawn["ours"], 1),
+            "torchrl / ours": round(drawn["torchrl"] / drawn["ours"], 1),
+        },
+        "bars": {
+            "ours / numpy.take": "<= 1.5",
+            "lerobot / ours": ">= 10",
+            "torchrl / ours": ">= 4",
+            "insert_us of ring and replay memory": "<= 60",
+        },
+    }
+
+
+def _alternate(paths: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in paths}
+    for turn in range(rounds + 1):
+        for name, path in paths.items():
+            start = time.perf_counter()
+            path()
+            if turn:  # The first draw of each pays for page faults and lazy set-up.
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def _arrival(key: EpisodeKey, index: int, pixels: Pixels) -> Arrival:
+    pictures = pixels[(key.episode * 7 + index) % len(pixels)]
+    frames = {
+        name: Frame(rgb=pictures[n], camera=name, stamp_ns=index, id=index) for n, name in enumerate(_CAMERAS)
+    }
+    command = Command(
+        action=np.zeros(_ACTION_DIM, np.float32),
+        proposed=np.zeros(_ACTION_DIM, np.float32),
+        source=Source.POLICY,
+        policy_version=1,
+    )
+    return Arrival(
+        key=key,
+        index=index,
+        observation=Observation(frames=frames, state=np.zeros(_STATE_DIM, np.float32), stamp_ns=index),
+        command=command if index else None,
+    )
+
+
+def _key(episode: int) -> EpisodeKey:
+    return EpisodeKey(actor="bench", incarnation=1, episode=episode)
+
+
+def _fill_arena(root: Path, pixels: Pixels, episodes: int) -> list[float]:
+    layout = ArenaLayout(
+        cameras=_CAMERAS,
+        image_px=_PX,
+        state_dim=_STATE_DIM,
+        action_dim=_ACTION_DIM,
+        rows=episodes * (_STEPS + 1),
+        episodes=episodes,
+    )
+    writer = ArenaWriter(root / "arena", layout)
+    times = []
+    for n in range(episodes):
+        info = EpisodeInfo(key=_key(n), ordinal=n + 1, task="bench")
+        writer.place(info, _STEPS + 1)
+        for index in range(_STEPS + 1):
+            arrival = _arrival(info.key, index, pixels)
+            start = time.perf_counter()
+            writer.write(arrival)
+            times.append(time.perf_counter() - start)
+        writer.update(replace(info, observations=_STEPS + 1, end=EndCause.TIME_LIMIT))
+    # The first pass meets pages that no file has yet; a memory in use is past that.
+    columns = ProgressColumns(ArenaReader(root), "bench", write=True)
+    for n in range(episodes):
+        progress = np.linspace(0, 1, _STEPS + 1, dtype=np.float32)
+        columns.write(_key(n), 0, progress, np.full_like(progress, 0.05))
+    switch(root, "bench")
+    return times
+
+
+def _ours(root: Path, batch_size: int) -> Callable[[], object]:
+    config = SamplingConfig(n_step=3, shift_px=4, potential_doubt=0.1, reuse_arrays=True)
+    sampler = Sampler(ArenaReader(root), config, seed=0)
+    return lambda: sampler.sample(batch_size)
+
+
+def _take(pixels: Pixels, transitions: int, batch_size: int) -> Callable[[], object]:
+    """Copy the same bytes with one ``numpy.take`` per array into arrays that exist: the least that can be done."""
+    rng = np.random.default_rng(0)
+    frames = [np.resize(pixels[:, n], (transitions, _PX, _PX, 3)) for n in range(2)]
+    outs = [np.empty((batch_size, _PX, _PX, 3), np.uint8) for _ in range(4)]
+
+    def draw() -> None:
+        rows = rng.integers(0, transitions - 1, batch_size)
+        for n, out in enumerate(outs):
+            np.take(frames[n % 2], rows + n // 2, axis=0, out=out, mode="clip")
+
+    return draw
+
+
+def _lerobot(pixels: Pixels, transitions: int, batch_size: int) -> tuple[Callable[[], object], list[float]]:
+    """LeRobot's buffer as its learner makes it, without the random shift, which needs a compiler and 0.6 s more."""
+    import torch
+    from lerobot.rl.buffer import ReplayBuffer
+
+    names = [f"observation.images.{name}" for name in _CAMERAS]
+    buffer = ReplayBuffer(
+        transitions,
+        device="cpu",
+        storage_device="cpu",
+        state_keys=[*names, "observation.state"],
+        use_drq=False,
+        optimize_memory=True,
+    )
+    times = []
+    for n in range(transitions):
+        picture = torch.from_numpy(pixels[n % len(pixels)]).permute(0, 3, 1, 2)
+        state = {name: picture[i : i + 1] for i, name in enumerate(names)}
+        state["observation.state"] = torch.zeros(1, _STATE_DIM)
+        action = torch.zeros(1, _ACTION_DIM)
+        start = time.perf_counter()
+        buffer.add(state, action, 0.0, state, False, False)
+        times.append(time.perf_counter() - start)
+    return lambda: buffer.sample(batch_size), times
+
+
+def _torchrl(pixels: Pixels, transitions: int, batch_size: int) -> tuple[Callable[[], object], list[float]]:
+    """TorchRL's tensor buffer, observation and next observation each stored as uint8."""
+    import torch
+    from tensordict import TensorDict
+    from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(transitions), batch_size=batch_size)
+    times = []
+    for n in range(transitions):
+        now, after = (torch.from_numpy(pixels[(n + later) % len(pixels)]) for later in (0, 1))
+        step = TensorDict(
+            {
+                **{name: now[i] for i, name in enumerate(_CAMERAS)},
+                "state": torch.zeros(_STATE_DIM),
+                "action": torch.zeros(_ACTION_DIM),
+                "next": TensorDict(
+                    {
+                        **{name: after[i] for i, name in enumerate(_CAMERAS)},
+                        "state": torch.zeros(_STATE_DIM),
+                        "reward": torch.zeros(1),
+                        "done": torch.zeros(1, dtype=torch.bool),
+                    }
+                ),
+            }
+        )
+        start = time.perf_counter()
+        buffer.add(step)
+        times.append(time.perf_counter() - start)
+    return buffer.sample, times
+
+
+def _fill_ring(root: Path, pixels: Pixels) -> list[float]:
+    arrivals = [_arrival(_key(0), index, pixels) for index in range(64)]
+    times = []
+    with Ring.create(root / "ring.bin", slots=256, slot_bytes=110_000) as ring:
+        for n in range(1000):
+            start = time.perf_counter()
+            ring.append(pack_record(arrivals[n % 64]))
+            times.append(time.perf_counter() - start)
+            ring.acknowledge(ring.head)
+    return times
+
+
+def _fill_store(root: Path, pixels: Pixels) -> list[float]:
+    spec = StoreSpec(
+        cameras=dict.fromkeys(_CAMERAS, (_PX, _PX)),
+        image_px=_PX,
+        state_dim=_STATE_DIM,
+        action_dim=_ACTION_DIM,
+        max_steps=400,
+        capacity_bytes=200 << 20,
+    )
+    times = []
+    with Store.open(root / "store", spec) as store:
+        store.ingest("bench", 1, join(pack_record(Begin(key=_key(0), task="bench"))))
+        for index in range(400):
+            blob = join(pack_record(_arrival(_key(0), index, pixels)))
+            start = time.perf_counter()
+            store.ingest("bench", index + 2, blob)
+            times.append(time.perf_counter() - start)
+    return times

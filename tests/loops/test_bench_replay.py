@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from roborl.loops.bench_replay import run
+
+
+def test_measures_every_buffer_and_says_the_ratios() -> None:
+    pytest.importorskip("torchrl")
+    result = run(transitions=100, batch_size=8, rounds=2)
+    assert set(result["sample_ms"]) == {"ours", "numpy.take", "lerobot", "torchrl"}
+    assert set(result["insert_us"]) == {"replay memory", "ring", "store, durable", "lerobot", "torchrl"}
+    assert all(value > 0 for value in (*result["sample_ms"].values(), *result["insert_us"].values()))
+    ours, take = result["sample_ms"]["ours"], result["sample_ms"]["numpy.take"]
+    assert result["ratios"]["ours / numpy.take"] == pytest.approx(ours / take, abs=0.02)
+
+
+@pytest.mark.slow
+def test_meets_its_bars() -> None:
+    """Figures of an idle machine."""
+    result = run()
+    assert result["ratios"]["ours / numpy.take"] <= 1.5
+    assert result["ratios"]["lerobot / ours"] >= 10
+    assert result["ratios"]["torchrl / ours"] >= 4
+    assert max(result["insert_us"]["ring"], result["insert_us"]["replay memory"]) <= 60
