@@ -68,6 +68,17 @@ class PersonOperator:
         return newest_verdict(self._presses.take())
 
 
+class Nobody:
+    """A :class:`roborl.roles.Operator` for a task that needs no reset and ends by its time limit."""
+
+    def reset(self, seed: int | None) -> None:
+        """Leave the scene as it is."""
+
+    def verdict(self) -> bool | None:
+        """Return None."""
+        return None
+
+
 def newest_verdict(presses: list[Press]) -> bool | None:
     """Return the last verdict among presses, None where there is none."""
     verdicts = [_VERDICTS[press.button] for press in presses if press.button in _VERDICTS]

@@ -43,10 +43,16 @@ class Actor:
     Args:
         config: What to do.
         stopping: True once the actor must end.
+        meanwhile: Called some twenty times a second while the actor runs.
     """
 
-    def __init__(self, config: ActConfig, stopping: Callable[[], bool]) -> None:
-        self._config, self._stopping = config, stopping
+    def __init__(
+        self,
+        config: ActConfig,
+        stopping: Callable[[], bool],
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._config, self._stopping, self._meanwhile = config, stopping, meanwhile
         config.run.mkdir(parents=True, exist_ok=True)
         self.folder = shared_folder(config.run, config.actor)
         (self.folder / "actor.json").unlink(missing_ok=True)
@@ -82,6 +88,7 @@ class Actor:
                     self.group.poll(_POLL_S)
                     if keyboard is not None:
                         keyboard.poll()
+                    self._meanwhile()
                     if time.monotonic() - reported > _REPORT_S:
                         reported = time.monotonic()
                         log.info("%s", self._line())
@@ -121,7 +128,7 @@ class Actor:
         }
 
     def _keyboard(self) -> TerminalKeyboard | _NoKeyboard:
-        if self._config.operator == "sim" or not sys.stdin.isatty():
+        if self._config.operator in ("sim", "none") or not sys.stdin.isatty():
             return _NoKeyboard()
         log.info("%s", HELP)
         return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen)

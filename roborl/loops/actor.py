@@ -26,6 +26,8 @@ class ActConfig:
     bench: str = "so101_sim"
     # Dotted overrides of the bench file, such as --robot.scene=Reach.
     bench_overrides: list[str] = field(default_factory=list)
+    # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot.
+    plugins: list[str] = field(default_factory=list)
     # Folder of the run.
     run: Path = Path("outputs/act")
     # Name of this actor, part of every episode's key: no two actors of a learner share one.
@@ -50,8 +52,9 @@ class ActConfig:
     seed: int = 0
     # After how many steps of an action chunk the next one is asked for.
     replan_steps: int = 1
-    # Who makes the scene ready and judges: auto (the simulation where there is one, else the keyboard), sim or keyboard.
-    operator: Literal["auto", "sim", "keyboard"] = "auto"
+    # Who makes the scene ready and judges: sim, keyboard, none (nobody: a task that ends by time alone), or auto: the
+    # simulation where there is one, else the keyboard.
+    operator: Literal["auto", "sim", "keyboard", "none"] = "auto"
     # Seconds without a sign of life of the keyboard that stop the arm; 0 for never.
     operator_silence_s: float = 0.0
     # How a person takes over, where the bench has a teleoperator.
@@ -62,8 +65,9 @@ class ActConfig:
     ring_mb: int = 256
     # How long to wait at the end until the learner has every step, in seconds.
     drain_s: float = 60.0
-    # Scheduling of the control process on a physical arm: normal, nice, or fifo (real time); the last two where allowed.
-    priority: Literal["normal", "nice", "fifo"] = "nice"
+    # Scheduling of the control process: normal, nice, or fifo (real time); as far as the system allows. A
+    # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
+    priority: Literal["normal", "nice", "fifo"] = "fifo"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.actor):
@@ -82,6 +86,7 @@ class Card:
         cameras: Picture shapes (h, w, 3) by camera name, at recording resolution.
         state_dim: Size of the state.
         action_dim: Size of an action.
+        real_time: Whether the bench keeps the time of the clock on the wall.
     """
 
     actor: str
@@ -89,6 +94,7 @@ class Card:
     cameras: dict[str, tuple[int, int, int]]
     state_dim: int
     action_dim: int
+    real_time: bool
 
     def write(self, folder: Path) -> None:
         """Leave the card in ``folder``, whole or not at all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import logging
@@ -17,13 +16,14 @@ from roborl.clock import MonotonicClock
 from roborl.codec import split
 from roborl.data.journal import Journal
 from roborl.errors import DatasetError
-from roborl.hil.operator import PersonOperator
+from roborl.hil.operator import Nobody, PersonOperator
 from roborl.hil.presses import Presses
 from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.actor import ActConfig, Card, shared_folder
 from roborl.loops.control import ControlLoop
 from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
+from roborl.loops.priority import PRIORITIES, raise_priority
 from roborl.loops.shared import ChunkSlot, ObservationSlot
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child
@@ -38,11 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NICE = -10
-_FIFO_PRIORITY = 10
 _RING_WAIT_S = 5.0
 _SILENT_S = 5.0
-_PRIORITIES = ("normal", "nice", "fifo")
 
 
 def main(child: Child, config: ActConfig) -> None:
@@ -55,6 +52,8 @@ def main(child: Child, config: ActConfig) -> None:
     importlib.import_module("roborl.envs.gl")  # before anything loads MuJoCo
     bench_module = importlib.import_module("roborl.envs.bench")
     arm_module = importlib.import_module("roborl.envs.arm")
+    for plugin in config.plugins:
+        importlib.import_module(plugin)
     bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides)
     robot: Robot = bench_module.make_robot(bench)
     import_s = time.monotonic() - began
@@ -69,6 +68,7 @@ def main(child: Child, config: ActConfig) -> None:
         cameras=arm.cameras,
         state_dim=arm.state_dim,
         action_dim=arm.action_dim,
+        real_time=bench.time_scale == 1.0,
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
     count_lost_episode(journal, status)
@@ -104,8 +104,8 @@ def main(child: Child, config: ActConfig) -> None:
     )
     arm.connect()
     try:
-        if not bench.simulated:
-            status["priority"] = _PRIORITIES.index(raise_priority(config.priority))
+        if card.real_time:
+            status["priority"] = PRIORITIES.index(raise_priority(config.priority))
         gc.collect()
         gc.freeze()
         status.ready(import_s)
@@ -188,10 +188,12 @@ def make_operator(
     clock: MonotonicClock,
     stopping: Callable[[], bool],
 ) -> Operator:
-    """Return the simulation's stand-in for a person, or the person at the keyboard."""
+    """Return whoever the configuration names."""
     if config.operator == "sim" or (config.operator == "auto" and bench.simulated):
         operator: Operator = importlib.import_module("roborl.envs.sim_robot").SimOperator(robot)
         return operator
+    if config.operator == "none":
+        return Nobody()
     return PersonOperator(presses, say=log.warning, clock=clock, on_press=orders.hear, stopping=stopping)
 
 
@@ -205,17 +207,3 @@ def gate(folder: Path) -> Callable[[], Waiting]:
         return Waiting.NOTHING if inference.fresh(_SILENT_S) else Waiting.NO_POLICY
 
     return blocked
-
-
-def raise_priority(wanted: str) -> str:
-    """Give the calling process more of the processor, as far as the system allows, and return what was reached."""
-    if wanted == "fifo":
-        with contextlib.suppress(PermissionError, AttributeError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
-            return "fifo"
-    if wanted != "normal":
-        with contextlib.suppress(PermissionError):
-            os.nice(_NICE)
-            return "nice"
-        log.warning("This user may not raise the control process's priority")
-    return "normal"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError
 from roborl.loops.actor import ActConfig, Card, shared_folder
+from roborl.loops.priority import raise_priority
 from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request, WeightsSlot
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child
@@ -215,6 +216,8 @@ def main(child: Child, config: ActConfig) -> None:
     card = await_card(folder, child)
     if card is None:
         return
+    if card.real_time and config.priority != "normal":
+        raise_priority("nice")
     loop = InferenceLoop(
         make_policy,
         action_dim=card.action_dim,

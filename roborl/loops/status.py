@@ -24,6 +24,7 @@ STATUS_FIELDS = {
         *("ticks", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
         *("person_steps", "robot_faults", "clipped", "priority", "lost_episodes", "lost_at"),
     ),
+    "bare": ("ticks", "late_max_ns"),
     "inference": (
         *LIFE,
         *("policy_version", "chunks", "bad_chunks", "swaps", "refused"),
@@ -35,8 +36,8 @@ STATUS_FIELDS = {
         *("link_faults",),
     ),
 }
-LATE_BUCKETS = 65
-_LATE_PER_DECADE = 8
+LATE_BUCKETS = 281
+_LATE_PER_DECADE = 40
 _LATE_FIRST_NS = 1_000.0
 
 
@@ -110,7 +111,7 @@ class StatusSlot:
 
 
 def late_bucket(late_ns: int) -> int:
-    """Return the histogram bucket of a lateness: eight per factor of ten from 1 µs on."""
+    """Return the histogram bucket of a lateness: forty per factor of ten from 1 µs on."""
     if late_ns <= _LATE_FIRST_NS:
         return 0
     return min(LATE_BUCKETS - 1, math.ceil(_LATE_PER_DECADE * math.log10(late_ns / _LATE_FIRST_NS)))

@@ -1,0 +1,197 @@
+"""How late control ticks are under load, beside a bare sleep loop of the same priority under the same load.
+
+The actor runs as it always does: control, inference and I/O on a robot whose cameras and bus answer at once, so that what
+is measured is ours. The bare loop does nothing but sleep to its next tick, half a period off, so the two meet the same
+load at the same time. The load: a trainer that multiplies matrices and publishes 12 M weights every second, a disk that
+is written and flushed without end, a store that stalls for seconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roborl.clock import NS, MonotonicClock, Rate
+from roborl.loops.act import PRELOAD, Actor
+from roborl.loops.actor import ActConfig, shared_folder
+from roborl.loops.priority import raise_priority
+from roborl.loops.status import StatusSlot
+from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.serving.handshake import Handshake
+from roborl.serving.steps import StepsReceiver
+from roborl.serving.weights import WeightsPublisher
+
+_BENCH = """
+robot:
+  type: stub
+model: so101_sim
+task: move about
+cameras:
+  front: {height_px: 240, width_px: 320}
+  wrist: {height_px: 240, width_px: 320}
+control_hz: 50
+policy_hz: 10
+max_steps: 100
+watchdog: {frozen_frames: 0}
+if_control_dies: nothing moves
+"""
+_CONTROL_HZ = 50.0
+_ALLOWED_MS = 2.0
+_QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+
+
+def run(
+    *,
+    ticks: int = 30_000,
+    load: bool = True,
+    weights: int = 12_000_000,
+    priority: str = "fifo",
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure the lateness of ``ticks`` control ticks and of as many ticks of the bare loop; 50 per second.
+
+    Args:
+        ticks: How many to measure.
+        load: Whether anything else runs.
+        weights: Parameters that the trainer publishes.
+        priority: Scheduling of both loops: normal, nice or fifo.
+        progress: Called now and then with the ticks done.
+
+    Returns:
+        Lateness of both in milliseconds, by quantile and at most; the differences; whether p99 and maximum are within
+        2 ms of the bare loop's. Quantiles are upper edges of buckets 6 % wide.
+
+    Raises:
+        RoborlError: If a process cannot do its work.
+    """
+    with tempfile.TemporaryDirectory(prefix="roborl-bench-") as scratch:
+        folder = Path(scratch)
+        (folder / "bench.yaml").write_text(_BENCH)
+        steps, published = f"ipc://{folder}/steps.sock", f"ipc://{folder}/weights.sock"
+        config = ActConfig(
+            bench=str(folder / "bench.yaml"),
+            plugins=["roborl.testing.config_stub_robot"],
+            run=folder,
+            actor="bench",
+            steps=steps,
+            weights=published,
+            policy_factory="roborl.testing.policies:random_policy",
+            operator="none",
+            ring_mb=512,
+            drain_s=0.0,
+            priority=priority,  # type: ignore[arg-type]  # checked by ActConfig
+        )
+        shared = shared_folder(folder, "bench")
+        others = [
+            ChildSpec(name="bare", target=bare_loop, args=(shared, priority)),
+            ChildSpec(name="store", target=stalling_store, args=(steps, load)),
+        ]
+        if load:
+            others += [
+                ChildSpec(name="trainer", target=busy_trainer, args=(published, weights)),
+                ChildSpec(name="disk", target=busy_disk, args=(folder,)),
+            ]
+        return _measure(config, shared, ProcessGroup(others, preload=PRELOAD), ticks, progress)
+
+
+def _measure(
+    config: ActConfig, shared: Path, others: ProcessGroup, ticks: int, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    bare, control = StatusSlot(shared, "bare"), StatusSlot(shared, "control")
+
+    def meanwhile() -> None:
+        others.poll(0.0)
+        progress(control["ticks"])
+
+    actor = Actor(config, lambda: min(control["ticks"], bare["ticks"]) >= ticks, meanwhile)
+    others.start()
+    try:
+        result = actor.run()
+    finally:
+        others.stop()
+    figures: dict[str, Any] = {
+        "ticks": control["ticks"],
+        "control_ms": _lateness(control),
+        "bare_ms": _lateness(bare),
+        "priority": config.priority,
+        **{name: result[name] for name in ("steps", "holds", "watchdogs", "policy_version", "restarts")},
+    }
+    for name in ("p99", "max"):
+        figures[f"{name}_over_bare_ms"] = figures["control_ms"][name] - figures["bare_ms"][name]
+    figures["within_bar"] = all(figures[f"{name}_over_bare_ms"] <= _ALLOWED_MS for name in ("p99", "max"))
+    for path in shared.iterdir():
+        path.unlink()
+    shared.rmdir()
+    return figures
+
+
+def _lateness(status: StatusSlot) -> dict[str, float]:
+    quantiles = {name: status.lateness_ms(quantile) for name, quantile in _QUANTILES.items()}
+    return quantiles | {"max": status["late_max_ns"] / 1e6}
+
+
+def bare_loop(child: Child, shared: Path, priority: str) -> None:
+    """Sleep to one tick after the other, half a period beside the control loop's."""
+    status, control = StatusSlot(shared, "bare"), StatusSlot(shared, "control")
+    raise_priority(priority)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    child.ready()
+    while not child.stopping and control["ticks"] == 0:
+        time.sleep(0.001)
+    clock = MonotonicClock()
+    clock.sleep_until(clock.now_ns() + int(0.5 * NS / _CONTROL_HZ))
+    rate = Rate(_CONTROL_HZ, clock)
+    while not child.stopping:
+        status.record_lateness(rate.wait())
+        status.add("ticks")
+
+
+def stalling_store(child: Child, endpoint: str, stalls: bool) -> None:
+    """Take steps, and stop listening for two of every five seconds."""
+    receiver = StepsReceiver(endpoint, handshake=Handshake(), last_sequence=lambda ring: 0)
+    child.ready()
+    while not child.stopping:
+        if stalls and time.monotonic() % 5.0 > 3.0:
+            time.sleep(0.05)
+            continue
+        for ring, seq, _ in receiver.poll(0.05):
+            receiver.acknowledge(ring, seq)
+    receiver.close()
+
+
+def busy_trainer(child: Child, endpoint: str, size: int) -> None:
+    """Multiply matrices on one core and publish ``size`` weights every second."""
+    publisher = WeightsPublisher(endpoint, handshake=Handshake())
+    random = np.random.default_rng(0)
+    ballast = random.standard_normal(size, dtype=np.float32)
+    left = random.standard_normal((512, 512), dtype=np.float32)
+    version, due = 0, time.monotonic()
+    child.ready()
+    while not child.stopping:
+        left = left @ left
+        left /= np.abs(left).max()
+        if time.monotonic() >= due:
+            version, due = version + 1, due + 1.0
+            publisher.publish(version, {"bias": np.zeros(4, np.float32), "ballast": ballast})
+    publisher.close()
+
+
+def busy_disk(child: Child, folder: Path) -> None:
+    """Write 8 MB and flush them to the disk, over and over."""
+    block = os.urandom(8 << 20)
+    child.ready()
+    with (folder / "ballast").open("wb") as file:
+        while not child.stopping:
+            file.seek(0)
+            file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
