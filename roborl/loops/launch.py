@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import time
 import zlib
@@ -102,6 +103,12 @@ def act_configs(config: TrainConfig, where: Addresses) -> list[ActConfig]:
     ]
 
 
+def forget_earlier_run(config: TrainConfig, where: Addresses) -> None:
+    """Remove what the actors of an earlier run under the same name left in memory: their counts would end this one."""
+    for actor in act_configs(config, where):
+        shutil.rmtree(shared_folder(config.run, actor.actor))
+
+
 def actor_main(child: Child, config: ActConfig) -> None:
     """Run one actor, with processes of its own, until its episodes are done."""
     child.ready()
@@ -141,6 +148,8 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     with learn.hold(run) as held:
         if not held:
             raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
+        if not run.learner.exists():
+            forget_earlier_run(config, where)
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
         specs = train_specs(config, where, learner_specs(learning, prepare(learning)))

@@ -22,7 +22,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.publish import VersionShelf
 from roborl.learning.rlpd import RlpdConfig
-from roborl.loops import launch, learn
+from roborl.loops import learn
 from roborl.loops.labelling import LabelConfig
 from roborl.loops.launch import Addresses, addresses, serve_main
 from roborl.loops.learn import learner_specs
@@ -260,11 +260,3 @@ def test_two_learners_do_not_work_on_one_run(tmp_path: Path) -> None:
         assert not second
     with learn.hold(run) as third:
         assert third
-
-
-def test_addresses_of_a_run_are_short_enough_and_its_own(tmp_path: Path) -> None:
-    deep = tmp_path / ("x" * 90) / ("y" * 90)
-    where, other = launch.addresses(deep), launch.addresses(tmp_path)
-    assert len(where.weights) < 108
-    assert {where.steps, where.weights, where.scores}.isdisjoint({other.steps, other.weights, other.scores})
-    assert launch.addresses(deep) == where

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from roborl import config as configuration
+from roborl.errors import ConfigError
+from roborl.learning.budget import BudgetConfig
+from roborl.loops.actor import shared_folder
+from roborl.loops.launch import (
+    Addresses,
+    TrainConfig,
+    act_configs,
+    addresses,
+    forget_earlier_run,
+    learn_config,
+    train_specs,
+)
+from roborl.loops.learn import learner_specs
+from roborl.loops.learn_config import BenchForm, LearnConfig, LearnSettings
+from roborl.loops.train import TrainerConfig
+
+WHERE = Addresses(steps="ipc:///steps", weights="ipc:///weights", scores="ipc:///scores")
+FORM = BenchForm(
+    cameras={"front": (8, 8)}, image_px=8, state_dim=3, action_dim=2, max_steps=5, policy_hz=10.0
+)
+
+
+@pytest.mark.parametrize(("episodes", "actors"), [(150, 1), (150, 2), (7, 3), (3, 3)])
+def test_the_episodes_are_dealt_out_whole(episodes: int, actors: int) -> None:
+    configs = act_configs(TrainConfig(episodes=episodes, actors=actors), WHERE)
+    shares = [config.episodes for config in configs]
+    assert sum(shares) == episodes
+    assert max(shares) - min(shares) <= 1
+    assert len({config.actor for config in configs}) == actors
+    assert len({config.seed for config in configs}) == actors
+    assert {(config.steps, config.weights) for config in configs} == {(WHERE.steps, WHERE.weights)}
+
+
+@pytest.mark.parametrize(("episodes", "actors"), [(0, 1), (2, 3), (5, 0)])
+def test_an_actor_without_an_episode_is_refused(episodes: int, actors: int) -> None:
+    with pytest.raises(ConfigError, match="nothing to do"):
+        TrainConfig(episodes=episodes, actors=actors)
+
+
+def test_the_learner_gets_every_setting_it_shares() -> None:
+    budget = BudgetConfig(ratio=3.0)
+    config = TrainConfig(
+        run=Path("a"), seed=5, policy="p", reward="model", trainer=TrainerConfig(budget=budget), resume=True
+    )
+    made = learn_config(config, WHERE)
+    for field in dataclasses.fields(LearnSettings):
+        assert getattr(made, field.name) == getattr(config, field.name)
+    assert made.reward == WHERE.scores
+    assert made.shaped
+    sparse = learn_config(dataclasses.replace(config, reward=""), WHERE)
+    assert sparse.reward == ""
+    assert not sparse.shaped
+
+
+def test_processes_end_with_the_arms_first_and_the_judge_last() -> None:
+    config = TrainConfig(actors=2, reward="brightness")
+    specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
+    assert [spec.name for spec in specs] == ["arm0", "arm1", "trainer", "labeller", "store", "serve"]
+
+
+def test_without_a_reward_model_nobody_labels() -> None:
+    config = TrainConfig()
+    specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
+    assert [spec.name for spec in specs] == ["arm", "trainer", "store"]
+
+
+def test_addresses_are_short_enough_stable_and_of_one_run_alone(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 90) / ("y" * 90)
+    where, other = addresses(deep), addresses(tmp_path)
+    assert len(where.weights) < 108
+    assert addresses(deep) == where
+    assert {where.steps, where.weights, where.scores}.isdisjoint({other.steps, other.weights, other.scores})
+
+
+def test_counts_of_an_earlier_run_in_a_folder_of_the_same_name_are_forgotten(tmp_path: Path) -> None:
+    config = TrainConfig(run=tmp_path)
+    left = shared_folder(tmp_path, "arm") / "control.status"
+    left.write_bytes(b"150 episodes")
+    forget_earlier_run(config, WHERE)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("made", [LearnConfig(), TrainConfig(episodes=3)])
+def test_the_resolved_configuration_reads_back_equal(tmp_path: Path, made: LearnSettings) -> None:
+    path = tmp_path / "resolved.yaml"
+    path.write_text(configuration.dump(made))
+    assert configuration.load(type(made), path) == made
