@@ -20,7 +20,7 @@ class Config:
     policy: str  # folder of a policy, or "scripted" for the simulated task's expert
     bench: str = "so101_sim"  # bench file: a path, or a name in hardware_configs/
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
-    bench_set: list[str] = field(default_factory=list)  # further bench overrides, like --max_steps=80
+    bench_overrides: list[str] = field(default_factory=list)  # further bench overrides, like --max_steps=80
     episodes: int = 50  # how many scenes
     seed: int = 0  # which set of scenes, 0 to 39,999
     purpose: Literal["evaluation", "tuning"] = (
@@ -42,7 +42,7 @@ def main(config: Config) -> dict[str, Any]:
     from roborl.loops.evaluate import Outcome, Requirement, evaluate
 
     requirement = Requirement.parse(config.require) if config.require else None
-    bench = load_bench(config.bench, bench_overrides(config.scene, config.bench_set))
+    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides))
     if not bench.simulated:
         raise ConfigError(
             "A physical bench needs its operator to evaluate on",
@@ -78,7 +78,7 @@ def main(config: Config) -> dict[str, Any]:
     return report
 
 
-def bench_overrides(scene: str, further: list[str]) -> list[str]:
+def overrides_of(scene: str, further: list[str]) -> list[str]:
     """Return the overrides of a bench file for a simulated task."""
     return [*([f"--robot.scene={scene}"] if scene else []), *further]
 

@@ -1,14 +1,24 @@
-"""``roborl record``: demonstrations into a LeRobotDataset, by script in simulation."""
+"""``roborl record``: demonstrations into a LeRobotDataset, by script in simulation or by a person's hands."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from roborl.cli.evaluate import bench_overrides
+from lerobot.teleoperators import gamepad, keyboard, koch_leader, so_leader
+from lerobot.teleoperators.config import TeleoperatorConfig
+
+from roborl.cli.evaluate import overrides_of
 from roborl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from roborl.envs.bench import Bench
+    from roborl.loops.record import Recorded
+
+TELEOPERATORS = (gamepad, keyboard, koch_leader, so_leader)
+"""Importing a package is what registers its type names with LeRobot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +28,7 @@ class Config:
     out: Path  # the dataset; one that is there is continued
     bench: str = "so101_sim"  # bench file: a path, or a name in hardware_configs/
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
-    bench_set: list[str] = field(
+    bench_overrides: list[str] = field(
         default_factory=list
     )  # further bench overrides, like --robot.randomisation=mild
     scripted: int = 0  # how many demonstrations by the scripted expert
@@ -27,31 +37,44 @@ class Config:
     noise: float = 0.2  # how far the expert strays: standard deviation in units of the largest step
     detours: float = 0.3  # chance per episode of one detour, 0 to 1
     seed: int = 0  # which set of scenes, 0 to 39,999
+    benchmark_progress: bool = (
+        False  # also store the simulator's true progress, to measure reward models against
+    )
+    by_hand: int = 0  # how many demonstrations by a person with the teleoperator
+    teleop: TeleoperatorConfig | None = None  # LeRobot's own configuration, like --teleop.type so101_leader
     video: bool = False  # store MP4 (smaller, lossy, slow to write) rather than exact pictures
 
 
 def main(config: Config) -> dict[str, Any]:
     """Record; return how many episodes of each kind were written."""
     from roborl.envs.bench import load_bench
+
+    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides))
+    scripted = bool(config.scripted or config.failures)
+    if scripted == bool(config.by_hand) or (scripted and not bench.simulated):
+        raise ConfigError(
+            "It is not clear what to record",
+            seen=f"bench {config.bench}, {config.scripted} scripted, {config.failures} failures, "
+            f"{config.by_hand} by hand",
+            allowed="--scripted and --failures on a simulated bench, or --by_hand with a teleoperator",
+            remedy="For example: roborl record --bench so101_sim --scripted 20 --failures 2 --out demos",
+        )
+    result = _by_hand(config, bench) if config.by_hand else _scripted(config, bench)
+    return {"out": str(config.out), "task": bench.task, **asdict(result)}
+
+
+def _show(kind: str, done: int, wanted: int) -> None:
+    print(f"\r{done}/{wanted} {kind:<14}", end="" if done < wanted else "\n", file=sys.stderr, flush=True)
+
+
+def _scripted(config: Config, bench: Bench) -> Recorded:
     from roborl.envs.robot_env import RobotEnv
     from roborl.loops.record import record_scripted
     from roborl.loops.scripts import failure_kinds, script_maker
 
-    bench = load_bench(config.bench, bench_overrides(config.scene, config.bench_set))
-    if not bench.simulated or not (config.scripted or config.failures):
-        raise ConfigError(
-            "There is nothing to record",
-            seen=f"bench {config.bench}, {config.scripted} scripted, {config.failures} failures",
-            allowed="a simulated bench with --scripted or --failures",
-            remedy="For example: roborl record --bench so101_sim --scripted 20 --failures 2 --out demos",
-        )
-
-    def show(kind: str, done: int, wanted: int) -> None:
-        print(f"\r{done}/{wanted} {kind:<14}", end="" if done < wanted else "\n", file=sys.stderr, flush=True)
-
     env = RobotEnv(bench)
     try:
-        result = record_scripted(
+        return record_scripted(
             env,
             config.out,
             script_maker(noise=config.noise, detours=config.detours),
@@ -60,8 +83,49 @@ def main(config: Config) -> dict[str, Any]:
             failure_kinds=config.failure_kinds or failure_kinds(env),
             seed=config.seed,
             video=config.video,
-            on_episode=show,
+            benchmark_progress=config.benchmark_progress,
+            on_episode=_show,
         )
     finally:
         env.close()
-    return {"out": str(config.out), "task": bench.task, **asdict(result)}
+
+
+def _by_hand(config: Config, bench: Bench) -> Recorded:
+    from lerobot.teleoperators.utils import make_teleoperator_from_config
+
+    from roborl.clock import MonotonicClock
+    from roborl.envs.robot_env import RobotEnv
+    from roborl.hil.keyboard import HELP
+    from roborl.loops.by_hand import HandOperator, buttons_at_the_terminal, record_by_hand
+
+    if config.teleop is None:
+        raise ConfigError(
+            "A person needs a teleoperator",
+            seen="none",
+            allowed=sorted(TeleoperatorConfig.get_known_choices()),
+            remedy="For example: --teleop.type so101_leader --teleop.port /dev/ttyACM1",
+        )
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    teleoperator = make_teleoperator_from_config(config.teleop)
+    with buttons_at_the_terminal() as presses:
+        operator = HandOperator(presses, say=say, clock=MonotonicClock())
+        env = RobotEnv(bench, operator=operator)
+        try:
+            teleoperator.connect()
+            say(HELP)
+            return record_by_hand(
+                env,
+                operator,
+                teleoperator,
+                config.out,
+                episodes=config.by_hand,
+                video=config.video,
+                on_episode=_show,
+            )
+        finally:
+            env.close()
+            if teleoperator.is_connected:
+                teleoperator.disconnect()

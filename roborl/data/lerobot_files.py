@@ -209,6 +209,19 @@ def fingerprint(source: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _even_out(root: Path) -> None:
+    """Give every episode table the same columns: LeRobot reads them as one, and a kill may have left a new one bare."""
+    schemas = {path: pq.read_schema(path) for path in episode_files(root)}
+    extra = {f.name: f.type for schema in schemas.values() for f in schema if "subtask_" in f.name}
+    for path, schema in schemas.items():
+        missing = [name for name in extra if name not in schema.names]
+        if missing:
+            table = pq.read_table(path)
+            for name in missing:
+                table = table.append_column(name, pa.nulls(table.num_rows, extra[name]))
+            replace_table(path, table)
+
+
 def recover(root: Path) -> int:
     """Drop what a killed recording left torn, keep every finished episode.
 
@@ -224,6 +237,7 @@ def recover(root: Path) -> int:
         except (OSError, pa.ArrowException):
             log.warning("dropping torn file %s", path)
             path.unlink()
+    _even_out(root)
     files = load_files(root)
     kept = [row for row in files.episodes if files.data_file(row).is_file()]
     lost = int(files.info["total_episodes"]) - len(kept)

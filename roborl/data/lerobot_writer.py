@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -128,14 +130,15 @@ class DatasetWriter:
             self._dataset = self._open()
         from lerobot.utils.utils import SuppressProgressBars
 
-        for row in _rows(episode, list(self._cameras), progress=self._benchmark):
-            self._dataset.add_frame(row)
-        with SuppressProgressBars():
+        # Half of an episode's rows without its metadata would mislead LeRobot's readers.
+        with interrupt_later(), SuppressProgressBars():
+            for row in _rows(episode, list(self._cameras), progress=self._benchmark):
+                self._dataset.add_frame(row)
             # Encoding in this process: a pool would start again for every episode.
             self._dataset.save_episode(parallel_encoding=False)
-        index = self.episodes
-        self._subtasks[index] = episode.subtasks
-        self.episodes += 1
+            index = self.episodes
+            self._subtasks[index] = episode.subtasks
+            self.episodes += 1
         if self._checkpoint_every and self.episodes % self._checkpoint_every == 0:
             self.close()
         return index
@@ -144,14 +147,15 @@ class DatasetWriter:
         """Make the files whole. Further episodes may follow."""
         if self._dataset is None:
             return
-        if self._dataset.has_pending_frames():
-            self._dataset.clear_episode_buffer()
-        self._dataset.finalize()
-        self._dataset = None
-        with contextlib.suppress(OSError):
-            (self._path / "images").rmdir()
-        if any(self._subtasks.values()):
-            write_annotations(self._path, self._subtasks, language=False)
+        with interrupt_later():
+            if self._dataset.has_pending_frames():
+                self._dataset.clear_episode_buffer()
+            self._dataset.finalize()
+            self._dataset = None
+            with contextlib.suppress(OSError):
+                (self._path / "images").rmdir()
+            if any(self._subtasks.values()):
+                write_annotations(self._path, self._subtasks, language=False)
 
     def _open(self) -> Any:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -187,6 +191,22 @@ class DatasetWriter:
                 seen=f"{episode.steps} steps, benchmark progress {episode.benchmark_progress is not None}",
                 allowed="at least one step, and benchmark progress where the dataset has that column",
             )
+
+
+@contextlib.contextmanager
+def interrupt_later() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is left; in other threads than the main one it never comes anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def write_dataset(

@@ -47,7 +47,12 @@ class Recorded:
 
 
 def open_writer(
-    path: Path, env: RobotEnv, *, video: bool = False, checkpoint_every: int = 50
+    path: Path,
+    env: RobotEnv,
+    *,
+    video: bool = False,
+    benchmark_progress: bool = False,
+    checkpoint_every: int = 50,
 ) -> DatasetWriter:
     """Return a writer for what an environment perceives; the state's names are the robot's.
 
@@ -67,7 +72,7 @@ def open_writer(
         else [f"delta_{name}" for name in arm.model.joint_names],
         robot_type=bench.model,
         video=video,
-        benchmark_progress=bench.simulated,
+        benchmark_progress=benchmark_progress,
         checkpoint_every=checkpoint_every,
     )
 
@@ -82,6 +87,7 @@ def record_scripted(
     failure_kinds: Sequence[str] = (),
     seed: int = 0,
     video: bool = False,
+    benchmark_progress: bool = False,
     on_episode: Callable[[str, int, int], None] = lambda kind, done, wanted: None,
 ) -> Recorded:
     """Record scripted episodes in simulation, each on a scene of its own; continue where an earlier call stopped.
@@ -98,6 +104,8 @@ def record_scripted(
         failure_kinds: Which kinds.
         seed: Which set of scenes.
         video: Store MP4 rather than exact pictures.
+        benchmark_progress: Also store the simulator's true progress, for benchmarks and tests; it is never fed to a
+            policy or a reward model.
         on_episode: Told the kind, and how many of how many episodes stand.
 
     Raises:
@@ -106,7 +114,7 @@ def record_scripted(
     wanted = [(EXPERT, index) for index in range(demonstrations)]
     wanted += [(kind, index) for kind in failure_kinds for index in range(failures)]
     result = Recorded()
-    with open_writer(path, env, video=video) as writer:
+    with open_writer(path, env, video=video, benchmark_progress=benchmark_progress) as writer:
         present = set(_present(path)) if writer.episodes else set()
         for done, (kind, index) in enumerate(wanted, start=1):
             key = EpisodeKey(actor=kind.replace(" ", "_"), incarnation=seed + 1, episode=index)

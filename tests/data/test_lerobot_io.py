@@ -25,7 +25,7 @@ from roborl.data.dataset_episode import (
 )
 from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_io import describe, map_cameras, read_episodes
-from roborl.data.lerobot_writer import write_dataset
+from roborl.data.lerobot_writer import interrupt_later, write_dataset
 from roborl.data.pictures import fit
 from roborl.errors import DatasetError, ShapeError
 from roborl.testing.episodes import (
@@ -129,7 +129,7 @@ def test_a_kill_costs_no_checkpointed_episode(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         from roborl.testing.episodes import *
         from pathlib import Path
-        from roborl.data.lerobot_writer import DatasetWriter
+        from roborl.data.lerobot_writer import interrupt_later, write_dataset
         writer = DatasetWriter(Path({str(tmp_path / "d")!r}), fps=10, cameras=CAMERAS, state_names=STATE,
                                action_names=ACTION, checkpoint_every=2)
         for i in range(3):
@@ -150,6 +150,50 @@ def test_a_kill_costs_no_checkpointed_episode(tmp_path: Path) -> None:
     for a, i in zip(back, (0, 1, 7), strict=True):
         assert_same(a, random_episode(i))
     assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 21
+
+
+def test_a_kill_before_the_annotation_leaves_a_dataset_that_goes_on(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0))
+    write_episodes(tmp_path / "d", random_episode(1))
+    newest = sorted((tmp_path / "d/meta/episodes").glob("*/*.parquet"))[-1]
+    table = pq.read_table(newest)
+    pq.write_table(table.drop_columns([n for n in table.column_names if "subtask_" in n]), newest)
+    write_episodes(tmp_path / "d", random_episode(2))
+    assert [len(e.subtasks) for e in read_episodes(tmp_path / "d")] == [2, 0, 2]
+    assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 21
+
+
+def test_ctrl_c_waits_for_the_end_of_a_write() -> None:
+    done = []
+
+    def write() -> None:
+        with interrupt_later():
+            signal.raise_signal(signal.SIGINT)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done == [1]
+
+
+def test_a_dataset_on_the_hub_is_fetched_or_its_absence_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_episodes(tmp_path / "fetched", random_episode(0))
+    asked = []
+
+    class Hub:
+        def __init__(self, name: str) -> None:
+            asked.append(name)
+            if name != "someone/here":
+                raise ConnectionError("no route to the hub")
+            self.root = tmp_path / "fetched"
+
+    monkeypatch.setattr("lerobot.datasets.lerobot_dataset.LeRobotDataset", Hub)
+    assert describe("someone/here").episodes == 1
+    with pytest.raises(DatasetError, match=r"someone/gone.*no route to the hub.*HF_HUB_OFFLINE"):
+        describe("someone/gone")
+    assert asked == ["someone/here", "someone/gone"]
 
 
 def test_benchmark_progress_is_written_on_request_only(tmp_path: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
 
 from roborl.data.lerobot_io import describe, read_episodes
@@ -57,7 +62,7 @@ def record(env: RobotEnv, path: Path, demonstrations: int, failures: int = 1, **
 
 
 def test_a_recording_holds_what_happened(env: RobotEnv, tmp_path: Path) -> None:
-    record(env, tmp_path / "d", 2)
+    record(env, tmp_path / "d", 2, benchmark_progress=True)
     *demos, failed = read_episodes(tmp_path / "d")
     assert [e.success for e in (*demos, failed)] == [True, True, False]
     for demo in demos:
@@ -104,6 +109,40 @@ def test_a_stopped_recording_goes_on_and_equals_an_unstopped_one(env: RobotEnv, 
         assert a.subtasks == b.subtasks
         np.testing.assert_array_equal(a.action, b.action)
         np.testing.assert_array_equal(a.images["wrist"], b.images["wrist"])
+
+
+def test_the_simulators_truth_is_stored_on_request_only(env: RobotEnv, tmp_path: Path) -> None:
+    record(env, tmp_path / "d", 1, failures=0)
+    assert next(read_episodes(tmp_path / "d")).benchmark_progress is None
+
+
+def test_ctrl_c_keeps_finished_episodes(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import roborl.cli.main as m; raise SystemExit(m.main())",
+        "record",
+        "--scene",
+        "Reach",
+    ]
+    process = subprocess.Popen(
+        [*command, "--scripted", "500", "--out", str(tmp_path / "d")],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert process.stderr is not None
+    seen = b""
+    while b"4/500" not in seen:
+        byte = process.stderr.read(1)
+        assert byte, seen.decode()
+        seen += byte
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(30) == 1
+    assert b"stopped by Ctrl-C" in rest
+    kept = list(read_episodes(tmp_path / "d"))
+    assert 4 <= len(kept) < 500
+    assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == sum(e.steps + 1 for e in kept)
 
 
 def test_a_script_that_does_the_opposite_is_reported(env: RobotEnv, tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""Recording a person's demonstrations through any LeRobot teleoperator, on the loop that policies run on."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.clock import Clock, MonotonicClock, Rate
+from roborl.data.lerobot_io import read_episodes
+from roborl.envs.arm import Arm
+from roborl.envs.robot_env import RobotEnv
+from roborl.errors import ConfigError, RobotError, SafetyStop
+from roborl.hil.keyboard import TerminalKeyboard
+from roborl.hil.operator import PersonOperator
+from roborl.hil.presses import Button, Presses, PressSender
+from roborl.loops.demonstrations import action_map
+from roborl.loops.record import Recorded, open_writer, to_dataset_episode
+from roborl.loops.rollout import run_episode
+from roborl.types import EpisodeKey, Observation, Source
+
+PERSON = "person"
+_STAY = 1.0
+_POLL_S = 0.05
+
+
+class HandPolicy:
+    """A person's teleoperator as a policy: leader arms (joint targets) and devices that give end-effector deltas.
+
+    Args:
+        teleoperator: A connected ``lerobot`` teleoperator.
+        arm: The arm that follows.
+        rate: Waited for before each action, where the environment itself does not keep time.
+    """
+
+    version = 0
+
+    def __init__(self, teleoperator: Any, arm: Arm, rate: Rate | None = None) -> None:
+        self._teleoperator, self._arm, self._rate = teleoperator, arm, rate
+        self._map = action_map(arm.bench)
+
+    def reset(self) -> None:
+        """Nothing is remembered between episodes."""
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """Return what the person wants now, float32 (1, a).
+
+        Raises:
+            RobotError: If the device does not answer.
+            ConfigError: If it speaks neither of the two ways.
+        """
+        if self._rate is not None:
+            self._rate.wait()
+        try:
+            wanted = self._teleoperator.get_action()
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise RobotError(
+                "The teleoperator does not answer",
+                seen=f"{type(error).__name__}: {error}",
+                remedy="Check its cable and power; finished episodes are kept",
+            ) from error
+        return self._action(wanted)[None]
+
+    def _action(self, wanted: dict[str, Any]) -> NDArray[np.float32]:
+        keys = self._arm.model.position_keys
+        if set(keys) <= set(wanted):
+            return self._map.executed(self._arm.set_point, self._arm.model.from_features(wanted))
+        axes = ("delta_x", "delta_y", "delta_z")
+        if set(axes) <= set(wanted) and self._arm.bench.action.kind == "ee_delta":
+            # LeRobot's grippers say 0 close, 1 stay, 2 open.
+            gripper = float(wanted.get("gripper", _STAY)) - _STAY
+            return np.clip([*(float(wanted[axis]) for axis in axes), gripper], -1, 1).astype(np.float32)
+        raise ConfigError(
+            "The teleoperator's actions do not fit the bench",
+            seen=sorted(map(str, wanted)),
+            allowed=f"{', '.join(keys)}; or, with ee_delta actions, {', '.join(axes)} and gripper",
+            remedy="Use a leader arm of this robot, or a gamepad",
+        )
+
+
+class HandOperator:
+    """The person who demonstrates, behind buttons: ready, success, failure, discard, stop.
+
+    Args:
+        presses: Where the buttons arrive.
+        say: Shows the person a line of text.
+        clock: For waiting.
+
+    Attributes:
+        discarded: Whether the person asked to keep the present episode out of training.
+    """
+
+    def __init__(self, presses: Presses, *, say: Callable[[str], None], clock: Clock) -> None:
+        self._presses = presses
+        self._person = PersonOperator(presses, say=say, clock=clock, on_press=self._hear)
+        self.discarded = False
+
+    def reset(self, seed: int | None) -> None:
+        """Wait until the scene is ready.
+
+        Raises:
+            SafetyStop: If the person stops the recording instead.
+        """
+        self._person.reset(seed)
+        self.discarded = False
+
+    def verdict(self) -> bool | None:
+        """Return the newest verdict; a discard ends the episode like a failure.
+
+        Raises:
+            SafetyStop: If the person stops the recording; the episode under way is not kept.
+        """
+        said: bool | None = None
+        for press in self._presses.take():
+            self._hear(press)
+            if press.button is Button.DISCARD:
+                self.discarded = True
+            if press.button in (Button.SUCCESS, Button.FAILURE, Button.DISCARD):
+                said = press.button is Button.SUCCESS
+        return said
+
+    def _hear(self, press: Any) -> None:
+        if press.button in (Button.STOP, Button.ESTOP):
+            raise SafetyStop("The person stopped the recording", remedy="Run the same command again to go on")
+
+
+def record_by_hand(
+    env: RobotEnv,
+    operator: HandOperator,
+    teleoperator: Any,
+    path: Path,
+    *,
+    episodes: int,
+    video: bool = False,
+    on_episode: Callable[[str, int, int], None] = lambda kind, done, wanted: None,
+) -> Recorded:
+    """Record a person's demonstrations until there are so many; continue where an earlier call stopped.
+
+    Every episode is whole on the disk before the next begins. An episode that nobody judged is kept without a verdict.
+
+    Args:
+        env: The environment, with ``operator`` as its operator.
+        operator: The person's buttons.
+        teleoperator: A connected ``lerobot`` teleoperator.
+        path: The dataset.
+        episodes: How many shall stand in it, discarded ones included.
+        video: Store MP4 rather than exact pictures.
+        on_episode: Told after each.
+
+    Raises:
+        SafetyStop: If the person stops the recording.
+        RobotError: If robot or teleoperator fail.
+    """
+    # A simulated bench does not keep time by itself, and a person cannot follow one that runs free.
+    rate = Rate(env.bench.policy_hz, MonotonicClock()) if env.bench.simulated else None
+    policy = HandPolicy(teleoperator, env.arm, rate)
+    result = Recorded()
+    with open_writer(path, env, video=video, checkpoint_every=1) as writer:
+        there = [e.key for e in read_episodes(path, with_images=False)] if writer.episodes else []
+        mine = [EpisodeKey.parse(key).episode for key in there if key.startswith(f"{PERSON}-")]
+        result.present = {PERSON: len(mine)} if mine else {}
+        for number in range(len(mine), episodes):
+            rollout = run_episode(env, policy, seed=number, keep=True)
+            key = EpisodeKey(actor=PERSON, incarnation=1, episode=1 + max(mine, default=-1))
+            episode = to_dataset_episode(rollout, env.task, key=key, source=Source.PERSON)
+            writer.append(replace(episode, discarded=operator.discarded))
+            mine.append(key.episode)
+            result.written[PERSON] = result.written.get(PERSON, 0) + 1
+            on_episode(PERSON, number + 1, episodes)
+    return result
+
+
+@contextlib.contextmanager
+def buttons_at_the_terminal() -> Iterator[Presses]:
+    """Give the presses of the terminal's keyboard, followed by a thread of its own."""
+    with tempfile.TemporaryDirectory(prefix="roborl-record-") as folder:
+        sender, presses = PressSender(Path(folder), "keyboard"), Presses(Path(folder))
+        over = threading.Event()
+        with TerminalKeyboard(sender, lambda: None) as keyboard:
+
+            def follow() -> None:
+                while not over.wait(_POLL_S):
+                    keyboard.poll()
+
+            thread = threading.Thread(target=follow, name="keyboard", daemon=True)
+            thread.start()
+            try:
+                yield presses
+            finally:
+                over.set()
+                thread.join()
+                sender.close()
+                presses.close()

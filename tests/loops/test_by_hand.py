@@ -1,0 +1,143 @@
+"""A person's hands drive the arm through the loop that policies run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roborl.clock import FakeClock
+from roborl.data.lerobot_io import read_episodes
+from roborl.envs.bench import load_bench
+from roborl.envs.experts import make_expert
+from roborl.envs.robot_env import RobotEnv
+from roborl.envs.sim_robot import SimRobot
+from roborl.errors import ConfigError, RobotError, SafetyStop
+from roborl.hil.presses import Button, Presses, PressSender
+from roborl.loops.by_hand import HandOperator, HandPolicy, record_by_hand
+from roborl.types import EndCause, Source
+
+
+class Bench:
+    """A simulated bench with a person: ready at once, presses what the test says at each look for a verdict."""
+
+    def __init__(self, folder: Path, presses: dict[int, Button]) -> None:
+        self.sender = PressSender(folder, "test")
+        self.clock = FakeClock()
+        self.operator = HandOperator(Presses(folder), say=self._say, clock=self.clock)
+        self._looks, self._presses = 0, presses
+        bench = load_bench("so101_sim", ["--robot.scene=Reach", "--max_steps=9"])
+        self.env = RobotEnv(bench, operator=self)
+        self.scene = self.env.scene
+
+    def _say(self, line: str) -> None:
+        self.sender.press(Button.READY)
+
+    def reset(self, seed: int | None) -> None:
+        self.operator.reset(seed)
+        robot = self.env.arm.robot
+        assert isinstance(robot, SimRobot)
+        robot.scene.reset(seed)
+
+    def verdict(self) -> bool | None:
+        self._looks += 1
+        if self._looks in self._presses:
+            self.sender.press(self._presses[self._looks])
+        return self.operator.verdict()
+
+
+class Leader:
+    """A leader arm in the hands of somebody who knows where the ball is."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._expert = make_expert(bench.scene, action=bench.env.bench.action)
+        self._fresh = -1
+
+    def get_action(self) -> dict[str, float]:
+        arm, scene = self._bench.env.arm, self._bench.scene
+        wanted = scene.kinematics.solve(scene.position(scene.task.goal), arm.set_point)
+        toward = arm.set_point + np.clip(wanted - arm.set_point, -3.0, 3.0)
+        return arm.model.to_features(toward)
+
+
+@pytest.fixture
+def bench_with(tmp_path: Path) -> Callable[[dict[int, Button]], Bench]:
+    return lambda presses: Bench(tmp_path, presses)
+
+
+def test_a_person_records_judges_and_discards(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path
+) -> None:
+    bench = bench_with({5: Button.SUCCESS, 8: Button.DISCARD})
+    told: list[int] = []
+    result = record_by_hand(
+        bench.env,
+        bench.operator,
+        Leader(bench),
+        tmp_path / "d",
+        episodes=3,
+        on_episode=lambda kind, done, wanted: told.append(done),
+    )
+    assert result.written == {"person": 3}
+    assert told == [1, 2, 3]
+    won, dropped, late = read_episodes(tmp_path / "d")
+    assert (won.steps, won.end, won.success, won.discarded) == (5, EndCause.SUCCESS, True, False)
+    assert (dropped.steps, dropped.end, dropped.discarded) == (3, EndCause.FAILURE, True)
+    assert (late.steps, late.end, late.success, late.discarded) == (9, EndCause.TIME_LIMIT, None, False)
+    assert won.provenance is not None
+    assert set(won.provenance.source) == {Source.PERSON}
+    assert np.abs(won.action).max() > 0.1
+    assert won.subtasks == ()
+
+
+def test_stopping_keeps_what_is_finished_and_the_next_call_goes_on(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path
+) -> None:
+    bench = bench_with({2: Button.SUCCESS, 4: Button.STOP})
+    with pytest.raises(SafetyStop, match="stopped the recording"):
+        record_by_hand(bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=2)
+    assert [e.key for e in read_episodes(tmp_path / "d")] == ["person-0001-000000"]
+    bench = bench_with({3: Button.FAILURE})
+    result = record_by_hand(bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=2)
+    assert result.present == {"person": 1}
+    assert [(e.key, e.success) for e in read_episodes(tmp_path / "d")] == [
+        ("person-0001-000000", True),
+        ("person-0001-000001", False),
+    ]
+
+
+class Device:
+    def __init__(self, action: dict[str, Any] | Exception) -> None:
+        self._action = action
+
+    def get_action(self) -> dict[str, Any]:
+        if isinstance(self._action, Exception):
+            raise self._action
+        return self._action
+
+
+def test_devices_speak_in_joints_or_in_deltas(bench_with: Callable[[dict[int, Button]], Bench]) -> None:
+    env = bench_with({}).env
+    env.reset(seed=0)
+    observation = env.last_observation
+    assert observation is not None
+
+    def act(action: dict[str, Any] | Exception) -> Any:
+        return HandPolicy(Device(action), env.arm).act(observation)[0]
+
+    np.testing.assert_allclose(
+        act({"delta_x": 0.5, "delta_y": 0, "delta_z": -2, "gripper": 2}), [0.5, 0, -1, 1]
+    )
+    np.testing.assert_allclose(act({"delta_x": 0, "delta_y": 0.1, "delta_z": 0}), [0, 0.1, 0, 0], atol=1e-6)
+    still = env.arm.model.to_features(env.arm.set_point)
+    np.testing.assert_allclose(act(still), [0, 0, 0, 0], atol=1e-6)
+    open_more = {**still, "gripper.pos": still["gripper.pos"] + 17}
+    np.testing.assert_allclose(act(open_more), [0, 0, 0, 0.5], atol=1e-6)
+    with pytest.raises(ConfigError, match=r"teleoperator.*elbow.*Allowed.*shoulder_pan\.pos.*delta_x"):
+        act({"elbow": 1.0})
+    with pytest.raises(RobotError, match=r"does not answer.*unplugged"):
+        act(ConnectionError("unplugged"))
