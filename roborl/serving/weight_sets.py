@@ -12,10 +12,13 @@ import xxhash
 from numpy.typing import NDArray
 
 from roborl.errors import WireError
+from roborl.serving.buffers import Buffers, SharedMemory
+from roborl.serving.sockets import Limits
 
 type Arrays = Mapping[str, NDArray[Any]]
 
 CHUNK_BYTES = 1 << 20
+LIMITS = Limits(part_bytes=4 << 20, queue=256)
 _ALIGN = 64
 _DTYPES = frozenset({"<f4", "<f2", "<f8", "<i8", "<i4", "|u1", "|i1", "|b1"})
 _FINITE_BLOCK = 1 << 16
@@ -45,12 +48,14 @@ class WeightSet:
         entries: The arrays in the order of the buffer.
         flat: All bytes, uint8 (n,).
         digests: XXH3 check sum of each chunk of ``CHUNK_BYTES``, uint64.
+        memory: Where another process of this machine finds the buffer, None where it cannot.
     """
 
     version: int
     entries: Sequence[Entry]
     flat: NDArray[np.uint8]
     digests: NDArray[np.uint64]
+    memory: SharedMemory | None = None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return read-only views of the buffer by name."""
@@ -64,46 +69,6 @@ class WeightSet:
     def manifest(self) -> list[list[Any]]:
         """Return name, dtype and shape of each array as plain values."""
         return [[entry.name, entry.dtype, list(entry.shape)] for entry in self.entries]
-
-
-class Buffers:
-    """Byte buffers that are used again once the last array on them is gone: fresh memory costs more than the copy.
-
-    Example:
-        >>> buffers = Buffers()
-        >>> first = buffers.take(64)
-        >>> address = first.ctypes.data
-        >>> del first
-        >>> buffers.take(64).ctypes.data == address
-        True
-    """
-
-    def __init__(self) -> None:
-        self._free: list[NDArray[np.uint8]] = []
-
-    def take(self, size: int) -> NDArray[np.uint8]:
-        """Return a writable array of ``size`` bytes whose content is undefined."""
-        while self._free:
-            memory = self._free.pop()
-            if memory.size == size:
-                break
-        else:
-            memory = np.empty(size, np.uint8)
-        return np.frombuffer(_Lease(memory, self._free), np.uint8) if size else memory
-
-
-class _Lease:
-    """Exports a buffer, and gives it back when nobody holds the export any more."""
-
-    def __init__(self, memory: NDArray[np.uint8], free: list[NDArray[np.uint8]]) -> None:
-        self._memory, self._free = memory, free
-
-    def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self._memory)
-
-    def __release_buffer__(self, view: memoryview) -> None:
-        view.release()
-        self._free.append(self._memory)
 
 
 def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
@@ -159,11 +124,11 @@ def pack_weights(version: int, arrays: Arrays, buffers: Buffers) -> WeightSet:
             raise WireError(f"Weights {name!r} cannot be sent", seen=array.dtype.str, allowed=sorted(_DTYPES))
         manifest.append([name, array.dtype.str, list(array.shape)])
     entries, size = lay_out(manifest, most_bytes=1 << 40)
-    flat = buffers.take(size)
+    flat, memory = buffers.take(size)
     for entry in entries:
         _copy_finite(entry, arrays[entry.name], flat[entry.start : entry.stop].view(entry.dtype))
     digests = np.array([digest(chunk) for chunk in chunks(flat)], np.uint64)
-    return WeightSet(version=version, entries=entries, flat=flat, digests=digests)
+    return WeightSet(version=version, entries=entries, flat=flat, digests=digests, memory=memory)
 
 
 def _copy_finite(entry: Entry, array: NDArray[Any], target: NDArray[Any]) -> None:

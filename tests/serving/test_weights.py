@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from roborl.errors import DeadlineExceeded, HandshakeMismatch, ModelLoadError, WireError
-from roborl.serving import weights as module
+from roborl.serving import weights_publisher as module
+from roborl.serving.buffers import Buffers, SharedMemory, Windows
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ServerLink
-from roborl.serving.weight_sets import CHUNK_BYTES, Buffers, WeightSet, lay_out, pack_weights
+from roborl.serving.weight_sets import CHUNK_BYTES, WeightSet, chunks, digest, lay_out, pack_weights
 from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
 from roborl.testing.proxy import TcpProxy
 
@@ -38,9 +41,15 @@ def check(arrays: dict[str, np.ndarray], value: float, size: int = 700_001) -> N
         np.testing.assert_array_equal(arrays[name], array)
 
 
-@pytest.fixture
-def publisher(opened: Callable[[Any], Any]) -> WeightsPublisher:
-    return opened(WeightsPublisher(LOCAL, handshake=HANDSHAKE))
+@pytest.fixture(params=["tcp", "ipc"])
+def publisher(
+    opened: Callable[[Any], Any], request: pytest.FixtureRequest, tmp_path: Path
+) -> WeightsPublisher:
+    endpoint = LOCAL if request.param == "tcp" else f"ipc://{tmp_path}/w.sock"
+    return opened(WeightsPublisher(endpoint, handshake=HANDSHAKE))
+
+
+over_tcp = pytest.mark.parametrize("publisher", ["tcp"], indirect=True)
 
 
 @pytest.fixture
@@ -148,7 +157,7 @@ def test_a_subscriber_refuses_what_is_not_finite_and_the_last_good_set_stays(
         )
         flat = np.zeros(size, np.uint8)
         flat[entries[0].start : entries[0].stop].view(np.float32)[-1] = np.nan
-        digests = [module.digest(chunk) for chunk in module.chunks(flat)]
+        digests = [digest(chunk) for chunk in chunks(flat)]
         return WeightSet(version=version, entries=entries, flat=flat, digests=np.array(digests, np.uint64))
 
     monkeypatch.setattr(module, "pack_weights", careless)
@@ -213,6 +222,7 @@ def test_a_restarted_trainer_is_followed_even_from_an_earlier_version(
     assert subscriber.wait_newest(5.0)[0] == 7
 
 
+@over_tcp
 def test_a_cut_in_the_middle_leaves_the_old_set_and_then_brings_the_newest(
     publisher: WeightsPublisher, join: Any, until: Any
 ) -> None:
@@ -234,6 +244,7 @@ def test_a_cut_in_the_middle_leaves_the_old_set_and_then_brings_the_newest(
         subscriber.close()
 
 
+@over_tcp
 def test_a_slow_line_finishes_what_it_began_and_skips_to_the_newest(
     publisher: WeightsPublisher, join: Any
 ) -> None:
@@ -346,3 +357,56 @@ def test_a_set_that_is_partial_or_corrupt_is_refused(forged: tuple, until: Any, 
     for _ in range(5):
         assert subscriber.newest(0.02) is None
     assert subscriber.version == 0
+
+
+def test_on_one_machine_the_set_does_not_travel(
+    publisher: WeightsPublisher, join: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    take = WeightsSubscriber._take
+    monkeypatch.setattr(
+        WeightsSubscriber, "_take", lambda self, message: (taken.append(message.kind), take(self, message))
+    )
+    publisher.publish(1, weights(1))
+    check(join().wait_newest(5.0)[1], 1)
+    assert taken.count("chunk") == (3 if publisher.endpoint.startswith("tcp") else 0)
+
+
+@pytest.mark.parametrize("publisher", ["ipc"], indirect=True)
+def test_a_publisher_whose_memory_is_out_of_reach_sends_it(
+    publisher: WeightsPublisher, join: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Windows, "view", lambda *_: (_ for _ in ()).throw(PermissionError("another user")))
+    publisher.publish(1, weights(1))
+    check(join().wait_newest(5.0)[1], 1)
+
+
+@pytest.mark.parametrize("place", ["no", [1], [-1, 3], ["1", "2"], [True, 0]])
+def test_a_forged_place_in_memory_is_refused(forged: tuple, until: Any, place: object) -> None:
+    forger, subscriber = forged
+    forger.begin(memory=place)
+    until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
+
+
+def test_only_a_sealed_buffer_of_the_right_size_is_looked_at(tmp_path: Path) -> None:
+    flat, place = Buffers(shared=True).take(5000)
+    assert place is not None
+    flat[:] = 7
+    windows = Windows()
+    assert bytes(windows.view(place, 5000)) == bytes([7]) * 5000
+    with pytest.raises(WireError):
+        windows.view(place, 4999)
+    (tmp_path / "file").write_bytes(bytes(5000))
+    with (tmp_path / "file").open("rb") as file, pytest.raises(WireError):
+        windows.view(SharedMemory(os.getpid(), file.fileno()), 5000)
+    with pytest.raises(OSError):
+        windows.view(SharedMemory(os.getpid(), 10**6), 5000)
+
+
+def test_memory_of_a_publisher_that_fails_its_check_sum_is_refused(forged: tuple, until: Any) -> None:
+    forger, subscriber = forged
+    good = pack_weights(1, weights(1), Buffers(shared=True))
+    good.flat[-100] ^= 1
+    forger.begin(memory=good.memory)
+    until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
+    assert "corrupt" in subscriber.refusal

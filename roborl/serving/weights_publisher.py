@@ -1,0 +1,177 @@
+"""The trainer's end of a weights link."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from roborl.clock import Clock
+from roborl.errors import WireError
+from roborl.serving.buffers import Buffers
+from roborl.serving.handshake import Handshake
+from roborl.serving.links import BEAT_S, Peer, ServerLink
+from roborl.serving.messages import Message
+from roborl.serving.security import Keys
+from roborl.serving.weight_sets import (
+    LIMITS,
+    Arrays,
+    WeightSet,
+    chunks,
+    pack_weights,
+)
+
+_WINDOW_CHUNKS = 16
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Transfer:
+    """One set on its way to one subscriber."""
+
+    weights: WeightSet
+    number: int
+    stream: bool
+    sent: int = 0
+    got: int = 0
+    chunks: list[memoryview] = field(default_factory=list)
+
+
+class WeightsPublisher:
+    """The trainer's end. A thread of its own serves the subscribers; :meth:`publish` copies and returns.
+
+    Args:
+        endpoint: Address to listen on; port 0 takes a free one, see :attr:`endpoint`.
+        handshake: What subscribers must agree with; ``version`` is the hash of the architecture.
+        keys: CURVE keys; None only on one machine.
+        clock: For liveness.
+    """
+
+    def __init__(
+        self, endpoint: str, *, handshake: Handshake, keys: Keys | None = None, clock: Clock | None = None
+    ) -> None:
+        self._link = ServerLink(
+            endpoint,
+            link="weights",
+            handshake=handshake,
+            welcome=self._welcome,
+            keys=keys,
+            limits=LIMITS,
+            clock=clock,
+        )
+        self.endpoint = self._link.endpoint
+        self.refusals = self._link.refusals
+        self._buffers = Buffers(shared=self.endpoint.startswith("ipc://"))
+        self._newest: WeightSet | None = None
+        self._transfers: dict[str, _Transfer] = {}
+        self._has: dict[str, int] = {}
+        self._numbers = 0
+        self._closing = False
+        self._status: dict[str, dict[str, Any]] = {}
+        self._thread = threading.Thread(target=self._serve, name="weights publisher", daemon=True)
+        self._thread.start()
+
+    def publish(self, version: int, arrays: Arrays) -> None:
+        """Make ``arrays`` the set that every subscriber gets, now or when it joins.
+
+        Rolling back is publishing an older set under a new version.
+
+        Args:
+            version: Higher than any published before.
+            arrays: The actor's weights by name, numpy, finite. They are copied before this returns.
+
+        Raises:
+            WireError: If a value is not finite or the version not new; the last set stays.
+        """
+        if self._newest is not None and version <= self._newest.version:
+            raise WireError(
+                "Weights were published under a version that is not new",
+                seen=version,
+                allowed=f"above {self._newest.version}",
+                remedy="To roll back, publish the older set under a new version",
+            )
+        self._newest = pack_weights(version, arrays, self._buffers)
+        self._link.wake()
+
+    @property
+    def version(self) -> int:
+        """The version published last, 0 before the first."""
+        return 0 if self._newest is None else self._newest.version
+
+    def subscribers(self) -> dict[str, dict[str, Any]]:
+        """Return for each subscriber's name its "alive", "version" in use, and "refused" sets with the last reason."""
+        return dict(self._status)
+
+    def close(self) -> None:
+        """Stop serving and free the address."""
+        self._closing = True
+        self._link.wake()
+        self._thread.join(timeout=5.0)
+        self._link.close()
+
+    def _serve(self) -> None:
+        while not self._closing:
+            for peer, message in self._link.receive(BEAT_S):
+                try:
+                    self._answer(peer, message)
+                except WireError as error:
+                    self._link.malformed(peer, error)
+            for peer in list(self._link.peers.values()):
+                self._pump(peer)
+            self._status = {
+                peer.name: {"alive": self._link.alive(peer), **peer.note}
+                for peer in self._link.peers.values()
+            }
+
+    def _welcome(self, peer: Peer, message: Message) -> Mapping[str, Any]:
+        # A greeting means that whatever was under way is lost.
+        self._transfers.pop(peer.client, None)
+        same = message.take("instance", str) == self._link.instance
+        self._has[peer.client] = message.count("version") if same else 0
+        return {}
+
+    def _answer(self, peer: Peer, message: Message) -> None:
+        transfer = self._transfers.get(peer.client)
+        if message.kind not in ("got", "stop", "stream"):
+            raise WireError(
+                "A publisher got an unknown message", seen=message.kind, allowed="got, stop, stream"
+            )
+        if transfer is None or message.count("transfer") != transfer.number:
+            return
+        if message.kind == "stream":
+            transfer.stream = True
+        elif message.kind == "got":
+            transfer.got = max(transfer.got, min(transfer.sent, message.count("chunks")))
+        if message.kind == "stop" or transfer.got == len(transfer.chunks):
+            self._has[peer.client] = transfer.weights.version
+            del self._transfers[peer.client]
+
+    def _pump(self, peer: Peer) -> None:
+        newest, transfer = self._newest, self._transfers.get(peer.client)
+        if transfer is None:
+            if newest is None or self._has.get(peer.client) == newest.version:
+                return
+            self._numbers += 1
+            transfer = _Transfer(
+                weights=newest,
+                number=self._numbers,
+                chunks=chunks(newest.flat),
+                stream=newest.memory is None,
+            )
+            begun = self._link.send(
+                peer,
+                "begin",
+                transfer=transfer.number,
+                version=newest.version,
+                manifest=newest.manifest(),
+                digests=newest.digests,
+                memory=newest.memory,
+            )
+            if not begun:
+                return
+            self._transfers[peer.client] = transfer
+        while transfer.stream and transfer.sent < min(len(transfer.chunks), transfer.got + _WINDOW_CHUNKS):
+            chunk = transfer.chunks[transfer.sent]
+            if not self._link.send(peer, "chunk", chunk, transfer=transfer.number, index=transfer.sent):
+                return
+            transfer.sent += 1

@@ -1,0 +1,238 @@
+"""The actor's end of a weights link."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.clock import Clock
+from roborl.errors import RoborlError, WireError
+from roborl.serving.buffers import Buffers, SharedMemory, Windows
+from roborl.serving.handshake import Handshake
+from roborl.serving.links import ClientLink
+from roborl.serving.messages import Message
+from roborl.serving.security import Keys
+from roborl.serving.weight_sets import (
+    CHUNK_BYTES,
+    LIMITS,
+    Arrays,
+    WeightSet,
+    check_finite,
+    chunks,
+    digest,
+    lay_out,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Arriving:
+    """A set of which some chunks are here."""
+
+    weights: WeightSet
+    number: int
+    chunks: list[memoryview]
+    got: int = 0
+    checked: int = 0  # entries found finite
+
+
+class WeightsSubscriber:
+    """The actor's end. One thread owns it; no call blocks longer than it is told to.
+
+    Args:
+        endpoint: Address of the publisher.
+        name: What to call this side in logs.
+        handshake: What both sides must agree on.
+        accept: Called with version and arrays of a whole, finite set before it is handed out; raises RoborlError to
+            refuse it, for instance where its actions leave the limits on probe frames.
+        keys: CURVE keys; None only on one machine.
+        most_bytes: Largest set accepted.
+        clock: For liveness.
+
+    Attributes:
+        version: Version of the newest good set, 0 before the first.
+        refused: How many sets were refused.
+        refusal: Why the last one was.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        name: str,
+        handshake: Handshake,
+        accept: Callable[[int, Arrays], None] | None = None,
+        keys: Keys | None = None,
+        most_bytes: int = 1 << 30,
+        clock: Clock | None = None,
+    ) -> None:
+        self.version = 0
+        self.refused = 0
+        self.refusal = ""
+        self._instance = ""
+        self._accept = accept
+        self._most_bytes = most_bytes
+        self._buffers = Buffers()
+        self._windows = Windows()
+        self._arriving: _Arriving | None = None
+        self._ready: tuple[int, dict[str, NDArray[Any]]] | None = None
+        self._link = ClientLink(
+            endpoint,
+            link="weights",
+            name=name,
+            handshake=handshake,
+            hello=lambda: {"instance": self._instance, "version": self.version},
+            keys=keys,
+            limits=LIMITS,
+            clock=clock,
+        )
+
+    @property
+    def connected(self) -> bool:
+        """Whether the publisher has welcomed this side and not forgotten it."""
+        return self._link.up
+
+    @property
+    def alive(self) -> bool:
+        """Whether the publisher was heard within the last second."""
+        return self._link.alive
+
+    def newest(self, timeout_s: float = 0.0) -> tuple[int, dict[str, NDArray[Any]]] | None:
+        """Return version and arrays of a set that was not returned before, or None.
+
+        Args:
+            timeout_s: How long to wait for news where there is none.
+
+        Returns:
+            The newest whole and good set; its arrays are read-only and stay valid.
+
+        Raises:
+            HandshakeMismatch: If the publisher and this side do not fit together.
+        """
+        for message in self._link.receive(timeout_s):
+            try:
+                self._take(message)
+            except RoborlError as error:
+                self._refuse(error)
+        ready, self._ready = self._ready, None
+        return ready
+
+    def wait_newest(self, timeout_s: float) -> tuple[int, dict[str, NDArray[Any]]]:
+        """Wait for a set that was not returned before.
+
+        Raises:
+            DeadlineExceeded: If none comes in time.
+            HandshakeMismatch: If the publisher and this side do not fit together.
+        """
+        return self._link.wait_for(timeout_s, self.newest)
+
+    def counters(self) -> dict[str, int]:
+        """Return how often something happened on this link since it was made."""
+        return {**self._link.counters, "sets_refused": self.refused}
+
+    def close(self) -> None:
+        """Leave."""
+        self._link.close()
+
+    def _take(self, message: Message) -> None:
+        match message.kind:
+            case "welcome":
+                instance = message.take("instance", str)
+                self._arriving = None
+                self._instance = instance
+            case "begin":
+                self._begin(message)
+            case "chunk":
+                self._chunk(message)
+            case unknown:
+                raise WireError("A weights subscriber got an unknown message", seen=unknown)
+
+    def _begin(self, message: Message) -> None:
+        number = message.count("transfer")
+        self._arriving = None
+        try:
+            weights = self._prepare(message)
+        except WireError:
+            self._link.send("stop", transfer=number)
+            raise
+        self._arriving = _Arriving(weights=weights, number=number, chunks=chunks(weights.flat))
+        if not self._arriving.chunks:
+            self._finish(self._arriving)
+        elif message.fields.get("memory") is not None:
+            self._fetch(self._arriving, SharedMemory.from_wire(message.fields["memory"]))
+
+    def _prepare(self, message: Message) -> WeightSet:
+        entries, size = lay_out(message.fields.get("manifest"), most_bytes=self._most_bytes)
+        digests = message.take("digests", np.ndarray)
+        if digests.dtype != np.uint64 or digests.shape != (-(-size // CHUNK_BYTES),):
+            raise WireError("A set of weights has the wrong number of check sums", seen=digests.shape)
+        flat, _ = self._buffers.take(size)
+        return WeightSet(version=message.count("version"), entries=entries, flat=flat, digests=digests)
+
+    def _fetch(self, arriving: _Arriving, memory: SharedMemory) -> None:
+        try:
+            source = self._windows.view(memory, arriving.weights.flat.size)
+        except OSError as error:
+            log.info("weights come over the socket, for the publisher's memory is out of reach: %s", error)
+            self._link.send("stream", transfer=arriving.number)
+            return
+        for index, chunk in enumerate(arriving.chunks):
+            chunk[:] = source[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)]
+            self._check(arriving, index)
+        self._link.send("stop", transfer=arriving.number)
+        self._finish(arriving)
+
+    def _chunk(self, message: Message) -> None:
+        arriving = self._arriving
+        if arriving is None or message.count("transfer") != arriving.number:
+            return  # the rest of a set that was refused
+        index, payload = message.count("index"), message.payload()
+        if (
+            index != arriving.got
+            or index >= len(arriving.chunks)
+            or len(payload) != len(arriving.chunks[index])
+        ):
+            raise WireError("A chunk of weights does not fit", seen=f"chunk {index} of {len(payload)} bytes")
+        arriving.chunks[index][:] = payload
+        self._check(arriving, index)
+        self._link.send("got", transfer=arriving.number, chunks=arriving.got)
+        if arriving.got == len(arriving.chunks):
+            self._finish(arriving)
+
+    def _check(self, arriving: _Arriving, index: int) -> None:
+        if digest(arriving.chunks[index]) != arriving.weights.digests[index]:
+            raise WireError("A chunk of weights is corrupt", seen=f"chunk {index}", allowed="its check sum")
+        arriving.got += 1
+        landed = min(arriving.got * CHUNK_BYTES, arriving.weights.flat.size)
+        for entry in arriving.weights.entries[arriving.checked :]:
+            if entry.stop > landed:
+                break
+            check_finite(entry.name, arriving.weights.flat[entry.start : entry.stop].view(entry.dtype))
+            arriving.checked += 1
+
+    def _finish(self, arriving: _Arriving) -> None:
+        self._arriving = None
+        arrays = arriving.weights.arrays()
+        if self._accept is not None:
+            self._accept(arriving.weights.version, arrays)
+        self.version = arriving.weights.version
+        self._ready = (self.version, arrays)
+        self._tell()
+
+    def _refuse(self, error: RoborlError) -> None:
+        self.refused += 1
+        self.refusal = str(error)
+        log.warning("weights refused, version %d stays in use: %s", self.version, error)
+        if self._arriving is not None:
+            self._link.send("stop", transfer=self._arriving.number)
+            self._arriving = None
+        self._tell()
+
+    def _tell(self) -> None:
+        self._link.set_note({"version": self.version, "refused": self.refused, "refusal": self.refusal[:500]})
