@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lerobot.teleoperators import gamepad, keyboard, koch_leader, so_leader
+from lerobot.teleoperators import gamepad, koch_leader, so_leader
 from lerobot.teleoperators.config import TeleoperatorConfig
+from lerobot.utils.import_utils import register_third_party_plugins
 
 from roborl.cli.evaluate import overrides_of
 from roborl.errors import ConfigError
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from roborl.envs.bench import Bench
     from roborl.loops.record import Recorded
 
-TELEOPERATORS = (gamepad, keyboard, koch_leader, so_leader)
-"""Importing a package is what registers its type names with LeRobot."""
+TELEOPERATORS = (gamepad, koch_leader, so_leader)
+"""Importing a package is what registers its type names with LeRobot; installed plug-ins register themselves below."""
+
+register_third_party_plugins()
 
 
 @dataclass(frozen=True, kw_only=True)

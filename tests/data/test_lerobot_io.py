@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.utils.feature_utils import dataset_to_policy_features
+from torch.utils.data import default_collate
 
 from roborl.data.annotations import stage_shares
 from roborl.data.dataset_episode import (
@@ -98,6 +100,9 @@ def test_lerobot_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # LeRobot feeds every column with these prefixes to a policy.
     fed = {key for key in stock.features if key.startswith(("observation.", "action"))}
     assert fed == {"observation.images.front", "observation.images.wrist", "observation.state", "action"}
+    assert set(dataset_to_policy_features(stock.features)) == fed
+    batch = default_collate([stock[0], stock[1]])
+    assert batch["action"].shape == (2, 4)
     row = stock.meta.episodes[1]
     assert row["sparse_subtask_names"] == ["reach", "lift"]
     assert row["sparse_subtask_start_frames"] == [0, 3]

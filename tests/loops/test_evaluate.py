@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from roborl.cli.main import main
 from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
@@ -152,6 +153,21 @@ def test_nothing_but_a_bar_is_read(text: str) -> None:
 def test_what_is_no_bar_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"requirement.*Allowed: one of success"):
         Requirement.parse(text)
+
+
+@pytest.mark.parametrize(("bar", "code"), [("success>=0.8", 0), ("mean_steps<=1", 1), ("succes>=1", 2)])
+def test_the_bar_sets_the_exit_code(
+    bar: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--policy", "scripted", "--scene", "Reach", "--episodes", "2", "--require", bar]
+    assert main([*command, "--table", str(tmp_path / "t.jsonl")]) == code
+    said = capsys.readouterr()
+    if code == 2:
+        assert "requirement cannot be read" in said.err
+        return
+    report = json.loads(said.out)
+    assert (report["success"], report["episodes"], report["met"]) == (1.0, 2.0, code == 0)
+    assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 2
 
 
 def test_without_a_success_the_steps_of_successes_are_not_a_number() -> None:
