@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from roborl import config as configuration
-from roborl.clock import MonotonicClock
+from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.loops import learn_processes
+from roborl.loops.demonstrations import action_map, state_map
 from roborl.loops.learn_config import (
     BenchForm,
     JsonLines,
@@ -37,7 +38,6 @@ PRELOAD = (
     "zmq",
     "zarr",
     "roborl.loops.learn_processes",
-    "roborl.data.demos",
     "roborl.data.store",
     "roborl.learning.rlpd",
     "roborl.loops.label_store",
@@ -77,16 +77,12 @@ def form_of(config: LearnConfig) -> BenchForm:
     Raises:
         ConfigError: If the bench file cannot be used.
     """
-    from roborl.envs.arm import Arm
-    from roborl.envs.bench import load_bench, make_robot
-
     bench = load_bench(config.bench, config.bench_overrides)
-    arm = Arm(bench, make_robot(bench), MonotonicClock())
     return BenchForm(
-        cameras={name: shape[:2] for name, shape in arm.cameras.items()},
+        cameras={name: (use.height_px, use.width_px) for name, use in bench.cameras.items()},
         image_px=bench.image_px,
-        state_dim=arm.state_dim,
-        action_dim=arm.action_dim,
+        state_dim=state_map(bench).size,
+        action_dim=action_map(bench).size,
         max_steps=bench.max_steps,
         policy_hz=bench.policy_hz,
     )

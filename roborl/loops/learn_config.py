@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.labelling import LabelConfig
 from roborl.loops.replay import MixConfig
 from roborl.loops.train import TrainerConfig
@@ -69,23 +69,6 @@ class RunFolder:
     def status(self, process: str) -> Path:
         """The newest counters of a process, JSON."""
         return self.root / "status" / f"{process}.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemosConfig:
-    """Demonstrations for the replay memory."""
-
-    # folder or hub id of a LeRobotDataset v3; empty for none
-    path: str = ""
-    # our camera name to the dataset's, where order and names do not say it
-    camera_map: dict[str, str] = field(default_factory=dict)
-    # most episodes to take; 0 for all
-    limit: int = 0
-
-    @property
-    def actor(self) -> str:
-        """First part of the keys of these episodes; another dataset gives another."""
-        return f"demo.{zlib.crc32(self.path.encode()):08x}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -20,10 +20,10 @@ from roborl.loops.learn_config import (
     read_lines,
     write_status,
 )
-from roborl.loops.store import StoreLoop
+from roborl.loops.store import DemoImport, StoreLoop
 from roborl.loops.supervise import Child
 from roborl.loops.train import Algorithm, Trainer
-from roborl.types import Episode, Observation
+from roborl.types import Observation
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,9 @@ class _Ticker:
 def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     """Run the store process until it is stopped."""
     began = time.monotonic()
-    from roborl.data.demos import DemoSpec, iterate_demos
     from roborl.data.store import Store, StoreSpec
+    from roborl.envs.bench import load_bench
+    from roborl.loops.demonstrations import bench_demos
     from roborl.serving.handshake import Handshake
     from roborl.serving.steps import StepsReceiver
 
@@ -70,29 +71,19 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         last_sequence=store.last_sequence,
         keys=config.security.load(),
     )
-    demos: Iterator[Episode] = iter(())
-    if config.demos.path:
-        wanted = DemoSpec(
-            cameras=form.cameras,
-            state_dim=form.state_dim,
-            action_dim=form.action_dim,
-            policy_hz=form.policy_hz,
-        )
-        found = iterate_demos(
-            config.demos.path, wanted, camera_map=config.demos.camera_map or None, actor=config.demos.actor
-        )
-        demos = islice(found, config.demos.limit or None)
+    demos = DemoImport(
+        config.demos.path,
+        lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides)),
+        store,
+        run.root / "demos.json",
+    )
     loop = StoreLoop(receiver, store)
     child.ready(import_s)
     ticker = _Ticker(_STATUS_EVERY_S)
-    imported, importing = 0, True
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
-        if importing:
-            episode = next(demos, None)
-            importing = episode is not None
-            imported += episode is not None and store.import_episode(episode)
-        loop.turn(0.0 if importing else 0.05)
+        demos.turn()
+        loop.turn(0.05 if demos.complete else 0.0)
         child.beat()
         if ticker.due():
             rings = {
@@ -102,7 +93,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             status = {"records": loop.records, "waiting": loop.waiting, "faults": loop.faults}
             write_status(
                 run.status("store"),
-                status | {"importing": importing, "rings": rings, **store.health()},
+                status | {"importing": not demos.complete, "rings": rings, **store.health()},
             )
     receiver.close()
     store.close()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.codec import Part
 from roborl.errors import DatasetError
+from roborl.types import Episode
 
 log = logging.getLogger(__name__)
 
@@ -110,3 +113,56 @@ class StoreLoop:
             durable = sequence
             self.records += 1
         return durable
+
+
+class EpisodeSink(Protocol):
+    """Where finished episodes from elsewhere go."""
+
+    def import_episode(self, episode: Episode) -> bool:
+        """Take an episode; False where it is there already."""
+        ...
+
+
+class DemoImport:
+    """Takes demonstrations into the store one at a time, once in the life of a run.
+
+    Args:
+        source: What names them; another name is another import.
+        read: Opens them.
+        sink: The store.
+        marker: File that tells which imports are complete.
+
+    Attributes:
+        imported: Episodes taken since the start of this process.
+
+    Raises:
+        DatasetError: If the first one cannot be read.
+    """
+
+    def __init__(
+        self, source: str, read: Callable[[], Iterator[Episode]], sink: EpisodeSink, marker: Path
+    ) -> None:
+        self._source, self._sink, self._marker = source, sink, marker
+        self.imported = 0
+        self._done: list[str] = json.loads(marker.read_text()) if marker.exists() else []
+        self._episodes = None if not source or source in self._done else read()
+        # The first one is read at once: a dataset that does not fit is told before anything is started on it.
+        self._next = None if self._episodes is None else next(self._episodes, None)
+
+    @property
+    def complete(self) -> bool:
+        """True once all are in the store."""
+        return self._episodes is None
+
+    def turn(self) -> None:
+        """Take one."""
+        if self._episodes is None:
+            return
+        if self._next is None:
+            self._episodes = None
+            fresh = self._marker.with_name(f".{self._marker.name}.new")
+            fresh.write_text(json.dumps([*self._done, self._source]))
+            fresh.replace(self._marker)
+            return
+        self.imported += self._sink.import_episode(self._next)
+        self._next = next(self._episodes, None)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import tempfile
 from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,8 +11,13 @@ from hypothesis import strategies as st
 
 from roborl.clock import FakeClock
 from roborl.codec import Part
+from roborl.data.episodes import EpisodeInfo
+from roborl.data.sealed import to_episode
 from roborl.errors import DatasetError
-from roborl.loops.store import StoreLoop
+from roborl.loops.store import DemoImport, StoreLoop
+from roborl.records import Arrival
+from roborl.testing.experience import episode_records
+from roborl.types import EndCause, Episode, EpisodeKey
 
 
 class Wire:
@@ -101,3 +109,57 @@ def test_what_another_store_acknowledged_is_taken_note_of() -> None:
     assert loop.turn(0) == 2
     assert disk.kept["a"] == [(41, b"x"), (42, b"y")]
     assert wire.acknowledged == {"a": 42}
+
+
+class Shelf:
+    """A store that takes each episode once."""
+
+    def __init__(self) -> None:
+        self.keys: list[EpisodeKey] = []
+
+    def import_episode(self, episode: Episode) -> bool:
+        if episode.key in self.keys:
+            return False
+        self.keys.append(episode.key)
+        return True
+
+
+def demo(number: int) -> Episode:
+    key = EpisodeKey(actor="demo", incarnation=1, episode=number)
+    arrivals = [record for record in episode_records(key, 2) if isinstance(record, Arrival)]
+    info = EpisodeInfo(key=key, ordinal=1, task="t", observations=3, end=EndCause.SUCCESS)
+    return to_episode(info, arrivals)
+
+
+@given(st.integers(0, 5), st.integers(0, 8))
+def test_demonstrations_come_in_once_whenever_the_process_dies(count: int, turns: int) -> None:
+    marker = Path(tempfile.mkdtemp()) / "demos.json"
+    shelf, read = Shelf(), 0
+
+    def episodes() -> Iterator[Episode]:
+        nonlocal read
+        read += 1
+        return map(demo, range(count))
+
+    first = DemoImport("a", episodes, shelf, marker)
+    for _ in range(turns):
+        first.turn()
+    second = DemoImport("a", episodes, shelf, marker)
+    while not second.complete:
+        second.turn()
+    assert [key.episode for key in shelf.keys] == list(range(count))
+    assert first.imported + second.imported == count
+    third = DemoImport("a", episodes, shelf, marker)
+    assert third.complete
+    assert read == (1 if turns > count else 2)
+    assert not DemoImport("another", episodes, shelf, marker).complete
+    assert DemoImport("", episodes, shelf, marker).complete
+
+
+def test_a_dataset_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
+    def broken() -> Iterator[Episode]:
+        raise DatasetError("another action size")
+        yield
+
+    with pytest.raises(DatasetError, match="action size"):
+        DemoImport("a", broken, Shelf(), tmp_path / "demos.json")
