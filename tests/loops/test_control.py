@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from hypothesis import strategies as st
 from roborl.clock import NS, FakeClock
 from roborl.codec import split
 from roborl.data.journal import Journal
+from roborl.envs.arm import Arm as RealArm
+from roborl.envs.bench import Bench as Wiring
+from roborl.envs.bench import CameraUse, WatchdogConfig
 from roborl.errors import RobotError
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
@@ -26,6 +31,8 @@ from roborl.loops.seeds import scene_seed
 from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot
 from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Verdict, unpack_record
+from roborl.testing.config_stub_robot import StubRobotConfig
+from roborl.testing.stub_robot import Fault, StubRobot
 from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
 
 CAMERAS = {"front": (4, 4, 3)}
@@ -91,8 +98,8 @@ class Operator:
 class Inference:
     """Answers each wanted request after ``latency_s``, or not at all where that is None."""
 
-    def __init__(self, folder: Path) -> None:
-        self.requests = ObservationSlot(folder, CAMERAS, 3)
+    def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
+        self.requests = ObservationSlot(folder, cameras, state_dim)
         self.slot = ChunkSlot(folder)
         self.latency_s: float | None = 0.0
         self.length = 1
@@ -136,11 +143,15 @@ class Bench:
         self.folder = folder
         self.clock = Ticking()
         self.arm = Arm(self.clock)
+        arm = overrides.pop("arm", self.arm)
+        cameras, state_dim = overrides.pop("sees", (CAMERAS, 3))
         self.operator = Operator()
-        self.inference = Inference(folder)
+        self.inference = Inference(folder, cameras, state_dim)
         self.clock.during.append(self.inference)
-        self.slots = overrides.pop("slots", 256)
-        self.journal = Journal(folder / "ring.bin", actor="arm", slots=self.slots, slot_bytes=4096)
+        self.slots = overrides.pop("slots", 64)
+        self.journal = Journal(
+            folder / "ring.bin", actor="arm", slots=self.slots, slot_bytes=overrides.pop("slot_bytes", 2048)
+        )
         self.ring = self.journal.ring
         self.status = StatusSlot(folder, "control")
         self.stop = False
@@ -153,10 +164,10 @@ class Bench:
             "settings": self.settings(**overrides),
         }
         self.loop = ControlLoop(
-            arm=self.arm,  # type: ignore[arg-type]
+            arm=arm,
             operator=self.operator,
             journal=self.journal,
-            observations=ObservationSlot(folder, CAMERAS, 3),
+            observations=ObservationSlot(folder, cameras, state_dim),
             chunks=ChunkSlot(folder),
             status=self.status,
             clock=self.clock,
@@ -180,6 +191,15 @@ class Bench:
     def records(self) -> list[Any]:
         first = max(1, self.ring.head - self.ring.slots + 1)
         return [unpack_record(split(self.ring.read(n))) for n in range(first, self.ring.head + 1)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen_heap() -> Iterator[None]:
+    """As in the control process: what was loaded is left out of the collection at each episode's start."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -257,7 +277,7 @@ def test_the_stored_action_is_the_one_executed_and_the_proposal_stands_beside_it
     latency_s=st.sampled_from([0.0, 0.013, 0.05, 0.13]),
     person=st.sets(st.integers(0, 11)),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_each_action_was_chosen_for_its_own_step(
     tmp_path_factory: pytest.TempPathFactory, length: int, replan: int, latency_s: float, person: set[int]
 ) -> None:
@@ -320,6 +340,71 @@ def test_a_robot_that_fails_ends_the_episode_at_its_last_whole_step(bench: Bench
     assert end.index == arrivals(bench)[-1].index
     assert bench.arm.calls[-1] == "hold"
     assert bench.status["robot_faults"] == 1
+
+
+def stub_bench(folder: Path, fault: Fault | None, **overrides: Any) -> Bench:
+    """The loop on a real arm before a robot that breaks after 23 set-points."""
+    wiring = Wiring(
+        robot=StubRobotConfig(fault=fault or "", fault_after=23, slow_s=0.001),
+        model="so101_sim",
+        task="wave",
+        max_steps=40,
+        cameras={name: CameraUse(height_px=64, width_px=64) for name in ("front", "wrist")},
+        watchdog=WatchdogConfig(stale_s=0.02, frozen_frames=3),
+    )
+    robot = StubRobot(wiring.robot)
+    arm = RealArm(wiring, robot, FakeClock())
+    arm.connect()
+    bench = Bench(
+        folder,
+        arm=arm,
+        sees=(arm.cameras, arm.state_dim),
+        max_steps=40,
+        slots=256,
+        slot_bytes=32_768,
+        **overrides,
+    )
+    there_and_back = np.float32([0, 1, 0, 0])
+
+    def act(observation: Observation) -> np.ndarray:
+        time.sleep(0.001)
+        return (there_and_back if observation.frames["front"].id % 16 < 8 else -there_and_back)[None]
+
+    bench.inference.act = act
+    return bench
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.SLOW_CAMERA, Fault.FROZEN_CAMERA, Fault.DEAD_CAMERA, Fault.BUS_TIMEOUT]
+)
+def test_a_robot_that_breaks_for_good_ends_its_episode_and_then_the_process(
+    tmp_path: Path, fault: Fault
+) -> None:
+    bench = stub_bench(tmp_path, fault, episodes=10)
+    with pytest.raises(RobotError):
+        bench.loop.run()
+    (end,) = ends(bench)[:1]
+    assert end.cause is EndCause.WATCHDOG
+    first = [arrival for arrival in arrivals(bench) if arrival.key == end.key]
+    assert [arrival.index for arrival in first] == list(range(end.index + 1))
+    assert end.index >= 4
+    assert all(end.cause is EndCause.WATCHDOG for end in ends(bench))
+
+
+@pytest.mark.parametrize(
+    ("fault", "causes"),
+    [
+        (None, [EndCause.TIME_LIMIT, EndCause.TIME_LIMIT]),
+        (Fault.SLOW_BUS, [EndCause.TIME_LIMIT, EndCause.TIME_LIMIT]),
+        (Fault.BUS_HICCUP, [EndCause.WATCHDOG, EndCause.TIME_LIMIT]),
+    ],
+)
+def test_a_robot_that_comes_to_itself_goes_on_with_the_next_episode(
+    tmp_path: Path, fault: Fault | None, causes: list[EndCause]
+) -> None:
+    bench = stub_bench(tmp_path, fault, episodes=2)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == causes
 
 
 def test_a_dead_camera_keeps_episodes_from_beginning_and_then_hands_over_to_a_fresh_process(
@@ -444,7 +529,7 @@ def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: 
 
 
 def test_a_lost_operator_device_stops_the_arm(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, silence_s=0.25, max_steps=50)
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128)
 
     def beat(now_ns: int) -> None:
         if now_ns < 2 * NS:

@@ -1,0 +1,141 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.clock import NS, FakeClock
+from roborl.errors import SafetyStop
+from roborl.hil.keyboard import TerminalKeyboard
+from roborl.hil.operator import PersonOperator
+from roborl.hil.presses import Button, Presses, PressSender
+from roborl.types import EpisodeKey
+
+KEY = EpisodeKey(actor="arm", incarnation=1, episode=4)
+
+
+def test_presses_arrive_in_order_with_the_frame_that_was_shown(tmp_path: Path) -> None:
+    presses = Presses(tmp_path)
+    left, right = PressSender(tmp_path, "keyboard"), PressSender(tmp_path, "page")
+    left.press(Button.SUCCESS, episode=KEY, index=17)
+    right.press(Button.STOP)
+    first, second = presses.take()
+    assert (first.button, first.episode, first.index, first.device) == (Button.SUCCESS, KEY, 17, "keyboard")
+    assert (second.button, second.episode, second.index) == (Button.STOP, None, None)
+    assert first.stamp_ns <= second.stamp_ns <= time.monotonic_ns()
+    assert presses.take() == []
+
+
+def test_a_press_outlives_its_sender_and_the_absence_of_a_reader(tmp_path: Path) -> None:
+    sender = PressSender(tmp_path, "pedal")
+    presses = Presses(tmp_path)
+    sender.press(Button.ESTOP)
+    sender.close()
+    presses.close()
+    # With both ends gone the pipe is empty again: a stop from long ago does not stop a new run.
+    assert Presses(tmp_path).take() == []
+
+
+@given(st.lists(st.binary(max_size=60), max_size=10))
+@settings(max_examples=40)
+def test_foreign_bytes_are_counted_and_harm_nothing(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("presses")
+    presses, sender = Presses(folder), PressSender(folder, "page")
+    pipe = os.open(folder / "presses.pipe", os.O_WRONLY)
+    for line in lines:
+        os.write(pipe, line.replace(b"\n", b"") + b"\n")
+    sender.press(Button.STOP)
+    os.close(pipe)
+    assert [press.button for press in presses.take()] == [Button.STOP]
+    assert presses.malformed == len(lines)
+
+
+def test_a_sender_is_never_kept_waiting(tmp_path: Path) -> None:
+    sender = PressSender(tmp_path, "page")
+    assert sum(sender.press(Button.ALIVE) for _ in range(5000)) < 5000
+
+
+class Waiting(FakeClock):
+    """Presses what it is given, one button for each wait."""
+
+    def __init__(self, sender: PressSender, buttons: list[Button]) -> None:
+        super().__init__(NS)
+        self.sender, self.buttons = sender, buttons
+
+    def sleep_until(self, instant_ns: int) -> None:
+        super().sleep_until(instant_ns)
+        if self.buttons:
+            self.sender.press(self.buttons.pop(0))
+
+
+def person(tmp_path: Path, buttons: list[Button]) -> tuple[PersonOperator, list[str], list[Button]]:
+    said: list[str] = []
+    passed: list[Button] = []
+    operator = PersonOperator(
+        Presses(tmp_path),
+        say=said.append,
+        clock=Waiting(PressSender(tmp_path, "keyboard"), buttons),
+        on_press=lambda press: passed.append(press.button),
+    )
+    return operator, said, passed
+
+
+def test_a_reset_waits_for_the_person_and_passes_late_verdicts_on(tmp_path: Path) -> None:
+    operator, said, passed = person(tmp_path, [Button.ALIVE, Button.SUCCESS, Button.READY])
+    early = PressSender(tmp_path, "keyboard")
+    early.press(Button.READY)
+    early.press(Button.FAILURE)
+    operator.reset(0)
+    assert len(said) == 1
+    assert passed == [Button.FAILURE, Button.ALIVE, Button.SUCCESS]
+
+
+def test_an_emergency_stop_ends_the_wait(tmp_path: Path) -> None:
+    operator, _, _ = person(tmp_path, [Button.ESTOP])
+    with pytest.raises(SafetyStop):
+        operator.reset(0)
+
+
+def test_the_newest_verdict_counts(tmp_path: Path) -> None:
+    operator, _, _ = person(tmp_path, [])
+    sender = PressSender(tmp_path, "keyboard")
+    assert operator.verdict() is None
+    sender.press(Button.SUCCESS)
+    sender.press(Button.FAILURE)
+    assert operator.verdict() is False
+    assert operator.verdict() is None
+
+
+def test_keys_become_presses_with_the_frame_on_the_screen(tmp_path: Path) -> None:
+    presses = Presses(tmp_path)
+    reading, writing = os.pipe()
+    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: (KEY, 9), reading) as keyboard:
+        os.write(writing, b"sX \n")
+        assert keyboard.poll() == [Button.SUCCESS, Button.STOP]
+        taken = presses.take()
+    assert [(p.button, p.index) for p in taken if p.button is not Button.ALIVE] == [
+        (Button.SUCCESS, 9),
+        (Button.STOP, 9),
+    ]
+    assert Button.ALIVE in [p.button for p in taken]
+
+
+def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
+    import pty
+    import termios
+
+    master, terminal = pty.openpty()
+    before = termios.tcgetattr(terminal)
+    presses = Presses(tmp_path)
+    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, terminal) as keyboard:
+        assert termios.tcgetattr(terminal)[3] != before[3]
+        os.write(master, b"f")
+        until = time.monotonic() + 2
+        while keyboard.poll() != [Button.FAILURE]:
+            assert time.monotonic() < until
+    assert termios.tcgetattr(terminal)[3] == before[3]
+    assert Button.FAILURE in [press.button for press in presses.take()]
