@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,26 @@ PRELOAD = (
     "roborl.loops.control_process",
     "roborl.policies.small",
 )
+_PROCESSES = ("control", "inference", "io")
 _HANG_S = 10.0
 _POLL_S = 0.05
 _REPORT_S = 30.0
+
+
+def actor_specs(config: ActConfig, suffix: str = "") -> list[ChildSpec]:
+    """Return the processes of one actor, in the order in which they must end."""
+    control, policy, link = (name + suffix for name in _PROCESSES)
+    return [
+        ChildSpec(
+            name=control,
+            target=control_process.main,
+            args=(config,),
+            hang_s=_HANG_S,
+            handles_interrupt=True,
+        ),
+        ChildSpec(name=policy, target=inference.main, args=(config,), hang_s=_HANG_S),
+        ChildSpec(name=link, target=io.main, args=(config,), hang_s=_HANG_S),
+    ]
 
 
 class Actor:
@@ -44,6 +61,9 @@ class Actor:
         config: What to do.
         stopping: True once the actor must end.
         meanwhile: Called some twenty times a second while the actor runs.
+        group: A group that has this actor's processes among others, and that its owner starts, polls and stops; None
+            makes one of its own.
+        suffix: What the names of the processes end with in that group.
     """
 
     def __init__(
@@ -51,27 +71,26 @@ class Actor:
         config: ActConfig,
         stopping: Callable[[], bool],
         meanwhile: Callable[[], object] = lambda: None,
+        *,
+        group: ProcessGroup | None = None,
+        suffix: str = "",
     ) -> None:
         self._config, self._stopping, self._meanwhile = config, stopping, meanwhile
         config.run.mkdir(parents=True, exist_ok=True)
         self.folder = shared_folder(config.run, config.actor)
         (self.folder / "actor.json").unlink(missing_ok=True)
-        self.status = {name: StatusSlot(self.folder, name) for name in ("control", "inference", "io")}
-        self.group = ProcessGroup(
-            [
-                ChildSpec(
-                    name="control",
-                    target=control_process.main,
-                    args=(config,),
-                    hang_s=_HANG_S,
-                    handles_interrupt=True,
-                ),
-                ChildSpec(name="inference", target=inference.main, args=(config,), hang_s=_HANG_S),
-                ChildSpec(name="io", target=io.main, args=(config,), hang_s=_HANG_S),
-            ],
+        self.status = {name: StatusSlot(self.folder, name) for name in _PROCESSES}
+        self.names = [name + suffix for name in _PROCESSES]
+        self.group = group or ProcessGroup(
+            actor_specs(config, suffix),
             preload=PRELOAD,
             on_event=EventLog(config.run / f"{config.actor}.events.jsonl"),
         )
+
+    @property
+    def done(self) -> bool:
+        """True once the control process has run all its episodes."""
+        return self.group.finished(self.names[0])
 
     def run(self) -> dict[str, Any]:
         """Run until the control process has done its episodes, or the actor must end; return the figures.
@@ -82,9 +101,9 @@ class Actor:
         began = time.monotonic()
         try:
             self.group.start()
-            with self._keyboard() as keyboard:
+            with self.keyboard() as keyboard:
                 reported = began
-                while not self._stopping() and not self.group.finished("control"):
+                while not self._stopping() and not self.done:
                     self.group.poll(_POLL_S)
                     if keyboard is not None:
                         keyboard.poll()
@@ -92,13 +111,23 @@ class Actor:
                     if time.monotonic() - reported > _REPORT_S:
                         reported = time.monotonic()
                         log.info("%s", self._line())
-            self.group.end("control", grace_s=10.0)
-            self._drain()
+            self.finish()
         finally:
             # The arm first, whatever happened.
             self.group.stop()
-        self._tidy()
         return self.report(time.monotonic() - began)
+
+    def stop_arm(self) -> None:
+        """End the control process, which brings the arm to rest."""
+        self.group.end(self.names[0], grace_s=10.0)
+
+    def finish(self) -> None:
+        """Stop the arm, wait until the learner has every step, end the other processes and give their memory back."""
+        self.stop_arm()
+        self._drain()
+        for name in self.names[1:]:
+            self.group.end(name)
+        self._tidy()
 
     def report(self, wall_s: float) -> dict[str, Any]:
         """Return what the actor did and how its processes fared."""
@@ -123,15 +152,19 @@ class Actor:
             "policy_version": policy["policy_version"],
             "weights_refused": policy["refused"],
             "not_durable": link["pending"],
-            "restarts": dict(self.group.restarts),
-            "recoveries_s": dict(self.group.recoveries_s),
+            "restarts": {name: self.group.restarts[own] for name, own in self._own_names()},
+            "recoveries_s": {name: self.group.recoveries_s[own] for name, own in self._own_names()},
         }
 
-    def _keyboard(self) -> TerminalKeyboard | _NoKeyboard:
+    def keyboard(self) -> TerminalKeyboard | _NoKeyboard:
+        """Return the operator's keyboard as a context, whose value is None where there is none to listen to."""
         if self._config.operator in ("sim", "none") or not sys.stdin.isatty():
             return _NoKeyboard()
         log.info("%s", HELP)
         return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen)
+
+    def _own_names(self) -> Iterator[tuple[str, str]]:
+        return zip(_PROCESSES, self.names, strict=True)
 
     def _on_screen(self) -> tuple[EpisodeKey, int] | None:
         control = self.status["control"]

@@ -8,14 +8,16 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from roborl import config as configuration
 from roborl.clock import NS
 from roborl.errors import ConfigError
 from roborl.loops import act, learn
-from roborl.loops.act import run_actor
+from roborl.loops.act import Actor, actor_specs
 from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.learn import learner_specs, prepare, result
 from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
@@ -24,7 +26,7 @@ from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 _HANG_S = 10.0
 _REPORT_S = 20.0
 # A socket's path has about this many bytes at most.
@@ -109,12 +111,6 @@ def forget_earlier_run(config: TrainConfig, where: Addresses) -> None:
         shutil.rmtree(shared_folder(config.run, actor.actor))
 
 
-def actor_main(child: Child, config: ActConfig) -> None:
-    """Run one actor, with processes of its own, until its episodes are done."""
-    child.ready()
-    run_actor(config, lambda: child.stopping)
-
-
 def serve_main(child: Child, config: ServeConfig) -> None:
     """Serve the reward model until stopped."""
     serve(child, config)
@@ -123,8 +119,7 @@ def serve_main(child: Child, config: ServeConfig) -> None:
 def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec]) -> list[ChildSpec]:
     """Return all processes in the order in which they are ended: the arms first, what judges last."""
     specs = [
-        ChildSpec(name=actor.actor, target=actor_main, args=(actor,), handles_interrupt=True)
-        for actor in act_configs(config, where)
+        spec for actor in act_configs(config, where) for spec in actor_specs(actor, suffix=f"-{actor.actor}")
     ]
     specs += learner
     if config.reward:
@@ -152,11 +147,16 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             forget_earlier_run(config, where)
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
+        (run.root / "train.yaml").write_text(configuration.dump(config))
         specs = train_specs(config, where, learner_specs(learning, prepare(learning)))
         group = ProcessGroup(specs, preload=(*act.PRELOAD, *learn.PRELOAD), on_event=EventLog(run.events))
+        actors = [
+            Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
+            for actor in act_configs(config, where)
+        ]
         try:
             group.start()
-            _run_episodes(run, group, config, where, stopping)
+            _run_episodes(run, group, actors, stopping)
             _finish(run, group, config, stopping)
         finally:
             # The specs stand in the order in which things must end.
@@ -166,26 +166,29 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         "wall_s": time.monotonic() - began,
         "episodes": len(episodes),
         "successes": sum(line["success"] is True for line in episodes),
+        "actors": [actor.report(time.monotonic() - began) for actor in actors],
         **result(run, group),
     }
 
 
 def _run_episodes(
-    run: RunFolder,
-    group: ProcessGroup,
-    config: TrainConfig,
-    where: Addresses,
-    stopping: Callable[[], bool],
+    run: RunFolder, group: ProcessGroup, actors: list[Actor], stopping: Callable[[], bool]
 ) -> None:
-    actors = [actor.actor for actor in act_configs(config, where)]
-    reported = time.monotonic()
-    while not stopping() and not all(map(group.finished, actors)):
-        group.poll(_POLL_S)
-        if time.monotonic() - reported > _REPORT_S:
-            reported = time.monotonic()
-            log.info("%s", _line(run))
+    with ExitStack() as stack:
+        keyboards = [stack.enter_context(actor.keyboard()) for actor in actors]
+        reported = time.monotonic()
+        while not stopping() and not all(actor.done for actor in actors):
+            group.poll(_POLL_S)
+            for keyboard in keyboards:
+                if keyboard is not None:
+                    keyboard.poll()
+            if time.monotonic() - reported > _REPORT_S:
+                reported = time.monotonic()
+                log.info("%s", _line(run))
     for actor in actors:
-        group.end(actor, grace_s=90.0)
+        actor.stop_arm()
+    for actor in actors:
+        actor.finish()
 
 
 def _finish(run: RunFolder, group: ProcessGroup, config: TrainConfig, stopping: Callable[[], bool]) -> None:

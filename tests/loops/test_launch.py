@@ -63,13 +63,16 @@ def test_the_learner_gets_every_setting_it_shares() -> None:
 def test_processes_end_with_the_arms_first_and_the_judge_last() -> None:
     config = TrainConfig(actors=2, reward="brightness")
     specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
-    assert [spec.name for spec in specs] == ["arm0", "arm1", "trainer", "labeller", "store", "serve"]
+    assert [spec.name for spec in specs] == [
+        *("control-arm0", "inference-arm0", "io-arm0", "control-arm1", "inference-arm1", "io-arm1"),
+        *("trainer", "labeller", "store", "serve"),
+    ]
 
 
 def test_without_a_reward_model_nobody_labels() -> None:
     config = TrainConfig()
     specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
-    assert [spec.name for spec in specs] == ["arm", "trainer", "store"]
+    assert [spec.name for spec in specs] == ["control-arm", "inference-arm", "io-arm", "trainer", "store"]
 
 
 def test_addresses_are_short_enough_stable_and_of_one_run_alone(tmp_path: Path) -> None:
