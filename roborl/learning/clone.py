@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from roborl.data.dataset_episode import DatasetEpisode
 from roborl.errors import DatasetError
 from roborl.images import square
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
-from roborl.types import Episode, Image
+from roborl.types import Image
 
 logger = logging.getLogger(__name__)
 
-SHIFT_PX = 4
+SHIFT_PX = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,40 +82,32 @@ class CloningData:
         )
 
 
-def cloning_data(
-    episodes: Sequence[Episode], boundaries: Sequence[Sequence[int]], *, cameras: Sequence[str], image_px: int
-) -> CloningData:
-    """Lay demonstrations out as arrays.
-
-    Args:
-        episodes: Demonstrations of T steps each.
-        boundaries: For each episode the last observation index of each sub-task, rising; empty for one sub-task.
-        cameras: Cameras to keep.
-        image_px: Side of the square pictures.
+def cloning_data(episodes: Sequence[DatasetEpisode], *, cameras: Sequence[str], image_px: int) -> CloningData:
+    """Lay demonstrations out as arrays; an episode that is not annotated counts as one sub-task.
 
     Raises:
         DatasetError: If there is no step at all.
     """
-    rows = [(e, t) for e, episode in enumerate(episodes) for t in range(len(episode.steps))]
+    rows = [(e, t) for e, episode in enumerate(episodes) for t in range(len(episode.action))]
     if not rows:
         raise DatasetError(
             "There is nothing to clone", seen=f"{len(episodes)} episodes", allowed="at least one step"
         )
-    steps = [episodes[e].steps[t] for e, t in rows]
 
     def waypoint(e: int, t: int) -> NDArray[np.float32]:
-        ends = [*boundaries[e], len(episodes[e].steps)]
-        end = next(end for end in ends if end > t or end == ends[-1])
-        return episodes[e].observations[end].state
+        episode = episodes[e]
+        ends = [part.end for part in episode.subtasks if part.end > t]
+        reached: NDArray[np.float32] = episode.state[min(ends, default=len(episode.action))]
+        return reached
 
     return CloningData(
         images={
-            name: np.stack([square(step.observation.frames[name].rgb, image_px) for step in steps])
+            name: np.stack([square(episodes[e].images[name][t], image_px) for e, t in rows])
             for name in cameras
         },
-        state=np.stack([step.observation.state for step in steps]),
-        action=np.stack([step.command.action for step in steps]),
-        progress=np.array([t / len(episodes[e].steps) for e, t in rows], np.float32),
+        state=np.stack([episodes[e].state[t] for e, t in rows]),
+        action=np.stack([episodes[e].action[t] for e, t in rows]),
+        progress=np.array([t / len(episodes[e].action) for e, t in rows], np.float32),
         waypoint=np.stack([waypoint(e, t) for e, t in rows]),
         episode=np.array([e for e, _ in rows]),
     )
@@ -187,7 +180,7 @@ def _train_encoder(
             rest, torch.from_numpy(answers[rows])
         )
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
         if update % 50 == 0:
@@ -205,7 +198,7 @@ def _train_actor(
     copies = [_features(policy, data, random if augment else None) for augment in (False, True, True, True)]
     features = torch.stack(copies)
     policy.actor.train()
-    optimiser = torch.optim.AdamW(policy.actor.parameters(), config.learning_rate, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(policy.actor.clone.parameters(), config.learning_rate, weight_decay=1e-4)
     for update in range(config.actor_updates):
         rows = random.integers(len(data.state), size=config.batch_size)
         seen = features[random.integers(len(copies), size=len(rows)), rows]
@@ -217,9 +210,9 @@ def _train_actor(
             ],
             dim=1,
         )
-        loss = functional.mse_loss(policy.actor(inputs), torch.from_numpy(data.action[rows]))
+        loss = functional.mse_loss(policy.actor.cloned(inputs), torch.from_numpy(data.action[rows]))
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         if update % 50 == 0:
             on_progress("actor", update, config.actor_updates)
@@ -238,7 +231,7 @@ def _features(policy: SmallPolicy, data: CloningData, random: np.random.Generato
 
 
 def shift(pixels: Image, random: np.random.Generator) -> Image:
-    """Shift each picture by up to 4 pixels either way, repeating its edge.
+    """Shift each picture by up to 2 pixels either way, repeating its edge.
 
     Args:
         pixels: uint8 (b, h, w, 3).

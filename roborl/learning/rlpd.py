@@ -1,6 +1,6 @@
 """RLPD for a cloned policy: symmetric sampling, an ensemble of normalised critics, n-step targets, shaping at draw time.
 
-The image encoder is frozen, so every picture is encoded once; the actor starts as the clone. The critics are told the
+The image encoder is frozen, so every picture is encoded once; the actor corrects the clone within bounds. The critics are told the
 stored potential of each observation, the actor never is, so the shaped values stay the task's values minus the potential
 however late, held or noisy that potential is.
 
@@ -50,12 +50,13 @@ class RlpdConfig:
         actor_every: Critic updates per actor update.
         clone_weight: Weight of the cloning loss on demonstration steps in the actor's loss.
         imitation_weight: Weight of the cloning loss on own steps whose advantage is positive.
+        least_value: Values below this are not scaled up further, so that an untaught critic does not move the actor.
         critic_sees_potential: False breaks the invariance; the run then says so.
     """
 
     batch_size: int = 128
     demo_fraction: float = 0.5
-    discount: float = 0.98
+    discount: float = 0.97
     n_step: int = 3
     members: int = 4
     subset: int = 2
@@ -66,6 +67,7 @@ class RlpdConfig:
     actor_every: int = 2
     clone_weight: float = 0.3
     imitation_weight: float = 0.0
+    least_value: float = 0.1
     critic_sees_potential: bool = True
 
 
@@ -74,7 +76,7 @@ class Rlpd:
 
     Args:
         config: Settings.
-        policy: The cloned policy to start from; its encoder stays as it is, its actor is copied.
+        policy: The cloned policy to start from; its encoder and its clone stay as they are.
         arena: The replay memory that batches are drawn from; pictures are looked up there by row.
         seed: Of network initialisation and of every draw.
     """
@@ -88,8 +90,11 @@ class Rlpd:
         inputs = policy.encoder.output_dim + shape.state_dim
         self.critics = Critics(inputs + shape.action_dim + 1, config.members, config.width)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self._actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.learning_rate)
-        self._critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.learning_rate)
+        self.actor.clone.requires_grad_(False)
+        self._actor_optimiser = torch.optim.Adam(
+            self.actor.correction.parameters(), config.learning_rate, fused=True
+        )
+        self._critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.learning_rate, fused=True)
         self.updates = 0
 
     def update(self, batch: Batch) -> dict[str, float]:
@@ -102,8 +107,9 @@ class Rlpd:
         if self.updates % self.config.actor_every == 0:
             metrics |= self._update_actor(batch, inputs, action, potential)
         with torch.no_grad():
-            for target, online in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
-                target.lerp_(online, self.config.polyak)
+            torch._foreach_lerp_(
+                list(self.targets.parameters()), list(self.critics.parameters()), self.config.polyak
+            )
         self.updates += 1
         return metrics
 
@@ -194,7 +200,7 @@ class Rlpd:
             taken = self._values(self.critics, inputs, action, potential).mean(dim=0)
         self.critics.requires_grad_(True)
         # The task's value is what the critic says plus the potential it was shaped with.
-        scale = (values.detach() + potential).abs().mean().clamp_min(1e-2)
+        scale = (values.detach() + potential).abs().mean().clamp_min(config.least_value)
         error = (proposal - action).square().sum(dim=1)
         demo = torch.from_numpy(batch.demo | batch.person).float()
         better = (1 - demo) * (taken > values.detach()).float()

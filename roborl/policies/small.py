@@ -31,7 +31,8 @@ class SmallPolicyConfig:
         state_dim: Size of the proprioceptive state.
         action_dim: Size of an action.
         feature_dim: Image features per camera.
-        width: Units per hidden layer of the actor.
+        width: Units per hidden layer of the clone.
+        correction: How far learning may move each component of an action away from the clone's, in [0, 2].
         exploration_std: Standard deviation of the noise added to actions while exploring.
         noise_persistence: Correlation of that noise from one step to the next, in [0, 1).
     """
@@ -42,7 +43,8 @@ class SmallPolicyConfig:
     action_dim: int
     feature_dim: int = 64
     width: int = 256
-    exploration_std: float = 0.2
+    correction: float = 0.7
+    exploration_std: float = 0.3
     noise_persistence: float = 0.5
 
 
@@ -59,7 +61,9 @@ class SmallPolicy:
         self.config = config
         self.explore = explore
         self.encoder = Encoder(config.cameras, config.feature_dim)
-        self.actor = Actor(self.encoder.output_dim + config.state_dim, config.action_dim, config.width)
+        self.actor = Actor(
+            self.encoder.output_dim + config.state_dim, config.action_dim, config.width, config.correction
+        )
         self._version = 0
         self._random = np.random.default_rng(seed)
         self._noise: NDArray[np.float64] = np.zeros(config.action_dim)

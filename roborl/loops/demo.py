@@ -1,0 +1,287 @@
+"""The whole idea in one run: demonstrations, a reward model from them, a weak clone, learning online, the difference."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roborl.data.lerobot_io import read_episodes
+from roborl.envs.bench import Bench, load_bench
+from roborl.envs.robot_env import RobotEnv
+from roborl.learning.budget import BudgetConfig
+from roborl.learning.clone import CloneConfig, clone, cloning_data
+from roborl.learning.publish import VersionShelf
+from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.evaluate import Evaluation, evaluate
+from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.demonstrations import DemosConfig
+from roborl.loops.learn_config import RunFolder, ShapingConfig
+from roborl.loops.record import record_scripted
+from roborl.loops.scripts import failure_kinds, script_maker
+from roborl.loops.seeds import scene_seed
+from roborl.loops.train import TrainerConfig
+from roborl.loops.train_reward import TrainRewardConfig, train_reward
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.rewards.registry import load_reward_model
+from roborl.rewards.sarm.config import SarmTraining
+
+log = logging.getLogger(__name__)
+
+FIGURES = "figures.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Settings of the demonstration run; the defaults are what the README reports."""
+
+    # folder of everything that the run makes
+    out: Path = Path("outputs/demo")
+    # simulated bench
+    bench: str = "so101_sim"
+    # simulated task
+    scene: str = "PickPlace"
+    # of demonstrations, networks, online scenes
+    seed: int = 0
+    # scripted demonstrations recorded
+    demonstrations: int = 10
+    # scripted failures recorded, of each kind
+    failures: int = 4
+    # demonstrations that the first policy is cloned from and that stand in the replay memory
+    clone_from: int = 1
+    # online episodes
+    episodes: int = 150
+    # scenes of each evaluation
+    evaluation: int = 50
+    # episodes of each evaluation that are filmed
+    filmed: int = 4
+    # times faster than life that the simulated arm runs while learning
+    time_scale: float = 2.0
+    # seconds of optimisation for the reward model
+    reward_budget_s: float = 120.0
+    # threads of the preparation, before actor and learner share the processor
+    threads: int = 2
+    # cloning
+    clone: CloneConfig = field(default_factory=CloneConfig)
+    # how progress becomes reward; scale 0 learns from the operator's button alone
+    shaping: ShapingConfig = field(default_factory=lambda: ShapingConfig(scale=1.0))
+    # the algorithm
+    rlpd: RlpdConfig = field(default_factory=RlpdConfig)
+    # the trainer
+    trainer: TrainerConfig = field(
+        default_factory=lambda: TrainerConfig(budget=BudgetConfig(ratio=8.0, start_at=400), publish_every=200)
+    )
+    # all the way in about a minute and a half, to see that everything works; the result means nothing
+    quick: bool = False
+
+    def quickened(self) -> DemoConfig:
+        """Return the same with little of everything."""
+        return replace(
+            self,
+            demonstrations=4,
+            failures=1,
+            episodes=6,
+            evaluation=4,
+            filmed=2,
+            time_scale=4.0,
+            reward_budget_s=15.0,
+            clone=replace(self.clone, encoder_updates=60, actor_updates=200),
+            trainer=replace(self.trainer, budget=BudgetConfig(ratio=1.0, start_at=60)),
+        )
+
+
+class Stages:
+    """Names and times the stages of a run, so that each is done once and a stopped run goes on where it was.
+
+    Args:
+        folder: Holds ``stages.json``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "stages.json"
+        self.done: dict[str, dict[str, Any]] = (
+            json.loads(self._path.read_text()) if self._path.is_file() else {}
+        )
+
+    def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the result of ``work``, from an earlier run where there is one."""
+        if name not in self.done:
+            log.info("%s ...", name)
+            began = time.monotonic()
+            result = work()
+            self.done[name] = result | {"wall_s": round(time.monotonic() - began, 1)}
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self.done, indent=1, default=float))
+            part.rename(self._path)
+            log.info("%s: done in %.0f s", name, self.done[name]["wall_s"])
+        return self.done[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where a demonstration run keeps its parts."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        """Demonstrations and failures, a LeRobotDataset."""
+        return self.root / "demonstrations"
+
+    @property
+    def reward(self) -> Path:
+        """The reward model."""
+        return self.root / "reward_model"
+
+    @property
+    def policy(self) -> Path:
+        """The cloned policy."""
+        return self.root / "clone"
+
+    @property
+    def run(self) -> Path:
+        """The online run."""
+        return self.root / "run"
+
+
+def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Run every stage that has not been run in ``config.out`` and return the figures.
+
+    Raises:
+        RoborlError: If a stage cannot do its work; what was done before stays.
+    """
+    config = config.quickened() if config.quick else config
+    torch.set_num_threads(config.threads)
+    folders, stages = Folders(root=config.out), Stages(config.out)
+    bench = load_bench(config.bench, [f"--robot.scene={config.scene}"])
+    stages.run("record demonstrations", lambda: _record(config, bench, folders))
+    stages.run("train the reward model", lambda: _train_reward(config, folders))
+    stages.run("clone a first policy", lambda: _clone(config, bench, folders))
+    before = stages.run(
+        "measure the clone",
+        lambda: _measure(config, bench, folders, SmallPolicy.load(folders.policy), "before"),
+    )
+    online = stages.run("learn online", lambda: _learn(config, folders, stopping))
+    after = stages.run(
+        "measure what was learnt",
+        lambda: _measure(config, bench, folders, learnt_policy(folders.run), "after"),
+    )
+    figures = {
+        "scene": config.scene,
+        "seed": config.seed,
+        "before": before,
+        "after": after,
+        "online": online,
+        "stages_s": {name: result["wall_s"] for name, result in stages.done.items()},
+    }
+    (config.out / FIGURES).write_text(json.dumps(figures, indent=1, default=float))
+    return figures
+
+
+def learnt_policy(run: Path) -> SmallPolicy:
+    """Return the policy with the last published weights of a run.
+
+    Raises:
+        ModelLoadError: If the run published none that can be read.
+    """
+    folder = RunFolder(run)
+    policy = SmallPolicy.load(folder.policy)
+    shelf = VersionShelf(folder.versions)
+    policy.load_actor(shelf.get(shelf.newest), shelf.newest)
+    return policy
+
+
+def _record(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]:
+    env = RobotEnv(bench)
+    try:
+        recorded = record_scripted(
+            env,
+            folders.dataset,
+            script_maker(noise=0.15, detours=0.3),
+            demonstrations=config.demonstrations,
+            failures=config.failures,
+            failure_kinds=failure_kinds(env),
+            seed=config.seed,
+        )
+    finally:
+        env.close()
+    return {"episodes": recorded.written}
+
+
+def _train_reward(config: DemoConfig, folders: Folders) -> dict[str, Any]:
+    result = train_reward(
+        TrainRewardConfig(
+            dataset=str(folders.dataset),
+            out=folders.reward,
+            training=SarmTraining(budget_s=config.reward_budget_s, threads=config.threads, seed=config.seed),
+        ),
+        log=log.info,
+    )
+    log.info("\n%s", result.table)
+    return result.as_dict()
+
+
+def _clone(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]:
+    demonstrations = [e for e in read_episodes(str(folders.dataset)) if e.success]
+    shape = SmallPolicyConfig(
+        cameras=tuple(bench.cameras),
+        image_px=bench.image_px,
+        state_dim=demonstrations[0].state.shape[1],
+        action_dim=demonstrations[0].action.shape[1],
+    )
+    data = cloning_data(demonstrations, cameras=shape.cameras, image_px=shape.image_px)
+    policy = clone(
+        config.clone,
+        shape,
+        data,
+        actor_episodes=config.clone_from,
+        seed=config.seed,
+        on_progress=lambda stage, done, of: log.info("%s %d/%d", stage, done, of),
+    )
+    policy.save(folders.policy)
+    return {"demonstrations": len(demonstrations), "cloned": config.clone_from}
+
+
+def _measure(
+    config: DemoConfig, bench: Bench, folders: Folders, policy: SmallPolicy, when: str
+) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    result: Evaluation = evaluate(
+        lambda env: policy,
+        lambda: RobotEnv(bench),
+        [scene_seed("evaluation", config.seed, index) for index in range(config.evaluation)],
+        reward_model=load_reward_model(str(folders.reward)),
+        table=config.out / f"{when}.jsonl",
+        video=config.out / f"{when}.mp4",
+        video_episodes=config.filmed,
+    )
+    torch.set_num_threads(config.threads)
+    log.info("%s: %s", when, result.sentence())
+    return result.figures() | {"version": policy.version}
+
+
+def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -> dict[str, Any]:
+    return run_training(
+        TrainConfig(
+            run=folders.run,
+            bench=config.bench,
+            bench_overrides=[f"--robot.scene={config.scene}", f"--time_scale={config.time_scale}"],
+            reward=str(folders.reward),
+            policy=str(folders.policy),
+            demos=DemosConfig(path=str(folders.dataset), limit=config.clone_from),
+            shaping=config.shaping,
+            rlpd=config.rlpd,
+            trainer=config.trainer,
+            episodes=config.episodes,
+            seed=config.seed,
+            resume=(folders.run / "learn.yaml").is_file(),
+        ),
+        stopping,
+    )
