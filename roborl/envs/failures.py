@@ -29,7 +29,7 @@ from roborl.envs.plans import (
     rest,
 )
 from roborl.envs.scene import Scene
-from roborl.envs.tasks.base import CUBE_HALF_M, reachable
+from roborl.envs.tasks.base import CUBE_HALF_M, on_table, reachable, scatter
 from roborl.envs.tasks.clear import ClearTable
 from roborl.envs.tasks.peg import GRIP_M, LIFT_M, PEG_HALF_M, PegInsert
 from roborl.envs.tasks.pick import PickCube, PickPlace
@@ -44,7 +44,8 @@ class Failure(StrEnum):
 
     MISS closes the fingers beside the object and carries on with nothing in them. DROP loses it on the way.
     WRONG_OBJECT does the task with the other object. STALL stops somewhere in the middle. UNDO comes close to
-    the end and takes everything back.
+    the end and takes everything back. NEAR_MISS is a MISS by a finger's breadth. WANDER goes from place to place
+    with the fingers anyhow, as an untrained policy does.
     """
 
     MISS = "miss"
@@ -52,6 +53,13 @@ class Failure(StrEnum):
     WRONG_OBJECT = "wrong_object"
     STALL = "stall"
     UNDO = "undo"
+    NEAR_MISS = "near_miss"
+    WANDER = "wander"
+
+
+_NEEDS_CARRYING = (Failure.DROP, Failure.NEAR_MISS, Failure.WANDER)
+"""Elsewhere there is nothing to drop, and a near miss or a stroll may well succeed."""
+_STOPS = 12
 
 
 class Stalled:
@@ -91,7 +99,10 @@ class Stalled:
 def failures_of(scene: Scene) -> tuple[Failure, ...]:
     """Return the ways in which the scene's task can be failed: nothing can be dropped that is not carried."""
     carried = not isinstance(scene.task, Reach | PushCube)
-    return tuple(kind for kind in Failure if carried or kind is not Failure.DROP)
+    kinds = tuple(kind for kind in Failure if carried or kind not in _NEEDS_CARRYING)
+    if isinstance(scene.task, PegInsert):  # a peg can be caught by its end
+        return tuple(kind for kind in kinds if kind is not Failure.NEAR_MISS)
+    return kinds
 
 
 def failure_maker(
@@ -148,6 +159,21 @@ def _miss(scene: Scene, rng: np.random.Generator) -> list[Phase]:
                 Phase(name="reach", goal=start, opening=CLOSED, done=near(start)),
                 _stay(_fixed(start(scene) + 1.2 * way), CLOSED),
             ]
+    return _empty_handed(scene, beside)
+
+
+def _near_miss(scene: Scene, rng: np.random.Generator) -> list[Phase]:
+    if rng.random() < 0.3:
+        shift = np.array([0.0, 0.0, rng.uniform(0.025, 0.05)])
+    else:
+        angle = rng.uniform(0, 2 * np.pi)
+        shift = rng.uniform(0.02, 0.03) * np.array([np.cos(angle), np.sin(angle), 0.0])
+    return _empty_handed(scene, _fixed(scene.position(_object(scene)) + shift))
+
+
+def _empty_handed(scene: Scene, beside: Where) -> list[Phase]:
+    """Close the fingers at a point where there is nothing, and carry that to the target."""
+    task, body = scene.task, _object(scene)
     high = above(beside, 0.05)
     grasp = [
         *pick(body, beside)[:1],
@@ -163,6 +189,24 @@ def _miss(scene: Scene, rng: np.random.Generator) -> list[Phase]:
         Phase(name="carry", goal=over, opening=CLOSED, done=near(over), patience=14),
         *release(target, rest_m=0.03),
     ]
+
+
+def _wander(scene: Scene, rng: np.random.Generator) -> list[Phase]:
+    task = scene.task
+    assert isinstance(task, PickCube | PegInsert | ClearTable), "it is the kind of tasks that carry"
+    known = [scene.position(_object(scene)), scene.position(task.distractor), _target(scene)(scene)]
+    phases = []
+    for _ in range(_STOPS):
+        spot = scatter(rng, (0.0,))[0]
+        if rng.random() < 0.75:
+            aside = known[int(rng.integers(len(known)))][:2] + rng.uniform(-0.035, 0.035, 2)
+            spot = aside if reachable(aside) else spot
+        goal = _fixed(on_table(spot, rng.choice((0.013, 0.03, 0.06))))
+        opening, patience = float(rng.choice((CLOSED, 20.0, 50.0, OPEN))), int(rng.integers(4, 12))
+        phases.append(
+            Phase(name="wander", goal=goal, opening=opening, done=near(goal, 0.012), patience=patience)
+        )
+    return phases
 
 
 def _beside(scene: Scene, rng: np.random.Generator, at: Point) -> Point:
@@ -333,4 +377,6 @@ _PLANS: dict[Failure, Callable[[Scene, np.random.Generator], list[Phase]]] = {
     Failure.DROP: _drop,
     Failure.WRONG_OBJECT: _wrong_object,
     Failure.UNDO: _undo,
+    Failure.NEAR_MISS: _near_miss,
+    Failure.WANDER: _wander,
 }

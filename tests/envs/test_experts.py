@@ -113,6 +113,15 @@ def test_the_wrong_object_earns_no_progress() -> None:
     assert max(progress) < 0.3
 
 
+@pytest.mark.parametrize("kind", ["near_miss", "wander"])
+def test_what_never_holds_the_cube_earns_no_more_than_the_reach(kind: str) -> None:
+    env = state_only("PickPlace")
+    script = failure_maker(kind, env.scene, action=env.bench.action, seed=4)
+    highest = [max(rollout(env, script, seed)[1]) for seed in range(6)]
+    env.close()
+    assert np.median(highest) < 0.41
+
+
 def test_a_failure_that_a_task_does_not_have_is_refused() -> None:
     env = state_only("Reach")
     with pytest.raises(ConfigError, match=r"drop.*miss"):
