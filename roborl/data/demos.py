@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, to_episode
-from roborl.data.lerobot_io import DatasetInfo, describe, read_episodes
+from roborl.data.lerobot_info import DatasetInfo, describe
+from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.types import Episode, EpisodeKey
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 from roborl.data.annotations import (
     from_episode_row,
     from_language,
-    stages,
 )
 from roborl.data.dataset_episode import DatasetEpisode, Provenance
 from roborl.data.lerobot_columns import (
@@ -35,7 +33,6 @@ from roborl.data.lerobot_columns import (
     EVENTS,
     FAILURE,
     FOREIGN_INTERVENTION,
-    IMAGES,
     INTERVENTION,
     KEY,
     KIND,
@@ -56,120 +53,12 @@ from roborl.data.lerobot_columns import (
     VERSION,
 )
 from roborl.data.lerobot_files import Files, load_files
+from roborl.data.lerobot_info import camera_keys, height_width, map_cameras
 from roborl.data.pictures import decode_stored, decode_video
 from roborl.errors import DatasetError
 from roborl.types import EndCause, RewardSource, Source
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetInfo:
-    """What a dataset holds.
-
-    Attributes:
-        root: Its folder.
-        fps: Observations per second.
-        cameras: Height and width by camera name.
-        state_names: One name per state dimension; empty where the file has none.
-        action_names: The same for actions.
-        state_dim: Length of the state, 0 where there is none.
-        action_dim: Length of an action, 0 where there is none.
-        episodes: How many.
-        tasks: The instructions.
-        ours: True where last observations, verdicts and proposals are stored.
-        stages: Sub-task names in order, empty without annotations.
-        robot_type: What LeRobot calls the robot, empty where it does not say.
-    """
-
-    root: Path
-    fps: float
-    cameras: Mapping[str, tuple[int, int]]
-    state_names: tuple[str, ...]
-    action_names: tuple[str, ...]
-    state_dim: int
-    action_dim: int
-    episodes: int
-    tasks: tuple[str, ...]
-    ours: bool
-    stages: tuple[str, ...]
-    robot_type: str
-
-
-def describe(source: str | Path) -> DatasetInfo:
-    """Read what a dataset holds, without its frames.
-
-    Raises:
-        DatasetError: If it cannot be read.
-    """
-    files = load_files(source)
-    fps = float(files.info["fps"])
-    features = files.features
-    return DatasetInfo(
-        root=files.root,
-        fps=fps,
-        cameras={name: _height_width(features[key]) for name, key in camera_keys(features).items()},
-        state_names=_names(features.get(STATE)),
-        action_names=_names(features.get(ACTION)),
-        state_dim=_width(features.get(STATE)),
-        action_dim=_width(features.get(ACTION)),
-        episodes=len(files.episodes),
-        tasks=tuple(files.tasks.values()),
-        ours=LAST in features,
-        stages=stages(files),
-        robot_type=str(files.info.get("robot_type") or ""),
-    )
-
-
-def camera_keys(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return the colour cameras of a dataset: short name to column."""
-    found = {}
-    for key, feature in features.items():
-        info = feature.get("info") or {}
-        depth = bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
-        if feature["dtype"] in ("image", "video") and not depth:
-            found[key.removeprefix(IMAGES).removeprefix("observation.")] = key
-    return found
-
-
-def map_cameras(
-    have: Sequence[str], want: Sequence[str], explicit: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Say which of the dataset's cameras serves as which of ours.
-
-    Args:
-        have: The dataset's names in its order.
-        want: Our names in our order.
-        explicit: Ours to theirs, where the caller says so.
-
-    Returns:
-        Ours to theirs: as told, then by equal name, then the rest in order.
-
-    Raises:
-        DatasetError: If a camera is missing.
-
-    Example:
-        >>> map_cameras(["laptop", "wrist"], ["front", "wrist"])
-        {'front': 'laptop', 'wrist': 'wrist'}
-    """
-    mapped = dict(explicit or {})
-    wrong = [f"{ours}: {theirs}" for ours, theirs in mapped.items() if theirs not in have or ours not in want]
-    mapped |= {
-        name: name for name in want if name in have and name not in mapped and name not in mapped.values()
-    }
-    spare = [name for name in have if name not in mapped.values()]
-    missing = [name for name in want if name not in mapped]
-    if wrong or len(spare) < len(missing):
-        raise DatasetError(
-            "The dataset's cameras do not fit",
-            seen=f"it has {list(have)}" + (f", map {wrong}" if wrong else ""),
-            allowed=f"a camera for each of {list(want)}",
-            remedy="Name them, ours to theirs, with --demos.camera_map",
-        )
-    mapped |= dict(zip(missing, spare, strict=False))
-    if guessed := {name: mapped[name] for name in missing}:
-        log.warning("cameras mapped by order, ours to the dataset's: %s", guessed)
-    return {name: mapped[name] for name in want}
 
 
 def read_episodes(
@@ -207,7 +96,7 @@ def read_episodes(
     wanted = (
         cameras
         if cameras is not None
-        else {name: _height_width(files.features[k]) for name, k in keys.items()}
+        else {name: height_width(files.features[k]) for name, k in keys.items()}
     )
     views = {
         ours: (keys[theirs], wanted[ours])
@@ -368,22 +257,6 @@ def _vector(column: pa.ChunkedArray) -> NDArray[Any]:
 
 def _text(column: Mapping[str, pa.ChunkedArray], name: str) -> str:
     return str(column[name][0].as_py()) if name in column else ""
-
-
-def _names(feature: Mapping[str, Any] | None) -> tuple[str, ...]:
-    names = (feature or {}).get("names")
-    if isinstance(names, Mapping):
-        names = [name for group in names.values() for name in group]
-    return tuple(str(name) for name in names or ())
-
-
-def _width(feature: Mapping[str, Any] | None) -> int:
-    return int(np.prod(feature["shape"])) if feature else 0
-
-
-def _height_width(feature: Mapping[str, Any]) -> tuple[int, int]:
-    shape = [int(n) for n in feature["shape"]]
-    return (shape[1], shape[2]) if shape[0] in (1, 3) and shape[2] > 4 else (shape[0], shape[1])
 
 
 def _decode_video(

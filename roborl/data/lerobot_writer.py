@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import signal
 import threading
@@ -16,35 +15,10 @@ import numpy as np
 
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
-from roborl.data.lerobot_columns import (
-    ACTION,
-    BENCHMARK_PROGRESS,
-    DISCARDED,
-    DONE,
-    END,
-    FAILURE,
-    IMAGES,
-    INTERVENTION,
-    KEY,
-    KIND,
-    LAST,
-    META,
-    PROPOSED,
-    REWARD,
-    REWARD_SOURCE,
-    SOURCE,
-    STAMPS,
-    STATE,
-    SUCCESS,
-    TRUNCATED,
-    VERDICT,
-    VERDICT_INDEX,
-    VERDICT_SOURCE,
-    VERSION,
-)
+from roborl.data.lerobot_columns import ACTION, STATE
 from roborl.data.lerobot_files import load_files, recover
+from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.errors import DatasetError
-from roborl.types import RewardSource, Source
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +61,7 @@ class DatasetWriter:
         self._checkpoint_every, self._video = checkpoint_every, video
         self._cameras = dict(cameras)
         self._benchmark = benchmark_progress
-        self._features = _features(
+        self._features = features_of(
             cameras, state_names, action_names, video=video, progress=benchmark_progress
         )
         self._subtasks: dict[int, Sequence[Subtask]] = {}
@@ -132,7 +106,7 @@ class DatasetWriter:
 
         # Half of an episode's rows without its metadata would mislead LeRobot's readers.
         with interrupt_later(), SuppressProgressBars():
-            for row in _rows(episode, list(self._cameras), progress=self._benchmark):
+            for row in rows_of(episode, list(self._cameras), progress=self._benchmark):
                 self._dataset.add_frame(row)
             # Encoding in this process: a pool would start again for every episode.
             self._dataset.save_episode(parallel_encoding=False)
@@ -249,88 +223,6 @@ def write_dataset(
 
 def _size(pixels: np.ndarray[Any, Any]) -> tuple[int, int]:
     return int(pixels.shape[1]), int(pixels.shape[2])
-
-
-def _features(
-    cameras: Mapping[str, tuple[int, int]],
-    state_names: Sequence[str],
-    action_names: Sequence[str],
-    *,
-    video: bool,
-    progress: bool,
-) -> dict[str, dict[str, Any]]:
-    def column(dtype: str, names: Sequence[str] | None = None) -> dict[str, Any]:
-        return {
-            "dtype": dtype,
-            "shape": (len(names),) if names else (1,),
-            "names": list(names) if names else None,
-        }
-
-    pictures = {
-        IMAGES + name: {
-            "dtype": "video" if video else "image",
-            "shape": (*size, 3),
-            "names": ["height", "width", "channels"],
-        }
-        for name, size in cameras.items()
-    }
-    single = {
-        "float32": [REWARD],
-        "bool": [DONE, TRUNCATED, SUCCESS, INTERVENTION, LAST, DISCARDED],
-        "int64": [VERSION, VERDICT_INDEX],
-        "string": [SOURCE, REWARD_SOURCE, VERDICT, VERDICT_SOURCE, END, KEY, KIND, META, FAILURE],
-    }
-    return {
-        **pictures,
-        STATE: column("float32", state_names),
-        ACTION: column("float32", action_names),
-        PROPOSED: column("float32", action_names),
-        STAMPS: column("int64", ["state", *cameras]),
-        **{name: column(dtype) for dtype, names in single.items() for name in names},
-        **({BENCHMARK_PROGRESS: column("float32")} if progress else {}),
-    }
-
-
-def _rows(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) -> Iterable[dict[str, Any]]:
-    steps, known = episode.steps, episode.provenance
-    verdict = {True: "success", False: "failure", None: "none"}[episode.success]
-    still = np.zeros(episode.action.shape[1], np.float32)
-    for t in range(steps + 1):
-        last = t == steps
-        # True from the last step on, so that a reader of (row t, row t + 1) pairs sees the end before the reset.
-        ending = t >= steps - 1
-        source = Source.PERSON if known is None else known.source[min(t, steps - 1)]
-        given_by = RewardSource.OPERATOR if known is None else known.reward_source[min(t, steps - 1)]
-        action = still if last else episode.action[t]
-        row: dict[str, Any] = {IMAGES + name: episode.images[name][t] for name in cameras}
-        row |= {
-            "task": episode.task,
-            STATE: episode.state[t],
-            ACTION: action,
-            PROPOSED: action if known is None or last else known.proposed[t],
-            STAMPS: known.stamp_ns[t] if known else np.zeros(1 + len(cameras), np.int64),
-            REWARD: np.array([0.0 if last else episode.reward[t]], np.float32),
-            DONE: np.array([ending and episode.end.terminated]),
-            TRUNCATED: np.array([ending and not episode.end.terminated]),
-            SUCCESS: np.array([ending and episode.success is True]),
-            INTERVENTION: np.array([source is Source.PERSON and known is not None and not last]),
-            LAST: np.array([last]),
-            DISCARDED: np.array([episode.discarded]),
-            VERSION: np.array([0 if known is None or last else known.policy_version[t]], np.int64),
-            SOURCE: source.value,
-            REWARD_SOURCE: given_by.value,
-            VERDICT: verdict,
-            VERDICT_INDEX: np.array([known.verdict_index if known else -1], np.int64),
-            VERDICT_SOURCE: known.verdict_source.value if known else RewardSource.NONE.value,
-            KIND: known.kind if known else "",
-            META: json.dumps(dict(known.meta)) if known else "{}",
-            END: episode.end.value,
-            KEY: episode.key,
-            FAILURE: episode.failure,
-        }
-        if progress and episode.benchmark_progress is not None:
-            row[BENCHMARK_PROGRESS] = episode.benchmark_progress[t : t + 1]
-        yield row
 
 
 def _check_same(

@@ -15,7 +15,8 @@ from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import LANGUAGE
 from roborl.data.lerobot_files import load_files
-from roborl.data.lerobot_io import describe, read_episodes
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.types import Image
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import Convert, DemoSpec, iterate_demos
-from roborl.data.lerobot_io import DatasetInfo, describe
+from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.envs.actions import ActionMap
 from roborl.envs.bench import Bench
 from roborl.envs.kinematics import Kinematics

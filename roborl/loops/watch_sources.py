@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from roborl.data.lerobot_io import describe, read_episodes
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError, RobotError
 from roborl.paths import bench_file
 from roborl.types import Image, Vector

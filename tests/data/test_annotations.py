@@ -21,7 +21,8 @@ from roborl.data.annotations import (
     write_annotations,
 )
 from roborl.data.dataset_episode import Subtask
-from roborl.data.lerobot_io import describe, read_episodes
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.testing.episodes import random_episode, write_episodes
 from roborl.types import EndCause

@@ -10,7 +10,7 @@ import pytest
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import DemoSpec, load_demos, thin_out
-from roborl.data.lerobot_io import DatasetInfo
+from roborl.data.lerobot_info import DatasetInfo
 from roborl.errors import DatasetError
 from roborl.testing.episodes import CAMERAS, lerobot_recording, random_episode, write_episodes
 from roborl.types import EndCause, Source

@@ -26,7 +26,8 @@ from roborl.data.dataset_episode import (
     to_episode,
 )
 from roborl.data.lerobot_files import fingerprint
-from roborl.data.lerobot_io import describe, map_cameras, read_episodes
+from roborl.data.lerobot_info import describe, map_cameras
+from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import interrupt_later, write_dataset
 from roborl.data.pictures import fit
 from roborl.errors import DatasetError, ShapeError
@@ -134,7 +135,7 @@ def test_a_kill_costs_no_checkpointed_episode(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         from roborl.testing.episodes import *
         from pathlib import Path
-        from roborl.data.lerobot_writer import interrupt_later, write_dataset
+        from roborl.data.lerobot_writer import DatasetWriter
         writer = DatasetWriter(Path({str(tmp_path / "d")!r}), fps=10, cameras=CAMERAS, state_names=STATE,
                                action_names=ACTION, checkpoint_every=2)
         for i in range(3):

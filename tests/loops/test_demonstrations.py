@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-from roborl.data.lerobot_io import describe
+from roborl.data.lerobot_info import describe
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
 
-from roborl.data.lerobot_io import describe, read_episodes
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
