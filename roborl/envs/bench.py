@@ -64,7 +64,8 @@ class Bench:
         robot: LeRobot's own configuration of the robot and its cameras.
         model: Folder under ``robots/``: joints, limits, chain.
         task: The instruction in words; empty on a simulated bench for the simulated task's own.
-        cameras: Recording resolution by camera name; a robot's camera that is left out is not used.
+        cameras: Recording resolution by camera name; a robot's camera that is left out is not used. Empty on a simulated
+            bench for all of them at ``image_px``.
         image_px: Side of the square picture a policy sees.
         control_hz: Rate at which set-points are sent.
         policy_hz: Rate at which the policy acts; divides ``control_hz``.
@@ -78,7 +79,7 @@ class Bench:
 
     robot: RobotConfig
     model: str
-    cameras: dict[str, CameraUse]
+    cameras: dict[str, CameraUse] = field(default_factory=dict)
     task: str = ""
     image_px: int = 64
     control_hz: float = 50.0
@@ -142,25 +143,32 @@ def load_bench(name_or_path: str, overrides: Sequence[str] = ()) -> Bench:
 
 
 def resolve(bench: Bench) -> Bench:
-    """Return ``bench`` with task and time limit taken from the simulated task where they are left open.
+    """Return ``bench`` with what it leaves open taken from the simulated task, and simulated cameras at recording size.
 
     Raises:
         ConfigError: If a physical bench leaves them open, or the simulated task does not exist.
     """
     if isinstance(bench.robot, SimRobotConfig):
         task = importlib.import_module("roborl.envs.tasks.registry").make_task(bench.robot.scene)
+        whole = CameraUse(height_px=bench.image_px, width_px=bench.image_px)
+        uses = bench.cameras or dict.fromkeys(bench.robot.cameras, whole)
+        drawn = {
+            name: replace(bench.robot.cameras[name], height=use.height_px, width=use.width_px)
+            for name, use in uses.items()
+        }
         return replace(
             bench,
             task=bench.task or task.instruction,
             max_steps=bench.max_steps or task.max_steps,
-            robot=replace(bench.robot, control_hz=bench.control_hz),
+            cameras=uses,
+            robot=replace(bench.robot, control_hz=bench.control_hz, cameras=drawn),
         )
-    if not bench.task or bench.max_steps < 1:
+    if not bench.task or bench.max_steps < 1 or not bench.cameras:
         raise ConfigError(
-            "A physical bench must state its task and its time limit",
-            seen=f"task={bench.task!r}, max_steps={bench.max_steps}",
-            allowed="an instruction in words and at least 1 step",
-            remedy="Set task and max_steps in the bench file",
+            "A physical bench must state its task, its time limit and its cameras",
+            seen=f"task={bench.task!r}, max_steps={bench.max_steps}, cameras={sorted(bench.cameras)}",
+            allowed="an instruction in words, at least 1 step, and a recording resolution per camera",
+            remedy="Set task, max_steps and cameras in the bench file",
         )
     return bench
 

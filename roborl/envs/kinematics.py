@@ -18,6 +18,11 @@ _TILT_WEIGHT_M = 0.02
 _MAX_TURN_RAD = 0.35
 
 
+def _across(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cross product along the first axis; numpy's own takes five times as long on arrays this small."""
+    return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
+
+
 class Kinematics:
     """Solves one robot's chain; joint vectors are full ones, in LeRobot's units.
 
@@ -67,10 +72,10 @@ class Kinematics:
         for _ in range(iterations):
             position, approach, points, axes = self._forward(q)
             error[:3] = target - position
-            error[3:] = _TILT_WEIGHT_M * np.cross(approach, _DOWN)
+            error[3:] = _TILT_WEIGHT_M * _across(approach, _DOWN)
             if error @ error < tolerance_m**2:
                 break
-            jacobian[:3] = np.cross(axes, position - points).T
+            jacobian[:3] = _across(axes.T, (position - points).T)
             jacobian[3:] = _TILT_WEIGHT_M * axes.T
             q[free] += self._step(jacobian[:, free], error, q[free], free)
         solved = start.copy()
