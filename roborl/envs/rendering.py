@@ -5,11 +5,9 @@ from __future__ import annotations
 import atexit
 import weakref
 
-from roborl.envs import gl
-
-# isort: split
 import mujoco
 
+from roborl.envs import gl
 from roborl.types import Image
 
 _PLAIN_FLAGS = (

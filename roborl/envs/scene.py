@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.envs.rendering import Pictures
-
-# isort: split
-import mujoco
-
 from roborl.envs.kinematics import Kinematics, Point
 from roborl.envs.randomisation import Appearance, Strength
+from roborl.envs.rendering import Pictures
 from roborl.envs.robot_model import Joints, RobotModel
 from roborl.envs.tasks.base import Task
 from roborl.paths import robot_folder
