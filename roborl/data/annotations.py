@@ -289,7 +289,9 @@ def read_keyframes(path: Path, *, episode: int = 0) -> dict[int, tuple[Subtask, 
 
 
 def _subtask(mark: Mapping[str, Any]) -> Subtask:
-    name = mark[next((key for key in ("annotation", "anotation", "subtask") if key in mark), "name")]
+    # The second one is how Robo-Dopamine spells it.
+    spellings = ("annotation", "anotation", "subtask")  # codespell:ignore anotation
+    name = mark[next((key for key in spellings if key in mark), "name")]
     start = mark["start"] if "start" in mark else mark["start_frame_id"]
     end = mark["end"] if "end" in mark else mark["end_frame_id"]
     return Subtask(name=str(name), start=int(start), end=int(end))

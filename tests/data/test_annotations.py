@@ -165,8 +165,8 @@ def test_a_broken_annotation_is_named() -> None:
         ("k.json", '{"2": [{"name": "reach", "start": 0, "end": 4}, {"name": "lift", "start": 4, "end": 9}]}'),
         ("k.csv", "episode,name,start,end\n2,reach,0,4\n2,lift,4,9\n"),
         ("l.json", json.dumps([
-            {"anotation": "reach", "start_frame_id": 0, "end_frame_id": 4},
-            {"anotation": "lift", "start_frame_id": 4, "end_frame_id": 9},
+            {"anotation": "reach", "start_frame_id": 0, "end_frame_id": 4},  # codespell:ignore anotation
+            {"anotation": "lift", "start_frame_id": 4, "end_frame_id": 9},  # codespell:ignore anotation
         ])),
     ],
 )  # fmt: skip
