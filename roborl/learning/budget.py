@@ -20,6 +20,9 @@ class BudgetConfig:
     max_owed: float = 20_000.0
     # online transitions that must be sampleable before the first update
     start_at: int = 200
+    # updates owed at which actors are asked to wait between two episodes, until half of them are made; 0: never. For
+    # simulations, which may run faster than any learner; an arm with a person beside it should not wait
+    hold_actors_at: float = 0.0
     # seconds without news of an actor after which nothing is done ahead of experience
     silence_s: float = 5.0
 
@@ -57,6 +60,17 @@ class ReplayBudget:
         self._tokens = 0.0
         self._updates = 0
         self._forgiven = 0.0
+        self._holding = False
+
+    @property
+    def holds_actors(self) -> bool:
+        """True while the learner is so far behind that actors should wait between episodes."""
+        limit = self.config.hold_actors_at
+        if not limit or self._tokens <= limit / 2:
+            self._holding = False
+        elif self._tokens > limit:
+            self._holding = True
+        return self._holding
 
     @property
     def started(self) -> bool:

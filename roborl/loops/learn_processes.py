@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
+from roborl.clock import NS
 from roborl.errors import ConfigError, DatasetError, ModelLoadError
 from roborl.learning.publish import ProbeActions, probe_with
 from roborl.loops.label import Labeller
@@ -18,6 +19,7 @@ from roborl.loops.learn_config import (
     LearnConfig,
     RunFolder,
     read_lines,
+    read_status,
     write_status,
 )
 from roborl.loops.store import DemoImport, StoreLoop
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _STATUS_EVERY_S = 0.5
 _STORE_WAIT_S = 60.0
+_SILENT_S = 5.0
 
 
 class _Ticker:
@@ -80,23 +83,39 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     loop = StoreLoop(receiver, store)
     child.ready(import_s)
     ticker = _Ticker(_STATUS_EVERY_S)
+    holding = False
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
         demos.turn()
         loop.turn(0.05 if demos.complete else 0.0)
         child.beat()
         if ticker.due():
+            if _actors_should_wait(run) != holding:
+                holding = not holding
+                receiver.set_control({"mode": "pause"} if holding else {})
             rings = {
                 ring: {"actor": state.actor, "alive": state.alive, "durable": state.durable}
                 for ring, state in receiver.rings.items()
             }
-            status = {"records": loop.records, "waiting": loop.waiting, "faults": loop.faults}
+            status = {
+                "holding": holding,
+                "records": loop.records,
+                "waiting": loop.waiting,
+                "faults": loop.faults,
+            }
             write_status(
                 run.status("store"),
                 status | {"importing": not demos.complete, "rings": rings, **store.health()},
             )
     receiver.close()
     store.close()
+
+
+def _actors_should_wait(run: RunFolder) -> bool:
+    """Return what the trainer wants; one that is silent wants nothing."""
+    trainer = read_status(run.status("trainer"))
+    age_ns = time.monotonic_ns() - trainer.get("at_ns", 0)
+    return bool(trainer.get("holds_actors")) and age_ns < _SILENT_S * NS
 
 
 def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:

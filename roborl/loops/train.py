@@ -327,6 +327,7 @@ class Trainer[B]:
             "episodes": self._episodes,
             "successes": self._successes,
             "actor_alive": self.actor_alive,
+            "holds_actors": self.budget.holds_actors,
         }
         experience = self._experience
         if experience is not None:

@@ -72,6 +72,19 @@ def test_counters_survive_a_checkpoint(history: list[tuple[int, int]]) -> None:
     assert again.allowance(actor_alive=True) == budget.allowance(actor_alive=True)
 
 
+def test_actors_are_held_from_the_limit_down_to_its_half_and_never_by_default() -> None:
+    free = ReplayBudget(BudgetConfig(ratio=10.0, start_at=0))
+    free.arrived(1000)
+    assert not free.holds_actors
+    budget = ReplayBudget(BudgetConfig(ratio=1.0, start_at=0, hold_actors_at=100.0))
+    held = []
+    for arrived, spent in ((100, 0), (1, 0), (0, 40), (0, 10), (0, 1), (40, 0), (20, 0)):
+        budget.arrived(arrived)
+        budget.spend(spent)
+        held.append(budget.holds_actors)
+    assert held == [False, True, True, True, False, False, True]
+
+
 def test_a_ratio_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="ratio=0"):
         BudgetConfig(ratio=0.0)

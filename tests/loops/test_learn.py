@@ -47,15 +47,20 @@ FORM = BenchForm(
 )
 
 
-def config_in(run: Path, where: Addresses, *, reward: bool = True) -> LearnConfig:
+def config_in(run: Path, where: Addresses, hold_actors_at: float) -> LearnConfig:
     return LearnConfig(
         run=run,
-        reward=where.scores if reward else "",
+        reward=where.scores,
         steps=where.steps,
         weights=where.weights,
         rlpd=RlpdConfig(batch_size=8, members=2, width=16),
         trainer=TrainerConfig(
-            budget=BudgetConfig(ratio=1.0, start_at=10, max_lead=8.0),
+            budget=BudgetConfig(
+                ratio=20.0 if hold_actors_at else 1.0,
+                start_at=10,
+                max_lead=8.0,
+                hold_actors_at=hold_actors_at,
+            ),
             publish_every=10,
             checkpoint_every_s=0.5,
             metrics_every_s=0.5,
@@ -153,13 +158,18 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def hold_actors_at() -> float:
+    return 0.0
+
+
+@pytest.fixture
+def rig(tmp_path: Path, hold_actors_at: float) -> Iterator[Rig]:
     run = tmp_path / "run"
     where = addresses(run)
     place_policy(run)
     serving = ServeConfig(models={"reward": "brightness"}, endpoint=where.scores)
     specs = [
-        *learner_specs(config_in(run, where), FORM),
+        *learner_specs(config_in(run, where, hold_actors_at), FORM),
         ChildSpec(name="serve", target=serve_main, args=(serving,)),
     ]
     group = ProcessGroup(specs, preload=learn.PRELOAD, on_event=EventLog(run / "events.jsonl"))
@@ -233,6 +243,16 @@ def test_an_older_version_comes_back_into_force_under_a_new_number(rig: Rig) -> 
     assert line["version"] > 3
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
+
+
+@pytest.mark.parametrize("hold_actors_at", [400.0])
+def test_actors_wait_for_a_learner_that_is_told_to_hold_them(rig: Rig) -> None:
+    rig.until("the trainer is up", lambda: rig.group.ready("trainer"))
+    for _ in range(4):
+        rig.act()
+    rig.until("actors are held", lambda: rig.sender.control.get("mode") == "pause")
+    rig.until("actors go on", lambda: rig.sender.control.get("mode") is None)
+    assert rig.status("trainer")["owed_updates"] <= 400.0
 
 
 def test_a_run_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
