@@ -194,7 +194,8 @@ def learnt_policy(run: Path) -> SmallPolicy:
     folder = RunFolder(run)
     policy = SmallPolicy.load(folder.policy)
     shelf = VersionShelf(folder.versions)
-    policy.load_actor(shelf.get(shelf.newest), shelf.newest)
+    newest = shelf.versions()[-1]
+    policy.load_actor(shelf.get(newest), newest)
     return policy
 
 
@@ -208,6 +209,7 @@ def _record(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any
             demonstrations=config.demonstrations,
             failures=config.failures,
             failure_kinds=failure_kinds(env),
+            benchmark_progress=True,
             seed=config.seed,
         )
     finally:
