@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from roborl.data.ring import Ring
 from roborl.errors import DatasetError
 from roborl.hil.keyboard import HELP, TerminalKeyboard
 from roborl.hil.presses import PressSender
-from roborl.loops import control_process, inference, io
+from roborl.loops import control_process, inference, io, teleop
 from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.control_settings import Waiting
 from roborl.loops.status import StatusSlot
@@ -29,6 +29,8 @@ PRELOAD = (
     "torch",
     "lerobot.robots",
     "zmq",
+    "roborl.envs.bench",
+    "roborl.envs.arm",
     "roborl.loops.control_process",
     "roborl.policies.small",
 )
@@ -40,18 +42,27 @@ _REPORT_S = 30.0
 
 def actor_specs(config: ActConfig, suffix: str = "") -> list[ChildSpec]:
     """Return the processes of one actor, in the order in which they must end."""
-    control, policy, link = (name + suffix for name in _PROCESSES)
+    mains = {
+        "control": control_process.main,
+        "inference": inference.main,
+        "io": io.main,
+        "teleop": teleop.main,
+    }
     return [
         ChildSpec(
-            name=control,
-            target=control_process.main,
+            name=name + suffix,
+            target=mains[name],
             args=(config,),
             hang_s=_HANG_S,
-            handles_interrupt=True,
-        ),
-        ChildSpec(name=policy, target=inference.main, args=(config,), hang_s=_HANG_S),
-        ChildSpec(name=link, target=io.main, args=(config,), hang_s=_HANG_S),
+            handles_interrupt=name == "control",
+        )
+        for name in process_names(config)
     ]
+
+
+def process_names(config: ActConfig) -> tuple[str, ...]:
+    """Return the names of an actor's processes in the order in which they must end: the arm first."""
+    return (*_PROCESSES, "teleop") if config.teleop else _PROCESSES
 
 
 class Actor:
@@ -80,7 +91,7 @@ class Actor:
         self.folder = shared_folder(config.run, config.actor)
         (self.folder / "actor.json").unlink(missing_ok=True)
         self.status = {name: StatusSlot(self.folder, name) for name in _PROCESSES}
-        self.names = [name + suffix for name in _PROCESSES]
+        self.names = {name: name + suffix for name in process_names(config)}
         self.group = group or ProcessGroup(
             actor_specs(config, suffix),
             preload=PRELOAD,
@@ -90,7 +101,7 @@ class Actor:
     @property
     def done(self) -> bool:
         """True once the control process has run all its episodes."""
-        return self.group.finished(self.names[0])
+        return self.group.finished(self.names["control"])
 
     def run(self) -> dict[str, Any]:
         """Run until the control process has done its episodes, or the actor must end; return the figures.
@@ -119,13 +130,13 @@ class Actor:
 
     def stop_arm(self) -> None:
         """End the control process, which brings the arm to rest."""
-        self.group.end(self.names[0], grace_s=10.0)
+        self.group.end(self.names["control"], grace_s=10.0)
 
     def finish(self) -> None:
         """Stop the arm, wait until the learner has every step, end the other processes and give their memory back."""
         self.stop_arm()
         self._drain()
-        for name in self.names[1:]:
+        for name in self.names.values():
             self.group.end(name)
         self._tidy()
 
@@ -152,8 +163,8 @@ class Actor:
             "policy_version": policy["policy_version"],
             "weights_refused": policy["refused"],
             "not_durable": link["pending"],
-            "restarts": {name: self.group.restarts[own] for name, own in self._own_names()},
-            "recoveries_s": {name: self.group.recoveries_s[own] for name, own in self._own_names()},
+            "restarts": {name: self.group.restarts[own] for name, own in self.names.items()},
+            "recoveries_s": {name: self.group.recoveries_s[own] for name, own in self.names.items()},
         }
 
     def keyboard(self) -> TerminalKeyboard | _NoKeyboard:
@@ -162,9 +173,6 @@ class Actor:
             return _NoKeyboard()
         log.info("%s", HELP)
         return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen)
-
-    def _own_names(self) -> Iterator[tuple[str, str]]:
-        return zip(_PROCESSES, self.names, strict=True)
 
     def _on_screen(self) -> tuple[EpisodeKey, int] | None:
         control = self.status["control"]

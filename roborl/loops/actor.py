@@ -57,7 +57,9 @@ class ActConfig:
     operator: Literal["auto", "sim", "keyboard", "none"] = "auto"
     # Seconds without a sign of life of the keyboard that stop the arm; 0 for never.
     operator_silence_s: float = 0.0
-    # How a person takes over, where the bench has a teleoperator.
+    # YAML file with LeRobot's configuration of a device to take over with, such as "type: gamepad"; empty for none.
+    teleop: str = ""
+    # When the person at that device commands.
     intervention: InterventionConfig = field(default_factory=InterventionConfig)
     # Simulation only: the world stands still while no action is there, so that load does not change an episode.
     world_waits: bool = True

@@ -17,8 +17,8 @@ from roborl.codec import split
 from roborl.data.journal import Journal
 from roborl.errors import DatasetError
 from roborl.hil.operator import Nobody, PersonOperator
-from roborl.hil.presses import Presses
-from roborl.hil.supervisor import PolicyOnly
+from roborl.hil.presses import Button, Press, Presses
+from roborl.hil.supervisor import Intervention, PolicyOnly
 from roborl.loops.actor import ActConfig, Card, shared_folder
 from roborl.loops.control import ControlLoop
 from roborl.loops.control_settings import ControlSettings, Waiting
@@ -27,8 +27,9 @@ from roborl.loops.priority import PRIORITIES, raise_priority
 from roborl.loops.shared import ChunkSlot, ObservationSlot
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child
+from roborl.loops.teleop import ReadingSlot
 from roborl.records import End, unpack_record
-from roborl.roles import Operator
+from roborl.roles import Operator, Supervisor
 from roborl.types import EndCause, RewardSource
 
 if TYPE_CHECKING:
@@ -85,12 +86,15 @@ def main(child: Child, config: ActConfig) -> None:
         return child.stopping
 
     presses = Presses(folder)
-    orders = Orders(presses, clock, silence_s=config.operator_silence_s * bench.time_scale or None)
+    supervisor, on_press = make_supervisor(config, folder)
+    orders = Orders(
+        presses, clock, silence_s=config.operator_silence_s * bench.time_scale or None, on_press=on_press
+    )
     operator = make_operator(config, bench, robot, presses, orders, clock, stopping)
     loop = ControlLoop(
         arm=arm,
         operator=operator,
-        supervisor=PolicyOnly(),
+        supervisor=supervisor,
         journal=journal,
         observations=ObservationSlot(folder, card.cameras, card.state_dim),
         chunks=ChunkSlot(folder),
@@ -177,6 +181,14 @@ def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
         time_scale=bench.time_scale,
         world_waits=bench.simulated and config.world_waits,
     )
+
+
+def make_supervisor(config: ActConfig, folder: Path) -> tuple[Supervisor, Callable[[Press], None]]:
+    """Return who decides who commands, and what the take-over buttons do."""
+    if not config.teleop:
+        return PolicyOnly(), lambda press: None
+    intervention = Intervention(ReadingSlot(folder).newest, MonotonicClock(), config.intervention)
+    return intervention, lambda press: intervention.force(press.button is Button.TAKE_OVER)
 
 
 def make_operator(

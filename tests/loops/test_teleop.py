@@ -1,0 +1,92 @@
+"""A person's device as a process of its own, beside a real actor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.codec import split
+from roborl.data.ring import Ring
+from roborl.envs.bench import load_bench
+from roborl.errors import ConfigError
+from roborl.loops.act import Actor, folder_of
+from roborl.loops.actor import ActConfig
+from roborl.loops.teleop import make_map, make_teleoperator
+from roborl.records import Arrival, unpack_record
+from roborl.testing import config_stub_teleoperator
+from roborl.types import Source
+
+PLUGIN = config_stub_teleoperator.__name__
+
+
+def test_a_person_takes_over_and_gives_back_and_a_dead_device_gives_the_arm_to_the_policy(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "pad.yaml").write_text("type: stub_pad\ndelta_x: -1.0\nengaged_after: 30\n")
+    config = ActConfig(
+        bench_overrides=["--robot.scene=Reach", "--time_scale=2"],
+        plugins=[PLUGIN],
+        run=tmp_path,
+        steps="ipc:///" + str(tmp_path / "nobody"),
+        policy_factory="roborl.testing.policies:random_policy",
+        teleop=str(tmp_path / "pad.yaml"),
+        ring_mb=16,
+        drain_s=0.0,
+    )
+    stop = threading.Event()
+    actor = Actor(config, stop.is_set)
+    thread = threading.Thread(target=actor.run)
+    thread.start()
+    until = time.monotonic() + 60
+    while actor.status["control"]["person_steps"] < 12 and time.monotonic() < until:
+        time.sleep(0.02)
+    os.kill(actor.group.pid("teleop"), signal.SIGKILL)
+    while not actor.group.recoveries_s["teleop"] and time.monotonic() < until:
+        time.sleep(0.02)
+    stop.set()
+    thread.join(30)
+    with Ring.attach(folder_of(config) / "ring.bin") as ring:
+        records = [unpack_record(split(bytes(ring.read(seq)))) for seq in range(1, ring.head + 1)]
+    commands = [record.command for record in records if isinstance(record, Arrival) and record.command]
+    by_person = [command.source is Source.PERSON for command in commands]
+    assert sum(by_person) >= 12
+    assert len(set(by_person)) == 2
+    for command in commands:
+        assert np.abs(command.proposed).max() <= 0.5
+        if command.source is Source.PERSON:
+            # What was executed, after limits and safety: along x alone, never forward.
+            assert command.action[0] <= 1e-3
+            assert abs(command.action[3]) < 1e-3
+    assert actor.group.restarts == {"control": 0, "inference": 0, "io": 0, "teleop": 1}
+    shutil.rmtree(folder_of(config))
+
+
+def test_a_leader_arm_of_the_same_kind_fits_a_bench() -> None:
+    bench = load_bench("so101_sim", ["--robot.scene=Reach"])
+    joints = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+    to_action = make_map(bench, {f"{name}.pos": float for name in joints})
+    rest = dict.fromkeys((f"{name}.pos" for name in joints), 20.0)
+    to_action(rest, 0)
+    np.testing.assert_allclose(to_action(rest, 50_000_000), np.zeros(4), atol=1e-6)
+    opened = to_action(rest | {"gripper.pos": 30.0}, 100_000_000)
+    assert opened[3] > 0
+    np.testing.assert_allclose(opened[:3], 0, atol=1e-6)
+
+
+def test_a_device_that_does_not_fit_is_refused() -> None:
+    bench = load_bench("so101_sim", ["--robot.scene=Reach", "--action.kind=joint_delta"])
+    with pytest.raises(ConfigError, match="does not fit"):
+        make_map(bench, {"names": {"delta_x": 0, "delta_y": 1, "delta_z": 2}})
+
+
+def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pad.yaml").write_text("type: crystal_ball\n")
+    with pytest.raises(ConfigError, match="crystal_ball"):
+        make_teleoperator(tmp_path / "pad.yaml")
