@@ -44,7 +44,7 @@ def same(a: object, b: object) -> bool:
 
 
 @given(messages)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_goes_in_comes_out(message: dict) -> None:
     parts = encode(message)
     assert same(message, decode(parts))

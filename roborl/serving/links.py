@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -96,11 +97,13 @@ class ServerLink:
 
     def receive(self, timeout_s: float, *, most: int = 64) -> list[tuple[Peer, Message]]:
         """Return up to ``most`` messages of welcomed clients; wait ``timeout_s`` for the first, or until :meth:`wake`."""
-        until_ns = self._clock.now_ns() + int(timeout_s * NS)
+        until_s = (
+            time.monotonic() + timeout_s
+        )  # sockets wait in real time, whatever the clock of liveness says
         while True:
             self._beat()
             found = self._drain(most)
-            left_s = (until_ns - self._clock.now_ns()) / NS
+            left_s = until_s - time.monotonic()
             if found or left_s <= 0 or self._socket.wait(min(left_s, BEAT_S)):
                 return found
 
@@ -260,11 +263,13 @@ class ClientLink:
         Raises:
             HandshakeMismatch: If the server and this side do not fit together.
         """
-        until_ns = self._clock.now_ns() + int(timeout_s * NS)
+        until_s = (
+            time.monotonic() + timeout_s
+        )  # sockets wait in real time, whatever the clock of liveness says
         while True:
             self._beat()
             found = self._drain(most)
-            left_s = (until_ns - self._clock.now_ns()) / NS
+            left_s = until_s - time.monotonic()
             if found or left_s <= 0:
                 return found
             self._socket.wait(min(left_s, BEAT_S if self.up else 0.05))
@@ -294,7 +299,7 @@ class ClientLink:
         Raises:
             DeadlineExceeded: If ``timeout_s`` have passed before.
         """
-        deadline = Deadline(timeout_s, self._clock)
+        deadline = Deadline(timeout_s)
         while True:
             found = poll(min(0.1, deadline.remaining_s()))
             if found is not None:

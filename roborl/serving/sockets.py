@@ -18,7 +18,9 @@ from roborl.codec import MAX_PARTS, Part
 from roborl.errors import ConfigError
 from roborl.serving.security import Keys, check_bind
 
-_COPY_BELOW_BYTES = 1 << 16
+# Below these a copy is cheaper than the bookkeeping of a shared buffer.
+_COPY_RECEIVED_BELOW_BYTES = 1 << 16
+_COPY_SENT_BELOW_BYTES = 1 << 19
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -109,7 +111,7 @@ class Socket:
             while True:
                 frame = self._socket.recv(zmq.NOBLOCK, copy=False)
                 if len(parts) <= MAX_PARTS + 1:
-                    parts.append(frame.buffer if len(frame) >= _COPY_BELOW_BYTES else frame.bytes)
+                    parts.append(frame.buffer if len(frame) >= _COPY_RECEIVED_BELOW_BYTES else frame.bytes)
                 if not frame.more:
                     return parts
         except zmq.Again:
@@ -124,7 +126,7 @@ class Socket:
         try:
             for index, part in enumerate(parts):
                 flags = zmq.NOBLOCK | (zmq.SNDMORE if index < last else 0)
-                self._socket.send(part, flags, copy=len(part) < _COPY_BELOW_BYTES)
+                self._socket.send(part, flags, copy=len(part) < _COPY_SENT_BELOW_BYTES)
         except (zmq.Again, zmq.ZMQError) as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
@@ -133,6 +135,8 @@ class Socket:
 
     def close(self) -> None:
         """Drop what is queued and free the address. May be called twice."""
+        if self._context.closed:
+            return
         self._socket.close(linger=0)
         self._waker.close()
         self._woken.close()
@@ -140,6 +144,11 @@ class Socket:
             self._authenticator.stop()
             self._authenticator = None
         self._context.term()
+
+    def __del__(self) -> None:
+        # A context that is collected while its socket is open waits for ever.
+        if hasattr(self, "_poller"):
+            self.close()
 
     def _limit(self, limits: Limits) -> None:
         for option, value in {

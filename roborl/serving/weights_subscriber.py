@@ -30,6 +30,8 @@ from roborl.serving.weight_sets import (
 
 log = logging.getLogger(__name__)
 
+_TELL_EVERY = 4  # chunks; well below the publisher's window
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Arriving:
@@ -201,8 +203,10 @@ class WeightsSubscriber:
             raise WireError("A chunk of weights does not fit", seen=f"chunk {index} of {len(payload)} bytes")
         arriving.chunks[index][:] = payload
         self._check(arriving, index)
-        self._link.send("got", transfer=arriving.number, chunks=arriving.got)
-        if arriving.got == len(arriving.chunks):
+        whole = arriving.got == len(arriving.chunks)
+        if whole or arriving.got % _TELL_EVERY == 0:
+            self._link.send("got", transfer=arriving.number, chunks=arriving.got)
+        if whole:
             self._finish(arriving)
 
     def _check(self, arriving: _Arriving, index: int) -> None:

@@ -224,7 +224,7 @@ def test_after_a_restart_of_the_server_the_session_is_rebuilt_by_pushing_again(
     until(lambda: len(client.of(Scored)) == 10, label(client, session, 0, 10), judge.turn)
     before = [event.score.progress for event in client.of(Scored)]
     judge.server.close()
-    until(lambda: not client.client.alive, client.turn, within_s=1.5)
+    until(lambda: not client.client.alive, client.turn)
     again = Judge(opened(ScoreServer(judge.server.endpoint)))
     until(lambda: client.of(SessionLost), client.turn, again.turn)
     assert client.of(SessionLost)[0].session == session
