@@ -1,0 +1,255 @@
+"""``roborl bench WHAT``: measures a part or a whole run, beside its peers or its bars, and says which bars are missed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roborl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to measure; the first word after ``roborl bench`` stands for --what."""
+
+    what: str = (
+        ""  # transport, replay, weights, sim, control, faults, two-computers, seeds, or all of them but seeds
+    )
+    out: Path = Path("outputs/bench")  # folder for one JSON file per benchmark, named by it
+    quick: bool = (
+        False  # a tenth of the work: the figures mean little, the exit code follows them all the same
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What a figure must reach.
+
+    Attributes:
+        name: The figure, in words.
+        read: Takes it from the benchmark's result.
+        least: It must be at least this; None for no such bound.
+        most: It must be at most this; None for no such bound.
+    """
+
+    name: str
+    read: Callable[[Mapping[str, Any]], float]
+    least: float | None = None
+    most: float | None = None
+
+    def check(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the figure beside its bar, and whether it is met."""
+        figure = self.read(result)
+        met = (self.least is None or figure >= self.least) and (self.most is None or figure <= self.most)
+        bar = f">= {self.least:g}" if self.least is not None else f"<= {self.most:g}"
+        return {"name": self.name, "figure": figure, "bar": bar, "met": met}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One word of ``roborl bench``.
+
+    Attributes:
+        module: Where its ``run`` is, below ``roborl.loops``.
+        bars: What it must reach.
+        quick: Arguments of ``run`` for a tenth of the work.
+    """
+
+    module: str
+    bars: tuple[Bar, ...] = ()
+    quick: Mapping[str, Any]
+
+
+def _ratio(name: str) -> Callable[[Mapping[str, Any]], float]:
+    return lambda result: float(result["ratios"][name])
+
+
+def _figure(*path: str) -> Callable[[Mapping[str, Any]], float]:
+    def read(result: Any) -> float:
+        for name in path:
+            result = result[name]
+        return float(result)
+
+    return read
+
+
+_ACCOUNT = tuple(
+    Bar(name=f"{what} steps", read=_figure("account", what), most=0)
+    for what in ("lost", "doubled", "foreign", "misplaced", "altered")
+)
+
+BENCHMARKS = {
+    "transport": Benchmark(
+        module="bench_transport",
+        quick={"rounds": 2, "messages": 100},
+        bars=(
+            Bar(
+                name="ours / grpc client stream",
+                read=_ratio("ours, ack per transition / grpc client stream, one answer at the end"),
+                least=1.5,
+            ),
+            Bar(
+                name="ours / pickle+lz4",
+                read=_ratio("ours, ack per transition / pickle+lz4 request/reply"),
+                least=3,
+            ),
+        ),
+    ),
+    "replay": Benchmark(
+        module="bench_replay",
+        quick={"transitions": 600, "rounds": 3},
+        bars=(
+            Bar(name="time of a draw, ours / numpy.take", read=_ratio("ours / numpy.take"), most=1.5),
+            Bar(name="time of a draw, LeRobot's / ours", read=_ratio("lerobot / ours"), least=10),
+            Bar(name="time of a draw, TorchRL's / ours", read=_ratio("torchrl / ours"), least=4),
+            Bar(name="insertion, ring, us", read=_figure("insert_us", "ring"), most=60),
+            Bar(name="insertion, replay memory, us", read=_figure("insert_us", "replay memory"), most=60),
+        ),
+    ),
+    "weights": Benchmark(
+        module="bench_weights",
+        quick={"rounds": 3},
+        bars=(
+            Bar(
+                name="published to applied / (3 flat copies + 10 ms), one machine",
+                read=lambda result: result["ms"]["ours, one machine (ipc)"] / result["bar_ms"],
+                most=1,
+            ),
+            Bar(
+                name="published to applied / (3 flat copies + 10 ms), tcp",
+                read=lambda result: result["ms"]["ours, tcp"] / result["bar_ms"],
+                most=1,
+            ),
+        ),
+    ),
+    "sim": Benchmark(
+        module="bench_sim",
+        quick={"rounds": 1, "steps": 50, "peer_steps": 1},
+        bars=(
+            Bar(
+                name="steps/s, two cameras, 96 px",
+                read=_figure("steps_per_s", "roborl/PickCube-v0"),
+                least=100,
+            ),
+        ),
+    ),
+    "control": Benchmark(
+        module="bench_control",
+        quick={"ticks": 1000},
+        bars=(
+            Bar(name="p99 lateness over a bare loop's, ms", read=_figure("p99_over_bare_ms"), most=2),
+            Bar(name="maximum lateness over a bare loop's, ms", read=_figure("max_over_bare_ms"), most=2),
+        ),
+    ),
+    "faults": Benchmark(
+        module="bench_faults",
+        quick={"kills": 7, "server_away_s": 5.0, "learner_away_s": 10.0},
+        bars=(
+            *_ACCOUNT,
+            Bar(name="control ticks that survivors missed", read=_figure("missed_ticks", "control"), most=0),
+            Bar(name="slowest detection, s", read=_figure("detection_s", "max"), most=1),
+            Bar(name="slowest return beyond imports, s", read=_figure("back_s", "max"), most=3),
+            Bar(
+                name="labels unlike those of an undisturbed scoring", read=_figure("labels", "wrong"), most=0
+            ),
+            Bar(
+                name="rate of steps without reward server / with it",
+                read=_figure("server_away", "rate_ratio"),
+                least=0.9,
+            ),
+            Bar(name="frames without a label in the end", read=_figure("server_away", "missing"), most=0),
+            *(
+                Bar(
+                    name=f"{what} steps, learner away",
+                    read=_figure("learner_away", "account", what),
+                    most=0,
+                )
+                for what in ("lost", "doubled", "foreign", "misplaced", "altered")
+            ),
+        ),
+    ),
+    "two-computers": Benchmark(
+        module="bench_two_computers",
+        quick={"cut_s": 5.0, "before_s": 5.0, "after_s": 5.0},
+        bars=(
+            *_ACCOUNT,
+            Bar(name="clients without keys that got in", read=_figure("strangers_in"), most=0),
+        ),
+    ),
+    "seeds": Benchmark(module="bench_seeds", quick={"seeds": 1}),
+}
+ALL = tuple(name for name in BENCHMARKS if name != "seeds")
+
+
+def positional(args: Sequence[str]) -> list[str]:
+    """Let the first word name the benchmark."""
+    if args and not args[0].startswith("-"):
+        return ["--what", args[0], *args[1:]]
+    return list(args)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Run the benchmarks; ``exit`` is 1 where a bar is missed.
+
+    Raises:
+        ConfigError: If there is no such benchmark.
+    """
+    names = ALL if config.what == "all" else (config.what,)
+    if not set(names) <= set(BENCHMARKS):
+        raise ConfigError(
+            "There is no such benchmark",
+            seen=config.what or "nothing",
+            allowed=[*BENCHMARKS, "all"],
+            remedy="Name one: roborl bench transport",
+        )
+    results = {name: _measure(name, config) for name in names}
+    missed = [
+        f"{name}: {bar['name']}"
+        for name, result in results.items()
+        for bar in result["bars"]
+        if not bar["met"]
+    ]
+    report = results[config.what] if config.what in results else results
+    return {**report, "missed": missed, "exit": int(bool(missed))}
+
+
+def _measure(name: str, config: Config) -> dict[str, Any]:
+    benchmark = BENCHMARKS[name]
+    run = importlib.import_module(f"roborl.loops.{benchmark.module}").run
+    result: dict[str, Any] = run(**(benchmark.quick if config.quick else {}))
+    result["bars"] = [bar.check(result) for bar in benchmark.bars]
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / f"{name}.json").write_text(json.dumps(result, indent=2, default=float) + "\n")
+    print(table(name, result), file=sys.stderr)
+    return result
+
+
+def table(name: str, result: Mapping[str, Any]) -> str:
+    """Return a benchmark's result for people: figures first, then the bars."""
+    rows = list(_rows({key: value for key, value in result.items() if key != "bars"}))
+    rows += [
+        (bar["name"], f"{_number(bar['figure'])}   (bar {bar['bar']}: {'met' if bar['met'] else 'MISSED'})")
+        for bar in result["bars"]
+    ]
+    width = max(len(label) for label, _ in rows)
+    return "\n".join([f"{name}", *(f"  {label:<{width}}  {value}" for label, value in rows)])
+
+
+def _rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, entry in value.items():
+        label = f"{prefix}{key}"
+        if isinstance(entry, Mapping):
+            rows += _rows(entry, f"{label}: ")
+        else:
+            rows.append((label, _number(entry)))
+    return rows
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
