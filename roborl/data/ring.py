@@ -98,7 +98,7 @@ class Ring:
             DatasetError: If the disk has no room for it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.tmp")
         with open(temporary, "wb") as file:
             size = _HEADER_BYTES + slots * _stride(slot_bytes)
             try:

@@ -224,7 +224,8 @@ class Store:
         info, log = self._infos.get(record.key), self._open.get(record.key)
         if isinstance(record, Begin):
             if info is not None:
-                self._refuse(ring_id, sequence, blob, f"episode {record.key} began before")
+                why = f"episode {record.key} began before; are there two actors of that name?"
+                self._refuse(ring_id, sequence, blob, why)
                 return
             self._close_lost(record.key)
             self._begin(record, ring_id, sequence, blob)
