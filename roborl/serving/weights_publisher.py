@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from roborl.serving.weight_sets import (
     chunks,
     pack_weights,
 )
+
+log = logging.getLogger(__name__)
 
 _WINDOW_CHUNKS = 16
 
@@ -67,8 +70,9 @@ class WeightsPublisher:
         self._has: dict[str, int] = {}
         self._numbers = 0
         self._closing = False
+        self._failure: Exception | None = None
         self._status: dict[str, dict[str, Any]] = {}
-        self._thread = threading.Thread(target=self._serve, name="weights publisher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="weights publisher", daemon=True)
         self._thread.start()
 
     def publish(self, version: int, arrays: Arrays) -> None:
@@ -81,8 +85,13 @@ class WeightsPublisher:
             arrays: The actor's weights by name, numpy, finite. They are copied before this returns.
 
         Raises:
-            WireError: If a value is not finite or the version not new; the last set stays.
+            WireError: If a value is not finite or the version not new; the last set stays. If the serving thread has
+                failed, with its reason.
         """
+        if self._failure is not None:
+            raise WireError(
+                "The thread that serves weights has failed", seen=repr(self._failure)
+            ) from self._failure
         if self._newest is not None and version <= self._newest.version:
             raise WireError(
                 "Weights were published under a version that is not new",
@@ -108,6 +117,15 @@ class WeightsPublisher:
         self._link.wake()
         self._thread.join(timeout=5.0)
         self._link.close()
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except (
+            Exception
+        ) as error:  # whatever it was, a thread must not die in silence: the next publish raises it
+            log.exception("the thread that serves weights has failed")
+            self._failure = error
 
     def _serve(self) -> None:
         while not self._closing:

@@ -334,6 +334,15 @@ def test_waits_for_a_server_that_is_away_end(judge: Judge, client: Client) -> No
         assert time.monotonic() - begun_s < 1.0
 
 
+def test_a_wait_that_ended_leaves_the_client_as_good_as_before(
+    judge: Judge, client: Client, until: Any
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        client.client.statistics(0.05)
+    session = client.client.open_session("t", ["front", "wrist"])
+    until(lambda: len(client.of(Scored)) == 5, label(client, session, 0, 5), judge.turn)
+
+
 def test_peers_that_do_not_fit_are_told_on_both_ends(opened: Callable[[Any], Any], until: Any) -> None:
     server = opened(ScoreServer(LOCAL, handshake=Handshake(version="v1")))
     client = opened(ScoreClient(server.endpoint, name="c", handshake=Handshake(version="v2")))

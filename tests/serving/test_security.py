@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import socket
 import stat
@@ -19,6 +20,7 @@ import zmq
 from roborl.cli.main import main
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.serving.handshake import Handshake
+from roborl.serving.links import ClientLink
 from roborl.serving.messages import write_message
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.scores import ScoreServer
@@ -204,6 +206,30 @@ def test_a_message_of_a_gigabyte_is_refused_without_its_memory(
     assert resident_bytes() - before < 50 << 20
     sender = opened(StepsSender(receiver.endpoint, ring_id="r", actor="a", handshake=OPEN))
     until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+
+
+class Trap:
+    """Pickled, it makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_is_never_opened(opened: Callable[[Any], Any], tmp_path: Path, until: Any) -> None:
+    trap = pickle.dumps(Trap(tmp_path / "sprung"))
+    server = opened(ScoreServer(LOCAL))
+    link = opened(ClientLink(server.endpoint, link="scores", name="c", handshake=OPEN))
+    until(lambda: link.up, lambda: link.receive(0.01), lambda: server.poll(0.01))
+    link._socket.send([trap])
+    link._socket.send([trap, trap])
+    link.send("open", session=trap, task=trap)
+    until(lambda: server.statistics()["transport"].get("malformed") == 3, lambda: server.poll(0.01))
+    assert not (tmp_path / "sprung").exists()
+    pickle.loads(trap)  # noqa: S301  (the trap works)
+    assert (tmp_path / "sprung").exists()
 
 
 HELLO = {"link": "?", "name": "x", "client": "c1", "handshake": OPEN.to_wire()}

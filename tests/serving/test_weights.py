@@ -279,6 +279,19 @@ def test_a_wait_for_a_publisher_that_never_comes_ends_with_a_reason(
         join().wait_newest(0.2)
 
 
+def test_a_failure_of_the_serving_thread_is_not_silent(
+    publisher: WeightsPublisher, join: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    def fail(self: object, peer: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(WeightsPublisher, "_pump", fail)
+    subscriber = join()
+    until(lambda: not publisher._thread.is_alive(), lambda: subscriber.newest(0.01))
+    with pytest.raises(WireError, match="a fault of ours"):
+        publisher.publish(1, weights(1))
+
+
 class Forger:
     """A publisher that sends what it likes."""
 
