@@ -105,7 +105,7 @@ class ControlLoop:
             log.warning("%s", stop)
 
     def run_episode(self) -> EndCause | None:
-        """Run one episode and return why it ended; None where the cameras did not let it begin.
+        """Run one episode and return why it ended; None where the robot or a stop did not let it begin.
 
         Raises:
             SafetyStop: If the operator stops the run while the scene is made ready.
@@ -117,7 +117,12 @@ class ControlLoop:
         self._status["waiting_for"] = Waiting.NOTHING
         try:
             self._arm.begin_episode()
+            if self._settings.goes_home and not self._go_home():
+                return None
             first = self._arm.observe(0)
+        except SafetyStop:
+            self._stop_arm()
+            raise
         except RobotError as error:
             self._fault(error)
             self._rest()
@@ -160,6 +165,19 @@ class ControlLoop:
         log.warning("The robot failed: %s", error)
         if self._faults >= _FAULTS_IN_A_ROW:
             raise error
+
+    def _go_home(self) -> bool:
+        """Bring the arm to its home pose from wherever it was left, slowly and within all limits; False on a stop."""
+        ticks = self._arm.begin_return()
+        self._rate = Rate(self._settings.control_hz, self._clock)
+        for _ in range(ticks):
+            self._arm.tick()
+            self._rate.wait()
+            self._sign_of_life()
+            if self._stopping() or self._orders.asks_for_stop():
+                self._stop_arm()
+                return False
+        return True
 
     def _steps(self, observation: Observation) -> EndCause:
         """Run the episode's steps from its first observation on; return why they ended."""

@@ -180,6 +180,7 @@ def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
         verdict_source=RewardSource.ENV if bench.simulated else RewardSource.OPERATOR,
         time_scale=bench.time_scale,
         world_waits=bench.simulated and config.world_waits,
+        goes_home=not bench.simulated,
     )
 
 

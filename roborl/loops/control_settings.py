@@ -38,6 +38,8 @@ class ControlSettings:
         time_scale: How many clock seconds pass per wall second.
         world_waits: Let a simulated world stand still while no action is there, so that an episode does not depend on
             the load of the machine. On a physical arm this is false: it is held.
+        goes_home: Bring the arm to its home pose once the scene is ready, before each episode. A simulated scene puts it
+            there itself.
     """
 
     task: str
@@ -52,6 +54,7 @@ class ControlSettings:
     verdict_source: RewardSource = RewardSource.ENV
     time_scale: float = 1.0
     world_waits: bool = False
+    goes_home: bool = False
 
     def __post_init__(self) -> None:
         for name in ("control_hz", "max_steps", "replan_steps", "action_deadline_s", "time_scale"):

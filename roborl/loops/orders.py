@@ -78,6 +78,18 @@ class Orders:
             for press in self._presses.take():
                 self.hear(press)
 
+    def asks_for_stop(self) -> bool:
+        """Take in what was pressed while the arm moves between episodes; True where it must stop.
+
+        Raises:
+            SafetyStop: On an emergency stop.
+        """
+        stop = False
+        for press in self._presses.take() if self._presses is not None else ():
+            self.hear(press)
+            stop = stop or press.button is Button.STOP
+        return stop
+
     def hear(self, press: Press) -> None:
         """Obey one press that came between episodes: a late verdict, or the emergency stop.
 

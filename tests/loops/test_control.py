@@ -71,6 +71,10 @@ class Arm:
         self.actions.append(executed)
         return executed
 
+    def begin_return(self) -> int:
+        self._note("begin_return")
+        return 7
+
     def tick(self) -> None:
         self._note("tick")
         self.sent_ns.append(self.clock.now_ns())
@@ -450,6 +454,31 @@ def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
     assert bench.status["episodes"] == 3
     assert bench.ring.head == 3 * 9
     assert rounds > 20
+
+
+def test_a_physical_arm_goes_home_at_the_control_rate_before_each_episode(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, goes_home=True, episodes=2)
+    bench.loop.run()
+    assert bench.arm.calls[:10] == ["begin_episode", "begin_return", *["tick"] * 7, "observe"]
+    assert bench.arm.calls.count("begin_return") == 2
+    np.testing.assert_allclose(np.diff(bench.arm.sent_ns[:7]) / NS, PERIOD_S)
+    assert bench.status["ticks"] == 2 * 6 * 5
+
+
+@pytest.mark.parametrize(("button", "episodes"), [(Button.ESTOP, 0), (Button.STOP, 1)])
+def test_a_stop_on_the_way_home_holds_the_arm(tmp_path: Path, button: Button, episodes: int) -> None:
+    """An emergency stop ends the run; after a stop the scene is made ready again."""
+    bench = Bench(tmp_path, goes_home=True)
+
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 3:
+            bench.keys.press(button)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    assert bench.arm.calls[2:6] == ["tick", "tick", "tick", "hold"]
+    assert bench.status["episodes"] == episodes
+    assert len(bench.operator.seeds) == 1 + episodes
 
 
 def test_others_can_keep_episodes_from_beginning(bench: Bench) -> None:
