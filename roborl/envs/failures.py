@@ -167,7 +167,7 @@ def _near_miss(scene: Scene, rng: np.random.Generator) -> list[Phase]:
         shift = np.array([0.0, 0.0, rng.uniform(0.025, 0.05)])
     else:
         angle = rng.uniform(0, 2 * np.pi)
-        shift = rng.uniform(0.02, 0.03) * np.array([np.cos(angle), np.sin(angle), 0.0])
+        shift = rng.uniform(0.027, 0.036) * np.array([np.cos(angle), np.sin(angle), 0.0])
     return _empty_handed(scene, _fixed(scene.position(_object(scene)) + shift))
 
 
