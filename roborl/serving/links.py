@@ -97,9 +97,8 @@ class ServerLink:
 
     def receive(self, timeout_s: float, *, most: int = 64) -> list[tuple[Peer, Message]]:
         """Return up to ``most`` messages of welcomed clients; wait ``timeout_s`` for the first, or until :meth:`wake`."""
-        until_s = (
-            time.monotonic() + timeout_s
-        )  # sockets wait in real time, whatever the clock of liveness says
+        # Sockets wait in real time, whatever the clock of liveness says.
+        until_s = time.monotonic() + timeout_s
         while True:
             self._beat()
             found = self._drain(most)
@@ -263,9 +262,8 @@ class ClientLink:
         Raises:
             HandshakeMismatch: If the server and this side do not fit together.
         """
-        until_s = (
-            time.monotonic() + timeout_s
-        )  # sockets wait in real time, whatever the clock of liveness says
+        # Sockets wait in real time, whatever the clock of liveness says.
+        until_s = time.monotonic() + timeout_s
         while True:
             self._beat()
             found = self._drain(most)
