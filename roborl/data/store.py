@@ -13,17 +13,14 @@ How far each ring has been taken is read from logs and groups, so no separate co
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
-
-import numpy as np
 
 from roborl.codec import Part, join, split
 from roborl.data.arena import ArenaLayout
@@ -31,34 +28,15 @@ from roborl.data.arena_writer import ArenaWriter
 from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.data.log import RecordLog
 from roborl.data.recovery import logged_arrivals, recover, write_sequences
-from roborl.data.sealed import create_root, read_arrivals, replace_file, rewrite_info, seal, to_arrivals
+from roborl.data.sealed import create_root, read_arrivals, rewrite_info, seal, to_arrivals
 from roborl.data.sealer import Sealer
+from roborl.data.spec import StoreSpec, check_form, misfit
 from roborl.errors import DatasetError, WireError
 from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
 from roborl.types import EndCause, Episode, EpisodeKey, RewardSource
 
+__all__ = ["Store", "StoreSpec"]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreSpec:
-    """The form of a store's data and the size of its replay memory.
-
-    Attributes:
-        cameras: Camera name to (height, width) at recording resolution, px.
-        image_px: Side of the square pictures in the replay memory, px.
-        state_dim: Length of the state.
-        action_dim: Length of an action.
-        max_steps: Longest online episode, steps.
-        capacity_bytes: Size of the replay memory.
-    """
-
-    cameras: dict[str, tuple[int, int]]
-    image_px: int
-    state_dim: int
-    action_dim: int
-    max_steps: int
-    capacity_bytes: int = 2 << 30
 
 
 class Store:
@@ -89,7 +67,7 @@ class Store:
         self._zarr, self._staging = root / "store.zarr", root / "staging"
         (root / "logs").mkdir(parents=True, exist_ok=True)
         self._lock_file = _take_lock(root)
-        _check_form(root, spec)
+        check_form(root, spec)
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir()
         create_root(self._zarr)
@@ -165,7 +143,7 @@ class Store:
             return False
         arrivals = list(to_arrivals(episode))
         for arrival in arrivals:
-            problem = self._misfit(arrival)
+            problem = misfit(self.spec, arrival)
             if problem:
                 raise DatasetError(f"Episode {episode.key} does not fit this store: {problem}")
         info = EpisodeInfo(
@@ -230,7 +208,7 @@ class Store:
             self._close_lost(record.key)
             self._begin(record, ring_id, sequence, blob)
             return
-        problem = self._misfit(record) if isinstance(record, Arrival) else None
+        problem = misfit(self.spec, record) if isinstance(record, Arrival) else None
         after = None if info is None or problem else info.with_record(record)
         if after is None:
             self._refuse(ring_id, sequence, blob, problem or f"it does not continue episode {record.key}")
@@ -337,29 +315,6 @@ class Store:
             return read_arrivals(folder, start)
         return logged_arrivals(self._log_path(key), start)
 
-    def _misfit(self, arrival: Arrival) -> str | None:
-        """Say how an arrival differs from the form of the store, None where it does not."""
-        found: dict[str, object] = {
-            "cameras": {
-                name: frame.rgb.shape[:2] for name, frame in sorted(arrival.observation.frames.items())
-            },
-            "state_dim": arrival.observation.state.size,
-        }
-        wanted: dict[str, object] = {
-            "cameras": {name: tuple(size) for name, size in sorted(self.spec.cameras.items())},
-            "state_dim": self.spec.state_dim,
-        }
-        if arrival.command is not None:
-            found["action_dim"], wanted["action_dim"] = arrival.command.action.size, self.spec.action_dim
-            if not np.isfinite(arrival.command.action).all():
-                return "its action is not finite"
-        if not np.isfinite(arrival.observation.state).all():
-            return "its state is not finite"
-        for name, value in found.items():
-            if value != wanted[name]:
-                return f"its {name} is {value}, the store's is {wanted[name]}"
-        return None
-
     def _set(self, info: EpisodeInfo) -> None:
         with self._lock:
             self._infos[info.key] = info
@@ -383,22 +338,3 @@ def _take_lock(root: Path) -> TextIO:
             remedy="Stop that process or choose another folder",
         ) from error
     return file
-
-
-def _check_form(root: Path, spec: StoreSpec) -> None:
-    path = root / "store.json"
-    form = json.loads(json.dumps({"format": 1, **asdict(spec)}))
-    if path.exists():
-        try:
-            before = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise DatasetError("The form of a store cannot be read", seen=f"{path}: {error}") from error
-        for name in ("format", "cameras", "state_dim", "action_dim"):
-            if before.get(name) != form[name]:
-                raise DatasetError(
-                    f"This store was made with another {name}",
-                    seen=f"{name} {form[name]}",
-                    allowed=before.get(name),
-                    remedy="Use the bench it was made with or another folder",
-                )
-    replace_file(path, json.dumps(form, indent=2).encode())
