@@ -180,6 +180,7 @@ def main(child: Child, config: ActConfig) -> None:
         actor=config.actor,
         handshake=handshake,
         acknowledged=ring.acknowledged,
+        head=ring.head,
         keys=keys,
     )
     subscriber = (

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from roborl.clock import Clock
 from roborl.codec import Part
-from roborl.errors import WireError
+from roborl.errors import DatasetError, WireError
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ClientLink, Peer, ServerLink
 from roborl.serving.messages import Message
@@ -38,6 +38,7 @@ class StepsSender:
         actor: What to call this side in logs.
         handshake: What both sides must agree on.
         acknowledged: The ring's own count of durable records at the start.
+        head: The ring's last record at the start, by which a ring that lost its end is noticed; None to trust it.
         keys: CURVE keys; None only on one machine.
         window: Most records on their way.
         window_bytes: Most bytes on their way; one record may always go.
@@ -52,13 +53,14 @@ class StepsSender:
         actor: str,
         handshake: Handshake,
         acknowledged: int = 0,
+        head: int | None = None,
         keys: Keys | None = None,
         window: int = 64,
         window_bytes: int = 4 << 20,
         clock: Clock | None = None,
     ) -> None:
         self.acknowledged = acknowledged
-        self._ring_id = ring_id
+        self._ring_id, self._head = ring_id, head
         self._most, self._most_bytes = window, window_bytes
         self._window: deque[tuple[int, Part]] = deque()
         self._window_bytes = 0
@@ -137,13 +139,13 @@ class StepsSender:
 
         Raises:
             HandshakeMismatch: If the receiver and this side do not fit together.
+            DatasetError: If the receiver has more of this ring than the ring itself.
         """
         for message in self._link.receive(timeout_s):
             try:
                 match message.kind:
                     case "welcome" | "resume":
-                        self._acknowledge(message.count("durable"))
-                        self._sent = 0
+                        self._resume(message.count("durable"))
                     case "ack":
                         seq = message.count("seq")
                         if seq >= self.next_sequence:
@@ -182,6 +184,18 @@ class StepsSender:
         """Leave. What is not durable stays in the ring."""
         self._link.close()
         self._window.clear()
+
+    def _resume(self, durable: int) -> None:
+        if self._head is not None and durable > max(self._head, self.next_sequence - 1):
+            # Going on would give new records the numbers of old ones, and the receiver would drop them as duplicates.
+            raise DatasetError(
+                f"The receiver has more of ring {self._ring_id} than the ring itself",
+                seen=f"record {durable} at the receiver",
+                allowed=f"up to record {max(self._head, self.next_sequence - 1)}, the ring's last",
+                remedy="The ring lost its end, as after a loss of power: move its file away, and a new one is made",
+            )
+        self._acknowledge(durable)
+        self._sent = 0
 
     def _acknowledge(self, seq: int) -> None:
         while self._window and self._window[0][0] <= seq:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from roborl.clock import FakeClock
-from roborl.errors import DeadlineExceeded, HandshakeMismatch, WireError
+from roborl.errors import DatasetError, DeadlineExceeded, HandshakeMismatch, WireError
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ClientLink
 from roborl.serving.steps import StepsReceiver, StepsSender
@@ -161,6 +161,22 @@ def test_a_new_receiver_asks_for_what_is_not_durable_and_no_more(
     until(lambda: sender.acknowledged == 40, lambda: feed(sender, 40), lambda: log.turn(again))
     assert log.rings["r1"] == [blob(seq) for seq in range(1, 41)]
     assert again.rings["r1"].duplicates == 0
+
+
+def test_a_ring_that_lost_its_end_is_noticed_before_new_records_pass_for_old_ones(
+    make: Any, until: Any, opened: Callable[[Any], Any], handshake: Handshake
+) -> None:
+    log, receiver, sender = make(head=0)
+    until(lambda: sender.acknowledged == 20, lambda: feed(sender, 20), lambda: log.turn(receiver))
+    receiver.close()  # a reconnection is no such case: the sender has offered them itself
+    again = opened(StepsReceiver(receiver.endpoint, handshake=handshake, last_sequence=log.last))
+    until(lambda: sender.acknowledged == 30, lambda: feed(sender, 30), lambda: log.turn(again))
+    sender.close()
+    torn = opened(
+        StepsSender(again.endpoint, ring_id="r1", actor="left", handshake=handshake, acknowledged=15, head=29)
+    )
+    with pytest.raises(DatasetError, match=r"record 30.*record 29"):
+        until(lambda: False, lambda: torn.poll(0.01), lambda: log.turn(again))
 
 
 def test_a_gap_is_asked_for_again(opened: Callable[[Any], Any], handshake: Handshake, until: Any) -> None:
