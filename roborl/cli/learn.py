@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from roborl.loops.learn import run_learner
@@ -9,6 +10,11 @@ from roborl.loops.learn_config import LearnConfig
 from roborl.loops.supervise import Child
 
 Config = LearnConfig
+
+
+def positional(args: Sequence[str]) -> list[str]:
+    """Let ``--demos PATH`` stand for ``--demos.path PATH``."""
+    return ["--demos.path" if arg == "--demos" else arg for arg in args]
 
 
 def main(config: LearnConfig) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from roborl.loops.launch import TrainConfig, run_training
 from roborl.loops.supervise import Child
 
 Config = TrainConfig
+
+
+def positional(args: Sequence[str]) -> list[str]:
+    """Let ``--demos PATH`` stand for ``--demos.path PATH``."""
+    return ["--demos.path" if arg == "--demos" else arg for arg in args]
 
 
 def main(config: TrainConfig) -> dict[str, Any]:

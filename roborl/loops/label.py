@@ -142,7 +142,7 @@ class Labeller:
         self._strides = StrideControl(config)
         self._judge: Judge | None = None
         self._column: Column | None = None
-        self._active = False
+        self._active = self._caught_up = False
         self._sessions: dict[EpisodeKey, _Session] = {}
         self._waiting_ns: dict[EpisodeKey, int] = {}
         self._retry_ns: dict[EpisodeKey, int] = {}
@@ -164,7 +164,7 @@ class Labeller:
         sent = judge is not None and self._send(episodes, column)
         received = self._receive(episodes, column, 0.0 if sent else timeout_s)
         self._watch_silence()
-        if not self._active and self.backlog == 0:
+        if not self._active and self._caught_up:
             self._activate(column)
         return sent or received
 
@@ -181,7 +181,7 @@ class Labeller:
         self._waiting_ns.clear()
         first = self._column is None
         self._judge, self._column = judge, self._store.column(judge.version)
-        self._active = False
+        self._active = self._caught_up = False
         self._events({"event": "judge", "version": judge.version})
         if first:
             self._activate(self._column)
@@ -194,7 +194,7 @@ class Labeller:
 
     def _watch_deadlines(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
         now, column = self._clock.now_ns(), self._column
-        backlog = 0
+        backlog, caught_up = 0, column is not None
         for key, info in episodes.items():
             missing = info.observations - (0 if column is None else column.labelled(key))
             backlog += missing
@@ -203,6 +203,7 @@ class Labeller:
                 if info.end is not None and key not in self._sessions:
                     self._finish(key, column)
                 continue
+            caught_up = caught_up and info.end is None
             since = self._waiting_ns.setdefault(key, now)
             if column is not None and now - since > self._config.deadline_s * NS and column.hold(key):
                 self.counters["held"] += 1
@@ -210,7 +211,7 @@ class Labeller:
                 log.warning(
                     "Labels of %s are late by %g s: its potential is held", key, self._config.deadline_s
                 )
-        self.backlog = backlog
+        self.backlog, self._caught_up = backlog, caught_up
 
     def _send(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column) -> bool:
         sent = False

@@ -27,7 +27,7 @@ from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_HANG_S = 10.0
+_HANG_S = 30.0
 _REPORT_S = 20.0
 # A socket's path has about this many bytes at most.
 _LONGEST_SOCKET = 100

@@ -27,6 +27,7 @@ from roborl.loops.learn_config import (
     read_status,
 )
 from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.rewards.forms import RewardForm, the_form
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ PRELOAD = (
     "roborl.loops.label_store",
     "roborl.loops.score_link",
 )
-_HANG_S = 10.0
+_HANG_S = 30.0
 _POLL_S = 0.1
 _VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
 
@@ -68,7 +69,17 @@ def prepare(config: LearnConfig) -> BenchForm:
     _place_policy(config, form, run)
     run.learner.write_text(configuration.dump(config))
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **_versions()})
+    form_of_reward, says = reward_form(config)
+    JsonLines(run.metrics)({"kind": "run", "reward_form": form_of_reward, "says": says, "seed": config.seed})
+    log.info("Reward: %s, %s", form_of_reward, says)
     return form
+
+
+def reward_form(config: LearnConfig) -> tuple[str, str]:
+    """Return how the reward is formed, and whether that leaves the optimal policy alone."""
+    named = [RewardForm.POTENTIAL] if config.shaped else []
+    form, says = the_form(named, critic_sees_potential=config.rlpd.critic_sees_potential)
+    return str(form), says
 
 
 def form_of(config: LearnConfig) -> BenchForm:

@@ -195,9 +195,13 @@ class JsonLines:
         self._path, self._common = path, common
 
     def __call__(self, line: Mapping[str, Any]) -> None:
-        """Append one line."""
+        """Append one line; a number that is not finite becomes null, which JSON has no other word for."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in (self._common | dict(line)).items()
+        }
         with self._path.open("ab", buffering=0) as file:
-            file.write(json.dumps(self._common | dict(line), default=float).encode() + b"\n")
+            file.write(json.dumps(plain, default=float).encode() + b"\n")
 
 
 def write_status(path: Path, status: Mapping[str, Any]) -> None:

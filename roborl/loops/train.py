@@ -23,6 +23,8 @@ from roborl.learning.publish import PolicyPublisher, ProbeActions, Weights
 
 log = logging.getLogger(__name__)
 
+_LONGEST_BURST_S = 0.25
+
 
 class Algorithm[B](Protocol):
     """Sampled batch to new weights and metrics."""
@@ -203,8 +205,12 @@ class Trainer[B]:
         if self._experience is None or now - self._refreshed_ns >= self._config.refresh_every_s * NS:
             self._refresh(now)
         due = min(self.budget.allowance(actor_alive=self.actor_alive), self._config.burst)
-        for _ in range(due):
+        made = 0
+        while made < due:
             self._update()
+            made += 1
+            if self._clock.now_ns() - now > _LONGEST_BURST_S * NS:
+                break  # On a busy machine the rest of the loop must have its turn too.
         if self._unpublished >= self._config.publish_every:
             self._publish({})
         now = self._clock.now_ns()
@@ -212,7 +218,7 @@ class Trainer[B]:
             self.save()
         if now - self._reported_ns >= self._config.metrics_every_s * NS:
             self._report(now)
-        return due
+        return made
 
     def roll_back(self, version: int) -> int:
         """Publish an older version under a new number and train on from it.

@@ -6,8 +6,9 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,15 @@ from roborl.loops import learn
 from roborl.loops.labelling import LabelConfig
 from roborl.loops.launch import Addresses, addresses, serve_main
 from roborl.loops.learn import learner_specs
-from roborl.loops.learn_config import BenchForm, LearnConfig, RunFolder, StoreConfig, read_lines, read_status
+from roborl.loops.learn_config import (
+    BenchForm,
+    LearnConfig,
+    RunFolder,
+    ShapingConfig,
+    StoreConfig,
+    read_lines,
+    read_status,
+)
 from roborl.loops.serve import ServeConfig
 from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
 from roborl.loops.train import TrainerConfig
@@ -56,7 +65,7 @@ def config_in(run: Path, where: Addresses, hold_actors_at: float) -> LearnConfig
         rlpd=RlpdConfig(batch_size=8, members=2, width=16),
         trainer=TrainerConfig(
             budget=BudgetConfig(
-                ratio=20.0 if hold_actors_at else 1.0,
+                ratio=10.0 if hold_actors_at else 1.0,
                 start_at=10,
                 max_lead=8.0,
                 hold_actors_at=hold_actors_at,
@@ -245,14 +254,14 @@ def test_an_older_version_comes_back_into_force_under_a_new_number(rig: Rig) -> 
         np.testing.assert_array_equal(array, again[name])
 
 
-@pytest.mark.parametrize("hold_actors_at", [400.0])
+@pytest.mark.parametrize("hold_actors_at", [200.0])
 def test_actors_wait_for_a_learner_that_is_told_to_hold_them(rig: Rig) -> None:
     rig.until("the trainer is up", lambda: rig.group.ready("trainer"))
     for _ in range(4):
         rig.act()
     rig.until("actors are held", lambda: rig.sender.control.get("mode") == "pause")
     rig.until("actors go on", lambda: rig.sender.control.get("mode") is None)
-    assert rig.status("trainer")["owed_updates"] <= 400.0
+    assert rig.status("trainer")["owed_updates"] <= 200.0
 
 
 def test_a_run_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
@@ -280,3 +289,28 @@ def test_two_learners_do_not_work_on_one_run(tmp_path: Path) -> None:
         assert not second
     with learn.hold(run) as third:
         assert third
+
+
+def test_a_rollback_reaches_the_learner_at_work(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with learn.hold(run):
+        told = learn.run_learner(LearnConfig(run=run.root, rollback=3))
+        assert told["told"] == "the learner at work"
+        with pytest.raises(ConfigError, match="Another learner"):
+            learn.run_learner(LearnConfig(run=run.root))
+    assert run.rollback.read_text() == "3"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, ("potential", "policy-invariant")),
+        ({"rlpd": RlpdConfig(critic_sees_potential=False)}, ("potential", "not policy-invariant")),
+        ({"reward": ""}, ("sparse", "policy-invariant")),
+        ({"shaping": ShapingConfig(scale=0.0)}, ("sparse", "policy-invariant")),
+    ],
+)
+def test_a_run_says_whether_its_reward_leaves_the_optimal_policy_alone(
+    change: dict[str, Any], says: tuple[str, str]
+) -> None:
+    assert learn.reward_form(replace(LearnConfig(reward="tcp://127.0.0.1:1"), **change)) == says
