@@ -9,6 +9,10 @@ from typing import Any
 from roborl.codec import Part, decode, encode
 from roborl.errors import WireError
 
+# How often each side of a link is heard at least, and how long a silence means that something is wrong.
+BEAT_S = 0.2
+SILENCE_S = 0.9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
