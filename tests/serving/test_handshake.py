@@ -44,7 +44,7 @@ def test_both_sides_come_to_the_same_conclusion(a: Handshake, b: Handshake) -> N
         ("cameras", {"front": (96, 96)}, {"wrist": (96, 96)}),
         ("state_dim", 6, 7),
         ("action_dim", 4, 6),
-        ("version", "abc", "abd"),
+        ("version", "v1", "v2"),
     ],
 )
 def test_a_mismatch_names_the_field_and_both_values(field: str, ours: object, theirs: object) -> None:
