@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from roborl import config as configuration
 from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.robot_env import RobotEnv
@@ -19,11 +20,13 @@ from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig, clone, cloning_data
 from roborl.learning.publish import VersionShelf
 from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.launch import TrainConfig, run_training
-from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.learn_config import RunFolder, ShapingConfig
 from roborl.loops.record import record_scripted
+from roborl.loops.report import write_report
+from roborl.loops.results import FIGURES, SETTINGS
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
 from roborl.loops.train import TrainerConfig
@@ -33,8 +36,6 @@ from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
 
 log = logging.getLogger(__name__)
-
-FIGURES = "figures.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,7 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     config = config.quickened() if config.quick else config
     torch.set_num_threads(config.threads)
     folders, stages = Folders(root=config.out), Stages(config.out)
+    (config.out / SETTINGS).write_text(configuration.dump(config))
     bench = load_bench(config.bench, [f"--robot.scene={config.scene}"])
     stages.run("record demonstrations", lambda: _record(config, bench, folders))
     stages.run("train the reward model", lambda: _train_reward(config, folders))
@@ -182,7 +184,9 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         "stages_s": {name: result["wall_s"] for name, result in stages.done.items()},
     }
     (config.out / FIGURES).write_text(json.dumps(figures, indent=1, default=float))
-    return figures
+    page = write_report(config.out)
+    log.info("The report is at %s", page)
+    return figures | {"report": str(page)}
 
 
 def learnt_policy(run: Path) -> SmallPolicy:

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.envs.robot_env import RobotEnv
+from roborl.envs.sim_robot import SimRobot
 from roborl.errors import ConfigError
 from roborl.loops.rollout import Rollout, run_episode
-from roborl.loops.video import beside, curve_frames, write_video
+from roborl.loops.video import beside, curve_frames, with_cameras, write_video
 from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import RewardModel, score_episode
 from roborl.roles import Policy
+from roborl.types import Image, Observation
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ _COMPARATORS: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 _REQUIREMENT = re.compile(r"^\s*([a-z_]+)\s*(>=|<=|==|>|<)\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*$")
+LINGER_FRAMES = 5
+_VIEW_PX = (288, 384)
 FIGURES = ("success", "success_low", "success_high", "mean_steps", "mean_steps_of_successes", "episodes")
 
 
@@ -169,7 +173,7 @@ def evaluate(
     if not seeds:
         raise ConfigError("An evaluation needs scenes", seen=0, allowed="1 or more", remedy="Set --episodes")
     outcomes: list[Outcome] = []
-    shown: list[NDArray[np.uint8]] = []
+    shown: list[Image] = []
     env = env_factory()
     try:
         policy = make_policy(env)
@@ -178,9 +182,15 @@ def evaluate(
             table.write_text("")
         for seed in seeds:
             filmed = video is not None and len(outcomes) < video_episodes
+            views: list[Image] = []
             start = time.monotonic()
             rollout = run_episode(
-                env, policy, seed=seed, keep=filmed or reward_model is not None, replan_steps=replan_steps
+                env,
+                policy,
+                seed=seed,
+                keep=filmed or reward_model is not None,
+                replan_steps=replan_steps,
+                watch=_spectator(env, views) if filmed else lambda _: None,
             )
             wall_s = time.monotonic() - start
             progress = None if reward_model is None else watched(reward_model, env.task, rollout)
@@ -198,7 +208,7 @@ def evaluate(
                 with table.open("a") as file:
                     file.write(json.dumps(asdict(outcome)) + "\n")
             if filmed:
-                shown += film(rollout, progress)
+                shown += film(rollout, progress, views=views)
             on_episode(outcome, len(outcomes))
     finally:
         env.close()
@@ -218,14 +228,34 @@ def watched(model: RewardModel[Any, Any], task: str, rollout: Rollout) -> NDArra
 
 
 def film(
-    rollout: Rollout, progress: NDArray[np.float32] | None, *, caption: str = ""
-) -> list[NDArray[np.uint8]]:
-    """Return an episode's pictures, cameras beside each other, with progress drawn below; the last one lingers."""
+    rollout: Rollout,
+    progress: NDArray[np.float32] | None,
+    *,
+    caption: str = "",
+    views: Sequence[Image] = (),
+) -> list[Image]:
+    """Return an episode's pictures with progress drawn below; the last one lingers for ``LINGER_FRAMES`` more.
+
+    Args:
+        rollout: The episode, with its observations kept.
+        progress: float32 (T + 1,), or None.
+        caption: A few words; by default the scene and how it ended.
+        views: A spectator's pictures, T + 1 of them, that the cameras' stand beside; none shows the cameras alone.
+    """
     said = caption or f"scene {rollout.seed}   {rollout.end.value} after {rollout.steps} steps"
-    frames = curve_frames(
-        [beside(observation.images) for observation in rollout.observations],
-        progress,
-        caption=said,
-        success=rollout.success,
+    cameras = [observation.images for observation in rollout.observations]
+    pictures = (
+        [with_cameras(view, images) for view, images in zip(views, cameras, strict=True)]
+        if views
+        else [beside(images) for images in cameras]
     )
-    return [*frames, *[frames[-1]] * 5]
+    frames = curve_frames(pictures, progress, caption=said, success=rollout.success)
+    return [*frames, *[frames[-1]] * LINGER_FRAMES]
+
+
+def _spectator(env: RobotEnv, views: list[Image]) -> Callable[[Observation], None]:
+    """Return what draws the scene for people at each observation; on a physical bench nobody does."""
+    if not isinstance(env.arm.robot, SimRobot):
+        return lambda _: None
+    scene = env.arm.robot.scene
+    return lambda _: views.append(scene.render("audience", *_VIEW_PX, handsome=True))

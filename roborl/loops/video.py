@@ -33,6 +33,18 @@ def beside(images: Mapping[str, Image], *, height_px: int = 240) -> Image:
     return np.asarray(np.concatenate(scaled, axis=1), np.uint8)
 
 
+def with_cameras(view: Image, images: Mapping[str, Image]) -> Image:
+    """Put the cameras' pictures in a column to the right of a larger one, uint8 (h, w, 3) with the view's height."""
+    height = view.shape[0]
+    edges = np.linspace(0, height, len(images) + 1).round().astype(int)
+    side = height // len(images)
+    column = np.empty((height, side, 3), np.uint8)
+    for picture, top, bottom in zip(images.values(), edges[:-1], edges[1:], strict=True):
+        kernel = cv2.INTER_NEAREST if side > picture.shape[1] else cv2.INTER_AREA
+        column[top:bottom] = cv2.resize(picture, (side, int(bottom - top)), interpolation=kernel)
+    return np.asarray(np.concatenate([view, column], axis=1), np.uint8)
+
+
 def draw_progress(
     image: Image,
     progress: Sequence[float],

@@ -20,7 +20,7 @@ from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError
-from roborl.loops.evaluate import FIGURES, Evaluation, Outcome, Requirement, evaluate
+from roborl.loops.evaluate import FIGURES, LINGER_FRAMES, Evaluation, Outcome, Requirement, evaluate
 from roborl.loops.rollout import run_episode
 from roborl.loops.seeds import scene_seed
 from roborl.loops.video import draw_progress, write_video
@@ -86,8 +86,9 @@ def test_the_video_shows_what_the_reward_model_said(tmp_path: Path) -> None:
         stream = film.streams.video[0]
         assert stream.codec_context.name == "h264"
         frames = [f.to_ndarray(format="rgb24") for f in film.decode(stream)]
-    assert len(frames) == sum(o.steps + 1 + 5 for o in result.outcomes)
-    assert frames[0].shape == (304, 480, 3)
+    assert len(frames) == sum(o.steps + 1 + LINGER_FRAMES for o in result.outcomes)
+    # A spectator's view of 384 px, two cameras of 144 px in a column beside it, the strip of progress below.
+    assert frames[0].shape == (288 + 64, 384 + 144, 3)
 
 
 def test_a_chunk_is_used_up_unless_told_otherwise() -> None:
