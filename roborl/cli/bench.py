@@ -214,7 +214,7 @@ def main(config: Config) -> dict[str, Any]:
         for bar in result["bars"]
         if not bar["met"]
     ]
-    report = results[config.what] if config.what in results else results
+    report = results.get(config.what, results)
     return {**report, "missed": missed, "exit": int(bool(missed))}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-import roborl.envs.registration  # registers our ids
+import roborl.envs.registration  # noqa: F401  (registers our ids)
 from roborl.errors import ConfigError
 
 OURS = "roborl/PickCube-v0"

@@ -105,6 +105,10 @@ class StatusSlot:
         bucket = int(np.searchsorted(counts, quantile * counts[-1]))
         return _LATE_FIRST_NS * float(10 ** (bucket / _LATE_PER_DECADE)) / 1e6
 
+    def ticks_later_than(self, late_ms: float) -> int:
+        """Return how many ticks were later than that, to within the 6 % of a bucket."""
+        return int(self._late[late_bucket(int(late_ms * 1e6)) + 1 :].sum())
+
     def values(self) -> dict[str, int]:
         """Return all fields by name."""
         return {name: int(self._values[n]) for name, n in self._at.items()}
