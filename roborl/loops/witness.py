@@ -21,7 +21,7 @@ from roborl.data.reader import StoreReader
 from roborl.data.ring import Ring
 from roborl.errors import DatasetError
 from roborl.images import square
-from roborl.records import Arrival, Begin, End, unpack_record
+from roborl.records import Arrival, End, unpack_record
 from roborl.types import EndCause, EpisodeKey
 
 
@@ -66,13 +66,12 @@ class RingWitness:
                 self.overtaken += 1
                 continue
             self.records += 1
+            episode = self.episodes.setdefault(record.key, WitnessedEpisode())
             match record:
-                case Begin():
-                    self.episodes.setdefault(record.key, WitnessedEpisode())
                 case Arrival():
-                    self.episodes[record.key].digests.append((record.index, digest(record)))
+                    episode.digests.append((record.index, digest(record)))
                 case End():
-                    self.episodes[record.key].end = record.cause
+                    episode.end = record.cause
 
     def close(self) -> None:
         """Let go of the ring."""
