@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 _HANG_S = 30.0
 _REPORT_S = 20.0
+_NICE = -5
 # A socket's path has about this many bytes at most.
 _LONGEST_SOCKET = 100
 
@@ -156,6 +158,9 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         ]
         try:
             group.start()
+            # Who restarts the others must not queue behind them. After the start, for children inherit it.
+            with suppress(PermissionError):
+                os.nice(_NICE)
             _run_episodes(run, group, actors, stopping)
             _finish(run, group, config, stopping)
         finally:
