@@ -35,7 +35,7 @@ def describe_model(
         "cameras": list(cameras),
         "tasks": list(tasks),
         "state_dim": state_dim,
-        "frozen_encoder": network.encoder(0).identity,
+        "frozen_encoder": network.frozen_identity,
     }
 
 
@@ -112,10 +112,10 @@ def load_reward_model(folder: Path | str) -> SarmModel:
         raise ModelLoadError(
             "The config.json of a reward model cannot be read", seen=f"{type(error).__name__}: {error}"
         ) from error
-    if network.encoder(0).identity != frozen:
+    if network.frozen_identity != frozen:
         raise ModelLoadError(
             "The frozen encoder is not the one this model was trained with",
-            seen=network.encoder(0).identity,
+            seen=network.frozen_identity,
             allowed=frozen,
         )
     _load_weights(network, folder / _WEIGHTS)

@@ -110,6 +110,11 @@ class SarmNetwork(nn.Module):
         """Return the frame encoder of a camera: its own where it is trained, a shared one where frozen."""
         return cast(FrameEncoder, self.encoders[camera if len(self.encoders) > 1 else 0])
 
+    @property
+    def frozen_identity(self) -> str:
+        """What the weights that do not stand in its own state are known by; empty where there are none."""
+        return "+".join(part for part in (self.encoder(0).identity, self.text.identity) if part)
+
     def set_state_statistics(self, states: NDArray[np.float32]) -> None:
         """Take mean and deviation of the training states (n, s) into the weights, so that they travel with them."""
         self.state_mean.copy_(torch.from_numpy(states.mean(axis=0)))

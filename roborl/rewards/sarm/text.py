@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
+from roborl.rewards.sarm.encoders import weights_hash
 
 BUCKETS = 512
 # fmt: off
@@ -47,7 +48,21 @@ def wrong_task(task: str, others: Sequence[str], rng: np.random.Generator) -> st
     return " ".join(rng.choice(words, size=int(rng.integers(2, 6)), replace=False))
 
 
-class HashedWords(nn.Module):
+class TextEncoder(nn.Module):
+    """Instructions to vectors.
+
+    Attributes:
+        identity: Hash of the weights that stay as they came; empty where there are none.
+    """
+
+    identity: str = ""
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Return one vector per text, float32 (b, dim)."""
+        raise NotImplementedError
+
+
+class HashedWords(TextEncoder):
     """Mean of learned word vectors, by hash, so that no vocabulary has to be kept.
 
     Args:
@@ -67,7 +82,7 @@ class HashedWords(nn.Module):
         return cast(Tensor, self.words(flat, torch.from_numpy(offsets)))
 
 
-class FrozenSentences(nn.Module):
+class FrozenSentences(TextEncoder):
     """A frozen sentence encoder of the MiniLM kind, followed by a learned projection.
 
     Args:
@@ -96,6 +111,7 @@ class FrozenSentences(nn.Module):
             .eval()
             .requires_grad_(False),
         ]
+        self.identity = f"sentences:{weights_hash(self._frozen[1].state_dict())}"
         self._vectors: dict[str, Tensor] = {}
         self.project = nn.Linear(int(self._frozen[1].config.hidden_size), dim)
 
@@ -114,7 +130,7 @@ class FrozenSentences(nn.Module):
         return self._vectors[text]
 
 
-def build_text_encoder(name: str, dim: int) -> nn.Module:
+def build_text_encoder(name: str, dim: int) -> TextEncoder:
     """Return the text encoder called ``name``: "words", "minilm", or a folder."""
     return HashedWords(dim) if name == "words" else FrozenSentences(name, dim)
 

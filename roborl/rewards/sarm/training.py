@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -13,6 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -141,7 +143,9 @@ class _Run:
         self.average = {name: p.detach().clone() for name, p in network.named_parameters()}
         self.step, self.before_s = 0, 0.0
         self.workspace = workspace
-        self.identity = json.dumps([asdict(config), asdict(training) | {"threads": 0}, len(episodes)])
+        self.identity = json.dumps(
+            [asdict(config), asdict(training) | {"threads": 0}, _fingerprint(episodes)]
+        )
         if workspace is not None:
             self._resume(workspace)
 
@@ -253,11 +257,20 @@ class _Run:
 
 
 def _read_resume_point(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    from safetensors import safe_open
-
     with safe_open(path, framework="pt") as file:
         meta = cast(dict[str, str], file.metadata() or {})
     return meta, load_file(path)
+
+
+def _fingerprint(episodes: Sequence[PreparedEpisode]) -> str:
+    """Return a hash of everything that is learned from."""
+    digest = hashlib.sha256()
+    for episode in episodes:
+        labels = episode.labels
+        digest.update(f"{episode.task}/{episode.success}".encode())
+        for array in (*episode.frames, episode.state, labels.stage, labels.progress, labels.ceiling):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _schedule(used: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -116,6 +116,15 @@ def observations(episode: TrainingEpisode) -> list[Observation]:
     ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine the small matrices here wait for a second thread longer than they take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def world() -> Callable[[str, int], TrainingEpisode]:
     """``play``."""
@@ -137,7 +146,6 @@ def toy_config() -> SarmConfig:
 @pytest.fixture(scope="session")
 def trained(toy_config: SarmConfig) -> SarmModel:
     """A model that has seen 20 demonstrations and 24 failures for some seconds."""
-    torch.set_num_threads(1)
     episodes = [play("success", seed) for seed in range(20)]
     episodes += [play(kind, 100 + seed) for kind in ("miss", "drop", "undo") for seed in range(8)]
     training = SarmTraining(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -34,3 +36,28 @@ def test_a_wrong_task_shares_no_word_with_the_right_one_unless_it_is_another_tas
 def test_a_missing_sentence_encoder_is_named() -> None:
     with pytest.raises(ModelLoadError, match="no sentence encoder"):
         build_text_encoder("/nowhere", 8)
+
+
+def test_a_sentence_encoder_is_frozen_and_known_by_its_weights(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "lift", "the", "cube"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+    )
+    model = transformers.BertModel(config)
+    model.save_pretrained(tmp_path)
+    encoder = build_text_encoder(str(tmp_path), 6)
+    assert [name for name, _ in encoder.named_parameters()] == ["project.weight", "project.bias"]
+    texts = ["lift the cube", "the cube"]
+    assert encoder(texts).shape == (2, 6)
+    assert not torch.allclose(*encoder(texts))
+    model.embeddings.word_embeddings.weight.data += 1.0
+    model.save_pretrained(tmp_path)
+    assert build_text_encoder(str(tmp_path), 6).identity != encoder.identity

@@ -64,6 +64,9 @@ def test_a_resume_point_of_another_run_is_refused(few: list[TrainingEpisode], tm
     train_sarm(few, TINY, SHORT, workspace=tmp_path)
     with pytest.raises(ModelLoadError, match="other settings"):
         train_sarm(few, TINY, replace(SHORT, steps=7), workspace=tmp_path)
+    brighter = replace(few[0], images={name: rgb // 2 for name, rgb in few[0].images.items()})
+    with pytest.raises(ModelLoadError, match="another dataset"):
+        train_sarm([brighter, *few[1:]], TINY, SHORT, workspace=tmp_path)
 
 
 def test_the_budget_ends_a_run(few: list[TrainingEpisode]) -> None:
