@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
@@ -103,7 +104,12 @@ class SmallPolicy:
             ModelLoadError: If they are not finite or do not fit; the old ones stay.
         """
         if not all(np.isfinite(array).all() for array in weights.values()):
-            raise ModelLoadError("New weights are not finite", seen=f"version {version}")
+            raise ModelLoadError(
+                "New weights are not finite",
+                seen=f"version {version}",
+                allowed="finite numbers",
+                remedy="The last good weights stay in force; look at the trainer's losses",
+            )
         _load(self.actor, weights, f"version {version} of the actor")
         self._version = version
 
@@ -123,15 +129,32 @@ class SmallPolicy:
             ModelLoadError: If a file is missing, names another kind of policy, or its weights do not fit.
         """
         try:
-            fields = json.loads((folder / "policy.json").read_text())
+            fields = dict(json.loads((folder / "policy.json").read_text()))
+            kind = fields.pop("kind", None)
+            shape = SmallPolicyConfig(**fields | {"cameras": tuple(fields["cameras"])})
             tensors = load_file(folder / "policy.safetensors")
-        except (OSError, ValueError) as error:
-            raise ModelLoadError("A policy folder cannot be read", seen=f"{folder}: {error}") from error
-        if fields.pop("kind", None) != "small":
-            raise ModelLoadError("This folder holds another kind of policy", seen=folder, allowed="small")
-        policy = cls(
-            SmallPolicyConfig(**fields | {"cameras": tuple(fields["cameras"])}), explore=explore, seed=seed
-        )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ModelLoadError(
+                "This is no policy folder that can be read",
+                seen=f"{folder}: {type(error).__name__}: {error}",
+                allowed="policy.json and policy.safetensors as a policy saves them",
+                remedy="Give the folder of a policy, such as the one in a run's folder",
+            ) from error
+        if kind != "small":
+            raise ModelLoadError(
+                "This folder holds another kind of policy",
+                seen=kind,
+                allowed="small",
+                remedy="Give the folder of a policy that roborl saved",
+            )
+        if not all(np.isfinite(array).all() for array in tensors.values()):
+            raise ModelLoadError(
+                "The policy's weights are not finite",
+                seen=sorted(name for name, array in tensors.items() if not np.isfinite(array).all())[0],
+                allowed="finite numbers",
+                remedy="Go back to an older version: --rollback",
+            )
+        policy = cls(shape, explore=explore, seed=seed)
         for name, module in (("encoder", policy.encoder), ("actor", policy.actor)):
             part = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
             _load(module, part, f"the {name} in {folder}")
