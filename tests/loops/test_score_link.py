@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from roborl.clock import Deadline
+from roborl.errors import ConfigError
+from roborl.loops.label import Judge
+from roborl.loops.score_link import ScoreLine
+from roborl.loops.serve import RewardServer, ServeConfig
+from roborl.rewards.fake import BrightnessModel
+from roborl.types import Frame, Observation, Score
+
+
+class Serving:
+    """A reward server in a thread, which can be put down and another put in its place."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._stop: threading.Event | None = None
+
+    def start(self, **models: BrightnessModel) -> None:
+        server = RewardServer(models, ServeConfig(endpoint=self.endpoint))
+        server.check_health()
+        self._stop = stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                server.turn(0.01)
+            server.close()
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
+            self._thread.join()
+            self._stop = None
+
+
+@pytest.fixture
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    made = Serving(f"ipc://{tmp_path_factory.mktemp('s') / 'scores.sock'}")
+    yield made
+    made.stop()
+
+
+def observation(index: int, value: int) -> Observation:
+    frames = {
+        name: Frame(rgb=np.full((16, 24, 3), value, np.uint8), camera=name, stamp_ns=index, id=index)
+        for name in ("front", "wrist")
+    }
+    return Observation(frames=frames, state=np.zeros(2, np.float32), stamp_ns=index)
+
+
+def until[T](line: ScoreLine, found: Callable[[list[tuple[str, Score]], list[str]], T | None]) -> T:
+    scores: list[tuple[str, Score]] = []
+    lost: list[str] = []
+    deadline = Deadline(30.0)
+    while (result := found(scores, lost)) is None:
+        new, gone = line.poll(0.02)
+        scores += new
+        lost += gone
+        line.judge()
+        deadline.check("it")
+    return result
+
+
+def push(line: ScoreLine, session: str, index: int, value: int, *, score: bool = True) -> None:
+    until(line, lambda _s, _l: line.push(session, observation(index, value), score=score) or None)
+
+
+def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> None:
+    seen: list[tuple[int, ...]] = []
+    model = BrightnessModel(cameras=("wrist",), image_px=8)
+    answer = model.judge.answer
+    model.judge.answer = lambda queries: (  # type: ignore[method-assign]
+        seen.extend(picture.shape for query in queries for picture in query.now) or answer(queries)
+    )
+    line = ScoreLine(serving.endpoint, ("front", "wrist"))
+    line.poll(0.01)
+    assert line.judge() is None
+    assert line.open("shine") is None
+    serving.start(reward=model)
+    judge = until(line, lambda _s, _l: line.judge())
+    assert judge == Judge(version=model.version, cameras=("wrist",), image_px=8)
+    session = line.open("shine")
+    assert session is not None
+    push(line, session, 0, 51)
+    push(line, session, 1, 255, score=False)
+    push(line, session, 2, 102)
+    scores = until(line, lambda s, _l: s if len(s) == 2 else None)
+    assert [(name, score.frame_id) for name, score in scores] == [(session, 0), (session, 2)]
+    assert [round(score.progress, 3) for _, score in scores] == [0.2, 0.4]
+    assert set(seen) == {(8, 8, 3)}
+    line.close(session)
+    line.leave()
+
+
+def test_a_server_that_died_loses_its_sessions_and_another_model_is_noticed(serving: Serving) -> None:
+    serving.start(reward=BrightnessModel(cameras=("wrist",)))
+    line = ScoreLine(serving.endpoint, ("front", "wrist"))
+    until(line, lambda _s, _l: line.judge())
+    session = line.open("shine")
+    assert session is not None
+    push(line, session, 0, 51)
+    serving.stop()
+    until(line, lambda _s, _l: True if line.judge() is None else None)
+    serving.start(reward=BrightnessModel(cameras=("front", "wrist")))
+    until(line, lambda _s, lost: lost if session in lost else None)
+    judge = until(line, lambda _s, _l: line.judge())
+    assert judge.cameras == ("front", "wrist")
+    line.leave()
+
+
+@pytest.mark.parametrize(
+    ("models", "wanted", "named"),
+    [
+        ({"a": BrightnessModel(), "b": BrightnessModel()}, "", "no such model"),
+        ({"a": BrightnessModel()}, "other", "no such model"),
+        ({"a": BrightnessModel(cameras=("top",))}, "", "cameras that are not recorded"),
+    ],
+)
+def test_a_server_without_what_is_wanted_is_told(
+    serving: Serving, models: dict[str, BrightnessModel], wanted: str, named: str
+) -> None:
+    serving.start(**models)
+    line = ScoreLine(serving.endpoint, ("front", "wrist"), model=wanted)
+    with pytest.raises(ConfigError, match=named) as caught:
+        until(line, lambda _s, _l: line.judge())
+    assert caught.value.seen
+    assert caught.value.allowed
+    line.leave()
