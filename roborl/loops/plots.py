@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from roborl.loops.results import ProgressCurve, Rate, Results, running_mean
 
@@ -69,6 +70,7 @@ def learning_curve(results: Results, theme: Theme) -> Figure:
     _evaluation(axes, -0.02 * last, results.base, theme.bad, "before", theme)
     _evaluation(axes, 1.02 * last, results.final, theme.good, "after", theme)
     axes.set(xlabel="online episode", ylabel="success", ylim=(-0.13, 1.13), xlim=(-0.07 * last, 1.07 * last))
+    axes.set_xticks([tick for tick in MaxNLocator(9, integer=True).tick_values(1, last) if 1 <= tick <= last])
     _percent(axes)
     if won:
         _minutes(axes, results.minutes, theme)
@@ -102,8 +104,8 @@ def progress_curves(
         axes.set(xlabel="step", ylim=(-0.04, 1.04))
     panels[0].set_ylabel("progress")
     for colour, label in ((theme.good, "task done"), (theme.bad, "task not done")):
-        panels[1].plot([], [], color=colour, label=label)
-    _legend(panels[1], theme, loc="upper left")
+        panels[0].plot([], [], color=colour, label=label)
+    _legend(panels[0], theme, loc="lower right")
     return figure
 
 
@@ -131,6 +133,7 @@ def timings(results: Results, theme: Theme) -> Figure:
         axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
         axes.set(xlabel="minute of learning")
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 
@@ -170,15 +173,19 @@ def _evaluation(axes: Axes, x: float, rate: Rate, colour: str, name: str, theme:
     low, high = rate.interval
     spans = [[rate.share - low], [high - rate.share]]
     axes.errorbar(x, rate.share, yerr=spans, fmt="D", color=colour, ms=7, capsize=4, lw=1.8, zorder=5)
+    upwards = rate.share < 0.5
     axes.annotate(
         f"{name}: {100 * rate.share:.0f} %",
-        (x, rate.share),
-        xytext=(12 if name == "before" else -12, 10 if rate.share < 0.85 else -16),
+        (x, high if upwards else low),
+        xytext=(0, 7 if upwards else -7),
         textcoords="offset points",
         ha="left" if name == "before" else "right",
+        va="bottom" if upwards else "top",
         color=theme.ink,
         fontsize=10,
         fontweight="bold",
+        bbox={"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+        zorder=6,
     )
 
 
@@ -197,5 +204,5 @@ def _minutes(axes: Axes, minutes: Sequence[float], theme: Theme) -> None:
     above.spines[:].set_visible(False)
 
 
-def _legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "upper left"]) -> None:
+def _legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "lower right"]) -> None:
     axes.legend(frameon=False, labelcolor=theme.ink, fontsize=8.5, loc=loc)
