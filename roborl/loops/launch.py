@@ -166,6 +166,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         finally:
             # The specs stand in the order in which things must end.
             group.stop(grace_s=30.0)
+            shutil.rmtree(Path(where.steps.removeprefix("ipc://")).parent, ignore_errors=True)
     episodes = read_lines(run.metrics, "episode")
     return {
         "wall_s": time.monotonic() - began,
