@@ -59,7 +59,10 @@ class ArenaWriter:
         try:
             same = read_layout(self.folder) == self.layout
             marked = (self.folder / "boot").read_text()
-        except (OSError, DatasetError):
+            read_tasks(self.folder)
+            if same:
+                Columns(self.folder, self.layout, write=False)
+        except (OSError, ValueError, DatasetError):
             return False
         return same and marked == boot_id() != ""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from roborl.codec import split
 from roborl.data.episodes import EpisodeInfo
-from roborl.data.log import RecordLog, entries, read_ordinal
+from roborl.data.log import FIRST_ENTRY, RecordLog, entries, read_ordinal
 from roborl.data.sealed import read_info, replace_file, rewrite_info
 from roborl.errors import DatasetError, WireError
 from roborl.records import Arrival, Begin, Verdict, unpack_record
@@ -47,7 +47,8 @@ def recover(root: Path, *, sync: bool) -> Recovered:
         DatasetError: If ``late.log`` is not a log.
     """
     late_path = root / "logs" / LATE
-    if not late_path.exists() or not late_path.stat().st_size:
+    # Shorter than its preamble, it was torn while it was made.
+    if not late_path.exists() or late_path.stat().st_size < FIRST_ENTRY:
         RecordLog.create(late_path, 0).close()
     found = Recovered(late=RecordLog.recover(late_path, sync=sync))
     found.last.update(_read_sequences(root))
@@ -143,8 +144,13 @@ def _note(found: Recovered, info: EpisodeInfo) -> None:
 
 
 def _read_sequences(root: Path) -> dict[str, int]:
+    """Read what :func:`write_sequences` kept. Where it is torn, the episodes themselves still say what was taken."""
     path = root / "sequences.json"
-    return {str(k): int(v) for k, v in json.loads(path.read_bytes()).items()} if path.exists() else {}
+    try:
+        return {str(k): int(v) for k, v in json.loads(path.read_bytes()).items()} if path.exists() else {}
+    except (ValueError, TypeError, AttributeError) as error:
+        _log.warning("%s is torn and is made again: %s", path, error)
+        return {}
 
 
 def _verdict(blob: memoryview) -> Verdict | None:

@@ -34,9 +34,17 @@ _PER_STEP = ("action", "proposed", "source", "policy_version", "reward", "reward
 
 
 def create_root(path: Path) -> None:
-    """Make the zarr root group where there is none."""
-    if not (path / "zarr.json").exists():
+    """Make the zarr root group where there is none, and its description again where that is torn."""
+    described = path / "zarr.json"
+    if not described.exists():
         zarr.open_group(path, mode="w")
+    try:
+        json.loads(described.read_bytes())
+    except ValueError:
+        # By hand: zarr would empty the folder.
+        replace_file(
+            described, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}).encode()
+        )
 
 
 def seal(
@@ -146,7 +154,8 @@ def read_info(folder: Path) -> EpisodeInfo:
         raise DatasetError(
             "A sealed episode cannot be read",
             seen=f"{folder}: {type(error).__name__}: {error}",
-            remedy="Move the folder out of the store",
+            allowed="a zarr.json as it was sealed",
+            remedy="Take the folder from a backup, or move it out of the store",
         ) from error
 
 
@@ -161,9 +170,22 @@ def read_arrivals(folder: Path, start: int = 0) -> Iterator[Arrival]:
     """Yield an episode's arrivals from index ``start`` on, a chunk of pictures in memory at a time.
 
     Raises:
-        DatasetError: If the folder is not a sealed episode.
+        DatasetError: If the folder is not a sealed episode, or a file of it is torn.
     """
     info = read_info(folder)
+    try:
+        yield from _read(folder, info, start)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        # What zarr and its codecs raise on torn files.
+        raise DatasetError(
+            "A sealed episode cannot be read",
+            seen=f"{folder}: {type(error).__name__}: {error}",
+            allowed="the files as they were sealed",
+            remedy="Take the folder from a backup, or move it out of the store",
+        ) from error
+
+
+def _read(folder: Path, info: EpisodeInfo, start: int) -> Iterator[Arrival]:
     group: Any = zarr.open_group(folder, mode="r")
     columns: dict[str, NDArray[Any]] = {
         name: np.asarray(group[name][:])

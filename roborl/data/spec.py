@@ -46,7 +46,12 @@ def check_form(root: Path, spec: StoreSpec) -> None:
         try:
             before = json.loads(path.read_bytes())
         except ValueError as error:
-            raise DatasetError("The form of a store cannot be read", seen=f"{path}: {error}") from error
+            raise DatasetError(
+                "The form of a store cannot be read",
+                seen=f"{path}: {error}",
+                allowed="the JSON that the store wrote when it was made",
+                remedy="Delete this file if bench and image sizes are those the store was made with",
+            ) from error
         for name in ("format", "cameras", "state_dim", "action_dim"):
             if before.get(name) != form[name]:
                 raise DatasetError(

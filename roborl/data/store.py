@@ -67,7 +67,11 @@ class Store:
         self._zarr, self._staging = root / "store.zarr", root / "staging"
         (root / "logs").mkdir(parents=True, exist_ok=True)
         self._lock_file = _take_lock(root)
-        check_form(root, spec)
+        try:
+            check_form(root, spec)
+        except DatasetError:
+            self._lock_file.close()
+            raise
         shutil.rmtree(self._staging, ignore_errors=True)
         self._staging.mkdir()
         create_root(self._zarr)
@@ -300,9 +304,14 @@ class Store:
         self._place(info, self.spec.max_steps + 1 if is_open else max(1, info.observations))
         present = self._arena.observations(info.key)
         if info.key in self._arena and present < info.observations:
-            for arrival in self._recorded(info.key, present):
-                if not self._arena.write(arrival):
-                    break
+            try:
+                for arrival in self._recorded(info.key, present):
+                    if not self._arena.write(arrival):
+                        break
+            except DatasetError as error:
+                self.counts["unreadable"] += 1
+                _log.warning("%s is not sampled: %s", info.key, error)
+                info = replace(info, discarded=True)
         self._arena.update(info)
 
     def _place(self, info: EpisodeInfo, rows: int) -> None:
