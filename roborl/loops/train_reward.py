@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_io import read_episodes
@@ -27,6 +29,8 @@ from roborl.rewards.sarm.evaluation import (
 )
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.training import Log, train_sarm
+
+logger = logging.getLogger(__name__)
 
 _LATENCY_FRAMES = 40
 
@@ -56,8 +60,10 @@ class TrainRewardResult:
         ours: Its figures on the held-out episodes.
         by_time: The same of a model that only knows the time.
         leak: Largest change of a score by frames later than it.
-        frame_ms: Milliseconds per observation, all cameras, one at a time, with the present number of threads.
+        frame_ms: Milliseconds per observation, all cameras, one at a time, on one thread.
         seconds: Time spent in optimisation.
+        steps: Optimiser steps taken.
+        planned_steps: Optimiser steps that were wanted; the budget ends a run before them.
     """
 
     model: SarmModel
@@ -66,6 +72,8 @@ class TrainRewardResult:
     leak: float
     frame_ms: float
     seconds: float
+    steps: int
+    planned_steps: int
 
     @property
     def table(self) -> str:
@@ -82,6 +90,8 @@ class TrainRewardResult:
             "leak": self.leak,
             "frame_ms": self.frame_ms,
             "seconds": self.seconds,
+            "steps": self.steps,
+            "planned_steps": self.planned_steps,
         }
 
 
@@ -147,32 +157,32 @@ def train_reward(
         log=log,
     )
     save_reward_model(trained.model, config.out)
-    return measure(trained.model, train, held_out, seconds=trained.seconds)
-
-
-def measure(
-    model: SarmModel,
-    train: Sequence[TrainingEpisode],
-    held_out: Sequence[TrainingEpisode],
-    *,
-    seconds: float = 0.0,
-) -> TrainRewardResult:
-    """Return the figures of a model; the time-only model learns its curve from the same training episodes."""
-    watch = watcher(model)
+    if trained.steps < config.training.steps // 2:
+        logger.warning(
+            "The budget of %.0f s ended the training after %d of %d steps: expect a poor model",
+            config.training.budget_s,
+            trained.steps,
+            config.training.steps,
+        )
+    watch = watcher(trained.model)
     successes = [episode for episode in train if episode.success]
     probe = held_out[0] if held_out else train[0]
     return TrainRewardResult(
-        model=model,
+        model=trained.model,
         ours=held_out_report(watch, held_out),
-        by_time=held_out_report(time_only(successes, model.plan), held_out),
+        by_time=held_out_report(time_only(successes, trained.model.plan), held_out),
         leak=leak(watch, probe, probe.frames // 2),
-        frame_ms=frame_latency_ms(model, probe),
-        seconds=seconds,
+        frame_ms=frame_latency_ms(trained.model, probe),
+        seconds=trained.seconds,
+        steps=trained.steps,
+        planned_steps=config.training.steps,
     )
 
 
 def frame_latency_ms(model: SarmModel, episode: TrainingEpisode) -> float:
-    """Return the median time from an observation to its score, one at a time, as a lone session has it."""
+    """Return the median time from an observation to its score: a lone session, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     fold = model.start(episode.task, {})
     times = []
     order = [i % episode.frames for i in range(_LATENCY_FRAMES)]
@@ -180,4 +190,5 @@ def frame_latency_ms(model: SarmModel, episode: TrainingEpisode) -> float:
         began = time.perf_counter()
         fold.fold(index, model.judge.answer(fold.queries(observation)))
         times.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
     return float(np.median(times)) * 1e3

@@ -59,5 +59,6 @@ class SarmTraining:
     held_out: float = 0.2  # share of the episodes kept for the report
     windows: WindowAugmentation = field(default_factory=WindowAugmentation)
     seed: int = 0
-    threads: int = 0  # torch threads; 0 leaves torch's own choice
+    # torch threads; 0 leaves torch's own choice. Two on a busy two-core machine are ten times slower than one.
+    threads: int = 1
     save_every_s: float = 30.0  # between resume points, where a folder is given
