@@ -17,7 +17,7 @@ from roborl.loops.seeds import scene_seed
 class Config:
     """Which policy, on which scenes, against which bar."""
 
-    policy: str  # folder of a policy, or "scripted" for the simulated task's expert
+    policy: str  # folder of a policy or of a run (its last published weights), or "scripted" for the simulated expert
     bench: str = "so101_sim"  # bench file: a path, or a name in hardware_configs/
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
     bench_overrides: list[str] = field(default_factory=list)  # further bench overrides, like --max_steps=80
@@ -90,10 +90,12 @@ def _policy(config: Config) -> Callable[[Any], Any]:
         return lambda env: make_expert(env.scene, action=env.bench.action)
     import torch
 
+    from roborl.loops.learnt import is_run, learnt_policy
     from roborl.policies import load_policy
 
     torch.set_num_threads(config.threads)
-    policy = load_policy(Path(config.policy))
+    folder = Path(config.policy)
+    policy = learnt_policy(folder) if is_run(folder) else load_policy(folder)
     return lambda env: policy
 
 

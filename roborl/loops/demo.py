@@ -18,12 +18,12 @@ from roborl.envs.bench import Bench, load_bench
 from roborl.envs.robot_env import RobotEnv
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig, clone, cloning_data
-from roborl.learning.publish import VersionShelf
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.launch import TrainConfig, run_training
-from roborl.loops.learn_config import RunFolder, ShapingConfig
+from roborl.loops.learn_config import ShapingConfig
+from roborl.loops.learnt import learnt_policy
 from roborl.loops.record import record_scripted
 from roborl.loops.report import write_report
 from roborl.loops.results import FIGURES, SETTINGS
@@ -187,20 +187,6 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     page = write_report(config.out)
     log.info("The report is at %s", page)
     return figures | {"report": str(page)}
-
-
-def learnt_policy(run: Path) -> SmallPolicy:
-    """Return the policy with the last published weights of a run.
-
-    Raises:
-        ModelLoadError: If the run published none that can be read.
-    """
-    folder = RunFolder(run)
-    policy = SmallPolicy.load(folder.policy)
-    shelf = VersionShelf(folder.versions)
-    newest = shelf.versions()[-1]
-    policy.load_actor(shelf.get(newest), newest)
-    return policy
 
 
 def _record(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from roborl.errors import RoborlError
 from roborl.loops import plots
-from roborl.loops.before_after import write_before_after
+from roborl.loops.before_after import cut, encode_png, read_video, strip, write_before_after
+from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.learn_config import read_status
 from roborl.loops.results import ProgressCurve, Rate, Results, held_out_curves, online_curves, read_results
 from roborl.rewards.forms import POLICY_INVARIANT
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 PAGE = "report.html"
 FILM = "before_after.mp4"
+STRIP = "after.png"
 _CURVES = 10
 _FPS = 10.0
 _EMBED_BYTES = 5_000_000
@@ -262,8 +264,19 @@ def _film(results: Results, missing: list[str]) -> str | None:
     except RoborlError as error:
         missing.append(f"the film ({error.problem})")
         return None
+    _strip(results)
     content = out.read_bytes()
     return out.name if len(content) > _EMBED_BYTES else _data("video/mp4", content)
+
+
+def _strip(results: Results) -> None:
+    """Leave a picture of the first success among the filmed scenes, where there is one."""
+    episodes = cut(read_video(results.folder / "after.mp4"), [o["steps"] for o in results.after])
+    for outcome, frames in zip(results.after, episodes, strict=False):
+        if outcome["success"]:
+            picture = strip(frames[: len(frames) - LINGER_FRAMES])
+            (results.folder / STRIP).write_bytes(encode_png(picture))
+            return
 
 
 def _draw(folder: Path, name: str, draw: Callable[[plots.Theme], Figure]) -> dict[str, str]:
