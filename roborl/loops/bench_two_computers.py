@@ -51,7 +51,8 @@ def run(
         say: Called with what happens.
 
     Returns:
-        The account of steps, how many were taken while the line was cut, times, and how many strangers got in.
+        The account of steps, how many were taken while the line was cut, times, and how many clients got in without
+        the right keys, and with them.
 
     Raises:
         RoborlError: If one of the computers does not survive.
@@ -82,6 +83,7 @@ def run(
         scene.until("steps are stored", lambda: link["acknowledged"] > 20, _START_S)
         scene.wait(before_s)
         strangers_in = sum(_gets_in(scene, steps.endpoint, stranger) for stranger in _strangers(folder, keys))
+        friends_in = _gets_in(scene, steps.endpoint, Keys.load(keys / "robot", server="learner"))
         say(f"the line is cut for {cut_s:g} s")
         taken, version = arm["steps"], link["weights_version"]
         for proxy in (steps, weights):
@@ -107,6 +109,7 @@ def run(
             "caught_up_s": caught_up_s,
             "weights_version": ended["policy_version"],
             "strangers_in": strangers_in,
+            "friends_in": int(friends_in),
             "account": account | {"not_durable": ended["not_durable"]},
         }
 

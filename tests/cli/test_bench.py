@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from roborl.cli import bench
+from roborl.cli.bench import Bar, Benchmark
+from roborl.cli.main import main
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A benchmark that gives back what it is told."""
+    module = types.ModuleType("roborl.loops.bench_toy")
+    module.run = lambda figure=5.0: {"figure": figure, "ratios": {"ours / theirs": 2.0}}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "roborl.loops.bench_toy", module)
+    toy = Benchmark(
+        module="bench_toy",
+        quick={"figure": 1.0},
+        bars=(
+            Bar(name="figure", read=lambda result: result["figure"], least=3),
+            Bar(name="ratio", read=lambda result: result["ratios"]["ours / theirs"], most=2),
+        ),
+    )
+    monkeypatch.setattr(bench, "BENCHMARKS", {"toy": toy})
+    monkeypatch.setattr(bench, "ALL", ("toy",))
+    return module
+
+
+@pytest.mark.parametrize("what", ["toy", "all"])
+def test_figures_stand_beside_their_bars_and_in_a_file(
+    toy: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    assert main(["bench", what, "--out", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    told = json.loads(line)
+    assert (told["missed"], told["exit"]) == ([], 0)
+    assert (told if what == "toy" else told["toy"])["figure"] == 5.0
+    written = json.loads((tmp_path / "toy.json").read_text())
+    assert [bar["met"] for bar in written["bars"]] == [True, True]
+    assert "ours / theirs" in err
+    assert "bar >= 3: met" in err
+
+
+def test_a_missed_bar_is_named_and_sets_the_exit_code(
+    toy: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "toy", "--quick", "true", "--out", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["missed"] == ["toy: figure"]
+    assert "bar >= 3: MISSED" in err
+
+
+@pytest.mark.parametrize(("figure", "met"), [(2.9, False), (3.0, True), (4.0, True), (4.1, False)])
+def test_a_bar_has_one_or_two_sides(figure: float, met: bool) -> None:
+    bar = Bar(name="f", read=lambda result: result["f"], least=3, most=4)
+    assert bar.check({"f": figure})["met"] is met
+
+
+def test_no_figure_at_all_is_no_success() -> None:
+    bar = Bar(name="f", read=lambda result: result["f"], most=4)
+    assert not bar.check({"f": float("nan")})["met"]
+
+
+@pytest.mark.parametrize("args", [[], ["nothing"]])
+def test_an_unknown_benchmark_is_misuse(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *args]) == 2
+    assert "two-computers" in capsys.readouterr().err
