@@ -7,6 +7,7 @@ learner is killed and stays away.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -20,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from roborl.clock import NS
+from roborl.loops.bench_away import learner_away
 from roborl.loops.bench_control import bare_loop
 from roborl.loops.bench_labels import LabelWatch
-from roborl.loops.bench_runs import SMALL_LEARNER, Events, Scene, free_port, on_reach
+from roborl.loops.bench_runs import SMALL_LEARNER, Events, Scene, on_reach
 from roborl.loops.learn_config import RunFolder
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.loops.witness import compare
+
+log = logging.getLogger(__name__)
 
 _CONTROL_HZ = 50.0
 _PER_ACTOR = ("control", "inference", "io")
@@ -42,7 +46,6 @@ def run(
     learner_away_s: float = 600.0,
     time_scale: float = 1.0,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Kill processes of a run and account for every committed step.
 
@@ -53,7 +56,6 @@ def run(
         learner_away_s: How long the learner of the second run is away; 0 leaves that run out.
         time_scale: How much faster than life the simulated benches run.
         seed: Of the instants and the victims.
-        say: Called with what happens.
 
     Returns:
         The account of steps, times of detection and return by process, missed control ticks beside those of a bare sleep
@@ -66,10 +68,10 @@ def run(
     with tempfile.TemporaryDirectory(prefix="roborl-faults-") as scratch:
         folder = RunFolder(Path(scratch) / "run")
         with Scene(folder.root, names) as scene:
-            result = _Killing(scene, folder, names, time_scale, seed, say).run(kills, server_away_s)
+            result = _Killing(scene, folder, names, time_scale, seed).run(kills, server_away_s)
         if learner_away_s:
             result["learner_away"] = learner_away(
-                Path(scratch) / "away", learner_away_s, time_scale=time_scale, seed=seed, say=say
+                Path(scratch) / "away", learner_away_s, time_scale=time_scale, seed=seed
             )
     return result
 
@@ -91,9 +93,8 @@ class _Killing:
         actors: list[str],
         time_scale: float,
         seed: int,
-        say: Callable[[str], None],
     ) -> None:
-        self._scene, self._folder, self._say = scene, folder, say
+        self._scene, self._folder = scene, folder
         self._actors, self._time_scale, self._seed = actors, time_scale, seed
         self._dice = random.Random(seed)
         self._events = Events(folder.events)
@@ -165,7 +166,7 @@ class _Killing:
         self._until("all are back", lambda: set(self._victims) <= self._events.ready)
 
     def _kill(self, victim: str) -> None:
-        self._say(f"SIGKILL for {victim}")
+        log.info("SIGKILL for %s", victim)
         pid = self._events.pids.pop(victim)
         self._events.ready.discard(victim)
         self._kills.append(_Kill(child=victim, pid=pid, at_ns=time.monotonic_ns()))
@@ -175,7 +176,7 @@ class _Killing:
         """Kill the reward server again and again; see that control keeps its rate and that the labels catch up."""
         span_s = min(20.0, seconds)
         with_server = self._rate(span_s)
-        self._say(f"the reward server stays dead for {seconds:g} s")
+        log.info("The reward server stays dead for %g s", seconds)
         steps, began = self._scene.steps(), time.monotonic()
 
         def kill_again() -> None:
@@ -245,52 +246,3 @@ class _Killing:
             "bare late_max_ms": bare["late_max_ns"] / 1e6,
             "period_ms": period_ms,
         }
-
-
-def learner_away(
-    folder: Path, seconds: float, *, time_scale: float = 1.0, seed: int = 0, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Kill a learner with all its processes, leave the actor alone for ``seconds``, and account for its steps.
-
-    Raises:
-        RoborlError: If the actor does not survive, or the learner cannot be started again.
-    """
-    run = RunFolder(folder / "run")
-    steps, weights = (f"tcp://127.0.0.1:{free_port()}" for _ in range(2))
-    learning = (
-        *("--run", str(run.root), "--steps", steps, "--weights", weights, "--seed", str(seed)),
-        *SMALL_LEARNER,
-        *on_reach(time_scale),
-    )
-    with Scene(run.root, ["arm"]) as scene:
-        learner = scene.start("learn", *learning, log=folder / "learn.log")
-        scene.until("the learner makes its policy", run.policy.exists, _START_S)
-        actor = scene.start(
-            "act",
-            *("--run", str(run.root), "--steps", steps, "--weights", weights, "--policy", str(run.policy)),
-            *("--drain_s", f"{_END_S:g}", "--ring_mb", "512"),
-            *on_reach(time_scale),
-            log=folder / "act.log",
-        )
-        scene.until("the actor has a ring", lambda: scene.witnesses[0].records > 0, _START_S)
-        arm, link = scene.control[0], scene.io[0]
-        scene.until("steps are stored", lambda: link["acknowledged"] > 50, _START_S)
-        say(f"the learner is away for {seconds:g} s")
-        scene.kill(learner)
-        before = arm["steps"]
-        scene.wait(seconds)
-        taken, waiting = arm["steps"] - before, link["pending"]
-        learner = scene.start("learn", *learning, "--resume", "true", log=folder / "learn.log")
-        back = time.monotonic()
-        scene.until("the actor is heard again", lambda: link["pending"] < 50, _START_S + seconds)
-        caught_up_s = time.monotonic() - back
-        ended = scene.end(actor, _END_S)
-        scene.end(learner, _END_S)
-        account = compare(scene.witnesses, run.store)
-    return {
-        "away_s": seconds,
-        "steps_meanwhile": taken,
-        "records_waiting": waiting,
-        "caught_up_s": caught_up_s,
-        "account": account | {"not_durable": ended["not_durable"]},
-    }

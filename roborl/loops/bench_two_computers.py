@@ -7,9 +7,9 @@ strangers try to get in.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from roborl.serving.handshake import Handshake
 from roborl.serving.security import Keys, make_keys
 from roborl.serving.steps import StepsSender
 from roborl.testing.proxy import TcpProxy
+
+log = logging.getLogger(__name__)
 
 _START_S, _END_S = 180.0, 300.0
 _KNOCKING_S = 3.0
@@ -36,7 +38,6 @@ def run(
     after_s: float = 20.0,
     time_scale: float = 1.0,
     seed: int = 0,
-    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run actor, learner and reward server as three computers, cut the actor off once, and account for its steps.
 
@@ -48,7 +49,6 @@ def run(
         after_s: And after it, once the actor has been heard again.
         time_scale: How much faster than life the simulated bench runs.
         seed: Of the run.
-        say: Called with what happens.
 
     Returns:
         The account of steps, how many were taken while the line was cut, times, and how many clients got in without
@@ -84,7 +84,7 @@ def run(
         scene.wait(before_s)
         strangers_in = sum(_gets_in(scene, steps.endpoint, stranger) for stranger in _strangers(folder, keys))
         friends_in = _gets_in(scene, steps.endpoint, Keys.load(keys / "robot", server="learner"))
-        say(f"the line is cut for {cut_s:g} s")
+        log.info("The line is cut for %g s", cut_s)
         taken, version = arm["steps"], link["weights_version"]
         for proxy in (steps, weights):
             proxy.cut()
