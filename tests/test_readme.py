@@ -1,0 +1,118 @@
+"""The README keeps its promises: links lead somewhere, commands parse, and the first screen shows what it is about."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import pytest
+
+from roborl.cli.main import VERBS
+from roborl.config import HelpShown, parse
+from roborl.envs.tasks.registry import TASKS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PICTURE = ROOT / ".github" / "demo.png"
+
+
+def runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme_commands", ROOT / ".ci" / "readme_commands.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+RUNNER = runner()
+COMMANDS: list[str] = RUNNER.commands(README)
+
+
+def test_one_command_with_its_output_and_its_picture_come_first() -> None:
+    first = README.splitlines()[:39]
+    assert "make demo" in first
+    assert any(".github/demo.png" in line for line in first)
+    assert "```text" in first
+    picture = cv2.imread(str(PICTURE))
+    assert picture is not None
+    assert picture.std() > 10
+    assert PICTURE.stat().st_size < 150_000
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in README.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("https://"):
+            assert (ROOT / target).exists(), target
+
+
+def test_places_in_the_map_exist() -> None:
+    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    places = [place for row in rows for place in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert len(places) >= 10
+    for place in places:
+        for part in place.split():
+            beside = Path(place.split()[0]).parent
+            assert (ROOT / part).exists() or (ROOT / beside / part).exists(), part
+
+
+def test_scenes_that_it_names_are_those_that_exist() -> None:
+    line = re.search(r"Scenes: `([^`]+)`", README)
+    assert line is not None
+    assert set(line[1].split()) == set(TASKS)
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("roborl ")])
+def test_commands_parse(command: str) -> None:
+    """Every option exists and takes its value; nothing is run."""
+    body = command.partition(" #")[0]
+    _, verb, *rest = shlex.split(body)
+    assert verb in VERBS
+    module = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
+    rest = module.positional(rest) if hasattr(module, "positional") else rest
+    try:
+        assert parse(module.Config, rest, prog=f"roborl {verb}") is not None
+    except HelpShown:
+        pytest.fail("the command only shows help")
+
+
+def test_figures_name_the_commands_that_print_them() -> None:
+    figures = README.partition("## Figures")[2].partition("\n## ")[0]
+    rows = [line for line in figures.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(rows) > 3
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert len(cells) == 3, row
+        if cells[0] != "what":
+            assert re.search(r"`(roborl|make|.venv/bin)[^`]*`", cells[2]), row
+
+
+def test_make_targets_that_it_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert set(re.findall(r"\bmake ([a-z-]+)`", README)) | {"demo", "test", "lint"} <= targets
+
+
+def test_the_runner_of_commands_shortens_what_is_long_and_touches_no_hardware() -> None:
+    assert RUNNER.runnable("make demo").startswith(".venv/bin/roborl demo --quick true")
+    assert RUNNER.runnable("make test") is None
+    assert RUNNER.runnable("roborl train --run x  # long") == ".venv/bin/roborl train --help"
+    assert RUNNER.runnable("roborl act --bench b  # hardware") == ".venv/bin/roborl act --help"
+    assert RUNNER.runnable("roborl keys --folder k") == ".venv/bin/roborl keys --folder k"
+
+
+def test_it_speaks_of_the_project_alone() -> None:
+    for path in (ROOT / "README.md", ROOT / ".github" / "workflows" / "ci.yml"):
+        text = path.read_text()
+        assert not re.search(r"/(work|root|tmp|home)/", text), path
