@@ -51,11 +51,11 @@ class DemoConfig:
     # of demonstrations, networks, online scenes
     seed: int = 0
     # scripted demonstrations recorded
-    demonstrations: int = 10
+    demonstrations: int = 12
     # scripted failures recorded, of each kind
     failures: int = 4
     # demonstrations that the first policy is cloned from and that stand in the replay memory
-    clone_from: int = 1
+    clone_from: int = 3
     # online episodes
     episodes: int = 150
     # scenes of each evaluation
@@ -67,7 +67,7 @@ class DemoConfig:
     # seconds of optimisation for the reward model
     reward_budget_s: float = 120.0
     # threads of the preparation, before actor and learner share the processor
-    threads: int = 2
+    threads: int = 1
     # cloning
     clone: CloneConfig = field(default_factory=CloneConfig)
     # how progress becomes reward; scale 0 learns from the operator's button alone
@@ -76,7 +76,9 @@ class DemoConfig:
     rlpd: RlpdConfig = field(default_factory=RlpdConfig)
     # the trainer
     trainer: TrainerConfig = field(
-        default_factory=lambda: TrainerConfig(budget=BudgetConfig(ratio=8.0, start_at=400), publish_every=200)
+        default_factory=lambda: TrainerConfig(
+            budget=BudgetConfig(ratio=8.0, start_at=400, hold_actors_at=2_000.0), publish_every=200
+        )
     )
     # all the way in about a minute and a half, to see that everything works; the result means nothing
     quick: bool = False
