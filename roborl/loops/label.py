@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
@@ -13,6 +14,9 @@ from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows, Str
 from roborl.types import EpisodeKey, Observation, Score
 
 log = logging.getLogger(__name__)
+
+# A session is lost to silence after so many turns at least.
+_TURNS_OF_PATIENCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,18 @@ class _Session:
     labels: EpisodeLabels
     name: str
     heard_ns: int
+    # Observations read and not sent yet: opening a recording costs more than all the rest of a turn.
+    ahead: Iterator[Observation] = field(default_factory=lambda: iter(()))
+    held: Observation | None = None
+
+    def peek(self, index: int, read: Callable[[int], Iterable[Observation]]) -> Observation | None:
+        """Return the observation to be sent next, which is ``index``; None where it is not stored yet."""
+        if self.held is None:
+            self.held = next(self.ahead, None)
+        if self.held is None:
+            self.ahead = iter(read(index))
+            self.held = next(self.ahead, None)
+        return self.held
 
 
 class Labeller:
@@ -147,6 +163,7 @@ class Labeller:
         self._waiting_ns: dict[EpisodeKey, int] = {}
         self._retry_ns: dict[EpisodeKey, int] = {}
         self._finished: set[EpisodeKey] = set()
+        self._listened_ns, self._patience_ns = self._clock.now_ns(), 0
         self.backlog = 0
         self.counters = dict.fromkeys(("scored", "missing", "rebuilt", "held", "changed", "foreign"), 0)
 
@@ -240,7 +257,7 @@ class Labeller:
         name = self._link.open(info.task)
         if name is None:
             return None
-        session = _Session(EpisodeLabels(stride), name, self._clock.now_ns())
+        session = _Session(EpisodeLabels(stride), name, self._patience_ns)
         self._sessions[info.key] = session
         return session
 
@@ -248,14 +265,16 @@ class Labeller:
         labels, ended = session.labels, info.end is not None
         due = labels.due(info.observations, ended, self._config.window)
         if not labels.unanswered:
-            session.heard_ns = self._clock.now_ns()
-        if due:
-            for index, observation in zip(due, self._store.observations(info.key, due.start), strict=False):
-                score = labels.scored(index, info.observations, ended)
-                if not self._link.push(session.name, observation, score=score):
-                    break
-                labels.send(index, score=score)
-        return bool(due)
+            session.heard_ns = self._patience_ns
+        sent = False
+        for index in due:
+            observation = session.peek(index, partial(self._store.observations, info.key))
+            score = labels.scored(index, info.observations, ended)
+            if observation is None or not self._link.push(session.name, observation, score=score):
+                break
+            session.held, sent = None, True
+            labels.send(index, score=score)
+        return sent
 
     def _receive(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column, timeout_s: float) -> bool:
         scores, lost = self._link.poll(timeout_s)
@@ -271,7 +290,7 @@ class Labeller:
                 self.counters["foreign"] += 1
                 score = _unusable(score)
             if session.labels.receive(score):
-                session.heard_ns = self._clock.now_ns()
+                session.heard_ns = self._patience_ns
                 self.counters["scored"] += 1
         for key, session in list(self._sessions.items()):
             info = episodes.get(key)
@@ -306,9 +325,12 @@ class Labeller:
             column.finish(key)
 
     def _watch_silence(self) -> None:
-        now = self._clock.now_ns()
+        """Count the time for replies, of each turn a part at most: while it is busy elsewhere nobody listens."""
+        now, timeout_ns = self._clock.now_ns(), int(self._config.reply_timeout_s * NS)
+        self._patience_ns += min(now - self._listened_ns, timeout_ns // _TURNS_OF_PATIENCE)
+        self._listened_ns = now
         for key, session in list(self._sessions.items()):
-            if session.labels.unanswered and now - session.heard_ns > self._config.reply_timeout_s * NS:
+            if session.labels.unanswered and self._patience_ns - session.heard_ns > timeout_ns:
                 self._lose(key, f"no reply for {self._config.reply_timeout_s:g} s")
 
     def _lose(self, key: EpisodeKey, reason: str) -> None:

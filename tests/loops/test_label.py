@@ -295,10 +295,39 @@ def test_a_server_that_says_nothing_loses_its_session() -> None:
     rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
     rig.server.answering = False
     rig.turns(2)
-    rig.turns(1, seconds=5.1)
+    rig.turns(4, seconds=1.0)
+    assert not rig.named("session_lost")
+    rig.turns(2, seconds=1.0)
     assert rig.named("session_lost")[0]["reason"] == "no reply for 5 s"
     rig.server.answering = True
     rig.turns()
+    np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
+
+
+def test_a_labeller_that_was_kept_from_listening_does_not_take_that_for_silence() -> None:
+    rig = Rig(reply_timeout_s=5.0)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.server.answering = False
+    rig.turns(1)
+    rig.turns(2, seconds=60.0)
+    rig.server.answering = True
+    rig.turns(3)
+    assert rig.labeller.counters["rebuilt"] == 0
+    np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
+
+
+def test_a_recording_is_opened_once_however_often_the_server_has_no_room() -> None:
+    rig = Rig()
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    opened: list[int] = []
+    read, push = rig.store.observations, rig.server.push
+    rig.store.observations = lambda key, start: opened.append(start) or read(key, start)  # type: ignore[method-assign, func-returns-value]
+    rooms = iter([False, False, True, False, True, True] + [False] * 5 + [True] * 100)
+    rig.server.push = lambda *args, score: next(rooms) and push(*args, score=score)  # type: ignore[method-assign]
+    rig.turns()
+    assert opened == [0]
     np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
 
 
