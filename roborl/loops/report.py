@@ -120,7 +120,12 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "number": _number, "seconds": _seconds}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "seconds": _seconds,
+        "counted": _counted,
+    }
     template = environment.from_string(package_files("roborl.loops").joinpath(PAGE).read_text("utf-8"))
     reward = results.stages.get("train the reward model", {})
     form, invariance = results.form
@@ -303,3 +308,7 @@ def _number(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
