@@ -135,7 +135,7 @@ class SmallPolicy:
             tensors = load_file(folder / "policy.safetensors")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelLoadError(
-                "A policy folder cannot be read",
+                "This is no policy folder that can be read",
                 seen=f"{folder}: {type(error).__name__}: {error}",
                 allowed="policy.json and policy.safetensors as a policy saves them",
                 remedy="Give the folder of a policy, such as the one in a run's folder",
