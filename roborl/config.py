@@ -39,10 +39,7 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
         lines = [line for line in complaint.getvalue().splitlines() if line.strip()]
         raise _config_error(lines[-1] if lines else "unreadable arguments", prog) from stop
     except (DecodingError, ParsingError, ConfigError, yaml.YAMLError, OSError) as error:
-        cause = error if isinstance(error, DecodingError) else error.__cause__ or error
-        if isinstance(cause, ConfigError):
-            raise cause from error
-        raise _config_error(str(cause), prog) from error
+        raise _plainest(error, prog) from error
     if len(rest) != len(args):
         print(dump(config), end="")  # noqa: T201  (this is the output that was asked for)
         raise HelpShown
@@ -61,6 +58,17 @@ def load[C](config_class: type[C], path: Path) -> C:
 def dump(config: Any) -> str:
     """Return ``config`` as YAML that :func:`load` reads back equal."""
     return str(draccus.dump(config))
+
+
+def _plainest(error: BaseException, prog: str) -> ConfigError:
+    """Return our own complaint where one lies beneath the parser's, else the parser's with the dotted path."""
+    beneath: BaseException | None = error
+    while beneath is not None:
+        if isinstance(beneath, ConfigError):
+            return beneath
+        beneath = beneath.__cause__ or beneath.__context__
+    cause = error if isinstance(error, DecodingError) else error.__cause__ or error
+    return _config_error(" ".join(str(cause).split()), prog)
 
 
 def _config_error(problem: str, prog: str) -> ConfigError:

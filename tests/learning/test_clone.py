@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.errors import DatasetError
+from roborl.learning.clone import CloneConfig, clone, cloning_data, shift
+from roborl.policies.small import SmallPolicyConfig
+from roborl.types import EndCause, Frame, Observation
+
+SHAPE = SmallPolicyConfig(
+    cameras=("front",), image_px=32, state_dim=2, action_dim=2, feature_dim=16, width=32
+)
+
+
+def picture(x: float, y: float) -> NDArray[np.uint8]:
+    rgb = np.full((32, 32, 3), 40, np.uint8)
+    column, row = round(6 + 20 * x), round(6 + 20 * y)
+    rgb[row - 3 : row + 3, column - 3 : column + 3] = (250, 60, 60)
+    return rgb
+
+
+def towards(seed: int, steps: int = 6) -> DatasetEpisode:
+    """An episode in which every action is where the red square stands, which only the picture tells."""
+    place = np.random.default_rng(seed).uniform(size=2)
+    return DatasetEpisode(
+        task="touch",
+        images={"front": np.stack([picture(*place)] * (steps + 1))},
+        state=np.stack([np.full(2, t / steps, np.float32) for t in range(steps + 1)]),
+        action=np.tile((place * 1.6 - 0.8).astype(np.float32), (steps, 1)),
+        reward=np.zeros(steps, np.float32),
+        success=True,
+        end=EndCause.SUCCESS,
+        subtasks=(Subtask(name="a", start=0, end=2), Subtask(name="b", start=2, end=steps)),
+    )
+
+
+def test_rows_carry_the_end_of_their_own_sub_task() -> None:
+    data = cloning_data([towards(0), towards(1)], cameras=("front",), image_px=32)
+    assert data.state.shape == (12, 2)
+    assert data.waypoint[:6, 0] == pytest.approx([2 / 6, 2 / 6, 1, 1, 1, 1])
+    assert data.episode.tolist() == [0] * 6 + [1] * 6
+    assert len(data.of(1).state) == 6
+
+
+def test_nothing_to_clone_is_said() -> None:
+    with pytest.raises(DatasetError, match="nothing to clone"):
+        cloning_data([], cameras=("front",), image_px=32)
+
+
+def test_a_shift_moves_by_at_most_its_bound_and_repeats_the_edge() -> None:
+    pixels = np.zeros((50, 16, 16, 3), np.uint8)
+    pixels[:, 8, 8] = 255
+    moved = shift(pixels, np.random.default_rng(0))
+    places = np.argwhere(moved[..., 0] == 255)
+    assert len(places) == 50
+    assert np.abs(places[:, 1:] - 8).max() == 2
+    assert len(np.unique(places[:, 1:], axis=0)) > 10
+
+
+def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen() -> None:
+    torch.set_num_threads(1)
+    data = cloning_data([towards(seed) for seed in range(60)], cameras=("front",), image_px=32)
+    config = CloneConfig(encoder_updates=250, actor_updates=400, batch_size=32)
+    policy = clone(config, SHAPE, data, seed=0)
+    errors, spread = [], []
+    for seed in range(1000, 1030):
+        episode = towards(seed)
+        frame = Frame(rgb=episode.images["front"][0], camera="front", stamp_ns=0, id=0)
+        seen = Observation(frames={"front": frame}, state=episode.state[0], stamp_ns=0)
+        errors.append(policy.act(seen)[0] - episode.action[0])
+        spread.append(episode.action[0])
+    assert np.abs(errors).mean() < 0.35 * np.abs(spread).mean()

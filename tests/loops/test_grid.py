@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.loops.grid import Cell, run_grid
+
+CELLS = [
+    Cell(arm=arm, seed=seed, config={"task": "Reach"}) for arm in ("shaped", "sparse") for seed in (0, 1)
+]
+
+
+def test_a_stopped_grid_goes_on_where_it_was(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def run(cell: Cell) -> dict[str, Any]:
+        if len(ran) == 2 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        ran.append(f"{cell.arm}{cell.seed}")
+        return {"success": cell.seed}
+
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(CELLS, run, tmp_path, commit="abc")
+    (tmp_path / "again").touch()
+    results = run_grid(CELLS, run, tmp_path, commit="abc")
+    assert ran == ["shaped0", "shaped1", "sparse0", "sparse1"]
+    assert [result["success"] for result in results] == [0, 1, 0, 1]
+    assert {result["commit"] for result in results} == {"abc"}
+
+
+def test_other_code_or_another_setting_is_another_cell(tmp_path: Path) -> None:
+    keys = {
+        CELLS[0].key("abc"),
+        CELLS[0].key("abd"),
+        CELLS[1].key("abc"),
+        Cell(arm="shaped", seed=0, config={"task": "PickCube"}).key("abc"),
+    }
+    assert len(keys) == 4
+
+
+def test_no_cell_begins_after_the_time_is_up(tmp_path: Path) -> None:
+    assert run_grid(CELLS, lambda cell: {"x": 1}, tmp_path, commit="abc", stop_after_s=-1.0) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fail(cell: Cell) -> dict[str, Any]:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        run_grid(CELLS[:1], fail, tmp_path, commit="abc")
+    assert not list(tmp_path.iterdir())
+    run_grid(CELLS[:1], lambda cell: {"x": 1}, tmp_path, commit="abc")
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text())["x"] == 1

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from roborl.errors import ModelLoadError
+from roborl.policies import load_policy
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
+from roborl.types import Frame, Observation
+
+SHAPE = SmallPolicyConfig(
+    cameras=("front", "wrist"), image_px=32, state_dim=5, action_dim=3, feature_dim=8, width=16
+)
+
+
+def observation(seed: int = 0, side: int = 32) -> Observation:
+    random = np.random.default_rng(seed)
+    return Observation(
+        frames={
+            name: Frame(
+                rgb=random.integers(0, 255, (side, side, 3), dtype=np.uint8), camera=name, stamp_ns=0, id=0
+            )
+            for name in SHAPE.cameras
+        },
+        state=random.normal(size=5).astype(np.float32),
+        stamp_ns=0,
+    )
+
+
+def test_an_action_is_one_bounded_chunk_and_follows_from_what_is_seen() -> None:
+    policy = SmallPolicy(SHAPE)
+    torch.manual_seed(0)
+    first, again, other = policy.act(observation(1)), policy.act(observation(1)), policy.act(observation(2))
+    assert first.shape == (1, 3)
+    assert first.dtype == np.float32
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_larger_pictures_are_averaged_down_and_other_cameras_ignored() -> None:
+    policy = SmallPolicy(SHAPE)
+    assert policy.act(observation(3, side=64)).shape == (1, 3)
+
+
+def test_exploration_strays_persistently_within_bounds() -> None:
+    policy = SmallPolicy(replace(SHAPE, exploration_std=0.5, noise_persistence=0.9), explore=True, seed=1)
+    policy.reset()
+    seen = observation(0)
+    actions = np.concatenate([policy.act(seen) for _ in range(400)])
+    assert np.abs(actions).max() <= 1.0
+    assert actions.std(axis=0).min() > 0.1
+    steps = np.corrcoef(actions[:-1, 0], actions[1:, 0])[0, 1]
+    assert steps > 0.6, "noise that persists is correlated from step to step"
+
+
+def test_a_fresh_correction_changes_nothing_and_a_taught_one_stays_within_its_bound() -> None:
+    policy = SmallPolicy(SHAPE)
+    inputs = torch.randn(64, policy.encoder.output_dim + 5)
+    assert torch.equal(policy.actor(inputs), policy.actor.cloned(inputs))
+    with torch.no_grad():
+        policy.actor.correction[-1].bias.fill_(9.0)
+    moved = (policy.actor(inputs) - policy.actor.cloned(inputs)).abs()
+    assert 0.1 < moved.max() <= SHAPE.correction + 1e-6
+
+
+def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path) -> None:
+    policy = SmallPolicy(SHAPE)
+    policy.save(tmp_path)
+    assert np.array_equal(load_policy(tmp_path).act(observation(4)), policy.act(observation(4)))
+
+
+def test_published_weights_replace_the_actor_and_carry_their_version() -> None:
+    policy, other = SmallPolicy(SHAPE), SmallPolicy(SHAPE)
+    other.encoder.load_state_dict(policy.encoder.state_dict())
+    policy.load_actor(to_arrays(other.actor), version=7)
+    assert policy.version == 7
+    assert np.array_equal(policy.act(observation(5)), other.act(observation(5)))
+
+
+@pytest.mark.parametrize("spoil", ["nan", "missing", "shape"])
+def test_weights_that_cannot_be_used_are_refused_and_the_old_ones_stay(spoil: str) -> None:
+    policy = SmallPolicy(SHAPE)
+    before = policy.act(observation(6))
+    weights = to_arrays(policy.actor)
+    name = next(iter(weights))
+    if spoil == "nan":
+        weights[name] = np.full_like(weights[name], np.nan)
+    elif spoil == "missing":
+        del weights[name]
+    else:
+        weights[name] = weights[name][:1]
+    with pytest.raises(ModelLoadError):
+        policy.load_actor(weights, version=2)
+    assert policy.version == 0
+    assert np.array_equal(policy.act(observation(6)), before)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="cannot be read"):
+        load_policy(tmp_path)
+    SmallPolicy(SHAPE).save(tmp_path)
+    (tmp_path / "policy.json").write_text('{"kind": "act"}')
+    with pytest.raises(ModelLoadError, match="another kind"):
+        load_policy(tmp_path)
