@@ -131,22 +131,22 @@ class SmallPolicy:
         try:
             fields = dict(json.loads((folder / "policy.json").read_text()))
             kind = fields.pop("kind", None)
+            if kind != "small":
+                raise ModelLoadError(
+                    "This folder holds another kind of policy",
+                    seen=kind,
+                    allowed="small",
+                    remedy="Give the folder of a policy that roborl saved",
+                )
             shape = SmallPolicyConfig(**fields | {"cameras": tuple(fields["cameras"])})
             tensors = load_file(folder / "policy.safetensors")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelLoadError(
-                "This is no policy folder that can be read",
+                "This is no policy folder: it cannot be read",
                 seen=f"{folder}: {type(error).__name__}: {error}",
                 allowed="policy.json and policy.safetensors as a policy saves them",
                 remedy="Give the folder of a policy, such as the one in a run's folder",
             ) from error
-        if kind != "small":
-            raise ModelLoadError(
-                "This folder holds another kind of policy",
-                seen=kind,
-                allowed="small",
-                remedy="Give the folder of a policy that roborl saved",
-            )
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise ModelLoadError(
                 "The policy's weights are not finite",
