@@ -84,10 +84,10 @@ class SmallPolicy:
     def act(self, observation: Observation) -> NDArray[np.float32]:
         """Return one action as a chunk, float32 (1, a), in [-1, 1]."""
         images = {
-            name: torch.from_numpy(square(observation.frames[name].rgb, self.config.image_px)).unsqueeze(0)
+            name: torch.tensor(square(observation.frames[name].rgb, self.config.image_px)).unsqueeze(0)
             for name in self.config.cameras
         }
-        state = torch.from_numpy(observation.state).unsqueeze(0)
+        state = torch.tensor(observation.state).unsqueeze(0)
         mean = self.actor(torch.cat([self.encoder(images), state], dim=1))
         action: NDArray[np.floating] = mean.numpy()
         if self.explore:
