@@ -17,13 +17,12 @@ from roborl.errors import ConfigError
 class Config:
     """What to measure; the first word after ``roborl bench`` stands for --what."""
 
-    what: str = (
-        ""  # transport, replay, weights, sim, control, faults, two-computers, seeds, or all of them but seeds
-    )
-    out: Path = Path("outputs/bench")  # folder for one JSON file per benchmark, named by it
-    quick: bool = (
-        False  # a tenth of the work: the figures mean little, the exit code follows them all the same
-    )
+    # transport, replay, weights, sim, control, faults, two-computers, seeds, or all of them but seeds
+    what: str = ""
+    # folder for one JSON file per benchmark, named by it
+    out: Path = Path("outputs/bench")
+    # a tenth of the work: the figures mean little, the exit code follows them all the same
+    quick: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
