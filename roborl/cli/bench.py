@@ -78,10 +78,24 @@ def _figure(*path: str) -> Callable[[Mapping[str, Any]], float]:
     return read
 
 
-_ACCOUNT = tuple(
-    Bar(name=f"{what} steps", read=_figure("account", what), most=0)
-    for what in ("lost", "doubled", "foreign", "misplaced", "altered")
-)
+# What an account of steps must not show, in words.
+_FAULTS = {
+    "lost": "steps lost",
+    "doubled": "steps stored twice",
+    "foreign": "steps that nobody committed",
+    "misplaced": "steps out of order",
+    "altered": "steps with other pictures, state or action",
+    "ends_differ": "episodes with another end",
+    "overtaken": "steps that the witness missed",
+    "not_durable": "records left behind",
+}
+
+
+def _nothing_lost(*path: str, when: str = "") -> tuple[Bar, ...]:
+    return tuple(
+        Bar(name=words + when, read=_figure(*path, fault), most=0) for fault, words in _FAULTS.items()
+    )
+
 
 BENCHMARKS = {
     "transport": Benchmark(
@@ -150,7 +164,7 @@ BENCHMARKS = {
         module="bench_faults",
         quick={"kills": 7, "server_away_s": 5.0, "learner_away_s": 10.0},
         bars=(
-            *_ACCOUNT,
+            *_nothing_lost("account"),
             Bar(
                 name="control ticks that survivors missed, beyond a bare loop's share",
                 read=_figure("missed_ticks", "beyond the bare loop's share"),
@@ -167,21 +181,14 @@ BENCHMARKS = {
                 least=0.9,
             ),
             Bar(name="frames without a label in the end", read=_figure("server_away", "missing"), most=0),
-            *(
-                Bar(
-                    name=f"{what} steps, learner away",
-                    read=_figure("learner_away", "account", what),
-                    most=0,
-                )
-                for what in ("lost", "doubled", "foreign", "misplaced", "altered")
-            ),
+            *_nothing_lost("learner_away", "account", when=", learner away"),
         ),
     ),
     "two-computers": Benchmark(
         module="bench_two_computers",
         quick={"cut_s": 5.0, "before_s": 5.0, "after_s": 5.0},
         bars=(
-            *_ACCOUNT,
+            *_nothing_lost("account"),
             Bar(name="clients without the right keys that got in", read=_figure("strangers_in"), most=0),
             Bar(name="clients with them that got in", read=_figure("friends_in"), least=1),
         ),
