@@ -50,6 +50,7 @@ class RlpdConfig:
         actor_every: Critic updates per actor update.
         clone_weight: Weight of the cloning loss on demonstration steps in the actor's loss.
         imitation_weight: Weight of the cloning loss on own steps whose advantage is positive.
+        feature_copies: Versions of each picture's features, all but one from a picture shifted by a pixel or two.
         least_value: Values below this are not scaled up further, so that an untaught critic does not move the actor.
         critic_sees_potential: False breaks the invariance; the run then says so.
     """
@@ -67,6 +68,7 @@ class RlpdConfig:
     actor_every: int = 2
     clone_weight: float = 0.3
     imitation_weight: float = 0.0
+    feature_copies: int = 3
     least_value: float = 0.1
     critic_sees_potential: bool = True
 
@@ -84,7 +86,7 @@ class Rlpd:
     def __init__(self, config: RlpdConfig, policy: SmallPolicy, arena: ArenaReader, *, seed: int) -> None:
         torch.manual_seed(seed)
         self.config = config
-        self.features = FeatureCache(policy, arena)
+        self.features = FeatureCache(policy, arena, copies=config.feature_copies, seed=seed)
         self.actor = copy.deepcopy(policy.actor).train()
         shape = policy.config
         inputs = policy.encoder.output_dim + shape.state_dim

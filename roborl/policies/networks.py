@@ -109,7 +109,9 @@ class Actor(nn.Module):
         """Return mean actions in [-1, 1], (b, action_dim), for inputs (b, input_dim)."""
         cloned = self.cloned(inputs)
         moved = self.scale * torch.tanh(self.correction(torch.cat([inputs, cloned], dim=1)))
-        return (cloned + moved).clamp(-1.0, 1.0)
+        wanted = cloned + moved
+        # The bound is applied to the value alone: through a clamp no gradient would lead back from beyond it.
+        return wanted + (wanted.clamp(-1.0, 1.0) - wanted).detach()
 
 
 def _perceptron(inputs: int, outputs: int, width: int) -> nn.Sequential:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from roborl.data.arena import ArenaReader
+from roborl.data.store import Store, StoreSpec
+from roborl.learning.rlpd import Rlpd, RlpdConfig
+from roborl.learning.sampling import Batch
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.testing.experience import CAMERAS
+
+SIZE = 64
+SHAPE = SmallPolicyConfig(
+    cameras=tuple(CAMERAS), image_px=16, state_dim=2, action_dim=2, feature_dim=4, width=16
+)
+
+
+def algorithm(folder: Path, **settings: float | bool) -> Rlpd:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    store = Store.open(
+        folder,
+        StoreSpec(
+            cameras=CAMERAS, image_px=16, state_dim=2, action_dim=2, max_steps=8, capacity_bytes=100_000
+        ),
+    )
+    store.close()
+    config = RlpdConfig(**({"batch_size": SIZE, "learning_rate": 3e-3, "width": 32} | settings))  # type: ignore[arg-type]
+    return Rlpd(config, SmallPolicy(SHAPE), ArenaReader(folder), seed=0)
+
+
+def batch(
+    random: np.random.Generator, *, potential: float = 0.0, demo: bool = False, terminated: bool = True
+) -> Batch:
+    """A bandit: the reward of a step falls with the distance of its action from a target."""
+    action = random.uniform(-1, 1, size=(SIZE, 2)).astype(np.float32)
+    reward: NDArray[np.float32] = (1.0 - np.square(action - [0.5, -0.4]).sum(axis=1)).astype(np.float32)
+    zeros, rows = np.zeros((SIZE, 2), np.float32), np.zeros(SIZE, np.int64)
+    flags = np.full(SIZE, demo)
+    return Batch(
+        images={},
+        next_images={},
+        chunk=action[:, None],
+        policy_version=rows,
+        version="",
+        state=zeros,
+        next_state=zeros,
+        action=action,
+        reward=reward,
+        potential=np.full(SIZE, potential, np.float32),
+        next_potential=np.zeros(SIZE, np.float32),
+        terminated=np.full(SIZE, terminated),
+        horizon=np.ones(SIZE, np.int64),
+        person=np.zeros(SIZE, bool),
+        demo=flags,
+        rows=rows,
+        next_rows=rows,
+    )
+
+
+def act(learner: Rlpd) -> NDArray[np.float32]:
+    inputs = learner._inputs(np.zeros(1, np.int64), np.zeros((1, 2), np.float32))
+    with torch.no_grad():
+        return learner.actor(inputs).numpy()[0]
+
+
+def test_the_actor_finds_the_best_action_and_the_clone_stays(tmp_path: Path) -> None:
+    learner, random = algorithm(tmp_path), np.random.default_rng(0)
+    clone = {name: value.clone() for name, value in learner.actor.clone.state_dict().items()}
+    best = np.clip([0.5, -0.4], act(learner) - SHAPE.correction, act(learner) + SHAPE.correction)
+    for _ in range(600):
+        learner.update(batch(random))
+    assert np.abs(act(learner) - best).max() < 0.2
+    assert all(torch.equal(value, clone[name]) for name, value in learner.actor.clone.state_dict().items())
+
+
+def test_the_values_of_a_shaped_task_are_the_tasks_minus_the_potential(tmp_path: Path) -> None:
+    learner, random = algorithm(tmp_path), np.random.default_rng(0)
+    for number in range(800):
+        learner.update(batch(random, potential=0.6 if number % 2 else 0.0))
+    inputs = learner._inputs(np.zeros(1, np.int64), np.zeros((1, 2), np.float32))
+    action = torch.tensor([[0.5, -0.4]])
+    with torch.no_grad():
+        plain = learner._values(learner.critics, inputs, action, torch.tensor([0.0])).mean().item()
+        shaped = learner._values(learner.critics, inputs, action, torch.tensor([0.6])).mean().item()
+    assert plain == pytest.approx(1.0, abs=0.15)
+    assert plain - shaped == pytest.approx(0.6, abs=0.15)
+
+
+def test_a_critic_that_is_not_told_the_potential_cannot_tell(tmp_path: Path) -> None:
+    learner = algorithm(tmp_path, critic_sees_potential=False)
+    inputs = learner._inputs(np.zeros(1, np.int64), np.zeros((1, 2), np.float32))
+    action = torch.zeros(1, 2)
+    with torch.no_grad():
+        values = [learner._values(learner.critics, inputs, action, torch.tensor([phi])) for phi in (0.0, 1.0)]
+    assert torch.equal(values[0], values[1])
+
+
+def test_a_time_out_bootstraps_and_a_termination_does_not(tmp_path: Path) -> None:
+    learner, random = algorithm(tmp_path), np.random.default_rng(0)
+    with torch.no_grad():
+        for critics in (learner.critics, learner.targets):
+            critics.last.bias.fill_(10.0)
+    ended = learner.update(batch(random, terminated=True))["target"]
+    timed_out = learner.update(batch(random, terminated=False))["target"]
+    assert timed_out - ended > 5.0
+
+
+def test_a_learner_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
+    first, random = algorithm(tmp_path / "a"), np.random.default_rng(0)
+    for _ in range(5):
+        first.update(batch(random))
+    second = algorithm(tmp_path / "b")
+    second.load_state_dict(first.state_dict())
+    drawn = batch(random)
+    torch.set_rng_state(first.state_dict()["generator"])
+    one = first.update(drawn)
+    second.load_state_dict(second.state_dict() | {"generator": torch.get_rng_state()})
+    assert second.updates == 5
+    assert one.keys() == second.update(drawn).keys()
+    assert first.updates == second.updates
