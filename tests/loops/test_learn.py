@@ -65,7 +65,8 @@ def config_in(run: Path, where: Addresses, hold_actors_at: float) -> LearnConfig
         rlpd=RlpdConfig(batch_size=8, members=2, width=16),
         trainer=TrainerConfig(
             budget=BudgetConfig(
-                ratio=10.0 if hold_actors_at else 1.0,
+                # A debt of some seconds, so that the pause is there long enough to be seen.
+                ratio=60.0 if hold_actors_at else 1.0,
                 start_at=10,
                 max_lead=8.0,
                 hold_actors_at=hold_actors_at,
