@@ -54,8 +54,10 @@ class DemoConfig:
     demonstrations: int = 12
     # scripted failures recorded, of each kind
     failures: int = 4
-    # demonstrations that the first policy is cloned from and that stand in the replay memory
+    # demonstrations that the first policy is cloned from
     clone_from: int = 3
+    # whether those demonstrations stand in the replay memory too
+    replay_demonstrations: bool = True
     # online episodes
     episodes: int = 150
     # scenes of each evaluation
@@ -129,29 +131,75 @@ class Stages:
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Where a demonstration run keeps its parts."""
+    """Where a demonstration run keeps its parts.
+
+    Attributes:
+        root: Folder of the run.
+        prepared: Folder of the run whose demonstrations, reward model and clone this one uses; its own where None.
+    """
 
     root: Path
+    prepared: Path | None = None
 
     @property
     def dataset(self) -> Path:
         """Demonstrations and failures, a LeRobotDataset."""
-        return self.root / "demonstrations"
+        return (self.prepared or self.root) / "demonstrations"
 
     @property
     def reward(self) -> Path:
         """The reward model."""
-        return self.root / "reward_model"
+        return (self.prepared or self.root) / "reward_model"
 
     @property
     def policy(self) -> Path:
         """The cloned policy."""
-        return self.root / "clone"
+        return (self.prepared or self.root) / "clone"
 
     @property
     def run(self) -> Path:
         """The online run."""
         return self.root / "run"
+
+
+def prepare(config: DemoConfig) -> dict[str, Any]:
+    """Record, train the reward model, clone and measure the clone, where ``config.out`` does not have them yet.
+
+    Returns:
+        The clone's figures.
+
+    Raises:
+        RoborlError: If a stage cannot do its work; what was done before stays.
+    """
+    torch.set_num_threads(config.threads)
+    folders, stages, bench = Folders(root=config.out), Stages(config.out), _bench(config)
+    stages.run("record demonstrations", lambda: _record(config, bench, folders))
+    stages.run("train the reward model", lambda: _train_reward(config, folders))
+    stages.run("clone a first policy", lambda: _clone(config, bench, folders))
+    return stages.run(
+        "measure the clone",
+        lambda: _measure(config, bench, folders, SmallPolicy.load(folders.policy), "before"),
+    )
+
+
+def learn_and_measure(
+    config: DemoConfig, *, prepared: Path | None = None, stopping: Callable[[], bool] = lambda: False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Learn online from what was prepared, here or in another folder, and measure the last published policy.
+
+    Returns:
+        How the run went, and the figures of what was learnt.
+
+    Raises:
+        RoborlError: If a stage cannot do its work; what was done before stays.
+    """
+    folders, stages, bench = Folders(root=config.out, prepared=prepared), Stages(config.out), _bench(config)
+    online = stages.run("learn online", lambda: _learn(config, folders, stopping))
+    after = stages.run(
+        "measure what was learnt",
+        lambda: _measure(config, bench, folders, learnt_policy(folders.run), "after"),
+    )
+    return online, after
 
 
 def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -161,22 +209,11 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         RoborlError: If a stage cannot do its work; what was done before stays.
     """
     config = config.quickened() if config.quick else config
-    torch.set_num_threads(config.threads)
-    folders, stages = Folders(root=config.out), Stages(config.out)
+    config.out.mkdir(parents=True, exist_ok=True)
     (config.out / SETTINGS).write_text(configuration.dump(config))
-    bench = load_bench(config.bench, [f"--robot.scene={config.scene}"])
-    stages.run("record demonstrations", lambda: _record(config, bench, folders))
-    stages.run("train the reward model", lambda: _train_reward(config, folders))
-    stages.run("clone a first policy", lambda: _clone(config, bench, folders))
-    before = stages.run(
-        "measure the clone",
-        lambda: _measure(config, bench, folders, SmallPolicy.load(folders.policy), "before"),
-    )
-    online = stages.run("learn online", lambda: _learn(config, folders, stopping))
-    after = stages.run(
-        "measure what was learnt",
-        lambda: _measure(config, bench, folders, learnt_policy(folders.run), "after"),
-    )
+    before = prepare(config)
+    online, after = learn_and_measure(config, stopping=stopping)
+    stages = Stages(config.out)
     figures = {
         "scene": config.scene,
         "seed": config.seed,
@@ -189,6 +226,10 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     page = write_report(config.out)
     log.info("The report is at %s", page)
     return figures | {"report": str(page)}
+
+
+def _bench(config: DemoConfig) -> Bench:
+    return load_bench(config.bench, [f"--robot.scene={config.scene}"])
 
 
 def _record(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]:
@@ -269,7 +310,9 @@ def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -
             bench_overrides=[f"--robot.scene={config.scene}", f"--time_scale={config.time_scale}"],
             reward=str(folders.reward),
             policy=str(folders.policy),
-            demos=DemosConfig(path=str(folders.dataset), limit=config.clone_from),
+            demos=DemosConfig(
+                path=str(folders.dataset) if config.replay_demonstrations else "", limit=config.clone_from
+            ),
             shaping=config.shaping,
             rlpd=config.rlpd,
             trainer=config.trainer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -137,6 +137,30 @@ def timings(results: Results, theme: Theme) -> Figure:
     return figure
 
 
+def arms(curves: Mapping[str, Mapping[str, Sequence[Sequence[bool]]]], window: int, theme: Theme) -> Figure:
+    """Draw the running success rate of online episodes, a panel per task, a line per arm with the spread of its seeds.
+
+    Args:
+        curves: By task and arm, the successes of each seed's episodes in order.
+        window: Episodes in the running mean.
+        theme: Colours.
+    """
+    figure, panels = _figure(theme, 4.2 * max(1, len(curves)), 3.4, max(1, len(curves)), share_y=True)
+    colours = (theme.accent, theme.bad, theme.good, theme.muted, theme.ink)
+    for axes, (task, by_arm) in zip(panels, curves.items(), strict=False):
+        axes.set_title(task, color=theme.ink, fontsize=10, loc="left")
+        for colour, (arm, seeds) in zip(colours * len(by_arm), by_arm.items(), strict=False):
+            length = min(map(len, seeds))
+            means = np.array([running_mean(won[:length], window) for won in seeds])
+            episode = np.arange(1, length + 1)
+            axes.plot(episode, means.mean(axis=0), color=colour, lw=1.8, label=f"{arm} ({len(seeds)})")
+            axes.fill_between(episode, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.12, lw=0)
+        axes.set(ylim=(-0.03, 1.03), xlabel="online episodes")
+        _legend(axes, theme, loc="upper left")
+    panels[0].set_ylabel(f"success, mean over {window}")
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """Return the figure as a PNG file."""
     out = BytesIO()
@@ -204,5 +228,5 @@ def _minutes(axes: Axes, minutes: Sequence[float], theme: Theme) -> None:
     above.spines[:].set_visible(False)
 
 
-def _legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "lower right"]) -> None:
+def _legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "lower right", "upper left"]) -> None:
     axes.legend(frameon=False, labelcolor=theme.ink, fontsize=8.5, loc=loc)

@@ -1,0 +1,187 @@
+"""Where shaping helps and where it does not: whole runs over tasks, seeds and arms, each of them resumable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roborl.loops.demo import DemoConfig, learn_and_measure, prepare
+from roborl.loops.grid import Cell, code_version, run_grid
+from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
+from roborl.loops.plots import LIGHT, png
+from roborl.loops.plots import arms as arms_figure
+from roborl.rewards.metrics import paired_interval
+
+log = logging.getLogger(__name__)
+
+SCENES = ("PickCube", "PickPlace", "ClearTable")
+ARMS = ("shaped", "sparse", "blind", "shaped without demonstrations", "sparse without demonstrations")
+_WINDOW = 20
+_REACHED = 0.9
+
+
+def run(
+    *,
+    scenes: Sequence[str] = SCENES,
+    arms: Sequence[str] = ARMS,
+    seeds: int = 5,
+    first_seed: int = 100,
+    episodes: int = 150,
+    evaluation: int = 50,
+    base_at_most: float = 0.1,
+    out: Path = Path("outputs/bench/seeds"),
+    stop_after_s: float = float("inf"),
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the grid, going on where an earlier call stopped.
+
+    A seed takes part if its clone succeeds on at most ``base_at_most`` of the evaluation scenes; further seeds are
+    prepared until there are ``seeds`` of them, and those that were turned away are reported.
+
+    Args:
+        scenes: Simulated tasks.
+        arms: Names out of :data:`ARMS`. "blind" has a critic that is not told the potential.
+        seeds: Seeds per task.
+        first_seed: The first to be tried. Settings were chosen on other seeds.
+        episodes: Online episodes of a run.
+        evaluation: Scenes of each evaluation.
+        base_at_most: The gate on the clone.
+        out: Folder of prepared seeds, runs and cells.
+        stop_after_s: Begin nothing new after so many seconds of runs.
+        settings: Further fields of :class:`roborl.loops.demo.DemoConfig`.
+
+    Returns:
+        ``cells``, ``table`` by task and arm, ``differences`` of shaped minus every other arm paired over seeds with 95 %
+        intervals, ``rejected`` seeds, and the path of ``plot``.
+    """
+    common = DemoConfig(episodes=episodes, evaluation=evaluation, filmed=0, **(settings or {}))
+    commit = code_version()
+    taken: dict[str, list[int]] = {}
+    rejected: list[dict[str, Any]] = []
+    for scene in scenes:
+        taken[scene] = []
+        seed = first_seed
+        while len(taken[scene]) < seeds:
+            base = prepare(replace(common, scene=scene, seed=seed, out=_prepared(out, commit, scene, seed)))
+            if base["success"] <= base_at_most:
+                taken[scene].append(seed)
+            else:
+                rejected.append({"scene": scene, "seed": seed, "success": base["success"]})
+            seed += 1
+    cells = [
+        Cell(
+            arm=f"{scene} {arm}",
+            seed=seed,
+            config={"scene": scene, "arm": arm, "episodes": episodes, "evaluation": evaluation}
+            | dict(settings or {}),
+        )
+        for seed_number in range(seeds)
+        for scene in scenes
+        for arm in arms
+        for seed in [taken[scene][seed_number]]
+    ]
+
+    def run_cell(cell: Cell) -> dict[str, Any]:
+        scene, arm = str(cell.config["scene"]), str(cell.config["arm"])
+        config = of_arm(
+            replace(common, scene=scene, seed=cell.seed, out=out / "runs" / cell.key(commit)), arm
+        )
+        _, after = learn_and_measure(config, prepared=_prepared(out, commit, scene, cell.seed))
+        lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
+        return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
+
+    results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
+    plot = out / "seeds.png"
+    plot.write_bytes(png(arms_figure(curves(results), _WINDOW, LIGHT)))
+    return {
+        "commit": commit,
+        "cells": len(results),
+        "of": len(cells),
+        "table": summary(results),
+        "differences": differences(results),
+        "rejected": rejected,
+        "plot": str(plot),
+    }
+
+
+def of_arm(config: DemoConfig, arm: str) -> DemoConfig:
+    """Return the settings of one arm; arms differ in nothing else.
+
+    Example:
+        >>> of_arm(DemoConfig(), "sparse").shaping.scale
+        0.0
+    """
+    if arm.startswith("sparse"):
+        config = replace(config, shaping=ShapingConfig(scale=0.0))
+    if arm == "blind":
+        config = replace(config, rlpd=replace(config.rlpd, critic_sees_potential=False))
+    if arm.endswith("without demonstrations"):
+        config = replace(config, replay_demonstrations=False)
+    return config
+
+
+def episodes_to(successes: Sequence[bool], share: float = _REACHED, window: int = _WINDOW) -> int | None:
+    """Return after how many episodes the running success rate first reaches ``share``, None where it never does.
+
+    Example:
+        >>> episodes_to([False] * 10 + [True] * 20, 0.9, 10)
+        19
+    """
+    won = np.asarray(successes, float)
+    for end in range(window, len(won) + 1):
+        if won[end - window : end].mean() >= share - 1e-9:
+            return end
+    return None
+
+
+def curves(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[list[bool]]]]:
+    """Return by task and arm the successes of each seed's online episodes."""
+    found: dict[str, dict[str, list[list[bool]]]] = {}
+    for result in results:
+        arms = found.setdefault(result["config"]["scene"], {})
+        arms.setdefault(result["config"]["arm"], []).append(result["episodes"])
+    return found
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return by task and arm: mean final success, per seed, and episodes to 90 % by seed."""
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        by_arm.setdefault(result["arm"], []).append(result)
+    return {
+        arm: {
+            "success": float(np.mean([r["success"] for r in rows])),
+            "by_seed": {str(r["seed"]): r["success"] for r in rows},
+            "episodes_to_90": {str(r["seed"]): episodes_to(r["episodes"]) for r in rows},
+            "commits": sorted({r["commit"] for r in rows}),
+        }
+        for arm, rows in sorted(by_arm.items())
+    }
+
+
+def differences(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return shaped minus each other arm of the same task, over the seeds that both have."""
+    final = {(r["config"]["scene"], r["config"]["arm"], r["seed"]): r["success"] for r in results}
+    found: dict[str, dict[str, Any]] = {}
+    for scene in sorted({scene for scene, _, _ in final}):
+        for arm in sorted({arm for s, arm, _ in final if s == scene}):
+            ours = "shaped without demonstrations" if arm.endswith("without demonstrations") else "shaped"
+            seeds = sorted(s for sc, a, s in final if (sc, a) == (scene, ours) and (scene, arm, s) in final)
+            if arm == ours or len(seeds) < 2:
+                continue
+            a, b = ([final[scene, name, seed] for seed in seeds] for name in (ours, arm))
+            found[f"{scene}: {ours} - {arm}"] = {
+                "mean": float(np.mean(a) - np.mean(b)),
+                "interval": list(paired_interval(a, b)),
+                "seeds": seeds,
+            }
+    return found
+
+
+def _prepared(out: Path, commit: str, scene: str, seed: int) -> Path:
+    return out / "prepared" / f"{scene}-seed{seed}-{commit}"

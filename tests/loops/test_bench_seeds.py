@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.loops import bench_seeds
+from roborl.loops.bench_seeds import ARMS, curves, differences, episodes_to, of_arm, summary
+from roborl.loops.demo import DemoConfig
+
+
+def result(arm: str, seed: int, success: float, episodes: list[bool] | None = None) -> dict[str, Any]:
+    return {
+        "arm": f"Reach {arm}",
+        "seed": seed,
+        "commit": "abc",
+        "config": {"scene": "Reach", "arm": arm},
+        "success": success,
+        "episodes": episodes or [True],
+    }
+
+
+def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
+    base = DemoConfig()
+    assert of_arm(base, "shaped") == base
+    assert of_arm(base, "sparse").shaping.scale == 0
+    assert not of_arm(base, "blind").rlpd.critic_sees_potential
+    bare = of_arm(base, "sparse without demonstrations")
+    assert bare.shaping.scale == 0
+    assert not bare.replay_demonstrations
+    assert len({str(of_arm(base, arm)) for arm in ARMS}) == len(ARMS)
+
+
+def test_differences_are_paired_over_the_seeds_that_both_have() -> None:
+    results = [
+        *(result("shaped", seed, 0.9) for seed in (1, 2, 3)),
+        *(result("sparse", seed, 0.5) for seed in (2, 3, 4)),
+    ]
+    found = differences(results)["Reach: shaped - sparse"]
+    assert found["seeds"] == [2, 3]
+    assert found["mean"] == pytest.approx(0.4)
+    assert found["interval"][0] > 0
+
+
+def test_episodes_to_a_rate_counts_the_window() -> None:
+    assert episodes_to([True] * 19, 0.9, 20) is None
+    assert episodes_to([False] + [True] * 25, 0.9, 20) == 20
+    assert episodes_to([False] * 100, 0.9, 20) is None
+
+
+def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_seeds, "code_version", lambda: "abc")
+    monkeypatch.setattr(
+        bench_seeds, "prepare", lambda config: {"success": 0.5 if config.seed == 100 else 0.05}
+    )
+    ran: list[tuple[int, float]] = []
+
+    def learn(config: DemoConfig, *, prepared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        assert str(config.seed) in prepared.name
+        ran.append((config.seed, config.shaping.scale))
+        return {}, {"success": 0.9 if config.shaping.scale else 0.3}
+
+    monkeypatch.setattr(bench_seeds, "learn_and_measure", learn)
+    monkeypatch.setattr(bench_seeds, "read_lines", lambda path, kind: [{"success": True}, {"success": None}])
+    for _ in range(2):
+        found = bench_seeds.run(scenes=("Reach",), arms=("shaped", "sparse"), seeds=2, out=tmp_path)
+    assert found["rejected"] == [{"scene": "Reach", "seed": 100, "success": 0.5}]
+    assert sorted(seed for seed, _ in ran) == [101, 101, 102, 102], "each cell ran once, in two calls"
+    assert found["table"]["Reach shaped"]["by_seed"] == {"101": 0.9, "102": 0.9}
+    assert found["differences"]["Reach: shaped - sparse"]["mean"] == pytest.approx(0.6)
+    assert (tmp_path / "seeds.png").stat().st_size > 5_000
+
+
+def test_a_table_names_each_cells_commit() -> None:
+    table = summary([result("shaped", 1, 0.9), result("shaped", 2, 0.7)])
+    assert table["Reach shaped"]["success"] == pytest.approx(0.8)
+    assert table["Reach shaped"]["commits"] == ["abc"]
+    assert curves([result("shaped", 1, 0.9, [True, False])]) == {"Reach": {"shaped": [[True, False]]}}
