@@ -42,7 +42,7 @@ def test_a_file_and_overrides_make_one_configuration(tmp_path: Path) -> None:
     ("args", "says"),
     [
         (["--inner.speed", "fast"], "inner.speed"),
-        (["--inner.spead", "1"], "--inner.spead"),
+        (["--inner.velocity", "1"], "--inner.velocity"),
         (["--inner.speed", "-1"], "negative"),
         (["--config_path", "/nowhere.yaml"], "nowhere"),
     ],

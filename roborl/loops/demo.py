@@ -51,11 +51,11 @@ class DemoConfig:
     # of demonstrations, networks, online scenes
     seed: int = 0
     # scripted demonstrations recorded
-    demonstrations: int = 12
+    demonstrations: int = 18
     # scripted failures recorded, of each kind
     failures: int = 4
     # demonstrations that the first policy is cloned from
-    clone_from: int = 3
+    clone_from: int = 2
     # whether those demonstrations stand in the replay memory too
     replay_demonstrations: bool = True
     # online episodes

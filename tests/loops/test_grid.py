@@ -34,7 +34,7 @@ def test_a_stopped_grid_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_other_code_or_another_setting_is_another_cell(tmp_path: Path) -> None:
     keys = {
         CELLS[0].key("abc"),
-        CELLS[0].key("abd"),
+        CELLS[0].key("abe"),
         CELLS[1].key("abc"),
         Cell(arm="shaped", seed=0, config={"task": "PickCube"}).key("abc"),
     }
