@@ -55,7 +55,7 @@ class DemoConfig:
     # scripted failures recorded, of each kind
     failures: int = 4
     # demonstrations that the first policy is cloned from
-    clone_from: int = 2
+    clone_from: int = 4
     # whether those demonstrations stand in the replay memory too
     replay_demonstrations: bool = True
     # online episodes
