@@ -59,9 +59,11 @@ def learning_curve(results: Results, theme: Theme) -> Figure:
     if won:
         colours = [theme.good if success else theme.bad for success in won]
         axes.scatter(x, [1.06 if success else -0.06 for success in won], c=colours, s=9, marker="|", lw=1.2)
+        # The mean of a few episodes is all or nothing: a long run's line begins where its window is full.
+        first = WINDOW - 1 if len(won) >= 2 * WINDOW else 0
         axes.plot(
-            x,
-            running_mean(won, WINDOW),
+            x[first:],
+            running_mean(won, WINDOW)[first:],
             color=theme.accent,
             lw=2.2,
             label=f"online, with exploration (mean of {WINDOW})",

@@ -145,7 +145,11 @@ def toy_config() -> SarmConfig:
 
 @pytest.fixture(scope="session")
 def trained(toy_config: SarmConfig) -> SarmModel:
-    """A model that has seen 20 demonstrations and 24 failures for some seconds."""
+    """A model that has seen 20 demonstrations and 24 failures for some seconds.
+
+    Another seed stayed on a plateau within a stage: what is tested on this model is how a trained one behaves, not how
+    often training succeeds.
+    """
     episodes = [play("success", seed) for seed in range(20)]
     episodes += [play(kind, 100 + seed) for kind in ("miss", "drop", "undo") for seed in range(8)]
     training = SarmTraining(
