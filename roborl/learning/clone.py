@@ -1,8 +1,9 @@
 """Cloning demonstrations: first an encoder that has to locate what matters, then an actor on its frozen features.
 
 The encoder learns from every demonstration, the actor may be given fewer. Beside the demonstrated action the encoder
-predicts how far the demonstration has come, where the hand is, and where the hand will be when the present sub-task ends:
-labels that stand in any demonstration, and that a picture answers only to an encoder that sees objects sharply.
+predicts how far the demonstration has come, where the hand is, and where the hand will be at the end of the present and
+of every later sub-task: labels that stand in any demonstration, and that a picture answers only to an encoder that sees
+objects sharply, those of later sub-tasks too. Failures that went through some sub-tasks teach the encoder where those ended.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class CloneConfig:
 
     Attributes:
         encoder_updates: Updates of the encoder.
+        failure_share: Share of the encoder's batches drawn from failures, where they completed a sub-task.
         actor_updates: Updates of the actor on frozen features.
         batch_size: Frames per update.
         learning_rate: Of both.
@@ -41,8 +43,9 @@ class CloneConfig:
         state_noise: Standard deviation of noise on the state.
     """
 
-    encoder_updates: int = 800
-    actor_updates: int = 800
+    encoder_updates: int = 1500
+    failure_share: float = 0.4
+    actor_updates: int = 1000
     batch_size: int = 64
     learning_rate: float = 1e-3
     feature_noise: float = 0.02
@@ -51,55 +54,66 @@ class CloneConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CloningData:
-    """Demonstration frames as arrays; row i is an observation and the action taken in it.
+    """Frames as arrays; row i is an observation and the action taken in it.
 
     Attributes:
         images: By camera, uint8 (n, h, w, 3).
         state: float32 (n, s).
         action: float32 (n, a).
-        progress: Share of the episode that is over, float32 (n,).
-        waypoint: The state at the end of the sub-task that the row belongs to, float32 (n, s).
-        episode: Index of the episode, int64 (n,).
+        progress: Share of the episode that is over, float32 (n,); meaningless for failures.
+        waypoints: The state at the end of each of k sub-tasks, float32 (n, k, s).
+        ahead: Whether that sub-task ends after this row and was completed, float32 (n, k) of 0 and 1.
+        episode: Index of the demonstration, -1 for failures, int64 (n,).
     """
 
     images: dict[str, Image]
     state: NDArray[np.float32]
     action: NDArray[np.float32]
     progress: NDArray[np.float32]
-    waypoint: NDArray[np.float32]
+    waypoints: NDArray[np.float32]
+    ahead: NDArray[np.float32]
     episode: NDArray[np.int64]
 
-    def of(self, episodes: int) -> CloningData:
-        """Return only the rows of the first so many episodes."""
-        keep = self.episode < episodes
+    def of(self, episodes: int | None) -> CloningData:
+        """Return only the rows of the first so many demonstrations, of all of them for None."""
+        keep = (self.episode >= 0) & (self.episode < (len(self.episode) if episodes is None else episodes))
         return CloningData(
             images={name: pixels[keep] for name, pixels in self.images.items()},
             state=self.state[keep],
             action=self.action[keep],
             progress=self.progress[keep],
-            waypoint=self.waypoint[keep],
+            waypoints=self.waypoints[keep],
+            ahead=self.ahead[keep],
             episode=self.episode[keep],
         )
 
 
-def cloning_data(episodes: Sequence[DatasetEpisode], *, cameras: Sequence[str], image_px: int) -> CloningData:
-    """Lay demonstrations out as arrays; an episode that is not annotated counts as one sub-task.
+def cloning_data(
+    demonstrations: Sequence[DatasetEpisode],
+    failures: Sequence[DatasetEpisode] = (),
+    *,
+    cameras: Sequence[str],
+    image_px: int,
+) -> CloningData:
+    """Lay episodes out as arrays; an episode that is not annotated counts as one sub-task.
+
+    Args:
+        demonstrations: Successes, to be cloned.
+        failures: Their completed sub-tasks help the encoder; their actions are never cloned.
+        cameras: Views to keep, in order.
+        image_px: Side of the square pictures.
 
     Raises:
-        DatasetError: If there is no step at all.
+        DatasetError: If no demonstration has a step.
     """
+    episodes = [*demonstrations, *failures]
     rows = [(e, t) for e, episode in enumerate(episodes) for t in range(len(episode.action))]
-    if not rows:
+    if not any(e < len(demonstrations) for e, _ in rows):
         raise DatasetError(
-            "There is nothing to clone", seen=f"{len(episodes)} episodes", allowed="at least one step"
+            "There is nothing to clone", seen=f"{len(demonstrations)} episodes", allowed="at least one step"
         )
-
-    def waypoint(e: int, t: int) -> NDArray[np.float32]:
-        episode = episodes[e]
-        ends = [part.end for part in episode.subtasks if part.end > t]
-        reached: NDArray[np.float32] = episode.state[min(ends, default=len(episode.action))]
-        return reached
-
+    names = list(dict.fromkeys(part.name for episode in demonstrations for part in episode.subtasks)) or [""]
+    ends = np.array([_ends(episodes[e], t, names, e < len(demonstrations)) for e, t in rows])
     return CloningData(
         images={
             name: np.stack([square(episodes[e].images[name][t], image_px) for e, t in rows])
@@ -108,9 +122,21 @@ def cloning_data(episodes: Sequence[DatasetEpisode], *, cameras: Sequence[str], 
         state=np.stack([episodes[e].state[t] for e, t in rows]),
         action=np.stack([episodes[e].action[t] for e, t in rows]),
         progress=np.array([t / len(episodes[e].action) for e, t in rows], np.float32),
-        waypoint=np.stack([waypoint(e, t) for e, t in rows]),
-        episode=np.array([e for e, _ in rows]),
+        waypoints=np.stack([episodes[e].state[at.clip(0)] for (e, _), at in zip(rows, ends, strict=True)]),
+        ahead=(ends >= 0).astype(np.float32),
+        episode=np.array([e if e < len(demonstrations) else -1 for e, _ in rows]),
     )
+
+
+def _ends(episode: DatasetEpisode, t: int, names: Sequence[str], success: bool) -> list[int]:
+    """Return for each sub-task the observation at which it next ends after ``t``, -1 where it does not."""
+    if not episode.subtasks:
+        return [len(episode.action) if success else -1] * len(names)
+    # The last sub-task of a failure was not completed.
+    parts = episode.subtasks if success else episode.subtasks[:-1]
+    return [
+        min((part.end for part in parts if part.name == name and part.end > t), default=-1) for name in names
+    ]
 
 
 def clone(
@@ -122,13 +148,13 @@ def clone(
     seed: int,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, of: None,
 ) -> SmallPolicy:
-    """Train an encoder on all of ``data`` and an actor on its first ``actor_episodes`` episodes.
+    """Train an encoder on all of ``data`` and an actor on its first ``actor_episodes`` demonstrations.
 
     Args:
         config: Settings.
         shape: Shape of the policy.
-        data: Demonstrations.
-        actor_episodes: How many episodes the actor may see; None for all.
+        data: Demonstrations, and failures for the encoder.
+        actor_episodes: How many demonstrations the actor may see; None for all.
         seed: Of initialisation and draws.
         on_progress: Called now and then with the stage's name, updates done and updates in all.
 
@@ -139,22 +165,28 @@ def clone(
     random = np.random.default_rng(seed)
     policy = SmallPolicy(shape, seed=seed)
     _train_encoder(config, policy, data, random, on_progress)
-    _train_actor(
-        config, policy, data if actor_episodes is None else data.of(actor_episodes), random, on_progress
-    )
+    _train_actor(config, policy, data.of(actor_episodes), random, on_progress)
     return policy
 
 
 class _Heads(nn.Module):
-    def __init__(self, features: int, state_dim: int, action_dim: int) -> None:
+    """What the encoder is asked: the action, given the state too; and from the pictures alone progress, state, waypoints.
+
+    The latter are read off linearly, so that what is asked for has to stand in the features plainly.
+    """
+
+    def __init__(self, features: int, state_dim: int, action_dim: int, waypoints: int) -> None:
         super().__init__()
         self.action = nn.Sequential(
             nn.Linear(features + state_dim, 128), nn.ReLU(), nn.Linear(128, action_dim)
         )
-        self.rest = nn.Sequential(nn.Linear(features, 128), nn.ReLU(), nn.Linear(128, 1 + 2 * state_dim))
+        self.rest = nn.Linear(features, 1 + state_dim + waypoints * state_dim)
+        self.sizes = (1, state_dim, waypoints * state_dim)
 
-    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.tanh(self.action(torch.cat([features, state], dim=1))), self.rest(features)
+    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        progress, own, waypoints = self.rest(features).split(self.sizes, dim=1)
+        action = torch.tanh(self.action(torch.cat([features, state], dim=1)))
+        return action, progress[:, 0], own, waypoints.unflatten(1, (-1, own.shape[1]))
 
 
 def _train_encoder(
@@ -164,20 +196,32 @@ def _train_encoder(
     random: np.random.Generator,
     on_progress: Callable[[str, int, int], None],
 ) -> None:
-    shape = policy.config
-    heads = _Heads(policy.encoder.output_dim, shape.state_dim, shape.action_dim)
-    policy.encoder.train()
-    parameters = [*policy.encoder.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=1e-4)
+    shape, encoder = policy.config, policy.encoder
+    heads = _Heads(encoder.output_dim, shape.state_dim, shape.action_dim, data.ahead.shape[1])
+    encoder.train()
+    optimiser = torch.optim.AdamW(
+        [*encoder.parameters(), *heads.parameters()], config.learning_rate, weight_decay=1e-4
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, config.encoder_updates)
-    answers = np.concatenate([data.progress[:, None], data.state, data.waypoint], axis=1)
+    shown = np.flatnonzero(data.episode >= 0)
+    failed = np.flatnonzero((data.episode < 0) & data.ahead.any(axis=1))
+    of_failures = int(config.batch_size * config.failure_share) if failed.size else 0
     for update in range(config.encoder_updates):
-        rows = random.integers(len(data.state), size=config.batch_size)
+        rows = random.choice(shown, config.batch_size - of_failures)
+        if of_failures:
+            rows = np.concatenate([rows, random.choice(failed, of_failures)])
         images = {name: torch.from_numpy(shift(pixels[rows], random)) for name, pixels in data.images.items()}
         state = torch.from_numpy(data.state[rows])
-        action, rest = heads(policy.encoder(images), state)
-        loss = functional.mse_loss(action, torch.from_numpy(data.action[rows])) + functional.mse_loss(
-            rest, torch.from_numpy(answers[rows])
+        action, progress, own, waypoints = heads(encoder.keypoints(images), state)
+        ahead, demo = torch.from_numpy(data.ahead[rows]), torch.from_numpy(data.episode[rows] >= 0).float()
+        missed = (waypoints - torch.from_numpy(data.waypoints[rows])).square().mean(dim=2)
+        astray = (action - torch.from_numpy(data.action[rows])).square().mean(dim=1)
+        early = (progress - torch.from_numpy(data.progress[rows])).square()
+        loss = (
+            _mean(astray, demo)
+            + _mean(missed, ahead)
+            + 0.5 * functional.mse_loss(own, state)
+            + 0.1 * _mean(early, demo)
         )
         optimiser.zero_grad()
         torch.autograd.backward(loss)
@@ -185,7 +229,13 @@ def _train_encoder(
         schedule.step()
         if update % 50 == 0:
             on_progress("encoder", update, config.encoder_updates)
-    policy.encoder.eval()
+    encoder.eval()
+    with torch.inference_mode():
+        encoder.standardise(_encode(encoder.keypoints, data.images))
+
+
+def _mean(errors: Tensor, counted: Tensor) -> Tensor:
+    return (errors * counted).sum() / counted.sum().clamp_min(1.0)
 
 
 def _train_actor(
@@ -221,13 +271,20 @@ def _train_actor(
 
 @torch.inference_mode()
 def _features(policy: SmallPolicy, data: CloningData, random: np.random.Generator | None) -> Tensor:
-    parts = []
-    for start in range(0, len(data.state), 64):
-        images = {name: pixels[start : start + 64] for name, pixels in data.images.items()}
-        if random is not None:
-            images = {name: shift(pixels, random) for name, pixels in images.items()}
-        parts.append(policy.encoder({name: torch.from_numpy(pixels) for name, pixels in images.items()}))
-    return torch.cat(parts).clone()
+    images = data.images
+    if random is not None:
+        images = {name: shift(pixels, random) for name, pixels in images.items()}
+    return _encode(policy.encoder, images).clone()
+
+
+def _encode(encode: Callable[[dict[str, Tensor]], Tensor], images: dict[str, Image]) -> Tensor:
+    count = len(next(iter(images.values())))
+    return torch.cat(
+        [
+            encode({name: torch.from_numpy(pixels[start : start + 64]) for name, pixels in images.items()})
+            for start in range(0, count, 64)
+        ]
+    )
 
 
 def shift(pixels: Image, random: np.random.Generator) -> Image:

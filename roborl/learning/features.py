@@ -51,7 +51,7 @@ class FeatureCache:
         self._adopt()
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the features of these rows, float32 (b, cameras * feature_dim)."""
+        """Return the features of these rows, float32 (b, features)."""
         self._adopt()
         stale = np.unique(rows[self._encoded[rows] != self._owner[rows]])
         for start in range(0, stale.size, _BATCH):

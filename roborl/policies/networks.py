@@ -8,66 +8,84 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_MAP_PX = 32
+_SCALE = 0.5
+# A keypoint that hardly moves in the demonstrations must not turn into noise.
+_LEAST_DEVIATION = 0.01
+
 
 class CameraEncoder(nn.Module):
-    """One camera's picture to a feature vector: convolutions, then where (spatial softmax) and what (pooled).
+    """One camera's picture to keypoints: where each of a few learnt maps is brightest, and how bright it is there.
 
-    The stem cuts the picture into patches of 4 x 4, which on a CPU costs a fifth of overlapping convolutions at full
-    resolution.
+    The maps keep half the resolution of a 64 px picture, so that a place is known to a fraction of a pixel. Pooling
+    them first, or squeezing them through a narrow layer, costs the precision that grasping needs.
 
     Args:
-        feature_dim: Size of the output.
-        width: Channels of the stem; the later layers have twice as many.
+        keypoints: Maps, and so keypoints.
+        image_px: Side of the square pictures; larger ones get larger strides, and maps of about 32 x 32.
+        width: Channels before the maps.
 
     Source:
-        Spatial softmax: Levine et al., End-to-End Training of Deep Visuomotor Policies (JMLR 2016), section 5.1.
+        Spatial softmax: Levine et al., End-to-End Training of Deep Visuomotor Policies (JMLR 2016), section 5.1; kept
+        as the only output: Finn et al., Deep Spatial Autoencoders for Visuomotor Learning (ICRA 2016).
     """
 
-    def __init__(self, feature_dim: int, width: int = 32) -> None:
+    def __init__(self, keypoints: int, image_px: int, width: int = 16) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 4, stride=4),
+            nn.Conv2d(3, width, 5, stride=max(1, image_px // _MAP_PX), padding=2),
             nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.Conv2d(width, keypoints, 3, padding=1),
         )
-        self.temperature = nn.Parameter(torch.ones(1))
-        self.project = nn.Linear(2 * width * 3, feature_dim)
-        self.norm = nn.LayerNorm(feature_dim)
+        self.temperature = nn.Parameter(torch.ones(1, keypoints, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode uint8 pixels (b, h, w, 3) to features (b, feature_dim) in [-1, 1]."""
+        """Encode uint8 pixels (b, h, w, 3) to x, y and brightness of every keypoint, (b, 3 * keypoints) in [-1, 1]."""
         x = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
         maps = self.layers(x.contiguous(memory_format=torch.channels_last))
         b, c, h, w = maps.shape
-        weights = functional.softmax(maps.reshape(b, c, h * w) * self.temperature, dim=-1)
+        flat = maps.reshape(b, c, h * w)
+        weights = functional.softmax(flat * self.temperature, dim=-1)
         rows = torch.linspace(-1, 1, h, device=maps.device).repeat_interleave(w)
         columns = torch.linspace(-1, 1, w, device=maps.device).repeat(h)
-        where = torch.cat([weights @ columns, weights @ rows], dim=1)
-        what = functional.relu(maps).mean(dim=(2, 3))
-        return torch.tanh(self.norm(self.project(torch.cat([where, what], dim=1))))
+        brightness = torch.tanh((weights * flat).sum(dim=-1) / 3.0)
+        return torch.cat([weights @ columns, weights @ rows, brightness], dim=1)
 
 
 class Encoder(nn.Module):
-    """Several cameras to one feature vector, each camera with its own weights.
+    """Several cameras to one feature vector, each camera with its own weights, every feature on a common scale.
 
     Args:
         cameras: Names, in the order in which their features are laid side by side.
-        feature_dim: Features per camera.
+        keypoints: Keypoints per camera.
+        image_px: Side of the square pictures.
     """
 
-    def __init__(self, cameras: Sequence[str], feature_dim: int = 64) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, cameras: Sequence[str], keypoints: int = 16, image_px: int = 64) -> None:
         super().__init__()
         self.cameras = tuple(cameras)
-        self.output_dim = feature_dim * len(self.cameras)
-        self.by_camera = nn.ModuleDict({name: CameraEncoder(feature_dim) for name in self.cameras})
+        self.output_dim = 3 * keypoints * len(self.cameras)
+        self.by_camera = nn.ModuleDict({name: CameraEncoder(keypoints, image_px) for name in self.cameras})
+        self.register_buffer("mean", torch.zeros(self.output_dim))
+        self.register_buffer("deviation", torch.full((self.output_dim,), _SCALE))
+
+    def keypoints(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Encode uint8 pixels (b, h, w, 3) per camera to keypoints (b, output_dim), in their own units."""
+        return torch.cat([self.by_camera[name](images[name]) for name in self.cameras], dim=1)
 
     def forward(self, images: Mapping[str, Tensor]) -> Tensor:
-        """Encode uint8 pixels (b, h, w, 3) per camera to features (b, cameras * feature_dim)."""
-        return torch.cat([self.by_camera[name](images[name]) for name in self.cameras], dim=1)
+        """Encode uint8 pixels (b, h, w, 3) per camera to features (b, output_dim)."""
+        return _SCALE * (self.keypoints(images) - self.mean) / self.deviation
+
+    def standardise(self, keypoints: Tensor) -> None:
+        """Take mean and deviation of keypoints (n, output_dim) into the weights: features then vary by half a unit."""
+        self.mean.copy_(keypoints.mean(dim=0))
+        self.deviation.copy_(keypoints.std(dim=0).clamp_min(_LEAST_DEVIATION))
 
 
 class Actor(nn.Module):

@@ -31,7 +31,7 @@ class SmallPolicyConfig:
         image_px: Side of the square pictures.
         state_dim: Size of the proprioceptive state.
         action_dim: Size of an action.
-        feature_dim: Image features per camera.
+        keypoints: Keypoints per camera; each is three features.
         width: Units per hidden layer of the clone.
         correction: How far learning may move each component of an action away from the clone's, in [0, 2].
         exploration_std: Standard deviation of the noise added to actions while exploring.
@@ -42,7 +42,7 @@ class SmallPolicyConfig:
     image_px: int
     state_dim: int
     action_dim: int
-    feature_dim: int = 64
+    keypoints: int = 16
     width: int = 256
     correction: float = 0.7
     exploration_std: float = 0.3
@@ -61,7 +61,7 @@ class SmallPolicy:
     def __init__(self, config: SmallPolicyConfig, *, explore: bool = False, seed: int = 0) -> None:
         self.config = config
         self.explore = explore
-        self.encoder = Encoder(config.cameras, config.feature_dim)
+        self.encoder = Encoder(config.cameras, config.keypoints, config.image_px)
         self.actor = Actor(
             self.encoder.output_dim + config.state_dim, config.action_dim, config.width, config.correction
         )

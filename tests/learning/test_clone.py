@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,7 @@ from roborl.learning.clone import CloneConfig, clone, cloning_data, shift
 from roborl.policies.small import SmallPolicyConfig
 from roborl.types import EndCause, Frame, Observation
 
-SHAPE = SmallPolicyConfig(
-    cameras=("front",), image_px=32, state_dim=2, action_dim=2, feature_dim=16, width=32
-)
+SHAPE = SmallPolicyConfig(cameras=("front",), image_px=32, state_dim=2, action_dim=2, keypoints=8, width=32)
 
 
 def picture(x: float, y: float) -> NDArray[np.uint8]:
@@ -38,12 +38,29 @@ def towards(seed: int, steps: int = 6) -> DatasetEpisode:
     )
 
 
-def test_rows_carry_the_end_of_their_own_sub_task() -> None:
+def test_rows_carry_the_end_of_the_present_and_of_every_later_sub_task() -> None:
     data = cloning_data([towards(0), towards(1)], cameras=("front",), image_px=32)
     assert data.state.shape == (12, 2)
-    assert data.waypoint[:6, 0] == pytest.approx([2 / 6, 2 / 6, 1, 1, 1, 1])
+    assert data.ahead[:6].tolist() == [[1, 1]] * 2 + [[0, 1]] * 4
+    assert data.waypoints[:2, 0, 0] == pytest.approx([2 / 6, 2 / 6])
+    assert data.waypoints[:6, 1, 0] == pytest.approx([1.0] * 6)
     assert data.episode.tolist() == [0] * 6 + [1] * 6
     assert len(data.of(1).state) == 6
+
+
+def test_a_failure_teaches_where_the_sub_tasks_ended_that_it_completed_and_is_never_cloned() -> None:
+    failure = replace(towards(1), success=False, end=EndCause.TIME_LIMIT)
+    data = cloning_data([towards(0)], [failure], cameras=("front",), image_px=32)
+    assert data.episode.tolist() == [0] * 6 + [-1] * 6
+    assert data.ahead[6:].tolist() == [[1, 0]] * 2 + [[0, 0]] * 4
+    assert data.waypoints[6, 0, 0] == pytest.approx(2 / 6)
+    assert len(data.of(None).state) == 6
+
+
+def test_an_episode_without_marks_is_one_sub_task() -> None:
+    data = cloning_data([replace(towards(0), subtasks=())], cameras=("front",), image_px=32)
+    assert data.ahead.tolist() == [[1]] * 6
+    assert data.waypoints[:, 0, 0] == pytest.approx([1.0] * 6)
 
 
 def test_nothing_to_clone_is_said() -> None:

@@ -34,7 +34,7 @@ def small(cameras: tuple[str, ...], image_px: int) -> SmallPolicy:
             image_px=image_px,
             state_dim=STATE_DIM,
             action_dim=ACTION_DIM,
-            feature_dim=4,
+            keypoints=2,
             width=8,
         )
     )
@@ -90,7 +90,7 @@ def test_each_row_is_encoded_once_in_batches(tmp_path: Path) -> None:
     rows = np.concatenate(
         [np.arange(e["start"], e["start"] + 13) for e in arena.table[arena.table["ordinal"] > 0]]
     )
-    assert cache.rows(np.concatenate([rows, rows])).shape == (260, 4)
+    assert cache.rows(np.concatenate([rows, rows])).shape == (260, 6)
     assert sum(calls) == 130
     assert max(calls) <= 64
     store.close()

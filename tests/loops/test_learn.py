@@ -84,7 +84,7 @@ def config_in(run: Path, where: Addresses, hold_actors_at: float) -> LearnConfig
 def place_policy(run: Path) -> None:
     torch.manual_seed(0)
     shape = SmallPolicyConfig(
-        cameras=("front",), image_px=SIDE, state_dim=STATE, action_dim=ACTION, feature_dim=8, width=16
+        cameras=("front",), image_px=SIDE, state_dim=STATE, action_dim=ACTION, keypoints=4, width=16
     )
     SmallPolicy(shape).save(RunFolder(run).policy)
 

@@ -9,11 +9,12 @@ import torch
 
 from roborl.errors import ModelLoadError
 from roborl.policies import load_policy
+from roborl.policies.networks import CameraEncoder
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.types import Frame, Observation
 
 SHAPE = SmallPolicyConfig(
-    cameras=("front", "wrist"), image_px=32, state_dim=5, action_dim=3, feature_dim=8, width=16
+    cameras=("front", "wrist"), image_px=32, state_dim=5, action_dim=3, keypoints=4, width=16
 )
 
 
@@ -106,3 +107,37 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_text('{"kind": "act"}')
     with pytest.raises(ModelLoadError, match="another kind"):
         load_policy(tmp_path)
+
+
+def test_a_keypoint_follows_what_it_is_bright_for_to_a_fraction_of_a_pixel() -> None:
+    encoder = CameraEncoder(1, image_px=64, width=1)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()
+        encoder.temperature.fill_(1.0)
+        first, second, third = encoder.layers[0], encoder.layers[2], encoder.layers[4]
+        first.weight[0, 0, 1:4, 1:4] = 2.0  # red is bright
+        first.bias.fill_(9.0)
+        second.weight[0, 0, 1, 1] = third.weight[0, 0, 1, 1] = 1.0
+    places = []
+    for left in (20, 21, 22, 23):
+        picture = torch.zeros(1, 64, 64, 3, dtype=torch.uint8)
+        picture[0, 30:35, left : left + 5, 0] = 255
+        places.append(encoder(picture)[0, 0].item())
+    steps = np.diff(places) * 32
+    assert steps == pytest.approx([1.0] * 3, abs=0.5), "in half pixels of a map that is half as wide"
+
+
+def test_features_have_a_common_scale_once_they_are_standardised() -> None:
+    policy = SmallPolicy(SHAPE)
+    images = {
+        name: torch.from_numpy(np.stack([observation(seed).frames[name].rgb for seed in range(40)]))
+        for name in SHAPE.cameras
+    }
+    with torch.no_grad():
+        for camera in policy.encoder.by_camera.values():
+            camera.temperature.fill_(100.0)  # untaught maps are all but flat
+        policy.encoder.standardise(policy.encoder.keypoints(images))
+        features = policy.encoder(images)
+    assert features.mean(dim=0).abs().max() < 1e-4
+    assert 0.2 < features.std(dim=0).max() <= 0.5001
