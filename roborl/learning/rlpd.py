@@ -48,8 +48,7 @@ class RlpdConfig:
         polyak: Share of the critics that enters their targets at each update.
         target_noise: Standard deviation of the smoothing noise on target actions.
         actor_every: Critic updates per actor update.
-        clone_weight: Weight of the cloning loss on demonstration steps in the actor's loss.
-        imitation_weight: Weight of the cloning loss on own steps whose advantage is positive.
+        clone_weight: Weight of the cloning loss on demonstrations, a person's steps and own successes in the actor's loss.
         feature_copies: Versions of each picture's features, all but one from a picture shifted by a pixel or two.
         least_value: Values below this are not scaled up further, so that an untaught critic does not move the actor.
         critic_sees_potential: False breaks the invariance; the run then says so.
@@ -67,7 +66,6 @@ class RlpdConfig:
     target_noise: float = 0.1
     actor_every: int = 2
     clone_weight: float = 0.3
-    imitation_weight: float = 0.0
     feature_copies: int = 3
     least_value: float = 0.1
     critic_sees_potential: bool = True
@@ -198,21 +196,13 @@ class Rlpd:
         proposal = self.actor(inputs)
         self.critics.requires_grad_(False)
         values = self._values(self.critics, inputs, proposal, potential).mean(dim=0)
-        with torch.no_grad():
-            taken = self._values(self.critics, inputs, action, potential).mean(dim=0)
         self.critics.requires_grad_(True)
         # The task's value is what the critic says plus the potential it was shaped with.
         scale = (values.detach() + potential).abs().mean().clamp_min(config.least_value)
         error = (proposal - action).square().sum(dim=1)
-        demo = torch.from_numpy(batch.demo | batch.person).float()
-        better = (1 - demo) * (taken > values.detach()).float()
-        clone_loss = (demo * error).sum() / demo.sum().clamp_min(1)
-        imitation_loss = (better * error).sum() / better.sum().clamp_min(1)
-        loss = (
-            -values.mean() / scale
-            + config.clone_weight * clone_loss
-            + config.imitation_weight * imitation_loss
-        )
+        shown = torch.from_numpy(batch.demo | batch.person | batch.success).float()
+        clone_loss = (shown * error).sum() / shown.sum().clamp_min(1)
+        loss = -values.mean() / scale + config.clone_weight * clone_loss
         self._actor_optimiser.zero_grad()
         loss.backward()
         self._actor_optimiser.step()

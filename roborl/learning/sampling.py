@@ -86,6 +86,7 @@ class Batch:
         horizon: Steps, int64 (b,).
         person: A person chose the first action, bool (b,).
         demo: The episode is a demonstration, bool (b,).
+        success: The episode was judged a success, bool (b,).
         policy_version: Weights behind the first action, int64 (b,).
         rows: Rows of the replay memory, int64 (b,).
         next_rows: Rows of the next observations, int64 (b,).
@@ -105,6 +106,7 @@ class Batch:
     horizon: Ints
     person: Bools
     demo: Bools
+    success: Bools
     policy_version: Ints
     rows: Ints
     next_rows: Ints
@@ -161,6 +163,7 @@ class Sampler:
         )
         self._verdict_reward: Floats = table["verdict_reward"].copy()
         self._demo: Bools = table["kind"] == DEMO
+        self._success: Bools = (table["success"] == 1) & (table["ended"] == 1)
         self._index.update(self._extent, table, self.reader.columns.source)
 
     def counts(self) -> dict[str, int]:
@@ -227,6 +230,7 @@ class Sampler:
             horizon=horizon,
             person=columns.source.take(rows) == _PERSON,
             demo=self._demo.take(slots),
+            success=self._success.take(slots),
             policy_version=columns.policy_version.take(rows),
             rows=rows,
             next_rows=next_rows,

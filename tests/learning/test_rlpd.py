@@ -16,7 +16,7 @@ from roborl.testing.experience import CAMERAS
 
 SIZE = 64
 SHAPE = SmallPolicyConfig(
-    cameras=tuple(CAMERAS), image_px=16, state_dim=2, action_dim=2, feature_dim=4, width=16
+    cameras=tuple(CAMERAS), image_px=16, state_dim=2, action_dim=2, keypoints=2, width=16
 )
 
 
@@ -58,6 +58,7 @@ def batch(
         horizon=np.ones(SIZE, np.int64),
         person=np.zeros(SIZE, bool),
         demo=flags,
+        success=np.zeros(SIZE, bool),
         rows=rows,
         next_rows=rows,
     )
