@@ -24,6 +24,7 @@ from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.priority import raise_priority
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.loops.ticks import account
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsReceiver
 from roborl.serving.weights import WeightsPublisher
@@ -121,6 +122,7 @@ def _measure(
         "control_ms": _lateness(control),
         "bare_ms": _lateness(bare),
         "priority": config.priority,
+        **account(control),
         **{name: result[name] for name in ("steps", "holds", "watchdogs", "policy_version", "restarts")},
     }
     for name in ("p99", "max"):
