@@ -307,6 +307,7 @@ class ControlLoop:
     def _next_tick(self) -> bool:
         """Wait for the next control period; False where the episode must end."""
         self._trace.enter("wait")
+        self._status["due_ns"] = self._rate.next_ns
         due_ns = int(self._rate.remaining_ns() / self._settings.time_scale)
         late_ns = int(self._rate.wait() / self._settings.time_scale)
         self._trace.tick(late_ns, due_ns)

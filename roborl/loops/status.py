@@ -23,7 +23,7 @@ STATUS_FIELDS = {
     "control": (
         *LIFE,
         *("incarnation", "begun", "episode", "index", "committed", "episodes", "steps", "successes"),
-        *("ticks", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
+        *("ticks", "due_ns", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
         *("person_steps", "robot_faults", "clipped", "priority", "lost_episodes", "lost_at"),
         *(f"late_{phase}" for phase in PHASES),
         *(f"worst_{phase}_ns" for phase in PHASES),
