@@ -98,6 +98,11 @@ class Rate:
         self._next_ns += self.period_ns * max(1, late_ns // self.period_ns + 1)
         return late_ns
 
+    @property
+    def next_ns(self) -> int:
+        """The instant of the next tick."""
+        return self._next_ns
+
     def remaining_ns(self) -> int:
         """Return the time until the next tick, negative where it is due."""
         return self._next_ns - self._clock.now_ns()

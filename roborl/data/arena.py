@@ -10,7 +10,9 @@ entry or rows and sets it last, so a reader that finds the same ordinal before a
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +45,7 @@ EPISODE = np.dtype(
 )
 KEY = np.dtype("S160")
 _FORMAT = 1
+_HUGE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +150,14 @@ def map_array(path: Path, dtype: np.dtype[Any] | str, shape: tuple[int, ...], *,
             allowed=f"{size} bytes",
             remedy="Delete the arena folder: it is rebuilt from the recording",
         )
+    with open(path, "r+b" if write else "rb") as file:
+        mapping = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ | (mmap.PROT_WRITE if write else 0))
+    if size >= _HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        # In pages of 4 kB a batch touches 14,000 of them, and finding each costs a tenth of copying it.
+        with contextlib.suppress(OSError):  # a kernel without large ones
+            mapping.madvise(mmap.MADV_HUGEPAGE)
     # A plain array over the mapping: indexing through np.memmap costs microseconds each time.
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r+" if write else "r", shape=shape))
+    return np.ndarray(shape, dtype, mapping)
 
 
 class Columns:

@@ -2,8 +2,9 @@
 
 All buffers hold the same transitions: two 128 px cameras, a state, an action. All are asked for the same number of them with
 observation and next observation, 50 MB of pixels for 256. Ours also shifts each picture, sums three steps of reward and
-reads two potentials; the others do none of that. Rounds alternate, and medians are taken, so that a busy machine slows all
-alike.
+reads two potentials; the others do none of that. Each buffer has a process to itself: in a shared one, whoever allocates next
+pays for the thousands of small blocks that another has freed. Rounds alternate, and medians are taken, so that a busy machine
+slows all alike.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,16 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.data.ring import Ring
 from roborl.data.store import Store, StoreSpec
 from roborl.learning.sampling import Sampler, SamplingConfig
+from roborl.loops.bench_sides import Side
 from roborl.records import Arrival, Begin, pack_record
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, Source
 
 _CAMERAS = ("front", "wrist")
 _PX, _STATE_DIM, _ACTION_DIM, _STEPS = 128, 7, 4, 49
 type Pixels = NDArray[np.uint8]
+type Filled = tuple[Callable[[], object], list[float]]
+"""What draws a batch, and the seconds that each insertion took."""
+type Fill = Callable[[Path, Pixels, int, int], Filled]
 
 
 def run(*, transitions: int = 2000, batch_size: int = 256, rounds: int = 15) -> dict[str, Any]:
@@ -48,22 +54,21 @@ def run(*, transitions: int = 2000, batch_size: int = 256, rounds: int = 15) -> 
         and the bars.
     """
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        pixels = np.random.default_rng(0).integers(0, 256, (64, 2, _PX, _PX, 3), dtype=np.uint8)
-        episodes = -(-transitions // _STEPS)
-        inserts = {"replay memory": _fill_arena(root, pixels, episodes)}
-        draws: dict[str, Callable[[], object]] = {
-            "ours": _ours(root, batch_size),
-            "numpy.take": _take(pixels, transitions, batch_size),
+        sides = {
+            name: Side(_answer, (path, folder, transitions, batch_size)) for name, path in _PATHS.items()
         }
-        for name, make in (("lerobot", _lerobot), ("torchrl", _torchrl)):
-            draws[name], inserts[name] = make(pixels, transitions, batch_size)
-        inserts["ring"] = _fill_ring(root, pixels)
-        inserts["store, durable"] = _fill_store(root, pixels)
-        walls, busy = _alternate(draws, rounds)
+        try:
+            inserts = {name: side.go("insert") for name, side in sides.items()}
+            walls, busy = _alternate(sides, rounds)
+        finally:
+            for side in sides.values():
+                side.close()
+        inserts["replay memory"] = inserts.pop("ours")
+        inserts["ring"] = _fill_ring(Path(folder), _pixels())
+        inserts["store, durable"] = _fill_store(Path(folder), _pixels())
     drawn = {name: round(1e3 * statistics.median(values), 3) for name, values in walls.items()}
     worked = {name: round(1e3 * statistics.median(values), 3) for name, values in busy.items()}
-    inserted = {name: round(1e6 * statistics.median(values), 1) for name, values in inserts.items()}
+    inserted = {name: round(1e6 * statistics.median(values), 1) for name, values in inserts.items() if values}
     return {
         "batch_size": batch_size,
         "pixels_mb": round(4 * batch_size * _PX * _PX * 3 / 1e6, 1),
@@ -89,20 +94,34 @@ def _ratios(times: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _alternate(
-    paths: dict[str, Callable[[], object]], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+def _alternate(sides: dict[str, Side], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Return seconds by the clock, and seconds of processor time in all threads, which others' work touches less."""
-    walls: dict[str, list[float]] = {name: [] for name in paths}
-    busy: dict[str, list[float]] = {name: [] for name in paths}
+    walls: dict[str, list[float]] = {name: [] for name in sides}
+    busy: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
-        for name, path in paths.items():
-            worked, start = time.process_time(), time.perf_counter()
-            path()
+        for name, side in sides.items():
+            wall, worked = side.go("draw")
             if turn:  # The first draw of each pays for page faults and lazy set-up.
-                walls[name].append(time.perf_counter() - start)
-                busy[name].append(time.process_time() - worked)
+                walls[name].append(wall)
+                busy[name].append(worked)
     return walls, busy
+
+
+def _answer(line: Connection, path: Fill, folder: str, transitions: int, batch_size: int) -> None:
+    """Fill one path's buffer when told to insert, and draw from it whenever told to."""
+    draw, inserts = path(Path(folder), _pixels(), transitions, batch_size)
+    while True:
+        match line.recv():
+            case "insert":
+                line.send(inserts)
+            case "draw":
+                worked, start = time.process_time(), time.perf_counter()
+                draw()
+                line.send((time.perf_counter() - start, time.process_time() - worked))
+
+
+def _pixels() -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (64, 2, _PX, _PX, 3), dtype=np.uint8)
 
 
 def _arrival(key: EpisodeKey, index: int, pixels: Pixels) -> Arrival:
@@ -156,13 +175,14 @@ def _fill_arena(root: Path, pixels: Pixels, episodes: int) -> list[float]:
     return times
 
 
-def _ours(root: Path, batch_size: int) -> Callable[[], object]:
+def _ours(root: Path, pixels: Pixels, transitions: int, batch_size: int) -> Filled:
+    times = _fill_arena(root, pixels, -(-transitions // _STEPS))
     config = SamplingConfig(n_step=3, shift_px=4, potential_doubt=0.1, reuse_arrays=True)
     sampler = Sampler(ArenaReader(root), config, seed=0)
-    return lambda: sampler.sample(batch_size)
+    return lambda: sampler.sample(batch_size), times
 
 
-def _take(pixels: Pixels, transitions: int, batch_size: int) -> Callable[[], object]:
+def _take(root: Path, pixels: Pixels, transitions: int, batch_size: int) -> Filled:
     """Copy the same bytes with one ``numpy.take`` per array into arrays that exist: the least that can be done."""
     rng = np.random.default_rng(0)
     frames = [np.resize(pixels[:, n], (transitions, _PX, _PX, 3)) for n in range(2)]
@@ -173,10 +193,10 @@ def _take(pixels: Pixels, transitions: int, batch_size: int) -> Callable[[], obj
         for n, out in enumerate(outs):
             np.take(frames[n % 2], rows + n // 2, axis=0, out=out, mode="clip")
 
-    return draw
+    return draw, []
 
 
-def _lerobot(pixels: Pixels, transitions: int, batch_size: int) -> tuple[Callable[[], object], list[float]]:
+def _lerobot(root: Path, pixels: Pixels, transitions: int, batch_size: int) -> Filled:
     """LeRobot's buffer as its learner makes it, without the random shift, which needs a compiler and 0.6 s more."""
     import torch
     from lerobot.rl.buffer import ReplayBuffer
@@ -202,7 +222,7 @@ def _lerobot(pixels: Pixels, transitions: int, batch_size: int) -> tuple[Callabl
     return lambda: buffer.sample(batch_size), times
 
 
-def _torchrl(pixels: Pixels, transitions: int, batch_size: int) -> tuple[Callable[[], object], list[float]]:
+def _torchrl(root: Path, pixels: Pixels, transitions: int, batch_size: int) -> Filled:
     """TorchRL's tensor buffer, observation and next observation each stored as uint8."""
     import torch
     from tensordict import TensorDict
@@ -231,6 +251,9 @@ def _torchrl(pixels: Pixels, transitions: int, batch_size: int) -> tuple[Callabl
         buffer.add(step)
         times.append(time.perf_counter() - start)
     return buffer.sample, times
+
+
+_PATHS: dict[str, Fill] = {"ours": _ours, "numpy.take": _take, "lerobot": _lerobot, "torchrl": _torchrl}
 
 
 def _fill_ring(root: Path, pixels: Pixels) -> list[float]:

@@ -1,4 +1,4 @@
-"""Two processes on the two sides of a path that is measured."""
+"""Processes on the two sides of a path that is measured, and such as measure one path alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,43 @@ import contextlib
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from roborl.errors import DeadlineExceeded
 
 _DEADLINE_S = 120.0
+
+
+class Side:
+    """A process of its own that answers each value it is told.
+
+    Args:
+        answer: Called in that process with the line to this one and ``args``; answers each value that it receives on the
+            line with one.
+        args: Picklable.
+    """
+
+    def __init__(self, answer: Callable[..., None], args: tuple[Any, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._line, others = context.Pipe()
+        self._process = context.Process(target=answer, args=(others, *args), daemon=True)
+        self._process.start()
+        others.close()  # or the end of the process would not be noticed
+
+    def go(self, value: Any) -> Any:
+        """Let the process act on ``value`` and return its answer.
+
+        Raises:
+            DeadlineExceeded: If there is none within two minutes, or the process ended.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            self._line.send(value)
+        return _receive(self._line)
+
+    def close(self) -> None:
+        """End the process."""
+        _end(self._process)
 
 
 class Pair:
@@ -35,13 +67,9 @@ class Pair:
         own, servers = context.Pipe()
         self._server = context.Process(target=_serve, args=(serve, servers, serve_args), daemon=True)
         self._server.start()
-        servers.close()  # or the end of the process would not be noticed
-        self._line, clients = context.Pipe()
+        servers.close()
         try:
-            address = _receive(own)
-            self._client = context.Process(target=ask, args=(clients, address, *ask_args), daemon=True)
-            self._client.start()
-            clients.close()
+            self._client = Side(ask, (_receive(own), *ask_args))
         except BaseException:
             self._server.kill()
             raise
@@ -50,17 +78,19 @@ class Pair:
         """Let the client act on ``value`` and return its answer.
 
         Raises:
-            DeadlineExceeded: If there is none within two minutes, or the process ended.
+            DeadlineExceeded: If there is none within two minutes, or a process ended.
         """
-        with contextlib.suppress(BrokenPipeError):
-            self._line.send(value)
-        return _receive(self._line)
+        return self._client.go(value)
 
     def close(self) -> None:
         """End both processes."""
-        for process in (self._client, self._server):
-            process.kill()
-            process.join(timeout=5.0)
+        self._client.close()
+        _end(self._server)
+
+
+def _end(process: BaseProcess) -> None:
+    process.kill()
+    process.join(timeout=5.0)
 
 
 def _serve(serve: Callable[..., None], line: Connection, args: tuple[Any, ...]) -> None:

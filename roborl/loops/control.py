@@ -22,6 +22,7 @@ from roborl.loops.orders import Orders
 from roborl.loops.seeds import SCENES, scene_seed
 from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request
 from roborl.loops.status import StatusSlot
+from roborl.loops.ticks import TickTrace
 from roborl.records import Arrival, Begin, End, Record
 from roborl.roles import Operator, Supervisor
 from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource, Source
@@ -81,6 +82,7 @@ class ControlLoop:
         self._orders = orders or Orders(None, clock)
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
+        self._trace = TickTrace(status)
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
         self._index = -1
         self._chunk: Chunk | None = None
@@ -141,6 +143,7 @@ class ControlLoop:
                 Begin(key=self._key, task=self._settings.task, meta={**self._settings.meta, "seed": seed})
             )
             self._rate = Rate(self._settings.control_hz, self._clock)
+            self._trace.restart()
             try:
                 cause = self._steps(first)
                 self._faults = 0
@@ -191,7 +194,9 @@ class ControlLoop:
             command = self._act(observation, proposed)
             if command is None:
                 return self._orders.end or EndCause.WATCHDOG
+            self._trace.enter("observe")
             observation = self._arm.observe(self._index + 1)
+            self._trace.enter("other")
             verdict = self._operator.verdict()
             self._arrive(observation, command, verdict)
             self._status.add("steps")
@@ -200,6 +205,7 @@ class ControlLoop:
 
     def _arrive(self, observation: Observation, command: Command | None, verdict: bool | None = None) -> None:
         self._index += 1
+        self._trace.enter("commit")
         self._commit(
             Arrival(
                 key=self._key,
@@ -214,12 +220,15 @@ class ControlLoop:
 
     def _await_action(self, observation: Observation) -> NDArray[np.float32] | None:
         """Hold until there is an action for this observation; None where the episode must end instead."""
+        self._trace.enter("look")
         self._look_for_chunk()
         chunk = self._usable_chunk()
         wanted = chunk is None or self._index - chunk.first >= self._settings.replan_steps
+        self._trace.enter("publish")
         self._observations.publish(
             Request(key=self._key, index=self._index, wanted=wanted, observation=observation)
         )
+        self._trace.enter("look")
         until_ns = self._clock.now_ns() + int(
             self._settings.action_deadline_s * self._settings.time_scale * NS
         )
@@ -230,10 +239,12 @@ class ControlLoop:
                     log.warning("No action within %g s: the arm stops", self._settings.action_deadline_s)
                     return None
                 self._status.add("holds")
+                self._trace.enter("send")
                 if not self._settings.world_waits:
                     self._arm.hold()
                 if not self._next_tick():
                     return None
+                self._trace.enter("look")
         proposed: NDArray[np.float32] = chunk.actions[self._index - chunk.first]
         return proposed
 
@@ -252,6 +263,7 @@ class ControlLoop:
     def _act(self, observation: Observation, proposed: NDArray[np.float32]) -> Command | None:
         """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
         assert self._chunk is not None
+        self._trace.enter("decide")
         chosen, source = self._supervisor.decide(observation, proposed)
         if source is Source.PERSON:
             self._person_at = self._index
@@ -260,6 +272,7 @@ class ControlLoop:
         if not np.array_equal(executed, chosen):
             self._status.add("clipped")
         for _ in range(self._arm.ticks_per_step):
+            self._trace.enter("send")
             self._arm.tick()
             if not self._next_tick():
                 return None
@@ -293,14 +306,20 @@ class ControlLoop:
 
     def _next_tick(self) -> bool:
         """Wait for the next control period; False where the episode must end."""
-        late_ns = self._rate.wait()
-        self._status.record_lateness(int(late_ns / self._settings.time_scale))
+        self._trace.enter("wait")
+        self._status["due_ns"] = self._rate.next_ns
+        due_ns = int(self._rate.remaining_ns() / self._settings.time_scale)
+        late_ns = int(self._rate.wait() / self._settings.time_scale)
+        self._trace.tick(late_ns, due_ns)
+        self._status.record_lateness(late_ns)
         self._status.add("ticks")
+        self._trace.enter("listen")
         self._sign_of_life()
         self._orders.listen(self._index)
         self._commit_late_verdicts()
         if self._stopping():
             self._orders.end = EndCause.OPERATOR_STOP
+        self._trace.enter("other")
         return self._orders.end is None
 
     def _stop_arm(self) -> None:

@@ -17,12 +17,17 @@ from roborl.loops.shared import map_file
 _MAGIC = 0x3153544154535252
 
 LIFE = ("pid", "heartbeat_ns", "started_ns", "import_ns", "ready_ns", "starts")
+# What a control period is made of; "wait" is what the loop overslept.
+PHASES = ("observe", "commit", "publish", "look", "decide", "send", "listen", "wait", "other")
 STATUS_FIELDS = {
     "control": (
         *LIFE,
         *("incarnation", "begun", "episode", "index", "committed", "episodes", "steps", "successes"),
-        *("ticks", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
+        *("ticks", "due_ns", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
         *("person_steps", "robot_faults", "clipped", "priority", "lost_episodes", "lost_at"),
+        *(f"late_{phase}" for phase in PHASES),
+        *(f"worst_{phase}_ns" for phase in PHASES),
+        *("worst_cpu_ns", "worst_faults", "worst_disk_faults"),
     ),
     "bare": ("ticks", "late_max_ns"),
     "inference": (

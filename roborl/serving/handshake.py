@@ -8,7 +8,7 @@ from typing import Any
 
 from roborl.errors import HandshakeMismatch, WireError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)

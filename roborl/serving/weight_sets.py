@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from roborl.errors import WireError
-from roborl.serving.buffers import Buffers, SharedMemory
+from roborl.serving.buffers import Buffers
 from roborl.serving.sockets import Limits
 
 type Arrays = Mapping[str, NDArray[Any]]
@@ -47,15 +47,11 @@ class WeightSet:
         version: Counts up with every publication.
         entries: The arrays in the order of the buffer.
         flat: All bytes, uint8 (n,).
-        digests: XXH3 check sum of each chunk of ``CHUNK_BYTES``, uint64.
-        memory: Where another process of this machine finds the buffer, None where it cannot.
     """
 
     version: int
     entries: Sequence[Entry]
     flat: NDArray[np.uint8]
-    digests: NDArray[np.uint64]
-    memory: SharedMemory | None = None
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return read-only views of the buffer by name."""
@@ -107,40 +103,88 @@ def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
     return entries, end
 
 
-def pack_weights(version: int, arrays: Arrays, buffers: Buffers) -> WeightSet:
-    """Copy arrays into one buffer.
+class Packing:
+    """A set on its way into one buffer: its chunks get whole one after the other, and may be sent while others follow.
+
+    One thread fills it, another may read what is whole.
 
     Args:
         version: Its version.
-        arrays: By name; floats must be finite.
+        arrays: By name.
         buffers: Where the buffer comes from.
 
+    Attributes:
+        weights: The set; bytes beyond the whole chunks are undefined.
+        chunks: All its bytes, cut.
+        digests: XXH3 check sum of each whole chunk, uint64.
+        memory: Where another process of this machine finds the buffer, None where it cannot.
+        whole: How many chunks, from the first on, are final.
+        failed: The rest will never come.
+
     Raises:
-        WireError: If an array is not finite, or has a dtype that is not sent.
+        WireError: If an array has a dtype that is not sent.
     """
-    manifest = []
-    for name, array in arrays.items():
-        if array.dtype.str not in _DTYPES:
-            raise WireError(f"Weights {name!r} cannot be sent", seen=array.dtype.str, allowed=sorted(_DTYPES))
-        manifest.append([name, array.dtype.str, list(array.shape)])
-    entries, size = lay_out(manifest, most_bytes=1 << 40)
-    flat, memory = buffers.take(size)
-    for entry in entries:
-        _copy_finite(entry, arrays[entry.name], flat[entry.start : entry.stop].view(entry.dtype))
-    digests = np.array([digest(chunk) for chunk in chunks(flat)], np.uint64)
-    return WeightSet(version=version, entries=entries, flat=flat, digests=digests, memory=memory)
+
+    def __init__(self, version: int, arrays: Arrays, buffers: Buffers) -> None:
+        manifest = []
+        for name, array in arrays.items():
+            if array.dtype.str not in _DTYPES:
+                raise WireError(
+                    f"Weights {name!r} cannot be sent", seen=array.dtype.str, allowed=sorted(_DTYPES)
+                )
+            manifest.append([name, array.dtype.str, list(array.shape)])
+        entries, size = lay_out(manifest, most_bytes=1 << 40)
+        flat, self.memory = buffers.take(size)
+        self.weights = WeightSet(version=version, entries=entries, flat=flat)
+        self.chunks = chunks(flat)
+        self.digests = np.zeros(len(self.chunks), np.uint64)
+        self.whole = 0
+        self.failed = False
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it is there."""
+        return self.whole == len(self.chunks)
+
+    def fill(self, arrays: Arrays) -> Iterator[int]:
+        """Copy the arrays in, and yield how many chunks are whole whenever there are more.
+
+        Each byte is copied, checked and summed up while it is in the processor's cache.
+
+        Raises:
+            WireError: If an array is not finite; then the packing has failed.
+        """
+        try:
+            for entry in self.weights.entries:
+                target = self.weights.flat[entry.start : entry.stop].view(entry.dtype)
+                for landed in _copy_finite(entry, arrays[entry.name], target):
+                    yield from self._seal(entry.start + landed)
+            yield from self._seal(self.weights.flat.size)
+        finally:
+            self.failed = not self.done
+
+    def _seal(self, landed: int) -> Iterator[int]:
+        before = self.whole
+        while not self.done and landed >= min((self.whole + 1) * CHUNK_BYTES, self.weights.flat.size):
+            self.digests[self.whole] = digest(self.chunks[self.whole])
+            self.whole += 1
+        if self.whole > before:
+            yield self.whole
 
 
-def _copy_finite(entry: Entry, array: NDArray[Any], target: NDArray[Any]) -> None:
+def _copy_finite(entry: Entry, array: NDArray[Any], target: NDArray[Any]) -> Iterator[int]:
+    """Copy an array and yield how many of its bytes are there and finite."""
     if not array.flags.c_contiguous:
         np.copyto(target.reshape(entry.shape), array)
         check_finite(entry.name, target)
+        yield target.nbytes
         return
     source = array.reshape(-1)
     for start in range(0, source.size, _FINITE_BLOCK):  # checked while it is still in the cache
         block = target[start : start + _FINITE_BLOCK]
         np.copyto(block, source[start : start + _FINITE_BLOCK])
         check_finite(entry.name, block)
+        yield start * target.itemsize + block.nbytes
 
 
 def chunks(flat: NDArray[np.uint8]) -> list[memoryview]:

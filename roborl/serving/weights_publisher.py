@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from roborl.clock import Clock
@@ -15,33 +15,30 @@ from roborl.serving.handshake import Handshake
 from roborl.serving.links import Peer, ServerLink
 from roborl.serving.messages import BEAT_S, Message
 from roborl.serving.security import Keys
-from roborl.serving.weight_sets import (
-    LIMITS,
-    Arrays,
-    WeightSet,
-    chunks,
-    pack_weights,
-)
+from roborl.serving.weight_sets import LIMITS, Arrays, Packing
 
 log = logging.getLogger(__name__)
 
 _WINDOW_CHUNKS = 16
+_WAKE_EVERY = 4  # chunks
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Transfer:
     """One set on its way to one subscriber."""
 
-    weights: WeightSet
+    packing: Packing
     number: int
     stream: bool
     sent: int = 0
     got: int = 0
-    chunks: list[memoryview] = field(default_factory=list)
 
 
 class WeightsPublisher:
     """The trainer's end. A thread of its own serves the subscribers; :meth:`publish` copies and returns.
+
+    Over a network the first chunks of a set travel while the last are still copied and checked; a set that turns out not to
+    be finite is dropped on the way.
 
     Args:
         endpoint: Address to listen on; port 0 takes a free one, see :attr:`endpoint`.
@@ -65,7 +62,8 @@ class WeightsPublisher:
         self.endpoint = self._link.endpoint
         self.refusals = self._link.refusals
         self._buffers = Buffers(shared=self.endpoint.startswith("ipc://"))
-        self._newest: WeightSet | None = None
+        self._newest: Packing | None = None  # whole and good
+        self._offer: Packing | None = None  # the newest, or what is to become it
         self._transfers: dict[str, _Transfer] = {}
         self._has: dict[str, int] = {}
         self._numbers = 0
@@ -92,20 +90,28 @@ class WeightsPublisher:
             raise WireError(
                 "The thread that serves weights has failed", seen=repr(self._failure)
             ) from self._failure
-        if self._newest is not None and version <= self._newest.version:
+        if self._newest is not None and version <= self.version:
             raise WireError(
                 "Weights were published under a version that is not new",
                 seen=version,
-                allowed=f"above {self._newest.version}",
+                allowed=f"above {self.version}",
                 remedy="To roll back, publish the older set under a new version",
             )
-        self._newest = pack_weights(version, arrays, self._buffers)
-        self._link.wake()
+        packing = Packing(version, arrays, self._buffers)
+        self._offer = packing
+        try:
+            for whole in packing.fill(arrays):
+                if packing.memory is None and whole % _WAKE_EVERY == 1:
+                    self._link.wake()
+            self._newest = packing
+        finally:
+            self._offer = self._newest
+            self._link.wake()
 
     @property
     def version(self) -> int:
         """The version published last, 0 before the first."""
-        return 0 if self._newest is None else self._newest.version
+        return 0 if self._newest is None else self._newest.weights.version
 
     def subscribers(self) -> dict[str, dict[str, Any]]:
         """Return for each subscriber's name its "alive", "version" in use, and "refused" sets with the last reason."""
@@ -160,36 +166,49 @@ class WeightsPublisher:
             transfer.stream = True
         elif message.kind == "got":
             transfer.got = max(transfer.got, min(transfer.sent, message.count("chunks")))
-        if message.kind == "stop" or transfer.got == len(transfer.chunks):
-            self._has[peer.client] = transfer.weights.version
+        if message.kind == "stop" or transfer.got == len(transfer.packing.chunks):
+            self._has[peer.client] = transfer.packing.weights.version
             del self._transfers[peer.client]
 
     def _pump(self, peer: Peer) -> None:
-        newest, transfer = self._newest, self._transfers.get(peer.client)
-        if transfer is None:
-            if newest is None or self._has.get(peer.client) == newest.version:
+        transfer = self._transfers.get(peer.client)
+        if transfer is not None and transfer.packing.failed:
+            if not self._link.send(peer, "drop", transfer=transfer.number):
                 return
-            self._numbers += 1
-            transfer = _Transfer(
-                weights=newest,
-                number=self._numbers,
-                chunks=chunks(newest.flat),
-                stream=newest.memory is None,
-            )
-            begun = self._link.send(
-                peer,
-                "begin",
-                transfer=transfer.number,
-                version=newest.version,
-                manifest=newest.manifest(),
-                digests=newest.digests,
-                memory=newest.memory,
-            )
-            if not begun:
-                return
-            self._transfers[peer.client] = transfer
-        while transfer.stream and transfer.sent < min(len(transfer.chunks), transfer.got + _WINDOW_CHUNKS):
-            chunk = transfer.chunks[transfer.sent]
-            if not self._link.send(peer, "chunk", chunk, transfer=transfer.number, index=transfer.sent):
+            transfer = None
+            del self._transfers[peer.client]
+        transfer = transfer or self._begin(peer)
+        if transfer is None or not transfer.stream:
+            return
+        packing = transfer.packing
+        while transfer.sent < min(packing.whole, transfer.got + _WINDOW_CHUNKS):
+            index = transfer.sent
+            digest = int(packing.digests[index])
+            if not self._link.send(
+                peer, "chunk", packing.chunks[index], transfer=transfer.number, index=index, digest=digest
+            ):
                 return
             transfer.sent += 1
+
+    def _begin(self, peer: Peer) -> _Transfer | None:
+        """Offer a subscriber what it does not have; None where there is nothing, or it cannot be told."""
+        offer = self._offer
+        if offer is None or self._has.get(peer.client) == offer.weights.version:
+            return None
+        if offer.memory is not None and not offer.done:
+            return None
+        self._numbers += 1
+        transfer = _Transfer(packing=offer, number=self._numbers, stream=offer.memory is None)
+        begun = self._link.send(
+            peer,
+            "begin",
+            transfer=transfer.number,
+            version=offer.weights.version,
+            manifest=offer.weights.manifest(),
+            memory=offer.memory,
+            digests=None if offer.memory is None else offer.digests,
+        )
+        if not begun:
+            return None
+        self._transfers[peer.client] = transfer
+        return transfer

@@ -152,6 +152,9 @@ class WeightsSubscriber:
                 self._begin(message)
             case "chunk":
                 self._chunk(message)
+            case "drop":
+                if self._arriving is not None and message.count("transfer") == self._arriving.number:
+                    self._arriving = None
             case unknown:
                 raise WireError("A weights subscriber got an unknown message", seen=unknown)
 
@@ -160,24 +163,26 @@ class WeightsSubscriber:
         self._arriving = None
         try:
             weights = self._prepare(message)
+            pieces = chunks(weights.flat)
+            memory = message.fields.get("memory")
+            digests = None if memory is None else _digests(message, len(pieces))
         except WireError:
             self._link.send("stop", transfer=number)
             raise
-        self._arriving = _Arriving(weights=weights, number=number, chunks=chunks(weights.flat))
-        if not self._arriving.chunks:
+        self._arriving = _Arriving(weights=weights, number=number, chunks=pieces)
+        if not pieces:
+            self._link.send("stop", transfer=number)
             self._finish(self._arriving)
-        elif message.fields.get("memory") is not None:
-            self._fetch(self._arriving, SharedMemory.from_wire(message.fields["memory"]))
+        elif digests is not None:
+            self._fetch(self._arriving, SharedMemory.from_wire(memory), digests)
 
     def _prepare(self, message: Message) -> WeightSet:
         entries, size = lay_out(message.fields.get("manifest"), most_bytes=self._most_bytes)
-        digests = message.take("digests", np.ndarray)
-        if digests.dtype != np.uint64 or digests.shape != (-(-size // CHUNK_BYTES),):
-            raise WireError("A set of weights has the wrong number of check sums", seen=digests.shape)
+        version = message.count("version")
         flat, _ = self._buffers.take(size)
-        return WeightSet(version=message.count("version"), entries=entries, flat=flat, digests=digests)
+        return WeightSet(version=version, entries=entries, flat=flat)
 
-    def _fetch(self, arriving: _Arriving, memory: SharedMemory) -> None:
+    def _fetch(self, arriving: _Arriving, memory: SharedMemory, digests: NDArray[np.uint64]) -> None:
         try:
             source = self._windows.view(memory, arriving.weights.flat.size)
         except OSError as error:
@@ -186,7 +191,7 @@ class WeightsSubscriber:
             return
         for index, chunk in enumerate(arriving.chunks):
             chunk[:] = source[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)]
-            self._check(arriving, index)
+            self._check(arriving, index, int(digests[index]))
         self._link.send("stop", transfer=arriving.number)
         self._finish(arriving)
 
@@ -202,15 +207,15 @@ class WeightsSubscriber:
         ):
             raise WireError("A chunk of weights does not fit", seen=f"chunk {index} of {len(payload)} bytes")
         arriving.chunks[index][:] = payload
-        self._check(arriving, index)
+        self._check(arriving, index, message.take("digest", int))
         whole = arriving.got == len(arriving.chunks)
         if whole or arriving.got % _TELL_EVERY == 0:
             self._link.send("got", transfer=arriving.number, chunks=arriving.got)
         if whole:
             self._finish(arriving)
 
-    def _check(self, arriving: _Arriving, index: int) -> None:
-        if digest(arriving.chunks[index]) != arriving.weights.digests[index]:
+    def _check(self, arriving: _Arriving, index: int, expected: int) -> None:
+        if digest(arriving.chunks[index]) != expected:
             raise WireError("A chunk of weights is corrupt", seen=f"chunk {index}", allowed="its check sum")
         arriving.got += 1
         landed = min(arriving.got * CHUNK_BYTES, arriving.weights.flat.size)
@@ -240,3 +245,10 @@ class WeightsSubscriber:
 
     def _tell(self) -> None:
         self._link.set_note({"version": self.version, "refused": self.refused, "refusal": self.refusal[:500]})
+
+
+def _digests(message: Message, count: int) -> NDArray[np.uint64]:
+    digests = message.take("digests", np.ndarray)
+    if digests.dtype != np.uint64 or digests.shape != (count,):
+        raise WireError("A set of weights has the wrong number of check sums", seen=digests.shape)
+    return digests

@@ -1,6 +1,38 @@
+import os
+
 import pytest
 
-from roborl.loops.bench_control import run
+from roborl.loops.bench_control import ahead_ns, follow, run
+
+MS = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("tick_ms", "now_ms", "due_ms"),
+    [
+        (100, 99, 99.5),
+        (100, 99.5, 119.5),
+        (100, 99.6, 119.5),
+        (100, 80, 99.5),
+        (100, 70, 79.5),
+        (100, 131, 139.5),
+    ],
+)
+def test_the_bare_loop_is_due_half_a_millisecond_ahead_of_a_control_tick(
+    tick_ms: float, now_ms: float, due_ms: float
+) -> None:
+    assert ahead_ns(int(tick_ms * MS), int(now_ms * MS)) == int(due_ms * MS)
+
+
+def test_the_bare_loop_moves_to_the_processor_of_the_control_loop() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        follow(os.getpid())
+        assert len(os.sched_getaffinity(0)) == 1
+        follow(2**22 + 1)  # no such process: stay
+        assert len(os.sched_getaffinity(0)) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_ticks_are_as_punctual_as_a_bare_sleep_loop_within_reason() -> None:
@@ -10,6 +42,9 @@ def test_ticks_are_as_punctual_as_a_bare_sleep_loop_within_reason() -> None:
     assert figures["steps"] > 5
     assert figures["watchdogs"] == 0
     assert figures["restarts"] == {"control": 0, "inference": 0, "io": 0}
+    assert figures["latest_tick_ms"]["late"] == figures["control_ms"]["max"]
+    assert sum(figures["late_ticks"].values()) <= figures["ticks"]
+    assert all(stolen_s >= 0 for stolen_s in figures["stolen_s"].values())
     assert 0 < figures["control_ms"]["p50"] <= figures["control_ms"]["p99"]
     assert figures["control_ms"]["p99"] <= figures["bare_ms"]["max"] + 20.0
 

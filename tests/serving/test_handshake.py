@@ -70,12 +70,12 @@ def test_of_another_protocol_only_its_version_is_read() -> None:
         {},
         {"protocol": "1"},
         {"protocol": True},
-        {"protocol": 1, "cameras": []},
-        {"protocol": 1, "cameras": {"front": [96]}},
-        {"protocol": 1, "cameras": {"front": [96, 0]}},
-        {"protocol": 1, "cameras": {"front": [96, 96.0]}},
-        {"protocol": 1, "state_dim": "6"},
-        {"protocol": 1, "version": 5},
+        {"protocol": PROTOCOL_VERSION, "cameras": []},
+        {"protocol": PROTOCOL_VERSION, "cameras": {"front": [96]}},
+        {"protocol": PROTOCOL_VERSION, "cameras": {"front": [96, 0]}},
+        {"protocol": PROTOCOL_VERSION, "cameras": {"front": [96, 96.0]}},
+        {"protocol": PROTOCOL_VERSION, "state_dim": "6"},
+        {"protocol": PROTOCOL_VERSION, "version": 5},
     ],
 )
 def test_a_malformed_handshake_is_a_wire_error(wire: object) -> None:

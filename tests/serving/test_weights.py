@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from roborl.errors import DeadlineExceeded, HandshakeMismatch, ModelLoadError, WireError
-from roborl.serving import weights_publisher as module
+from roborl.serving import weight_sets
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ServerLink
-from roborl.serving.weight_sets import CHUNK_BYTES, WeightSet, chunks, digest, lay_out, pack_weights
+from roborl.serving.weight_sets import CHUNK_BYTES, Packing, digest
 from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
 from roborl.testing.proxy import TcpProxy
 
@@ -151,17 +151,10 @@ def test_a_subscriber_refuses_what_is_not_finite_and_the_last_good_set_stays(
     publisher.publish(1, weights(1))
     subscriber.wait_newest(5.0)
 
-    def careless(version: int, arrays: dict, buffers: Buffers) -> WeightSet:
-        entries, size = lay_out(
-            [[n, a.dtype.str, list(a.shape)] for n, a in arrays.items()], most_bytes=1 << 30
-        )
-        flat = np.zeros(size, np.uint8)
-        flat[entries[0].start : entries[0].stop].view(np.float32)[-1] = np.nan
-        digests = [digest(chunk) for chunk in chunks(flat)]
-        return WeightSet(version=version, entries=entries, flat=flat, digests=np.array(digests, np.uint64))
-
-    monkeypatch.setattr(module, "pack_weights", careless)
-    publisher.publish(2, weights(2))
+    broken = weights(2)
+    broken["encoder.weight"].reshape(-1)[-1] = np.nan
+    monkeypatch.setattr(weight_sets, "check_finite", lambda name, array: None)  # a careless publisher's
+    publisher.publish(2, broken)
     until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
     assert subscriber.version == 1
     assert "not finite" in subscriber.refusal
@@ -292,6 +285,68 @@ def test_a_failure_of_the_serving_thread_is_not_silent(
         publisher.publish(1, weights(1))
 
 
+@over_tcp
+def test_the_first_chunks_travel_while_the_last_are_still_checked(
+    publisher: WeightsPublisher, join: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscriber, check_finite, travelled = join(), weight_sets.check_finite, []
+    publisher.publish(1, weights(1))
+    subscriber.wait_newest(5.0)
+
+    def slowly(name: str, array: np.ndarray) -> None:
+        end_s = time.monotonic() + 5.0
+        while name == "head.bias" and not subscriber._arriving and time.monotonic() < end_s:
+            assert subscriber.newest(0.01) is None
+        travelled.append(subscriber._arriving is not None)
+        check_finite(name, array)
+
+    monkeypatch.setattr(weight_sets, "check_finite", slowly)
+    publisher.publish(2, weights(2))
+    assert travelled[-1]
+    check(subscriber.wait_newest(5.0)[1], 2)
+
+
+@over_tcp
+def test_a_set_that_turns_out_not_to_be_finite_is_dropped_on_its_way(
+    publisher: WeightsPublisher, join: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+) -> None:
+    subscriber, check_finite = join(), weight_sets.check_finite
+    publisher.publish(1, weights(1))
+    subscriber.wait_newest(5.0)
+
+    def slowly(name: str, array: np.ndarray) -> None:
+        if name == "head.bias":
+            until(lambda: subscriber._arriving and subscriber._arriving.got, lambda: subscriber.newest(0.01))
+        check_finite(name, array)
+
+    monkeypatch.setattr(weight_sets, "check_finite", slowly)
+    broken = weights(2)
+    broken["head.bias"][0] = np.nan
+    with pytest.raises(WireError, match=r"head\.bias.*not finite"):
+        publisher.publish(2, broken)
+    monkeypatch.undo()
+    until(lambda: subscriber._arriving is None, lambda: subscriber.newest(0.01))
+    assert (publisher.version, subscriber.version, subscriber.refused) == (1, 1, 0)
+    publisher.publish(2, weights(3))
+    version, arrays = subscriber.wait_newest(5.0)
+    assert version == 2
+    check(arrays, 3)
+
+
+def test_a_set_without_arrays_does_not_stand_in_the_way(publisher: WeightsPublisher, join: Any) -> None:
+    subscriber = join()
+    publisher.publish(1, {})
+    assert subscriber.wait_newest(5.0) == (1, {})
+    publisher.publish(2, weights(2))
+    check(subscriber.wait_newest(5.0)[1], 2)
+
+
+def packed(buffers: Buffers) -> Packing:
+    packing = Packing(1, weights(1), buffers)
+    assert list(packing.fill(weights(1)))[-1] == len(packing.chunks) == 3
+    return packing
+
+
 class Forger:
     """A publisher that sends what it likes."""
 
@@ -302,14 +357,21 @@ class Forger:
         self.link.close()
 
     def begin(self, **changes: Any) -> None:
-        good = pack_weights(1, weights(1), Buffers())
-        fields = {"transfer": 1, "version": 1, "manifest": good.manifest(), "digests": good.digests} | changes
+        good = packed(Buffers())
+        fields = {
+            "transfer": 1,
+            "version": 1,
+            "manifest": good.weights.manifest(),
+            "memory": None,
+            "digests": good.digests,
+        } | changes
         for peer in self.link.peers.values():
             self.link.send(peer, "begin", **fields)
 
-    def chunk(self, index: int, data: bytes, transfer: int = 1) -> None:
+    def chunk(self, index: int, data: bytes, **changes: Any) -> None:
+        fields = {"transfer": 1, "index": index, "digest": digest(data)} | changes
         for peer in self.link.peers.values():
-            self.link.send(peer, "chunk", data, transfer=transfer, index=index)
+            self.link.send(peer, "chunk", data, **fields)
 
 
 @pytest.fixture
@@ -332,9 +394,9 @@ def forged(opened: Callable[[Any], Any], until: Any) -> tuple[Forger, WeightsSub
         {"manifest": [["w", "<f4", [1 << 62, 1 << 62]]]},
         {"manifest": [["w", "<f4", [1 << 23]]]},
         {"manifest": [["w", "<f4", [3]], ["w", "<f4", [3]]]},
-        {"digests": np.zeros(1, np.uint64)},
-        {"digests": np.zeros(3, np.float32)},
-        {"digests": None},
+        {"memory": [1, 1], "digests": np.zeros(1, np.uint64)},
+        {"memory": [1, 1], "digests": np.zeros(3, np.float32)},
+        {"memory": [1, 1], "digests": None},
         {"version": -1},
         {"version": "1"},
     ],
@@ -346,16 +408,18 @@ def test_a_forged_manifest_is_refused(forged: tuple, until: Any, changes: dict) 
     assert subscriber.version == 0
 
 
-@pytest.mark.parametrize("fault", ["corrupt", "short", "early", "last twice"])
+@pytest.mark.parametrize("fault", ["corrupt", "unsigned", "short", "early", "last twice"])
 def test_a_set_that_is_partial_or_corrupt_is_refused(forged: tuple, until: Any, fault: str) -> None:
     forger, subscriber = forged
-    data = pack_weights(1, weights(1), Buffers()).flat.tobytes()
+    data = packed(Buffers()).weights.flat.tobytes()
     first, second = data[:CHUNK_BYTES], data[CHUNK_BYTES : 2 * CHUNK_BYTES]
     flipped = bytes([first[0] ^ 1]) + first[1:]
     forger.begin()
     match fault:
         case "corrupt":
-            forger.chunk(0, flipped)
+            forger.chunk(0, flipped, digest=digest(first))
+        case "unsigned":
+            forger.chunk(0, first, digest=None)
         case "short":
             forger.chunk(0, first[:-1])
         case "early":
@@ -418,8 +482,8 @@ def test_only_a_sealed_buffer_of_the_right_size_is_looked_at(tmp_path: Path) -> 
 
 def test_memory_of_a_publisher_that_fails_its_check_sum_is_refused(forged: tuple, until: Any) -> None:
     forger, subscriber = forged
-    good = pack_weights(1, weights(1), Buffers(shared=True))
-    good.flat[-100] ^= 1
+    good = packed(Buffers(shared=True))
+    good.weights.flat[-100] ^= 1
     forger.begin(memory=good.memory)
     until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
     assert "corrupt" in subscriber.refusal
