@@ -1,4 +1,4 @@
-"""Which judge answers a model's questions, and how it runs: the settings, and the way from them to a judge."""
+"""Which judge answers a model's questions, and how it runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from roborl.errors import ConfigError
-from roborl.rewards.judges.queries import VlmJudge
 
 
 class JudgeKind(StrEnum):
@@ -89,37 +88,3 @@ class JudgeConfig:
                 f" timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
                 allowed="concurrency and attempts ≥ 1, times > 0",
             )
-
-
-def open_judge(
-    config: JudgeConfig,
-    checkpoint: str,
-    *,
-    min_pixels: int = 0,
-    max_pixels: int = 0,
-    tiles: bool = False,
-) -> VlmJudge:
-    """Load or connect the judge that the settings name.
-
-    Args:
-        config: How it runs.
-        checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, only
-            part of the judge's identity.
-        min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
-        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are told by whoever starts them.
-        tiles: Whether an InternVL network sees a large picture as several tiles.
-
-    Raises:
-        ModelLoadError: If the checkpoint cannot be used.
-        JudgeDown: If none of the endpoints answers.
-    """
-    if config.kind is JudgeKind.OPENAI:
-        from roborl.rewards.judges.openai_judge import OpenAiJudge
-
-        return OpenAiJudge(config, checkpoint)
-    from roborl.rewards.judges.transformers_judge import TransformersJudge
-
-    judge: VlmJudge = TransformersJudge.load(
-        config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles
-    )
-    return judge

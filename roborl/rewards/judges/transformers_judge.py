@@ -14,10 +14,12 @@ import xxhash
 from roborl.errors import RoborlError
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.internvl import InternVlFamily
 from roborl.rewards.judges.queries import Cells, Clip, VlmQuery, VlmReply, picture_key
+from roborl.rewards.judges.qwen import QwenFamily
 from roborl.rewards.judges.reading import Prefix, Reader
 from roborl.rewards.judges.seeing import Eyes
-from roborl.rewards.judges.sights import Family, InternVlFamily, QwenFamily, Sight, cells_of
+from roborl.rewards.judges.sights import Family, Sight, cells_of
 from roborl.rewards.judges.turns import Seen, Turn, TurnWriter
 from roborl.rewards.judges.weights import Network, load_network
 from roborl.rewards.judges.writing import Draft, ReplyWriter
