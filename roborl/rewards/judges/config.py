@@ -45,8 +45,9 @@ class JudgeConfig:
     vision_cache_mb: int = 512
     # What was made of prefixes read before that is kept, MB; 0 reads every question from its start.
     prefix_cache_mb: int = 1024
-    # Whether questions of unequal length share a batch; without, a reply has the same rounding as alone.
-    padding: bool = True
+    # Lengths of questions are padded to a multiple of so many tokens, alone as in company: those that come out equal
+    # share a batch, and what else is in it changes no reply, not even by rounding.
+    pad_to: int = 32
     # Addresses of endpoints, such as http://127.0.0.1:8000/v1; asked in turn.
     endpoints: tuple[str, ...] = ()
     # Name of the model at the endpoints; empty where they serve one alone.
@@ -80,11 +81,11 @@ class JudgeConfig:
             raise ConfigError(
                 "Clips cannot be shown in this way", seen=self.clips, allowed=("pictures", "video")
             )
-        counts = (self.concurrency, self.attempts)
+        counts = (self.concurrency, self.attempts, self.pad_to)
         if min(counts) < 1 or min(self.deadline_s, self.timeout_s) <= 0 or self.backoff_s < 0:
             raise ConfigError(
-                "The settings of a judge's endpoints cannot be used",
-                seen=f"concurrency {self.concurrency}, attempts {self.attempts}, deadline_s {self.deadline_s},"
-                f" timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
-                allowed="concurrency and attempts ≥ 1, times > 0",
+                "The settings of a judge cannot be used",
+                seen=f"pad_to {self.pad_to}, concurrency {self.concurrency}, attempts {self.attempts},"
+                f" deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
+                allowed="pad_to, concurrency and attempts ≥ 1, times > 0",
             )
