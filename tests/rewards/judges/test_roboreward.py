@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -419,6 +420,17 @@ def test_a_spec_names_a_checkpoint_or_its_settings(tiny, tmp_path):
         load_reward_model("roboreward:/nowhere/at/all")
     with pytest.raises(ModelLoadError, match="roboreward"):
         find_loader("somebody:else")
+
+
+def test_the_words_of_the_card_are_asked_and_stand_in_the_version(tiny, tmp_path):
+    folder = shutil.copytree(tiny["qwen3_vl"], tmp_path / "with_card")
+    (folder / "README.md").write_text(
+        "# Card\n```text\nRate it. ANSWER: <score>\nIt: <INSERT TASK HERE>\n```\n"
+    )
+    model = open_roboreward(replace(tiny_config(tiny), checkpoint=str(folder)))
+    assert model.version.startswith("roboreward-found-")
+    (query,) = model.start(TASK, {}).queries(observation(0, 9))
+    assert query.parts[0] == f"Rate it. ANSWER: <score>\nIt: {TASK}"
 
 
 def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path):
