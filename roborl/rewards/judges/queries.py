@@ -215,9 +215,9 @@ def query_key(query: VlmQuery) -> bytes:
 
 
 def _check_picture(picture: Image) -> None:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise ShapeError(
             "A picture of a question has the wrong form",
             seen=f"{picture.dtype} {picture.shape}",
-            allowed="uint8 (h, w, 3)",
+            allowed="uint8 (h, w, 3), not empty",
         )

@@ -23,6 +23,7 @@ def query(*parts, **options):
     [
         lambda: query(grey(1).astype(np.float32)),
         lambda: query(np.zeros((4, 4), np.uint8)),
+        lambda: query(np.zeros((0, 4, 3), np.uint8)),
         lambda: query(prefix=3),
         lambda: query(max_tokens=-1),
         lambda: query(max_tokens=0),
