@@ -1,0 +1,92 @@
+"""Which judge answers a model's questions, and how it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from roborl.errors import ConfigError
+
+
+class JudgeKind(StrEnum):
+    """Where the network runs."""
+
+    TRANSFORMERS = "transformers"
+    """In this process."""
+    OPENAI = "openai"
+    """Behind endpoints that speak OpenAI's protocol, such as those of vLLM and SGLang."""
+
+
+class Quantisation(StrEnum):
+    """How the weights of a network in this process are kept."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig:
+    """How a vision-language network is run. Checkpoint, prompt and pixels are settings of the reward model that asks."""
+
+    # Where the network runs: transformers (in this process) or openai (endpoints).
+    kind: JudgeKind = JudgeKind.TRANSFORMERS
+    # Number format of the weights: auto (as saved), bfloat16, float16 or float32.
+    dtype: str = "auto"
+    # Where the network lies: auto (a GPU where there is one), cpu, cuda, cuda:1, or balanced to spread it over all.
+    device: str = "auto"
+    # Attention code: sdpa, eager or flash_attention_2.
+    attention: str = "sdpa"
+    # none, int8 or int4; the latter two need bitsandbytes.
+    quantisation: Quantisation = Quantisation.NONE
+    # Folder of a LoRA adapter that is merged into the weights; empty for none.
+    adapter: str = ""
+    # Visual tokens of pictures seen before that are kept, MB.
+    vision_cache_mb: int = 512
+    # What was made of prefixes read before that is kept, MB; 0 reads every question from its start.
+    prefix_cache_mb: int = 1024
+    # Lengths of questions are padded to a multiple of so many tokens, alone as in company: those that come out equal
+    # share a batch, and what else is in it changes no reply, not even by rounding.
+    pad_to: int = 32
+    # Addresses of endpoints, such as http://127.0.0.1:8000/v1; asked in turn.
+    endpoints: tuple[str, ...] = ()
+    # Name of the model at the endpoints; empty where they serve one alone.
+    served_model: str = ""
+    # Environment variable with the endpoints' key; empty for none.
+    key_variable: str = ""
+    # How endpoints are shown clips: pictures (their frames, each behind its instant) or video (vLLM's form, which
+    # takes them for two a second, and no more of them than it is started with: --media-io-kwargs).
+    clips: str = "pictures"
+    # Whether endpoints can be made to start a reply with given words, as vLLM and SGLang can.
+    prefill: bool = True
+    # Questions under way at each endpoint.
+    concurrency: int = 8
+    # Longest that a question may take, all attempts together, s.
+    deadline_s: float = 60.0
+    # Longest that one attempt may take, s.
+    timeout_s: float = 30.0
+    # Attempts per question.
+    attempts: int = 4
+    # Pause after the first failed attempt, s; doubled each time.
+    backoff_s: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.kind is JudgeKind.OPENAI and not self.endpoints:
+            raise ConfigError(
+                "A judge behind endpoints has no endpoint", remedy="Set --judge.endpoints '[http://…/v1]'"
+            )
+        dtypes = ("auto", "bfloat16", "float16", "float32")
+        if self.dtype not in dtypes:
+            raise ConfigError("There is no such number format", seen=self.dtype, allowed=dtypes)
+        if self.clips not in ("pictures", "video"):
+            raise ConfigError(
+                "Clips cannot be shown in this way", seen=self.clips, allowed=("pictures", "video")
+            )
+        counts = (self.concurrency, self.attempts, self.pad_to)
+        if min(counts) < 1 or min(self.deadline_s, self.timeout_s) <= 0 or self.backoff_s < 0:
+            raise ConfigError(
+                "The settings of a judge cannot be used",
+                seen=f"pad_to {self.pad_to}, concurrency {self.concurrency}, attempts {self.attempts},"
+                f" deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
+                allowed="pad_to, concurrency and attempts ≥ 1, times > 0",
+            )
