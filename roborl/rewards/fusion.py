@@ -64,7 +64,7 @@ def hop_between(before: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
     """
     p, q = np.broadcast_arrays(np.asarray(before, np.float64), np.asarray(after, np.float64))
     room = np.where(q >= p, 1.0 - p, p)
-    return np.divide(q - p, room, out=np.zeros(p.shape), where=room > 0.0)
+    return np.asarray(np.divide(q - p, room, out=np.zeros(p.shape), where=room > 0.0))
 
 
 def apply_hop(progress: ArrayLike, hop: ArrayLike) -> NDArray[np.float64]:
