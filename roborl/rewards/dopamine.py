@@ -1,0 +1,362 @@
+"""The general reward model of Robo-Dopamine: a judge that compares two moments, three cameras each, and says the hop.
+
+Eight pictures go into one question, in this order: how the task starts and how it ends, seen by the front camera; the
+moment before, seen by the front, left wrist and right wrist camera; the moment after, likewise. The reply is one signed
+percentage. What stands as the moment before makes the perspective; :mod:`roborl.rewards.fusion` makes progress of the
+replies.
+
+Source: Robo-Dopamine, arXiv 2512.23703.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import draccus
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.dopamine_prompt import check_segments, fill_slots
+from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
+from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
+from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.verdicts import DoneCounter, DoneRule
+from roborl.rewards.written_numbers import expected_number
+from roborl.types import Image, Observation, Score
+
+type Views = tuple[Image, Image, Image]
+"""One moment: front, left wrist, right wrist."""
+
+_CLOSING = "</score>"
+_REPLY = re.compile(r"\s*<score>\s*([+-]?[0-9]{1,3}(?:\.[0-9]+)?)\s*%\s*</score>\s*", re.ASCII)
+_ALTERNATIVES = 10  # the ten digits
+_BLANK_PX, _BLANK_LEVEL = 224, 128
+
+
+class StartReference(StrEnum):
+    """Which picture shows the judge how the task starts."""
+
+    EPISODE = "episode"
+    """The first frame of the episode that is judged."""
+    DEMO = "demo"
+    """The first frame of the demonstration; the same for all episodes, so that a judge reads it only once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DopamineConfig:
+    """What the model is shown and how its replies are used."""
+
+    # Camera that sees the whole scene.
+    front: str = "front"
+    # Cameras at the left and right wrist; empty where there is none: the front picture then stands in its place.
+    left_wrist: str = ""
+    right_wrist: str = ""
+    # Whether the episode's references hold a picture of the goal, or a demonstration. Without one the end of the task
+    # is shown as a grey picture, and the backward perspective cannot be asked for.
+    goal: bool = True
+    # Which picture shows how the task starts: episode or demo.
+    start_reference: StartReference = StartReference.EPISODE
+    # What is compared and how it becomes progress.
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    # Least number of frames between the two moments of an incremental hop. Replies are rounded, and hops of less than
+    # about 0.02 drift.
+    hop_frames: int = 1
+    # When the task counts as finished.
+    done: DoneRule = field(default_factory=DoneRule)
+    # Whether the probabilities of the judge's tokens refine the value and give its spread.
+    use_probabilities: bool = True
+    # Most tokens that a reply may have.
+    max_tokens: int = 24
+
+    def __post_init__(self) -> None:
+        if not self.front or len(set(self.cameras)) != 1 + bool(self.left_wrist) + bool(self.right_wrist):
+            raise ConfigError(
+                "The cameras of the reward model cannot be used",
+                seen=f"front {self.front!r}, left_wrist {self.left_wrist!r}, right_wrist {self.right_wrist!r}",
+                allowed="a front camera, and for the wrists other cameras or none",
+            )
+        if Perspective.BACKWARD in self.fusion.perspectives and not self.goal:
+            raise ConfigError(
+                "The backward perspective needs a picture of the goal",
+                seen="goal False",
+                remedy="Give goal or demo pictures, or leave backward out of fusion.perspectives",
+            )
+        if self.start_reference is StartReference.DEMO and not self.goal:
+            raise ConfigError("A demonstration has a goal as well", seen="start_reference demo, goal False")
+        if self.hop_frames < 1 or self.max_tokens < 8:
+            raise ConfigError(
+                "The reward model's settings cannot be used",
+                seen=f"hop_frames {self.hop_frames}, max_tokens {self.max_tokens}",
+                allowed="hop_frames ≥ 1, max_tokens ≥ 8",
+            )
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """The views it looks at, the front one first."""
+        return tuple(name for name in (self.front, self.left_wrist, self.right_wrist) if name)
+
+
+def read_hop(text: str) -> float | None:
+    """Read the hop that a reply states, in [-1, 1]; None where it does not state exactly one, and nothing else.
+
+    Example:
+        >>> read_hop("<score>+33.5%</score>"), read_hop("<score>-25.0.0.5.6"), read_hop("+20% or so")
+        (0.335, None, None)
+    """
+    found = _REPLY.fullmatch(text)
+    if found is None:
+        return None
+    percent = float(found[1])
+    return percent / 100.0 if abs(percent) <= 100.0 else None
+
+
+def write_hop(hop: float) -> str:
+    """Return the reply that states a hop, as training teaches it: one decimal, and a sign unless it is 0.
+
+    Example:
+        >>> write_hop(1 / 3), write_hop(-0.5), write_hop(-1e-9)
+        ('<score>+33.3%</score>', '<score>-50.0%</score>', '<score>0.0%</score>')
+    """
+    percent = round(100.0 * hop, 1)
+    return f"<score>{percent:+.1f}%</score>" if percent else "<score>0.0%</score>"
+
+
+class DopamineFold(Fold[VlmQuery, VlmReply]):
+    """The memory of one episode: its first moment, the moment of the last hop, the references.
+
+    The first observation has progress 0 by definition and is not asked about. A lost or unreadable reply makes the
+    score missing; what that means to later scores is :class:`~roborl.rewards.fusion.ProgressFusion`'s to say.
+
+    Args:
+        model: Whose questions to ask.
+        segments: The words of a question, with the task in them.
+        start: Picture of the start; None for the first of the episode.
+        goal: Picture of the goal.
+    """
+
+    def __init__(
+        self, model: DopamineModel, segments: Sequence[str], start: Image | None, goal: Image
+    ) -> None:
+        self._model = model
+        self._segments = segments
+        self._start = start
+        self._goal = goal
+        self._first: Views | None = None
+        self._last: tuple[int, Views] | None = None
+        self._advances: dict[int, bool] = {}
+        self._fusion = ProgressFusion(model.config.fusion)
+        self._done = DoneCounter(model.config.done)
+
+    def queries(self, observation: Observation) -> list[VlmQuery]:
+        """Return one query per perspective, in their order; none for the first observation.
+
+        Raises:
+            ShapeError: If a view is missing.
+        """
+        now = self._model.views(observation)
+        if self._first is None or self._last is None:
+            self._begin(observation, now)
+            return []
+        index = observation_id(observation)
+        last_index, last = self._last
+        befores = {
+            Perspective.INCREMENTAL: last,
+            Perspective.FORWARD: self._first,
+            Perspective.BACKWARD: (self._goal, self._goal, self._goal),
+        }
+        self._advances[index] = advances = index - last_index >= self._model.config.hop_frames
+        if advances:
+            self._last = index, now
+        return [
+            self._question(perspective, self._first, befores[perspective], now)
+            for perspective in self._model.config.fusion.perspectives
+        ]
+
+    def skip(self, observation: Observation) -> None:
+        """Remember the first observation; others play no part.
+
+        Raises:
+            ShapeError: As :meth:`queries`.
+        """
+        if self._first is None:
+            self._begin(observation, self._model.views(observation))
+
+    def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
+        """Fuse the replies to this observation."""
+        model = self._model
+        if not replies:
+            self._done.read(0.0)
+            return Score(frame_id=observation_id, progress=0.0, raw=0.0, done=False, version=model.version)
+        perspectives = model.config.fusion.perspectives
+        said = dict(zip(perspectives, replies, strict=True))
+        hops = {name: None if reply is None else model.read(reply) for name, reply in said.items()}
+        fused = self._fusion.update(hops, advance=self._advances.pop(observation_id))
+        done = self._done.read(None if fused is None else fused.progress)
+        if fused is None:
+            return missing(observation_id, _why_missing(said, hops), version=model.version)
+        return Score(
+            frame_id=observation_id,
+            progress=fused.progress,
+            raw=fused.progress,
+            spread=fused.spread,
+            done=done,
+            version=model.version,
+            reply=_for_people(said, fused.weight),
+            timings_ms=next((dict(reply.timings_ms) for reply in replies if reply is not None), {}),
+        )
+
+    def _begin(self, observation: Observation, now: Views) -> None:
+        self._first = now
+        self._last = observation_id(observation), now
+
+    def _question(self, perspective: Perspective, first: Views, before: Views, after: Views) -> VlmQuery:
+        config = self._model.config
+        start = first[0] if self._start is None else self._start
+        parts: list[Part] = [self._segments[0]]
+        for picture, words in zip((start, self._goal, *before, *after), self._segments[1:], strict=True):
+            parts += [picture, words]
+        # What stands before the first picture that changes: the two references, or they and the moment before.
+        constant = 2 if perspective is Perspective.INCREMENTAL else 5
+        return VlmQuery(
+            parts=tuple(parts),
+            prefix=2 * constant + 1,
+            max_tokens=config.max_tokens,
+            stop=(_CLOSING,),
+            alternatives=_ALTERNATIVES if config.use_probabilities else 0,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DopamineModel:
+    """A judge of hops as a reward model.
+
+    Attributes:
+        judge: The network.
+        config: What it is shown and how its replies are used.
+        segments: The words before, between and after the eight pictures, with a slot for the task in the first and in
+            the last.
+    """
+
+    judge: VlmJudge
+    config: DopamineConfig
+    segments: tuple[str, ...]
+    version: str = field(init=False)
+    image_px: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        check_segments(self.segments)
+        described = {
+            "model": self.judge.identity,
+            "segments": list(self.segments),
+            "settings": draccus.encode(self.config),
+        }
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        object.__setattr__(self, "version", f"dopamine-{digest[:16]}")
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Views it looks at."""
+        return self.config.cameras
+
+    def start(self, task: str, references: References) -> DopamineFold:
+        """Return the fold of a new episode.
+
+        Args:
+            task: The instruction in words.
+            references: ``goal/<front>`` uint8 (h, w, 3), a picture of the front camera with the task done; or
+                ``demo/<front>`` uint8 (t, h, w, 3), a successful demonstration, whose last frame is the goal. The
+                goal never comes from the episode itself. Not read where the model is to do without.
+
+        Raises:
+            ConfigError: If there is neither, or one has another form.
+        """
+        return DopamineFold(self, fill_slots(self.segments, task), *self._anchors(references))
+
+    def views(self, observation: Observation) -> Views:
+        """Take from an observation what the model looks at.
+
+        Raises:
+            ShapeError: If a view is missing. A front picture stands in for a wrist that the bench does not have, never
+                for one that has dropped out: that would be another version of the model in mid-episode.
+        """
+        absent = [name for name in self.cameras if name not in observation.frames]
+        if absent:
+            raise ShapeError(
+                f"The reward model needs a view that is missing: {absent}",
+                seen=sorted(observation.frames),
+                allowed=list(self.cameras),
+            )
+        config = self.config
+        names = (config.front, config.left_wrist or config.front, config.right_wrist or config.front)
+        front, left, right = (observation.frames[name].rgb for name in names)
+        return front, left, right
+
+    def read(self, reply: VlmReply) -> Hop | None:
+        """Return the hop that a reply states; with its expected value and spread where the judge gives probabilities."""
+        value = read_hop(reply.text)
+        if value is None:
+            return None
+        if self.config.use_probabilities and reply.tokens:
+            expected = expected_number(reply.tokens, read_hop)
+            if expected is not None and read_hop("".join(token.text for token in reply.tokens)) == value:
+                mean, variance = expected
+                return Hop(value=min(max(mean, -1.0), 1.0), spread=max(variance, 0.0) ** 0.5)
+        return Hop(value=value)
+
+    def _anchors(self, references: References) -> tuple[Image | None, Image]:
+        """The pictures of start, None for the episode's own, and goal."""
+        if not self.config.goal:
+            return None, np.full((_BLANK_PX, _BLANK_PX, 3), _BLANK_LEVEL, np.uint8)
+        front = self.config.front
+        goal = _reference(references, f"goal/{front}", dimensions=3)
+        demo = _reference(references, f"demo/{front}", dimensions=4)
+        from_demo = self.config.start_reference is StartReference.DEMO
+        if demo is None and (goal is None or from_demo):
+            raise ConfigError(
+                "The reward model lacks a reference",
+                seen=sorted(references) or "none",
+                allowed=f"demo/{front}" if from_demo else f"goal/{front} or demo/{front}",
+                remedy="Give a demonstration or a picture of the goal, or set goal to False",
+            )
+        start = demo[0] if from_demo and demo is not None else None
+        end = goal if goal is not None else None if demo is None else demo[-1]
+        assert end is not None, "one of the two is there"
+        return start, end
+
+
+def _reference(references: References, name: str, *, dimensions: int) -> NDArray[np.uint8] | None:
+    pictures = references.get(name)
+    if pictures is None:
+        return None
+    if (
+        not isinstance(pictures, np.ndarray)
+        or pictures.dtype != np.uint8
+        or pictures.ndim != dimensions
+        or pictures.shape[-1] != 3
+        or not pictures.size
+    ):
+        seen = (
+            f"{pictures.dtype} {pictures.shape}"
+            if isinstance(pictures, np.ndarray)
+            else type(pictures).__name__
+        )
+        allowed = "uint8 (h, w, 3)" if dimensions == 3 else "uint8 (t, h, w, 3)"
+        raise ConfigError(f"The reference {name} has the wrong form", seen=seen, allowed=allowed)
+    return pictures
+
+
+def _why_missing(said: Mapping[Perspective, VlmReply | None], hops: Mapping[Perspective, Hop | None]) -> str:
+    lost = next(name for name, hop in hops.items() if hop is None)
+    reply = said[lost]
+    return f"{lost}: no reply" if reply is None else f"{lost}: no hop in {reply.text[:200]!r}"
+
+
+def _for_people(said: Mapping[Perspective, VlmReply | None], weight: float) -> str:
+    words = [f"{name} {'' if reply is None else reply.text.strip()}" for name, reply in said.items()]
+    return ", ".join([*words, f"weight {weight:.3f}"] if weight < 1.0 else words)
