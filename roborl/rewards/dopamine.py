@@ -33,6 +33,9 @@ from roborl.types import Image, Observation, Score
 type Views = tuple[Image, Image, Image]
 """One moment: front, left wrist, right wrist."""
 
+LEAST_PIXELS, MOST_PIXELS = 112 * 112, 320 * 240
+"""Size of a picture as the published checkpoints were trained to see it, pixels."""
+
 _CLOSING = "</score>"
 _REPLY = re.compile(r"\s*<score>\s*([+-]?[0-9]{1,3}(?:\.[0-9]+)?)\s*%\s*</score>\s*", re.ASCII)
 _ALTERNATIVES = 10  # the ten digits
