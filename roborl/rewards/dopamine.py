@@ -12,23 +12,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 import draccus
 import numpy as np
+from draccus.utils import DecodingError, ParsingError
 from numpy.typing import NDArray
 
-from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.dopamine_prompt import check_segments, fill_slots
+from roborl.errors import ConfigError, ModelLoadError, RoborlError, ShapeError
+from roborl.rewards.dopamine_prompt import OUR_WORDING, check_segments, fill_slots, read_wording
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
+from roborl.rewards.hop_replies import CLOSING, hop_of
+from roborl.rewards.judges.config import JudgeConfig, open_judge
 from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id
 from roborl.rewards.verdicts import DoneCounter, DoneRule
-from roborl.rewards.written_numbers import expected_number
 from roborl.types import Image, Observation, Score
+
+log = logging.getLogger(__name__)
 
 type Views = tuple[Image, Image, Image]
 """One moment: front, left wrist, right wrist."""
@@ -36,8 +41,6 @@ type Views = tuple[Image, Image, Image]
 LEAST_PIXELS, MOST_PIXELS = 112 * 112, 320 * 240
 """Size of a picture as the published checkpoints were trained to see it, pixels."""
 
-_CLOSING = "</score>"
-_REPLY = re.compile(r"\s*<score>\s*([+-]?[0-9]{1,3}(?:\.[0-9]+)?)\s*%\s*</score>\s*", re.ASCII)
 _ALTERNATIVES = 10  # the ten digits
 _BLANK_PX, _BLANK_LEVEL = 224, 128
 
@@ -103,31 +106,6 @@ class DopamineConfig:
     def cameras(self) -> tuple[str, ...]:
         """The views it looks at, the front one first."""
         return tuple(name for name in (self.front, self.left_wrist, self.right_wrist) if name)
-
-
-def read_hop(text: str) -> float | None:
-    """Read the hop that a reply states, in [-1, 1]; None where it does not state exactly one, and nothing else.
-
-    Example:
-        >>> read_hop("<score>+33.5%</score>"), read_hop("<score>-25.0.0.5.6"), read_hop("+20% or so")
-        (0.335, None, None)
-    """
-    found = _REPLY.fullmatch(text)
-    if found is None:
-        return None
-    percent = float(found[1])
-    return percent / 100.0 if abs(percent) <= 100.0 else None
-
-
-def write_hop(hop: float) -> str:
-    """Return the reply that states a hop, as training teaches it: one decimal, and a sign unless it is 0.
-
-    Example:
-        >>> write_hop(1 / 3), write_hop(-0.5), write_hop(-1e-9)
-        ('<score>+33.3%</score>', '<score>-50.0%</score>', '<score>0.0%</score>')
-    """
-    percent = round(100.0 * hop, 1)
-    return f"<score>{percent:+.1f}%</score>" if percent else "<score>0.0%</score>"
 
 
 class DopamineFold(Fold[VlmQuery, VlmReply]):
@@ -198,7 +176,7 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
             return Score(frame_id=observation_id, progress=0.0, raw=0.0, done=False, version=model.version)
         perspectives = model.config.fusion.perspectives
         said = dict(zip(perspectives, replies, strict=True))
-        hops = {name: None if reply is None else model.read(reply) for name, reply in said.items()}
+        hops = {name: None if reply is None else hop_of(reply) for name, reply in said.items()}
         fused = self._fusion.update(hops, advance=self._advances.pop(observation_id))
         done = self._done.read(None if fused is None else fused.progress)
         if fused is None:
@@ -230,7 +208,7 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
             parts=tuple(parts),
             prefix=2 * constant + 1,
             max_tokens=config.max_tokens,
-            stop=(_CLOSING,),
+            stop=(CLOSING,),
             alternatives=_ALTERNATIVES if config.use_probabilities else 0,
         )
 
@@ -300,18 +278,6 @@ class DopamineModel:
         front, left, right = (observation.frames[name].rgb for name in names)
         return front, left, right
 
-    def read(self, reply: VlmReply) -> Hop | None:
-        """Return the hop that a reply states; with its expected value and spread where the judge gives probabilities."""
-        value = read_hop(reply.text)
-        if value is None:
-            return None
-        if self.config.use_probabilities and reply.tokens:
-            expected = expected_number(reply.tokens, read_hop)
-            if expected is not None and read_hop("".join(token.text for token in reply.tokens)) == value:
-                mean, variance = expected
-                return Hop(value=min(max(mean, -1.0), 1.0), spread=max(variance, 0.0) ** 0.5)
-        return Hop(value=value)
-
     def _anchors(self, references: References) -> tuple[Image | None, Image]:
         """The pictures of start, None for the episode's own, and goal."""
         if not self.config.goal:
@@ -363,3 +329,45 @@ def _why_missing(said: Mapping[Perspective, VlmReply | None], hops: Mapping[Pers
 def _for_people(said: Mapping[Perspective, VlmReply | None], weight: float) -> str:
     words = [f"{name} {'' if reply is None else reply.text.strip()}" for name, reply in said.items()]
     return ", ".join([*words, f"weight {weight:.3f}"] if weight < 1.0 else words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DopamineSetup:
+    """What the ``config.json`` of a model's folder says beside its format."""
+
+    # Folder of the network, or its name in the hub's cache.
+    checkpoint: str = "tanhuajie2001/Robo-Dopamine-GRM-2.0-8B-Preview"
+    # File with the wording that the checkpoint was trained on; empty for ours.
+    prompt_file: str = ""
+    # How the network runs.
+    judge: JudgeConfig = field(
+        default_factory=lambda: JudgeConfig(min_pixels=LEAST_PIXELS, max_pixels=MOST_PIXELS)
+    )
+    # What it is shown and how its replies are used.
+    model: DopamineConfig = field(default_factory=DopamineConfig)
+
+
+def load_reward_model(folder: Path) -> DopamineModel:
+    """Read a model from the ``config.json`` in its folder; paths in it count from there. Loads the network.
+
+    Raises:
+        ModelLoadError: If the file does not fit, or the network cannot be used.
+        ConfigError: If the wording cannot be used.
+    """
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        setup = draccus.decode(DopamineSetup, {k: v for k, v in described.items() if k != "format"})
+    except (OSError, ValueError, AttributeError, DecodingError, ParsingError, RoborlError) as error:
+        raise ModelLoadError(
+            "The config.json of a reward model cannot be read", seen=f"{type(error).__name__}: {error}"
+        ) from error
+    segments = OUR_WORDING
+    if setup.prompt_file:
+        segments = read_wording(folder / setup.prompt_file)
+    else:
+        log.warning(
+            "the reward model is asked in our wording, which its checkpoint may not have been trained on"
+        )
+    local = folder / setup.checkpoint
+    judge = open_judge(setup.judge, str(local) if local.is_dir() else setup.checkpoint)
+    return DopamineModel(judge=judge, config=setup.model, segments=segments)

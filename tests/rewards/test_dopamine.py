@@ -7,9 +7,10 @@ import pytest
 
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReference, write_hop
+from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReference
 from roborl.rewards.dopamine_prompt import OUR_WORDING, check_segments
 from roborl.rewards.fusion import FusionConfig, FusionRule, Perspective, hop_between
+from roborl.rewards.hop_replies import hop_of, write_hop
 from roborl.rewards.judges.fake import ScriptedVlm
 from roborl.rewards.judges.queries import Token, VlmReply, query_key
 from roborl.rewards.model import score_episode
@@ -311,24 +312,22 @@ def digits(text, **doubts):
 
 
 def test_probabilities_give_an_expected_hop_and_its_doubt():
-    model = model_of(use_probabilities=True)
-    sure = model.read(digits("<score>+40%</score>"))
+    sure = hop_of(digits("<score>+40%</score>"))
     assert (sure.value, sure.spread) == pytest.approx((0.40, 0.0))
-    sign = model.read(digits("<score>+40%</score>", at7=("-", 0.25)))
+    sign = hop_of(digits("<score>+40%</score>", at7=("-", 0.25)))
     assert (sign.value, sign.spread) == pytest.approx((0.20, 0.8 * np.sqrt(0.25 * 0.75)))
-    both = model.read(digits("<score>+40%</score>", at8=("6", 0.5), at9=("5", 0.5)))
+    both = hop_of(digits("<score>+40%</score>", at8=("6", 0.5), at9=("5", 0.5)))
     values, weights = np.array([0.60, 0.45, 0.40]), np.array([0.5, 0.25, 0.25])
     assert both.value == pytest.approx(values @ weights)
     assert both.spread == pytest.approx(np.sqrt((values - both.value) ** 2 @ weights))
 
 
 def test_what_is_no_number_has_no_part_in_the_expectation():
-    model = model_of(use_probabilities=True)
-    odd = model.read(digits("<score>+40%</score>", at8=("x", 0.4), at3=("q", 0.1)))
+    odd = hop_of(digits("<score>+40%</score>", at8=("x", 0.4), at3=("q", 0.1)))
     assert (odd.value, odd.spread) == pytest.approx((0.40, 0.0))
     torn = dataclasses.replace(digits("<score>+40%</score>"), text="<score>+60%</score>")
-    assert model.read(torn).value == 0.60  # the text is what was said
-    assert model.read(digits("<score>+4x%</score>", at9=("0", 0.4))) is None
+    assert hop_of(torn).value == 0.60  # the text is what was said
+    assert hop_of(digits("<score>+4x%</score>", at9=("0", 0.4))) is None
 
 
 def test_a_version_knows_judge_words_views_and_settings():

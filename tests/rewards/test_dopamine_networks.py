@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from roborl.rewards.dopamine import LEAST_PIXELS, MOST_PIXELS, DopamineConfig, DopamineModel, read_hop
+from roborl.rewards.dopamine import LEAST_PIXELS, MOST_PIXELS, DopamineConfig, DopamineModel
 from roborl.rewards.dopamine_prompt import OUR_WORDING
 from roborl.rewards.fusion import FusionConfig, Perspective
+from roborl.rewards.hop_replies import hop_of, read_hop
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
@@ -103,7 +104,7 @@ def test_expected_hops_come_from_the_tokens(judge):
     model = model_of(judge, Perspective.FORWARD)
     (reply,) = judge.answer(questions(model, watch(2)))
     assert "".join(token.text for token in reply.tokens) == reply.text
-    hop = model.read(reply)
+    hop = hop_of(reply)
     assert hop.spread > 0
     assert hop.value != read_hop(reply.text)
     assert abs(hop.value - read_hop(reply.text)) < 5 * hop.spread

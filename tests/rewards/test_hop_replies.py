@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roborl.rewards.dopamine import read_hop, write_hop
+from roborl.rewards.hop_replies import read_hop, write_hop
 
 STATED = {
     "<score>+33%</score>": 0.33,
