@@ -128,6 +128,8 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
             remedy="Name the file that has it: --prompt.file",
         )
     found = known or fitting
+    # The last line break may be the file's or the wording's: a text that is there with and without it counts once.
+    found = {t: slot for t, slot in found.items() if t == t.rstrip("\n") or t.rstrip("\n") not in found}
     if config.file and len(found) != 1:
         raise ConfigError(
             f"The file named has not one wording for {contract.name}",
