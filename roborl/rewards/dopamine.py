@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -24,16 +23,15 @@ from draccus.utils import DecodingError, ParsingError
 from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, ModelLoadError, RoborlError, ShapeError
-from roborl.rewards.dopamine_prompt import OUR_WORDING, check_segments, fill_slots, read_wording
+from roborl.rewards.dopamine_prompt import CONTRACT
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
 from roborl.rewards.hop_replies import CLOSING, hop_of
-from roborl.rewards.judges.config import JudgeConfig, open_judge
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
 from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
-
-log = logging.getLogger(__name__)
 
 type Views = tuple[Image, Image, Image]
 """One moment: front, left wrist, right wrist."""
@@ -220,21 +218,19 @@ class DopamineModel:
     Attributes:
         judge: The network.
         config: What it is shown and how its replies are used.
-        segments: The words before, between and after the eight pictures, with a slot for the task in the first and in
-            the last.
+        prompt: The words around the eight pictures.
     """
 
     judge: VlmJudge
     config: DopamineConfig
-    segments: tuple[str, ...]
+    prompt: Prompt
     version: str = field(init=False)
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        check_segments(self.segments)
         described = {
             "model": self.judge.identity,
-            "segments": list(self.segments),
+            "prompt": self.prompt.sha256,
             "settings": draccus.encode(self.config),
         }
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -257,7 +253,7 @@ class DopamineModel:
         Raises:
             ConfigError: If there is neither, or one has another form.
         """
-        return DopamineFold(self, fill_slots(self.segments, task), *self._anchors(references))
+        return DopamineFold(self, self.prompt.fill(task), *self._anchors(references))
 
     def views(self, observation: Observation) -> Views:
         """Take from an observation what the model looks at.
@@ -337,8 +333,8 @@ class DopamineSetup:
 
     # Folder of the network, or its name in the hub's cache.
     checkpoint: str = "tanhuajie2001/Robo-Dopamine-GRM-2.0-8B-Preview"
-    # File with the wording that the checkpoint was trained on; empty for ours.
-    prompt_file: str = ""
+    # Where the words of the question come from.
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     # How the network runs.
     judge: JudgeConfig = field(
         default_factory=lambda: JudgeConfig(min_pixels=LEAST_PIXELS, max_pixels=MOST_PIXELS)
@@ -361,13 +357,15 @@ def load_reward_model(folder: Path) -> DopamineModel:
         raise ModelLoadError(
             "The config.json of a reward model cannot be read", seen=f"{type(error).__name__}: {error}"
         ) from error
-    segments = OUR_WORDING
-    if setup.prompt_file:
-        segments = read_wording(folder / setup.prompt_file)
-    else:
-        log.warning(
-            "the reward model is asked in our wording, which its checkpoint may not have been trained on"
-        )
-    local = folder / setup.checkpoint
-    judge = open_judge(setup.judge, str(local) if local.is_dir() else setup.checkpoint)
-    return DopamineModel(judge=judge, config=setup.model, segments=segments)
+    checkpoint, words = setup.checkpoint, setup.prompt
+    if (folder / checkpoint).is_dir():
+        checkpoint = str(folder / checkpoint)
+    if words.file:
+        words = replace(words, file=str(folder / words.file))
+    beside = Path(checkpoint) if Path(checkpoint).is_dir() else None
+    if beside is None and setup.judge.kind is JudgeKind.TRANSFORMERS:
+        from roborl.rewards.judges.weights import find_checkpoint
+
+        beside = find_checkpoint(checkpoint)
+    prompt = load_prompt(CONTRACT, words, beside)
+    return DopamineModel(judge=open_judge(setup.judge, checkpoint), config=setup.model, prompt=prompt)

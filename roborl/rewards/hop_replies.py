@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 
 from roborl.rewards.fusion import Hop
 from roborl.rewards.judges.queries import VlmReply
+from roborl.rewards.parsing import parse_signed_percent
 from roborl.rewards.written_numbers import expected_number
 
-CLOSING = "</score>"
+_TAG = "score"
+CLOSING = f"</{_TAG}>"
 """Where a reply ends."""
-
-_REPLY = re.compile(r"\s*<score>\s*([+-]?[0-9]{1,3}(?:\.[0-9]+)?)\s*%\s*</score>\s*", re.ASCII)
 
 
 def hop_of(reply: VlmReply) -> Hop | None:
@@ -39,11 +38,7 @@ def read_hop(text: str) -> float | None:
         >>> read_hop("<score>+33.5%</score>"), read_hop("<score>-25.0.0.5.6"), read_hop("+20% or so")
         (0.335, None, None)
     """
-    found = _REPLY.fullmatch(text)
-    if found is None:
-        return None
-    percent = float(found[1])
-    return percent / 100.0 if abs(percent) <= 100.0 else None
+    return parse_signed_percent(text, tag=_TAG)
 
 
 def write_hop(hop: float) -> str:
@@ -54,4 +49,4 @@ def write_hop(hop: float) -> str:
         ('<score>+33.3%</score>', '<score>-50.0%</score>', '<score>0.0%</score>')
     """
     percent = round(100.0 * hop, 1)
-    return f"<score>{percent:+.1f}%</score>" if percent else "<score>0.0%</score>"
+    return f"<{_TAG}>{percent:+.1f}%{CLOSING}" if percent else f"<{_TAG}>0.0%{CLOSING}"

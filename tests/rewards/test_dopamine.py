@@ -1,6 +1,6 @@
 """The adapter of the general reward model: what it asks, in which order, and what it makes of the replies."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +8,14 @@ import pytest
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReference
-from roborl.rewards.dopamine_prompt import OUR_WORDING, check_segments
+from roborl.rewards.dopamine_prompt import CONTRACT
 from roborl.rewards.fusion import FusionConfig, FusionRule, Perspective, hop_between
 from roborl.rewards.hop_replies import hop_of, write_hop
 from roborl.rewards.judges.fake import ScriptedVlm
 from roborl.rewards.judges.queries import Token, VlmReply, query_key
 from roborl.rewards.model import score_episode
 from roborl.rewards.pool import SessionPool
+from roborl.rewards.prompts import own_prompt
 from roborl.rewards.verdicts import DoneRule
 from roborl.testing import check_reward_model as conformance
 from roborl.types import Frame, Lane, Observation
@@ -54,7 +55,7 @@ REFERENCES = {
 def model_of(judge=None, *, perspectives=tuple(Perspective), fusion=None, **settings):
     fusion = fusion or FusionConfig(perspectives=perspectives)
     config = DopamineConfig(**({"use_probabilities": False, "fusion": fusion} | settings))
-    return DopamineModel(judge=judge or ScriptedVlm(by_key), config=config, segments=OUR_WORDING)
+    return DopamineModel(judge=judge or ScriptedVlm(by_key), config=config, prompt=own_prompt(CONTRACT))
 
 
 def by_key(query):
@@ -279,7 +280,7 @@ def test_a_camera_that_drops_out_makes_scores_missing_until_it_is_back():
     for index in range(5):
         seen = three(index)
         frames = {name: frame for name, frame in seen.frames.items() if index != 2 or name != "left"}
-        pool.push("s", dataclasses.replace(seen, frames=frames))
+        pool.push("s", replace(seen, frames=frames))
     while pool.step("m"):
         pass
     scores = [outcome.score for outcome in pool.collect()]
@@ -325,7 +326,7 @@ def test_probabilities_give_an_expected_hop_and_its_doubt():
 def test_what_is_no_number_has_no_part_in_the_expectation():
     odd = hop_of(digits("<score>+40%</score>", at8=("x", 0.4), at3=("q", 0.1)))
     assert (odd.value, odd.spread) == pytest.approx((0.40, 0.0))
-    torn = dataclasses.replace(digits("<score>+40%</score>"), text="<score>+60%</score>")
+    torn = replace(digits("<score>+40%</score>"), text="<score>+60%</score>")
     assert hop_of(torn).value == 0.60  # the text is what was said
     assert hop_of(digits("<score>+4x%</score>", at9=("0", 0.4))) is None
 
@@ -347,13 +348,13 @@ def test_a_version_knows_judge_words_views_and_settings():
         {"max_tokens": 32},
     ]
     versions = [
-        DopamineModel(judge=judge, config=dataclasses.replace(config, **change), segments=OUR_WORDING).version
+        DopamineModel(judge=judge, config=replace(config, **change), prompt=own_prompt(CONTRACT)).version
         for change in [{}, {}, *settings]
     ]
-    other_words = (*OUR_WORDING[:1], "\nEnd: ", *OUR_WORDING[2:])
-    versions.append(DopamineModel(judge=judge, config=config, segments=other_words).version)
+    other_words = replace(own_prompt(CONTRACT), template=CONTRACT.own + "\n")
+    versions.append(DopamineModel(judge=judge, config=config, prompt=other_words).version)
     other_judge = ScriptedVlm(by_key, identity="another")
-    versions.append(DopamineModel(judge=other_judge, config=config, segments=OUR_WORDING).version)
+    versions.append(DopamineModel(judge=other_judge, config=config, prompt=own_prompt(CONTRACT)).version)
     assert versions[0] == versions[1]
     assert len(set(versions)) == len(versions) - 1
 
@@ -372,12 +373,3 @@ def test_a_version_knows_judge_words_views_and_settings():
 def test_settings_that_cannot_work_are_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         DopamineConfig(**settings)
-
-
-@pytest.mark.parametrize(
-    "segments",
-    [OUR_WORDING[:-1], ("no place", *OUR_WORDING[1:]), (*OUR_WORDING[:-1], "{task} {task}"), ()],
-)
-def test_words_that_are_not_whole_are_refused(segments):
-    with pytest.raises(ConfigError, match="not whole"):
-        check_segments(segments)

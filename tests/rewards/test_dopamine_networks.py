@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from roborl.rewards.dopamine import LEAST_PIXELS, MOST_PIXELS, DopamineConfig, DopamineModel
-from roborl.rewards.dopamine_prompt import OUR_WORDING
+from roborl.rewards.dopamine_prompt import CONTRACT
 from roborl.rewards.fusion import FusionConfig, Perspective
 from roborl.rewards.hop_replies import hop_of, read_hop
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
+from roborl.rewards.prompts import own_prompt
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import Frame, Observation
@@ -48,7 +49,7 @@ def watch(count, *, seed=0):
 def model_of(judge, *perspectives, **settings):
     fusion = FusionConfig(perspectives=perspectives or tuple(Perspective))
     config = DopamineConfig(**(CAMERAS | {"fusion": fusion} | settings))
-    return DopamineModel(judge=judge, config=config, segments=OUR_WORDING)
+    return DopamineModel(judge=judge, config=config, prompt=own_prompt(CONTRACT))
 
 
 def questions(model, observations):
@@ -81,7 +82,7 @@ def teach_to_spell(judge):
 def judge(request, tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp(request.param)
-    build_tiny_vlm(folder, request.param, width=64, words=["".join(OUR_WORDING)])
+    build_tiny_vlm(folder, request.param, width=64, words=[CONTRACT.own])
     judge = TransformersJudge.load(JudgeConfig(device="cpu"), str(folder))
     teach_to_spell(judge)
     return judge
