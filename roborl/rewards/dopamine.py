@@ -144,7 +144,7 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
             return []
         index = observation_id(observation)
         last_index, last = self._last
-        befores = {
+        earlier = {
             Perspective.INCREMENTAL: last,
             Perspective.FORWARD: self._first,
             Perspective.BACKWARD: (self._goal, self._goal, self._goal),
@@ -153,7 +153,7 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
         if advances:
             self._last = index, now
         return [
-            self._question(perspective, self._first, befores[perspective], now)
+            self._question(perspective, self._first, earlier[perspective], now)
             for perspective in self._model.config.fusion.perspectives
         ]
 

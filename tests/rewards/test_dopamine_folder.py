@@ -135,7 +135,7 @@ def test_a_hash_that_is_insisted_on_is_kept(write):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"modle": {}},
+        {"unknown": {}},
         {"model": {"front": ""}},
         {"model": {"goal": False}},
         {"model": {"hop_frames": "many"}},
