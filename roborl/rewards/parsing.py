@@ -17,7 +17,7 @@ _SIGNED = re.compile(rf"\s*([+-]?{_NUMBER})\s*(%?)\s*")
 
 
 def parse_score(text: str, *, low: int = 1, high: int = 5, mark: str = "ANSWER:") -> int | None:
-    """Read a whole score behind a mark that may follow other words, or standing alone.
+    r"""Read a whole score behind a mark that may follow other words, or standing alone.
 
     Args:
         text: The reply.
@@ -30,7 +30,7 @@ def parse_score(text: str, *, low: int = 1, high: int = 5, mark: str = "ANSWER:"
         stop, or where several marks name different ones.
 
     Example:
-        >>> parse_score("ANSWER: 4"), parse_score("The cube is in.\\nAnswer: 5."), parse_score("3")
+        >>> parse_score("ANSWER: 4"), parse_score("The cube is in.\nAnswer: 5."), parse_score("3")
         (4, 5, 3)
         >>> parse_score("ANSWER: 45"), parse_score("ANSWER: 4 or 5"), parse_score("4 out of 5"), parse_score("")
         (None, None, None, None)
