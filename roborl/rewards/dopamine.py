@@ -13,16 +13,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 import draccus
 import numpy as np
-from draccus.utils import DecodingError, ParsingError
 from numpy.typing import NDArray
 
-from roborl.errors import ConfigError, ModelLoadError, RoborlError, ShapeError
+from roborl import config as configs
+from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.dopamine_prompt import CONTRACT
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
 from roborl.rewards.hop_replies import CLOSING, hop_of
@@ -54,8 +54,16 @@ class StartReference(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class DopamineConfig:
-    """What the model is shown and how its replies are used."""
+    """Which checkpoint watches, what it is shown and how its replies are used."""
 
+    # Folder of the checkpoint, or its name in the hub's cache.
+    checkpoint: str = ""
+    # How the network runs. The pixels are those that the published checkpoints were trained with.
+    judge: JudgeConfig = field(
+        default_factory=lambda: JudgeConfig(min_pixels=LEAST_PIXELS, max_pixels=MOST_PIXELS)
+    )
+    # Where the words of the question come from.
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     # Camera that sees the whole scene.
     front: str = "front"
     # Cameras at the left and right wrist; empty where there is none: the front picture then stands in its place.
@@ -228,13 +236,13 @@ class DopamineModel:
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        described = {
-            "model": self.judge.identity,
-            "prompt": self.prompt.sha256,
-            "settings": draccus.encode(self.config),
-        }
+        # Where the network lies and where its words were found is no part of it, what they are is.
+        asked = draccus.encode(self.config)
+        for name in ("checkpoint", "judge", "prompt"):
+            del asked[name]
+        described = {"judge": self.judge.identity, "prompt": self.prompt.sha256, "asked": asked}
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        object.__setattr__(self, "version", f"dopamine-{digest[:16]}")
+        object.__setattr__(self, "version", f"dopamine-{self.prompt.origin}-{digest[:16]}")
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -295,6 +303,40 @@ class DopamineModel:
         return start, end
 
 
+def load_dopamine(place: str) -> DopamineModel:
+    """Load a checkpoint with its settings.
+
+    Args:
+        place: Folder of a checkpoint, its name in the hub's cache, or a YAML file of :class:`DopamineConfig`.
+
+    Raises:
+        ModelLoadError: If the checkpoint cannot be used.
+        ConfigError: If the settings, or the wording named in them, cannot be used.
+    """
+    if Path(place).suffix in (".yaml", ".yml"):
+        return open_dopamine(configs.load(DopamineConfig, Path(place)))
+    return open_dopamine(DopamineConfig(checkpoint=place))
+
+
+def open_dopamine(config: DopamineConfig) -> DopamineModel:
+    """Load or connect the model that the settings name.
+
+    Raises:
+        ModelLoadError: If the checkpoint cannot be used.
+        ConfigError: If the wording cannot be used.
+    """
+    folder: Path | None = None
+    if config.judge.kind is JudgeKind.TRANSFORMERS:
+        from roborl.rewards.judges.weights import find_checkpoint
+
+        folder = find_checkpoint(config.checkpoint)
+    elif Path(config.checkpoint).is_dir():
+        folder = Path(config.checkpoint)
+    prompt = load_prompt(CONTRACT, config.prompt, folder)
+    judge = open_judge(config.judge, str(folder or config.checkpoint))
+    return DopamineModel(judge=judge, config=config, prompt=prompt)
+
+
 def _reference(references: References, name: str, *, dimensions: int) -> NDArray[np.uint8] | None:
     pictures = references.get(name)
     if pictures is None:
@@ -323,49 +365,9 @@ def _why_missing(said: Mapping[Perspective, VlmReply | None], hops: Mapping[Pers
 
 
 def _for_people(said: Mapping[Perspective, VlmReply | None], weight: float) -> str:
-    words = [f"{name} {'' if reply is None else reply.text.strip()}" for name, reply in said.items()]
-    return ", ".join([*words, f"weight {weight:.3f}"] if weight < 1.0 else words)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DopamineSetup:
-    """What the ``config.json`` of a model's folder says beside its format."""
-
-    # Folder of the network, or its name in the hub's cache.
-    checkpoint: str = "tanhuajie2001/Robo-Dopamine-GRM-2.0-8B-Preview"
-    # Where the words of the question come from.
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    # How the network runs.
-    judge: JudgeConfig = field(
-        default_factory=lambda: JudgeConfig(min_pixels=LEAST_PIXELS, max_pixels=MOST_PIXELS)
-    )
-    # What it is shown and how its replies are used.
-    model: DopamineConfig = field(default_factory=DopamineConfig)
-
-
-def load_reward_model(folder: Path) -> DopamineModel:
-    """Read a model from the ``config.json`` in its folder; paths in it count from there. Loads the network.
-
-    Raises:
-        ModelLoadError: If the file does not fit, or the network cannot be used.
-        ConfigError: If the wording cannot be used.
-    """
-    try:
-        described = json.loads((folder / "config.json").read_text())
-        setup = draccus.decode(DopamineSetup, {k: v for k, v in described.items() if k != "format"})
-    except (OSError, ValueError, AttributeError, DecodingError, ParsingError, RoborlError) as error:
-        raise ModelLoadError(
-            "The config.json of a reward model cannot be read", seen=f"{type(error).__name__}: {error}"
-        ) from error
-    checkpoint, words = setup.checkpoint, setup.prompt
-    if (folder / checkpoint).is_dir():
-        checkpoint = str(folder / checkpoint)
-    if words.file:
-        words = replace(words, file=str(folder / words.file))
-    beside = Path(checkpoint) if Path(checkpoint).is_dir() else None
-    if beside is None and setup.judge.kind is JudgeKind.TRANSFORMERS:
-        from roborl.rewards.judges.weights import find_checkpoint
-
-        beside = find_checkpoint(checkpoint)
-    prompt = load_prompt(CONTRACT, words, beside)
-    return DopamineModel(judge=open_judge(setup.judge, checkpoint), config=setup.model, prompt=prompt)
+    words = [f"{name} {reply.text.strip()}" for name, reply in said.items() if reply is not None]
+    if weight < 1.0:
+        words.append(f"weight {weight:.3f}")
+    cells = {reply.cells for reply in said.values() if reply is not None and reply.cells}
+    grids = {f"{rows} x {columns}" for seen in cells for _, rows, columns in seen}
+    return "; ".join([*words, f"saw {', '.join(sorted(grids))}"] if grids else words)
