@@ -30,6 +30,7 @@ from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
 from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id
 from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
+from roborl.rewards.references import read_references, references_key
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
 
@@ -69,8 +70,10 @@ class DopamineConfig:
     # Cameras at the left and right wrist; empty where there is none: the front picture then stands in its place.
     left_wrist: str = ""
     right_wrist: str = ""
-    # Whether the episode's references hold a picture of the goal, or a demonstration. Without one the end of the task
-    # is shown as a grey picture, and the backward perspective cannot be asked for.
+    # Files with a picture of the goal or a demonstration, for sessions that bring none: goal/CAMERA or demo/CAMERA.
+    references: dict[str, str] = field(default_factory=dict)
+    # Whether there is a picture of the goal, or a demonstration. Without one the end of the task is shown as a grey
+    # picture, and the backward perspective cannot be asked for.
     goal: bool = True
     # Which picture shows how the task starts: episode or demo.
     start_reference: StartReference = StartReference.EPISODE
@@ -227,20 +230,27 @@ class DopamineModel:
         judge: The network.
         config: What it is shown and how its replies are used.
         prompt: The words around the eight pictures.
+        references: What it is told where a session brings nothing for the front camera; part of the version.
     """
 
     judge: VlmJudge
     config: DopamineConfig
     prompt: Prompt
+    references: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     version: str = field(init=False)
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         # Where the network lies and where its words were found is no part of it, what they are is.
         asked = draccus.encode(self.config)
-        for name in ("checkpoint", "judge", "prompt"):
+        for name in ("checkpoint", "judge", "prompt", "references"):
             del asked[name]
-        described = {"judge": self.judge.identity, "prompt": self.prompt.sha256, "asked": asked}
+        described = {
+            "judge": self.judge.identity,
+            "prompt": self.prompt.sha256,
+            "references": references_key(self.references),
+            "asked": asked,
+        }
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
         object.__setattr__(self, "version", f"dopamine-{self.prompt.origin}-{digest[:16]}")
 
@@ -287,6 +297,8 @@ class DopamineModel:
         if not self.config.goal:
             return None, np.full((_BLANK_PX, _BLANK_PX, 3), _BLANK_LEVEL, np.uint8)
         front = self.config.front
+        if not {f"goal/{front}", f"demo/{front}"} & references.keys():
+            references = self.references
         goal = _reference(references, f"goal/{front}", dimensions=3)
         demo = _reference(references, f"demo/{front}", dimensions=4)
         from_demo = self.config.start_reference is StartReference.DEMO
@@ -323,7 +335,7 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used.
-        ConfigError: If the wording cannot be used.
+        ConfigError: If the wording or a reference cannot be used.
     """
     folder: Path | None = None
     if config.judge.kind is JudgeKind.TRANSFORMERS:
@@ -333,8 +345,9 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
     elif Path(config.checkpoint).is_dir():
         folder = Path(config.checkpoint)
     prompt = load_prompt(CONTRACT, config.prompt, folder)
+    references = read_references(config.references)
     judge = open_judge(config.judge, str(folder or config.checkpoint))
-    return DopamineModel(judge=judge, config=config, prompt=prompt)
+    return DopamineModel(judge=judge, config=config, prompt=prompt, references=references)
 
 
 def _reference(references: References, name: str, *, dimensions: int) -> NDArray[np.uint8] | None:

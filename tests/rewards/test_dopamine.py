@@ -210,6 +210,24 @@ def test_without_a_goal_by_choice_the_end_is_grey_and_never_the_episodes_own():
         assert set(np.unique(query.pictures[1])) == {128}
 
 
+def test_references_of_the_model_stand_in_where_a_session_brings_none():
+    bare = model_of(perspectives=(FORWARD,), **THREE)
+    model = replace(bare, references=REFERENCES)
+
+    def end(references):
+        *_, (query,) = asked_about(model, [0, 1], references)
+        return shown(query)[1]
+
+    assert end({}) == end({"goal/left": picture(LEFT)}) == (GOAL, 0)
+    assert end({"goal/high": picture(RIGHT)}) == (RIGHT, 0)
+    assert end({"demo/high": REFERENCES["demo/high"]}) == (
+        DEMO,
+        4,
+    )  # a goal of the model's does not mix with it
+    others = [replace(bare, references={name: REFERENCES[name]}) for name in REFERENCES]
+    assert len({m.version for m in (bare, model, *others)}) == 4
+
+
 # What is made of the replies
 
 

@@ -2,6 +2,8 @@
 
 import logging
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -82,6 +84,18 @@ def test_the_users_copy_of_the_words_is_used_and_never_run(load, tmp_path, caplo
     assert "is not the published one" in caplog.text
     ours = DopamineModel(judge=model.judge, config=model.config, prompt=own_prompt(CONTRACT))
     assert ours.version.startswith("dopamine-own-")
+
+
+def test_references_come_from_files(load, tmp_path):
+    cv2.imwrite(str(tmp_path / "goal.png"), np.full((48, 64, 3), (30, 20, 10), np.uint8))
+    model = load(references={"goal/front": str(tmp_path / "goal.png")})
+    assert model.references["goal/front"][0, 0].tolist() == [10, 20, 30]
+    model.start("t", {})
+    assert model.version != load().version
+    with pytest.raises(ConfigError, match="lacks a reference"):
+        load().start("t", {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(references={"goal/front": str(tmp_path / "nothing.png")})
 
 
 def test_where_things_lie_is_no_part_of_a_version(load, checkpoint, tmp_path):
