@@ -37,9 +37,6 @@ from roborl.types import Image, Observation, Score
 type Views = tuple[Image, Image, Image]
 """One moment: front, left wrist, right wrist."""
 
-LEAST_PIXELS, MOST_PIXELS = 112 * 112, 320 * 240
-"""Size of a picture as the published checkpoints were trained to see it, pixels."""
-
 _ALTERNATIVES = 10  # the ten digits
 _BLANK_PX, _BLANK_LEVEL = 224, 128
 
@@ -59,10 +56,11 @@ class DopamineConfig:
 
     # Folder of the checkpoint, or its name in the hub's cache.
     checkpoint: str = ""
-    # How the network runs. The pixels are those that the published checkpoints were trained with.
-    judge: JudgeConfig = field(
-        default_factory=lambda: JudgeConfig(min_pixels=LEAST_PIXELS, max_pixels=MOST_PIXELS)
-    )
+    # How the network runs.
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    # Least and most pixels of a picture as the network sees it. Those of training are from 112 x 112 to 320 x 240.
+    min_pixels: int = 12_544
+    max_pixels: int = 76_800
     # Where the words of the question come from.
     prompt: PromptConfig = field(default_factory=PromptConfig)
     # Camera that sees the whole scene.
@@ -346,7 +344,12 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
         folder = Path(config.checkpoint)
     prompt = load_prompt(CONTRACT, config.prompt, folder)
     references = read_references(config.references)
-    judge = open_judge(config.judge, str(folder or config.checkpoint))
+    judge = open_judge(
+        config.judge,
+        str(folder or config.checkpoint),
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+    )
     return DopamineModel(judge=judge, config=config, prompt=prompt, references=references)
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from roborl.errors import ConfigError, ModelLoadError
-from roborl.rewards.dopamine import LEAST_PIXELS, MOST_PIXELS, DopamineModel, load_dopamine
+from roborl.rewards.dopamine import DopamineModel, load_dopamine
 from roborl.rewards.dopamine_prompt import CONTRACT
 from roborl.rewards.fusion import FusionRule, Perspective
 from roborl.rewards.prompts import own_prompt
@@ -62,8 +62,8 @@ def test_a_file_of_settings_sets_everything(load):
 
 def test_pictures_have_the_size_of_training_unless_it_is_set(load):
     trained = load().version
-    assert trained == load(judge={"min_pixels": LEAST_PIXELS, "max_pixels": MOST_PIXELS}).version
-    assert trained != load(judge={"min_pixels": LEAST_PIXELS, "max_pixels": 4 * MOST_PIXELS}).version
+    assert trained == load(min_pixels=112 * 112, max_pixels=320 * 240).version
+    assert trained != load(max_pixels=640 * 480).version
 
 
 @pytest.mark.parametrize(

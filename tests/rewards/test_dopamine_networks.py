@@ -4,13 +4,15 @@ A random network says nothing that can be read. So its last layer, which turns h
 spell replies; which number it spells depends on the pictures, and means nothing.
 """
 
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from roborl.rewards.dopamine import LEAST_PIXELS, MOST_PIXELS, DopamineConfig, DopamineModel
+from roborl.loops.serve import ServeConfig, serving
+from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.dopamine_prompt import CONTRACT
 from roborl.rewards.fusion import FusionConfig, Perspective
 from roborl.rewards.hop_replies import hop_of, read_hop
@@ -18,6 +20,8 @@ from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
 from roborl.rewards.prompts import own_prompt
+from roborl.serving.score_client import ScoreClient
+from roborl.serving.score_events import Scored
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import Frame, Observation
@@ -125,10 +129,31 @@ def test_what_stays_over_an_episode_is_read_once(judge, perspective, constant):
     assert first.prompt_tokens - reused > sum(pictures[constant:])
 
 
+def test_frames_go_in_and_scores_come_out_over_a_socket(judge):
+    model, shown = model_of(judge), watch(5, seed=4)
+    scores, sent, deadline = [], 0, time.monotonic() + 20
+    with serving({"grm": model}, ServeConfig(endpoint="tcp://127.0.0.1:*")) as server:
+        client = ScoreClient(server.endpoint, name="test")
+        session = client.open_session("fold the towel", list(CAMERAS.values()), references=GOAL)
+        while len(scores) < len(shown):
+            assert time.monotonic() < deadline
+            while sent < len(shown) and client.push_frame(session, sent, shown[sent].images):
+                sent += 1
+            scores += [event.score for event in client.poll(0.02) if isinstance(event, Scored)]
+        client.close()
+    for one, other in zip(
+        scores, score_episode(model, "fold the towel", shown, references=GOAL), strict=True
+    ):
+        assert (one.frame_id, one.version) == (other.frame_id, other.version)
+        assert one.progress == pytest.approx(other.progress, abs=1e-4)
+
+
 def test_pictures_are_seen_within_the_limits_of_training(judge):
     """640 x 480 is 11 x 8 visual tokens for the first family and 10 x 7 for the second."""
-    limits = JudgeConfig(device="cpu", min_pixels=LEAST_PIXELS, max_pixels=MOST_PIXELS)
-    limited = TransformersJudge(judge.network, limits)
+    config = DopamineConfig()
+    limited = TransformersJudge(
+        judge.network, JudgeConfig(), min_pixels=config.min_pixels, max_pixels=config.max_pixels
+    )
     wide = {
         name: Frame(rgb=np.zeros((480, 640, 3), np.uint8), camera=name, stamp_ns=0, id=0)
         for name in CAMERAS.values()
