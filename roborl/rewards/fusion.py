@@ -87,7 +87,7 @@ def room_for(progress: ArrayLike, hop: ArrayLike) -> NDArray[np.float64]:
 def consistency_weight(
     forward: ArrayLike, backward: ArrayLike, *, alpha: float, floor: float
 ) -> NDArray[np.float64]:
-    """Return exp(-αd²) in (0, 1], with d the disagreement of two perspectives relative to their mean.
+    """Return exp(-αd²) in [0, 1], with d the disagreement of two perspectives relative to their mean.
 
     Near the start the mean is small, and the rounding of the replies alone would make d so large that progress stays
     at 0. Relative to at least ``floor``, it does not.
@@ -197,7 +197,7 @@ class Fused:
     Attributes:
         progress: The fused value, in [0, 1].
         spread: Standard deviation over the perspectives, and within them where the judge says.
-        weight: How far forward and backward were trusted, in (0, 1]; 1 under the mean.
+        weight: How far forward and backward were trusted, in [0, 1]; 1 under the mean.
         parts: What each perspective says on its own, in [0, 1].
     """
 
@@ -272,11 +272,12 @@ class ProgressFusion:
 
     def _carry(self, parts: Mapping[Perspective, float]) -> None:
         """Move on from a frame without a score, as far as what came allows."""
-        needed = set(parts)
         if self._config.recursion is Recursion.INDEPENDENT:
             self._before = parts.get(Perspective.INCREMENTAL, self._before)
-            return
-        if self._config.rule is FusionRule.CONSISTENCY:
-            needed = {Perspective.FORWARD, Perspective.BACKWARD}
-        if parts and needed <= set(parts):
+        elif self._suffices(parts):
             self._before, _ = self._fuse(parts)
+
+    def _suffices(self, parts: Mapping[Perspective, float]) -> bool:
+        if self._config.rule is FusionRule.MEAN:
+            return bool(parts)
+        return {Perspective.FORWARD, Perspective.BACKWARD} <= parts.keys()
