@@ -127,9 +127,9 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
             allowed=config.sha256,
             remedy="Name the file that has it: --prompt.file",
         )
-    found = known or fitting
-    # The last line break may be the file's or the wording's: a text that is there with and without it counts once.
-    found = {t: slot for t, slot in found.items() if t == t.rstrip("\n") or t.rstrip("\n") not in found}
+    # A file's last line end is no part of its words, unless the published hash says so.
+    bare = {t: slot for t, slot in fitting.items() if t.rstrip("\n") == t or t.rstrip("\n") not in fitting}
+    found = known or bare
     if config.file and len(found) != 1:
         raise ConfigError(
             f"The file named has not one wording for {contract.name}",
