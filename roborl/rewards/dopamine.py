@@ -1,9 +1,7 @@
 """The general reward model of Robo-Dopamine: a judge that compares two moments, three cameras each, and says the hop.
 
-Eight pictures go into one question, in this order: how the task starts and how it ends, seen by the front camera; the
-moment before, seen by the front, left wrist and right wrist camera; the moment after, likewise. The reply is one signed
-percentage. What stands as the moment before makes the perspective; :mod:`roborl.rewards.fusion` makes progress of the
-replies.
+What stands as the moment before makes the perspective: the frame of the last hop, the first frame, the goal. The question
+is written by :mod:`roborl.rewards.dopamine_question`, and :mod:`roborl.rewards.fusion` makes progress of the replies.
 
 Source: Robo-Dopamine, arXiv 2512.23703.
 """
@@ -23,21 +21,17 @@ from numpy.typing import NDArray
 
 from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.dopamine_prompt import CONTRACT
+from roborl.rewards.dopamine_question import CONTRACT, Views, ask_hop
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
-from roborl.rewards.hop_replies import CLOSING, hop_of
+from roborl.rewards.hop_replies import hop_of
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
-from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
+from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id
 from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
 from roborl.rewards.references import read_references, references_key
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
 
-type Views = tuple[Image, Image, Image]
-"""One moment: front, left wrist, right wrist."""
-
-_ALTERNATIVES = 10  # the ten digits
 _BLANK_PX, _BLANK_LEVEL = 224, 128
 
 
@@ -123,16 +117,14 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
 
     Args:
         model: Whose questions to ask.
-        segments: The words of a question, with the task in them.
+        words: The nine segments of a question, with the task in them.
         start: Picture of the start; None for the first of the episode.
         goal: Picture of the goal.
     """
 
-    def __init__(
-        self, model: DopamineModel, segments: Sequence[str], start: Image | None, goal: Image
-    ) -> None:
+    def __init__(self, model: DopamineModel, words: Sequence[str], start: Image | None, goal: Image) -> None:
         self._model = model
-        self._segments = segments
+        self._words = words
         self._start = start
         self._goal = goal
         self._first: Views | None = None
@@ -147,7 +139,7 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
         Raises:
             ShapeError: If a view is missing.
         """
-        now = self._model.views(observation)
+        config, now = self._model.config, self._model.views(observation)
         if self._first is None or self._last is None:
             self._begin(observation, now)
             return []
@@ -158,12 +150,21 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
             Perspective.FORWARD: self._first,
             Perspective.BACKWARD: (self._goal, self._goal, self._goal),
         }
-        self._advances[index] = advances = index - last_index >= self._model.config.hop_frames
+        self._advances[index] = advances = index - last_index >= config.hop_frames
         if advances:
             self._last = index, now
+        start = self._first[0] if self._start is None else self._start
         return [
-            self._question(perspective, self._first, earlier[perspective], now)
-            for perspective in self._model.config.fusion.perspectives
+            ask_hop(
+                self._words,
+                (start, self._goal),
+                earlier[perspective],
+                now,
+                max_tokens=config.max_tokens,
+                probabilities=config.use_probabilities,
+                constant=2 if perspective is Perspective.INCREMENTAL else 5,
+            )
+            for perspective in config.fusion.perspectives
         ]
 
     def skip(self, observation: Observation) -> None:
@@ -202,22 +203,6 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
     def _begin(self, observation: Observation, now: Views) -> None:
         self._first = now
         self._last = observation_id(observation), now
-
-    def _question(self, perspective: Perspective, first: Views, before: Views, after: Views) -> VlmQuery:
-        config = self._model.config
-        start = first[0] if self._start is None else self._start
-        parts: list[Part] = [self._segments[0]]
-        for picture, words in zip((start, self._goal, *before, *after), self._segments[1:], strict=True):
-            parts += [picture, words]
-        # What stands before the first picture that changes: the two references, or they and the moment before.
-        constant = 2 if perspective is Perspective.INCREMENTAL else 5
-        return VlmQuery(
-            parts=tuple(parts),
-            prefix=2 * constant + 1,
-            max_tokens=config.max_tokens,
-            stop=(CLOSING,),
-            alternatives=_ALTERNATIVES if config.use_probabilities else 0,
-        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

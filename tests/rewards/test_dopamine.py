@@ -8,7 +8,7 @@ import pytest
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReference
-from roborl.rewards.dopamine_prompt import CONTRACT
+from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, FusionRule, Perspective, hop_between
 from roborl.rewards.hop_replies import hop_of, write_hop
 from roborl.rewards.judges.fake import ScriptedVlm

@@ -9,7 +9,7 @@ import yaml
 
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.dopamine import DopamineModel, load_dopamine
-from roborl.rewards.dopamine_prompt import CONTRACT
+from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionRule, Perspective
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model

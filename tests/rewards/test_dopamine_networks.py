@@ -13,7 +13,7 @@ import torch
 
 from roborl.loops.serve import ServeConfig, serving
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
-from roborl.rewards.dopamine_prompt import CONTRACT
+from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, Perspective
 from roborl.rewards.hop_replies import hop_of, read_hop
 from roborl.rewards.judges.config import JudgeConfig

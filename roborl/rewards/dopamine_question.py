@@ -1,11 +1,22 @@
-"""What the judge of hops must be told, in our own words, and how the published words are known.
+"""The question for a hop: eight pictures in their order, with nine segments of words around them.
 
-Nine segments of words around eight pictures, with the instruction in the first and in the last.
+The pictures are how the task starts and how it ends, seen by the front camera; the moment before, seen by the front, left
+wrist and right wrist camera; and the moment after, likewise. The instruction stands in the first segment and in the last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from roborl.rewards.hop_replies import CLOSING
+from roborl.rewards.judges.queries import Part, VlmQuery
 from roborl.rewards.prompts import PromptContract
+from roborl.types import Image
+
+type Views = tuple[Image, Image, Image]
+"""One moment: front, left wrist, right wrist."""
+
+_ALTERNATIVES = 10  # the ten digits
 
 _OWN = (
     "You watch a robot through its cameras and judge how far its work has moved between two moments, called BEFORE and "
@@ -46,4 +57,37 @@ CONTRACT = PromptContract(
         "38e9ca57e14af89f77f2d1fbbb88b5c361994986a4097bc0f6b99cb911afe9a9",  # the authors' training data
     ),
 )
-"""The wording of a question."""
+"""What a wording must contain, our own, and the hashes of those that the published checkpoints learnt."""
+
+
+def ask_hop(
+    words: Sequence[str],
+    references: tuple[Image, Image],
+    before: Views,
+    after: Views,
+    *,
+    max_tokens: int = 24,
+    probabilities: bool = False,
+    constant: int = 0,
+) -> VlmQuery:
+    """Return the question, the same in watching as in training.
+
+    Args:
+        words: The nine segments, with the task in them.
+        references: How the task starts and how it ends, seen by the front camera.
+        before: The moment before.
+        after: The moment after.
+        max_tokens: Most tokens of the reply.
+        probabilities: Whether the judge is to say what else it might have written.
+        constant: How many of the eight pictures, from the first, stay the same over an episode.
+    """
+    parts: list[Part] = [words[0]]
+    for picture, then in zip((*references, *before, *after), words[1:], strict=True):
+        parts += [picture, then]
+    return VlmQuery(
+        parts=tuple(parts),
+        prefix=2 * constant + 1 if constant else 0,
+        max_tokens=max_tokens,
+        stop=(CLOSING,),
+        alternatives=_ALTERNATIVES if probabilities else 0,
+    )
