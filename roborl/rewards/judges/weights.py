@@ -180,8 +180,9 @@ def check_tied(model: Any, files: list[Path]) -> None:
         return
     for path in files:
         with _opened(path) as file:
-            if _HEAD in file.keys():  # noqa: SIM118  (not a mapping)
-                saved = file.get_tensor(_HEAD).to(embedding.device, embedding.dtype)
+            # InternVL's is saved under another name than it has in memory.
+            for name in (name for name in file.keys() if name.endswith(_HEAD)):  # noqa: SIM118  (not a mapping)
+                saved = file.get_tensor(name).to(embedding.device, embedding.dtype)
                 if saved.shape != embedding.shape or not torch.equal(saved, embedding.detach()):
                     raise ModelLoadError(
                         "A checkpoint has an output layer that its own settings would throw away",

@@ -121,12 +121,12 @@ def test_an_absent_checkpoint_is_an_error_and_nothing_is_downloaded():
 def test_tied_embeddings_are_one_tensor(tmp_path, kind):
     network = load_network(CPU, str(build_tiny_vlm(tmp_path, kind, tied=True)))
     assert network.model.lm_head.weight is network.model.get_input_embeddings().weight
-    assert "lm_head.weight" not in load_file(tmp_path / WEIGHTS)
+    assert not [name for name in load_file(tmp_path / WEIGHTS) if name.endswith("lm_head.weight")]
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "internvl"])
 @pytest.mark.parametrize("setting", [True, None])
-def test_an_output_layer_of_its_own_is_used_or_refused_whatever_the_settings_say(copy, kind, setting):
+def test_an_output_layer_of_its_own_is_used_whatever_the_settings_say(copy, kind, setting):
     """The trap of a setting that is true unless said otherwise: the head replaced, and fluent garbage."""
     folder = copy(kind)
     described = json.loads((folder / "config.json").read_text())
@@ -135,13 +135,9 @@ def test_an_output_layer_of_its_own_is_used_or_refused_whatever_the_settings_say
         if setting is not None:
             part["tie_word_embeddings"] = setting
     (folder / "config.json").write_text(json.dumps(described))
-    try:
-        network = load_network(CPU, str(folder))
-    except ModelLoadError as error:
-        assert "throw away" in str(error)
-    else:
-        saved = load_file(folder / WEIGHTS)["lm_head.weight"]
-        assert torch.equal(network.model.lm_head.weight, saved)
+    network = load_network(CPU, str(folder))
+    (saved,) = (v for k, v in load_file(folder / WEIGHTS).items() if k.endswith("lm_head.weight"))
+    assert torch.equal(network.model.lm_head.weight, saved)
 
 
 def test_a_head_replaced_by_the_embedding_is_refused(tiny, tmp_path):
