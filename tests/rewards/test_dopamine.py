@@ -11,7 +11,7 @@ from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReferenc
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, FusionRule, Perspective, hop_between
 from roborl.rewards.hop_replies import hop_of, write_hop
-from roborl.rewards.judges.fake import ScriptedVlm
+from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm
 from roborl.rewards.judges.queries import Token, VlmReply, query_key
 from roborl.rewards.model import score_episode
 from roborl.rewards.pool import SessionPool
@@ -264,6 +264,29 @@ def test_true_replies_give_the_true_curve(rule):
     assert [score.progress for score in scores] == pytest.approx(levels, abs=0.01)
     assert all(score.valid and score.version == model.version for score in scores)
     assert max(score.spread for score in scores) < 0.01
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.05])
+def test_perspectives_average_noise_out_and_bias_not(bias):
+    """A judge off by a noise of 0.1 and a bias, in units of a hop, on levels far from both ends."""
+
+    def share(query):
+        before, after = (query.pictures[place].mean() / 255 for place in (2, 5))
+        return (1 + float(hop_between(before, after))) / 2
+
+    def errors(*perspectives):
+        judge = NoisyVlm(share, lambda value: write_hop(2 * value - 1), noise=0.05, bias=bias)
+        model = model_of(judge, perspectives=perspectives)
+        scores = score_episode(model, "t", episode, references=WHITE)
+        return np.array([score.progress for score in scores[1:]]) - levels
+
+    grains = np.random.default_rng(0).integers(90, 166, (600, 8, 8, 3), np.uint8)
+    levels = grains.mean(axis=(1, 2, 3)) / 255
+    episode = [observe(index, front=rgb) for index, rgb in enumerate([grey(0.0), *grains])]
+    one, both = errors(FORWARD), errors(FORWARD, BACKWARD)
+    assert one.std() == pytest.approx(0.10, rel=0.15)
+    assert both.std() == pytest.approx(0.10 / np.sqrt(2), rel=0.15)
+    assert (one.mean(), both.mean()) == pytest.approx((2 * bias, 2 * bias), abs=0.015)
 
 
 def test_the_first_observation_has_no_progress_and_costs_nothing():
