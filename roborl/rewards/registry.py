@@ -15,7 +15,10 @@ from roborl.rewards.model import RewardModel
 _FORMATS = {"roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model"}
 _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
 # A published checkpoint says what network it is and not what it was trained for, so that is said by whoever names it.
-_PUBLISHED = {"roboreward": "roborl.rewards.roboreward:load_roboreward"}
+_PUBLISHED = {
+    "dopamine": "roborl.rewards.dopamine:load_dopamine",
+    "roboreward": "roborl.rewards.roboreward:load_roboreward",
+}
 
 
 def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:

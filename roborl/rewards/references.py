@@ -1,0 +1,112 @@
+"""Pictures and videos of how a task is done, from files: what a model is told where the session that asks brings none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import ConfigError
+from roborl.rewards.judges.queries import picture_key
+
+type Pictures = NDArray[np.uint8]
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def read_references(files: Mapping[str, str], *, most_frames: int = 64) -> dict[str, Pictures]:
+    """Read the references that files hold; blocks while videos are decoded.
+
+    Args:
+        files: Paths by name. ``goal/<camera>`` is a picture, or a video that ends with the task done;
+            ``demo/<camera>`` is a video of a demonstration, or a folder of its pictures, which are taken by name.
+        most_frames: Most frames of a demonstration to keep, evenly spaced, the first and the last among them.
+
+    Returns:
+        Read-only arrays by name: uint8 (h, w, 3) for a goal, uint8 (t, h, w, 3) for a demonstration.
+
+    Raises:
+        ConfigError: If a name says neither, or a file cannot be read.
+    """
+    found = {}
+    for name, place in files.items():
+        kind, _, camera = name.partition("/")
+        if kind not in ("goal", "demo") or not camera:
+            raise ConfigError(
+                "A reference has a name that means nothing",
+                seen=name,
+                allowed="goal/CAMERA or demo/CAMERA",
+            )
+        path = Path(place)
+        if kind == "demo":
+            pictures = np.stack(_of_one_size(_frames(path, most_frames), path))
+        else:
+            pictures = _picture(path) if path.suffix.lower() in _PICTURES else _frames(path, 1)[-1]
+        pictures.flags.writeable = False
+        found[name] = pictures
+    return found
+
+
+def references_key(references: Mapping[str, Pictures]) -> dict[str, str]:
+    """Return a digest of each reference, for the version of a model that holds them."""
+    return {
+        name: picture_key(*(pictures if pictures.ndim == 4 else [pictures])).hex()
+        for name, pictures in sorted(references.items())
+    }
+
+
+def _frames(path: Path, most: int) -> list[Pictures]:
+    """Frames of a video or folder, evenly spaced; the last one alone where only one is wanted."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
+        if not files:
+            raise ConfigError("A folder of reference pictures is empty", seen=path, allowed=_PICTURES)
+        return [_picture(files[place]) for place in _places(len(files), most)]
+    count = _count(path)
+    if not count:
+        raise ConfigError(
+            "A reference video cannot be read", seen=path, allowed="a video file, or a folder of pictures"
+        )
+    wanted = set(_places(count, most))
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    for place in range(count):
+        capture.grab()
+        if place in wanted:
+            _, frame = capture.retrieve()
+            frames.append(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8))
+    capture.release()
+    return frames
+
+
+def _count(path: Path) -> int:
+    # By going through it: what a video says about its own length is often wrong.
+    capture = cv2.VideoCapture(str(path))
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
+
+
+def _places(count: int, most: int) -> list[int]:
+    if most == 1:
+        return [count - 1]
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
+
+
+def _picture(path: Path) -> Pictures:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if picture is None:
+        raise ConfigError("A reference picture cannot be read", seen=path, allowed=_PICTURES)
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _of_one_size(frames: list[Pictures], path: Path) -> list[Pictures]:
+    sizes = {frame.shape for frame in frames}
+    if len(sizes) > 1:
+        raise ConfigError("The pictures of a demonstration differ in size", seen=f"{sorted(sizes)} in {path}")
+    return frames

@@ -1,0 +1,97 @@
+"""From a progress curve to a verdict: when a task counts as finished, and how an episode came out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from roborl.errors import ConfigError, ShapeError
+
+_ROUNDING = 1e-9  # 0.62 - 0.60 is a little more than 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoneRule:
+    """When progress counts as the task being finished. The threshold belongs to one task and one way of asking.
+
+    A published threshold holds for the setting that it was published with: a judge that never saw the task, has one
+    view or no picture of the goal reads far less than 1 on true successes, and 0.95 never comes. Fit it on held-out
+    episodes, or calibrate the model first.
+    """
+
+    # Progress from which a reading counts, in (0, 1].
+    progress: float = 0.95
+    # So many readings in a row, counted in scored frames, make "done".
+    readings: int = 3
+    # Most by which these readings may differ: a task that is finished stays so; 1 asks for nothing.
+    band: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.progress <= 1.0 and self.readings >= 1 and 0.0 <= self.band <= 1.0):
+            raise ConfigError(
+                "The done rule cannot be used",
+                seen=f"progress {self.progress}, readings {self.readings}, band {self.band}",
+                allowed="progress in (0, 1], readings ≥ 1, band in [0, 1]",
+            )
+
+
+class DoneCounter:
+    """Applies a done rule to one episode, reading by reading. A reading that is missing starts the count anew.
+
+    Example:
+        >>> counter = DoneCounter(DoneRule(progress=0.9, readings=2))
+        >>> [counter.read(progress) for progress in (0.95, None, 0.95, 0.96, 0.3)]
+        [False, False, False, True, False]
+    """
+
+    def __init__(self, rule: DoneRule) -> None:
+        self._rule = rule
+        self._high: deque[float] = deque(maxlen=rule.readings)
+
+    def read(self, progress: float | None) -> bool:
+        """Return whether the task counts as finished at this reading; None where the reading is missing."""
+        if progress is None or progress < self._rule.progress:
+            self._high.clear()
+            return False
+        self._high.append(progress)
+        steady = max(self._high) - min(self._high) <= self._rule.band + _ROUNDING
+        return len(self._high) == self._rule.readings and steady
+
+
+class Outcome(StrEnum):
+    """How an episode came out, as its progress tells it."""
+
+    SUCCESS = "success"
+    PARTIAL = "partial"
+    FAILURE = "failure"
+
+
+def outcome_of(progress: Sequence[float]) -> Outcome:
+    """Judge a whole curve: success where it ends above 0.8 and its last third is above 0.6 on average.
+
+    Of the others, those with a mean of at least 0.4 are partial successes. It looks at a finished episode as a whole,
+    so it serves benchmarks and never a potential.
+
+    Args:
+        progress: Progress in [0, 1] at the scored frames, in order, at least one.
+
+    Raises:
+        ShapeError: If there is no reading, or one is missing.
+
+    Source: Robo-Dopamine, arXiv 2512.23703, equation 58.
+
+    Example:
+        >>> [str(outcome_of(curve)) for curve in ([0.1, 0.5, 0.9], [0.2, 0.9, 0.5], [0.1, 0.2, 0.1])]
+        ['success', 'partial', 'failure']
+    """
+    curve = np.asarray(progress, np.float64)
+    if curve.ndim != 1 or not curve.size or not np.isfinite(curve).all():
+        raise ShapeError("An outcome needs a curve without gaps", seen=curve.tolist(), allowed="(n,), n ≥ 1")
+    last_third = curve[-(-2 * curve.size // 3) :] if curve.size >= 3 else curve[-1:]
+    if curve[-1] > 0.8 and last_third.mean() > 0.6:
+        return Outcome.SUCCESS
+    return Outcome.PARTIAL if curve.mean() >= 0.4 else Outcome.FAILURE

@@ -1,0 +1,68 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.verdicts import DoneCounter, DoneRule, Outcome, outcome_of
+
+
+def read(rule, progress):
+    counter = DoneCounter(rule)
+    return [counter.read(value) for value in progress]
+
+
+def test_done_wants_readings_in_a_row_and_a_missing_one_starts_anew():
+    rule = DoneRule(progress=0.95, readings=3)
+    assert read(rule, [0.96] * 4) == [False, False, True, True]
+    assert read(rule, [0.96, 0.94, 0.96, 0.96]) == [False] * 4
+    assert read(rule, [0.96, 0.96, None, 0.96, 0.96, 0.96]) == [False] * 5 + [True]
+
+
+def test_done_of_a_judge_without_adaptation():
+    """Five readings from 0.60 up within two points: the rule that a published monitor of such a judge used."""
+    rule = DoneRule(progress=0.60, readings=5, band=0.02)
+    assert read(rule, [0.60, 0.61, 0.61, 0.62, 0.60])[-1]
+    assert not any(read(rule, [0.60, 0.63, 0.66, 0.69, 0.72]))
+    assert not any(read(rule, [0.60, 0.61, 0.59, 0.61, 0.62]))
+
+
+@given(st.lists(st.none() | st.floats(0.0, 1.0), max_size=30), st.integers(1, 5))
+def test_done_is_a_matter_of_the_last_readings_alone(curve, readings):
+    rule = DoneRule(progress=0.5, readings=readings)
+    for at, done in enumerate(read(rule, curve)):
+        window = curve[max(0, at + 1 - readings) : at + 1]
+        assert done == (len(window) == readings and all(p is not None and p >= 0.5 for p in window))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"progress": 0.0}, {"progress": 1.1}, {"progress": math.nan}, {"readings": 0}, {"band": -0.1}],
+)
+def test_a_rule_that_cannot_be_used_is_refused(settings):
+    with pytest.raises(ConfigError):
+        DoneRule(**settings)
+
+
+@pytest.mark.parametrize(
+    ("curve", "outcome"),
+    [
+        (np.linspace(0, 1, 30), Outcome.SUCCESS),
+        ([0.9], Outcome.SUCCESS),
+        ([0.9] * 20 + [0.1] * 9 + [0.9], Outcome.PARTIAL),  # a last reading alone is no success
+        (np.linspace(0, 0.8, 30), Outcome.PARTIAL),  # exactly 0.8 is not above it
+        ([0.4] * 9, Outcome.PARTIAL),
+        ([0.39] * 9, Outcome.FAILURE),
+        ([0.8], Outcome.PARTIAL),
+    ],
+)
+def test_outcomes(curve, outcome):
+    assert outcome_of(curve) is outcome
+
+
+@pytest.mark.parametrize("curve", [[], [0.1, math.nan], [[0.1]]])
+def test_a_curve_with_gaps_has_no_outcome(curve):
+    with pytest.raises(ShapeError):
+        outcome_of(curve)
