@@ -87,7 +87,7 @@ def advance(value: float, change: float, rule: Recurrence) -> float:
     if change == 0.0:  # as published, standing still within 1 % of the goal would be a step back to 99 %
         return value
     if change > 0.0 or rule is Recurrence.LINEAR:
-        return value + (1.0 - value) * change
+        return min(1.0, value + (1.0 - value) * change)
     if rule is Recurrence.MIXED and value <= 0.5:
         return value * (1.0 + change)
     undone = 1.0 - max(1.0 - value, _LEAST_REMAINING) / (1.0 + change)
