@@ -1,0 +1,1 @@
+"""Judges that answer questions about pictures: a local network, an endpoint, a fake."""
