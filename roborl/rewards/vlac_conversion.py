@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, LlamaConfig
+from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from roborl.errors import ModelLoadError
 from roborl.rewards.vlac_tokenizer import CONTEXT_TOKEN, END_OF_TURN, convert_tokenizer
@@ -104,49 +104,50 @@ def native_config(published: Mapping[str, Any], *, image_token_id: int, end_toke
                 )
     try:
         vision, text = published["vision_config"], published["llm_config"]
-        vision_config = InternVLVisionConfig(
-            hidden_size=vision["hidden_size"],
-            num_hidden_layers=vision["num_hidden_layers"],
-            num_attention_heads=vision["num_attention_heads"],
-            intermediate_size=vision["intermediate_size"],
-            attention_bias=vision.get("qkv_bias", True),
-            norm_type=vision.get("norm_type", "layer_norm"),
-            layer_norm_eps=vision.get("layer_norm_eps", 1e-6),
-            image_size=vision["image_size"],
-            patch_size=vision["patch_size"],
-        )
-        text_config = LlamaConfig(
-            vocab_size=text["vocab_size"],
-            hidden_size=text["hidden_size"],
-            intermediate_size=text["intermediate_size"],
-            num_hidden_layers=text["num_hidden_layers"],
-            num_attention_heads=text["num_attention_heads"],
-            num_key_value_heads=text["num_key_value_heads"],
-            rms_norm_eps=text["rms_norm_eps"],
-            max_position_embeddings=text["max_position_embeddings"],
-            rope_parameters={"rope_type": "default", "rope_theta": text["rope_theta"]},
-            bos_token_id=text.get("bos_token_id", 1),
-            eos_token_id=end_token_id,
-            pad_token_id=text.get("pad_token_id", 2),
-            tie_word_embeddings=False,
-        )
+        patches = vision["image_size"] // vision["patch_size"]
         ratio = published["downsample_ratio"]
+        native = {
+            "vision_config": {
+                "hidden_size": vision["hidden_size"],
+                "num_hidden_layers": vision["num_hidden_layers"],
+                "num_attention_heads": vision["num_attention_heads"],
+                "intermediate_size": vision["intermediate_size"],
+                "attention_bias": vision.get("qkv_bias", True),
+                "norm_type": vision.get("norm_type", "layer_norm"),
+                "layer_norm_eps": vision.get("layer_norm_eps", 1e-6),
+                "image_size": vision["image_size"],
+                "patch_size": vision["patch_size"],
+            },
+            "text_config": {
+                "model_type": "llama",
+                "vocab_size": text["vocab_size"],
+                "hidden_size": text["hidden_size"],
+                "intermediate_size": text["intermediate_size"],
+                "num_hidden_layers": text["num_hidden_layers"],
+                "num_attention_heads": text["num_attention_heads"],
+                "num_key_value_heads": text["num_key_value_heads"],
+                "rms_norm_eps": text["rms_norm_eps"],
+                "max_position_embeddings": text["max_position_embeddings"],
+                "rope_parameters": {"rope_type": "default", "rope_theta": text["rope_theta"]},
+                "bos_token_id": text.get("bos_token_id", 1),
+                "eos_token_id": end_token_id,
+                "pad_token_id": text.get("pad_token_id", 2),
+                "tie_word_embeddings": False,
+            },
+            "image_token_id": image_token_id,
+            "image_seq_length": int((patches * ratio) ** 2),
+            "downsample_ratio": ratio,
+            # The default ties the output layer to the embedding, whatever the language model says: silent nonsense.
+            "tie_word_embeddings": False,
+            "eos_token_id": end_token_id,
+            "dtype": published.get("torch_dtype") or "float32",
+            "architectures": ["InternVLForConditionalGeneration"],
+        }
     except KeyError as error:
         raise ModelLoadError(
             "The config.json of a published checkpoint lacks a field", seen=f"no {error.args[0]}"
         ) from error
-    patches = vision["image_size"] // vision["patch_size"]
-    config = InternVLConfig(
-        vision_config=vision_config,
-        text_config=text_config,
-        image_token_id=image_token_id,
-        image_seq_length=int((patches * ratio) ** 2),
-        downsample_ratio=ratio,
-        # The default would tie the output layer to the embedding, whatever the language model says: silent nonsense.
-        tie_word_embeddings=False,
-    )
-    config.eos_token_id = end_token_id
-    config.dtype = str(published.get("torch_dtype") or "float32")
+    config: InternVLConfig = InternVLConfig.from_dict(native)
     return config
 
 
@@ -209,14 +210,13 @@ def convert_checkpoint(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     described = json.loads((source / "config.json").read_text())
     image_px = int(described.get("force_image_size") or described["vision_config"]["image_size"])
-    tokenizer = convert_tokenizer(source)
+    tokenizer: Any = convert_tokenizer(source)
     config = native_config(
         described,
         image_token_id=tokenizer.convert_tokens_to_ids(CONTEXT_TOKEN),
         end_token_id=tokenizer.convert_tokens_to_ids(END_OF_TURN),
     )
     weights = native_weights(_read_weights(source), config)
-    config.architectures = ["InternVLForConditionalGeneration"]
     config.save_pretrained(target)
     _write_processor(tokenizer, target, image_px=image_px, image_tokens=config.image_seq_length)
     partial = target / "model.safetensors.part"
@@ -228,11 +228,13 @@ def _renamed(name: str, tensor: Tensor, config: InternVLConfig) -> Iterator[tupl
     """Yield the native tensors that a published one becomes; none where its name is foreign."""
     if match := _VISION_QKV.fullmatch(name):
         if tensor.shape[0] % 3:
-            raise ModelLoadError(f"{name} cannot be split", seen=tuple(tensor.shape), allowed="rows in thirds")
+            raise ModelLoadError(
+                f"{name} cannot be split", seen=tuple(tensor.shape), allowed="rows in thirds"
+            )
         for part, rows in zip("qkv", tensor.chunk(3), strict=True):
             yield match.expand(_TO_VISION_LAYER + rf"attention.{part}_proj.\2"), rows
     elif match := _TEXT_QKV.fullmatch(name):
-        text = config.text_config
+        text: Any = config.text_config
         shared = text.num_attention_heads // text.num_key_value_heads
         size = text.hidden_size // text.num_attention_heads
         if tensor.ndim != 2 or tensor.shape[0] != text.num_key_value_heads * (shared + 2) * size:
@@ -241,7 +243,7 @@ def _renamed(name: str, tensor: Tensor, config: InternVLConfig) -> Iterator[tupl
                 seen=tuple(tensor.shape),
                 allowed=f"{text.num_key_value_heads} groups of {shared} + 2 heads of {size} rows",
             )
-        grouped = tensor.unflatten(0, (text.num_key_value_heads, shared + 2, size))
+        grouped = tensor.view(text.num_key_value_heads, shared + 2, size, tensor.shape[1])
         parts = {"q": grouped[:, :shared], "k": grouped[:, shared], "v": grouped[:, shared + 1]}
         for part, rows in parts.items():
             yield match.expand(_TO_TEXT_LAYER + f"self_attn.{part}_proj.weight"), rows.flatten(0, -2)
