@@ -1,0 +1,189 @@
+"""From a question to the tokens that a network reads: the chat template, the marks of pictures, choices and prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from os.path import commonprefix
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from roborl.errors import ShapeError
+from roborl.rewards.judges.queries import Cells, Clip, Part, VlmQuery
+from roborl.rewards.judges.sights import Family, Sight, cells_of
+
+type Ids = tuple[int, ...]
+
+_TEXTS = 1024  # rendered turns whose tokens are kept: an episode asks with the same words again and again
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Seen:
+    """A picture or clip of a question, as the network sees it.
+
+    Attributes:
+        sights: One for a picture, one per instant for a clip.
+        keys: Digests of the same.
+        clip: The clip, None for a picture.
+    """
+
+    sights: tuple[Sight, ...]
+    keys: tuple[bytes, ...]
+    clip: Clip | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Turn:
+    """A question as tokens.
+
+    Attributes:
+        ids: int64 (n,), one per visual token.
+        positions: int64 (axes, n).
+        visual: Which tokens are visual, bool (n,).
+        sights: What was made of the pictures, in order.
+        prefix: How many leading tokens stay the same over an episode, less than n.
+        prefix_key: Digest of these tokens and of the pictures among them.
+        choices: Token of each choice.
+        mouth: Tokens of the words put into the reply's mouth, the last of ``ids``.
+        cells: What the network sees of each picture and clip.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    visual: Tensor
+    sights: tuple[Sight, ...]
+    prefix: int
+    prefix_key: bytes
+    choices: Ids
+    mouth: Ids
+    cells: tuple[Cells, ...]
+
+    @property
+    def next_position(self) -> int:
+        """Position of the reply's first token, on every axis."""
+        return int(self.positions.max()) + 1
+
+
+class TurnWriter:
+    """Writes questions as tokens, by the chat template of a processor.
+
+    Args:
+        processor: With a tokeniser and a chat template.
+        family: How pictures stand among words.
+    """
+
+    def __init__(self, processor: Any, family: Family) -> None:
+        self._processor = processor
+        self._family = family
+        self._marks = torch.tensor(sorted(family.marks))
+        added = processor.tokenizer.added_tokens_decoder.values()
+        self._reserved = tuple(token.content for token in added if token.special)
+        self._encode = lru_cache(_TEXTS)(self._encoded)
+
+    def write(self, query: VlmQuery, seen: Sequence[Seen]) -> Turn:
+        """Return the tokens of a question.
+
+        Args:
+            query: The question.
+            seen: Its pictures and clips, in order.
+
+        Raises:
+            ShapeError: If words of the question are marks of the template, or a choice is more than one token.
+        """
+        for text in (*query.parts, query.system, query.reply_start, *query.choices):
+            if isinstance(text, str):
+                self._refuse_marks(text)
+        turn = self._spelt(query, query.parts)
+        ids, mouth, choices = self._ending(query, turn)
+        counts = self._counts(ids, seen)
+        full = torch.tensor(ids).repeat_interleave(counts)
+        prefix, key = 0, b""
+        if query.prefix:
+            kept = self._encode(self._spelt(query, query.parts[: query.prefix]))
+            same = len(commonprefix([kept, ids]))
+            prefix = min(int(counts[:same].sum()), len(full) - 1)
+            shown = sum(not isinstance(part, str) for part in query.parts[: query.prefix])
+            key = _prefix_key(full[:prefix], seen[:shown])
+        return Turn(
+            ids=full,
+            positions=self._family.positions(full, [s.clip for s in seen], [s.sights for s in seen]),
+            visual=torch.isin(full, self._marks),
+            sights=tuple(sight for s in seen for sight in s.sights),
+            prefix=prefix,
+            prefix_key=key,
+            choices=choices,
+            mouth=mouth,
+            cells=tuple(cells_of(s.sights) for s in seen),
+        )
+
+    def _spelt(self, query: VlmQuery, parts: Sequence[Part]) -> str:
+        def content(part: Part) -> dict[str, str]:
+            if isinstance(part, str):
+                return {"type": "text", "text": part}
+            return {"type": "video" if isinstance(part, Clip) else "image"}
+
+        messages = [{"role": "user", "content": [content(part) for part in parts]}]
+        if query.system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": query.system}]})
+        text: str = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self._family.spell(
+            text, [p if isinstance(p, Clip) else None for p in parts if not isinstance(p, str)]
+        )
+
+    def _ending(self, query: VlmQuery, turn: str) -> tuple[Ids, Ids, Ids]:
+        """Return the tokens of the whole question, those of the reply's start among them, and those of the choices."""
+        asked = self._encode(turn)
+        ids = self._encode(turn + query.reply_start)
+        answers = [self._encode(turn + query.reply_start + choice) for choice in query.choices]
+        # Where a choice melts into the end of what stands before it, that end is left for the choice to say.
+        ids = tuple(commonprefix([ids, *answers]))
+        begin = len(commonprefix([asked, ids]))
+        choices = tuple(answer[len(ids)] for answer in answers if len(answer) == len(ids) + 1)
+        if len(set(choices)) != len(query.choices) or begin < len(asked):
+            raise ShapeError(
+                "The choices of a question are not one token each behind the reply's start",
+                seen=f"{query.choices} behind {query.reply_start!r}",
+                allowed="different single tokens of the network's tokeniser",
+                remedy="Let the reply start with what the choices share, or read the reply's text instead",
+            )
+        return ids, ids[begin:], choices
+
+    def _counts(self, ids: Ids, seen: Sequence[Seen]) -> Tensor:
+        """Return how many tokens stand for each: one, but as many as the network sees for a picture's mark."""
+        marked = torch.isin(torch.tensor(ids), self._marks)
+        runs = self._family.runs([s.sights for s in seen])
+        if int(marked.sum()) != len(runs):
+            raise ShapeError(
+                "The chat template drops or adds pictures",
+                seen=f"{int(marked.sum())} marks",
+                allowed=f"{len(runs)}, one for each picture and instant",
+                remedy="Use the chat template that came with the checkpoint",
+            )
+        counts = torch.ones(len(ids), dtype=torch.long)
+        counts[marked] = torch.tensor(runs, dtype=torch.long)
+        return counts
+
+    def _refuse_marks(self, text: str) -> None:
+        found = [mark for mark in self._reserved if mark in text]
+        if found:
+            raise ShapeError(
+                "Words of a question contain marks of the chat template",
+                seen=found,
+                allowed="plain words",
+                remedy="Leave them out of the task's instruction",
+            )
+
+    def _encoded(self, text: str) -> Ids:
+        return tuple(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _prefix_key(ids: Tensor, seen: Sequence[Seen]) -> bytes:
+    digest = xxhash.xxh3_128(ids.numpy().tobytes())
+    for s in seen:
+        for key in s.keys:
+            digest.update(key)
+    return digest.digest()

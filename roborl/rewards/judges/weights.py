@@ -1,0 +1,279 @@
+"""Reading a vision-language checkpoint strictly: known classes, safe files, every weight accounted for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+
+from roborl.errors import ModelLoadError
+from roborl.rewards.judges.config import JudgeConfig, Quantisation
+
+MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl", "internvl")
+"""Networks that may be loaded: code comes from this list alone, never from a checkpoint."""
+
+_HEAD, _CHUNK = "lm_head.weight", 1 << 24
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Network:
+    """A checkpoint as loaded.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        processor: Its processor.
+        model_type: One of :data:`MODEL_TYPES`.
+        digest: Hash of all its files, and of the adapter's.
+    """
+
+    model: Any
+    processor: Any
+    model_type: str
+    digest: str
+
+
+def load_network(config: JudgeConfig, checkpoint: str) -> Network:
+    """Read a checkpoint from a folder, or from the hub's cache by its name.
+
+    Raises:
+        ModelLoadError: If it is missing, of an unknown kind, has weights too many, too few or of another shape, lacks
+            a chat template, or its adapter does not fit.
+    """
+    folder = find_checkpoint(checkpoint)
+    described = _described(folder)
+    model_type = str(described.get("model_type"))
+    if model_type not in MODEL_TYPES:
+        raise ModelLoadError(
+            "A checkpoint holds a network of a kind that is not run here",
+            seen=model_type,
+            allowed=MODEL_TYPES,
+            remedy="Serve it with vLLM or SGLang and name its address: --judge.kind openai --judge.endpoints",
+        )
+    files = _weight_files(folder)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    with _quiet():
+        try:
+            processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                dtype=config.dtype if config.dtype == "auto" else getattr(torch, config.dtype),
+                device_map=_device_map(config.device),
+                attn_implementation=config.attention,
+                **_quantised(config.quantisation),
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a checkpoint is a foreign file: whatever its readers raise, it cannot be used
+            raise ModelLoadError(
+                "A checkpoint cannot be read",
+                seen=f"{folder}: {type(error).__name__}: {error}",
+                remedy="Copy or download the whole folder again",
+            ) from error
+    _check_report(folder, report)
+    _check_tied(model, files)
+    if not getattr(processor, "chat_template", None):
+        raise ModelLoadError(
+            "A checkpoint has no chat template",
+            seen=str(folder),
+            allowed="chat_template.jinja or chat_template.json beside the weights",
+            remedy="Copy the one that was published with the checkpoint",
+        )
+    digest = xxhash.xxh3_128()
+    for path in [*files, *_setting_files(folder)]:
+        _digest_file(digest, path)
+    if config.adapter:
+        model = _with_adapter(model, Path(config.adapter), digest)
+    return Network(
+        model=model.eval().requires_grad_(False),
+        processor=processor,
+        model_type=model_type,
+        digest=digest.hexdigest(),
+    )
+
+
+def find_checkpoint(checkpoint: str) -> Path:
+    """Return the folder of a checkpoint: itself, or where the hub's cache keeps it. Never downloads.
+
+    Raises:
+        ModelLoadError: If there is none.
+    """
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(checkpoint, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise ModelLoadError(
+            "There is no such checkpoint on this computer",
+            seen=checkpoint,
+            allowed="a folder with config.json and *.safetensors, or a name in the hub's cache",
+            remedy=f"Download it once with: hf download {checkpoint}",
+        ) from error
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    try:
+        described: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        if not isinstance(described, dict):
+            raise ValueError("no mapping")
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            "The config.json of a checkpoint cannot be read", seen=f"{folder}: {error}"
+        ) from error
+    return described
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelLoadError(
+            "A checkpoint has no weights that may be loaded",
+            seen=sorted(path.name for path in folder.iterdir())[:12],
+            allowed="*.safetensors; pickled weights (*.bin, *.pt) are refused",
+        )
+    return files
+
+
+def _setting_files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jinja", ".txt", ".model"))
+
+
+def _check_report(folder: Path, report: dict[str, Any]) -> None:
+    wrong = {
+        name: sorted(map(str, report.get(name) or ()))
+        for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    }
+    if any(wrong.values()):
+        raise ModelLoadError(
+            "The weights of a checkpoint are not those of its network",
+            seen="; ".join(f"{len(v)} {name}, such as {v[0]}" for name, v in wrong.items() if v),
+            allowed="exactly the weights that its config.json describes",
+            remedy=f"Copy or download {folder} again, or convert it",
+        )
+
+
+def _check_tied(model: Any, files: list[Path]) -> None:
+    """Refuse a checkpoint with an output layer of its own that its settings replace by the embedding."""
+    embedding = model.get_input_embeddings().weight
+    if model.lm_head.weight is not embedding:
+        return
+    for path in files:
+        with _opened(path) as file:
+            if _HEAD in file.keys():  # noqa: SIM118  (not a mapping)
+                saved = file.get_tensor(_HEAD).to(embedding.device, embedding.dtype)
+                if saved.shape != embedding.shape or not torch.equal(saved, embedding.detach()):
+                    raise ModelLoadError(
+                        "A checkpoint has an output layer that its own settings would throw away",
+                        seen="tie_word_embeddings true, and an lm_head.weight that differs from the embedding",
+                        allowed="tied and equal, or not tied",
+                        remedy="Set tie_word_embeddings to false in its config.json",
+                    )
+
+
+def _with_adapter(model: Any, folder: Path, digest: Any) -> Any:
+    """Merge a LoRA adapter whose every weight finds its place."""
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        raise ModelLoadError(
+            "There is no adapter to load",
+            seen=str(folder),
+            allowed="a folder with adapter_config.json and adapter_model.safetensors",
+        )
+    from peft import PeftModel, get_peft_model_state_dict
+
+    with _quiet():
+        try:
+            adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        except Exception as error:  # as for a checkpoint
+            raise ModelLoadError(
+                "An adapter cannot be read", seen=f"{folder}: {type(error).__name__}: {error}"
+            ) from error
+    with _opened(path) as file:
+        saved = set(file.keys())
+    placed = set(get_peft_model_state_dict(adapted))
+    if saved != placed:
+        raise ModelLoadError(
+            "An adapter is that of another network",
+            seen=f"missing {sorted(placed - saved)[:3]}, surplus {sorted(saved - placed)[:3]}",
+            allowed="exactly the weights that its adapter_config.json describes",
+        )
+    for part in (path, folder / "adapter_config.json"):
+        _digest_file(digest, part)
+    return adapted.merge_and_unload()
+
+
+def _device_map(device: str) -> Any:
+    if device == "auto":
+        return {"": "cuda" if torch.cuda.is_available() else "cpu"}
+    return device if device == "balanced" else {"": device}
+
+
+def _quantised(how: Quantisation) -> dict[str, Any]:
+    if how is Quantisation.NONE:
+        return {}
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise ModelLoadError(
+            f"Weights cannot be kept as {how} here",
+            seen="no bitsandbytes",
+            remedy="Install it with: pip install bitsandbytes",
+        )
+    from transformers import BitsAndBytesConfig
+
+    if how is Quantisation.INT8:
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    }
+
+
+def _digest_file(digest: Any, path: Path) -> None:
+    digest.update(path.name.encode())
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ModelLoadError(
+            "A file of weights cannot be read", seen=f"{path}: {error}", remedy="Copy it again"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's progress bars and reports off a server's log; what matters is checked and raised here."""
+    from transformers.utils import logging as library
+
+    level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity(logging.ERROR)
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if bars:
+            library.enable_progress_bar()
