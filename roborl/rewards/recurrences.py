@@ -228,7 +228,7 @@ class Abstention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoneRule:
+class DoneVotes:
     """When a row of probabilities means that the task is finished.
 
     Attributes:
@@ -259,7 +259,7 @@ class DoneSignal:
         rule: The thresholds.
     """
 
-    def __init__(self, rule: DoneRule) -> None:
+    def __init__(self, rule: DoneVotes) -> None:
         self._rule = rule
         self._latest: deque[float] = deque(maxlen=rule.window)
         self._done = False
@@ -277,19 +277,6 @@ class DoneSignal:
         else:
             self._done = sum(p >= self._rule.enter for p in self._latest) >= self._rule.votes
         return self._done
-
-
-def yes_share(yes: float, no: float) -> float:
-    """Return P(yes) among yes and no alone, from their log probabilities; NaN where neither is possible.
-
-    Example:
-        >>> yes_share(0.0, -math.log(3))
-        0.75
-    """
-    top = max(yes, no)
-    if top == -math.inf:
-        return math.nan
-    return math.exp(yes - top) / (math.exp(yes - top) + math.exp(no - top))
 
 
 def _slopes(value: float, change: float, rule: Recurrence) -> tuple[float, float]:

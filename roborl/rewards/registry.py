@@ -12,7 +12,10 @@ from roborl.errors import ModelLoadError
 from roborl.rewards.model import RewardModel
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
-_FORMATS = {"roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model"}
+_FORMATS = {
+    "roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model",
+    "roborl-vlac-1": "roborl.rewards.vlac.folder:load_reward_model",
+}
 _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
 
 

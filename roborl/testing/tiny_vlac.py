@@ -100,7 +100,7 @@ def published_config() -> dict[str, object]:
     }
 
 
-def published_weights(seed: int = 2, *, answers: bool = True) -> dict[str, Tensor]:
+def published_weights(seed: int = 3, *, answers: bool = True) -> dict[str, Tensor]:
     """Return random tensors under their published names, float32.
 
     Args:
@@ -152,7 +152,7 @@ def published_weights(seed: int = 2, *, answers: bool = True) -> dict[str, Tenso
         }
         text = f"language_model.model.layers.{layer}."
         weights |= {
-            f"{text}attention.wqkv.weight": noise((HEADS + 2 * KV_HEADS) * head, HIDDEN),
+            f"{text}attention.wqkv.weight": noise((HEADS + 2 * KV_HEADS) * head, HIDDEN, scale=0.5),
             f"{text}attention.wo.weight": noise(HIDDEN, HIDDEN, scale=1.0),
             f"{text}attention_norm.weight": 1 + noise(HIDDEN),
             f"{text}ffn_norm.weight": 1 + noise(HIDDEN),
@@ -165,7 +165,7 @@ def published_weights(seed: int = 2, *, answers: bool = True) -> dict[str, Tenso
     return weights
 
 
-def write_published_vlac(folder: Path, seed: int = 2, *, answers: bool = True) -> Path:
+def write_published_vlac(folder: Path, seed: int = 3, *, answers: bool = True) -> Path:
     """Write a whole checkpoint in the published layout, and return its folder.
 
     Args:
@@ -202,7 +202,7 @@ def _teach_to_answer(weights: dict[str, Tensor], names: list[str]) -> None:
     for name in ("attention.wo.weight", "feed_forward.w2.weight"):
         for layer in range(LAYERS):
             weights[f"language_model.model.layers.{layer}.{name}"][directions] = 0.0
-    weights["language_model.model.norm.weight"][directions] = 1.0
+    weights["language_model.model.norm.weight"][directions] = 8.0
     embedding[:, directions] = 0.0
     embedding[:, _READY] = 12.0
     embedding[signs] = 0.1 * embedding[signs]

@@ -13,8 +13,8 @@ from roborl.rewards.metrics import negative_rate, value_order_correlation, voc_f
 from roborl.rewards.recurrences import (
     Abstention,
     Change,
-    DoneRule,
     DoneSignal,
+    DoneVotes,
     Recurrence,
     Value,
     accumulate,
@@ -24,7 +24,6 @@ from roborl.rewards.recurrences import (
     quieten,
     sample_reference,
     two_sided,
-    yes_share,
 )
 
 LINEAR, INVERSE, MIXED = Recurrence.LINEAR, Recurrence.INVERSE, Recurrence.MIXED
@@ -250,16 +249,16 @@ def test_a_pair_without_replies_is_no_zero():
 
 
 def test_done_needs_votes_and_is_taken_back_by_votes():
-    signal = DoneSignal(DoneRule(enter=0.9, leave=0.5, votes=2, window=3))
+    signal = DoneSignal(DoneVotes(enter=0.9, leave=0.5, votes=2, window=3))
     said = [signal.see(p) for p in (0.95, 0.2, 0.9, None, 0.7, 0.4, None, 0.3, 0.9)]
     assert said == [False, False, True, True, True, True, True, False, False]
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
 def test_done_is_causal_and_a_single_frame_never_decides(probabilities):
-    signal = DoneSignal(DoneRule(votes=2, window=3))
+    signal = DoneSignal(DoneVotes(votes=2, window=3))
     said = [signal.see(p) for p in probabilities]
-    again = DoneSignal(DoneRule(votes=2, window=3))
+    again = DoneSignal(DoneVotes(votes=2, window=3))
     assert [again.see(p) for p in probabilities[:7]] == said[:7]
     raised = [i for i, now in enumerate(said) if now and not (i and said[i - 1])]
     assert all(sum(p >= 0.9 for p in probabilities[max(0, i - 2) : i + 1]) >= 2 for i in raised)
@@ -270,17 +269,7 @@ def test_done_is_causal_and_a_single_frame_never_decides(probabilities):
 )
 def test_a_rule_that_cannot_be_met_is_refused(fields):
     with pytest.raises(ConfigError, match="never be met"):
-        DoneRule(**fields)
-
-
-def test_the_published_threshold_of_done_is_ten_to_one():
-    """Their expectation leaves out a digit below a tenth of the likeliest, so "above 0.9" begins at ten to one."""
-    assert yes_share(math.log(10), math.log(1)) == pytest.approx(10 / 11)
-    assert yes_share(math.log(9), math.log(1)) == pytest.approx(0.9)
-    assert yes_share(-math.inf, 0.0) == 0.0
-    assert yes_share(0.0, -math.inf) == 1.0
-    assert math.isnan(yes_share(-math.inf, -math.inf))
-    assert yes_share(-2000.0, -2001.0) == pytest.approx(1 / (1 + math.exp(-1)))
+        DoneVotes(**fields)
 
 
 @pytest.mark.parametrize(

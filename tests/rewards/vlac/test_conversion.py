@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.vlac_conversion import convert_checkpoint, is_published, native_config, native_weights
-from roborl.rewards.vlac_tokenizer import convert_tokenizer, read_vocabulary
+from roborl.rewards.vlac.conversion import convert_checkpoint, is_published, native_config, native_weights
+from roborl.rewards.vlac.tokenizer import convert_tokenizer, read_vocabulary
 from roborl.testing.tiny_vlac import (
     IMAGE_PX,
     published_config,
@@ -22,8 +22,8 @@ from roborl.testing.tiny_vlac import (
     write_published_vlac,
 )
 
-TOLERANCE = 2e-4
-"""Of logits in float32 against float64; the logits themselves reach 100."""
+TOLERANCE = 1e-3
+"""Of logits in float32 against float64; the logits themselves reach 20, and a wrong split is off by more than 1."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_with_the_fused_rows_split_otherwise_they_would_not_be(native):
             [rows[:, :2].reshape(64, 64), rows[:, 2].reshape(32, 64), rows[:, 3].reshape(32, 64)]
         )
         published.w[name] = stacked
-    assert np.abs(published.logits(ids) - right).max() > 100 * TOLERANCE
+    assert np.abs(published.logits(ids) - right).max() > 1
 
 
 @torch.inference_mode()

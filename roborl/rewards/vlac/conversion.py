@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.vlac_tokenizer import CONTEXT_TOKEN, END_OF_TURN, convert_tokenizer
+from roborl.rewards.vlac.tokenizer import CONTEXT_TOKEN, END_OF_TURN, convert_tokenizer
 
 _VISION_LAYER = r"vision_model\.encoder\.layers\.(\d+)\."
 _TEXT_LAYER = r"language_model\.model\.layers\.(\d+)\."
