@@ -1,4 +1,4 @@
-"""Which code reads which reward model: by the format that its folder names, from a closed list."""
+"""Which code reads which reward model: by the format that its folder names, or by a name in front; from closed lists."""
 
 from __future__ import annotations
 
@@ -17,28 +17,36 @@ _FORMATS = {
     "roborl-vlac-1": "roborl.rewards.vlac.folder:load_reward_model",
 }
 _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
+# A published checkpoint says what network it is and not what it was trained for, so that is said by whoever names it.
+_PUBLISHED = {"roboreward": "roborl.rewards.roboreward:load_roboreward"}
 
 
-def find_loader(name_or_folder: str) -> Callable[[], RewardModel[Any, Any]]:
+def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
     """Import what reads a reward model, and return a function that reads it.
 
     Args:
-        name_or_folder: A folder with a ``config.json`` that names its format, or the name of a model without weights.
+        place: A folder with a ``config.json`` that names its format, the name of a model without weights, or the name
+            of a published model, a colon, and its checkpoint or its YAML file of settings: ``roboreward:PATH``.
 
     Raises:
         ModelLoadError: If there is no such model, or it is of a format that nothing here reads.
     """
-    if name_or_folder in _NAMES:
-        return _imported(_NAMES[name_or_folder])
-    folder = Path(name_or_folder)
+    if place in _NAMES:
+        return _imported(_NAMES[place])
+    name, colon, checkpoint = place.partition(":")
+    if colon and name in _PUBLISHED:
+        load_published = _imported(_PUBLISHED[name])
+        return lambda: load_published(checkpoint)
+    folder = Path(place)
     try:
         described = json.loads((folder / "config.json").read_text())
         known = described["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelLoadError(
             "This is no reward model",
-            seen=f"{name_or_folder} ({type(error).__name__})",
-            allowed=f"a folder whose config.json names its format, or one of {sorted(_NAMES)}",
+            seen=f"{place} ({type(error).__name__})",
+            allowed=f"a folder whose config.json names its format, one of {sorted(_NAMES)}, or NAME:CHECKPOINT with one"
+            f" of {sorted(_PUBLISHED)}",
             remedy="Train one with: roborl train-reward --dataset PATH --out FOLDER",
         ) from error
     if known not in _FORMATS:
@@ -51,7 +59,7 @@ def find_loader(name_or_folder: str) -> Callable[[], RewardModel[Any, Any]]:
     return lambda: load(folder)
 
 
-def load_reward_model(name_or_folder: str) -> RewardModel[Any, Any]:
+def load_reward_model(place: str) -> RewardModel[Any, Any]:
     """Read a reward model, whatever its kind.
 
     Raises:
@@ -61,7 +69,7 @@ def load_reward_model(name_or_folder: str) -> RewardModel[Any, Any]:
         >>> load_reward_model("brightness").version
         'brightness-all'
     """
-    return find_loader(name_or_folder)()
+    return find_loader(place)()
 
 
 def _imported(place: str) -> Callable[..., RewardModel[Any, Any]]:

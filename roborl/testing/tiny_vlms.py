@@ -52,7 +52,15 @@ _QWEN_SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-_INTERN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+_INTERN_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<img>",
+    "</img>",
+    "<IMG_CONTEXT>",
+    "<video>",
+)
 _DEFAULT_SYSTEM = "{%- if messages[0].role != 'system' -%}{{ '<|im_start|>system\\nYou answer questions.<|im_end|>\\n' }}{%- endif -%}"
 
 
@@ -106,7 +114,9 @@ def build_tiny_vlm(
             for name, parameter in model.named_parameters():
                 # Larger than usual for a first state: otherwise all pictures and words look alike to so small a network.
                 if parameter.ndim > 1:
-                    parameter.normal_(0.0, 1.0 if "embed_tokens" in name else 1.5 / parameter[0].numel() ** 0.5)
+                    parameter.normal_(
+                        0.0, 1.0 if "embed_tokens" in name else 1.5 / parameter[0].numel() ** 0.5
+                    )
         model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
         model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
         model.save_pretrained(folder)
@@ -155,7 +165,9 @@ def _tokenizer(special: tuple[str, ...], text: str) -> Any:
 
 def _template(image: str, video: str, start: str = "") -> str:
     return (
-        _CHATML_TURN.replace("@IMAGE@", image).replace("@VIDEO@", video).replace("@START@\n", start and start + "\n")
+        _CHATML_TURN.replace("@IMAGE@", image)
+        .replace("@VIDEO@", video)
+        .replace("@START@\n", start and start + "\n")
     )
 
 

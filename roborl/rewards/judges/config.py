@@ -59,6 +59,10 @@ class JudgeConfig:
     served_model: str = ""
     # Environment variable with the endpoints' key; empty for none.
     key_variable: str = ""
+    # How endpoints are shown clips: pictures (their frames, each behind its instant) or video (vLLM's form).
+    clips: str = "pictures"
+    # Whether endpoints can be made to start a reply with given words, as vLLM and SGLang can.
+    prefill: bool = True
     # Questions under way at each endpoint.
     concurrency: int = 8
     # Longest that a question may take, all attempts together, s.
@@ -78,6 +82,10 @@ class JudgeConfig:
         dtypes = ("auto", "bfloat16", "float16", "float32")
         if self.dtype not in dtypes:
             raise ConfigError("There is no such number format", seen=self.dtype, allowed=dtypes)
+        if self.clips not in ("pictures", "video"):
+            raise ConfigError(
+                "Clips cannot be shown in this way", seen=self.clips, allowed=("pictures", "video")
+            )
         counts = (self.concurrency, self.attempts)
         if min(counts) < 1 or min(self.deadline_s, self.timeout_s) <= 0 or self.backoff_s < 0:
             raise ConfigError(
@@ -106,4 +114,5 @@ def open_judge(config: JudgeConfig, checkpoint: str) -> VlmJudge:
         return OpenAiJudge(config, checkpoint)
     from roborl.rewards.judges.transformers_judge import TransformersJudge
 
-    return TransformersJudge.load(config, checkpoint)
+    judge: VlmJudge = TransformersJudge.load(config, checkpoint)
+    return judge

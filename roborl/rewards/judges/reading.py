@@ -93,9 +93,7 @@ class Reader:
         reading.positions = reading.positions + 1
         reading.logits = self._logits(hidden[:, -1])
 
-    def _find_prefixes(
-        self, turns: Sequence[Turn]
-    ) -> tuple[list[int], list[Prefix | None], tuple[int, ...]]:
+    def _find_prefixes(self, turns: Sequence[Turn]) -> tuple[list[int], list[Prefix | None], tuple[int, ...]]:
         """Return for each question where its reading begins, what stands before, and how much of that was known."""
         if not self._prefixes.max_bytes:
             return [0] * len(turns), [None] * len(turns), (0,) * len(turns)
@@ -104,7 +102,7 @@ class Reader:
         fresh = [turn for key, turn in wanted.items() if key not in known]
         made: dict[bytes, Prefix] = {}
         if fresh:
-            _, cache, mask = self._read_spans([(t, 0, t.prefix) for t in fresh], [None] * len(fresh))
+            _, cache, _ = self._read_spans([(t, 0, t.prefix) for t in fresh], [None] * len(fresh))
             for row, turn in enumerate(fresh):
                 # Copies, so that one prefix does not hold the memory of the whole batch.
                 layers = tuple(

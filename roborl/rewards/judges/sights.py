@@ -93,12 +93,20 @@ class Family(Protocol):
         """Token ids that stand for visual tokens."""
         ...
 
-    def positions(self, ids: Tensor, shown: Sequence[Clip | None], sights: Sequence[Sequence[Sight]]) -> Tensor:
+    def positions(
+        self, ids: Tensor, shown: Sequence[Clip | None], sights: Sequence[Sequence[Sight]]
+    ) -> Tensor:
         """Return where each token of a question stands, int64 (axes, n), on the CPU."""
         ...
 
     def read(
-        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any, visual: Tensor, deep: Sequence[Tensor]
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        visual: Tensor,
+        deep: Sequence[Tensor],
     ) -> Tensor:
         """Run the language network over tokens behind what the cache holds.
 
@@ -225,7 +233,9 @@ class QwenFamily:
             return [count for part in counts for count in part]
         return [sum(part) for part in counts]
 
-    def positions(self, ids: Tensor, shown: Sequence[Clip | None], sights: Sequence[Sequence[Sight]]) -> Tensor:
+    def positions(
+        self, ids: Tensor, shown: Sequence[Clip | None], sights: Sequence[Sequence[Sight]]
+    ) -> Tensor:
         """Ask the network's own code, which counts rows and columns of visual tokens along axes of their own."""
         if not sights:
             return torch.arange(len(ids)).expand(3, -1)
@@ -251,7 +261,13 @@ class QwenFamily:
         return found
 
     def read(
-        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any, visual: Tensor, deep: Sequence[Tensor]
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        visual: Tensor,
+        deep: Sequence[Tensor],
     ) -> Tensor:
         """Run the language network."""
         options: dict[str, Any] = {}
@@ -349,12 +365,20 @@ class InternVlFamily:
         """Return the number of visual tokens behind each mark."""
         return [len(part[0].embeds) for part in sights]
 
-    def positions(self, ids: Tensor, shown: Sequence[Clip | None], sights: Sequence[Sequence[Sight]]) -> Tensor:
+    def positions(
+        self, ids: Tensor, shown: Sequence[Clip | None], sights: Sequence[Sequence[Sight]]
+    ) -> Tensor:
         """Count the tokens."""
         return torch.arange(len(ids))[None]
 
     def read(
-        self, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Any, visual: Tensor, deep: Sequence[Tensor]
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        visual: Tensor,
+        deep: Sequence[Tensor],
     ) -> Tensor:
         """Run the language network."""
         out = self._model.model.language_model(

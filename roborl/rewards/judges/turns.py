@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -64,8 +63,8 @@ class Turn:
 
     @property
     def next_position(self) -> int:
-        """Position of the reply's first token, on every axis."""
-        return int(self.positions.max()) + 1
+        """Position of the reply's first token, on every axis: one on from the last, which is always a word's."""
+        return int(self.positions[:, -1].max()) + 1
 
 
 class TurnWriter:
@@ -104,7 +103,7 @@ class TurnWriter:
         prefix, key = 0, b""
         if query.prefix:
             kept = self._encode(self._spelt(query, query.parts[: query.prefix]))
-            same = len(commonprefix([kept, ids]))
+            same = _shared(kept, ids)
             prefix = min(int(counts[:same].sum()), len(full) - 1)
             shown = sum(not isinstance(part, str) for part in query.parts[: query.prefix])
             key = _prefix_key(full[:prefix], seen[:shown])
@@ -140,8 +139,8 @@ class TurnWriter:
         ids = self._encode(turn + query.reply_start)
         answers = [self._encode(turn + query.reply_start + choice) for choice in query.choices]
         # Where a choice melts into the end of what stands before it, that end is left for the choice to say.
-        ids = tuple(commonprefix([ids, *answers]))
-        begin = len(commonprefix([asked, ids]))
+        ids = ids[: min((_shared(ids, answer) for answer in answers), default=len(ids))]
+        begin = _shared(asked, ids)
         choices = tuple(answer[len(ids)] for answer in answers if len(answer) == len(ids) + 1)
         if len(set(choices)) != len(query.choices) or begin < len(asked):
             raise ShapeError(
@@ -179,6 +178,12 @@ class TurnWriter:
 
     def _encoded(self, text: str) -> Ids:
         return tuple(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _shared(one: Ids, other: Ids) -> int:
+    """Return how many leading tokens are the same."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _prefix_key(ids: Tensor, seen: Sequence[Seen]) -> bytes:

@@ -76,7 +76,9 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
             )
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a checkpoint is a foreign file: whatever its readers raise, it cannot be used
+        except (
+            Exception
+        ) as error:  # a checkpoint is a foreign file: whatever its readers raise, it cannot be used
             raise ModelLoadError(
                 "A checkpoint cannot be read",
                 seen=f"{folder}: {type(error).__name__}: {error}",

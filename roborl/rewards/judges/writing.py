@@ -81,9 +81,7 @@ class ReplyWriter:
             draft.text = draft.text or self._decode(draft.ids)
         return drafts
 
-    def _choose(
-        self, drafts: Sequence[Draft], logits: Tensor, dice: Sequence[torch.Generator]
-    ) -> Tensor:
+    def _choose(self, drafts: Sequence[Draft], logits: Tensor, dice: Sequence[torch.Generator]) -> Tensor:
         """Add a token to every reply that is open; return the tokens, those of the others without meaning."""
         likeliest = logits.argmax(dim=1).tolist()
         chosen = []

@@ -57,7 +57,7 @@ def by_the_library(judge, query, image_options=None):
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    images = [p for p in query.parts if isinstance(p, np.ndarray)]
+    images = [p.copy() for p in query.parts if isinstance(p, np.ndarray)]
     clips = [p for p in query.parts if isinstance(p, Clip)]
     options = dict(image_options or {})
     if images:
@@ -137,3 +137,154 @@ def test_a_batch_answers_as_single_questions_do(judge_of, kind, options):
         for one, other in zip(judge.answer(queries), singles, strict=True):
             close(one, other)
     assert len({single.probabilities for single in singles}) > 5, "the network is blind to its questions"
+
+
+def test_every_different_picture_is_seen_once(judge_of):
+    judge = judge_of("qwen3_vl")
+    judge.answer([ask(seed) for seed in range(4)])
+    assert judge.eyes.looked == 6
+    judge.answer([ask(seed) for seed in range(5)])
+    assert judge.eyes.looked == 7
+    forgetful = judge_of("qwen3_vl", vision_cache_mb=0)
+    forgetful.answer([ask(0), ask(1)])
+    forgetful.answer([ask(0)])
+    assert forgetful.eyes.looked == 4 + 3
+
+
+def test_a_growing_clip_is_seen_where_it_has_grown(judge_of):
+    judge = judge_of("qwen3_vl")
+    for count in (2, 4, 6, 8):
+        judge.answer([VlmQuery(parts=(clip(1, count),), max_tokens=1)])
+    assert judge.eyes.looked == 4
+
+
+@pytest.mark.parametrize("kind", TINY_KINDS)
+def test_a_prefix_is_read_once(judge_of, kind):
+    judge = judge_of(kind)
+    first, second = judge.answer([ask(0)]) + judge.answer([ask(0)])
+    assert first.reused_tokens == 0 < second.reused_tokens < second.prompt_tokens
+    close(second, first)
+    (other,) = judge.answer([ask(0, system="be short")])
+    assert other.reused_tokens == 0
+    assert judge.prefixes.nbytes <= judge.prefixes.max_bytes
+
+
+def test_the_same_words_about_other_pictures_are_another_prefix(judge_of):
+    judge = judge_of("qwen3_vl")
+
+    def about(seed):
+        return VlmQuery(parts=(picture(seed), "goal", picture(9)), prefix=2, max_tokens=0, choices=DIGITS)
+
+    replies = judge.answer([about(0), about(1), about(0)]) + judge.answer([about(1)])
+    assert replies[0].probabilities == pytest.approx(replies[2].probabilities, abs=1e-6)
+    assert replies[1].probabilities == pytest.approx(replies[3].probabilities, abs=2e-5)
+    assert replies[0].probabilities != pytest.approx(replies[1].probabilities, abs=1e-3)
+    assert replies[3].reused_tokens > 0
+
+
+def test_what_is_kept_is_bounded(judge_of):
+    judge = judge_of("qwen3_vl", vision_cache_mb=1, prefix_cache_mb=1)
+    for seed in range(60):
+        judge.answer([VlmQuery(parts=("x " * 300, picture(seed)), prefix=2, max_tokens=1)])
+    for cache in (judge.sights, judge.prefixes):
+        assert 0 < cache.nbytes <= 1 << 20
+    assert judge.prefixes.nbytes > 1 << 19
+
+
+@pytest.mark.parametrize("kind", TINY_KINDS)
+def test_numbers_that_are_not_finite_are_no_reply_and_hurt_nobody_else(judge_of, kind):
+    sound, judge = judge_of(kind), judge_of(kind)
+    broken = judge.network.processor.tokenizer("the cube")["input_ids"][-1]
+    with torch.no_grad():
+        judge.network.model.get_input_embeddings().weight[broken] = float("nan")
+    queries = [ask(0), VlmQuery(parts=("the cube", picture(0)), max_tokens=4), ask(1)]
+    first, none, last = judge.answer(queries)
+    assert none is None
+    expected = sound.answer([queries[0], queries[2]])
+    assert first.probabilities == pytest.approx(expected[0].probabilities, abs=2e-5)
+    assert last.probabilities == pytest.approx(expected[1].probabilities, abs=2e-5)
+
+
+def test_what_cannot_be_asked_is_no_reply_and_hurts_nobody_else(judge_of):
+    judge = judge_of("qwen3_vl")
+    replies = judge.answer(
+        [
+            ask(0),
+            VlmQuery(parts=("put it <|image_pad|> there", picture(0))),
+            VlmQuery(parts=("a", np.zeros((1, 500, 3), np.uint8))),
+            VlmQuery(parts=("which",), choices=("one of them", "another"), max_tokens=1),
+            ask(1),
+        ]
+    )
+    assert [reply is None for reply in replies] == [False, True, True, True, False]
+    (reply,) = judge_of("internvl").answer([VlmQuery(parts=(clip(0, 2), "what?"))])
+    assert reply is None
+
+
+def test_sampling_depends_on_the_seed_alone(judge_of):
+    judge = judge_of("qwen3_vl")
+
+    def sample(seed, words="say"):
+        return VlmQuery(parts=(words, picture(0)), temperature=1.0, seed=seed, max_tokens=12)
+
+    together = [r.text for r in judge.answer([sample(s) for s in range(6)])]
+    assert together == [judge.answer([sample(s)])[0].text for s in range(6)]
+    assert len(set(together)) > 3
+    cold = judge.answer([sample(0), VlmQuery(parts=("say", picture(0)), max_tokens=12)])[1].text
+    assert cold == judge.answer([VlmQuery(parts=("say", picture(0)), max_tokens=12)])[0].text
+
+
+def test_a_reply_ends_at_its_stop_at_its_end_or_at_the_limit(judge_of):
+    judge = judge_of("qwen3_vl")
+    free = judge.answer([ask(0, max_tokens=12)])[0]
+    assert not free.ended
+    stop = free.text[len("ANSWER: ") + 1]
+    (stopped,) = judge.answer([ask(0, max_tokens=12, stop=(stop,))])
+    assert stopped.ended
+    assert stop in stopped.text[len("ANSWER: ") :]
+    assert free.text.startswith(stopped.text)
+    assert len(stopped.text) < len(free.text)
+    third = judge.network.processor.tokenizer(free.text)["input_ids"][5]
+    judge.network.model.generation_config.eos_token_id = [third]
+    (ended,) = TransformersJudge(judge.network, JudgeConfig()).answer([ask(0, max_tokens=12)])
+    assert ended.ended
+    assert free.text.startswith(ended.text)
+    assert len(ended.text) < len(free.text)
+
+
+def test_alternatives_are_those_of_each_place(judge_of):
+    judge = judge_of("qwen3_vl")
+    (reply,) = judge.answer([ask(0, alternatives=5, max_tokens=4)])
+    assert len(reply.tokens) == 4
+    for token in reply.tokens:
+        chances = [p for _, p in token.alternatives]
+        assert len(chances) == 5
+        assert chances == sorted(chances, reverse=True)
+        assert token.alternatives[0][0] == token.text
+    whole = judge.answer([ask(0, alternatives=10_000, max_tokens=1)])[0].tokens[0]
+    named = dict(whole.alternatives)
+    for digit, p in zip(DIGITS, reply.probabilities, strict=True):
+        assert named[digit] == pytest.approx(p * reply.mass, rel=1e-4)
+
+
+def test_the_pixels_are_those_that_are_set(judge_of):
+    query = VlmQuery(parts=(picture(0, 240, 320), clip(0, 4)), max_tokens=1)
+    assert judge_of("qwen3_vl").cells(query)[0] == (1, 1, 2)
+    wide = judge_of("qwen3_vl", min_pixels=12_544, max_pixels=76_800)
+    assert wide.cells(query)[0] == (1, 7, 10)
+    assert wide.answer([query])[0].cells == wide.cells(query)
+    assert wide.identity != judge_of("qwen3_vl").identity
+
+
+def test_out_of_memory_lets_go_of_everything_kept(judge_of, monkeypatch):
+    judge = judge_of("qwen3_vl")
+    judge.answer([ask(0)])
+    assert judge.sights.nbytes > 0 < judge.prefixes.nbytes
+
+    def fail(turns):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(judge._reader, "read", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        judge.answer([ask(1)])
+    assert judge.sights.nbytes == judge.prefixes.nbytes == 0

@@ -1,0 +1,328 @@
+"""Endpoints that speak OpenAI's protocol as one judge: this is how judging outgrows one machine.
+
+Several endpoints are asked in turn; one that fails rests for a while. A question that no endpoint answers in time has
+no reply, and where none of them can be reached at all the judge says that it is down.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import httpx
+import xxhash
+
+from roborl.errors import ConfigError
+from roborl.rewards.judges.caches import RecentCache
+from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.queries import Cells, Clip, Token, VlmQuery, VlmReply, picture_key
+from roborl.rewards.model import JudgeDown
+from roborl.types import Image
+
+log = logging.getLogger(__name__)
+
+_MOST_ALTERNATIVES = 20  # what the protocol allows
+_KEPT_PICTURES = 256 << 20  # bytes of pictures in the form that is sent
+_LARGEST_REPLY = 4 << 20
+_AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
+
+
+@dataclass(slots=True, eq=False)
+class _Endpoint:
+    """One address, how many questions it may have at once, and until when it rests."""
+
+    url: str
+    seats: threading.Semaphore
+    rests_until: float = 0.0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Url:
+    text: str
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.text)
+
+
+class _Unreachable(Exception):
+    """No endpoint gave any answer to a question."""
+
+
+class OpenAiJudge:
+    """Answers by asking endpoints, many questions at once. :meth:`answer` is called by one thread.
+
+    Args:
+        config: Endpoints, limits and deadlines.
+        checkpoint: What is served there, as part of the judge's identity; the weights themselves cannot be seen.
+
+    Attributes:
+        model: Name of the model at the endpoints.
+        faults: Failed attempts by reason.
+
+    Raises:
+        JudgeDown: If the name of the model is not given and no endpoint tells it.
+        ConfigError: If the named variable holds no key.
+    """
+
+    def __init__(self, config: JudgeConfig, checkpoint: str = "") -> None:
+        self._config = config
+        headers = {}
+        if config.key_variable:
+            key = os.environ.get(config.key_variable)
+            if not key:
+                raise ConfigError(
+                    "The environment variable with the endpoints' key is empty", seen=config.key_variable
+                )
+            headers["Authorization"] = f"Bearer {key}"
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
+        self._client = httpx.Client(headers=headers, timeout=config.timeout_s, limits=limits)
+        self._endpoints = [
+            _Endpoint(url.rstrip("/"), threading.Semaphore(config.concurrency)) for url in config.endpoints
+        ]
+        self._turn = 0
+        self._lock = threading.Lock()
+        self._urls: RecentCache[bytes, _Url] = RecentCache(_KEPT_PICTURES)
+        self.faults: Counter[str] = Counter()
+        self.model = config.served_model or self._only_model()
+        self._threads = ThreadPoolExecutor(
+            config.concurrency * len(self._endpoints), thread_name_prefix="endpoint"
+        )
+        known = json.dumps([self.model, checkpoint, config.clips, config.prefill])
+        self._identity = f"endpoint-{xxhash.xxh3_128(known.encode()).hexdigest()[:16]}"
+
+    @property
+    def identity(self) -> str:
+        """Hash of the model's name and of how it is asked."""
+        return self._identity
+
+    def cells(self, query: VlmQuery) -> tuple[Cells, ...] | None:
+        """Return nothing: an endpoint does not tell what it sees of a picture."""
+        return None
+
+    def answer(self, queries: Sequence[VlmQuery]) -> list[VlmReply | None]:
+        """Return one reply per query; None where no endpoint gave one in time.
+
+        Raises:
+            JudgeDown: If no endpoint could be reached for any of them.
+        """
+        bodies = [self._body(query) for query in queries]
+        deadline = time.monotonic() + self._config.deadline_s
+        futures = [
+            self._threads.submit(self._ask, query, body, deadline)
+            for query, body in zip(queries, bodies, strict=True)
+        ]
+        replies: list[VlmReply | None] = []
+        unreachable = 0
+        for future in futures:
+            try:
+                replies.append(future.result())
+            except _Unreachable:
+                unreachable += 1
+                replies.append(None)
+        if queries and unreachable == len(queries):
+            raise JudgeDown(
+                "No endpoint of the judge answers",
+                seen=[endpoint.url for endpoint in self._endpoints],
+                remedy="Start one, such as: vllm serve MODEL; the judge asks again by itself",
+            )
+        return replies
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    def _ask(self, query: VlmQuery, body: dict[str, Any], deadline: float) -> VlmReply | None:
+        """Ask endpoint after endpoint until one answers, the attempts are used up or the time is."""
+        config = self._config
+        reached = False
+        for attempt in range(config.attempts):
+            endpoint = self._next_endpoint()
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not endpoint.seats.acquire(timeout=left_s):
+                break
+            pause_s = config.backoff_s * 2**attempt
+            try:
+                began = time.monotonic()
+                left_s = max(deadline - began, 1e-3)
+                response = self._client.post(
+                    f"{endpoint.url}/chat/completions", json=body, timeout=min(config.timeout_s, left_s)
+                )
+                reached = True
+                if response.status_code == httpx.codes.OK:
+                    reply = _reply(query, response.content, (time.monotonic() - began) * 1e3)
+                    endpoint.failed = 0
+                    return reply
+                self._fail(f"status {response.status_code}", endpoint, response.text[:200])
+                if response.status_code not in _AGAIN:
+                    return None
+                pause_s = max(pause_s, _retry_after_s(response))
+            except httpx.TimeoutException as error:
+                self._fail("timeout", endpoint, error)
+            except httpx.HTTPError as error:
+                self._fail("unreachable", endpoint, error)
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                self._fail("unreadable", endpoint, error)
+            finally:
+                endpoint.seats.release()
+            self._rest(endpoint, pause_s)
+            if attempt + 1 < config.attempts and self._all_rest():
+                time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
+        if not reached:
+            raise _Unreachable
+        return None
+
+    def _next_endpoint(self) -> _Endpoint:
+        """Return the next in turn that does not rest, or the one whose rest ends first."""
+        with self._lock:
+            now = time.monotonic()
+            self._turn += 1
+            order = self._endpoints[self._turn % len(self._endpoints) :] + self._endpoints
+            awake = [endpoint for endpoint in order if endpoint.rests_until <= now]
+            return awake[0] if awake else min(self._endpoints, key=lambda e: e.rests_until)
+
+    def _all_rest(self) -> bool:
+        now = time.monotonic()
+        return all(endpoint.rests_until > now for endpoint in self._endpoints)
+
+    def _rest(self, endpoint: _Endpoint, pause_s: float) -> None:
+        endpoint.rests_until = max(endpoint.rests_until, time.monotonic() + pause_s)
+
+    def _fail(self, fault: str, endpoint: _Endpoint, detail: object) -> None:
+        with self._lock:
+            self.faults[fault] += 1
+            endpoint.failed += 1
+            count = self.faults[fault]
+        if count.bit_count() == 1:  # the 1st, 2nd, 4th: an endpoint that is away must not fill the log
+            log.warning("%s of %s, %d so far: %s", fault, endpoint.url, count, detail)
+
+    def _body(self, query: VlmQuery) -> dict[str, Any]:
+        messages: list[dict[str, Any]] = []
+        if query.system:
+            messages.append({"role": "system", "content": query.system})
+        content = [piece for part in query.parts for piece in self._pieces(part)]
+        messages.append({"role": "user", "content": content})
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            "max_tokens": max(1, query.max_tokens),
+            "temperature": query.temperature,
+            "seed": query.seed,
+        }
+        if query.reply_start and self._config.prefill:
+            messages.append({"role": "assistant", "content": query.reply_start})
+            body |= {"continue_final_message": True, "add_generation_prompt": False}
+        if query.stop:
+            body |= {"stop": list(query.stop), "include_stop_str_in_output": True}
+        if query.choices or query.alternatives:
+            wanted = _MOST_ALTERNATIVES if query.choices else min(query.alternatives, _MOST_ALTERNATIVES)
+            body |= {"logprobs": True, "top_logprobs": wanted}
+        return body
+
+    def _pieces(self, part: str | Image | Clip) -> list[dict[str, Any]]:
+        if isinstance(part, str):
+            return [{"type": "text", "text": part}]
+        if not isinstance(part, Clip):
+            return [self._picture(part)]
+        if self._config.clips == "video":
+            frames = ",".join(_encoded(frame, ".jpg") for frame in part.frames)
+            return [{"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}]
+        pieces: list[dict[str, Any]] = []
+        for stamp_s, frame in zip(part.stamps_s, part.frames, strict=True):
+            pieces += [{"type": "text", "text": f"<{stamp_s:.1f} seconds>"}, self._picture(frame)]
+        return pieces
+
+    def _picture(self, picture: Image) -> dict[str, Any]:
+        key = picture_key(picture)
+        url = self._urls.get(key)
+        if url is None:
+            # Without loss: what the network sees must not depend on how it was sent.
+            url = _Url(f"data:image/png;base64,{_encoded(picture, '.png')}")
+            self._urls.put(key, url)
+        return {"type": "image_url", "image_url": {"url": url.text}}
+
+    def _only_model(self) -> str:
+        for endpoint in self._endpoints:
+            try:
+                listed = self._client.get(f"{endpoint.url}/models").raise_for_status().json()["data"]
+                names = sorted({str(model["id"]) for model in listed})
+            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+                self._fail("unreachable", endpoint, error)
+                continue
+            if len(names) != 1:
+                raise ConfigError(
+                    "It is not clear which model of an endpoint is meant",
+                    seen=names,
+                    remedy="Name one: --judge.served_model",
+                )
+            return names[0]
+        raise JudgeDown(
+            "No endpoint of the judge tells what it serves",
+            seen=[endpoint.url for endpoint in self._endpoints],
+            remedy="Start one, or name the model: --judge.served_model",
+        )
+
+
+def _reply(query: VlmQuery, content: bytes, took_ms: float) -> VlmReply:
+    if len(content) > _LARGEST_REPLY:
+        raise ValueError(f"a reply of {len(content)} bytes")
+    answered = json.loads(content)
+    (choice,) = answered["choices"]
+    text = choice["message"]["content"] or ""
+    if not isinstance(text, str):
+        raise ValueError("a reply that is no text")
+    places = (choice.get("logprobs") or {}).get("content") or []
+    tokens = tuple(_token(place) for place in places)
+    probabilities, mass = _weigh(query.choices, tokens[0]) if query.choices and tokens else (None, 0.0)
+    usage = answered.get("usage") or {}
+    details = usage.get("prompt_tokens_details") or {}
+    return VlmReply(
+        text=query.reply_start + (text if query.max_tokens else ""),
+        probabilities=probabilities,
+        mass=mass,
+        tokens=tokens[: query.max_tokens] if query.alternatives else (),
+        ended=choice.get("finish_reason") != "length",
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        reused_tokens=int(details.get("cached_tokens") or 0),
+        timings_ms={"endpoint": took_ms},
+    )
+
+
+def _token(place: dict[str, Any]) -> Token:
+    others = [(str(other["token"]), math.exp(float(other["logprob"]))) for other in place["top_logprobs"]]
+    if not all(math.isfinite(p) for _, p in others):
+        raise ValueError("probabilities that are not finite")
+    return Token(text=str(place["token"]), alternatives=tuple(sorted(others, key=lambda pair: -pair[1])))
+
+
+def _weigh(choices: Sequence[str], token: Token) -> tuple[tuple[float, ...] | None, float]:
+    """Return the probability of each choice among those reported, and of all of them together."""
+    found = [sum(p for text, p in token.alternatives if text.strip() == choice) for choice in choices]
+    mass = sum(found)
+    return (tuple(p / mass for p in found) if mass > 0 else None), min(mass, 1.0)
+
+
+def _encoded(picture: Image, form: str) -> str:
+    done, data = cv2.imencode(form, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done, "a checked picture can be encoded"
+    return base64.b64encode(data.tobytes()).decode()
+
+
+def _retry_after_s(response: httpx.Response) -> float:
+    try:
+        return max(0.0, min(float(response.headers.get("retry-after", "0")), 60.0))
+    except ValueError:
+        return 0.0

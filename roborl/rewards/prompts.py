@@ -1,0 +1,260 @@
+"""Where the words of a model's question come from: the user's own copy of what was published, else our own wording.
+
+A checkpoint answers well only to the words it was trained on, and those words are their authors'. They are read when
+a model is loaded, from the card or the code that came with the checkpoint, and never copied into this project. Code is
+read by its string constants and never run. What was used is part of the version of every score.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from roborl.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_FENCE = re.compile(
+    r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL
+)
+_LARGEST = 4 << 20  # bytes; a card or a source file of words is far smaller
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """Where the words of the question come from."""
+
+    # A text, card (.md) or Python source (.py) with the published wording; empty looks at the checkpoint's own card.
+    file: str = ""
+    # SHA-256 that the wording must have; empty for the known ones, or any where none is known.
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptContract:
+    """What a wording must contain to be of use to a model.
+
+    Attributes:
+        name: Name of the model.
+        own: The project's wording of the same contract, with ``{task}`` for each slot.
+        pictures: Number of picture marks.
+        mark: The picture mark.
+        slots: How often the instruction stands in it; 0 for at least once.
+        words: Texts that tell it from other strings in a card or source, in any case.
+        known: SHA-256 of the published wording, where one is published.
+    """
+
+    name: str
+    own: str
+    pictures: int = 0
+    mark: str = "<image>"
+    slots: int = 0
+    words: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+
+    def slot(self, text: str) -> str | None:
+        """Return the name of the slot for the instruction; None where the text does not keep the contract."""
+        names = set(re.findall(r"\{([A-Za-z_][A-Za-z0-9_.\[\]'\"]*)\}", text))
+        if len(names) != 1 or text.count(self.mark) != self.pictures:
+            return None
+        (name,) = names
+        count = text.count("{" + name + "}")
+        lower = text.lower()
+        fits = all(word.lower() in lower for word in self.words) and count in (self.slots or count,)
+        return name if fits else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A wording in use.
+
+    Attributes:
+        template: The words, with slots and picture marks.
+        slot: Name of the slot for the instruction.
+        mark: The picture mark.
+        origin: ``known`` where its SHA-256 is a published one, ``found`` where it was read from the user's copy and
+            none is published, ``own`` for the project's own.
+        place: Where it was read; empty for the project's own.
+    """
+
+    template: str
+    slot: str
+    mark: str
+    origin: str
+    place: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the template."""
+        return digest_of(self.template)
+
+    def fill(self, task: str) -> tuple[str, ...]:
+        """Return the words with the instruction in its slots, cut at the picture marks.
+
+        The instruction is put in last, so that a mark in it stays words.
+        """
+        return tuple(part.replace("{" + self.slot + "}", task) for part in self.template.split(self.mark))
+
+
+def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | None = None) -> Prompt:
+    """Find the wording for a model.
+
+    Args:
+        contract: What it must contain.
+        config: Where to look, and what hash to insist on.
+        folder: The checkpoint's folder, whose card is looked at where no file is named; None where there is none.
+
+    Returns:
+        The published wording where the user has it; else, with a warning, the project's own.
+
+    Raises:
+        ConfigError: If the named file has no such wording or several, or none has the hash insisted on.
+    """
+    place = Path(config.file) if config.file else _card(folder)
+    candidates = dict.fromkeys(texts_of(place)) if place is not None else {}
+    wanted = (config.sha256,) if config.sha256 else contract.known
+    fitting = {text: slot for text in candidates if (slot := contract.slot(text)) is not None}
+    known = {text: slot for text, slot in fitting.items() if digest_of(text) in wanted}
+    if config.sha256 and not known:
+        raise ConfigError(
+            f"The wording for {contract.name} does not have the hash that is insisted on",
+            seen=sorted(digest_of(text) for text in fitting) or f"no wording in {place}",
+            allowed=config.sha256,
+            remedy="Name the file that has it: --prompt.file",
+        )
+    found = known or fitting
+    if config.file and len(found) != 1:
+        raise ConfigError(
+            f"The file named has not one wording for {contract.name}",
+            seen=f"{len(found)} in {config.file}",
+            allowed=f"one text with a {{task}} slot, {contract.pictures} marks {contract.mark},"
+            f" and {list(contract.words)}",
+            remedy="Put the wording alone into a text file, with {task} where the instruction stands",
+        )
+    if len(found) == 1:
+        ((text, slot),) = found.items()
+        if not known and contract.known:
+            log.warning(
+                "the wording for %s in %s is not the published one (sha256 %s): expect other scores",
+                contract.name,
+                place,
+                digest_of(text)[:12],
+            )
+        return Prompt(
+            template=text,
+            slot=slot,
+            mark=contract.mark,
+            origin="known" if known else "found",
+            place=str(place),
+        )
+    log.warning(
+        "%s is asked in roborl's own words, to which it answers less well than to those it was trained on: %s."
+        " Name a copy of its card or code: --prompt.file",
+        contract.name,
+        f"{len(found)} possible wordings in {place}" if place else "its card is not beside the checkpoint",
+    )
+    return own_prompt(contract)
+
+
+def own_prompt(contract: PromptContract) -> Prompt:
+    """Return the project's own wording."""
+    slot = contract.slot(contract.own)
+    assert slot is not None, "the project's own wording keeps its contract"
+    return Prompt(template=contract.own, slot=slot, mark=contract.mark, origin="own")
+
+
+def digest_of(text: str) -> str:
+    """Return the SHA-256 of a text in UTF-8, as hex.
+
+    Example:
+        >>> digest_of("")[:8]
+        'e3b0c442'
+    """
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """Yield every text in a file that may be a wording: the whole, fenced blocks of a card, constants of a source.
+
+    Raises:
+        ConfigError: If the file cannot be read, or is no text.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"larger than {_LARGEST} bytes")
+        text = path.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        raise ConfigError("A file of words cannot be read", seen=f"{path}: {error}") from error
+    if path.suffix == ".py":
+        yield from constants_of(text)
+    elif path.suffix in (".md", ".markdown"):
+        for _, language, block in _FENCE.findall(text):
+            if language.lower() in ("python", "py", "python3"):
+                yield from constants_of(block)
+            else:
+                yield block
+                yield block.rstrip("\n")
+    else:
+        yield text
+        yield text.rstrip("\n")
+
+
+def constants_of(source: str) -> Iterator[str]:
+    """Yield the strings of a Python source without running it; names within them stand as ``{name}``.
+
+    Adjacent strings, sums of strings and formatted strings come as one. A source with an error has none.
+
+    Example:
+        >>> list(constants_of('ask = f"Do {task}" + " now"'))
+        ['Do {task} now']
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        text = _text(node)
+        if text is not None:
+            yield text
+        else:
+            waiting += list(ast.iter_child_nodes(node))[::-1]
+
+
+def _text(node: ast.AST) -> str | None:
+    """Return the string that an expression is, names in it as slots; None where it is none."""
+    match node:
+        case ast.Constant(value=str() as value):
+            return value
+        case ast.JoinedStr(values=values):
+            parts = [_inner(value) for value in values]
+            return None if None in parts else "".join(part for part in parts if part is not None)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            one, other = _inner(left), _inner(right)
+            if one is None or other is None or not (_text(left) or _text(right)):
+                return None
+            return one + other
+    return None
+
+
+def _inner(node: ast.AST) -> str | None:
+    """Return a part of a string: itself, or the slot that a name stands for."""
+    match node:
+        case ast.FormattedValue(value=value):
+            return _inner(value)
+        case ast.Name(id=name):
+            return "{" + name + "}"
+        case ast.Attribute() | ast.Subscript():
+            return "{" + ast.unparse(node) + "}"
+    return _text(node)
+
+
+def _card(folder: Path | None) -> Path | None:
+    card = None if folder is None else folder / "README.md"
+    return card if card is not None and card.is_file() else None

@@ -1,0 +1,448 @@
+"""RoboReward: a video of the episode so far in, a score from 1 to 5 out.
+
+The score of the last observation is the verdict on the whole episode; those of earlier ones, each a question about the
+part that ends there, make a dense causal curve. The model is a scorer and no detector: it is best read when an episode
+is over, and by itself never says that a task is done.
+
+Source: Lee et al., "RoboReward: General-purpose vision-language reward models for robotics", arXiv 2601.00675.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+import draccus
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from roborl import config as configs
+from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
+from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
+from roborl.rewards.model import References, missing, observation_id
+from roborl.rewards.parsing import parse_score
+from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
+from roborl.types import Image, Observation, Score
+
+log = logging.getLogger(__name__)
+
+LEVELS = (1, 2, 3, 4, 5)
+_CHOICES = tuple(str(level) for level in LEVELS)
+_START = "ANSWER: "
+
+CONTRACT = PromptContract(
+    name="roboreward",
+    words=("answer:",),
+    own="""\
+You watch a robot arm that was told: {task}
+Judge only what the scene looks like at the end of the video, however long it took, and choose one score:
+1: nothing that was asked for has been done.
+2: a little has been done, far too little.
+3: much has been done, but something important is still wrong, or more than one thing.
+4: almost everything is as asked, and one small thing is missing.
+5: everything is as asked.
+Write one line: ANSWER: followed by the score.""",
+)
+
+
+class Reading(StrEnum):
+    """How a score is read off the network."""
+
+    PROBABILITIES = "probabilities"
+    """From the probabilities of the five digits behind the words that start every answer."""
+    TEXT = "text"
+    """From the answer as written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoboRewardConfig:
+    """Which checkpoint watches, and how it is asked."""
+
+    # Folder of the checkpoint, or its name in the hub's cache.
+    checkpoint: str = ""
+    # How the network runs. The pixels are those of 320 x 240, whatever the number of frames.
+    judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(max_pixels=76_800))
+    # Where the words of the question come from.
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    # View to look at; empty where there is only one.
+    camera: str = ""
+    # Most frames of a question.
+    frames: int = 16
+    # Frames shown per second of the episode, until they are too many; then half as many, and so on, Hz.
+    frame_hz: float = 2.0
+    # Observations per second, Hz.
+    observation_hz: float = 10.0
+    # Whether the words come before the video.
+    words_first: bool = True
+    # How the score is read: probabilities or text.
+    reading: Reading = Reading.PROBABILITIES
+    # Least probability that the network gives all five digits together; below, the score is missing.
+    min_mass: float = 0.5
+    # Most tokens of an answer that is read as text.
+    max_tokens: int = 64
+    # Answers per observation, averaged; more than one needs a temperature.
+    votes: int = 1
+    # Of sampling; 0 takes the likeliest.
+    temperature: float = 0.0
+    # Least visual tokens that the network must see of each frame; fewer are refused.
+    min_cells: int = 32
+    # Expected score from which the task counts as done; 0 leaves that to others.
+    done_score: float = 0.0
+    # Observations in a row that must reach it.
+    done_frames: int = 3
+
+    def __post_init__(self) -> None:
+        if self.frames < 2 or self.votes < 1 or self.max_tokens < 1 or self.done_frames < 1:
+            raise ConfigError(
+                "The settings of RoboReward cannot be used",
+                seen=f"frames {self.frames}, votes {self.votes}, max_tokens {self.max_tokens},"
+                f" done_frames {self.done_frames}",
+                allowed="at least two frames, and one of each of the others",
+            )
+        if not (0 < self.frame_hz <= self.observation_hz) or not 0 <= self.min_mass <= 1:
+            raise ConfigError(
+                "The settings of RoboReward cannot be used",
+                seen=f"frame_hz {self.frame_hz}, observation_hz {self.observation_hz}, min_mass {self.min_mass}",
+                allowed="0 < frame_hz ≤ observation_hz, min_mass in [0, 1]",
+            )
+        if self.votes > 1 and not self.temperature:
+            raise ConfigError(
+                "Several answers without a temperature are the same answer several times",
+                seen=f"votes {self.votes}",
+                remedy="Set a temperature, such as 0.7",
+            )
+
+
+class RoboRewardFold:
+    """The memory of one episode: its frames, evenly spaced from the first, and the newest one.
+
+    Args:
+        model: Whose questions to ask.
+        task: The instruction in words.
+    """
+
+    def __init__(self, model: RoboRewardModel, task: str) -> None:
+        self._model = model
+        self._words = model.prompt.fill(task)[0]
+        self._camera = model.config.camera
+        self._kept = FrameGrid(
+            most=model.config.frames, stride=round(model.config.observation_hz / model.config.frame_hz)
+        )
+        self._finished_in_a_row = 0
+
+    def queries(self, observation: Observation) -> list[VlmQuery]:
+        """Ask about the video that ends here.
+
+        Raises:
+            ShapeError: If the view is missing, or it is not known which is meant.
+        """
+        self.skip(observation)
+        config = self._model.config
+        indices, frames = self._kept.video()
+        clip = Clip(frames=frames, stamps_s=tuple(i / config.observation_hz for i in indices))
+        parts: tuple[Part, ...] = (self._words, clip) if config.words_first else (clip, self._words)
+        by_text = config.reading is Reading.TEXT
+        query = VlmQuery(
+            parts=parts,
+            prefix=1 if config.words_first else 0,
+            reply_start="" if by_text else _START,
+            choices=() if by_text else _CHOICES,
+            max_tokens=config.max_tokens if by_text else 1,
+            temperature=config.temperature,
+        )
+        return [replace(query, seed=vote) for vote in range(config.votes)]
+
+    def skip(self, observation: Observation) -> None:
+        """Remember an observation.
+
+        Raises:
+            ShapeError: As :meth:`queries`.
+        """
+        if not self._camera:
+            self._camera = _the_only_view(observation)
+        if self._camera not in observation.frames:
+            raise ShapeError(
+                f"RoboReward needs a view that is missing: {self._camera!r}",
+                seen=sorted(observation.frames),
+                allowed=self._camera,
+            )
+        self._kept.add(observation_id(observation), observation.frames[self._camera].rgb)
+
+    def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
+        """Average the answers that can be read; a later score does not depend on a lost one."""
+        version = self._model.version
+        read = [self._read(reply) for reply in replies]
+        answers = [answer for answer in read if not isinstance(answer, str)]
+        if not answers:
+            return missing(observation_id, next((r for r in read if isinstance(r, str)), ""), version=version)
+        probabilities = np.mean(answers, axis=0)
+        expected, variance = expected_value(LEVELS, probabilities.tolist())
+        config = self._model.config
+        if config.done_score:
+            reached = expected >= config.done_score
+            self._finished_in_a_row = self._finished_in_a_row + 1 if reached else 0
+        first = next(reply for reply in replies if reply is not None)
+        return Score(
+            frame_id=observation_id,
+            progress=min(max((expected - 1) / 4, 0.0), 1.0),
+            raw=expected,
+            spread=math.sqrt(max(variance, 0.0)) / 4,
+            done=self._finished_in_a_row >= config.done_frames if config.done_score else None,
+            version=version,
+            reply=_for_people(first, probabilities, len(answers)),
+            timings_ms=dict(first.timings_ms),
+        )
+
+    def _read(self, reply: VlmReply | None) -> NDArray[np.float64] | str:
+        """Return the probabilities of the levels, or why there are none."""
+        config = self._model.config
+        if reply is None:
+            return "no reply"
+        if any(rows * columns < config.min_cells for _, rows, columns in reply.cells):
+            return f"the network saw too little of the frames: {_spell_cells(reply.cells)}"
+        if config.reading is Reading.PROBABILITIES:
+            if reply.probabilities is None:
+                return "no probabilities"
+            if reply.mass < config.min_mass:
+                return "the network was about to write something else than a score"
+            return np.asarray(reply.probabilities, float)
+        level = parse_score(reply.text)
+        if level is None:
+            return f"cannot be read: {reply.text}"
+        certain: NDArray[np.float64] = (np.array(LEVELS) == level).astype(float)
+        return certain
+
+
+class FrameGrid:
+    """Keeps the frames of a growing episode at even spacing, never more than so many.
+
+    The spacing doubles whenever there would be too many, so that a frame once dropped is never wanted again, and what
+    is shown at any instant depends on nothing later.
+
+    Args:
+        most: Most frames to show, the newest among them.
+        stride: First spacing, in observations.
+    """
+
+    def __init__(self, *, most: int, stride: int) -> None:
+        self._most = most
+        self._stride = max(1, stride)
+        self._frames: dict[int, Image] = {}
+        self._newest: tuple[int, Image] | None = None
+        self._first = 0
+
+    def add(self, index: int, frame: Image) -> None:
+        """Show it the next frame, by increasing index."""
+        if self._newest is None:
+            self._first = index
+        self._newest = (index, frame)
+        if (index - self._first) % self._stride == 0:
+            self._frames[index] = frame
+        while len(self._frames) + (index not in self._frames) > self._most:
+            self._stride *= 2
+            self._frames = {i: f for i, f in self._frames.items() if (i - self._first) % self._stride == 0}
+
+    def video(self) -> tuple[tuple[int, ...], tuple[Image, ...]]:
+        """Return indices and frames, the newest last; a single frame comes twice."""
+        assert self._newest is not None, "a question is asked about an observation that was added"
+        shown = self._frames | dict([self._newest])
+        if len(shown) == 1:
+            index, frame = self._newest
+            return (index, index), (frame, frame)
+        return tuple(shown), tuple(shown.values())
+
+
+class RoboRewardModel:
+    """A RoboReward checkpoint, or any network asked in the same way.
+
+    Args:
+        judge: Who answers.
+        prompt: The words of the question.
+        config: How it is asked.
+
+    Raises:
+        ConfigError: If the network would see too little of each frame.
+    """
+
+    def __init__(self, judge: VlmJudge, prompt: Prompt, config: RoboRewardConfig) -> None:
+        self.judge = judge
+        self.prompt = prompt
+        self.config = config
+        self.cameras = (config.camera,) if config.camera else ()
+        self.image_px: int | None = None
+        self.version = _version(judge, prompt, config)
+        self.check_cells(240, 320)
+
+    def start(self, task: str, references: References) -> RoboRewardFold:
+        """Return the fold of a new episode; references play no part."""
+        return RoboRewardFold(self, task)
+
+    def check_cells(self, height: int, width: int) -> Cells | None:
+        """Return what the network sees of the longest video of such pictures; None where the judge cannot tell.
+
+        Raises:
+            ConfigError: If it is less than is asked for.
+        """
+        frame = np.zeros((height, width, 3), np.uint8)
+        clip = Clip(
+            frames=(frame,) * self.config.frames, stamps_s=tuple(map(float, range(self.config.frames)))
+        )
+        cells = self.judge.cells(VlmQuery(parts=(clip,)))
+        if cells is None:
+            return None
+        if any(rows * columns < self.config.min_cells for _, rows, columns in cells):
+            raise ConfigError(
+                "The network would see too little of each frame, and its scores would be flat",
+                seen=f"{_spell_cells(cells)} for {self.config.frames} frames of {width} x {height}",
+                allowed=f"at least {self.config.min_cells} visual tokens for each two frames",
+                remedy="Pin the pixels per frame: --judge.max_pixels 76800, or ask with fewer frames",
+            )
+        return cells[0]
+
+
+class RewardTransform(StrEnum):
+    """How the scores of an episode become its rewards. The run stores the name."""
+
+    TERMINAL01 = "terminal01"
+    """(E − 1) / 4 at the last step, 0 elsewhere."""
+    DSRL = "dsrl"
+    """(E − 1) / 4 − 1 at the last step, −1 elsewhere: the scale on which DSRL counts steps to success."""
+    POTENTIAL = "potential"
+    """γΦ′ − Φ with Φ = (E − 1) / 4 of the part so far, and Φ = 0 at a true end: leaves the optimal policy alone."""
+    DELTA = "delta"
+    """The change of (E − 1) / 4 over each step: pays for staying, by the discount."""
+    ABSOLUTE = "absolute"
+    """(E − 1) / 4 of the part so far, at every step: pays for not finishing; only where forced."""
+
+    def rewards(
+        self, scores: ArrayLike, *, discount: float = 0.99, terminated: bool = True, forced: bool = False
+    ) -> NDArray[np.float64]:
+        """Turn scores into rewards.
+
+        Args:
+            scores: Expected scores of all T + 1 observations in 1 to 5, (T + 1,); the last is the verdict.
+            discount: The learner's own, per step.
+            terminated: Whether the task itself ended.
+            forced: Whether absolute scores are really wanted.
+
+        Returns:
+            Rewards of the T steps, (T,).
+
+        Raises:
+            ShapeError: If there are fewer than two scores, or one is out of range.
+            ConfigError: If absolute scores are not forced.
+
+        Example:
+            >>> RewardTransform.DSRL.rewards([1, 2, 5]).tolist()
+            [-1.0, 0.0]
+        """
+        e = np.asarray(scores, float)
+        if e.ndim != 1 or e.size < 2 or not np.isfinite(e).all() or e.min() < 1 or e.max() > 5:
+            raise ShapeError(
+                "Scores cannot be turned into rewards",
+                seen=f"shape {e.shape}",
+                allowed="at least two finite scores in 1 to 5, one per observation",
+            )
+        share = (e - 1) / 4
+        last = np.zeros(e.size - 1)
+        last[-1] = share[-1]
+        match self:
+            case RewardTransform.TERMINAL01:
+                return last
+            case RewardTransform.DSRL:
+                return last - 1
+            case RewardTransform.DELTA:
+                return np.diff(share)
+            case RewardTransform.POTENTIAL:
+                after = share[1:].copy()
+                after[-1] *= not terminated
+                return discount * after - share[:-1]
+            case RewardTransform.ABSOLUTE:
+                if not forced:
+                    raise ConfigError(
+                        "Absolute scores at every step reward an episode for going on, not for succeeding",
+                        seen=str(self),
+                        allowed=[str(t) for t in RewardTransform if t is not self],
+                        remedy="Choose potential, or force it",
+                    )
+                return share[1:]
+
+
+def load_roboreward(place: str) -> RoboRewardModel:
+    """Load a RoboReward checkpoint with its settings.
+
+    Args:
+        place: Folder of a checkpoint, its name in the hub's cache, or a YAML file of :class:`RoboRewardConfig`.
+
+    Raises:
+        ModelLoadError: If the checkpoint cannot be used.
+        ConfigError: If the settings, or the wording named in them, cannot be used.
+    """
+    if Path(place).suffix in (".yaml", ".yml"):
+        return open_roboreward(configs.load(RoboRewardConfig, Path(place)))
+    return open_roboreward(RoboRewardConfig(checkpoint=place))
+
+
+def open_roboreward(config: RoboRewardConfig) -> RoboRewardModel:
+    """Load or connect the model that the settings name.
+
+    Raises:
+        ModelLoadError: If the checkpoint cannot be used.
+        ConfigError: If the wording cannot be used, or the network would see too little.
+    """
+    folder: Path | None = None
+    if config.judge.kind is JudgeKind.TRANSFORMERS:
+        from roborl.rewards.judges.weights import find_checkpoint
+
+        folder = find_checkpoint(config.checkpoint)
+    elif Path(config.checkpoint).is_dir():
+        folder = Path(config.checkpoint)
+    prompt = load_prompt(CONTRACT, config.prompt, folder)
+    judge = open_judge(config.judge, str(folder or config.checkpoint))
+    model = RoboRewardModel(judge, prompt, config)
+    log.info(
+        "roboreward sees %s of the longest video of 320 x 240 pictures, and is asked in %s words",
+        model.check_cells(240, 320) or "an unknown part",
+        prompt.origin,
+    )
+    return model
+
+
+def _version(judge: VlmJudge, prompt: Prompt, config: RoboRewardConfig) -> str:
+    # Where the network lies and where its words were found is no part of it, what they are is.
+    asked = draccus.encode(config)
+    for name in ("judge", "prompt", "checkpoint"):
+        del asked[name]
+    described = {"judge": judge.identity, "prompt": prompt.sha256, "asked": asked}
+    text = json.dumps(described, sort_keys=True)
+    return f"roboreward-{prompt.origin}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _the_only_view(observation: Observation) -> str:
+    if len(observation.frames) != 1:
+        raise ShapeError(
+            "RoboReward looks at one view, and there are several",
+            seen=sorted(observation.frames),
+            remedy="Name the one it shall look at: camera",
+        )
+    return next(iter(observation.frames))
+
+
+def _for_people(reply: VlmReply, probabilities: NDArray[np.float64], votes: int) -> str:
+    parts = [reply.text.strip(), "p " + " ".join(f"{p:.3f}" for p in probabilities)]
+    if reply.cells:
+        parts.append(f"saw {_spell_cells(reply.cells)}")
+    if votes > 1:
+        parts.append(f"{votes} votes")
+    return "; ".join(parts)
+
+
+def _spell_cells(cells: Sequence[Cells]) -> str:
+    return ", ".join(f"{instants} x {rows} x {columns}" for instants, rows, columns in cells)
