@@ -12,13 +12,13 @@ from roborl.errors import ModelLoadError
 from roborl.rewards.model import RewardModel
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
-_FORMATS = {
-    "roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model",
-    "roborl-vlac-1": "roborl.rewards.vlac.folder:load_reward_model",
-}
+_FORMATS = {"roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model"}
 _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
 # A published checkpoint says what network it is and not what it was trained for, so that is said by whoever names it.
-_PUBLISHED = {"roboreward": "roborl.rewards.roboreward:load_roboreward"}
+_PUBLISHED = {
+    "roboreward": "roborl.rewards.roboreward:load_roboreward",
+    "vlac": "roborl.rewards.vlac.checkpoint:load_vlac",
+}
 
 
 def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:

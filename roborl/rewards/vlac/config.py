@@ -1,4 +1,4 @@
-"""What the critic is shown, and how its replies become progress."""
+"""Which critic watches, what it is shown, and how its replies become progress."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from roborl.errors import ConfigError
+from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.prompts import PromptConfig
 from roborl.rewards.recurrences import DoneVotes, Recurrence
 
 
@@ -23,8 +25,14 @@ class DoneQuestion(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class VlacConfig:
-    """What the critic is shown and how its replies are used."""
+    """Which checkpoint watches, what it is shown, and how its replies are used."""
 
+    # Folder of the checkpoint, in the published or the native layout, or its name in the hub's cache.
+    checkpoint: str = ""
+    # How the network runs.
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    # Where the words of the questions come from: the published evo_vlac/utils/model_utils.py, or a JSON file.
+    prompt: PromptConfig = field(default_factory=PromptConfig)
     # Views to look at, by name. Each is judged by itself, and the changes are averaged; "done" is asked of the first.
     cameras: tuple[str, ...] = ("front",)
     # Side of the square to which a picture is squeezed, px: that of the checkpoint.

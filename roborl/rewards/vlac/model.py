@@ -36,7 +36,7 @@ from roborl.rewards.recurrences import (
 )
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.replies import NO, YES, read_change, read_done
-from roborl.rewards.vlac.wording import OUR_WORDING, VlacWording
+from roborl.rewards.vlac.wording import OUR_WORDING, VlacWording, weave
 from roborl.types import Image, Observation, Score
 
 _ALTERNATIVES = 10  # as many as the critic's authors look at
@@ -68,7 +68,7 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         self._model = model
         self._task = task
         self._anchors = anchors
-        self._contexts: tuple[tuple[Part, ...], ...] = ()
+        self._contexts: tuple[tuple[Image, ...], ...] = ()
         self._anchor: tuple[int, tuple[Image, ...]] | None = None
         self._moves: dict[int, bool] = {}
         self._value = Value()
@@ -135,29 +135,34 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         return self._score(observation_id, value, done=done, said=said, timings=timings)
 
     def _begin(self, index: int, now: tuple[Image, ...]) -> None:
-        words = self._model.wording
         self._anchor = index, now
         self._contexts = tuple(
-            words.context(self._task, told.trajectory, first) if told.trajectory else ()
+            (*told.trajectory, first) if told.trajectory else ()
             for told, first in zip(self._anchors, now, strict=True)
         )
 
-    def _pair(self, context: tuple[Part, ...], earlier: Image, later: Image) -> VlmQuery:
+    def _pair(self, context: tuple[Image, ...], earlier: Image, later: Image) -> VlmQuery:
         config, words = self._model.config, self._model.wording
+        text = (words.context(len(context) - 1) if context else "") + words.pair
+        parts = weave(text, (*context, earlier, later), self._task)
         return VlmQuery(
-            parts=words.pair(self._task, earlier, later, context),
+            parts=parts,
             system=words.system,
-            prefix=len(context) + 1,  # the words before the pair stay the same as well
+            prefix=_before_picture(parts, len(context)),
             max_tokens=config.max_tokens,
             alternatives=_ALTERNATIVES if config.use_probabilities else 0,
         )
 
     def _done_question(self, now: Image) -> VlmQuery:
         words, goal = self._model.wording, self._anchors[0].goal
+        if goal is None:
+            parts = weave(words.done, (now,), self._task)
+        else:
+            parts = weave(words.done_goal, (goal, now), self._task)
         return VlmQuery(
-            parts=words.done(self._task, now, goal),
+            parts=parts,
             system=words.system,
-            prefix=0 if goal is None else 3,
+            prefix=_before_picture(parts, 0 if goal is None else 1),
             max_tokens=2,
             choices=(YES, NO),
         )
@@ -228,13 +233,13 @@ class VlacModel:
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        described = {
-            "model": self.judge.identity,
-            "wording": self.wording.digest,
-            "settings": draccus.encode(self.config),
-        }
+        # Where the network lies and where its words were found is no part of it, what they are is.
+        asked = draccus.encode(self.config)
+        for name in ("judge", "prompt", "checkpoint"):
+            del asked[name]
+        described = {"judge": self.judge.identity, "prompt": self.wording.sha256, "asked": asked}
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        object.__setattr__(self, "version", f"vlac-{digest[:16]}")
+        object.__setattr__(self, "version", f"vlac-{self.wording.origin}-{digest[:16]}")
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -319,6 +324,12 @@ def _reference(references: References, name: str, *, dimensions: int) -> NDArray
         )
         raise ConfigError(f"The reference {name} has the wrong form", seen=seen, allowed=allowed)
     return pictures
+
+
+def _before_picture(parts: Sequence[Part], number: int) -> int:
+    """Return how many parts stand before the picture of this number, counted from 0."""
+    places = [place for place, part in enumerate(parts) if not isinstance(part, str)]
+    return places[number]
 
 
 def _for_people(pairs: Sequence[VlmReply | None], answer: VlmReply | None) -> str:

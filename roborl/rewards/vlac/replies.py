@@ -7,16 +7,13 @@ number within its range, and nothing else, is missing.
 from __future__ import annotations
 
 import math
-import re
 
 from roborl.rewards.judges.queries import VlmReply
+from roborl.rewards.parsing import parse_flag, parse_signed_percent
 from roborl.rewards.recurrences import Change
 from roborl.rewards.written_numbers import expected_number
 
 YES, NO = "1", "0"
-
-_PERCENT = re.compile(r"\s*([+-]?[0-9]{1,3}(?:\.[0-9]{1,3})?)\s*%?\s*(?:</score>)?\s*", re.ASCII)
-_DONE = re.compile(r"\s*([01])\s*(?:</done>)?\s*", re.ASCII)
 
 
 def read_percent(text: str) -> float | None:
@@ -26,11 +23,9 @@ def read_percent(text: str) -> float | None:
         >>> read_percent("+60"), read_percent("-15"), read_percent("1.02.0"), read_percent("about 20")
         (0.6, -0.15, None, None)
     """
-    found = _PERCENT.fullmatch(text)
-    if found is None:
-        return None
-    percent = float(found[1])
-    return percent / 100.0 if abs(percent) <= 100.0 else None
+    said = text.strip().removesuffix("</score>")  # the question opened the tag
+    value = parse_signed_percent(said, unit=False)
+    return parse_signed_percent(said, unit=True) if value is None else value
 
 
 def write_percent(change: float) -> str:
@@ -75,5 +70,5 @@ def read_done(reply: VlmReply, *, least_mass: float) -> float | None:
             return None
         share = reply.probabilities[0]
         return share if math.isfinite(share) else None
-    found = _DONE.fullmatch(reply.text) if reply.ended else None
-    return None if found is None else float(found[1])
+    flag = parse_flag(reply.text.strip().removesuffix("</done>")) if reply.ended else None
+    return None if flag is None else float(flag)

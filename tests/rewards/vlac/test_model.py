@@ -108,8 +108,10 @@ def test_with_a_reference_its_pictures_and_the_start_stand_before_the_pair():
     assert shown(third[0]) == [*trajectory, (FRONT, 2), (FRONT, 5), (FRONT, 7)]
     assert shown(third[1]) == [*trajectory, (FRONT, 2), (FRONT, 7), (FRONT, 5)]
     text = words(second[0])
-    assert text.startswith("<trajectory> <task> fold the towel </task>: 0% <image> 20% <image> 40% <image>")
-    assert " 80% <image> 100% <image>\n</trajectory>\n0% <image>\n" in text
+    assert text.startswith(
+        "<trajectory> <task> fold the towel </task>: 0% <image>\n 20% <image>\n 40% <image>\n"
+    )
+    assert " 80% <image>\n 100% <image>\n</trajectory>0% <image>\n" in text
     assert text.endswith("<task> fold the towel </task> <score>")
 
 
@@ -118,7 +120,7 @@ def test_with_a_reference_its_pictures_and_the_start_stand_before_the_pair():
 )
 def test_the_shares_of_a_reference_are_whole_percent(count, shares):
     text = words(asked_by(model_of(reference_frames=count), [0, 1])[1][0])
-    assert [f" {share}% <image>" in text for share in shares] == [True] * len(shares)
+    assert [f" {share}% <image>\n" in text for share in shares] == [True] * len(shares)
     assert text.count("% <image>") == len(shares) + 1
 
 
