@@ -127,7 +127,9 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
             allowed=config.sha256,
             remedy="Name the file that has it: --prompt.file",
         )
-    found = known or fitting
+    # A file's last line end is no part of its words, unless the published hash says so.
+    bare = {t: slot for t, slot in fitting.items() if t.rstrip("\n") == t or t.rstrip("\n") not in fitting}
+    found = known or bare
     if config.file and len(found) != 1:
         raise ConfigError(
             f"The file named has not one wording for {contract.name}",

@@ -67,8 +67,8 @@ class RoboRewardConfig:
 
     # Folder of the checkpoint, or its name in the hub's cache.
     checkpoint: str = ""
-    # How the network runs. The pixels are those of 320 x 240, whatever the number of frames.
-    judge: JudgeConfig = field(default_factory=lambda: JudgeConfig(max_pixels=76_800))
+    # How the network runs.
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     # Where the words of the question come from.
     prompt: PromptConfig = field(default_factory=PromptConfig)
     # View to look at; empty where there is only one.
@@ -91,6 +91,8 @@ class RoboRewardConfig:
     votes: int = 1
     # Of sampling; 0 takes the likeliest.
     temperature: float = 0.0
+    # Most pixels of a frame as the network sees it, whatever the number of frames: those of 320 x 240.
+    max_pixels: int = 76_800
     # Least visual tokens that the network must see of each frame; fewer are refused.
     min_cells: int = 32
     # Expected score from which the task counts as done; 0 leaves that to others.
@@ -302,7 +304,7 @@ class RoboRewardModel:
                 "The network would see too little of each frame, and its scores would be flat",
                 seen=f"{_spell_cells(cells)} for {self.config.frames} frames of {width} x {height}",
                 allowed=f"at least {self.config.min_cells} visual tokens for each two frames",
-                remedy="Pin the pixels per frame: --judge.max_pixels 76800, or ask with fewer frames",
+                remedy="Set max_pixels to 76800, or ask with fewer frames",
             )
         return cells[0]
 
@@ -405,7 +407,7 @@ def open_roboreward(config: RoboRewardConfig) -> RoboRewardModel:
     elif Path(config.checkpoint).is_dir():
         folder = Path(config.checkpoint)
     prompt = load_prompt(CONTRACT, config.prompt, folder)
-    judge = open_judge(config.judge, str(folder or config.checkpoint))
+    judge = open_judge(config.judge, str(folder or config.checkpoint), max_pixels=config.max_pixels)
     model = RoboRewardModel(judge, prompt, config)
     log.info(
         "roboreward sees %s of the longest video of 320 x 240 pictures, and is asked in %s words",

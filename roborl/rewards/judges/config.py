@@ -28,7 +28,7 @@ class Quantisation(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
-    """How a vision-language network is run. Checkpoints and prompts are settings of the reward model that asks."""
+    """How a vision-language network is run. Checkpoint, prompt and pixels are settings of the reward model that asks."""
 
     # Where the network runs: transformers (in this process) or openai (endpoints).
     kind: JudgeKind = JudgeKind.TRANSFORMERS
@@ -42,11 +42,6 @@ class JudgeConfig:
     quantisation: Quantisation = Quantisation.NONE
     # Folder of a LoRA adapter that is merged into the weights; empty for none.
     adapter: str = ""
-    # Least and most pixels of a picture as the network sees it, per frame; 0 leaves the checkpoint's own limit.
-    min_pixels: int = 0
-    max_pixels: int = 0
-    # Whether an InternVL network sees a large picture as several tiles.
-    tiles: bool = False
     # Visual tokens of pictures seen before that are kept, MB.
     vision_cache_mb: int = 512
     # What was made of prefixes read before that is kept, MB; 0 reads every question from its start.
@@ -96,13 +91,23 @@ class JudgeConfig:
             )
 
 
-def open_judge(config: JudgeConfig, checkpoint: str) -> VlmJudge:
+def open_judge(
+    config: JudgeConfig,
+    checkpoint: str,
+    *,
+    min_pixels: int = 0,
+    max_pixels: int = 0,
+    tiles: bool = False,
+) -> VlmJudge:
     """Load or connect the judge that the settings name.
 
     Args:
         config: How it runs.
         checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, only
             part of the judge's identity.
+        min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
+        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are told by whoever starts them.
+        tiles: Whether an InternVL network sees a large picture as several tiles.
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used.
@@ -114,5 +119,7 @@ def open_judge(config: JudgeConfig, checkpoint: str) -> VlmJudge:
         return OpenAiJudge(config, checkpoint)
     from roborl.rewards.judges.transformers_judge import TransformersJudge
 
-    judge: VlmJudge = TransformersJudge.load(config, checkpoint)
+    judge: VlmJudge = TransformersJudge.load(
+        config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles
+    )
     return judge

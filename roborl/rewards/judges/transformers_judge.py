@@ -33,6 +33,9 @@ class TransformersJudge:
     Args:
         network: The network and its processor.
         config: How it runs.
+        min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
+        max_pixels: Most pixels of the same, however many frames a clip has.
+        tiles: Whether an InternVL network sees a large picture as several tiles.
 
     Attributes:
         network: The network and its processor.
@@ -41,26 +44,43 @@ class TransformersJudge:
         eyes: What runs the vision network.
     """
 
-    def __init__(self, network: Network, config: JudgeConfig) -> None:
+    def __init__(
+        self,
+        network: Network,
+        config: JudgeConfig,
+        *,
+        min_pixels: int = 0,
+        max_pixels: int = 0,
+        tiles: bool = False,
+    ) -> None:
         self.network = network
         self.sights: RecentCache[bytes, Sight] = RecentCache(config.vision_cache_mb * _MB)
         self.prefixes: RecentCache[bytes, Prefix] = RecentCache(config.prefix_cache_mb * _MB)
         self._padding = config.padding
-        self._family = _family(network, config)
+        self._family = _family(network, (min_pixels, max_pixels), tiles)
         self.eyes = Eyes(self._family, self.sights)
         self._turns = TurnWriter(network.processor, self._family)
         self._reader = Reader(network.model, self._family, self.prefixes)
         self._writer = ReplyWriter(self._reader, network.processor.tokenizer, _ends(network))
-        self._identity = _identity(network, config)
+        self._identity = _identity(network, config, (min_pixels, max_pixels), tiles)
 
     @classmethod
-    def load(cls, config: JudgeConfig, checkpoint: str) -> TransformersJudge:
-        """Read a checkpoint from a folder, or from the hub's cache by its name.
+    def load(
+        cls,
+        config: JudgeConfig,
+        checkpoint: str,
+        *,
+        min_pixels: int = 0,
+        max_pixels: int = 0,
+        tiles: bool = False,
+    ) -> TransformersJudge:
+        """Read a checkpoint from a folder, or from the hub's cache by its name; arguments as above.
 
         Raises:
             ModelLoadError: If it cannot be used.
         """
-        return cls(load_network(config, checkpoint), config)
+        network = load_network(config, checkpoint)
+        return cls(network, config, min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles)
 
     @property
     def identity(self) -> str:
@@ -159,12 +179,11 @@ def _reply(draft: Draft, turn: Turn, reused: int, timings: Mapping[str, float]) 
     )
 
 
-def _family(network: Network, config: JudgeConfig) -> Family:
+def _family(network: Network, pixels: tuple[int, int], tiles: bool) -> Family:
     if network.model_type == "internvl":
-        return InternVlFamily(network.model, network.processor, tiles=config.tiles)
-    return QwenFamily(
-        network.model, network.processor, min_pixels=config.min_pixels, max_pixels=config.max_pixels
-    )
+        return InternVlFamily(network.model, network.processor, tiles=tiles)
+    least, most = pixels
+    return QwenFamily(network.model, network.processor, min_pixels=least, max_pixels=most)
 
 
 def _ends(network: Network) -> frozenset[int]:
@@ -174,13 +193,13 @@ def _ends(network: Network) -> frozenset[int]:
     return frozenset(i for i in (*ends, network.processor.tokenizer.eos_token_id) if i is not None)
 
 
-def _identity(network: Network, config: JudgeConfig) -> str:
+def _identity(network: Network, config: JudgeConfig, pixels: tuple[int, int], tiles: bool) -> str:
     bearing = {
         "weights": network.digest,
         "dtype": str(network.model.dtype),
         "attention": config.attention,
         "quantisation": str(config.quantisation),
-        "pixels": [config.min_pixels, config.max_pixels, config.tiles],
+        "pixels": [*pixels, tiles],
         "processor": {
             name: part.to_dict()
             for name in ("image_processor", "video_processor")

@@ -85,7 +85,7 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
                 remedy="Copy or download the whole folder again",
             ) from error
     _check_report(folder, report)
-    _check_tied(model, files)
+    check_tied(model, files)
     if not getattr(processor, "chat_template", None):
         raise ModelLoadError(
             "A checkpoint has no chat template",
@@ -169,15 +169,20 @@ def _check_report(folder: Path, report: dict[str, Any]) -> None:
         )
 
 
-def _check_tied(model: Any, files: list[Path]) -> None:
-    """Refuse a checkpoint with an output layer of its own that its settings replace by the embedding."""
+def check_tied(model: Any, files: list[Path]) -> None:
+    """Refuse a checkpoint with an output layer of its own where the loaded network uses the embedding instead.
+
+    Raises:
+        ModelLoadError: If so.
+    """
     embedding = model.get_input_embeddings().weight
     if model.lm_head.weight is not embedding:
         return
     for path in files:
         with _opened(path) as file:
-            if _HEAD in file.keys():  # noqa: SIM118  (not a mapping)
-                saved = file.get_tensor(_HEAD).to(embedding.device, embedding.dtype)
+            # InternVL's is saved under another name than it has in memory.
+            for name in (name for name in file.keys() if name.endswith(_HEAD)):  # noqa: SIM118  (not a mapping)
+                saved = file.get_tensor(name).to(embedding.device, embedding.dtype)
                 if saved.shape != embedding.shape or not torch.equal(saved, embedding.detach()):
                     raise ModelLoadError(
                         "A checkpoint has an output layer that its own settings would throw away",

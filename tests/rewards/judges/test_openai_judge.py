@@ -1,0 +1,363 @@
+"""Endpoints as one judge, against servers of this machine that answer, fail, dawdle and talk nonsense."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+
+from roborl.errors import ConfigError
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
+from roborl.rewards.judges.openai_judge import OpenAiJudge
+from roborl.rewards.judges.queries import Clip, VlmQuery
+from roborl.rewards.model import JudgeDown, score_episode
+from roborl.rewards.prompts import own_prompt
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
+from roborl.testing.check_reward_model import check_reward_model, random_observations
+
+DIGITS = ("1", "2", "3", "4", "5")
+
+
+def decoded(url):
+    data = base64.b64decode(url.split(",", 1)[1])
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def pictures_of(body):
+    parts = next(m for m in body["messages"] if m["role"] == "user")["content"]
+    return [decoded(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+
+
+def answer(text, *, chances=None, finish="stop"):
+    content = [
+        {
+            "token": text[:1] or "?",
+            "logprob": 0.0,
+            "top_logprobs": [
+                {"token": token, "logprob": math.log(p)} for token, p in (chances or {}).items()
+            ],
+        }
+    ]
+    return 200, {
+        "choices": [
+            {
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": finish,
+                "logprobs": {"content": content} if chances else None,
+            }
+        ],
+        "usage": {"prompt_tokens": 77, "prompt_tokens_details": {"cached_tokens": 40}},
+    }
+
+
+def by_brightness(body):
+    """What a network that looks at the last picture would say."""
+    level = 1 + round(4 * float(pictures_of(body)[-1].mean()) / 255)
+    chances = {str(k): 0.9 if k == level else 0.02 for k in range(1, 6)} | {"so": 0.02}
+    return answer(str(level), chances=chances)
+
+
+class Stub:
+    """An endpoint: ``say`` takes the body of a request and returns status and answer, bytes for an unreadable one."""
+
+    def __init__(self, say: Callable[[dict], tuple[int, object]], port: int = 0) -> None:
+        self.say = say
+        self.asked: list[dict] = []
+        self.headers: list[dict[str, str]] = []
+        self.most = self.under_way = 0
+        self.models = ["toy"]
+        lock = threading.Lock()
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def send(self, status: int, answered: object, headers: dict[str, str] | None = None) -> None:
+                data = answered if isinstance(answered, bytes) else json.dumps(answered).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                self.send(200, {"data": [{"id": name} for name in stub.models]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    stub.asked.append(body)
+                    stub.headers.append(dict(self.headers))
+                    stub.under_way += 1
+                    stub.most = max(stub.most, stub.under_way)
+                try:
+                    self.send(*stub.say(body))
+                finally:
+                    with lock:
+                        stub.under_way -= 1
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that has gone is no news."""
+
+        self.server = Server(("127.0.0.1", port), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    stubs = []
+
+    def make(say=by_brightness, port=0):
+        stubs.append(Stub(say, port))
+        return stubs[-1]
+
+    yield make
+    for made in stubs:
+        made.close()
+
+
+@pytest.fixture
+def judge_at():
+    judges = []
+
+    def make(*places, **options):
+        options = {"backoff_s": 0.01, "deadline_s": 5.0, "timeout_s": 2.0} | options
+        urls = tuple(place if isinstance(place, str) else place.url for place in places)
+        judges.append(OpenAiJudge(JudgeConfig(kind=JudgeKind.OPENAI, endpoints=urls, **options)))
+        return judges[-1]
+
+    yield make
+    for judge in judges:
+        judge.close()
+
+
+def grey(level, px=16):
+    return np.full((px, px, 3), level, np.uint8)
+
+
+def ask(level, **options):
+    options = {"choices": DIGITS, "reply_start": "ANSWER: ", "max_tokens": 1} | options
+    return VlmQuery(parts=("how far?", grey(level)), **options)
+
+
+def test_a_question_goes_out_whole_and_its_answer_comes_back(stub, judge_at):
+    endpoint = stub()
+    judge = judge_at(endpoint)
+    assert judge.model == "toy"
+    picture = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    query = VlmQuery(
+        parts=("before", picture, "after", grey(255)),
+        system="be brief",
+        reply_start="ANSWER: ",
+        choices=DIGITS,
+        max_tokens=1,
+        stop=("</score>",),
+        temperature=0.5,
+        seed=7,
+    )
+    (reply,) = judge.answer([query])
+    (body,) = endpoint.asked
+    assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant"]
+    assert body["messages"][2]["content"] == "ANSWER: "
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    assert [part["type"] for part in body["messages"][1]["content"]] == ["text", "image_url"] * 2
+    assert (pictures_of(body)[0] == picture).all(), "a picture is changed on the way"
+    assert (body["temperature"], body["seed"], body["max_tokens"], body["stop"]) == (0.5, 7, 1, ["</score>"])
+    assert reply.text == "ANSWER: 5"
+    assert reply.probabilities == pytest.approx([0.02 / 0.98] * 4 + [0.9 / 0.98])
+    assert reply.mass == pytest.approx(0.98)
+    assert (reply.prompt_tokens, reply.reused_tokens, reply.ended) == (77, 40, True)
+    assert judge.cells(query) is None
+
+
+def test_spaces_before_a_choice_count_and_other_words_do_not(stub, judge_at):
+    chances = {" 4": 0.3, "4": 0.2, "44": 0.2, "5": 0.1, "four": 0.2}
+    (reply,) = judge_at(stub(lambda body: answer("4", chances=chances))).answer([ask(0)])
+    assert reply.probabilities == pytest.approx([0, 0, 0, 5 / 6, 1 / 6])
+    assert reply.mass == pytest.approx(0.6)
+    (none,) = judge_at(stub(lambda body: answer("so", chances={"so": 1.0}))).answer([ask(0)])
+    assert (none.probabilities, none.mass) == (None, 0.0)
+    (silent,) = judge_at(stub(lambda body: answer("4"))).answer([ask(0)])
+    assert silent.probabilities is None
+
+
+def test_alternatives_and_the_limit_are_reported(stub, judge_at):
+    endpoint = stub(lambda body: answer("4", chances={"4": 0.6, "5": 0.4}, finish="length"))
+    (reply,) = judge_at(endpoint).answer([ask(0, choices=(), alternatives=2)])
+    assert endpoint.asked[0]["top_logprobs"] == 2
+    assert [text for text, _ in reply.tokens[0].alternatives] == ["4", "5"]
+    assert not reply.ended
+
+
+def test_clips_go_out_as_pictures_with_their_instants_or_as_a_video(stub, judge_at):
+    endpoint = stub(lambda body: answer("3"))
+    clip = Clip(frames=(grey(0), grey(255)), stamps_s=(0.0, 1.5))
+    judge_at(endpoint).answer([VlmQuery(parts=("watch", clip))])
+    content = endpoint.asked[0]["messages"][0]["content"]
+    assert [p.get("text", "picture") for p in content] == [
+        "watch",
+        "<0.0 seconds>",
+        "picture",
+        "<1.5 seconds>",
+        "picture",
+    ]
+    other = judge_at(endpoint, clips="video")
+    other.answer([VlmQuery(parts=("watch", clip))])
+    url = endpoint.asked[1]["messages"][0]["content"][1]["video_url"]["url"]
+    assert url.startswith("data:video/jpeg;base64,")
+    assert len(url.split(",")) == 3
+    assert other.identity != judge_at(endpoint).identity
+
+
+def test_many_questions_are_under_way_at_once_but_not_too_many(stub, judge_at):
+    def slowly(body):
+        time.sleep(0.05)
+        return by_brightness(body)
+
+    endpoints = [stub(slowly), stub(slowly)]
+    judge = judge_at(*endpoints, concurrency=3)
+    levels = list(range(0, 240, 20))
+    replies = judge.answer([ask(level) for level in levels])
+    assert [reply.text for reply in replies] == [f"ANSWER: {1 + round(4 * v / 255)}" for v in levels]
+    assert [endpoint.most for endpoint in endpoints] == [3, 3]
+    assert abs(len(endpoints[0].asked) - len(endpoints[1].asked)) <= 2
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_an_endpoint_that_fails_is_asked_again_later(stub, judge_at, status):
+    left = [2]
+
+    def recovering(body):
+        left[0] -= 1
+        return (status, {"error": "busy"}) if left[0] >= 0 else by_brightness(body)
+
+    judge = judge_at(stub(recovering))
+    (reply,) = judge.answer([ask(255)])
+    assert reply.text == "ANSWER: 5"
+    assert judge.faults[f"status {status}"] == 2
+
+
+def test_the_others_answer_for_an_endpoint_that_is_away(stub, judge_at):
+    judge = judge_at("http://127.0.0.1:9/v1", stub(), served_model="toy")
+    began = time.monotonic()
+    replies = judge.answer([ask(level) for level in range(0, 200, 10)])
+    assert all(reply is not None for reply in replies)
+    assert time.monotonic() - began < 2.0
+    assert 0 < judge.faults["unreachable"] <= 20
+
+
+def test_a_question_that_is_refused_has_no_reply_and_is_not_repeated(stub, judge_at):
+    def choosy(body):
+        return (400, {"error": "too many pictures"}) if len(pictures_of(body)) > 1 else by_brightness(body)
+
+    endpoint = stub(choosy)
+    judge = judge_at(endpoint)
+    crowded = VlmQuery(parts=(grey(0), grey(1)))
+    replies = judge.answer([ask(0), crowded, ask(255)])
+    assert [reply and reply.text for reply in replies] == ["ANSWER: 1", None, "ANSWER: 5"]
+    assert len(endpoint.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        b"<html>bad gateway</html>",
+        b"\xff\xfe",
+        {"choices": []},
+        {"choices": [{"message": {"content": 4}}]},
+        {"choices": [{}]},
+        [],
+        None,
+        {
+            "choices": [
+                {"message": {"content": "4"}, "logprobs": {"content": [{"token": "4", "top_logprobs": 3}]}}
+            ]
+        },
+    ],
+)
+def test_nonsense_is_no_reply(stub, judge_at, nonsense):
+    judge = judge_at(stub(lambda body: (200, nonsense)), attempts=2)
+    assert judge.answer([ask(0)]) == [None]
+    assert judge.faults["unreadable"] == 2
+
+
+def test_a_slow_endpoint_costs_no_more_than_the_deadline(stub, judge_at):
+    release = threading.Event()
+
+    def dawdling(body):
+        release.wait(5.0)
+        return by_brightness(body)
+
+    judge = judge_at(stub(dawdling), deadline_s=0.5, timeout_s=0.2)
+    began = time.monotonic()
+    with pytest.raises(JudgeDown):
+        judge.answer([ask(0), ask(1)])
+    assert time.monotonic() - began < 1.5
+    assert judge.faults["timeout"] >= 2
+    release.set()
+
+
+def test_a_judge_whose_endpoints_are_all_away_is_down_and_comes_back(stub, judge_at):
+    endpoint = stub()
+    url = endpoint.url
+    judge = judge_at(url, attempts=2)
+    endpoint.close()
+    with pytest.raises(JudgeDown, match="vllm serve"):
+        judge.answer([ask(0)])
+    with pytest.raises(JudgeDown, match="served_model"):
+        judge_at(url)
+    stub(port=endpoint.server.server_port)
+    assert judge.answer([ask(0)])[0].text == "ANSWER: 1"
+
+
+def test_the_model_is_the_only_one_served_or_has_to_be_named(stub, judge_at):
+    endpoint = stub()
+    endpoint.models = ["one", "two"]
+    with pytest.raises(ConfigError, match=r"one.*two"):
+        judge_at(endpoint)
+    judge = judge_at(endpoint, served_model="two")
+    judge.answer([ask(0)])
+    assert endpoint.asked[0]["model"] == "two"
+
+
+def test_the_key_is_sent_and_never_told(stub, judge_at, monkeypatch):
+    monkeypatch.setenv("TOY_KEY", "a-secret")
+    endpoint = stub()
+    judge = judge_at(endpoint, key_variable="TOY_KEY")
+    judge.answer([ask(0)])
+    assert endpoint.headers[0]["Authorization"] == "Bearer a-secret"
+    monkeypatch.delenv("TOY_KEY")
+    with pytest.raises(ConfigError, match="TOY_KEY"):
+        judge_at(endpoint, key_variable="TOY_KEY")
+
+
+def test_a_reward_model_conforms_over_an_endpoint(stub):
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,))
+    judge = open_judge(config, "somebody/checkpoint")
+    model = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig(camera="front"))
+    shown = random_observations(model, count=6)
+    check_reward_model(model, observations=shown)
+    assert all(score.valid and score.spread > 0 for score in score_episode(model, "t", shown))
+    judge.close()

@@ -1,0 +1,419 @@
+"""RoboReward: its formulas, what it asks and when, what it makes of every kind of answer, and the way over a socket."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roborl.errors import ConfigError, ModelLoadError, ShapeError
+from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm, brightness_of_last
+from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply, expected_value
+from roborl.rewards.model import score_episode
+from roborl.rewards.prompts import own_prompt
+from roborl.rewards.registry import find_loader, load_reward_model
+from roborl.rewards.roboreward import (
+    CONTRACT,
+    FrameGrid,
+    Reading,
+    RewardTransform,
+    RoboRewardConfig,
+    RoboRewardModel,
+    open_roboreward,
+)
+from roborl.serving.score_client import ScoreClient
+from roborl.serving.score_events import Scored, SessionRefused
+from roborl.testing.check_reward_model import check_reward_model, random_observations
+from roborl.types import Frame, Observation
+
+TASK = "put the cube into the bowl"
+
+
+def observation(index, level, views=("front",), px=32):
+    image = np.full((px, px, 3), level, np.uint8)
+    frames = {name: Frame(rgb=image, camera=name, stamp_ns=0, id=index) for name in views}
+    return Observation(frames=frames, state=np.zeros(1, np.float32), stamp_ns=0)
+
+
+def episode(count, views=("front",)):
+    return [observation(i, 255 * i // max(1, count - 1), views) for i in range(count)]
+
+
+def answer_of(value):
+    return f"ANSWER: {round(1 + 4 * value)}"
+
+
+def model_of(judge, **options):
+    return RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig(**options))
+
+
+def one_score(reply, **options):
+    (score,) = score_episode(model_of(ScriptedVlm(lambda q: reply), **options), TASK, episode(1))
+    return score
+
+
+def fixed(*probabilities, mass=1.0, cells=()):
+    return VlmReply(text="ANSWER: 3", probabilities=probabilities, mass=mass, cells=cells)
+
+
+# --- the score
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=5, max_size=5).filter(lambda p: sum(p) > 0.01))
+def test_progress_and_spread_are_mean_and_deviation_of_the_digits(weights):
+    p = np.array(weights) / sum(weights)
+    score = one_score(fixed(*p))
+    expected = sum(k * p_k for k, p_k in zip(range(1, 6), p, strict=True))
+    variance = sum((k - expected) ** 2 * p_k for k, p_k in zip(range(1, 6), p, strict=True))
+    assert score.raw == pytest.approx(expected)
+    assert score.progress == pytest.approx((expected - 1) / 4)
+    assert score.progress == pytest.approx(expected / 4 - 0.25)
+    assert score.spread == pytest.approx(math.sqrt(variance) / 4, abs=1e-6)
+    assert score.done is None
+
+
+@pytest.mark.parametrize("level", range(1, 6))
+def test_a_written_score_is_certain(level):
+    score = one_score(VlmReply(text=f"ANSWER: {level}"), reading=Reading.TEXT)
+    assert (score.raw, score.progress, score.spread) == (level, (level - 1) / 4, 0.0)
+
+
+def test_votes_are_averaged_over_answers_and_digits():
+    votes = [(0.5, 0.5, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.2, 0.8), (0.0, 0.0, 1.0, 0.0, 0.0)]
+    judge = ScriptedVlm(lambda q: fixed(*votes[q.seed]))
+    (score,) = score_episode(model_of(judge, votes=3, temperature=0.7), TASK, episode(1))
+    assert score.raw == pytest.approx(np.mean([expected_value(range(1, 6), v)[0] for v in votes]))
+    assert "3 votes" in score.reply
+    lost = ScriptedVlm(lambda q: fixed(*votes[q.seed]) if q.seed < 2 else None)
+    (score,) = score_episode(model_of(lost, votes=3, temperature=0.7), TASK, episode(1))
+    assert score.raw == pytest.approx((1.5 + 4.8) / 2)
+
+
+def test_error_falls_with_the_root_of_the_votes_and_floors_at_the_bias():
+    errors = {}
+    for votes in (1, 4, 16):
+        judge = NoisyVlm(lambda q: 0.4, answer_of, noise=0.15, bias=0.2, width=0.05)
+        model = model_of(judge, votes=votes, temperature=1.0)
+        scores = [score_episode(model, f"{TASK} {i}", [observation(0, 9)])[0].progress for i in range(150)]
+        errors[votes] = (float(np.std(scores)), abs(float(np.mean(scores)) - 0.4))
+    assert errors[4][0] == pytest.approx(errors[1][0] / 2, rel=0.3)
+    assert errors[16][0] == pytest.approx(errors[1][0] / 4, rel=0.3)
+    assert all(bias == pytest.approx(0.2, abs=0.03) for _, bias in errors.values())
+
+
+@pytest.mark.parametrize(
+    ("reply", "options", "words"),
+    [
+        (None, {}, "no reply"),
+        (fixed(0.2, 0.2, 0.2, 0.2, 0.2, mass=0.49), {}, "something else"),
+        (VlmReply(text="ANSWER: 3"), {}, "no probabilities"),
+        (VlmReply(text="It went well."), {"reading": Reading.TEXT}, "cannot be read: It went well"),
+        (VlmReply(text="ANSWER: 2 ANSWER: 4"), {"reading": Reading.TEXT}, "cannot be read"),
+        (fixed(0, 0, 1, 0, 0, cells=((8, 2, 4),)), {}, "too little of the frames: 8 x 2 x 4"),
+    ],
+)
+def test_an_answer_that_says_nothing_is_missing(reply, options, words):
+    score = one_score(reply, **options)
+    assert not score.valid
+    assert words in score.reply
+
+
+def test_what_the_network_saw_stands_with_the_score():
+    assert "saw 8 x 6 x 10" in one_score(fixed(0, 0, 1, 0, 0, cells=((8, 6, 10),))).reply
+
+
+def test_done_is_said_only_where_a_score_for_it_is_set():
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    scores = score_episode(model_of(judge, done_score=4.5, done_frames=2), TASK, episode(12))
+    reached = [s.raw >= 4.5 for s in scores]
+    assert [s.done for s in scores] == [a and b for a, b in zip([False, *reached], reached, strict=False)]
+
+
+# --- the questions
+
+
+@given(most=st.integers(2, 20), stride=st.integers(1, 12), count=st.integers(1, 200), first=st.integers(0, 5))
+def test_frames_are_even_few_and_end_with_the_newest(most, stride, count, first):
+    grid = FrameGrid(most=most, stride=stride)
+    for index in range(first, first + count):
+        grid.add(index, np.full((1, 1, 3), index % 256, np.uint8))
+        indices, frames = grid.video()
+        assert indices[-1] == index
+        assert indices[0] == first
+        assert 2 <= len(indices) <= most
+        assert len(grid._frames) <= most
+        assert [int(frame[0, 0, 0]) for frame in frames] == [i % 256 for i in indices]
+        gaps = np.diff(indices)
+        if index > first:
+            assert len(set(gaps[:-1].tolist())) <= 1
+            assert 0 < gaps[-1] <= max(gaps[0], stride)
+
+
+def test_a_question_is_words_then_the_video_so_far():
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    model = model_of(judge, frames=4, observation_hz=10.0, frame_hz=5.0)
+    score_episode(model, TASK, episode(12))
+    words, clip = judge.asked[5].parts
+    assert TASK in words
+    assert judge.asked[5].prefix == 1
+    assert clip.stamps_s == (0.0, 0.2, 0.4, 0.5)
+    assert all(isinstance(q.parts[1], Clip) and len(q.parts[1].frames) <= 4 for q in judge.asked)
+    assert (judge.asked[0].parts[1].frames[0] == judge.asked[0].parts[1].frames[1]).all()
+    assert judge.asked[0].choices == ("1", "2", "3", "4", "5")
+    assert judge.asked[0].reply_start == "ANSWER: "
+    turned = NoisyVlm(brightness_of_last, answer_of)
+    score_episode(model_of(turned, words_first=False), TASK, episode(2))
+    assert isinstance(turned.asked[0].parts[0], Clip)
+    assert turned.asked[0].prefix == 0
+
+
+def test_frames_that_are_not_scored_are_part_of_the_video():
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    model = model_of(judge, observation_hz=2.0)
+    score_episode(model, TASK, episode(40))
+    whole = {q.parts[1].stamps_s[-1]: q.parts[1].stamps_s for q in judge.asked}
+    judge.asked.clear()
+    score_episode(model, TASK, episode(40), stride=4)
+    assert len(judge.asked) == 11
+    assert all(whole[q.parts[1].stamps_s[-1]] == q.parts[1].stamps_s for q in judge.asked)
+
+
+def test_one_view_is_looked_at_and_it_must_be_there():
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    with pytest.raises(ShapeError, match="several"):
+        score_episode(model_of(judge), TASK, episode(2, ("front", "wrist")))
+    assert len(score_episode(model_of(judge, camera="wrist"), TASK, episode(2, ("front", "wrist")))) == 2
+    with pytest.raises(ShapeError, match="missing: 'wrist'"):
+        score_episode(model_of(judge, camera="wrist"), TASK, episode(2))
+    fold = model_of(judge).start(TASK, {})
+    fold.queries(observation(0, 1))
+    with pytest.raises(ShapeError, match="missing: 'front'"):
+        fold.queries(observation(1, 1, ("wrist",)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"frames": 1},
+        {"votes": 0},
+        {"votes": 2},
+        {"frame_hz": 20.0},
+        {"min_mass": 1.5},
+        {"max_tokens": 0},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options):
+    with pytest.raises(ConfigError):
+        RoboRewardConfig(**options)
+
+
+def test_the_version_tells_every_setting_that_bears_on_a_score():
+    judge, base = ScriptedVlm(lambda q: None), {"camera": "front"}
+    versions = {model_of(judge, **base).version}
+    others = [
+        {"frames": 8},
+        {"frame_hz": 1.0},
+        {"reading": Reading.TEXT},
+        {"words_first": False},
+        {"camera": "wrist"},
+        {"temperature": 0.5},
+    ]
+    versions |= {model_of(judge, **(base | other)).version for other in others}
+    versions.add(model_of(ScriptedVlm(lambda q: None, identity="other"), **base).version)
+    other_words = replace(own_prompt(CONTRACT), template="other words: {task} answer:")
+    versions.add(RoboRewardModel(judge, other_words, RoboRewardConfig(**base)).version)
+    assert len(versions) == len(others) + 3
+    assert all(version.startswith("roboreward-own-") for version in versions)
+
+
+# --- rewards
+
+
+def test_rewards_by_name():
+    scores = [1.0, 2.0, 1.5, 4.0, 5.0]
+    share = (np.array(scores) - 1) / 4
+    by = {t: t.rewards(scores, discount=0.9) for t in RewardTransform if t != "absolute"}
+    assert by["terminal01"].tolist() == [0, 0, 0, 1]
+    assert by["dsrl"].tolist() == [-1, -1, -1, 0]
+    assert by["delta"] == pytest.approx(np.diff(share))
+    assert by["potential"] == pytest.approx([*(0.9 * share[1:4] - share[:3]), -share[3]])
+    going_on = RewardTransform.POTENTIAL.rewards(scores, discount=0.9, terminated=False)
+    assert going_on == pytest.approx(0.9 * share[1:] - share[:-1])
+    # With the potential zeroed at a true end, what is paid adds up to −Φ of the start: no policy is preferred by it.
+    assert sum(0.9**i * r for i, r in enumerate(by["potential"])) == pytest.approx(-share[0])
+
+
+def test_absolute_scores_at_every_step_have_to_be_forced():
+    with pytest.raises(ConfigError, match="going on"):
+        RewardTransform.ABSOLUTE.rewards([1, 3])
+    assert RewardTransform.ABSOLUTE.rewards([1, 3, 5], forced=True).tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("scores", [[3], [0.5, 2], [1, 6], [1, math.nan]])
+def test_scores_that_are_none_make_no_rewards(scores):
+    with pytest.raises(ShapeError):
+        RewardTransform.DSRL.rewards(scores)
+
+
+# --- what the network sees
+
+
+@pytest.mark.parametrize(
+    ("frames", "collapsed", "tokens", "hub_tokens"),
+    [
+        (8, (6, 10), 240, 240),
+        (16, (5, 8), 320, 480),
+        (32, (3, 6), 288, 960),
+        (62, (2, 4), 248, 1860),
+        (310, (1, 2), 310, 9300),
+    ],
+)
+def test_the_known_collapse_of_the_grid_and_the_pin_against_it(
+    judge_of, frames, collapsed, tokens, hub_tokens
+):
+    """Visual tokens of a clip of 320 x 192 pictures: the class's own limit, the hub's, and ours per frame."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    def cells(limit):
+        return tuple(
+            side // 32 for side in smart_resize(frames, 192, 320, min_pixels=128 * 32 * 32, max_pixels=limit)
+        )
+
+    assert cells(786_432) == collapsed
+    assert frames // 2 * math.prod(collapsed) == tokens
+    assert frames // 2 * math.prod(cells(25_165_824)) == hub_tokens
+    if frames > 62:
+        return
+    clip = Clip(
+        frames=(np.zeros((192, 320, 3), np.uint8),) * frames, stamps_s=tuple(map(float, range(frames)))
+    )
+    judge = judge_of("qwen3_vl", max_pixels=76_800)
+    assert judge.cells(VlmQuery(parts=(clip,))) == ((frames // 2, 6, 10),)
+    bare = judge_of("qwen3_vl")
+    bare._family._clip_least, bare._family._clip_most = 128 * 32 * 32, 786_432
+    assert bare.cells(VlmQuery(parts=(clip,))) == ((frames // 2, *collapsed),)
+
+
+def test_a_collapsed_grid_is_refused_when_the_model_is_loaded(tiny):
+    config = RoboRewardConfig(checkpoint=str(tiny["qwen3_vl"]), judge=JudgeConfig(device="cpu"))
+    assert open_roboreward(config).check_cells(192, 320) == (8, 6, 10)
+    with pytest.raises(ConfigError, match=r"too little of each frame.*8 x 3 x 4.*max_pixels"):
+        open_roboreward(replace(config, max_pixels=16_384))
+
+
+def test_a_network_that_is_shown_no_videos_is_refused(tiny):
+    with pytest.raises(ShapeError, match="never clips"):
+        open_roboreward(RoboRewardConfig(checkpoint=str(tiny["internvl"]), judge=JudgeConfig(device="cpu")))
+
+
+# --- the whole way
+
+
+@pytest.mark.parametrize("options", [{}, {"reading": Reading.TEXT}, {"votes": 3, "temperature": 1.0}])
+def test_the_model_conforms_with_a_fake_judge(options):
+    judge = NoisyVlm(brightness_of_last, answer_of, noise=0.1, width=0.1)
+    check_reward_model(model_of(judge, camera="front", **options))
+    check_reward_model(model_of(judge, **options))
+
+
+def tiny_config(tiny, kind="qwen3_vl", **options):
+    return RoboRewardConfig(
+        checkpoint=str(tiny[kind]),
+        judge=JudgeConfig(device="cpu"),
+        max_pixels=4096,
+        min_cells=1,
+        min_mass=0.0,
+        frames=6,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl"])
+def test_the_model_conforms_with_a_tiny_network(tiny, kind):
+    model = open_roboreward(tiny_config(tiny, kind, camera="front", observation_hz=4.0))
+    check_reward_model(model, observations=random_observations(model, count=10))
+    scores = score_episode(model, TASK, random_observations(model, count=10))
+    assert len({score.progress for score in scores}) > 8
+    assert all(0 < score.spread < 0.5 and "saw" in score.reply for score in scores)
+
+
+def test_weights_that_are_not_finite_give_missing_scores_and_the_run_goes_on(tiny):
+    model = open_roboreward(tiny_config(tiny))
+    with torch.no_grad():
+        model.judge.network.model.lm_head.weight[0] = float("nan")
+    scores = score_episode(model, TASK, random_observations(model, count=4))
+    assert [score.valid for score in scores] == [False] * 4
+    assert {score.reply for score in scores} == {"no reply"}
+
+
+def settings_file(tiny, tmp_path):
+    path = tmp_path / "roboreward.yaml"
+    path.write_text(
+        f"checkpoint: {tiny['qwen3_vl']}\nmax_pixels: 4096\nmin_cells: 1\n"
+        "min_mass: 0.0\nframes: 6\njudge:\n  device: cpu\n"
+    )
+    return path
+
+
+def test_a_spec_names_a_checkpoint_or_its_settings(tiny, tmp_path):
+    by_settings = load_reward_model(f"roboreward:{settings_file(tiny, tmp_path)}")
+    assert by_settings.version == open_roboreward(tiny_config(tiny)).version
+    whole = load_reward_model(f"roboreward:{tiny['qwen3_vl']}")
+    assert whole.version != by_settings.version
+    with pytest.raises(ModelLoadError, match="no such checkpoint"):
+        load_reward_model("roboreward:/nowhere/at/all")
+    with pytest.raises(ModelLoadError, match="roboreward"):
+        find_loader("somebody:else")
+
+
+def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path):
+    place = f"roboreward:{settings_file(tiny, tmp_path)}"
+    run = "import sys; from roborl.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", run, "serve", place, "--endpoint", "tcp://127.0.0.1:*"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        endpoint = next(line.rsplit(" ", 1)[1].strip() for line in process.stderr if " on tcp://" in line)
+        shown = random_observations(open_roboreward(tiny_config(tiny)), count=6)
+        scores = watched(endpoint, [o.images for o in shown])
+        expected = score_episode(open_roboreward(tiny_config(tiny)), TASK, shown)
+        assert [s.frame_id for s in scores] == list(range(6))
+        for one, other in zip(scores, expected, strict=True):
+            assert one.version == other.version
+            assert one.progress == pytest.approx(other.progress, abs=1e-4)
+        assert all(s.timings_ms["server"] >= s.timings_ms["reading"] > 0 for s in scores)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    statistics = json.loads(out.splitlines()[-1])
+    assert statistics["models"]["roboreward.yaml"]["scored"] == {"label": 6}
+
+
+def watched(endpoint, images):
+    client = ScoreClient(endpoint, name="test")
+    try:
+        session, scores, sent = client.open_session(TASK, ["front"]), [], 0
+        deadline = time.monotonic() + 20
+        while len(scores) < len(images):
+            assert time.monotonic() < deadline, scores
+            while sent < len(images) and client.push_frame(session, sent, images[sent], score=True):
+                sent += 1
+            for event in client.poll(0.02):
+                if isinstance(event, Scored):
+                    scores.append(event.score)
+                assert not isinstance(event, SessionRefused), event
+        return scores
+    finally:
+        client.close()
