@@ -219,7 +219,7 @@ def convert_checkpoint(source: Path, target: Path) -> None:
     weights = native_weights(_read_weights(source), config)
     config.save_pretrained(target)
     _write_processor(tokenizer, target, image_px=image_px, image_tokens=config.image_seq_length)
-    partial = target / "model.safetensors.part"
+    partial = target / f"model.safetensors.{os.getpid()}.part"
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial, {"format": "pt"})
     os.replace(partial, target / "model.safetensors")
 

@@ -11,8 +11,8 @@ import ast
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from roborl.errors import ConfigError
@@ -34,6 +34,8 @@ _FORMS: dict[str, tuple[int, tuple[str, ...]]] = {
     "done_goal": (2, (TASK,)),
 }
 _MODEL_SOURCE, _DATA_SOURCE = "model_utils.py", "data_processing_vlm.py"
+# Of the texts read from InternRobotics/VLAC at 71acb22.
+_KNOWN = "5a537955dd76dfd5457208b7676a389b63742d9a51cdb8320aced03cb23486f2"
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class VlacWording:
         start: The first picture of the episode.
         done: Whether the task is done in a picture, which stands before these words.
         done_goal: Whether it is, in the second of two pictures; the first is the goal.
-        origin: ``own``, or ``found`` where it was read from the user's copy.
+        origin: ``own``; ``known`` or ``found`` where it was read from the user's copy, and is what was published or not.
     """
 
     system: str
@@ -142,6 +144,15 @@ def load_wording(config: PromptConfig) -> VlacWording:
             " trained on. Name a copy of its evo_vlac/utils/model_utils.py: --prompt.file"
         )
         wording = OUR_WORDING
+    if config.file and wording.sha256 == _KNOWN:
+        wording = replace(wording, origin="known")
+    elif config.file:
+        log.warning(
+            "the critic's words in %s are not the published ones (sha256 %s): expect other scores from a published"
+            " checkpoint",
+            config.file,
+            wording.sha256[:12],
+        )
     if config.sha256 and wording.sha256 != config.sha256:
         raise ConfigError(
             "The critic's wording does not have the hash that is insisted on",
@@ -200,7 +211,7 @@ def _from_sources(place: Path) -> VlacWording:
 
 
 def _named_strings(path: Path) -> dict[str, str]:
-    """Return the strings of a Python source that stand under a name: in a mapping, or assigned to an item or field."""
+    """Return the strings that a Python source puts into its mapping of questions, and the system turn, by name."""
     try:
         tree = ast.parse(path.read_text())
     except (OSError, ValueError, SyntaxError, RecursionError) as error:
@@ -209,17 +220,21 @@ def _named_strings(path: Path) -> dict[str, str]:
         ) from error
     found: dict[str, str] = {}
     for node in ast.walk(tree):
-        pairs: list[tuple[ast.expr | None, ast.expr]] = []
-        if isinstance(node, ast.Dict):
-            pairs = list(zip(node.keys, node.values, strict=True))
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Subscript):
-                    pairs.append((target.slice, node.value))
-                elif isinstance(target, ast.Attribute):
-                    pairs.append((ast.Constant(target.attr), node.value))
-        for key, value in pairs:
-            match key, value:
-                case ast.Constant(value=str() as name), ast.Constant(value=str() as text):
-                    found[name] = text
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
+            match target, node.value:
+                case ast.Attribute(attr="prompt_templete"), ast.Dict(keys=keys, values=values):
+                    found |= dict(_strings(zip(keys, values, strict=True)))
+                case ast.Subscript(value=ast.Attribute(attr="prompt_templete"), slice=key), value:
+                    found |= dict(_strings([(key, value)]))
+                case ast.Attribute(attr="system_prompt" as name), value:
+                    found |= dict(_strings([(ast.Constant(name), value)]))
     return found
+
+
+def _strings(pairs: Iterable[tuple[ast.expr | None, ast.expr]]) -> Iterator[tuple[str, str]]:
+    for key, value in pairs:
+        match key, value:
+            case ast.Constant(value=str() as name), ast.Constant(value=str() as text):
+                yield name, text

@@ -113,7 +113,7 @@ def test_a_converted_folder_is_a_native_checkpoint(reward_model_check, published
     reward_model_check(native, observations=observations, references=demonstration())
 
 
-def test_our_own_words_are_a_visible_warning_and_a_file_of_words_is_not(published, tmp_path, caplog):
+def test_our_own_words_are_a_visible_warning_and_so_are_unknown_ones(published, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         plain = open_vlac(settings_of(published))
     assert "own words" in caplog.text
@@ -123,7 +123,8 @@ def test_our_own_words_are_a_visible_warning_and_a_file_of_words_is_not(publishe
     (tmp_path / "words.json").write_text(json.dumps(texts | {"system": "You are shown pictures."}))
     with caplog.at_level(logging.WARNING):
         read = open_vlac(settings_of(published, prompt=PromptConfig(file=str(tmp_path / "words.json"))))
-    assert not caplog.records
+    assert "own words" not in caplog.text
+    assert "not the published ones" in caplog.text
     assert read.wording.system == "You are shown pictures."
     assert read.version.startswith("vlac-found-")
 

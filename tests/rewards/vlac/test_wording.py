@@ -90,6 +90,16 @@ def test_a_hash_can_be_insisted_on(sources):
         load_wording(PromptConfig(sha256=found.sha256))
 
 
+def test_what_was_published_is_known_and_anything_else_is_a_warning(sources, monkeypatch, caplog):
+    found = load_wording(PromptConfig(file=str(sources)))
+    assert "not the published ones" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("roborl.rewards.vlac.wording._KNOWN", found.sha256)
+    known = load_wording(PromptConfig(file=str(sources)))
+    assert (known.origin, known.sha256) == ("known", found.sha256)
+    assert not caplog.records
+
+
 def test_the_hash_covers_every_text_and_not_where_it_was_found():
     hashes = {dataclasses.replace(OUR_WORDING, **{name: text + " "}).sha256 for name, text in TEXTS.items()}
     assert len(hashes | {OUR_WORDING.sha256}) == len(TEXTS) + 1
