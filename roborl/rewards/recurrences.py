@@ -31,6 +31,7 @@ WORST_CHANGE = -0.99
 
 _LEAST_REMAINING = 0.01
 _MIXED_FLOOR = 0.1
+_HALF = 0.5 + 1e-9  # 1 − 0.01 / 0.02 is a little more than a half
 _LARGEST_SPREAD = 0.5
 
 
@@ -88,7 +89,7 @@ def advance(value: float, change: float, rule: Recurrence) -> float:
         return value
     if change > 0.0 or rule is Recurrence.LINEAR:
         return min(1.0, value + (1.0 - value) * change)
-    if rule is Recurrence.MIXED and value <= 0.5:
+    if rule is Recurrence.MIXED and value <= _HALF:
         return value * (1.0 + change)
     undone = 1.0 - max(1.0 - value, _LEAST_REMAINING) / (1.0 + change)
     return max(_MIXED_FLOOR, undone) if rule is Recurrence.MIXED else undone
@@ -283,7 +284,7 @@ def _slopes(value: float, change: float, rule: Recurrence) -> tuple[float, float
     """Derivatives of the next value by the value and by the change."""
     if change > 0.0 or rule is Recurrence.LINEAR:
         return 1.0 - change, 1.0 - value
-    if rule is Recurrence.MIXED and value <= 0.5:
+    if rule is Recurrence.MIXED and value <= _HALF:
         return 1.0 + change, value
     remaining = max(1.0 - value, _LEAST_REMAINING)
     return 1.0 / (1.0 + change), remaining / (1.0 + change) ** 2
