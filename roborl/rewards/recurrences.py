@@ -181,7 +181,8 @@ def quieten(change: float, *, rise: float = 0.0, fall: float = 0.0) -> float:
 def sample_reference(length: int, count: int) -> list[int]:
     """Return which pictures of a reference trajectory to show: ``count`` of them, the first and the last among them.
 
-    A trajectory that is shorter is shown whole; of one picture asked for, the last is the one that tells most.
+    A trajectory that is shorter is shown whole; of one picture asked for, the last is the one that tells most. In whole
+    numbers: as published, in floating point, the last one is missed at some lengths.
 
     Args:
         length: Pictures of the trajectory, at least 1.

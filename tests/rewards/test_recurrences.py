@@ -221,6 +221,7 @@ def test_dead_zones_are_closed_on_their_outer_side():
 def test_which_pictures_of_a_reference_are_shown():
     assert sample_reference(100, 9) == [0, *(int(k * 99 / 8) for k in range(1, 9))]
     assert sample_reference(30, 6) == [0, *(int(k * 29 / 5) for k in range(1, 6))]
+    assert sample_reference(393, 12)[-1] == 392, "int(11 * (392 / 11)) is 391"
     assert sample_reference(4, 9) == [0, 1, 2, 3]
     assert sample_reference(7, 1) == [6]
     assert sample_reference(1, 6) == [0]
@@ -254,6 +255,12 @@ def test_done_needs_votes_and_is_taken_back_by_votes():
     signal = DoneSignal(DoneVotes(enter=0.9, leave=0.5, votes=2, window=3))
     said = [signal.see(p) for p in (0.95, 0.2, 0.9, None, 0.7, 0.4, None, 0.3, 0.9)]
     assert said == [False, False, True, True, True, True, True, False, False]
+
+
+def test_the_published_debounce_of_done_is_one_of_the_rules():
+    signal = DoneSignal(DoneVotes(enter=0.95, leave=0.95, votes=4, window=4))
+    said = [signal.see(p) for p in (1.0, 0.95, 0.94, 0.96, 0.97, 0.95, 1.0, 1.0)]
+    assert said == [False] * 6 + [True, True]
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
