@@ -69,13 +69,13 @@ class Reader:
     def read(self, turns: Sequence[Turn]) -> Reading:
         """Read questions, each behind its own prefix."""
         begins, prefixes, reused = self._find_prefixes(turns)
-        spans = [(turn, begin, len(turn.ids)) for turn, begin in zip(turns, begins, strict=True)]
+        spans = [(turn, begin, len(turn.form.ids)) for turn, begin in zip(turns, begins, strict=True)]
         hidden, cache, mask = self._read_spans(spans, prefixes)
         return Reading(
             logits=self._logits(hidden[:, -1]),
             cache=cache,
             mask=mask,
-            positions=torch.tensor([turn.next_position for turn in turns], device=mask.device),
+            positions=torch.tensor([turn.form.next_position for turn in turns], device=mask.device),
             reused=reused,
         )
 
@@ -97,23 +97,23 @@ class Reader:
         """Return for each question where its reading begins, what stands before, and how much of that was known."""
         if not self._prefixes.max_bytes:
             return [0] * len(turns), [None] * len(turns), (0,) * len(turns)
-        wanted = {turn.prefix_key: turn for turn in turns if turn.prefix}
+        wanted = {turn.prefix_key: turn for turn in turns if turn.form.prefix}
         known = {key: kept for key in wanted if (kept := self._prefixes.get(key)) is not None}
         fresh = [turn for key, turn in wanted.items() if key not in known]
         made: dict[bytes, Prefix] = {}
         if fresh:
-            _, cache, _ = self._read_spans([(t, 0, t.prefix) for t in fresh], [None] * len(fresh))
+            _, cache, _ = self._read_spans([(t, 0, t.form.prefix) for t in fresh], [None] * len(fresh))
             for row, turn in enumerate(fresh):
                 # Copies, so that one prefix does not hold the memory of the whole batch.
                 layers = tuple(
-                    (keys[row, :, -turn.prefix :].clone(), values[row, :, -turn.prefix :].clone())
+                    (keys[row, :, -turn.form.prefix :].clone(), values[row, :, -turn.form.prefix :].clone())
                     for keys, values in _layers(cache)
                 )
                 made[turn.prefix_key] = Prefix(layers=layers)
                 self._prefixes.put(turn.prefix_key, made[turn.prefix_key])
-        reused = tuple(turn.prefix if turn.prefix_key in known else 0 for turn in turns)
-        found = [(known | made)[turn.prefix_key] if turn.prefix else None for turn in turns]
-        return [turn.prefix for turn in turns], found, reused
+        reused = tuple(turn.form.prefix if turn.prefix_key in known else 0 for turn in turns)
+        found = [(known | made)[turn.prefix_key] if turn.form.prefix else None for turn in turns]
+        return [turn.form.prefix for turn in turns], found, reused
 
     def _read_spans(
         self, spans: Sequence[tuple[Turn, int, int]], prefixes: Sequence[Prefix | None]
@@ -129,8 +129,8 @@ class Reader:
             pad = longest - (end - begin)
             e, d = self._embedded(turn, begin, end, layers)
             embeds.append(torch.nn.functional.pad(e, (0, 0, pad, 0)))
-            positions.append(torch.nn.functional.pad(turn.positions[:, begin:end], (pad, 0)))
-            visual.append(torch.nn.functional.pad(turn.visual[begin:end], (pad, 0)))
+            positions.append(torch.nn.functional.pad(turn.form.positions[:, begin:end], (pad, 0)))
+            visual.append(torch.nn.functional.pad(turn.form.visual[begin:end], (pad, 0)))
             deep.append(d)
             mask[row, before + pad :] = 1
             if prefix is not None:
@@ -149,18 +149,17 @@ class Reader:
 
     def _embedded(self, turn: Turn, begin: int, end: int, layers: int) -> tuple[Tensor, list[Tensor]]:
         """Return the embeddings of part of a question, and what is added to its visual tokens after the first layers."""
-        visual = turn.visual[begin:end]
-        first = int(turn.visual[:begin].sum())
+        visual = turn.form.visual[begin:end]
+        first = int(turn.form.visual[:begin].sum())
         last = first + int(visual.sum())
         device = self._model.device
-        embeds: Tensor = self._embed(turn.ids[begin:end].to(device))
+        embeds: Tensor = self._embed(turn.form.ids[begin:end].to(device))
         if first == last:
             return embeds, [embeds[:0]] * layers
         seen = torch.cat([sight.embeds for sight in turn.sights])[first:last]
-        embeds[visual.to(device)] = seen.to(embeds.dtype)
+        embeds[visual.to(device)] = seen.to(embeds)
         deep = [
-            torch.cat([sight.deep[i] for sight in turn.sights])[first:last].to(embeds.dtype)
-            for i in range(layers)
+            torch.cat([sight.deep[i] for sight in turn.sights])[first:last].to(embeds) for i in range(layers)
         ]
         return embeds, deep
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import batched
 
 from roborl.errors import RoborlError
@@ -11,8 +11,11 @@ from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.queries import Clip, VlmQuery, picture_key
 from roborl.rewards.judges.sights import Family, Patches, Sight
 from roborl.rewards.judges.turns import Seen
+from roborl.types import Image
 
 log = logging.getLogger(__name__)
+
+type _Noted = tuple[tuple[bytes, ...], Clip | None]
 
 _AT_ONCE = 64  # most pictures in one run of the vision network
 
@@ -36,52 +39,63 @@ class Eyes:
     def look(self, queries: Sequence[VlmQuery]) -> list[list[Seen] | None]:
         """Return what is seen of each picture and clip of each question; None where one cannot be looked at."""
         found: dict[bytes, Sight] = {}
-        fresh: dict[bytes, Patches] = {}
-        noted = [self._note(query, found, fresh) for query in queries]
-        for part in batched(fresh.values(), _AT_ONCE):
+        clips: dict[bytes, Patches] = {}
+        pictures: dict[bytes, Image] = {}
+        noted = [self._note(query, found, clips, pictures) for query in queries]
+        for part in batched([*clips.values(), *self._prepared(pictures)], _AT_ONCE):
             self.looked += len(part)
             for patches, sight in zip(part, self._family.see(part), strict=True):
                 found[patches.key] = sight
                 self._kept.put(patches.key, sight)
-        return [
-            None
-            if parts is None
-            else [
-                Seen(sights=tuple(found[key] for key in keys), keys=keys, clip=clip) for keys, clip in parts
-            ]
-            for parts in noted
-        ]
+        return [None if parts is None else _seen(parts, found) for parts in noted]
 
     def _note(
-        self, query: VlmQuery, found: dict[bytes, Sight], fresh: dict[bytes, Patches]
-    ) -> list[tuple[tuple[bytes, ...], Clip | None]] | None:
-        """Sort the pictures of a question into those seen before and those to look at; return their digests."""
-        parts: list[tuple[tuple[bytes, ...], Clip | None]] = []
-        prepared: dict[bytes, Patches] = {}
-        try:
-            for part in query.parts:
-                if isinstance(part, Clip):
+        self,
+        query: VlmQuery,
+        found: dict[bytes, Sight],
+        clips: dict[bytes, Patches],
+        pictures: dict[bytes, Image],
+    ) -> list[_Noted] | None:
+        """Return the digests of a question's pictures, and sort these into seen before and still to look at."""
+        noted: list[_Noted] = []
+        for part in query.parts:
+            if isinstance(part, Clip):
+                try:
                     instants = self._family.patches_of_clip(part)
-                    parts.append((tuple(p.key for p in instants), part))
-                    for p in instants:
-                        if not self._recall(p.key, found, fresh):
-                            prepared[p.key] = p
-                elif not isinstance(part, str):
-                    key = picture_key(part)
-                    parts.append(((key,), None))
-                    if key not in prepared and not self._recall(key, found, fresh):
-                        prepared[key] = self._family.patches_of_picture(part, key)
-        except (RoborlError, ValueError) as error:
-            # One question with an impossible picture, such as one too small, is one missing reply.
-            log.warning("a question has a picture that the network cannot be shown: %s", error)
-            return None
-        fresh |= prepared
-        return parts
+                except (RoborlError, ValueError) as error:
+                    log.warning("a question has a clip that the network cannot be shown: %s", error)
+                    return None
+                noted.append((tuple(p.key for p in instants), part))
+                clips |= {p.key: p for p in instants if not self._recall(p.key, found, clips)}
+            elif not isinstance(part, str):
+                key = picture_key(part)
+                noted.append(((key,), None))
+                if not self._recall(key, found, pictures):
+                    pictures[key] = part
+        return noted
 
-    def _recall(self, key: bytes, found: dict[bytes, Sight], fresh: dict[bytes, Patches]) -> bool:
+    def _recall(self, key: bytes, found: dict[bytes, Sight], fresh: Container[bytes]) -> bool:
         if key in found or key in fresh:
             return True
         sight = self._kept.get(key)
         if sight is not None:
             found[key] = sight
         return sight is not None
+
+    def _prepared(self, pictures: Mapping[bytes, Image]) -> list[Patches]:
+        """Preprocess all pictures at once, or where that fails one by one, so that an impossible one hurts itself."""
+        if not pictures:
+            return []
+        try:
+            return self._family.patches_of_pictures([*pictures.values()], [*pictures])
+        except ValueError as error:
+            if len(pictures) == 1:
+                log.warning("a question has a picture that the network cannot be shown: %s", error)
+                return []
+        return [p for key, picture in pictures.items() for p in self._prepared({key: picture})]
+
+
+def _seen(parts: Sequence[_Noted], found: Mapping[bytes, Sight]) -> list[Seen] | None:
+    if any(key not in found for keys, _ in parts for key in keys):
+        return None
+    return [Seen(sights=tuple(found[key] for key in keys), keys=keys, clip=clip) for keys, clip in parts]

@@ -63,8 +63,8 @@ class Family(Protocol):
     axes: int
     """Number of position axes."""
 
-    def patches_of_picture(self, picture: Image, key: bytes) -> Patches:
-        """Preprocess a picture."""
+    def patches_of_pictures(self, pictures: Sequence[Image], keys: Sequence[bytes]) -> list[Patches]:
+        """Preprocess pictures, each by itself; an impossible one fails them all."""
         ...
 
     def patches_of_clip(self, clip: Clip) -> tuple[Patches, ...]:
@@ -156,14 +156,16 @@ class QwenFamily:
         """Token ids that stand for visual tokens."""
         return frozenset((self._image, self._video))
 
-    def patches_of_picture(self, picture: Image, key: bytes) -> Patches:
-        """Preprocess a picture."""
+    def patches_of_pictures(self, pictures: Sequence[Image], keys: Sequence[bytes]) -> list[Patches]:
+        """Preprocess pictures."""
         made = self._processor.image_processor(
-            images=[_channels_first(picture)],
+            images=[_channels_first(picture) for picture in pictures],
             size={"shortest_edge": self._least, "longest_edge": self._most},
             return_tensors="pt",
         )
-        return self._patches(key, made["pixel_values"], made["image_grid_thw"][0].tolist()[1:])
+        grids = made["image_grid_thw"][:, 1:].tolist()
+        pixels = made["pixel_values"].split([rows * columns for rows, columns in grids])
+        return [self._patches(*one) for one in zip(keys, pixels, grids, strict=True)]
 
     def patches_of_clip(self, clip: Clip) -> tuple[Patches, ...]:
         """Preprocess a clip: one element per two frames, the last one doubled where their number is odd."""
@@ -316,17 +318,16 @@ class InternVlFamily:
         """Token ids that stand for visual tokens."""
         return frozenset((self._model.config.image_token_id,))
 
-    def patches_of_picture(self, picture: Image, key: bytes) -> Patches:
-        """Preprocess a picture."""
+    def patches_of_pictures(self, pictures: Sequence[Image], keys: Sequence[bytes]) -> list[Patches]:
+        """Preprocess pictures."""
         made = self._processor.image_processor(
-            images=[_channels_first(picture)], crop_to_patches=self._tiles, return_tensors="pt"
+            images=[_channels_first(picture) for picture in pictures],
+            crop_to_patches=self._tiles,
+            return_tensors="pt",
         )
-        pixels = made["pixel_values"]
-        patch = self._model.config.vision_config.patch_size
-        rows, columns = (int(side) // int(p) for side, p in zip(pixels.shape[-2:], patch, strict=True))
-        ratio = float(self._model.config.downsample_ratio)
-        cells = (int(rows * ratio) * len(pixels), int(columns * ratio))
-        return Patches(key=key, pixels=pixels, grid=(rows * len(pixels), columns), cells=cells)
+        counts = torch.as_tensor(made["num_patches"]).tolist()
+        pixels = made["pixel_values"].split(counts)
+        return [self._patches(key, tiles) for key, tiles in zip(keys, pixels, strict=True)]
 
     def patches_of_clip(self, clip: Clip) -> tuple[Patches, ...]:
         """Refuse: this family is shown pictures.
@@ -390,6 +391,13 @@ class InternVlFamily:
         )
         hidden: Tensor = out.last_hidden_state
         return hidden
+
+    def _patches(self, key: bytes, tiles: Tensor) -> Patches:
+        patch = self._model.config.vision_config.patch_size
+        rows, columns = (int(side) // int(p) for side, p in zip(tiles.shape[-2:], patch, strict=True))
+        ratio = float(self._model.config.downsample_ratio)
+        cells = (int(rows * ratio) * len(tiles), int(columns * ratio))
+        return Patches(key=key, pixels=tiles, grid=(rows * len(tiles), columns), cells=cells)
 
 
 def cells_of(sights: Sequence[Sight] | Sequence[Patches]) -> Cells:

@@ -97,7 +97,7 @@ class TransformersJudge:
             cells_of(
                 self._family.patches_of_clip(part)
                 if isinstance(part, Clip)
-                else (self._family.patches_of_picture(part, picture_key(part)),)
+                else self._family.patches_of_pictures([part], [picture_key(part)])
             )
             for part in query.parts
             if not isinstance(part, str)
@@ -157,7 +157,7 @@ class TransformersJudge:
         """Yield the rows to read together: all, or without padding those of equal lengths."""
         groups: dict[tuple[int, int], list[int]] = {}
         for row, turn in turns.items():
-            lengths = (0, 0) if self._padding else (turn.prefix, len(turn.ids))
+            lengths = (0, 0) if self._padding else (turn.form.prefix, len(turn.form.ids))
             groups.setdefault(lengths, []).append(row)
         yield from groups.values()
 
@@ -172,7 +172,7 @@ def _reply(draft: Draft, turn: Turn, reused: int, timings: Mapping[str, float]) 
         mass=draft.mass,
         tokens=tuple(draft.places),
         ended=draft.ended,
-        prompt_tokens=len(turn.ids),
+        prompt_tokens=len(turn.form.ids),
         reused_tokens=reused,
         cells=turn.cells,
         timings_ms=timings,

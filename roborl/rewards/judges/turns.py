@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,12 +11,13 @@ import xxhash
 from torch import Tensor
 
 from roborl.errors import ShapeError
+from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmQuery
 from roborl.rewards.judges.sights import Family, Sight, cells_of
 
 type Ids = tuple[int, ...]
 
-_TEXTS = 1024  # rendered turns whose tokens are kept: an episode asks with the same words again and again
+_FORMS_BYTES = 64 << 20  # an episode asks with the same words again and again
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -36,35 +36,51 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Turn:
-    """A question as tokens.
+class Form:
+    """What a question has in common with every other of the same words and the same sizes of pictures.
 
     Attributes:
         ids: int64 (n,), one per visual token.
         positions: int64 (axes, n).
         visual: Which tokens are visual, bool (n,).
-        sights: What was made of the pictures, in order.
         prefix: How many leading tokens stay the same over an episode, less than n.
-        prefix_key: Digest of these tokens and of the pictures among them.
         choices: Token of each choice.
         mouth: Tokens of the words put into the reply's mouth, the last of ``ids``.
-        cells: What the network sees of each picture and clip.
     """
 
     ids: Tensor
     positions: Tensor
     visual: Tensor
-    sights: tuple[Sight, ...]
     prefix: int
-    prefix_key: bytes
     choices: Ids
     mouth: Ids
-    cells: tuple[Cells, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, about."""
+        return self.ids.numel() * (9 + 8 * len(self.positions))
 
     @property
     def next_position(self) -> int:
         """Position of the reply's first token, on every axis: one on from the last, which is always a word's."""
         return int(self.positions[:, -1].max()) + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Turn:
+    """A question as tokens and pictures.
+
+    Attributes:
+        form: The tokens.
+        sights: What was made of the pictures, in order.
+        prefix_key: Digest of the leading tokens that stay the same, and of the pictures among them.
+        cells: What the network sees of each picture and clip.
+    """
+
+    form: Form
+    sights: tuple[Sight, ...]
+    prefix_key: bytes
+    cells: tuple[Cells, ...]
 
 
 class TurnWriter:
@@ -81,7 +97,7 @@ class TurnWriter:
         self._marks = torch.tensor(sorted(family.marks))
         added = processor.tokenizer.added_tokens_decoder.values()
         self._reserved = tuple(token.content for token in added if token.special)
-        self._encode = lru_cache(_TEXTS)(self._encoded)
+        self._forms: RecentCache[Hashable, Form] = RecentCache(_FORMS_BYTES)
 
     def write(self, query: VlmQuery, seen: Sequence[Seen]) -> Turn:
         """Return the tokens of a question.
@@ -93,30 +109,37 @@ class TurnWriter:
         Raises:
             ShapeError: If words of the question are marks of the template, or a choice is more than one token.
         """
+        likeness = _likeness(query, seen)
+        form = self._forms.get(likeness)
+        if form is None:
+            form = self._form(query, seen)
+            self._forms.put(likeness, form)
+        shown = sum(not isinstance(part, str) for part in query.parts[: query.prefix])
+        return Turn(
+            form=form,
+            sights=tuple(sight for s in seen for sight in s.sights),
+            prefix_key=_prefix_key(form, seen[:shown]) if form.prefix else b"",
+            cells=tuple(cells_of(s.sights) for s in seen),
+        )
+
+    def _form(self, query: VlmQuery, seen: Sequence[Seen]) -> Form:
         for text in (*query.parts, query.system, query.reply_start, *query.choices):
             if isinstance(text, str):
                 self._refuse_marks(text)
-        turn = self._spelt(query, query.parts)
-        ids, mouth, choices = self._ending(query, turn)
+        ids, mouth, choices = self._ending(query, self._spelt(query, query.parts))
         counts = self._counts(ids, seen)
         full = torch.tensor(ids).repeat_interleave(counts)
-        prefix, key = 0, b""
+        prefix = 0
         if query.prefix:
             kept = self._encode(self._spelt(query, query.parts[: query.prefix]))
-            same = _shared(kept, ids)
-            prefix = min(int(counts[:same].sum()), len(full) - 1)
-            shown = sum(not isinstance(part, str) for part in query.parts[: query.prefix])
-            key = _prefix_key(full[:prefix], seen[:shown])
-        return Turn(
+            prefix = min(int(counts[: _shared(kept, ids)].sum()), len(full) - 1)
+        return Form(
             ids=full,
             positions=self._family.positions(full, [s.clip for s in seen], [s.sights for s in seen]),
             visual=torch.isin(full, self._marks),
-            sights=tuple(sight for s in seen for sight in s.sights),
             prefix=prefix,
-            prefix_key=key,
             choices=choices,
             mouth=mouth,
-            cells=tuple(cells_of(s.sights) for s in seen),
         )
 
     def _spelt(self, query: VlmQuery, parts: Sequence[Part]) -> str:
@@ -176,7 +199,7 @@ class TurnWriter:
                 remedy="Leave them out of the task's instruction",
             )
 
-    def _encoded(self, text: str) -> Ids:
+    def _encode(self, text: str) -> Ids:
         return tuple(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -186,8 +209,20 @@ def _shared(one: Ids, other: Ids) -> int:
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-def _prefix_key(ids: Tensor, seen: Sequence[Seen]) -> bytes:
-    digest = xxhash.xxh3_128(ids.numpy().tobytes())
+def _likeness(query: VlmQuery, seen: Sequence[Seen]) -> Hashable:
+    """Return what two questions of one form have in common."""
+    views = iter(seen)
+    parts = tuple(
+        part
+        if isinstance(part, str)
+        else ((view := next(views)).clip and view.clip.stamps_s, cells_of(view.sights), view.sights[0].grid)
+        for part in query.parts
+    )
+    return parts, query.system, query.prefix, query.reply_start, query.choices
+
+
+def _prefix_key(form: Form, seen: Sequence[Seen]) -> bytes:
+    digest = xxhash.xxh3_128(form.ids[: form.prefix].numpy().tobytes())
     for s in seen:
         for key in s.keys:
             digest.update(key)

@@ -62,12 +62,12 @@ class ReplyWriter:
 
     def write(self, queries: Sequence[VlmQuery], turns: Sequence[Turn], reading: Reading) -> list[Draft]:
         """Write every reply to its end; those that end early wait for the others."""
-        drafts = [Draft(query=q, ids=list(t.mouth)) for q, t in zip(queries, turns, strict=True)]
+        drafts = [Draft(query=q, ids=list(t.form.mouth)) for q, t in zip(queries, turns, strict=True)]
         dice = [torch.Generator().manual_seed(query.seed) for query in queries]
         finite = reading.logits.isfinite().all(dim=1).tolist()
         for draft, turn, logits, sound in zip(drafts, turns, reading.logits, finite, strict=True):
             draft.broken = not sound
-            if sound and turn.choices:
+            if sound and turn.form.choices:
                 _weigh(draft, logits, turn)
         while any(draft.open for draft in drafts):
             tokens = self._choose(drafts, reading.logits, dice)
@@ -120,8 +120,8 @@ class ReplyWriter:
 
 
 def _weigh(draft: Draft, logits: Tensor, turn: Turn) -> None:
-    chances = logits.double().softmax(dim=0)[torch.tensor(turn.choices, device=logits.device)]
+    chances = logits.double().softmax(dim=0)[torch.tensor(turn.form.choices, device=logits.device)]
     draft.mass = float(chances.sum())
     # By their logits, so that choices of vanishing mass still have probabilities that add up.
-    within = logits[torch.tensor(turn.choices, device=logits.device)].double().softmax(dim=0)
+    within = logits[torch.tensor(turn.form.choices, device=logits.device)].double().softmax(dim=0)
     draft.probabilities = tuple(within.tolist())
