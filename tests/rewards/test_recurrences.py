@@ -73,7 +73,9 @@ def test_the_branches_of_the_mixed_rule():
     assert advance(0.5, -0.4, MIXED) == pytest.approx(0.3)
     assert advance(0.8, -0.5, MIXED) == pytest.approx(0.6)
     half = advance(0.995, -0.98, MIXED)
-    assert advance(half, -0.4, MIXED) == pytest.approx(0.3), "a half is in the lower half, however it was reached"
+    assert advance(half, -0.4, MIXED) == pytest.approx(0.3), (
+        "a half is in the lower half, however it was reached"
+    )
     assert advance(0.6, -0.9, MIXED) == 0.1
     assert advance(1.0, -0.5, MIXED) == pytest.approx(0.98)
     assert advance(0.3, 0.0, MIXED) == 0.3
