@@ -72,7 +72,17 @@ def test_every_public_name_says_what_it_is(path: Path) -> None:
 def light_modules() -> list[str]:
     serving = importlib.import_module("roborl.serving")
     links = [f"roborl.serving.{module.name}" for module in pkgutil.iter_modules(serving.__path__)]
-    rewards = [f"roborl.rewards.{name}" for name in ("shaping", "fusion", "calibration", "metrics")]
+    light = (
+        "shaping",
+        "fusion",
+        "calibration",
+        "metrics",
+        "parsing",
+        "prompts",
+        "judges.queries",
+        "judges.fake",
+    )
+    rewards = [f"roborl.rewards.{name}" for name in light]
     here = {name_of(path) for path in MODULES}
     return ["roborl", "roborl.cli.main", *links, *(name for name in rewards if name in here)]
 

@@ -33,7 +33,8 @@ _JOIN_S = 5.0
 class ServeConfig:
     """What ``roborl serve`` is told."""
 
-    # Reward models by the name that clients ask for: a folder that train-reward wrote, or "brightness" for a dry run.
+    # Reward models by the name that clients ask for: a folder that train-reward wrote, roboreward:CHECKPOINT or
+    # roboreward:SETTINGS.yaml for a published one, or "brightness" for a dry run.
     models: dict[str, str] = field(default_factory=dict)
     # Address to listen on.
     endpoint: str = "tcp://127.0.0.1:5560"

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 _FENCE = re.compile(
     r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL
 )
+_BRACES = re.compile(r"\{[A-Za-z_][A-Za-z0-9_.\[\]'\"]*\}")
+_PLACEHOLDER = re.compile(r"<(?:insert|your)\b[^<>\n]*>|\[(?:insert|your)\b[^\[\]\n]*\]", re.IGNORECASE)
 _LARGEST = 4 << 20  # bytes; a card or a source file of words is far smaller
 
 
@@ -58,15 +60,17 @@ class PromptContract:
     known: tuple[str, ...] = ()
 
     def slot(self, text: str) -> str | None:
-        """Return the name of the slot for the instruction; None where the text does not keep the contract."""
-        names = set(re.findall(r"\{([A-Za-z_][A-Za-z0-9_.\[\]'\"]*)\}", text))
-        if len(names) != 1 or text.count(self.mark) != self.pictures:
+        """Return what stands where the instruction goes; None where the text does not keep the contract.
+
+        That is a name in braces, or where there is none a placeholder for people, such as ``<INSERT TASK HERE>``.
+        """
+        slots = set(_BRACES.findall(text)) or set(_PLACEHOLDER.findall(text))
+        if len(slots) != 1 or text.count(self.mark) != self.pictures:
             return None
-        (name,) = names
-        count = text.count("{" + name + "}")
+        (slot,) = slots
         lower = text.lower()
-        fits = all(word.lower() in lower for word in self.words) and count in (self.slots or count,)
-        return name if fits else None
+        fits = all(word.lower() in lower for word in self.words)
+        return slot if fits and text.count(slot) in (self.slots or text.count(slot),) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,7 @@ class Prompt:
 
     Attributes:
         template: The words, with slots and picture marks.
-        slot: Name of the slot for the instruction.
+        slot: What stands where the instruction goes.
         mark: The picture mark.
         origin: ``known`` where its SHA-256 is a published one, ``found`` where it was read from the user's copy and
             none is published, ``own`` for the project's own.
@@ -98,7 +102,7 @@ class Prompt:
 
         The instruction is put in last, so that a mark in it stays words.
         """
-        return tuple(part.replace("{" + self.slot + "}", task) for part in self.template.split(self.mark))
+        return tuple(part.replace(self.slot, task) for part in self.template.split(self.mark))
 
 
 def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | None = None) -> Prompt:

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import draccus
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind
+from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
 from roborl.rewards.model import References, missing, observation_id
 from roborl.rewards.parsing import parse_score
@@ -87,7 +88,7 @@ class RoboRewardConfig:
     min_mass: float = 0.5
     # Most tokens of an answer that is read as text.
     max_tokens: int = 64
-    # Answers per observation, averaged; more than one needs a temperature.
+    # Answers per observation, averaged; more than one needs a temperature, and answers read as text.
     votes: int = 1
     # Of sampling; 0 takes the likeliest.
     temperature: float = 0.0
@@ -114,11 +115,12 @@ class RoboRewardConfig:
                 seen=f"frame_hz {self.frame_hz}, observation_hz {self.observation_hz}, min_mass {self.min_mass}",
                 allowed="0 < frame_hz ≤ observation_hz, min_mass in [0, 1]",
             )
-        if self.votes > 1 and not self.temperature:
+        if self.votes > 1 and (not self.temperature or self.reading is not Reading.TEXT):
             raise ConfigError(
-                "Several answers without a temperature are the same answer several times",
-                seen=f"votes {self.votes}",
-                remedy="Set a temperature, such as 0.7",
+                "Several answers would be the same answer several times",
+                seen=f"votes {self.votes}, temperature {self.temperature}, reading {self.reading}",
+                allowed="votes with a temperature above 0, read as text",
+                remedy="Set reading text and a temperature such as 0.7, or votes 1",
             )
 
 
@@ -307,74 +309,6 @@ class RoboRewardModel:
                 remedy="Set max_pixels to 76800, or ask with fewer frames",
             )
         return cells[0]
-
-
-class RewardTransform(StrEnum):
-    """How the scores of an episode become its rewards. The run stores the name."""
-
-    TERMINAL01 = "terminal01"
-    """(E − 1) / 4 at the last step, 0 elsewhere."""
-    DSRL = "dsrl"
-    """(E − 1) / 4 − 1 at the last step, −1 elsewhere: the scale on which DSRL counts steps to success."""
-    POTENTIAL = "potential"
-    """γΦ′ − Φ with Φ = (E − 1) / 4 of the part so far, and Φ = 0 at a true end: leaves the optimal policy alone."""
-    DELTA = "delta"
-    """The change of (E − 1) / 4 over each step: pays for staying, by the discount."""
-    ABSOLUTE = "absolute"
-    """(E − 1) / 4 of the part so far, at every step: pays for not finishing; only where forced."""
-
-    def rewards(
-        self, scores: ArrayLike, *, discount: float = 0.99, terminated: bool = True, forced: bool = False
-    ) -> NDArray[np.float64]:
-        """Turn scores into rewards.
-
-        Args:
-            scores: Expected scores of all T + 1 observations in 1 to 5, (T + 1,); the last is the verdict.
-            discount: The learner's own, per step.
-            terminated: Whether the task itself ended.
-            forced: Whether absolute scores are really wanted.
-
-        Returns:
-            Rewards of the T steps, (T,).
-
-        Raises:
-            ShapeError: If there are fewer than two scores, or one is out of range.
-            ConfigError: If absolute scores are not forced.
-
-        Example:
-            >>> RewardTransform.DSRL.rewards([1, 2, 5]).tolist()
-            [-1.0, 0.0]
-        """
-        e = np.asarray(scores, float)
-        if e.ndim != 1 or e.size < 2 or not np.isfinite(e).all() or e.min() < 1 or e.max() > 5:
-            raise ShapeError(
-                "Scores cannot be turned into rewards",
-                seen=f"shape {e.shape}",
-                allowed="at least two finite scores in 1 to 5, one per observation",
-            )
-        share = (e - 1) / 4
-        last = np.zeros(e.size - 1)
-        last[-1] = share[-1]
-        match self:
-            case RewardTransform.TERMINAL01:
-                return last
-            case RewardTransform.DSRL:
-                return last - 1
-            case RewardTransform.DELTA:
-                return np.diff(share)
-            case RewardTransform.POTENTIAL:
-                after = share[1:].copy()
-                after[-1] *= not terminated
-                return discount * after - share[:-1]
-            case RewardTransform.ABSOLUTE:
-                if not forced:
-                    raise ConfigError(
-                        "Absolute scores at every step reward an episode for going on, not for succeeding",
-                        seen=str(self),
-                        allowed=[str(t) for t in RewardTransform if t is not self],
-                        remedy="Choose potential, or force it",
-                    )
-                return share[1:]
 
 
 def load_roboreward(place: str) -> RoboRewardModel:

@@ -41,7 +41,7 @@ def test_words_are_read_from_a_source_and_the_source_is_not_run(tmp_path, name):
     trap = "raise SystemExit('was run')\n"
     prompt = prompt_from(trap + SOURCES[name], ".py", tmp_path, KNOWN)
     assert prompt.template == PUBLISHED
-    assert (prompt.origin, prompt.slot) == ("known", "task")
+    assert (prompt.origin, prompt.slot) == ("known", "{task}")
     assert prompt.sha256 == digest_of(PUBLISHED)
 
 
@@ -62,6 +62,14 @@ def test_words_whose_hash_nobody_published_are_taken_from_the_users_copy(tmp_pat
     assert (prompt.origin, prompt.template) == ("found", PUBLISHED.rstrip("\n"))
     assert prompt_from(SOURCES["constant"], ".py", tmp_path).template == PUBLISHED
     assert not caplog.records
+
+
+@pytest.mark.parametrize("slot", ["<INSERT TASK HERE>", "<your instruction>", "[Insert the task]"])
+def test_a_card_may_mark_the_place_of_the_instruction_for_people(tmp_path, slot):
+    (tmp_path / "README.md").write_text(f"```text\nReply with VERDICT: <score>\n\nTo do: {slot}\n```\n")
+    prompt = load_prompt(CONTRACT, PromptConfig(), tmp_path)
+    assert (prompt.origin, prompt.slot) == ("found", slot)
+    assert prompt.fill("lift the lid") == ("Reply with VERDICT: <score>\n\nTo do: lift the lid",)
 
 
 def test_words_that_differ_from_the_published_ones_are_taken_with_a_warning(tmp_path, caplog):
@@ -132,7 +140,7 @@ def test_words_that_break_the_contract_are_not_taken(text):
 
 def test_other_braces_do_not_matter():
     contract = PromptContract(name="toy", own="")
-    assert contract.slot('{task} gives {"score": 1} and {}') == "task"
+    assert contract.slot('{task} gives {"score": 1} and {}') == "{task}"
 
 
 def test_a_source_with_an_error_has_no_words(tmp_path):

@@ -1,4 +1,4 @@
-"""Which judge answers a model's questions, and how it runs: the settings, and the way from them to a judge."""
+"""Which judge answers a model's questions, and how it runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from roborl.errors import ConfigError
-from roborl.rewards.judges.queries import VlmJudge
 
 
 class JudgeKind(StrEnum):
@@ -46,8 +45,9 @@ class JudgeConfig:
     vision_cache_mb: int = 512
     # What was made of prefixes read before that is kept, MB; 0 reads every question from its start.
     prefix_cache_mb: int = 1024
-    # Whether questions of unequal length share a batch; without, a reply has the same rounding as alone.
-    padding: bool = True
+    # Lengths of questions are padded to a multiple of so many tokens, alone as in company: those that come out equal
+    # share a batch, and what else is in it changes no reply, not even by rounding.
+    pad_to: int = 32
     # Addresses of endpoints, such as http://127.0.0.1:8000/v1; asked in turn.
     endpoints: tuple[str, ...] = ()
     # Name of the model at the endpoints; empty where they serve one alone.
@@ -81,45 +81,11 @@ class JudgeConfig:
             raise ConfigError(
                 "Clips cannot be shown in this way", seen=self.clips, allowed=("pictures", "video")
             )
-        counts = (self.concurrency, self.attempts)
+        counts = (self.concurrency, self.attempts, self.pad_to)
         if min(counts) < 1 or min(self.deadline_s, self.timeout_s) <= 0 or self.backoff_s < 0:
             raise ConfigError(
-                "The settings of a judge's endpoints cannot be used",
-                seen=f"concurrency {self.concurrency}, attempts {self.attempts}, deadline_s {self.deadline_s},"
-                f" timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
-                allowed="concurrency and attempts ≥ 1, times > 0",
+                "The settings of a judge cannot be used",
+                seen=f"pad_to {self.pad_to}, concurrency {self.concurrency}, attempts {self.attempts},"
+                f" deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
+                allowed="pad_to, concurrency and attempts ≥ 1, times > 0",
             )
-
-
-def open_judge(
-    config: JudgeConfig,
-    checkpoint: str,
-    *,
-    min_pixels: int = 0,
-    max_pixels: int = 0,
-    tiles: bool = False,
-) -> VlmJudge:
-    """Load or connect the judge that the settings name.
-
-    Args:
-        config: How it runs.
-        checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, only
-            part of the judge's identity.
-        min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
-        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are told by whoever starts them.
-        tiles: Whether an InternVL network sees a large picture as several tiles.
-
-    Raises:
-        ModelLoadError: If the checkpoint cannot be used.
-        JudgeDown: If none of the endpoints answers.
-    """
-    if config.kind is JudgeKind.OPENAI:
-        from roborl.rewards.judges.openai_judge import OpenAiJudge
-
-        return OpenAiJudge(config, checkpoint)
-    from roborl.rewards.judges.transformers_judge import TransformersJudge
-
-    judge: VlmJudge = TransformersJudge.load(
-        config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles
-    )
-    return judge

@@ -1,4 +1,9 @@
-"""Reading many questions at once: left padding, and prefixes that were read before."""
+"""Reading many questions at once: left padding, and prefixes that were read before.
+
+Padding is a matter of the question alone: its prefix and the rest are each padded to a multiple of so many tokens, in
+whatever company. Half-precision networks round otherwise at other lengths, by about a hundredth in a probability, and a
+label must not depend on how busy the judge was.
+"""
 
 from __future__ import annotations
 
@@ -58,16 +63,23 @@ class Reader:
         model: The network.
         family: How it is called.
         prefixes: Prefixes read before.
+        pad_to: Lengths are padded to a multiple of this.
     """
 
-    def __init__(self, model: Any, family: Family, prefixes: RecentCache[bytes, Prefix]) -> None:
+    def __init__(self, model: Any, family: Family, prefixes: RecentCache[bytes, Prefix], pad_to: int) -> None:
         self._model = model
         self._family = family
         self._prefixes = prefixes
+        self._pad_to = pad_to
         self._embed = model.get_input_embeddings()
 
+    def shape(self, turn: Turn) -> tuple[int, int]:
+        """Return the padded lengths of a question's prefix and of its rest; questions of one shape are read together."""
+        prefix = turn.form.prefix if self._prefixes.max_bytes else 0
+        return self._padded(prefix), self._padded(len(turn.form.ids) - prefix)
+
     def read(self, turns: Sequence[Turn]) -> Reading:
-        """Read questions, each behind its own prefix."""
+        """Read questions of one shape, each behind its own prefix."""
         begins, prefixes, reused = self._find_prefixes(turns)
         spans = [(turn, begin, len(turn.form.ids)) for turn, begin in zip(turns, begins, strict=True)]
         hidden, cache, mask = self._read_spans(spans, prefixes)
@@ -120,8 +132,8 @@ class Reader:
     ) -> tuple[Tensor, Any, Tensor]:
         """Run the network over part of each question; return hidden states, keys and values, and the mask."""
         device = self._model.device
-        before = max((p.length for p in prefixes if p is not None), default=0)
-        longest = max(end - begin for _, begin, end in spans)
+        before = self._padded(max((p.length for p in prefixes if p is not None), default=0))
+        longest = self._padded(max(end - begin for _, begin, end in spans))
         layers = max((len(turn.sights[0].deep) for turn, _, _ in spans if turn.sights), default=0)
         embeds, positions, visual, deep = [], [], [], []
         mask = torch.zeros(len(spans), before + longest, dtype=torch.long)
@@ -162,6 +174,9 @@ class Reader:
             torch.cat([sight.deep[i] for sight in turn.sights])[first:last].to(embeds) for i in range(layers)
         ]
         return embeds, deep
+
+    def _padded(self, length: int) -> int:
+        return -(-length // self._pad_to) * self._pad_to
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self._model.lm_head(hidden)

@@ -14,10 +14,12 @@ import xxhash
 from roborl.errors import RoborlError
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.internvl import InternVlFamily
 from roborl.rewards.judges.queries import Cells, Clip, VlmQuery, VlmReply, picture_key
+from roborl.rewards.judges.qwen import QwenFamily
 from roborl.rewards.judges.reading import Prefix, Reader
 from roborl.rewards.judges.seeing import Eyes
-from roborl.rewards.judges.sights import Family, InternVlFamily, QwenFamily, Sight, cells_of
+from roborl.rewards.judges.sights import Family, Sight, cells_of
 from roborl.rewards.judges.turns import Seen, Turn, TurnWriter
 from roborl.rewards.judges.weights import Network, load_network
 from roborl.rewards.judges.writing import Draft, ReplyWriter
@@ -56,11 +58,10 @@ class TransformersJudge:
         self.network = network
         self.sights: RecentCache[bytes, Sight] = RecentCache(config.vision_cache_mb * _MB)
         self.prefixes: RecentCache[bytes, Prefix] = RecentCache(config.prefix_cache_mb * _MB)
-        self._padding = config.padding
         self._family = _family(network, (min_pixels, max_pixels), tiles)
         self.eyes = Eyes(self._family, self.sights)
         self._turns = TurnWriter(network.processor, self._family)
-        self._reader = Reader(network.model, self._family, self.prefixes)
+        self._reader = Reader(network.model, self._family, self.prefixes, config.pad_to)
         self._writer = ReplyWriter(self._reader, network.processor.tokenizer, _ends(network))
         self._identity = _identity(network, config, (min_pixels, max_pixels), tiles)
 
@@ -154,11 +155,10 @@ class TransformersJudge:
             return None
 
     def _batches(self, turns: Mapping[int, Turn]) -> Iterator[list[int]]:
-        """Yield the rows to read together: all, or without padding those of equal lengths."""
+        """Yield the rows of questions of one shape, which are read together."""
         groups: dict[tuple[int, int], list[int]] = {}
         for row, turn in turns.items():
-            lengths = (0, 0) if self._padding else (turn.form.prefix, len(turn.form.ids))
-            groups.setdefault(lengths, []).append(row)
+            groups.setdefault(self._reader.shape(turn), []).append(row)
         yield from groups.values()
 
 
@@ -200,6 +200,8 @@ def _identity(network: Network, config: JudgeConfig, pixels: tuple[int, int], ti
         "attention": config.attention,
         "quantisation": str(config.quantisation),
         "pixels": [*pixels, tiles],
+        # Where a question is cut and padded bears on rounding.
+        "shape": [config.pad_to, config.prefix_cache_mb > 0],
         "processor": {
             name: part.to_dict()
             for name in ("image_processor", "video_processor")

@@ -11,7 +11,8 @@ from typing import Any
 
 from roborl import config as configs
 from roborl.errors import ModelLoadError
-from roborl.rewards.judges.config import JudgeKind, open_judge
+from roborl.rewards.judges.config import JudgeKind
+from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.vlac.config import VlacConfig
 from roborl.rewards.vlac.model import VlacModel
 from roborl.rewards.vlac.wording import load_wording

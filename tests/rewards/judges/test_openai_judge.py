@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from roborl.errors import ConfigError
-from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.openai_judge import OpenAiJudge
+from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.judges.queries import Clip, VlmQuery
 from roborl.rewards.model import JudgeDown, score_episode
 from roborl.rewards.prompts import own_prompt

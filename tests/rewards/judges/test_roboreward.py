@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,22 +15,24 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ModelLoadError, ShapeError
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm, brightness_of_last
-from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply, expected_value
+from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
 from roborl.rewards.model import score_episode
+from roborl.rewards.pool import PoolConfig, SessionPool
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import find_loader, load_reward_model
 from roborl.rewards.roboreward import (
     CONTRACT,
     FrameGrid,
     Reading,
-    RewardTransform,
     RoboRewardConfig,
     RoboRewardModel,
     open_roboreward,
 )
+from roborl.rewards.transforms import RewardTransform
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionRefused
 from roborl.testing.check_reward_model import check_reward_model, random_observations
@@ -87,22 +90,26 @@ def test_a_written_score_is_certain(level):
     assert (score.raw, score.progress, score.spread) == (level, (level - 1) / 4, 0.0)
 
 
-def test_votes_are_averaged_over_answers_and_digits():
-    votes = [(0.5, 0.5, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.2, 0.8), (0.0, 0.0, 1.0, 0.0, 0.0)]
-    judge = ScriptedVlm(lambda q: fixed(*votes[q.seed]))
-    (score,) = score_episode(model_of(judge, votes=3, temperature=0.7), TASK, episode(1))
-    assert score.raw == pytest.approx(np.mean([expected_value(range(1, 6), v)[0] for v in votes]))
+VOTING = {"temperature": 0.7, "reading": Reading.TEXT}
+
+
+def test_votes_are_averaged_and_lost_ones_left_out():
+    votes = ["ANSWER: 2", "ANSWER: 5", "ANSWER: 3"]
+    judge = ScriptedVlm(lambda q: votes[q.seed])
+    (score,) = score_episode(model_of(judge, votes=3, **VOTING), TASK, episode(1))
+    assert score.raw == pytest.approx(10 / 3)
+    assert score.spread == pytest.approx(float(np.std([2, 5, 3])) / 4)
     assert "3 votes" in score.reply
-    lost = ScriptedVlm(lambda q: fixed(*votes[q.seed]) if q.seed < 2 else None)
-    (score,) = score_episode(model_of(lost, votes=3, temperature=0.7), TASK, episode(1))
-    assert score.raw == pytest.approx((1.5 + 4.8) / 2)
+    lost = ScriptedVlm(lambda q: [None, "It went well.", "ANSWER: 3"][q.seed])
+    (score,) = score_episode(model_of(lost, votes=3, **VOTING), TASK, episode(1))
+    assert (score.valid, score.raw) == (True, 3.0)
 
 
 def test_error_falls_with_the_root_of_the_votes_and_floors_at_the_bias():
     errors = {}
     for votes in (1, 4, 16):
-        judge = NoisyVlm(lambda q: 0.4, answer_of, noise=0.15, bias=0.2, width=0.05)
-        model = model_of(judge, votes=votes, temperature=1.0)
+        judge = NoisyVlm(lambda q: 0.4, answer_of, noise=0.15, bias=0.2)
+        model = model_of(judge, votes=votes, **VOTING)
         scores = [score_episode(model, f"{TASK} {i}", [observation(0, 9)])[0].progress for i in range(150)]
         errors[votes] = (float(np.std(scores)), abs(float(np.mean(scores)) - 0.4))
     assert errors[4][0] == pytest.approx(errors[1][0] / 2, rel=0.3)
@@ -205,7 +212,8 @@ def test_one_view_is_looked_at_and_it_must_be_there():
     [
         {"frames": 1},
         {"votes": 0},
-        {"votes": 2},
+        {"votes": 2, "reading": Reading.TEXT},
+        {"votes": 2, "temperature": 0.7},
         {"frame_hz": 20.0},
         {"min_mass": 1.5},
         {"max_tokens": 0},
@@ -318,7 +326,9 @@ def test_a_network_that_is_shown_no_videos_is_refused(tiny):
 # --- the whole way
 
 
-@pytest.mark.parametrize("options", [{}, {"reading": Reading.TEXT}, {"votes": 3, "temperature": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"reading": Reading.TEXT}, {"votes": 3, "temperature": 1.0, "reading": Reading.TEXT}]
+)
 def test_the_model_conforms_with_a_fake_judge(options):
     judge = NoisyVlm(brightness_of_last, answer_of, noise=0.1, width=0.1)
     check_reward_model(model_of(judge, camera="front", **options))
@@ -344,6 +354,43 @@ def test_the_model_conforms_with_a_tiny_network(tiny, kind):
     scores = score_episode(model, TASK, random_observations(model, count=10))
     assert len({score.progress for score in scores}) > 8
     assert all(0 < score.spread < 0.5 and "saw" in score.reply for score in scores)
+
+
+def test_a_network_that_runs_out_of_memory_is_asked_in_halves(tiny, monkeypatch):
+    model = open_roboreward(tiny_config(tiny))
+    shown = random_observations(model, count=8)
+    expected = score_episode(model, TASK, shown)
+    read, sizes = model.judge._reader.read, []
+
+    def tight(turns):
+        sizes.append(len(turns))
+        if len(turns) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return read(turns)
+
+    monkeypatch.setattr(model.judge._reader, "read", tight)
+    pool = SessionPool({"m": model}, PoolConfig(max_batch=8), clock=FakeClock())
+    pool.open("s", model="m", task=TASK, cameras=["front"])
+    for observation_ in shown:
+        pool.push("s", observation_)
+    while pool.step("m"):
+        pass
+    scores = [outcome.score for outcome in pool.collect()]
+    assert [s.progress for s in scores] == pytest.approx([s.progress for s in expected], abs=1e-4)
+    assert max(sizes[1:]) <= 4
+    assert pool.statistics()["models"]["m"]["max_batch"] == 2
+
+
+def test_a_camera_that_drops_out_costs_its_scores_and_no_more():
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    pool = SessionPool({"m": model_of(judge, camera="front")}, clock=FakeClock())
+    pool.open("s", model="m", task=TASK, cameras=["front", "wrist"])
+    for i in range(6):
+        pool.push("s", observation(i, 40 * i, ("wrist",) if i == 3 else ("front", "wrist")))
+    while pool.step("m"):
+        pass
+    valid = [outcome.score.valid for outcome in pool.collect()]
+    assert valid == [True, True, True, False, True, True]
 
 
 def test_weights_that_are_not_finite_give_missing_scores_and_the_run_goes_on(tiny):
@@ -373,6 +420,17 @@ def test_a_spec_names_a_checkpoint_or_its_settings(tiny, tmp_path):
         load_reward_model("roboreward:/nowhere/at/all")
     with pytest.raises(ModelLoadError, match="roboreward"):
         find_loader("somebody:else")
+
+
+def test_the_words_of_the_card_are_asked_and_stand_in_the_version(tiny, tmp_path):
+    folder = shutil.copytree(tiny["qwen3_vl"], tmp_path / "with_card")
+    (folder / "README.md").write_text(
+        "# Card\n```text\nRate it. ANSWER: <score>\nIt: <INSERT TASK HERE>\n```\n"
+    )
+    model = open_roboreward(replace(tiny_config(tiny), checkpoint=str(folder)))
+    assert model.version.startswith("roboreward-found-")
+    (query,) = model.start(TASK, {}).queries(observation(0, 9))
+    assert query.parts[0] == f"Rate it. ANSWER: <score>\nIt: {TASK}"
 
 
 def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path):

@@ -1,0 +1,40 @@
+"""From settings to a judge; only the code of the kind that is named is loaded."""
+
+from __future__ import annotations
+
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind
+from roborl.rewards.judges.queries import VlmJudge
+
+
+def open_judge(
+    config: JudgeConfig,
+    checkpoint: str,
+    *,
+    min_pixels: int = 0,
+    max_pixels: int = 0,
+    tiles: bool = False,
+) -> VlmJudge:
+    """Load or connect the judge that the settings name.
+
+    Args:
+        config: How it runs.
+        checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, only
+            part of the judge's identity.
+        min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
+        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are told by whoever starts them.
+        tiles: Whether an InternVL network sees a large picture as several tiles.
+
+    Raises:
+        ModelLoadError: If the checkpoint cannot be used.
+        JudgeDown: If none of the endpoints answers.
+    """
+    if config.kind is JudgeKind.OPENAI:
+        from roborl.rewards.judges.openai_judge import OpenAiJudge
+
+        return OpenAiJudge(config, checkpoint)
+    from roborl.rewards.judges.transformers_judge import TransformersJudge
+
+    judge: VlmJudge = TransformersJudge.load(
+        config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles
+    )
+    return judge
