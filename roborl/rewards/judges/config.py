@@ -54,7 +54,8 @@ class JudgeConfig:
     served_model: str = ""
     # Environment variable with the endpoints' key; empty for none.
     key_variable: str = ""
-    # How endpoints are shown clips: pictures (their frames, each behind its instant) or video (vLLM's form).
+    # How endpoints are shown clips: pictures (their frames, each behind its instant) or video (vLLM's form, which
+    # takes them for two a second, and no more of them than it is started with: --media-io-kwargs).
     clips: str = "pictures"
     # Whether endpoints can be made to start a reply with given words, as vLLM and SGLang can.
     prefill: bool = True

@@ -87,6 +87,7 @@ class OpenAiJudge:
                     "The environment variable with the endpoints' key is empty", seen=config.key_variable
                 )
             headers["Authorization"] = f"Bearer {key}"
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per question otherwise
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency)
         self._client = httpx.Client(headers=headers, timeout=config.timeout_s, limits=limits)
         self._endpoints = [
@@ -218,12 +219,13 @@ class OpenAiJudge:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
-            "max_tokens": max(1, query.max_tokens),
+            "max_tokens": max(1, query.max_tokens) + _spaces(query),
             "temperature": query.temperature,
             "seed": query.seed,
         }
         if query.reply_start and self._config.prefill:
-            messages.append({"role": "assistant", "content": query.reply_start})
+            # Endpoints differ in whether they keep spaces at the end, so the network is left to write them.
+            messages.append({"role": "assistant", "content": query.reply_start.rstrip()})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if query.stop:
             body |= {"stop": list(query.stop), "include_stop_str_in_output": True}
@@ -286,14 +288,14 @@ def _reply(query: VlmQuery, content: bytes, took_ms: float) -> VlmReply:
         raise ValueError("a reply that is no text")
     places = (choice.get("logprobs") or {}).get("content") or []
     tokens = tuple(_token(place) for place in places)
-    probabilities, mass = _weigh(query.choices, tokens[0]) if query.choices and tokens else (None, 0.0)
+    probabilities, mass = _weigh(query.choices, tokens)
     usage = answered.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     return VlmReply(
-        text=query.reply_start + (text if query.max_tokens else ""),
+        text=query.reply_start.rstrip() + text if query.max_tokens else query.reply_start,
         probabilities=probabilities,
         mass=mass,
-        tokens=tokens[: query.max_tokens] if query.alternatives else (),
+        tokens=tokens if query.alternatives else (),
         ended=choice.get("finish_reason") != "length",
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         reused_tokens=int(details.get("cached_tokens") or 0),
@@ -308,11 +310,21 @@ def _token(place: dict[str, Any]) -> Token:
     return Token(text=str(place["token"]), alternatives=tuple(sorted(others, key=lambda pair: -pair[1])))
 
 
-def _weigh(choices: Sequence[str], token: Token) -> tuple[tuple[float, ...] | None, float]:
-    """Return the probability of each choice among those reported, and of all of them together."""
-    found = [sum(p for text, p in token.alternatives if text.strip() == choice) for choice in choices]
-    mass = sum(found)
-    return (tuple(p / mass for p in found) if mass > 0 else None), min(mass, 1.0)
+def _weigh(choices: Sequence[str], tokens: Sequence[Token]) -> tuple[tuple[float, ...] | None, float]:
+    """Return the probability of each choice as first word among those reported, and of all of them together."""
+    before = 1.0
+    for token in tokens if choices else ():
+        found = [sum(p for text, p in token.alternatives if text.strip() == choice) for choice in choices]
+        if token.text.strip() or sum(found) > 0:
+            mass = sum(found)
+            return (tuple(p / mass for p in found) if mass > 0 else None), min(before * mass, 1.0)
+        before *= dict(token.alternatives).get(token.text, 1.0)
+    return None, 0.0
+
+
+def _spaces(query: VlmQuery) -> int:
+    """Return how many more tokens a reply may need for spaces that its start was relieved of."""
+    return int(query.reply_start != query.reply_start.rstrip())
 
 
 def _encoded(picture: Image, form: str) -> str:

@@ -37,16 +37,13 @@ def pictures_of(body):
     return [decoded(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
 
 
-def answer(text, *, chances=None, finish="stop"):
-    content = [
-        {
-            "token": text[:1] or "?",
-            "logprob": 0.0,
-            "top_logprobs": [
-                {"token": token, "logprob": math.log(p)} for token, p in (chances or {}).items()
-            ],
-        }
-    ]
+def place(token, chances):
+    others = [{"token": other, "logprob": math.log(p)} for other, p in chances.items()]
+    return {"token": token, "logprob": math.log(chances.get(token, 1.0)), "top_logprobs": others}
+
+
+def answer(text, *, chances=None, finish="stop", before=()):
+    content = [*before, place(text.strip()[:1] or "?", chances or {})]
     return 200, {
         "choices": [
             {
@@ -63,7 +60,7 @@ def by_brightness(body):
     """What a network that looks at the last picture would say."""
     level = 1 + round(4 * float(pictures_of(body)[-1].mean()) / 255)
     chances = {str(k): 0.9 if k == level else 0.02 for k in range(1, 6)} | {"so": 0.02}
-    return answer(str(level), chances=chances)
+    return answer(f" {level}", chances=chances)
 
 
 class Stub:
@@ -180,11 +177,11 @@ def test_a_question_goes_out_whole_and_its_answer_comes_back(stub, judge_at):
     (reply,) = judge.answer([query])
     (body,) = endpoint.asked
     assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant"]
-    assert body["messages"][2]["content"] == "ANSWER: "
+    assert body["messages"][2]["content"] == "ANSWER:"
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
     assert [part["type"] for part in body["messages"][1]["content"]] == ["text", "image_url"] * 2
     assert (pictures_of(body)[0] == picture).all(), "a picture is changed on the way"
-    assert (body["temperature"], body["seed"], body["max_tokens"], body["stop"]) == (0.5, 7, 1, ["</score>"])
+    assert (body["temperature"], body["seed"], body["max_tokens"], body["stop"]) == (0.5, 7, 2, ["</score>"])
     assert reply.text == "ANSWER: 5"
     assert reply.probabilities == pytest.approx([0.02 / 0.98] * 4 + [0.9 / 0.98])
     assert reply.mass == pytest.approx(0.98)
@@ -195,12 +192,34 @@ def test_a_question_goes_out_whole_and_its_answer_comes_back(stub, judge_at):
 def test_spaces_before_a_choice_count_and_other_words_do_not(stub, judge_at):
     chances = {" 4": 0.3, "4": 0.2, "44": 0.2, "5": 0.1, "four": 0.2}
     (reply,) = judge_at(stub(lambda body: answer("4", chances=chances))).answer([ask(0)])
+    assert reply.text == "ANSWER:4"
     assert reply.probabilities == pytest.approx([0, 0, 0, 5 / 6, 1 / 6])
     assert reply.mass == pytest.approx(0.6)
     (none,) = judge_at(stub(lambda body: answer("so", chances={"so": 1.0}))).answer([ask(0)])
     assert (none.probabilities, none.mass) == (None, 0.0)
     (silent,) = judge_at(stub(lambda body: answer("4"))).answer([ask(0)])
     assert silent.probabilities is None
+
+
+def test_spaces_that_the_network_writes_itself_are_passed_over(stub, judge_at):
+    space = place(" ", {" ": 0.9, "\n": 0.1})
+    said = answer(" 4", chances={"4": 0.5, "5": 0.25, "so": 0.25}, before=[space])
+    (reply,) = judge_at(stub(lambda body: said)).answer([ask(0)])
+    assert reply.text == "ANSWER: 4"
+    assert reply.probabilities == pytest.approx([0, 0, 0, 2 / 3, 1 / 3])
+    assert reply.mass == pytest.approx(0.9 * 0.75)
+
+
+def test_an_endpoint_that_starts_anew_gives_no_score(stub, judge_at):
+    """One that cannot be made to start a reply with given words, and says them itself."""
+    said = answer("ANSWER: 4", chances={"ANSWER": 0.99, "4": 0.01})
+    judge = judge_at(stub(lambda body: said))
+    (reply,) = judge.answer([ask(0)])
+    assert reply.mass == pytest.approx(0.01)
+    model = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig())
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert not score.valid
+    assert "something else" in score.reply
 
 
 def test_alternatives_and_the_limit_are_reported(stub, judge_at):
