@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import yaml
 from draccus.utils import DecodingError, ParsingError
 
 from roborl.errors import ConfigError
+
+# As the word it is: draccus leaves it to YAML, which writes a Python object that nothing may read back.
+draccus.encode.register(StrEnum, lambda word, declared=None: str(word), include_subclasses=True)
 
 
 class HelpShown(Exception):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
@@ -20,21 +21,32 @@ class Inner:
             raise ConfigError("A speed cannot be negative", seen=self.speed, allowed="0 or more")
 
 
+class Gait(StrEnum):
+    SLOW = "slow"
+    FAST = "fast"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outer:
     # the arm
     inner: Inner = field(default_factory=Inner)
     # names
     names: list[str] = field(default_factory=list)
+    # how to go
+    gait: Gait = Gait.SLOW
 
 
 def test_a_file_and_overrides_make_one_configuration(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("inner: {speed: 2.0}\nnames: [a]\n")
-    config = parse(Outer, ["--config_path", str(path), "--inner.speed", "3"], prog="roborl x")
+    config = parse(
+        Outer, ["--config_path", str(path), "--inner.speed", "3", "--gait", "fast"], prog="roborl x"
+    )
     assert config.inner.speed == 3.0
+    assert config.gait is Gait.FAST
     assert config.names == ["a"]
     path.write_text(dump(config))
+    assert "gait: fast" in path.read_text()
     assert load(Outer, path) == config
 
 

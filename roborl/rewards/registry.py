@@ -16,8 +16,10 @@ _FORMATS = {"roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model"}
 _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
 # A published checkpoint says what network it is and not what it was trained for, so that is said by whoever names it.
 _PUBLISHED = {
+    "clip": "roborl.rewards.clip:load_clip",
     "dopamine": "roborl.rewards.dopamine:load_dopamine",
     "roboreward": "roborl.rewards.roboreward:load_roboreward",
+    "vlac": "roborl.rewards.vlac.checkpoint:load_vlac",
 }
 
 
