@@ -24,7 +24,8 @@ from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.dopamine_question import CONTRACT, Views, ask_hop
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
 from roborl.rewards.hop_replies import hop_of
-from roborl.rewards.judges.config import JudgeConfig, JudgeKind, open_judge
+from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.opening import checkpoint_folder, open_judge
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id
 from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
@@ -320,13 +321,7 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
         ModelLoadError: If the checkpoint cannot be used.
         ConfigError: If the wording or a reference cannot be used.
     """
-    folder: Path | None = None
-    if config.judge.kind is JudgeKind.TRANSFORMERS:
-        from roborl.rewards.judges.weights import find_checkpoint
-
-        folder = find_checkpoint(config.checkpoint)
-    elif Path(config.checkpoint).is_dir():
-        folder = Path(config.checkpoint)
+    folder = checkpoint_folder(config.judge, config.checkpoint)
     prompt = load_prompt(CONTRACT, config.prompt, folder)
     references = read_references(config.references)
     judge = open_judge(

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.judges.config import JudgeConfig, JudgeKind
-from roborl.rewards.judges.opening import open_judge
+from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.opening import checkpoint_folder, open_judge
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
 from roborl.rewards.model import References, missing, observation_id
 from roborl.rewards.parsing import parse_score
@@ -333,13 +333,7 @@ def open_roboreward(config: RoboRewardConfig) -> RoboRewardModel:
         ModelLoadError: If the checkpoint cannot be used.
         ConfigError: If the wording cannot be used, or the network would see too little.
     """
-    folder: Path | None = None
-    if config.judge.kind is JudgeKind.TRANSFORMERS:
-        from roborl.rewards.judges.weights import find_checkpoint
-
-        folder = find_checkpoint(config.checkpoint)
-    elif Path(config.checkpoint).is_dir():
-        folder = Path(config.checkpoint)
+    folder = checkpoint_folder(config.judge, config.checkpoint)
     prompt = load_prompt(CONTRACT, config.prompt, folder)
     judge = open_judge(config.judge, str(folder or config.checkpoint), max_pixels=config.max_pixels)
     model = RoboRewardModel(judge, prompt, config)

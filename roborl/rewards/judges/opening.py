@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.queries import VlmJudge
+
+
+def checkpoint_folder(config: JudgeConfig, checkpoint: str) -> Path | None:
+    """Return where a checkpoint's files stand on this machine: found in the hub's cache where the judge is to load it.
+
+    Args:
+        config: How the judge runs.
+        checkpoint: A folder, or a name on the hub.
+
+    Returns:
+        The folder; None where endpoints hold the weights and this machine has no copy.
+
+    Raises:
+        ModelLoadError: If the judge is to load it and it is not here.
+    """
+    if config.kind is JudgeKind.TRANSFORMERS:
+        from roborl.rewards.judges.weights import find_checkpoint
+
+        return find_checkpoint(checkpoint)
+    return Path(checkpoint) if Path(checkpoint).is_dir() else None
 
 
 def open_judge(
