@@ -26,6 +26,8 @@ class SimRobotConfig(RobotConfig):  # type: ignore[misc]  # LeRobot has no types
     Attributes:
         scene: Name of the task: Reach, PickCube, PickPlace, ...
         randomisation: Looks of the scene: "off", "mild" or "strong".
+        spread_m: How far from its usual place each object that matters may start, along either axis; 0: anywhere in
+            the arm's reach. For PickCube and PickPlace.
         seed: Seed of the first start, before anybody resets the scene.
         control_hz: Simulated time passes by one period in each ``send_action``. A bench sets it to its own rate.
         cameras: Its cameras.
@@ -33,6 +35,7 @@ class SimRobotConfig(RobotConfig):  # type: ignore[misc]  # LeRobot has no types
 
     scene: str = "PickPlace"
     randomisation: str = "off"
+    spread_m: float = 0.0
     seed: int = 0
     control_hz: float = 50.0
     cameras: dict[str, CameraConfig] = field(default_factory=_two_cameras)

@@ -132,7 +132,7 @@ class SimRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no type
                 remedy="Set robot.randomisation to one of these",
             )
         self.scene = Scene(
-            make_task(config.scene),
+            make_task(config.scene, config.spread_m),
             self.model,
             randomisation=Strength(config.randomisation),
             seed=config.seed,

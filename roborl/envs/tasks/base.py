@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -42,6 +43,8 @@ class Task(ABC):
         stages: What a person would call its parts, in order.
         stage_ends: Privileged progress at the end of each stage; the last is 1.
         max_steps: Time limit in policy steps at 10 Hz.
+        usual: Where on the table the bodies that matter usually stand, (x, y) m by name; empty where a task has no such places.
+        spread_m: How far along either axis a start may be from the usual place; None: anywhere in the arm's reach.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Task(ABC):
     stages: tuple[str, ...]
     stage_ends: tuple[float, ...]
     max_steps: int
+    usual: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    spread_m: float | None = None
 
     @abstractmethod
     def build(self, spec: mujoco.MjSpec) -> None:
@@ -60,6 +65,10 @@ class Task(ABC):
 
     def begin(self, scene: Scene) -> None:  # noqa: B027  (a task may have nothing to remember)
         """Take from the start what progress is measured against."""
+
+    def around(self, *bodies: str) -> tuple[tuple[float, float] | None, ...]:
+        """Return the usual place of each body where starts are bound to it, else None: for :func:`scatter`."""
+        return tuple(self.usual.get(body) if self.spread_m is not None else None for body in bodies)
 
     @abstractmethod
     def satisfied(self, scene: Scene) -> bool:
@@ -138,6 +147,8 @@ def scatter(
     avoid: NDArray[np.float64] | None = None,
     avoid_m: float = 0.0,
     farthest_m: float = _REACH_M,
+    around: Sequence[tuple[float, float] | None] = (),
+    spread_m: float | None = None,
 ) -> list[NDArray[np.float64]]:
     """Draw points on the part of the table that the arm reaches, apart from one another.
 
@@ -147,15 +158,23 @@ def scatter(
         avoid: A further point to keep away from.
         avoid_m: By how much.
         farthest_m: Greatest distance from the arm's first axis.
+        around: For the first points, a place to stay near, or None for anywhere in reach.
+        spread_m: How near, along either axis; needed where a place is given.
 
     Returns:
         One (x, y) per clearance, metres.
     """
     while True:
         points: list[NDArray[np.float64]] = []
-        for clearance in clearances_m:
+        for index, clearance in enumerate(clearances_m):
+            place = around[index] if index < len(around) else None
+            low, high = (
+                (_AREA_LOW, _AREA_HIGH)
+                if place is None
+                else (np.subtract(place, spread_m or 0.0), np.add(place, spread_m or 0.0))
+            )
             for _ in range(60):
-                point = rng.uniform(_AREA_LOW, _AREA_HIGH)
+                point = rng.uniform(low, high)
                 apart = all(
                     np.linalg.norm(point - other) > clearance + c
                     for other, c in zip(points, clearances_m, strict=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -42,6 +44,7 @@ class PickCube(Task):
     stage_ends: tuple[float, ...] = (0.45, 0.6, 1.0)
     max_steps = 40
     cube, distractor = "red_cube", "blue_cube"
+    usual: Mapping[str, tuple[float, float]] = MappingProxyType({"red_cube": (0.215, -0.055)})
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add the cubes."""
@@ -50,7 +53,8 @@ class PickCube(Task):
 
     def place(self, scene: Scene, rng: np.random.Generator) -> None:
         """Put the cubes apart from each other, roughly square to the arm."""
-        self._put_cubes(scene, rng, scatter(rng, (0.035, 0.035)))
+        points = scatter(rng, (0.035, 0.035), around=self.around(self.cube), spread_m=self.spread_m)
+        self._put_cubes(scene, rng, points)
 
     def _put_cubes(self, scene: Scene, rng: np.random.Generator, points: list[NDArray[np.float64]]) -> None:
         for name, point in zip((self.cube, self.distractor), points, strict=True):
@@ -93,6 +97,7 @@ class PickPlace(PickCube):
     stage_ends = (0.3, 0.4, 0.8, 1.0)
     max_steps = 60
     pad = "green_pad"
+    usual = MappingProxyType({"red_cube": (0.215, -0.055), "green_pad": (0.235, 0.065)})
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add cubes and pad."""
@@ -101,7 +106,8 @@ class PickPlace(PickCube):
 
     def place(self, scene: Scene, rng: np.random.Generator) -> None:
         """Put cubes and pad apart from one another, anywhere the arm reaches."""
-        pad, cube, other = scatter(rng, (0.055, 0.035, 0.03))
+        near = self.around(self.pad, self.cube)
+        pad, cube, other = scatter(rng, (0.055, 0.035, 0.03), around=near, spread_m=self.spread_m)
         scene.place(self.pad, on_table(pad, 0.0))
         self._put_cubes(scene, rng, [cube, other])
 

@@ -15,11 +15,15 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def make_task(name: str) -> Task:
+def make_task(name: str, spread_m: float = 0.0) -> Task:
     """Return a new task object.
 
+    Args:
+        name: Its name.
+        spread_m: How far from their usual places its objects start; 0: anywhere in the arm's reach.
+
     Raises:
-        ConfigError: If there is no such task.
+        ConfigError: If there is no such task, or its objects have no usual places and are to start near them.
     """
     if name not in TASKS:
         raise ConfigError(
@@ -28,4 +32,13 @@ def make_task(name: str) -> Task:
             allowed=sorted(TASKS),
             remedy="Set robot.scene to one of these",
         )
-    return TASKS[name]()
+    task = TASKS[name]()
+    if spread_m and (spread_m < 0 or not task.usual):
+        raise ConfigError(
+            "The objects of this task cannot start near usual places",
+            seen=f"{name} with spread_m {spread_m:g}",
+            allowed=f"0, or above 0 with one of {sorted(n for n, kind in TASKS.items() if kind.usual)}",
+            remedy="Set robot.spread_m to 0",
+        )
+    task.spread_m = spread_m or None
+    return task
