@@ -56,17 +56,17 @@ class RlpdConfig:
 
     batch_size: int = 128
     demo_fraction: float = 0.5
-    discount: float = 0.97
+    discount: float = 0.98
     n_step: int = 3
     members: int = 4
     subset: int = 2
     width: int = 128
     learning_rate: float = 3e-4
-    polyak: float = 0.01
+    polyak: float = 0.002
     target_noise: float = 0.1
     actor_every: int = 2
-    clone_weight: float = 0.3
-    feature_copies: int = 3
+    clone_weight: float = 1.0
+    feature_copies: int = 4
     least_value: float = 0.1
     critic_sees_potential: bool = True
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from roborl.envs.tasks.registry import TASKS
 from roborl.loops.demo import DemoConfig, learn_and_measure, prepare
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
@@ -67,7 +68,8 @@ def run(
         taken[scene] = []
         seed = first_seed
         while len(taken[scene]) < seeds:
-            base = prepare(replace(common, scene=scene, seed=seed, out=_prepared(out, commit, scene, seed)))
+            config = replace(_on(common, scene), seed=seed, out=_prepared(out, commit, scene, seed))
+            base = prepare(config)
             if base["success"] <= base_at_most:
                 taken[scene].append(seed)
             else:
@@ -78,7 +80,8 @@ def run(
             arm=f"{scene} {arm}",
             seed=seed,
             config={"scene": scene, "arm": arm, "episodes": episodes, "evaluation": evaluation}
-            | dict(settings or {}),
+            | dict(settings or {})
+            | {"spread_m": _on(common, scene).spread_m},
         )
         for seed_number in range(seeds)
         for scene in scenes
@@ -88,9 +91,7 @@ def run(
 
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene, arm = str(cell.config["scene"]), str(cell.config["arm"])
-        config = of_arm(
-            replace(common, scene=scene, seed=cell.seed, out=out / "runs" / cell.key(commit)), arm
-        )
+        config = of_arm(replace(_on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
         _, after = learn_and_measure(config, prepared=_prepared(out, commit, scene, cell.seed))
         lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
         return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
@@ -181,6 +182,11 @@ def differences(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any
                 "seeds": seeds,
             }
     return found
+
+
+def _on(config: DemoConfig, scene: str) -> DemoConfig:
+    """Return the settings on one task; where its objects have no usual places they start anywhere in reach."""
+    return replace(config, scene=scene, spread_m=config.spread_m if TASKS[scene].usual else 0.0)
 
 
 def _prepared(out: Path, commit: str, scene: str, seed: int) -> Path:

@@ -48,6 +48,8 @@ class DemoConfig:
     bench: str = "so101_sim"
     # simulated task
     scene: str = "PickPlace"
+    # m: how far from its usual place each object that matters may start, along either axis; 0: anywhere in reach
+    spread_m: float = 0.03
     # of demonstrations, networks, online scenes
     seed: int = 0
     # scripted demonstrations recorded
@@ -55,7 +57,7 @@ class DemoConfig:
     # scripted failures recorded, of each kind
     failures: int = 4
     # demonstrations that the first policy is cloned from
-    clone_from: int = 4
+    clone_from: int = 2
     # whether those demonstrations stand in the replay memory too
     replay_demonstrations: bool = True
     # online episodes
@@ -229,7 +231,11 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
 
 
 def _bench(config: DemoConfig) -> Bench:
-    return load_bench(config.bench, [f"--robot.scene={config.scene}"])
+    return load_bench(config.bench, _overrides(config))
+
+
+def _overrides(config: DemoConfig) -> list[str]:
+    return [f"--robot.scene={config.scene}", f"--robot.spread_m={config.spread_m}"]
 
 
 def _record(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]:
@@ -264,14 +270,16 @@ def _train_reward(config: DemoConfig, folders: Folders) -> dict[str, Any]:
 
 
 def _clone(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]:
-    demonstrations = [e for e in read_episodes(str(folders.dataset)) if e.success]
+    episodes = list(read_episodes(str(folders.dataset)))
+    demonstrations = [e for e in episodes if e.success]
     shape = SmallPolicyConfig(
         cameras=tuple(bench.cameras),
         image_px=bench.image_px,
         state_dim=demonstrations[0].state.shape[1],
         action_dim=demonstrations[0].action.shape[1],
     )
-    data = cloning_data(demonstrations, cameras=shape.cameras, image_px=shape.image_px)
+    failures = [e for e in episodes if not e.success]
+    data = cloning_data(demonstrations, failures, cameras=shape.cameras, image_px=shape.image_px)
     policy = clone(
         config.clone,
         shape,
@@ -307,7 +315,7 @@ def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -
         TrainConfig(
             run=folders.run,
             bench=config.bench,
-            bench_overrides=[f"--robot.scene={config.scene}", f"--time_scale={config.time_scale}"],
+            bench_overrides=[*_overrides(config), f"--time_scale={config.time_scale}"],
             reward=str(folders.reward),
             policy=str(folders.policy),
             demos=DemosConfig(

@@ -45,7 +45,7 @@ class SmallPolicyConfig:
     keypoints: int = 16
     width: int = 256
     correction: float = 0.7
-    exploration_std: float = 0.3
+    exploration_std: float = 0.15
     noise_persistence: float = 0.5
 
 
