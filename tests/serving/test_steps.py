@@ -16,7 +16,7 @@ import pytest
 
 from roborl.clock import FakeClock
 from roborl.errors import DatasetError, DeadlineExceeded, HandshakeMismatch, WireError
-from roborl.serving.handshake import Handshake
+from roborl.serving.handshake import PROTOCOL_VERSION, Handshake
 from roborl.serving.links import ClientLink
 from roborl.serving.steps import StepsReceiver, StepsSender
 from roborl.testing.proxy import TcpProxy
@@ -212,7 +212,7 @@ def test_a_gap_is_asked_for_again(opened: Callable[[Any], Any], handshake: Hands
         ({"action_dim": 6}, "action_dim"),
         ({"cameras": {"front": (128, 128)}}, "cameras"),
         ({"version": "b2"}, "version"),
-        ({"protocol": 2}, "protocol"),
+        ({"protocol": PROTOCOL_VERSION + 1}, "protocol"),
     ],
 )
 def test_peers_that_do_not_fit_are_told_on_both_ends(make: Any, until: Any, change: dict, field: str) -> None:
