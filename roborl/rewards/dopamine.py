@@ -13,13 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 
 import draccus
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.dopamine_question import CONTRACT, Views, ask_hop
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
@@ -30,6 +28,7 @@ from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id
 from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
 from roborl.rewards.references import read_references, references_key
+from roborl.rewards.settings import read_settings
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
 
@@ -279,7 +278,7 @@ class DopamineModel:
     def _anchors(self, references: References) -> tuple[Image | None, Image]:
         """The pictures of start, None for the episode's own, and goal."""
         if not self.config.goal:
-            return None, np.full((_BLANK_PX, _BLANK_PX, 3), _BLANK_LEVEL, np.uint8)
+            return None, blank_goal()
         front = self.config.front
         if not {f"goal/{front}", f"demo/{front}"} & references.keys():
             references = self.references
@@ -299,19 +298,23 @@ class DopamineModel:
         return start, end
 
 
+def blank_goal() -> Image:
+    """Return the grey picture that stands for a goal nobody has a picture of, uint8 (h, w, 3)."""
+    return np.full((_BLANK_PX, _BLANK_PX, 3), _BLANK_LEVEL, np.uint8)
+
+
 def load_dopamine(place: str) -> DopamineModel:
     """Load a checkpoint with its settings.
 
     Args:
-        place: Folder of a checkpoint, its name in the hub's cache, or a YAML file of :class:`DopamineConfig`.
+        place: Folder of a checkpoint or of what ``roborl train-reward`` made of one, its name in the hub's cache, or a
+            YAML file of :class:`DopamineConfig`.
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used.
         ConfigError: If the settings, or the wording named in them, cannot be used.
     """
-    if Path(place).suffix in (".yaml", ".yml"):
-        return open_dopamine(configs.load(DopamineConfig, Path(place)))
-    return open_dopamine(DopamineConfig(checkpoint=place))
+    return open_dopamine(read_settings(DopamineConfig, place))
 
 
 def open_dopamine(config: DopamineConfig) -> DopamineModel:

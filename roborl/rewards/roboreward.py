@@ -16,13 +16,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 
 import draccus
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import checkpoint_folder, open_judge
@@ -30,6 +28,7 @@ from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery,
 from roborl.rewards.model import References, missing, observation_id
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
+from roborl.rewards.settings import read_settings
 from roborl.types import Image, Observation, Score
 
 log = logging.getLogger(__name__)
@@ -124,6 +123,40 @@ class RoboRewardConfig:
             )
 
 
+def ask_score(
+    words: str, indices: Sequence[int], frames: Sequence[Image], config: RoboRewardConfig
+) -> VlmQuery:
+    """Return the question about a video, the same in watching as in training.
+
+    Args:
+        words: The question, with the task in it.
+        indices: Place of each frame in its episode, in observations.
+        frames: The frames.
+        config: How it is asked.
+    """
+    clip = Clip(frames=tuple(frames), stamps_s=tuple(i / config.observation_hz for i in indices))
+    parts: tuple[Part, ...] = (words, clip) if config.words_first else (clip, words)
+    by_text = config.reading is Reading.TEXT
+    return VlmQuery(
+        parts=parts,
+        prefix=1 if config.words_first else 0,
+        reply_start="" if by_text else _START,
+        choices=() if by_text else _CHOICES,
+        max_tokens=config.max_tokens if by_text else 1,
+        temperature=config.temperature,
+    )
+
+
+def write_score(score: int) -> str:
+    """Return the reply that states a score, as training teaches it.
+
+    Example:
+        >>> write_score(4)
+        'ANSWER: 4'
+    """
+    return f"{_START}{score}"
+
+
 class RoboRewardFold:
     """The memory of one episode: its frames, evenly spaced from the first, and the newest one.
 
@@ -136,9 +169,7 @@ class RoboRewardFold:
         self._model = model
         self._words = model.prompt.fill(task)[0]
         self._camera = model.config.camera
-        self._kept = FrameGrid(
-            most=model.config.frames, stride=round(model.config.observation_hz / model.config.frame_hz)
-        )
+        self._kept = frame_grid(model.config)
         self._finished_in_a_row = 0
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
@@ -149,18 +180,7 @@ class RoboRewardFold:
         """
         self.skip(observation)
         config = self._model.config
-        indices, frames = self._kept.video()
-        clip = Clip(frames=frames, stamps_s=tuple(i / config.observation_hz for i in indices))
-        parts: tuple[Part, ...] = (self._words, clip) if config.words_first else (clip, self._words)
-        by_text = config.reading is Reading.TEXT
-        query = VlmQuery(
-            parts=parts,
-            prefix=1 if config.words_first else 0,
-            reply_start="" if by_text else _START,
-            choices=() if by_text else _CHOICES,
-            max_tokens=config.max_tokens if by_text else 1,
-            temperature=config.temperature,
-        )
+        query = ask_score(self._words, *self._kept.video(), config)
         return [replace(query, seed=vote) for vote in range(config.votes)]
 
     def skip(self, observation: Observation) -> None:
@@ -263,6 +283,11 @@ class FrameGrid:
         return tuple(shown), tuple(shown.values())
 
 
+def frame_grid(config: RoboRewardConfig) -> FrameGrid:
+    """Return an empty grid for one episode."""
+    return FrameGrid(most=config.frames, stride=round(config.observation_hz / config.frame_hz))
+
+
 class RoboRewardModel:
     """A RoboReward checkpoint, or any network asked in the same way.
 
@@ -315,15 +340,14 @@ def load_roboreward(place: str) -> RoboRewardModel:
     """Load a RoboReward checkpoint with its settings.
 
     Args:
-        place: Folder of a checkpoint, its name in the hub's cache, or a YAML file of :class:`RoboRewardConfig`.
+        place: Folder of a checkpoint or of what ``roborl train-reward`` made of one, its name in the hub's cache, or a
+            YAML file of :class:`RoboRewardConfig`.
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used.
         ConfigError: If the settings, or the wording named in them, cannot be used.
     """
-    if Path(place).suffix in (".yaml", ".yml"):
-        return open_roboreward(configs.load(RoboRewardConfig, Path(place)))
-    return open_roboreward(RoboRewardConfig(checkpoint=place))
+    return open_roboreward(read_settings(RoboRewardConfig, place))
 
 
 def open_roboreward(config: RoboRewardConfig) -> RoboRewardModel:

@@ -91,6 +91,21 @@ class Reader:
             reused=reused,
         )
 
+    def follow(self, turns: Sequence[Turn]) -> list[Tensor]:
+        """Read questions together with the words put into the reply's mouth; gradients flow through it.
+
+        Nothing is kept and nothing that was kept is used.
+
+        Returns:
+            For each question the logits of every one of those words' m tokens, and of what comes behind the last,
+            float32 (m + 1, v).
+        """
+        spans = [(turn, 0, len(turn.form.ids)) for turn in turns]
+        hidden, _, _ = self._read_spans(spans, [None] * len(turns))
+        return [
+            self._logits(row[-len(turn.form.mouth) - 1 :]) for row, turn in zip(hidden, turns, strict=True)
+        ]
+
     def step(self, reading: Reading, tokens: Tensor) -> None:
         """Go on by one token per question, int64 (b,); changes the reading."""
         reading.mask = torch.cat([reading.mask, reading.mask.new_ones(len(tokens), 1)], dim=1)

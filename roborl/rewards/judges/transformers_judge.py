@@ -44,6 +44,9 @@ class TransformersJudge:
         sights: Pictures seen before.
         prefixes: Prefixes read before.
         eyes: What runs the vision network.
+        turns: What writes questions as tokens.
+        reader: What runs the language network.
+        ends: Tokens that end a reply.
     """
 
     def __init__(
@@ -60,9 +63,10 @@ class TransformersJudge:
         self.prefixes: RecentCache[bytes, Prefix] = RecentCache(config.prefix_cache_mb * _MB)
         self._family = _family(network, (min_pixels, max_pixels), tiles)
         self.eyes = Eyes(self._family, self.sights)
-        self._turns = TurnWriter(network.processor, self._family)
-        self._reader = Reader(network.model, self._family, self.prefixes, config.pad_to)
-        self._writer = ReplyWriter(self._reader, network.processor.tokenizer, _ends(network))
+        self.turns = TurnWriter(network.processor, self._family)
+        self.reader = Reader(network.model, self._family, self.prefixes, config.pad_to)
+        self.ends = _ends(network)
+        self._writer = ReplyWriter(self.reader, network.processor.tokenizer, self.ends)
         self._identity = _identity(network, config, (min_pixels, max_pixels), tiles)
 
     @classmethod
@@ -133,7 +137,7 @@ class TransformersJudge:
         for rows in self._batches(turns):
             batch = [turns[row] for row in rows]
             began = time.perf_counter()
-            reading = self._reader.read(batch)
+            reading = self.reader.read(batch)
             read = time.perf_counter()
             drafts = self._writer.write([queries[row] for row in rows], batch, reading)
             timings = {
@@ -149,7 +153,7 @@ class TransformersJudge:
         if views is None:
             return None
         try:
-            return self._turns.write(query, views)
+            return self.turns.write(query, views)
         except RoborlError as error:
             log.warning("a question cannot be asked: %s", error)
             return None
@@ -158,7 +162,7 @@ class TransformersJudge:
         """Yield the rows of questions of one shape, which are read together."""
         groups: dict[tuple[int, int], list[int]] = {}
         for row, turn in turns.items():
-            groups.setdefault(self._reader.shape(turn), []).append(row)
+            groups.setdefault(self.reader.shape(turn), []).append(row)
         yield from groups.values()
 
 

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from roborl import config as configs
 from roborl.errors import ModelLoadError
 from roborl.rewards.judges.config import JudgeKind
 from roborl.rewards.judges.opening import open_judge
+from roborl.rewards.settings import read_settings
 from roborl.rewards.vlac.config import VlacConfig
 from roborl.rewards.vlac.model import VlacModel
 from roborl.rewards.vlac.wording import load_wording
@@ -24,16 +24,15 @@ def load_vlac(place: str) -> VlacModel:
     """Load a VLAC checkpoint with its settings.
 
     Args:
-        place: Folder of a checkpoint, its name in the hub's cache, or a YAML file of
+        place: Folder of a checkpoint or of what ``roborl train-reward`` made of one, its name in the hub's cache, or a
+            YAML file of
             :class:`~roborl.rewards.vlac.config.VlacConfig`.
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used.
         ConfigError: If the settings, or the words named in them, cannot be used.
     """
-    if Path(place).suffix in (".yaml", ".yml"):
-        return open_vlac(configs.load(VlacConfig, Path(place)))
-    return open_vlac(VlacConfig(checkpoint=place))
+    return open_vlac(read_settings(VlacConfig, place))
 
 
 def open_vlac(config: VlacConfig) -> VlacModel:

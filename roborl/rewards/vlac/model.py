@@ -54,6 +54,57 @@ class Anchors:
     trajectory: tuple[Image, ...] = ()
     goal: Image | None = None
 
+    def context(self, first: Image) -> tuple[Image, ...]:
+        """Return what stands before a pair: the demonstration and the first picture of the episode, or nothing."""
+        return (*self.trajectory, first) if self.trajectory else ()
+
+
+def ask_change(
+    model: VlacModel, task: str, context: tuple[Image, ...], earlier: Image, later: Image
+) -> VlmQuery:
+    """Return the question for a change, the same in watching as in training.
+
+    Args:
+        model: Whose words and settings.
+        task: The instruction.
+        context: Pictures before the pair, see :meth:`Anchors.context`.
+        earlier: The first picture of the pair.
+        later: The second.
+    """
+    config, words = model.config, model.wording
+    text = (words.context(len(context) - 1) if context else "") + words.pair
+    parts = weave(text, (*context, earlier, later), task)
+    return VlmQuery(
+        parts=parts,
+        system=words.system,
+        prefix=_before_picture(parts, len(context)),
+        max_tokens=config.max_tokens,
+        alternatives=_ALTERNATIVES if config.use_probabilities else 0,
+    )
+
+
+def ask_done(model: VlacModel, task: str, goal: Image | None, now: Image) -> VlmQuery:
+    """Return the question whether the task is done, the same in watching as in training.
+
+    Args:
+        model: Whose words.
+        task: The instruction.
+        goal: A picture of the goal, None where it is not shown.
+        now: The picture asked about.
+    """
+    words = model.wording
+    if goal is None:
+        parts = weave(words.done, (now,), task)
+    else:
+        parts = weave(words.done_goal, (goal, now), task)
+    return VlmQuery(
+        parts=parts,
+        system=words.system,
+        prefix=_before_picture(parts, 0 if goal is None else 1),
+        max_tokens=2,
+        choices=(YES, NO),
+    )
+
 
 class VlacFold(Fold[VlmQuery, VlmReply]):
     """The memory of one episode: its first pictures, the anchor and its value.
@@ -90,11 +141,11 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         anchor, before = self._anchor
         asked: list[VlmQuery] = []
         for context, earlier, later in zip(self._contexts, before, now, strict=True):
-            asked.append(self._pair(context, earlier, later))
+            asked.append(ask_change(self._model, self._task, context, earlier, later))
             if config.two_sided:
-                asked.append(self._pair(context, later, earlier))
+                asked.append(ask_change(self._model, self._task, context, later, earlier))
         if config.done is not DoneQuestion.OFF:
-            asked.append(self._done_question(now[0]))
+            asked.append(ask_done(self._model, self._task, self._anchors[0].goal, now[0]))
         self._moves[index] = moves = index - anchor >= config.hop_frames
         if moves:
             self._anchor = index, now
@@ -136,36 +187,7 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
 
     def _begin(self, index: int, now: tuple[Image, ...]) -> None:
         self._anchor = index, now
-        self._contexts = tuple(
-            (*told.trajectory, first) if told.trajectory else ()
-            for told, first in zip(self._anchors, now, strict=True)
-        )
-
-    def _pair(self, context: tuple[Image, ...], earlier: Image, later: Image) -> VlmQuery:
-        config, words = self._model.config, self._model.wording
-        text = (words.context(len(context) - 1) if context else "") + words.pair
-        parts = weave(text, (*context, earlier, later), self._task)
-        return VlmQuery(
-            parts=parts,
-            system=words.system,
-            prefix=_before_picture(parts, len(context)),
-            max_tokens=config.max_tokens,
-            alternatives=_ALTERNATIVES if config.use_probabilities else 0,
-        )
-
-    def _done_question(self, now: Image) -> VlmQuery:
-        words, goal = self._model.wording, self._anchors[0].goal
-        if goal is None:
-            parts = weave(words.done, (now,), self._task)
-        else:
-            parts = weave(words.done_goal, (goal, now), self._task)
-        return VlmQuery(
-            parts=parts,
-            system=words.system,
-            prefix=_before_picture(parts, 0 if goal is None else 1),
-            max_tokens=2,
-            choices=(YES, NO),
-        )
+        self._contexts = tuple(told.context(first) for told, first in zip(self._anchors, now, strict=True))
 
     def _read_done(self, answer: VlmReply | None) -> bool:
         least = self._model.config.done_mass
@@ -258,6 +280,10 @@ class VlacModel:
         Raises:
             ConfigError: If one that is needed is missing or has another form.
         """
+        return VlacFold(self, task, self.anchors(references))
+
+    def anchors(self, references: References) -> list[Anchors]:
+        """Return what is told about each view, in the order of the cameras; see :meth:`start`."""
         anchors = []
         for place, camera in enumerate(self.cameras):
             trajectory: tuple[Image, ...] = ()
@@ -272,7 +298,7 @@ class VlacModel:
                 given = name in references or not trajectory
                 goal = self.squeeze(_reference(references, name, dimensions=3)) if given else trajectory[-1]
             anchors.append(Anchors(trajectory=trajectory, goal=goal))
-        return VlacFold(self, task, anchors)
+        return anchors
 
     def views(self, observation: Observation) -> tuple[Image, ...]:
         """Take from an observation what the critic looks at, squeezed to its size.

@@ -360,7 +360,7 @@ def test_a_network_that_runs_out_of_memory_is_asked_in_halves(tiny, monkeypatch)
     model = open_roboreward(tiny_config(tiny))
     shown = random_observations(model, count=8)
     expected = score_episode(model, TASK, shown)
-    read, sizes = model.judge._reader.read, []
+    read, sizes = model.judge.reader.read, []
 
     def tight(turns):
         sizes.append(len(turns))
@@ -368,7 +368,7 @@ def test_a_network_that_runs_out_of_memory_is_asked_in_halves(tiny, monkeypatch)
             raise torch.OutOfMemoryError("no room")
         return read(turns)
 
-    monkeypatch.setattr(model.judge._reader, "read", tight)
+    monkeypatch.setattr(model.judge.reader, "read", tight)
     pool = SessionPool({"m": model}, PoolConfig(max_batch=8), clock=FakeClock())
     pool.open("s", model="m", task=TASK, cameras=["front"])
     for observation_ in shown:

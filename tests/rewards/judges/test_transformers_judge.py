@@ -304,7 +304,7 @@ def test_out_of_memory_lets_go_of_everything_kept(judge_of, monkeypatch):
     def fail(turns):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(judge._reader, "read", fail)
+    monkeypatch.setattr(judge.reader, "read", fail)
     with pytest.raises(torch.OutOfMemoryError):
         judge.answer([ask(1)])
     assert judge.sights.nbytes == judge.prefixes.nbytes == 0

@@ -1,0 +1,47 @@
+"""The settings of a published model: from a YAML file, from a folder that training wrote, or the plain ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from roborl import config as configs
+
+SETTINGS = "reward.yaml"
+"""Name of the file with the settings in a folder that training wrote."""
+ADAPTER = "adapter_config.json"
+"""Name of the file by which a folder of LoRA weights is known."""
+
+
+def read_settings(config_class: Any, place: str) -> Any:
+    """Return the settings that a place names.
+
+    Files named in a folder's own settings lie in that folder unless their path is absolute, and the network does where
+    none is named, so that the folder can be moved.
+
+    Args:
+        config_class: The dataclass of settings; it has ``checkpoint``, ``judge`` and ``prompt``.
+        place: A YAML file, a folder with weights, the name of a checkpoint in the hub's cache, or a folder that
+            ``roborl train-reward`` wrote: weights or an adapter, with :data:`SETTINGS` beside them.
+
+    Raises:
+        ConfigError: If the settings cannot be used.
+    """
+    path = Path(place)
+    if path.suffix in (".yaml", ".yml"):
+        return configs.load(config_class, path)
+    if not (path / SETTINGS).is_file():
+        return config_class(checkpoint=place)
+    config = configs.load(config_class, path / SETTINGS)
+    folder = path.absolute()
+    changes: dict[str, Any] = {}
+    if not config.checkpoint:
+        changes["checkpoint"] = str(folder)
+    if config.prompt.file:
+        changes["prompt"] = replace(config.prompt, file=str(folder / config.prompt.file))
+    if (folder / ADAPTER).is_file():
+        changes["judge"] = replace(config.judge, adapter=str(folder))
+    if getattr(config, "references", None):
+        changes["references"] = {name: str(folder / file) for name, file in config.references.items()}
+    return replace(config, **changes)
