@@ -9,16 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from roborl.errors import DatasetError, ModelLoadError
+from roborl.errors import DatasetError
+from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
 from roborl.rewards.sarm.batches import WindowBatch, WindowSampler
 from roborl.rewards.sarm.cache import frame_vectors
 from roborl.rewards.sarm.checkpoint import freeze_model
@@ -209,33 +207,27 @@ class _Run:
         return self.network
 
     def _save(self, folder: Path, seconds: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self.average.items()}
-        for name, parameter in self.network.named_parameters():
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{key}.{name}"] = value
         meta = {
             "identity": self.identity,
             "step": str(self.step),
             "seconds": repr(seconds),
             "rng": json.dumps(self.rng.bit_generator.state),
         }
-        partial = folder / "resume.part"
-        save_file({n: t.detach().clone().contiguous() for n, t in tensors.items()}, partial, metadata=meta)
-        partial.replace(folder / "resume.safetensors")
+        write_resume_point(
+            folder / "resume.safetensors",
+            tensors=tensors,
+            parameters=dict(self.network.named_parameters()),
+            optimiser=self.optimiser,
+            meta=meta,
+        )
 
     def _resume(self, folder: Path) -> None:
-        path = folder / "resume.safetensors"
-        if not path.is_file():
+        point = read_resume_point(folder / "resume.safetensors", identity=self.identity)
+        if point is None:
             return
-        meta, tensors = _read_resume_point(path)
-        if meta.get("identity") != self.identity:
-            raise ModelLoadError(
-                "The resume point belongs to a run with other settings or another dataset",
-                seen=str(path),
-                remedy="Give another folder, or remove the resume point",
-            )
+        meta, tensors = point
         self.step, self.before_s = int(meta["step"]), float(meta["seconds"])
         self.rng.bit_generator.state = json.loads(meta["rng"])
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}}
@@ -245,21 +237,7 @@ class _Run:
                 parts[kind][rest] = tensor
         self.network.load_state_dict(parts["network"])
         self.average = parts["average"]
-        for name, parameter in self.network.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            state = {
-                key: tensors[f"optimiser.{key}.{name}"]
-                for key in keys
-                if f"optimiser.{key}.{name}" in tensors
-            }
-            if state:
-                self.optimiser.state[parameter] = state
-
-
-def _read_resume_point(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        meta = cast(dict[str, str], file.metadata() or {})
-    return meta, load_file(path)
+        restore_optimiser(self.optimiser, dict(self.network.named_parameters()), tensors)
 
 
 def _fingerprint(episodes: Sequence[PreparedEpisode]) -> str:
