@@ -64,3 +64,7 @@ class DatasetError(RoborlError):
 
 class ModelLoadError(RoborlError):
     """A checkpoint that is missing, foreign, incomplete or not finite."""
+
+
+class TrainingError(RoborlError):
+    """A training run that cannot go on, such as one whose numbers are no longer finite."""

@@ -74,6 +74,8 @@ def build_tiny_vlm(
     layers: int = 2,
     pixels: int = 0,
     words: Sequence[str] = (),
+    vision_width: int = 32,
+    patch_px: int = 16,
 ) -> Path:
     """Write a small random checkpoint; blocks for a second or two.
 
@@ -86,6 +88,8 @@ def build_tiny_vlm(
         layers: Number of layers of the language network.
         pixels: Most pixels of a picture as the Qwen networks see it, 0 for 64 x 64; InternVL sees 56 x 56.
         words: Text whose words the tokeniser should know besides.
+        vision_width: Size of the hidden states of Qwen3-VL's vision network, a multiple of 32.
+        patch_px: Side of the patches that it sees; four of them make one visual token.
 
     Returns:
         The folder.
@@ -108,8 +112,10 @@ def build_tiny_vlm(
     before = torch.random.get_rng_state()
     try:
         torch.manual_seed(seed)
-        build = {"qwen2_5_vl": _qwen2_5, "qwen3_vl": _qwen3, "internvl": _internvl}[kind]
-        model, processor = build(tokenizer, width, layers, tied, pixels or 64 * 64)
+        builders: dict[str, Any] = {"qwen2_5_vl": _qwen2_5, "qwen3_vl": _qwen3, "internvl": _internvl}
+        build = builders[kind]
+        options = {"vision_width": vision_width, "patch_px": patch_px} if kind == "qwen3_vl" else {}
+        model, processor = build(tokenizer, width, layers, tied, pixels or 64 * 64, **options)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 # Larger than usual for a first state: otherwise all pictures and words look alike to so small a network.
@@ -201,7 +207,9 @@ _QWEN_IMAGE, _QWEN_VIDEO = (
 )
 
 
-def _qwen3(tokenizer: Any, width: int, layers: int, tied: bool, pixels: int) -> tuple[Any, Any]:
+def _qwen3(
+    tokenizer: Any, width: int, layers: int, tied: bool, pixels: int, *, vision_width: int, patch_px: int
+) -> tuple[Any, Any]:
     from transformers import (
         Qwen2VLImageProcessor,
         Qwen3VLConfig,
@@ -222,9 +230,10 @@ def _qwen3(tokenizer: Any, width: int, layers: int, tied: bool, pixels: int) -> 
     }
     vision = {
         "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": vision_width,
+        "intermediate_size": 2 * vision_width,
         "num_heads": 2,
+        "patch_size": patch_px,
         "out_hidden_size": width,
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0],
@@ -235,10 +244,12 @@ def _qwen3(tokenizer: Any, width: int, layers: int, tied: bool, pixels: int) -> 
     size = {"shortest_edge": 32 * 32, "longest_edge": pixels}
     processor = Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(
-            patch_size=16, size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
+            patch_size=patch_px, size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3
         ),
         tokenizer=tokenizer,
-        video_processor=Qwen3VLVideoProcessor(size={"shortest_edge": 32 * 32, "longest_edge": 64 * pixels}),
+        video_processor=Qwen3VLVideoProcessor(
+            patch_size=patch_px, size={"shortest_edge": 32 * 32, "longest_edge": 64 * pixels}
+        ),
         chat_template=_template(_QWEN_IMAGE, _QWEN_VIDEO),
     )
     return Qwen3VLForConditionalGeneration(config), processor

@@ -78,8 +78,12 @@ class VlacWording:
     @property
     def sha256(self) -> str:
         """Hash of all texts: a single character changes what a network hears."""
+        return hashlib.sha256(self.as_json().encode()).hexdigest()
+
+    def as_json(self) -> str:
+        """Return all texts by name, as a file of words holds them."""
         texts = {name: text for name, text in asdict(self).items() if name != "origin"}
-        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+        return json.dumps(texts, sort_keys=True)
 
     def context(self, count: int) -> str:
         """Return the words before a pair where ``count`` pictures of a reference are shown, marks for them and the start.
