@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
         rest = module.positional(rest) if hasattr(module, "positional") else rest
-        result = module.main(parse(module.Config, rest, prog=f"roborl {verb}"))
+        config, rest = module.choose(rest) if hasattr(module, "choose") else (module.Config, rest)
+        result = module.main(parse(config, rest, prog=f"roborl {verb}"))
     except HelpShown:
         return 0
     except ConfigError as error:

@@ -1,33 +1,87 @@
-"""``roborl train-reward``: a dataset in, a reward model and its figures on held-out episodes out."""
+"""``roborl train-reward``: a dataset in, a reward model and its figures on held-out episodes out.
+
+``--model dopamine``, ``roboreward`` or ``vlac`` adapts a published judge; without it, or with ``--model sarm``, a
+stage-aware model is trained from scratch.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from roborl.errors import ConfigError
 from roborl.loops.train_reward import TrainRewardConfig, train_reward
 
 Config = TrainRewardConfig
 
+_SARM, _ADAPTABLE = "sarm", ("dopamine", "roboreward", "vlac")
 
-def main(config: TrainRewardConfig) -> dict[str, Any]:
-    """Train, print the table to stderr, write ``report.json`` beside the model, return the figures."""
 
-    def log(figures: Mapping[str, float]) -> None:
-        print(
-            f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}",
-            file=sys.stderr,
-            flush=True,
+def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
+    """Return the settings of the kind of model that the arguments name, and the arguments without that name.
+
+    Raises:
+        ConfigError: If there is no such kind.
+    """
+    rest = list(args)
+    name = _SARM
+    for place, argument in enumerate(rest):
+        if argument == "--model" or argument.startswith("--model="):
+            end = place + 1 if "=" in argument else place + 2
+            name = argument.partition("=")[2] or "".join(rest[place + 1 : end])
+            del rest[place:end]
+            break
+    if name == _SARM:
+        return Config, rest
+    if name not in _ADAPTABLE:
+        raise ConfigError(
+            "There is no such kind of reward model to train", seen=name, allowed=[_SARM, *_ADAPTABLE]
         )
+    from roborl.loops.adapt_reward import ADAPT_CONFIGS
 
-    result = train_reward(config, log=log)
-    print(result.table, file=sys.stderr)
-    print(
-        f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation",
-        file=sys.stderr,
-    )
-    report = result.as_dict()
+    return ADAPT_CONFIGS[name], rest
+
+
+def main(config: Any) -> dict[str, Any]:
+    """Train, print the figures to stderr, write ``report.json`` beside the model, return the figures."""
+    report = _train(config) if isinstance(config, TrainRewardConfig) else _adapt(config)
     (config.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _train(config: TrainRewardConfig) -> dict[str, Any]:
+    def log(figures: Mapping[str, float]) -> None:
+        _say(f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}")
+
+    result = train_reward(config, log=log)
+    _say(result.table)
+    _say(f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation")
+    return result.as_dict()
+
+
+def _adapt(config: Any) -> dict[str, Any]:
+    from roborl.loops.adapt_reward import adapt_reward
+
+    def log(figures: Mapping[str, float]) -> None:
+        line = f"step {figures['step']:5.0f}/{figures['planned']:.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}"
+        if "held_out_loss" in figures:
+            line += (
+                f"  held out {figures['held_out_loss']:.4f}, {100 * figures['held_out_right']:.0f} % right"
+            )
+        _say(line)
+
+    report = adapt_reward(config, log=log)
+    held = report["held_out"]
+    if "error" in held:
+        _say(
+            f"held out ({held['of']}): error {held['error']:.3f}, by time only {held['error_time_only']:.3f},"
+            f" by the mean {held['error_mean']:.3f}; {held['unreadable']} of {held['questions']} replies unreadable"
+        )
+    _say(f"Open it with: {report['model']}:{config.out}")
+    return report
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -113,13 +113,20 @@ def to_training(episode: DatasetEpisode, cameras: Sequence[str] = ()) -> Trainin
     )
 
 
-def split(
-    episodes: Sequence[TrainingEpisode], held_out: float, seed: int
-) -> tuple[list[TrainingEpisode], list[TrainingEpisode]]:
+class OfKind(Protocol):
+    """An episode of which it is known what sort it is."""
+
+    @property
+    def kind(self) -> str:
+        """Such as ``success`` or ``miss``."""
+        ...
+
+
+def split[E: OfKind](episodes: Sequence[E], held_out: float, seed: int) -> tuple[list[E], list[E]]:
     """Hold out a share of every kind of episode, at least one where there are two; the same for the same seed."""
     rng = np.random.default_rng(seed)
-    train: list[TrainingEpisode] = []
-    rest: list[TrainingEpisode] = []
+    train: list[E] = []
+    rest: list[E] = []
     for kind in sorted({episode.kind for episode in episodes}):
         same = [episode for episode in episodes if episode.kind == kind]
         count = max(round(held_out * len(same)), int(held_out > 0.0 and len(same) > 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -65,25 +65,34 @@ def _frames(path: Path, most: int) -> list[Pictures]:
         if not files:
             raise ConfigError("A folder of reference pictures is empty", seen=path, allowed=_PICTURES)
         return [_picture(files[place]) for place in _places(len(files), most)]
-    count = _count(path)
+    count = count_frames(path)
     if not count:
         raise ConfigError(
             "A reference video cannot be read", seen=path, allowed="a video file, or a folder of pictures"
         )
-    wanted = set(_places(count, most))
+    return list(video_frames(path, _places(count, most)).values())
+
+
+def video_frames(path: Path, places: Iterable[int]) -> dict[int, Pictures]:
+    """Decode some frames of a video, by their places in it; blocks. Those that it does not have are left out."""
+    wanted = set(places)
     capture = cv2.VideoCapture(str(path))
-    frames = []
-    for place in range(count):
-        capture.grab()
+    found: dict[int, Pictures] = {}
+    for place in range(max(wanted, default=-1) + 1):
+        if not capture.grab():
+            break
         if place in wanted:
-            _, frame = capture.retrieve()
-            frames.append(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8))
+            whole, frame = capture.retrieve()
+            if not whole:
+                break
+            found[place] = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
     capture.release()
-    return frames
+    return found
 
 
-def _count(path: Path) -> int:
-    # By going through it: what a video says about its own length is often wrong.
+def count_frames(path: Path) -> int:
+    """Return how many frames a video has, 0 where it cannot be read; blocks while it goes through it."""
+    # What a video says about its own length is often wrong.
     capture = cv2.VideoCapture(str(path))
     count = 0
     while capture.grab():

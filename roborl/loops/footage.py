@@ -1,0 +1,207 @@
+"""Filmed episodes for judges, from a LeRobotDataset or from a folder of videos with their keyframes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roborl.data.annotations import read_keyframes
+from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
+from roborl.errors import DatasetError
+from roborl.rewards.adaptation.lessons import FilmedEpisode
+from roborl.rewards.references import count_frames, video_frames
+from roborl.types import Image
+
+KEYFRAMES = "annotated_keyframes.json"
+"""Name of the file by which an episode of the second kind is known; Robo-Dopamine's own."""
+_INSTRUCTIONS = "task_instruction.json"
+
+
+def read_footage(
+    dataset: str, *, episodes: Sequence[int] = (), camera_map: Mapping[str, str] | None = None
+) -> tuple[list[FilmedEpisode], float]:
+    """Return the episodes of a dataset, without decoding a picture.
+
+    Args:
+        dataset: A LeRobotDataset v3 (folder or hub id); or a folder that holds one folder per episode, each with
+            ``annotated_keyframes.json`` and a video per camera, and ``task_instruction.json`` with ways of saying
+            the one task of them all.
+        episodes: Which, by number; all where none is named. In a folder of videos they count from 0, by name.
+        camera_map: Our camera name to the dataset's, where they differ.
+
+    Returns:
+        The episodes, discarded ones left out, and the observations per second.
+
+    Raises:
+        DatasetError: If it cannot be read, or lacks an episode that is named.
+    """
+    if any(Path(dataset).glob(f"*/{KEYFRAMES}")):
+        found, rate = _filmed(Path(dataset), episodes, camera_map or {})
+    else:
+        rate = describe(dataset).fps
+        read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False)
+        found = recorded([e for e in read if not e.discarded], dataset, camera_map or {})
+    if not found:
+        raise DatasetError("The dataset has no such episodes", seen=list(episodes) or "none", allowed=dataset)
+    return found, rate
+
+
+def recorded(
+    episodes: Sequence[DatasetEpisode], dataset: str, camera_map: Mapping[str, str]
+) -> list[FilmedEpisode]:
+    """Return the episodes of a LeRobotDataset as lessons take them.
+
+    Without a verdict an episode is a success. A failure with marked sub-tasks has reached the share of the stages that
+    it got through, if its marks are a beginning of those of the successes.
+    """
+    stages = max((e.subtasks for e in episodes if e.success is not False), key=len, default=())
+    return [
+        FilmedEpisode(
+            name=f"episode {episode.index} of {dataset}",
+            tasks=(episode.task,),
+            count=episode.steps + 1,
+            kind="success" if episode.success is not False else episode.failure or "failure",
+            keyframes=_edges(episode.subtasks, episode.steps) if episode.success is not False else (),
+            reached=_reached(episode.subtasks, stages) if episode.success is False else None,
+            footage=DatasetFootage(dataset=dataset, index=episode.index, camera_map=dict(camera_map)),
+        )
+        for episode in episodes
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFootage:
+    """Pictures of one episode of a LeRobotDataset.
+
+    Attributes:
+        dataset: Folder or hub id.
+        index: Its ``episode_index``.
+        camera_map: Our camera name to the dataset's, where they differ.
+    """
+
+    dataset: str
+    index: int
+    camera_map: Mapping[str, str]
+
+    def read(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Image]]:
+        """Decode the episode and keep what is wanted."""
+        sizes = describe(self.dataset).cameras
+        theirs = {camera: self.camera_map.get(camera, camera) for camera in wanted}
+        absent = sorted(set(theirs.values()) - set(sizes))
+        if absent:
+            raise DatasetError(
+                "The dataset lacks a camera",
+                seen=absent,
+                allowed=sorted(sizes),
+                remedy="Name the model's cameras, as in --model.front, or map them: --camera_map",
+            )
+        (episode,) = read_episodes(
+            self.dataset,
+            cameras={ours: sizes[name] for ours, name in theirs.items()},
+            camera_map=theirs,
+            episodes=[self.index],
+        )
+        return {
+            camera: {i: episode.images[camera][i].copy() for i in indices}
+            for camera, indices in wanted.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoFootage:
+    """Pictures of one episode that lies as videos in a folder.
+
+    Attributes:
+        folder: With ``CAMERA.mp4`` for each camera.
+        camera_map: Our camera name to the file's, where they differ.
+    """
+
+    folder: Path
+    camera_map: Mapping[str, str]
+
+    def read(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Image]]:
+        """Decode what is wanted."""
+        found = {}
+        for camera, indices in wanted.items():
+            path = self.folder / f"{self.camera_map.get(camera, camera)}.mp4"
+            found[camera] = video_frames(path, indices)
+            absent = sorted(set(indices) - set(found[camera]))
+            if absent:
+                raise DatasetError(
+                    "A video lacks frames",
+                    seen=f"{path}: {absent[:5]}" if path.is_file() else f"no {path}",
+                    allowed=sorted(p.stem for p in self.folder.glob("*.mp4")),
+                    remedy="Name the model's cameras, as in --model.front, or map them: --camera_map",
+                )
+        return found
+
+
+def _filmed(
+    root: Path, episodes: Sequence[int], camera_map: Mapping[str, str]
+) -> tuple[list[FilmedEpisode], float]:
+    folders = sorted(path.parent for path in root.glob(f"*/{KEYFRAMES}"))
+    tasks = _instructions(root)
+    found, rate = [], 0.0
+    for number, folder in enumerate(folders):
+        if episodes and number not in episodes:
+            continue
+        videos = sorted(folder.glob("*.mp4"))
+        count = min((count_frames(video) for video in videos), default=0)
+        (marks,) = read_keyframes(folder / KEYFRAMES).values()
+        if count < 2 or not marks or marks[-1].end > count:
+            raise DatasetError(
+                "The videos of an episode do not go with its keyframes",
+                seen=f"{folder}: {count} frames in the shortest of {len(videos)} videos",
+                allowed=f"at least {marks[-1].end if marks else 2} frames and one keyframe",
+            )
+        rate = _rate(videos[0])
+        found.append(
+            FilmedEpisode(
+                name=str(folder),
+                tasks=tasks,
+                count=count,
+                kind="success",
+                keyframes=_edges(marks, count - 1),
+                footage=VideoFootage(folder=folder, camera_map=dict(camera_map)),
+            )
+        )
+    return found, rate
+
+
+def _instructions(root: Path) -> tuple[str, ...]:
+    path = root / _INSTRUCTIONS
+    try:
+        tasks = json.loads(path.read_text())
+        if not isinstance(tasks, list) or not tasks or not all(isinstance(t, str) and t for t in tasks):
+            raise ValueError("no list of words")
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            "The instructions of a folder of videos cannot be read",
+            seen=f"{path}: {error}",
+            allowed="a JSON list of one or more ways of saying the task",
+        ) from error
+    return tuple(tasks)
+
+
+def _rate(video: Path) -> float:
+    import cv2
+
+    capture = cv2.VideoCapture(str(video))
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    capture.release()
+    return rate
+
+
+def _edges(subtasks: Sequence[Subtask], last: int) -> tuple[int, ...]:
+    """Return where sub-tasks begin and the last one ends; the whole episode where none is marked."""
+    edges = [*(s.start for s in subtasks), min(subtasks[-1].end, last)] if subtasks else [0, last]
+    return tuple(dict.fromkeys(edges))
+
+
+def _reached(subtasks: Sequence[Subtask], stages: Sequence[Subtask]) -> float | None:
+    names, whole = [s.name for s in subtasks], [s.name for s in stages]
+    return len(names) / len(whole) if names and names == whole[: len(names)] else None

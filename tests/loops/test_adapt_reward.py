@@ -1,0 +1,232 @@
+"""The whole way: episodes on disk to an adapted judge that the registry opens, for each kind and both kinds of dataset."""
+
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from roborl.cli.main import main
+from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.lerobot_writer import DatasetWriter
+from roborl.errors import DatasetError
+from roborl.loops.footage import read_footage
+from roborl.rewards.registry import load_reward_model
+from roborl.testing.tiny_vlms import build_tiny_vlm
+from roborl.types import EndCause
+
+REAL = Path(__file__).parents[2] / "../shared/data/robo_dopamine_table"
+PX, STEPS = 48, 20
+WORDS = "<image>".join(["Do {task}. <score>", *(f" before {i} after" for i in range(7)), "{task}: how far?"])
+BRIEF = [
+    "--training.steps",
+    "2",
+    "--training.measure",
+    "4",
+    "--training.batch",
+    "2",
+    "--training.accumulate",
+    "1",
+    "--training.report",
+    "8",
+]
+HERE = ["--model.judge.device", "cpu", "--model.judge.dtype", "float32"]
+
+
+def bar(index, level=200):
+    rgb = np.full((PX, PX, 3), 20, np.uint8)
+    rgb[8:24, : round(PX * index / STEPS)] = level
+    return rgb
+
+
+def recorded(number, *, subtasks=(), **known):
+    success = known.get("success", True)
+    return DatasetEpisode(
+        **{
+            "task": "fill the bar",
+            "images": {"front": np.stack([bar(i, 150 + 10 * number) for i in range(STEPS + 1)])},
+            "state": np.zeros((STEPS + 1, 1), np.float32),
+            "action": np.zeros((STEPS, 1), np.float32),
+            "reward": np.zeros(STEPS, np.float32),
+            "success": success,
+            "end": EndCause.SUCCESS if success else EndCause.TIME_LIMIT,
+            "subtasks": tuple(Subtask(name=n, start=a, end=b) for n, a, b in subtasks),
+        }
+        | known
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded") / "data"
+    stages = [("begin", 2, 8), ("end", 8, 20)]
+    episodes = [recorded(i, subtasks=stages) for i in range(4)]
+    episodes += [
+        recorded(4, success=False, failure="stall", subtasks=stages[:1]),
+        recorded(5, success=False, failure="stall"),
+        recorded(6, discarded=True),
+    ]
+    with DatasetWriter(
+        folder, fps=10, cameras={"front": (PX, PX)}, state_names=["x"], action_names=["dx"]
+    ) as writer:
+        for episode in episodes:
+            writer.append(episode)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Two episodes in the layout of Robo-Dopamine's example, one sub-task longer than the other."""
+    root = tmp_path_factory.mktemp("filmed")
+    (root / "task_instruction.json").write_text(json.dumps(["fill the bar", "make the bar full"]))
+    for number in (1, 2):
+        folder = root / f"episode_{number:03}"
+        folder.mkdir()
+        for camera in ("cam_high", "cam_left"):
+            size, code = (PX, PX), cv2.VideoWriter.fourcc(*"mp4v")
+            writer = cv2.VideoWriter(str(folder / f"{camera}.mp4"), code, 30, size)
+            for index in range(STEPS + 1):
+                writer.write(bar(index, 120 if camera == "cam_left" else 220))
+            writer.release()
+        marks = [
+            {"annotation": "one", "start_frame_id": 1, "end_frame_id": 5},
+            {"annotation": "two", "start_frame_id": 5, "end_frame_id": 21},
+        ]
+        (folder / "annotated_keyframes.json").write_text(json.dumps(marks))
+    return root
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("network")
+    (folder / "words.txt").write_text(WORDS)
+    return build_tiny_vlm(folder / "tiny", "qwen3_vl", words=[WORDS])
+
+
+def run(capsys, *arguments):
+    assert main(["train-reward", *map(str, arguments), *BRIEF, *HERE]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def test_episodes_say_what_is_known_about_them(dataset):
+    episodes, rate = read_footage(str(dataset))
+    assert rate == 10
+    assert [e.kind for e in episodes] == ["success"] * 4 + ["stall"] * 2
+    assert episodes[0].keyframes == (2, 8, 20)
+    assert episodes[0].progress([0, 5, 8, 14]).tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert [e.reached for e in episodes[4:]] == [0.5, None]
+    assert np.array_equal(episodes[1].footage.read({"front": [7]})["front"][7], bar(7, 160))
+    (third,), _ = read_footage(str(dataset), episodes=[3], camera_map={"top": "front"})
+    assert np.array_equal(third.footage.read({"top": [7]})["top"][7], bar(7, 180))
+    with pytest.raises(DatasetError, match="lacks a camera"):
+        episodes[0].footage.read({"top": [0]})
+    with pytest.raises(DatasetError, match="no such episodes"):
+        read_footage(str(dataset), episodes=[9])
+
+
+def test_videos_with_keyframes_say_the_same(videos):
+    episodes, rate = read_footage(str(videos), camera_map={"front": "cam_high"})
+    assert rate == pytest.approx(30)
+    assert [(e.count, e.keyframes) for e in episodes] == [(21, (1, 5, 20))] * 2
+    assert episodes[0].tasks == ("fill the bar", "make the bar full")
+    pictures = episodes[0].footage.read({"front": [3, 20], "cam_left": [20]})
+    assert abs(int(pictures["front"][20][16, 24, 0]) - 220) < 12
+    assert abs(int(pictures["front"][3][16, 24, 0]) - 20) < 12
+    assert abs(int(pictures["cam_left"][20][16, 24, 0]) - 120) < 12
+    with pytest.raises(DatasetError, match=r"no .*front\.mp4"):
+        read_footage(str(videos))[0][0].footage.read({"front": [0]})
+
+
+def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, capsys):
+    out = tmp_path / "judge"
+    arguments = ["--model", "dopamine", "--dataset", videos, "--out", out, "--one_shot", "true"]
+    cameras = ["--model.left_wrist", "left", "--camera_map", "{front: cam_high, left: cam_left}"]
+    words = ["--model.checkpoint", network, "--model.prompt.file", network.parent / "words.txt"]
+    pairs = ["--samples.pairs", "30", "--samples.interval_frames", "4", "--model.min_pixels", "1024"]
+    pairs += ["--model.max_pixels", "2048", "--model.max_tokens", "8"]
+    report, err = run(capsys, *arguments, *cameras, *words, *pairs)
+    assert report["episodes"] == [str(videos / "episode_001")]
+    assert (report["held_out"]["of"], report["held_out"]["questions"]) == ("other episodes", 8)
+    assert (report["steps"], report["skipped"]) == (2, 0)
+    assert f"dopamine:{out}" in err
+    model = load_reward_model(f"dopamine:{out}")
+    assert (model.config.front, model.config.left_wrist) == ("front", "left")
+    assert model.prompt.sha256 == report["prompt_sha256"]
+    # The demonstration's goal goes with it, for sessions that bring none.
+    assert abs(int(model.references["goal/front"][16, 24, 0]) - 220) < 12
+    assert model.start("fill the bar", {})
+    record = json.loads((out / "training.json").read_text())
+    assert record["settings"]["samples"]["pairs"] == 30
+    assert record["packages"].keys() == {"torch", "transformers", "peft", "python"}
+    # Asked again, it has nothing left to do.
+    again, _ = run(capsys, *arguments, *cameras, *words, *pairs)
+    assert (again["steps"], again["seconds"] < report["seconds"]) == (2, True)
+    assert again["held_out"] == report["held_out"]
+
+
+def test_a_dataset_adapts_a_judge_of_videos(dataset, network, tmp_path, capsys):
+    seen = ["--model.camera", "front", "--model.frames", "4", "--model.min_cells", "1"]
+    report, _ = run(
+        capsys, "--model", "roboreward", "--dataset", dataset, "--out", tmp_path, *seen,
+        "--model.checkpoint", network, "--training.method", "full",
+        "--training.held_out", "0.3",
+    )  # fmt: skip
+    # Three of four successes and one of two failures, of which only the marked one teaches.
+    assert len(report["episodes"]) == 4
+    assert [re.search(r"\d", name).group() for name in report["taught_nothing"]] in ([], ["5"])
+    assert report["questions"] == 3 * 20 + (not report["taught_nothing"])
+    assert load_reward_model(f"roboreward:{tmp_path}").config.frames == 4
+
+
+def test_a_dataset_adapts_a_pair_critic(dataset, tmp_path, capsys):
+    network = build_tiny_vlm(tmp_path / "tiny", "internvl")
+    settings = {"checkpoint": str(network), "image_px": 56, "reference_frames": 2}
+    (tmp_path / "settings.yaml").write_text(
+        yaml.safe_dump({"dataset": str(dataset), "out": str(tmp_path / "critic"), "model": settings})
+    )
+    report, _ = run(
+        capsys, "--model", "vlac", "--config_path", tmp_path / "settings.yaml", "--samples.groups", "3",
+        "--episodes", "[0]",
+    )  # fmt: skip
+    assert report["held_out"]["of"] == "other questions about the same episodes"
+    assert report["questions"] + report["held_out"]["questions"] == 3 * 4 + 8
+    model = load_reward_model(f"vlac:{tmp_path / 'critic'}")
+    assert model.wording.sha256 == report["prompt_sha256"]
+    assert model.config.reference_frames == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (["--model", "gvl"], "no such kind"),
+        (["--model", "roboreward"], "which camera"),
+        (["--model", "roboreward", "--model.camera", "front", "--model.observation_hz", "30"], "rate"),
+        (
+            ["--model", "dopamine", "--model.judge.quantisation", "int4", "--training.method", "full"],
+            "few bits",
+        ),
+        (["--model", "dopamine", "--model.judge.adapter", "x"], "on top of another"),
+        (
+            ["--model", "dopamine", "--model.judge.kind", "openai", "--model.judge.endpoints", "[http://x]"],
+            "in this process",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(dataset, tmp_path, capsys, wrong, complaint):
+    assert main(["train-reward", *wrong, "--dataset", str(dataset), "--out", str(tmp_path)]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real data beside the project")
+def test_real_videos_with_their_keyframes_are_read():
+    episodes, rate = read_footage(str(REAL))
+    assert rate == pytest.approx(30)
+    assert [(e.count, len(e.keyframes)) for e in episodes] == [(1277, 17), (1715, 17)]
+    assert episodes[0].keyframes[:3] == (8, 147, 211)
+    assert "clean the table" in episodes[0].tasks
+    picture = episodes[0].footage.read({"cam_left_wrist": [8]})["cam_left_wrist"][8]
+    assert picture.shape == (480, 640, 3)
