@@ -30,7 +30,8 @@ def read_footage(
         dataset: A LeRobotDataset v3 (folder or hub id); or a folder that holds one folder per episode, each with
             ``annotated_keyframes.json`` and a video per camera, and ``task_instruction.json`` with ways of saying
             the one task of them all.
-        episodes: Which, by number; all where none is named. In a folder of videos they count from 0, by name.
+        episodes: Which, by number, in this order; all where none is named. In a folder of videos they count from 0, by
+            name.
         camera_map: Our camera name to the dataset's, where they differ.
 
     Returns:
@@ -44,9 +45,15 @@ def read_footage(
     else:
         rate = describe(dataset).fps
         read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False)
-        found = recorded([e for e in read if not e.discarded], dataset, camera_map or {})
-    if not found:
-        raise DatasetError("The dataset has no such episodes", seen=list(episodes) or "none", allowed=dataset)
+        kept = {e.index: e for e in read if not e.discarded}
+        order = [index for index in episodes or kept if index in kept]
+        found = recorded([kept[index] for index in order], dataset, camera_map or {})
+    if not found or (episodes and len(found) != len(episodes)):
+        raise DatasetError(
+            "The dataset has no such episodes, or they are to be kept out of training",
+            seen=list(episodes) or "no episodes",
+            allowed=f"different ones of {dataset}",
+        )
     return found, rate
 
 
@@ -146,16 +153,15 @@ def _filmed(
     folders = sorted(path.parent for path in root.glob(f"*/{KEYFRAMES}"))
     tasks = _instructions(root)
     found, rate = [], 0.0
-    for number, folder in enumerate(folders):
-        if episodes and number not in episodes:
-            continue
+    for folder in [folders[i] for i in episodes or range(len(folders)) if 0 <= i < len(folders)]:
         videos = sorted(folder.glob("*.mp4"))
-        count = min((count_frames(video) for video in videos), default=0)
+        # Of one of them: a shorter one is noticed when its pictures are read, and going through a video takes long.
+        count = count_frames(videos[0]) if videos else 0
         (marks,) = read_keyframes(folder / KEYFRAMES).values()
         if count < 2 or not marks or marks[-1].end > count:
             raise DatasetError(
                 "The videos of an episode do not go with its keyframes",
-                seen=f"{folder}: {count} frames in the shortest of {len(videos)} videos",
+                seen=f"{folder}: {count} frames in the first of {len(videos)} videos",
                 allowed=f"at least {marks[-1].end if marks else 2} frames and one keyframe",
             )
         rate = _rate(videos[0])

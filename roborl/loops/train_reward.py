@@ -37,7 +37,7 @@ _LATENCY_FRAMES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRewardConfig:
-    """Which data, which model, where to.
+    """Which data, which model, where to. For a published judge instead: ``--model dopamine --help`` and its like.
 
     Attributes:
         dataset: A LeRobotDataset v3: folder or hub id.

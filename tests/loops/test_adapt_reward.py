@@ -124,8 +124,11 @@ def test_episodes_say_what_is_known_about_them(dataset):
     assert np.array_equal(third.footage.read({"top": [7]})["top"][7], bar(7, 180))
     with pytest.raises(DatasetError, match="lacks a camera"):
         episodes[0].footage.read({"top": [0]})
-    with pytest.raises(DatasetError, match="no such episodes"):
-        read_footage(str(dataset), episodes=[9])
+    ordered, _ = read_footage(str(dataset), episodes=[2, 0])
+    assert [e.footage.index for e in ordered] == [2, 0]
+    for wrong in ([9], [0, 9], [0, 6]):  # the last one is discarded
+        with pytest.raises(DatasetError, match="no such episodes"):
+            read_footage(str(dataset), episodes=wrong)
 
 
 def test_videos_with_keyframes_say_the_same(videos):
@@ -137,6 +140,9 @@ def test_videos_with_keyframes_say_the_same(videos):
     assert abs(int(pictures["front"][20][16, 24, 0]) - 220) < 12
     assert abs(int(pictures["front"][3][16, 24, 0]) - 20) < 12
     assert abs(int(pictures["cam_left"][20][16, 24, 0]) - 120) < 12
+    assert [e.name[-1] for e in read_footage(str(videos), episodes=[1, 0])[0]] == ["2", "1"]
+    with pytest.raises(DatasetError, match="no such episodes"):
+        read_footage(str(videos), episodes=[2])
     with pytest.raises(DatasetError, match=r"no .*front\.mp4"):
         read_footage(str(videos))[0][0].footage.read({"front": [0]})
 

@@ -84,8 +84,8 @@ def test_a_failure_teaches_no_hops():
 @pytest.mark.parametrize("cameras", [{}, VIEWS])
 def test_the_question_is_the_one_that_watching_asks(cameras):
     perspectives = (Perspective.INCREMENTAL, Perspective.FORWARD, Perspective.BACKWARD)
-    lessons = lessons_of(fusion=FusionConfig(perspectives=perspectives), **cameras)
-    lessons._pairs = PairConfig(pairs=400, interval_frames=4, swap_share=0.0)
+    pairs = PairConfig(pairs=400, interval_frames=4, swap_share=0.0)
+    lessons = lessons_of(pairs, fusion=FusionConfig(perspectives=perspectives), **cameras)
     (episode,) = episodes = [film(41)]
     samples = drawn(lessons, episodes)
     album = Album(episodes, samples)
