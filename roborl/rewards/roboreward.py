@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import checkpoint_folder, open_judge
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
@@ -242,45 +243,6 @@ class RoboRewardFold:
             return f"cannot be read: {reply.text}"
         certain: NDArray[np.float64] = (np.array(LEVELS) == level).astype(float)
         return certain
-
-
-class FrameGrid:
-    """Keeps the frames of a growing episode at even spacing, never more than so many.
-
-    The spacing doubles whenever there would be too many, so that a frame once dropped is never wanted again, and what
-    is shown at any instant depends on nothing later.
-
-    Args:
-        most: Most frames to show, the newest among them.
-        stride: First spacing, in observations.
-    """
-
-    def __init__(self, *, most: int, stride: int) -> None:
-        self._most = most
-        self._stride = max(1, stride)
-        self._frames: dict[int, Image] = {}
-        self._newest: tuple[int, Image] | None = None
-        self._first = 0
-
-    def add(self, index: int, frame: Image) -> None:
-        """Show it the next frame, by increasing index."""
-        if self._newest is None:
-            self._first = index
-        self._newest = (index, frame)
-        if (index - self._first) % self._stride == 0:
-            self._frames[index] = frame
-        while len(self._frames) + (index not in self._frames) > self._most:
-            self._stride *= 2
-            self._frames = {i: f for i, f in self._frames.items() if (i - self._first) % self._stride == 0}
-
-    def video(self) -> tuple[tuple[int, ...], tuple[Image, ...]]:
-        """Return indices and frames, the newest last; a single frame comes twice."""
-        assert self._newest is not None, "a question is asked about an observation that was added"
-        shown = self._frames | dict([self._newest])
-        if len(shown) == 1:
-            index, frame = self._newest
-            return (index, index), (frame, frame)
-        return tuple(shown), tuple(shown.values())
 
 
 def frame_grid(config: RoboRewardConfig) -> FrameGrid:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ModelLoadError, ShapeError
+from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm, brightness_of_last
 from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
@@ -26,7 +27,6 @@ from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import find_loader, load_reward_model
 from roborl.rewards.roboreward import (
     CONTRACT,
-    FrameGrid,
     Reading,
     RoboRewardConfig,
     RoboRewardModel,
