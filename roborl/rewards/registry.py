@@ -19,6 +19,7 @@ _PUBLISHED = {
     "clip": "roborl.rewards.clip:load_clip",
     "dopamine": "roborl.rewards.dopamine:load_dopamine",
     "roboreward": "roborl.rewards.roboreward:load_roboreward",
+    "sarm": "roborl.rewards.sarm.published_checkpoint:load_published_sarm",
     "vlac": "roborl.rewards.vlac.checkpoint:load_vlac",
 }
 
