@@ -36,6 +36,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     return found
 
 
+def view_name(key: str) -> str:
+    """Return the name of a view without LeRobot's prefix.
+
+    Example:
+        >>> view_name("observation.images.front"), view_name("observation.image")
+        ('front', 'image')
+    """
+    return key.removeprefix("observation.images.").removeprefix("observation.")
+
+
 def training_statistics(folder: Path, key: str) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of a feature over the data that a model was trained on.
 

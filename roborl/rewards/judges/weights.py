@@ -60,7 +60,7 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
     files = _weight_files(folder)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    with _quiet():
+    with quiet():
         try:
             processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             model, report = AutoModelForImageTextToText.from_pretrained(
@@ -203,7 +203,7 @@ def _with_adapter(model: Any, folder: Path, digest: Any) -> Any:
         )
     from peft import PeftModel, get_peft_model_state_dict
 
-    with _quiet():
+    with quiet():
         try:
             adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
         except Exception as error:  # as for a checkpoint
@@ -272,7 +272,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the library's progress bars and reports off a server's log; what matters is checked and raised here."""
     from transformers.utils import logging as library
 

@@ -82,11 +82,6 @@ def lerobot_scale(folder: Path, key: str) -> StateScale:
     return StateScale(mean=mean.flatten(), std=std.flatten() + _EPSILON)
 
 
-def lerobot_camera(described: Mapping[str, Any]) -> str:
-    """Return the view that LeRobot's ``config.json`` names, without LeRobot's prefix."""
-    return str(described.get("image_key", "observation.images.top")).removeprefix("observation.images.")
-
-
 def other_head_classes(described: Mapping[str, Any], head: str) -> int:
     """Return the number of classes of the stage head that is not ``head``."""
     if head == "sparse" and described.get("num_dense_stages") is not None:

@@ -16,10 +16,9 @@ from torch import Tensor
 from roborl import config as configs
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.judges.clip_judge import ClipNetwork
-from roborl.rewards.lerobot_checkpoint import read_description
+from roborl.rewards.lerobot_checkpoint import read_description, view_name
 from roborl.rewards.sarm.conversion import convert_weights
 from roborl.rewards.sarm.lerobot_layout import (
-    lerobot_camera,
     lerobot_scale,
     lerobot_shape,
     lerobot_window,
@@ -31,8 +30,10 @@ from roborl.rewards.sarm.opensarm_layout import OpenSarmConfig, opensarm_scale, 
 from roborl.rewards.sarm.published_model import PublishedModel, PublishedWindow
 from roborl.rewards.sarm.published_network import PublishedNetwork, PublishedShape
 
-_STATE_KEY = "observation.state"
+_STATE_KEY, _IMAGE_KEY = "observation.state", "observation.images.top"
 _HEADS = ("sparse", "dense")
+CLIP = "openai/clip-vit-base-patch32"
+"""The network on whose vectors both code bases train, by its name on the hub."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class PublishedSarmConfig:
     # What opensarm's settings say; leave it out for a checkpoint of LeRobot, which says so itself.
     opensarm: OpenSarmConfig | None = None
     # The CLIP network that it was trained on: a folder, or a name in the hub's cache.
-    clip: str = "openai/clip-vit-base-patch32"
+    clip: str = CLIP
     # Where both run: auto, cpu, cuda or cuda:1.
     device: str = "auto"
     # Views to look at, by name, in the order of training; for LeRobot's, empty for the name it was trained with.
@@ -93,7 +94,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
         scale = (
             lerobot_scale(folder, str(described.get("state_key", _STATE_KEY))) if config.use_state else None
         )
-        cameras = config.cameras or (lerobot_camera(described),)
+        cameras = config.cameras or (view_name(str(described.get("image_key", _IMAGE_KEY))),)
         also = other_head_classes(described, config.head)
     else:
         published = {
