@@ -18,7 +18,9 @@ _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
 _PUBLISHED = {
     "clip": "roborl.rewards.clip:load_clip",
     "dopamine": "roborl.rewards.dopamine:load_dopamine",
+    "lerobot": "roborl.rewards.lerobot_rewards:load_lerobot",
     "roboreward": "roborl.rewards.roboreward:load_roboreward",
+    "sarm": "roborl.rewards.sarm.published_checkpoint:load_published_sarm",
     "vlac": "roborl.rewards.vlac.checkpoint:load_vlac",
 }
 

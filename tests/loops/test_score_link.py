@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from roborl.clock import Deadline
-from roborl.errors import ConfigError
+from roborl.clock import NS, Deadline, FakeClock
+from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.label import Judge
-from roborl.loops.score_link import ScoreLine
+from roborl.loops.score_link import ScoreLine, score_over
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.fake import BrightnessModel
 from roborl.types import Frame, Observation, Score
@@ -135,3 +135,55 @@ def test_a_server_without_what_is_wanted_is_told(
     assert caught.value.seen
     assert caught.value.allowed
     line.leave()
+
+
+class Shaky:
+    """A line on which sessions are lost after so many scores; each turn of polling takes a tenth of a second."""
+
+    def __init__(self, *lives: int) -> None:
+        self.clock = FakeClock()
+        self._lives = list(lives)
+        self._session, self._left = 0, 0
+        self._pushed: list[int] = []
+        self.closed: list[str] = []
+
+    def judge(self) -> Judge:
+        return Judge(version="v")
+
+    def open(self, task: str) -> str:
+        self._session += 1
+        self._left = self._lives.pop(0) if len(self._lives) > 1 else self._lives[0]
+        self._pushed = []
+        return f"s{self._session}"
+
+    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
+        self._pushed.append(observation.frames["front"].id)
+        return True
+
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+        self.clock.advance(0.1)
+        name = f"s{self._session}"
+        if not self._left or not self._pushed:
+            return [], [name]
+        self._left -= 1
+        score = Score(frame_id=self._pushed.pop(0), progress=0.5, raw=float(self._session))
+        return [(name, score)], []
+
+    def close(self, session: str) -> None:
+        self.closed.append(session)
+
+
+def test_a_lost_session_is_shown_the_episode_again_from_the_start() -> None:
+    line = Shaky(2, 0, 9)
+    shown = [observation(i, 10) for i in range(4)]
+    scores = score_over(line, "t", shown, deadline_s=5.0, clock=line.clock)  # type: ignore[arg-type]
+    assert [(score.frame_id, score.raw) for score in scores] == [(i, 3.0) for i in range(4)]
+    assert line.closed == ["s3"]
+
+
+def test_sessions_that_are_lost_again_and_again_are_given_up() -> None:
+    line = Shaky(3)
+    shown = [observation(i, 10) for i in range(4)]
+    with pytest.raises(DeadlineExceeded, match="3 of 4 scores"):
+        score_over(line, "t", shown, deadline_s=5.0, clock=line.clock)  # type: ignore[arg-type]
+    assert line.clock.now_ns() < 8 * NS

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.queries import picture_key
-from roborl.rewards.judges.weights import find_checkpoint
+from roborl.rewards.judges.weights import digest_file, find_checkpoint
 from roborl.types import Image
 
 type Vectors = NDArray[np.float32]
-
-_CHUNK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -54,24 +52,28 @@ class VectorJudge(Protocol):
         ...
 
 
-class ClipJudge:
-    """Encodes with a CLIP network of the transformers library, every different picture once. Used by one thread.
+class ClipNetwork:
+    """A CLIP checkpoint of the transformers library, whose vectors are given as the projections make them.
 
     Args:
         model: The network, in evaluation mode.
         processor: Its processor.
         identity: Hash of its files.
-        cache_mb: Vectors of pictures seen before that are kept, MB.
+
+    Attributes:
+        dim: Size of the vectors.
+        device: Where it runs.
     """
 
-    def __init__(self, model: Any, processor: Any, identity: str, *, cache_mb: int = 64) -> None:
+    def __init__(self, model: Any, processor: Any, identity: str) -> None:
         self._model = model
         self._processor = processor
-        self._identity = identity
-        self._seen: RecentCache[bytes, Vectors] = RecentCache(cache_mb << 20)
+        self.identity = identity
+        self.dim = int(model.config.projection_dim)
+        self.device: torch.device = model.device
 
     @classmethod
-    def load(cls, checkpoint: str, *, device: str = "auto") -> ClipJudge:
+    def load(cls, checkpoint: str, *, device: str = "auto") -> ClipNetwork:
         """Read a checkpoint from a folder, or from the hub's cache by its name.
 
         Raises:
@@ -106,44 +108,25 @@ class ClipJudge:
             )
         digest = hashlib.sha256()
         for path in [*files, *sorted(folder.glob("*.json")), *sorted(folder.glob("*.txt"))]:
-            digest.update(path.name.encode())
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
+            digest_file(digest, path)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.eval().requires_grad_(False).to(device)
         return cls(model, processor, f"clip-{digest.hexdigest()[:16]}")
 
-    @property
-    def identity(self) -> str:
-        """Hash of the checkpoint's files."""
-        return self._identity
+    @torch.inference_mode()
+    def pictures(self, pictures: Sequence[Image]) -> torch.Tensor:
+        """Return the projected vectors of pictures, uint8 (h, w, 3) each, as float32 (n, d)."""
+        # The processor may write into what it is given, and pictures are shared.
+        copies = [np.array(picture) for picture in pictures]
+        pixels = self._processor.image_processor(images=copies, return_tensors="pt")["pixel_values"]
+        made = self._model.get_image_features(pixel_values=pixels.to(self._model.device))
+        vectors: torch.Tensor = made.pooler_output.float()
+        return vectors
 
     @torch.inference_mode()
-    def answer(self, queries: Sequence[ClipQuery]) -> list[Vectors]:
-        """Return the vectors of each query's pictures."""
-        keys = [[picture_key(picture) for picture in query.pictures] for query in queries]
-        asked = {
-            key: picture
-            for query, own in zip(queries, keys, strict=True)
-            for key, picture in zip(own, query.pictures, strict=True)
-        }
-        found = {key: vector for key in asked if (vector := self._seen.get(key)) is not None}
-        fresh = [key for key in asked if key not in found]
-        if fresh:
-            # The processor may write into what it is given, and pictures are shared.
-            pictures = [np.array(asked[key]) for key in fresh]
-            pixels = self._processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
-            made = self._model.get_image_features(pixel_values=pixels.to(self._model.device)).pooler_output
-            for key, vector in zip(fresh, _unit(made), strict=True):
-                found[key] = vector
-                self._seen.put(key, vector)
-        return [np.stack([found[key] for key in own]) for own in keys]
-
-    @torch.inference_mode()
-    def read(self, texts: Sequence[str]) -> Vectors:
-        """Return the vectors of texts.
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the projected vectors of texts, float32 (n, d).
 
         Raises:
             ConfigError: If a text is longer than the network reads.
@@ -159,10 +142,62 @@ class ClipJudge:
                 remedy="Say it in fewer words",
             )
         inputs = tokenizer(list(texts), padding=True, return_tensors="pt").to(self._model.device)
-        return _unit(self._model.get_text_features(**inputs).pooler_output)
+        vectors: torch.Tensor = self._model.get_text_features(**inputs).pooler_output.float()
+        return vectors
+
+
+class ClipJudge:
+    """Encodes with a CLIP network, every different picture once. Used by one thread.
+
+    Args:
+        network: The network.
+        cache_mb: Vectors of pictures seen before that are kept, MB.
+    """
+
+    def __init__(self, network: ClipNetwork, *, cache_mb: int = 64) -> None:
+        self._network = network
+        self._seen: RecentCache[bytes, Vectors] = RecentCache(cache_mb << 20)
+
+    @classmethod
+    def load(cls, checkpoint: str, *, device: str = "auto") -> ClipJudge:
+        """Read a checkpoint from a folder, or from the hub's cache by its name.
+
+        Raises:
+            ModelLoadError: If it is missing, no CLIP network, or its weights are not those of its settings.
+        """
+        return cls(ClipNetwork.load(checkpoint, device=device))
+
+    @property
+    def identity(self) -> str:
+        """Hash of the checkpoint's files."""
+        return self._network.identity
+
+    def answer(self, queries: Sequence[ClipQuery]) -> list[Vectors]:
+        """Return the vectors of each query's pictures."""
+        keys = [[picture_key(picture) for picture in query.pictures] for query in queries]
+        asked = {
+            key: picture
+            for query, own in zip(queries, keys, strict=True)
+            for key, picture in zip(own, query.pictures, strict=True)
+        }
+        found = {key: vector for key in asked if (vector := self._seen.get(key)) is not None}
+        fresh = [key for key in asked if key not in found]
+        if fresh:
+            made = self._network.pictures([asked[key] for key in fresh])
+            for key, vector in zip(fresh, _unit(made), strict=True):
+                found[key] = vector
+                self._seen.put(key, vector)
+        return [np.stack([found[key] for key in own]) for own in keys]
+
+    def read(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors of texts.
+
+        Raises:
+            ConfigError: If a text is longer than the network reads.
+        """
+        return _unit(self._network.texts(texts))
 
 
 def _unit(made: torch.Tensor) -> Vectors:
-    made = made.float()
     vectors: Vectors = (made / made.norm(dim=1, keepdim=True)).cpu().numpy()
     return vectors

@@ -95,7 +95,7 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
         )
     digest = xxhash.xxh3_128()
     for path in [*files, *_setting_files(folder)]:
-        _digest_file(digest, path)
+        digest_file(digest, path)
     if config.adapter:
         model = _with_adapter(model, Path(config.adapter), digest)
     return Network(
@@ -220,7 +220,7 @@ def _with_adapter(model: Any, folder: Path, digest: Any) -> Any:
             allowed="exactly the weights that its adapter_config.json describes",
         )
     for part in (path, folder / "adapter_config.json"):
-        _digest_file(digest, part)
+        digest_file(digest, part)
     return adapted.merge_and_unload()
 
 
@@ -252,7 +252,8 @@ def _quantised(how: Quantisation) -> dict[str, Any]:
     }
 
 
-def _digest_file(digest: Any, path: Path) -> None:
+def digest_file(digest: Any, path: Path) -> None:
+    """Feed name and bytes of a file into a hash."""
     digest.update(path.name.encode())
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,0 +1,149 @@
+"""Our reward models as LeRobot's: run here, or asked at a reward server. LeRobot finds the classes by their names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lerobot.configs.rewards import RewardModelConfig
+from lerobot.rewards.pretrained import PreTrainedRewardModel
+from torch import Tensor
+
+from roborl.errors import ConfigError
+from roborl.loops.score_link import ScoreLine, score_over
+from roborl.plugins.rewards.batches import WatchedEpisode, episodes_of
+from roborl.plugins.rewards.configuration_rewards import RemoteConfig, RoborlConfig
+from roborl.rewards.model import score_episode
+from roborl.rewards.registry import load_reward_model
+from roborl.types import Score
+
+
+class RoborlRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot has no types
+    """Any reward model of ours, in LeRobot's process. It has no tensors that LeRobot would see, train or save.
+
+    Args:
+        config: Which model.
+        kwargs: Statistics and descriptions of a data set, as LeRobot hands them to all models; they play no part.
+
+    Raises:
+        ModelLoadError: If the model cannot be used.
+    """
+
+    config_class = RoborlConfig
+    name = "roborl"
+
+    def __init__(self, config: RoborlConfig, **kwargs: Any) -> None:
+        super().__init__(config)
+        self._model = load_reward_model(config.place)
+
+    def compute_reward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the progress at the last frame of each sample; see :func:`compute_progress`."""
+        return self.compute_progress(batch)[:, -1]
+
+    def compute_progress(self, batch: Mapping[str, Any]) -> Tensor:
+        """Score every frame of every sample, each a whole episode so far, which depends on nothing later.
+
+        Args:
+            batch: As of :func:`roborl.plugins.rewards.batches.episodes_of`.
+
+        Returns:
+            Progress in [0, 1], float32 (b, t); NaN where the model gave none.
+
+        Raises:
+            ConfigError: If the batch has no pictures or instruction, or the model needs a reference besides: LeRobot
+                has no way to give it one.
+            ShapeError: If an array has another form, or a view that the model needs is missing.
+        """
+        watched = episodes_of(batch, default_task=self.config.default_task)
+        return _as_tensor([self._score(episode) for episode in watched], self.config)
+
+    def _score(self, episode: WatchedEpisode) -> list[Score]:
+        return score_episode(self._model, episode.task, episode.observations, max_batch=self.config.max_batch)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.config._save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: RoborlConfig | None = None, **_: Any
+    ) -> Self:
+        """Read the settings that were saved, and what they name."""
+        return cls(_settings(cls, pretrained_name_or_path, config))
+
+
+class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot has no types
+    """A reward model that a running ``roborl serve`` has; its server may have a GPU and other packages than LeRobot.
+
+    Args:
+        config: Which server and model. It is asked at the first batch, so it may start later.
+        kwargs: As of :class:`RoborlRewardModel`.
+    """
+
+    config_class = RemoteConfig
+    name = "remote"
+
+    def __init__(self, config: RemoteConfig, **kwargs: Any) -> None:
+        super().__init__(config)
+        self._line: ScoreLine | None = None
+        self._cameras: tuple[str, ...] = ()
+
+    def compute_reward(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return the progress at the last frame of each sample, as of :class:`RoborlRewardModel`."""
+        return self.compute_progress(batch)[:, -1]
+
+    def compute_progress(self, batch: Mapping[str, Any]) -> Tensor:
+        """Score every frame of every sample, as :meth:`RoborlRewardModel.compute_progress`; blocks for the server.
+
+        Raises:
+            ConfigError: As there, and if the server has no such model or wants a view that the batch lacks.
+            DeadlineExceeded: If nothing comes from the server in time.
+        """
+        watched = episodes_of(batch, default_task=self.config.default_task)
+        line = self._line_for(tuple(watched[0].observations[0].frames))
+        scored = [
+            score_over(line, one.task, one.observations, deadline_s=self.config.deadline_s) for one in watched
+        ]
+        return _as_tensor(scored, self.config)
+
+    def close(self) -> None:
+        """Leave the server; the next batch connects again."""
+        if self._line is not None:
+            self._line.leave()
+            self._line = None
+
+    def _line_for(self, cameras: tuple[str, ...]) -> ScoreLine:
+        if self._line is None or cameras != self._cameras:
+            self.close()
+            config = self.config
+            self._line = ScoreLine(config.endpoint, cameras, model=config.model, keys=config.security.load())
+            self._cameras = cameras
+        return self._line
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.config._save_pretrained(save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: RemoteConfig | None = None, **_: Any
+    ) -> Self:
+        """Read the settings that were saved."""
+        return cls(_settings(cls, pretrained_name_or_path, config))
+
+
+def _as_tensor(scored: Sequence[Sequence[Score]], config: Any) -> Tensor:
+    rows = [[score.progress if score.valid else math.nan for score in scores] for scores in scored]
+    return torch.tensor(rows, dtype=torch.float32, device=config.device)
+
+
+def _settings(model_class: Any, place: str | Path, config: Any) -> Any:
+    config = config or RewardModelConfig.from_pretrained(place)
+    if not isinstance(config, model_class.config_class):
+        raise ConfigError(
+            "These are the settings of another kind of reward model",
+            seen=config.type,
+            allowed=model_class.name,
+        )
+    return config

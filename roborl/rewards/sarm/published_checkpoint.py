@@ -1,0 +1,146 @@
+"""Published SARM checkpoints, LeRobot's and opensarm's, converted on reading.
+
+What a checkpoint does not hold has to be said or be here: the CLIP network that it was trained on, and for opensarm the
+stages and their shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from roborl import config as configs
+from roborl.errors import ConfigError, ModelLoadError
+from roborl.rewards.judges.clip_judge import ClipNetwork
+from roborl.rewards.lerobot_checkpoint import read_description, view_name
+from roborl.rewards.sarm.conversion import convert_weights
+from roborl.rewards.sarm.lerobot_layout import (
+    lerobot_scale,
+    lerobot_shape,
+    lerobot_window,
+    other_head_classes,
+    read_weights,
+    split_weights,
+)
+from roborl.rewards.sarm.opensarm_layout import OpenSarmConfig, opensarm_scale, opensarm_shape, read_pickled
+from roborl.rewards.sarm.published_model import PublishedModel, PublishedWindow
+from roborl.rewards.sarm.published_network import PublishedNetwork, PublishedShape
+
+_STATE_KEY, _IMAGE_KEY = "observation.state", "observation.images.top"
+_HEADS = ("sparse", "dense")
+CLIP = "openai/clip-vit-base-patch32"
+"""The network on whose vectors both code bases train, by its name on the hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSarmConfig:
+    """Which checkpoint watches, and through what."""
+
+    # Folder of the checkpoint.
+    checkpoint: str = ""
+    # What opensarm's settings say; leave it out for a checkpoint of LeRobot, which says so itself.
+    opensarm: OpenSarmConfig | None = None
+    # The CLIP network that it was trained on: a folder, or a name in the hub's cache.
+    clip: str = CLIP
+    # Where both run: auto, cpu, cuda or cuda:1.
+    device: str = "auto"
+    # Views to look at, by name, in the order of training; for LeRobot's, empty for the name it was trained with.
+    cameras: tuple[str, ...] = ()
+    # Which of its two sets of stages: sparse or dense.
+    head: str = "sparse"
+    # Observations between neighbouring slots; 0 for the frames of training, right where observations come as often.
+    gap: int = 0
+    # Whether to show it the state; without, it is shown zeros.
+    use_state: bool = True
+
+    def __post_init__(self) -> None:
+        if self.head not in _HEADS or self.gap < 0:
+            raise ConfigError(
+                "The settings of a published SARM checkpoint cannot be used",
+                seen=f"head {self.head!r}, gap {self.gap}",
+                allowed=f"one of {_HEADS}, gap ≥ 0",
+            )
+
+
+def load_published_sarm(place: str) -> PublishedModel:
+    """Load a published SARM checkpoint.
+
+    Args:
+        place: Folder of a LeRobot checkpoint, or a YAML file of :class:`PublishedSarmConfig`.
+
+    Raises:
+        ModelLoadError: If the checkpoint, its statistics or its CLIP network are missing or cannot be used.
+        ConfigError: If the settings cannot be used.
+    """
+    if Path(place).suffix in (".yaml", ".yml"):
+        return open_published_sarm(configs.load(PublishedSarmConfig, Path(place)))
+    return open_published_sarm(PublishedSarmConfig(checkpoint=place))
+
+
+def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
+    """Convert the checkpoint that the settings name; errors as of :func:`load_published_sarm`."""
+    folder = Path(config.checkpoint)
+    if config.opensarm is None:
+        described = read_description(folder)
+        if described["type"] != "sarm":
+            raise ModelLoadError("This is another kind of model", seen=described["type"], allowed="sarm")
+        published = split_weights(read_weights(folder))
+        shape = lerobot_shape(described, head=config.head)
+        window = lerobot_window(described, gap=config.gap)
+        scale = (
+            lerobot_scale(folder, str(described.get("state_key", _STATE_KEY))) if config.use_state else None
+        )
+        cameras = config.cameras or (view_name(str(described.get("image_key", _IMAGE_KEY))),)
+        also = other_head_classes(described, config.head)
+    else:
+        published = {
+            "stage": read_pickled(folder / config.opensarm.stage_file),
+            "within": read_pickled(folder / config.opensarm.subtask_file),
+        }
+        shape = opensarm_shape(published, config.opensarm)
+        window = PublishedWindow(
+            steps=config.opensarm.steps,
+            gap=config.gap or config.opensarm.frame_gap,
+            centred=False,
+            behind=config.opensarm.behind,
+        )
+        scale = opensarm_scale(config.opensarm.norm_stats, shape.state_dim) if config.use_state else None
+        cameras, also = config.cameras, None
+    if len(cameras) != shape.cameras:
+        raise ConfigError("The network looks at another number of views", seen=cameras, allowed=shape.cameras)
+    encoder = ClipNetwork.load(config.clip, device=config.device)
+    check_clip(encoder, shape)
+    weights = convert_weights(published, shape, head=config.head, other_classes=also)
+    network = PublishedNetwork(shape)
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(False).to(encoder.device)
+    return PublishedModel(
+        network, encoder, window=window, scale=scale, cameras=cameras, digest=_digest(weights)
+    )
+
+
+def check_clip(encoder: ClipNetwork, shape: PublishedShape) -> None:
+    """Refuse a CLIP network whose vectors have another size than the checkpoint was trained on.
+
+    Raises:
+        ModelLoadError: If so.
+    """
+    if not encoder.dim == shape.frame_dim == shape.text_dim:
+        raise ModelLoadError(
+            "The CLIP network is not the one that the SARM checkpoint was trained on",
+            seen=f"vectors of {encoder.dim}",
+            allowed=f"pictures {shape.frame_dim}, words {shape.text_dim}",
+            remedy="Name the right one in the settings: clip",
+        )
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
