@@ -36,7 +36,7 @@ class Begin:
     Attributes:
         key: The episode.
         task: The instruction in words.
-        meta: Strings and numbers worth keeping: bench, seed, mode ("train", "evaluate", "demo").
+        meta: Strings and numbers worth keeping: bench, seed, mode ("train", "evaluate", "demo", "failure").
     """
 
     key: EpisodeKey

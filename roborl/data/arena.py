@@ -25,7 +25,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.types import EpisodeKey
 
 PAD = 4
-ONLINE, DEMO, EVALUATION = range(3)  # Indices into roborl.data.episodes.KINDS.
+ONLINE, DEMO, EVALUATION, FAILURE = range(4)  # Indices into roborl.data.episodes.KINDS.
 EPISODE = np.dtype(
     [
         ("ordinal", "<i8"),

@@ -12,6 +12,7 @@ import numpy as np
 from roborl.data.arena import (
     DEMO,
     EPISODE,
+    FAILURE,
     PAD,
     ArenaLayout,
     Columns,
@@ -178,7 +179,7 @@ class ArenaWriter:
     def _evictable(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         table = self._table
         evictable: np.ndarray[tuple[int], np.dtype[np.int64]] = table["ordinal"][
-            (table["ordinal"] > 0) & (table["kind"] != DEMO) & (table["ended"] == 1)
+            (table["ordinal"] > 0) & ~np.isin(table["kind"], (DEMO, FAILURE)) & (table["ended"] == 1)
         ]
         return evictable
 

@@ -49,7 +49,7 @@ class Provenance:
         stamp_ns: Monotonic instants of the state and then of each camera, int64 (T + 1, 1 + cameras).
         verdict_index: The observation that a verdict judged, -1 where there was none.
         verdict_source: Who judged.
-        kind: What the episode was in its store: "online", "demo" or "evaluation"; empty elsewhere.
+        kind: What the episode was in its store: "online", "demo", "evaluation" or "failure"; empty elsewhere.
         meta: What the actor said about it when it began.
     """
 

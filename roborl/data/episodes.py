@@ -9,8 +9,10 @@ from typing import Any, Literal
 from roborl.records import Arrival, Begin, End, Record, Verdict
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
-type Kind = Literal["online", "demo", "evaluation"]
-KINDS: tuple[Kind, ...] = ("online", "demo", "evaluation")
+type Kind = Literal["online", "demo", "evaluation", "failure"]
+KINDS: tuple[Kind, ...] = ("online", "demo", "evaluation", "failure")
+"""What acted online, a demonstration, an evaluation, a failure that was recorded to learn from."""
+_KIND_OF_MODE: dict[str, Kind] = {"demo": "demo", "evaluate": "evaluation", "failure": "failure"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +47,18 @@ class EpisodeInfo:
     def from_begin(cls, begin: Begin, ordinal: int) -> EpisodeInfo:
         """Start from an episode's first record; its ``mode`` says of which kind it is."""
         mode = begin.meta.get("mode")
-        kind: Kind = "demo" if mode == "demo" else "evaluation" if mode == "evaluate" else "online"
+        kind = _KIND_OF_MODE.get(str(mode), "online")
         return cls(key=begin.key, ordinal=ordinal, task=begin.task, kind=kind, meta=dict(begin.meta))
 
     @property
     def steps(self) -> int:
         """T, the number of transitions stored."""
         return max(0, self.observations - 1)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether it came from a dataset, not from what acts now."""
+        return self.kind in ("demo", "failure")
 
     @property
     def terminal_index(self) -> int | None:

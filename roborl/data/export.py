@@ -30,7 +30,7 @@ from roborl.types import EpisodeKey, RewardSource
 log = logging.getLogger(__name__)
 
 _FINGERPRINT, _VERSION = b"roborl_dataset_fingerprint", b"roborl_progress_version"
-_MODES = {"demo": "demo", "evaluation": "evaluate", "online": "train"}
+_MODES = {"demo": "demo", "failure": "failure", "evaluation": "evaluate", "online": "train"}
 
 type Progress = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Progress and spread of an episode, float32 (T + 1,) each, NaN where there is none."""

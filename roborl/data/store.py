@@ -136,9 +136,15 @@ class Store:
         self._last[ring_id] = sequence
 
     def import_episode(
-        self, episode: Episode, *, kind: Kind = "demo", meta: Mapping[str, str | int | float] | None = None
+        self,
+        episode: Episode,
+        *,
+        kind: Kind | None = None,
+        meta: Mapping[str, str | int | float] | None = None,
     ) -> bool:
         """Put a finished episode from elsewhere into this store; return False where it is here already.
+
+        Without a ``kind`` it is a demonstration, or a recorded failure where it is known to have failed.
 
         Raises:
             DatasetError: If its form is not that of the store.
@@ -154,7 +160,7 @@ class Store:
             key=episode.key,
             ordinal=self._next_ordinal(),
             task=episode.task,
-            kind=kind,
+            kind=kind or ("failure" if episode.success is False else "demo"),
             meta=dict(meta or {}),
             observations=len(arrivals),
             end=episode.end,

@@ -26,8 +26,6 @@ from roborl.types import Image
 
 logger = logging.getLogger(__name__)
 
-SHIFT_PX = 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class CloneConfig:
@@ -210,7 +208,7 @@ def _train_encoder(
         rows = random.choice(shown, config.batch_size - of_failures)
         if of_failures:
             rows = np.concatenate([rows, random.choice(failed, of_failures)])
-        images = {name: torch.from_numpy(shift(pixels[rows], random)) for name, pixels in data.images.items()}
+        images = {name: torch.from_numpy(pixels[rows]) for name, pixels in data.images.items()}
         state = torch.from_numpy(data.state[rows])
         action, progress, own, waypoints = heads(encoder.keypoints(images), state)
         ahead, demo = torch.from_numpy(data.ahead[rows]), torch.from_numpy(data.episode[rows] >= 0).float()
@@ -245,13 +243,13 @@ def _train_actor(
     random: np.random.Generator,
     on_progress: Callable[[str, int, int], None],
 ) -> None:
-    copies = [_features(policy, data, random if augment else None) for augment in (False, True, True, True)]
-    features = torch.stack(copies)
+    with torch.inference_mode():
+        features = _encode(policy.encoder, data.images).clone()
     policy.actor.train()
-    optimiser = torch.optim.AdamW(policy.actor.clone.parameters(), config.learning_rate, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(policy.actor.parameters(), config.learning_rate, weight_decay=1e-4)
     for update in range(config.actor_updates):
         rows = random.integers(len(data.state), size=config.batch_size)
-        seen = features[random.integers(len(copies), size=len(rows)), rows]
+        seen = features[rows]
         state = torch.from_numpy(data.state[rows])
         inputs = torch.cat(
             [
@@ -260,21 +258,13 @@ def _train_actor(
             ],
             dim=1,
         )
-        loss = functional.mse_loss(policy.actor.cloned(inputs), torch.from_numpy(data.action[rows]))
+        loss = functional.mse_loss(policy.actor(inputs), torch.from_numpy(data.action[rows]))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
         if update % 50 == 0:
             on_progress("actor", update, config.actor_updates)
     policy.actor.eval()
-
-
-@torch.inference_mode()
-def _features(policy: SmallPolicy, data: CloningData, random: np.random.Generator | None) -> Tensor:
-    images = data.images
-    if random is not None:
-        images = {name: shift(pixels, random) for name, pixels in images.items()}
-    return _encode(policy.encoder, images).clone()
 
 
 def _encode(encode: Callable[[dict[str, Tensor]], Tensor], images: dict[str, Image]) -> Tensor:
@@ -285,22 +275,3 @@ def _encode(encode: Callable[[dict[str, Tensor]], Tensor], images: dict[str, Ima
             for start in range(0, count, 64)
         ]
     )
-
-
-def shift(pixels: Image, random: np.random.Generator) -> Image:
-    """Shift each picture by up to 2 pixels either way, repeating its edge.
-
-    Args:
-        pixels: uint8 (b, h, w, 3).
-        random: Source of the shifts.
-
-    Returns:
-        New pictures, uint8 (b, h, w, 3).
-
-    Source:
-        Kostrikov et al., Image Augmentation Is All You Need (ICLR 2021).
-    """
-    b, h, w, _ = pixels.shape
-    padded = np.pad(pixels, ((0, 0), (SHIFT_PX, SHIFT_PX), (SHIFT_PX, SHIFT_PX), (0, 0)), mode="edge")
-    down, right = random.integers(2 * SHIFT_PX + 1, size=(2, b))
-    return np.stack([padded[i, down[i] : down[i] + h, right[i] : right[i] + w] for i in range(b)])

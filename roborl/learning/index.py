@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.data.arena import DEMO, EVALUATION, ONLINE
+from roborl.data.arena import DEMO, EVALUATION, FAILURE, ONLINE
 from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
 from roborl.types import Source
@@ -16,7 +16,7 @@ from roborl.types import Source
 type Ints = NDArray[np.int64]
 type Bools = NDArray[np.bool_]
 
-INDEX_SETS = ("all", "online", "demo", "person", "success")
+INDEX_SETS = ("all", "online", "demo", "failure", "person", "success")
 _PERSON = SOURCES.index(Source.PERSON)
 
 
@@ -109,8 +109,9 @@ def measure(
 class TransitionIndex:
     """Named sets of sampleable transitions over one store, each transition once.
 
-    Sets: ``all``, ``online``, ``demo``, ``success`` (online episodes that succeeded) and ``person`` (steps a person
-    commanded in online episodes), or several joined by ``+``.
+    Sets: ``all``, ``online``, ``demo``, ``failure`` (recorded failures),
+    ``success`` (online episodes that succeeded) and ``person`` (steps a person commanded in online episodes), or several
+    joined by ``+``.
     """
 
     def __init__(self) -> None:
@@ -186,6 +187,8 @@ class TransitionIndex:
             chosen |= table["kind"] == ONLINE
         if "demo" in names:
             chosen |= table["kind"] == DEMO
+        if "failure" in names:
+            chosen |= table["kind"] == FAILURE
         if "success" in names:
             chosen |= (table["kind"] == ONLINE) & (table["success"] == 1) & (table["ended"] == 1)
         slots = np.flatnonzero(chosen & (length > 0))

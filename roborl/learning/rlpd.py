@@ -1,13 +1,16 @@
 """RLPD for a cloned policy: symmetric sampling, an ensemble of normalised critics, n-step targets, shaping at draw time.
 
-The image encoder is frozen, so every picture is encoded once; the actor corrects the clone within bounds. The critics are told the
-stored potential of each observation, the actor never is, so the shaped values stay the task's values minus the potential
-however late, held or noisy that potential is.
+The image encoder is frozen, so every picture is encoded once; the actor starts as the clone. It climbs the critics' values,
+clones demonstrations and successes, and clones any other action as much as what followed it was better than what the actor
+would have got: so it takes the good part of an episode that failed, which a shaped value tells from the rest. The critics
+are told the stored potential of each observation, the actor never is, so the shaped values stay the task's values minus
+the potential however late, held or noisy that potential is.
 
 Source:
     Ball et al., Efficient Online Reinforcement Learning with Offline Data (ICML 2023); Fujimoto & Gu, A Minimalist
-    Approach to Offline Reinforcement Learning (NeurIPS 2021) for the normalised actor loss; Ng, Harada & Russell, Policy
-    Invariance under Reward Transformations (ICML 1999) for the shaping.
+    Approach to Offline Reinforcement Learning (NeurIPS 2021) for the normalised actor loss; Peng et al., Advantage-Weighted
+    Regression (2019) and Nair et al., AWAC (2020) for cloning by advantage; Ng, Harada & Russell, Policy Invariance under
+    Reward Transformations (ICML 1999) for the shaping.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ from roborl.policies.networks import Critics
 from roborl.policies.small import SmallPolicy, Weights, to_arrays
 from roborl.rewards.shaping import shaped_reward
 
+# So that no single action outweighs the rest.
+_MOST_WEIGHT = 20.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class RlpdConfig:
@@ -49,7 +55,8 @@ class RlpdConfig:
         target_noise: Standard deviation of the smoothing noise on target actions.
         actor_every: Critic updates per actor update.
         clone_weight: Weight of the cloning loss on demonstrations, a person's steps and own successes in the actor's loss.
-        feature_copies: Versions of each picture's features, all but one from a picture shifted by a pixel or two.
+        advantage_weight: Weight of cloning other actions by their advantage, where that is positive.
+        advantage_temperature: Advantage, relative to the mean value, that makes such an action count e times as much.
         least_value: Values below this are not scaled up further, so that an untaught critic does not move the actor.
         critic_sees_potential: False breaks the invariance; the run then says so.
     """
@@ -66,7 +73,8 @@ class RlpdConfig:
     target_noise: float = 0.1
     actor_every: int = 2
     clone_weight: float = 1.0
-    feature_copies: int = 4
+    advantage_weight: float = 1.0
+    advantage_temperature: float = 0.05
     least_value: float = 0.1
     critic_sees_potential: bool = True
 
@@ -76,7 +84,7 @@ class Rlpd:
 
     Args:
         config: Settings.
-        policy: The cloned policy to start from; its encoder and its clone stay as they are.
+        policy: The cloned policy to start from; its encoder stays as it is.
         arena: The replay memory that batches are drawn from; pictures are looked up there by row.
         seed: Of network initialisation and of every draw.
     """
@@ -84,16 +92,13 @@ class Rlpd:
     def __init__(self, config: RlpdConfig, policy: SmallPolicy, arena: ArenaReader, *, seed: int) -> None:
         torch.manual_seed(seed)
         self.config = config
-        self.features = FeatureCache(policy, arena, copies=config.feature_copies, seed=seed)
+        self.features = FeatureCache(policy, arena)
         self.actor = copy.deepcopy(policy.actor).train()
         shape = policy.config
         inputs = policy.encoder.output_dim + shape.state_dim
         self.critics = Critics(inputs + shape.action_dim + 1, config.members, config.width)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.actor.clone.requires_grad_(False)
-        self._actor_optimiser = torch.optim.Adam(
-            self.actor.correction.parameters(), config.learning_rate, fused=True
-        )
+        self._actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.learning_rate, fused=True)
         self._critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.learning_rate, fused=True)
         self.updates = 0
 
@@ -103,9 +108,10 @@ class Rlpd:
         next_inputs = self._inputs(batch.next_rows, batch.next_state)
         action = torch.from_numpy(batch.action)
         potential = torch.from_numpy(batch.potential)
-        metrics = self._update_critics(batch, inputs, next_inputs, action, potential)
+        target = self._target(batch, next_inputs, potential)
+        metrics = self._update_critics(inputs, action, potential, target)
         if self.updates % self.config.actor_every == 0:
-            metrics |= self._update_actor(batch, inputs, action, potential)
+            metrics |= self._update_actor(batch, inputs, action, potential, target)
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.targets.parameters()), list(self.critics.parameters()), self.config.polyak
@@ -158,30 +164,32 @@ class Rlpd:
         values: Tensor = critics(torch.cat([inputs, action, seen.unsqueeze(1)], dim=1))
         return values
 
-    def _update_critics(
-        self, batch: Batch, inputs: Tensor, next_inputs: Tensor, action: Tensor, potential: Tensor
-    ) -> dict[str, float]:
+    @torch.no_grad()
+    def _target(self, batch: Batch, next_inputs: Tensor, potential: Tensor) -> Tensor:
         config = self.config
         next_potential = torch.from_numpy(batch.next_potential)
         terminated = torch.from_numpy(batch.terminated)
         horizon = torch.from_numpy(batch.horizon)
-        with torch.no_grad():
-            next_action = self.actor(next_inputs)
-            noise = (config.target_noise * torch.randn_like(next_action)).clamp_(-0.3, 0.3)
-            members = torch.randperm(config.members)[: config.subset]
-            next_values = self._values(
-                self.targets, next_inputs, (next_action + noise).clamp_(-1, 1), next_potential
-            )
-            bootstrap = next_values[members].min(dim=0).values
-            reward = shaped_reward(
-                torch.from_numpy(batch.reward),
-                potential,
-                next_potential,
-                terminated,
-                discount=config.discount,
-                horizon=horizon,
-            )
-            target = reward + config.discount**horizon * (~terminated) * bootstrap
+        next_action = self.actor(next_inputs)
+        noise = (config.target_noise * torch.randn_like(next_action)).clamp_(-0.3, 0.3)
+        members = torch.randperm(config.members)[: config.subset]
+        next_values = self._values(
+            self.targets, next_inputs, (next_action + noise).clamp_(-1, 1), next_potential
+        )
+        reward = shaped_reward(
+            torch.from_numpy(batch.reward),
+            potential,
+            next_potential,
+            terminated,
+            discount=config.discount,
+            horizon=horizon,
+        )
+        bootstrap = next_values[members].min(dim=0).values
+        return torch.as_tensor(reward + config.discount**horizon * (~terminated) * bootstrap)
+
+    def _update_critics(
+        self, inputs: Tensor, action: Tensor, potential: Tensor, target: Tensor
+    ) -> dict[str, float]:
         values = self._values(self.critics, inputs, action, potential)
         loss = functional.mse_loss(values, target.expand_as(values))
         self._critic_optimiser.zero_grad()
@@ -190,7 +198,7 @@ class Rlpd:
         return {"critic_loss": loss.item(), "value": values.mean().item(), "target": target.mean().item()}
 
     def _update_actor(
-        self, batch: Batch, inputs: Tensor, action: Tensor, potential: Tensor
+        self, batch: Batch, inputs: Tensor, action: Tensor, potential: Tensor, target: Tensor
     ) -> dict[str, float]:
         config = self.config
         proposal = self.actor(inputs)
@@ -202,8 +210,20 @@ class Rlpd:
         error = (proposal - action).square().sum(dim=1)
         shown = torch.from_numpy(batch.demo | batch.person | batch.success).float()
         clone_loss = (shown * error).sum() / shown.sum().clamp_min(1)
-        loss = -values.mean() / scale + config.clone_weight * clone_loss
+        with torch.no_grad():
+            expected = self._values(self.targets, inputs, proposal, potential).mean(dim=0)
+            better = (target - expected) / scale
+            weight = (better / config.advantage_temperature).exp().clamp_max(_MOST_WEIGHT)
+            weight *= (1 - shown) * (better > 0)
+        better_loss = (weight * error).mean()
+        loss = (
+            -values.mean() / scale + config.clone_weight * clone_loss + config.advantage_weight * better_loss
+        )
         self._actor_optimiser.zero_grad()
         loss.backward()
         self._actor_optimiser.step()
-        return {"actor_value": values.mean().item(), "clone_loss": clone_loss.item()}
+        return {
+            "actor_value": values.mean().item(),
+            "clone_loss": clone_loss.item(),
+            "better_loss": better_loss.item(),
+        }

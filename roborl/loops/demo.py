@@ -47,7 +47,7 @@ class DemoConfig:
     # simulated bench
     bench: str = "so101_sim"
     # simulated task
-    scene: str = "PickPlace"
+    scene: str = "PickCube"
     # m: how far from its usual place each object that matters may start, along either axis; 0: anywhere in reach
     spread_m: float = 0.03
     # of demonstrations, networks, online scenes
@@ -319,7 +319,9 @@ def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -
             reward=str(folders.reward),
             policy=str(folders.policy),
             demos=DemosConfig(
-                path=str(folders.dataset) if config.replay_demonstrations else "", limit=config.clone_from
+                path=str(folders.dataset) if config.replay_demonstrations else "",
+                limit=config.clone_from,
+                failures=True,
             ),
             shaping=config.shaping,
             rlpd=config.rlpd,

@@ -39,7 +39,10 @@ class DemosConfig:
     success: Literal["file", "all", "none"] = (
         "file"  # the verdicts: what the file says (else success), or one on all
     )
-    limit: int = 0  # how many episodes at most; 0: all
+    limit: int = 0  # how many demonstrations at most; 0: all
+    failures: bool = (
+        False  # take its failures too: critics learn from them, and they are not cloned as a whole
+    )
     actor: str = "demo"  # first part of their keys
 
 
@@ -70,10 +73,16 @@ def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
         convert=joint_recording(bench) if targets else None,
         actor=config.actor,
     )
-    for count, episode in enumerate(found, start=1):
-        yield episode
-        if count == config.limit:
-            return
+    shown = 0
+    for episode in found:
+        failed = episode.success is False
+        if not failed and config.limit and shown == config.limit:
+            if not config.failures:
+                return
+            continue
+        if not failed or config.failures:
+            shown += not failed
+            yield episode
 
 
 def is_joint_recording(info: DatasetInfo, bench: Bench) -> bool:

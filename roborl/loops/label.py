@@ -233,7 +233,7 @@ class Labeller:
     def _send(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column) -> bool:
         sent = False
         # What the robot does now comes before what was recorded long ago.
-        for info in sorted(episodes.values(), key=lambda info: (info.kind == "demo", info.ordinal)):
+        for info in sorted(episodes.values(), key=lambda info: (info.recorded, info.ordinal)):
             if info.key in self._finished or not info.observations:
                 continue
             session = self._sessions.get(info.key) or self._open(info, column)
@@ -249,8 +249,7 @@ class Labeller:
             return None
         stride = column.stride(info.key)
         if not stride:
-            online = info.kind != "demo"
-            stride = self._strides.next_stride(self.backlog) if online else self._config.stride
+            stride = self._config.stride if info.recorded else self._strides.next_stride(self.backlog)
             column.set_stride(info.key, stride)
             if stride != self._config.stride:
                 self._events({"event": "stride", "episode": str(info.key), "stride": stride})

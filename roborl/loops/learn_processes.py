@@ -189,7 +189,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         algorithm=algorithm,
         source=ReplaySource(
             sampler,
-            config.mix.shares(settings.demo_fraction),
+            config.mix.shares(settings.demo_fraction, failures=config.demos.failures),
             settings.batch_size,
             images=False,
             info=recording.info,

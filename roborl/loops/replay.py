@@ -30,23 +30,44 @@ class MixConfig:
     over_updates: int = 20_000
     # whether successful online episodes and a person's steps count as demonstrations
     with_successes: bool = True
+    # the share of recorded failures in a batch, where there are any
+    failure_share: float = 0.25
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.final < 1.0 or self.over_updates < 1:
+        if not (
+            0.0 <= self.final < 1.0 - self.failure_share
+            and self.failure_share >= 0.0
+            and self.over_updates >= 1
+        ):
             raise ConfigError(
                 "Demonstrations cannot be mixed like this",
-                seen=f"final={self.final:g} over_updates={self.over_updates}",
-                allowed="final in [0, 1), over_updates >= 1",
+                seen=f"final={self.final:g} failure_share={self.failure_share:g} over_updates={self.over_updates}",
+                allowed="final and failure_share in [0, 1) and below 1 in all, over_updates >= 1",
             )
 
-    def shares(self, demo_fraction: float) -> dict[str, Share]:
-        """Return the share of each index set of the sampler."""
+    def shares(self, demo_fraction: float, *, failures: bool = False) -> dict[str, Share]:
+        """Return the share of each index set of the sampler.
+
+        Args:
+            demo_fraction: Share of the demonstrations, to begin with.
+            failures: Whether there are recorded failures; they take their share from that of online experience.
+
+        Raises:
+            ConfigError: If demonstrations and failures leave nothing for online experience.
+        """
+        failed = self.failure_share if failures else 0.0
+        if demo_fraction + failed >= 1.0 and failures:
+            raise ConfigError(
+                "There is no place in a batch for what happens online",
+                seen=f"{demo_fraction:g} of demonstrations and {failed:g} of recorded failures",
+                allowed="less than 1 in all",
+            )
         demos = "demo+success+person" if self.with_successes else "demo"
         shares = {
             "online": Share(
                 kind="linear" if self.kind == "linear" else "fixed",
-                share=1.0 - demo_fraction,
-                final=1.0 - self.final,
+                share=1.0 - demo_fraction - failed,
+                final=1.0 - self.final - failed,
                 over_updates=self.over_updates,
             )
         }
@@ -54,6 +75,8 @@ class MixConfig:
             shares[demos] = Share(
                 kind=self.kind, share=demo_fraction, final=self.final, over_updates=self.over_updates
             )
+        if failed:
+            shares["failure"] = Share(share=failed)
         return shares
 
 

@@ -89,47 +89,21 @@ class Encoder(nn.Module):
 
 
 class Actor(nn.Module):
-    """Features and proprioception to the mean action: a clone, and a bounded correction of it that starts at nothing.
+    """Features and proprioception to the mean action.
 
     Args:
         input_dim: Size of features plus state.
         action_dim: Size of an action.
-        width: Units per hidden layer of the clone.
-        correction: How far each component may be moved away from the clone's, in [0, 2].
-        correction_width: Units per hidden layer of the correction.
-
-    Source:
-        Ankile et al., From Imitation to Refinement: Residual RL for Precise Assembly (2024), section III.
+        width: Units per hidden layer.
     """
 
-    def __init__(
-        self,
-        input_dim: int,
-        action_dim: int,
-        width: int = 256,
-        correction: float = 0.7,
-        correction_width: int = 128,
-    ) -> None:
+    def __init__(self, input_dim: int, action_dim: int, width: int = 256) -> None:
         super().__init__()
-        self.scale = correction
-        self.clone = _perceptron(input_dim, action_dim, width)
-        self.correction = _perceptron(input_dim + action_dim, action_dim, correction_width)
-        last = self.correction[-1]
-        assert isinstance(last, nn.Linear), "a perceptron ends in a linear layer"
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    def cloned(self, inputs: Tensor) -> Tensor:
-        """Return the clone's actions in [-1, 1], (b, action_dim), for inputs (b, input_dim)."""
-        return torch.tanh(self.clone(inputs))
+        self.layers = _perceptron(input_dim, action_dim, width)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return mean actions in [-1, 1], (b, action_dim), for inputs (b, input_dim)."""
-        cloned = self.cloned(inputs)
-        moved = self.scale * torch.tanh(self.correction(torch.cat([inputs, cloned], dim=1)))
-        wanted = cloned + moved
-        # The bound is applied to the value alone: through a clamp no gradient would lead back from beyond it.
-        return wanted + (wanted.clamp(-1.0, 1.0) - wanted).detach()
+        return torch.tanh(self.layers(inputs))
 
 
 def _perceptron(inputs: int, outputs: int, width: int) -> nn.Sequential:

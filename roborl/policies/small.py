@@ -32,8 +32,7 @@ class SmallPolicyConfig:
         state_dim: Size of the proprioceptive state.
         action_dim: Size of an action.
         keypoints: Keypoints per camera; each is three features.
-        width: Units per hidden layer of the clone.
-        correction: How far learning may move each component of an action away from the clone's, in [0, 2].
+        width: Units per hidden layer of the actor.
         exploration_std: Standard deviation of the noise added to actions while exploring.
         noise_persistence: Correlation of that noise from one step to the next, in [0, 1).
     """
@@ -44,7 +43,6 @@ class SmallPolicyConfig:
     action_dim: int
     keypoints: int = 16
     width: int = 256
-    correction: float = 0.7
     exploration_std: float = 0.15
     noise_persistence: float = 0.5
 
@@ -62,9 +60,7 @@ class SmallPolicy:
         self.config = config
         self.explore = explore
         self.encoder = Encoder(config.cameras, config.keypoints, config.image_px)
-        self.actor = Actor(
-            self.encoder.output_dim + config.state_dim, config.action_dim, config.width, config.correction
-        )
+        self.actor = Actor(self.encoder.output_dim + config.state_dim, config.action_dim, config.width)
         self._version = 0
         self._random = np.random.default_rng(seed)
         self._noise: NDArray[np.float64] = np.zeros(config.action_dim)

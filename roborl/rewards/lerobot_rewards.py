@@ -20,6 +20,7 @@ from torch import Tensor
 
 from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.lerobot_checkpoint import view_name
 from roborl.rewards.lerobot_judges import (
     ClassifierJudge,
@@ -31,7 +32,6 @@ from roborl.rewards.lerobot_judges import (
 )
 from roborl.rewards.lerobot_loading import LerobotModel, load_lerobot_model
 from roborl.rewards.model import References, missing, observation_id
-from roborl.rewards.roboreward import FrameGrid
 from roborl.rewards.sarm.published_model import PublishedModel
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.types import Image, Observation, Score

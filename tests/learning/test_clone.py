@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.errors import DatasetError
-from roborl.learning.clone import CloneConfig, clone, cloning_data, shift
+from roborl.learning.clone import CloneConfig, clone, cloning_data
 from roborl.policies.small import SmallPolicyConfig
 from roborl.types import EndCause, Frame, Observation
 
@@ -66,16 +66,6 @@ def test_an_episode_without_marks_is_one_sub_task() -> None:
 def test_nothing_to_clone_is_said() -> None:
     with pytest.raises(DatasetError, match="nothing to clone"):
         cloning_data([], cameras=("front",), image_px=32)
-
-
-def test_a_shift_moves_by_at_most_its_bound_and_repeats_the_edge() -> None:
-    pixels = np.zeros((50, 16, 16, 3), np.uint8)
-    pixels[:, 8, 8] = 255
-    moved = shift(pixels, np.random.default_rng(0))
-    places = np.argwhere(moved[..., 0] == 255)
-    assert len(places) == 50
-    assert np.abs(places[:, 1:] - 8).max() == 2
-    assert len(np.unique(places[:, 1:], axis=0)) > 10
 
 
 def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen() -> None:

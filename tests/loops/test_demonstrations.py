@@ -94,6 +94,19 @@ def test_our_own_recordings_are_taken_as_they_are(bench: Bench, tmp_path: Path) 
     assert demos[0].steps[-1].reward == 1.0
 
 
+def test_failures_come_only_when_asked_for_and_do_not_count_as_demonstrations(tmp_path: Path) -> None:
+    bench = load_bench("so101_sim", ["--robot.scene=PickCube"])
+    env = RobotEnv(bench)
+    record_scripted(
+        env, tmp_path / "d", script_maker(), demonstrations=2, failures=1, failure_kinds=["miss", "stall"]
+    )
+    env.close()
+    config = DemosConfig(path=str(tmp_path / "d"), limit=1)
+    assert [episode.success for episode in bench_demos(config, bench)] == [True]
+    both = list(bench_demos(replace(config, failures=True), bench))
+    assert sorted(bool(episode.success) for episode in both) == [False, False, True]
+
+
 def test_datasets_that_do_not_fit_are_refused(bench: Bench, tmp_path: Path) -> None:
     write_episodes(tmp_path / "d", random_episode(0))
     with pytest.raises(DatasetError, match=r"state.*Found: 6 .*joint_0\.pos.*Allowed: 9 .*shoulder_pan\.pos"):

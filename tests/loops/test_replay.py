@@ -135,12 +135,33 @@ def test_batches_follow_the_mix(rig: Rig) -> None:
     assert all(plain.sample().demo[4:].all() for _ in range(5))
 
 
+def test_recorded_failures_are_a_set_of_their_own_and_never_demonstrations(rig: Rig) -> None:
+    rig.run(0, 8)
+    for number, success in enumerate((True, False)):
+        key = EpisodeKey(actor="demo", incarnation=1, episode=number)
+        arrivals = [r for r in episode_records(key, 8, EndCause.TIME_LIMIT) if isinstance(r, Arrival)]
+        info = replace(StoreReader(rig.root).episodes()[0], key=key)
+        rig.store.import_episode(replace(to_episode(info, arrivals), success=success))
+    sampler = Sampler(ArenaReader(rig.root), SamplingConfig(need_labels=False), 0)
+    assert {name: sampler.count(name) for name in ("demo", "failure", "online")} == {
+        "demo": 8,
+        "failure": 8,
+        "online": 8,
+    }
+    assert not sampler.sample(16, "failure").demo.any()
+    assert sampler.sample(16, "demo").demo.all()
+
+
 def test_the_share_of_demonstrations_can_follow_a_schedule() -> None:
     shares = MixConfig(kind="linear", final=0.1, over_updates=100).shares(0.5)
     demo = next(share for name, share in shares.items() if "demo" in name)
     assert [round(demo.at(update, 0.0), 3) for update in (0, 50, 100, 900)] == [0.5, 0.3, 0.1, 0.1]
     assert [round(shares["online"].at(update, 0.0), 3) for update in (0, 50, 100)] == [0.5, 0.7, 0.9]
     assert set(MixConfig().shares(0.0)) == {"online"}
+    mixed = MixConfig(failure_share=0.2).shares(0.5, failures=True)
+    assert [round(mixed[name].at(0, 0.0), 3) for name in ("online", "failure")] == [0.3, 0.2]
+    with pytest.raises(ConfigError, match="no place"):
+        MixConfig().shares(0.8, failures=True)
     with pytest.raises(ConfigError, match="final"):
         MixConfig(final=1.5)
 

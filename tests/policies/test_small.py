@@ -58,16 +58,6 @@ def test_exploration_strays_persistently_within_bounds() -> None:
     assert steps > 0.6, "noise that persists is correlated from step to step"
 
 
-def test_a_fresh_correction_changes_nothing_and_a_taught_one_stays_within_its_bound() -> None:
-    policy = SmallPolicy(SHAPE)
-    inputs = torch.randn(64, policy.encoder.output_dim + 5)
-    assert torch.equal(policy.actor(inputs), policy.actor.cloned(inputs))
-    with torch.no_grad():
-        policy.actor.correction[-1].bias.fill_(9.0)
-    moved = (policy.actor(inputs) - policy.actor.cloned(inputs)).abs()
-    assert 0.1 < moved.max() <= SHAPE.correction + 1e-6
-
-
 def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path) -> None:
     policy = SmallPolicy(SHAPE)
     policy.save(tmp_path)
