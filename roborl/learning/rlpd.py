@@ -6,11 +6,15 @@ would have got: so it takes the good part of an episode that failed, which a sha
 are told the stored potential of each observation, the actor never is, so the shaped values stay the task's values minus
 the potential however late, held or noisy that potential is.
 
+Once critics have converged, shaping speaks no more: by its own law every action is worth what the task says. So critics begin
+with a short look ahead, where the potential stands for most of what is to come, and end with the whole.
+
 Source:
     Ball et al., Efficient Online Reinforcement Learning with Offline Data (ICML 2023); Fujimoto & Gu, A Minimalist
     Approach to Offline Reinforcement Learning (NeurIPS 2021) for the normalised actor loss; Peng et al., Advantage-Weighted
     Regression (2019) and Nair et al., AWAC (2020) for cloning by advantage; Ng, Harada & Russell, Policy Invariance under
-    Reward Transformations (ICML 1999) for the shaping.
+    Reward Transformations (ICML 1999) for the shaping; Cheng, Kolobov & Swaminathan, Heuristic-Guided Reinforcement Learning
+    (NeurIPS 2021) for the growing look ahead.
 """
 
 from __future__ import annotations
@@ -47,6 +51,9 @@ class RlpdConfig:
         demo_fraction: Share of a batch drawn from demonstrations and successes.
         discount: The one discount, of the return and of the shaping.
         n_step: Longest n-step return.
+        lookahead: What part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain
+            potential shaping. Below 1 the best policy may differ from the task's.
+        lookahead_updates: Updates after which it has grown to 1; 0: it never grows, and the run says so.
         members: Critics in the ensemble.
         subset: Critics whose minimum is the target.
         width: Units per hidden layer of a critic.
@@ -65,6 +72,8 @@ class RlpdConfig:
     demo_fraction: float = 0.5
     discount: float = 0.98
     n_step: int = 3
+    lookahead: float = 0.9
+    lookahead_updates: int = 30_000
     members: int = 4
     subset: int = 2
     width: int = 128
@@ -118,6 +127,13 @@ class Rlpd:
             )
         self.updates += 1
         return metrics
+
+    @property
+    def lookahead(self) -> float:
+        """What part of the value beyond the potential each step hands back now."""
+        config = self.config
+        grown = min(1.0, self.updates / config.lookahead_updates) if config.lookahead_updates else 0.0
+        return config.lookahead + grown * (1.0 - config.lookahead)
 
     def actor_weights(self) -> Weights:
         """Copy what an actor process needs: the actor, never critics or the frozen encoder."""
@@ -185,7 +201,8 @@ class Rlpd:
             horizon=horizon,
         )
         bootstrap = next_values[members].min(dim=0).values
-        return torch.as_tensor(reward + config.discount**horizon * (~terminated) * bootstrap)
+        handed_back = (self.lookahead * config.discount) ** horizon
+        return torch.as_tensor(reward + handed_back * (~terminated) * bootstrap)
 
     def _update_critics(
         self, inputs: Tensor, action: Tensor, potential: Tensor, target: Tensor

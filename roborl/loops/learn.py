@@ -78,7 +78,12 @@ def prepare(config: LearnConfig) -> BenchForm:
 def reward_form(config: LearnConfig) -> tuple[str, str]:
     """Return how the reward is formed, and whether that leaves the optimal policy alone."""
     named = [RewardForm.POTENTIAL] if config.shaped else []
-    form, says = the_form(named, critic_sees_potential=config.rlpd.critic_sees_potential)
+    form, says = the_form(
+        named,
+        critic_sees_potential=config.rlpd.critic_sees_potential,
+        lookahead=config.rlpd.lookahead,
+        lookahead_grows=config.rlpd.lookahead_updates > 0,
+    )
     return str(form), says
 
 

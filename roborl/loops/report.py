@@ -21,7 +21,7 @@ from roborl.loops.before_after import cut, encode_png, read_video, strip, write_
 from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.learn_config import read_status
 from roborl.loops.results import ProgressCurve, Rate, Results, held_out_curves, online_curves, read_results
-from roborl.rewards.forms import POLICY_INVARIANT
+from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
 
@@ -146,7 +146,8 @@ def render(
         reward=reward,
         form=form.value,
         invariance=invariance,
-        invariant=invariance == POLICY_INVARIANT,
+        invariant=invariance != NOT_POLICY_INVARIANT,
+        grown=invariance == INVARIANT_IN_THE_END,
         facts=running_facts(results),
         pictures=pictures,
         film=film,

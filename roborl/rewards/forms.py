@@ -13,6 +13,7 @@ from roborl.errors import ConfigError
 from roborl.rewards.shaping import shaped_reward
 
 POLICY_INVARIANT = "policy-invariant"
+INVARIANT_IN_THE_END = "policy-invariant once critics look all the way ahead"
 NOT_POLICY_INVARIANT = "not policy-invariant"
 
 
@@ -57,7 +58,12 @@ def reward_of(form: RewardForm) -> RewardFunction:
 
 
 def the_form(
-    named: Collection[str], *, critic_sees_potential: bool, potential_of_frame: bool = False
+    named: Collection[str],
+    *,
+    critic_sees_potential: bool,
+    potential_of_frame: bool = False,
+    lookahead: float = 1.0,
+    lookahead_grows: bool = False,
 ) -> tuple[RewardForm, str]:
     """Return the one form that the named ones amount to, and what a run with it says about itself.
 
@@ -65,9 +71,11 @@ def the_form(
         named: Names of the forms switched on; none for the sparse task reward.
         critic_sees_potential: Whether Φ is an input of the critic.
         potential_of_frame: Whether Φ depends on the frame and fixed anchors alone: no history, hold or late score.
+        lookahead: What part of the value beyond the potential each step hands back, at the beginning.
+        lookahead_grows: Whether that part grows to 1.
 
     Returns:
-        The form, and ``policy-invariant`` or ``not policy-invariant``, which stands on the run and its plots.
+        The form, and whether it is policy-invariant, at once or in the end, which stands on the run and its plots.
 
     Raises:
         ConfigError: If a name is unknown, or more than one form that uses progress is asked for.
@@ -87,7 +95,9 @@ def the_form(
         )
     form = forms.pop() if forms else RewardForm.SPARSE
     seen = form is RewardForm.SPARSE or critic_sees_potential or potential_of_frame
-    return form, POLICY_INVARIANT if form.policy_invariant and seen else NOT_POLICY_INVARIANT
+    if not (form.policy_invariant and seen) or (lookahead < 1.0 and not lookahead_grows):
+        return form, NOT_POLICY_INVARIANT
+    return form, POLICY_INVARIANT if lookahead >= 1.0 else INVARIANT_IN_THE_END
 
 
 def _sparse(

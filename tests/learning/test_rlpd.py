@@ -121,6 +121,21 @@ def test_a_time_out_bootstraps_and_a_termination_does_not(tmp_path: Path) -> Non
     assert timed_out - ended > 5.0
 
 
+def test_the_look_ahead_grows_until_it_is_plain_shaping(tmp_path: Path) -> None:
+    learner, random = algorithm(tmp_path, lookahead=0.5, lookahead_updates=10), np.random.default_rng(0)
+    with torch.no_grad():
+        for critics in (learner.critics, learner.targets):
+            critics.last.weight.zero_()
+            critics.last.bias.fill_(10.0)
+    drawn = batch(random, terminated=False)
+    rewarded = float(drawn.reward.mean())
+    seen = learner.update(drawn)["target"] - rewarded
+    assert seen == pytest.approx(0.5 * learner.config.discount * 10.0, rel=1e-4)
+    for _ in range(9):
+        learner.update(drawn)
+    assert learner.lookahead == 1.0
+
+
 def test_a_learner_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
     first, random = algorithm(tmp_path / "a"), np.random.default_rng(0)
     for _ in range(5):

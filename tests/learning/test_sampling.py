@@ -264,7 +264,15 @@ def test_labels_that_are_late_hold_back_their_steps_until_the_deadline(tmp_path:
     assert draws.counts()["all"] == 0, "no version is active"
     switch(world.root, "v1")
     draws.refresh()
-    assert draws.counts() == {"all": 2, "online": 2, "demo": 0, "failure": 0, "person": 0, "success": 0, "held": 0}
+    assert draws.counts() == {
+        "all": 2,
+        "online": 2,
+        "demo": 0,
+        "failure": 0,
+        "person": 0,
+        "success": 0,
+        "held": 0,
+    }
     clock.advance(6.0)
     draws.refresh()
     assert draws.counts()["all"] == 10
@@ -401,7 +409,15 @@ def test_sets_are_joined_without_counting_a_step_twice(tmp_path: Path) -> None:
         world.arrive(2, source=Source.PERSON if t in (3, 4) else Source.POLICY)
     world.change(2, end=EndCause.FAILURE)
     draws = world.sampler(need_labels=False)
-    assert draws.counts() == {"all": 19, "online": 13, "demo": 6, "failure": 0, "person": 2, "success": 5, "held": 0}
+    assert draws.counts() == {
+        "all": 19,
+        "online": 13,
+        "demo": 6,
+        "failure": 0,
+        "person": 2,
+        "success": 5,
+        "held": 0,
+    }
     assert draws.count("demo+success+person") == 13
     assert draws.count("person+online") == 13
     batch = draws.sample(2000, "demo+success+person")
