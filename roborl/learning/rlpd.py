@@ -61,6 +61,7 @@ class RlpdConfig:
         polyak: Share of the critics that enters their targets at each update.
         target_noise: Standard deviation of the smoothing noise on target actions.
         actor_every: Critic updates per actor update.
+        actor_average: Share of the running average of actors that each update keeps; the average is what acts.
         clone_weight: Weight of the cloning loss on demonstrations, a person's steps and own successes in the actor's loss.
         advantage_weight: Weight of cloning other actions by their advantage, where that is positive.
         advantage_temperature: Advantage, relative to the mean value, that makes such an action count e times as much.
@@ -78,11 +79,12 @@ class RlpdConfig:
     subset: int = 2
     width: int = 128
     learning_rate: float = 3e-4
-    polyak: float = 0.002
+    polyak: float = 0.005
     target_noise: float = 0.1
     actor_every: int = 2
-    clone_weight: float = 1.0
-    advantage_weight: float = 1.0
+    actor_average: float = 0.999
+    clone_weight: float = 0.33
+    advantage_weight: float = 1.67
     advantage_temperature: float = 0.05
     least_value: float = 0.1
     critic_sees_potential: bool = True
@@ -103,6 +105,7 @@ class Rlpd:
         self.config = config
         self.features = FeatureCache(policy, arena)
         self.actor = copy.deepcopy(policy.actor).train()
+        self.averaged = copy.deepcopy(policy.actor).requires_grad_(False)
         shape = policy.config
         inputs = policy.encoder.output_dim + shape.state_dim
         self.critics = Critics(inputs + shape.action_dim + 1, config.members, config.width)
@@ -136,8 +139,8 @@ class Rlpd:
         return config.lookahead + grown * (1.0 - config.lookahead)
 
     def actor_weights(self) -> Weights:
-        """Copy what an actor process needs: the actor, never critics or the frozen encoder."""
-        return to_arrays(self.actor)
+        """Copy what an actor process needs: the averaged actor, never critics or the frozen encoder."""
+        return to_arrays(self.averaged)
 
     def load_actor_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
         """Go on from an older actor; the critics stay, and learn about it as it acts.
@@ -146,7 +149,8 @@ class Rlpd:
             ModelLoadError: If the weights are not this actor's.
         """
         try:
-            self.actor.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in weights.items()})
+            for actor in (self.actor, self.averaged):
+                actor.load_state_dict({name: torch.from_numpy(np.array(a)) for name, a in weights.items()})
         except RuntimeError as error:
             raise ModelLoadError("The weights are not of this actor", seen=error) from error
 
@@ -154,6 +158,7 @@ class Rlpd:
         """Return everything that training goes on from: networks, optimisers, counter and generator."""
         return {
             "actor": self.actor.state_dict(),
+            "averaged": self.averaged.state_dict(),
             "critics": self.critics.state_dict(),
             "targets": self.targets.state_dict(),
             "actor_optimiser": self._actor_optimiser.state_dict(),
@@ -165,6 +170,7 @@ class Rlpd:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` returned."""
         self.actor.load_state_dict(state["actor"])
+        self.averaged.load_state_dict(state["averaged"])
         self.critics.load_state_dict(state["critics"])
         self.targets.load_state_dict(state["targets"])
         self._actor_optimiser.load_state_dict(state["actor_optimiser"])
@@ -239,6 +245,10 @@ class Rlpd:
         self._actor_optimiser.zero_grad()
         loss.backward()
         self._actor_optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.averaged.parameters()), list(self.actor.parameters()), 1.0 - config.actor_average
+            )
         return {
             "actor_value": values.mean().item(),
             "clone_loss": clone_loss.item(),
