@@ -57,7 +57,7 @@ class DemoConfig:
     # scripted failures recorded, of each kind
     failures: int = 4
     # demonstrations that the first policy is cloned from
-    clone_from: int = 2
+    clone_from: int = 1
     # whether those demonstrations stand in the replay memory too
     replay_demonstrations: bool = True
     # online episodes
