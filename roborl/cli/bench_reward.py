@@ -42,8 +42,11 @@ def main(config: BenchRewardConfig) -> dict[str, Any]:
         print(f"{model}: video {done}/{of}", file=sys.stderr, flush=True)
 
     result = bench_reward(config, on_video=show)
+    print(result.summary, file=sys.stderr)
     print(result.table, file=sys.stderr)
     for name in result.places:
+        for reason, count in result.measured[name].reasons.items():
+            print(f"{name}: {count} scores could not be read: {reason!r}", file=sys.stderr)
         for text in result.require:
             said = "not met" if text in result.missed(name) else "met"
             print(f"{name}: {text}: {said}", file=sys.stderr)

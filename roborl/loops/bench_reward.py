@@ -64,8 +64,8 @@ class BenchRewardConfig(BenchmarkSettings):
     validation: float = 0.3
     # most episodes of each dataset; 0 for all
     episodes: int = 0
-    # tell models of a demonstration of the task, from the validation part. Training tells them of none, so such a
-    # result opens no gate: put the demonstration in the model's own settings for that.
+    # tell models of a demonstration: the first success of each task. Training tells them of none, so such a result
+    # opens no gate: put the demonstration in the model's own settings for that.
     demo: bool = False
     # of the choice of validation episodes
     seed: int = 0
@@ -90,14 +90,16 @@ class Cohort:
 
     Attributes:
         validation: What things are fitted on.
-        demonstrations: Validation episodes that models are told of, one per task; nobody is judged on them.
+        demonstrations: What models are told of, one per task; nobody is judged on them.
         test: What models are judged on.
+        left_out: Episodes whose task nobody demonstrates, where models are told of demonstrations.
         fingerprints: Of the datasets.
     """
 
     validation: tuple[Subject, ...]
     demonstrations: tuple[Subject, ...]
     test: tuple[Subject, ...]
+    left_out: int = 0
     fingerprints: Mapping[str, str]
 
     def described(self) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class Cohort:
         return {
             "datasets": dict(self.fingerprints),
             "validation_episodes": len(self.validation),
+            "left_out": self.left_out,
             "test_successes": successes,
             "test_failures": len(self.test) - successes,
             "test_videos": len({s.video for s in self.test}),
@@ -140,6 +143,16 @@ class BenchRewardResult:
     def met(self) -> bool:
         """Whether every model meets every bar."""
         return not any(self.missed(name) for name in self.places)
+
+    @property
+    def summary(self) -> str:
+        """What the figures are of, in a line."""
+        about = self.cohort.described()
+        return (
+            f"{about['test_successes']} successes and {about['test_failures']} failures; {about['graded']} with a known"
+            f" grade; progress privileged in {about['privileged_truth']}, elsewhere even between marks or ends;"
+            f" {about['validation_episodes']} others to fit on"
+        )
 
     @property
     def table(self) -> str:
@@ -229,31 +242,39 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     """
     fit: list[tuple[str, TrainingEpisode]] = []
     test: list[tuple[str, TrainingEpisode]] = []
+    demos: dict[str, tuple[str, TrainingEpisode]] = {}
+    left_out = 0
     for source in config.dataset:
         group = Path(source).name
-        judged, held = split(list(_read(config, source)), config.validation, config.seed)
+        episodes = list(_read(config, source))
+        if config.demo:
+            for episode in episodes:
+                if episode.success:
+                    demos.setdefault(episode.task, (group, episode))
+            shown = {id(episode) for _, episode in demos.values()}
+            judged = [e for e in episodes if id(e) not in shown and e.task in demos]
+            left_out += sum(e.task not in demos for e in episodes)
+            episodes = judged
+        rest, held = split(episodes, config.validation, config.seed)
         fit += [(group, episode) for episode in held]
-        test += [(group, episode) for episode in judged]
+        test += [(group, episode) for episode in rest]
+    if left_out:
+        log.warning("%d episodes are left out: there is no demonstration of their task", left_out)
     counts = [sum(episode.success for _, episode in part) for part in (fit, test)]
     if not all(counts):
         raise DatasetError(
             "The datasets hold too few successful episodes",
             seen=f"{sum(counts)} of {len(fit) + len(test)} episodes",
-            allowed="at least two: one to fit on and one to judge",
+            allowed="at least two beside the demonstrations: one to fit on and one to judge",
         )
-    everyone = [episode for _, episode in (*fit, *test)]
-    demos: dict[str, tuple[str, TrainingEpisode]] = {}
-    if config.demo:
-        for group, episode in fit:
-            if episode.success:
-                demos.setdefault(episode.task, (group, episode))
+    everyone = [episode for _, episode in (*fit, *test, *demos.values())]
     references = {task: _references(episode) for task, (_, episode) in demos.items()}
     make = _subject_maker(everyone, references)
-    shown = {id(episode) for _, episode in demos.values()}
     return Cohort(
-        validation=tuple(make(g, e) for g, e in fit if id(e) not in shown),
+        validation=tuple(make(g, e) for g, e in fit),
         demonstrations=tuple(make(g, e) for g, e in demos.values()),
         test=tuple(make(g, e) for g, e in test),
+        left_out=left_out,
         fingerprints={source: fingerprint(source) for source in config.dataset},
     )
 

@@ -178,11 +178,12 @@ def new_figure(
     *,
     share_y: bool = False,
     widths: Sequence[float] | None = None,
+    rows: int = 1,
 ) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure and its panels from left to right."""
+    """Return an empty figure and its panels from left to right, row by row."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor=theme.paper)
-    grid = figure.subplots(1, columns, sharey=share_y, squeeze=False, width_ratios=widths)
-    panels: list[Any] = list(grid[0])
+    grid = figure.subplots(rows, columns, sharey=share_y, squeeze=False, width_ratios=widths)
+    panels: list[Any] = list(grid.flat)
     for axes in panels:
         axes.set_facecolor(theme.paper)
         axes.tick_params(colors=theme.muted, labelsize=8.5, length=0)

@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from roborl.errors import ConfigError
 from roborl.rewards.calibration import Calibration, fit_calibration
 from roborl.rewards.grades import Grade, GradeReport, grade, level_of
-from roborl.rewards.metrics import calibration_error, negative_rate, voc_f1, wilson_interval
+from roborl.rewards.metrics import (
+    calibration_error,
+    mean_absolute_error,
+    negative_rate,
+    voc_f1,
+    wilson_interval,
+)
 from roborl.rewards.model import References, RewardModel
 from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
 from roborl.rewards.time_only import TimeOnlyModel, mean_progress
@@ -36,6 +42,8 @@ FIGURES: Mapping[str, str] = {
     "false_done_rate": "failures it called done",
     "calibration_before": "calibration error, raw",
     "calibration_after": "calibration error, calibrated",
+    "progress_error_before": "error of the progress, raw",
+    "progress_error_after": "error of the progress, calibrated",
     "grade_mae": "error of the grade, 1 to 5",
     "grade_mae_low": "  lower bound",
     "grade_mae_high": "  upper bound",
@@ -60,6 +68,7 @@ CLIPS = {1: 0.1, 2: 0.3, 3: 0.5, 4: 0.7}
 Source: the files of RoboReward (arXiv 2601.00675), in which clips have these lengths.
 """
 _GREY = 128
+_REASONS = 5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,6 +134,7 @@ class Measurement:
         clips: Grades of clips.
         curves: Progress on each test episode, in their order.
         faults: Failed calls of the judge by name of the fault.
+        reasons: The commonest reasons why scores could not be read, and how many for each.
     """
 
     version: str
@@ -135,6 +145,7 @@ class Measurement:
     clips: GradeReport | None
     curves: tuple[Curve, ...]
     faults: dict[str, int]
+    reasons: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, without the curves."""
@@ -145,6 +156,7 @@ class Measurement:
             "grades": None if self.grades is None else asdict(self.grades),
             "clips": None if self.clips is None else asdict(self.clips),
             "faults": self.faults,
+            "reasons": self.reasons,
         }
 
 
@@ -169,7 +181,7 @@ def measure(
         on_video: Told how many videos are done, and of how many.
 
     Raises:
-        RoborlError: If the model cannot watch these episodes at all: a view or a reference is missing.
+        RoborlError: If the model refuses every single episode: a view or a reference is missing.
     """
     viewer = Viewer(model, max_batch=settings.max_batch)
     videos = len(validation) + len(test) * (3 if settings.probes else 1)
@@ -190,6 +202,8 @@ def measure(
         forward.append(whole.part(0, last))
         if success:
             rewound.append(whole.part(last, 2 * last))
+    if viewer.videos and len(viewer.refusals) == viewer.videos:
+        raise viewer.refusals[0]
     figures = dict.fromkeys(FIGURES, float("nan"))
     figures |= _order(test, forward, rewound) | _outcomes(test, forward)
     figures["delta_error"] = _mean(
@@ -197,11 +211,11 @@ def measure(
     )
     raw, truth = _pairs(test, forward)
     calibrated = raw if calibration is None else calibration(raw)
-    if raw.size:
-        figures["calibration_before"] = calibration_error(raw, truth)
-        figures["calibration_after"] = (
-            float("nan") if calibration is None else calibration_error(calibrated, truth)
-        )
+    # A map to a constant has no calibration error; the error of the progress shows that it says nothing.
+    for name, values in (("before", raw), ("after", calibrated)):
+        if raw.size and (name == "before" or calibration is not None):
+            figures[f"calibration_{name}"] = calibration_error(values, truth)
+            figures[f"progress_error_{name}"] = mean_absolute_error(values, truth)
     grades, clips = _grade_videos(test, forward), _grade_clips(test, forward)
     if grades is not None:
         low, high = grades.interval
@@ -221,6 +235,7 @@ def measure(
         clips=clips,
         curves=tuple(forward),
         faults=viewer.faults,
+        reasons=dict(viewer.reasons.most_common(_REASONS)),
     )
 
 
@@ -278,7 +293,7 @@ def _order(test: Sequence[Subject], forward: Sequence[Curve], rewound: Sequence[
     there = [curve for s, curve in zip(test, forward, strict=True) if s.episode.success]
     voc = _mean([curve.order for curve in there])
     # Both are good near +1: on the way back progress has to fall.
-    back = -_mean([curve.order for curve in rewound])
+    back = _mean([0.0 - curve.order for curve in rewound])
     return {
         "voc": voc,
         "voc_rewound": back,

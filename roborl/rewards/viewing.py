@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roborl.errors import RoborlError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import References, RewardModel, missing
 from roborl.types import Observation, Score
 
 log = logging.getLogger(__name__)
+
+_REASON = 160  # characters of a reason: a reply may be quoted in it
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,12 +97,18 @@ class Viewer:
 
     Attributes:
         model: Who looks.
-        observations: Scores asked for so far.
+        observations: Scores asked for so far, those of refused videos not among them.
+        videos: Videos shown so far.
+        refusals: One error for each video that the model refused.
+        reasons: Why scores could not be read, and how many for each.
     """
 
     def __init__(self, model: RewardModel[Any, Any], *, max_batch: int) -> None:
         self.model = model
         self.observations = 0
+        self.videos = 0
+        self.refusals: list[RoborlError] = []
+        self.reasons: Counter[str] = Counter()
         self._judge = _Timed(model.judge)
         self._asker = BatchAsker[Any, Any](self._judge, max_batch)
 
@@ -107,29 +117,26 @@ class Viewer:
     ) -> Curve:
         """Show a video from its first frame to its last; the ids of its frames are their places.
 
+        A model that refuses a video, for lack of a view or a reference, has no readable score on it.
+
         Args:
             task: The instruction in words.
             video: The observations.
             scored: Places to ask about; the model sees the others as well.
             references: What the model is told besides.
-
-        Raises:
-            RoborlError: If the model cannot watch such a video at all: a view or a reference is missing.
         """
-        fold = self.model.start(task, references)
-        asked: list[tuple[int, list[Any]]] = []
-        for place, observation in enumerate(video):
-            if place in scored:
-                asked.append((place, list(fold.queries(observation))))
-            else:
-                fold.skip(observation)
-        replies = iter(self._asker.ask([query for _, queries in asked for query in queries]))
-        scores = [self._score(fold, place, [next(replies) for _ in queries]) for place, queries in asked]
-        self.observations += len(scores)
+        self.videos += 1
+        places = sorted(scored)
+        try:
+            scores = self._watch(task, video, places, references)
+        except RoborlError as error:
+            self.refusals.append(error)
+            scores = [missing(place, f"refused: {error}", version=self.model.version) for place in places]
+        self.reasons.update(score.reply[:_REASON] for score in scores if not score.valid)
         said = [score.done for score in scores if score.done is not None]
         return Curve(
             frames=len(video),
-            scored=np.array([place for place, _ in asked], np.int64),
+            scored=np.array(places, np.int64),
             progress=np.array([score.progress if score.valid else np.nan for score in scores]),
             done=any(said) if said else None,
         )
@@ -151,6 +158,23 @@ class Viewer:
     def faults(self) -> dict[str, int]:
         """Failed calls of the judge by name of the fault."""
         return dict(self._asker.faults)
+
+    def _watch(
+        self, task: str, video: Sequence[Observation], places: Sequence[int], references: References
+    ) -> list[Score]:
+        fold, wanted = self.model.start(task, references), set(places)
+        asked: list[list[Any]] = []
+        for place, observation in enumerate(video):
+            if place in wanted:
+                asked.append(list(fold.queries(observation)))
+            else:
+                fold.skip(observation)
+        replies = iter(self._asker.ask([query for queries in asked for query in queries]))
+        self.observations += len(places)
+        return [
+            self._score(fold, place, [next(replies) for _ in queries])
+            for place, queries in zip(places, asked, strict=True)
+        ]
 
     def _score(self, fold: Any, place: int, replies: list[Any]) -> Score:
         try:

@@ -71,6 +71,7 @@ def test_a_benchmark_measures_writes_draws_and_judges(
     assert said["models"]["brightness"]["accuracy"] == 1.0
     assert "value order" in err
     assert "time only" in err
+    assert "3 successes and 2 failures; 5 with a known grade" in err
     assert "brightness: voc>=0.95: met" in err
     result = json.loads((tmp_path / RESULT).read_text())
     assert result["format"] == FORMAT
@@ -105,18 +106,25 @@ def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -
     assert all(s.other_task != s.episode.task and s.other_task for s in cohort.test)
 
 
-def test_a_demonstration_is_of_the_task_and_nobody_is_judged_on_it(lamps: Path) -> None:
-    cohort = read_cohort(BenchRewardConfig(dataset=[str(lamps)], validation=0.5, demo=True))
+def test_a_demonstration_is_of_the_task_and_nobody_is_judged_on_it(tmp_path: Path) -> None:
+    other = "put out the lamp"
+    write_episodes(
+        tmp_path / "lamps",
+        *(lamp(seed, success=True) for seed in range(3)),
+        *(lamp(5 + seed, success=True, task=other) for seed in range(2)),
+        lamp(8, success=False, task=other),
+        lamp(9, success=False, task="mend the lamp"),
+    )
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(tmp_path / "lamps")], demo=True))
     shown = {s.episode.task: s for s in cohort.demonstrations}
-    assert shown
-    assert not {s.video for s in cohort.demonstrations} & {s.video for s in cohort.validation + cohort.test}
-    for s in cohort.test:
-        if s.episode.task in shown:
-            demo = shown[s.episode.task].episode.images
-            assert set(s.references) == {f"demo/{name}" for name in demo}
-            assert all(np.array_equal(s.references[f"demo/{name}"], rgb) for name, rgb in demo.items())
-        else:
-            assert not s.references
+    assert sorted(shown) == ["light the lamp", other]
+    judged = cohort.validation + cohort.test
+    assert not {s.video for s in cohort.demonstrations} & {s.video for s in judged}
+    assert (len(judged), cohort.left_out) == (4, 1)
+    for s in judged:
+        demo = shown[s.episode.task].episode.images
+        assert set(s.references) == {f"demo/{name}" for name in demo}
+        assert all(np.array_equal(s.references[f"demo/{name}"], rgb) for name, rgb in demo.items())
 
 
 def test_progress_of_failures_is_not_made_up(tmp_path: Path) -> None:

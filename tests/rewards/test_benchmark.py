@@ -106,9 +106,12 @@ def test_time_alone_is_the_mean_of_the_demonstrations() -> None:
 
 
 def test_replies_that_cannot_be_read_get_the_worst_error() -> None:
-    figures = measure(
+    found = measure(
         roboreward(ScriptedVlm(lambda query: "I would rather not say")), VALIDATION, COHORT, SETTINGS
-    ).figures
+    )
+    figures = found.figures
+    (reason,) = found.reasons
+    assert "rather not say" in reason
     assert figures["unreadable"] == 1.0
     assert figures["grade_mae"] == figures["grade_mae_low"] == figures["clip_mae"] == 4.0
     assert figures["voc"] == 0.0
@@ -141,6 +144,7 @@ def test_calibration_is_fitted_on_validation_and_improves_reliability() -> None:
     assert found.calibration is not None
     assert found.figures["calibration_before"] > 0.1
     assert found.figures["calibration_after"] < 0.3 * found.figures["calibration_before"]
+    assert found.figures["progress_error_after"] < 0.5 * found.figures["progress_error_before"]
     # What the test episodes look like has no part in it.
     other = measure(model, VALIDATION, [stuck(5, top=0.1), rising(6, 9)], replace(SETTINGS, probes=False))
     assert other.calibration == found.calibration
@@ -151,6 +155,13 @@ class _Root(BrightnessJudge):
 
     def answer(self, queries: Sequence[Any]) -> list[tuple[float, float]]:
         return [(math.sqrt(now), change) for now, change in super().answer(queries)]
+
+
+def test_a_calibration_that_says_nothing_is_told_by_the_error_of_the_progress() -> None:
+    model = BrightnessModel(judge=_Contrary())
+    figures = measure(model, [rising(11)], [rising(1)], replace(SETTINGS, probes=False)).figures
+    assert figures["calibration_after"] < 0.01
+    assert figures["progress_error_after"] == pytest.approx(0.27, abs=0.02)
 
 
 def test_without_known_progress_what_needs_it_is_left_open() -> None:
@@ -270,3 +281,21 @@ def test_a_missing_last_score_makes_no_grade() -> None:
     assert found.grades is not None
     assert found.grades.unparsable == 1
     assert found.figures["voc"] == pytest.approx(1.0)
+
+
+def test_an_episode_that_a_model_refuses_has_no_score_and_the_others_have() -> None:
+    class Picky(BrightnessModel):
+        def start(self, task: str, references: Any) -> Any:
+            if task == "mend the lamp":
+                raise ConfigError("No idea what that looks like")
+            return super().start(task, references)
+
+    odd = rising(7)
+    odd = replace(odd, episode=replace(odd.episode, task="mend the lamp"))
+    found = measure(Picky(), VALIDATION, [rising(1), odd], replace(SETTINGS, probes=False))
+    assert found.figures["unreadable"] == 0.5
+    assert found.figures["voc"] == pytest.approx(0.5)
+    assert found.figures["grade_mae"] == 2.0
+    assert next(iter(found.reasons)).startswith("refused: No idea")
+    with pytest.raises(ConfigError, match="No idea"):
+        measure(Picky(), [], [odd], SETTINGS)
