@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from roborl.loops.bench_reward import RESULT, BenchRewardConfig, bench_reward
 
 Config = BenchRewardConfig
@@ -31,7 +33,7 @@ def positional(args: Sequence[str]) -> list[str]:
             continue
         value = value if equals else next(words, "")
         # A list as YAML writes it is taken as it is.
-        found.setdefault(name, []).extend(json.loads(value) if value.startswith('["') else [value])
+        found.setdefault(name, []).extend(yaml.safe_load(value) if value.startswith("[") else [value])
     return [*rest, *(part for name, values in found.items() for part in (name, json.dumps(values)))]
 
 

@@ -169,6 +169,7 @@ def test_models_repeat_and_their_names_stay_apart() -> None:
         *("--model", '["a", "b"]'),
         *("--require", '["voc>=1"]'),
     ]
+    assert positional(["--model", "[a, b]", "--model", "c"]) == ["--model", '["a", "b", "c"]']
     assert list(short_names(["x/r", "y/r", "clip:z/c"])) == ["r", "y/r", "clip:c"]
     with pytest.raises(ConfigError, match="named twice"):
         short_names(["a", "a"])
