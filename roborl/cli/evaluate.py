@@ -39,9 +39,10 @@ def main(config: Config) -> dict[str, Any]:
     """Evaluate; return the figures, with ``exit`` 1 where the bar is missed."""
     from roborl.envs.bench import load_bench
     from roborl.envs.robot_env import RobotEnv
-    from roborl.loops.evaluate import Outcome, Requirement, evaluate
+    from roborl.loops.evaluate import FIGURES, Outcome, evaluate
+    from roborl.loops.requirements import Requirement
 
-    requirement = Requirement.parse(config.require) if config.require else None
+    requirement = Requirement.parse(config.require, FIGURES) if config.require else None
     bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides))
     if not bench.simulated:
         raise ConfigError(

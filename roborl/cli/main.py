@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "measure the success rate of a policy, with an interval",
     "annotate": "mark the sub-tasks of a dataset's episodes",
     "train-reward": "train a reward model on a dataset",
+    "bench-reward": "measure reward models before they are trusted",
     "bench": "measure transport, replay, weights, simulation, control and whole runs",
     "keys": "make CURVE keys for two computers",
 }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import operator
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -27,14 +25,6 @@ from roborl.types import Image, Observation
 
 log = logging.getLogger(__name__)
 
-_COMPARATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-    "==": operator.eq,
-}
-_REQUIREMENT = re.compile(r"^\s*([a-z_]+)\s*(>=|<=|==|>|<)\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*$")
 LINGER_FRAMES = 5
 _VIEW_PX = (288, 384)
 FIGURES = ("success", "success_low", "success_high", "mean_steps", "mean_steps_of_successes", "episodes")
@@ -100,46 +90,6 @@ class Evaluation:
             f"(95 % interval {100 * f['success_low']:.0f} to {100 * f['success_high']:.0f} %), "
             f"{f['mean_steps']:.1f} steps on average"
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requirement:
-    """A bar such as ``success>=0.8``.
-
-    Attributes:
-        name: One of :data:`FIGURES`.
-        comparator: ``>=  <=  >  <  ==``.
-        bound: The number.
-    """
-
-    name: str
-    comparator: str
-    bound: float
-
-    @classmethod
-    def parse(cls, text: str) -> Requirement:
-        """Read a bar; nothing in it is ever executed.
-
-        Raises:
-            ConfigError: If it is not a figure, a comparator and a number.
-
-        Example:
-            >>> Requirement.parse("success >= 0.8").holds({"success": 0.82})
-            True
-        """
-        match = _REQUIREMENT.match(text)
-        if match is None or match[1] not in FIGURES:
-            raise ConfigError(
-                "A requirement cannot be read",
-                seen=text,
-                allowed=f"one of {', '.join(FIGURES)}, then one of {' '.join(_COMPARATORS)}, then a number",
-                remedy="For example: --require 'success>=0.8'",
-            )
-        return cls(name=match[1], comparator=match[2], bound=float(match[3]))
-
-    def holds(self, figures: dict[str, float]) -> bool:
-        """Return whether the figures meet the bar; NaN meets none."""
-        return _COMPARATORS[self.comparator](figures[self.name], self.bound)
 
 
 def evaluate(

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,21 @@ from roborl.loops.act import Actor, actor_specs
 from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.learn import learner_specs, prepare, result
 from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
+from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
+from roborl.rewards.registry import find_loader
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _HANG_S = 30.0
+_GATE_S = 600.0
 _REPORT_S = 20.0
 _NICE = -5
 # A socket's path has about this many bytes at most.
 _LONGEST_SOCKET = 100
+_PRELOAD = (*act.PRELOAD, *learn.PRELOAD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class TrainConfig(LearnSettings):
 
     # folder of the reward model to serve, or "brightness" for a dry run; empty trains on the task's reward alone
     reward: str = ""
+    # what it must have shown in roborl bench-reward before anything moves
+    reward_gate: RewardGate = field(default_factory=RewardGate)
     # online episodes in all
     episodes: int = 150
     # actors that share them
@@ -58,6 +64,13 @@ class TrainConfig(LearnSettings):
                 "There is nothing to do for every actor",
                 seen=f"episodes={self.episodes} actors={self.actors}",
                 allowed="1 <= actors <= episodes",
+            )
+        if self.reward_gate.result and not self.reward:
+            raise ConfigError(
+                "A reward gate needs a reward model to let through",
+                seen=f"reward_gate.result {self.reward_gate.result}, reward empty",
+                allowed="both or neither",
+                remedy="Set reward to the model, or leave the gate out",
             )
 
 
@@ -118,6 +131,33 @@ def serve_main(child: Child, config: ServeConfig) -> None:
     serve(child, config)
 
 
+def gate_main(child: Child, reward: str, gate: RewardGate) -> None:
+    """Load the reward model and see whether it passes."""
+    gate.check(find_loader(reward)().version)
+
+
+def pass_gate(config: TrainConfig) -> None:
+    """Return once the reward model has passed its gate, at once where there is none. No arm has a process before that.
+
+    The model is loaded in a process of its own, whose end gives the memory back.
+
+    Raises:
+        ConfigError: If it does not pass.
+        RoborlError: If it cannot be loaded.
+    """
+    if not config.reward_gate.result:
+        return
+    spec = ChildSpec(name="gate", target=gate_main, args=(config.reward, config.reward_gate), start_s=_GATE_S)
+    # The fork server starts once, with what its first group names.
+    group = ProcessGroup([spec], preload=_PRELOAD)
+    try:
+        group.start()
+        while not group.finished("gate"):
+            group.poll(_POLL_S)
+    finally:
+        group.stop()
+
+
 def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec]) -> list[ChildSpec]:
     """Return all processes in the order in which they are ended: the arms first, what judges last."""
     specs = [
@@ -126,7 +166,10 @@ def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec])
     specs += learner
     if config.reward:
         serving = ServeConfig(
-            models={"reward": config.reward}, endpoint=where.scores, threads=config.serve_threads
+            models={"reward": config.reward},
+            gate=config.reward_gate,
+            endpoint=where.scores,
+            threads=config.serve_threads,
         )
         specs.append(ChildSpec(name="serve", target=serve_main, args=(serving,), hang_s=_HANG_S))
     return specs
@@ -136,10 +179,11 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     """Run actors, learner and reward server until the episodes are done, and return where the run stands.
 
     Raises:
-        ConfigError: If the configuration cannot be used.
+        ConfigError: If the configuration cannot be used, or the reward model does not pass its gate.
         RoborlError: If a process cannot do its work.
     """
     began = time.monotonic()
+    pass_gate(config)
     run, where = RunFolder(config.run), addresses(config.run)
     learning = learn_config(config, where)
     with learn.hold(run) as held:
@@ -151,7 +195,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             learn.ask_rollback(run, config.rollback)
         (run.root / "train.yaml").write_text(configuration.dump(config))
         specs = train_specs(config, where, learner_specs(learning, prepare(learning)))
-        group = ProcessGroup(specs, preload=(*act.PRELOAD, *learn.PRELOAD), on_event=EventLog(run.events))
+        group = ProcessGroup(specs, preload=_PRELOAD, on_event=EventLog(run.events))
         actors = [
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)

@@ -53,7 +53,7 @@ DARK = Theme(
 
 def learning_curve(results: Results, theme: Theme) -> Figure:
     """Draw the success of online episodes between the two evaluations, over episodes and minutes."""
-    figure, (axes,) = _figure(theme, 9.0, 3.9, 1)
+    figure, (axes,) = new_figure(theme, 9.0, 3.9, 1)
     won = [episode["success"] is True for episode in results.episodes]
     x = np.arange(1, len(won) + 1)
     if won:
@@ -76,7 +76,7 @@ def learning_curve(results: Results, theme: Theme) -> Figure:
     _percent(axes)
     if won:
         _minutes(axes, results.minutes, theme)
-        _legend(axes, theme, loc="center right")
+        legend(axes, theme, loc="center right")
     return figure
 
 
@@ -93,7 +93,7 @@ def progress_curves(
         (f"first {len(first)} online episodes", list(first)),
         (f"last {len(last)} online episodes", list(last)),
     ]
-    figure, panels = _figure(theme, 10.5, 2.9, len(groups), share_y=True)
+    figure, panels = new_figure(theme, 10.5, 2.9, len(groups), share_y=True)
     for axes, (title, curves) in zip(panels, groups, strict=True):
         axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
         for curve in curves:
@@ -107,13 +107,13 @@ def progress_curves(
     panels[0].set_ylabel("progress")
     for colour, label in ((theme.good, "task done"), (theme.bad, "task not done")):
         panels[0].plot([], [], color=colour, label=label)
-    _legend(panels[0], theme, loc="lower right")
+    legend(panels[0], theme, loc="lower right")
     return figure
 
 
 def timings(results: Results, theme: Theme) -> Figure:
     """Draw how long each stage took, and how the learner kept pace."""
-    figure, (stages, pace, lag) = _figure(theme, 10.5, 2.9, 3, widths=(1.5, 1, 1))
+    figure, (stages, pace, lag) = new_figure(theme, 10.5, 2.9, 3, widths=(1.5, 1, 1))
     names = list(results.stages)
     seconds = [float(results.stages[name]["wall_s"]) for name in names]
     places = np.arange(len(names))[::-1]
@@ -147,7 +147,7 @@ def arms(curves: Mapping[str, Mapping[str, Sequence[Sequence[bool]]]], window: i
         window: Episodes in the running mean.
         theme: Colours.
     """
-    figure, panels = _figure(theme, 4.2 * max(1, len(curves)), 3.4, max(1, len(curves)), share_y=True)
+    figure, panels = new_figure(theme, 4.2 * max(1, len(curves)), 3.4, max(1, len(curves)), share_y=True)
     colours = (theme.accent, theme.bad, theme.good, theme.muted, theme.ink)
     for axes, (task, by_arm) in zip(panels, curves.items(), strict=False):
         axes.set_title(task, color=theme.ink, fontsize=10, loc="left")
@@ -158,7 +158,7 @@ def arms(curves: Mapping[str, Mapping[str, Sequence[Sequence[bool]]]], window: i
             axes.plot(episode, means.mean(axis=0), color=colour, lw=1.8, label=f"{arm} ({len(seeds)})")
             axes.fill_between(episode, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.12, lw=0)
         axes.set(ylim=(-0.03, 1.03), xlabel="online episodes")
-        _legend(axes, theme, loc="upper left")
+        legend(axes, theme, loc="upper left")
     panels[0].set_ylabel(f"success, mean over {window}")
     return figure
 
@@ -170,7 +170,7 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _figure(
+def new_figure(
     theme: Theme,
     width_in: float,
     height_in: float,
@@ -178,10 +178,12 @@ def _figure(
     *,
     share_y: bool = False,
     widths: Sequence[float] | None = None,
+    rows: int = 1,
 ) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure and its panels from left to right, row by row."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor=theme.paper)
-    grid = figure.subplots(1, columns, sharey=share_y, squeeze=False, width_ratios=widths)
-    panels: list[Any] = list(grid[0])
+    grid = figure.subplots(rows, columns, sharey=share_y, squeeze=False, width_ratios=widths)
+    panels: list[Any] = list(grid.flat)
     for axes in panels:
         axes.set_facecolor(theme.paper)
         axes.tick_params(colors=theme.muted, labelsize=8.5, length=0)
@@ -230,5 +232,6 @@ def _minutes(axes: Axes, minutes: Sequence[float], theme: Theme) -> None:
     above.spines[:].set_visible(False)
 
 
-def _legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "lower right", "upper left"]) -> None:
+def legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "lower right", "upper left"]) -> None:
+    """Say which colour is what."""
     axes.legend(frameon=False, labelcolor=theme.ink, fontsize=8.5, loc=loc)

@@ -23,7 +23,7 @@ from roborl.loops.train_reward import split, to_training
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import RewardModel, score_episode
-from roborl.rewards.sarm.evaluation import as_video
+from roborl.rewards.sarm.episodes import as_video
 
 STAGES, FIGURES, SETTINGS = "stages.json", "figures.json", "demo.yaml"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from roborl.errors import ConfigError, DeadlineExceeded, RoborlError, WireError
+from roborl.loops.reward_gate import RewardGate
 from roborl.loops.supervise import Child
 from roborl.rewards.model import RewardModel
 from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
@@ -36,6 +37,8 @@ class ServeConfig:
     # Reward models by the name that clients ask for: a folder that train-reward wrote, roboreward:CHECKPOINT or
     # roboreward:SETTINGS.yaml for a published one, or "brightness" for a dry run.
     models: dict[str, str] = field(default_factory=dict)
+    # What every one of them must have shown in roborl bench-reward before it is served.
+    gate: RewardGate = field(default_factory=RewardGate)
     # Address to listen on.
     endpoint: str = "tcp://127.0.0.1:5560"
     # Keys for clients on other machines.
@@ -180,7 +183,7 @@ def serve(child: Child, config: ServeConfig) -> dict[str, Any]:
     """Serve until told to stop; return the statistics.
 
     Raises:
-        ConfigError: If no model is named, or the address cannot be used.
+        ConfigError: If no model is named, one does not pass its gate, or the address cannot be used.
         ModelLoadError: If a model cannot be used.
         DeadlineExceeded: If a judge hangs.
     """
@@ -195,6 +198,8 @@ def serve(child: Child, config: ServeConfig) -> dict[str, Any]:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(config.threads)
     models = {name: load() for name, load in loaders.items()}
+    for model in models.values():
+        config.gate.check(model.version)
     server = RewardServer(models, config)
     try:
         child.ready(import_s=import_s)

@@ -17,10 +17,9 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.rewards.sarm.checkpoint import save_reward_model
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
-from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
 from roborl.rewards.sarm.evaluation import (
     HeldOutReport,
-    as_video,
     format_reports,
     held_out_report,
     leak,

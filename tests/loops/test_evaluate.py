@@ -20,7 +20,8 @@ from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError
-from roborl.loops.evaluate import FIGURES, LINGER_FRAMES, Evaluation, Outcome, Requirement, evaluate
+from roborl.loops.evaluate import FIGURES, LINGER_FRAMES, Evaluation, Outcome, evaluate
+from roborl.loops.requirements import Requirement
 from roborl.loops.rollout import run_episode
 from roborl.loops.seeds import scene_seed
 from roborl.loops.video import draw_progress, write_video
@@ -136,13 +137,13 @@ def test_a_policy_of_another_bench_is_refused() -> None:
 )
 def test_bars(text: str, success: float, holds: bool) -> None:
     figures = dict.fromkeys(FIGURES, success) | {"mean_steps": 40.0, "mean_steps_of_successes": math.nan}
-    assert Requirement.parse(text).holds(figures) is holds
+    assert Requirement.parse(text, FIGURES).holds(figures) is holds
 
 
 @given(st.text(max_size=40))
 def test_nothing_but_a_bar_is_read(text: str) -> None:
     try:
-        found = Requirement.parse(text)
+        found = Requirement.parse(text, FIGURES)
     except ConfigError:
         return
     assert found.name in FIGURES
@@ -151,7 +152,7 @@ def test_nothing_but_a_bar_is_read(text: str) -> None:
 @pytest.mark.parametrize("text", ["success", "won>=1", "success>=__import__('os')", "success>=0.8 or 1", ""])
 def test_what_is_no_bar_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"requirement.*Allowed: one of success"):
-        Requirement.parse(text)
+        Requirement.parse(text, FIGURES)
 
 
 @pytest.mark.parametrize(("bar", "code"), [("success>=0.8", 0), ("mean_steps<=1", 1), ("won>=1", 2)])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from roborl.errors import DatasetError
 from roborl.images import square
 from roborl.rewards.sarm.labels import FrameLabels, Span, StagePlan, label_frames
+from roborl.types import Frame, Observation
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,6 +68,21 @@ class PreparedEpisode:
     task: str
     success: bool
     labels: FrameLabels
+
+
+def as_video(episode: TrainingEpisode, order: Sequence[int]) -> list[Observation]:
+    """Return the chosen frames as the observations 0, 1, … of an episode."""
+    return [
+        Observation(
+            frames={
+                name: Frame(rgb=rgb[index], camera=name, stamp_ns=at, id=at)
+                for name, rgb in episode.images.items()
+            },
+            state=episode.state[index],
+            stamp_ns=at,
+        )
+        for at, index in enumerate(order)
+    ]
 
 
 def common_cameras(episodes: Sequence[TrainingEpisode]) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from roborl.rewards.metrics import false_progress, mean_absolute_error, value_order_correlation
 from roborl.rewards.model import score_episode
-from roborl.rewards.sarm.episodes import TrainingEpisode, label_episode
+from roborl.rewards.sarm.episodes import TrainingEpisode, as_video, label_episode
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.model import SarmModel
-from roborl.types import Frame, Observation
+from roborl.rewards.time_only import mean_progress
 
 _FROZEN_FRAMES = 12
 _FROZEN_AT = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -74,21 +74,6 @@ class HeldOutReport:
         return asdict(self)
 
 
-def as_video(episode: TrainingEpisode, order: Sequence[int]) -> list[Observation]:
-    """Return the chosen frames as the observations 0, 1, … of an episode."""
-    return [
-        Observation(
-            frames={
-                name: Frame(rgb=rgb[index], camera=name, stamp_ns=at, id=at)
-                for name, rgb in episode.images.items()
-            },
-            state=episode.state[index],
-            stamp_ns=at,
-        )
-        for at, index in enumerate(order)
-    ]
-
-
 def watcher(model: SarmModel) -> Watcher:
     """Return a watcher that shows the videos to ``model``."""
 
@@ -101,17 +86,10 @@ def watcher(model: SarmModel) -> Watcher:
 
 def time_only(demonstrations: Sequence[TrainingEpisode], plan: StagePlan) -> Watcher:
     """Return a watcher that ignores pictures and replies with the demonstrations' mean progress at that time."""
-    longest = max(episode.frames for episode in demonstrations)
-    curves = np.full((len(demonstrations), longest), np.nan)
-    for row, episode in zip(curves, demonstrations, strict=True):
-        row[: episode.frames] = label_episode(episode, plan, 1.0).progress
-        row[episode.frames :] = 1.0
-    with np.errstate(invalid="ignore"):
-        known = ~np.isnan(curves)
-        mean = np.where(known, curves, 0.0).sum(axis=0) / known.sum(axis=0).clip(1)
+    mean = mean_progress([label_episode(episode, plan, 1.0).progress for episode in demonstrations])
 
     def watch(episode: TrainingEpisode, order: Sequence[int]) -> NDArray[np.float64]:
-        shown: NDArray[np.float64] = mean[np.minimum(np.arange(len(order)), longest - 1)]
+        shown: NDArray[np.float64] = mean[np.minimum(np.arange(len(order)), len(mean) - 1)]
         return shown
 
     return watch

@@ -7,9 +7,8 @@ import pytest
 
 from roborl.errors import ShapeError
 from roborl.rewards.model import score_episode
-from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
 from roborl.rewards.sarm.evaluation import (
-    as_video,
     format_reports,
     held_out_report,
     leak,

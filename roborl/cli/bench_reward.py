@@ -1,0 +1,58 @@
+"""``roborl bench-reward``: what reward models are worth on episodes with known outcomes; bars set the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from roborl.loops.bench_reward import RESULT, BenchRewardConfig, bench_reward
+
+Config = BenchRewardConfig
+
+_REPEATED = ("--model", "--dataset", "--require")
+
+
+def positional(args: Sequence[str]) -> list[str]:
+    """Let ``--model A --model B`` stand for ``--model '["A", "B"]'``; the same for datasets and bars.
+
+    Example:
+        >>> positional(["--model", "a", "--lag", "4", "--model=b"])
+        ['--lag', '4', '--model', '["a", "b"]']
+    """
+    rest: list[str] = []
+    found: dict[str, list[str]] = {}
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in _REPEATED:
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        # A list as YAML writes it is taken as it is.
+        found.setdefault(name, []).extend(yaml.safe_load(value) if value.startswith("[") else [value])
+    return [*rest, *(part for name, values in found.items() for part in (name, json.dumps(values)))]
+
+
+def main(config: BenchRewardConfig) -> dict[str, Any]:
+    """Measure, print the table to stderr, return each model's figures, with ``exit`` 1 where a bar is missed."""
+
+    def show(model: str, done: int, of: int) -> None:
+        print(f"{model}: video {done}/{of}", file=sys.stderr, flush=True)
+
+    result = bench_reward(config, on_video=show)
+    print(result.summary, file=sys.stderr)
+    print(result.table, file=sys.stderr)
+    for name in result.places:
+        for reason, count in result.measured[name].reasons.items():
+            print(f"{name}: {count} scores could not be read: {reason!r}", file=sys.stderr)
+        for text in result.require:
+            said = "not met" if text in result.missed(name) else "met"
+            print(f"{name}: {text}: {said}", file=sys.stderr)
+    written = result.as_dict(config)
+    figures = {name: entry["figures"] for name, entry in written["models"].items()}
+    report: dict[str, Any] = {"result": str(config.out / RESULT), "models": figures}
+    return report | ({"met": result.met, "exit": 0 if result.met else 1} if result.require else {})

@@ -1,0 +1,101 @@
+"""The gate between a reward model and a run: it serves only if its benchmark says that it may."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from roborl.errors import ConfigError
+from roborl.loops.requirements import Requirement
+from roborl.rewards.benchmark import FIGURES
+
+FORMAT = "roborl-bench-reward-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardGate:
+    """What a reward model must have shown before it is served."""
+
+    # bench_reward.json that roborl bench-reward wrote for this model; empty asks for nothing
+    result: str = ""
+    # bars that its figures there must meet, like "voc>=0.8"; empty: those that the benchmark was run with
+    require: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.require and not self.result:
+            raise ConfigError(
+                "A reward gate has bars and no figures to hold against them",
+                seen=self.require,
+                allowed="the bench_reward.json of the model beside them",
+                remedy="Set result as well",
+            )
+        for text in self.require:
+            Requirement.parse(text, FIGURES)
+
+    def check(self, version: str) -> None:
+        """Let a model pass, or not.
+
+        Args:
+            version: Of the model as it was loaded: the hash of everything that bears on its scores.
+
+        Raises:
+            ConfigError: If the result cannot be read, is of another version, was measured otherwise than training asks,
+                or misses a bar.
+        """
+        if not self.result:
+            return
+        measured = _read(Path(self.result))
+        models: Mapping[str, Any] = measured["models"]
+        found = next((entry for entry in models.values() if entry["version"] == version), None)
+        if found is None:
+            raise ConfigError(
+                f"The reward gate {self.result} is about another reward model",
+                seen=f"version {version}",
+                allowed=", ".join(sorted(entry["version"] for entry in models.values())),
+                remedy="Run roborl bench-reward on the model that is to be served",
+            )
+        if measured["settings"]["demo"]:
+            raise ConfigError(
+                f"The reward gate {self.result} was measured with demonstrations that training does not give",
+                seen="demo true",
+                allowed="demo false",
+                remedy="Put the demonstration in the model's settings, and run roborl bench-reward without --demo",
+            )
+        bars = self.require or measured["require"]
+        if not bars:
+            raise ConfigError(
+                f"The reward gate {self.result} asks for nothing",
+                seen="no bars, here or there",
+                allowed="at least one, like 'voc>=0.8'",
+                remedy="Run roborl bench-reward with --require, or set require here",
+            )
+        figures = {name: math.nan if value is None else value for name, value in found["figures"].items()}
+        missed = [text for text in bars if not Requirement.parse(text, FIGURES).holds(figures)]
+        if missed:
+            names = {text: Requirement.parse(text, FIGURES).name for text in missed}
+            raise ConfigError(
+                "The reward model does not pass its gate",
+                seen=", ".join(f"{names[text]} {figures[names[text]]:.3g}" for text in missed),
+                allowed=", ".join(missed),
+                remedy="Train or calibrate it further, use another, or ask for less",
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        measured: dict[str, Any] = json.loads(path.read_text())
+        known = measured["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            "The result of a reward gate cannot be read",
+            seen=f"{path} ({type(error).__name__})",
+            allowed="the bench_reward.json of roborl bench-reward",
+            remedy="Make one: roborl bench-reward --model FOLDER --dataset PATH --require 'voc>=0.8'",
+        ) from error
+    if known != FORMAT:
+        raise ConfigError("The result of a reward gate has another format", seen=known, allowed=FORMAT)
+    return measured

@@ -1,0 +1,185 @@
+"""Shows videos to a reward model and takes down what it says and how long it takes, as a benchmark wants it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import RoborlError
+from roborl.rewards.batching import BatchAsker
+from roborl.rewards.metrics import value_order_correlation
+from roborl.rewards.model import References, RewardModel, missing
+from roborl.types import Observation, Score
+
+log = logging.getLogger(__name__)
+
+_REASON = 160  # characters of a reason: a reply may be quoted in it
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Curve:
+    """A model's progress along one video.
+
+    Attributes:
+        frames: Length of the video, T + 1.
+        scored: Places that were asked about, increasing, int (n,).
+        progress: Progress there, NaN where the answer could not be read, float64 (n,).
+        done: Whether the model called the task done at any of them; None where it does not say.
+    """
+
+    frames: int
+    scored: NDArray[np.int64]
+    progress: NDArray[np.float64]
+    done: bool | None
+
+    @property
+    def read(self) -> NDArray[np.float64]:
+        """Progress at the places whose answer could be read."""
+        return np.asarray(self.progress[~np.isnan(self.progress)])
+
+    @property
+    def last(self) -> float | None:
+        """Progress at the last place; None where the answer could not be read."""
+        return None if np.isnan(self.progress[-1]) else float(self.progress[-1])
+
+    @property
+    def order(self) -> float:
+        """Value-order correlation of what could be read; 0 where that is less than two values."""
+        return value_order_correlation(self.read) if self.read.size > 1 else 0.0
+
+    def held(self) -> NDArray[np.float64]:
+        """Return the progress at every frame as a learner sees it: 0 before the first score, the last one after."""
+        values = np.zeros(self.frames)
+        held = dict(zip(self.scored.tolist(), self.progress.tolist(), strict=True))
+        for place in range(self.frames):
+            value = held.get(place, np.nan)
+            values[place] = (values[place - 1] if place else 0.0) if np.isnan(value) else value
+        return values
+
+    def part(self, first: int, last: int) -> Curve:
+        """Return the piece between two frames, both included."""
+        inside = (self.scored >= first) & (self.scored <= last)
+        return Curve(
+            frames=last - first + 1,
+            scored=self.scored[inside] - first,
+            progress=self.progress[inside],
+            done=self.done,
+        )
+
+
+class _Timed:
+    """A judge with a stop watch."""
+
+    def __init__(self, judge: Any) -> None:
+        self._judge = judge
+        self.calls: list[tuple[float, int]] = []
+
+    def answer(self, queries: Sequence[Any]) -> list[Any]:
+        began = time.perf_counter()
+        replies = list(self._judge.answer(queries))
+        self.calls.append(((time.perf_counter() - began) * 1e3, len(queries)))
+        return replies
+
+
+class Viewer:
+    """Shows videos to one model. What its judge or its fold cannot do makes a score missing and is counted.
+
+    Args:
+        model: Who looks.
+        max_batch: Most queries per call of the judge.
+
+    Attributes:
+        model: Who looks.
+        observations: Scores asked for so far, those of refused videos not among them.
+        videos: Videos shown so far.
+        refusals: One error for each video that the model refused.
+        reasons: Why scores could not be read, and how many for each.
+    """
+
+    def __init__(self, model: RewardModel[Any, Any], *, max_batch: int) -> None:
+        self.model = model
+        self.observations = 0
+        self.videos = 0
+        self.refusals: list[RoborlError] = []
+        self.reasons: Counter[str] = Counter()
+        self._judge = _Timed(model.judge)
+        self._asker = BatchAsker[Any, Any](self._judge, max_batch)
+
+    def show(
+        self, task: str, video: Sequence[Observation], scored: Collection[int], references: References
+    ) -> Curve:
+        """Show a video from its first frame to its last; the ids of its frames are their places.
+
+        A model that refuses a video, for lack of a view or a reference, has no readable score on it.
+
+        Args:
+            task: The instruction in words.
+            video: The observations.
+            scored: Places to ask about; the model sees the others as well.
+            references: What the model is told besides.
+        """
+        self.videos += 1
+        places = sorted(scored)
+        try:
+            scores = self._watch(task, video, places, references)
+        except RoborlError as error:
+            self.refusals.append(error)
+            scores = [missing(place, f"refused: {error}", version=self.model.version) for place in places]
+        self.reasons.update(score.reply[:_REASON] for score in scores if not score.valid)
+        said = [score.done for score in scores if score.done is not None]
+        return Curve(
+            frames=len(video),
+            scored=np.array(places, np.int64),
+            progress=np.array([score.progress if score.valid else np.nan for score in scores]),
+            done=any(said) if said else None,
+        )
+
+    def latency(self) -> dict[str, float]:
+        """Return median and 95th percentile of a call of the judge, ms, the mean batch, and ms per score."""
+        if not self._judge.calls:
+            return dict.fromkeys(("query_ms", "query_p95_ms", "batch", "score_ms"), float("nan"))
+        ms, sizes = np.array(self._judge.calls).T
+        median, p95 = np.quantile(ms, [0.5, 0.95])
+        return {
+            "query_ms": float(median),
+            "query_p95_ms": float(p95),
+            "batch": float(sizes.mean()),
+            "score_ms": float(ms.sum()) / self.observations,
+        }
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Failed calls of the judge by name of the fault."""
+        return dict(self._asker.faults)
+
+    def _watch(
+        self, task: str, video: Sequence[Observation], places: Sequence[int], references: References
+    ) -> list[Score]:
+        fold, wanted = self.model.start(task, references), set(places)
+        asked: list[list[Any]] = []
+        for place, observation in enumerate(video):
+            if place in wanted:
+                asked.append(list(fold.queries(observation)))
+            else:
+                fold.skip(observation)
+        replies = iter(self._asker.ask([query for queries in asked for query in queries]))
+        self.observations += len(places)
+        return [
+            self._score(fold, place, [next(replies) for _ in queries])
+            for place, queries in zip(places, asked, strict=True)
+        ]
+
+    def _score(self, fold: Any, place: int, replies: list[Any]) -> Score:
+        try:
+            score: Score = fold.fold(place, replies)
+        except Exception as error:  # a fold is a plug-in: a reply that it chokes on is a missing score
+            log.warning("the replies on frame %d cannot be read: %s", place, error)
+            score = missing(place, f"cannot be read: {type(error).__name__}", version=self.model.version)
+        return score

@@ -1,0 +1,183 @@
+"""The whole way: datasets on disk and models by name to a table, plots, a result and an exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roborl.cli.bench_reward import positional
+from roborl.cli.main import main
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.bench_reward import RESULT, BenchRewardConfig, format_table, read_cohort, short_names
+from roborl.loops.reward_gate import FORMAT, RewardGate
+from roborl.rewards.benchmark import FIGURES
+from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
+from roborl.types import EndCause
+
+
+def lamp(seed: int, *, success: bool, task: str = "light the lamp") -> DatasetEpisode:
+    """Pictures get as bright as the task is done."""
+    steps = 10
+    truth = np.linspace(0.0, 1.0 if success else 0.4, steps + 1)
+    grain = np.random.default_rng(seed)
+    images = {
+        name: np.clip(
+            255 * truth[:, None, None, None] + grain.integers(0, 2, (steps + 1, *size, 3)), 0, 255
+        ).astype(np.uint8)
+        for name, size in CAMERAS.items()
+    }
+    return random_episode(
+        seed,
+        steps,
+        task=task,
+        images=images,
+        subtasks=(),
+        success=success,
+        end=EndCause.SUCCESS if success else EndCause.TIME_LIMIT,
+        failure="" if success else "stall",
+        benchmark_progress=truth.astype(np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def lamps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bench") / "lamps"
+    episodes = [lamp(seed, success=True) for seed in range(4)] + [
+        lamp(10 + seed, success=False) for seed in range(3)
+    ]
+    write_episodes(path, *episodes, lamp(20, success=True, task="put out the lamp"), benchmark_progress=True)
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any], str]:
+    code = main(["bench-reward", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, json.loads(out or "{}"), err
+
+
+def test_a_benchmark_measures_writes_draws_and_judges(
+    lamps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", "brightness", "--dataset", lamps, "--lag", 3, "--out", tmp_path)
+    code, said, err = run(
+        capsys, *common, "--require", "voc>=0.95", "--require", "false_success_rate<=0", "--seed", 1
+    )
+    assert code == 0, err
+    assert said["models"]["brightness"]["accuracy"] == 1.0
+    assert "value order" in err
+    assert "time only" in err
+    assert "3 successes and 2 failures; 5 with a known grade" in err
+    assert "brightness: voc>=0.95: met" in err
+    result = json.loads((tmp_path / RESULT).read_text())
+    assert result["format"] == FORMAT
+    assert result["met"] is True
+    assert result["models"]["brightness"]["version"] == "brightness-all"
+    assert result["models"]["brightness"]["figures"] == said["models"]["brightness"]
+    assert result["time_only"]["figures"]["false_success_rate"] == 1.0
+    assert result["time_only"]["figures"]["text_only_voc"] is None
+    assert result["episodes"]["test_failures"] == 2
+    assert result["episodes"]["graded"] == result["episodes"]["privileged_truth"] == 5
+    for name in ("progress.png", "reliability.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    RewardGate(result=str(tmp_path / RESULT)).check("brightness-all")
+
+    code, said, err = run(capsys, *common, "--require", "grade_mae<=0.0001", "--require", "voc<=0.5")
+    assert code == 1
+    assert said["met"] is False
+    assert "brightness: voc<=0.5: not met" in err
+    assert json.loads((tmp_path / RESULT).read_text())["models"]["brightness"]["missed"] == ["voc<=0.5"]
+    with pytest.raises(ConfigError, match=r"does not pass its gate.*Found: voc 1.*Allowed: voc<=0.5"):
+        RewardGate(result=str(tmp_path / RESULT)).check("brightness-all")
+
+
+def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -> None:
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(lamps)], validation=0.3))
+    assert not {s.video for s in cohort.validation} & {s.video for s in cohort.test}
+    assert len(cohort.validation) + len(cohort.test) == 8
+    assert not cohort.demonstrations
+    assert all(not s.references for s in cohort.test)
+    assert {s.level for s in cohort.test if s.episode.success} == {5}
+    assert {s.level for s in cohort.test if not s.episode.success} == {3}
+    assert all(s.other_task != s.episode.task and s.other_task for s in cohort.test)
+
+
+def test_a_demonstration_is_of_the_task_and_nobody_is_judged_on_it(tmp_path: Path) -> None:
+    other = "put out the lamp"
+    write_episodes(
+        tmp_path / "lamps",
+        *(lamp(seed, success=True) for seed in range(3)),
+        *(lamp(5 + seed, success=True, task=other) for seed in range(2)),
+        lamp(8, success=False, task=other),
+        lamp(9, success=False, task="mend the lamp"),
+    )
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(tmp_path / "lamps")], demo=True))
+    shown = {s.episode.task: s for s in cohort.demonstrations}
+    assert sorted(shown) == ["light the lamp", other]
+    judged = cohort.validation + cohort.test
+    assert not {s.video for s in cohort.demonstrations} & {s.video for s in judged}
+    assert (len(judged), cohort.left_out) == (4, 1)
+    for s in judged:
+        demo = shown[s.episode.task].episode.images
+        assert set(s.references) == {f"demo/{name}" for name in demo}
+        assert all(np.array_equal(s.references[f"demo/{name}"], rgb) for name, rgb in demo.items())
+
+
+def test_progress_of_failures_is_not_made_up(tmp_path: Path) -> None:
+    write_episodes(
+        tmp_path / "plain",
+        *(lamp(seed, success=True) for seed in range(3)),
+        *(lamp(9 + seed, success=False) for seed in range(2)),
+    )
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(tmp_path / "plain")]))
+    for s in (*cohort.validation, *cohort.test):
+        if s.episode.success:
+            assert np.allclose(s.truth, np.linspace(0, 1, 11), atol=1e-6)
+        else:
+            assert np.isnan(s.truth).all()
+            assert s.level is None
+    assert cohort.described()["privileged_truth"] == 0
+
+
+def test_a_dataset_without_two_successes_is_refused(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "one", lamp(1, success=True), lamp(2, success=False))
+    with pytest.raises(DatasetError, match="too few successful episodes"):
+        read_cohort(BenchRewardConfig(dataset=[str(tmp_path / "one")]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "x"], "nothing to measure"),
+        (["--model", "brightness", "--dataset", "x", "--require", "beauty>=1"], "requirement cannot be read"),
+        (["--model", "brightness", "--dataset", "x", "--validation", "1"], "measured in this way"),
+        (["--model", "brightness", "--dataset", "x", "--lag", "0"], "measured in this way"),
+    ],
+)
+def test_misuse_is_said(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert words in err
+
+
+def test_models_repeat_and_their_names_stay_apart() -> None:
+    assert positional(["--model", "a", "--require=voc>=1", "--model", "b"]) == [
+        *("--model", '["a", "b"]'),
+        *("--require", '["voc>=1"]'),
+    ]
+    assert positional(["--model", "[a, b]", "--model", "c"]) == ["--model", '["a", "b", "c"]']
+    assert list(short_names(["x/r", "y/r", "clip:z/c"])) == ["r", "y/r", "clip:c"]
+    with pytest.raises(ConfigError, match="named twice"):
+        short_names(["a", "a"])
+
+
+def test_the_table_has_a_column_per_model_and_a_dash_where_nothing_is() -> None:
+    figures = dict.fromkeys(FIGURES, float("nan"))
+    lines = format_table({"one": figures | {"voc": 0.5}, "another long name": figures}).splitlines()
+    assert lines[0].split()[0] == "one"
+    assert lines[1].split()[-3:] == ["0.500", "-", "voc"]
+    assert len(lines) == 1 + len(FIGURES)

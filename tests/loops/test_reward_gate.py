@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.errors import ConfigError
+from roborl.loops.launch import TrainConfig, pass_gate, run_training
+from roborl.loops.reward_gate import FORMAT, RewardGate
+from roborl.loops.serve import ServeConfig, serve
+from roborl.loops.supervise import Child
+from roborl.rewards.benchmark import FIGURES
+
+
+def written(folder: Path, *, version: str = "brightness-all", **changes: Any) -> str:
+    figures = dict.fromkeys(FIGURES) | {"voc": 0.9, "false_success_rate": 0.1}
+    result = {
+        "format": FORMAT,
+        "settings": {"demo": False},
+        "require": ["voc>=0.8"],
+        "models": {"one": {"version": version, "figures": figures}},
+    }
+    path = folder / "bench_reward.json"
+    path.write_text(json.dumps(result | changes))
+    return str(path)
+
+
+def test_a_model_passes_with_the_bars_of_its_benchmark_or_with_others(tmp_path: Path) -> None:
+    result = written(tmp_path)
+    RewardGate(result=result).check("brightness-all")
+    RewardGate(result=result, require=["false_success_rate<0.2", "voc>0.85"]).check("brightness-all")
+    RewardGate().check("anything")
+
+
+@pytest.mark.parametrize(
+    ("changes", "require", "words"),
+    [
+        ({}, ["voc>=0.95"], r"does not pass its gate\. Found: voc 0\.9\. Allowed: voc>=0\.95\. Train"),
+        ({"require": ["voc>=0.95"]}, [], "does not pass its gate"),
+        # A figure that was not measured meets no bar.
+        ({}, ["grade_mae<=4"], "does not pass its gate. Found: grade_mae nan"),
+        ({"require": []}, [], "asks for nothing"),
+        (
+            {"version": "sarm-1"},
+            [],
+            r"another reward model\. Found: version brightness-all\. Allowed: sarm-1",
+        ),
+        ({"settings": {"demo": True}}, [], "demonstrations that training does not give"),
+        ({"format": "other"}, [], "another format"),
+    ],
+)
+def test_a_model_that_does_not_pass_is_told_why(
+    changes: dict[str, Any], require: list[str], words: str, tmp_path: Path
+) -> None:
+    gate = RewardGate(result=written(tmp_path, **changes), require=require)
+    with pytest.raises(ConfigError, match=words):
+        gate.check("brightness-all")
+
+
+def test_a_gate_without_a_result_or_with_a_foreign_bar_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no figures to hold against"):
+        RewardGate(require=["voc>=0.8"])
+    with pytest.raises(ConfigError, match="requirement cannot be read"):
+        RewardGate(result="x", require=["luck>=1"])
+    with pytest.raises(
+        ConfigError, match=r"cannot be read\. Found: .*FileNotFoundError.*roborl bench-reward"
+    ):
+        RewardGate(result=str(tmp_path / "absent.json")).check("v")
+    with pytest.raises(ConfigError, match="needs a reward model"):
+        TrainConfig(reward_gate=RewardGate(result="x"))
+
+
+def test_the_server_does_not_serve_a_model_that_does_not_pass(tmp_path: Path) -> None:
+    config = ServeConfig(
+        models={"reward": "brightness"},
+        endpoint="tcp://127.0.0.1:*",
+        gate=RewardGate(result=written(tmp_path, version="another")),
+    )
+    with pytest.raises(ConfigError, match="another reward model"):
+        serve(Child.alone("serve"), config)
+
+
+def test_training_asks_before_any_arm_has_a_process(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = written(tmp_path)
+    pass_gate(TrainConfig(run=run, reward="brightness", reward_gate=RewardGate(result=result)))
+    strict = RewardGate(result=result, require=["voc>=0.99"])
+    with pytest.raises(ConfigError, match=r"gate process cannot go on.*does not pass its gate"):
+        run_training(TrainConfig(run=run, reward="brightness", reward_gate=strict))
+    assert not run.exists()

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from roborl.errors import ShapeError
+from roborl.rewards.grades import Grade, grade, level_of
+
+
+def of(group: str, video: str, truth: int, answer: float | None) -> Grade:
+    return Grade(group=group, video=video, truth=truth, answer=answer)
+
+
+def test_all_groups_weigh_the_same_and_no_answer_is_the_worst_error() -> None:
+    report = grade([of("a", "1", 5, 5), of("a", "2", 3, 2), of("a", "3", 1, 1), of("b", "4", 3, None)])
+    assert report is not None
+    assert report.by_group == {"a": pytest.approx(1 / 3), "b": 4.0}
+    assert report.mae == pytest.approx((1 / 3 + 4.0) / 2)
+    assert (report.exact, report.within_one, report.unparsable) == (0.5, 0.75, 1)
+
+
+def test_the_interval_knows_that_questions_about_one_video_are_one_draw() -> None:
+    rng = np.random.default_rng(0)
+    answers = rng.integers(1, 6, 40)
+    apart = grade([of("a", str(i), 3, float(a)) for i, a in enumerate(answers)])
+    repeated = grade([of("a", str(i), 3, float(a)) for i, a in enumerate(answers) for _ in range(9)])
+    taken_apart = grade([of("a", f"{i}-{k}", 3, float(a)) for i, a in enumerate(answers) for k in range(9)])
+    assert apart is not None
+    assert repeated is not None
+    assert taken_apart is not None
+    assert apart.mae == pytest.approx(repeated.mae)
+    assert apart.interval[0] < apart.mae < apart.interval[1]
+    width = apart.interval[1] - apart.interval[0]
+    assert repeated.interval[1] - repeated.interval[0] == pytest.approx(width, rel=0.05)
+    assert taken_apart.interval[1] - taken_apart.interval[0] < 0.5 * width
+
+
+def test_levels_are_the_nearest_and_the_truth_is_one_of_them() -> None:
+    assert [level_of(x) for x in (0.0, 0.12, 0.13, 0.5, 0.87, 0.88, 1.0)] == [1, 1, 2, 3, 4, 5, 5]
+    assert grade([]) is None
+    with pytest.raises(ShapeError, match="impossible truth"):
+        of("a", "1", 6, 5)
