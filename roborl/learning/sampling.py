@@ -43,6 +43,8 @@ class SamplingConfig:
         shift_px: Random shift of pictures in each direction, 0 to 4 px.
         potential_scale: Reward that full progress is worth.
         potential_doubt: Spread of a score at which it counts half; infinite to let every score count fully.
+        shuffled: Give each observation the label of another one of its episode, the same at every draw once all are there.
+            A control: such a reward is as invariant as any, and knows nothing.
         need_labels: Wait for progress labels. False where there is no reward model: then Φ = 0.
         label_deadline_s: After this long since it was seen to end, an episode is sampled with the labels it has.
         reuse_arrays: Give the same picture arrays out again at each call, which saves the time to allocate them. A batch
@@ -56,6 +58,7 @@ class SamplingConfig:
     shift_px: int = PAD
     potential_scale: float = 1.0
     potential_doubt: float = math.inf
+    shuffled: bool = False
     need_labels: bool = True
     label_deadline_s: float = 30.0
     reuse_arrays: bool = False
@@ -168,6 +171,8 @@ class Sampler:
         self._demo: Bools = table["kind"] == DEMO
         self._success: Bools = (table["success"] == 1) & (table["ended"] == 1)
         self._index.update(self._extent, table, self.reader.columns.source)
+        if config.shuffled:
+            self._order = self._shuffled(table, labelled)
 
     def counts(self) -> dict[str, int]:
         """Return the size of each index set, and how many steps are sampled without the labels they lack."""
@@ -282,6 +287,8 @@ class Sampler:
         labelled = self._extent.labelled.take(slots)
         # Where the label is late the last one is held; before the first, Φ is 0.
         rows = np.maximum(np.minimum(rows, start + labelled - 1), start)
+        if self.config.shuffled:
+            rows = self._order.take(rows)
         value: Floats = potential(
             self._labels.progress.take(rows),
             self._labels.spread.take(rows),
@@ -291,6 +298,16 @@ class Sampler:
         if not labelled.all():
             value[:, labelled == 0] = 0.0
         return value
+
+    def _shuffled(self, table: NDArray[Any], labelled: Ints) -> Ints:
+        """Return for each row of the replay memory the row that it takes its label from."""
+        order = np.arange(self.reader.layout.rows)
+        for slot in np.flatnonzero(labelled > 1).tolist():
+            start, count = int(table["start"][slot]), int(labelled[slot])
+            order[start : start + count] = start + np.random.default_rng(
+                int(table["ordinal"][slot])
+            ).permutation(count)
+        return order
 
     def _pictures(self, rows: Ints) -> dict[str, Image]:
         """Return the shifted pictures of observations ``rows`` (2, b) by camera, (2, b, h, w, 3)."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from roborl.envs.tasks.registry import TASKS
-from roborl.loops.demo import DemoConfig, learn_and_measure, prepare
+from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
 from roborl.loops.plots import LIGHT, png
@@ -21,7 +21,16 @@ from roborl.rewards.metrics import paired_interval
 log = logging.getLogger(__name__)
 
 SCENES = ("PickCube", "PickPlace", "ClearTable")
-ARMS = ("shaped", "sparse", "blind", "shaped without demonstrations", "sparse without demonstrations")
+CLONE = "clone of all demonstrations"
+ARMS = (
+    "shaped",
+    "sparse",
+    "shuffled",
+    "blind",
+    CLONE,
+    "shaped without demonstrations",
+    "sparse without demonstrations",
+)
 _WINDOW = 20
 _REACHED = 0.9
 
@@ -46,7 +55,8 @@ def run(
 
     Args:
         scenes: Simulated tasks.
-        arms: Names out of :data:`ARMS`. "blind" has a critic that is not told the potential.
+        arms: Names out of :data:`ARMS`. "blind" has a critic that is not told the potential, "shuffled" scores that are
+            shuffled in time within their episode, and the clone of all demonstrations does not learn online.
         seeds: Seeds per task.
         first_seed: The first to be tried. Settings were chosen on other seeds.
         episodes: Online episodes of a run.
@@ -92,7 +102,10 @@ def run(
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene, arm = str(cell.config["scene"]), str(cell.config["arm"])
         config = of_arm(replace(_on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
-        _, after = learn_and_measure(config, prepared=_prepared(out, commit, scene, cell.seed))
+        prepared = _prepared(out, commit, scene, cell.seed)
+        if arm == CLONE:
+            return {"success": clone_all_and_measure(config, prepared=prepared)["success"], "episodes": []}
+        _, after = learn_and_measure(config, prepared=prepared)
         lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
         return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
 
@@ -119,6 +132,8 @@ def of_arm(config: DemoConfig, arm: str) -> DemoConfig:
     """
     if arm.startswith("sparse"):
         config = replace(config, shaping=ShapingConfig(scale=0.0))
+    if arm == "shuffled":
+        config = replace(config, shaping=replace(config.shaping, shuffled=True))
     if arm == "blind":
         config = replace(config, rlpd=replace(config.rlpd, critic_sees_potential=False))
     if arm.endswith("without demonstrations"):
@@ -141,9 +156,11 @@ def episodes_to(successes: Sequence[bool], share: float = _REACHED, window: int 
 
 
 def curves(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[list[bool]]]]:
-    """Return by task and arm the successes of each seed's online episodes."""
+    """Return by task and arm the successes of each seed's online episodes, for the arms that have any."""
     found: dict[str, dict[str, list[list[bool]]]] = {}
     for result in results:
+        if not result["episodes"]:
+            continue  # Nothing was learnt online.
         arms = found.setdefault(result["config"]["scene"], {})
         arms.setdefault(result["config"]["arm"], []).append(result["episodes"])
     return found

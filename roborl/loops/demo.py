@@ -177,7 +177,7 @@ def prepare(config: DemoConfig) -> dict[str, Any]:
     folders, stages, bench = Folders(root=config.out), Stages(config.out), _bench(config)
     stages.run("record demonstrations", lambda: _record(config, bench, folders))
     stages.run("train the reward model", lambda: _train_reward(config, folders))
-    stages.run("clone a first policy", lambda: _clone(config, bench, folders))
+    stages.run("clone a first policy", lambda: _clone(config, bench, folders, folders.policy))
     return stages.run(
         "measure the clone",
         lambda: _measure(config, bench, folders, SmallPolicy.load(folders.policy), "before"),
@@ -202,6 +202,23 @@ def learn_and_measure(
         lambda: _measure(config, bench, folders, learnt_policy(folders.run), "after"),
     )
     return online, after
+
+
+def clone_all_and_measure(config: DemoConfig, *, prepared: Path) -> dict[str, Any]:
+    """Clone every demonstration that was prepared in another folder, without learning online, and measure that.
+
+    Returns:
+        Its figures.
+
+    Raises:
+        RoborlError: If a stage cannot do its work; what was done before stays.
+    """
+    folders, stages, bench = Folders(root=config.out, prepared=prepared), Stages(config.out), _bench(config)
+    everything, into = replace(config, clone_from=config.demonstrations), config.out / "clone"
+    stages.run("clone all demonstrations", lambda: _clone(everything, bench, folders, into))
+    return stages.run(
+        "measure the clone", lambda: _measure(config, bench, folders, SmallPolicy.load(into), "after")
+    )
 
 
 def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -269,7 +286,7 @@ def _train_reward(config: DemoConfig, folders: Folders) -> dict[str, Any]:
     return result.as_dict()
 
 
-def _clone(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]:
+def _clone(config: DemoConfig, bench: Bench, folders: Folders, into: Path) -> dict[str, Any]:
     episodes = list(read_episodes(str(folders.dataset)))
     demonstrations = [e for e in episodes if e.success]
     shape = SmallPolicyConfig(
@@ -288,7 +305,7 @@ def _clone(config: DemoConfig, bench: Bench, folders: Folders) -> dict[str, Any]
         seed=config.seed,
         on_progress=lambda stage, done, of: log.info("%s %d/%d", stage, done, of),
     )
-    policy.save(folders.policy)
+    policy.save(into)
     return {"demonstrations": len(demonstrations), "cloned": config.clone_from}
 
 

@@ -89,6 +89,8 @@ class ShapingConfig:
     scale: float = 0.3
     # spread of a score at which it counts half; .inf lets every score count fully
     doubt: float = math.inf
+    # a control: shuffle the scores of each episode in time
+    shuffled: bool = False
 
     def __post_init__(self) -> None:
         if self.scale < 0 or not self.doubt > 0:

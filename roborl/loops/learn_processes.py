@@ -172,6 +172,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         discount=settings.discount,
         potential_scale=config.shaping.scale if config.shaped else 0.0,
         potential_doubt=config.shaping.doubt,
+        shuffled=config.shaping.shuffled,
         need_labels=config.shaped,
         label_deadline_s=config.labels.deadline_s,
         reuse_arrays=True,

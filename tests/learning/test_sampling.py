@@ -287,6 +287,22 @@ def test_labels_that_are_late_hold_back_their_steps_until_the_deadline(tmp_path:
     assert draws.sample(200).next_potential.max() == 1.0
 
 
+def test_shuffled_labels_are_those_of_the_episode_in_another_order_at_every_draw(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.episode(0, 9)
+    world.label("v1", {0: [index / 10 for index in range(10)]})
+    switch(world.root, "v1")
+    draws = world.sampler(shuffled=True)
+    first, second = (draws.sample(300) for _ in range(2))
+    seen = dict(zip(first.state[:, 2].astype(int), first.potential.tolist(), strict=True))
+    assert all(seen[int(t)] == value for t, value in zip(second.state[:, 2], second.potential, strict=True))
+    after = dict(zip(first.state[:, 2].astype(int) + 1, first.next_potential.tolist(), strict=True))
+    assert all(seen[t] == value for t, value in after.items() if t in seen), "one potential per observation"
+    values = {**after, **seen}
+    assert sorted(values.values()) == pytest.approx([index / 10 for index in range(10)])
+    assert [values[t] for t in range(10)] != sorted(values.values())
+
+
 def test_a_version_is_switched_as_a_whole(tmp_path: Path) -> None:
     world = World(tmp_path)
     for episode in range(3):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from roborl.loops import bench_seeds
-from roborl.loops.bench_seeds import ARMS, curves, differences, episodes_to, of_arm, summary
+from roborl.loops.bench_seeds import ARMS, CLONE, curves, differences, episodes_to, of_arm, summary
 from roborl.loops.demo import DemoConfig
 
 
@@ -29,7 +29,8 @@ def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
     bare = of_arm(base, "sparse without demonstrations")
     assert bare.shaping.scale == 0
     assert not bare.replay_demonstrations
-    assert len({str(of_arm(base, arm)) for arm in ARMS}) == len(ARMS)
+    assert of_arm(base, "shuffled").shaping.shuffled
+    assert len({str(of_arm(base, arm)) for arm in ARMS if arm != CLONE}) == len(ARMS) - 1
 
 
 def test_differences_are_paired_over_the_seeds_that_both_have() -> None:
@@ -54,6 +55,7 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         bench_seeds, "prepare", lambda config: {"success": 0.5 if config.seed == 100 else 0.05}
     )
+    monkeypatch.setattr(bench_seeds, "clone_all_and_measure", lambda config, prepared: {"success": 0.7})
     ran: list[tuple[int, float]] = []
 
     def learn(config: DemoConfig, *, prepared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -64,10 +66,11 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(bench_seeds, "learn_and_measure", learn)
     monkeypatch.setattr(bench_seeds, "read_lines", lambda path, kind: [{"success": True}, {"success": None}])
     for _ in range(2):
-        found = bench_seeds.run(scenes=("Reach",), arms=("shaped", "sparse"), seeds=2, out=tmp_path)
+        found = bench_seeds.run(scenes=("Reach",), arms=("shaped", "sparse", CLONE), seeds=2, out=tmp_path)
     assert found["rejected"] == [{"scene": "Reach", "seed": 100, "success": 0.5}]
     assert sorted(seed for seed, _ in ran) == [101, 101, 102, 102], "each cell ran once, in two calls"
     assert found["table"]["Reach shaped"]["by_seed"] == {"101": 0.9, "102": 0.9}
+    assert found["differences"][f"Reach: shaped - {CLONE}"]["mean"] == pytest.approx(0.2)
     assert found["differences"]["Reach: shaped - sparse"]["mean"] == pytest.approx(0.6)
     assert (tmp_path / "seeds.png").stat().st_size > 5_000
 
