@@ -82,8 +82,9 @@ def test_commands_parse(command: str) -> None:
     assert verb in VERBS
     module = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
     rest = module.positional(rest) if hasattr(module, "positional") else rest
+    settings, rest = module.choose(rest) if hasattr(module, "choose") else (module.Config, rest)
     try:
-        assert parse(module.Config, rest, prog=f"roborl {verb}") is not None
+        assert parse(settings, rest, prog=f"roborl {verb}") is not None
     except HelpShown:
         pytest.fail("the command only shows help")
 
