@@ -319,7 +319,7 @@ def _measure(
         [scene_seed("evaluation", config.seed, index) for index in range(config.evaluation)],
         reward_model=load_reward_model(str(folders.reward)),
         table=config.out / f"{when}.jsonl",
-        video=config.out / f"{when}.mp4",
+        video=config.out / f"{when}.mp4" if config.filmed else None,
         video_episodes=config.filmed,
     )
     torch.set_num_threads(config.threads)
