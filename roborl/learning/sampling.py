@@ -41,7 +41,7 @@ class SamplingConfig:
         chunked: Hand over all the actions of a transition, not only the first.
         cut_at_swaps: End a transition where another source takes over or other weights propose. Always so for chunks.
         shift_px: Random shift of pictures in each direction, 0 to 4 px.
-        potential_scale: Reward that full progress is worth.
+        potential_scale: Reward that full progress is worth; 0: labels that are there are not looked at.
         potential_doubt: Spread of a score at which it counts half; infinite to let every score count fully.
         shuffled: Give each observation the label of another one of its episode, the same at every draw once all are there.
             A control: such a reward is as invariant as any, and knows nothing.
@@ -282,7 +282,7 @@ class Sampler:
 
     def _potentials(self, slots: Ints, start: Ints, rows: Ints) -> Floats:
         """Return Φ of observations ``rows`` (2, b) in the episodes at ``slots`` (b,)."""
-        if self._labels is None:
+        if self._labels is None or not self.config.potential_scale:
             return np.zeros(rows.shape, np.float32)
         labelled = self._extent.labelled.take(slots)
         # Where the label is late the last one is held; before the first, Φ is 0.

@@ -287,6 +287,16 @@ def test_labels_that_are_late_hold_back_their_steps_until_the_deadline(tmp_path:
     assert draws.sample(200).next_potential.max() == 1.0
 
 
+def test_labels_that_are_worth_nothing_change_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.episode(0, 9)
+    world.label("v1", {0: [0.5] * 10})
+    switch(world.root, "v1")
+    drawn = world.sampler(potential_scale=0.0, need_labels=False).sample(50)
+    assert not drawn.potential.any()
+    assert not drawn.next_potential.any()
+
+
 def test_shuffled_labels_are_those_of_the_episode_in_another_order_at_every_draw(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.episode(0, 9)
