@@ -5,13 +5,14 @@ Server and client are processes of their own on this machine, with a small rando
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +38,7 @@ OVERLOAD = 3.0
 _PX = 224
 _TASK = "put the red cube into the bowl"
 _CAMERA = "front"
-_DISTINCT = 64  # pictures, used in turn, each time with another corner
+_DISTINCT = 64  # pictures, used in turn, each time with other pixels in one row
 _CREDITS = 8
 _MAX_BATCH = 4
 _WAIT_S = 100.0
@@ -72,6 +73,27 @@ def _model(checkpoint: str) -> RoboRewardModel:
     )
 
 
+class _Footage:
+    """The pictures of one episode, none of which the judge has seen before, in this episode or another."""
+
+    _number = itertools.count()
+    _seeds: ClassVar[list[Image]] = []
+
+    def __init__(self) -> None:
+        if not self._seeds:
+            self._seeds.extend(np.random.default_rng(0).integers(0, 256, (_DISTINCT, _PX, _PX, 3), np.uint8))
+        self._row = next(self._number)
+
+    def images(self, index: int) -> dict[str, Image]:
+        picture = self._seeds[index % _DISTINCT].copy()
+        picture[self._row, : index // _DISTINCT + 1] ^= 255
+        return {_CAMERA: picture}
+
+    def observation(self, index: int) -> Observation:
+        frame = Frame(rgb=self.images(index)[_CAMERA], camera=_CAMERA, stamp_ns=0, id=index)
+        return Observation(frames={_CAMERA: frame}, state=np.zeros(0, np.float32), stamp_ns=0)
+
+
 class _TimedFold(RoboRewardFold):
     """Says with each score how long the model took for it: from the question to the score."""
 
@@ -102,46 +124,42 @@ def _serve(ready: Callable[[Any], None], checkpoint: str) -> None:
 
 def _ask(line: Connection, endpoint: str, checkpoint: str) -> None:
     client = ScoreClient(endpoint, name="bench", deadline_s=_WAIT_S)
-    rng = np.random.default_rng(0)
-    pictures = list(rng.integers(0, 256, (_DISTINCT, _PX, _PX, 3), np.uint8))
     while True:
         what, argument = line.recv()
         if what == "overhead":
-            line.send(_overhead(client, pictures, argument))
+            line.send(_overhead(client, argument))
         else:
             warm_up, load_s = argument
-            line.send(_overload(client, pictures, warm_up, load_s, _model(checkpoint)))
+            line.send(_overload(client, warm_up, load_s, _model(checkpoint)))
 
 
-def _overhead(client: ScoreClient, pictures: list[Image], frames: int) -> dict[str, float]:
+def _overhead(client: ScoreClient, frames: int) -> dict[str, float]:
     """Show one new frame at a time."""
-    session = _open(client, Lane.LIVE)
+    session, footage = _open(client, Lane.LIVE), _Footage()
     trips_ms, own_ms = [], []
     for index in range(frames + 20):
-        client.push_frame(session, index, {_CAMERA: _picture(index, pictures)})
+        client.push_frame(session, index, footage.images(index))
         event = _next_score(client)
         if index >= 20:  # the first ones warm up
             trips_ms.append(event.round_trip_ms)
             own_ms.append(event.round_trip_ms - event.score.timings_ms["model"])
     client.close_session(session)
     return {
-        "frame, bytes": pictures[0].nbytes,
+        "frame, bytes": 3 * _PX * _PX,
         "push to score, ms": statistics.median(trips_ms),
         "beyond the model, ms": statistics.median(own_ms),
         "beyond the model, 95th percentile, ms": float(np.quantile(own_ms, 0.95)),
     }
 
 
-def _overload(
-    client: ScoreClient, pictures: list[Image], warm_up: int, load_s: float, model: RoboRewardModel
-) -> dict[str, Any]:
+def _overload(client: ScoreClient, warm_up: int, load_s: float, model: RoboRewardModel) -> dict[str, Any]:
     """Find the rate at which the label lane keeps up alone, then show frames to both lanes three times as fast."""
     session = _open(client, Lane.LABEL)
     began = time.monotonic()
-    _finish(client, session, pictures, warm_up, [], 0)
+    _finish(client, session, _Footage(), warm_up, [], 0)
     sustainable_hz = warm_up / (time.monotonic() - began)
     count = round(OVERLOAD * sustainable_hz * load_s)
-    live, label = _open(client, Lane.LIVE), _open(client, Lane.LABEL)
+    live, label, footage = _open(client, Lane.LIVE), _open(client, Lane.LABEL), _Footage()
     labels: list[Score] = []
     ages_s, lags, sent = [], [], 0
     began = time.monotonic()
@@ -159,13 +177,13 @@ def _overload(
                     lags.append(newest - event.score.frame_id)
             if time.monotonic() >= taken_s(newest):
                 break
-        client.push_frame(live, newest, {_CAMERA: _picture(newest, pictures)})
-        while sent <= newest and _push(client, label, sent, pictures):
+        client.push_frame(live, newest, footage.images(newest))
+        while sent <= newest and client.push_frame(label, sent, footage.images(sent)):
             sent += 1
     loaded_s = time.monotonic() - began
     behind = count - len(labels)
     client.close_session(live)
-    labels = _finish(client, label, pictures, count, labels, sent)
+    labels = _finish(client, label, footage, count, labels, sent)
     complete_s = time.monotonic() - began - loaded_s
     third = len(ages_s) // 3
     return {
@@ -183,13 +201,13 @@ def _overload(
         "label: frames behind as the load ends": behind,
         "label: s behind as the load ends": behind / count * loaded_s,
         "label: missing in the end": count - sum(score.valid for score in labels),
-        "label: out of order or unlike an undisturbed scoring": _wrong(labels, pictures, count, model),
+        "label: out of order or unlike an undisturbed scoring": _wrong(labels, footage, count, model),
         "label: s until complete": complete_s,
     }
 
 
-def _wrong(labels: list[Score], pictures: list[Image], count: int, model: RoboRewardModel) -> int:
-    expected = score_episode(model, _TASK, [_observation(i, pictures) for i in range(count)])
+def _wrong(labels: list[Score], footage: _Footage, count: int, model: RoboRewardModel) -> int:
+    expected = score_episode(model, _TASK, [footage.observation(i) for i in range(count)])
     return abs(len(labels) - count) + sum(
         one.frame_id != other.frame_id or abs(one.progress - other.progress) > _ROUNDING
         for one, other in zip(labels, expected, strict=False)
@@ -197,12 +215,12 @@ def _wrong(labels: list[Score], pictures: list[Image], count: int, model: RoboRe
 
 
 def _finish(
-    client: ScoreClient, session: str, pictures: list[Image], count: int, scores: list[Score], sent: int
+    client: ScoreClient, session: str, footage: _Footage, count: int, scores: list[Score], sent: int
 ) -> list[Score]:
     """Push what is left of an episode as fast as the label lane takes it, and return all scores."""
     deadline = time.monotonic() + _WAIT_S
     while len(scores) < count and time.monotonic() < deadline:
-        while sent < count and _push(client, session, sent, pictures):
+        while sent < count and client.push_frame(session, sent, footage.images(sent)):
             sent += 1
         events = client.poll(0.05)
         scores += [e.score for e in events if isinstance(e, Scored) and e.session == session]
@@ -228,19 +246,3 @@ def _next_score(client: ScoreClient) -> Scored:
             if isinstance(event, Scored):
                 return event
     raise DeadlineExceeded("The benchmark's server gives no score", allowed=f"{_WAIT_S:g} s")
-
-
-def _push(client: ScoreClient, session: str, index: int, pictures: list[Image]) -> bool:
-    return client.push_frame(session, index, {_CAMERA: _picture(index, pictures)})
-
-
-def _picture(index: int, pictures: list[Image]) -> Image:
-    """Return a picture that no judge has seen before in this episode."""
-    picture = pictures[index % _DISTINCT].copy()
-    picture[0, : index // _DISTINCT + 1] ^= 255
-    return picture
-
-
-def _observation(index: int, pictures: list[Image]) -> Observation:
-    frame = Frame(rgb=_picture(index, pictures), camera=_CAMERA, stamp_ns=0, id=index)
-    return Observation(frames={_CAMERA: frame}, state=np.zeros(0, np.float32), stamp_ns=0)
