@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from roborl.errors import ConfigError
 class Config:
     """What to measure; the first word after ``roborl bench`` stands for --what."""
 
-    # transport, replay, weights, sim, control, faults, two-computers, seeds, or all of them but seeds
+    # transport, replay, weights, sim, control, faults, two-computers, judging, seeds, or all of them but
+    # seeds
     what: str = ""
     # folder for one JSON file per benchmark, named by it
     out: Path = Path("outputs/bench")
@@ -95,6 +96,30 @@ def _nothing_lost(*path: str, when: str = "") -> tuple[Bar, ...]:
     return tuple(
         Bar(name=words + when, read=_figure(*path, fault), most=0) for fault, words in _FAULTS.items()
     )
+
+
+def _prefixes_kept() -> Iterator[Bar]:
+    for model in ("Dopamine forward", "Dopamine backward", "VLAC one-shot"):
+        yield Bar(
+            name=f"{model}: ms per score, no prefix kept / kept",
+            read=_ratio(f"{model}: no prefix kept / kept"),
+            least=1.1,
+        )
+        yield Bar(
+            name=f"{model}: replies with other words where it is kept",
+            read=_figure("prefixes", model, "replies with other words"),
+            most=0,
+        )
+        yield Bar(
+            name=f"{model}: most that a probability differs",
+            read=_figure("prefixes", model, "most that a probability differs"),
+            most=1e-4,
+        )
+        yield Bar(
+            name=f"{model}: prefixes kept at most / their bound",
+            read=_ratio(f"{model}: prefixes kept at most / their bound"),
+            most=1,
+        )
 
 
 BENCHMARKS = {
@@ -191,6 +216,37 @@ BENCHMARKS = {
             *_nothing_lost("account"),
             Bar(name="clients without the right keys that got in", read=_figure("strangers_in"), most=0),
             Bar(name="clients with them that got in", read=_figure("friends_in"), least=1),
+        ),
+    ),
+    "judging": Benchmark(
+        module="bench_judging",
+        quick={"rounds": 2, "observations": 2, "episodes": 4, "frames": 40, "load_s": 2.0},
+        bars=(
+            Bar(
+                name="a short question: eight sessions / one by one",
+                read=_ratio("a short question: eight sessions / one by one"),
+                least=3,
+            ),
+            *(
+                Bar(
+                    name=f"{model}: gain of a batch / 3, or what the network alone gains if less",
+                    read=_ratio(f"{model}: gain of a batch / what the network allows"),
+                    least=1,
+                )
+                for model in ("Dopamine forward", "VLAC one-shot")
+            ),
+            *_prefixes_kept(),
+            Bar(
+                name="the server beyond the model, ms", read=_figure("server", "beyond the model, ms"), most=1
+            ),
+            Bar(name="load / sustainable", read=_figure("overload", "load / sustainable"), least=2.9),
+            Bar(name="live lane, age at most, s", read=_figure("overload", "live: age at most, s"), most=0.5),
+            Bar(name="labels missing", read=_figure("overload", "label: missing in the end"), most=0),
+            Bar(
+                name="labels out of order or unlike an undisturbed scoring",
+                read=_figure("overload", "label: out of order or unlike an undisturbed scoring"),
+                most=0,
+            ),
         ),
     ),
     "seeds": Benchmark(module="bench_seeds", quick={"seeds": 1}),

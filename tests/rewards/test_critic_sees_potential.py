@@ -1,12 +1,14 @@
-"""Laws 2 and 7 by tabular Q-learning: potentials that are held, accumulated or of mixed versions, with and without Φ as input."""
+"""Laws 2, 6 and 7 by tabular Q-learning: potentials held, accumulated, doubted or of mixed versions, with Φ as input or not."""
 
+import math
 import random
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
 
-from roborl.rewards.shaping import shaped_reward
+from roborl.rewards.shaping import potential, shaped_reward
 
 BACK, FORWARD, WIGGLE = range(3)
 GOAL, LIMIT = 5, 40
@@ -46,6 +48,17 @@ def two_versions(rng):
     """The model changes at some step of every episode, as when a camera drops out: the two disagree about every state."""
     change = rng.randrange(1, LIMIT // 2)
     return lambda state, action, t: state / GOAL if t < change else 1.0 - state / GOAL
+
+
+def noisy_region(rng, doubt):
+    """A judge that answers in tenths, guesses in the middle of the corridor, and says so."""
+
+    def phi(state, action, t):
+        spread = 0.4 if 0 < state < GOAL - 1 else 0.0
+        progress = round(min(max(state / GOAL + rng.gauss(0.0, spread), 0.0), 1.0), 1)
+        return float(potential(np.array(progress), np.array(spread), doubt=doubt))
+
+    return phi
 
 
 def greedy(values, rng):
@@ -110,3 +123,17 @@ def test_with_the_potential_as_input_learning_succeeds_in_every_seed(potential_o
 def test_without_it_learning_fails_in_most_seeds(potential_of):
     rates = [success_after_learning(potential_of, False, seed) for seed in SEEDS]
     assert sum(rate < 0.5 for rate in rates) >= 4, rates
+
+
+@pytest.mark.parametrize("critic_sees", [False, True])
+def test_doubt_about_a_noisy_region_never_costs_success_and_saves_a_blind_critic(critic_sees):
+    def rate(doubt):
+        rates = [
+            success_after_learning(partial(noisy_region, doubt=doubt), critic_sees, seed, episodes=400)
+            for seed in SEEDS
+        ]
+        return float(np.mean(rates))
+
+    doubting, trusting = rate(0.05), rate(math.inf)
+    assert doubting >= trusting, (doubting, trusting)
+    assert (doubting, trusting > 0.5) == (1.0, critic_sees)

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roborl.rewards.forms import RewardForm, reward_of
+from roborl.rewards.judges.fake import NoisyVlm, brightness_of_last
+from roborl.rewards.judges.queries import VlmQuery
+from roborl.rewards.parsing import parse_score
 from roborl.rewards.shaping import held, potential, shaped_reward
 from roborl.testing.mdps import random_mdps
 
@@ -68,6 +71,29 @@ def test_doubt_inside_the_potential_flips_nothing_and_outside_most():
     confidence = potential(np.ones_like(SPREAD), SPREAD, doubt=0.3)
     outside = MDPS.reward + MDPS.here(confidence) * (shaped() - MDPS.reward)
     assert flips(outside) > 300
+
+
+def judged(bias):
+    """Φ of every state as a judge of known noise and bias gives it once, on pictures that say how good the state is."""
+    judge = NoisyVlm(
+        brightness_of_last, lambda value: f"ANSWER: {round(1 + 4 * value)}", noise=0.2, bias=bias
+    )
+    values = MDPS.action_values().max(axis=2)
+    levels = np.where(MDPS.terminal, MDPS.reward[:, 0, 0, :], values)
+    pictures = np.repeat(np.round(255 * levels.ravel()).astype(np.uint8), 12).reshape(-1, 2, 2, 3)
+    queries = [VlmQuery(parts=(str(i), picture), max_tokens=1) for i, picture in enumerate(pictures)]
+    said = np.array([parse_score(reply.text) for reply in judge.answer(queries)], float).reshape(levels.shape)
+    return (said - 1) / 4, levels
+
+
+@pytest.mark.parametrize("bias", [0.0, -0.3, 0.5])
+def test_no_bias_of_the_judge_flips_an_optimal_policy_while_as_a_bonus_it_flips_many(bias):
+    progress, levels = judged(bias)
+    assert np.abs(progress - levels).mean() > 0.1, "the judge is far from the truth"
+    phi = potential(progress, SPREAD, doubt=0.3)
+    assert flips(shaped(progress)) == 0
+    assert flips(shaped(phi)) == 0
+    assert flips(MDPS.reward + MDPS.there(phi)) > 50
 
 
 @pytest.mark.parametrize("form", RewardForm)

@@ -58,6 +58,10 @@ class RecentCache[K, V: Sized]:
         while self._nbytes > self.max_bytes:
             self._nbytes -= self._kept.popitem(last=False)[1].nbytes
 
+    def values(self) -> list[V]:
+        """Return what is kept, that used longest ago first; none of it counts as used by this."""
+        return list(self._kept.values())
+
     def clear(self) -> None:
         """Let go of everything."""
         self._kept.clear()

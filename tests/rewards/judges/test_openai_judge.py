@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import math
 import threading
 import time
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import cv2
 import numpy as np
 import pytest
 
@@ -23,102 +17,9 @@ from roborl.rewards.model import JudgeDown, score_episode
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
 from roborl.testing.check_reward_model import check_reward_model, random_observations
+from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place
 
 DIGITS = ("1", "2", "3", "4", "5")
-
-
-def decoded(url):
-    data = base64.b64decode(url.split(",", 1)[1])
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
-def pictures_of(body):
-    parts = next(m for m in body["messages"] if m["role"] == "user")["content"]
-    return [decoded(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
-
-
-def place(token, chances):
-    others = [{"token": other, "logprob": math.log(p)} for other, p in chances.items()]
-    return {"token": token, "logprob": math.log(chances.get(token, 1.0)), "top_logprobs": others}
-
-
-def answer(text, *, chances=None, finish="stop", before=()):
-    content = [*before, place(text.strip()[:1] or "?", chances or {})]
-    return 200, {
-        "choices": [
-            {
-                "message": {"role": "assistant", "content": text},
-                "finish_reason": finish,
-                "logprobs": {"content": content} if chances else None,
-            }
-        ],
-        "usage": {"prompt_tokens": 77, "prompt_tokens_details": {"cached_tokens": 40}},
-    }
-
-
-def by_brightness(body):
-    """What a network that looks at the last picture would say."""
-    level = 1 + round(4 * float(pictures_of(body)[-1].mean()) / 255)
-    chances = {str(k): 0.9 if k == level else 0.02 for k in range(1, 6)} | {"so": 0.02}
-    return answer(f" {level}", chances=chances)
-
-
-class Stub:
-    """An endpoint: ``say`` takes the body of a request and returns status and answer, bytes for an unreadable one."""
-
-    def __init__(self, say: Callable[[dict], tuple[int, object]], port: int = 0) -> None:
-        self.say = say
-        self.asked: list[dict] = []
-        self.headers: list[dict[str, str]] = []
-        self.most = self.under_way = 0
-        self.models = ["toy"]
-        lock = threading.Lock()
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def send(self, status: int, answered: object, headers: dict[str, str] | None = None) -> None:
-                data = answered if isinstance(answered, bytes) else json.dumps(answered).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def do_GET(self) -> None:
-                self.send(200, {"data": [{"id": name} for name in stub.models]})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    stub.asked.append(body)
-                    stub.headers.append(dict(self.headers))
-                    stub.under_way += 1
-                    stub.most = max(stub.most, stub.under_way)
-                try:
-                    self.send(*stub.say(body))
-                finally:
-                    with lock:
-                        stub.under_way -= 1
-
-        class Server(ThreadingHTTPServer):
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that has gone is no news."""
-
-        self.server = Server(("127.0.0.1", port), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -127,7 +28,7 @@ def stub(monkeypatch):
     stubs = []
 
     def make(say=by_brightness, port=0):
-        stubs.append(Stub(say, port))
+        stubs.append(StubEndpoint(say, port))
         return stubs[-1]
 
     yield make

@@ -105,16 +105,31 @@ def test_votes_are_averaged_and_lost_ones_left_out():
     assert (score.valid, score.raw) == (True, 3.0)
 
 
-def test_error_falls_with_the_root_of_the_votes_and_floors_at_the_bias():
-    errors = {}
-    for votes in (1, 4, 16):
-        judge = NoisyVlm(lambda q: 0.4, answer_of, noise=0.15, bias=0.2)
-        model = model_of(judge, votes=votes, **VOTING)
-        scores = [score_episode(model, f"{TASK} {i}", [observation(0, 9)])[0].progress for i in range(150)]
-        errors[votes] = (float(np.std(scores)), abs(float(np.mean(scores)) - 0.4))
-    assert errors[4][0] == pytest.approx(errors[1][0] / 2, rel=0.3)
-    assert errors[16][0] == pytest.approx(errors[1][0] / 4, rel=0.3)
-    assert all(bias == pytest.approx(0.2, abs=0.03) for _, bias in errors.values())
+def errors_of_votes(votes, bias, count=150):
+    """The errors of many scores, each of so many votes of a judge with known noise and bias; the truth is 0.4."""
+    judge = NoisyVlm(lambda q: 0.4, answer_of, noise=0.15, bias=bias)
+    model = model_of(judge, votes=votes, **VOTING)
+    scores = [score_episode(model, f"{TASK} {i}", [observation(0, 9)])[0].progress for i in range(count)]
+    return np.array(scores) - 0.4
+
+
+def rms(errors):
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+def test_error_falls_with_the_root_of_the_votes():
+    """The judge is biased to the middle level, about which its rounding to levels is even."""
+    one = rms(errors_of_votes(1, bias=0.1) - 0.1)
+    for votes in (4, 16, 64):
+        assert rms(errors_of_votes(votes, bias=0.1) - 0.1) == pytest.approx(one / np.sqrt(votes), rel=0.3)
+
+
+def test_error_floors_at_the_bias_however_many_vote():
+    few, many, most = (errors_of_votes(votes, bias=0.2) for votes in (1, 16, 64))
+    assert [errors.mean() for errors in (few, many, most)] == pytest.approx([0.2] * 3, abs=0.03)
+    assert rms(most) == pytest.approx(0.2, abs=0.03)
+    assert rms(few) > rms(many) > rms(most) - 0.01
+    assert rms(many) == pytest.approx(float(np.hypot(few.std() / 4, 0.2)), abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,142 @@
+"""An endpoint that speaks OpenAI's protocol on this machine, and says, refuses or dawdles as a test tells it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import cv2
+import numpy as np
+
+from roborl.types import Image
+
+type Answer = tuple[int, object]
+"""Status and body of an answer; bytes are sent as they are, all else as JSON."""
+
+
+def pictures_of(body: Mapping[str, Any]) -> list[Image]:
+    """Return the pictures of a request, uint8 (h, w, 3) each."""
+    parts = next(m for m in body["messages"] if m["role"] == "user")["content"]
+    return [_decoded(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+
+
+def place(token: str, chances: Mapping[str, float]) -> dict[str, object]:
+    """Return one token of an answer with the probabilities of what might have stood there."""
+    others = [{"token": other, "logprob": math.log(p)} for other, p in chances.items()]
+    return {"token": token, "logprob": math.log(chances.get(token, 1.0)), "top_logprobs": others}
+
+
+def answer(
+    text: str,
+    *,
+    chances: Mapping[str, float] | None = None,
+    finish: str = "stop",
+    before: Sequence[Mapping[str, object]] = (),
+) -> Answer:
+    """Return a good answer.
+
+    Args:
+        text: What the network writes.
+        chances: Probabilities at its first token; None for an endpoint that does not tell them.
+        finish: Why it ended.
+        before: Tokens that come first, see :func:`place`.
+    """
+    content = [*before, place(text.strip()[:1] or "?", chances or {})]
+    return 200, {
+        "choices": [
+            {
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": finish,
+                "logprobs": {"content": content} if chances else None,
+            }
+        ],
+        "usage": {"prompt_tokens": 77, "prompt_tokens_details": {"cached_tokens": 40}},
+    }
+
+
+def by_brightness(body: Mapping[str, Any]) -> Answer:
+    """Answer as a network would that scores the last picture from 1 to 5 by its brightness."""
+    level = 1 + round(4 * float(pictures_of(body)[-1].mean()) / 255)
+    chances = {str(k): 0.9 if k == level else 0.02 for k in range(1, 6)} | {"so": 0.02}
+    return answer(f" {level}", chances=chances)
+
+
+class StubEndpoint:
+    """Listens until it is closed.
+
+    Args:
+        say: Takes the body of a request and returns the answer to it; may block.
+        port: Where; 0 for a free one.
+
+    Attributes:
+        asked: Bodies of the requests so far.
+        headers: Their headers.
+        most: Most requests that were under way at once.
+        models: Names of the models it says it serves.
+    """
+
+    def __init__(self, say: Callable[[dict[str, Any]], Answer], port: int = 0) -> None:
+        self.say = say
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.most = self._under_way = 0
+        self.models = ["toy"]
+        lock = threading.Lock()
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def send(self, status: int, answered: object) -> None:
+                data = answered if isinstance(answered, bytes) else json.dumps(answered).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_GET(self) -> None:
+                self.send(200, {"data": [{"id": name} for name in stub.models]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    stub.asked.append(body)
+                    stub.headers.append(dict(self.headers))
+                    stub._under_way += 1
+                    stub.most = max(stub.most, stub._under_way)
+                try:
+                    self.send(*stub.say(body))
+                finally:
+                    with lock:
+                        stub._under_way -= 1
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that has gone is no news."""
+
+        self.server = Server(("127.0.0.1", port), Handler)
+        self._thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """What a judge is told."""
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def close(self) -> None:
+        """Be away from now on."""
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def _decoded(url: str) -> Image:
+    data = base64.b64decode(url.split(",", 1)[1])
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None, "a judge sends pictures that can be decoded"
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
