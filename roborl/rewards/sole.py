@@ -1,13 +1,15 @@
 """SOLE-R1: one picture of the first, the previous and the current frame in, a reasoned percentage out.
 
-The frames stand side by side, and where there are two views the wrist's row is below the external camera's.
+The frames stand side by side, and where there are two views the wrist's row is below the external camera's. The
+released code also pads each view to a square and leaves thin black gaps between them; here views are joined as they
+are. It does not ask about the first frame; here that one is asked about too.
 
 The published question also states the answer to the previous frame. A fold's questions depend on observations alone, so
 that they can be asked in any batch: this one does not state it, and scores will differ from those published. An answer
 below 0 is allowed by its authors and is no progress here: it is missing.
 
 Source: Schroeder et al., "SOLE-R1: Video-language reasoning as the sole reward for on-robot RL", arXiv 2603.28730, and
-the card of its training data for the layout.
+the card and code released with it for the layout.
 """
 
 from __future__ import annotations
