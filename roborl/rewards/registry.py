@@ -21,6 +21,7 @@ _PUBLISHED = {
     "lerobot": "roborl.rewards.lerobot_rewards:load_lerobot",
     "roboreward": "roborl.rewards.roboreward:load_roboreward",
     "sarm": "roborl.rewards.sarm.published_checkpoint:load_published_sarm",
+    "sole-r1": "roborl.rewards.sole:load_sole",
     "vlac": "roborl.rewards.vlac.checkpoint:load_vlac",
 }
 

@@ -1,0 +1,208 @@
+"""SOLE-R1: one picture of the first, the previous and the current frame in, a reasoned percentage out.
+
+The frames stand side by side, and where there are two views the wrist's row is below the external camera's. The
+released code also pads each view to a square and leaves thin black gaps between them; here views are joined as they
+are. It does not ask about the first frame; here that one is asked about too.
+
+The published question also states the answer to the previous frame. A fold's questions depend on observations alone, so
+that they can be asked in any batch: this one does not state it, and scores will differ from those published. An answer
+below 0 is allowed by its authors and is no progress here: it is missing.
+
+Source: Schroeder et al., "SOLE-R1: Video-language reasoning as the sole reward for on-robot RL", arXiv 2603.28730, and
+the card and code released with it for the layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import draccus
+import numpy as np
+
+from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.opening import checkpoint_folder, open_judge
+from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
+from roborl.rewards.model import References, missing
+from roborl.rewards.parsing import parse_percent
+from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
+from roborl.rewards.settings import read_settings
+from roborl.types import Image, Observation, Score
+
+CONTRACT = PromptContract(
+    name="sole-r1",
+    words=("<answer>",),
+    own="""\
+The picture has three columns: how the scene looked at the start (left), a moment ago (middle) and now (right).
+A second row, if there is one, is what the camera at the gripper saw at the same instants.
+The robot arm was told: {task}
+At the start 0% was done. Compare the columns, reason about what has changed, and estimate how much is done now.
+Close with a whole number from 0 to 100, in this form: <answer>NUMBER%</answer>""",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoleConfig:
+    """Which checkpoint watches, and how it is asked."""
+
+    # Folder of the checkpoint, or its name in the hub's cache.
+    checkpoint: str = ""
+    # How the network runs.
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    # Where the words of the question come from.
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    # Views from top to bottom: the external camera, then the wrist's; empty where there is only one.
+    cameras: tuple[str, ...] = ()
+    # Observations from the previous frame to the current one.
+    stride: int = 1
+    # Most tokens of reasoning and answer.
+    max_tokens: int = 512
+    # Most pixels of the picture as the network sees it: those of 1176 x 784, as in training.
+    max_pixels: int = 921_984
+
+    def __post_init__(self) -> None:
+        if len(self.cameras) > 2 or self.stride < 1 or self.max_tokens < 1:
+            raise ConfigError(
+                "The settings of SOLE-R1 cannot be used",
+                seen=f"cameras {self.cameras}, stride {self.stride}, max_tokens {self.max_tokens}",
+                allowed="at most two cameras, a stride and tokens of at least 1",
+            )
+
+
+def parse_answer(text: str) -> float | None:
+    """Read the one answer that ends a reply as a share in [0, 1]; None where it is not exactly of that form.
+
+    Example:
+        >>> parse_answer("It moved. <answer>40%</answer>"), parse_answer("<answer>40</answer>")
+        (0.4, None)
+    """
+    return parse_percent(text, tag="answer", after_words=True) if text.count("<answer>") == 1 else None
+
+
+def compose(frames: Sequence[Sequence[Image]]) -> Image:
+    """Return the picture that is asked about, uint8 (views · h, 3 · w, 3).
+
+    Args:
+        frames: Views of the first, the previous and the current instant.
+
+    Raises:
+        ShapeError: If there are not three instants, or not one or two views in each, all of one size.
+    """
+    shapes = {view.shape for views in frames for view in views}
+    counts = [len(views) for views in frames]
+    if counts not in ([1] * 3, [2] * 3) or len(shapes) != 1:
+        raise ShapeError(
+            "SOLE-R1 cannot be shown these frames",
+            seen=f"{counts} views of sizes {sorted(shapes)}",
+            allowed="three instants with one or two views each, all of one size",
+        )
+    return np.hstack([np.vstack(list(views)) for views in frames])
+
+
+class SoleFold:
+    """The memory of one episode: its first frame and the last few.
+
+    Args:
+        model: Whose questions to ask.
+        task: The instruction in words.
+    """
+
+    def __init__(self, model: SoleModel, task: str) -> None:
+        self._model = model
+        (self._words,) = model.prompt.fill(task)
+        self._cameras = model.cameras
+        self._first: tuple[Image, ...] = ()
+        self._latest: deque[tuple[Image, ...]] = deque(maxlen=model.config.stride + 1)
+
+    def queries(self, observation: Observation) -> list[VlmQuery]:
+        """Ask how much is done in this observation.
+
+        Raises:
+            ShapeError: If a view is missing, of another size, or it is not known which is meant.
+        """
+        self.skip(observation)
+        picture = compose((self._first, self._latest[0], self._latest[-1]))
+        return [VlmQuery(parts=(picture, self._words), max_tokens=self._model.config.max_tokens)]
+
+    def skip(self, observation: Observation) -> None:
+        """Remember an observation.
+
+        Raises:
+            ShapeError: As :meth:`queries`.
+        """
+        cameras = self._cameras or tuple(sorted(observation.frames))
+        if not set(cameras) <= set(observation.frames) or (not self._cameras and len(cameras) != 1):
+            raise ShapeError(
+                "SOLE-R1 needs a view that is missing, or does not know which of several is meant",
+                seen=sorted(observation.frames),
+                allowed=list(self._cameras) or "one view",
+                remedy="Name the views, the external camera first: cameras",
+            )
+        views = tuple(observation.frames[name].rgb for name in cameras)
+        first = self._first or views
+        compose((first, first, views))
+        self._cameras, self._first = cameras, first
+        self._latest.append(views)
+
+    def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
+        """Read the answer; a later score does not depend on a lost one."""
+        reply = replies[0] if len(replies) == 1 else None
+        version = self._model.version
+        if reply is None:
+            return missing(observation_id, "no reply", version=version)
+        progress = parse_answer(reply.text)
+        if progress is None:
+            return missing(observation_id, f"cannot be read: {reply.text}", version=version)
+        return Score(
+            frame_id=observation_id,
+            progress=progress,
+            raw=100 * progress,
+            version=version,
+            reply=reply.text,
+            timings_ms=dict(reply.timings_ms),
+        )
+
+
+class SoleModel:
+    """A SOLE-R1 checkpoint, or any network asked in the same way.
+
+    Args:
+        judge: Who answers.
+        prompt: The words of the question.
+        config: How it is asked.
+    """
+
+    def __init__(self, judge: VlmJudge, prompt: Prompt, config: SoleConfig) -> None:
+        self.judge = judge
+        self.prompt = prompt
+        self.config = config
+        self.cameras = config.cameras
+        self.image_px: int | None = None
+        asked = draccus.encode(config)
+        for name in ("judge", "prompt", "checkpoint"):
+            del asked[name]
+        described = {"judge": judge.identity, "prompt": prompt.sha256, "asked": asked}
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        self.version = f"sole-r1-{prompt.origin}-{digest[:16]}"
+
+    def start(self, task: str, references: References) -> SoleFold:
+        """Return the fold of a new episode; references play no part."""
+        return SoleFold(self, task)
+
+
+def load_sole(place: str) -> SoleModel:
+    """Load a SOLE-R1 checkpoint: its folder, its name in the hub's cache, or a YAML file of :class:`SoleConfig`.
+
+    Raises:
+        ModelLoadError: If the checkpoint cannot be used.
+        ConfigError: If the settings, or the wording named in them, cannot be used.
+    """
+    config: SoleConfig = read_settings(SoleConfig, place)
+    folder = checkpoint_folder(config.judge, config.checkpoint)
+    prompt = load_prompt(CONTRACT, config.prompt, folder)
+    judge = open_judge(config.judge, str(folder or config.checkpoint), max_pixels=config.max_pixels)
+    return SoleModel(judge, prompt, config)

@@ -1,0 +1,142 @@
+"""SOLE-R1: what it is shown and when, which answers count, and the way from a spec to scores."""
+
+from dataclasses import replace
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.judges.fake import ScriptedVlm
+from roborl.rewards.model import score_episode
+from roborl.rewards.prompts import own_prompt
+from roborl.rewards.registry import load_reward_model
+from roborl.rewards.sole import CONTRACT, SoleConfig, SoleModel, compose, parse_answer
+from roborl.testing.check_reward_model import check_reward_model, random_observations
+from roborl.types import Frame, Observation
+
+TASK = "close the drawer"
+
+
+def observation(index, views=("front",), px=8):
+    frames = {
+        name: Frame(rgb=np.full((px, px, 3), 10 * index + k, np.uint8), camera=name, stamp_ns=0, id=index)
+        for k, name in enumerate(views)
+    }
+    return Observation(frames=frames, state=np.zeros(1, np.float32), stamp_ns=0)
+
+
+def model_of(reply, **options):
+    return SoleModel(ScriptedVlm(reply), own_prompt(CONTRACT), SoleConfig(**options))
+
+
+def shown(model, stride=1, count=6, views=("front",)):
+    """The level of each cell of the pictures asked about."""
+    model.judge.asked.clear()
+    score_episode(model, TASK, [observation(i, views) for i in range(count)], stride=stride)
+    return [query.pictures[0][::8, ::8, 0].tolist() for query in model.judge.asked]
+
+
+def half(query):
+    return "It is open half way. <answer>50%</answer>"
+
+
+class Wellformed:
+    """Puts what a random network writes, which is never an answer, into the form of one: other words, other number."""
+
+    def __init__(self, judge):
+        self._judge = judge
+        self.identity = f"wellformed-{judge.identity}"
+        self.cells = judge.cells
+
+    def answer(self, queries):
+        replies = self._judge.answer(queries)
+        return [replace(r, text=f"{r.text}<answer>{crc32(r.text.encode()) % 101}%</answer>") for r in replies]
+
+
+@pytest.mark.parametrize(
+    ("text", "progress"),
+    [
+        ("<think>a</think><answer>0%</answer>", 0.0),
+        ("<answer>100%</answer>", 1.0),
+        ("<think>was 20%</think><answer>35%</answer>\n", 0.35),
+        ("<answer>101%</answer>", None),
+        ("<answer>-5%</answer>", None),
+        ("<answer>35</answer>", None),
+        ("<answer>about 35%</answer>", None),
+        ("<answer>35%", None),
+        ("35%", None),
+        ("", None),
+        ("<answer>35%</answer> or so", None),
+        ("<answer>35%</answer><answer>40%</answer>", None),
+        ("<answer>35%</answer><answer>35%</answer>", None),
+    ],
+)
+def test_one_percentage_in_tags_at_the_end_counts_and_nothing_else(text, progress):
+    assert parse_answer(text) == progress
+    (score,) = score_episode(model_of(lambda q: text), TASK, [observation(0)])
+    assert (score.valid, score.progress) == (progress is not None, progress or 0.0)
+
+
+def test_first_previous_and_current_frame_stand_side_by_side():
+    assert shown(model_of(half), count=4) == [[[0, 0, 0]], [[0, 0, 10]], [[0, 10, 20]], [[0, 20, 30]]]
+    assert shown(model_of(half, stride=2), count=5)[2:] == [[[0, 0, 20]], [[0, 10, 30]], [[0, 20, 40]]]
+
+
+def test_the_previous_frame_is_as_far_back_however_few_are_scored():
+    every, some = (shown(model_of(half, stride=2), stride=s, count=7) for s in (1, 3))
+    assert some == every[::3]
+
+
+def test_the_second_view_is_below_the_first_as_named():
+    model = model_of(half, cameras=("wrist", "front"))
+    assert shown(model, count=3, views=("front", "wrist"))[-1] == [[1, 11, 21], [0, 10, 20]]
+
+
+def test_a_new_episode_begins_anew():
+    model = model_of(half)
+    assert shown(model) == shown(model)
+
+
+def test_a_lost_answer_is_missing_and_the_next_one_counts():
+    replies = iter([None, "<answer>40%</answer>"])
+    lost, read = score_episode(model_of(lambda q: next(replies)), TASK, [observation(0), observation(1)])
+    assert (lost.valid, read.valid, read.progress, read.raw) == (False, True, 0.4, 40.0)
+
+
+@pytest.mark.parametrize(("instants", "views"), [(2, 1), (4, 1), (3, 0), (3, 3)])
+def test_a_wrong_number_of_pictures_is_refused(instants, views):
+    with pytest.raises(ShapeError, match="cannot be shown"):
+        compose([[np.zeros((8, 8, 3), np.uint8)] * views] * instants)
+
+
+def test_unclear_missing_and_odd_views_are_refused_and_leave_the_fold_as_it_was():
+    fold = model_of(half).start(TASK, {})
+    fold.queries(observation(0))
+    for wrong in (observation(1, ("wrist",)), observation(1, px=16)):
+        with pytest.raises(ShapeError):
+            fold.queries(wrong)
+    (query,) = fold.queries(observation(2))
+    assert query.pictures[0][0, ::8, 0].tolist() == [0, 0, 20]
+    with pytest.raises(ShapeError, match="which of several"):
+        model_of(half).start(TASK, {}).queries(observation(0, ("front", "wrist")))
+    with pytest.raises(ConfigError, match="at most two"):
+        SoleConfig(cameras=("a", "b", "c"))
+
+
+def test_a_tiny_network_is_opened_by_its_spec_and_conforms(tiny, tmp_path):
+    path = tmp_path / "sole.yaml"
+    path.write_text(
+        f"checkpoint: {tiny['qwen3_vl']}\ncameras: [front]\nmax_tokens: 4\nmax_pixels: 4096\n"
+        "judge:\n  device: cpu\n"
+    )
+    model = load_reward_model(f"sole-r1:{path}")
+    assert model.version.startswith("sole-r1-own-")
+    assert load_reward_model(f"sole-r1:{tiny['qwen3_vl']}").version != model.version
+    seen = random_observations(model, count=4)
+    babble = score_episode(model, TASK, seen)
+    assert [score.valid for score in babble] == [False] * 4
+    assert all(score.reply.startswith("cannot be read") for score in babble)
+    check_reward_model(SoleModel(Wellformed(model.judge), model.prompt, model.config), observations=seen)
+    other = SoleModel(model.judge, model.prompt, replace(model.config, stride=2))
+    assert other.version != model.version
