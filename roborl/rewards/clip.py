@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.model import References, missing
+from roborl.rewards.model import References, missing, views_of
 from roborl.types import Image, Observation, Score
 
 if TYPE_CHECKING:
@@ -245,14 +245,7 @@ class ClipModel:
         Raises:
             ShapeError: If a view is missing.
         """
-        absent = [name for name in self.cameras if name not in observation.frames]
-        if absent:
-            raise ShapeError(
-                f"The reward model needs a view that is missing: {absent}",
-                seen=sorted(observation.frames),
-                allowed=list(self.cameras),
-            )
-        return tuple(observation.frames[name].rgb for name in self.cameras)
+        return views_of(observation, self.cameras)
 
 
 def load_clip(place: str) -> ClipModel:

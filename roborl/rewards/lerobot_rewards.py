@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from roborl import config as configs
-from roborl.errors import ConfigError, ShapeError
+from roborl.errors import ConfigError
 from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.lerobot_checkpoint import view_name
 from roborl.rewards.lerobot_judges import (
@@ -31,7 +31,7 @@ from roborl.rewards.lerobot_judges import (
     TopRewardJudge,
 )
 from roborl.rewards.lerobot_loading import LerobotModel, load_lerobot_model
-from roborl.rewards.model import References, missing, observation_id
+from roborl.rewards.model import References, missing, observation_id, views_of
 from roborl.rewards.sarm.published_model import PublishedModel
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.types import Image, Observation, Score
@@ -174,14 +174,7 @@ class LerobotRewardModel:
         Raises:
             ShapeError: If a view is missing.
         """
-        absent = [name for name in self.cameras if name not in observation.frames]
-        if absent:
-            raise ShapeError(
-                f"The reward model needs a view that is missing: {absent}",
-                seen=sorted(observation.frames),
-                allowed=list(self.cameras),
-            )
-        return tuple(observation.frames[name].rgb for name in self.cameras)
+        return views_of(observation, self.cameras)
 
 
 class LerobotSarmNetwork:

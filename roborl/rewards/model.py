@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from roborl.errors import RoborlError
-from roborl.types import Observation, Score
+from roborl.errors import RoborlError, ShapeError
+from roborl.types import Image, Observation, Score
 
 type References = Mapping[str, NDArray[Any]]
 """What a model is told beside the task, by name: ``goal/front`` uint8 (h, w, 3), ``demo/front`` uint8 (t, h, w, 3)."""
@@ -109,6 +109,22 @@ class RewardModel[Q, R](Protocol):
 def observation_id(observation: Observation) -> int:
     """Return the index of an observation in its episode, as its frames carry it."""
     return max(frame.id for frame in observation.frames.values())
+
+
+def views_of(observation: Observation, cameras: Sequence[str]) -> tuple[Image, ...]:
+    """Return the pictures of these cameras, in their order.
+
+    Raises:
+        ShapeError: If a view is missing.
+    """
+    absent = [name for name in cameras if name not in observation.frames]
+    if absent:
+        raise ShapeError(
+            f"The reward model needs a view that is missing: {absent}",
+            seen=sorted(observation.frames),
+            allowed=list(cameras),
+        )
+    return tuple(observation.frames[name].rgb for name in cameras)
 
 
 def missing(frame_id: int, reason: str, *, version: str) -> Score:

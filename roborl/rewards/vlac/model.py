@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 
-from roborl.errors import ConfigError, ShapeError
+from roborl.errors import ConfigError
 from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
-from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.model import Fold, References, missing, observation_id, views_of
 from roborl.rewards.recurrences import (
     Abstention,
     Change,
@@ -306,14 +306,7 @@ class VlacModel:
         Raises:
             ShapeError: If a view is missing.
         """
-        absent = [name for name in self.cameras if name not in observation.frames]
-        if absent:
-            raise ShapeError(
-                f"The reward model needs a view that is missing: {absent}",
-                seen=sorted(observation.frames),
-                allowed=list(self.cameras),
-            )
-        return tuple(self.squeeze(observation.frames[name].rgb) for name in self.cameras)
+        return tuple(self.squeeze(rgb) for rgb in views_of(observation, self.cameras))
 
     def squeeze(self, rgb: Image) -> Image:
         """Resize to the square that the network sees, by the Lanczos filter; the aspect ratio is not kept."""
