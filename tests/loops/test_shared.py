@@ -71,7 +71,11 @@ def test_no_reader_ever_sees_half_a_value_while_writers_are_killed(tmp_path: Pat
     reader, random, seen, whole = Slot(path, 1 << 18), np.random.default_rng(0), 0, 0
     for _ in range(8):
         writer = context.Process(target=write_for_ever, args=(path,))
+        first = reader.sequence + 1
         writer.start()
+        deadline = time.monotonic() + 60
+        while reader.sequence < first and time.monotonic() < deadline:
+            time.sleep(0.001)
         until = time.monotonic() + random.uniform(0.02, 0.1)
         while time.monotonic() < until:
             whole += check(reader.read(seen))
