@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from roborl.envs.tasks.registry import TASKS
-from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare
+from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare, try_clone
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
 from roborl.loops.plots import LIGHT, png
@@ -79,11 +79,12 @@ def run(
         seed = first_seed
         while len(taken[scene]) < seeds:
             config = replace(_on(common, scene), seed=seed, out=_prepared(out, commit, scene, seed))
-            base = prepare(config)
-            if base["success"] <= base_at_most:
+            success = try_clone(config)
+            if success <= base_at_most:
+                prepare(config)
                 taken[scene].append(seed)
             else:
-                rejected.append({"scene": scene, "seed": seed, "success": base["success"]})
+                rejected.append({"scene": scene, "seed": seed, "success": success})
             seed += 1
     cells = [
         Cell(

@@ -173,15 +173,27 @@ def prepare(config: DemoConfig) -> dict[str, Any]:
     Raises:
         RoborlError: If a stage cannot do its work; what was done before stays.
     """
-    torch.set_num_threads(config.threads)
-    folders, stages, bench = Folders(root=config.out), Stages(config.out), _bench(config)
-    stages.run("record demonstrations", lambda: _record(config, bench, folders))
+    folders, stages, bench = _prepare_clone(config)
     stages.run("train the reward model", lambda: _train_reward(config, folders))
-    stages.run("clone a first policy", lambda: _clone(config, bench, folders, folders.policy))
     return stages.run(
         "measure the clone",
         lambda: _measure(config, bench, folders, SmallPolicy.load(folders.policy), "before"),
     )
+
+
+def try_clone(config: DemoConfig) -> float:
+    """Record and clone where ``config.out`` has not, and return the clone's success on the evaluation scenes.
+
+    Asks for no reward model, so that a start that a gate turns away costs none.
+
+    Raises:
+        RoborlError: If a stage cannot do its work; what was done before stays.
+    """
+    folders, stages, bench = _prepare_clone(config)
+    result = stages.run(
+        "try the clone", lambda: _evaluate(config, bench, SmallPolicy.load(folders.policy)).figures()
+    )
+    return float(result["success"])
 
 
 def learn_and_measure(
@@ -245,6 +257,14 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     page = write_report(config.out)
     log.info("The report is at %s", page)
     return figures | {"report": str(page)}
+
+
+def _prepare_clone(config: DemoConfig) -> tuple[Folders, Stages, Bench]:
+    torch.set_num_threads(config.threads)
+    folders, stages, bench = Folders(root=config.out), Stages(config.out), _bench(config)
+    stages.run("record demonstrations", lambda: _record(config, bench, folders))
+    stages.run("clone a first policy", lambda: _clone(config, bench, folders, folders.policy))
+    return folders, stages, bench
 
 
 def _bench(config: DemoConfig) -> Bench:
@@ -312,19 +332,29 @@ def _clone(config: DemoConfig, bench: Bench, folders: Folders, into: Path) -> di
 def _measure(
     config: DemoConfig, bench: Bench, folders: Folders, policy: SmallPolicy, when: str
 ) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    result: Evaluation = evaluate(
-        lambda env: policy,
-        lambda: RobotEnv(bench),
-        [scene_seed("evaluation", config.seed, index) for index in range(config.evaluation)],
+    result = _evaluate(
+        config,
+        bench,
+        policy,
         reward_model=load_reward_model(str(folders.reward)),
         table=config.out / f"{when}.jsonl",
         video=config.out / f"{when}.mp4" if config.filmed else None,
         video_episodes=config.filmed,
     )
-    torch.set_num_threads(config.threads)
     log.info("%s: %s", when, result.sentence())
     return result.figures() | {"version": policy.version}
+
+
+def _evaluate(config: DemoConfig, bench: Bench, policy: SmallPolicy, **options: Any) -> Evaluation:
+    torch.set_num_threads(1)
+    result = evaluate(
+        lambda env: policy,
+        lambda: RobotEnv(bench),
+        [scene_seed("evaluation", config.seed, index) for index in range(config.evaluation)],
+        **options,
+    )
+    torch.set_num_threads(config.threads)
+    return result
 
 
 def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -> dict[str, Any]:

@@ -52,9 +52,9 @@ def test_episodes_to_a_rate_counts_the_window() -> None:
 
 def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_seeds, "code_version", lambda: "abc")
-    monkeypatch.setattr(
-        bench_seeds, "prepare", lambda config: {"success": 0.5 if config.seed == 100 else 0.05}
-    )
+    monkeypatch.setattr(bench_seeds, "try_clone", lambda config: 0.5 if config.seed == 100 else 0.05)
+    prepared_seeds: list[int] = []
+    monkeypatch.setattr(bench_seeds, "prepare", lambda config: prepared_seeds.append(config.seed))
     monkeypatch.setattr(bench_seeds, "clone_all_and_measure", lambda config, prepared: {"success": 0.7})
     ran: list[tuple[int, float]] = []
 
@@ -68,6 +68,7 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     for _ in range(2):
         found = bench_seeds.run(scenes=("Reach",), arms=("shaped", "sparse", CLONE), seeds=2, out=tmp_path)
     assert found["rejected"] == [{"scene": "Reach", "seed": 100, "success": 0.5}]
+    assert prepared_seeds == [101, 102] * 2, "no reward model for a start that is turned away"
     assert sorted(seed for seed, _ in ran) == [101, 101, 102, 102], "each cell ran once, in two calls"
     assert found["table"]["Reach shaped"]["by_seed"] == {"101": 0.9, "102": 0.9}
     assert found["differences"][f"Reach: shaped - {CLONE}"]["mean"] == pytest.approx(0.2)
