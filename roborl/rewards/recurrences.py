@@ -1,4 +1,4 @@
-"""From pairwise changes to a value: three recurrences, two-sided scoring, abstention, and a debounced "done".
+"""From pairwise changes to a value: three recurrences, two-sided scoring and abstention.
 
 A pair critic looks at an earlier and a later picture and says which share of the *remaining* way was made between
 them: a change c in [−1, 1], so that from value v the task comes to v + (1 − v)·c. Values start at 0 and reach 1 at the
@@ -16,7 +16,6 @@ Source: Zhai et al., "A vision-language-action-critic model for robotic real-wor
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -227,58 +226,6 @@ class Abstention:
         self._seeing |= any(reply != 0.0 for reply in replies)
         self._zeros += bool(replies)
         return not self._seeing and self._zeros >= self._patience
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DoneVotes:
-    """When a row of probabilities means that the task is finished.
-
-    Attributes:
-        enter: Probability at which a frame speaks for "done", in (0, 1].
-        leave: Probability below which a frame speaks against it, in [0, enter].
-        votes: Frames that must say the same for a change of mind.
-        window: Frames of which those may be any, at least ``votes``.
-    """
-
-    enter: float = 0.9
-    leave: float = 0.5
-    votes: int = 3
-    window: int = 4
-
-    def __post_init__(self) -> None:
-        if not (0.0 <= self.leave <= self.enter <= 1.0 and 1 <= self.votes <= self.window):
-            raise ConfigError(
-                "This rule can never be met, or contradicts itself",
-                seen=f"enter {self.enter}, leave {self.leave}, {self.votes} votes of {self.window}",
-                allowed="0 ≤ leave ≤ enter ≤ 1 and 1 ≤ votes ≤ window",
-            )
-
-
-class DoneSignal:
-    """Debounced "done" with hysteresis: so many of the last frames must agree, to raise it and to take it back.
-
-    Args:
-        rule: The thresholds.
-    """
-
-    def __init__(self, rule: DoneVotes) -> None:
-        self._rule = rule
-        self._latest: deque[float] = deque(maxlen=rule.window)
-        self._done = False
-
-    def see(self, probability: float | None) -> bool:
-        """Take the next frame's probability of "done", None where there is none, and return whether it is done.
-
-        A missing probability leaves everything as it was.
-        """
-        if probability is None:
-            return self._done
-        self._latest.append(probability)
-        if self._done:
-            self._done = sum(p < self._rule.leave for p in self._latest) < self._rule.votes
-        else:
-            self._done = sum(p >= self._rule.enter for p in self._latest) >= self._rule.votes
-        return self._done
 
 
 def _slopes(value: float, change: float, rule: Recurrence) -> tuple[float, float]:

@@ -16,7 +16,7 @@ _ROUNDING = 1e-9  # 0.62 - 0.60 is a little more than 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class DoneRule:
-    """When progress counts as the task being finished. The threshold belongs to one task and one way of asking.
+    """When progress counts as the task being finished; of a judge that is asked outright, see :class:`DoneVotes`. The threshold belongs to one task and one way of asking.
 
     A published threshold holds for the setting that it was published with: a judge that never saw the task, has one
     view or no picture of the goal reads far less than 1 on true successes, and 0.95 never comes. Fit it on held-out
@@ -60,6 +60,58 @@ class DoneCounter:
         self._high.append(progress)
         steady = max(self._high) - min(self._high) <= self._rule.band + _ROUNDING
         return len(self._high) == self._rule.readings and steady
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoneVotes:
+    """When a row of probabilities means that the task is finished.
+
+    Attributes:
+        enter: Probability at which a frame speaks for "done", in (0, 1].
+        leave: Probability below which a frame speaks against it, in [0, enter].
+        votes: Frames that must say the same for a change of mind.
+        window: Frames of which those may be any, at least ``votes``.
+    """
+
+    enter: float = 0.9
+    leave: float = 0.5
+    votes: int = 3
+    window: int = 4
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.leave <= self.enter <= 1.0 and 1 <= self.votes <= self.window):
+            raise ConfigError(
+                "This rule can never be met, or contradicts itself",
+                seen=f"enter {self.enter}, leave {self.leave}, {self.votes} votes of {self.window}",
+                allowed="0 ≤ leave ≤ enter ≤ 1 and 1 ≤ votes ≤ window",
+            )
+
+
+class DoneSignal:
+    """Debounced "done" with hysteresis: so many of the last frames must agree, to raise it and to take it back.
+
+    Args:
+        rule: The thresholds.
+    """
+
+    def __init__(self, rule: DoneVotes) -> None:
+        self._rule = rule
+        self._latest: deque[float] = deque(maxlen=rule.window)
+        self._done = False
+
+    def see(self, probability: float | None) -> bool:
+        """Take the next frame's probability of "done", None where there is none, and return whether it is done.
+
+        A missing probability leaves everything as it was.
+        """
+        if probability is None:
+            return self._done
+        self._latest.append(probability)
+        if self._done:
+            self._done = sum(p < self._rule.leave for p in self._latest) < self._rule.votes
+        else:
+            self._done = sum(p >= self._rule.enter for p in self._latest) >= self._rule.votes
+        return self._done
 
 
 class Outcome(StrEnum):

@@ -13,8 +13,6 @@ from roborl.rewards.metrics import negative_rate, value_order_correlation, voc_f
 from roborl.rewards.recurrences import (
     Abstention,
     Change,
-    DoneSignal,
-    DoneVotes,
     Recurrence,
     Value,
     accumulate,
@@ -251,36 +249,6 @@ def test_a_critic_that_always_says_zero_abstains_until_it_says_anything():
 def test_a_pair_without_replies_is_no_zero():
     silence = Abstention(2)
     assert [silence.see(replies) for replies in ([0.0], [], [], [0.0])] == [False, False, False, True]
-
-
-def test_done_needs_votes_and_is_taken_back_by_votes():
-    signal = DoneSignal(DoneVotes(enter=0.9, leave=0.5, votes=2, window=3))
-    said = [signal.see(p) for p in (0.95, 0.2, 0.9, None, 0.7, 0.4, None, 0.3, 0.9)]
-    assert said == [False, False, True, True, True, True, True, False, False]
-
-
-def test_the_published_debounce_of_done_is_one_of_the_rules():
-    signal = DoneSignal(DoneVotes(enter=0.95, leave=0.95, votes=4, window=4))
-    said = [signal.see(p) for p in (1.0, 0.95, 0.94, 0.96, 0.97, 0.95, 1.0, 1.0)]
-    assert said == [False] * 6 + [True, True]
-
-
-@given(st.lists(st.floats(0, 1), max_size=30))
-def test_done_is_causal_and_a_single_frame_never_decides(probabilities):
-    signal = DoneSignal(DoneVotes(votes=2, window=3))
-    said = [signal.see(p) for p in probabilities]
-    again = DoneSignal(DoneVotes(votes=2, window=3))
-    assert [again.see(p) for p in probabilities[:7]] == said[:7]
-    raised = [i for i, now in enumerate(said) if now and not (i and said[i - 1])]
-    assert all(sum(p >= 0.9 for p in probabilities[max(0, i - 2) : i + 1]) >= 2 for i in raised)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"enter": 0.4}, {"votes": 5}, {"votes": 0}, {"enter": 1.2}, {"leave": -0.1}]
-)
-def test_a_rule_that_cannot_be_met_is_refused(fields):
-    with pytest.raises(ConfigError, match="never be met"):
-        DoneVotes(**fields)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from enum import StrEnum
 from roborl.errors import ConfigError
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.prompts import PromptConfig
-from roborl.rewards.recurrences import DoneVotes, Recurrence
+from roborl.rewards.recurrences import Recurrence
+from roborl.rewards.verdicts import DoneVotes
 
 
 class DoneQuestion(StrEnum):

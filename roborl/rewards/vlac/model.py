@@ -27,13 +27,13 @@ from roborl.rewards.model import Fold, References, missing, observation_id, view
 from roborl.rewards.recurrences import (
     Abstention,
     Change,
-    DoneSignal,
     Value,
     advance_with_doubt,
     agree,
     quieten,
     sample_reference,
 )
+from roborl.rewards.verdicts import DoneSignal
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.replies import NO, YES, read_change, read_done
 from roborl.rewards.vlac.wording import OUR_WORDING, VlacWording, weave

@@ -12,7 +12,8 @@ from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm
 from roborl.rewards.judges.queries import Token, VlmReply, query_key
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import score_episode
-from roborl.rewards.recurrences import DoneVotes, Recurrence, accumulate
+from roborl.rewards.recurrences import Recurrence, accumulate
+from roborl.rewards.verdicts import DoneVotes
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.model import VlacModel
 from roborl.rewards.vlac.replies import write_percent
