@@ -18,14 +18,14 @@ import draccus
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.errors import ConfigError, ShapeError
+from roborl.errors import ConfigError
 from roborl.rewards.dopamine_question import CONTRACT, Views, ask_hop
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
 from roborl.rewards.hop_replies import hop_of
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import checkpoint_folder, open_judge
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
-from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.model import Fold, References, missing, observation_id, views_of
 from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
 from roborl.rewards.references import read_references, references_key
 from roborl.rewards.settings import read_settings
@@ -263,16 +263,11 @@ class DopamineModel:
             ShapeError: If a view is missing. A front picture stands in for a wrist that the bench does not have, never
                 for one that has dropped out: that would be another version of the model in mid-episode.
         """
-        absent = [name for name in self.cameras if name not in observation.frames]
-        if absent:
-            raise ShapeError(
-                f"The reward model needs a view that is missing: {absent}",
-                seen=sorted(observation.frames),
-                allowed=list(self.cameras),
-            )
         config = self.config
-        names = (config.front, config.left_wrist or config.front, config.right_wrist or config.front)
-        front, left, right = (observation.frames[name].rgb for name in names)
+        shown = dict(zip(self.cameras, views_of(observation, self.cameras), strict=True))
+        front, left, right = (
+            shown[name or config.front] for name in (config.front, config.left_wrist, config.right_wrist)
+        )
         return front, left, right
 
     def _anchors(self, references: References) -> tuple[Image | None, Image]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import batched
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import RoborlError, ShapeError
@@ -125,6 +126,21 @@ def views_of(observation: Observation, cameras: Sequence[str]) -> tuple[Image, .
             allowed=list(cameras),
         )
     return tuple(observation.frames[name].rgb for name in cameras)
+
+
+def state_of(observation: Observation, size: int) -> NDArray[np.float32]:
+    """Return the state, float32 (size,).
+
+    Raises:
+        ShapeError: If it has another size.
+    """
+    if observation.state.size != size:
+        raise ShapeError(
+            "The state has another size than the reward model was trained with",
+            seen=observation.state.size,
+            allowed=size,
+        )
+    return observation.state
 
 
 def missing(frame_id: int, reason: str, *, version: str) -> Score:

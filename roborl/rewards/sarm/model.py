@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from roborl.errors import ShapeError
 from roborl.images import square
-from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.model import Fold, References, missing, observation_id, state_of, views_of
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
@@ -228,21 +227,10 @@ class SarmModel:
         Raises:
             ShapeError: If a view is missing, or the state has the wrong size where it is used.
         """
-        absent = [name for name in self.cameras if name not in observation.frames]
-        if absent:
-            raise ShapeError(
-                f"The reward model needs a view that is missing: {absent}",
-                seen=sorted(observation.frames),
-                allowed=list(self.cameras),
-            )
-        if self.config.use_state and observation.state.size != self.state_dim:
-            raise ShapeError(
-                "The state has another size than the reward model was trained with",
-                seen=observation.state.size,
-                allowed=self.state_dim,
-            )
-        images = tuple(square(observation.frames[name].rgb, self.image_px) for name in self.cameras)
-        return Sighting(id=observation_id(observation), images=images, state=observation.state)
+        views = views_of(observation, self.cameras)
+        state = state_of(observation, self.state_dim) if self.config.use_state else observation.state
+        images = tuple(square(view, self.image_px) for view in views)
+        return Sighting(id=observation_id(observation), images=images, state=state)
 
     @torch.inference_mode()
     def embed(self, images: Mapping[str, Image]) -> NDArray[np.float32]:

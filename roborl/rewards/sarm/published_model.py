@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from roborl.errors import ShapeError
-from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.model import Fold, References, missing, observation_id, state_of, views_of
 from roborl.rewards.sarm.model import Sighting
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.types import Image, Observation, Score
@@ -335,21 +334,10 @@ class PublishedModel:
         Raises:
             ShapeError: If a view is missing, or the state has another size than in training.
         """
-        absent = [name for name in self.cameras if name not in observation.frames]
-        if absent:
-            raise ShapeError(
-                f"The reward model needs a view that is missing: {absent}",
-                seen=sorted(observation.frames),
-                allowed=list(self.cameras),
-            )
-        if self._scale is not None and observation.state.size != len(self._scale.mean):
-            raise ShapeError(
-                "The state has another size than the reward model was trained with",
-                seen=observation.state.size,
-                allowed=len(self._scale.mean),
-            )
-        images = tuple(observation.frames[name].rgb for name in self.cameras)
-        return Sighting(id=observation_id(observation), images=images, state=observation.state)
+        images = views_of(observation, self.cameras)
+        scale = self._scale
+        state = observation.state if scale is None else state_of(observation, len(scale.mean))
+        return Sighting(id=observation_id(observation), images=images, state=state)
 
 
 def _vectors(sighting: Sighting) -> Tensor:
