@@ -69,12 +69,12 @@ class RlpdConfig:
         critic_sees_potential: False breaks the invariance; the run then says so.
     """
 
-    batch_size: int = 128
+    batch_size: int = 64
     demo_fraction: float = 0.5
     discount: float = 0.98
     n_step: int = 3
     lookahead: float = 0.9
-    lookahead_updates: int = 30_000
+    lookahead_updates: int = 60_000
     members: int = 4
     subset: int = 2
     width: int = 128

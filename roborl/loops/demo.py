@@ -49,7 +49,7 @@ class DemoConfig:
     # simulated task
     scene: str = "PickCube"
     # m: how far from its usual place each object that matters may start, along either axis; 0: anywhere in reach
-    spread_m: float = 0.03
+    spread_m: float = 0.04
     # of demonstrations, networks, online scenes
     seed: int = 0
     # scripted demonstrations recorded
@@ -81,7 +81,7 @@ class DemoConfig:
     # the trainer
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(
-            budget=BudgetConfig(ratio=8.0, start_at=400, hold_actors_at=2_000.0), publish_every=200
+            budget=BudgetConfig(ratio=16.0, start_at=400, hold_actors_at=2_000.0), publish_every=200
         )
     )
     # all the way in about a minute and a half, to see that everything works; the result means nothing
