@@ -20,12 +20,12 @@ from roborl.loops.memory_plan import (
     table,
     used_bytes,
 )
+from roborl.rewards.judges.footprint import Kept
 from roborl.rewards.pool import PoolConfig
 
 LEARNERS = ("rlpd", "judge-lora", "judge-full", "policy-lora", "policy-full")
-_DTYPES = ("fp32", "bf16", "fp16", "int8", "nf4")
 # Formats that a judge may be kept in instead, with bits per weight; others are as large as one of these.
-_LADDER = {"bf16": 16.0, "int8": 8.0, "nf4": 4.5}
+_LADDER = {Kept.BF16: 16.0, Kept.INT8: 8.0, Kept.NF4: 4.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,10 @@ class PlanConfig:
     card_gib: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("dtype", self.dtype, _DTYPES), ("learner", self.learner, LEARNERS)):
+        for name, value, allowed in (
+            ("dtype", self.dtype, [*map(str, Kept)]),
+            ("learner", self.learner, LEARNERS),
+        ):
             if value and value not in allowed:
                 raise ConfigError(f"There is no such {name}", seen=value, allowed=allowed)
         devices = (self.judge_device, self.policy_device, self.learner_device)
@@ -117,7 +120,10 @@ def make_plan(
         ModelLoadError: If a checkpoint cannot be read.
         DoesNotFit: If a card is too small; it names what would fit.
     """
-    parts = [*_judge(config), *_others(config, bench, bench_overrides)]
+    judge = _judge(config)
+    if config.judge and not judge:
+        say(f"{config.judge} is asked at its endpoints: it takes nothing here")
+    parts = [*judge, *_others(config, bench, bench_overrides)]
     if not parts:
         raise ConfigError(
             "There is nothing to plan",
@@ -149,7 +155,6 @@ def _judge(config: PlanConfig) -> tuple[Part, ...]:
     if not config.judge:
         return ()
     from roborl.loops.plan_parts import judge_parts, plan_judge, training_parts
-    from roborl.rewards.judges.blueprint import Kept
 
     judge = plan_judge(
         config.judge,
@@ -235,7 +240,7 @@ def _candidates(config: PlanConfig, trains: bool) -> Iterator[Candidate]:
         if known is None:
             continue
         # A judge that learns is not packed here.
-        for dtype, bits in _LADDER.items() if not trains else [("bf16", 16.0)]:
+        for dtype, bits in _LADDER.items() if not trains else [(Kept.BF16, 16.0)]:
             yield Candidate(
                 name=f"--judge {name} --dtype {dtype}",
                 parameters=known.blueprint.parameters,

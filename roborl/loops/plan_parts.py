@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from roborl.loops.memory_plan import HOST, Part, Process
 from roborl.rewards.adaptation.config import AdaptationTraining, Method
-from roborl.rewards.judges.blueprint import Blueprint, Kept, read_blueprint
+from roborl.rewards.judges.blueprint import Blueprint, read_blueprint
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind, Quantisation
-from roborl.rewards.judges.footprint import Learning, learning_bytes
+from roborl.rewards.judges.footprint import Kept, Learning, learning_bytes
 from roborl.rewards.judges.seeing import AT_ONCE
 from roborl.rewards.published import Question, question_of, read_judge
 

@@ -94,6 +94,17 @@ def test_a_checkpoint_is_measured(run: Run, tmp_path: Path) -> None:
     assert weights["nbytes"] == pytest.approx(file, rel=0.05)
 
 
+def test_a_judge_behind_endpoints_takes_nothing_here(run: Run, tmp_path: Path) -> None:
+    settings = tmp_path / "far.yaml"
+    settings.write_text("checkpoint: x\njudge: {kind: openai, endpoints: ['http://127.0.0.1:8000/v1']}\n")
+    code, told, said = run(
+        "--plan", "--judge", f"dopamine:{settings}", "--policy", "smolvla", "--card_gib", "4"
+    )
+    assert code == 0
+    assert {part["process"] for part in told["parts"]} == {"policy"}
+    assert "takes nothing here" in said
+
+
 def test_a_judge_that_learns_takes_more_and_less_with_checkpointing(run: Run) -> None:
     def used(*args: str) -> int:
         _, told, _ = run("--plan", "--judge", "dopamine-4b", "--card_gib", "[200]", *args)

@@ -9,14 +9,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.judges.footprint import Decoder
+from roborl.rewards.judges.footprint import Decoder, Kept
 from roborl.rewards.judges.weights import (
     MODEL_TYPES,
     find_checkpoint,
@@ -27,26 +26,6 @@ from roborl.rewards.judges.weights import (
 )
 
 _NF4_BLOCK = 64  # weights that share a scale; bitsandbytes' own choice, and its scales are single precision
-
-
-class Kept(StrEnum):
-    """How the weights of a network are kept in memory."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-    INT8 = "int8"
-    NF4 = "nf4"
-
-    @property
-    def number_bytes(self) -> int:
-        """Size of a number that is computed with, and of a weight that is not quantised."""
-        return 4 if self is Kept.FP32 else 2
-
-    @property
-    def quantised(self) -> bool:
-        """Whether most weights are packed."""
-        return self in (Kept.INT8, Kept.NF4)
 
 
 _SAVED = {"F32": Kept.FP32, "BF16": Kept.BF16, "F16": Kept.FP16}

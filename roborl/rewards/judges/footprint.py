@@ -8,12 +8,32 @@ attention, transformers 5.5); the first is met from above, the second to 2 %. A 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 _HALF, _SINGLE = 2, 4  # bytes of a number
 _ADAM = 2  # running averages per number that learns
 # Positions, sines and cosines of a token, in numbers.
 _POSITION = 512
+
+
+class Kept(StrEnum):
+    """How the weights of a network are kept in memory."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    INT8 = "int8"
+    NF4 = "nf4"
+
+    @property
+    def number_bytes(self) -> int:
+        """Size of a number that is computed with, and of a weight that is not quantised."""
+        return 4 if self is Kept.FP32 else 2
+
+    @property
+    def quantised(self) -> bool:
+        """Whether most weights are packed."""
+        return self in (Kept.INT8, Kept.NF4)
 
 
 class Learning(Enum):

@@ -17,10 +17,12 @@ from torch.utils._pytree import tree_iter
 from roborl.errors import ModelLoadError
 from roborl.rewards.adaptation.config import AdaptationTraining, LoraSettings, Method
 from roborl.rewards.adaptation.weights import LearningWeights
-from roborl.rewards.judges.blueprint import Blueprint, Kept, read_blueprint
-from roborl.rewards.judges.footprint import Learning
+from roborl.rewards.judges.blueprint import Blueprint, read_blueprint
+from roborl.rewards.judges.footprint import Kept, Learning
 from roborl.rewards.judges.queries import VlmQuery
 from roborl.rewards.judges.transformers_judge import TransformersJudge
+from roborl.rewards.vlac.conversion import convert_checkpoint
+from roborl.testing.tiny_vlac import write_published_vlac
 from roborl.testing.tiny_vlms import TINY_KINDS, build_tiny_vlm
 
 JudgeOf = Callable[..., TransformersJudge]
@@ -244,6 +246,15 @@ def test_what_waits_for_the_backward_pass_is_as_estimated(shape: dict[str, int],
     assert planned[1] - planned[0] == pytest.approx(real[1] - real[0], rel=0.02)
     again = blueprint.decoder.saved_bytes(tokens, 1, learning, checkpointing=True)
     assert planned[0] < again < planned[1]
+
+
+def test_a_checkpoint_in_its_published_layout_is_counted_as_the_native_one(tmp_path: Path) -> None:
+    published = write_published_vlac(tmp_path / "published")
+    convert_checkpoint(published, tmp_path / "native")
+    one, saved = read_blueprint(str(published))
+    other, _ = read_blueprint(str(tmp_path / "native"))
+    assert one.parameters == other.parameters == saved.numbers
+    assert one.decoder == other.decoder
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
