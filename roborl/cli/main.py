@@ -25,6 +25,7 @@ VERBS = {
     "train-reward": "train a reward model on a dataset",
     "bench-reward": "measure reward models before they are trusted",
     "bench": "measure transport, replay, weights, simulation, control and whole runs",
+    "check": "look at this computer, its bench and cameras; --plan: what fits on its cards",
     "keys": "make CURVE keys for two computers",
 }
 

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 type _Noted = tuple[tuple[bytes, ...], Clip | None]
 
-_AT_ONCE = 64  # most pictures in one run of the vision network
+AT_ONCE = 64
+"""Most pictures in one run of the vision network."""
 
 
 class Eyes:
@@ -42,7 +43,7 @@ class Eyes:
         clips: dict[bytes, Patches] = {}
         pictures: dict[bytes, Image] = {}
         noted = [self._note(query, found, clips, pictures) for query in queries]
-        for part in batched([*clips.values(), *self._prepared(pictures)], _AT_ONCE):
+        for part in batched([*clips.values(), *self._prepared(pictures)], AT_ONCE):
             self.looked += len(part)
             for patches, sight in zip(part, self._family.see(part), strict=True):
                 found[patches.key] = sight

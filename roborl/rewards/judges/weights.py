@@ -48,7 +48,7 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
             a chat template, or its adapter does not fit.
     """
     folder = find_checkpoint(checkpoint)
-    described = _described(folder)
+    described = read_description(folder)
     model_type = str(described.get("model_type"))
     if model_type not in MODEL_TYPES:
         raise ModelLoadError(
@@ -57,7 +57,7 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
             allowed=MODEL_TYPES,
             remedy="Serve it with vLLM or SGLang and name its address: --judge.kind openai --judge.endpoints",
         )
-    files = _weight_files(folder)
+    files = weight_files(folder)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     with quiet():
@@ -128,7 +128,12 @@ def find_checkpoint(checkpoint: str) -> Path:
         ) from error
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return the contents of a checkpoint's ``config.json``.
+
+    Raises:
+        ModelLoadError: If it cannot be read.
+    """
     try:
         described: dict[str, Any] = json.loads((folder / "config.json").read_text())
         if not isinstance(described, dict):
@@ -140,7 +145,12 @@ def _described(folder: Path) -> dict[str, Any]:
     return described
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint.
+
+    Raises:
+        ModelLoadError: If there are none.
+    """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelLoadError(
@@ -179,7 +189,7 @@ def check_tied(model: Any, files: list[Path]) -> None:
     if model.lm_head.weight is not embedding:
         return
     for path in files:
-        with _opened(path) as file:
+        with opened(path) as file:
             # InternVL's is saved under another name than it has in memory.
             for name in (name for name in file.keys() if name.endswith(_HEAD)):  # noqa: SIM118  (not a mapping)
                 saved = file.get_tensor(name).to(embedding.device, embedding.dtype)
@@ -210,7 +220,7 @@ def _with_adapter(model: Any, folder: Path, digest: Any) -> Any:
             raise ModelLoadError(
                 "An adapter cannot be read", seen=f"{folder}: {type(error).__name__}: {error}"
             ) from error
-    with _opened(path) as file:
+    with opened(path) as file:
         saved = set(file.keys())
     placed = set(get_peft_model_state_dict(adapted))
     if saved != placed:
@@ -261,7 +271,12 @@ def digest_file(digest: Any, path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """Open a file of weights; its header is read at once, a tensor when it is asked for.
+
+    Raises:
+        ModelLoadError: If it cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -1,0 +1,128 @@
+"""``roborl check``: whether this computer can do its part: versions, the bench file, its cameras, its cards."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from roborl.errors import RoborlError
+from roborl.types import Image
+
+_NEEDED = ("roborl", "lerobot", "torch", "numpy", "pyzmq", "zarr")
+_OPTIONAL = {
+    "transformers": "vision-language judges: pip install 'roborl[vlm]'",
+    "peft": "adapting them: pip install 'roborl[vlm]'",
+    "mujoco": "simulation: pip install 'roborl[sim]'",
+    "bitsandbytes": "judges in int8 or nf4: pip install bitsandbytes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: The thing.
+        ok: Whether it is as it should be.
+        says: What was found.
+    """
+
+    what: str
+    ok: bool
+    says: str
+
+
+def check_versions() -> Iterator[Finding]:
+    """Yield the versions of what roborl stands on; what only some verbs need may be missing."""
+    yield Finding(what="python", ok=True, says=platform.python_version())
+    for name in _NEEDED:
+        found = _version(name)
+        yield Finding(what=name, ok=found is not None, says=found or "missing: install roborl again")
+    for name, purpose in _OPTIONAL.items():
+        says = _version(name) or f"not here; only needed for {purpose}"
+        yield Finding(what=name, ok=True, says=says)
+
+
+def check_cards() -> Iterator[Finding]:
+    """Yield the cards that torch sees; none is no fault."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding(what="cards", ok=True, says="none that torch sees; judges and policies run on the CPU")
+        return
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        says = f"{torch.cuda.get_device_name(i)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        yield Finding(what=f"cuda:{i}", ok=True, says=says)
+
+
+def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[Finding]:
+    """Yield whether a bench file can be used, and whether its cameras show anything. The arm is not connected.
+
+    Args:
+        name: A path, or a name in ``hardware_configs/``.
+        overrides: Dotted overrides.
+        look: Whether to open the cameras.
+    """
+    from roborl.envs.bench import load_bench
+
+    try:
+        bench = load_bench(name, overrides)
+    except RoborlError as error:
+        yield Finding(what=f"bench {name}", ok=False, says=str(error))
+        return
+    yield Finding(
+        what=f"bench {name}",
+        ok=True,
+        says=f"{bench.robot.type}, {bench.control_hz:g} Hz, task: {bench.task}",
+    )
+    if look:
+        for camera, use in bench.cameras.items():
+            yield _look(bench, camera, (use.height_px, use.width_px))
+
+
+def _look(bench: Any, camera: str, recorded: tuple[int, int]) -> Finding:
+    what = f"camera {camera}"
+    try:
+        picture = _simulated(bench, camera) if bench.simulated else _physical(bench, camera)
+    except Exception as error:  # a driver is foreign code: whatever it raises, the camera does not answer
+        return Finding(what=what, ok=False, says=f"{type(error).__name__}: {error}")
+    height, width = picture.shape[:2]
+    says = f"{width} x {height} px, recorded at {recorded[1]} x {recorded[0]}"
+    if picture.min() == picture.max():
+        return Finding(what=what, ok=False, says=f"{says}; every pixel is the same: is something before it?")
+    return Finding(what=what, ok=True, says=says)
+
+
+def _physical(bench: Any, camera: str) -> Image:
+    from lerobot.cameras.utils import make_cameras_from_configs
+
+    opened = make_cameras_from_configs({camera: bench.robot.cameras[camera]})[camera]
+    opened.connect()
+    try:
+        picture: Image = opened.read()
+    finally:
+        opened.disconnect()
+    return picture
+
+
+def _simulated(bench: Any, camera: str) -> Image:
+    from roborl.envs.bench import make_robot
+
+    robot: Any = make_robot(bench)
+    robot.connect()
+    try:
+        picture: Image = robot.get_observation()[camera]
+    finally:
+        robot.disconnect()
+    return picture
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,205 @@
+"""``roborl check`` as it is typed: what it finds, what it plans, what it refuses, and the exit code of each."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roborl.cli.check import positional
+from roborl.cli.main import main
+from roborl.testing.tiny_vlms import build_tiny_vlm
+
+type Run = Callable[..., tuple[int, Any, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*args: str) -> tuple[int, Any, str]:
+        code = main(["check", *args])
+        out, err = capsys.readouterr()
+        return code, json.loads(out) if out else None, err
+
+    return run
+
+
+def of(told: Any, what: str) -> dict[str, Any]:
+    (found,) = [part for part in told["parts"] if part["what"].startswith(what)]
+    return dict(found)
+
+
+def test_plan_and_a_single_card_may_stand_alone() -> None:
+    assert positional(["--card_gib", "24", "--plan"]) == ["--card_gib", "[24]", "--plan", "true"]
+    assert positional(["--card_gib", "[24, 16]"]) == ["--card_gib", "[24, 16]"]
+    assert positional(["--plan", "--judge", "x"]) == ["--plan", "true", "--judge", "x"]
+    assert positional(["--judge", "x", "--plan"]) == ["--judge", "x", "--plan", "true"]
+    assert positional(["--plan", "false"]) == ["--plan", "false"]
+
+
+def test_what_fits_is_summed_and_what_is_not_measured_says_so(run: Run) -> None:
+    args = ("--judge", "roboreward-8b", "--policy", "smolvla", "--card_gib", "[32]", "--questions", "8")
+    code, told, table = run("--plan", *args)
+    assert code == 0
+    assert told["fits"]
+    assert told["used_bytes"]["cuda:0"] == sum(part["nbytes"] for part in told["parts"])
+    assert of(told, "weights, bf16")["nbytes"] // 2 == 8_767_123_696 + (18 + 64 + 64) * 2
+    assert not of(told, "weights, bf16")["measured"]
+    assert re.search(r"weights, bf16 +16\.330  estimated", table)
+    assert re.search(r"cuda:0: .* left", table)
+
+
+def test_what_does_not_fit_is_refused_with_the_largest_that_does(run: Run) -> None:
+    args = ("--policy", "smolvla", "--card_gib", "[24]", "--questions", "32")
+    code, told, said = run("--plan", "--judge", "roboreward-8b", *args)
+    assert (code, told) == (1, None)
+    assert "TOO LITTLE" in said
+    refusal = said.splitlines()[-1]
+    assert all(
+        word in refusal for word in ("does not fit", "Found: cuda:0 needs", "Allowed: cuda:0 has 24.00")
+    )
+    # Both of its proposals hold.
+    judge, dtype, questions = re.findall(r"--judge (\S+) --dtype (\w+)\..*--questions (\d+)", refusal)[0]
+    assert (judge, dtype) == ("roboreward-8b", "int8")
+    assert run("--plan", "--judge", judge, "--dtype", dtype, *args)[0] == 0
+    assert run("--plan", "--judge", "roboreward-8b", *args[:-1], questions)[0] == 0
+    assert run("--plan", "--judge", "roboreward-8b", *args[:-1], str(int(questions) + 1))[0] == 1
+
+
+def test_a_judge_may_have_a_card_of_its_own(run: Run) -> None:
+    two = ("--judge", "dopamine-4b", "--questions", "4", "--policy", "pi0", "--card_gib", "[16, 16]")
+    assert run("--plan", *two)[0] == 1
+    code, told, _ = run("--plan", *two, "--judge_device", "cuda:1")
+    assert code == 0
+    assert of(told, "weights, bf16")["device"] == "cuda:1"
+
+
+def test_where_a_policy_fills_the_card_no_judge_is_proposed(run: Run) -> None:
+    code, _, said = run("--plan", "--judge", "vlac-2b", "--policy", "pi0", "--card_gib", "8")
+    assert code == 1
+    assert "without a judge" in said
+
+
+def test_a_checkpoint_is_measured(run: Run, tmp_path: Path) -> None:
+    folder = build_tiny_vlm(tmp_path / "tiny", "qwen3_vl")
+    file = (folder / "model.safetensors").stat().st_size
+    code, told, _ = run("--plan", "--judge", f"roboreward:{folder}", "--card_gib", "[4]")
+    assert code == 0
+    weights = of(told, "weights, fp32")
+    assert weights["measured"]
+    assert weights["nbytes"] == pytest.approx(file, rel=0.05)
+
+
+def test_a_judge_behind_endpoints_takes_nothing_here(run: Run, tmp_path: Path) -> None:
+    settings = tmp_path / "far.yaml"
+    settings.write_text("checkpoint: x\njudge: {kind: openai, endpoints: ['http://127.0.0.1:8000/v1']}\n")
+    code, told, said = run(
+        "--plan", "--judge", f"dopamine:{settings}", "--policy", "smolvla", "--card_gib", "4"
+    )
+    assert code == 0
+    assert {part["process"] for part in told["parts"]} == {"policy"}
+    assert "takes nothing here" in said
+
+
+def test_a_judge_that_learns_takes_more_and_less_with_checkpointing(run: Run) -> None:
+    def used(*args: str) -> int:
+        _, told, _ = run("--plan", "--judge", "dopamine-4b", "--card_gib", "[200]", *args)
+        return int(told["used_bytes"]["cuda:0"])
+
+    lora = used("--learner", "judge-lora")
+    assert used("--learner", "judge-lora", "--checkpointing", "true") < lora < used("--learner", "judge-full")
+    assert used("--learner", "judge-lora", "--learner_batch", "1") < lora
+    code, _, said = run("--plan", "--judge", "dopamine-4b", "--learner", "judge-lora", "--card_gib", "[24]")
+    assert code == 1
+    assert "This one fits with --checkpointing true" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--plan"], "nothing to plan"),
+        (["--plan", "--judge", "gpt"], "no such judge"),
+        (["--plan", "--policy", "smolvla", "--policy_device", "cuda:3", "--card_gib", "[8]"], "not there"),
+        (["--plan", "--policy", "smolvla", "--policy_device", "tpu"], "no such device"),
+        (["--plan", "--judge", "vlac-2b", "--dtype", "int3"], "no such dtype"),
+        (["--plan", "--learner", "policy-full"], "no policy to learn"),
+        (["--plan", "--learner", "ppo"], "no such learner"),
+        (["--judge", "vlac-2b"], "no plan is asked for"),
+    ],
+)
+def test_misuse_is_told_and_is_exit_code_2(run: Run, args: list[str], says: str) -> None:
+    code, told, said = run(*args)
+    assert (code, told) == (2, None)
+    assert says in said
+
+
+def test_a_card_is_asked_for_where_there_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, said = run("--plan", "--policy", "smolvla")
+    assert code == 2
+    assert "No card was found" in said
+    assert "--card_gib" in said
+    assert run("--plan", "--policy", "smolvla", "--policy_device", "cpu")[0] == 0
+
+
+def test_a_card_that_torch_sees_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda i: ((3 + i) << 30, 8 << 30))
+    code, told, _ = run("--plan", "--policy", "smolvla")
+    assert code == 0
+    assert told["card_bytes"] == {"cuda:0": 3 << 30, "cuda:1": 4 << 30}
+
+
+def test_a_simulated_bench_and_its_cameras_are_found(run: Run) -> None:
+    code, told, said = run("--bench_overrides", "[--robot.scene=Reach]")
+    assert (code, told["failed"]) == (0, [])
+    found = {finding["what"]: finding["says"] for finding in told["findings"]}
+    assert {"python", "torch", "bench so101_sim", "camera front", "camera wrist"} <= set(found)
+    assert re.match(r"\d+ x \d+ px", found["camera front"])
+    assert said.count("ok ") == len(found)
+
+
+def test_a_bench_file_that_is_missing_is_a_fault(run: Run) -> None:
+    code, told, said = run("--bench", "nowhere")
+    assert (code, told["failed"]) == (1, ["bench nowhere"])
+    assert "FAIL bench nowhere" in said
+
+
+def test_cameras_that_do_not_answer_or_show_nothing_are_faults(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lerobot.cameras import utils
+
+    class Camera:
+        def __init__(self, name: str) -> None:
+            self.name, self.open = name, False
+
+        def connect(self) -> None:
+            if self.name == "front":
+                raise ConnectionError("no such device")
+            self.open = True
+
+        def read(self) -> Any:
+            assert self.open
+            return np.full((480, 640, 3), 16, np.uint8)
+
+        def disconnect(self) -> None:
+            closed.append(self.name)
+
+    closed: list[str] = []
+    monkeypatch.setattr(utils, "make_cameras_from_configs", lambda configs: {n: Camera(n) for n in configs})
+    code, told, said = run("--bench", "so101_desk")
+    assert (code, told["failed"]) == (1, ["camera front", "camera wrist"])
+    assert "no such device" in said
+    assert "every pixel is the same" in said
+    assert closed == ["wrist"]
+    assert run("--bench", "so101_desk", "--look", "false")[0] == 0
