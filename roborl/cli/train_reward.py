@@ -1,7 +1,7 @@
 """``roborl train-reward``: a dataset in, a reward model and its figures on held-out episodes out.
 
 ``--model dopamine``, ``roboreward`` or ``vlac`` adapts a published judge; without it, or with ``--model sarm``, a
-stage-aware model is trained from scratch.
+stage-aware model is trained from scratch; ``--model perceptual`` recognises steps that it finds in a few demonstrations.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.loops.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.train_reward import TrainRewardConfig, train_reward
 
 Config = TrainRewardConfig
 
 _SARM, _ADAPTABLE = "sarm", ("dopamine", "roboreward", "vlac")
+_OURS: dict[str, type[Any]] = {_SARM: Config, "perceptual": TrainPerceptualConfig}
 
 
 def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
@@ -33,11 +35,11 @@ def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
             name = argument.partition("=")[2] or "".join(rest[place + 1 : end])
             del rest[place:end]
             break
-    if name == _SARM:
-        return Config, rest
+    if name in _OURS:
+        return _OURS[name], rest
     if name not in _ADAPTABLE:
         raise ConfigError(
-            "There is no such kind of reward model to train", seen=name, allowed=[_SARM, *_ADAPTABLE]
+            "There is no such kind of reward model to train", seen=name, allowed=[*_OURS, *_ADAPTABLE]
         )
     from roborl.loops.adapt_reward import ADAPT_CONFIGS
 
@@ -46,7 +48,12 @@ def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
 
 def main(config: Any) -> dict[str, Any]:
     """Train, print the figures to stderr, write ``report.json`` beside the model, return the figures."""
-    report = _train(config) if isinstance(config, TrainRewardConfig) else _adapt(config)
+    if isinstance(config, TrainRewardConfig):
+        report = _train(config)
+    elif isinstance(config, TrainPerceptualConfig):
+        report = _learn(config)
+    else:
+        report = _adapt(config)
     (config.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
@@ -56,6 +63,13 @@ def _train(config: TrainRewardConfig) -> dict[str, Any]:
         _say(f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}")
 
     result = train_reward(config, log=log)
+    _say(result.table)
+    _say(f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation")
+    return result.as_dict()
+
+
+def _learn(config: TrainPerceptualConfig) -> dict[str, Any]:
+    result = train_perceptual(config)
     _say(result.table)
     _say(f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation")
     return result.as_dict()

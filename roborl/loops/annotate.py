@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from roborl.data.annotations import from_episode_row, write_annotations
+from roborl.data.annotations import from_episode_row, stage_names, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import LANGUAGE
 from roborl.data.lerobot_files import load_files
@@ -73,6 +73,7 @@ def write_page(
     stages: Sequence[str] = (),
     camera: str = "",
     episodes: Sequence[int] = (),
+    proposed: Mapping[int, Sequence[Subtask]] | None = None,
     height_px: int = 240,
 ) -> int:
     """Write one self-contained HTML page on which a person marks the sub-tasks of a dataset.
@@ -85,6 +86,7 @@ def write_page(
         stages: Names to choose from, in order; by default those that the dataset has.
         camera: Which camera is shown; by default the first.
         episodes: Which episodes; by default all.
+        proposed: Marks to begin with, by episode index, where the dataset has none.
         height_px: Greatest height of the pictures.
 
     Returns:
@@ -94,8 +96,8 @@ def write_page(
         ConfigError: If there are no stage names to choose from.
         DatasetError: If there is no such camera or episode.
     """
-    info = describe(dataset)
-    names = tuple(stages) or info.stages
+    info, proposed = describe(dataset), proposed or {}
+    names = tuple(stages) or info.stages or stage_names(list(proposed.values()))
     if not names:
         raise ConfigError(
             "The page needs the names of the sub-tasks",
@@ -115,7 +117,7 @@ def write_page(
     scale = min(1.0, height_px / size[0])
     view = {shown: (round(size[0] * scale), round(size[1] * scale))}
     found = [
-        _entry(episode, shown)
+        _entry(episode, shown, proposed.get(episode.index, ()))
         for episode in read_episodes(dataset, cameras=view, episodes=list(episodes) or None)
     ]
     if not found:
@@ -134,7 +136,7 @@ def write_page(
     return len(found)
 
 
-def _entry(episode: DatasetEpisode, camera: str) -> dict[str, object]:
+def _entry(episode: DatasetEpisode, camera: str, proposed: Sequence[Subtask]) -> dict[str, object]:
     last = episode.steps - episode.repeated_last  # Marks name frames that the file has.
     shown = np.unique(np.linspace(0, last, min(_MOST_PICTURES, last + 1)).round().astype(int))
     note = f", {episode.failure or 'failure'}" if episode.success is False else ""
@@ -143,7 +145,7 @@ def _entry(episode: DatasetEpisode, camera: str) -> dict[str, object]:
         "task": episode.task,
         "note": note,
         "last": last,
-        "marks": [{"name": s.name, "start": s.start, "end": s.end} for s in episode.subtasks],
+        "marks": [{"name": s.name, "start": s.start, "end": s.end} for s in episode.subtasks or proposed],
         "frames": [{"index": int(t), "picture": _jpeg(episode.images[camera][t])} for t in shown],
     }
 

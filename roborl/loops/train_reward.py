@@ -15,6 +15,7 @@ import torch
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
+from roborl.rewards.model import RewardModel
 from roborl.rewards.sarm.checkpoint import save_reward_model
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
@@ -185,7 +186,7 @@ def train_reward(
     )
 
 
-def frame_latency_ms(model: SarmModel, episode: TrainingEpisode) -> float:
+def frame_latency_ms(model: RewardModel[Any, Any], episode: TrainingEpisode) -> float:
     """Return the median time from an observation to its score: a lone session, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

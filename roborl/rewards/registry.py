@@ -12,7 +12,10 @@ from roborl.errors import ModelLoadError
 from roborl.rewards.model import RewardModel
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
-_FORMATS = {"roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model"}
+_FORMATS = {
+    "roborl-perceptual-1": "roborl.rewards.perceptual.checkpoint:load_perceptual",
+    "roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model",
+}
 _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
 # A published checkpoint says what network it is and not what it was trained for, so that is said by whoever names it.
 _PUBLISHED = {

@@ -59,6 +59,42 @@ def random_episode(seed: int, steps: int = 6, **changes: Any) -> DatasetEpisode:
     return DatasetEpisode(**{**fields, **changes})
 
 
+def crossing_episode(
+    seed: int, *, turns: int, steps: int = 24, stops_at: int | None = None
+) -> DatasetEpisode:
+    """Make an episode in which a red bar crosses the picture from the left, and then a blue one from the top.
+
+    Args:
+        seed: Of the noise, and the episode's number.
+        turns: Observation at which the second bar comes; the two sub-tasks are marked there.
+        steps: T.
+        stops_at: Observation from which nothing moves any more: a failure, without marks. None for a success.
+    """
+    pictures = np.random.default_rng(seed).integers(0, 40, (steps + 1, 32, 32, 3), np.uint8)
+    last = steps if stops_at is None else stops_at
+    for picture, t in zip(pictures, np.arange(steps + 1).clip(max=last), strict=True):
+        if t < turns:
+            across = 26 * t // turns
+            picture[:, across : across + 6] = (220, 60, 40)
+        else:
+            down = 26 * (t - turns) // (steps + 1 - turns)
+            picture[down : down + 6] = (60, 200, 240)
+    marks = (Subtask(name="across", start=0, end=turns), Subtask(name="down", start=turns, end=steps))
+    failed = stops_at is not None
+    return random_episode(
+        seed,
+        steps=steps,
+        images={"front": pictures},
+        task="cross twice",
+        provenance=None,
+        success=not failed,
+        end=EndCause.FAILURE if failed else EndCause.SUCCESS,
+        failure="stall" if failed else "",
+        subtasks=() if failed else marks,
+        benchmark_progress=np.linspace(0, last / steps, steps + 1, dtype=np.float32),
+    )
+
+
 def write_episodes(path: Path, *episodes: DatasetEpisode, benchmark_progress: bool = False) -> None:
     """Write random episodes into a dataset, or behind those that are there."""
     write_dataset(

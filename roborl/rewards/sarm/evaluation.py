@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roborl.rewards.metrics import false_progress, mean_absolute_error, value_order_correlation
-from roborl.rewards.model import score_episode
+from roborl.rewards.model import RewardModel, score_episode
 from roborl.rewards.sarm.episodes import TrainingEpisode, as_video, label_episode
 from roborl.rewards.sarm.labels import StagePlan
-from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.time_only import mean_progress
 
 _FROZEN_FRAMES = 12
@@ -74,7 +74,7 @@ class HeldOutReport:
         return asdict(self)
 
 
-def watcher(model: SarmModel) -> Watcher:
+def watcher(model: RewardModel[Any, Any]) -> Watcher:
     """Return a watcher that shows the videos to ``model``."""
 
     def watch(episode: TrainingEpisode, order: Sequence[int]) -> NDArray[np.float64]:

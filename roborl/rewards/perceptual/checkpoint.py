@@ -1,0 +1,149 @@
+"""A perceptual reward model as a folder: ``config.json`` and ``model.safetensors``, the encoder by name and hash alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import draccus
+import numpy as np
+from draccus.utils import DecodingError, ParsingError
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from roborl.errors import ModelLoadError, RoborlError
+from roborl.rewards.perceptual.config import PerceptualConfig
+from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
+from roborl.rewards.perceptual.selection import Looks
+from roborl.rewards.sarm.encoders import FrameEncoder, build_frame_encoder
+
+FORMAT = "roborl-perceptual-1"
+_CONFIG, _STATISTICS = "config.json", "model.safetensors"
+_LOOKS = tuple(field.name for field in fields(Looks))
+_STEPS = tuple(field.name for field in fields(StepStatistics) if field.name != "looks")
+
+
+def freeze_perceptual(
+    encoder: FrameEncoder,
+    config: PerceptualConfig,
+    statistics: StepStatistics,
+    *,
+    cameras: tuple[str, ...],
+    tasks: tuple[str, ...],
+) -> PerceptualModel:
+    """Return a model whose version is the hash of everything that bears on a score."""
+    described = _describe(encoder, config, cameras, tasks)
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name, numbers in sorted(_tensors(statistics).items()):
+        digest.update(f"{name} {numbers.shape}".encode())
+        digest.update(numbers.tobytes())
+    return PerceptualModel(
+        encoder=encoder,
+        config=config,
+        statistics=statistics,
+        cameras=cameras,
+        tasks=tasks,
+        version=f"perceptual-{digest.hexdigest()[:16]}",
+    )
+
+
+def save_perceptual(model: PerceptualModel, folder: Path) -> None:
+    """Write the model; the statistics appear last and at once, so a torn save does not load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    described = _describe(model.encoder, model.config, model.cameras, model.tasks)
+    (folder / _STATISTICS).unlink(missing_ok=True)
+    (folder / _CONFIG).write_text(json.dumps(described | {"version": model.version}, indent=2) + "\n")
+    partial = folder / f"{_STATISTICS}.part"
+    save_file(_tensors(model.statistics), partial)
+    os.replace(partial, folder / _STATISTICS)
+
+
+def load_perceptual(folder: Path | str) -> PerceptualModel:
+    """Read a model that :func:`save_perceptual` wrote.
+
+    Raises:
+        ModelLoadError: If the folder is missing or foreign, its numbers do not fit, the encoder is not the one it was
+            trained with, or the bytes are not those that were saved.
+    """
+    folder = Path(folder)
+    try:
+        described = json.loads((folder / _CONFIG).read_text())
+        if described["format"] != FORMAT:
+            raise ModelLoadError("This is another kind of model", seen=described["format"], allowed=FORMAT)
+        config = draccus.decode(PerceptualConfig, described["model"])
+        cameras, tasks = tuple(described["cameras"]), tuple(described["tasks"])
+        version, identity = str(described["version"]), str(described["frozen_encoder"])
+        encoder = build_frame_encoder(config.encoder, px=config.image_px, dim=1)
+        if encoder.identity != identity:
+            raise ModelLoadError(
+                "The frozen encoder is not the one this model was trained with",
+                seen=encoder.identity or config.encoder,
+                allowed=identity,
+            )
+        statistics = _statistics(load_file(folder / _STATISTICS))
+        model = freeze_perceptual(encoder, config, statistics, cameras=cameras, tasks=tasks)
+    except ModelLoadError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        SafetensorError,
+        DecodingError,
+        ParsingError,
+        RoborlError,
+    ) as error:
+        raise ModelLoadError(
+            "A perceptual reward model cannot be read",
+            seen=f"{folder}: {type(error).__name__}: {error}",
+            allowed="a folder that roborl train-reward wrote",
+            remedy="Train one with: roborl train-reward --model perceptual --dataset PATH --out FOLDER",
+        ) from error
+    if model.version != version:
+        raise ModelLoadError(
+            "Statistics and config.json of a reward model do not belong together",
+            seen=model.version,
+            allowed=version,
+            remedy="Copy the whole folder, or train again",
+        )
+    return model
+
+
+def _describe(
+    encoder: FrameEncoder, config: PerceptualConfig, cameras: tuple[str, ...], tasks: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "model": draccus.encode(config),
+        "cameras": list(cameras),
+        "tasks": list(tasks),
+        "frozen_encoder": encoder.identity,
+    }
+
+
+def _tensors(statistics: StepStatistics) -> dict[str, NDArray[Any]]:
+    numbers = {name: getattr(statistics.looks, name) for name in _LOOKS}
+    numbers |= {name: getattr(statistics, name) for name in _STEPS}
+    return {name: np.ascontiguousarray(array) for name, array in numbers.items()}
+
+
+def _statistics(numbers: dict[str, NDArray[Any]]) -> StepStatistics:
+    types = {name: array.dtype for name, array in numbers.items()}
+    wanted = {name: np.dtype(np.int64 if name == "index" else np.float32) for name in (*_LOOKS, *_STEPS)}
+    if types != wanted:
+        raise ModelLoadError(
+            "The statistics are those of another model", seen=types, allowed=f"exactly {wanted}"
+        )
+    broken = [name for name, array in numbers.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ModelLoadError("The statistics of a reward model are not finite", seen=broken)
+    return StepStatistics(
+        looks=Looks(**{name: numbers[name] for name in _LOOKS}), **{name: numbers[name] for name in _STEPS}
+    )
