@@ -24,8 +24,9 @@ class PerceptualConfig:
     features: int = 32  # features by which a step is recognised
     contrast: float = 5.0  # weight of the difference of means against the deviations when features are chosen
     least_deviation: float = (
-        0.2  # floor of a feature's deviation within a step, in deviations over all frames
+        0.5  # floor of a feature's deviation within a step, in deviations over all frames
     )
+    strange: float = 3.0  # so many times as far from every look as any demonstrated frame: no score
     finish_frames: int = 3  # so many last frames of each demonstration show the task done
     evidence: float = 4.0  # how many independent features the chosen ones are worth together
     most_evidence: float = (
@@ -40,6 +41,7 @@ class PerceptualConfig:
             or min(self.image_px, self.features, self.finish_frames) < 1
             or min(self.most_steps, self.shortest) < 2
             or min(self.contrast, self.least_deviation, self.evidence, self.most_evidence) <= 0.0
+            or self.strange < 1.0
             or not 0.0 < self.least_gain < 1.0
             or not 0.0 < self.undo < 0.5
         ):
@@ -47,5 +49,5 @@ class PerceptualConfig:
                 "The settings of the perceptual reward model cannot be used",
                 seen=self,
                 allowed="steps 0 or at least 2, most_steps and shortest at least 2, the other numbers positive,"
-                " least_gain below 1, undo below 0.5",
+                " strange at least 1, least_gain below 1, undo below 0.5",
             )

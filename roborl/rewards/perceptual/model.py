@@ -4,7 +4,8 @@ Every picture says how much it looks like each step. A step is reached only from
 says more than so much, so one that looks like a late step does not count before the earlier ones have been seen; an
 episode may begin in any of them. Progress is
 the share of the steps that are over, and within the present one how near the look of the next has come. Work that is
-undone loses it. It is trained for one task and does not read the instruction.
+undone loses it. A picture that looks like none of them, a black one say, has no score and changes nothing. It is
+trained for one task and does not read the instruction.
 
 Source: Sermanet, Xu and Levine, "Unsupervised perceptual rewards for imitation learning", RSS 2017 (arXiv 1612.06699).
 There, each later step's likelihood counts twice as much as the one before; here, a filter keeps their order, and
@@ -42,6 +43,7 @@ class StepStatistics:
         far: Mean nearness to the next look in the first frame of each step, float32 (K,).
         slope: Progress within a step per nearness to the next look; 0 where that does not grow, float32 (K,).
         doubt: Root mean squared error of the progress within each step, float32 (K,).
+        least_near: Nearness to its nearest look of the frame that is farthest from all of them, float32 (1,), below 0.
     """
 
     looks: Looks
@@ -50,6 +52,7 @@ class StepStatistics:
     far: NDArray[np.float32]
     slope: NDArray[np.float32]
     doubt: NDArray[np.float32]
+    least_near: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         steps = len(self.looks.index) - 1
@@ -57,6 +60,10 @@ class StepStatistics:
         if [*shapes.values()] != [(steps,)] * 4 + [(steps + 1,)]:
             raise ShapeError("The statistics of steps do not match", seen=shapes, allowed=f"{steps} steps")
         rising = (np.diff(self.starts) > 0.0).all() and self.starts[0] == 0.0 and self.starts[-1] == 1.0
+        if self.least_near.shape != (1,) or self.least_near[0] >= 0.0:
+            raise ShapeError(
+                "The least nearness is impossible", seen=self.least_near, allowed="one number below 0"
+            )
         if not rising or self.lengths.min() < 1.0 or min(self.slope.min(), self.doubt.min()) < 0.0:
             raise ShapeError(
                 "The statistics of steps are impossible",
@@ -136,13 +143,16 @@ class PerceptualFold(Fold[Sight, Features]):
         if not np.isfinite(vector).all():
             return missing(observation_id, "not finite", version=model.version)
         looks, statistics = model.statistics.looks, model.statistics
+        nearness = looks.nearness(vector[None])
+        if nearness.max() < model.config.strange * statistics.least_near[0]:
+            return missing(observation_id, "like nothing demonstrated", version=model.version)
         frames = 0 if self._last is None else observation_id - self._last
         log_odds = model.config.evidence * looks.odds(vector[None])[0, :-1]
         bounded = np.maximum(log_odds - log_odds.max(), -model.config.most_evidence)
         belief = self._belief = advance(self._belief, model.moves, bounded, frames)
         self._last = observation_id
         shares = np.diff(statistics.starts)
-        places = statistics.starts[:-1] + shares * statistics.within(looks.nearness(vector[None]))[0]
+        places = statistics.starts[:-1] + shares * statistics.within(nearness)[0]
         progress = float(belief @ places)
         variance = belief @ ((places - progress) ** 2 + (shares * statistics.doubt) ** 2)
         return Score(

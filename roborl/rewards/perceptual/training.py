@@ -116,6 +116,7 @@ def learn_statistics(
         far=far,
         slope=slope,
         doubt=doubt,
+        least_near=np.array([min(looks.nearness(v).max(axis=1).min() for v in demonstrations)], np.float32),
     )
 
 
