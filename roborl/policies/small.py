@@ -43,7 +43,7 @@ class SmallPolicyConfig:
     action_dim: int
     keypoints: int = 16
     width: int = 256
-    exploration_std: float = 0.1
+    exploration_std: float = 0.05
     noise_persistence: float = 0.5
 
 
