@@ -49,8 +49,8 @@ class WatchConfig:
     model: str = ""
     # Instead of a server: a reward model to load into this process.
     reward_model: str = ""
-    # live: newest first, may skip; a recording is played in real time. label: every observation. auto: live on a bench,
-    # label elsewhere.
+    # live: newest first, may skip; a recording is played in real time, and where it cannot be decoded so fast, the ages
+    # of the scores say so. label: every observation. auto: live on a bench, label elsewhere.
     lane: Literal["auto", "live", "label"] = "auto"
     # How long to wait for the server and for each score, s.
     deadline_s: float = 30.0
