@@ -47,7 +47,7 @@ def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
 
 
 def main(config: Any) -> dict[str, Any]:
-    """Train, print the figures to stderr, write ``report.json`` beside the model, return the figures."""
+    """Train, print the figures to stderr, write ``report.json`` and, where there is one, a figure beside the model, return the figures."""
     if isinstance(config, TrainRewardConfig):
         report = _train(config)
     elif isinstance(config, TrainPerceptualConfig):
@@ -63,6 +63,11 @@ def _train(config: TrainRewardConfig) -> dict[str, Any]:
         _say(f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}")
 
     result = train_reward(config, log=log)
+    if result.ours.successes:
+        from roborl.loops.plots import LIGHT, png
+        from roborl.loops.train_reward_plots import held_out_panels
+
+        (config.out / "held_out.png").write_bytes(png(held_out_panels(result.reports, LIGHT)))
     _say(result.table)
     _say(f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation")
     return result.as_dict()

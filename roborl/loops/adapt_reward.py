@@ -16,7 +16,7 @@ import numpy as np
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.footage import read_footage
-from roborl.loops.train_reward import split
+from roborl.loops.training_episodes import split
 from roborl.rewards.adaptation.changes import ChangeConfig, ChangeLessons
 from roborl.rewards.adaptation.config import AdaptationTraining, Method
 from roborl.rewards.adaptation.hops import HopLessons

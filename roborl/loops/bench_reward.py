@@ -22,7 +22,7 @@ from roborl.loops.bench_reward_plots import progress_panels, reliability_panels
 from roborl.loops.plots import LIGHT, png
 from roborl.loops.requirements import Requirement
 from roborl.loops.reward_gate import FORMAT
-from roborl.loops.train_reward import split, to_training
+from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.benchmark import (
     FIGURES,
     BenchmarkSettings,

@@ -21,6 +21,11 @@ KEYFRAMES = "annotated_keyframes.json"
 _INSTRUCTIONS = "task_instruction.json"
 
 
+def is_footage(dataset: str) -> bool:
+    """Whether a dataset is a folder of videos with their keyframes."""
+    return any(Path(dataset).glob(f"*/{KEYFRAMES}"))
+
+
 def read_footage(
     dataset: str, *, episodes: Sequence[int] = (), camera_map: Mapping[str, str] | None = None
 ) -> tuple[list[FilmedEpisode], float]:
@@ -40,7 +45,7 @@ def read_footage(
     Raises:
         DatasetError: If it cannot be read, or lacks an episode that is named.
     """
-    if any(Path(dataset).glob(f"*/{KEYFRAMES}")):
+    if is_footage(dataset):
         found, rate = _filmed(Path(dataset), episodes, camera_map or {})
     else:
         rate = describe(dataset).fps
@@ -125,17 +130,19 @@ class VideoFootage:
     Attributes:
         folder: With ``CAMERA.mp4`` for each camera.
         camera_map: Our camera name to the file's, where they differ.
+        side_px: Makes pictures squares of this side as they are decoded; None leaves them as they are.
     """
 
     folder: Path
     camera_map: Mapping[str, str]
+    side_px: int | None = None
 
     def read(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, dict[int, Image]]:
         """Decode what is wanted."""
         found = {}
         for camera, indices in wanted.items():
             path = self.folder / f"{self.camera_map.get(camera, camera)}.mp4"
-            found[camera] = video_frames(path, indices)
+            found[camera] = video_frames(path, indices, side_px=self.side_px)
             absent = sorted(set(indices) - set(found[camera]))
             if absent:
                 raise DatasetError(
@@ -151,7 +158,7 @@ def _filmed(
     root: Path, episodes: Sequence[int], camera_map: Mapping[str, str]
 ) -> tuple[list[FilmedEpisode], float]:
     folders = sorted(path.parent for path in root.glob(f"*/{KEYFRAMES}"))
-    tasks = _instructions(root)
+    tasks = read_instructions(root)
     found, rate = [], 0.0
     for folder in [folders[i] for i in episodes or range(len(folders)) if 0 <= i < len(folders)]:
         videos = sorted(folder.glob("*.mp4"))
@@ -172,13 +179,19 @@ def _filmed(
                 count=count,
                 kind="success",
                 keyframes=_edges(marks, count - 1),
+                subtasks=tuple((mark.name, mark.start, min(mark.end, count - 1)) for mark in marks),
                 footage=VideoFootage(folder=folder, camera_map=dict(camera_map)),
             )
         )
     return found, rate
 
 
-def _instructions(root: Path) -> tuple[str, ...]:
+def read_instructions(root: Path) -> tuple[str, ...]:
+    """Return the ways of saying the one task of a folder of videos.
+
+    Raises:
+        DatasetError: If there are none.
+    """
     path = root / _INSTRUCTIONS
     try:
         tasks = json.loads(path.read_text())

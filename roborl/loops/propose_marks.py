@@ -10,7 +10,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.train_reward import to_training
+from roborl.loops.training_episodes import to_training
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.steps import Features, discover_steps
 from roborl.rewards.perceptual.training import encode_episode, frozen_encoder

@@ -19,7 +19,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.loops.learn_config import RunFolder, read_lines
-from roborl.loops.train_reward import split, to_training
+from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import RewardModel, score_episode

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from roborl.data.lerobot_io import read_episodes
-from roborl.loops.train_reward import frame_latency_ms, split, to_training
+from roborl.loops.train_reward import frame_latency_ms
+from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.perceptual.checkpoint import save_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel
@@ -110,16 +111,16 @@ def train_perceptual(config: TrainPerceptualConfig) -> TrainPerceptualResult:
     model, found = learn_perceptual(learnt, config.model, cache=config.out / "vectors")
     save_perceptual(model, config.out)
     # Failures teach it nothing, and neither do the successes beyond those few.
-    unseen = [*held_out, *successes[len(learnt) :], *(e for e in train if not e.success)]
-    watch = watcher(model)
-    # It knows nothing of marked sub-tasks, and neither shall what it is compared with.
-    unmarked = [replace(episode, subtasks=None) for episode in learnt]
+    rest = [*held_out, *successes[len(learnt) :], *(e for e in train if not e.success)]
+    # It knows nothing of marked sub-tasks, and neither shall what it is compared with and measured by.
+    known, unseen = ([replace(e, subtasks=None) for e in episodes] for episodes in (learnt, rest))
+    watch, task_as_a_whole = watcher(model), plan_stages([])
     probe = unseen[0] if unseen else learnt[0]
     return TrainPerceptualResult(
         model=model,
         found=found,
-        ours=held_out_report(watch, unseen),
-        by_time=held_out_report(time_only(unmarked, plan_stages([None])), unseen),
+        ours=held_out_report(watch, unseen, task_as_a_whole),
+        by_time=held_out_report(time_only(known, task_as_a_whole), unseen, task_as_a_whole),
         boundaries=_boundaries(found, learnt),
         leak=leak(watch, probe, probe.frames // 2),
         frame_ms=frame_latency_ms(model, probe),

@@ -7,14 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from roborl.data.dataset_episode import DatasetEpisode
-from roborl.data.lerobot_io import read_episodes
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.training_episodes import read_training, split
 from roborl.rewards.model import RewardModel
 from roborl.rewards.sarm.checkpoint import save_reward_model
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
@@ -40,15 +39,28 @@ class TrainRewardConfig:
     """Which data, which model, where to. For a published judge instead: ``--model dopamine --help`` and its like.
 
     Attributes:
-        dataset: A LeRobotDataset v3: folder or hub id.
+        dataset: A LeRobotDataset v3 or a folder of videos.
         out: Folder of the model.
     """
 
-    dataset: str  # folder or hub id of a LeRobotDataset
+    dataset: str  # a LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json
     out: Path  # folder for the model, its resume points and its report
+    episodes: list[int] = field(default_factory=list)  # which to learn from; empty: all others
+    held_out: list[int] = field(
+        default_factory=list
+    )  # which to measure on; empty: a share, training.held_out
+    rate_hz: float = 0.0  # observations per second that are kept, in use too; 0 for every recorded one
     cameras: list[str] = field(default_factory=list)  # views to look at; empty: all that the dataset has
     model: SarmConfig = field(default_factory=SarmConfig)
     training: SarmTraining = field(default_factory=SarmTraining)
+
+    def __post_init__(self) -> None:
+        if both := sorted(set(self.episodes) & set(self.held_out)):
+            raise ConfigError(
+                "Episodes are to be learnt from and held out",
+                seen=both,
+                allowed="each number in --episodes or in --held_out",
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,7 +90,12 @@ class TrainRewardResult:
     @property
     def table(self) -> str:
         """The report for people."""
-        return format_reports({"this model": self.ours, "time only": self.by_time})
+        return format_reports(self.reports)
+
+    @property
+    def reports(self) -> dict[str, HeldOutReport]:
+        """Both reports, by what people call them."""
+        return {"this model": self.ours, "time only": self.by_time}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -93,47 +110,6 @@ class TrainRewardResult:
             "steps": self.steps,
             "planned_steps": self.planned_steps,
         }
-
-
-def to_training(episode: DatasetEpisode, cameras: Sequence[str] = ()) -> TrainingEpisode:
-    """Return what a reward model may learn from an episode; without a verdict it is taken as a success."""
-    names = list(cameras) or sorted(episode.images)
-    missing = [name for name in names if name not in episode.images]
-    if missing:
-        raise DatasetError("The dataset lacks a camera", seen=sorted(episode.images), allowed=names)
-    success = episode.success is not False
-    return TrainingEpisode(
-        images={name: episode.images[name] for name in names},
-        state=episode.state,
-        task=episode.task,
-        success=success,
-        subtasks=[(part.name, part.start, part.end) for part in episode.subtasks] or None,
-        kind="success" if success else episode.failure or "failure",
-        benchmark=episode.benchmark_progress,
-    )
-
-
-class OfKind(Protocol):
-    """An episode of which it is known what sort it is."""
-
-    @property
-    def kind(self) -> str:
-        """Such as ``success`` or ``miss``."""
-        ...
-
-
-def split[E: OfKind](episodes: Sequence[E], held_out: float, seed: int) -> tuple[list[E], list[E]]:
-    """Hold out a share of every kind of episode, at least one where there are two; the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    train: list[E] = []
-    rest: list[E] = []
-    for kind in sorted({episode.kind for episode in episodes}):
-        same = [episode for episode in episodes if episode.kind == kind]
-        count = max(round(held_out * len(same)), int(held_out > 0.0 and len(same) > 1))
-        chosen = set(rng.permutation(len(same))[:count].tolist())
-        for index, episode in enumerate(same):
-            (rest if index in chosen else train).append(episode)
-    return train, rest
 
 
 def train_reward(
@@ -153,8 +129,7 @@ def train_reward(
         DatasetError: If the dataset cannot be read or holds no successful episode.
         ModelLoadError: If ``config.out`` holds a resume point of another run.
     """
-    read = [to_training(e, config.cameras) for e in read_episodes(config.dataset) if not e.discarded]
-    train, held_out = split([*read, *extra], config.training.held_out, config.training.seed)
+    train, held_out = _parted(config, extra)
     trained = train_sarm(
         train,
         config.model,
@@ -176,14 +151,33 @@ def train_reward(
     probe = held_out[0] if held_out else train[0]
     return TrainRewardResult(
         model=trained.model,
-        ours=held_out_report(watch, held_out),
-        by_time=held_out_report(time_only(successes, trained.model.plan), held_out),
+        ours=held_out_report(watch, held_out, trained.model.plan),
+        by_time=held_out_report(time_only(successes, trained.model.plan), held_out, trained.model.plan),
         leak=leak(watch, probe, probe.frames // 2),
         frame_ms=frame_latency_ms(trained.model, probe),
         seconds=trained.seconds,
         steps=trained.steps,
         planned_steps=config.training.steps,
     )
+
+
+def _parted(
+    config: TrainRewardConfig, extra: Sequence[TrainingEpisode]
+) -> tuple[list[TrainingEpisode], list[TrainingEpisode]]:
+    """Read the episodes; return those to learn from and those to measure on."""
+    read = read_training(
+        config.dataset,
+        episodes=[*config.episodes, *config.held_out] if config.episodes else [],
+        cameras=config.cameras,
+        rate_hz=config.rate_hz,
+        side_px=config.model.image_px,
+    )
+    if not config.held_out:
+        return split([*read.values(), *extra], config.training.held_out, config.training.seed)
+    if absent := sorted(set(config.held_out) - set(read)):
+        raise DatasetError("The dataset lacks episodes to hold out", seen=absent, allowed=sorted(read))
+    held_out = [read.pop(number) for number in config.held_out]
+    return [*read.values(), *extra], held_out
 
 
 def frame_latency_ms(model: RewardModel[Any, Any], episode: TrainingEpisode) -> float:

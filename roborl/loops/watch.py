@@ -49,7 +49,8 @@ class WatchConfig:
     model: str = ""
     # Instead of a server: a reward model to load into this process.
     reward_model: str = ""
-    # live: newest first, may skip. label: every observation. auto: live on a bench, label elsewhere.
+    # live: newest first, may skip; a recording is played in real time, and where it cannot be decoded so fast, the ages
+    # of the scores say so. label: every observation. auto: live on a bench, label elsewhere.
     lane: Literal["auto", "live", "label"] = "auto"
     # How long to wait for the server and for each score, s.
     deadline_s: float = 30.0
@@ -71,12 +72,14 @@ class Watched:
         scores: In the order in which they came.
         times_s: When each was taken, since the beginning.
         round_trips_ms: From sending to score.
+        ages_ms: From the instant that was to be seen to its score, of what was watched live.
         shown: Observations read from the source.
     """
 
     scores: list[Score] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
     round_trips_ms: list[float] = field(default_factory=list)
+    ages_ms: list[float] = field(default_factory=list)
     shown: int = 0
 
     def figures(self) -> dict[str, Any]:
@@ -92,8 +95,13 @@ class Watched:
             "highest": max(valid, default=None),
             "value_order_correlation": value_order_correlation(valid) if len(valid) > 1 else None,
             "round_trip_ms": float(np.median(self.round_trips_ms)) if self.round_trips_ms else None,
+            "age_ms": float(np.median(self.ages_ms)) if self.ages_ms else None,
+            "age_ms_max": max(self.ages_ms, default=None),
         }
 
+
+type _Seen = tuple[Score, float, float]
+"""A score, its round trip and the age of what it is about, ms."""
 
 type OnScore = Callable[[Score, float], None]
 
@@ -153,9 +161,12 @@ class _Watch:
         self._lane = (
             Lane.LIVE if config.lane == "live" or (config.lane == "auto" and source.live) else Lane.LABEL
         )
+        # A camera does not wait, so a recording that stands for one does not either.
+        self._paced = self._lane is Lane.LIVE and not source.live
         self._heard = time.monotonic()
         self._session = ""
         self._times_s: dict[int, float] = {}
+        self._due: dict[int, float] = {}
         self._lost = False
 
     def run(self) -> Watched:
@@ -167,32 +178,34 @@ class _Watch:
     def _pass(self) -> Watched | None:
         """Return None where the session was lost and all has to be shown again."""
         config, client = self._config, self._client
-        scores: list[tuple[Score, float]] = []
+        scores: list[_Seen] = []
         self._open()
-        shown = 0
+        shown, began = 0, time.monotonic()
         for view in self._source.read():
             if self._stopping() or (config.count and shown >= config.count):
                 break
             self._times_s[shown] = view.time_s
+            self._due[shown] = began + view.time_s if self._paced else time.monotonic()
+            scores += self._poll_until(self._due[shown])
+            if self._lost and self._lane is Lane.LABEL:
+                return None
+            if self._lost:
+                self._open()
             while not client.push_frame(self._session, shown, view.images, state=view.state):
                 scores += self._poll(_POLL_S)
                 if self._lost:
                     return None
             shown += 1
-            scores += self._poll(0.0)
-            if self._lost and self._lane is Lane.LABEL:
-                return None
-            if self._lost:
-                self._open()
         while client.under_way(self._session) and not self._stopping():
             scores += self._poll(_POLL_S)
             if self._lost and self._lane is Lane.LABEL:
                 return None
         client.close_session(self._session)
         return Watched(
-            scores=[score for score, _ in scores],
-            times_s=[self._times_s[score.frame_id] for score, _ in scores],
-            round_trips_ms=[took_ms for _, took_ms in scores],
+            scores=[score for score, _, _ in scores],
+            times_s=[self._times_s[score.frame_id] for score, _, _ in scores],
+            round_trips_ms=[took_ms for _, took_ms, _ in scores],
+            ages_ms=[age_ms for _, _, age_ms in scores] if self._lane is Lane.LIVE else [],
             shown=shown,
         )
 
@@ -204,13 +217,20 @@ class _Watch:
         self._lost = False
         self._heard = time.monotonic()
 
-    def _poll(self, timeout_s: float) -> list[tuple[Score, float]]:
+    def _poll_until(self, due: float) -> list[_Seen]:
+        scores = self._poll(0.0)
+        while (early_s := due - time.monotonic()) > 0 and not self._stopping():
+            scores += self._poll(min(early_s, _POLL_S))
+        return scores
+
+    def _poll(self, timeout_s: float) -> list[_Seen]:
         scores = []
         for event in self._client.poll(timeout_s):
             match event:
                 case Scored():
                     self._on_score(event.score, self._times_s[event.score.frame_id])
-                    scores.append((event.score, event.round_trip_ms))
+                    age_ms = (time.monotonic() - self._due[event.score.frame_id]) * 1e3
+                    scores.append((event.score, event.round_trip_ms, age_ms))
                 case SessionRefused():
                     raise ConfigError("The reward server refuses to judge this", seen=event.reason)
                 case SessionLost():

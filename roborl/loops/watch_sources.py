@@ -14,6 +14,7 @@ import numpy as np
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError, RobotError
+from roborl.loops.footage import KEYFRAMES, read_instructions
 from roborl.paths import bench_file
 from roborl.types import Image, Vector
 
@@ -71,7 +72,9 @@ def open_source(place: str, *, rate_hz: float, episode: int = 0) -> Source:
     if path.is_dir() and (
         found := {p.stem: p for p in sorted(path.iterdir()) if p.suffix.lower() in _VIDEOS}
     ):
-        return _videos(found, rate_hz)
+        # An episode that train-reward reads as well: its task is said beside it.
+        filmed = (path / KEYFRAMES).is_file()
+        return _videos(found, rate_hz, read_instructions(path.parent)[0] if filmed else "")
     if (path / "meta" / "info.json").is_file():
         return _dataset(place, episode, rate_hz)
     try:
@@ -108,7 +111,7 @@ def renamed(source: Source, names: Mapping[str, str]) -> Source:
     return Source(cameras=tuple(names), task=source.task, live=source.live, read=read)
 
 
-def _videos(files: Mapping[str, Path], rate_hz: float) -> Source:
+def _videos(files: Mapping[str, Path], rate_hz: float, task: str = "") -> Source:
     import cv2
 
     def read() -> Iterator[View]:
@@ -130,7 +133,7 @@ def _videos(files: Mapping[str, Path], rate_hz: float) -> Source:
                     yield View(images=images, state=_NO_STATE, time_s=index / fps)
                 index += 1
 
-    return Source(cameras=tuple(files), task="", live=False, read=read)
+    return Source(cameras=tuple(files), task=task, live=False, read=read)
 
 
 def _rgb(capture: Any) -> Image:

@@ -43,11 +43,24 @@ def value_order_correlation(values: ArrayLike) -> float:
         (True, 0.0)
     """
     curve = _finite("A value-order correlation", values, at_least=2)
-    of_values, of_time = ranks(curve), np.arange(curve.size, dtype=np.float64)
-    of_values -= of_values.mean()
-    of_time -= of_time.mean()
-    norm = math.sqrt(float(of_values @ of_values) * float(of_time @ of_time))
-    return float(of_values @ of_time) / norm if norm else 0.0
+    return rank_correlation(curve, np.arange(curve.size))
+
+
+def rank_correlation(values: ArrayLike, truth: ArrayLike) -> float:
+    """Return the Spearman correlation of two curves, in [-1, 1]; 0 where one is constant.
+
+    What :func:`value_order_correlation` is for a video in which progress does not rise all the way.
+
+    Raises:
+        ShapeError: If they are empty, of different lengths, or a value is not finite.
+
+    Example:
+        >>> rank_correlation([0.1, 0.9, 0.2], [0.0, 1.0, 0.0])
+        0.8660254037844387
+    """
+    first, second = (ranks(curve) - (curve.size + 1) / 2 for curve in _pair(values, truth))
+    norm = math.sqrt(float(first @ first) * float(second @ second))
+    return float(first @ second) / norm if norm else 0.0
 
 
 def voc_f1(forward: float, backward: float) -> float:

@@ -156,6 +156,7 @@ def score_episode[Q, R](
     references: References | None = None,
     stride: int = 1,
     max_batch: int = 64,
+    judge: Judge[Q, R] | None = None,
 ) -> list[Score]:
     """Score a finished episode offline: every ``stride``-th observation and the last one, in order.
 
@@ -169,6 +170,7 @@ def score_episode[Q, R](
         references: Passed to the model.
         stride: Distance between scored observations.
         max_batch: Most queries per call of the judge.
+        judge: Who answers; the model's own unless given.
 
     Returns:
         One score per scored observation.
@@ -181,5 +183,5 @@ def score_episode[Q, R](
         else:
             fold.skip(observation)
     flat = [query for _, queries in asked for query in queries]
-    replies = iter([r for part in batched(flat, max_batch) for r in model.judge.answer(part)])
+    replies = iter([r for part in batched(flat, max_batch) for r in (judge or model.judge).answer(part)])
     return [fold.fold(index, [next(replies) for _ in queries]) for index, queries in asked]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import ConfigError
+from roborl.images import square
 from roborl.rewards.judges.queries import picture_key
 
 type Pictures = NDArray[np.uint8]
@@ -73,8 +74,14 @@ def _frames(path: Path, most: int) -> list[Pictures]:
     return list(video_frames(path, _places(count, most)).values())
 
 
-def video_frames(path: Path, places: Iterable[int]) -> dict[int, Pictures]:
-    """Decode some frames of a video, by their places in it; blocks. Those that it does not have are left out."""
+def video_frames(path: Path, places: Iterable[int], *, side_px: int | None = None) -> dict[int, Pictures]:
+    """Decode some frames of a video, by their places in it; blocks. Those that it does not have are left out.
+
+    Args:
+        path: The video.
+        places: Which frames.
+        side_px: Makes them squares of this side as they come; None leaves them as they are.
+    """
     wanted = set(places)
     capture = cv2.VideoCapture(str(path))
     found: dict[int, Pictures] = {}
@@ -85,7 +92,8 @@ def video_frames(path: Path, places: Iterable[int]) -> dict[int, Pictures]:
             whole, frame = capture.retrieve()
             if not whole:
                 break
-            found[place] = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+            rgb = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+            found[place] = rgb if side_px is None else square(rgb, side_px)
     capture.release()
     return found
 

@@ -27,8 +27,6 @@ from roborl.errors import DatasetError
 from roborl.testing.episodes import random_episode, write_episodes
 from roborl.types import EndCause
 
-TABLE = Path(__file__).parents[2] / "../shared/data/robo_dopamine_table/episode_001/annotated_keyframes.json"
-
 
 def mark(name: str, start: int, end: int) -> Subtask:
     return Subtask(name=name, start=start, end=end)
@@ -184,9 +182,8 @@ def test_unreadable_keyframes_are_refused(tmp_path: Path, text: str) -> None:
         read_keyframes(tmp_path / "k.yaml")
 
 
-@pytest.mark.skipif(not TABLE.is_file(), reason="the shared development data is not beside this checkout")
-def test_keyframes_of_real_episodes_are_read() -> None:
-    marks = read_keyframes(TABLE)[0]
+def test_keyframes_of_real_episodes_are_read(table_data: Path) -> None:
+    marks = read_keyframes(table_data / "episode_001" / "annotated_keyframes.json")[0]
     assert len(marks) == 16
     assert marks[0] == mark("subtask1", 8, 147)
     assert all(a.end == b.start for a, b in pairwise(marks))

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,7 +17,6 @@ from roborl.rewards.registry import load_reward_model
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import EndCause
 
-REAL = Path(__file__).parents[2] / "../shared/data/robo_dopamine_table"
 PX, STEPS = 48, 20
 WORDS = "<image>".join(["Do {task}. <score>", *(f" before {i} after" for i in range(7)), "{task}: how far?"])
 BRIEF = [
@@ -227,9 +225,8 @@ def test_what_cannot_be_trained_is_refused_at_once(dataset, tmp_path, capsys, wr
     assert complaint in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real data beside the project")
-def test_real_videos_with_their_keyframes_are_read():
-    episodes, rate = read_footage(str(REAL))
+def test_real_videos_with_their_keyframes_are_read(table_data):
+    episodes, rate = read_footage(str(table_data))
     assert rate == pytest.approx(30)
     assert [(e.count, len(e.keyframes)) for e in episodes] == [(1277, 17), (1715, 17)]
     assert episodes[0].keyframes[:3] == (8, 147, 211)

@@ -22,7 +22,7 @@ from roborl.loops.before_after import cut, read_video, write_before_after
 from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.report import headline, held_out_rows, write_report
 from roborl.loops.results import Rate, held_out_curves, online_curves, read_results, running_mean
-from roborl.loops.train_reward import split, to_training
+from roborl.loops.training_episodes import split, to_training
 from roborl.loops.video import write_video
 from roborl.records import pack_record
 from roborl.rewards.fake import BrightnessModel

@@ -65,6 +65,36 @@ def test_a_folder_of_videos_is_several_views_that_a_model_may_know_by_other_name
             watch(WatchConfig(**config, cameras={"front": "right"}))
 
 
+def test_a_recording_plays_in_real_time_on_the_live_lane_and_nothing_old_is_judged(tmp_path):
+    class Slow(BrightnessJudge):
+        def answer(self, queries):
+            time.sleep(0.2)
+            return super().answer(queries)
+
+    place = brightening(tmp_path / "up.mp4", count=30)
+    with serving({"m": BrightnessModel(judge=Slow())}) as server:
+        began = time.monotonic()
+        watched = watch(WatchConfig(source=place, server=server.endpoint, lane="live"))
+        took_s = time.monotonic() - began
+    assert 29 / 30 < took_s < 3.0
+    ids = [score.frame_id for score in watched.scores]
+    assert ids == sorted(set(ids))
+    assert set(ids) < set(range(watched.shown))
+    # A label session would be asked about all 30 and be five seconds behind in the end.
+    assert 2 < len(ids) < 10
+    assert max(watched.ages_ms) < 1000
+    assert watched.figures()["age_ms_max"] == max(watched.ages_ms) >= 200
+
+
+def test_a_filmed_episode_says_its_task(tmp_path):
+    (tmp_path / "one").mkdir()
+    place = brightening(tmp_path / "one" / "high.mp4")
+    (tmp_path / "one" / "annotated_keyframes.json").write_text("[]")
+    (tmp_path / "task_instruction.json").write_text('["make it bright", "brighten it"]')
+    assert open_source(str(tmp_path / "one"), rate_hz=0).task == "make it bright"
+    assert open_source(place, rate_hz=0).task == ""
+
+
 def test_an_episode_of_a_dataset(tmp_path):
     write_episodes(tmp_path / "data", random_episode(0), random_episode(1, steps=9))
     with serving({"m": BrightnessModel(("front", "wrist"))}) as server:

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.rewards.fusion import hop_between
 from roborl.rewards.hop_pairs import PairConfig, cut_states, draw_pairs, swap_references
 
-TABLE = Path(__file__).parents[2] / "../shared/data/robo_dopamine_table/episode_001/annotated_keyframes.json"
 EVEN = cut_states(range(0, 65 * 20, 20))
 
 
@@ -33,9 +31,8 @@ def test_sixteen_subtasks_in_1255_frames_give_sixty_five_states():
     assert set(edges) <= set(states.frames.tolist())
 
 
-@pytest.mark.skipif(not TABLE.is_file(), reason="the recorded episode is not on this machine")
-def test_the_recorded_episode_has_sixty_five_states():
-    spans = json.loads(TABLE.read_text())
+def test_the_recorded_episode_has_sixty_five_states(table_data):
+    spans = json.loads((table_data / "episode_001" / "annotated_keyframes.json").read_text())
     edges = [spans[0]["start_frame_id"], *(span["end_frame_id"] for span in spans)]
     states = cut_states(edges)
     assert (edges[-1] - edges[0], len(spans)) == (1255, 16)

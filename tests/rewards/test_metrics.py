@@ -13,6 +13,7 @@ from roborl.rewards.metrics import (
     mean_absolute_error,
     negative_rate,
     paired_interval,
+    rank_correlation,
     ranks,
     summarise,
     value_order_correlation,
@@ -32,6 +33,15 @@ def test_order_correlation_is_spearmans_with_ties(values):
         assert value_order_correlation(values[::-1]) == pytest.approx(-expected)
     else:
         assert value_order_correlation(values) == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=40))
+def test_rank_correlation_is_spearmans_with_ties(pairs):
+    first, second = np.array(pairs, float).T
+    if len(set(first)) > 1 and len(set(second)) > 1:
+        assert rank_correlation(first, second) == pytest.approx(spearmanr(first, second).statistic)
+    else:
+        assert rank_correlation(first, second) == 0.0
 
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import DatasetError
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
+from roborl.rewards.sarm.labels import Span
 from roborl.types import Image
 
 type Spot = tuple[int, str, int]
@@ -47,6 +48,7 @@ class FilmedEpisode:
         keyframes: Where the sub-tasks begin and where the last one ends, increasing; the first and the last observation
             of a success where nothing is marked, empty for a failure.
         reached: Progress at the end of a failure, where it is known.
+        subtasks: The marked sub-tasks with their names, where a reader keeps them.
         footage: Its pictures.
     """
 
@@ -57,6 +59,7 @@ class FilmedEpisode:
     footage: Footage
     keyframes: tuple[int, ...] = ()
     reached: float | None = None
+    subtasks: tuple[Span, ...] = ()
 
     @property
     def success(self) -> bool:

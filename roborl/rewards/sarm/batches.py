@@ -123,7 +123,7 @@ class WindowSampler:
         stage[undone], within[undone], progress[undone] = 0, 0.0, 0.0
         return _Piece(
             used=used,
-            frames=tuple(self._augment(frames[used]) for frames in episode.frames),
+            frames=tuple(self._augment(frames, used) for frames in episode.frames),
             place=np.searchsorted(used, safe),
             filled=filled,
             state=episode.state[safe],
@@ -134,20 +134,21 @@ class WindowSampler:
             ceiling=ceiling,
         )
 
-    def _augment(self, frames: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
-        """Shift and relight one camera's pictures of one episode, all alike: the camera does not shake."""
-        if frames.ndim == 2:  # vectors of a frozen encoder
-            return torch.from_numpy(frames)
-        px, most = frames.shape[1], self._training.shift_px
-        dy, dx = self._rng.integers(-most, most + 1, size=2)
-        rows, columns = (np.clip(np.arange(px) + d, 0, px - 1) for d in (dy, dx))
-        shifted = torch.from_numpy(frames[:, rows][:, :, columns]).to(torch.float32)
-        strength = self._training.brightness
-        gain, offset = (
-            1.0 + self._rng.uniform(-strength, strength),
-            255 * self._rng.uniform(-strength, strength) / 2,
-        )
-        return ((shifted - 127.5) * gain + 127.5 + offset).clamp_(0.0, 255.0)
+    def _augment(self, frames: NDArray[np.uint8] | NDArray[np.float32], used: NDArray[np.int64]) -> Tensor:
+        if frames.ndim == 3:  # vectors of a frozen encoder: one of the takes that were encoded
+            return torch.from_numpy(frames[self._rng.integers(len(frames))][used])
+        return augmented(np.asarray(frames[used], np.uint8), self._training, self._rng)
+
+
+def augmented(frames: NDArray[np.uint8], training: SarmTraining, rng: np.random.Generator) -> Tensor:
+    """Shift and relight pictures (n, px, px, 3), all alike: the camera does not shake; float32 of the same shape."""
+    px, most = frames.shape[1], training.shift_px
+    dy, dx = rng.integers(-most, most + 1, size=2)
+    rows, columns = (np.clip(np.arange(px) + d, 0, px - 1) for d in (dy, dx))
+    shifted = torch.from_numpy(frames[:, rows][:, :, columns]).to(torch.float32)
+    strength = training.brightness
+    gain, offset = (1.0 + rng.uniform(-strength, strength), 255 * rng.uniform(-strength, strength) / 2)
+    return ((shifted - 127.5) * gain + 127.5 + offset).clamp_(0.0, 255.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -54,6 +54,8 @@ class SarmTraining:
     failure_ceiling: float = 0.6  # progress of a failure's unlabelled frames must not pass this
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
+    # How often a frozen encoder sees each picture, once as it is and else shifted and relit: its vectors are kept.
+    takes: int = 1
     shift_px: int = 4  # largest shift of the augmentation, per camera and episode
     brightness: float = 0.15  # largest relative change of brightness and contrast
     held_out: float = 0.2  # share of the episodes kept for the report
@@ -62,3 +64,7 @@ class SarmTraining:
     # torch threads; 0 leaves torch's own choice. Two on a busy two-core machine are ten times slower than one.
     threads: int = 1
     save_every_s: float = 30.0  # between resume points, where a folder is given
+
+    def __post_init__(self) -> None:
+        if self.takes < 1:
+            raise ConfigError("takes must be positive", seen=self.takes, allowed="≥ 1")

@@ -56,7 +56,8 @@ class PreparedEpisode:
     """An episode as the network takes it.
 
     Attributes:
-        frames: Pictures per camera, uint8 (n, px, px, 3), or vectors of a frozen encoder, float32 (n, d).
+        frames: Pictures per camera, uint8 (n, px, px, 3), or a frozen encoder's vectors of several takes of them,
+            float32 (k, n, d).
         state: float32 (n, s).
         task: The instruction.
         success: Whether it was one.

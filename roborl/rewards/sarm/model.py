@@ -86,7 +86,7 @@ class SarmJudge:
         if not queries:
             return []
         network = self._network
-        self._encode({id(s): s for query in queries for s in query.slots if s is not None}.values())
+        self.encode({id(s): s for query in queries for s in query.slots if s is not None}.values())
         blank = next(s for s in queries[0].slots[::-1] if s is not None)
         rows = [[blank if s is None else s for s in query.slots] for query in queries]
         filled = torch.tensor([[s is not None for s in query.slots] for query in queries])
@@ -108,7 +108,8 @@ class SarmJudge:
             )
         ]
 
-    def _encode(self, sightings: Iterable[Sighting]) -> None:
+    def encode(self, sightings: Iterable[Sighting]) -> None:
+        """Make the vectors of those that have none yet."""
         fresh = [s for s in sightings if s.vectors is None]
         if not fresh:
             return

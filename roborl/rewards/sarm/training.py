@@ -17,7 +17,7 @@ from torch import Tensor
 
 from roborl.errors import DatasetError
 from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
-from roborl.rewards.sarm.batches import WindowBatch, WindowSampler
+from roborl.rewards.sarm.batches import WindowBatch, WindowSampler, augmented
 from roborl.rewards.sarm.cache import frame_vectors
 from roborl.rewards.sarm.checkpoint import freeze_model
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
@@ -98,9 +98,12 @@ def train_sarm(
     torch.manual_seed(training.seed)
     network = SarmNetwork(config, plan, cameras, _state_dim(episodes))
     network.set_state_statistics(np.concatenate([episode.state for episode in episodes]))
+    shaking = np.random.default_rng([training.seed, 1])
     prepared = [
         PreparedEpisode(
-            frames=_frames(network, resize_episode(episode, cameras, config.image_px), cache),
+            frames=_frames(
+                network, resize_episode(episode, cameras, config.image_px), training, shaking, cache
+            ),
             state=episode.state,
             task=episode.task,
             success=episode.success,
@@ -148,11 +151,12 @@ class _Run:
             self._resume(workspace)
 
     def _bootstrap(self, episodes: int, members: int) -> NDArray[np.bool_]:
-        """Return which member learns from which episode: most from most, and each episode teaches someone."""
+        """Return which member learns from which episode: most from most, each from one, each episode teaches someone."""
         if members == 1:
             return np.ones((1, episodes), dtype=np.bool_)
         trains = np.random.default_rng(self.training.seed).random((members, episodes)) < _BOOTSTRAP
         trains[np.arange(episodes) % members, np.arange(episodes)] = True
+        trains[~trains.any(axis=1)] = True
         return trains
 
     def optimise(self, log: Log | None) -> tuple[int, float, float]:
@@ -266,8 +270,18 @@ def _state_dim(episodes: Sequence[TrainingEpisode]) -> int:
 
 
 def _frames(
-    network: SarmNetwork, pictures: tuple[NDArray[np.uint8], ...], cache: Path | None
+    network: SarmNetwork,
+    pictures: tuple[NDArray[np.uint8], ...],
+    training: SarmTraining,
+    rng: np.random.Generator,
+    cache: Path | None,
 ) -> tuple[NDArray[np.uint8] | NDArray[np.float32], ...]:
     if not network.encoder(0).frozen:
         return pictures
-    return tuple(frame_vectors(network.encoder(c), frames, cache) for c, frames in enumerate(pictures))
+    found: list[NDArray[np.float32]] = []
+    for camera, frames in enumerate(pictures):
+        others = [augmented(frames, training, rng).byte().numpy() for _ in range(training.takes - 1)]
+        found.append(
+            np.stack([frame_vectors(network.encoder(camera), take, cache) for take in (frames, *others)])
+        )
+    return tuple(found)

@@ -12,6 +12,7 @@ from roborl.rewards.sarm.evaluation import (
     format_reports,
     held_out_report,
     leak,
+    splice,
     time_only,
     watcher,
 )
@@ -30,12 +31,17 @@ def unseen(world: World) -> list[TrainingEpisode]:
 
 
 def test_it_learns_what_progress_is(trained: SarmModel, unseen: list[TrainingEpisode]) -> None:
-    report = held_out_report(watcher(trained), unseen)
+    report = held_out_report(watcher(trained), unseen, trained.plan)
     assert report.forward > 0.95
     assert report.backward < -0.7
     assert report.frozen < 0.05
     assert report.undone > 0.8
     assert report.error < 0.15
+    assert report.spliced > 0.9
+    assert report.spliced_error < 0.15
+    progress, truth = report.curves["spliced"]
+    assert len(progress) == len(truth) == len(splice(unseen[0].frames))
+    assert report.curves["backwards"][1][0] == 1.0
     failures = {failure.kind: failure for failure in report.failures}
     assert failures["miss"].final < 0.2
     assert failures["drop"].final < 0.45
@@ -47,9 +53,11 @@ def test_a_model_that_only_knows_the_time_loses_on_failures(
     trained: SarmModel, world: World, unseen: list[TrainingEpisode]
 ) -> None:
     clock = time_only([world("success", seed) for seed in range(20)], trained.plan)
-    ours, by_time = held_out_report(watcher(trained), unseen), held_out_report(clock, unseen)
+    ours, by_time = (held_out_report(w, unseen, trained.plan) for w in (watcher(trained), clock))
     assert by_time.forward > 0.95  # on successes the clock is hard to beat
     assert by_time.backward > 0.9
+    assert ours.spliced > by_time.spliced
+    assert ours.spliced_error < by_time.spliced_error
     for mine, its in zip(ours.failures, by_time.failures, strict=True):
         assert mine.kind == its.kind
         assert mine.error < its.error

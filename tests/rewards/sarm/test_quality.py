@@ -1,4 +1,4 @@
-"""The bars of a reward model on the simulated arm, from recorded demonstrations to held-out figures."""
+"""The bars of a reward model: on the simulated arm, from recorded demonstrations, and on a filmed real robot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from roborl.config import parse
 from roborl.envs.robot_env import RobotEnv
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import failure_kinds, script_maker
@@ -44,3 +45,18 @@ def test_pick_and_place_is_judged_from_pictures_alone(tmp_path: Path) -> None:
     for mine, its in zip(ours.failures, clock.failures, strict=True):
         assert mine.error < its.error, mine.kind
         assert mine.excess < its.excess, mine.kind
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_one_filmed_episode_of_a_real_robot_teaches_to_follow_another(
+    table_data: Path, tmp_path: Path
+) -> None:
+    recipe = Path(__file__).parents[3] / "datasets" / "table.yaml"
+    words = ["--config_path", str(recipe), "--dataset", str(table_data), "--out", str(tmp_path)]
+    result = train_reward(parse(TrainRewardConfig, words, prog="train-reward"))
+    assert result.steps == result.planned_steps
+    assert result.ours.forward >= 0.9
+    assert result.ours.backward <= -0.7
+    assert result.ours.spliced > result.by_time.spliced
+    assert result.ours.spliced_error < result.by_time.spliced_error

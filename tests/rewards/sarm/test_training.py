@@ -12,6 +12,8 @@ from roborl.errors import DatasetError, ModelLoadError
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.episodes import TrainingEpisode
 from roborl.rewards.sarm.evaluation import watcher
+from roborl.rewards.sarm.labels import plan_stages
+from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.training import train_sarm
 
 type World = Callable[[str, int], TrainingEpisode]
@@ -29,6 +31,19 @@ def test_the_same_seed_gives_the_same_model(few: list[TrainingEpisode]) -> None:
     versions = {train_sarm(few, TINY, SHORT).model.version for _ in range(2)}
     assert len(versions) == 1
     assert train_sarm(few, TINY, replace(SHORT, seed=1)).model.version not in versions
+
+
+def test_every_member_learns_from_a_lone_demonstration(few: list[TrainingEpisode]) -> None:
+    many = replace(TINY, members=30)  # so many that chance leaves some of them out
+    torch.manual_seed(SHORT.seed)
+    before = SarmNetwork(many, plan_stages([few[0].subtasks]), ("front", "wrist"), few[0].state.shape[1])
+    after = train_sarm(few[:1], many, SHORT).model.network
+    moved = [
+        float((new.stage.bias - old.stage.bias).detach().abs().max())
+        for old, new in zip(before.members, after.members, strict=True)
+    ]
+    # Decay of the weights alone moves one that learns nothing by a hundred times less.
+    assert min(moved) > 1e-4
 
 
 def test_privileged_progress_plays_no_part(few: list[TrainingEpisode]) -> None:

@@ -1,0 +1,147 @@
+"""The episodes that a reward model learns from or is measured on: from a dataset or a folder of videos, thinned out, split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
+from roborl.errors import DatasetError
+from roborl.loops.footage import VideoFootage, is_footage, read_footage
+from roborl.rewards.adaptation.lessons import FilmedEpisode
+from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.sarm.labels import Span
+
+
+def read_training(
+    dataset: str,
+    *,
+    episodes: Sequence[int] = (),
+    cameras: Sequence[str] = (),
+    rate_hz: float = 0.0,
+    side_px: int | None = None,
+) -> dict[int, TrainingEpisode]:
+    """Read episodes with their pictures; blocks. Discarded ones are left out.
+
+    Args:
+        dataset: A LeRobotDataset v3, or a folder of videos with keyframes; see
+            :func:`~roborl.loops.footage.read_footage`. Videos have no proprioception: their states are of size 0.
+        episodes: Which, by number; all where none is named.
+        cameras: Views to read; all where none is named.
+        rate_hz: Observations per second that are kept; 0 for every recorded one.
+        side_px: Pictures of videos become squares of this side as they are decoded, so that only those are held.
+
+    Returns:
+        The episodes by number, in the order in which they were named.
+
+    Raises:
+        DatasetError: If the dataset cannot be read, or lacks an episode or a camera that is named.
+    """
+    if is_footage(dataset):
+        filmed, fps = read_footage(dataset, episodes=episodes)
+        numbers = list(episodes) or range(len(filmed))
+        return {
+            number: _filmed(episode, cameras, _kept(episode.count, fps, rate_hz), side_px)
+            for number, episode in zip(numbers, filmed, strict=True)
+        }
+    fps = describe(dataset).fps
+    read = {e.index: e for e in read_episodes(dataset, episodes=list(episodes) or None) if not e.discarded}
+    if absent := sorted(set(episodes) - set(read)):
+        raise DatasetError(
+            "The dataset has no such episodes, or they are to be kept out of training",
+            seen=absent,
+            allowed=f"others of {dataset}",
+        )
+    return {number: _thinned(to_training(read[number], cameras), fps, rate_hz) for number in episodes or read}
+
+
+def _filmed(
+    episode: FilmedEpisode, cameras: Sequence[str], places: NDArray[np.int64], side_px: int | None
+) -> TrainingEpisode:
+    assert isinstance(episode.footage, VideoFootage), "it was found in a folder of videos"
+    names = list(cameras) or sorted(video.stem for video in episode.footage.folder.glob("*.mp4"))
+    # One camera at a time: the pictures of a video are let go as soon as they stand in one array.
+    pictures = {
+        name: replace(episode.footage, side_px=side_px).read({name: places.tolist()})[name] for name in names
+    }
+    return TrainingEpisode(
+        images={name: np.stack([found[i] for i in places.tolist()]) for name, found in pictures.items()},
+        state=np.zeros((len(places), 0), np.float32),
+        task=episode.tasks[0],
+        success=episode.success,
+        subtasks=_spans(episode.subtasks, places) or None,
+        kind=episode.kind,
+    )
+
+
+def _kept(count: int, fps: float, rate_hz: float) -> NDArray[np.int64]:
+    """Return the observations that are kept of ``count``, evenly spaced from the first on."""
+    every = fps / rate_hz if 0 < rate_hz < fps else 1.0
+    return np.unique(np.arange(0, count, every).astype(np.int64))
+
+
+def _spans(spans: Sequence[Span], places: NDArray[np.int64]) -> list[Span]:
+    """Return spans as the thinned-out episode counts, each edge at the first observation from it on."""
+    last = len(places) - 1
+    found = [(name, *np.searchsorted(places, [start, end]).clip(max=last)) for name, start, end in spans]
+    return [(name, int(start), int(end)) for name, start, end in found]
+
+
+def _thinned(episode: TrainingEpisode, fps: float, rate_hz: float) -> TrainingEpisode:
+    places = _kept(episode.frames, fps, rate_hz)
+    if len(places) == episode.frames:
+        return episode
+    return replace(
+        episode,
+        images={name: rgb[places] for name, rgb in episode.images.items()},
+        state=episode.state[places],
+        subtasks=None if episode.subtasks is None else _spans(episode.subtasks, places),
+        benchmark=None if episode.benchmark is None else episode.benchmark[places],
+    )
+
+
+def to_training(episode: DatasetEpisode, cameras: Sequence[str] = ()) -> TrainingEpisode:
+    """Return what a reward model may learn from an episode; without a verdict it is taken as a success."""
+    names = list(cameras) or sorted(episode.images)
+    missing = [name for name in names if name not in episode.images]
+    if missing:
+        raise DatasetError("The dataset lacks a camera", seen=sorted(episode.images), allowed=names)
+    success = episode.success is not False
+    return TrainingEpisode(
+        images={name: episode.images[name] for name in names},
+        state=episode.state,
+        task=episode.task,
+        success=success,
+        subtasks=[(part.name, part.start, part.end) for part in episode.subtasks] or None,
+        kind="success" if success else episode.failure or "failure",
+        benchmark=episode.benchmark_progress,
+    )
+
+
+class OfKind(Protocol):
+    """An episode of which it is known what sort it is."""
+
+    @property
+    def kind(self) -> str:
+        """Such as ``success`` or ``miss``."""
+        ...
+
+
+def split[E: OfKind](episodes: Sequence[E], held_out: float, seed: int) -> tuple[list[E], list[E]]:
+    """Hold out a share of every kind of episode, at least one where there are two; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    train: list[E] = []
+    rest: list[E] = []
+    for kind in sorted({episode.kind for episode in episodes}):
+        same = [episode for episode in episodes if episode.kind == kind]
+        count = max(round(held_out * len(same)), int(held_out > 0.0 and len(same) > 1))
+        chosen = set(rng.permutation(len(same))[:count].tolist())
+        for index, episode in enumerate(same):
+            (rest if index in chosen else train).append(episode)
+    return train, rest
