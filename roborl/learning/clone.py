@@ -38,7 +38,7 @@ class CloneConfig:
         batch_size: Frames per update.
         learning_rate: Of both.
         feature_noise: Standard deviation of noise on features while the actor learns.
-        state_noise: Standard deviation of noise on the state.
+        state_noise: Standard deviation of noise on the state, and on the way that remains.
     """
 
     encoder_updates: int = 1500
@@ -230,6 +230,9 @@ def _train_encoder(
     encoder.eval()
     with torch.inference_mode():
         encoder.standardise(_encode(encoder.keypoints, data.images))
+        if policy.config.waypoints:
+            ends, ahead = torch.from_numpy(data.waypoints), torch.from_numpy(data.ahead)
+            policy.remaining.fit(_encode(encoder, data.images), ends, ahead)
 
 
 def _mean(errors: Tensor, counted: Tensor) -> Tensor:
@@ -244,21 +247,17 @@ def _train_actor(
     on_progress: Callable[[str, int, int], None],
 ) -> None:
     with torch.inference_mode():
-        features = _encode(policy.encoder, data.images).clone()
+        features = _encode(policy.encoder, data.images)
+        inputs = policy.remaining(features, torch.from_numpy(data.state)).clone()
+    noise = torch.full((inputs.shape[1],), config.state_noise)
+    noise[: features.shape[1]] = config.feature_noise
     policy.actor.train()
     optimiser = torch.optim.AdamW(policy.actor.parameters(), config.learning_rate, weight_decay=1e-4)
     for update in range(config.actor_updates):
         rows = random.integers(len(data.state), size=config.batch_size)
-        seen = features[rows]
-        state = torch.from_numpy(data.state[rows])
-        inputs = torch.cat(
-            [
-                seen + config.feature_noise * torch.randn_like(seen),
-                state + config.state_noise * torch.randn_like(state),
-            ],
-            dim=1,
-        )
-        loss = functional.mse_loss(policy.actor(inputs), torch.from_numpy(data.action[rows]))
+        seen = inputs[rows]
+        proposed = policy.actor(seen + noise * torch.randn_like(seen))
+        loss = functional.mse_loss(proposed, torch.from_numpy(data.action[rows]))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

@@ -104,11 +104,12 @@ class Rlpd:
         torch.manual_seed(seed)
         self.config = config
         self.features = FeatureCache(policy, arena)
+        self._remaining = policy.remaining
         self.actor = copy.deepcopy(policy.actor).train()
         self.averaged = copy.deepcopy(policy.actor).requires_grad_(False)
         shape = policy.config
-        inputs = policy.encoder.output_dim + shape.state_dim
-        self.critics = Critics(inputs + shape.action_dim + 1, config.members, config.width)
+        inputs = policy.remaining.output_dim + shape.action_dim + 1
+        self.critics = Critics(inputs, config.members, config.width)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self._actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.learning_rate, fused=True)
         self._critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.learning_rate, fused=True)
@@ -179,7 +180,8 @@ class Rlpd:
         torch.set_rng_state(state["generator"])
 
     def _inputs(self, rows: NDArray[np.int64], state: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(np.concatenate([self.features.rows(rows), state], axis=1))
+        inputs: Tensor = self._remaining(torch.from_numpy(self.features.rows(rows)), torch.from_numpy(state))
+        return inputs
 
     def _values(self, critics: Critics, inputs: Tensor, action: Tensor, potential: Tensor) -> Tensor:
         seen = potential if self.config.critic_sees_potential else torch.zeros_like(potential)

@@ -309,14 +309,15 @@ def _train_reward(config: DemoConfig, folders: Folders) -> dict[str, Any]:
 def _clone(config: DemoConfig, bench: Bench, folders: Folders, into: Path) -> dict[str, Any]:
     episodes = list(read_episodes(str(folders.dataset)))
     demonstrations = [e for e in episodes if e.success]
+    failures = [e for e in episodes if not e.success]
+    data = cloning_data(demonstrations, failures, cameras=tuple(bench.cameras), image_px=bench.image_px)
     shape = SmallPolicyConfig(
         cameras=tuple(bench.cameras),
         image_px=bench.image_px,
-        state_dim=demonstrations[0].state.shape[1],
-        action_dim=demonstrations[0].action.shape[1],
+        state_dim=data.state.shape[1],
+        action_dim=data.action.shape[1],
+        waypoints=data.ahead.shape[1],
     )
-    failures = [e for e in episodes if not e.success]
-    data = cloning_data(demonstrations, failures, cameras=shape.cameras, image_px=shape.image_px)
     policy = clone(
         config.clone,
         shape,

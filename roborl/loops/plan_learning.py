@@ -184,8 +184,7 @@ def _small(form: BenchForm) -> tuple[int, int, int]:
     config = RlpdConfig()
     with torch.device("meta"):
         policy = SmallPolicy(_shape(form))
-        inputs = policy.encoder.output_dim + form.state_dim
-        critics = Critics(inputs + form.action_dim + 1, config.members, config.width)
+        critics = Critics(policy.remaining.output_dim + form.action_dim + 1, config.members, config.width)
     encoder, actor, judges = (
         sum(tensor.numel() for tensor in module.state_dict().values())
         for module in (policy.encoder, policy.actor, critics)

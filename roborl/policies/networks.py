@@ -10,6 +10,8 @@ from torch.nn import functional
 
 _MAP_PX = 32
 _SCALE = 0.5
+# So that a centimetre of a short way counts.
+_WAY_SCALE = 5.0
 # A keypoint that hardly moves in the demonstrations must not turn into noise.
 _LEAST_DEVIATION = 0.01
 
@@ -88,11 +90,54 @@ class Encoder(nn.Module):
         self.deviation.copy_(keypoints.std(dim=0).clamp_min(_LEAST_DEVIATION))
 
 
+class Remaining(nn.Module):
+    """Adds to features and state how far the state is from where the pictures show that each sub-task ends.
+
+    Pictures show places; what a hand has to do depends on the way that remains. A network that has been shown the way
+    from one place alone does not take that difference by itself.
+
+    Args:
+        features: Size of the features.
+        state_dim: Size of the state.
+        waypoints: Ends of sub-tasks that are read off; 0 adds nothing.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, features: int, state_dim: int, waypoints: int) -> None:
+        super().__init__()
+        self.output_dim = features + state_dim + waypoints * state_dim
+        self.register_buffer("weight", torch.zeros(waypoints, state_dim, features))
+        self.register_buffer("bias", torch.zeros(waypoints, state_dim))
+
+    def forward(self, features: Tensor, state: Tensor) -> Tensor:
+        """Return (b, output_dim) for features (b, features) and states (b, state_dim)."""
+        ends = torch.einsum("bf,ksf->bks", features, self.weight) + self.bias
+        ways = _WAY_SCALE * (ends - state.unsqueeze(1))
+        return torch.cat([features, state, ways.flatten(1)], dim=1)
+
+    def fit(self, features: Tensor, ends: Tensor, known: Tensor) -> None:
+        """Read the ends of sub-tasks off the features linearly, by ridge regression.
+
+        Args:
+            features: (n, features).
+            ends: State at the end of each sub-task, (n, waypoints, state_dim).
+            known: Whether that is known and still ahead, (n, waypoints).
+        """
+        ones = torch.ones(len(features), 1)
+        for k in range(len(self.bias)):
+            rows = known[:, k] > 0
+            x, y = torch.cat([features, ones], dim=1)[rows].double(), ends[rows, k].double()
+            solved = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1], dtype=x.dtype), x.T @ y).float()
+            self.weight[k], self.bias[k] = solved[:-1].T, solved[-1]
+
+
 class Actor(nn.Module):
     """Features and proprioception to the mean action.
 
     Args:
-        input_dim: Size of features plus state.
+        input_dim: Size of what it is told.
         action_dim: Size of an action.
         width: Units per hidden layer.
     """

@@ -16,7 +16,7 @@ from torch import nn
 
 from roborl.errors import ModelLoadError
 from roborl.images import square
-from roborl.policies.networks import Actor, Encoder
+from roborl.policies.networks import Actor, Encoder, Remaining
 from roborl.types import Observation
 
 type Weights = dict[str, NDArray[np.float32]]
@@ -32,6 +32,7 @@ class SmallPolicyConfig:
         state_dim: Size of the proprioceptive state.
         action_dim: Size of an action.
         keypoints: Keypoints per camera; each is three features.
+        waypoints: Sub-tasks whose ends are read off the features, for the way that remains; 0: none.
         width: Units per hidden layer of the actor.
         exploration_std: Standard deviation of the noise added to actions while exploring.
         noise_persistence: Correlation of that noise from one step to the next, in [0, 1).
@@ -42,6 +43,7 @@ class SmallPolicyConfig:
     state_dim: int
     action_dim: int
     keypoints: int = 16
+    waypoints: int = 0
     width: int = 256
     exploration_std: float = 0.05
     noise_persistence: float = 0.5
@@ -60,7 +62,8 @@ class SmallPolicy:
         self.config = config
         self.explore = explore
         self.encoder = Encoder(config.cameras, config.keypoints, config.image_px)
-        self.actor = Actor(self.encoder.output_dim + config.state_dim, config.action_dim, config.width)
+        self.remaining = Remaining(self.encoder.output_dim, config.state_dim, config.waypoints)
+        self.actor = Actor(self.remaining.output_dim, config.action_dim, config.width)
         self._version = 0
         self._random = np.random.default_rng(seed)
         self._noise: NDArray[np.float64] = np.zeros(config.action_dim)
@@ -84,7 +87,7 @@ class SmallPolicy:
             for name in self.config.cameras
         }
         state = torch.tensor(observation.state).unsqueeze(0)
-        mean = self.actor(torch.cat([self.encoder(images), state], dim=1))
+        mean = self.actor(self.remaining(self.encoder(images), state))
         action: NDArray[np.floating] = mean.numpy()
         if self.explore:
             rho = self.config.noise_persistence
@@ -113,6 +116,7 @@ class SmallPolicy:
         """Write ``policy.json`` and ``policy.safetensors`` into ``folder``, making it."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"encoder.{k}": v for k, v in to_arrays(self.encoder).items()}
+        tensors |= {f"remaining.{k}": v for k, v in to_arrays(self.remaining).items()}
         tensors |= {f"actor.{k}": v for k, v in to_arrays(self.actor).items()}
         save_file(tensors, folder / "policy.safetensors")
         (folder / "policy.json").write_text(json.dumps({"kind": "small"} | asdict(self.config), indent=2))
@@ -151,7 +155,11 @@ class SmallPolicy:
                 remedy="Go back to an older version: --rollback",
             )
         policy = cls(shape, explore=explore, seed=seed)
-        for name, module in (("encoder", policy.encoder), ("actor", policy.actor)):
+        for name, module in (
+            ("encoder", policy.encoder),
+            ("remaining", policy.remaining),
+            ("actor", policy.actor),
+        ):
             part = {k.removeprefix(name + "."): v for k, v in tensors.items() if k.startswith(name + ".")}
             _load(module, part, f"the {name} in {folder}")
         return policy

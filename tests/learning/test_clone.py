@@ -68,11 +68,13 @@ def test_nothing_to_clone_is_said() -> None:
         cloning_data([], cameras=("front",), image_px=32)
 
 
-def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen() -> None:
+@pytest.mark.parametrize("waypoints", [0, 2])
+def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen(waypoints: int) -> None:
     torch.set_num_threads(1)
     data = cloning_data([towards(seed) for seed in range(60)], cameras=("front",), image_px=32)
     config = CloneConfig(encoder_updates=250, actor_updates=400, batch_size=32)
-    policy = clone(config, SHAPE, data, seed=0)
+    policy = clone(config, replace(SHAPE, waypoints=waypoints), data, seed=0)
+    assert bool(policy.remaining.weight.any()) == bool(waypoints)
     errors, spread = [], []
     for seed in range(1000, 1030):
         episode = towards(seed)

@@ -9,7 +9,7 @@ import torch
 
 from roborl.errors import ModelLoadError
 from roborl.policies import load_policy
-from roborl.policies.networks import CameraEncoder
+from roborl.policies.networks import CameraEncoder, Remaining
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.types import Frame, Observation
 
@@ -131,3 +131,25 @@ def test_features_have_a_common_scale_once_they_are_standardised() -> None:
         features = policy.encoder(images)
     assert features.mean(dim=0).abs().max() < 1e-4
     assert 0.2 < features.std(dim=0).max() <= 0.5001
+
+
+def test_the_way_that_remains_is_read_off_the_features() -> None:
+    features, state = torch.randn(200, 6), torch.randn(200, 2)
+    places = torch.stack([features[:, :2] + 0.5, 2.0 * features[:, 2:4]], dim=1)
+    known = torch.ones(200, 2)
+    known[::2, 1] = 0.0
+    spoilt = places.clone()
+    spoilt[::2, 1] = 99.0
+    remaining = Remaining(6, 2, 2)
+    remaining.fit(features, spoilt, known)
+    told = remaining(features, state)
+    assert told.shape == (200, remaining.output_dim)
+    assert torch.equal(told[:, :8], torch.cat([features, state], dim=1))
+    ways = told[:, 8:].unflatten(1, (2, 2))
+    torch.testing.assert_close(
+        ways / ways[0, 0, 0],
+        (places - state[:, None]) / (places - state[:, None])[0, 0, 0],
+        atol=0.2,
+        rtol=0.1,
+    )
+    assert torch.equal(Remaining(6, 2, 0)(features, state), told[:, :8])
