@@ -45,7 +45,7 @@ class SmallPolicyConfig:
     keypoints: int = 16
     waypoints: int = 0
     width: int = 256
-    exploration_std: float = 0.05
+    exploration_std: float = 0.1
     noise_persistence: float = 0.5
 
 
