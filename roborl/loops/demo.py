@@ -49,7 +49,7 @@ class DemoConfig:
     # simulated task
     scene: str = "PickCube"
     # m: how far from its usual place each object that matters may start, along either axis; 0: anywhere in reach
-    spread_m: float = 0.04
+    spread_m: float = 0.06
     # of demonstrations, networks, online scenes
     seed: int = 0
     # scripted demonstrations recorded
