@@ -40,7 +40,7 @@ def run(
     scenes: Sequence[str] = SCENES,
     arms: Sequence[str] = ARMS,
     seeds: int = 5,
-    first_seed: int = 1004,
+    first_seed: int = 2000,
     episodes: int = 150,
     evaluation: int = 50,
     base_at_most: float = 0.1,

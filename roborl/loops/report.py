@@ -148,6 +148,7 @@ def render(
         invariance=invariance,
         invariant=invariance != NOT_POLICY_INVARIANT,
         grown=invariance == INVARIANT_IN_THE_END,
+        updates=results.updates,
         facts=running_facts(results),
         pictures=pictures,
         film=film,

@@ -116,6 +116,12 @@ class Results:
         return [(line.get("at_ns", began) - began) / NS / 60 for line in self.episodes]
 
     @property
+    def updates(self) -> tuple[int, int]:
+        """Updates that were made, and after how many critics look all the way ahead."""
+        made = max((int(line.get("updates", 0)) for line in self.training), default=0)
+        return made, int(self.train.get("rlpd", {}).get("lookahead_updates", 0))
+
+    @property
     def form(self) -> tuple[RewardForm, str]:
         """The form of the reward that was learnt from, and whether it leaves the optimal policy alone."""
         scale = float(self.train.get("shaping", {}).get("scale", 0.0))

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from roborl.data.lerobot_io import read_episodes
 from roborl.loops.train_reward import frame_latency_ms
-from roborl.loops.training_episodes import split, to_training
+from roborl.loops.training_episodes import read_training, split
 from roborl.rewards.perceptual.checkpoint import save_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel
@@ -34,11 +33,11 @@ class TrainPerceptualConfig:
     """Which demonstrations, which features, where to.
 
     Attributes:
-        dataset: A LeRobotDataset v3: folder or hub id.
+        dataset: A LeRobotDataset v3 or a folder of videos.
         out: Folder of the model.
     """
 
-    dataset: str  # folder or hub id of a LeRobotDataset
+    dataset: str  # a LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json
     out: Path  # folder for the model, the encoder's vectors and the report
     cameras: list[str] = field(default_factory=list)  # views to look at; empty: all that the dataset has
     model: PerceptualConfig = field(default_factory=PerceptualConfig)
@@ -104,8 +103,8 @@ def train_perceptual(config: TrainPerceptualConfig) -> TrainPerceptualResult:
         DatasetError: If the dataset cannot be read, or holds no successful episode that is long enough.
         ModelLoadError: If the encoder cannot be loaded.
     """
-    read = [to_training(e, config.cameras) for e in read_episodes(config.dataset) if not e.discarded]
-    train, held_out = split(read, config.held_out, config.seed)
+    read = read_training(config.dataset, cameras=config.cameras, side_px=config.model.image_px)
+    train, held_out = split(list(read.values()), config.held_out, config.seed)
     successes = [episode for episode in train if episode.success]
     learnt = successes[: config.demonstrations]
     model, found = learn_perceptual(learnt, config.model, cache=config.out / "vectors")

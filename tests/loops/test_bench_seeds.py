@@ -52,7 +52,7 @@ def test_episodes_to_a_rate_counts_the_window() -> None:
 
 def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_seeds, "code_version", lambda: "abc")
-    monkeypatch.setattr(bench_seeds, "try_clone", lambda config: 0.5 if config.seed == 1004 else 0.05)
+    monkeypatch.setattr(bench_seeds, "try_clone", lambda config: 0.5 if config.seed == 2000 else 0.05)
     prepared_seeds: list[int] = []
     monkeypatch.setattr(bench_seeds, "prepare", lambda config: prepared_seeds.append(config.seed))
     monkeypatch.setattr(bench_seeds, "clone_all_and_measure", lambda config, prepared: {"success": 0.7})
@@ -67,10 +67,10 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(bench_seeds, "read_lines", lambda path, kind: [{"success": True}, {"success": None}])
     for _ in range(2):
         found = bench_seeds.run(scenes=("Reach",), arms=("shaped", "sparse", CLONE), seeds=2, out=tmp_path)
-    assert found["rejected"] == [{"scene": "Reach", "seed": 1004, "success": 0.5}]
-    assert prepared_seeds == [1005, 1006] * 2, "no reward model for a start that is turned away"
-    assert sorted(seed for seed, _ in ran) == [1005, 1005, 1006, 1006], "each cell ran once, in two calls"
-    assert found["table"]["Reach shaped"]["by_seed"] == {"1005": 0.9, "1006": 0.9}
+    assert found["rejected"] == [{"scene": "Reach", "seed": 2000, "success": 0.5}]
+    assert prepared_seeds == [2001, 2002] * 2, "no reward model for a start that is turned away"
+    assert sorted(seed for seed, _ in ran) == [2001, 2001, 2002, 2002], "each cell ran once, in two calls"
+    assert found["table"]["Reach shaped"]["by_seed"] == {"2001": 0.9, "2002": 0.9}
     assert found["differences"][f"Reach: shaped - {CLONE}"]["mean"] == pytest.approx(0.2)
     assert found["differences"]["Reach: shaped - sparse"]["mean"] == pytest.approx(0.6)
     assert (tmp_path / "seeds.png").stat().st_size > 5_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,16 @@ import numpy as np
 from draccus.utils import DecodingError, ParsingError
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from roborl.errors import ModelLoadError, RoborlError
+from roborl.rewards.model_folder import CONFIG, WEIGHTS, save_model_folder
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
 from roborl.rewards.perceptual.selection import Looks
 from roborl.rewards.sarm.encoders import FrameEncoder, build_frame_encoder
 
 FORMAT = "roborl-perceptual-1"
-_CONFIG, _STATISTICS = "config.json", "model.safetensors"
 _LOOKS = tuple(field.name for field in fields(Looks))
 _STEPS = tuple(field.name for field in fields(StepStatistics) if field.name != "looks")
 
@@ -53,14 +52,9 @@ def freeze_perceptual(
 
 
 def save_perceptual(model: PerceptualModel, folder: Path) -> None:
-    """Write the model; the statistics appear last and at once, so a torn save does not load."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the model."""
     described = _describe(model.encoder, model.config, model.cameras, model.tasks)
-    (folder / _STATISTICS).unlink(missing_ok=True)
-    (folder / _CONFIG).write_text(json.dumps(described | {"version": model.version}, indent=2) + "\n")
-    partial = folder / f"{_STATISTICS}.part"
-    save_file(_tensors(model.statistics), partial)
-    os.replace(partial, folder / _STATISTICS)
+    save_model_folder(folder, described | {"version": model.version}, _tensors(model.statistics))
 
 
 def load_perceptual(folder: Path | str) -> PerceptualModel:
@@ -72,7 +66,7 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
     """
     folder = Path(folder)
     try:
-        described = json.loads((folder / _CONFIG).read_text())
+        described = json.loads((folder / CONFIG).read_text())
         if described["format"] != FORMAT:
             raise ModelLoadError("This is another kind of model", seen=described["format"], allowed=FORMAT)
         config = draccus.decode(PerceptualConfig, described["model"])
@@ -85,7 +79,7 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
                 seen=encoder.identity or config.encoder,
                 allowed=identity,
             )
-        statistics = _statistics(load_file(folder / _STATISTICS))
+        statistics = _statistics(load_file(folder / WEIGHTS))
         model = freeze_perceptual(encoder, config, statistics, cameras=cameras, tasks=tasks)
     except ModelLoadError:
         raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,16 @@ import draccus
 import torch
 from draccus.utils import DecodingError, ParsingError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from roborl.errors import ModelLoadError, RoborlError
+from roborl.rewards.model_folder import CONFIG, WEIGHTS, save_model_folder
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
 
 FORMAT = "roborl-sarm-1"
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 def describe_model(
@@ -59,17 +58,12 @@ def freeze_model(
 
 
 def save_reward_model(model: SarmModel, folder: Path) -> None:
-    """Write the model; the weights appear last and at once, so a torn save does not load."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the model."""
     described = describe_model(
         model.network, model.plan, cameras=model.cameras, tasks=model.tasks, state_dim=model.state_dim
     )
-    (folder / _WEIGHTS).unlink(missing_ok=True)
-    (folder / _CONFIG).write_text(json.dumps(described | {"version": model.version}, indent=2) + "\n")
-    state = {name: tensor.contiguous().clone() for name, tensor in model.network.state_dict().items()}
-    partial = folder / f"{_WEIGHTS}.part"
-    save_file(state, partial)
-    os.replace(partial, folder / _WEIGHTS)
+    weights = {name: tensor.contiguous().numpy() for name, tensor in model.network.state_dict().items()}
+    save_model_folder(folder, described | {"version": model.version}, weights)
 
 
 def load_reward_model(folder: Path | str) -> SarmModel:
@@ -80,7 +74,7 @@ def load_reward_model(folder: Path | str) -> SarmModel:
             finite, the frozen encoder is not the one it was trained with, or the bytes are not those that were saved.
     """
     folder = Path(folder)
-    for name in (_CONFIG, _WEIGHTS):
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ModelLoadError(
                 f"There is no {name} in the folder of a reward model",
@@ -89,7 +83,7 @@ def load_reward_model(folder: Path | str) -> SarmModel:
                 remedy="Train one with: roborl train-reward --dataset PATH --out FOLDER",
             )
     try:
-        described = json.loads((folder / _CONFIG).read_text())
+        described = json.loads((folder / CONFIG).read_text())
         if described["format"] != FORMAT:
             raise ModelLoadError("This is another kind of model", seen=described["format"], allowed=FORMAT)
         config = draccus.decode(SarmConfig, described["model"])
@@ -118,7 +112,7 @@ def load_reward_model(folder: Path | str) -> SarmModel:
             seen=network.frozen_identity,
             allowed=frozen,
         )
-    _load_weights(network, folder / _WEIGHTS)
+    _load_weights(network, folder / WEIGHTS)
     model = freeze_model(network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim)
     if model.version != version:
         raise ModelLoadError(
