@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 
 import numpy as np
 import torch
@@ -130,8 +131,13 @@ def _ends(episode: DatasetEpisode, t: int, names: Sequence[str], success: bool) 
     """Return for each sub-task the observation at which it next ends after ``t``, -1 where it does not."""
     if not episode.subtasks:
         return [len(episode.action) if success else -1] * len(names)
-    # The last sub-task of a failure was not completed.
-    parts = episode.subtasks if success else episode.subtasks[:-1]
+    # In a failure only what the next sub-task followed was completed: the last was not, nor was what came undone.
+    follows = dict(pairwise(names))
+    parts = [
+        part
+        for part, then in zip_longest(episode.subtasks, episode.subtasks[1:])
+        if success or (then is not None and follows.get(part.name) == then.name)
+    ]
     return [
         min((part.end for part in parts if part.name == name and part.end > t), default=-1) for name in names
     ]

@@ -57,6 +57,14 @@ def test_a_failure_teaches_where_the_sub_tasks_ended_that_it_completed_and_is_ne
     assert len(data.of(None).state) == 6
 
 
+def test_a_sub_task_that_came_undone_was_not_completed() -> None:
+    spans = [("a", 0, 2), ("b", 2, 4), ("a", 4, 6)]
+    marks = tuple(Subtask(name=name, start=start, end=end) for name, start, end in spans)
+    failure = replace(towards(1), success=False, end=EndCause.TIME_LIMIT, subtasks=marks)
+    data = cloning_data([towards(0)], [failure], cameras=("front",), image_px=32)
+    assert data.ahead[6:].tolist() == [[1, 0]] * 2 + [[0, 0]] * 4
+
+
 def test_an_episode_without_marks_is_one_sub_task() -> None:
     data = cloning_data([replace(towards(0), subtasks=())], cameras=("front",), image_px=32)
     assert data.ahead.tolist() == [[1]] * 6
