@@ -60,6 +60,8 @@ class Failure(StrEnum):
 _NEEDS_CARRYING = (Failure.DROP, Failure.NEAR_MISS, Failure.WANDER)
 """Elsewhere there is nothing to drop, and a near miss or a stroll may well succeed."""
 _STOPS = 12
+_DRAWS = 200
+_CLEAR_M = 0.035
 
 
 class Stalled:
@@ -210,15 +212,23 @@ def _wander(scene: Scene, rng: np.random.Generator) -> list[Phase]:
 
 
 def _beside(scene: Scene, rng: np.random.Generator, at: Point) -> Point:
-    """Return a point that the fingers can reach without coming near ``at`` or another body on the way."""
+    """Return a point that the fingers can reach without coming near ``at`` or another body on the way.
+
+    Where the hand already stands near ``at``, the way that keeps the farthest off has to do.
+    """
     start = scene.tool()
-    while True:
+    farthest, best = -1.0, at
+    for _ in range(_DRAWS):
         angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.085)
         point = at + radius * np.array([np.cos(angle), np.sin(angle), 0.0])
         way = point - start
         nearest = start + way * np.clip((at - start) @ way / (way @ way), 0.0, 1.0)
-        if reachable(point[:2]) and np.linalg.norm(nearest[:2] - at[:2]) > 0.035:
-            return point
+        apart = float(np.linalg.norm(nearest[:2] - at[:2]))
+        if reachable(point[:2]) and apart > farthest:
+            farthest, best = apart, point
+            if apart > _CLEAR_M:
+                break
+    return best
 
 
 def _drop(scene: Scene, rng: np.random.Generator) -> list[Phase]:

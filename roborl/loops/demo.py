@@ -49,13 +49,13 @@ class DemoConfig:
     # simulated task
     scene: str = "PickCube"
     # m: how far from its usual place each object that matters may start, along either axis; 0: anywhere in reach
-    spread_m: float = 0.03
+    spread_m: float = 0.06
     # of demonstrations, networks, online scenes
     seed: int = 0
     # scripted demonstrations recorded
     demonstrations: int = 18
     # scripted failures recorded, of each kind
-    failures: int = 4
+    failures: int = 20
     # demonstrations that the first policy is cloned from
     clone_from: int = 1
     # whether those demonstrations stand in the replay memory too

@@ -113,6 +113,22 @@ def test_the_wrong_object_earns_no_progress() -> None:
     assert max(progress) < 0.3
 
 
+def test_a_miss_finds_a_way_though_the_hand_stands_at_the_object() -> None:
+    env = state_only("PickCube")
+    env.reset(seed=0)
+    expert = make_expert(env.scene, action=env.bench.action)
+    expert.reset()
+    body = env.scene.position("red_cube")
+    while np.linalg.norm(env.scene.tool() - body) > 0.02:
+        env.step(expert.act(env.last_observation)[0])
+    script = failure_maker(Failure.MISS, env.scene, action=env.bench.action, seed=0)
+    for _ in range(15):
+        env.step(script.act(env.last_observation)[0])
+    away = np.linalg.norm(env.scene.tool()[:2] - body[:2])
+    env.close()
+    assert away > 0.03
+
+
 @pytest.mark.parametrize("kind", ["near_miss", "wander"])
 def test_what_never_holds_the_cube_earns_no_more_than_the_reach(kind: str) -> None:
     env = state_only("PickPlace")
