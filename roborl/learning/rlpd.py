@@ -74,7 +74,7 @@ class RlpdConfig:
     discount: float = 0.98
     n_step: int = 3
     lookahead: float = 0.9
-    lookahead_updates: int = 60_000
+    lookahead_updates: int = 150_000
     members: int = 4
     subset: int = 2
     width: int = 128
