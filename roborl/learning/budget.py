@@ -18,7 +18,9 @@ class BudgetConfig:
     max_lead: float = 64.0
     # updates that may stay owed; what lies beyond is forgiven and counted
     max_owed: float = 20_000.0
-    # online transitions that must be sampleable before the first update
+    # updates on recorded episodes alone, before the first episode online: actors wait for them; needs recorded episodes
+    head_start: int = 0
+    # online transitions that must be sampleable before they earn the first update
     start_at: int = 200
     # updates owed at which actors are asked to wait between two episodes, until half of them are made; 0: never. For
     # simulations, which may run faster than any learner; an arm with a person beside it should not wait
@@ -27,11 +29,12 @@ class BudgetConfig:
     silence_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.ratio <= 0 or self.max_lead < 0 or self.max_owed < self.ratio:
+        if self.ratio <= 0 or min(self.max_lead, self.head_start) < 0 or self.max_owed < self.ratio:
             raise ConfigError(
                 "The replay ratio cannot be kept",
-                seen=f"ratio={self.ratio:g} max_lead={self.max_lead:g} max_owed={self.max_owed:g}",
-                allowed="ratio > 0, max_lead >= 0, max_owed >= ratio",
+                seen=f"ratio={self.ratio:g} max_lead={self.max_lead:g} max_owed={self.max_owed:g} "
+                f"head_start={self.head_start}",
+                allowed="ratio > 0, max_lead >= 0, max_owed >= ratio, head_start >= 0",
                 remedy="Set budget.ratio to updates per new transition, for example 8",
             )
 
@@ -40,7 +43,7 @@ class ReplayBudget:
     """Counts what experience has earned and what updates have spent.
 
     Only transitions that arrive after training may start earn updates: what was there at the start (demonstrations,
-    or the first random steps) is a data set, not a debt.
+    or the first random steps) is a data set, not a debt. It gets a fixed number of updates, the head start.
 
     Example:
         >>> budget = ReplayBudget(BudgetConfig(ratio=2.0, max_lead=3.0, start_at=10))
@@ -61,10 +64,13 @@ class ReplayBudget:
         self._updates = 0
         self._forgiven = 0.0
         self._holding = False
+        self._head_start, self._recorded = config.head_start, False
 
     @property
     def holds_actors(self) -> bool:
-        """True while the learner is so far behind that actors should wait between episodes."""
+        """True while the learner has its head start, or is so far behind that actors should wait between episodes."""
+        if self._head_start:
+            return True
         limit = self.config.hold_actors_at
         if not limit or self._tokens <= limit / 2:
             self._holding = False
@@ -89,8 +95,13 @@ class ReplayBudget:
 
     @property
     def achieved_ratio(self) -> float:
-        """Updates made per transition that earned some; 0 before the first."""
-        return self._updates / self._earning if self._earning else 0.0
+        """Updates made per transition that earned some, without the head start; 0 before the first."""
+        made = self._updates - (self.config.head_start - self._head_start)
+        return made / self._earning if self._earning else 0.0
+
+    def recorded(self) -> None:
+        """Take note that the recorded episodes stand there whole, so that the head start may begin."""
+        self._recorded = True
 
     def arrived(self, transitions: int) -> None:
         """Count ``transitions`` newly sampleable ones, online and not demonstrations."""
@@ -111,6 +122,8 @@ class ReplayBudget:
         A silent actor takes away the lead only: updates that its experience has earned are still made, so a learner
         works on while a person clears the table and stops when it has nothing new to learn from.
         """
+        if self._head_start:
+            return self._head_start if self._recorded else 0
         if not self._started:
             return 0
         lead = self.config.max_lead if actor_alive else 0.0
@@ -118,8 +131,10 @@ class ReplayBudget:
 
     def spend(self, updates: int) -> None:
         """Count ``updates`` made."""
+        ahead = min(updates, self._head_start)
+        self._head_start -= ahead
         self._updates += updates
-        self._tokens -= updates
+        self._tokens -= updates - ahead
 
     def report(self) -> dict[str, float]:
         """Return the figures for the metrics."""
@@ -140,6 +155,7 @@ class ReplayBudget:
             "tokens": self._tokens,
             "updates": self._updates,
             "forgiven": self._forgiven,
+            "head_start": self._head_start,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -147,3 +163,4 @@ class ReplayBudget:
         self._waiting, self._started = int(state["waiting"]), bool(state["started"])
         self._earning, self._tokens = int(state["earning"]), float(state["tokens"])
         self._updates, self._forgiven = int(state["updates"]), float(state["forgiven"])
+        self._head_start = int(state.get("head_start", 0))

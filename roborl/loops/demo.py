@@ -81,7 +81,8 @@ class DemoConfig:
     # the trainer
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(
-            budget=BudgetConfig(ratio=16.0, start_at=400, hold_actors_at=2_000.0), publish_every=200
+            budget=BudgetConfig(ratio=16.0, head_start=8_000, start_at=0, hold_actors_at=2_000.0),
+            publish_every=200,
         )
     )
     # all the way in about a minute and a half, to see that everything works; the result means nothing
@@ -99,7 +100,7 @@ class DemoConfig:
             time_scale=4.0,
             reward_budget_s=15.0,
             clone=replace(self.clone, encoder_updates=60, actor_updates=200),
-            trainer=replace(self.trainer, budget=BudgetConfig(ratio=1.0, start_at=60)),
+            trainer=replace(self.trainer, budget=BudgetConfig(ratio=1.0, head_start=60, start_at=60)),
         )
 
 
@@ -359,6 +360,11 @@ def _evaluate(config: DemoConfig, bench: Bench, policy: SmallPolicy, **options: 
 
 
 def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -> dict[str, Any]:
+    trainer = config.trainer
+    if (
+        not config.replay_demonstrations
+    ):  # Then there are no recorded failures either, and nothing to start on.
+        trainer = replace(trainer, budget=replace(trainer.budget, head_start=0))
     return run_training(
         TrainConfig(
             run=folders.run,
@@ -373,7 +379,7 @@ def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -
             ),
             shaping=config.shaping,
             rlpd=config.rlpd,
-            trainer=config.trainer,
+            trainer=trainer,
             episodes=config.episodes,
             seed=config.seed,
             resume=(folders.run / "learn.yaml").is_file(),

@@ -59,6 +59,7 @@ class TrainConfig(LearnSettings):
     finish_s: float = 120.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.episodes < 1 or not 1 <= self.actors <= self.episodes:
             raise ConfigError(
                 "There is nothing to do for every actor",

@@ -62,6 +62,11 @@ class RunFolder:
         return self.root / "rollback"
 
     @property
+    def imports(self) -> Path:
+        """Names the recorded episodes that have come in whole."""
+        return self.root / "demos.json"
+
+    @property
     def learner(self) -> Path:
         """The resolved configuration of the learner."""
         return self.root / "learn.yaml"
@@ -135,6 +140,15 @@ class LearnSettings:
     resume: bool = False
     # publish this older version again and go on from it; 0 for no
     rollback: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trainer.budget.head_start and not self.demos.path:
+            raise ConfigError(
+                "There is nothing to make a head start on",
+                seen=f"trainer.budget.head_start={self.trainer.budget.head_start} and no demonstrations",
+                allowed="a head start on recorded episodes",
+                remedy="Name a dataset with --demos.path, or set --trainer.budget.head_start 0",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from roborl.loops.learn_config import (
     read_status,
     write_status,
 )
-from roborl.loops.store import DemoImport, StoreLoop
+from roborl.loops.store import DemoImport, StoreLoop, imported
 from roborl.loops.supervise import Child
 from roborl.loops.train import Algorithm, Trainer
 from roborl.types import Observation
@@ -78,7 +78,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         config.demos.path,
         lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides)),
         store,
-        run.root / "demos.json",
+        run.imports,
     )
     loop = StoreLoop(receiver, store)
     child.ready(import_s)
@@ -196,6 +196,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             info=recording.info,
             reported=told,
             updates=lambda: trainer.budget.updates,
+            imported=lambda: config.demos.path in imported(run.imports),
         ),
         publisher=PolicyPublisher(publisher, VersionShelf(run.versions)),
         config=config.trainer,

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.data.arena import ONLINE
+from roborl.data.arena import DEMO, FAILURE, ONLINE
 from roborl.data.episodes import EpisodeInfo
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.mixing import Mixer, Share
@@ -91,6 +91,7 @@ class ReplaySource:
         info: Finds what the store knows of an episode.
         reported: Keys, as text, of episodes that an earlier process of this run has reported.
         updates: How many updates the algorithm has made; schedules follow it.
+        imported: Whether all recorded episodes have come in.
     """
 
     def __init__(
@@ -103,9 +104,11 @@ class ReplaySource:
         info: Callable[[EpisodeKey], EpisodeInfo],
         reported: Collection[str] = (),
         updates: Callable[[], int] = lambda: 0,
+        imported: Callable[[], bool] = lambda: True,
     ) -> None:
         self._sampler, self._mixer = sampler, Mixer(sampler, mix)
         self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
+        self._imported = imported
         self._reported = set(reported)
         self._closed: set[int] = set()
         self._sampleable = self._now_sampleable = 0
@@ -137,7 +140,17 @@ class ReplaySource:
             policy_version=self._newest_version(online),
             held=counts["held"],
             label_version=sampler.version,
+            recorded=self._recorded_whole(counts) and self._imported(),
         )
+
+    def _recorded_whole(self, counts: dict[str, int]) -> bool:
+        """Return whether every recorded step can be sampled."""
+        table = self._sampler.reader.table
+        recorded = (
+            (table["ordinal"] > 0) & np.isin(table["kind"], (DEMO, FAILURE)) & (table["discarded"] == 0)
+        )
+        steps = int((table["observations"][recorded] - 1).clip(0).sum())
+        return 0 < steps <= counts["demo"] + counts["failure"]
 
     def _newest_version(self, online: NDArray[np.bool_]) -> int:
         table, columns = self._sampler.reader.table, self._sampler.reader.columns

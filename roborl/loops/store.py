@@ -123,6 +123,12 @@ class EpisodeSink(Protocol):
         ...
 
 
+def imported(marker: Path) -> list[str]:
+    """Return the sources whose import is complete, by the file that :class:`DemoImport` writes."""
+    done: list[str] = json.loads(marker.read_text()) if marker.exists() else []
+    return done
+
+
 class DemoImport:
     """Takes demonstrations into the store one at a time, once in the life of a run.
 
@@ -144,7 +150,7 @@ class DemoImport:
     ) -> None:
         self._source, self._sink, self._marker = source, sink, marker
         self.imported = 0
-        self._done: list[str] = json.loads(marker.read_text()) if marker.exists() else []
+        self._done = imported(marker)
         self._episodes = None if not source or source in self._done else read()
         # The first one is read at once: a dataset that does not fit is told before anything is started on it.
         self._next = None if self._episodes is None else next(self._episodes, None)

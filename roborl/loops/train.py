@@ -86,6 +86,7 @@ class Experience:
         policy_version: Version behind the newest step, 0 for none.
         held: Transitions that may be sampled with their potential held, because labels are late.
         label_version: Version of the labels behind the potentials, empty for none.
+        recorded: Recorded episodes stand there whole, with their labels.
     """
 
     committed: int
@@ -94,6 +95,7 @@ class Experience:
     policy_version: int
     held: int
     label_version: str = ""
+    recorded: bool = False
 
 
 class BatchSource[B](Protocol):
@@ -280,6 +282,8 @@ class Trainer[B]:
         experience = self._experience = self._source.refresh()
         if experience.committed != self._committed:
             self._committed, self._heard_ns = experience.committed, now
+        if experience.recorded:
+            self.budget.recorded()
         if experience.sampleable > self._seen:
             self.budget.arrived(experience.sampleable - self._seen)
         self._seen = experience.sampleable

@@ -85,6 +85,26 @@ def test_actors_are_held_from_the_limit_down_to_its_half_and_never_by_default() 
     assert held == [False, True, True, True, False, False, True]
 
 
+def test_a_head_start_waits_for_recorded_episodes_holds_actors_and_is_no_part_of_the_ratio() -> None:
+    budget = ReplayBudget(BudgetConfig(ratio=2.0, max_lead=0.0, head_start=30, start_at=0))
+    assert budget.allowance(actor_alive=True) == 0
+    assert budget.holds_actors
+    budget.recorded()
+    assert budget.allowance(actor_alive=False) == 30
+    budget.spend(20)
+    again = ReplayBudget(budget.config)
+    again.load_state_dict(budget.state_dict())
+    again.recorded()
+    assert again.allowance(actor_alive=True) == 10
+    again.spend(10)
+    assert not again.holds_actors
+    assert again.allowance(actor_alive=True) == 0
+    again.arrived(5)
+    assert again.allowance(actor_alive=True) == 10
+    again.spend(10)
+    assert again.achieved_ratio == 2.0
+
+
 def test_a_ratio_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="ratio=0"):
         BudgetConfig(ratio=0.0)

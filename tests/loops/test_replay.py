@@ -55,11 +55,20 @@ class Rig:
         self._sequence += 1
         self.store.ingest("ring", self._sequence, join(pack_record(record)))  # type: ignore[arg-type]
 
-    def source(self, *, reported: list[str] | None = None, mix: MixConfig | None = None) -> ReplaySource:
-        sampler = Sampler(ArenaReader(self.root), SamplingConfig(need_labels=False), 0)
+    def source(
+        self,
+        *,
+        reported: list[str] | None = None,
+        mix: MixConfig | None = None,
+        need_labels: bool = False,
+        imported: bool = True,
+    ) -> ReplaySource:
+        sampler = Sampler(ArenaReader(self.root), SamplingConfig(need_labels=need_labels), 0)
         shares = (mix or MixConfig()).shares(0.5)
         info = StoreReader(self.root).info
-        return ReplaySource(sampler, shares, 8, images=True, info=info, reported=reported or ())
+        return ReplaySource(
+            sampler, shares, 8, images=True, info=info, reported=reported or (), imported=lambda: imported
+        )
 
 
 @pytest.fixture
@@ -105,6 +114,15 @@ def test_demonstrations_and_evaluations_earn_no_updates_and_are_no_results(rig: 
     found = rig.source().refresh()
     assert found.sampleable == 0
     assert found.finished == []
+
+
+def test_recorded_episodes_stand_there_whole_once_they_have_come_in_and_are_labelled(rig: Rig) -> None:
+    rig.run(0, 6)
+    assert not rig.source().refresh().recorded
+    rig.run(1, 6, EndCause.SUCCESS, mode="demo")
+    assert rig.source().refresh().recorded
+    assert not rig.source(imported=False).refresh().recorded
+    assert not rig.source(need_labels=True).refresh().recorded
 
 
 def test_a_verdict_that_moves_the_end_moves_the_return(rig: Rig) -> None:
