@@ -19,11 +19,13 @@ from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns
 from roborl.data.journal import Journal
 from roborl.data.reader import StoreReader
-from roborl.errors import ConfigError, DatasetError
+from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.publish import VersionShelf
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops import learn
+from roborl.loops.actor import ActConfig, Card
+from roborl.loops.io import weights_handshake
 from roborl.loops.labelling import LabelConfig
 from roborl.loops.launch import Addresses, addresses, serve_main
 from roborl.loops.learn import learner_specs
@@ -43,6 +45,7 @@ from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsSender
+from roborl.serving.weights import WeightsSubscriber
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
 
 SIDE, STATE, ACTION, STEPS = 16, 3, 2, 12
@@ -253,6 +256,23 @@ def test_an_older_version_comes_back_into_force_under_a_new_number(rig: Rig) -> 
     assert line["version"] > 3
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
+
+
+def test_weights_go_to_actors_that_hold_the_runs_policy_and_to_no_others(rig: Rig, tmp_path: Path) -> None:
+    card = Card(actor="left", bench="", cameras={}, state_dim=STATE, action_dim=ACTION, real_time=False)
+    run, other = RunFolder(rig.run), tmp_path / "other"
+    SmallPolicy(replace(SmallPolicy.load(run.policy).config, width=32)).save(other)
+    for folder, fits in ((run.policy, True), (other, False)):
+        handshake = weights_handshake(ActConfig(policy=folder), card)
+        subscriber = WeightsSubscriber(addresses(rig.run).weights, name="left", handshake=handshake)
+        try:
+            if fits:
+                rig.until("weights arrive", lambda: subscriber.newest() is not None)  # noqa: B023
+            else:
+                with pytest.raises(HandshakeMismatch, match="width=32"):
+                    rig.until("it is refused", lambda: subscriber.newest() is not None)  # noqa: B023
+        finally:
+            subscriber.close()
 
 
 @pytest.mark.parametrize("hold_actors_at", [200.0])
