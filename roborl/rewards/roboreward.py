@@ -30,6 +30,7 @@ from roborl.rewards.model import References, missing, observation_id
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
 from roborl.rewards.settings import read_settings
+from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class RoboRewardFold:
         self._words = model.prompt.fill(task)[0]
         self._camera = model.config.camera
         self._kept = frame_grid(model.config)
-        self._finished_in_a_row = 0
+        self._finished = InARow(model.config.done_frames)
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
         """Ask about the video that ends here.
@@ -210,16 +211,13 @@ class RoboRewardFold:
         probabilities = np.mean(answers, axis=0)
         expected, variance = expected_value(LEVELS, probabilities.tolist())
         config = self._model.config
-        if config.done_score:
-            reached = expected >= config.done_score
-            self._finished_in_a_row = self._finished_in_a_row + 1 if reached else 0
         first = next(reply for reply in replies if reply is not None)
         return Score(
             frame_id=observation_id,
             progress=min(max((expected - 1) / 4, 0.0), 1.0),
             raw=expected,
             spread=math.sqrt(max(variance, 0.0)) / 4,
-            done=self._finished_in_a_row >= config.done_frames if config.done_score else None,
+            done=self._finished.read(expected >= config.done_score) if config.done_score else None,
             version=version,
             reply=_for_people(first, probabilities, len(answers)),
             timings_ms=dict(first.timings_ms),
