@@ -379,7 +379,8 @@ def stub_bench(folder: Path, fault: Fault | None, **overrides: Any) -> Bench:
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.SLOW_CAMERA, Fault.FROZEN_CAMERA, Fault.DEAD_CAMERA, Fault.BUS_TIMEOUT]
+    "fault",
+    [Fault.SLOW_CAMERA, Fault.FROZEN_CAMERA, Fault.DEAD_CAMERA, Fault.BUS_TIMEOUT, Fault.LOST_JOINT],
 )
 def test_a_robot_that_breaks_for_good_ends_its_episode_and_then_the_process(
     tmp_path: Path, fault: Fault
