@@ -181,7 +181,8 @@ def test_episodes_go_on_while_the_learner_is_away_until_the_ring_is_full(
         assert ring.free_slots < 20 + 10
         assert ring.acknowledged == 0
         records = [(seq, unpack_record(split(ring.read(seq)))) for seq in range(1, ring.head + 1)]
-        check_experience(records)
+        ends = check_experience(records)
+        assert {end.cause for end in ends.values()} <= {EndCause.TIME_LIMIT, EndCause.SUCCESS}
         assert results[0]["not_durable"] == len(records)
         del records
     shutil.rmtree(folder_of(config))

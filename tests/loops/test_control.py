@@ -454,6 +454,7 @@ def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
     bench.loop.run()
     assert bench.status["episodes"] == 3
     assert bench.ring.head == 3 * 9
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 3
     assert rounds > 20
 
 
