@@ -154,7 +154,7 @@ def trained(toy_config: SarmConfig) -> SarmModel:
     episodes += [play(kind, 100 + seed) for kind in ("miss", "drop", "undo") for seed in range(8)]
     training = SarmTraining(
         steps=220,
-        budget_s=100.0,
+        budget_s=3600.0,
         episodes_per_step=4,
         windows_per_episode=12,
         learning_rate=2e-3,
