@@ -33,7 +33,10 @@ class RewardSource(StrEnum):
 
 
 class EndCause(StrEnum):
-    """Why an episode ended. Only the first two are terminations of the task."""
+    """Why an episode ended. Only the first two are terminations of the task.
+
+    A learner that is away ends none: an episode begins only where all of it fits into the ring, and the actor rests.
+    """
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -42,7 +45,6 @@ class EndCause(StrEnum):
     ESTOP = "estop"
     WATCHDOG = "watchdog"
     ACTOR_LOST = "actor_lost"
-    LEARNER_LOST = "learner_lost"
 
     @property
     def terminated(self) -> bool:

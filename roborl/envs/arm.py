@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -69,7 +71,8 @@ class Arm:
         """Connect the robot and its cameras. Blocks as long as the robot takes.
 
         Raises:
-            RobotError: If it does not answer, or reports other joints than the model's.
+            RobotError: If it does not answer, or reports a joint that is not finite.
+            ConfigError: If it reports other joints than the model's.
         """
         try:
             self.robot.connect()
@@ -94,7 +97,7 @@ class Arm:
         """Take the measured pose for the set-point and forget the last episode's frames.
 
         Raises:
-            RobotError: If the robot does not answer.
+            RobotError: If the robot does not answer, or a joint is not finite.
         """
         self._measured = self._read_joints()
         self._sent = SetPoint(joints=self._measured.copy(), velocity=np.zeros(len(self._measured)))
@@ -114,7 +117,7 @@ class Arm:
             their limits, end effector scaled to [-1, 1] over the workspace box.
 
         Raises:
-            RobotError: If the robot does not answer or a camera is late, frozen or dead.
+            RobotError: If the robot does not answer, a joint is not finite, or a camera is late, frozen or dead.
         """
         if not images:
             self._measured = self._read_joints()
@@ -123,7 +126,7 @@ class Arm:
             seen = self.robot.get_observation()
         except _FAULTS as error:
             raise self._fault("The robot gives no observation", error) from error
-        self._measured = self.model.from_features(seen)
+        self._measured = self._pose(seen)
         now_ns = self._clock.now_ns()
         frames = {}
         for name in self.cameras:
@@ -231,11 +234,27 @@ class Arm:
         try:
             bus = getattr(self.robot, "bus", None)
             if bus is None:
-                return self.model.from_features(self.robot.get_observation())
+                return self._pose(self.robot.get_observation())
             positions = bus.sync_read("Present_Position")
         except _FAULTS as error:
             raise self._fault("The robot does not report its joints", error) from error
-        return self.model.from_features({f"{name}.pos": value for name, value in positions.items()})
+        return self._pose({f"{name}.pos": value for name, value in positions.items()})
+
+    def _pose(self, seen: Mapping[str, Any]) -> Joints:
+        """Return the joints that the robot reports; one that is no finite number is a joint that it does not know."""
+        joints = self.model.from_features(seen)
+        if not np.isfinite(joints).all():
+            raise RobotError(
+                "The robot reports a joint that is not a finite number",
+                seen={
+                    name: value
+                    for name, value in self.model.to_features(joints).items()
+                    if not np.isfinite(value)
+                },
+                allowed="a finite position of every joint",
+                remedy=f"Check calibration and cables of {self.robot.name}, and the plug-in that reads it",
+            )
+        return joints
 
     def _state(self) -> Vector:
         return self._states(self._measured)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
 from roborl.codec import Part
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
-from roborl.loops.actor import ActConfig, shared_folder
-from roborl.loops.inference import await_card
+from roborl.loops.actor import ActConfig, Card, shared_folder
+from roborl.loops.architecture import architecture
+from roborl.loops.inference import await_card, policy_maker
 from roborl.loops.shared import WeightsSlot
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child
+
+if TYPE_CHECKING:
+    from roborl.serving.handshake import Handshake
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +157,17 @@ def _news(control: StatusSlot) -> dict[str, int | bool]:
     return counts | {"control_alive": control.fresh(1.0)}
 
 
+def weights_handshake(config: ActConfig, card: Card) -> Handshake:
+    """Return what the publisher of weights must agree with: the policy that this actor loads its weights into.
+
+    Raises:
+        RoborlError: If that policy cannot be made.
+    """
+    from roborl.serving.handshake import Handshake
+
+    return Handshake(action_dim=card.action_dim, version=architecture(policy_maker(config)()))
+
+
 def main(child: Child, config: ActConfig) -> None:
     """Run the I/O process until it is stopped."""
     began = time.monotonic()
@@ -184,7 +199,9 @@ def main(child: Child, config: ActConfig) -> None:
         keys=keys,
     )
     subscriber = (
-        WeightsSubscriber(config.weights, name=config.actor, handshake=Handshake(), keys=keys)
+        WeightsSubscriber(
+            config.weights, name=config.actor, handshake=weights_handshake(config, card), keys=keys
+        )
         if config.weights
         else None
     )

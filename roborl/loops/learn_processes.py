@@ -12,6 +12,7 @@ from typing import Any
 from roborl.clock import NS
 from roborl.errors import ConfigError, DatasetError, ModelLoadError
 from roborl.learning.publish import ProbeActions, probe_with
+from roborl.loops.architecture import architecture
 from roborl.loops.label import Labeller
 from roborl.loops.learn_config import (
     BenchForm,
@@ -184,7 +185,11 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
     metrics = JsonLines(run.metrics)
     publisher = WeightsPublisher(
-        config.weights, handshake=Handshake(action_dim=form.action_dim), keys=config.security.load()
+        config.weights,
+        handshake=Handshake(
+            action_dim=form.action_dim, version=architecture(policy, algorithm.actor_weights())
+        ),
+        keys=config.security.load(),
     )
     trainer = Trainer(
         algorithm=algorithm,

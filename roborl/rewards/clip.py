@@ -9,20 +9,19 @@ Source: Rocamonde et al., "Vision-language models are zero-shot reward models fo
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import draccus
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.model import References, missing, views_of
+from roborl.rewards.references import take_reference
+from roborl.rewards.settings import version_of
 from roborl.types import Image, Observation, Score
 
 if TYPE_CHECKING:
@@ -188,11 +187,7 @@ class ClipModel:
         self.config = config
         self.cameras = config.cameras
         self.image_px: int | None = None
-        asked = draccus.encode(config)
-        for name in ("checkpoint", "device"):
-            del asked[name]
-        described = json.dumps({"judge": judge.identity, "asked": asked}, sort_keys=True)
-        self.version = f"clip-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+        self.version = version_of("clip", config, places=("checkpoint", "device"), judge=judge.identity)
 
     def start(self, task: str, references: References) -> ClipFold:
         """Return the fold of a new episode; encodes the words, and the ends of the demonstration.
@@ -268,18 +263,11 @@ def load_clip(place: str) -> ClipModel:
 
 
 def _demonstration(references: References, camera: str) -> NDArray[np.uint8]:
-    demo = references.get(f"demo/{camera}")
-    if (
-        not isinstance(demo, np.ndarray)
-        or demo.dtype != np.uint8
-        or demo.ndim != 4
-        or demo.shape[-1] != 3
-        or len(demo) < 2
-    ):
-        seen = f"{demo.dtype} {demo.shape}" if isinstance(demo, np.ndarray) else sorted(references) or "none"
+    demo = take_reference(references, f"demo/{camera}")
+    if demo is None or len(demo) < 2:
         raise ConfigError(
             "The reward model lacks a demonstration",
-            seen=seen,
+            seen=(sorted(references) or "none") if demo is None else f"{demo.dtype} {demo.shape}",
             allowed=f"demo/{camera} uint8 (t, h, w, 3), t ≥ 2",
             remedy="Give one, or set demonstration to False and low and high to rewards fitted on this bench",
         )

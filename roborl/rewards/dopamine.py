@@ -8,13 +8,10 @@ Source: Robo-Dopamine, arXiv 2512.23703.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import draccus
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,8 +24,8 @@ from roborl.rewards.judges.opening import checkpoint_folder, open_judge
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id, views_of
 from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
-from roborl.rewards.references import read_references, references_key
-from roborl.rewards.settings import read_settings
+from roborl.rewards.references import read_references, references_key, take_reference
+from roborl.rewards.settings import PLACES, read_settings, version_of
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
 
@@ -224,18 +221,15 @@ class DopamineModel:
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        # Where the network lies and where its words were found is no part of it, what they are is.
-        asked = draccus.encode(self.config)
-        for name in ("checkpoint", "judge", "prompt", "references"):
-            del asked[name]
-        described = {
-            "judge": self.judge.identity,
-            "prompt": self.prompt.sha256,
-            "references": references_key(self.references),
-            "asked": asked,
-        }
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        object.__setattr__(self, "version", f"dopamine-{self.prompt.origin}-{digest[:16]}")
+        version = version_of(
+            f"dopamine-{self.prompt.origin}",
+            self.config,
+            places=(*PLACES, "references"),
+            judge=self.judge.identity,
+            prompt=self.prompt.sha256,
+            references=references_key(self.references),
+        )
+        object.__setattr__(self, "version", version)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -277,8 +271,8 @@ class DopamineModel:
         front = self.config.front
         if not {f"goal/{front}", f"demo/{front}"} & references.keys():
             references = self.references
-        goal = _reference(references, f"goal/{front}", dimensions=3)
-        demo = _reference(references, f"demo/{front}", dimensions=4)
+        goal = take_reference(references, f"goal/{front}")
+        demo = take_reference(references, f"demo/{front}")
         from_demo = self.config.start_reference is StartReference.DEMO
         if demo is None and (goal is None or from_demo):
             raise ConfigError(
@@ -329,27 +323,6 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
         max_pixels=config.max_pixels,
     )
     return DopamineModel(judge=judge, config=config, prompt=prompt, references=references)
-
-
-def _reference(references: References, name: str, *, dimensions: int) -> NDArray[np.uint8] | None:
-    pictures = references.get(name)
-    if pictures is None:
-        return None
-    if (
-        not isinstance(pictures, np.ndarray)
-        or pictures.dtype != np.uint8
-        or pictures.ndim != dimensions
-        or pictures.shape[-1] != 3
-        or not pictures.size
-    ):
-        seen = (
-            f"{pictures.dtype} {pictures.shape}"
-            if isinstance(pictures, np.ndarray)
-            else type(pictures).__name__
-        )
-        allowed = "uint8 (h, w, 3)" if dimensions == 3 else "uint8 (t, h, w, 3)"
-        raise ConfigError(f"The reference {name} has the wrong form", seen=seen, allowed=allowed)
-    return pictures
 
 
 def _why_missing(said: Mapping[Perspective, VlmReply | None], hops: Mapping[Perspective, Hop | None]) -> str:

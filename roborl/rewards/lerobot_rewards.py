@@ -34,6 +34,7 @@ from roborl.rewards.lerobot_loading import LerobotModel, load_lerobot_model
 from roborl.rewards.model import References, missing, observation_id, views_of
 from roborl.rewards.sarm.published_model import PublishedModel
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
+from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
 
@@ -92,7 +93,7 @@ class LerobotFold:
         self._task = task
         stride = round(model.config.observation_hz / model.config.frame_hz)
         self._kept = FrameGrid(most=model.frames, stride=stride) if model.frames else None
-        self._finished_in_a_row = 0
+        self._finished = InARow(model.config.done_frames)
 
     def queries(self, observation: Observation) -> list[Showing]:
         """Show the episode so far, or the present pictures.
@@ -124,8 +125,7 @@ class LerobotFold:
             return missing(observation_id, "not finite", version=version)
         done = None
         if reply.finished is not None:
-            self._finished_in_a_row = self._finished_in_a_row + 1 if reply.finished else 0
-            done = self._finished_in_a_row >= self._model.config.done_frames
+            done = self._finished.read(reply.finished)
         return Score(
             frame_id=observation_id, progress=reply.progress, raw=reply.raw, done=done, version=version
         )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from roborl.errors import ConfigError
 from roborl.images import square
 from roborl.rewards.judges.queries import picture_key
+from roborl.rewards.model import References
 
 type Pictures = NDArray[np.uint8]
 
@@ -49,6 +50,37 @@ def read_references(files: Mapping[str, str], *, most_frames: int = 64) -> dict[
         pictures.flags.writeable = False
         found[name] = pictures
     return found
+
+
+def take_reference(references: References, name: str) -> Pictures | None:
+    """Return a reference that a session brings, None where it brings no such one.
+
+    Args:
+        references: What was given.
+        name: ``goal/<camera>`` for a picture, uint8 (h, w, 3); ``demo/<camera>`` for a video, uint8 (t, h, w, 3).
+
+    Raises:
+        ConfigError: If it has another form.
+    """
+    pictures: object = references.get(name)
+    if pictures is None:
+        return None
+    dimensions, allowed = (3, "uint8 (h, w, 3)") if name.startswith("goal/") else (4, "uint8 (t, h, w, 3)")
+    if (
+        not isinstance(pictures, np.ndarray)
+        or pictures.dtype != np.uint8
+        or pictures.ndim != dimensions
+        or pictures.shape[-1] != 3
+        or not pictures.size
+    ):
+        raise ConfigError(
+            f"The reference {name} has the wrong form",
+            seen=f"{pictures.dtype} {pictures.shape}"
+            if isinstance(pictures, np.ndarray)
+            else type(pictures).__name__,
+            allowed=allowed,
+        )
+    return pictures
 
 
 def references_key(references: Mapping[str, Pictures]) -> dict[str, str]:

@@ -9,15 +9,12 @@ Source: Lee et al., "RoboReward: General-purpose vision-language reward models f
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-import draccus
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +26,8 @@ from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery,
 from roborl.rewards.model import References, missing, observation_id
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
-from roborl.rewards.settings import read_settings
+from roborl.rewards.settings import read_settings, version_of
+from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
 log = logging.getLogger(__name__)
@@ -171,7 +169,7 @@ class RoboRewardFold:
         self._words = model.prompt.fill(task)[0]
         self._camera = model.config.camera
         self._kept = frame_grid(model.config)
-        self._finished_in_a_row = 0
+        self._finished = InARow(model.config.done_frames)
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
         """Ask about the video that ends here.
@@ -210,16 +208,13 @@ class RoboRewardFold:
         probabilities = np.mean(answers, axis=0)
         expected, variance = expected_value(LEVELS, probabilities.tolist())
         config = self._model.config
-        if config.done_score:
-            reached = expected >= config.done_score
-            self._finished_in_a_row = self._finished_in_a_row + 1 if reached else 0
         first = next(reply for reply in replies if reply is not None)
         return Score(
             frame_id=observation_id,
             progress=min(max((expected - 1) / 4, 0.0), 1.0),
             raw=expected,
             spread=math.sqrt(max(variance, 0.0)) / 4,
-            done=self._finished_in_a_row >= config.done_frames if config.done_score else None,
+            done=self._finished.read(expected >= config.done_score) if config.done_score else None,
             version=version,
             reply=_for_people(first, probabilities, len(answers)),
             timings_ms=dict(first.timings_ms),
@@ -268,7 +263,9 @@ class RoboRewardModel:
         self.config = config
         self.cameras = (config.camera,) if config.camera else ()
         self.image_px: int | None = None
-        self.version = _version(judge, prompt, config)
+        self.version = version_of(
+            f"roboreward-{prompt.origin}", config, judge=judge.identity, prompt=prompt.sha256
+        )
         self.check_cells(240, 320)
 
     def start(self, task: str, references: References) -> RoboRewardFold:
@@ -329,16 +326,6 @@ def open_roboreward(config: RoboRewardConfig) -> RoboRewardModel:
         prompt.origin,
     )
     return model
-
-
-def _version(judge: VlmJudge, prompt: Prompt, config: RoboRewardConfig) -> str:
-    # Where the network lies and where its words were found is no part of it, what they are is.
-    asked = draccus.encode(config)
-    for name in ("judge", "prompt", "checkpoint"):
-        del asked[name]
-    described = {"judge": judge.identity, "prompt": prompt.sha256, "asked": asked}
-    text = json.dumps(described, sort_keys=True)
-    return f"roboreward-{prompt.origin}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _the_only_view(observation: Observation) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import draccus
 
 from roborl import config as configs
 
@@ -12,6 +17,24 @@ SETTINGS = "reward.yaml"
 """Name of the file with the settings in a folder that training wrote."""
 ADAPTER = "adapter_config.json"
 """Name of the file by which a folder of LoRA weights is known."""
+
+
+PLACES = ("checkpoint", "judge", "prompt")
+"""Settings that say where a part lies or how it runs: no part of a version, in which what the part is stands itself."""
+
+
+def version_of(kind: str, config: Any, *, places: Sequence[str] = PLACES, **parts: Any) -> str:
+    """Return the version of a model: its kind and the hash of everything that bears on a score.
+
+    Args:
+        kind: What the version begins with.
+        config: The dataclass of settings.
+        places: Those that say where something lies.
+        parts: What is found there, as hashes or identities.
+    """
+    asked = {name: value for name, value in draccus.encode(config).items() if name not in places}
+    described = json.dumps({**parts, "asked": asked}, sort_keys=True)
+    return f"{kind}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
 
 def read_settings(config_class: Any, place: str) -> Any:

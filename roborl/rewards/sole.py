@@ -14,13 +14,10 @@ the card and code released with it for the layout.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import draccus
 import numpy as np
 
 from roborl.errors import ConfigError, ShapeError
@@ -30,7 +27,7 @@ from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import References, missing
 from roborl.rewards.parsing import parse_percent
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
-from roborl.rewards.settings import read_settings
+from roborl.rewards.settings import read_settings, version_of
 from roborl.types import Image, Observation, Score
 
 CONTRACT = PromptContract(
@@ -182,12 +179,9 @@ class SoleModel:
         self.config = config
         self.cameras = config.cameras
         self.image_px: int | None = None
-        asked = draccus.encode(config)
-        for name in ("judge", "prompt", "checkpoint"):
-            del asked[name]
-        described = {"judge": judge.identity, "prompt": prompt.sha256, "asked": asked}
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        self.version = f"sole-r1-{prompt.origin}-{digest[:16]}"
+        self.version = version_of(
+            f"sole-r1-{prompt.origin}", config, judge=judge.identity, prompt=prompt.sha256
+        )
 
     def start(self, task: str, references: References) -> SoleFold:
         """Return the fold of a new episode; references play no part."""

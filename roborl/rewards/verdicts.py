@@ -62,6 +62,28 @@ class DoneCounter:
         return len(self._high) == self._rule.readings and steady
 
 
+class InARow:
+    """Counts readings in a row that say the same. A reading that is missing is not counted: it leaves the count as it is.
+
+    Args:
+        enough: How many make it true.
+
+    Example:
+        >>> finished = InARow(2)
+        >>> [finished.read(says) for says in (True, False, True, True)]
+        [False, False, False, True]
+    """
+
+    def __init__(self, enough: int) -> None:
+        self._enough = enough
+        self._count = 0
+
+    def read(self, holds: bool) -> bool:
+        """Return whether it has held often enough up to this reading."""
+        self._count = self._count + 1 if holds else 0
+        return self._count >= self._enough
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoneVotes:
     """When a row of probabilities means that the task is finished.

@@ -9,6 +9,7 @@ from typing import Any
 from roborl.errors import HandshakeMismatch, WireError
 
 PROTOCOL_VERSION = 2
+_REMEDIES = {"version": "Give the actor a copy of the folder policy that the learner's run holds: --policy"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Handshake:
         cameras: Camera name to (height_px, width_px) of the frames that travel.
         state_dim: Size of the state vector.
         action_dim: Size of the action vector.
-        version: Hash of whatever else both sides must share: a bench, an architecture.
+        version: Whatever else both sides must share, with its hash; on a weights link the policy's architecture.
         protocol: Version of the protocol spoken; never None.
 
     Example:
@@ -90,7 +91,9 @@ def mismatch(field: str, *, ours: object, theirs: object, peer: str) -> Handshak
         f"This side and {peer} disagree on {field}",
         seen=f"{field} = {theirs!r} at {peer}",
         allowed=f"{field} = {ours!r}, as here",
-        remedy="Start both sides from the same bench file and the same release of roborl",
+        remedy=_REMEDIES.get(
+            field, "Start both sides from the same bench file and the same release of roborl"
+        ),
     )
 
 

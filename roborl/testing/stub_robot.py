@@ -21,7 +21,8 @@ class Fault(StrEnum):
     """What can go wrong.
 
     SLOW_CAMERA delivers frames that are ever older. FROZEN_CAMERA repeats its last frame with fresh stamps. DEAD_CAMERA
-    raises. SLOW_BUS answers late. BUS_TIMEOUT raises on every read and write. BUS_HICCUP raises once.
+    raises. SLOW_BUS answers late. BUS_TIMEOUT raises on every read and write. BUS_HICCUP raises once. LOST_JOINT answers in time
+    with a joint that is no number.
     """
 
     SLOW_CAMERA = "slow_camera"
@@ -30,6 +31,7 @@ class Fault(StrEnum):
     SLOW_BUS = "slow_bus"
     BUS_TIMEOUT = "bus_timeout"
     BUS_HICCUP = "bus_hiccup"
+    LOST_JOINT = "lost_joint"
 
 
 class StubCamera:
@@ -83,7 +85,7 @@ class _StubBus:
 
     def sync_read(self, register: str, motors: Any = None, *, num_retry: int = 0) -> dict[str, float]:
         self._robot.answer()
-        return dict(zip(self._robot.model.joint_names, self._robot.joints.tolist(), strict=True))
+        return dict(zip(self._robot.model.joint_names, self._robot.reported().tolist(), strict=True))
 
 
 class StubRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no types
@@ -160,6 +162,13 @@ class StubRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no typ
             self._fault = None
             raise ConnectionError("incorrect status packet")
 
+    def reported(self) -> Joints:
+        """Return where it says it is, (n,)."""
+        joints = self.joints.copy()
+        if self.faulty(Fault.LOST_JOINT):
+            joints[0] = np.nan
+        return joints
+
     def get_observation(self) -> dict[str, Any]:
         """Return joint positions and frames.
 
@@ -169,7 +178,7 @@ class StubRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no typ
         """
         self.answer()
         pictures = {name: camera.read_latest() for name, camera in self.cameras.items()}
-        return {**self.model.to_features(self.joints), **pictures}
+        return {**self.model.to_features(self.reported()), **pictures}
 
     def send_action(self, action: Mapping[str, float]) -> dict[str, float]:
         """Go there.

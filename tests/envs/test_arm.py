@@ -58,6 +58,7 @@ def test_a_healthy_robot_runs_and_its_frames_have_the_recording_resolution() -> 
         (Fault.DEAD_CAMERA, "no observation"),
         (Fault.BUS_TIMEOUT, "set-point"),
         (Fault.BUS_HICCUP, "set-point"),
+        (Fault.LOST_JOINT, r"not a finite number.*shoulder_pan.pos.*nan.*finite position.*calibration"),
     ],
 )
 def test_each_fault_is_raised_as_a_robot_error_within_a_few_steps(fault: Fault, message: str) -> None:
@@ -77,6 +78,17 @@ def test_a_bus_that_is_silent_from_the_start_says_so_at_connect() -> None:
     arm, _ = stub_arm(Fault.BUS_TIMEOUT)
     with pytest.raises(RobotError, match=r"does not report its joints.*no status packet"):
         arm.connect()
+
+
+def test_a_joint_that_is_lost_reaches_neither_state_nor_set_point() -> None:
+    arm, robot = stub_arm(Fault.LOST_JOINT, after=7)
+    with pytest.raises(RobotError, match="not a finite number"):
+        run(arm, 3)
+    for read in (arm.begin_episode, lambda: arm.observe(3, images=False)):
+        with pytest.raises(RobotError, match="not a finite number"):
+            read()
+    arm.hold()
+    assert np.isfinite(robot.sent).all()
 
 
 def test_after_a_hiccup_a_new_episode_goes_on() -> None:

@@ -20,6 +20,7 @@ from roborl.errors import ConfigError
 from roborl.loops.act import Actor, folder_of
 from roborl.loops.actor import ActConfig
 from roborl.loops.status import StatusSlot
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End, Record, unpack_record
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsReceiver
@@ -180,7 +181,8 @@ def test_episodes_go_on_while_the_learner_is_away_until_the_ring_is_full(
         assert ring.free_slots < 20 + 10
         assert ring.acknowledged == 0
         records = [(seq, unpack_record(split(ring.read(seq)))) for seq in range(1, ring.head + 1)]
-        check_experience(records)
+        ends = check_experience(records)
+        assert {end.cause for end in ends.values()} <= {EndCause.TIME_LIMIT, EndCause.SUCCESS}
         assert results[0]["not_durable"] == len(records)
         del records
     shutil.rmtree(folder_of(config))
@@ -221,6 +223,34 @@ def test_a_learner_that_does_not_fit_ends_the_actor_with_both_values(tmp_path: P
         stop.set()
         thread.join()
         learner.close()
+        shutil.rmtree(folder_of(config))
+
+
+def test_an_actor_of_another_architecture_ends_before_it_takes_weights(
+    tmp_path: Path, learner: Learner
+) -> None:
+    shape = SmallPolicyConfig(
+        cameras=("front",), image_px=16, state_dim=9, action_dim=4, keypoints=2, width=8
+    )
+    SmallPolicy(shape).save(tmp_path / "policy")
+    publisher = WeightsPublisher("tcp://127.0.0.1:0", handshake=Handshake(version="width=16"))
+    publisher.publish(1, {"bias": np.zeros(4, np.float32)})
+    config = ActConfig(
+        bench_overrides=BENCH,
+        run=tmp_path,
+        steps=learner.steps.endpoint,
+        weights=publisher.endpoint,
+        policy=tmp_path / "policy",
+        ring_mb=8,
+        drain_s=0.0,
+    )
+    actor = Actor(config, lambda: False)
+    try:
+        with pytest.raises(ConfigError, match=r"disagree on version.*'width=16'.*width=8 #.*--policy"):
+            actor.run()
+        assert actor.status["io"]["weights_version"] == 0
+    finally:
+        publisher.close()
         shutil.rmtree(folder_of(config))
 
 

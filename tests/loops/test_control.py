@@ -379,7 +379,8 @@ def stub_bench(folder: Path, fault: Fault | None, **overrides: Any) -> Bench:
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.SLOW_CAMERA, Fault.FROZEN_CAMERA, Fault.DEAD_CAMERA, Fault.BUS_TIMEOUT]
+    "fault",
+    [Fault.SLOW_CAMERA, Fault.FROZEN_CAMERA, Fault.DEAD_CAMERA, Fault.BUS_TIMEOUT, Fault.LOST_JOINT],
 )
 def test_a_robot_that_breaks_for_good_ends_its_episode_and_then_the_process(
     tmp_path: Path, fault: Fault
@@ -453,6 +454,7 @@ def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
     bench.loop.run()
     assert bench.status["episodes"] == 3
     assert bench.ring.head == 3 * 9
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 3
     assert rounds > 20
 
 

@@ -19,11 +19,13 @@ from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns
 from roborl.data.journal import Journal
 from roborl.data.reader import StoreReader
-from roborl.errors import ConfigError, DatasetError
+from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.publish import VersionShelf
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops import learn
+from roborl.loops.actor import ActConfig, Card
+from roborl.loops.io import weights_handshake
 from roborl.loops.labelling import LabelConfig
 from roborl.loops.launch import Addresses, addresses, serve_main
 from roborl.loops.learn import learner_specs
@@ -43,6 +45,7 @@ from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsSender
+from roborl.serving.weights import WeightsSubscriber
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
 
 SIDE, STATE, ACTION, STEPS = 16, 3, 2, 12
@@ -213,6 +216,8 @@ def test_every_step_is_stored_once_labelled_right_and_learned_from_whoever_is_ki
     rig.until("all steps are stored", lambda: rig.journal.ring.acknowledged == rig.journal.ring.head)
     rig.until("all frames are labelled", rig.labelled)
     rig.until("it was learned from", lambda: rig.status("trainer").get("episodes") == len(keys))
+    steps = STEPS * len(keys)
+    rig.until("all steps earn updates", lambda: rig.status("trainer").get("online_transitions") == steps)
     rig.until("the budget is spent", lambda: rig.status("trainer")["achieved_ratio"] >= 0.9)
 
     reader = StoreReader(rig.run / "store")
@@ -234,7 +239,7 @@ def test_every_step_is_stored_once_labelled_right_and_learned_from_whoever_is_ki
     versions = [line["version"] for line in read_lines(RunFolder(rig.run).metrics, "version")]
     assert versions == sorted(set(versions))
     assert rig.group.restarts == dict.fromkeys(rig.group.restarts, 2)
-    assert rig.status("trainer")["achieved_ratio"] <= 1.0 + (8 + 1) / (len(keys) * STEPS - 10)
+    assert rig.status("trainer")["achieved_ratio"] <= 1.0 + (8 + 1) / (steps - 10)
     assert max(max(times) for times in rig.group.recoveries_s.values()) < 10.0
 
 
@@ -253,6 +258,23 @@ def test_an_older_version_comes_back_into_force_under_a_new_number(rig: Rig) -> 
     assert line["version"] > 3
     for name, array in first.items():
         np.testing.assert_array_equal(array, again[name])
+
+
+def test_weights_go_to_actors_that_hold_the_runs_policy_and_to_no_others(rig: Rig, tmp_path: Path) -> None:
+    card = Card(actor="left", bench="", cameras={}, state_dim=STATE, action_dim=ACTION, real_time=False)
+    run, other = RunFolder(rig.run), tmp_path / "other"
+    SmallPolicy(replace(SmallPolicy.load(run.policy).config, width=32)).save(other)
+    for folder, fits in ((run.policy, True), (other, False)):
+        handshake = weights_handshake(ActConfig(policy=folder), card)
+        subscriber = WeightsSubscriber(addresses(rig.run).weights, name="left", handshake=handshake)
+        try:
+            if fits:
+                rig.until("weights arrive", lambda: subscriber.newest() is not None)  # noqa: B023
+            else:
+                with pytest.raises(HandshakeMismatch, match="width=32"):
+                    rig.until("it is refused", lambda: subscriber.newest() is not None)  # noqa: B023
+        finally:
+            subscriber.close()
 
 
 @pytest.mark.parametrize("hold_actors_at", [200.0])

@@ -163,8 +163,13 @@ def test_views_and_wordings_that_differ_are_doubt():
 def test_a_demonstration_that_does_not_approach_the_goal_is_refused():
     with pytest.raises(ConfigError, match="no nearer"):
         progress_of(model_of(), [0.5], {"demo/front": DEMO[::-1]})
-    for demo in (None, DEMO[:1], DEMO[0], DEMO.astype(float)):
-        with pytest.raises(ConfigError, match="lacks a demonstration"):
+    for demo, says in (
+        (None, "lacks a demonstration"),
+        (DEMO[:1], "lacks a demonstration"),
+        (DEMO[0], "wrong form"),
+        (DEMO.astype(float), "wrong form"),
+    ):
+        with pytest.raises(ConfigError, match=says):
             progress_of(model_of(), [0.5], {} if demo is None else {"demo/front": demo})
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import draccus
-import torch
 from draccus.utils import DecodingError, ParsingError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -19,6 +18,7 @@ from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.tensors import check_tensors
 
 FORMAT = "roborl-sarm-1"
 
@@ -130,19 +130,15 @@ def _load_weights(network: SarmNetwork, path: Path) -> None:
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelLoadError("The weights of a reward model cannot be read", seen=str(error)) from error
     wanted = network.state_dict()
-    if state.keys() != wanted.keys():
-        raise ModelLoadError(
-            "The weights are those of another model",
-            seen=f"missing {sorted(wanted.keys() - state.keys())[:4]}, surplus {sorted(state.keys() - wanted.keys())[:4]}",
-            allowed="exactly the weights that config.json describes",
-        )
+    check_tensors(
+        state,
+        {name: tuple(tensor.shape) for name, tensor in wanted.items()},
+        what="a reward model",
+        remedy="Copy the whole folder, or train again",
+    )
     for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
+        if tensor.dtype != wanted[name].dtype:
             raise ModelLoadError(
-                f"The weight {name} has another form",
-                seen=f"{tensor.dtype} {tuple(tensor.shape)}",
-                allowed=f"{wanted[name].dtype} {tuple(wanted[name].shape)}",
+                f"The weight {name} is of another kind", seen=tensor.dtype, allowed=wanted[name].dtype
             )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelLoadError(f"The weight {name} is not finite", remedy="Train the model again")
     network.load_state_dict(state)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from roborl.errors import ModelLoadError
 from roborl.rewards.sarm.published_network import PublishedNetwork, PublishedShape
+from roborl.rewards.tensors import check_tensors
 
 _NAMES = (
     (r"visual_proj\.(weight|bias)", r"frame.\1"),
@@ -56,24 +55,12 @@ def convert_weights(
         outputs = other_classes if part == "stage" else 1
         dropped[f"{part}.unused.weight"] = None if outputs is None else (outputs, shape.dim)
         dropped[f"{part}.unused.bias"] = None if outputs is None else (outputs,)
-    expected = wanted | dropped
-    wrong = [
-        f"{name} {tuple(ours[name].shape)} for {form}"
-        for name, form in expected.items()
-        if name in ours and form is not None and tuple(ours[name].shape) != form
-    ]
-    absent, surplus = sorted(expected.keys() - ours.keys()), sorted(ours.keys() - expected.keys())
-    if absent or surplus or wrong:
-        raise ModelLoadError(
-            "The tensors are not those of the SARM network that its settings describe",
-            seen=f"{len(absent)} missing {absent[:3]}, {len(surplus)} surplus {surplus[:3]},"
-            f" {len(wrong)} of another shape {wrong[:3]}",
-            allowed="each tensor once, none besides",
-            remedy="Copy the whole checkpoint again, and for opensarm's check sizes and stages in the settings",
-        )
-    infinite = [name for name, tensor in ours.items() if not torch.isfinite(tensor).all()]
-    if infinite:
-        raise ModelLoadError("Tensors of a SARM checkpoint are not finite", seen=infinite[:3])
+    check_tensors(
+        ours,
+        wanted | dropped,
+        what="a SARM checkpoint",
+        remedy="Copy the whole checkpoint again, and for opensarm's check sizes and stages in the settings",
+    )
     return {name: ours[name].float().contiguous() for name in wanted}
 
 

@@ -20,8 +20,9 @@ from roborl.rewards.metrics import (
 from roborl.rewards.model import RewardModel, score_episode
 from roborl.rewards.sarm.episodes import TrainingEpisode, as_video, label_episode
 from roborl.rewards.sarm.labels import StagePlan
-from roborl.rewards.sarm.model import SarmJudge, SarmModel, Sighting
+from roborl.rewards.sarm.model import SarmJudge, SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.sarm.sightings import Sighting
 from roborl.rewards.time_only import mean_progress
 
 _FROZEN_FRAMES = 12

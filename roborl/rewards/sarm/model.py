@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,27 +16,10 @@ from roborl.rewards.model import Fold, References, missing, observation_id, stat
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.sarm.sightings import Sighting, Sightings
 from roborl.rewards.sarm.windows import EMPTY, causal_window
+from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Sighting:
-    """One observation as the model remembers it: pictures at first, then the vectors that the judge made of them.
-
-    The vectors are a function of the pictures alone, so it does not matter which query has them made.
-
-    Attributes:
-        id: Index of the observation.
-        images: One per camera of the model, uint8 (px, px, 3); None once there are vectors.
-        state: Proprioception, float32 (s,).
-        vectors: float32 (c, d), None until the judge has seen the pictures.
-    """
-
-    id: int
-    images: tuple[Image, ...] | None
-    state: NDArray[np.float32]
-    vectors: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -90,7 +72,7 @@ class SarmJudge:
         blank = next(s for s in queries[0].slots[::-1] if s is not None)
         rows = [[blank if s is None else s for s in query.slots] for query in queries]
         filled = torch.tensor([[s is not None for s in query.slots] for query in queries])
-        frames = torch.stack([torch.stack([_vectors(s) for s in row]) for row in rows])
+        frames = torch.stack([torch.stack([s.encoded for s in row]) for row in rows])
         state = None
         if network.config.use_state:
             state = torch.from_numpy(np.array([[s.state for s in row] for row in rows]))
@@ -130,9 +112,8 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
     def __init__(self, model: SarmModel, text: Tensor) -> None:
         self._model = model
         self._text = text
-        self._anchor: Sighting | None = None
-        self._recent: deque[Sighting] = deque()
-        self._finished_in_a_row = 0
+        self._seen = Sightings(reach=model.config.window.reach)
+        self._finished = InARow(model.config.done_frames)
 
     def queries(self, observation: Observation) -> list[SarmQuery]:
         """Return one query: the causal window that ends at this observation.
@@ -141,11 +122,9 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
             ShapeError: If a view is missing, or the state has another size than the model was trained with.
         """
         self.skip(observation)
-        present = self._recent[-1].id
-        seen = {sighting.id: sighting for sighting in self._recent}
-        wanted = causal_window(self._model.config.window, present)
-        slots = [seen.get(int(index)) if index != EMPTY else None for index in wanted[1:]]
-        return [SarmQuery(slots=(self._anchor, *slots), text=self._text)]
+        wanted = causal_window(self._model.config.window, self._seen.newest.id)
+        slots = [self._seen.at(int(index)) if index != EMPTY else None for index in wanted[1:]]
+        return [SarmQuery(slots=(self._seen.first, *slots), text=self._text)]
 
     def skip(self, observation: Observation) -> None:
         """Remember an observation.
@@ -153,12 +132,7 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
         Raises:
             ShapeError: As :meth:`queries`.
         """
-        sighting = self._model.sighting(observation)
-        if self._anchor is None:
-            self._anchor = sighting
-        self._recent.append(sighting)
-        while self._recent[0].id < sighting.id - self._model.config.window.reach:
-            self._recent.popleft()
+        self._seen.add(self._model.sighting(observation))
 
     def fold(self, observation_id: int, replies: Sequence[SarmReply | None]) -> Score:
         """Turn the reply into a score; "done" needs several finished frames in a row."""
@@ -169,14 +143,12 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
         if not (math.isfinite(reply.progress) and math.isfinite(reply.spread)):
             return missing(observation_id, "not finite", version=model.version)
         progress = min(max(reply.progress, 0.0), 1.0)
-        finished = progress >= model.config.done_progress
-        self._finished_in_a_row = self._finished_in_a_row + 1 if finished else 0
         return Score(
             frame_id=observation_id,
             progress=progress,
             raw=reply.progress,
             spread=reply.spread,
-            done=self._finished_in_a_row >= model.config.done_frames,
+            done=self._finished.read(progress >= model.config.done_progress),
             stage=int(np.argmax(reply.stages)),
             version=model.version,
         )
@@ -242,8 +214,3 @@ class SarmModel:
         ]
         vector: NDArray[np.float32] = self.network.encode(frames).flatten().numpy()
         return vector
-
-
-def _vectors(sighting: Sighting) -> Tensor:
-    assert sighting.vectors is not None, "every sighting of a batch has been encoded"
-    return sighting.vectors

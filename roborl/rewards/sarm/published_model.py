@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from roborl.rewards.model import Fold, References, missing, observation_id, state_of, views_of
-from roborl.rewards.sarm.model import Sighting
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
+from roborl.rewards.sarm.sightings import Sighting, Sightings
+from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
 _BLACK: Image = np.zeros((32, 32, 3), np.uint8)
@@ -175,7 +175,7 @@ class PublishedJudge:
         if not queries:
             return []
         self._encode({id(s): s for query in queries for s in query.slots})
-        frames = torch.stack([torch.stack([_vectors(s) for s in q.slots], dim=1) for q in queries])
+        frames = torch.stack([torch.stack([s.encoded for s in q.slots], dim=1) for q in queries])
         state = self._states(queries)
         if self._window.behind:
             black = self._black_vector().expand(*frames.shape[:2], self._window.behind, -1)
@@ -225,8 +225,8 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
     def __init__(self, model: PublishedModel, text: Tensor) -> None:
         self._model = model
         self._text = text
-        self._seen: list[Sighting] = []
-        self._finished_in_a_row = 0
+        self._seen = Sightings(reach=model.window.reach)
+        self._finished = InARow(model.done_frames)
 
     def queries(self, observation: Observation) -> list[WindowQuery]:
         """Return one query: the window of this observation.
@@ -235,10 +235,9 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
             ShapeError: If a view is missing, or the state has another size than in training.
         """
         self.skip(observation)
-        ids = [sighting.id for sighting in self._seen]
-        wanted = self._model.window.indices(ids[0], ids[-1])
+        wanted = self._model.window.indices(self._seen.first.id, self._seen.newest.id)
         # Where the live lane has passed over an observation, the one before it stands in.
-        slots = tuple(self._seen[bisect_right(ids, index) - 1] for index in wanted)
+        slots = tuple(self._seen.until(index) for index in wanted)
         return [WindowQuery(slots=slots, text=self._text)]
 
     def skip(self, observation: Observation) -> None:
@@ -247,10 +246,7 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         Raises:
             ShapeError: As :meth:`queries`.
         """
-        self._seen.append(self._model.sighting(observation))
-        oldest = self._seen[-1].id - self._model.window.reach
-        while len(self._seen) > 2 and self._seen[2].id <= oldest:
-            del self._seen[1]
+        self._seen.add(self._model.sighting(observation))
 
     def fold(self, observation_id: int, replies: Sequence[WindowReply | None]) -> Score:
         """Turn the reply into a score; it says "done" only where the network has a class for the finished task."""
@@ -263,9 +259,7 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         stage = int(np.argmax(reply.classes))
         done = None
         if model.network.shape.finished:
-            finished = stage == len(model.network.shape.stages)
-            self._finished_in_a_row = self._finished_in_a_row + 1 if finished else 0
-            done = self._finished_in_a_row >= model.done_frames
+            done = self._finished.read(stage == len(model.network.shape.stages))
         return Score(
             frame_id=observation_id,
             progress=min(max(reply.progress, 0.0), 1.0),
@@ -338,8 +332,3 @@ class PublishedModel:
         scale = self._scale
         state = observation.state if scale is None else state_of(observation, len(scale.mean))
         return Sighting(id=observation_id(observation), images=images, state=state)
-
-
-def _vectors(sighting: Sighting) -> Tensor:
-    assert sighting.vectors is not None, "every sighting of a batch has been encoded"
-    return sighting.vectors

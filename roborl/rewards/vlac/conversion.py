@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from roborl.errors import ModelLoadError
+from roborl.rewards.tensors import check_tensors
 from roborl.rewards.vlac.tokenizer import CONTEXT_TOKEN, END_OF_TURN, convert_tokenizer
 
 _VISION_LAYER = r"vision_model\.encoder\.layers\.(\d+)\."
@@ -170,24 +171,13 @@ def native_weights(published: Mapping[str, Tensor], config: InternVLConfig) -> d
             foreign.append(name)
     with torch.device("meta"):
         wanted = InternVLForConditionalGeneration(config).state_dict()
-    absent = sorted(wanted.keys() - native.keys())
-    foreign += sorted(native.keys() - wanted.keys())
-    misshapen = [
-        f"{name} {tuple(native[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & native.keys())
-        if native[name].shape != wanted[name].shape
-    ]
-    if absent or foreign or misshapen:
-        raise ModelLoadError(
-            "The tensors are not those of the model that config.json describes",
-            seen=f"{len(absent)} missing {absent[:3]}, {len(foreign)} surplus {foreign[:3]},"
-            f" {len(misshapen)} of another shape {misshapen[:3]}",
-            allowed="each tensor once, none besides",
-            remedy="Download the checkpoint again, whole",
-        )
-    infinite = [name for name, tensor in native.items() if not torch.isfinite(tensor).all()]
-    if infinite:
-        raise ModelLoadError("Tensors of the checkpoint are not finite", seen=infinite[:3])
+    check_tensors(
+        native,
+        {name: tuple(tensor.shape) for name, tensor in wanted.items()},
+        what="a VLAC checkpoint",
+        remedy="Download the checkpoint again, whole",
+        foreign=foreign,
+    )
     return native
 
 

@@ -10,13 +10,10 @@ was to become the anchor, it does so with the value of the anchor before: a lost
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import batched
 
-import draccus
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pictures
@@ -33,6 +30,8 @@ from roborl.rewards.recurrences import (
     quieten,
     sample_reference,
 )
+from roborl.rewards.references import take_reference
+from roborl.rewards.settings import version_of
 from roborl.rewards.verdicts import DoneSignal
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.replies import NO, YES, read_change, read_done
@@ -255,13 +254,13 @@ class VlacModel:
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        # Where the network lies and where its words were found is no part of it, what they are is.
-        asked = draccus.encode(self.config)
-        for name in ("judge", "prompt", "checkpoint"):
-            del asked[name]
-        described = {"judge": self.judge.identity, "prompt": self.wording.sha256, "asked": asked}
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        object.__setattr__(self, "version", f"vlac-{self.wording.origin}-{digest[:16]}")
+        version = version_of(
+            f"vlac-{self.wording.origin}",
+            self.config,
+            judge=self.judge.identity,
+            prompt=self.wording.sha256,
+        )
+        object.__setattr__(self, "version", version)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -289,14 +288,14 @@ class VlacModel:
             trajectory: tuple[Image, ...] = ()
             goal = None
             if self.config.reference_frames:
-                demo = _reference(references, f"demo/{camera}", dimensions=4)
+                demo = _reference(references, f"demo/{camera}")
                 trajectory = tuple(
                     self.squeeze(demo[i]) for i in sample_reference(len(demo), self.config.reference_frames)
                 )
             if self.config.done is DoneQuestion.GOAL and place == 0:
                 name = f"goal/{camera}"
                 given = name in references or not trajectory
-                goal = self.squeeze(_reference(references, name, dimensions=3)) if given else trajectory[-1]
+                goal = self.squeeze(_reference(references, name)) if given else trajectory[-1]
             anchors.append(Anchors(trajectory=trajectory, goal=goal))
         return anchors
 
@@ -319,29 +318,15 @@ class VlacModel:
         return np.asarray(resized)
 
 
-def _reference(references: References, name: str, *, dimensions: int) -> NDArray[np.uint8]:
-    pictures = references.get(name)
-    allowed = f"{name} uint8 " + ("(h, w, 3)" if dimensions == 3 else "(t, h, w, 3)")
+def _reference(references: References, name: str) -> NDArray[np.uint8]:
+    pictures = take_reference(references, name)
     if pictures is None:
         raise ConfigError(
             "The reward model lacks a reference",
             seen=sorted(references) or "none",
-            allowed=allowed,
+            allowed=name,
             remedy="Give a demonstration, or set reference_frames to 0 and done to task",
         )
-    if (
-        not isinstance(pictures, np.ndarray)
-        or pictures.dtype != np.uint8
-        or pictures.ndim != dimensions
-        or pictures.shape[-1] != 3
-        or not pictures.size
-    ):
-        seen = (
-            f"{pictures.dtype} {pictures.shape}"
-            if isinstance(pictures, np.ndarray)
-            else type(pictures).__name__
-        )
-        raise ConfigError(f"The reference {name} has the wrong form", seen=seen, allowed=allowed)
     return pictures
 
 

@@ -138,7 +138,7 @@ def test_the_memory_of_a_session_is_bounded(trained: SarmModel, world: World, as
     episode = world("success", 54)
     for observation in as_video(episode, [i % episode.frames for i in range(300)]):
         fold.queries(observation)
-    assert len(fold._recent) <= trained.config.window.reach + 1
+    assert len(fold._seen.kept) <= trained.config.window.reach + 3
 
 
 def _reply(progress: float) -> SarmReply:
