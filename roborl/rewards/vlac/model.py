@@ -327,7 +327,7 @@ def _reference(references: References, name: str, *, dimensions: int) -> NDArray
             "The reward model lacks a reference",
             seen=sorted(references) or "none",
             allowed=allowed,
-            remedy="Give a demonstration, or set reference_frames to 0 and done to task",
+            remedy="Show it a demonstration: --references.path DATASET; or set reference_frames to 0 and done to task",
         )
     if (
         not isinstance(pictures, np.ndarray)
