@@ -20,6 +20,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.bench_reward_plots import progress_panels, reliability_panels
 from roborl.loops.plots import LIGHT, png
+from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.requirements import Requirement
 from roborl.loops.reward_gate import FORMAT
 from roborl.loops.training_episodes import split, to_training
@@ -33,6 +34,7 @@ from roborl.rewards.benchmark import (
 )
 from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
+from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.episodes import TrainingEpisode, label_episode
 from roborl.rewards.sarm.labels import plan_stages
@@ -41,7 +43,6 @@ log = logging.getLogger(__name__)
 
 RESULT = "bench_reward.json"
 TIME_ONLY = "time only"
-_DEMO_FRAMES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +65,8 @@ class BenchRewardConfig(BenchmarkSettings):
     validation: float = 0.3
     # most episodes of each dataset; 0 for all
     episodes: int = 0
-    # tell models of a demonstration: the first success of each task. Training tells them of none, so such a result
-    # opens no gate: put the demonstration in the model's own settings for that.
-    demo: bool = False
+    # the demonstration that models are shown, of each task its own, as training shows it; nobody is judged on it
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # of the choice of validation episodes
     seed: int = 0
     # threads of the tensor library
@@ -90,15 +90,15 @@ class Cohort:
 
     Attributes:
         validation: What things are fitted on.
-        demonstrations: What models are told of, one per task; nobody is judged on them.
         test: What models are judged on.
-        left_out: Episodes whose task nobody demonstrates, where models are told of demonstrations.
+        references: What models are shown, by task.
+        left_out: Episodes whose task nobody demonstrates, where models are shown demonstrations.
         fingerprints: Of the datasets.
     """
 
     validation: tuple[Subject, ...]
-    demonstrations: tuple[Subject, ...]
     test: tuple[Subject, ...]
+    references: Mapping[str, References]
     left_out: int = 0
     fingerprints: Mapping[str, str]
 
@@ -126,12 +126,14 @@ class BenchRewardResult:
         cohort: The episodes.
         measured: Each model by its short name, and the model of time.
         places: Where each model was found, by its short name.
+        shown: Digest of what each model was shown, by its short name and the task.
         require: The bars.
     """
 
     cohort: Cohort
     measured: Mapping[str, Measurement]
     places: Mapping[str, str]
+    shown: Mapping[str, Mapping[str, str]]
     require: tuple[str, ...]
 
     def missed(self, name: str) -> list[str]:
@@ -162,7 +164,12 @@ class BenchRewardResult:
     def as_dict(self, config: BenchRewardConfig) -> dict[str, Any]:
         """Return plain values; JSON knows no NaN, so a figure that is not there is null."""
         entries = {
-            name: {"place": self.places.get(name, ""), **found.as_dict(), "missed": self.missed(name)}
+            name: {
+                "place": self.places.get(name, ""),
+                "references": dict(self.shown.get(name, {})),
+                **found.as_dict(),
+                "missed": self.missed(name),
+            }
             for name, found in self.measured.items()
         }
         by_time = entries.pop(TIME_ONLY)
@@ -205,16 +212,18 @@ def bench_reward(
     cohort = read_cohort(config)
     names = short_names(config.model)
     by_time = measure(
-        time_only_model([*cohort.demonstrations, *cohort.validation]),
+        time_only_model(cohort.validation),
         cohort.validation,
         cohort.test,
         replace(_settings(config), probes=False),
     )
     measured: dict[str, Measurement] = {}
+    shown: dict[str, dict[str, str]] = {}
     result = None
     for name, place in names.items():
         # One at a time: a model may fill the device.
         model = load_reward_model(place)
+        shown[name] = {t: digest(of_cameras(r, model.cameras)) for t, r in cohort.references.items()}
         measured[name] = measure(
             model,
             cohort.validation,
@@ -227,6 +236,7 @@ def bench_reward(
             cohort=cohort,
             measured={**measured, TIME_ONLY: by_time},
             places={known: names[known] for known in measured},
+            shown=shown,
             require=tuple(config.require),
         )
         _write(config, result)
@@ -238,23 +248,22 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     """Read the datasets, and set episodes aside for what has to be fitted.
 
     Raises:
-        DatasetError: If a dataset cannot be read, or there are not two successes, one to fit on and one to judge.
+        DatasetError: If a dataset or a demonstration cannot be read, or there are not two successes, one to fit on and
+            one to judge.
     """
     fit: list[tuple[str, TrainingEpisode]] = []
     test: list[tuple[str, TrainingEpisode]] = []
-    demos: dict[str, tuple[str, TrainingEpisode]] = {}
+    shown: dict[str, References] = {}
     left_out = 0
     for source in config.dataset:
         group = Path(source).name
         episodes = list(_read(config, source))
-        if config.demo:
+        if config.references.path:
             for episode in episodes:
-                if episode.success:
-                    demos.setdefault(episode.task, (group, episode))
-            shown = {id(episode) for _, episode in demos.values()}
-            judged = [e for e in episodes if id(e) not in shown and e.task in demos]
-            left_out += sum(e.task not in demos for e in episodes)
-            episodes = judged
+                if episode.task not in shown:
+                    shown[episode.task] = _demonstration(config.references, episode)
+            left_out += sum(not shown[e.task] for e in episodes)
+            episodes = [e for e in episodes if shown[e.task] and not _is(e, shown[e.task])]
         rest, held = split(episodes, config.validation, config.seed)
         fit += [(group, episode) for episode in held]
         test += [(group, episode) for episode in rest]
@@ -267,13 +276,11 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
             seen=f"{sum(counts)} of {len(fit) + len(test)} episodes",
             allowed="at least two beside the demonstrations: one to fit on and one to judge",
         )
-    everyone = [episode for _, episode in (*fit, *test, *demos.values())]
-    references = {task: _references(episode) for task, (_, episode) in demos.items()}
-    make = _subject_maker(everyone, references)
+    make = _subject_maker([episode for _, episode in (*fit, *test)], shown)
     return Cohort(
         validation=tuple(make(g, e) for g, e in fit),
-        demonstrations=tuple(make(g, e) for g, e in demos.values()),
         test=tuple(make(g, e) for g, e in test),
+        references={task: references for task, references in shown.items() if references},
         left_out=left_out,
         fingerprints={source: fingerprint(source) for source in config.dataset},
     )
@@ -354,9 +361,21 @@ def _subject_maker(
     return make
 
 
-def _references(episode: TrainingEpisode) -> References:
-    places = np.unique(np.linspace(0, episode.frames - 1, min(episode.frames, _DEMO_FRAMES)).round())
-    return {f"demo/{name}": rgb[places.astype(int)] for name, rgb in episode.images.items()}
+def _demonstration(config: ReferencesConfig, episode: TrainingEpisode) -> References:
+    """Return the demonstration of an episode's task, empty where there is none."""
+    try:
+        return read_demonstration(config, list(episode.images), episode.task)
+    except NoDemonstration:
+        return {}
+
+
+def _is(episode: TrainingEpisode, references: References) -> bool:
+    """Return whether the episode is the demonstration: it ends, and begins where that is shown, with the same pictures."""
+    return all(
+        np.array_equal(episode.images[camera][-1], pictures if pictures.ndim == 3 else pictures[-1])
+        and (pictures.ndim == 3 or np.array_equal(episode.images[camera][0], pictures[0]))
+        for camera, pictures in ((name.partition("/")[2], found) for name, found in references.items())
+    )
 
 
 def _write(config: BenchRewardConfig, result: BenchRewardResult) -> None:

@@ -16,15 +16,18 @@ from typing import Any
 
 from roborl import config as configuration
 from roborl.clock import NS
+from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.loops import act, learn
 from roborl.loops.act import Actor, actor_specs
 from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.learn import learner_specs, prepare, result
 from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
+from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
+from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
 
 log = logging.getLogger(__name__)
@@ -132,23 +135,29 @@ def serve_main(child: Child, config: ServeConfig) -> None:
     serve(child, config)
 
 
-def gate_main(child: Child, reward: str, gate: RewardGate) -> None:
-    """Load the reward model and see whether it passes."""
-    gate.check(find_loader(reward)().version)
+def gate_main(child: Child, config: TrainConfig) -> None:
+    """Load the reward model, see whether it passes, and begin an episode with what sessions will bring."""
+    bench = load_bench(config.bench, config.bench_overrides)
+    references = read_demonstration(config.references, tuple(bench.cameras), bench.task)
+    model = find_loader(config.reward)()
+    views = model.cameras or tuple(bench.cameras)
+    shown = of_cameras(references, views)
+    config.reward_gate.check(model.version, digest(shown))
+    model.start(bench.task, shown)
 
 
 def pass_gate(config: TrainConfig) -> None:
-    """Return once the reward model has passed its gate, at once where there is none. No arm has a process before that.
+    """Return once the reward model has passed its gate and begun an episode. No arm has a process before that.
 
     The model is loaded in a process of its own, whose end gives the memory back.
 
     Raises:
-        ConfigError: If it does not pass.
-        RoborlError: If it cannot be loaded.
+        ConfigError: If it does not pass, or lacks a reference.
+        RoborlError: If it or the demonstration cannot be read.
     """
-    if not config.reward_gate.result:
+    if not config.reward:
         return
-    spec = ChildSpec(name="gate", target=gate_main, args=(config.reward, config.reward_gate), start_s=_GATE_S)
+    spec = ChildSpec(name="gate", target=gate_main, args=(config,), start_s=_GATE_S)
     # The fork server starts once, with what its first group names.
     group = ProcessGroup([spec], preload=_PRELOAD)
     try:
@@ -180,7 +189,8 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     """Run actors, learner and reward server until the episodes are done, and return where the run stands.
 
     Raises:
-        ConfigError: If the configuration cannot be used, or the reward model does not pass its gate.
+        ConfigError: If the configuration cannot be used, or the reward model does not pass its gate or lacks a
+            reference.
         RoborlError: If a process cannot do its work.
     """
     began = time.monotonic()

@@ -95,6 +95,7 @@ def form_of(config: LearnConfig) -> BenchForm:
     """
     bench = load_bench(config.bench, config.bench_overrides)
     return BenchForm(
+        task=bench.task,
         cameras={name: (use.height_px, use.width_px) for name, use in bench.cameras.items()},
         image_px=bench.image_px,
         state_dim=state_map(bench).size,

@@ -15,6 +15,7 @@ from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.labelling import LabelConfig
+from roborl.loops.references import ReferencesConfig
 from roborl.loops.replay import MixConfig
 from roborl.loops.train import TrainerConfig
 from roborl.serving.security import SecurityConfig
@@ -120,6 +121,8 @@ class LearnSettings:
     policy: str = ""
     # demonstrations for the replay memory
     demos: DemosConfig = field(default_factory=DemosConfig)
+    # the demonstration that the reward model is shown, for one that compares with it
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # how progress becomes reward
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     # the share of demonstrations in a batch
@@ -177,6 +180,7 @@ class BenchForm:
     """What the learner has to know of a bench.
 
     Attributes:
+        task: The instruction in words.
         cameras: Height and width at recording resolution by camera name, px.
         image_px: Side of the square picture a policy sees.
         state_dim: Length of the state.
@@ -185,6 +189,7 @@ class BenchForm:
         policy_hz: Steps per second.
     """
 
+    task: str
     cameras: dict[str, tuple[int, int]]
     image_px: int
     state_dim: int

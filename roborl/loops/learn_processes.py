@@ -123,15 +123,22 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     """Run the labeller until it is stopped."""
     began = time.monotonic()
     from roborl.loops.label_store import StoredEpisodes
+    from roborl.loops.references import read_demonstration
     from roborl.loops.score_link import ScoreLine
 
     import_s = time.monotonic() - began
     run = RunFolder(config.run)
+    references = read_demonstration(config.references, tuple(form.cameras), form.task)
     store = _await_store(child, lambda: StoredEpisodes(run.store))
     if store is None:
         return
     line = ScoreLine(
-        config.reward, tuple(form.cameras), model=config.reward_model, keys=config.security.load()
+        config.reward,
+        tuple(form.cameras),
+        model=config.reward_model,
+        references=references,
+        task=form.task,
+        keys=config.security.load(),
     )
     events = JsonLines(run.events, child="labeller")
     labeller = Labeller(

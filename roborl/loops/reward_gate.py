@@ -13,7 +13,7 @@ from roborl.errors import ConfigError
 from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES
 
-FORMAT = "roborl-bench-reward-1"
+FORMAT = "roborl-bench-reward-2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,13 @@ class RewardGate:
         for text in self.require:
             Requirement.parse(text, FIGURES)
 
-    def check(self, version: str) -> None:
+    def check(self, version: str, shown: str | None = None) -> None:
         """Let a model pass, or not.
 
         Args:
             version: Of the model as it was loaded: the hash of everything that bears on its scores.
+            shown: Digest of the references that it will be shown, empty where there are none; None where whoever opens
+                sessions answers for that.
 
         Raises:
             ConfigError: If the result cannot be read, is of another version, was measured otherwise than training asks,
@@ -58,12 +60,13 @@ class RewardGate:
                 allowed=", ".join(sorted(entry["version"] for entry in models.values())),
                 remedy="Run roborl bench-reward on the model that is to be served",
             )
-        if measured["settings"]["demo"]:
+        known = sorted(found["references"].values()) or [""]
+        if shown is not None and shown not in known:
             raise ConfigError(
-                f"The reward gate {self.result} was measured with demonstrations that training does not give",
-                seen="demo true",
-                allowed="demo false",
-                remedy="Put the demonstration in the model's settings, and run roborl bench-reward without --demo",
+                f"The reward gate {self.result} was measured with another demonstration than training shows",
+                seen=shown or "none",
+                allowed=", ".join(one or "none" for one in known),
+                remedy="Give roborl bench-reward and roborl train the same --references",
             )
         bars = self.require or measured["require"]
         if not bars:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from roborl.clock import NS, Clock, Deadline, MonotonicClock
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.images import square
 from roborl.loops.label import Judge
+from roborl.rewards.references import Pictures, digest, of_cameras, told
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionOpened, SessionRefused
 from roborl.serving.security import Keys
@@ -24,12 +26,16 @@ _POLL_S = 0.05
 class ScoreLine:
     """Implements :class:`roborl.loops.label.ScoreLink` over ZeroMQ.
 
-    Pictures are brought to the model's size here, so that no larger ones travel than the model looks at.
+    Pictures are brought to the model's size here, so that no larger ones travel than the model looks at. Every session
+    brings the references of the views that the model looks at, and they are part of the version, of judge and scores.
 
     Args:
         endpoint: Address of the reward server.
         cameras: The recording's cameras.
         model: Name of the model at that server; empty for its only one.
+        references: What the model is told besides the task.
+        task: An instruction to try a session with as soon as the server is met, before there is an episode; empty for
+            no trial.
         keys: CURVE keys; None only on one machine.
         clock: The clock.
     """
@@ -40,13 +46,20 @@ class ScoreLine:
         cameras: Sequence[str],
         *,
         model: str = "",
+        references: Mapping[str, Pictures] | None = None,
+        task: str = "",
         keys: Keys | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._clock: Clock = clock or MonotonicClock()
         self._client = ScoreClient(endpoint, name="labeller", keys=keys, clock=self._clock)
         self._cameras, self._model = tuple(cameras), model
+        self._references, self._task = references or {}, task
         self._judge: Judge | None = None
+        self._served = self._version = ""  # The judge's version without and with what sessions bring.
+        self._tried: Judge | None = None
+        self._trial: str | None = None
+        self._accepted = False
         self._ask_ns = 0
         self._open: set[str] = set()
         self._scores: list[tuple[str, Score]] = []
@@ -63,16 +76,22 @@ class ScoreLine:
         elif self._judge is None and self._clock.now_ns() >= self._ask_ns:
             self._ask_ns = self._clock.now_ns() + int(_ASK_EVERY_S * NS)
             try:
-                self._judge = self._read(self._client.statistics(_ASK_EVERY_S))
+                statistics = self._client.statistics(_ASK_EVERY_S)
             except DeadlineExceeded:
                 log.warning("The reward server does not say what it judges with; it is asked again")
+                return None
+            self._judge = self._read(statistics)
+            self._try(self._judge)
         return self._judge
 
     def open(self, task: str) -> str | None:
         """Ask for a session of the label lane."""
         if self._judge is None:
             return None
-        return self._client.open_session(task, self._views(self._judge), model=self._model)
+        views = self._views(self._judge)
+        return self._client.open_session(
+            task, views, model=self._model, references=of_cameras(self._references, views)
+        )
 
     def push(self, session: str, observation: Observation, *, score: bool) -> bool:
         """Send the next observation, if the session is open and has credit."""
@@ -88,20 +107,33 @@ class ScoreLine:
         self._client.close_session(session)
 
     def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
-        """Take in what came."""
+        """Take in what came.
+
+        Raises:
+            ConfigError: If a judge refuses the first session that it is asked for: it would refuse all others.
+        """
         scores: list[tuple[str, Score]] = []
         lost: list[str] = []
         for event in self._client.poll(timeout_s):
             match event:
                 case SessionOpened():
                     self._open.add(event.session)
-                    if self._judge is not None and event.version != self._judge.version:
+                    self._accepted = True
+                    if event.session == self._trial:
+                        self.close(event.session)
+                    if event.version != self._served:
                         self._judge = None  # The model was exchanged since we asked.
                 case Scored():
-                    scores.append((event.session, event.score))
+                    scores.append((event.session, self._stamped(event.score)))
                 case SessionLost():
                     self._open.discard(event.session)
                     lost.append(event.session)
+                case SessionRefused() if not self._accepted:
+                    raise ConfigError(
+                        "The reward server refuses to judge the task",
+                        seen=event.reason,
+                        remedy="Do what it says, and start again",
+                    )
                 case SessionRefused():
                     log.warning("The reward server refuses a session: %s", event.reason)
                     lost.append(event.session)
@@ -110,6 +142,16 @@ class ScoreLine:
     def leave(self) -> None:
         """Close the connection."""
         self._client.close()
+
+    def _try(self, judge: Judge) -> None:
+        """Ask another judge than before for a session, to hear a refusal now."""
+        if judge != self._tried:
+            self._tried, self._accepted = judge, False
+            self._trial = self.open(self._task) if self._task else None
+
+    def _stamped(self, score: Score) -> Score:
+        # Also while the judge is away: what it said before that is as good as ever.
+        return replace(score, version=self._version) if score.version == self._served else score
 
     def _views(self, judge: Judge) -> tuple[str, ...]:
         return judge.cameras or self._cameras
@@ -129,11 +171,11 @@ class ScoreLine:
                 remedy="Name one of its models",
             )
         model = models[name]
-        judge = Judge(
-            version=str(model["version"]),
-            cameras=tuple(model.get("cameras") or ()),
-            image_px=model.get("image_px"),
-        )
+        cameras = tuple(model.get("cameras") or ())
+        self._served = str(model["version"])
+        shown = of_cameras(self._references, cameras or self._cameras)
+        self._version = told(self._served, digest(shown))
+        judge = Judge(version=self._version, cameras=cameras, image_px=model.get("image_px"))
         missing = sorted(set(judge.cameras) - set(self._cameras))
         if missing:
             raise ConfigError(
@@ -168,8 +210,8 @@ def score_over(
         One score per observation, in order.
 
     Raises:
-        ConfigError: If the server has no such model, or it wants a view that is not there.
-        DeadlineExceeded: If the server is away, or refuses the session, until the deadline.
+        ConfigError: If the server has no such model, it wants a view that is not there, or it refuses the session.
+        DeadlineExceeded: If the server is away until the deadline.
     """
     clock = clock or MonotonicClock()
     deadline = Deadline(deadline_s, clock)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.serve import serving
 from roborl.loops.video import beside, draw_progress, write_video
 from roborl.loops.watch_sources import Source, open_source, renamed
 from roborl.rewards.metrics import value_order_correlation
+from roborl.rewards.references import Pictures, digest, told
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.shaping import held
 from roborl.serving.score_client import ScoreClient
@@ -41,6 +43,8 @@ class WatchConfig:
     task: str = ""
     # A model's name for a view to the source's; empty where they agree.
     cameras: dict[str, str] = field(default_factory=dict)
+    # The demonstration that the reward model is shown, for one that compares with it.
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # Address of the reward server.
     server: str = "tcp://127.0.0.1:5560"
     # Keys for a server on another machine.
@@ -121,12 +125,13 @@ def watch(
 
     Raises:
         ConfigError: If there is no such source, or the server refuses the session.
-        DatasetError: If the source cannot be read.
+        DatasetError: If the source or the demonstration cannot be read.
         DeadlineExceeded: If server or scores do not come in time.
     """
     source = renamed(
         open_source(config.source, rate_hz=config.rate_hz, episode=config.episode), config.cameras
     )
+    references = read_demonstration(config.references, source.cameras, config.task or source.task)
     with ExitStack() as stack:
         endpoint = config.server
         if config.reward_model:
@@ -139,7 +144,7 @@ def watch(
         )
         stack.callback(client.close)
         client.wait_connected(config.deadline_s)
-        watched = _Watch(config, source, client, on_score, stopping).run()
+        watched = _Watch(config, source, references, client, on_score, stopping).run()
     if config.out:
         _write(config, source, watched)
     return watched
@@ -152,11 +157,13 @@ class _Watch:
         self,
         config: WatchConfig,
         source: Source,
+        references: Mapping[str, Pictures],
         client: ScoreClient,
         on_score: OnScore,
         stopping: Callable[[], bool],
     ) -> None:
         self._config, self._source, self._client = config, source, client
+        self._references, self._shown = references, digest(references)
         self._on_score, self._stopping = on_score, stopping
         self._lane = (
             Lane.LIVE if config.lane == "live" or (config.lane == "auto" and source.live) else Lane.LABEL
@@ -212,7 +219,11 @@ class _Watch:
     def _open(self) -> None:
         task = self._config.task or self._source.task
         self._session = self._client.open_session(
-            task, self._source.cameras, model=self._config.model, lane=self._lane
+            task,
+            self._source.cameras,
+            model=self._config.model,
+            lane=self._lane,
+            references=self._references,
         )
         self._lost = False
         self._heard = time.monotonic()
@@ -227,10 +238,11 @@ class _Watch:
         scores = []
         for event in self._client.poll(timeout_s):
             match event:
-                case Scored():
-                    self._on_score(event.score, self._times_s[event.score.frame_id])
-                    age_ms = (time.monotonic() - self._due[event.score.frame_id]) * 1e3
-                    scores.append((event.score, event.round_trip_ms, age_ms))
+                case Scored(score=score):
+                    score = replace(score, version=told(score.version, self._shown))
+                    self._on_score(score, self._times_s[score.frame_id])
+                    age_ms = (time.monotonic() - self._due[score.frame_id]) * 1e3
+                    scores.append((score, event.round_trip_ms, age_ms))
                 case SessionRefused():
                     raise ConfigError("The reward server refuses to judge this", seen=event.reason)
                 case SessionLost():

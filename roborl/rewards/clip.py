@@ -269,6 +269,7 @@ def _demonstration(references: References, camera: str) -> NDArray[np.uint8]:
             "The reward model lacks a demonstration",
             seen=(sorted(references) or "none") if demo is None else f"{demo.dtype} {demo.shape}",
             allowed=f"demo/{camera} uint8 (t, h, w, 3), t ≥ 2",
-            remedy="Give one, or set demonstration to False and low and high to rewards fitted on this bench",
+            remedy="Show it one: --references.path DATASET; or set demonstration to False, and low and high to rewards"
+            " fitted on this bench",
         )
     return demo

@@ -279,10 +279,11 @@ class DopamineModel:
                 "The reward model lacks a reference",
                 seen=sorted(references) or "none",
                 allowed=f"demo/{front}" if from_demo else f"goal/{front} or demo/{front}",
-                remedy="Give a demonstration or a picture of the goal, or set goal to False",
+                remedy="Show it a demonstration: --references.path DATASET; or set goal to False",
             )
-        start = demo[0] if from_demo and demo is not None else None
-        end = goal if goal is not None else None if demo is None else demo[-1]
+        # Copies, so that a session does not hold on to a whole demonstration.
+        start = demo[0].copy() if from_demo and demo is not None else None
+        end = goal if goal is not None else None if demo is None else demo[-1].copy()
         assert end is not None, "one of the two is there"
         return start, end
 

@@ -1,8 +1,10 @@
-"""Pictures and videos of how a task is done, from files: what a model is told where the session that asks brings none."""
+"""Pictures and videos of how a task is done: read from files, picked by camera, and what they do to a version."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -91,19 +93,57 @@ def references_key(references: Mapping[str, Pictures]) -> dict[str, str]:
     }
 
 
+def of_cameras(references: Mapping[str, Pictures], cameras: Collection[str]) -> dict[str, Pictures]:
+    """Return the references that are of these cameras; all where none is named."""
+    return {
+        name: pictures
+        for name, pictures in references.items()
+        if not cameras or name.partition("/")[2] in cameras
+    }
+
+
+def digest(references: Mapping[str, Pictures]) -> str:
+    """Return a short digest of what a session brings, empty where it brings nothing."""
+    if not references:
+        return ""
+    return hashlib.sha256(json.dumps(references_key(references)).encode()).hexdigest()[:12]
+
+
+def told(version: str, shown: str) -> str:
+    """Return the version of scores that a model gives to sessions which bring references of this digest.
+
+    Example:
+        >>> told("v1", ""), told("v1", "3f2a")
+        ('v1', 'v1-3f2a')
+    """
+    return f"{version}-{shown}" if shown else version
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """Return at most so many places of ``count``, evenly spaced, the first and the last among them.
+
+    Example:
+        >>> spaced(11, 3), spaced(2, 3), spaced(11, 1)
+        ([0, 5, 10], [0, 1], [10])
+    """
+    if most == 1:
+        return [count - 1]
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
+
+
 def _frames(path: Path, most: int) -> list[Pictures]:
     """Frames of a video or folder, evenly spaced; the last one alone where only one is wanted."""
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
         if not files:
             raise ConfigError("A folder of reference pictures is empty", seen=path, allowed=_PICTURES)
-        return [_picture(files[place]) for place in _places(len(files), most)]
+        return [_picture(files[place]) for place in spaced(len(files), most)]
     count = count_frames(path)
     if not count:
         raise ConfigError(
             "A reference video cannot be read", seen=path, allowed="a video file, or a folder of pictures"
         )
-    return list(video_frames(path, _places(count, most)).values())
+    return list(video_frames(path, spaced(count, most)).values())
 
 
 def video_frames(path: Path, places: Iterable[int], *, side_px: int | None = None) -> dict[int, Pictures]:
@@ -139,12 +179,6 @@ def count_frames(path: Path) -> int:
         count += 1
     capture.release()
     return count
-
-
-def _places(count: int, most: int) -> list[int]:
-    if most == 1:
-        return [count - 1]
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
 def _picture(path: Path) -> Pictures:

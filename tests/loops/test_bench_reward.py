@@ -14,6 +14,7 @@ from roborl.cli.main import main
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.bench_reward import RESULT, BenchRewardConfig, format_table, read_cohort, short_names
+from roborl.loops.references import ReferencesConfig
 from roborl.loops.reward_gate import FORMAT, RewardGate
 from roborl.rewards.benchmark import FIGURES
 from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
@@ -99,7 +100,7 @@ def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -
     cohort = read_cohort(BenchRewardConfig(dataset=[str(lamps)], validation=0.3))
     assert not {s.video for s in cohort.validation} & {s.video for s in cohort.test}
     assert len(cohort.validation) + len(cohort.test) == 8
-    assert not cohort.demonstrations
+    assert not cohort.references
     assert all(not s.references for s in cohort.test)
     assert {s.level for s in cohort.test if s.episode.success} == {5}
     assert {s.level for s in cohort.test if not s.episode.success} == {3}
@@ -115,16 +116,19 @@ def test_a_demonstration_is_of_the_task_and_nobody_is_judged_on_it(tmp_path: Pat
         lamp(8, success=False, task=other),
         lamp(9, success=False, task="mend the lamp"),
     )
-    cohort = read_cohort(BenchRewardConfig(dataset=[str(tmp_path / "lamps")], demo=True))
-    shown = {s.episode.task: s for s in cohort.demonstrations}
-    assert sorted(shown) == ["light the lamp", other]
+    place = str(tmp_path / "lamps")
+    cohort = read_cohort(BenchRewardConfig(dataset=[place], references=ReferencesConfig(path=place)))
+    demos = {
+        episode.task: episode.images for episode in (lamp(0, success=True), lamp(5, success=True, task=other))
+    }
+    assert cohort.references.keys() == demos.keys()
     judged = cohort.validation + cohort.test
-    assert not {s.video for s in cohort.demonstrations} & {s.video for s in judged}
     assert (len(judged), cohort.left_out) == (4, 1)
     for s in judged:
-        demo = shown[s.episode.task].episode.images
+        demo = demos[s.episode.task]
         assert set(s.references) == {f"demo/{name}" for name in demo}
         assert all(np.array_equal(s.references[f"demo/{name}"], rgb) for name, rgb in demo.items())
+        assert not all(np.array_equal(s.episode.images[name], rgb) for name, rgb in demo.items())
 
 
 def test_progress_of_failures_is_not_made_up(tmp_path: Path) -> None:

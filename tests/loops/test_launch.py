@@ -24,7 +24,13 @@ from roborl.loops.train import TrainerConfig
 
 WHERE = Addresses(steps="ipc:///steps", weights="ipc:///weights", scores="ipc:///scores")
 FORM = BenchForm(
-    cameras={"front": (8, 8)}, image_px=8, state_dim=3, action_dim=2, max_steps=5, policy_hz=10.0
+    task="shine",
+    cameras={"front": (8, 8)},
+    image_px=8,
+    state_dim=3,
+    action_dim=2,
+    max_steps=5,
+    policy_hz=10.0,
 )
 
 

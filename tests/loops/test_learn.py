@@ -50,6 +50,7 @@ from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, Rewa
 
 SIDE, STATE, ACTION, STEPS = 16, 3, 2, 12
 FORM = BenchForm(
+    task="shine",
     cameras={"front": (SIDE, SIDE)},
     image_px=SIDE,
     state_dim=STATE,

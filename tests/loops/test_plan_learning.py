@@ -22,6 +22,7 @@ from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.rewards.adaptation.config import Method
 
 FORM = BenchForm(
+    task="shine",
     cameras={"front": (96, 96), "wrist": (96, 96)},
     image_px=32,
     state_dim=7,

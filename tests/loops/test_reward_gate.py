@@ -18,9 +18,8 @@ def written(folder: Path, *, version: str = "brightness-all", **changes: Any) ->
     figures = dict.fromkeys(FIGURES) | {"voc": 0.9, "false_success_rate": 0.1}
     result = {
         "format": FORMAT,
-        "settings": {"demo": False},
         "require": ["voc>=0.8"],
-        "models": {"one": {"version": version, "figures": figures}},
+        "models": {"one": {"version": version, "figures": figures, "references": {}}},
     }
     path = folder / "bench_reward.json"
     path.write_text(json.dumps(result | changes))
@@ -47,7 +46,6 @@ def test_a_model_passes_with_the_bars_of_its_benchmark_or_with_others(tmp_path: 
             [],
             r"another reward model\. Found: version brightness-all\. Allowed: sarm-1",
         ),
-        ({"settings": {"demo": True}}, [], "demonstrations that training does not give"),
         ({"format": "other"}, [], "another format"),
     ],
 )

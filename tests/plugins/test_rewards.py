@@ -15,6 +15,7 @@ from lerobot.configs.rewards import RewardModelConfig
 from lerobot.rewards import make_reward_model, make_reward_model_config, make_reward_pre_post_processors
 
 from roborl.errors import ConfigError, DeadlineExceeded, ShapeError
+from roborl.loops.references import ReferencesConfig
 from roborl.loops.serve import RewardServer, ServeConfig, serving
 from roborl.plugins.rewards.batches import episodes_of
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
@@ -24,6 +25,7 @@ from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.testing.check_reward_model import random_observations
+from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
 
 TASK = "put the cube into the bowl"
 
@@ -171,6 +173,30 @@ def test_a_score_that_is_missing_is_no_number():
         rows = model.compute_progress(batch_of(random_observations(Model(), count=3)))
         model.close()
     assert rows.isnan().tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("kind", ["roborl", "remote"])
+def test_a_demonstration_is_shown_of_each_task(kind, tmp_path, monkeypatch):
+    class Told(BrightnessModel):
+        def start(self, task, references):
+            told.append((task, sorted(references), references["demo/front"].tolist()))
+            return super().start(task, references)
+
+    told = []
+    demos = {text: random_episode(seed, task=text) for seed, text in enumerate((TASK, "another"))}
+    write_episodes(tmp_path / "demos", *demos.values())
+    monkeypatch.setattr("roborl.plugins.rewards.modeling_rewards.load_reward_model", lambda place: Told())
+    shown = random_observations(Told(), count=2)
+    with serving({"told": Told()}) as server:
+        where = {"place": "told"} if kind == "roborl" else {"endpoint": server.endpoint}
+        model, _ = built(kind, references=ReferencesConfig(path=str(tmp_path / "demos")), **where)
+        model.compute_progress(batch_of(shown, shown) | {"task": [TASK, "another"]})
+        if kind == "remote":
+            model.close()
+    assert [task for task, _, _ in told] == list(demos)
+    for task, names, pictures in told:
+        assert names == [f"demo/{name}" for name in sorted(shown[0].frames) if name in CAMERAS]
+        assert pictures == demos[task].images["front"].tolist()
 
 
 def test_a_server_that_is_away_is_waited_for_and_then_given_up():

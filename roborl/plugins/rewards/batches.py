@@ -29,6 +29,11 @@ class WatchedEpisode:
     task: str
     observations: tuple[Observation, ...]
 
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of its views."""
+        return tuple(self.observations[0].frames)
+
 
 def episodes_of(batch: Mapping[str, Any], *, default_task: str) -> list[WatchedEpisode]:
     """Return the episodes of a batch, one per sample.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lerobot.configs.rewards import RewardModelConfig
 
 from roborl.errors import ConfigError
+from roborl.loops.references import ReferencesConfig
 from roborl.serving.security import SecurityConfig
 
 
@@ -19,12 +20,14 @@ class RoborlConfig(RewardModelConfig):  # type: ignore[misc]  # LeRobot has no t
         place: What ``roborl serve`` would be told: a folder that train-reward wrote, or NAME:CHECKPOINT.
         default_task: The instruction where a batch brings none.
         rename_map: LeRobot's names of observations to the model's: ``{"observation.images.top": "observation.images.front"}``.
+        references: The demonstration that it is shown, for one that compares with it.
         max_batch: Most queries in one call of the judge.
     """
 
     place: str = ""
     default_task: str = ""
     rename_map: dict[str, str] = field(default_factory=dict)
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     max_batch: int = 64
     device: str | None = "cpu"
 
@@ -50,6 +53,7 @@ class RemoteConfig(RewardModelConfig):  # type: ignore[misc]  # LeRobot has no t
         deadline_s: How long nothing may come from the server before it is given up.
         default_task: The instruction where a batch brings none.
         rename_map: As of :class:`RoborlConfig`.
+        references: As of :class:`RoborlConfig`.
     """
 
     endpoint: str = "tcp://127.0.0.1:5560"
@@ -58,4 +62,5 @@ class RemoteConfig(RewardModelConfig):  # type: ignore[misc]  # LeRobot has no t
     deadline_s: float = 60.0
     default_task: str = ""
     rename_map: dict[str, str] = field(default_factory=dict)
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     device: str | None = "cpu"

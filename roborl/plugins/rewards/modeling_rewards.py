@@ -13,10 +13,11 @@ from lerobot.rewards.pretrained import PreTrainedRewardModel
 from torch import Tensor
 
 from roborl.errors import ConfigError
+from roborl.loops.references import read_demonstration
 from roborl.loops.score_link import ScoreLine, score_over
 from roborl.plugins.rewards.batches import WatchedEpisode, episodes_of
 from roborl.plugins.rewards.configuration_rewards import RemoteConfig, RoborlConfig
-from roborl.rewards.model import score_episode
+from roborl.rewards.model import References, score_episode
 from roborl.rewards.registry import load_reward_model
 from roborl.types import Score
 
@@ -38,6 +39,7 @@ class RoborlRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
     def __init__(self, config: RoborlConfig, **kwargs: Any) -> None:
         super().__init__(config)
         self._model = load_reward_model(config.place)
+        self._references: dict[str, References] = {}
 
     def compute_reward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the progress at the last frame of each sample; see :func:`compute_progress`."""
@@ -53,15 +55,25 @@ class RoborlRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
             Progress in [0, 1], float32 (b, t); NaN where the model gave none.
 
         Raises:
-            ConfigError: If the batch has no pictures or instruction, or the model needs a reference besides: LeRobot
-                has no way to give it one.
+            ConfigError: If the batch has no pictures or instruction, or the model lacks a reference.
+            DatasetError: If the demonstration cannot be read, or is of another task.
             ShapeError: If an array has another form, or a view that the model needs is missing.
         """
         watched = episodes_of(batch, default_task=self.config.default_task)
         return _as_tensor([self._score(episode) for episode in watched], self.config)
 
     def _score(self, episode: WatchedEpisode) -> list[Score]:
-        return score_episode(self._model, episode.task, episode.observations, max_batch=self.config.max_batch)
+        if episode.task not in self._references:
+            self._references[episode.task] = read_demonstration(
+                self.config.references, episode.cameras, episode.task
+            )
+        return score_episode(
+            self._model,
+            episode.task,
+            episode.observations,
+            references=self._references[episode.task],
+            max_batch=self.config.max_batch,
+        )
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.config._save_pretrained(save_directory)
@@ -88,7 +100,7 @@ class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
     def __init__(self, config: RemoteConfig, **kwargs: Any) -> None:
         super().__init__(config)
         self._line: ScoreLine | None = None
-        self._cameras: tuple[str, ...] = ()
+        self._asked: tuple[tuple[str, ...], str] = (), ""
 
     def compute_reward(self, batch: Mapping[str, Any]) -> Tensor:
         """Return the progress at the last frame of each sample, as of :class:`RoborlRewardModel`."""
@@ -99,12 +111,13 @@ class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
 
         Raises:
             ConfigError: As there, and if the server has no such model or wants a view that the batch lacks.
+            DatasetError: As there.
             DeadlineExceeded: If nothing comes from the server in time.
         """
         watched = episodes_of(batch, default_task=self.config.default_task)
-        line = self._line_for(tuple(watched[0].observations[0].frames))
         scored = [
-            score_over(line, one.task, one.observations, deadline_s=self.config.deadline_s) for one in watched
+            score_over(self._line_for(one), one.task, one.observations, deadline_s=self.config.deadline_s)
+            for one in watched
         ]
         return _as_tensor(scored, self.config)
 
@@ -114,12 +127,20 @@ class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
             self._line.leave()
             self._line = None
 
-    def _line_for(self, cameras: tuple[str, ...]) -> ScoreLine:
-        if self._line is None or cameras != self._cameras:
+    def _line_for(self, episode: WatchedEpisode) -> ScoreLine:
+        config = self.config
+        # Each task has a demonstration of its own, and a line shows one.
+        asked = episode.cameras, episode.task if config.references.path else ""
+        if self._line is None or asked != self._asked:
             self.close()
-            config = self.config
-            self._line = ScoreLine(config.endpoint, cameras, model=config.model, keys=config.security.load())
-            self._cameras = cameras
+            self._line = ScoreLine(
+                config.endpoint,
+                episode.cameras,
+                model=config.model,
+                references=read_demonstration(config.references, episode.cameras, episode.task),
+                keys=config.security.load(),
+            )
+            self._asked = asked
         return self._line
 
     def _save_pretrained(self, save_directory: Path) -> None:

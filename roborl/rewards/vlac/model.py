@@ -325,7 +325,7 @@ def _reference(references: References, name: str) -> NDArray[np.uint8]:
             "The reward model lacks a reference",
             seen=sorted(references) or "none",
             allowed=name,
-            remedy="Give a demonstration, or set reference_frames to 0 and done to task",
+            remedy="Show it a demonstration: --references.path DATASET; or set reference_frames to 0 and done to task",
         )
     return pictures
 
