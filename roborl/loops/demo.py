@@ -81,7 +81,7 @@ class DemoConfig:
     # the trainer
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(
-            budget=BudgetConfig(ratio=16.0, head_start=8_000, start_at=0, hold_actors_at=2_000.0),
+            budget=BudgetConfig(ratio=16.0, head_start=20_000, start_at=0, hold_actors_at=2_000.0),
             publish_every=200,
         )
     )
