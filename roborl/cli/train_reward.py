@@ -2,6 +2,7 @@
 
 ``--model dopamine``, ``roboreward`` or ``vlac`` adapts a published judge; without it, or with ``--model sarm``, a
 stage-aware model is trained from scratch; ``--model perceptual`` recognises steps that it finds in a few demonstrations.
+``--model pairs`` trains a small judge of hops from scratch on several tasks, and adapts it to one demonstration of another.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.loops.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.train_reward import TrainRewardConfig, train_reward
 
 Config = TrainRewardConfig
 
 _SARM, _ADAPTABLE = "sarm", ("dopamine", "roboreward", "vlac")
-_OURS: dict[str, type[Any]] = {_SARM: Config, "perceptual": TrainPerceptualConfig}
+_OURS: dict[str, type[Any]] = {
+    _SARM: Config,
+    "pairs": TrainPairsConfig,
+    "perceptual": TrainPerceptualConfig,
+}
 
 
 def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
@@ -52,6 +58,8 @@ def main(config: Any) -> dict[str, Any]:
         report = _train(config)
     elif isinstance(config, TrainPerceptualConfig):
         report = _learn(config)
+    elif isinstance(config, TrainPairsConfig):
+        report = _compare(config)
     else:
         report = _adapt(config)
     (config.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -59,10 +67,7 @@ def main(config: Any) -> dict[str, Any]:
 
 
 def _train(config: TrainRewardConfig) -> dict[str, Any]:
-    def log(figures: Mapping[str, float]) -> None:
-        _say(f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}")
-
-    result = train_reward(config, log=log)
+    result = train_reward(config, log=_say_step)
     if result.ours.successes:
         from roborl.loops.plots import LIGHT, png
         from roborl.loops.train_reward_plots import held_out_panels
@@ -77,6 +82,15 @@ def _learn(config: TrainPerceptualConfig) -> dict[str, Any]:
     result = train_perceptual(config)
     _say(result.table)
     _say(f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation")
+    return result.as_dict()
+
+
+def _compare(config: TrainPairsConfig) -> dict[str, Any]:
+    result = train_pairs_on(config, log=_say_step)
+    if result.table:
+        _say(result.table)
+        _say(f"{result.frame_ms:.2f} ms per observation")
+    _say(f"Open it with: {config.out}")
     return result.as_dict()
 
 
@@ -100,6 +114,10 @@ def _adapt(config: Any) -> dict[str, Any]:
         )
     _say(f"Open it with: {report['model']}:{config.out}")
     return report
+
+
+def _say_step(figures: Mapping[str, float]) -> None:
+    _say(f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}")
 
 
 def _say(line: str) -> None:

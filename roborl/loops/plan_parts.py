@@ -65,7 +65,7 @@ def plan_judge(place: str, kept: Kept | None, *, height_px: int, width_px: int) 
         width_px: Their width.
 
     Returns:
-        The judge; None where endpoints run it, and nothing of it is in memory here.
+        The judge; None where endpoints run it, and nothing of it is in memory here, or it is too small to plan for.
 
     Raises:
         ConfigError: If there is no such judge.
@@ -73,7 +73,7 @@ def plan_judge(place: str, kept: Kept | None, *, height_px: int, width_px: int) 
     """
     _, settings, published = read_judge(place)
     judge = settings.judge
-    if judge.kind is JudgeKind.OPENAI:
+    if judge.kind is not JudgeKind.TRANSFORMERS:
         return None
     if published is not None:
         blueprint, saved = Blueprint(published.network), Kept.BF16

@@ -13,6 +13,7 @@ from roborl.rewards.model import RewardModel
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
 _FORMATS = {
+    "roborl-pairs-1": "roborl.rewards.pairs.checkpoint:load_pair_model",
     "roborl-perceptual-1": "roborl.rewards.perceptual.checkpoint:load_perceptual",
     "roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model",
 }

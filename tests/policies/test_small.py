@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from roborl.errors import ModelLoadError
+from roborl.layers import CameraEncoder
 from roborl.policies import load_policy
-from roborl.policies.networks import CameraEncoder, Remaining
+from roborl.policies.networks import Remaining
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.types import Frame, Observation
 

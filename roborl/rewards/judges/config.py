@@ -15,6 +15,8 @@ class JudgeKind(StrEnum):
     """In this process."""
     OPENAI = "openai"
     """Behind endpoints that speak OpenAI's protocol, such as those of vLLM and SGLang."""
+    PAIRS = "pairs"
+    """In this process: the small judge of hops that ``roborl train-reward --model pairs`` trains."""
 
 
 class Quantisation(StrEnum):
@@ -29,7 +31,7 @@ class Quantisation(StrEnum):
 class JudgeConfig:
     """How a vision-language network is run. Checkpoint, prompt and pixels are settings of the reward model that asks."""
 
-    # Where the network runs: transformers (in this process) or openai (endpoints).
+    # Where the network runs: transformers (in this process) or openai (endpoints); pairs for the small judge of hops.
     kind: JudgeKind = JudgeKind.TRANSFORMERS
     # Number format of the weights: auto (as saved), bfloat16, float16 or float32.
     dtype: str = "auto"

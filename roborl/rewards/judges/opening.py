@@ -54,6 +54,11 @@ def open_judge(
         from roborl.rewards.judges.openai_judge import OpenAiJudge
 
         return OpenAiJudge(config, checkpoint)
+    if config.kind is JudgeKind.PAIRS:
+        from roborl.rewards.pairs.checkpoint import load_pairs
+        from roborl.rewards.pairs.judge import PairJudge
+
+        return PairJudge(load_pairs(checkpoint))
     from roborl.rewards.judges.transformers_judge import TransformersJudge
 
     judge: VlmJudge = TransformersJudge.load(
