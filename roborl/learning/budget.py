@@ -69,7 +69,7 @@ class ReplayBudget:
     @property
     def holds_actors(self) -> bool:
         """True while the learner has its head start, or is so far behind that actors should wait between episodes."""
-        if self._head_start:
+        if self.ahead:
             return True
         limit = self.config.hold_actors_at
         if not limit or self._tokens <= limit / 2:
@@ -77,6 +77,11 @@ class ReplayBudget:
         elif self._tokens > limit:
             self._holding = True
         return self._holding
+
+    @property
+    def ahead(self) -> bool:
+        """True while the head start lasts."""
+        return self._head_start > 0
 
     @property
     def started(self) -> bool:

@@ -209,6 +209,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             reported=told,
             updates=lambda: trainer.budget.updates,
             imported=lambda: config.demos.path in imported(run.imports),
+            ahead=lambda: trainer.budget.ahead,
         ),
         publisher=PolicyPublisher(publisher, VersionShelf(run.versions)),
         config=config.trainer,

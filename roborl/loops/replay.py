@@ -92,6 +92,8 @@ class ReplaySource:
         reported: Keys, as text, of episodes that an earlier process of this run has reported.
         updates: How many updates the algorithm has made; schedules follow it.
         imported: Whether all recorded episodes have come in.
+        ahead: Whether the learner has its head start: then nothing that happened online is drawn, or the first episode
+            would be all there is of it.
     """
 
     def __init__(
@@ -105,17 +107,22 @@ class ReplaySource:
         reported: Collection[str] = (),
         updates: Callable[[], int] = lambda: 0,
         imported: Callable[[], bool] = lambda: True,
+        ahead: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sampler, self._mixer = sampler, Mixer(sampler, mix)
+        self._recorded_mixer = Mixer(
+            sampler, {"demo" if "demo" in name else name: mix[name] for name in mix if name != "online"}
+        )
         self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
-        self._imported = imported
+        self._imported, self._ahead = imported, ahead
         self._reported = set(reported)
         self._closed: set[int] = set()
         self._sampleable = self._now_sampleable = 0
 
     def sample(self) -> Batch:
         """Draw the next batch."""
-        return self._mixer.sample(self._batch_size, self._updates(), images=self._images)
+        mixer = self._recorded_mixer if self._ahead() else self._mixer
+        return mixer.sample(self._batch_size, self._updates(), images=self._images)
 
     def refresh(self) -> Experience:
         """Take in what is new."""

@@ -62,12 +62,20 @@ class Rig:
         mix: MixConfig | None = None,
         need_labels: bool = False,
         imported: bool = True,
+        ahead: bool = False,
     ) -> ReplaySource:
         sampler = Sampler(ArenaReader(self.root), SamplingConfig(need_labels=need_labels), 0)
         shares = (mix or MixConfig()).shares(0.5)
         info = StoreReader(self.root).info
         return ReplaySource(
-            sampler, shares, 8, images=True, info=info, reported=reported or (), imported=lambda: imported
+            sampler,
+            shares,
+            8,
+            images=True,
+            info=info,
+            reported=reported or (),
+            imported=lambda: imported,
+            ahead=lambda: ahead,
         )
 
 
@@ -123,6 +131,14 @@ def test_recorded_episodes_stand_there_whole_once_they_have_come_in_and_are_labe
     assert rig.source().refresh().recorded
     assert not rig.source(imported=False).refresh().recorded
     assert not rig.source(need_labels=True).refresh().recorded
+
+
+def test_nothing_from_online_is_drawn_while_the_head_start_lasts(rig: Rig) -> None:
+    rig.run(0, 6, EndCause.SUCCESS)
+    rig.run(1, 6, EndCause.SUCCESS, mode="demo")
+    ahead, later = rig.source(ahead=True), rig.source()
+    assert ahead.sample().demo.all()
+    assert not later.sample().demo.all()
 
 
 def test_a_verdict_that_moves_the_end_moves_the_return(rig: Rig) -> None:
