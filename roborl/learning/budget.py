@@ -64,7 +64,7 @@ class ReplayBudget:
         self._updates = 0
         self._forgiven = 0.0
         self._holding = False
-        self._head_start, self._recorded = config.head_start, False
+        self._head_start, self._made_ahead, self._recorded = config.head_start, 0, False
 
     @property
     def holds_actors(self) -> bool:
@@ -101,8 +101,7 @@ class ReplayBudget:
     @property
     def achieved_ratio(self) -> float:
         """Updates made per transition that earned some, without the head start; 0 before the first."""
-        made = self._updates - (self.config.head_start - self._head_start)
-        return made / self._earning if self._earning else 0.0
+        return (self._updates - self._made_ahead) / self._earning if self._earning else 0.0
 
     def recorded(self) -> None:
         """Take note that the recorded episodes stand there whole, so that the head start may begin."""
@@ -138,6 +137,7 @@ class ReplayBudget:
         """Count ``updates`` made."""
         ahead = min(updates, self._head_start)
         self._head_start -= ahead
+        self._made_ahead += ahead
         self._updates += updates
         self._tokens -= updates - ahead
 
@@ -161,6 +161,7 @@ class ReplayBudget:
             "updates": self._updates,
             "forgiven": self._forgiven,
             "head_start": self._head_start,
+            "made_ahead": self._made_ahead,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -168,4 +169,5 @@ class ReplayBudget:
         self._waiting, self._started = int(state["waiting"]), bool(state["started"])
         self._earning, self._tokens = int(state["earning"]), float(state["tokens"])
         self._updates, self._forgiven = int(state["updates"]), float(state["forgiven"])
-        self._head_start = int(state.get("head_start", 0))
+        # Runs of older releases had no head start.
+        self._head_start, self._made_ahead = int(state.get("head_start", 0)), int(state.get("made_ahead", 0))

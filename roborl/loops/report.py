@@ -135,6 +135,7 @@ def render(
         final=results.final,
         settings=_UNKNOWN | results.settings,
         settings_text=yaml.safe_dump(results.settings, sort_keys=False) if results.settings else "",
+        head_start=results.head_start,
         stages=results.stages,
         total_s=sum(float(stage["wall_s"]) for stage in results.stages.values()),
         episodes=results.episodes,

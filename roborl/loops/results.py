@@ -122,6 +122,11 @@ class Results:
         return made, int(self.train.get("rlpd", {}).get("lookahead_updates", 0))
 
     @property
+    def head_start(self) -> int:
+        """Updates on recorded episodes that were asked for before the first episode."""
+        return int(self.train.get("trainer", {}).get("budget", {}).get("head_start", 0))
+
+    @property
     def form(self) -> tuple[RewardForm, str]:
         """The form of the reward that was learnt from, and whether it leaves the optimal policy alone."""
         scale = float(self.train.get("shaping", {}).get("scale", 0.0))

@@ -1,15 +1,20 @@
-"""How a reward model of ours is written to a folder: ``config.json`` and ``model.safetensors``."""
+"""How a reward model of ours stands in a folder, ``config.json`` and ``model.safetensors``: writing, and refusing what is none."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from draccus.utils import DecodingError, ParsingError
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
+
+from roborl.errors import ModelLoadError, RoborlError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -28,3 +33,39 @@ def save_model_folder(folder: Path, described: Mapping[str, Any], arrays: Mappin
     partial = folder / f"{WEIGHTS}.part"
     save_file(dict(arrays), partial)
     os.replace(partial, folder / WEIGHTS)
+
+
+@contextmanager
+def reading(folder: Path, what: str, train: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a folder is read into one error that says how to get a good one.
+
+    Args:
+        folder: What is read.
+        what: Kind of model, for people.
+        train: Command that makes one.
+
+    Raises:
+        ModelLoadError: For anything that the block raises about files, formats and sizes.
+    """
+    try:
+        yield
+    except ModelLoadError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+        DecodingError,
+        ParsingError,
+        RoborlError,
+    ) as error:
+        raise ModelLoadError(
+            f"{what} cannot be read",
+            seen=f"{folder}: {type(error).__name__}: {error}",
+            allowed="a folder that roborl train-reward wrote",
+            remedy=f"Train one with: {train}",
+        ) from error

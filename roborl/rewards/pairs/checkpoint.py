@@ -11,16 +11,14 @@ from typing import Any
 import cv2
 import draccus
 import torch
-from draccus.utils import DecodingError, ParsingError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from roborl import config as configs
-from roborl.errors import ModelLoadError, RoborlError
+from roborl.errors import ModelLoadError
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, load_dopamine
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.judges.config import JudgeKind
-from roborl.rewards.model_folder import CONFIG, WEIGHTS, save_model_folder
+from roborl.rewards.model_folder import CONFIG, WEIGHTS, reading, save_model_folder
 from roborl.rewards.pairs.config import PairNetworkConfig
 from roborl.rewards.pairs.judge import PairJudge
 from roborl.rewards.pairs.network import PairNetwork
@@ -84,7 +82,9 @@ def load_pairs(folder: Path | str) -> PairNetwork:
         ModelLoadError: If the folder is missing or foreign, or the bytes are not those that were saved.
     """
     folder = Path(folder)
-    try:
+    with reading(
+        folder, "A judge of pairs", "roborl train-reward --model pairs --dataset '[PATH]' --out FOLDER"
+    ):
         described = json.loads((folder / CONFIG).read_text())
         if described["format"] != FORMAT:
             raise ModelLoadError("This is another kind of model", seen=described["format"], allowed=FORMAT)
@@ -93,26 +93,6 @@ def load_pairs(folder: Path | str) -> PairNetwork:
         identity = str(described["identity"])
         weights = load_file(folder / WEIGHTS)
         network.load_state_dict(weights)
-    except ModelLoadError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-        DecodingError,
-        ParsingError,
-        RoborlError,
-    ) as error:
-        raise ModelLoadError(
-            "A judge of pairs cannot be read",
-            seen=f"{folder}: {type(error).__name__}: {error}",
-            allowed="a folder that roborl train-reward wrote",
-            remedy="Train one with: roborl train-reward --model pairs --dataset '[PATH]' --out FOLDER",
-        ) from error
     if broken := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
         raise ModelLoadError("The weights of a judge of pairs are not finite", seen=broken)
     if (found := PairJudge(network).identity) != identity:

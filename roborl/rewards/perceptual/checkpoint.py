@@ -10,13 +10,11 @@ from typing import Any
 
 import draccus
 import numpy as np
-from draccus.utils import DecodingError, ParsingError
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from roborl.errors import ModelLoadError, RoborlError
-from roborl.rewards.model_folder import CONFIG, WEIGHTS, save_model_folder
+from roborl.errors import ModelLoadError
+from roborl.rewards.model_folder import CONFIG, WEIGHTS, reading, save_model_folder
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
 from roborl.rewards.perceptual.selection import Looks
@@ -65,7 +63,11 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
             trained with, or the bytes are not those that were saved.
     """
     folder = Path(folder)
-    try:
+    with reading(
+        folder,
+        "A perceptual reward model",
+        "roborl train-reward --model perceptual --dataset PATH --out FOLDER",
+    ):
         described = json.loads((folder / CONFIG).read_text())
         if described["format"] != FORMAT:
             raise ModelLoadError("This is another kind of model", seen=described["format"], allowed=FORMAT)
@@ -81,25 +83,6 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
             )
         statistics = _statistics(load_file(folder / WEIGHTS))
         model = freeze_perceptual(encoder, config, statistics, cameras=cameras, tasks=tasks)
-    except ModelLoadError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        SafetensorError,
-        DecodingError,
-        ParsingError,
-        RoborlError,
-    ) as error:
-        raise ModelLoadError(
-            "A perceptual reward model cannot be read",
-            seen=f"{folder}: {type(error).__name__}: {error}",
-            allowed="a folder that roborl train-reward wrote",
-            remedy="Train one with: roborl train-reward --model perceptual --dataset PATH --out FOLDER",
-        ) from error
     if model.version != version:
         raise ModelLoadError(
             "Statistics and config.json of a reward model do not belong together",
