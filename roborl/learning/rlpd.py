@@ -1,10 +1,11 @@
 """RLPD for a cloned policy: symmetric sampling, an ensemble of normalised critics, n-step targets, shaping at draw time.
 
 The image encoder is frozen, so every picture is encoded once; the actor starts as the clone. It climbs the critics' values,
-clones demonstrations and successes, and clones any other action as much as what followed it was better than what the actor
-would have got: so it takes the good part of an episode that failed, which a shaped value tells from the rest. The critics
-are told the stored potential of each observation, the actor never is, so the shaped values stay the task's values minus
-the potential however late, held or noisy that potential is.
+clones demonstrations and a person's steps, and clones any other action as much as what followed it was better than what the
+actor would have got: so it takes the good part of an episode that failed, which a shaped value tells from the rest, and
+leaves the part of a success in which it went nowhere. The critics are told the stored potential of each observation, the
+actor never is, so the shaped values stay the task's values minus the potential however late, held or noisy that potential
+is.
 
 Once critics have converged, shaping speaks no more: by its own law every action is worth what the task says. So critics begin
 with a short look ahead, where the potential stands for most of what is to come, and end with the whole.
@@ -62,7 +63,7 @@ class RlpdConfig:
         target_noise: Standard deviation of the smoothing noise on target actions.
         actor_every: Critic updates per actor update.
         actor_average: Share of the running average of actors that each update keeps; the average is what acts.
-        clone_weight: Weight of the cloning loss on demonstrations, a person's steps and own successes in the actor's loss.
+        clone_weight: Weight of the cloning loss on demonstrations and a person's steps in the actor's loss.
         advantage_weight: Weight of cloning other actions by their advantage, where that is positive.
         advantage_temperature: Advantage, relative to the mean value, that makes such an action count e times as much.
         least_value: Values below this are not scaled up further, so that an untaught critic does not move the actor.
@@ -233,7 +234,7 @@ class Rlpd:
         # The task's value is what the critic says plus the potential it was shaped with.
         scale = (values.detach() + potential).abs().mean().clamp_min(config.least_value)
         error = (proposal - action).square().sum(dim=1)
-        shown = torch.from_numpy(batch.demo | batch.person | batch.success).float()
+        shown = torch.from_numpy(batch.demo | batch.person).float()
         clone_loss = (shown * error).sum() / shown.sum().clamp_min(1)
         with torch.no_grad():
             expected = self._values(self.targets, inputs, proposal, potential).mean(dim=0)

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 # How an actor explores is its own affair: weights mean the same with any of it.
-_OWN_AFFAIR = ("exploration_std", "noise_persistence")
+_OWN_AFFAIR = ("exploration_std", "noise_persistence", "burst_rate", "burst_steps")
 
 
 def architecture(policy: object, published: Mapping[str, NDArray[Any]] | None = None) -> str | None:

@@ -36,6 +36,13 @@ class SmallPolicyConfig:
         width: Units per hidden layer of the actor.
         exploration_std: Standard deviation of the noise added to actions while exploring.
         noise_persistence: Correlation of that noise from one step to the next, in [0, 1).
+        burst_rate: Probability at each step of exploring that a burst begins: one component of the action, drawn at
+            random, is held at a random value for some steps. Small noise alone never leaves a place that the policy
+            steers back to.
+        burst_steps: Longest burst, in steps; the length is drawn evenly from 1 on.
+
+    Source:
+        Dabney, Ostrovski & Barreto, Temporally-Extended epsilon-Greedy Exploration (ICLR 2021) for the bursts.
     """
 
     cameras: tuple[str, ...]
@@ -47,6 +54,8 @@ class SmallPolicyConfig:
     width: int = 256
     exploration_std: float = 0.1
     noise_persistence: float = 0.5
+    burst_rate: float = 0.05
+    burst_steps: int = 6
 
 
 class SmallPolicy:
@@ -67,6 +76,7 @@ class SmallPolicy:
         self._version = 0
         self._random = np.random.default_rng(seed)
         self._noise: NDArray[np.float64] = np.zeros(config.action_dim)
+        self._burst, self._burst_left = (0, 0.0), 0
         self.encoder.eval()
         self.actor.eval()
 
@@ -77,7 +87,7 @@ class SmallPolicy:
 
     def reset(self) -> None:
         """Draw fresh exploration noise."""
-        self._noise = self._random.normal(size=self.config.action_dim)
+        self._noise, self._burst_left = self._random.normal(size=self.config.action_dim), 0
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> NDArray[np.float32]:
@@ -90,11 +100,23 @@ class SmallPolicy:
         mean = self.actor(self.remaining(self.encoder(images), state))
         action: NDArray[np.floating] = mean.numpy()
         if self.explore:
-            rho = self.config.noise_persistence
-            fresh = self._random.normal(size=self.config.action_dim)
-            self._noise = rho * self._noise + np.sqrt(1 - rho**2) * fresh
-            action = action + self.config.exploration_std * self._noise
+            action = self._explored(action)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def _explored(self, action: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return an action (1, a) with noise, and with a component of its own in a burst."""
+        shape, random = self.config, self._random
+        rho = shape.noise_persistence
+        self._noise = rho * self._noise + np.sqrt(1 - rho**2) * random.normal(size=shape.action_dim)
+        action = action + shape.exploration_std * self._noise
+        if not self._burst_left and random.random() < shape.burst_rate:
+            self._burst = int(random.integers(shape.action_dim)), float(random.choice((-1.0, 1.0)) * random.uniform(0.5, 1.0))
+            self._burst_left = int(random.integers(1, shape.burst_steps + 1))
+        if self._burst_left:
+            component, value = self._burst
+            action[:, component] = value
+            self._burst_left -= 1
+        return action
 
     def load_actor(self, weights: Mapping[str, NDArray[np.float32]], version: int) -> None:
         """Replace the actor's weights.

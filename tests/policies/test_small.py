@@ -49,7 +49,8 @@ def test_larger_pictures_are_averaged_down_and_other_cameras_ignored() -> None:
 
 
 def test_exploration_strays_persistently_within_bounds() -> None:
-    policy = SmallPolicy(replace(SHAPE, exploration_std=0.5, noise_persistence=0.9), explore=True, seed=1)
+    shape = replace(SHAPE, exploration_std=0.5, noise_persistence=0.9, burst_rate=0.0)
+    policy = SmallPolicy(shape, explore=True, seed=1)
     policy.reset()
     seen = observation(0)
     actions = np.concatenate([policy.act(seen) for _ in range(400)])
@@ -57,6 +58,34 @@ def test_exploration_strays_persistently_within_bounds() -> None:
     assert actions.std(axis=0).min() > 0.1
     steps = np.corrcoef(actions[:-1, 0], actions[1:, 0])[0, 1]
     assert steps > 0.6, "noise that persists is correlated from step to step"
+
+
+def test_a_burst_holds_one_component_for_a_few_steps() -> None:
+    shape = replace(SHAPE, exploration_std=0.0, burst_rate=0.05, burst_steps=4)
+    policy, still, seen = SmallPolicy(shape, explore=True, seed=1), SmallPolicy(shape), observation(0)
+    still.load_actor(to_arrays(policy.actor), version=1)
+    still.encoder.load_state_dict(policy.encoder.state_dict())
+    policy.reset()
+    strayed = np.concatenate([policy.act(seen) for _ in range(2000)]) - still.act(seen)
+    assert ((strayed != 0).sum(axis=1) <= 1).all(), "one component at a time"
+    assert set(np.abs(strayed).argmax(axis=1)) == {0, 1, 2}
+    assert strayed.min() < -0.7 and strayed.max() > 0.7, "either way, and far"
+    burst = (strayed != 0).any(axis=1)
+    held = np.flatnonzero(burst[1:] & burst[:-1])
+    same = (strayed[held] == strayed[held + 1]).all(axis=1)
+    assert same.mean() > 0.8, "held from step to step"
+    # 19 free steps come before one that begins a burst, and that lasts 2.5.
+    assert burst.mean() == pytest.approx(2.5 / 21.5, abs=0.03)
+
+
+def test_a_burst_ends_with_its_episode() -> None:
+    shape = replace(SHAPE, exploration_std=0.0, burst_rate=1.0, burst_steps=1000)
+    policy = SmallPolicy(shape, explore=True, seed=1)
+    policy.reset()
+    seen = observation(0)
+    first = [policy.act(seen)[0] for _ in range(2)]
+    policy.reset()
+    assert np.array_equal(*first) and not np.array_equal(policy.act(seen)[0], first[0])
 
 
 def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path) -> None:
