@@ -110,7 +110,10 @@ class SmallPolicy:
         self._noise = rho * self._noise + np.sqrt(1 - rho**2) * random.normal(size=shape.action_dim)
         action = action + shape.exploration_std * self._noise
         if not self._burst_left and random.random() < shape.burst_rate:
-            self._burst = int(random.integers(shape.action_dim)), float(random.choice((-1.0, 1.0)) * random.uniform(0.5, 1.0))
+            self._burst = (
+                int(random.integers(shape.action_dim)),
+                float(random.choice((-1.0, 1.0)) * random.uniform(0.5, 1.0)),
+            )
             self._burst_left = int(random.integers(1, shape.burst_steps + 1))
         if self._burst_left:
             component, value = self._burst

@@ -66,10 +66,11 @@ def test_a_burst_holds_one_component_for_a_few_steps() -> None:
     still.load_actor(to_arrays(policy.actor), version=1)
     still.encoder.load_state_dict(policy.encoder.state_dict())
     policy.reset()
-    strayed = np.concatenate([policy.act(seen) for _ in range(2000)]) - still.act(seen)
+    strayed = np.concatenate([policy.act(seen) for _ in range(6000)]) - still.act(seen)
     assert ((strayed != 0).sum(axis=1) <= 1).all(), "one component at a time"
     assert set(np.abs(strayed).argmax(axis=1)) == {0, 1, 2}
-    assert strayed.min() < -0.7 and strayed.max() > 0.7, "either way, and far"
+    assert strayed.min() < -0.7, "far"
+    assert strayed.max() > 0.7, "and either way"
     burst = (strayed != 0).any(axis=1)
     held = np.flatnonzero(burst[1:] & burst[:-1])
     same = (strayed[held] == strayed[held + 1]).all(axis=1)
@@ -85,7 +86,8 @@ def test_a_burst_ends_with_its_episode() -> None:
     seen = observation(0)
     first = [policy.act(seen)[0] for _ in range(2)]
     policy.reset()
-    assert np.array_equal(*first) and not np.array_equal(policy.act(seen)[0], first[0])
+    assert np.array_equal(*first)
+    assert not np.array_equal(policy.act(seen)[0], first[0])
 
 
 def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path) -> None:
