@@ -37,7 +37,7 @@ from roborl.learning.features import FeatureCache
 from roborl.learning.sampling import Batch
 from roborl.policies.networks import Critics
 from roborl.policies.small import SmallPolicy, Weights, to_arrays
-from roborl.rewards.shaping import shaped_reward
+from roborl.rewards.forms import RewardForm, reward_of
 
 # So that no single action outweighs the rest.
 _MOST_WEIGHT = 20.0
@@ -98,12 +98,24 @@ class Rlpd:
         config: Settings.
         policy: The cloned policy to start from; its encoder stays as it is.
         arena: The replay memory that batches are drawn from; pictures are looked up there by row.
+        form: How progress becomes reward.
         seed: Of network initialisation and of every draw.
     """
 
-    def __init__(self, config: RlpdConfig, policy: SmallPolicy, arena: ArenaReader, *, seed: int) -> None:
+    def __init__(
+        self,
+        config: RlpdConfig,
+        policy: SmallPolicy,
+        arena: ArenaReader,
+        *,
+        form: RewardForm = RewardForm.POTENTIAL,
+        seed: int,
+    ) -> None:
         torch.manual_seed(seed)
         self.config = config
+        self._reward = reward_of(form)
+        # Only then is the task's value what the critics say plus the potential it was shaped with.
+        self._adds_potential = form is RewardForm.POTENTIAL
         self.features = FeatureCache(policy, arena)
         self._remaining = policy.remaining
         self.actor = copy.deepcopy(policy.actor).train()
@@ -201,7 +213,7 @@ class Rlpd:
         next_values = self._values(
             self.targets, next_inputs, (next_action + noise).clamp_(-1, 1), next_potential
         )
-        reward = shaped_reward(
+        reward = self._reward(
             torch.from_numpy(batch.reward),
             potential,
             next_potential,
@@ -231,8 +243,8 @@ class Rlpd:
         self.critics.requires_grad_(False)
         values = self._values(self.critics, inputs, proposal, potential).mean(dim=0)
         self.critics.requires_grad_(True)
-        # The task's value is what the critic says plus the potential it was shaped with.
-        scale = (values.detach() + potential).abs().mean().clamp_min(config.least_value)
+        task_values = values.detach() + potential if self._adds_potential else values.detach()
+        scale = task_values.abs().mean().clamp_min(config.least_value)
         error = (proposal - action).square().sum(dim=1)
         shown = torch.from_numpy(batch.demo | batch.person).float()
         clone_loss = (shown * error).sum() / shown.sum().clamp_min(1)

@@ -27,7 +27,7 @@ from roborl.loops.learn_config import (
     read_status,
 )
 from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
-from roborl.rewards.forms import RewardForm, the_form
+from roborl.rewards.forms import the_form
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def prepare(config: LearnConfig) -> BenchForm:
 
 def reward_form(config: LearnConfig) -> tuple[str, str]:
     """Return how the reward is formed, and whether that leaves the optimal policy alone."""
-    named = [RewardForm.POTENTIAL] if config.shaped else []
+    named = [config.shaping.form] if config.shaped else []
     form, says = the_form(
         named,
         critic_sees_potential=config.rlpd.critic_sees_potential,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
@@ -91,6 +91,8 @@ class StoreConfig:
 class ShapingConfig:
     """How progress becomes reward."""
 
+    # potential leaves the best policy alone; progress, difference and positive do not, and the run says so
+    form: Literal["potential", "progress", "difference", "positive"] = "potential"
     # reward that full progress is worth; 0 trains on the task's reward alone
     scale: float = 0.3
     # spread of a score at which it counts half; .inf lets every score count fully

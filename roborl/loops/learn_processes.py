@@ -245,8 +245,9 @@ def make_algorithm(config: LearnConfig, policy: Any, arena: Any) -> Algorithm[An
     """
     if config.algorithm == "rlpd":
         from roborl.learning.rlpd import Rlpd
+        from roborl.rewards.forms import RewardForm
 
-        return Rlpd(config.rlpd, policy, arena, seed=config.seed)
+        return Rlpd(config.rlpd, policy, arena, form=RewardForm(config.shaping.form), seed=config.seed)
     module, _, function = config.algorithm.partition(":")
     try:
         make = getattr(importlib.import_module(module), function)

@@ -129,11 +129,12 @@ class Results:
     @property
     def form(self) -> tuple[RewardForm, str]:
         """The form of the reward that was learnt from, and whether it leaves the optimal policy alone."""
-        scale = float(self.train.get("shaping", {}).get("scale", 0.0))
+        shaping = self.train.get("shaping", {})
+        scale = float(shaping.get("scale", 0.0))
         shaped = bool(self.train.get("reward")) and scale > 0
         rlpd = self.train.get("rlpd", {})
         return the_form(
-            ["potential"] if shaped else [],
+            [shaping.get("form", "potential")] if shaped else [],
             critic_sees_potential=bool(rlpd.get("critic_sees_potential", True)),
             lookahead=float(rlpd.get("lookahead", 1.0)),
             lookahead_grows=int(rlpd.get("lookahead_updates", 0)) > 0,

@@ -13,6 +13,7 @@ from roborl.data.store import Store, StoreSpec
 from roborl.learning.rlpd import Rlpd, RlpdConfig
 from roborl.learning.sampling import Batch
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.rewards.forms import RewardForm
 from roborl.testing.experience import CAMERAS
 
 SIZE = 64
@@ -21,7 +22,7 @@ SHAPE = SmallPolicyConfig(
 )
 
 
-def algorithm(folder: Path, **settings: float | bool) -> Rlpd:
+def algorithm(folder: Path, *, form: RewardForm = RewardForm.POTENTIAL, **settings: float | bool) -> Rlpd:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     store = Store.open(
@@ -32,7 +33,7 @@ def algorithm(folder: Path, **settings: float | bool) -> Rlpd:
     )
     store.close()
     config = RlpdConfig(**({"batch_size": SIZE, "learning_rate": 3e-3, "width": 32} | settings))  # type: ignore[arg-type]
-    return Rlpd(config, SmallPolicy(SHAPE), ArenaReader(folder), seed=0)
+    return Rlpd(config, SmallPolicy(SHAPE), ArenaReader(folder), form=form, seed=0)
 
 
 def batch(
@@ -100,6 +101,18 @@ def test_the_values_of_a_shaped_task_are_the_tasks_minus_the_potential(tmp_path:
         shaped = learner._values(learner.critics, inputs, action, torch.tensor([0.6])).mean().item()
     assert plain == pytest.approx(1.0, abs=0.15)
     assert plain - shaped == pytest.approx(0.6, abs=0.15)
+
+
+def test_each_form_of_reward_is_learnt_as_it_was_named(tmp_path: Path) -> None:
+    drawn = batch(np.random.default_rng(0), potential=0.25)
+    drawn = replace(drawn, next_potential=np.full(SIZE, 0.75, np.float32))
+    targets = {
+        form: algorithm(tmp_path / form, form=form).update(drawn)["target"] - float(drawn.reward.mean())
+        for form in RewardForm
+    }
+    assert targets == pytest.approx(
+        {"sparse": 0.0, "potential": -0.25, "progress": 0.75, "difference": 0.5, "positive": 0.0}, abs=1e-5
+    )
 
 
 def test_a_critic_that_is_not_told_the_potential_cannot_tell(tmp_path: Path) -> None:

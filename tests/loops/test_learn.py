@@ -332,6 +332,7 @@ def test_a_rollback_reaches_the_learner_at_work(tmp_path: Path) -> None:
         ({}, ("potential", "policy-invariant once critics look all the way ahead")),
         ({"rlpd": RlpdConfig(lookahead_updates=0)}, ("potential", "not policy-invariant")),
         ({"rlpd": RlpdConfig(critic_sees_potential=False)}, ("potential", "not policy-invariant")),
+        ({"shaping": ShapingConfig(form="difference")}, ("difference", "not policy-invariant")),
         ({"reward": "", "rlpd": RlpdConfig(lookahead=1.0)}, ("sparse", "policy-invariant")),
         (
             {"shaping": ShapingConfig(scale=0.0)},
