@@ -25,6 +25,7 @@ from roborl.loops.launch import TrainConfig, run_training
 from roborl.loops.learn_config import ShapingConfig
 from roborl.loops.learnt import learnt_policy
 from roborl.loops.record import record_scripted
+from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.report import write_report
 from roborl.loops.results import FIGURES, SETTINGS
 from roborl.loops.scripts import failure_kinds, script_maker
@@ -74,6 +75,10 @@ class DemoConfig:
     threads: int = 1
     # cloning
     clone: CloneConfig = field(default_factory=CloneConfig)
+    # reward model to practise with in place of one trained here, such as dopamine:judge/reward.yaml
+    judge: str = ""
+    # the demonstration that it is shown, for one that compares with it
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # how progress becomes reward; scale 0 learns from the operator's button alone
     shaping: ShapingConfig = field(default_factory=lambda: ShapingConfig(scale=1.0))
     # the algorithm
@@ -175,7 +180,8 @@ def prepare(config: DemoConfig) -> dict[str, Any]:
         RoborlError: If a stage cannot do its work; what was done before stays.
     """
     folders, stages, bench = _prepare_clone(config)
-    stages.run("train the reward model", lambda: _train_reward(config, folders))
+    if not config.judge:
+        stages.run("train the reward model", lambda: _train_reward(config, folders))
     return stages.run(
         "measure the clone",
         lambda: _measure(config, bench, folders, SmallPolicy.load(folders.policy), "before"),
@@ -338,13 +344,18 @@ def _measure(
         config,
         bench,
         policy,
-        reward_model=load_reward_model(str(folders.reward)),
+        reward_model=load_reward_model(_reward(config, folders)),
+        references=read_demonstration(config.references, tuple(bench.cameras), bench.task),
         table=config.out / f"{when}.jsonl",
         video=config.out / f"{when}.mp4" if config.filmed else None,
         video_episodes=config.filmed,
     )
     log.info("%s: %s", when, result.sentence())
     return result.figures() | {"version": policy.version}
+
+
+def _reward(config: DemoConfig, folders: Folders) -> str:
+    return config.judge or str(folders.reward)
 
 
 def _evaluate(config: DemoConfig, bench: Bench, policy: SmallPolicy, **options: Any) -> Evaluation:
@@ -370,7 +381,8 @@ def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -
             run=folders.run,
             bench=config.bench,
             bench_overrides=[*_overrides(config), f"--time_scale={config.time_scale}"],
-            reward=str(folders.reward),
+            reward=_reward(config, folders),
+            references=config.references,
             policy=str(folders.policy),
             demos=DemosConfig(
                 path=str(folders.dataset) if config.replay_demonstrations else "",

@@ -19,7 +19,7 @@ from roborl.errors import ConfigError
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.loops.video import beside, curve_frames, with_cameras, write_video
 from roborl.rewards.metrics import wilson_interval
-from roborl.rewards.model import RewardModel, score_episode
+from roborl.rewards.model import References, RewardModel, progress_of, score_episode
 from roborl.roles import Policy
 from roborl.types import Image, Observation
 
@@ -99,6 +99,7 @@ def evaluate(
     *,
     replan_steps: int | None = None,
     reward_model: RewardModel[Any, Any] | None = None,
+    references: References | None = None,
     table: Path | None = None,
     video: Path | None = None,
     video_episodes: int = 4,
@@ -112,6 +113,7 @@ def evaluate(
         seeds: One scene each, see :mod:`roborl.loops.seeds`.
         replan_steps: Ask the policy again after so many actions of a chunk; by default after all.
         reward_model: Watches every episode; its progress is drawn on the video and noted in the table.
+        references: The demonstration that it is shown.
         table: JSONL file that gets one line per episode as soon as it is over.
         video: MP4 file that gets the first ``video_episodes`` episodes.
         video_episodes: How many.
@@ -143,7 +145,7 @@ def evaluate(
                 watch=_spectator(env, views) if filmed else lambda _: None,
             )
             wall_s = time.monotonic() - start
-            progress = None if reward_model is None else watched(reward_model, env.task, rollout)
+            progress = None if reward_model is None else watched(reward_model, env.task, rollout, references)
             outcome = Outcome(
                 seed=seed,
                 success=rollout.success,
@@ -167,14 +169,11 @@ def evaluate(
     return Evaluation(outcomes=tuple(outcomes))
 
 
-def watched(model: RewardModel[Any, Any], task: str, rollout: Rollout) -> NDArray[np.float32]:
+def watched(
+    model: RewardModel[Any, Any], task: str, rollout: Rollout, references: References | None = None
+) -> NDArray[np.float32]:
     """Return a reward model's progress along an episode, an unreadable score holding the last one, float32 (T + 1,)."""
-    scores = score_episode(model, task, rollout.observations)
-    held, values = 0.0, []
-    for score in scores:
-        held = score.progress if score.valid else held
-        values.append(held)
-    return np.array(values, np.float32)
+    return progress_of(score_episode(model, task, rollout.observations, references=references))
 
 
 def film(

@@ -20,6 +20,7 @@ from roborl.loops import plots
 from roborl.loops.before_after import cut, encode_png, read_video, strip, write_before_after
 from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.learn_config import read_status
+from roborl.loops.references import ReferencesConfig
 from roborl.loops.results import ProgressCurve, Rate, Results, held_out_curves, online_curves, read_results
 from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT
 from roborl.rewards.registry import load_reward_model
@@ -33,7 +34,7 @@ STRIP = "after.png"
 _CURVES = 10
 _FPS = 10.0
 _EMBED_BYTES = 5_000_000
-_UNKNOWN = {"scene": "", "seed": None, "clone_from": 0}
+_UNKNOWN = {"scene": "", "seed": None, "clone_from": 0, "judge": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +243,10 @@ def _held_out(results: Results, missing: list[str]) -> list[ProgressCurve]:
     share = SarmTraining().held_out
     seed = int(results.settings.get("seed", 0))
     try:
-        model = load_reward_model(str(results.folder / "reward_model"))
-        return held_out_curves(model, results.folder / "demonstrations", share=share, seed=seed)
+        model = load_reward_model(results.settings.get("judge") or str(results.folder / "reward_model"))
+        shown = ReferencesConfig(**results.settings.get("references", {}))
+        dataset = results.folder / "demonstrations"
+        return held_out_curves(model, dataset, share=share, seed=seed, shown=shown)
     except RoborlError as error:
         missing.append(f"progress along held-out episodes ({error.problem})")
         return []

@@ -19,10 +19,11 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.loops.learn_config import RunFolder, read_lines
+from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval
-from roborl.rewards.model import RewardModel, score_episode
+from roborl.rewards.model import RewardModel, progress_of, score_episode
 from roborl.rewards.sarm.episodes import as_video
 
 STAGES, FIGURES, SETTINGS = "stages.json", "figures.json", "demo.yaml"
@@ -187,7 +188,12 @@ def online_curves(root: Path, count: int) -> tuple[list[ProgressCurve], list[Pro
 
 
 def held_out_curves(
-    model: RewardModel[Any, Any], dataset: Path, *, share: float, seed: int
+    model: RewardModel[Any, Any],
+    dataset: Path,
+    *,
+    share: float,
+    seed: int,
+    shown: ReferencesConfig | None = None,
 ) -> list[ProgressCurve]:
     """Return a model's progress along the episodes that its training held out, successes first.
 
@@ -196,15 +202,14 @@ def held_out_curves(
         dataset: What it was trained on.
         share: Held-out share of its training.
         seed: Seed of its training, which decides the split.
+        shown: The demonstration that the model is shown.
     """
     _, held_out = split([to_training(e) for e in read_episodes(str(dataset)) if not e.discarded], share, seed)
     curves = []
     for episode in sorted(held_out, key=lambda episode: not episode.success):
-        held, values = 0.0, []
-        for score in score_episode(model, episode.task, as_video(episode, range(episode.frames))):
-            held = score.progress if score.valid else held
-            values.append(held)
-        progress = np.array(values, np.float32)
+        frames = as_video(episode, range(episode.frames))
+        references = read_demonstration(shown, tuple(episode.images), episode.task) if shown else {}
+        progress = progress_of(score_episode(model, episode.task, frames, references=references))
         curves.append(ProgressCurve(name=episode.kind, progress=progress, success=episode.success))
     return curves
 

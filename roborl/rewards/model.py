@@ -8,7 +8,7 @@ images and text slots and its reply text, or a window of embeddings and a row of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import batched
 from typing import Any, Protocol
 
@@ -146,6 +146,15 @@ def state_of(observation: Observation, size: int) -> NDArray[np.float32]:
 def missing(frame_id: int, reason: str, *, version: str) -> Score:
     """Return the score of an observation that has none; ``reason`` goes where the reply would be."""
     return Score(frame_id=frame_id, progress=0.0, raw=math.nan, valid=False, version=version, reply=reason)
+
+
+def progress_of(scores: Iterable[Score]) -> NDArray[np.float32]:
+    """Return progress along an episode, an unreadable score holding the last one and 0 before the first, float32 (n,)."""
+    held, values = 0.0, []
+    for score in scores:
+        held = score.progress if score.valid else held
+        values.append(held)
+    return np.array(values, np.float32)
 
 
 def score_episode[Q, R](

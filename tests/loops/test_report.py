@@ -169,10 +169,12 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def write_settings(root: Path, *, critic_sees_potential: bool, scale: float = 1.0) -> None:
+def write_settings(
+    root: Path, *, critic_sees_potential: bool, scale: float = 1.0, form: str = "potential"
+) -> None:
     settings = {
         "reward": "reward_model",
-        "shaping": {"scale": scale},
+        "shaping": {"scale": scale, "form": form},
         "rlpd": {"critic_sees_potential": critic_sees_potential},
     }
     (root / "run" / "train.yaml").write_text(json.dumps(settings))
@@ -237,6 +239,23 @@ def test_the_page_carries_the_label_of_its_reward(
     words = Page(write_report(folder).read_text()).words
     assert ("not policy-invariant" in words) == (label == "not policy-invariant")
     assert ("progress after − progress before" in words) == formula
+
+
+@pytest.mark.parametrize("form", ["progress", "difference", "positive"])
+def test_a_reward_that_is_no_potential_is_called_by_its_name(folder: Path, form: str) -> None:
+    write_settings(folder, critic_sees_potential=True, form=form)
+    assert read_results(folder).form == (form, "not policy-invariant")
+    words = Page(write_report(folder).read_text()).words
+    assert "not policy-invariant" in words
+    assert "Such a reward is there to be compared with" in words
+
+
+def test_a_reward_model_that_was_brought_along_is_named_and_shown_the_held_out_episodes(folder: Path) -> None:
+    (folder / "demo.yaml").write_text("judge: brightness\nscene: Reach\nseed: 0\nclone_from: 1\n")
+    words = Page(write_report(folder).read_text()).words
+    assert "A reward model was brought along: brightness." in words
+    assert "It was not measured here" in words
+    assert "A reward model learnt to judge" not in words
 
 
 def test_a_run_that_is_not_finished_says_what_is_missing(tmp_path: Path) -> None:
