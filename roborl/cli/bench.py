@@ -17,8 +17,8 @@ from roborl.errors import ConfigError
 class Config:
     """What to measure; the first word after ``roborl bench`` stands for --what."""
 
-    # transport, replay, weights, sim, control, faults, two-computers, judging, seeds, or all of them but
-    # seeds
+    # transport, replay, weights, sim, control, faults, two-computers, judging, seeds, judges, or all of them
+    # but the last two, which take hours
     what: str = ""
     # folder for one JSON file per benchmark, named by it
     out: Path = Path("outputs/bench")
@@ -250,8 +250,12 @@ BENCHMARKS = {
         ),
     ),
     "seeds": Benchmark(module="bench_seeds", quick={"seeds": 1}),
+    "judges": Benchmark(
+        module="bench_judges",
+        quick={"recorded": 3, "steps": 150, "adapting_steps": 60, "episodes": 15, "evaluation": 10},
+    ),
 }
-ALL = tuple(name for name in BENCHMARKS if name != "seeds")
+ALL = tuple(name for name in BENCHMARKS if name not in ("seeds", "judges"))
 
 
 def positional(args: Sequence[str]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -75,24 +77,21 @@ def run(
     taken: dict[str, list[int]] = {}
     rejected: list[dict[str, Any]] = []
     for scene in scenes:
-        taken[scene] = []
-        seed = first_seed
-        while len(taken[scene]) < seeds:
-            config = replace(_on(common, scene), seed=seed, out=_prepared(out, commit, scene, seed))
-            success = try_clone(config)
-            if success <= base_at_most:
-                prepare(config)
-                taken[scene].append(seed)
-            else:
-                rejected.append({"scene": scene, "seed": seed, "success": success})
-            seed += 1
+        taken[scene], turned_away = gate(
+            on(common, scene),
+            partial(prepared_folder, out, commit, scene),
+            seeds=seeds,
+            first_seed=first_seed,
+            base_at_most=base_at_most,
+        )
+        rejected += turned_away
     cells = [
         Cell(
             arm=f"{scene} {arm}",
             seed=seed,
             config={"scene": scene, "arm": arm, "episodes": episodes, "evaluation": evaluation}
             | dict(settings or {})
-            | {"spread_m": _on(common, scene).spread_m},
+            | {"spread_m": on(common, scene).spread_m},
         )
         for seed_number in range(seeds)
         for scene in scenes
@@ -102,8 +101,8 @@ def run(
 
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene, arm = str(cell.config["scene"]), str(cell.config["arm"])
-        config = of_arm(replace(_on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
-        prepared = _prepared(out, commit, scene, cell.seed)
+        config = of_arm(replace(on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
+        prepared = prepared_folder(out, commit, scene, cell.seed)
         if arm == CLONE:
             return {"success": clone_all_and_measure(config, prepared=prepared)["success"], "episodes": []}
         _, after = learn_and_measure(config, prepared=prepared)
@@ -122,6 +121,43 @@ def run(
         "rejected": rejected,
         "plot": str(plot),
     }
+
+
+def gate(
+    config: DemoConfig,
+    folder: Callable[[int], Path],
+    *,
+    seeds: int,
+    first_seed: int,
+    base_at_most: float,
+    ready: Callable[[DemoConfig], Any] | None = None,
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Prepare seeds until there are enough whose clone mostly fails.
+
+    Args:
+        config: Settings on one task.
+        folder: Where a seed is prepared.
+        seeds: How many are wanted.
+        first_seed: The first to be tried, then the next.
+        base_at_most: Success of a clone that takes part.
+        ready: Does the rest of the preparation of a seed that does; that of the demonstration where None.
+
+    Returns:
+        The seeds that take part; and those that were turned away, each with ``scene seed success``.
+    """
+    taken: list[int] = []
+    rejected: list[dict[str, Any]] = []
+    for seed in count(first_seed):
+        if len(taken) == seeds:
+            break
+        start = replace(config, seed=seed, out=folder(seed))
+        success = try_clone(start)
+        if success <= base_at_most:
+            (ready or prepare)(start)
+            taken.append(seed)
+        else:
+            rejected.append({"scene": config.scene, "seed": seed, "success": success})
+    return taken, rejected
 
 
 def of_arm(config: DemoConfig, arm: str) -> DemoConfig:
@@ -183,13 +219,13 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def differences(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return shaped minus each other arm of the same task, over the seeds that both have."""
+def differences(results: Sequence[Mapping[str, Any]], full: str = "shaped") -> dict[str, dict[str, Any]]:
+    """Return the full arm minus each other arm of the same task, over the seeds that both have."""
     final = {(r["config"]["scene"], r["config"]["arm"], r["seed"]): r["success"] for r in results}
     found: dict[str, dict[str, Any]] = {}
     for scene in sorted({scene for scene, _, _ in final}):
         for arm in sorted({arm for s, arm, _ in final if s == scene}):
-            ours = "shaped without demonstrations" if arm.endswith("without demonstrations") else "shaped"
+            ours = f"{full} without demonstrations" if arm.endswith("without demonstrations") else full
             seeds = sorted(s for sc, a, s in final if (sc, a) == (scene, ours) and (scene, arm, s) in final)
             if arm == ours or len(seeds) < 2:
                 continue
@@ -202,10 +238,11 @@ def differences(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any
     return found
 
 
-def _on(config: DemoConfig, scene: str) -> DemoConfig:
+def on(config: DemoConfig, scene: str) -> DemoConfig:
     """Return the settings on one task; where its objects have no usual places they start anywhere in reach."""
     return replace(config, scene=scene, spread_m=config.spread_m if TASKS[scene].usual else 0.0)
 
 
-def _prepared(out: Path, commit: str, scene: str, seed: int) -> Path:
+def prepared_folder(out: Path, commit: str, scene: str, seed: int) -> Path:
+    """Return where a seed of a grid is prepared."""
     return out / "prepared" / f"{scene}-seed{seed}-{commit}"

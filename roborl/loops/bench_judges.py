@@ -1,0 +1,243 @@
+"""Which perspective teaches: a small judge learnt on other tasks, adapted to one demonstration, drives practice on a grid.
+
+What it shows of Robo-Dopamine (arXiv 2512.23703) is the shape of its headline, in simulation and with a judge of our own:
+fused progress beside one perspective alone, no shaping, and a naive difference of progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from roborl import config as configuration
+from roborl.envs.bench import load_bench
+from roborl.envs.registration import NAMES
+from roborl.envs.robot_env import RobotEnv
+from roborl.loops.bench_seeds import curves, differences, gate, on, prepared_folder, summary
+from roborl.loops.demo import DemoConfig, Folders, Stages, learn_and_measure, prepare
+from roborl.loops.grid import Cell, code_version, run_grid
+from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
+from roborl.loops.plots import LIGHT, png
+from roborl.loops.plots import arms as arms_figure
+from roborl.loops.record import record_scripted
+from roborl.loops.scripts import failure_kinds, script_maker
+from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
+from roborl.rewards.fusion import FusionConfig, Perspective
+from roborl.rewards.pairs.checkpoint import load_pair_model
+from roborl.rewards.pairs.config import PairTraining
+
+FUSED, UNSHAPED, NAIVE = "fused", "no shaping", "naive difference"
+ARMS = (FUSED, *map(str, Perspective), UNSHAPED, NAIVE)
+_WINDOW = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One task of the grid.
+
+    Attributes:
+        scene: The simulated task.
+        arms: Names out of :data:`ARMS`.
+        seeds: How many.
+    """
+
+    scene: str
+    arms: tuple[str, ...] = (FUSED, UNSHAPED)
+    seeds: int = 3
+
+
+GRID = (Part(scene="PickPlace", arms=ARMS, seeds=5), Part(scene="PickCube"), Part(scene="PushCube"))
+
+
+def run(
+    *,
+    grid: Sequence[Part] = GRID,
+    first_seed: int = 3000,
+    episodes: int = 150,
+    evaluation: int = 50,
+    base_at_most: float = 0.1,
+    recorded: int = 30,
+    steps: int = 1500,
+    adapting_steps: int = 600,
+    out: Path = Path("outputs/bench/judges"),
+    stop_after_s: float = float("inf"),
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the grid, going on where an earlier call stopped.
+
+    For each task a judge learns from scratch on all the other tasks, and is adapted to each seed's first demonstration:
+    the one that the policy is cloned from. Policy and judge see nothing else of the task, but for the pictures that the
+    policy's encoder learns from.
+
+    Args:
+        grid: Tasks, their arms and seeds.
+        first_seed: The first to be tried of each task.
+        episodes: Online episodes of a run.
+        evaluation: Scenes of each evaluation.
+        base_at_most: The gate on the clone.
+        recorded: Demonstrations of each other task that the judge learns from; a fifth as many failures of each kind.
+        steps: Of learning on them.
+        adapting_steps: Of adapting.
+        out: Folder of what is recorded, judges, prepared seeds, runs and cells.
+        stop_after_s: Begin nothing new after so many seconds of runs.
+        settings: Further fields of :class:`roborl.loops.demo.DemoConfig`.
+
+    Returns:
+        ``cells``, ``table`` by task and arm, ``differences`` of fused minus every other arm paired over seeds with 95 %
+        intervals, ``judges`` by task and seed as they measured on all that the seed recorded, the demonstration among it, ``rejected`` seeds, and the
+        path of ``plot``.
+    """
+    common = DemoConfig(episodes=episodes, evaluation=evaluation, filmed=0, **(settings or {}))
+    commit = code_version()
+    cells: list[Cell] = []
+    rejected: list[dict[str, Any]] = []
+    judges: dict[str, Any] = {}
+    for part in grid:
+        others = _learn_others(out, commit, part.scene, recorded=recorded, steps=steps)
+        folder = partial(prepared_folder, out, commit, part.scene)
+        taken, turned_away = gate(
+            on(common, part.scene),
+            folder,
+            seeds=part.seeds,
+            first_seed=first_seed,
+            base_at_most=base_at_most,
+            ready=partial(_make_ready, others=others, steps=adapting_steps),
+        )
+        rejected += turned_away
+        for seed in taken:
+            judges[f"{part.scene} {seed}"] = Stages(folder(seed)).done[_ADAPT]
+            cells += [
+                Cell(
+                    arm=f"{part.scene} {arm}",
+                    seed=seed,
+                    config={"scene": part.scene, "arm": arm, "episodes": episodes, "evaluation": evaluation}
+                    | {"recorded": recorded, "steps": steps, "adapting_steps": adapting_steps}
+                    | dict(settings or {}),
+                )
+                for arm in part.arms
+            ]
+
+    def run_cell(cell: Cell) -> dict[str, Any]:
+        scene = str(cell.config["scene"])
+        prepared = prepared_folder(out, commit, scene, cell.seed)
+        start = replace(on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit))
+        config = of_arm(start, str(cell.config["arm"]), prepared)
+        _, after = learn_and_measure(config, prepared=prepared)
+        lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
+        return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
+
+    results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
+    plot = out / "judges.png"
+    plot.write_bytes(png(arms_figure(curves(results), _WINDOW, LIGHT)))
+    return {
+        "commit": commit,
+        "cells": len(results),
+        "of": len(cells),
+        "table": summary(results),
+        "differences": differences(results, FUSED),
+        "judges": judges,
+        "rejected": rejected,
+        "plot": str(plot),
+    }
+
+
+def of_arm(config: DemoConfig, arm: str, prepared: Path) -> DemoConfig:
+    """Return the settings of one arm, with its judge out of a prepared folder.
+
+    Example:
+        >>> of_arm(DemoConfig(), "forward", Path("prepared")).judge
+        'dopamine:prepared/judge/forward.yaml'
+        >>> of_arm(DemoConfig(), "naive difference", Path("prepared")).shaping.form
+        'difference'
+    """
+    name = FUSED if arm in (UNSHAPED, NAIVE) else arm
+    config = replace(config, judge=f"dopamine:{_judge(prepared) / name}.yaml")
+    if arm == UNSHAPED:
+        config = replace(config, shaping=ShapingConfig(scale=0.0))
+    if arm == NAIVE:
+        config = replace(config, shaping=replace(config.shaping, form="difference"))
+    return config
+
+
+_ADAPT = "adapt the judge"
+
+
+def _make_ready(config: DemoConfig, *, others: _Others, steps: int) -> None:
+    """Adapt the judge to the demonstration that the policy was cloned from, and measure the clone under it."""
+    folders = Folders(root=config.out)
+    Stages(config.out).run(_ADAPT, lambda: _adapt(folders, others, steps, config.seed))
+    prepare(of_arm(config, FUSED, config.out))
+
+
+def _adapt(folders: Folders, others: _Others, steps: int, seed: int) -> dict[str, Any]:
+    judge = _judge(folders.root)
+    result = train_pairs_on(
+        TrainPairsConfig(
+            out=judge,
+            start=str(others.judge),
+            dataset=others.datasets,
+            demonstration=str(folders.dataset),
+            measured=str(folders.dataset),
+            training=PairTraining(steps=steps, seed=seed),
+        )
+    )
+    asked = load_pair_model(judge).config
+    asked_from: dict[str, tuple[Perspective, ...]] = {str(alone): (alone,) for alone in Perspective}
+    for name, perspectives in (asked_from | {FUSED: tuple(Perspective)}).items():
+        setting = replace(
+            asked, checkpoint=str(judge.resolve()), fusion=FusionConfig(perspectives=perspectives)
+        )
+        (judge / f"{name}.yaml").write_text(configuration.dump(setting))
+    return result.as_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Others:
+    """A judge that has learnt on every task but one, and what it learnt from."""
+
+    judge: Path
+    datasets: list[str]
+
+
+def _learn_others(out: Path, commit: str, scene: str, *, recorded: int, steps: int) -> _Others:
+    stages = Stages(out / f"others-{commit}")
+    names = [name for name in NAMES if name != scene]
+    datasets = {name: out / f"others-{commit}" / name for name in names}
+    for name, dataset in datasets.items():
+        stages.run(f"record {name}", partial(_record, name, dataset, recorded))
+    judge = out / f"others-{commit}" / f"judge-without-{scene}"
+
+    others = _Others(judge=judge, datasets=[str(dataset) for dataset in datasets.values()])
+
+    def learn() -> dict[str, Any]:
+        training = PairTraining(steps=steps)
+        return train_pairs_on(
+            TrainPairsConfig(out=judge, dataset=others.datasets, training=training)
+        ).as_dict()
+
+    stages.run(f"learn to judge without {scene}", learn)
+    return others
+
+
+def _record(scene: str, dataset: Path, demonstrations: int) -> dict[str, Any]:
+    env = RobotEnv(load_bench("so101_sim", [f"--robot.scene={scene}"]))
+    try:
+        written = record_scripted(
+            env,
+            dataset,
+            script_maker(noise=0.2, detours=0.3),
+            demonstrations=demonstrations,
+            failures=max(1, demonstrations // 5),
+            failure_kinds=failure_kinds(env),
+            seed=0,
+        )
+    finally:
+        env.close()
+    return {"episodes": written.written}
+
+
+def _judge(prepared: Path) -> Path:
+    return prepared / "judge"

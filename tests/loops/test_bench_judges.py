@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.envs.bench import load_bench
+from roborl.envs.robot_env import RobotEnv
+from roborl.loops import bench_judges
+from roborl.loops.bench_judges import ARMS, FUSED, NAIVE, UNSHAPED, Part, of_arm
+from roborl.loops.demo import DemoConfig, Folders
+from roborl.loops.record import record_scripted
+from roborl.loops.scripts import failure_kinds, script_maker
+from roborl.rewards.fusion import Perspective
+from roborl.rewards.registry import load_reward_model
+
+
+def test_arms_differ_in_what_their_name_says() -> None:
+    base, prepared = DemoConfig(), Path("prepared")
+    made = {arm: of_arm(base, arm, prepared) for arm in ARMS}
+    assert len({str(config) for config in made.values()}) == len(ARMS)
+    assert made[UNSHAPED].shaping.scale == 0
+    assert made[NAIVE].judge == made[FUSED].judge
+    assert {str(p) for p in Perspective} <= set(made)
+
+
+def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_judges, "code_version", lambda: "abc")
+    monkeypatch.setattr(bench_judges, "NAMES", ("Reach", "PickCube"))
+    ran: list[tuple[str, int, str]] = []
+
+    def gate(config: DemoConfig, folder: Any, *, ready: Any, **_: Any) -> tuple[list[int], list[Any]]:
+        start = DemoConfig(scene=config.scene, seed=7, out=folder(7))
+        env = RobotEnv(load_bench("so101_sim", [f"--robot.scene={config.scene}"]))
+        try:
+            record_scripted(
+                env,
+                Folders(root=start.out).dataset,
+                script_maker(),
+                demonstrations=2,
+                failures=1,
+                failure_kinds=failure_kinds(env)[:1],
+                seed=7,
+            )
+        finally:
+            env.close()
+        ready(start)
+        return [7], []
+
+    def learn(config: DemoConfig, *, prepared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        model = load_reward_model(config.judge)
+        ran.append((config.scene, config.seed, model.version))
+        return {}, {"success": 0.9}
+
+    monkeypatch.setattr(bench_judges, "gate", gate)
+    monkeypatch.setattr(bench_judges, "prepare", lambda config: load_reward_model(config.judge))
+    monkeypatch.setattr(bench_judges, "learn_and_measure", learn)
+    monkeypatch.setattr(bench_judges, "read_lines", lambda path, kind: [{"success": True}])
+    part = Part(scene="Reach", arms=(FUSED, "forward", UNSHAPED), seeds=1)
+    for _ in range(2):
+        found = bench_judges.run(grid=(part,), recorded=2, steps=2, adapting_steps=1, out=tmp_path)
+    assert [scene for scene, _, _ in ran] == ["Reach"] * 3, "each cell ran once, in two calls"
+    fused, forward, unshaped = (version for _, _, version in ran)
+    assert fused == unshaped
+    assert fused != forward, "how a judge is asked is part of its version"
+    judge = found["judges"]["Reach 7"]
+    assert set(judge["episodes"]) == {"pick up the red cube", "touch the red ball"}
+    assert judge["episodes"]["touch the red ball"] == 1, "one demonstration"
+    assert found["table"]["Reach fused"]["by_seed"] == {"7": 0.9}
