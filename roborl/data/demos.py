@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -53,14 +54,10 @@ def load_demos(
 ) -> list[Episode]:
     """Read every demonstration that is not discarded, fitted to a bench.
 
-    Arguments and errors as for :func:`iterate_demos`.
+    Arguments and errors as for :func:`iterate_demos`; ``actor`` as for :func:`to_demo`, and ``limit`` is how many at most.
     """
-    episodes = iterate_demos(
-        source, spec, camera_map=camera_map, success=success, convert=convert, actor=actor
-    )
-    found = [
-        episode for _, episode in zip(range(limit if limit is not None else 1 << 62), episodes, strict=False)
-    ]
+    fitted = iterate_demos(source, spec, camera_map=camera_map, success=success, convert=convert)
+    found = [to_demo(episode, spec.policy_hz, actor) for episode in islice(fitted, limit)]
     if not found:
         raise DatasetError(
             "The dataset holds no demonstration", seen=source, remedy="Record some: roborl record"
@@ -75,9 +72,8 @@ def iterate_demos(
     camera_map: Mapping[str, str] | None = None,
     success: bool | Mapping[int, bool] | None = None,
     convert: Convert | None = None,
-    actor: str = "demo",
-) -> Iterator[Episode]:
-    """Read demonstrations one at a time, keyed ``actor-0001-<episode_index>``.
+) -> Iterator[DatasetEpisode]:
+    """Read demonstrations one at a time, fitted to a bench.
 
     Args:
         source: A folder or a hub id.
@@ -87,7 +83,6 @@ def iterate_demos(
         success: The verdict on all episodes, or by episode index; by default what the file says, else success.
         convert: Makes the bench's states and actions of what was recorded, such as the absolute joint targets of
             ``lerobot-record``. By default the dataset's are the bench's own.
-        actor: First part of the keys.
 
     Raises:
         DatasetError: If cameras, state, actions or rate do not fit.
@@ -110,14 +105,19 @@ def iterate_demos(
             )
         whole = replace(whole, state=whole.state[:, columns]) if convert is None else convert(whole, info)
         _check_state(whole.state.shape[1], info, spec)
-        whole = replace(whole, action=_checked(whole.action, episode.index, info, spec))
-        yield to_episode(
-            whole, EpisodeKey(actor=actor, incarnation=1, episode=episode.index), fps=spec.policy_hz
-        )
+        yield replace(whole, action=_checked(whole.action, episode.index, info, spec))
+
+
+def to_demo(episode: DatasetEpisode, policy_hz: float, actor: str = "demo") -> Episode:
+    """Return a fitted demonstration for the store, keyed ``actor-0001-<episode_index>``."""
+    key = EpisodeKey(actor=actor, incarnation=1, episode=episode.index)
+    return to_episode(episode, key, fps=policy_hz)
 
 
 def thin_out(episode: DatasetEpisode, factor: float) -> DatasetEpisode:
     """Keep one observation in ``factor``, the last one always; rewards between are summed, the latest action stays.
+
+    Sub-tasks begin and end at the first observation that is kept from there on.
 
     Args:
         episode: The episode.
@@ -137,7 +137,12 @@ def thin_out(episode: DatasetEpisode, factor: float) -> DatasetEpisode:
         reward=np.add.reduceat(episode.reward, kept[:-1]).astype(np.float32)
         if kept[0] == 0
         else np.add.reduceat(episode.reward[kept[0] :], kept[:-1] - kept[0]).astype(np.float32),
-        subtasks=(),
+        subtasks=tuple(
+            replace(part, start=int(start), end=int(end))
+            for part in episode.subtasks
+            for start, end in [np.searchsorted(kept, (part.start, part.end))]
+            if end > start
+        ),
         benchmark_progress=None if episode.benchmark_progress is None else episode.benchmark_progress[kept],
         provenance=None
         if known is None

@@ -17,10 +17,11 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.robot_env import RobotEnv
 from roborl.learning.budget import BudgetConfig
-from roborl.learning.clone import CloneConfig, clone, cloning_data
+from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
+from roborl.loops.first_policy import first_policy
 from roborl.loops.launch import TrainConfig, run_training
 from roborl.loops.learn_config import ShapingConfig
 from roborl.loops.learnt import learnt_policy
@@ -32,7 +33,7 @@ from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
 from roborl.loops.train import TrainerConfig
 from roborl.loops.train_reward import TrainRewardConfig, train_reward
-from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.policies.small import SmallPolicy
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
 
@@ -80,7 +81,7 @@ class DemoConfig:
     # the demonstration that it is shown, for one that compares with it
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # how progress becomes reward; scale 0 learns from the operator's button alone
-    shaping: ShapingConfig = field(default_factory=lambda: ShapingConfig(scale=1.0))
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
     # the algorithm
     rlpd: RlpdConfig = field(default_factory=RlpdConfig)
     # the trainer
@@ -314,27 +315,15 @@ def _train_reward(config: DemoConfig, folders: Folders) -> dict[str, Any]:
 
 
 def _clone(config: DemoConfig, bench: Bench, folders: Folders, into: Path) -> dict[str, Any]:
-    episodes = list(read_episodes(str(folders.dataset)))
-    demonstrations = [e for e in episodes if e.success]
-    failures = [e for e in episodes if not e.success]
-    data = cloning_data(demonstrations, failures, cameras=tuple(bench.cameras), image_px=bench.image_px)
-    shape = SmallPolicyConfig(
-        cameras=tuple(bench.cameras),
-        image_px=bench.image_px,
-        state_dim=data.state.shape[1],
-        action_dim=data.action.shape[1],
-        waypoints=data.ahead.shape[1],
-    )
-    policy = clone(
+    policy = first_policy(
         config.clone,
-        shape,
-        data,
+        read_episodes(str(folders.dataset)),
+        bench,
         actor_episodes=config.clone_from,
         seed=config.seed,
-        on_progress=lambda stage, done, of: log.info("%s %d/%d", stage, done, of),
     )
     policy.save(into)
-    return {"demonstrations": len(demonstrations), "cloned": config.clone_from}
+    return {"demonstrations": config.demonstrations, "cloned": config.clone_from}
 
 
 def _measure(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
-from roborl.data.demos import Convert, DemoSpec, iterate_demos
+from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo
 from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.envs.actions import ActionMap
 from roborl.envs.bench import Bench
@@ -47,7 +47,16 @@ class DemosConfig:
 
 
 def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
-    """Read demonstrations one at a time, fitted to a bench.
+    """Read demonstrations one at a time for the store, fitted to a bench.
+
+    Raises:
+        DatasetError: If cameras, state, actions or rate do not fit.
+    """
+    return (to_demo(episode, bench.policy_hz, config.actor) for episode in bench_episodes(config, bench))
+
+
+def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode]:
+    """Read demonstrations one at a time, fitted to a bench, with the sub-tasks that are marked in them.
 
     Raises:
         DatasetError: If cameras, state, actions or rate do not fit.
@@ -71,7 +80,6 @@ def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
         camera_map=config.camera_map or None,
         success={"file": None, "all": True, "none": False}[config.success],
         convert=joint_recording(bench) if targets else None,
-        actor=config.actor,
     )
     shown = 0
     for episode in found:

@@ -205,7 +205,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
         (run.root / "train.yaml").write_text(configuration.dump(config))
-        specs = train_specs(config, where, learner_specs(learning, prepare(learning)))
+        specs = train_specs(config, where, learner_specs(learning, prepare(learning, stopping)))
         group = ProcessGroup(specs, preload=_PRELOAD, on_event=EventLog(run.events))
         actors = [
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")

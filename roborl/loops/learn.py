@@ -18,7 +18,7 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.loops import learn_processes
-from roborl.loops.demonstrations import action_map, state_map
+from roborl.loops.demonstrations import action_map, bench_episodes, state_map
 from roborl.loops.learn_config import (
     BenchForm,
     JsonLines,
@@ -49,12 +49,14 @@ _POLL_S = 0.1
 _VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
 
 
-def prepare(config: LearnConfig) -> BenchForm:
+def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -> BenchForm:
     """Make the run folder ready: its policy, its resolved configuration, the versions it ran with.
 
     Raises:
         ConfigError: If the folder holds a run that is not to be resumed, or bench, policy and run do not fit together.
         ModelLoadError: If the policy folder cannot be used.
+        DatasetError: If a policy is to be cloned, and the demonstrations do not fit the bench.
+        KeyboardInterrupt: If ``stopping`` says so meanwhile.
     """
     run = RunFolder(config.run)
     run.root.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def prepare(config: LearnConfig) -> BenchForm:
             remedy="Go on with it: --resume true. Or name another folder: --run",
         )
     form = form_of(config)
-    _place_policy(config, form, run)
+    _place_policy(config, form, run, stopping)
     run.learner.write_text(configuration.dump(config))
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **_versions()})
     form_of_reward, says = reward_form(config)
@@ -134,7 +136,7 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
             if config.rollback:
                 return {"run": str(run.root), "rollback": config.rollback, "told": "the learner at work"}
             raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
-        form = prepare(config)
+        form = prepare(config, stopping)
         group = ProcessGroup(learner_specs(config, form), preload=PRELOAD, on_event=EventLog(run.events))
         try:
             group.start()
@@ -165,10 +167,11 @@ def ask_rollback(run: RunFolder, version: int) -> None:
     fresh.replace(run.rollback)
 
 
-def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder) -> None:
+def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping: Callable[[], bool]) -> None:
     """Put the policy that training starts from into the run folder, once."""
     import torch
 
+    from roborl.loops.first_policy import first_policy
     from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 
     if not run.policy.exists():
@@ -177,8 +180,18 @@ def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder) -> None:
         if config.policy:
             SmallPolicy.load(Path(config.policy))
             shutil.copytree(config.policy, draft)
+        elif config.demos.path:
+            log.info("No policy to start from was given: one is cloned from %s", config.demos.path)
+            bench = load_bench(config.bench, config.bench_overrides)
+            first_policy(
+                config.clone,
+                bench_episodes(config.demos, bench),
+                bench,
+                seed=config.seed,
+                stopping=stopping,
+            ).save(draft)
         else:
-            log.warning("No policy to start from was given: it starts from random weights")
+            log.warning("Neither a policy nor demonstrations were given: it starts from random weights")
             shape = SmallPolicyConfig(
                 cameras=tuple(form.cameras),
                 image_px=form.image_px,

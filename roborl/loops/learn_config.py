@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from roborl.errors import ConfigError
+from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.labelling import LabelConfig
@@ -94,7 +95,7 @@ class ShapingConfig:
     # potential leaves the best policy alone; progress, difference and positive do not, and the run says so
     form: Literal["potential", "progress", "difference", "positive"] = "potential"
     # reward that full progress is worth; 0 trains on the task's reward alone
-    scale: float = 0.3
+    scale: float = 1.0
     # spread of a score at which it counts half; .inf lets every score count fully
     doubt: float = math.inf
     # a control: shuffle the scores of each episode in time
@@ -119,10 +120,12 @@ class LearnSettings:
     bench: str = "so101_sim"
     # dotted overrides of the bench file, such as --robot.scene=Reach
     bench_overrides: list[str] = field(default_factory=list)
-    # folder of the policy to start from; empty for one with random weights
+    # folder of the policy to start from; empty for one that is cloned from the demonstrations
     policy: str = ""
     # demonstrations for the replay memory
     demos: DemosConfig = field(default_factory=DemosConfig)
+    # how it is cloned
+    clone: CloneConfig = field(default_factory=CloneConfig)
     # the demonstration that the reward model is shown, for one that compares with it
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # how progress becomes reward

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.demos import DemoSpec, load_demos, thin_out
 from roborl.data.lerobot_info import DatasetInfo
 from roborl.errors import DatasetError
@@ -95,3 +95,19 @@ def test_an_empty_choice_is_refused(tmp_path: Path) -> None:
     write_episodes(tmp_path / "d", random_episode(0, discarded=True))
     with pytest.raises(DatasetError, match="no demonstration"):
         load_demos(tmp_path / "d", OURS)
+
+
+def test_thinning_keeps_sub_tasks_where_they_are() -> None:
+    marks = (
+        *(
+            Subtask(name=name, start=start, end=end)
+            for name, start, end in (("reach", 0, 5), ("grasp", 5, 6), ("blink", 6, 7), ("lift", 7, 11))
+        ),
+    )
+    thin = thin_out(random_episode(0, 11, subtasks=marks), 3.0)
+    # Observations 2, 5, 8 and 11 are kept.
+    assert [(part.name, part.start, part.end) for part in thin.subtasks] == [
+        ("reach", 0, 1),
+        ("grasp", 1, 2),
+        ("lift", 2, 3),
+    ]

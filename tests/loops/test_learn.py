@@ -19,12 +19,16 @@ from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns
 from roborl.data.journal import Journal
 from roborl.data.reader import StoreReader
+from roborl.envs.bench import load_bench
+from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
 from roborl.learning.budget import BudgetConfig
+from roborl.learning.clone import CloneConfig
 from roborl.learning.publish import VersionShelf
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops import learn
 from roborl.loops.actor import ActConfig, Card
+from roborl.loops.demonstrations import DemosConfig, bench_demos
 from roborl.loops.io import weights_handshake
 from roborl.loops.labelling import LabelConfig
 from roborl.loops.launch import Addresses, addresses, serve_main
@@ -38,6 +42,8 @@ from roborl.loops.learn_config import (
     read_lines,
     read_status,
 )
+from roborl.loops.record import record_scripted
+from roborl.loops.scripts import script_maker
 from roborl.loops.serve import ServeConfig
 from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
 from roborl.loops.train import TrainerConfig
@@ -295,6 +301,29 @@ def test_a_run_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
         learn.prepare(config)
     assert "--resume" in caught.value.remedy
     learn.prepare(LearnConfig(run=tmp_path / "run", bench_overrides=["--robot.scene=Reach"], resume=True))
+
+
+def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) -> None:
+    bench = load_bench("so101_sim", ["--robot.scene=Reach"])
+    env = RobotEnv(bench)
+    record_scripted(env, tmp_path / "demos", script_maker(), demonstrations=2)
+    env.close()
+    config = LearnConfig(
+        run=tmp_path / "run",
+        bench_overrides=["--robot.scene=Reach"],
+        demos=DemosConfig(path=str(tmp_path / "demos")),
+        clone=CloneConfig(encoder_updates=60, actor_updates=60),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        learn.prepare(config, lambda: True)
+    assert not RunFolder(config.run).policy.exists(), "half a policy is none"
+    learn.prepare(config)
+    policy = SmallPolicy.load(RunFolder(config.run).policy)
+    (demo, _) = bench_demos(config.demos, bench)
+    proposed = np.concatenate([policy.act(step.observation) for step in demo.steps])
+    shown = np.stack([step.command.action for step in demo.steps])
+    assert np.square(proposed - shown).mean() < 0.5 * np.square(shown).mean(), "it has looked at them"
+    assert policy.config.waypoints == 1
 
 
 def test_a_policy_of_another_arm_is_refused_by_field(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""The policy that learning starts from: cloned from demonstrations, fitted to a bench."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.envs.bench import Bench
+from roborl.learning.clone import CloneConfig, clone, cloning_data
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+
+log = logging.getLogger(__name__)
+
+
+def first_policy(
+    config: CloneConfig,
+    episodes: Iterable[DatasetEpisode],
+    bench: Bench,
+    *,
+    actor_episodes: int | None = None,
+    seed: int,
+    stopping: Callable[[], bool] = lambda: False,
+) -> SmallPolicy:
+    """Clone a policy; takes a minute or two on one thread.
+
+    Args:
+        config: Settings of cloning.
+        episodes: Demonstrations and failures with the bench's states and actions; what is marked as sub-tasks in them
+            tells the policy where to go.
+        bench: The bench that it is for.
+        actor_episodes: How many of the demonstrations are copied; None for all. The others, and the failures, teach only
+            what to see.
+        seed: Of initialisation and draws.
+        stopping: Asked now and then.
+
+    Raises:
+        DatasetError: If no demonstration has a step.
+        KeyboardInterrupt: If ``stopping`` says so.
+    """
+    found = list(episodes)
+    data = cloning_data(
+        [episode for episode in found if episode.success],
+        [episode for episode in found if not episode.success],
+        cameras=tuple(bench.cameras),
+        image_px=bench.image_px,
+    )
+    shape = SmallPolicyConfig(
+        cameras=tuple(bench.cameras),
+        image_px=bench.image_px,
+        state_dim=data.state.shape[1],
+        action_dim=data.action.shape[1],
+        waypoints=data.ahead.shape[1],
+    )
+
+    def tell(stage: str, done: int, of: int) -> None:
+        if stopping():
+            raise KeyboardInterrupt
+        log.info("%s %d/%d", stage, done, of)
+
+    return clone(config, shape, data, actor_episodes=actor_episodes, seed=seed, on_progress=tell)
