@@ -16,12 +16,10 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
-from roborl.loops.bench_seeds import curves, differences, gate, on, prepared_folder, summary
-from roborl.loops.demo import DemoConfig, Folders, Stages, learn_and_measure, prepare
+from roborl.loops.bench_seeds import gate, learnt, on, prepared_folder, told
+from roborl.loops.demo import DemoConfig, Folders, Stages, prepare
 from roborl.loops.grid import Cell, code_version, run_grid
-from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
-from roborl.loops.plots import LIGHT, png
-from roborl.loops.plots import arms as arms_figure
+from roborl.loops.learn_config import ShapingConfig
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
@@ -31,7 +29,7 @@ from roborl.rewards.pairs.config import PairTraining
 
 FUSED, UNSHAPED, NAIVE = "fused", "no shaping", "naive difference"
 ARMS = (FUSED, *map(str, Perspective), UNSHAPED, NAIVE)
-_WINDOW = 20
+_ADAPT = "adapt the judge"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +48,14 @@ class Part:
 
 
 GRID = (Part(scene="PickPlace", arms=ARMS, seeds=5), Part(scene="PickCube"), Part(scene="PushCube"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Others:
+    """A judge that has learnt on every task but one, and what it learnt from."""
+
+    judge: Path
+    datasets: list[str]
 
 
 def run(
@@ -125,22 +131,14 @@ def run(
         prepared = prepared_folder(out, commit, scene, cell.seed)
         start = replace(on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit))
         config = of_arm(start, str(cell.config["arm"]), prepared)
-        _, after = learn_and_measure(config, prepared=prepared)
-        lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
-        return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
+        return learnt(config, prepared)
 
     results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
-    plot = out / "judges.png"
-    plot.write_bytes(png(arms_figure(curves(results), _WINDOW, LIGHT)))
-    return {
+    return told(results, full=FUSED, plot=out / "judges.png") | {
         "commit": commit,
-        "cells": len(results),
         "of": len(cells),
-        "table": summary(results),
-        "differences": differences(results, FUSED),
         "judges": judges,
         "rejected": rejected,
-        "plot": str(plot),
     }
 
 
@@ -160,9 +158,6 @@ def of_arm(config: DemoConfig, arm: str, prepared: Path) -> DemoConfig:
     if arm == NAIVE:
         config = replace(config, shaping=replace(config.shaping, form="difference"))
     return config
-
-
-_ADAPT = "adapt the judge"
 
 
 def _make_ready(config: DemoConfig, *, others: _Others, steps: int) -> None:
@@ -192,14 +187,6 @@ def _adapt(folders: Folders, others: _Others, steps: int, seed: int) -> dict[str
         )
         (judge / f"{name}.yaml").write_text(configuration.dump(setting))
     return result.as_dict()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Others:
-    """A judge that has learnt on every task but one, and what it learnt from."""
-
-    judge: Path
-    datasets: list[str]
 
 
 def _learn_others(out: Path, commit: str, scene: str, *, recorded: int, steps: int) -> _Others:

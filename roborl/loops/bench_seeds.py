@@ -105,20 +105,36 @@ def run(
         prepared = prepared_folder(out, commit, scene, cell.seed)
         if arm == CLONE:
             return {"success": clone_all_and_measure(config, prepared=prepared)["success"], "episodes": []}
-        _, after = learn_and_measure(config, prepared=prepared)
-        lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
-        return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
+        return learnt(config, prepared)
 
     results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
-    plot = out / "seeds.png"
+    return told(results, full="shaped", plot=out / "seeds.png") | {
+        "commit": commit,
+        "of": len(cells),
+        "rejected": rejected,
+    }
+
+
+def learnt(config: DemoConfig, prepared: Path) -> dict[str, Any]:
+    """Run a cell that learns online; return its final success, and that of each online episode in order."""
+    _, after = learn_and_measure(config, prepared=prepared)
+    lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
+    return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
+
+
+def told(results: Sequence[Mapping[str, Any]], *, full: str, plot: Path) -> dict[str, Any]:
+    """Return what the cells of a grid say, and draw it.
+
+    Args:
+        results: Of the cells.
+        full: The arm that the others of its task are taken from.
+        plot: Where the curves are drawn.
+    """
     plot.write_bytes(png(arms_figure(curves(results), _WINDOW, LIGHT)))
     return {
-        "commit": commit,
         "cells": len(results),
-        "of": len(cells),
         "table": summary(results),
-        "differences": differences(results),
-        "rejected": rejected,
+        "differences": differences(results, full),
         "plot": str(plot),
     }
 

@@ -50,15 +50,14 @@ def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
         ready(start)
         return [7], []
 
-    def learn(config: DemoConfig, *, prepared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    def learn(config: DemoConfig, prepared: Path) -> dict[str, Any]:
         model = load_reward_model(config.judge)
         ran.append((config.scene, config.seed, model.version))
-        return {}, {"success": 0.9}
+        return {"success": 0.9, "episodes": [True]}
 
     monkeypatch.setattr(bench_judges, "gate", gate)
     monkeypatch.setattr(bench_judges, "prepare", lambda config: load_reward_model(config.judge))
-    monkeypatch.setattr(bench_judges, "learn_and_measure", learn)
-    monkeypatch.setattr(bench_judges, "read_lines", lambda path, kind: [{"success": True}])
+    monkeypatch.setattr(bench_judges, "learnt", learn)
     part = Part(scene="Reach", arms=(FUSED, "forward", UNSHAPED), seeds=1)
     for _ in range(2):
         found = bench_judges.run(grid=(part,), recorded=2, steps=2, adapting_steps=1, out=tmp_path)
