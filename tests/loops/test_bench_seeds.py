@@ -66,7 +66,9 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(bench_seeds, "learn_and_measure", learn)
     monkeypatch.setattr(bench_seeds, "read_lines", lambda path, kind: [{"success": True}, {"success": None}])
     for _ in range(2):
-        found = bench_seeds.run(scenes=("Reach",), arms=("shaped", "sparse", CLONE), seeds=2, out=tmp_path)
+        found = bench_seeds.run(
+            scenes=("Reach",), arms=("shaped", "sparse", CLONE), seeds=2, first_seed=2000, out=tmp_path
+        )
     assert found["rejected"] == [{"scene": "Reach", "seed": 2000, "success": 0.5}]
     assert prepared_seeds == [2001, 2002] * 2, "no reward model for a start that is turned away"
     assert sorted(seed for seed, _ in ran) == [2001, 2001, 2002, 2002], "each cell ran once, in two calls"
