@@ -53,7 +53,7 @@ class RlpdConfig:
         discount: The one discount, of the return and of the shaping.
         n_step: Longest n-step return.
         lookahead: What part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain
-            potential shaping. Below 1 the best policy may differ from the task's.
+            potential shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1.
         lookahead_updates: Updates after which it has grown to 1; 0: it never grows, and the run says so.
         members: Critics in the ensemble.
         subset: Critics whose minimum is the target.
@@ -113,9 +113,7 @@ class Rlpd:
     ) -> None:
         torch.manual_seed(seed)
         self.config = config
-        self._reward = reward_of(form)
-        # Only then is the task's value what the critics say plus the potential it was shaped with.
-        self._adds_potential = form is RewardForm.POTENTIAL
+        self.form, self._reward = form, reward_of(form)
         self.features = FeatureCache(policy, arena)
         self._remaining = policy.remaining
         self.actor = copy.deepcopy(policy.actor).train()
@@ -147,8 +145,10 @@ class Rlpd:
 
     @property
     def lookahead(self) -> float:
-        """What part of the value beyond the potential each step hands back now."""
+        """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
         config = self.config
+        if self.form is not RewardForm.POTENTIAL:
+            return 1.0
         grown = min(1.0, self.updates / config.lookahead_updates) if config.lookahead_updates else 0.0
         return config.lookahead + grown * (1.0 - config.lookahead)
 
@@ -243,8 +243,9 @@ class Rlpd:
         self.critics.requires_grad_(False)
         values = self._values(self.critics, inputs, proposal, potential).mean(dim=0)
         self.critics.requires_grad_(True)
-        task_values = values.detach() + potential if self._adds_potential else values.detach()
-        scale = task_values.abs().mean().clamp_min(config.least_value)
+        # The task's value is what the critics say plus the potential it was shaped with.
+        added = potential if self.form is RewardForm.POTENTIAL else 0.0
+        scale = (values.detach() + added).abs().mean().clamp_min(config.least_value)
         error = (proposal - action).square().sum(dim=1)
         shown = torch.from_numpy(batch.demo | batch.person).float()
         clone_loss = (shown * error).sum() / shown.sum().clamp_min(1)

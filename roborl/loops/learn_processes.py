@@ -247,7 +247,8 @@ def make_algorithm(config: LearnConfig, policy: Any, arena: Any) -> Algorithm[An
         from roborl.learning.rlpd import Rlpd
         from roborl.rewards.forms import RewardForm
 
-        return Rlpd(config.rlpd, policy, arena, form=RewardForm(config.shaping.form), seed=config.seed)
+        form = RewardForm(config.shaping.form) if config.shaped else RewardForm.SPARSE
+        return Rlpd(config.rlpd, policy, arena, form=form, seed=config.seed)
     module, _, function = config.algorithm.partition(":")
     try:
         make = getattr(importlib.import_module(module), function)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from roborl.errors import ModelLoadError
+from roborl.errors import ConfigError, ModelLoadError
 from roborl.images import square
 from roborl.policies.networks import Actor, Encoder, Remaining
 from roborl.types import Observation
@@ -36,7 +36,7 @@ class SmallPolicyConfig:
         width: Units per hidden layer of the actor.
         exploration_std: Standard deviation of the noise added to actions while exploring.
         noise_persistence: Correlation of that noise from one step to the next, in [0, 1).
-        burst_rate: Probability at each step of exploring that a burst begins: one component of the action, drawn at
+        burst_rate: Probability at each step outside a burst that one begins: one component of the action, drawn at
             random, is held at a random value for some steps. Small noise alone never leaves a place that the policy
             steers back to.
         burst_steps: Longest burst, in steps; the length is drawn evenly from 1 on.
@@ -56,6 +56,18 @@ class SmallPolicyConfig:
     noise_persistence: float = 0.5
     burst_rate: float = 0.05
     burst_steps: int = 6
+
+    def __post_init__(self) -> None:
+        if not (
+            0.0 <= self.burst_rate <= 1.0 and self.burst_steps >= 1 and 0.0 <= self.noise_persistence < 1.0
+        ):
+            raise ConfigError(
+                "A policy cannot explore in this way",
+                seen=f"burst_rate={self.burst_rate:g} burst_steps={self.burst_steps} "
+                f"noise_persistence={self.noise_persistence:g}",
+                allowed="burst_rate in [0, 1], burst_steps ≥ 1, noise_persistence in [0, 1)",
+                remedy="Without bursts: burst_rate 0",
+            )
 
 
 class SmallPolicy:

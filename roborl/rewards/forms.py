@@ -71,7 +71,8 @@ def the_form(
         named: Names of the forms switched on; none for the sparse task reward.
         critic_sees_potential: Whether Φ is an input of the critic.
         potential_of_frame: Whether Φ depends on the frame and fixed anchors alone: no history, hold or late score.
-        lookahead: What part of the value beyond the potential each step hands back, at the beginning.
+        lookahead: What part of the value beyond the potential each step hands back, at the beginning; other forms know
+            no such thing.
         lookahead_grows: Whether that part grows to 1.
 
     Returns:
@@ -95,9 +96,10 @@ def the_form(
         )
     form = forms.pop() if forms else RewardForm.SPARSE
     seen = form is RewardForm.SPARSE or critic_sees_potential or potential_of_frame
-    if not (form.policy_invariant and seen) or (lookahead < 1.0 and not lookahead_grows):
+    short = form is RewardForm.POTENTIAL and lookahead < 1.0
+    if not (form.policy_invariant and seen) or (short and not lookahead_grows):
         return form, NOT_POLICY_INVARIANT
-    return form, POLICY_INVARIANT if lookahead >= 1.0 else INVARIANT_IN_THE_END
+    return form, INVARIANT_IN_THE_END if short else POLICY_INVARIANT
 
 
 def _sparse(

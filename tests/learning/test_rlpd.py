@@ -149,6 +149,24 @@ def test_the_look_ahead_grows_until_it_is_plain_shaping(tmp_path: Path) -> None:
     assert learner.lookahead == 1.0
 
 
+@pytest.mark.parametrize("form", [form for form in RewardForm if form is not RewardForm.POTENTIAL])
+def test_where_no_potential_stands_in_critics_look_all_the_way_at_once(
+    tmp_path: Path, form: RewardForm
+) -> None:
+    assert algorithm(tmp_path, form=form, lookahead=0.5).lookahead == 1.0
+
+
+def test_a_success_is_cloned_where_it_was_better_and_a_demonstration_everywhere(tmp_path: Path) -> None:
+    drawn = batch(np.random.default_rng(0))
+    worse = replace(drawn, reward=np.full(SIZE, -5.0, np.float32), success=np.ones(SIZE, bool))
+    settings = {"clone_weight": 1.0, "advantage_weight": 1.0}
+    success = algorithm(tmp_path / "success", **settings).update(worse)
+    demo = algorithm(tmp_path / "demo", **settings).update(replace(worse, demo=np.ones(SIZE, bool)))
+    person = algorithm(tmp_path / "person", **settings).update(replace(worse, person=np.ones(SIZE, bool)))
+    assert success["clone_loss"] == success["better_loss"] == 0.0
+    assert demo["clone_loss"] == person["clone_loss"] > 0.1
+
+
 def test_a_learner_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
     first, random = algorithm(tmp_path / "a"), np.random.default_rng(0)
     for _ in range(5):
