@@ -252,7 +252,8 @@ BENCHMARKS = {
     "seeds": Benchmark(module="bench_seeds", quick={"seeds": 1}),
     "judges": Benchmark(
         module="bench_judges",
-        quick={"recorded": 3, "steps": 150, "adapting_steps": 60, "episodes": 15, "evaluation": 10},
+        quick={"most_seeds": 1, "recorded": 3, "steps": 150, "adapting_steps": 60}
+        | {"episodes": 15, "evaluation": 10},
     ),
 }
 ALL = tuple(name for name in BENCHMARKS if name not in ("seeds", "judges"))

@@ -16,7 +16,7 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
-from roborl.loops.bench_seeds import gate, learnt, on, prepared_folder, told
+from roborl.loops.bench_seeds import gate, learn_cell, on, prepared_folder, summarise
 from roborl.loops.demo import DemoConfig, Folders, Stages, prepare
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import ShapingConfig
@@ -70,13 +70,16 @@ def run(
     adapting_steps: int = 600,
     out: Path = Path("outputs/bench/judges"),
     stop_after_s: float = float("inf"),
+    most_seeds: int = 5,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run the grid, going on where an earlier call stopped.
 
     For each task a judge learns from scratch on all the other tasks, and is adapted to each seed's first demonstration:
-    the one that the policy is cloned from. Policy and judge see nothing else of the task, but for the pictures that the
-    policy's encoder learns from.
+    the one that the policy is cloned from. The judge sees nothing else of the task. The policy is prepared as in the
+    demonstration run: its encoder learns from all that was recorded, and its critics from the failures too, with what the
+    judge says of them. One judge that has learnt the other tasks serves all seeds of a task, so intervals over seeds leave
+    out how such judges differ.
 
     Args:
         grid: Tasks, their arms and seeds.
@@ -89,6 +92,7 @@ def run(
         adapting_steps: Of adapting.
         out: Folder of what is recorded, judges, prepared seeds, runs and cells.
         stop_after_s: Begin nothing new after so many seconds of runs.
+        most_seeds: Of any task.
         settings: Further fields of :class:`roborl.loops.demo.DemoConfig`.
 
     Returns:
@@ -101,13 +105,15 @@ def run(
     cells: list[Cell] = []
     rejected: list[dict[str, Any]] = []
     judges: dict[str, Any] = {}
+    given = {"recorded": recorded, "steps": steps, "adapting_steps": adapting_steps}
+    given |= {"evaluation": evaluation} | dict(settings or {})
     for part in grid:
         others = _learn_others(out, commit, part.scene, recorded=recorded, steps=steps)
-        folder = partial(prepared_folder, out, commit, part.scene)
+        folder = partial(prepared_folder, out, commit, part.scene, given)
         taken, turned_away = gate(
             on(common, part.scene),
             folder,
-            seeds=part.seeds,
+            seeds=min(part.seeds, most_seeds),
             first_seed=first_seed,
             base_at_most=base_at_most,
             ready=partial(_make_ready, others=others, steps=adapting_steps),
@@ -119,22 +125,20 @@ def run(
                 Cell(
                     arm=f"{part.scene} {arm}",
                     seed=seed,
-                    config={"scene": part.scene, "arm": arm, "episodes": episodes, "evaluation": evaluation}
-                    | {"recorded": recorded, "steps": steps, "adapting_steps": adapting_steps}
-                    | dict(settings or {}),
+                    config={"scene": part.scene, "arm": arm, "episodes": episodes} | given,
                 )
                 for arm in part.arms
             ]
 
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene = str(cell.config["scene"])
-        prepared = prepared_folder(out, commit, scene, cell.seed)
+        prepared = prepared_folder(out, commit, scene, given, cell.seed)
         start = replace(on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit))
         config = of_arm(start, str(cell.config["arm"]), prepared)
-        return learnt(config, prepared)
+        return learn_cell(config, prepared)
 
     results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
-    return told(results, full=FUSED, plot=out / "judges.png") | {
+    return summarise(results, full=FUSED, plot=out / "judges.png", not_invariant=(NAIVE,)) | {
         "commit": commit,
         "of": len(cells),
         "judges": judges,
@@ -190,12 +194,13 @@ def _adapt(folders: Folders, others: _Others, steps: int, seed: int) -> dict[str
 
 
 def _learn_others(out: Path, commit: str, scene: str, *, recorded: int, steps: int) -> _Others:
-    stages = Stages(out / f"others-{commit}")
-    names = [name for name in NAMES if name != scene]
-    datasets = {name: out / f"others-{commit}" / name for name in names}
+    given = {"recorded": recorded, "steps": steps}
+    root = out / Cell(arm="others", seed=0, config=given).key(commit)
+    stages = Stages(root)
+    datasets = {name: root / name for name in NAMES if name != scene}
     for name, dataset in datasets.items():
         stages.run(f"record {name}", partial(_record, name, dataset, recorded))
-    judge = out / f"others-{commit}" / f"judge-without-{scene}"
+    judge = root / f"judge-without-{scene}"
 
     others = _Others(judge=judge, datasets=[str(dataset) for dataset in datasets.values()])
 

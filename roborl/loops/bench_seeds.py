@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -18,6 +18,7 @@ from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
 from roborl.loops.plots import LIGHT, png
 from roborl.loops.plots import arms as arms_figure
+from roborl.rewards.forms import NOT_POLICY_INVARIANT
 from roborl.rewards.metrics import paired_interval
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,13 @@ def run(
     """
     common = DemoConfig(episodes=episodes, evaluation=evaluation, filmed=0, **(settings or {}))
     commit = code_version()
+    given = {"evaluation": evaluation} | dict(settings or {})
     taken: dict[str, list[int]] = {}
     rejected: list[dict[str, Any]] = []
     for scene in scenes:
         taken[scene], turned_away = gate(
             on(common, scene),
-            partial(prepared_folder, out, commit, scene),
+            partial(prepared_folder, out, commit, scene, given),
             seeds=seeds,
             first_seed=first_seed,
             base_at_most=base_at_most,
@@ -102,39 +104,48 @@ def run(
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene, arm = str(cell.config["scene"]), str(cell.config["arm"])
         config = of_arm(replace(on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
-        prepared = prepared_folder(out, commit, scene, cell.seed)
+        prepared = prepared_folder(out, commit, scene, given, cell.seed)
         if arm == CLONE:
             return {"success": clone_all_and_measure(config, prepared=prepared)["success"], "episodes": []}
-        return learnt(config, prepared)
+        return learn_cell(config, prepared)
 
     results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
-    return told(results, full="shaped", plot=out / "seeds.png") | {
+    return summarise(results, full="shaped", plot=out / "seeds.png", not_invariant=("blind",)) | {
         "commit": commit,
         "of": len(cells),
         "rejected": rejected,
     }
 
 
-def learnt(config: DemoConfig, prepared: Path) -> dict[str, Any]:
+def learn_cell(config: DemoConfig, prepared: Path) -> dict[str, Any]:
     """Run a cell that learns online; return its final success, and that of each online episode in order."""
     _, after = learn_and_measure(config, prepared=prepared)
     lines = read_lines(RunFolder(config.out / "run").metrics, "episode")
     return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
 
 
-def told(results: Sequence[Mapping[str, Any]], *, full: str, plot: Path) -> dict[str, Any]:
+def summarise(
+    results: Sequence[Mapping[str, Any]], *, full: str, plot: Path, not_invariant: Collection[str]
+) -> dict[str, Any]:
     """Return what the cells of a grid say, and draw it.
 
     Args:
         results: Of the cells.
         full: The arm that the others of its task are taken from.
         plot: Where the curves are drawn.
+        not_invariant: Arms whose reward may make another policy the best; they are labelled so.
     """
-    plot.write_bytes(png(arms_figure(curves(results), _WINDOW, LIGHT)))
+    labels = {arm: f"{arm}, {NOT_POLICY_INVARIANT}" for arm in not_invariant}
+    lines = {
+        task: {labels.get(arm, arm): seeds for arm, seeds in by_arm.items()}
+        for task, by_arm in curves(results).items()
+    }
+    plot.write_bytes(png(arms_figure(lines, _WINDOW, LIGHT)))
     return {
         "cells": len(results),
         "table": summary(results),
         "differences": differences(results, full),
+        NOT_POLICY_INVARIANT: sorted(not_invariant),
         "plot": str(plot),
     }
 
@@ -259,6 +270,14 @@ def on(config: DemoConfig, scene: str) -> DemoConfig:
     return replace(config, scene=scene, spread_m=config.spread_m if TASKS[scene].usual else 0.0)
 
 
-def prepared_folder(out: Path, commit: str, scene: str, seed: int) -> Path:
-    """Return where a seed of a grid is prepared."""
-    return out / "prepared" / f"{scene}-seed{seed}-{commit}"
+def prepared_folder(out: Path, commit: str, scene: str, given: Mapping[str, Any], seed: int) -> Path:
+    """Return where a seed of a grid is prepared: another folder for other code and other settings.
+
+    Args:
+        out: Folder of the grid.
+        commit: The code.
+        scene: The simulated task.
+        given: Everything else that decides what is prepared.
+        seed: The seed.
+    """
+    return out / "prepared" / Cell(arm=scene, seed=seed, config=given).key(commit)

@@ -315,15 +315,16 @@ def _train_reward(config: DemoConfig, folders: Folders) -> dict[str, Any]:
 
 
 def _clone(config: DemoConfig, bench: Bench, folders: Folders, into: Path) -> dict[str, Any]:
+    episodes = list(read_episodes(str(folders.dataset)))
     policy = first_policy(
         config.clone,
-        read_episodes(str(folders.dataset)),
+        episodes,
         bench,
         actor_episodes=config.clone_from,
         seed=config.seed,
     )
     policy.save(into)
-    return {"demonstrations": config.demonstrations, "cloned": config.clone_from}
+    return {"demonstrations": sum(bool(e.success) for e in episodes), "cloned": config.clone_from}
 
 
 def _measure(

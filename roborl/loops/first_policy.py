@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.envs.bench import Bench
+from roborl.images import square
 from roborl.learning.clone import CloneConfig, clone, cloning_data
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 
@@ -38,13 +42,18 @@ def first_policy(
         DatasetError: If no demonstration has a step.
         KeyboardInterrupt: If ``stopping`` says so.
     """
-    found = list(episodes)
-    data = cloning_data(
-        [episode for episode in found if episode.success],
-        [episode for episode in found if not episode.success],
-        cameras=tuple(bench.cameras),
-        image_px=bench.image_px,
-    )
+
+    def go_on() -> None:
+        if stopping():
+            raise KeyboardInterrupt
+
+    demonstrations: list[DatasetEpisode] = []
+    failures: list[DatasetEpisode] = []
+    for episode in episodes:
+        go_on()
+        # One that nobody judged is taken for a demonstration, as everywhere.
+        (failures if episode.success is False else demonstrations).append(_small(episode, bench))
+    data = cloning_data(demonstrations, failures, cameras=tuple(bench.cameras), image_px=bench.image_px)
     shape = SmallPolicyConfig(
         cameras=tuple(bench.cameras),
         image_px=bench.image_px,
@@ -54,8 +63,18 @@ def first_policy(
     )
 
     def tell(stage: str, done: int, of: int) -> None:
-        if stopping():
-            raise KeyboardInterrupt
+        go_on()
         log.info("%s %d/%d", stage, done, of)
 
     return clone(config, shape, data, actor_episodes=actor_episodes, seed=seed, on_progress=tell)
+
+
+def _small(episode: DatasetEpisode, bench: Bench) -> DatasetEpisode:
+    """Return an episode with the pictures that a policy sees: those of a whole dataset at recorded size fill a memory."""
+    return replace(
+        episode,
+        images={
+            name: np.stack([square(picture, bench.image_px) for picture in episode.images[name]])
+            for name in bench.cameras
+        },
+    )

@@ -197,9 +197,11 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     pass_gate(config)
     run, where = RunFolder(config.run), addresses(config.run)
     learning = learn_config(config, where)
-    with learn.hold(run) as held:
-        if not held:
+    with ExitStack() as stack:
+        if not stack.enter_context(learn.hold(run)):
             raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
+        sockets = Path(where.steps.removeprefix("ipc://")).parent
+        stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         if not run.learner.exists():
             forget_earlier_run(config, where)
         if config.rollback:
@@ -211,17 +213,14 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)
         ]
-        try:
-            group.start()
-            # Who restarts the others must not queue behind them. After the start, for children inherit it.
-            with suppress(PermissionError):
-                os.nice(_NICE)
-            _run_episodes(run, group, actors, stopping)
-            _finish(run, group, config, stopping)
-        finally:
-            # The specs stand in the order in which things must end.
-            group.stop(grace_s=30.0)
-            shutil.rmtree(Path(where.steps.removeprefix("ipc://")).parent, ignore_errors=True)
+        # The specs stand in the order in which things must end.
+        stack.callback(group.stop, grace_s=30.0)
+        group.start()
+        # Who restarts the others must not queue behind them. After the start, for children inherit it.
+        with suppress(PermissionError):
+            os.nice(_NICE)
+        _run_episodes(run, group, actors, stopping)
+        _finish(run, group, config, stopping)
     episodes = read_lines(run.metrics, "episode")
     return {
         "wall_s": time.monotonic() - began,

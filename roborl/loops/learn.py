@@ -200,8 +200,15 @@ def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping
             )
             torch.manual_seed(config.seed)
             SmallPolicy(shape).save(draft)
+        _check_shape(draft, form)
         draft.rename(run.policy)
-    shape = SmallPolicy.load(run.policy).config
+    _check_shape(run.policy, form)  # One that was there may be of another bench.
+
+
+def _check_shape(folder: Path, form: BenchForm) -> None:
+    from roborl.policies.small import SmallPolicy
+
+    shape = SmallPolicy.load(folder).config
     for name in ("state_dim", "action_dim"):
         if getattr(shape, name) != getattr(form, name):
             raise ConfigError(

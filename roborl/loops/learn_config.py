@@ -120,11 +120,12 @@ class LearnSettings:
     bench: str = "so101_sim"
     # dotted overrides of the bench file, such as --robot.scene=Reach
     bench_overrides: list[str] = field(default_factory=list)
-    # folder of the policy to start from; empty for one that is cloned from the demonstrations
+    # folder of the policy to start from; empty for one that is cloned from the demonstrations, or has random weights
+    # where there are none
     policy: str = ""
     # demonstrations for the replay memory
     demos: DemosConfig = field(default_factory=DemosConfig)
-    # how it is cloned
+    # how that policy is cloned
     clone: CloneConfig = field(default_factory=CloneConfig)
     # the demonstration that the reward model is shown, for one that compares with it
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
@@ -134,7 +135,8 @@ class LearnSettings:
     mix: MixConfig = field(default_factory=MixConfig)
     # which algorithm learns: rlpd, or module:function that makes one out of (this configuration, policy, replay memory)
     algorithm: str = "rlpd"
-    # settings of the algorithm; another one reads batch_size, demo_fraction, discount and n_step of them
+    # settings of the algorithm; another one reads batch_size, demo_fraction, discount and n_step of them, and has to form
+    # the reward as shaping says
     rlpd: RlpdConfig = field(default_factory=RlpdConfig)
     # the trainer
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -148,14 +149,16 @@ def arms(curves: Mapping[str, Mapping[str, Sequence[Sequence[bool]]]], window: i
         theme: Colours.
     """
     figure, panels = new_figure(theme, 4.2 * max(1, len(curves)), 3.4, max(1, len(curves)), share_y=True)
-    colours = (theme.accent, theme.bad, theme.good, theme.muted, theme.ink)
+    looks = list(product(("-", "--", ":"), (theme.accent, theme.bad, theme.good, theme.muted, theme.ink)))
     for axes, (task, by_arm) in zip(panels, curves.items(), strict=False):
         axes.set_title(task, color=theme.ink, fontsize=10, loc="left")
-        for colour, (arm, seeds) in zip(colours * len(by_arm), by_arm.items(), strict=False):
+        for (style, colour), (arm, seeds) in zip(looks, by_arm.items(), strict=False):
             length = min(map(len, seeds))
             means = np.array([running_mean(won[:length], window) for won in seeds])
             episode = np.arange(1, length + 1)
-            axes.plot(episode, means.mean(axis=0), color=colour, lw=1.8, label=f"{arm} ({len(seeds)})")
+            axes.plot(
+                episode, means.mean(axis=0), color=colour, ls=style, lw=1.8, label=f"{arm} ({len(seeds)})"
+            )
             axes.fill_between(episode, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.12, lw=0)
         axes.set(ylim=(-0.03, 1.03), xlabel="online episodes")
         legend(axes, theme, loc="upper left")

@@ -12,7 +12,9 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
+import draccus
 import yaml
+from draccus.utils import DecodingError
 from matplotlib.figure import Figure
 
 from roborl.errors import RoborlError
@@ -128,7 +130,8 @@ def render(
         "counted": _counted,
     }
     template = environment.from_string(package_files("roborl.loops").joinpath(PAGE).read_text("utf-8"))
-    reward = results.stages.get("train the reward model", {})
+    judge = results.settings.get("judge", "")
+    reward = {} if judge else results.stages.get("train the reward model", {})
     form, invariance = results.form
     return template.render(
         headline=headline(results.base, results.final),
@@ -244,11 +247,11 @@ def _held_out(results: Results, missing: list[str]) -> list[ProgressCurve]:
     seed = int(results.settings.get("seed", 0))
     try:
         model = load_reward_model(results.settings.get("judge") or str(results.folder / "reward_model"))
-        shown = ReferencesConfig(**results.settings.get("references", {}))
+        shown = draccus.decode(ReferencesConfig, results.settings.get("references", {}))
         dataset = results.folder / "demonstrations"
         return held_out_curves(model, dataset, share=share, seed=seed, shown=shown)
-    except RoborlError as error:
-        missing.append(f"progress along held-out episodes ({error.problem})")
+    except (RoborlError, DecodingError) as error:
+        missing.append(f"progress along held-out episodes ({getattr(error, 'problem', error)})")
         return []
 
 

@@ -23,7 +23,7 @@ from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval
-from roborl.rewards.model import RewardModel, progress_of, score_episode
+from roborl.rewards.model import References, RewardModel, progress_of, score_episode
 from roborl.rewards.sarm.episodes import as_video
 
 STAGES, FIGURES, SETTINGS = "stages.json", "figures.json", "demo.yaml"
@@ -206,10 +206,13 @@ def held_out_curves(
     """
     _, held_out = split([to_training(e) for e in read_episodes(str(dataset)) if not e.discarded], share, seed)
     curves = []
+    known: dict[str, References] = {}
     for episode in sorted(held_out, key=lambda episode: not episode.success):
         frames = as_video(episode, range(episode.frames))
-        references = read_demonstration(shown, tuple(episode.images), episode.task) if shown else {}
-        progress = progress_of(score_episode(model, episode.task, frames, references=references))
+        if shown and episode.task not in known:
+            known[episode.task] = read_demonstration(shown, tuple(episode.images), episode.task)
+        scores = score_episode(model, episode.task, frames, references=known.get(episode.task))
+        progress = progress_of(scores)
         curves.append(ProgressCurve(name=episode.kind, progress=progress, success=episode.success))
     return curves
 

@@ -57,7 +57,7 @@ def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
 
     monkeypatch.setattr(bench_judges, "gate", gate)
     monkeypatch.setattr(bench_judges, "prepare", lambda config: load_reward_model(config.judge))
-    monkeypatch.setattr(bench_judges, "learnt", learn)
+    monkeypatch.setattr(bench_judges, "learn_cell", learn)
     part = Part(scene="Reach", arms=(FUSED, "forward", UNSHAPED), seeds=1)
     for _ in range(2):
         found = bench_judges.run(grid=(part,), recorded=2, steps=2, adapting_steps=1, out=tmp_path)
@@ -69,3 +69,6 @@ def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
     assert set(judge["episodes"]) == {"pick up the red cube", "touch the red ball"}
     assert judge["episodes"]["touch the red ball"] == 1, "one demonstration"
     assert found["table"]["Reach fused"]["by_seed"] == {"7": 0.9}
+    bench_judges.run(grid=(part,), recorded=2, steps=1, adapting_steps=1, out=tmp_path)
+    assert len(ran) == 6, "other settings are another experiment"
+    assert ran[3][2] != fused, "with another judge"

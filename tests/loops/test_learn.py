@@ -314,8 +314,9 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) 
         demos=DemosConfig(path=str(tmp_path / "demos")),
         clone=CloneConfig(encoder_updates=60, actor_updates=60),
     )
+    asked: list[bool] = []
     with pytest.raises(KeyboardInterrupt):
-        learn.prepare(config, lambda: True)
+        learn.prepare(config, lambda: len(asked) > 3 or asked.append(True))  # type: ignore[func-returns-value]
     assert not RunFolder(config.run).policy.exists(), "half a policy is none"
     learn.prepare(config)
     policy = SmallPolicy.load(RunFolder(config.run).policy)
@@ -333,6 +334,10 @@ def test_a_policy_of_another_arm_is_refused_by_field(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="action_dim differs") as caught:
         learn.prepare(LearnConfig(run=tmp_path / "run", policy=str(tmp_path / "policy")))
     assert (caught.value.seen, caught.value.allowed) == (7, 4)
+    SmallPolicy(SmallPolicyConfig(cameras=("front",), image_px=64, state_dim=9, action_dim=4)).save(
+        tmp_path / "other"
+    )
+    learn.prepare(LearnConfig(run=tmp_path / "run", policy=str(tmp_path / "other")))
 
 
 def test_two_learners_do_not_work_on_one_run(tmp_path: Path) -> None:
