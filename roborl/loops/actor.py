@@ -12,6 +12,7 @@ from typing import Literal
 
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig
+from roborl.policies.exploration import ExplorationConfig
 from roborl.serving.security import SecurityConfig
 
 _MEMORY_DISK = Path("/dev/shm")
@@ -42,8 +43,10 @@ class ActConfig:
     policy: Path = Path("outputs/policy")
     # module:function that makes the policy out of (folder, explore=, seed=).
     policy_factory: str = "roborl.policies:load_policy"
-    # Whether the policy adds exploration noise.
+    # Whether the policy explores.
     explore: bool = True
+    # And how.
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     # What the episodes are for: train or evaluate; it goes with their records.
     mode: str = "train"
     # Episodes in all, over restarts too; 0 for no end.

@@ -9,9 +9,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-# How an actor explores is its own affair: weights mean the same with any of it.
-_OWN_AFFAIR = ("exploration_std", "noise_persistence", "burst_rate", "burst_steps")
-
 
 def architecture(policy: object, published: Mapping[str, NDArray[Any]] | None = None) -> str | None:
     """Return the shape of a policy in words and a hash, equal on two sides exactly where weights mean the same on both.
@@ -31,8 +28,7 @@ def architecture(policy: object, published: Mapping[str, NDArray[Any]] | None = 
     if not isinstance(policy, SmallPolicy):
         return None
     sent = to_arrays(policy.actor) if published is None else published
-    shape = {name: value for name, value in asdict(policy.config).items() if name not in _OWN_AFFAIR}
-    words = " ".join(f"{name}={value}" for name, value in shape.items())
+    words = " ".join(f"{name}={value}" for name, value in asdict(policy.config).items())
     digest = hashlib.sha256(words.encode())
     for module in (policy.encoder, policy.remaining):
         for name, array in sorted(to_arrays(module).items()):

@@ -180,7 +180,8 @@ def policy_maker(config: ActConfig) -> Callable[[], LearningPolicy]:
         ) from error
 
     def make() -> LearningPolicy:
-        policy: LearningPolicy = factory(config.policy, explore=config.explore, seed=config.seed)
+        explore = config.exploration if config.explore else None
+        policy: LearningPolicy = factory(config.policy, explore=explore, seed=config.seed)
         return policy
 
     return make

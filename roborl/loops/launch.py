@@ -27,6 +27,7 @@ from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
+from roborl.policies.exploration import ExplorationConfig
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
 
@@ -54,8 +55,10 @@ class TrainConfig(LearnSettings):
     episodes: int = 150
     # actors that share them
     actors: int = 1
-    # whether the policy adds exploration noise
+    # whether the policy explores
     explore: bool = True
+    # and how
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     # threads of the reward server's tensor library
     serve_threads: int = 1
     # seconds the learner may take after the last episode, to label and to make the updates it still owes
@@ -117,6 +120,7 @@ def act_configs(config: TrainConfig, where: Addresses) -> list[ActConfig]:
             weights=where.weights,
             policy=RunFolder(config.run).policy,
             explore=config.explore,
+            exploration=config.exploration,
             episodes=share + (number < rest),
             seed=config.seed + 1000 * number,
         )

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from roborl.policies.exploration import ExplorationConfig
     from roborl.policies.small import SmallPolicy
 
 
-def load_policy(folder: Path | str, *, explore: bool = False, seed: int = 0) -> SmallPolicy:
+def load_policy(
+    folder: Path | str, *, explore: ExplorationConfig | None = None, seed: int = 0
+) -> SmallPolicy:
     """Load a policy folder; torch is imported only now.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The small policy: frozen image features and proprioception to one action, with exploration noise on request."""
+"""The small policy: frozen image features and proprioception to one action, with exploration on request."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from roborl.errors import ConfigError, ModelLoadError
+from roborl.errors import ModelLoadError
 from roborl.images import square
+from roborl.policies.exploration import ExplorationConfig, Explorer
 from roborl.policies.networks import Actor, Encoder, Remaining
 from roborl.types import Observation
 
 type Weights = dict[str, NDArray[np.float32]]
+
+# How it explores stood in a policy's folder once.
+_OF_OLDER_RELEASES = ("exploration_std", "noise_persistence")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +38,6 @@ class SmallPolicyConfig:
         keypoints: Keypoints per camera; each is three features.
         waypoints: Sub-tasks whose ends are read off the features, for the way that remains; 0: none.
         width: Units per hidden layer of the actor.
-        exploration_std: Standard deviation of the noise added to actions while exploring.
-        noise_persistence: Correlation of that noise from one step to the next, in [0, 1).
-        burst_rate: Probability at each step outside a burst that one begins: one component of the action, drawn at
-            random, is held at a random value for some steps. Small noise alone never leaves a place that the policy
-            steers back to.
-        burst_steps: Longest burst, in steps; the length is drawn evenly from 1 on.
-
-    Source:
-        Dabney, Ostrovski & Barreto, Temporally-Extended epsilon-Greedy Exploration (ICLR 2021) for the bursts.
     """
 
     cameras: tuple[str, ...]
@@ -52,22 +47,6 @@ class SmallPolicyConfig:
     keypoints: int = 16
     waypoints: int = 0
     width: int = 256
-    exploration_std: float = 0.1
-    noise_persistence: float = 0.5
-    burst_rate: float = 0.05
-    burst_steps: int = 6
-
-    def __post_init__(self) -> None:
-        if not (
-            0.0 <= self.burst_rate <= 1.0 and self.burst_steps >= 1 and 0.0 <= self.noise_persistence < 1.0
-        ):
-            raise ConfigError(
-                "A policy cannot explore in this way",
-                seen=f"burst_rate={self.burst_rate:g} burst_steps={self.burst_steps} "
-                f"noise_persistence={self.noise_persistence:g}",
-                allowed="burst_rate in [0, 1], burst_steps ≥ 1, noise_persistence in [0, 1)",
-                remedy="Without bursts: burst_rate 0",
-            )
 
 
 class SmallPolicy:
@@ -75,20 +54,19 @@ class SmallPolicy:
 
     Args:
         config: Its shape.
-        explore: Whether to add noise to the mean action.
-        seed: Of that noise.
+        explore: How it explores; None for the mean action alone.
+        seed: Of exploration.
     """
 
-    def __init__(self, config: SmallPolicyConfig, *, explore: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, config: SmallPolicyConfig, *, explore: ExplorationConfig | None = None, seed: int = 0
+    ) -> None:
         self.config = config
-        self.explore = explore
+        self._explorer = Explorer(explore, config.action_dim, seed=seed) if explore else None
         self.encoder = Encoder(config.cameras, config.keypoints, config.image_px)
         self.remaining = Remaining(self.encoder.output_dim, config.state_dim, config.waypoints)
         self.actor = Actor(self.remaining.output_dim, config.action_dim, config.width)
         self._version = 0
-        self._random = np.random.default_rng(seed)
-        self._noise: NDArray[np.float64] = np.zeros(config.action_dim)
-        self._burst, self._burst_left = (0, 0.0), 0
         self.encoder.eval()
         self.actor.eval()
 
@@ -98,8 +76,9 @@ class SmallPolicy:
         return self._version
 
     def reset(self) -> None:
-        """Draw fresh exploration noise."""
-        self._noise, self._burst_left = self._random.normal(size=self.config.action_dim), 0
+        """Begin an episode."""
+        if self._explorer:
+            self._explorer.reset()
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> NDArray[np.float32]:
@@ -111,27 +90,9 @@ class SmallPolicy:
         state = torch.tensor(observation.state).unsqueeze(0)
         mean = self.actor(self.remaining(self.encoder(images), state))
         action: NDArray[np.floating] = mean.numpy()
-        if self.explore:
-            action = self._explored(action)
+        if self._explorer:
+            action = self._explorer(action)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-    def _explored(self, action: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return an action (1, a) with noise, and with a component of its own in a burst."""
-        shape, random = self.config, self._random
-        rho = shape.noise_persistence
-        self._noise = rho * self._noise + np.sqrt(1 - rho**2) * random.normal(size=shape.action_dim)
-        action = action + shape.exploration_std * self._noise
-        if not self._burst_left and random.random() < shape.burst_rate:
-            self._burst = (
-                int(random.integers(shape.action_dim)),
-                float(random.choice((-1.0, 1.0)) * random.uniform(0.5, 1.0)),
-            )
-            self._burst_left = int(random.integers(1, shape.burst_steps + 1))
-        if self._burst_left:
-            component, value = self._burst
-            action[:, component] = value
-            self._burst_left -= 1
-        return action
 
     def load_actor(self, weights: Mapping[str, NDArray[np.float32]], version: int) -> None:
         """Replace the actor's weights.
@@ -159,7 +120,7 @@ class SmallPolicy:
         (folder / "policy.json").write_text(json.dumps({"kind": "small"} | asdict(self.config), indent=2))
 
     @classmethod
-    def load(cls, folder: Path, *, explore: bool = False, seed: int = 0) -> SmallPolicy:
+    def load(cls, folder: Path, *, explore: ExplorationConfig | None = None, seed: int = 0) -> SmallPolicy:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -175,6 +136,8 @@ class SmallPolicy:
                     allowed="small",
                     remedy="Give the folder of a policy that roborl saved",
                 )
+            for name in _OF_OLDER_RELEASES:
+                fields.pop(name, None)
             shape = SmallPolicyConfig(**fields | {"cameras": tuple(fields["cameras"])})
             tensors = load_file(folder / "policy.safetensors")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import ModelLoadError
+from roborl.policies.exploration import ExplorationConfig
 from roborl.types import Observation
 
 
@@ -60,6 +61,6 @@ class RandomPolicy:
         self._bias, self._version = np.array(bias, np.float32), version
 
 
-def random_policy(folder: Path, *, explore: bool = False, seed: int = 0) -> RandomPolicy:
+def random_policy(folder: Path, *, explore: ExplorationConfig | None = None, seed: int = 0) -> RandomPolicy:
     """Make a random policy with four action components; there is nothing to read from ``folder``."""
     return RandomPolicy(seed=seed)

@@ -15,6 +15,7 @@ from roborl.errors import HandshakeMismatch
 from roborl.loops.actor import ActConfig, Card
 from roborl.loops.architecture import architecture
 from roborl.loops.io import weights_handshake
+from roborl.policies.exploration import ExplorationConfig
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.serving.handshake import Handshake
 from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
@@ -45,7 +46,8 @@ def test_what_is_learned_and_how_is_explored_leave_the_architecture_alone(tmp_pa
     with_other_actor(learnt)
     learnt.save(tmp_path)
     assert known is not None
-    assert architecture(SmallPolicy.load(tmp_path)) == architecture(policy(exploration_std=0.9)) == known
+    exploring = SmallPolicy.load(tmp_path, explore=ExplorationConfig(std=0.9))
+    assert architecture(SmallPolicy.load(tmp_path)) == architecture(exploring) == known
     assert architecture(learnt, to_arrays(learnt.actor)) == known
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from roborl.errors import ModelLoadError
 from roborl.layers import CameraEncoder
 from roborl.policies import load_policy
+from roborl.policies.exploration import ExplorationConfig
 from roborl.policies.networks import Remaining
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.types import Frame, Observation
@@ -48,46 +49,21 @@ def test_larger_pictures_are_averaged_down_and_other_cameras_ignored() -> None:
     assert policy.act(observation(3, side=64)).shape == (1, 3)
 
 
-def test_exploration_strays_persistently_within_bounds() -> None:
-    shape = replace(SHAPE, exploration_std=0.5, noise_persistence=0.9, burst_rate=0.0)
-    policy = SmallPolicy(shape, explore=True, seed=1)
+def test_a_policy_that_explores_strays_within_bounds() -> None:
+    policy, seen = SmallPolicy(SHAPE, explore=ExplorationConfig(std=5.0), seed=1), observation(0)
     policy.reset()
-    seen = observation(0)
-    actions = np.concatenate([policy.act(seen) for _ in range(400)])
-    assert np.abs(actions).max() <= 1.0
-    assert actions.std(axis=0).min() > 0.1
-    steps = np.corrcoef(actions[:-1, 0], actions[1:, 0])[0, 1]
-    assert steps > 0.6, "noise that persists is correlated from step to step"
+    actions = np.concatenate([policy.act(seen) for _ in range(20)])
+    assert np.abs(actions).max() == 1.0
+    assert actions.std(axis=0).min() > 0.3
 
 
-def test_a_burst_holds_one_component_for_a_few_steps() -> None:
-    shape = replace(SHAPE, exploration_std=0.0, burst_rate=0.05, burst_steps=4)
-    policy, still, seen = SmallPolicy(shape, explore=True, seed=1), SmallPolicy(shape), observation(0)
-    still.load_actor(to_arrays(policy.actor), version=1)
-    still.encoder.load_state_dict(policy.encoder.state_dict())
-    policy.reset()
-    strayed = np.concatenate([policy.act(seen) for _ in range(6000)]) - still.act(seen)
-    assert ((strayed != 0).sum(axis=1) <= 1).all(), "one component at a time"
-    assert set(np.abs(strayed).argmax(axis=1)) == {0, 1, 2}
-    assert strayed.min() < -0.7, "far"
-    assert strayed.max() > 0.7, "and either way"
-    burst = (strayed != 0).any(axis=1)
-    held = np.flatnonzero(burst[1:] & burst[:-1])
-    same = (strayed[held] == strayed[held + 1]).all(axis=1)
-    assert same.mean() > 0.8, "held from step to step"
-    # 19 free steps come before one that begins a burst, and that lasts 2.5.
-    assert burst.mean() == pytest.approx(2.5 / 21.5, abs=0.03)
-
-
-def test_a_burst_ends_with_its_episode() -> None:
-    shape = replace(SHAPE, exploration_std=0.0, burst_rate=1.0, burst_steps=1000)
-    policy = SmallPolicy(shape, explore=True, seed=1)
-    policy.reset()
-    seen = observation(0)
-    first = [policy.act(seen)[0] for _ in range(2)]
-    policy.reset()
-    assert np.array_equal(*first)
-    assert not np.array_equal(policy.act(seen)[0], first[0])
+def test_the_folder_of_an_older_release_is_read(tmp_path: Path) -> None:
+    policy = SmallPolicy(SHAPE)
+    policy.save(tmp_path)
+    described = json.loads((tmp_path / "policy.json").read_text())
+    described |= {"exploration_std": 0.1, "noise_persistence": 0.5}
+    (tmp_path / "policy.json").write_text(json.dumps(described))
+    assert load_policy(tmp_path).config == SHAPE
 
 
 def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path) -> None:
