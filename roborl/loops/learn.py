@@ -183,6 +183,7 @@ def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping
         elif config.demos.path:
             log.info("No policy to start from was given: one is cloned from %s", config.demos.path)
             bench = load_bench(config.bench, config.bench_overrides)
+            torch.set_num_threads(config.trainer.threads)
             first_policy(
                 config.clone,
                 bench_episodes(config.demos, bench),
