@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from roborl.data.arena import PAD
 from roborl.errors import ConfigError
@@ -23,9 +18,6 @@ class ImageGather:
     the pictures come as views whose lines are ``2 PAD`` pixels apart from each other. What ``numpy.take`` keeps ahead is 6 % fewer
     bytes, and 12 % since its source and target lie alike in the processor's 64-byte lines, which shifted pictures do not.
 
-    To the tensor library a picture is a row of a matrix whose rows begin at every byte, so that selecting rows is all there
-    is to do, on as many threads as the process gives that library.
-
     Args:
         frames: Padded pictures, uint8 (rows, h + 2 PAD, w + 2 PAD, 3), C-contiguous.
         shift_px: Largest shift in each direction, at most ``PAD``; 0 for none.
@@ -38,38 +30,31 @@ class ImageGather:
         if not 0 <= shift_px <= PAD:
             raise ConfigError("The random shift is too large", seen=shift_px, allowed=f"0 to {PAD} px")
         _, high, wide, _ = frames.shape
+        self._height, self._width, self._wide = high - 2 * PAD, wide - 2 * PAD, wide
         self._line, self._row = wide * 3, high * wide * 3
-        height, width = high - 2 * PAD, wide - 2 * PAD
-        # The last line has no padding behind it.
-        self._bytes = height * self._line - 2 * PAD * 3
-        self._shape, self._strides = (height, width, 3), (self._line, 3, 1)
         sides = np.arange(PAD - shift_px, PAD + shift_px + 1)
         self._places = (sides[:, None] * self._line + sides * 3).reshape(-1)
-        with warnings.catch_warnings():
-            # It is read only, in both senses.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            flat = torch.from_numpy(frames.reshape(-1))
-        self._pictures = flat.as_strided((len(flat) - self._bytes + 1, self._bytes), (1, 1))
+        self._bytes = memoryview(frames.reshape(-1))
 
-    def room(self, count: int) -> Tensor:
-        """Return room for so many pictures, uint8 (count, bytes of one)."""
-        return torch.empty((count, self._bytes), dtype=torch.uint8)
+    def empty(self, shape: tuple[int, ...]) -> Image:
+        """Return room for pictures, uint8 (*shape, h, w, 3), a view with padded lines."""
+        return np.empty((*shape, self._height, self._wide, 3), np.uint8)[..., : self._width, :]
 
-    def into(self, room: Tensor, rows: NDArray[np.int64], rng: np.random.Generator) -> Image:
-        """Copy the pictures of ``rows``, each under its own random shift.
+    def into(self, out: Image, rows: NDArray[np.int64], rng: np.random.Generator) -> Image:
+        """Copy the pictures of ``rows`` into ``out``, each under its own random shift.
 
         Args:
-            room: From :meth:`room`, for as many pictures as there are rows.
-            rows: Rows of the replay memory, int64, any shape.
+            out: From :meth:`empty`, for pictures in the shape of ``rows``.
+            rows: Rows of the replay memory, int64.
             rng: Draws the shifts.
-
-        Returns:
-            The pictures, uint8 (*rows.shape, h, w, 3), a view of ``room``.
         """
         first = rows * self._row + self._places.take(rng.integers(self._places.size, size=rows.shape))
-        torch.index_select(self._pictures, 0, torch.from_numpy(first.reshape(-1)), out=room)
-        apart = [self._bytes * math.prod(rows.shape[axis + 1 :]) for axis in range(rows.ndim)]
-        pictures: Image = np.ndarray(
-            (*rows.shape, *self._shape), np.uint8, buffer=room.numpy(), strides=(*apart, *self._strides)
-        )
-        return pictures
+        assert out.base is not None, "made by empty()"
+        source, target = self._bytes, memoryview(out.base.reshape(-1))
+        step = self._height * self._line
+        span = step - 2 * PAD * 3  # The last line has no padding behind it.
+        position = 0
+        for start in first.reshape(-1).tolist():
+            target[position : position + span] = source[start : start + span]
+            position += step
+        return out

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.arena import DEMO, PAD, ArenaReader
@@ -139,7 +138,7 @@ class Sampler:
         self._index = TransitionIndex()
         self._labels: ProgressColumns | None = None
         self._waiting: dict[int, int] = {}
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: dict[str, Image] = {}
         self._steps = np.arange(config.n_step)[:, None]
         self._factors = config.discount**self._steps
         self._map()
@@ -314,12 +313,12 @@ class Sampler:
         """Return the shifted pictures of observations ``rows`` (2, b) by camera, (2, b, h, w, 3)."""
         pictures = {}
         for camera, gather in self._gathers.items():
-            room = self._buffers.get(camera)
-            if room is None or len(room) != rows.size:
-                room = gather.room(rows.size)
+            out = self._buffers.get(camera)
+            if out is None or out.shape[:2] != rows.shape:
+                out = gather.empty(rows.shape)
             if self.config.reuse_arrays:
-                self._buffers[camera] = room
-            pictures[camera] = gather.into(room, rows, self._rng)
+                self._buffers[camera] = out
+            pictures[camera] = gather.into(out, rows, self._rng)
         return pictures
 
     def _map(self) -> None:
