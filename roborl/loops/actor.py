@@ -41,7 +41,7 @@ class ActConfig:
     security: SecurityConfig = field(default_factory=SecurityConfig)
     # Folder of the policy to start from.
     policy: Path = Path("outputs/policy")
-    # module:function that makes the policy out of (folder, explore=, seed=).
+    # module:function that makes the policy out of (folder, explore=, seed=); explore says how, None for not at all.
     policy_factory: str = "roborl.policies:load_policy"
     # Whether the policy explores.
     explore: bool = True

@@ -23,7 +23,7 @@ from roborl.types import Observation
 type Weights = dict[str, NDArray[np.float32]]
 
 # How it explores stood in a policy's folder once.
-_OF_OLDER_RELEASES = ("exploration_std", "noise_persistence")
+_OF_OLDER_RELEASES = ("exploration_std", "noise_persistence", "burst_rate", "burst_steps")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -314,9 +315,9 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) 
         demos=DemosConfig(path=str(tmp_path / "demos")),
         clone=CloneConfig(encoder_updates=60, actor_updates=60),
     )
-    asked: list[bool] = []
+    stops = chain(repeat(False, 4), repeat(True))
     with pytest.raises(KeyboardInterrupt):
-        learn.prepare(config, lambda: len(asked) > 3 or asked.append(True))  # type: ignore[func-returns-value]
+        learn.prepare(config, lambda: next(stops))
     assert not RunFolder(config.run).policy.exists(), "half a policy is none"
     learn.prepare(config)
     policy = SmallPolicy.load(RunFolder(config.run).policy)
