@@ -4,11 +4,13 @@ The encoder learns from every demonstration, the actor may be given fewer. Besid
 predicts how far the demonstration has come, where the hand is, and where the hand will be at the end of the present and
 of every later sub-task: labels that stand in any demonstration, and that a picture answers only to an encoder that sees
 objects sharply, those of later sub-tasks too. Failures that went through some sub-tasks teach the encoder where those ended.
+
+What a sub-task is done to lies still until that begins, so its end has to be seen at one place however the hand moves about.
+That holds in failures that completed nothing too, and teaches the encoder not to be misled by poses that no demonstration has.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
@@ -22,10 +24,14 @@ from torch.nn import functional
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.errors import DatasetError
 from roborl.images import square
+from roborl.policies.networks import Encoder
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.types import Image
 
-logger = logging.getLogger(__name__)
+# Before that share of its updates the encoder does not see well enough to be its own teacher.
+_STILL_FROM = 0.25
+_LOOK_AGAIN_EVERY = 100
+_STILL_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,8 @@ class CloneConfig:
     Attributes:
         encoder_updates: Updates of the encoder.
         failure_share: Share of the encoder's batches drawn from failures, where they completed a sub-task.
+        still_weight: Weight of seeing the end of a sub-task that has not begun where the episode's first picture shows it;
+            failures that completed nothing are then drawn too. 0: never asked.
         actor_updates: Updates of the actor on frozen features.
         batch_size: Frames per update.
         learning_rate: Of both.
@@ -44,6 +52,7 @@ class CloneConfig:
 
     encoder_updates: int = 1500
     failure_share: float = 0.4
+    still_weight: float = 0.0
     actor_updates: int = 1000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -62,6 +71,8 @@ class CloningData:
         progress: Share of the episode that is over, float32 (n,); meaningless for failures.
         waypoints: The state at the end of each of k sub-tasks, float32 (n, k, s).
         ahead: Whether that sub-task ends after this row and was completed, float32 (n, k) of 0 and 1.
+        still: Whether neither that sub-task nor a later one has begun, and its end is not known, float32 (n, k) of 0 and 1.
+        age: Rows since the first of the episode, int64 (n,).
         episode: Index of the demonstration, -1 for failures, int64 (n,).
     """
 
@@ -71,7 +82,14 @@ class CloningData:
     progress: NDArray[np.float32]
     waypoints: NDArray[np.float32]
     ahead: NDArray[np.float32]
+    still: NDArray[np.float32]
+    age: NDArray[np.int64]
     episode: NDArray[np.int64]
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """The first row of each row's episode, int64 (n,)."""
+        return np.arange(len(self.age)) - self.age
 
     def of(self, episodes: int | None) -> CloningData:
         """Return only the rows of the first so many demonstrations, of all of them for None."""
@@ -83,6 +101,8 @@ class CloningData:
             progress=self.progress[keep],
             waypoints=self.waypoints[keep],
             ahead=self.ahead[keep],
+            still=self.still[keep],
+            age=self.age[keep],
             episode=self.episode[keep],
         )
 
@@ -113,6 +133,7 @@ def cloning_data(
         )
     names = list(dict.fromkeys(part.name for episode in demonstrations for part in episode.subtasks)) or [""]
     ends = np.array([_ends(episodes[e], t, names, e < len(demonstrations)) for e, t in rows])
+    begun = np.array([_begun(episodes[e], t, names) for e, t in rows])
     return CloningData(
         images={
             name: np.stack([square(episodes[e].images[name][t], image_px) for e, t in rows])
@@ -123,6 +144,8 @@ def cloning_data(
         progress=np.array([t / len(episodes[e].action) for e, t in rows], np.float32),
         waypoints=np.stack([episodes[e].state[at.clip(0)] for (e, _), at in zip(rows, ends, strict=True)]),
         ahead=(ends >= 0).astype(np.float32),
+        still=((np.arange(len(names)) >= begun[:, None]) & (ends < 0)).astype(np.float32),
+        age=np.array([t for _, t in rows]),
         episode=np.array([e if e < len(demonstrations) else -1 for e, _ in rows]),
     )
 
@@ -141,6 +164,12 @@ def _ends(episode: DatasetEpisode, t: int, names: Sequence[str], success: bool) 
     return [
         min((part.end for part in parts if part.name == name and part.end > t), default=-1) for name in names
     ]
+
+
+def _begun(episode: DatasetEpisode, t: int, names: Sequence[str]) -> int:
+    """Return the furthest sub-task that had begun by observation ``t``; beyond the last where nothing is annotated."""
+    begun = (names.index(p.name) for p in episode.subtasks if p.start <= t and p.name in names)
+    return max(begun, default=len(names))
 
 
 def clone(
@@ -188,9 +217,13 @@ class _Heads(nn.Module):
         self.sizes = (1, state_dim, waypoints * state_dim)
 
     def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        progress, own, waypoints = self.rest(features).split(self.sizes, dim=1)
         action = torch.tanh(self.action(torch.cat([features, state], dim=1)))
-        return action, progress[:, 0], own, waypoints.unflatten(1, (-1, own.shape[1]))
+        return action, *self.places(features)
+
+    def places(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read off progress (b,), state (b, s) and waypoints (b, k, s)."""
+        progress, own, waypoints = self.rest(features).split(self.sizes, dim=1)
+        return progress[:, 0], own, waypoints.unflatten(1, (-1, own.shape[1]))
 
 
 def _train_encoder(
@@ -210,7 +243,13 @@ def _train_encoder(
     shown = np.flatnonzero(data.episode >= 0)
     failed = np.flatnonzero((data.episode < 0) & data.ahead.any(axis=1))
     of_failures = int(config.batch_size * config.failure_share) if failed.size else 0
+    at_first: Tensor | None = None
     for update in range(config.encoder_updates):
+        since = update - int(_STILL_FROM * config.encoder_updates)
+        if config.still_weight and since >= 0 and since % _LOOK_AGAIN_EVERY == 0:
+            at_first = _at_first(encoder, heads, data)
+            failed = np.flatnonzero((data.episode < 0) & (data.ahead + data.still).any(axis=1))
+            of_failures = int(config.batch_size * config.failure_share) if failed.size else 0
         rows = random.choice(shown, config.batch_size - of_failures)
         if of_failures:
             rows = np.concatenate([rows, random.choice(failed, of_failures)])
@@ -227,6 +266,9 @@ def _train_encoder(
             + 0.5 * functional.mse_loss(own, state)
             + 0.1 * _mean(early, demo)
         )
+        if at_first is not None:
+            strayed = (waypoints - at_first[rows]).square().mean(dim=2)
+            loss = loss + config.still_weight * _mean(strayed, torch.from_numpy(data.still[rows]))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
@@ -237,8 +279,23 @@ def _train_encoder(
     with torch.inference_mode():
         encoder.standardise(_encode(encoder.keypoints, data.images))
         if policy.config.waypoints:
-            ends, ahead = torch.from_numpy(data.waypoints), torch.from_numpy(data.ahead)
-            policy.remaining.fit(_encode(encoder, data.images), ends, ahead)
+            features = _encode(encoder, data.images)
+            policy.remaining.fit(
+                features,
+                torch.from_numpy(data.waypoints),
+                torch.from_numpy(data.ahead),
+                strayed=features - features[torch.from_numpy(data.first)],
+                still=torch.from_numpy(data.still),
+                weight=_STILL_SHARE * config.still_weight,
+            )
+
+
+@torch.no_grad()
+def _at_first(encoder: Encoder, heads: _Heads, data: CloningData) -> Tensor:
+    """Return for each row where the first picture of its episode shows that each sub-task ends, (n, k, s)."""
+    rows, which = np.unique(data.first, return_inverse=True)
+    keypoints = _encode(encoder.keypoints, {name: pixels[rows] for name, pixels in data.images.items()})
+    return heads.places(keypoints)[2][torch.from_numpy(which)]
 
 
 def _mean(errors: Tensor, counted: Tensor) -> Tensor:

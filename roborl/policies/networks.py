@@ -78,19 +78,35 @@ class Remaining(nn.Module):
         ways = _WAY_SCALE * (ends - state.unsqueeze(1))
         return torch.cat([features, state, ways.flatten(1)], dim=1)
 
-    def fit(self, features: Tensor, ends: Tensor, known: Tensor) -> None:
+    def fit(
+        self,
+        features: Tensor,
+        ends: Tensor,
+        known: Tensor,
+        *,
+        strayed: Tensor | None = None,
+        still: Tensor | None = None,
+        weight: float = 0.0,
+    ) -> None:
         """Read the ends of sub-tasks off the features linearly, by ridge regression.
 
         Args:
             features: (n, features).
             ends: State at the end of each sub-task, (n, waypoints, state_dim).
             known: Whether that is known and still ahead, (n, waypoints).
+            strayed: How far the features are from those of another picture with the same ends, (n, features).
+            still: Whether that other picture does have the same end, (n, waypoints).
+            weight: What all the rows that are still weigh together beside all those whose end is known.
         """
         ones = torch.ones(len(features), 1)
         for k in range(len(self.bias)):
             rows = known[:, k] > 0
             x, y = torch.cat([features, ones], dim=1)[rows].double(), ends[rows, k].double()
-            solved = torch.linalg.solve(x.T @ x + torch.eye(x.shape[1], dtype=x.dtype), x.T @ y).float()
+            square = x.T @ x + torch.eye(x.shape[1], dtype=x.dtype)
+            if weight and strayed is not None and still is not None and (same := still[:, k] > 0).any():
+                apart = torch.cat([strayed, 0.0 * ones], dim=1)[same].double()
+                square += weight * len(x) / len(apart) * (apart.T @ apart)
+            solved = torch.linalg.solve(square, x.T @ y).float()
             self.weight[k], self.bias[k] = solved[:-1].T, solved[-1]
 
 

@@ -91,3 +91,57 @@ def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen(waypoints: int)
         errors.append(policy.act(seen)[0] - episode.action[0])
         spread.append(episode.action[0])
     assert np.abs(errors).mean() < 0.35 * np.abs(spread).mean()
+
+
+def reaching(seed: int, *, success: bool, steps: int = 6) -> DatasetEpisode:
+    """A blue hand goes from a corner to where the red square stands; in a failure it wanders about, and touches nothing."""
+    random = np.random.default_rng(seed)
+    place = random.uniform(0.2, 0.8, size=2)
+    hand = np.linspace((0.0, 0.0), place, steps + 1) if success else random.uniform(size=(steps + 1, 2))
+    hand[0] = 0.0
+    pictures = np.stack([picture(*place) for _ in hand])
+    for rgb, (x, y) in zip(pictures, hand, strict=True):
+        column, row = round(6 + 20 * x), round(6 + 20 * y)
+        rgb[row - 2 : row + 2, column - 2 : column + 2] = (60, 60, 250)
+    return replace(
+        towards(seed, steps),
+        images={"front": pictures},
+        state=hand.astype(np.float32),
+        success=success,
+        end=EndCause.SUCCESS if success else EndCause.TIME_LIMIT,
+        subtasks=(Subtask(name="a", start=0, end=steps),),
+    )
+
+
+def test_what_has_not_begun_lies_still_in_failures() -> None:
+    nothing_done = replace(towards(1), success=False, subtasks=(Subtask(name="a", start=0, end=6),))
+    half_done = replace(towards(2), success=False)
+    data = cloning_data([towards(0)], [nothing_done, half_done], cameras=("front",), image_px=32)
+    assert data.still[:6].tolist() == [[0, 0]] * 6, "where it ends is known"
+    assert data.still[6:12].tolist() == [[1, 1]] * 6
+    assert data.still[12:].tolist() == [[0, 1]] * 6
+    assert data.age.tolist() == [*range(6)] * 3
+    unmarked = replace(towards(1), success=False, subtasks=())
+    assert not cloning_data([towards(0)], [unmarked], cameras=("front",), image_px=32).still.any()
+
+
+def test_a_goal_is_seen_at_one_place_however_the_hand_moves_about() -> None:
+    torch.set_num_threads(1)
+    shown = [reaching(seed, success=True) for seed in range(12)]
+    wandered = [reaching(100 + seed, success=False) for seed in range(40)]
+    data = cloning_data(shown, wandered, cameras=("front",), image_px=32)
+    strayed, missed = {}, {}
+    for weight in (0.0, 1.0):
+        config = CloneConfig(encoder_updates=500, actor_updates=1, batch_size=32, still_weight=weight)
+        policy = clone(config, replace(SHAPE, waypoints=1), data, seed=0)
+        seen, true = [], []
+        for seed in range(1000, 1020):
+            pictures = torch.from_numpy(reaching(seed, success=False).images["front"])
+            with torch.inference_mode():
+                features = policy.encoder({"front": pictures})
+                seen.append(features @ policy.remaining.weight[0].T + policy.remaining.bias[0])
+            true.append(torch.from_numpy(reaching(seed, success=True).state[-1]))
+        strayed[weight] = float(np.mean([(ends - ends[0])[1:].norm(dim=1).mean() for ends in seen]))
+        missed[weight] = float(np.mean([(e - t).norm(dim=1).mean() for e, t in zip(seen, true, strict=True)]))
+    assert strayed[1.0] < 0.5 * strayed[0.0], strayed
+    assert missed[1.0] < 0.7 * missed[0.0], missed
