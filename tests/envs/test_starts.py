@@ -9,8 +9,8 @@ from roborl.envs.tasks.registry import TASKS, make_task
 from roborl.errors import ConfigError
 
 
-def places(spread_m: float, body: str) -> np.ndarray:
-    scene = Scene(make_task("PickPlace", spread_m), load_robot_model("so101_sim"))
+def places(spread_m: float, body: str, task: str = "PickPlace") -> np.ndarray:
+    scene = Scene(make_task(task, spread_m), load_robot_model("so101_sim"))
     found = []
     for seed in range(40):
         scene.reset(seed)
@@ -19,9 +19,12 @@ def places(spread_m: float, body: str) -> np.ndarray:
     return np.array(found)
 
 
+@pytest.mark.parametrize("task", ["PickPlace", "PushCube"])
 @pytest.mark.parametrize("body", ["red_cube", "green_pad"])
-def test_objects_that_matter_start_near_their_usual_places_and_all_over_that_patch(body: str) -> None:
-    away = places(0.03, body) - TASKS["PickPlace"].usual[body]
+def test_objects_that_matter_start_near_their_usual_places_and_all_over_that_patch(
+    body: str, task: str
+) -> None:
+    away = places(0.03, body, task) - TASKS[task].usual[body]
     assert np.abs(away).max() <= 0.03 + 1e-9
     assert np.ptp(away, axis=0).min() > 0.045
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -39,6 +41,9 @@ class PushCube(Task):
     stage_ends = (0.4, 1.0)
     max_steps = 60
     cube, distractor, pad = "red_cube", "blue_cube", "green_pad"
+    usual: Mapping[str, tuple[float, float]] = MappingProxyType(
+        {"red_cube": (0.215, -0.045), "green_pad": (0.235, 0.055)}
+    )
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add cubes and pad."""
@@ -49,7 +54,8 @@ class PushCube(Task):
     def place(self, scene: Scene, rng: np.random.Generator) -> None:
         """Put the cube where the arm can come down behind it, a short push from the pad, face towards it."""
         while True:
-            pad, cube, other = scatter(rng, (0.055, 0.015, 0.03))
+            near = self.around(self.pad, self.cube)
+            pad, cube, other = scatter(rng, (0.055, 0.015, 0.03), around=near, spread_m=self.spread_m)
             way = pad - cube
             distance = float(np.linalg.norm(way))
             behind = cube - way / distance * (BEHIND_M + 0.015)
