@@ -39,6 +39,8 @@ class CloneConfig:
     """Settings of cloning.
 
     Attributes:
+        keypoints: Keypoints that the encoder finds in each camera's picture.
+        channels: Channels of its convolutions.
         encoder_updates: Updates of the encoder.
         failure_share: Share of the encoder's batches drawn from failures, where they completed a sub-task.
         still_weight: Weight of seeing the end of a sub-task that has not begun where the episode's first picture shows it;
@@ -50,6 +52,8 @@ class CloneConfig:
         state_noise: Standard deviation of noise on the state, and on the way that remains.
     """
 
+    keypoints: int = 16
+    channels: int = 16
     encoder_updates: int = 1500
     failure_share: float = 0.4
     still_weight: float = 0.0

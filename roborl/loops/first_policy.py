@@ -59,6 +59,8 @@ def first_policy(
         image_px=bench.image_px,
         state_dim=data.state.shape[1],
         action_dim=data.action.shape[1],
+        keypoints=config.keypoints,
+        channels=config.channels,
         waypoints=data.ahead.shape[1],
     )
 

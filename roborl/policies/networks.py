@@ -24,16 +24,21 @@ class Encoder(nn.Module):
         cameras: Names, in the order in which their features are laid side by side.
         keypoints: Keypoints per camera.
         image_px: Side of the square pictures.
+        channels: Of each camera's maps before the keypoints'.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, cameras: Sequence[str], keypoints: int = 16, image_px: int = 64) -> None:
+    def __init__(
+        self, cameras: Sequence[str], keypoints: int = 16, image_px: int = 64, channels: int = 16
+    ) -> None:
         super().__init__()
         self.cameras = tuple(cameras)
         self.output_dim = 3 * keypoints * len(self.cameras)
-        self.by_camera = nn.ModuleDict({name: CameraEncoder(keypoints, image_px) for name in self.cameras})
+        self.by_camera = nn.ModuleDict(
+            {name: CameraEncoder(keypoints, image_px, channels) for name in self.cameras}
+        )
         self.register_buffer("mean", torch.zeros(self.output_dim))
         self.register_buffer("deviation", torch.full((self.output_dim,), _SCALE))
 

@@ -36,6 +36,7 @@ class SmallPolicyConfig:
         state_dim: Size of the proprioceptive state.
         action_dim: Size of an action.
         keypoints: Keypoints per camera; each is three features.
+        channels: Channels of the convolutions before them.
         waypoints: Sub-tasks whose ends are read off the features, for the way that remains; 0: none.
         width: Units per hidden layer of the actor.
     """
@@ -45,6 +46,7 @@ class SmallPolicyConfig:
     state_dim: int
     action_dim: int
     keypoints: int = 16
+    channels: int = 16
     waypoints: int = 0
     width: int = 256
 
@@ -63,7 +65,7 @@ class SmallPolicy:
     ) -> None:
         self.config = config
         self._explorer = Explorer(explore, config.action_dim, seed=seed) if explore else None
-        self.encoder = Encoder(config.cameras, config.keypoints, config.image_px)
+        self.encoder = Encoder(config.cameras, config.keypoints, config.image_px, config.channels)
         self.remaining = Remaining(self.encoder.output_dim, config.state_dim, config.waypoints)
         self.actor = Actor(self.remaining.output_dim, config.action_dim, config.width)
         self._version = 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +63,14 @@ def test_the_folder_of_an_older_release_is_read(tmp_path: Path) -> None:
     policy.save(tmp_path)
     described = json.loads((tmp_path / "policy.json").read_text())
     described |= {"exploration_std": 0.1, "noise_persistence": 0.5}
+    del described["channels"]
     (tmp_path / "policy.json").write_text(json.dumps(described))
     assert load_policy(tmp_path).config == SHAPE
 
 
-def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path) -> None:
-    policy = SmallPolicy(SHAPE)
+@pytest.mark.parametrize("channels", [16, 24])
+def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path, channels: int) -> None:
+    policy = SmallPolicy(replace(SHAPE, channels=channels))
     policy.save(tmp_path)
     assert np.array_equal(load_policy(tmp_path).act(observation(4)), policy.act(observation(4)))
 
