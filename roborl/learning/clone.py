@@ -31,6 +31,7 @@ from roborl.types import Image
 # Before that share of its updates the encoder does not see well enough to be its own teacher.
 _STILL_FROM = 0.25
 _LOOK_AGAIN_EVERY = 100
+# In the linear fit, beside the ends that are known: more of it pulls every place towards the middle.
 _STILL_SHARE = 0.2
 
 

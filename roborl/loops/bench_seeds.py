@@ -123,8 +123,9 @@ def learn_cell(config: DemoConfig, prepared: Path) -> dict[str, Any]:
     _, after = learn_and_measure(config, prepared=prepared)
     run = RunFolder(config.out / "run")
     lines = read_lines(run.metrics, "episode")
-    # A gigabyte for every cell would fill a disk; the sealed episodes stay.
-    shutil.rmtree(run.store / "arena", ignore_errors=True)
+    arena = run.store / "arena"
+    if arena.is_dir():  # A gigabyte for every cell would fill a disk; the sealed episodes stay.
+        shutil.rmtree(arena)
     return {"success": after["success"], "episodes": [line["success"] is True for line in lines]}
 
 

@@ -83,3 +83,17 @@ def test_a_table_names_each_cells_commit() -> None:
     assert table["Reach shaped"]["success"] == pytest.approx(0.8)
     assert table["Reach shaped"]["commits"] == ["abc"]
     assert curves([result("shaped", 1, 0.9, [True, False])]) == {"Reach": {"shaped": [[True, False]]}}
+
+
+def test_a_finished_cell_gives_its_replay_memory_back_and_keeps_its_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "run" / "store"
+    for name in ("arena", "store.zarr"):
+        (store / name).mkdir(parents=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "episode", "success": true}\n')
+    monkeypatch.setattr(bench_seeds, "learn_and_measure", lambda config, prepared: ({}, {"success": 0.9}))
+    for _ in range(2):  # A kill may come between giving back and writing the cell.
+        found = bench_seeds.learn_cell(DemoConfig(out=tmp_path), tmp_path)
+        assert found == {"success": 0.9, "episodes": [True]}
+        assert [path.name for path in store.iterdir()] == ["store.zarr"]
