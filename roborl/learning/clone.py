@@ -46,6 +46,7 @@ class CloneConfig:
         failure_share: Share of the encoder's batches drawn from failures, where they completed a sub-task.
         still_weight: Weight of seeing the end of a sub-task that has not begun where the episode's first picture shows it;
             failures that completed nothing are then drawn too. 0: never asked.
+        from_first: Tell the actor where the episode's first pictures show the ends of sub-tasks too.
         actor_updates: Updates of the actor on frozen features.
         batch_size: Frames per update.
         learning_rate: Of both.
@@ -58,6 +59,7 @@ class CloneConfig:
     encoder_updates: int = 1500
     failure_share: float = 0.4
     still_weight: float = 0.0
+    from_first: bool = False
     actor_updates: int = 1000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -316,7 +318,8 @@ def _train_actor(
 ) -> None:
     with torch.inference_mode():
         features = _encode(policy.encoder, data.images)
-        inputs = policy.remaining(features, torch.from_numpy(data.state)).clone()
+        first = features[torch.from_numpy(data.first)]
+        inputs = policy.remaining(features, torch.from_numpy(data.state), first).clone()
     noise = torch.full((inputs.shape[1],), config.state_noise)
     noise[: features.shape[1]] = config.feature_noise
     policy.actor.train()

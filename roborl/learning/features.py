@@ -55,6 +55,11 @@ class FeatureCache:
         features: NDArray[np.float32] = self._features[rows]
         return features
 
+    def first_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the features of the first rows of these rows' episodes, float32 (b, features)."""
+        self._adopt()
+        return self.rows(self._start[rows])
+
     def _adopt(self) -> None:
         """Follow the replay memory: which episode owns each row now."""
         arena = self._arena
@@ -69,7 +74,10 @@ class FeatureCache:
             counts = live["observations"]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             self._owner = np.zeros(arena.layout.rows, np.int64)
-            self._owner[np.repeat(live["start"], counts) + within] = np.repeat(live["ordinal"], counts)
+            start = np.repeat(live["start"], counts)
+            self._owner[start + within] = np.repeat(live["ordinal"], counts)
+            self._start = np.zeros(arena.layout.rows, np.int64)
+            self._start[start + within] = start
 
     @torch.inference_mode()
     def _encode(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

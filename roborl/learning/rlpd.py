@@ -115,7 +115,7 @@ class Rlpd:
         self.config = config
         self.form, self._reward = form, reward_of(form)
         self.features = FeatureCache(policy, arena)
-        self._remaining = policy.remaining
+        self._remaining, self._from_first = policy.remaining, policy.config.from_first
         self.actor = copy.deepcopy(policy.actor).train()
         self.averaged = copy.deepcopy(policy.actor).requires_grad_(False)
         shape = policy.config
@@ -193,7 +193,9 @@ class Rlpd:
         torch.set_rng_state(state["generator"])
 
     def _inputs(self, rows: NDArray[np.int64], state: NDArray[np.float32]) -> Tensor:
-        inputs: Tensor = self._remaining(torch.from_numpy(self.features.rows(rows)), torch.from_numpy(state))
+        features = torch.from_numpy(self.features.rows(rows))
+        first = torch.from_numpy(self.features.first_rows(rows)) if self._from_first else features
+        inputs: Tensor = self._remaining(features, torch.from_numpy(state), first)
         return inputs
 
     def _values(self, critics: Critics, inputs: Tensor, action: Tensor, potential: Tensor) -> Tensor:

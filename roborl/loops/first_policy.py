@@ -62,6 +62,7 @@ def first_policy(
         keypoints=config.keypoints,
         channels=config.channels,
         waypoints=data.ahead.shape[1],
+        from_first=config.from_first,
     )
 
     def tell(stage: str, done: int, of: int) -> None:

@@ -66,22 +66,28 @@ class Remaining(nn.Module):
         features: Size of the features.
         state_dim: Size of the state.
         waypoints: Ends of sub-tasks that are read off; 0 adds nothing.
+        from_first: Read them off the episode's first pictures too. There the arm is where it always begins, hiding nothing;
+            what the latest pictures show is more uncertain, and right where something has been moved.
     """
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, features: int, state_dim: int, waypoints: int) -> None:
+    def __init__(self, features: int, state_dim: int, waypoints: int, *, from_first: bool = False) -> None:
         super().__init__()
-        self.output_dim = features + state_dim + waypoints * state_dim
+        self._from_first = from_first
+        self.output_dim = features + state_dim + waypoints * state_dim * (2 if from_first else 1)
         self.register_buffer("weight", torch.zeros(waypoints, state_dim, features))
         self.register_buffer("bias", torch.zeros(waypoints, state_dim))
 
-    def forward(self, features: Tensor, state: Tensor) -> Tensor:
-        """Return (b, output_dim) for features (b, features) and states (b, state_dim)."""
+    def forward(self, features: Tensor, state: Tensor, first: Tensor) -> Tensor:
+        """Return (b, output_dim) for features (b, features), states (b, state_dim), features of the first pictures (b, features)."""
+        ways = [self._ways(seen, state) for seen in ((features, first) if self._from_first else (features,))]
+        return torch.cat([features, state, *ways], dim=1)
+
+    def _ways(self, features: Tensor, state: Tensor) -> Tensor:
         ends = torch.einsum("bf,ksf->bks", features, self.weight) + self.bias
-        ways = _WAY_SCALE * (ends - state.unsqueeze(1))
-        return torch.cat([features, state, ways.flatten(1)], dim=1)
+        return (_WAY_SCALE * (ends - state.unsqueeze(1))).flatten(1)
 
     def fit(
         self,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
 from roborl.images import square
@@ -38,6 +38,7 @@ class SmallPolicyConfig:
         keypoints: Keypoints per camera; each is three features.
         channels: Channels of the convolutions before them.
         waypoints: Sub-tasks whose ends are read off the features, for the way that remains; 0: none.
+        from_first: Whether they are read off the episode's first pictures too.
         width: Units per hidden layer of the actor.
     """
 
@@ -48,6 +49,7 @@ class SmallPolicyConfig:
     keypoints: int = 16
     channels: int = 16
     waypoints: int = 0
+    from_first: bool = False
     width: int = 256
 
 
@@ -66,9 +68,12 @@ class SmallPolicy:
         self.config = config
         self._explorer = Explorer(explore, config.action_dim, seed=seed) if explore else None
         self.encoder = Encoder(config.cameras, config.keypoints, config.image_px, config.channels)
-        self.remaining = Remaining(self.encoder.output_dim, config.state_dim, config.waypoints)
+        self.remaining = Remaining(
+            self.encoder.output_dim, config.state_dim, config.waypoints, from_first=config.from_first
+        )
         self.actor = Actor(self.remaining.output_dim, config.action_dim, config.width)
         self._version = 0
+        self._first: Tensor | None = None
         self.encoder.eval()
         self.actor.eval()
 
@@ -78,7 +83,8 @@ class SmallPolicy:
         return self._version
 
     def reset(self) -> None:
-        """Begin an episode."""
+        """Begin an episode: the next pictures are its first."""
+        self._first = None
         if self._explorer:
             self._explorer.reset()
 
@@ -90,7 +96,10 @@ class SmallPolicy:
             for name in self.config.cameras
         }
         state = torch.tensor(observation.state).unsqueeze(0)
-        mean = self.actor(self.remaining(self.encoder(images), state))
+        features = self.encoder(images)
+        if self._first is None:
+            self._first = features
+        mean = self.actor(self.remaining(features, state, self._first))
         action: NDArray[np.floating] = mean.numpy()
         if self._explorer:
             action = self._explorer(action)

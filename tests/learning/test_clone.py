@@ -76,18 +76,19 @@ def test_nothing_to_clone_is_said() -> None:
         cloning_data([], cameras=("front",), image_px=32)
 
 
-@pytest.mark.parametrize("waypoints", [0, 2])
-def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen(waypoints: int) -> None:
+@pytest.mark.parametrize(("waypoints", "from_first"), [(0, False), (2, False), (2, True)])
+def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen(waypoints: int, from_first: bool) -> None:
     torch.set_num_threads(1)
     data = cloning_data([towards(seed) for seed in range(60)], cameras=("front",), image_px=32)
     config = CloneConfig(encoder_updates=250, actor_updates=400, batch_size=32)
-    policy = clone(config, replace(SHAPE, waypoints=waypoints), data, seed=0)
+    policy = clone(config, replace(SHAPE, waypoints=waypoints, from_first=from_first), data, seed=0)
     assert bool(policy.remaining.weight.any()) == bool(waypoints)
     errors, spread = [], []
     for seed in range(1000, 1030):
         episode = towards(seed)
         frame = Frame(rgb=episode.images["front"][0], camera="front", stamp_ns=0, id=0)
         seen = Observation(frames={"front": frame}, state=episode.state[0], stamp_ns=0)
+        policy.reset()
         errors.append(policy.act(seen)[0] - episode.action[0])
         spread.append(episode.action[0])
     assert np.abs(errors).mean() < 0.35 * np.abs(spread).mean()

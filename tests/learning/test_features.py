@@ -73,6 +73,8 @@ def test_features_stay_those_of_the_picture_while_rows_are_used_again(tmp_path: 
         live = arena.table[arena.table["ordinal"] > 0]
         rows = np.concatenate([np.arange(e["start"], e["start"] + e["observations"]) for e in live])
         np.testing.assert_allclose(cache.rows(rows), truth(policy, arena, rows), atol=1e-5)
+        first = np.concatenate([np.full(e["observations"], e["start"]) for e in live])
+        np.testing.assert_array_equal(cache.first_rows(rows), cache.rows(first))
         calls.clear()
         cache.rows(rows[::-1].copy())
         assert calls == []

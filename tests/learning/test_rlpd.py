@@ -8,13 +8,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from roborl.codec import join
 from roborl.data.arena import ArenaReader
 from roborl.data.store import Store, StoreSpec
 from roborl.learning.rlpd import Rlpd, RlpdConfig
 from roborl.learning.sampling import Batch
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.records import pack_record
 from roborl.rewards.forms import RewardForm
-from roborl.testing.experience import CAMERAS
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records, observation
+from roborl.types import EndCause, EpisodeKey
 
 SIZE = 64
 SHAPE = SmallPolicyConfig(
@@ -180,3 +183,34 @@ def test_a_learner_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
     assert second.updates == 5
     assert one.keys() == second.update(drawn).keys()
     assert first.updates == second.updates
+
+
+@pytest.mark.parametrize("from_first", [False, True])
+def test_the_actor_is_told_in_learning_what_it_was_told_when_it_acted(
+    tmp_path: Path, from_first: bool
+) -> None:
+    sizes = {"image_px": 16, "state_dim": STATE_DIM, "action_dim": ACTION_DIM}
+    store = Store.open(tmp_path, StoreSpec(cameras=CAMERAS, max_steps=8, capacity_bytes=1 << 20, **sizes))  # type: ignore[arg-type]
+    shape = SmallPolicyConfig(
+        cameras=tuple(CAMERAS), keypoints=2, waypoints=2, from_first=from_first, **sizes
+    )  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    policy = SmallPolicy(shape)
+    policy.remaining.weight.normal_()
+    acted, sequence = [], 0
+    for number in range(3):
+        key = EpisodeKey(actor="left", incarnation=1, episode=number)
+        for record in episode_records(key, 5, EndCause.TIME_LIMIT):
+            sequence += 1
+            store.ingest("ring", sequence, join(pack_record(record)))
+        policy.reset()
+        acted += [policy.act(observation(key, index))[0] for index in range(6)]
+    learner = Rlpd(RlpdConfig(), policy, ArenaReader(tmp_path), seed=0)
+    rows = np.concatenate(
+        [np.arange(e["start"], e["start"] + 6) for e in learner.features._arena.table if e["ordinal"]]
+    )
+    with torch.no_grad():
+        proposed = learner.actor(learner._inputs(rows, learner.features._arena.columns.state[rows])).numpy()
+    store.close()
+    np.testing.assert_allclose(proposed, acted, atol=1e-4)
+    assert np.ptp(proposed, axis=0).min() > 1e-3

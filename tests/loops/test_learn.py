@@ -313,7 +313,7 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) 
         run=tmp_path / "run",
         bench_overrides=["--robot.scene=Reach"],
         demos=DemosConfig(path=str(tmp_path / "demos")),
-        clone=CloneConfig(keypoints=12, channels=8, encoder_updates=60, actor_updates=60),
+        clone=CloneConfig(keypoints=12, channels=8, from_first=True, encoder_updates=60, actor_updates=60),
     )
     stops = chain(repeat(False, 4), repeat(True))
     with pytest.raises(KeyboardInterrupt):
@@ -326,7 +326,7 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) 
     shown = np.stack([step.command.action for step in demo.steps])
     assert np.square(proposed - shown).mean() < 0.5 * np.square(shown).mean(), "it has looked at them"
     shape = policy.config
-    assert (shape.waypoints, shape.keypoints, shape.channels) == (1, 12, 8)
+    assert (shape.waypoints, shape.keypoints, shape.channels, shape.from_first) == (1, 12, 8, True)
 
 
 def test_a_policy_of_another_arm_is_refused_by_field(tmp_path: Path) -> None:

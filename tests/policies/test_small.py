@@ -63,7 +63,7 @@ def test_the_folder_of_an_older_release_is_read(tmp_path: Path) -> None:
     policy.save(tmp_path)
     described = json.loads((tmp_path / "policy.json").read_text())
     described |= {"exploration_std": 0.1, "noise_persistence": 0.5}
-    del described["channels"]
+    del described["channels"], described["from_first"]
     (tmp_path / "policy.json").write_text(json.dumps(described))
     assert load_policy(tmp_path).config == SHAPE
 
@@ -153,7 +153,7 @@ def test_the_way_that_remains_is_read_off_the_features() -> None:
     spoilt[::2, 1] = 99.0
     remaining = Remaining(6, 2, 2)
     remaining.fit(features, spoilt, known)
-    told = remaining(features, state)
+    told = remaining(features, state, features)
     assert told.shape == (200, remaining.output_dim)
     assert torch.equal(told[:, :8], torch.cat([features, state], dim=1))
     ways = told[:, 8:].unflatten(1, (2, 2))
@@ -163,4 +163,27 @@ def test_the_way_that_remains_is_read_off_the_features() -> None:
         atol=0.2,
         rtol=0.1,
     )
-    assert torch.equal(Remaining(6, 2, 0)(features, state), told[:, :8])
+    assert torch.equal(Remaining(6, 2, 0)(features, state, features), told[:, :8])
+    back = Remaining(6, 2, 2, from_first=True)
+    back.fit(features, spoilt, known)
+    first = torch.randn(200, 6)
+    both = back(features, state, first)
+    assert both.shape == (200, back.output_dim)
+    torch.testing.assert_close(both[:, :12], told)
+    torch.testing.assert_close(both[:, 12:], remaining(first, state, features)[:, 8:])
+
+
+def test_a_policy_remembers_the_first_pictures_of_an_episode_where_it_is_to() -> None:
+    def after(first: int, *, from_first: bool) -> np.ndarray:
+        torch.manual_seed(0)
+        policy = SmallPolicy(replace(SHAPE, waypoints=2, from_first=from_first))
+        policy.remaining.weight.normal_()
+        policy.act(observation(9))
+        policy.reset()
+        policy.act(observation(first))
+        policy.act(observation(7))
+        return policy.act(observation(8))
+
+    assert np.array_equal(after(1, from_first=False), after(2, from_first=False))
+    assert np.array_equal(after(1, from_first=True), after(1, from_first=True))
+    assert not np.array_equal(after(1, from_first=True), after(2, from_first=True))
