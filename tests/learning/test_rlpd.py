@@ -197,6 +197,8 @@ def test_the_actor_is_told_in_learning_what_it_was_told_when_it_acted(
     torch.manual_seed(0)
     policy = SmallPolicy(shape)
     policy.remaining.weight.normal_()
+    for camera in policy.encoder.by_camera.values():
+        torch.nn.init.constant_(camera.temperature, 100.0)  # untaught maps are all but flat
     acted, sequence = [], 0
     for number in range(3):
         key = EpisodeKey(actor="left", incarnation=1, episode=number)
