@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -47,6 +48,9 @@ class ClearTable(Task):
     stage_ends = (1 / 3, 2 / 3, 1.0)
     max_steps = 160
     cubes, distractor, tray = ("red_cube", "yellow_cube", "purple_cube"), "blue_cube", "tray"
+    usual = MappingProxyType(
+        {"red_cube": (0.235, 0.0), "yellow_cube": (0.18, -0.055), "purple_cube": (0.245, -0.08)}
+    )
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add cubes and tray."""
@@ -65,11 +69,18 @@ class ClearTable(Task):
             )
 
     def place(self, scene: Scene, rng: np.random.Generator) -> None:
-        """Put the tray to one side and the cubes on the rest of the table."""
-        side = rng.choice((-1.0, 1.0))
+        """Put the tray to one side, the same one where cubes start near their usual places, and these on the rest of the table."""
+        side = rng.choice((-1.0, 1.0)) if self.spread_m is None else 1.0
         tray = np.array([rng.uniform(0.185, 0.215), side * rng.uniform(0.10, 0.11)])
         scene.place(self.tray, on_table(tray, 0.0))
-        points = scatter(rng, [0.029] * 4, avoid=tray, avoid_m=0.107)
+        points = scatter(
+            rng,
+            [0.029] * 4,
+            avoid=tray,
+            avoid_m=0.107,
+            around=self.around(*self.cubes),
+            spread_m=self.spread_m,
+        )
         for name, point in zip((*self.cubes, self.distractor), points, strict=True):
             scene.place(name, on_table(point, CUBE_HALF_M), facing(point) + rng.uniform(-0.3, 0.3))
 
