@@ -198,9 +198,16 @@ class Rlpd:
         inputs: Tensor = self._remaining(features, torch.from_numpy(state), first)
         return inputs
 
-    def _values(self, critics: Critics, inputs: Tensor, action: Tensor, potential: Tensor) -> Tensor:
+    def _values(
+        self,
+        critics: Critics,
+        inputs: Tensor,
+        action: Tensor,
+        potential: Tensor,
+        members: Tensor | None = None,
+    ) -> Tensor:
         seen = potential if self.config.critic_sees_potential else torch.zeros_like(potential)
-        values: Tensor = critics(torch.cat([inputs, action, seen.unsqueeze(1)], dim=1))
+        values: Tensor = critics(torch.cat([inputs, action, seen.unsqueeze(1)], dim=1), members)
         return values
 
     @torch.no_grad()
@@ -213,7 +220,7 @@ class Rlpd:
         noise = (config.target_noise * torch.randn_like(next_action)).clamp_(-0.3, 0.3)
         members = torch.randperm(config.members)[: config.subset]
         next_values = self._values(
-            self.targets, next_inputs, (next_action + noise).clamp_(-1, 1), next_potential
+            self.targets, next_inputs, (next_action + noise).clamp_(-1, 1), next_potential, members
         )
         reward = self._reward(
             torch.from_numpy(batch.reward),
@@ -223,7 +230,7 @@ class Rlpd:
             discount=config.discount,
             horizon=horizon,
         )
-        bootstrap = next_values[members].min(dim=0).values
+        bootstrap = next_values.min(dim=0).values
         handed_back = (self.lookahead * config.discount) ** horizon
         return torch.as_tensor(reward + handed_back * (~terminated) * bootstrap)
 

@@ -154,9 +154,11 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (members, b, inputs) to (members, b, outputs)."""
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """Map (members, b, inputs) to (members, b, outputs), for all members or those at ``members``, int64 (m,)."""
+        if members is None:
+            return torch.baddbmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias[members], x, self.weight[members])
 
 
 class Critics(nn.Module):
@@ -178,9 +180,9 @@ class Critics(nn.Module):
         self.second = EnsembleLinear(members, width, width)
         self.last = EnsembleLinear(members, width, 1)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return values (members, b) for inputs (b, input_dim)."""
-        x = inputs.unsqueeze(0).expand(self.members, -1, -1)
+    def forward(self, inputs: Tensor, members: Tensor | None = None) -> Tensor:
+        """Return values (members, b) for inputs (b, input_dim), of all members or those at ``members``, int64 (m,)."""
+        x = inputs.unsqueeze(0).expand(self.members if members is None else len(members), -1, -1)
         for layer in (self.first, self.second):
-            x = functional.relu(functional.layer_norm(layer(x), (layer.bias.shape[-1],)))
-        return torch.as_tensor(self.last(x)).squeeze(-1)
+            x = functional.relu(functional.layer_norm(layer(x, members), (layer.bias.shape[-1],)))
+        return torch.as_tensor(self.last(x, members)).squeeze(-1)
