@@ -52,7 +52,7 @@ class Part:
 COMMON = DemoConfig(
     spread_m=0.04,
     filmed=0,
-    clone=CloneConfig(keypoints=32, channels=32, still_weight=1.0),
+    clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
     rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
     trainer=replace(
         DemoConfig().trainer,
