@@ -16,9 +16,7 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
-from roborl.learning.clone import CloneConfig
-from roborl.learning.rlpd import RlpdConfig
-from roborl.loops.bench_seeds import gate, learn_cell, on, prepared_folder, summarise
+from roborl.loops.bench_seeds import STAGED, gate, learn_cell, on, prepared_folder, summarise
 from roborl.loops.demo import DemoConfig, Folders, Stages, prepare
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import ShapingConfig
@@ -48,18 +46,6 @@ class Part:
     arms: tuple[str, ...] = (FUSED, UNSHAPED)
     seeds: int = 3
 
-
-COMMON = DemoConfig(
-    spread_m=0.04,
-    filmed=0,
-    clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
-    rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
-    trainer=replace(
-        DemoConfig().trainer,
-        budget=replace(DemoConfig().trainer.budget, head_start=30_000),
-    ),
-)
-"""Settings of every run: tasks with more stages than the demonstration run's want better eyes and more patience."""
 
 GRID = (Part(scene="PickPlace", arms=ARMS, seeds=5), Part(scene="PickCube"), Part(scene="PushCube"))
 
@@ -107,14 +93,14 @@ def run(
         out: Folder of what is recorded, judges, prepared seeds, runs and cells.
         stop_after_s: Begin nothing new after so many seconds of runs.
         most_seeds: Of any task.
-        settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from :data:`COMMON`.
+        settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from :data:`roborl.loops.bench_seeds.STAGED`.
 
     Returns:
         ``cells``, ``table`` by task and arm, ``differences`` of fused minus every other arm paired over seeds with 95 %
         intervals, ``judges`` by task and seed as they measured on all that the seed recorded, the demonstration among it, ``rejected`` seeds, and the
         path of ``plot``.
     """
-    common = replace(COMMON, episodes=episodes, evaluation=evaluation, **(settings or {}))
+    common = replace(STAGED, episodes=episodes, evaluation=evaluation, **(settings or {}))
     commit = code_version()
     cells: list[Cell] = []
     rejected: list[dict[str, Any]] = []

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from roborl.envs.tasks.registry import TASKS
+from roborl.learning.clone import CloneConfig
+from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare, try_clone
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import RunFolder, ShapingConfig, read_lines
@@ -35,6 +37,16 @@ ARMS = (
     "shaped without demonstrations",
     "sparse without demonstrations",
 )
+DEMO = DemoConfig(filmed=0)
+STAGED = replace(
+    DEMO,
+    spread_m=0.04,
+    clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
+    rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
+    trainer=replace(DEMO.trainer, budget=replace(DEMO.trainer.budget, head_start=30_000)),
+)
+"""Settings for tasks of more stages than the demonstration run's: better eyes and more patience."""
+
 _WINDOW = 20
 _REACHED = 0.9
 
@@ -68,20 +80,24 @@ def run(
         base_at_most: The gate on the clone.
         out: Folder of prepared seeds, runs and cells.
         stop_after_s: Begin nothing new after so many seconds of runs.
-        settings: Further fields of :class:`roborl.loops.demo.DemoConfig`.
+        settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from those of the demonstration run, on its own
+            task, and from :data:`STAGED` on every other.
 
     Returns:
         ``cells``, ``table`` by task and arm, ``differences`` of shaped minus every other arm paired over seeds with 95 %
         intervals, ``rejected`` seeds, and the path of ``plot``.
     """
-    common = DemoConfig(episodes=episodes, evaluation=evaluation, filmed=0, **(settings or {}))
+    changed: dict[str, Any] = {"episodes": episodes, "evaluation": evaluation} | dict(settings or {})
+    common = {
+        scene: on(replace(DEMO if scene == DEMO.scene else STAGED, **changed), scene) for scene in scenes
+    }
     commit = code_version()
     given = {"evaluation": evaluation} | dict(settings or {})
     taken: dict[str, list[int]] = {}
     rejected: list[dict[str, Any]] = []
     for scene in scenes:
         taken[scene], turned_away = gate(
-            on(common, scene),
+            common[scene],
             partial(prepared_folder, out, commit, scene, given),
             seeds=seeds,
             first_seed=first_seed,
@@ -94,7 +110,7 @@ def run(
             seed=seed,
             config={"scene": scene, "arm": arm, "episodes": episodes, "evaluation": evaluation}
             | dict(settings or {})
-            | {"spread_m": on(common, scene).spread_m},
+            | {"spread_m": common[scene].spread_m},
         )
         for seed_number in range(seeds)
         for scene in scenes
@@ -104,7 +120,7 @@ def run(
 
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene, arm = str(cell.config["scene"]), str(cell.config["arm"])
-        config = of_arm(replace(on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
+        config = of_arm(replace(common[scene], seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
         prepared = prepared_folder(out, commit, scene, given, cell.seed)
         if arm == CLONE:
             return {"success": clone_all_and_measure(config, prepared=prepared)["success"], "episodes": []}
