@@ -89,8 +89,6 @@ class Batch:
         horizon: Steps, int64 (b,).
         person: A person chose the first action, bool (b,).
         demo: The episode is a demonstration, bool (b,).
-        success: The episode was judged a success, bool (b,).
-        policy_version: Weights behind the first action, int64 (b,).
         rows: Rows of the replay memory, int64 (b,).
         next_rows: Rows of the next observations, int64 (b,).
         version: Version of the labels behind the potentials, empty for none.
@@ -109,8 +107,6 @@ class Batch:
     horizon: Ints
     person: Bools
     demo: Bools
-    success: Bools
-    policy_version: Ints
     rows: Ints
     next_rows: Ints
     version: str
@@ -169,7 +165,6 @@ class Sampler:
         self._verdict_reward: Floats = table["verdict_reward"].copy()
         self._verdicts = bool((self._extent.terminal & ~np.isnan(self._verdict_reward)).any())
         self._demo: Bools = table["kind"] == DEMO
-        self._success: Bools = (table["success"] == 1) & (table["ended"] == 1)
         self._index.update(self._extent, table, self.reader.columns.source)
         if config.shuffled:
             self._order = self._shuffled(table, labelled)
@@ -242,8 +237,6 @@ class Sampler:
             horizon=horizon,
             person=columns.source.take(rows) == _PERSON,
             demo=self._demo.take(slots),
-            success=self._success.take(slots),
-            policy_version=columns.policy_version.take(rows),
             rows=rows,
             next_rows=next_rows,
             version=self.version,

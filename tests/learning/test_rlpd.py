@@ -51,7 +51,6 @@ def batch(
         images={},
         next_images={},
         chunk=action[:, None],
-        policy_version=rows,
         version="",
         state=zeros,
         next_state=zeros,
@@ -63,7 +62,6 @@ def batch(
         horizon=np.ones(SIZE, np.int64),
         person=np.zeros(SIZE, bool),
         demo=flags,
-        success=np.zeros(SIZE, bool),
         rows=rows,
         next_rows=rows,
     )
@@ -159,14 +157,14 @@ def test_where_no_potential_stands_in_critics_look_all_the_way_at_once(
     assert algorithm(tmp_path, form=form, lookahead=0.5).lookahead == 1.0
 
 
-def test_a_success_is_cloned_where_it_was_better_and_a_demonstration_everywhere(tmp_path: Path) -> None:
+def test_practice_is_cloned_where_it_was_better_and_a_demonstration_everywhere(tmp_path: Path) -> None:
     drawn = batch(np.random.default_rng(0))
-    worse = replace(drawn, reward=np.full(SIZE, -5.0, np.float32), success=np.ones(SIZE, bool))
+    worse = replace(drawn, reward=np.full(SIZE, -5.0, np.float32))
     settings = {"clone_weight": 1.0, "advantage_weight": 1.0}
-    success = algorithm(tmp_path / "success", **settings).update(worse)
+    practice = algorithm(tmp_path / "practice", **settings).update(worse)
     demo = algorithm(tmp_path / "demo", **settings).update(replace(worse, demo=np.ones(SIZE, bool)))
     person = algorithm(tmp_path / "person", **settings).update(replace(worse, person=np.ones(SIZE, bool)))
-    assert success["clone_loss"] == success["better_loss"] == 0.0
+    assert practice["clone_loss"] == practice["better_loss"] == 0.0
     assert demo["clone_loss"] == person["clone_loss"] > 0.1
 
 
