@@ -162,11 +162,6 @@ class FusionConfig:
                 allowed=str(Recursion.FUSED),
             )
 
-    @property
-    def of_frame_alone(self) -> bool:
-        """True where progress depends on the frame and fixed anchors, not on how the arm came there."""
-        return Perspective.INCREMENTAL not in self.perspectives and self.rule is FusionRule.MEAN
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:

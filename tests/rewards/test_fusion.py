@@ -385,9 +385,3 @@ def test_settings_that_cannot_work_are_refused(settings, words):
 def test_what_is_no_hop_is_refused(value):
     with pytest.raises(ShapeError, match="hop"):
         Hop(value=value)
-
-
-def test_only_fixed_anchors_under_the_mean_make_a_potential_of_the_frame_alone():
-    assert FusionConfig(perspectives=BOTH).of_frame_alone
-    assert not MEAN.of_frame_alone
-    assert not FusionConfig(perspectives=BOTH, rule=FusionRule.CONSISTENCY).of_frame_alone

@@ -15,7 +15,6 @@ from roborl.errors import ConfigError, ModelLoadError
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-_LITE0_STRIDE = 32
 
 
 class FrameEncoder(nn.Module):
