@@ -38,7 +38,8 @@ class SmallPolicyConfig:
         keypoints: Keypoints per camera; each is three features.
         channels: Channels of the convolutions before them.
         waypoints: Sub-tasks whose ends are read off the features, for the way that remains; 0: none.
-        from_first: Whether they are read off the episode's first pictures too.
+        from_first: Whether they are read off the episode's first pictures too: the first that it is asked about, which are later
+            ones where a person begins the episode or the policy's process was started anew.
         width: Units per hidden layer of the actor.
     """
 

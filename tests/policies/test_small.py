@@ -12,7 +12,7 @@ from roborl.errors import ModelLoadError
 from roborl.layers import CameraEncoder
 from roborl.policies import load_policy
 from roborl.policies.exploration import ExplorationConfig
-from roborl.policies.networks import Remaining
+from roborl.policies.networks import Critics, Remaining
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.types import Frame, Observation
 
@@ -187,3 +187,11 @@ def test_a_policy_remembers_the_first_pictures_of_an_episode_where_it_is_to() ->
     assert np.array_equal(after(1, from_first=False), after(2, from_first=False))
     assert np.array_equal(after(1, from_first=True), after(1, from_first=True))
     assert not np.array_equal(after(1, from_first=True), after(2, from_first=True))
+
+
+def test_critics_asked_alone_say_what_they_say_among_all() -> None:
+    torch.manual_seed(0)
+    critics, inputs = Critics(5, members=4, width=8), torch.randn(6, 5)
+    asked = torch.tensor([3, 1])
+    torch.testing.assert_close(critics(inputs, asked), critics(inputs)[asked])
+    assert not torch.allclose(critics(inputs)[3], critics(inputs)[1])

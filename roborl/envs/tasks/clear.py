@@ -49,7 +49,7 @@ class ClearTable(Task):
     max_steps = 160
     cubes, distractor, tray = ("red_cube", "yellow_cube", "purple_cube"), "blue_cube", "tray"
     usual = MappingProxyType(
-        {"red_cube": (0.235, 0.0), "yellow_cube": (0.18, -0.055), "purple_cube": (0.245, -0.08)}
+        {"red_cube": (0.245, -0.015), "yellow_cube": (0.175, -0.045), "purple_cube": (0.23, -0.085)}
     )
 
     def build(self, spec: mujoco.MjSpec) -> None:
