@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
-from roborl.errors import ConfigError, ModelLoadError
+from roborl.errors import ConfigError, ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig, ReplayBudget
 from roborl.learning.checkpoint import (
     Checkpoint,
@@ -305,6 +305,13 @@ class Trainer[B]:
 
     def _update(self) -> None:
         for name, value in self._algorithm.update(self._source.sample()).items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    "Training has diverged",
+                    seen=f"{name} {value} at update {self.budget.updates}",
+                    allowed="finite figures",
+                    remedy="It goes on from the last checkpoint; if that repeats, lower the learning rate",
+                )
             self._sums.setdefault(name, []).append(value)
         self.budget.spend(1)
         self._unpublished += 1

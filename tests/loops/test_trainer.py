@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from roborl.clock import FakeClock
-from roborl.errors import ModelLoadError
+from roborl.errors import ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.checkpoint import checkpoints
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
@@ -26,13 +27,14 @@ class TinyAlgorithm:
         self.bias = torch.zeros(size, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.bias], lr=0.01)
         self.poison = False
+        self.loss = 0.0
 
     def update(self, batch: float) -> dict[str, float]:
         self.optimiser.zero_grad()
         loss = (self.bias - batch).square().sum()
         loss.backward()
         self.optimiser.step()
-        return {"loss": loss.item()}
+        return {"loss": loss.item() + self.loss}
 
     def actor_weights(self) -> dict[str, NDArray[Any]]:
         weights = self.bias.detach().numpy().copy()
@@ -172,6 +174,31 @@ def test_versions_follow_the_updates_and_bad_ones_are_counted(tmp_path: Path) ->
     bench.memory.grow(20)
     bench.turn()
     assert bench.link.versions == [1, 2, 3]
+
+
+def test_a_diverged_learner_stops_and_leaves_its_checkpoints(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(10)
+    bench.turn()
+    bench.trainer.save()
+    bench.memory.grow(10)
+    bench.algorithm.loss = math.nan
+    with pytest.raises(TrainingError, match="diverged"):
+        bench.turn()
+    bench.algorithm.loss = 0.0
+    bench.turn()
+    with torch.no_grad():
+        bench.algorithm.bias.fill_(math.inf)
+    with pytest.raises(TrainingError, match="not finite"):
+        bench.trainer.save()
+    (kept,) = checkpoints(tmp_path / "checkpoints")
+
+    second = Bench(tmp_path)
+    second.memory.grow(30)
+    second.trainer.start(resume=True)
+    assert torch.isfinite(second.algorithm.bias).all()
+    assert second.trainer.budget.updates == int(kept.name)
 
 
 def test_resuming_goes_on_bit_for_bit(tmp_path: Path) -> None:
