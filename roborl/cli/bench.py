@@ -212,6 +212,7 @@ BENCHMARKS = {
             Bar(
                 name="labels unlike those of an undisturbed scoring", read=_figure("labels", "wrong"), most=0
             ),
+            Bar(name="labels that were taken back", read=_figure("labels", "taken_back"), most=0),
             Bar(
                 name="rate of steps without reward server / with it",
                 read=_figure("server_away", "rate_ratio"),
