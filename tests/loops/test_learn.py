@@ -87,7 +87,7 @@ def config_in(run: Path, where: Addresses, hold_actors_at: float) -> LearnConfig
             metrics_every_s=0.5,
             probes=2,
         ),
-        labels=LabelConfig(reply_timeout_s=1.0, deadline_s=60.0),
+        labels=LabelConfig(deadline_s=60.0),
         store=StoreConfig(capacity_bytes=4 << 20),
     )
 
