@@ -179,7 +179,12 @@ class Store:
             return sorted(self._infos.values(), key=lambda info: info.ordinal)
 
     def health(self) -> dict[str, int]:
-        """Return counts of what is held, of what waits, and of everything unusual."""
+        """Return counts of what is held, of what waits, and of everything unusual.
+
+        Raises:
+            RoborlError: If finished episodes are not sealed any more.
+        """
+        self._sealer.check()
         return {
             "episodes": len(self._infos),
             "open": len(self._open),
