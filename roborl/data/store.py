@@ -297,14 +297,16 @@ class Store:
         self._arena.keep_only(info.key for info in infos)
         if self._arena.reused:
             oldest = self._arena.oldest_evictable() or 0
-            wanted = [i for i in infos if i.key in self._arena or i.kind == "demo" or i.ordinal > oldest]
+            wanted = [i for i in infos if i.key in self._arena or i.recorded or i.ordinal > oldest]
         else:
-            room = self._arena.layout.rows - sum(i.observations for i in infos if i.kind == "demo")
+            replayed = [i for i in infos if i.kind != "evaluation"]
+            room = self._arena.layout.rows - sum(max(i.observations, 1) for i in replayed if i.recorded)
             wanted = []
-            for info in reversed(infos):
-                room -= 0 if info.kind == "demo" else max(info.observations, 1)
-                if info.kind == "demo" or room >= 0:
+            for info in reversed(replayed):
+                room -= 0 if info.recorded else max(info.observations, 1)
+                if info.recorded or room >= 0:
                     wanted.insert(0, info)
+            self.counts["episodes_not_in_memory"] += len(replayed) - len(wanted)
         for info in wanted:
             self._load(info)
         self._arena.mark_complete()

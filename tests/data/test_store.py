@@ -318,6 +318,36 @@ def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path) -> None:
         check_instants(batch.images, batch.state, batch.action)
 
 
+def test_recorded_failures_stay_when_memory_is_rebuilt_and_what_finds_no_room_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPEC, capacity_bytes=150_000)
+
+    def kinds() -> tuple[int, int]:
+        table = ArenaReader(tmp_path).table
+        held = table["kind"][table["ordinal"] > 0].tolist()
+        return held.count(FAILURE), held.count(ONLINE)
+
+    with Store.open(tmp_path, spec) as store:
+        feed = Feed(store)
+        for episode in range(4):
+            feed(*episode_records(key(episode), 8, EndCause.FAILURE, mode="failure"))
+        for episode in range(4, 24):
+            feed(*episode_records(key(episode), 8))
+        feed(*episode_records(key(24), 8, mode="evaluate"))
+        assert store.wait_sealed(60)
+        failures, online = kinds()
+        assert failures == 4
+        assert 0 < online < 20
+        assert store.health()["evicted"] == 20 - online
+    monkeypatch.setattr("roborl.data.arena_writer.boot_id", lambda: "another run of the machine")
+    with Store.open(tmp_path, spec) as store:
+        failures, again = kinds()
+        assert failures == 4
+        assert online <= again < 20
+        assert store.health()["episodes_not_in_memory"] == 20 - again
+
+
 def test_too_little_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too small"):
         Store.open(tmp_path, replace(SPEC, capacity_bytes=1000))
