@@ -155,7 +155,12 @@ class Store:
         for arrival in arrivals:
             problem = misfit(self.spec, arrival)
             if problem:
-                raise DatasetError(f"Episode {episode.key} does not fit this store: {problem}")
+                raise DatasetError(
+                    "An episode does not fit this store",
+                    seen=f"{problem}, in episode {episode.key}",
+                    allowed="the cameras and sizes of the store",
+                    remedy="Use a recording of this bench",
+                )
         info = EpisodeInfo(
             key=episode.key,
             ordinal=self._next_ordinal(),
