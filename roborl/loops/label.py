@@ -111,6 +111,10 @@ class LabelStore(Protocol):
         """Return the column of a version, made where there is none."""
         ...
 
+    def active(self) -> str | None:
+        """Return the version that the learner trains with, None before the first."""
+        ...
+
 
 @dataclass
 class _Session:
@@ -194,17 +198,17 @@ class Labeller:
         return {"backlog_frames": self.backlog, "stride": self._strides.stride, **self.counters}
 
     def _switch(self, judge: Judge) -> None:
-        """Start the column of another version; the learner changes over when it has caught up."""
+        """Start the column of another version; a learner that trains with one changes over when it has caught up."""
         for session in self._sessions.values():
             self._link.close(session.name)
         self._sessions.clear()
         self._finished.clear()
         self._waiting_ns.clear()
-        first = self._column is None
         self._judge, self._column = judge, self._store.column(judge.version)
-        self._active = self._caught_up = False
+        active = self._store.active()
+        self._active, self._caught_up = active == judge.version, False
         self._events({"event": "judge", "version": judge.version})
-        if first:
+        if active is None:
             self._activate(self._column)
 
     def _activate(self, column: Column) -> None:

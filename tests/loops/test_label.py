@@ -98,6 +98,9 @@ class FakeStore:
     def column(self, version: str) -> FakeColumn:
         return self.columns.setdefault(version, FakeColumn())
 
+    def active(self) -> str | None:
+        return next((version for version in reversed(self.columns) if self.columns[version].active), None)
+
 
 class FakeServer:
     """A reward server whose progress depends on every frame that a session was shown, in order."""
@@ -430,6 +433,24 @@ def test_another_version_gets_its_own_column_and_takes_over_when_it_has_caught_u
     assert rig.store.columns["v2"].active
     assert len(rig.labels(key, "v2")) == len(rig.labels(key, "v1")) == len(VALUES)
     assert [line["version"] for line in rig.named("column")] == ["v1", "v2"]
+
+
+def test_a_restarted_labeller_has_another_version_take_over_no_sooner() -> None:
+    rig = Rig(window=8)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    rig.server.crash()
+    rig.server.version = "v2"
+    rig.labeller = rig.fresh()
+    rig.labeller.turn()
+    assert not rig.store.columns["v2"].active
+    rig.turns()
+    assert rig.store.columns["v2"].active
+    assert len(rig.labels(key, "v2")) == len(VALUES)
+    rig.labeller = rig.fresh()
+    rig.turns()
+    assert [line["version"] for line in rig.named("column")] == ["v1", "v2"], "what is active stays so"
 
 
 def test_a_score_of_another_version_is_not_written() -> None:
