@@ -60,6 +60,7 @@ class Memory:
     committed: int = 0
     sampleable: int = 0
     finished: list[EpisodeResult] = field(default_factory=list)
+    empty: bool = False
 
     def refresh(self) -> Experience:
         finished, self.finished = self.finished, []
@@ -71,8 +72,8 @@ class Memory:
             held=0,
         )
 
-    def sample(self) -> float:
-        return 1.0
+    def sample(self) -> float | None:
+        return None if self.empty else 1.0
 
     def grow(self, transitions: int) -> None:
         self.committed += transitions
@@ -129,6 +130,21 @@ def test_training_begins_at_the_minimum_and_keeps_to_the_ratio(tmp_path: Path) -
         bench.memory.grow(3)
         assert bench.turn() == 6
     assert bench.turn() == 0
+
+
+def test_updates_wait_while_there_is_nothing_to_draw_and_hold_no_actor_back(tmp_path: Path) -> None:
+    budget = BudgetConfig(ratio=2.0, max_lead=4.0, start_at=10, hold_actors_at=20.0)
+    bench = Bench(tmp_path, budget=budget)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(30)
+    bench.memory.empty = True
+    assert [bench.turn() for _ in range(3)] == [0, 0, 0]
+    report = bench.trainer.report()
+    assert (report["updates"], report["owed_updates"]) == (0, 40)
+    assert (report["holds_actors"], report["nothing_to_draw"]) == (False, True)
+    bench.memory.empty = False
+    assert bench.turn() == 44
+    assert not bench.trainer.report()["nothing_to_draw"]
 
 
 def test_a_silent_actor_stops_the_learner_when_it_has_nothing_new(tmp_path: Path) -> None:
