@@ -105,6 +105,8 @@ class ControlLoop:
                     self._rest()
         except SafetyStop as stop:
             log.warning("%s", stop)
+        finally:
+            self._commit_late_verdicts()
 
     def run_episode(self) -> EndCause | None:
         """Run one episode and return why it ended; None where the robot or a stop did not let it begin.
@@ -196,10 +198,15 @@ class ControlLoop:
                 return self._orders.end or EndCause.WATCHDOG
             self._trace.enter("observe")
             observation = self._arm.observe(self._index + 1)
+            self._trace.enter("listen")
+            # What was pressed meanwhile was pressed with the observation before on the screen.
+            self._orders.listen(self._index)
             self._trace.enter("other")
             verdict = self._operator.verdict()
             self._arrive(observation, command, verdict)
             self._status.add("steps")
+            if self._orders.end is not None:
+                return self._orders.end
             if verdict is not None:
                 return EndCause.SUCCESS if verdict else EndCause.FAILURE
 
@@ -213,7 +220,7 @@ class ControlLoop:
                 observation=observation,
                 command=command,
                 reward=1.0 if verdict else 0.0,
-                reward_source=RewardSource.NONE if verdict is None else self._settings.verdict_source,
+                reward_source=RewardSource.NONE if verdict is None else RewardSource.ENV,
             )
         )
         self._status["index"] = self._index
@@ -318,7 +325,7 @@ class ControlLoop:
         self._orders.listen(self._index)
         self._commit_late_verdicts()
         if self._stopping():
-            self._orders.end = EndCause.OPERATOR_STOP
+            self._orders.end = self._orders.end or EndCause.OPERATOR_STOP
         self._trace.enter("other")
         return self._orders.end is None
 
@@ -337,7 +344,7 @@ class ControlLoop:
         self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
         if self._orders.verdict is not None:
             self._commit(self._orders.verdict)
-        self._orders.finish()
+        self._orders.finish(self._index)
         self._status["last_end"] = _CAUSES.index(cause)
         self._status.add("episodes")
         self._status.add("successes", cause is EndCause.SUCCESS)

@@ -30,7 +30,7 @@ from roborl.loops.supervise import Child
 from roborl.loops.teleop import ReadingSlot
 from roborl.records import End, unpack_record
 from roborl.roles import Operator, Supervisor
-from roborl.types import EndCause, RewardSource
+from roborl.types import EndCause
 
 if TYPE_CHECKING:
     from lerobot.robots.robot import Robot
@@ -177,7 +177,6 @@ def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
         seed=config.seed,
         replan_steps=config.replan_steps,
         action_deadline_s=bench.watchdog.action_deadline_s,
-        verdict_source=RewardSource.ENV if bench.simulated else RewardSource.OPERATOR,
         time_scale=bench.time_scale,
         world_waits=bench.simulated and config.world_waits,
         goes_home=not bench.simulated,

@@ -10,9 +10,11 @@ from roborl.hil.presses import Button, Press, Presses
 from roborl.records import Verdict
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
+_URGENCY = {EndCause.OPERATOR_STOP: 1, EndCause.ESTOP: 2}
+
 
 class Orders:
-    """Turns presses into ends and verdicts.
+    """Turns presses into ends and verdicts. The only reader of the buttons while an episode runs.
 
     Args:
         presses: The buttons, None where there are none.
@@ -53,9 +55,9 @@ class Orders:
         self._heard_ns = self._clock.now_ns()
         self.end, self.discard, self.verdict = None, False, None
 
-    def finish(self) -> None:
-        """The episode is over: verdicts on it are late ones from now on."""
-        self.running = False
+    def finish(self, index: int) -> None:
+        """The episode is over at observation ``index``: verdicts on it are late ones from now on."""
+        self._index, self.running = index, False
 
     def listen(self, index: int) -> None:
         """Take in what was pressed while observation ``index`` was the newest. Never waits."""
@@ -91,7 +93,7 @@ class Orders:
         return stop
 
     def hear(self, press: Press) -> None:
-        """Obey one press that came between episodes: a late verdict, or the emergency stop.
+        """Obey one press that came between episodes: a late verdict, taking over or giving back, or the emergency stop.
 
         Raises:
             SafetyStop: On an emergency stop.
@@ -100,6 +102,8 @@ class Orders:
             raise SafetyStop("The operator pressed the emergency stop")
         if press.button in (Button.SUCCESS, Button.FAILURE):
             self._judge(press)
+        elif press.button in (Button.TAKE_OVER, Button.GIVE_BACK):
+            self._on_press(press)
 
     def _obey(self, press: Press) -> None:
         match press.button:
@@ -107,15 +111,20 @@ class Orders:
                 self._judge(press)
             case Button.DISCARD:
                 self.discard = True
-                self.end = EndCause.OPERATOR_STOP
+                self._end(EndCause.OPERATOR_STOP)
             case Button.STOP:
-                self.end = EndCause.OPERATOR_STOP
+                self._end(EndCause.OPERATOR_STOP)
             case Button.ESTOP:
-                self.end = EndCause.ESTOP
+                self._end(EndCause.ESTOP)
             case Button.ALIVE | Button.READY:
                 pass
             case _:
                 self._on_press(press)
+
+    def _end(self, cause: EndCause) -> None:
+        """End the episode; of several causes the most urgent counts, of two equals the later."""
+        if self.end is None or _URGENCY.get(cause, 0) >= _URGENCY.get(self.end, 0):
+            self.end = cause
 
     def _judge(self, press: Press) -> None:
         """Give the verdict to the observation that was on the screen, be it of this episode or of one before."""
@@ -134,6 +143,6 @@ class Orders:
         )
         if present and self.running:
             self.verdict = verdict
-            self.end = EndCause.SUCCESS if verdict.success else EndCause.FAILURE
+            self._end(EndCause.SUCCESS if verdict.success else EndCause.FAILURE)
         else:
             self.late.append(verdict)
