@@ -19,6 +19,7 @@ from roborl.data.journal import Journal
 from roborl.errors import RobotError, SafetyStop, WireError
 from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
+from roborl.loops.remarks import Remarks
 from roborl.loops.seeds import SCENES, scene_seed
 from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request
 from roborl.loops.status import StatusSlot
@@ -82,7 +83,7 @@ class ControlLoop:
         self._orders = orders or Orders(None, clock)
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
-        self._trace = TickTrace(status)
+        self._trace, self._remarks = TickTrace(status), Remarks()
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
         self._index = -1
         self._chunk: Chunk | None = None
@@ -101,12 +102,14 @@ class ControlLoop:
                 self._status["waiting_for"] = reason
                 if reason is Waiting.NOTHING:
                     self.run_episode()
+                    self._remarks.tell()
                 else:
                     self._rest()
         except SafetyStop as stop:
             log.warning("%s", stop)
         finally:
             self._commit_late_verdicts()
+            self._remarks.tell()
 
     def run_episode(self) -> EndCause | None:
         """Run one episode and return why it ended; None where the robot or a stop did not let it begin.
@@ -243,7 +246,9 @@ class ControlLoop:
             chunk = self._look_within_period()
             if chunk is None:
                 if self._clock.now_ns() > until_ns:
-                    log.warning("No action within %g s: the arm stops", self._settings.action_deadline_s)
+                    self._remarks.keep(
+                        "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
+                    )
                     return None
                 self._status.add("holds")
                 self._trace.enter("send")
@@ -295,7 +300,7 @@ class ControlLoop:
             chunk = self._chunks.newest()
         except WireError as error:
             self._status.add("bad_chunks")
-            log.warning("%s", error)
+            self._remarks.keep("chunks", str(error))
             return
         if chunk is None:
             return
@@ -335,7 +340,7 @@ class ControlLoop:
             try:
                 self._arm.hold()
             except RobotError as error:
-                log.warning("The robot does not take the stop: %s", error)
+                self._remarks.keep("stop", f"The robot does not take the stop: {error}")
                 return
             self._rate.wait()
             self._sign_of_life()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
-from roborl.codec import split
+from roborl.codec import encode, split
 from roborl.data.journal import Journal
 from roborl.envs.arm import Arm as RealArm
 from roborl.envs.bench import Bench as Wiring
@@ -29,7 +30,7 @@ from roborl.loops.control import ControlLoop
 from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
 from roborl.loops.seeds import scene_seed
-from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot
+from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Slot
 from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Verdict, unpack_record
 from roborl.testing.config_stub_robot import StubRobotConfig
@@ -464,6 +465,49 @@ def test_bad_chunks_are_counted_and_not_used(bench: Bench) -> None:
     assert bench.status["bad_chunks"] == 1
     assert ends(bench)[0].cause is EndCause.WATCHDOG
     assert bench.arm.actions == []
+
+
+class Terminal(logging.Handler):
+    """Notes how far the loop had come when a line reached the log."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+        self.lines: list[tuple[str, str, bool]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ended = isinstance(self.bench.records()[-1], End) if self.bench.ring.head else False
+        self.lines.append((record.getMessage(), self.bench.arm.calls[-1], ended))
+
+
+@pytest.mark.parametrize(
+    ("silent", "said"),
+    [
+        (True, ["No action within 0.3 s: the arm stops"]),
+        (False, ["A chunk is malformed", "No action within"]),
+    ],
+)
+def test_the_log_hears_of_an_episode_when_the_arm_is_at_rest_and_its_end_is_committed(
+    tmp_path: Path, silent: bool, said: list[str]
+) -> None:
+    bench = Bench(tmp_path, action_deadline_s=0.3)
+    bench.inference.latency_s = None
+    if not silent:
+        slot = Slot(tmp_path / "chunk.slot", 1 << 16)
+
+        def write(now_ns: int) -> None:
+            slot.write(encode({"key": "x"}))
+
+        bench.clock.during.append(write)
+    terminal = Terminal(bench)
+    logging.getLogger("roborl.loops").addHandler(terminal)
+    try:
+        bench.loop.run()
+    finally:
+        logging.getLogger("roborl.loops").removeHandler(terminal)
+    assert [line[: len(start)] for (line, _, _), start in zip(terminal.lines, said, strict=True)] == said
+    assert {(call, ended) for _, call, ended in terminal.lines} == {("hold", True)}
+    assert bench.status["bad_chunks"] > 1 or silent
 
 
 def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
