@@ -58,8 +58,6 @@ class ActConfig:
     # Who makes the scene ready and judges: sim, keyboard, none (nobody: a task that ends by time alone), or auto: the
     # simulation where there is one, else the keyboard.
     operator: Literal["auto", "sim", "keyboard", "none"] = "auto"
-    # Seconds without a sign of life of the keyboard that stop the arm; 0 for never.
-    operator_silence_s: float = 0.0
     # YAML file with LeRobot's configuration of a device to take over with, such as "type: gamepad"; empty for none.
     teleop: str = ""
     # When the person at that device commands.

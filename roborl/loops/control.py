@@ -276,10 +276,15 @@ class ControlLoop:
         """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
         assert self._chunk is not None
         self._trace.enter("decide")
-        chosen, source = self._supervisor.decide(observation, proposed)
+        decision = self._supervisor.decide(observation, proposed)
+        if decision is None:
+            self._lose_operator("The take-over device is silent while the person has the arm: it stops")
+            return None
+        chosen, source = decision
         if source is Source.PERSON:
-            self._person_at = self._index
+            self._status.add("takeovers", self._index == 0 or self._person_at < self._index - 1)
             self._status.add("person_steps")
+            self._person_at = self._index
         executed = self._arm.begin_step(chosen)
         if not np.array_equal(executed, chosen):
             self._status.add("clipped")
@@ -334,6 +339,10 @@ class ControlLoop:
         self._trace.enter("other")
         return self._orders.end is None
 
+    def _lose_operator(self, how: str) -> None:
+        self._status.add("operator_lost")
+        self._remarks.keep("operator", how)
+
     def _stop_arm(self) -> None:
         """Hold for a while. A robot that fails at this too has nothing left to be told."""
         for _ in range(max(1, round(self._settings.stop_s * self._settings.control_hz))):
@@ -349,6 +358,8 @@ class ControlLoop:
         self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
         if self._orders.verdict is not None:
             self._commit(self._orders.verdict)
+        if self._orders.end is EndCause.WATCHDOG:
+            self._lose_operator("The operator's keyboard gives no sign of life: the arm stops")
         self._orders.finish(self._index)
         self._status["last_end"] = _CAUSES.index(cause)
         self._status.add("episodes")

@@ -87,9 +87,8 @@ def main(child: Child, config: ActConfig) -> None:
 
     presses = Presses(folder)
     supervisor, on_press = make_supervisor(config, folder)
-    orders = Orders(
-        presses, clock, silence_s=config.operator_silence_s * bench.time_scale or None, on_press=on_press
-    )
+    silence_s = bench.watchdog.operator_silence_s * bench.time_scale
+    orders = Orders(presses, clock, silence_s=silence_s or None, on_press=on_press)
     operator = make_operator(config, bench, robot, presses, orders, clock, stopping)
     loop = ControlLoop(
         arm=arm,
@@ -101,7 +100,7 @@ def main(child: Child, config: ActConfig) -> None:
         status=status,
         clock=clock,
         settings=make_settings(config, bench),
-        blocked=gate(folder),
+        blocked=gate(folder, supervisor),
         orders=orders,
         stopping=stopping,
         sign_of_life=alive,
@@ -209,13 +208,15 @@ def make_operator(
     return PersonOperator(presses, say=log.warning, clock=clock, on_press=orders.hear, stopping=stopping)
 
 
-def gate(folder: Path) -> Callable[[], Waiting]:
-    """Return what says why no episode may begin, from the other processes' counters."""
+def gate(folder: Path, supervisor: Supervisor) -> Callable[[], Waiting]:
+    """Return what says why no episode may begin, from the other processes' counters and the take-over device."""
     inference, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
 
     def blocked() -> Waiting:
         if io["paused"]:
             return Waiting.LEARNER_PAUSED
+        if isinstance(supervisor, Intervention) and not supervisor.connected:
+            return Waiting.NO_DEVICE
         return Waiting.NOTHING if inference.fresh(_SILENT_S) else Waiting.NO_POLICY
 
     return blocked

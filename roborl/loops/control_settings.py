@@ -15,7 +15,7 @@ class Waiting(IntEnum):
     RING_FULL = 1
     LEARNER_PAUSED = 2
     NO_POLICY = 3
-    CAMERA = 4
+    NO_DEVICE = 4
     OPERATOR = 5
 
 

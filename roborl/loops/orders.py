@@ -19,7 +19,8 @@ class Orders:
     Args:
         presses: The buttons, None where there are none.
         clock: For the silence of the operator's device.
-        silence_s: Clock seconds without a sign of life that end an episode; None where no device is required.
+        silence_s: Clock seconds without a sign of life that end an episode, counted once there was one: a device that
+            sends presses alone is not missed. None for no limit.
         on_press: Gets the presses that mean nothing here, such as taking over.
 
     Attributes:
@@ -41,6 +42,7 @@ class Orders:
         self._presses, self._clock, self._on_press = presses, clock, on_press
         self._silence_ns = None if silence_s is None else int(silence_s * NS)
         self._heard_ns = clock.now_ns()
+        self._shows_life = False
         self._key: EpisodeKey | None = None
         self._index = -1
         self.running = False
@@ -67,7 +69,8 @@ class Orders:
         for press in self._presses.take():
             self._heard_ns = self._clock.now_ns()
             self._obey(press)
-        if self._silence_ns is not None and self._clock.now_ns() - self._heard_ns > self._silence_ns:
+        limit_ns = self._silence_ns if self._shows_life else None
+        if limit_ns is not None and self._clock.now_ns() - self._heard_ns > limit_ns:
             self.end = self.end or EndCause.WATCHDOG
 
     def rest(self) -> None:
@@ -93,17 +96,15 @@ class Orders:
         return stop
 
     def hear(self, press: Press) -> None:
-        """Obey one press that came between episodes: a late verdict, taking over or giving back, or the emergency stop.
+        """Obey one press that came between episodes; a stop has nothing to stop, unless it is the emergency stop.
 
         Raises:
             SafetyStop: On an emergency stop.
         """
         if press.button is Button.ESTOP:
             raise SafetyStop("The operator pressed the emergency stop")
-        if press.button in (Button.SUCCESS, Button.FAILURE):
-            self._judge(press)
-        elif press.button in (Button.TAKE_OVER, Button.GIVE_BACK):
-            self._on_press(press)
+        if press.button not in (Button.STOP, Button.DISCARD):
+            self._obey(press)
 
     def _obey(self, press: Press) -> None:
         match press.button:
@@ -116,7 +117,9 @@ class Orders:
                 self._end(EndCause.OPERATOR_STOP)
             case Button.ESTOP:
                 self._end(EndCause.ESTOP)
-            case Button.ALIVE | Button.READY:
+            case Button.ALIVE:
+                self._shows_life = True
+            case Button.READY:
                 pass
             case _:
                 self._on_press(press)

@@ -738,6 +738,47 @@ def test_a_lost_operator_device_stops_the_arm(tmp_path: Path) -> None:
     bench.loop.run()
     assert ends(bench)[0].cause is EndCause.WATCHDOG
     assert 0.9 < (bench.arm.sent_ns[-1] - NS) / NS < 1.6
+    assert bench.status["operator_lost"] == 1
+
+
+def test_a_device_that_sends_presses_alone_is_not_missed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128)
+    bench.keys.press(Button.GIVE_BACK)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+
+
+def test_a_device_that_was_alive_between_episodes_alone_is_missed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128, by_person=True)
+
+    def answer() -> None:
+        bench.keys.press(Button.ALIVE)
+        bench.keys.press(Button.READY)
+
+    bench.answer = answer
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert bench.status["operator_lost"] == 1
+
+
+def test_a_take_over_device_that_is_lost_stops_the_arm_as_data(tmp_path: Path) -> None:
+    class Losing:
+        """The person has steps 1, 2 and 4; the device is lost at step 5."""
+
+        def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source] | None:
+            index = int(observation.state[0])
+            if index == 5:
+                return None
+            return proposed, Source.PERSON if index in (1, 2, 4) else Source.POLICY
+
+    bench = Bench(tmp_path, supervisor=Losing())
+    bench.loop.run()
+    assert (ends(bench)[0].cause, ends(bench)[0].index) == (EndCause.WATCHDOG, 5)
+    assert bench.arm.calls[-2:] == ["hold", "hold"]
+    counts = {
+        name: bench.status[name] for name in ("takeovers", "person_steps", "operator_lost", "watchdogs")
+    }
+    assert counts == {"takeovers": 2, "person_steps": 3, "operator_lost": 1, "watchdogs": 1}
 
 
 def test_each_episode_has_a_scene_of_its_own_over_restarts(tmp_path: Path) -> None:
