@@ -130,16 +130,27 @@ class Bench:
         return round(self.control_hz / self.policy_hz)
 
 
-def load_bench(name_or_path: str, overrides: Sequence[str] = ()) -> Bench:
+def load_bench(name_or_path: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Bench:
     """Read a bench file and fill in what a simulated task says itself.
 
     Args:
         name_or_path: A path, or a name in ``hardware_configs/``.
         overrides: Dotted overrides as on a command line, such as ``--robot.scene=Reach``.
+        plugins: Modules to import first, which register robots, cameras or teleoperators with LeRobot.
 
     Raises:
-        ConfigError: If the file is missing or a field does not fit.
+        ConfigError: If the file is missing or a field does not fit, or there is no such plug-in.
     """
+    for plugin in plugins:
+        try:
+            importlib.import_module(plugin)
+        except ImportError as error:
+            raise ConfigError(
+                "A plug-in cannot be imported",
+                seen=f"{plugin}: {error}",
+                allowed="a module that Python finds",
+                remedy="Install it, or correct plugins",
+            ) from error
     register_robot_types()
     path = bench_file(name_or_path)
     return resolve(parse(Bench, ["--config_path", str(path), *overrides], prog=str(path)))

@@ -15,12 +15,40 @@ from roborl.hil.supervisor import InterventionConfig
 from roborl.policies.exploration import ExplorationConfig
 from roborl.serving.security import SecurityConfig
 
+# Under names of their own, since the help of a field is found beside a plain name alone.
+WhoOperates = Literal["auto", "sim", "keyboard", "none"]
+Priority = Literal["normal", "nice", "fifo"]
+
 _MEMORY_DISK = Path("/dev/shm")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActConfig:
+class ActSettings:
+    """How an actor runs its arm, whoever starts it."""
+
+    # After how many steps of an action chunk the next one is asked for.
+    replan_steps: int = 1
+    # Who makes the scene ready and judges: sim, keyboard, none (nobody: a task that ends by time alone), or auto: the
+    # simulation where there is one, else the keyboard.
+    operator: WhoOperates = "auto"
+    # YAML file with LeRobot's configuration of a device to take over with, such as "type: gamepad"; empty for none.
+    teleop: str = ""
+    # When the person at that device commands.
+    intervention: InterventionConfig = field(default_factory=InterventionConfig)
+    # Simulation only: the world stands still while no action is there, so that load does not change an episode.
+    world_waits: bool = True
+    # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
+    ring_mb: int = 256
+    # How long to wait at the end until the learner has every step, in seconds.
+    drain_s: float = 60.0
+    # Scheduling of the control process: normal, nice, or fifo (real time); as far as the system allows. A
+    # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
+    priority: Priority = "fifo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActConfig(ActSettings):
     """What ``roborl act`` is told."""
 
     # Name or path of the bench file.
@@ -53,24 +81,6 @@ class ActConfig:
     episodes: int = 0
     # Seed of the scenes and of exploration.
     seed: int = 0
-    # After how many steps of an action chunk the next one is asked for.
-    replan_steps: int = 1
-    # Who makes the scene ready and judges: sim, keyboard, none (nobody: a task that ends by time alone), or auto: the
-    # simulation where there is one, else the keyboard.
-    operator: Literal["auto", "sim", "keyboard", "none"] = "auto"
-    # YAML file with LeRobot's configuration of a device to take over with, such as "type: gamepad"; empty for none.
-    teleop: str = ""
-    # When the person at that device commands.
-    intervention: InterventionConfig = field(default_factory=InterventionConfig)
-    # Simulation only: the world stands still while no action is there, so that load does not change an episode.
-    world_waits: bool = True
-    # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
-    ring_mb: int = 256
-    # How long to wait at the end until the learner has every step, in seconds.
-    drain_s: float = 60.0
-    # Scheduling of the control process: normal, nice, or fifo (real time); as far as the system allows. A
-    # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
-    priority: Literal["normal", "nice", "fifo"] = "fifo"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.actor):

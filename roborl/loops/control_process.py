@@ -53,9 +53,7 @@ def main(child: Child, config: ActConfig) -> None:
     importlib.import_module("roborl.envs.gl")  # before anything loads MuJoCo
     bench_module = importlib.import_module("roborl.envs.bench")
     arm_module = importlib.import_module("roborl.envs.arm")
-    for plugin in config.plugins:
-        importlib.import_module(plugin)
-    bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides)
+    bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides, config.plugins)
     robot: Robot = bench_module.make_robot(bench)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)

@@ -20,7 +20,7 @@ from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.loops import act, learn
 from roborl.loops.act import Actor, actor_specs
-from roborl.loops.actor import ActConfig, shared_folder
+from roborl.loops.actor import ActConfig, ActSettings, shared_folder
 from roborl.loops.learn import learner_specs, prepare, result
 from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
 from roborl.loops.references import read_demonstration
@@ -59,6 +59,8 @@ class TrainConfig(LearnSettings):
     explore: bool = True
     # and how
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    # how each actor runs its arm
+    act: ActSettings = field(default_factory=ActSettings)
     # threads of the reward server's tensor library
     serve_threads: int = 1
     # seconds the learner may take after the last episode, to label and to make the updates it still owes
@@ -71,6 +73,13 @@ class TrainConfig(LearnSettings):
                 "There is nothing to do for every actor",
                 seen=f"episodes={self.episodes} actors={self.actors}",
                 allowed="1 <= actors <= episodes",
+            )
+        if self.act.teleop and self.actors > 1:
+            raise ConfigError(
+                "Only one arm can be taken over with one device",
+                seen=f"act.teleop={self.act.teleop} actors={self.actors}",
+                allowed="1 actor",
+                remedy="Set actors to 1, or leave act.teleop out",
             )
         if self.reward_gate.result and not self.reward:
             raise ConfigError(
@@ -110,10 +119,13 @@ def learn_config(config: TrainConfig, where: Addresses) -> LearnConfig:
 def act_configs(config: TrainConfig, where: Addresses) -> list[ActConfig]:
     """Return each actor's part of the configuration; the episodes are dealt out evenly."""
     share, rest = divmod(config.episodes, config.actors)
+    settings = {field.name: getattr(config.act, field.name) for field in fields(ActSettings)}
     return [
         ActConfig(
+            **settings,
             bench=config.bench,
             bench_overrides=config.bench_overrides,
+            plugins=config.plugins,
             run=config.run,
             actor="arm" if config.actors == 1 else f"arm{number}",
             steps=where.steps,
@@ -141,7 +153,7 @@ def serve_main(child: Child, config: ServeConfig) -> None:
 
 def gate_main(child: Child, config: TrainConfig) -> None:
     """Load the reward model, see whether it passes, and begin an episode with what sessions will bring."""
-    bench = load_bench(config.bench, config.bench_overrides)
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     references = read_demonstration(config.references, tuple(bench.cameras), bench.task)
     model = find_loader(config.reward)()
     views = model.cameras or tuple(bench.cameras)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from roborl import config as configuration
 from roborl.errors import ConfigError
+from roborl.hil.supervisor import InterventionConfig, Trigger
 from roborl.learning.budget import BudgetConfig
-from roborl.loops.actor import shared_folder
+from roborl.loops.actor import ActSettings, shared_folder
 from roborl.loops.launch import (
     Addresses,
     TrainConfig,
@@ -64,6 +67,44 @@ def test_the_learner_gets_every_setting_it_shares() -> None:
     sparse = learn_config(dataclasses.replace(config, reward=""), WHERE)
     assert sparse.reward == ""
     assert not sparse.shaped
+
+
+def test_the_actors_get_every_setting_they_share() -> None:
+    act = ActSettings(
+        operator="keyboard",
+        teleop="pad.yaml",
+        intervention=InterventionConfig(trigger=Trigger.MOTION),
+        priority="nice",
+        ring_mb=3,
+    )
+    config = TrainConfig(bench_overrides=["--robot.scene=Reach"], plugins=["json"], explore=False, act=act)
+    (made,) = act_configs(config, WHERE)
+    for field in dataclasses.fields(ActSettings):
+        assert getattr(made, field.name) == getattr(act, field.name)
+    assert not made.explore
+    assert (made.bench_overrides, made.plugins) == (config.bench_overrides, config.plugins)
+    specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
+    assert [spec.name for spec in specs][:4] == ["control-arm", "inference-arm", "io-arm", "teleop-arm"]
+
+
+def test_one_device_takes_over_one_arm() -> None:
+    with pytest.raises(ConfigError, match="one arm"):
+        TrainConfig(act=ActSettings(teleop="pad.yaml"), actors=2)
+
+
+def test_a_bench_of_a_plugin_is_known_to_the_learner_too(tmp_path: Path) -> None:
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\n"
+        "cameras: {front: {height_px: 240, width_px: 320}}\n"
+    )
+    script = (
+        "from roborl.loops.learn import form_of; from roborl.loops.learn_config import LearnConfig; "
+        f"print(form_of(LearnConfig(bench={str(bench)!r}, plugins=['roborl.testing.config_stub_robot'])).task)"
+    )
+    # In a process of its own: here the stub may be known already.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "wait", done.stderr
 
 
 def test_processes_end_with_the_arms_first_and_the_judge_last() -> None:
