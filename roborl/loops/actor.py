@@ -77,7 +77,8 @@ class ActConfig(ActSettings):
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     # What the episodes are for: train or evaluate; it goes with their records.
     mode: str = "train"
-    # Episodes in all, over restarts too; 0 for no end.
+    # Episodes in all, over restarts too, but not over those of the machine: an actor without its learner's run folder
+    # counts in memory alone. 0 for no end.
     episodes: int = 0
     # Seed of the scenes and of exploration.
     seed: int = 0
@@ -130,7 +131,8 @@ def shared_folder(run: Path, actor: str) -> Path:
     """Return, and make, the folder that the processes of one actor share.
 
     It lies in memory where the system has a memory disk: there a slow or busy disk cannot hold a page that the control
-    process writes to. It outlives the processes, not the machine.
+    process writes to. It outlives the processes, not the machine: after a restart of that, ``roborl train`` recalls the
+    actors' counts from its store, and ``roborl act`` begins again with the first episode and the first scene.
     """
     if os.access(_MEMORY_DISK, os.W_OK):
         folder = _MEMORY_DISK / f"roborl-{actor}-{zlib.crc32(str(run.resolve()).encode()):08x}"

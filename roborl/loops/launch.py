@@ -16,8 +16,9 @@ from typing import Any
 
 from roborl import config as configuration
 from roborl.clock import NS
+from roborl.data.reader import StoreReader
 from roborl.envs.bench import load_bench
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops import act, learn
 from roborl.loops.act import Actor, actor_specs
 from roborl.loops.actor import ActConfig, ActSettings, shared_folder
@@ -26,6 +27,7 @@ from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, rea
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
+from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
 from roborl.rewards.references import digest, of_cameras
@@ -146,6 +148,25 @@ def forget_earlier_run(config: TrainConfig, where: Addresses) -> None:
         shutil.rmtree(shared_folder(config.run, actor.actor))
 
 
+def recall_earlier_episodes(config: TrainConfig, where: Addresses) -> None:
+    """Give actors whose counts are gone those of the store, so that they go on with the next episode and the next scene.
+
+    The counts lie in memory, which does not outlive the machine. An episode that had not reached the store is run again.
+    """
+    try:
+        reader = StoreReader(RunFolder(config.run).store)
+    except DatasetError:
+        return  # There is no store before the first start.
+    online = [info for info in reader.episodes() if info.kind == "online"]
+    for actor in act_configs(config, where):
+        status = StatusSlot(shared_folder(config.run, actor.actor), "control")
+        if status["begun"] == 0:
+            own = [info for info in online if info.key.actor == actor.actor]
+            status["begun"] = status["episodes"] = len(own)
+            status["steps"] = sum(info.steps for info in own)
+            status["successes"] = sum(info.success is True for info in own)
+
+
 def serve_main(child: Child, config: ServeConfig) -> None:
     """Serve the reward model until stopped."""
     serve(child, config)
@@ -220,6 +241,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         if not run.learner.exists():
             forget_earlier_run(config, where)
+        recall_earlier_episodes(config, where)
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
         (run.root / "train.yaml").write_text(configuration.dump(config))

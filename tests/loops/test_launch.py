@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from roborl import config as configuration
+from roborl.codec import join
+from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig, Trigger
 from roborl.learning.budget import BudgetConfig
@@ -19,11 +21,16 @@ from roborl.loops.launch import (
     addresses,
     forget_earlier_run,
     learn_config,
+    recall_earlier_episodes,
     train_specs,
 )
 from roborl.loops.learn import learner_specs
-from roborl.loops.learn_config import BenchForm, LearnConfig, LearnSettings
+from roborl.loops.learn_config import BenchForm, LearnConfig, LearnSettings, RunFolder
+from roborl.loops.status import StatusSlot
 from roborl.loops.train import TrainerConfig
+from roborl.records import pack_record
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
+from roborl.types import EpisodeKey
 
 WHERE = Addresses(steps="ipc:///steps", weights="ipc:///weights", scores="ipc:///scores")
 FORM = BenchForm(
@@ -136,6 +143,39 @@ def test_counts_of_an_earlier_run_in_a_folder_of_the_same_name_are_forgotten(tmp
     left.write_bytes(b"150 episodes")
     forget_earlier_run(config, WHERE)
     assert not left.exists()
+
+
+def test_counts_that_memory_has_lost_are_recalled_from_the_store(tmp_path: Path) -> None:
+    """Two episodes of each arm and one that is open; the first arm's counts are gone, as after a restart of the machine."""
+    config = TrainConfig(run=tmp_path, episodes=9, actors=2)
+    store = StoreSpec(
+        cameras=CAMERAS,
+        image_px=8,
+        state_dim=STATE_DIM,
+        action_dim=ACTION_DIM,
+        max_steps=6,
+        capacity_bytes=1 << 19,
+    )
+    keys = [
+        EpisodeKey(actor=actor, incarnation=1, episode=n)
+        for n, actor in enumerate(("arm0", "arm1", "arm0", "arm1", "arm0"))
+    ]
+    records = [record for key in keys for record in episode_records(key, 5)][:-1]
+    with Store.open(RunFolder(tmp_path).store, store) as opened:
+        for sequence, record in enumerate(records, start=1):
+            opened.ingest("ring", sequence, join(pack_record(record)))
+    kept = StatusSlot(shared_folder(tmp_path, "arm1"), "control")
+    kept["begun"], kept["episodes"] = 4, 3
+    recall_earlier_episodes(config, WHERE)
+    recalled = StatusSlot(shared_folder(tmp_path, "arm0"), "control")
+    assert (recalled["begun"], recalled["episodes"]) == (3, 3)
+    assert recalled["steps"] == 15
+    assert (kept["begun"], kept["episodes"]) == (4, 3)
+    forget_earlier_run(config, WHERE)
+
+
+def test_before_the_first_start_there_is_nothing_to_recall(tmp_path: Path) -> None:
+    recall_earlier_episodes(TrainConfig(run=tmp_path), WHERE)
 
 
 @pytest.mark.parametrize("made", [LearnConfig(), TrainConfig(episodes=3)])
