@@ -95,7 +95,7 @@ def form_of(config: LearnConfig) -> BenchForm:
     Raises:
         ConfigError: If the bench file cannot be used.
     """
-    bench = load_bench(config.bench, config.bench_overrides)
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     return BenchForm(
         task=bench.task,
         cameras={name: (use.height_px, use.width_px) for name, use in bench.cameras.items()},
@@ -182,7 +182,7 @@ def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping
             shutil.copytree(config.policy, draft)
         elif config.demos.path:
             log.info("No policy to start from was given: one is cloned from %s", config.demos.path)
-            bench = load_bench(config.bench, config.bench_overrides)
+            bench = load_bench(config.bench, config.bench_overrides, config.plugins)
             torch.set_num_threads(config.trainer.threads)
             first_policy(
                 config.clone,

@@ -81,7 +81,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     )
     demos = DemoImport(
         config.demos.path,
-        lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides)),
+        lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides, config.plugins)),
         store,
         run.imports,
     )
