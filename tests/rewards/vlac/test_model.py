@@ -298,6 +298,17 @@ def test_a_critic_that_says_nothing_but_zero_abstains():
     assert scores[5].progress == pytest.approx(0.2)
 
 
+def test_a_critic_that_writes_nothing_but_zero_abstains_however_likely_other_numbers_were():
+    def unsure(query):
+        place = Token(text="0", alternatives=(("0", 0.9), ("+10", 0.1)))
+        return VlmReply(text="0", tokens=(place,) if query.alternatives else ())
+
+    model = model_of(unsure, abstain_pairs=3, use_probabilities=True, two_sided=False)
+    scores = scores_of(model, range(6))
+    assert [s.valid for s in scores] == [True, True, True, False, False, False]
+    assert scores[2].progress > 0.0
+
+
 def test_small_changes_can_be_kept_quiet():
     def reply(query):
         earlier, later = (frame for _, frame in shown(query))
