@@ -36,6 +36,9 @@ _MOST_ALTERNATIVES = 20  # what the protocol allows
 _KEPT_PICTURES = 256 << 20  # bytes of pictures in the form that is sent
 _LARGEST_REPLY = 4 << 20
 _AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
+# What reading an answer of another form than agreed can raise, whatever stands where in it.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_ROUNDING = 1e-3  # by which a probability may exceed 1
 
 
 @dataclass(slots=True, eq=False)
@@ -175,7 +178,7 @@ class OpenAiJudge:
                 self._fail("timeout", endpoint, error)
             except httpx.HTTPError as error:
                 self._fail("unreachable", endpoint, error)
-            except (ValueError, KeyError, IndexError, TypeError) as error:
+            except _UNREADABLE as error:
                 self._fail("unreadable", endpoint, error)
             finally:
                 endpoint.seats.release()
@@ -228,7 +231,8 @@ class OpenAiJudge:
             messages.append({"role": "assistant", "content": query.reply_start.rstrip()})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if query.stop:
-            body |= {"stop": list(query.stop), "include_stop_str_in_output": True}
+            # What keeps the stop in the text: the first is vLLM's name, the second SGLang's.
+            body |= {"stop": list(query.stop), "include_stop_str_in_output": True, "no_stop_trim": True}
         if query.choices or query.alternatives:
             wanted = _MOST_ALTERNATIVES if query.choices else min(query.alternatives, _MOST_ALTERNATIVES)
             body |= {"logprobs": True, "top_logprobs": wanted}
@@ -261,7 +265,7 @@ class OpenAiJudge:
             try:
                 listed = self._client.get(f"{endpoint.url}/models").raise_for_status().json()["data"]
                 names = sorted({str(model["id"]) for model in listed})
-            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            except (httpx.HTTPError, *_UNREADABLE) as error:
                 self._fail("unreachable", endpoint, error)
                 continue
             if len(names) != 1:
@@ -286,6 +290,7 @@ def _reply(query: VlmQuery, content: bytes, took_ms: float) -> VlmReply:
     text = choice["message"]["content"] or ""
     if not isinstance(text, str):
         raise ValueError("a reply that is no text")
+    text += _trimmed_stop(query, choice, text)
     places = (choice.get("logprobs") or {}).get("content") or []
     tokens = tuple(_token(place) for place in places)
     probabilities, mass = _weigh(query.choices, tokens)
@@ -303,10 +308,16 @@ def _reply(query: VlmQuery, content: bytes, took_ms: float) -> VlmReply:
     )
 
 
+def _trimmed_stop(query: VlmQuery, choice: dict[str, Any], text: str) -> str:
+    """Return the stop that ended a reply, where the endpoint names it and has left it out of the text."""
+    stop = choice.get("stop_reason") or choice.get("matched_stop")  # vLLM's name, SGLang's
+    return stop if isinstance(stop, str) and stop in query.stop and not text.endswith(stop) else ""
+
+
 def _token(place: dict[str, Any]) -> Token:
     others = [(str(other["token"]), math.exp(float(other["logprob"]))) for other in place["top_logprobs"]]
-    if not all(math.isfinite(p) for _, p in others):
-        raise ValueError("probabilities that are not finite")
+    if not all(p <= 1.0 + _ROUNDING for _, p in others):
+        raise ValueError("probabilities that are none")
     return Token(text=str(place["token"]), alternatives=tuple(sorted(others, key=lambda pair: -pair[1])))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 
 from roborl.errors import ConfigError
+from roborl.rewards.dopamine import DopamineConfig, DopamineModel
+from roborl.rewards.dopamine_question import CONTRACT as HOPS
+from roborl.rewards.fusion import FusionConfig, Hop, Perspective
+from roborl.rewards.hop_replies import hop_of, write_hop
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.openai_judge import OpenAiJudge
 from roborl.rewards.judges.opening import open_judge
@@ -17,7 +22,7 @@ from roborl.rewards.model import JudgeDown, score_episode
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
 from roborl.testing.check_reward_model import check_reward_model, random_observations
-from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place
+from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place, trimming
 
 DIGITS = ("1", "2", "3", "4", "5")
 
@@ -58,6 +63,11 @@ def grey(level, px=16):
 def ask(level, **options):
     options = {"choices": DIGITS, "reply_start": "ANSWER: ", "max_tokens": 1} | options
     return VlmQuery(parts=("how far?", grey(level)), **options)
+
+
+def with_logprob(value):
+    place = {"token": "4", "top_logprobs": [{"token": "4", "logprob": value}]}
+    return {"choices": [{"message": {"content": "4"}, "logprobs": {"content": [place]}}]}
 
 
 def test_a_question_goes_out_whole_and_its_answer_comes_back(stub, judge_at):
@@ -216,12 +226,77 @@ def test_a_question_that_is_refused_has_no_reply_and_is_not_repeated(stub, judge
                 {"message": {"content": "4"}, "logprobs": {"content": [{"token": "4", "top_logprobs": 3}]}}
             ]
         },
+        {"choices": [{"message": {"content": "4"}, "logprobs": [1]}]},
+        {"choices": [{"message": {"content": "4"}, "logprobs": {"content": [1]}}]},
+        {"choices": [{"message": {"content": "4"}, "logprobs": {"content": {"a": 1}}}]},
+        {"choices": [{"message": ["4"]}]},
+        {"choices": ["4"]},
+        {"choices": {"first": 1}},
+        {"choices": 4},
+        {"choices": [{"message": {"content": "4"}}], "usage": [3]},
+        {"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": "many"}},
+        {"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens_details": "none"}},
+        with_logprob(1000.0),
+        with_logprob(3.0),
+        with_logprob(math.nan),
+        with_logprob(math.inf),
+        with_logprob("likely"),
+        with_logprob([0.0]),
+        b'{"usage": {"prompt_tokens": 1e999}, "choices": [{"message": {"content": "4"}}]}',
+        b"[" * 200_000,
+    ],
+    ids=lambda nonsense: str(nonsense)[:60],
+)
+def test_nonsense_is_no_reply_and_costs_no_other(stub, judge_at, nonsense):
+    def sometimes(body):
+        return (200, nonsense) if pictures_of(body)[0].mean() == 0 else by_brightness(body)
+
+    judge = judge_at(stub(sometimes), attempts=2)
+    replies = judge.answer([ask(255), ask(0), ask(128)])
+    assert [reply and reply.text for reply in replies] == ["ANSWER: 5", None, "ANSWER: 3"]
+    assert judge.faults["unreadable"] == 2
+
+
+def hop_at(stub, judge_at, say):
+    judge = judge_at(stub(say))
+    (reply,) = judge.answer([VlmQuery(parts=("how far?", grey(0)), stop=("</score>",), alternatives=3)])
+    return hop_of(reply)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        {"kept_by": "include_stop_str_in_output", "reason": "stop_reason"},
+        {"kept_by": "no_stop_trim"},
+        {"reason": "stop_reason"},
+        {"reason": "matched_stop"},
     ],
 )
-def test_nonsense_is_no_reply(stub, judge_at, nonsense):
-    judge = judge_at(stub(lambda body: (200, nonsense)), attempts=2)
-    assert judge.answer([ask(0)]) == [None]
-    assert judge.faults["unreadable"] == 2
+def test_a_reply_keeps_the_stop_that_ended_it(stub, judge_at, endpoint):
+    """By asking vLLM and SGLang in their own words, and where that does not help by what they say ended it."""
+    say = trimming(lambda body: answer("<score>+33.3%</score> and more"), **endpoint)
+    assert hop_at(stub, judge_at, say) == Hop(value=0.333)
+
+
+def test_a_stop_that_nobody_names_is_not_made_up(stub, judge_at):
+    silent = trimming(lambda body: answer("<score>+33.3%</score>"), reason="")
+    assert hop_at(stub, judge_at, silent) is None
+
+    def by_token(body):
+        status, said = answer("<score>+33.3%")
+        said["choices"][0]["stop_reason"] = 151645
+        return status, said
+
+    assert hop_at(stub, judge_at, by_token) is None
+
+
+def test_a_model_of_hops_scores_behind_an_endpoint_that_cuts_at_stops(stub, judge_at):
+    judge = judge_at(stub(trimming(lambda body: answer(write_hop(0.1)))))
+    fusion = FusionConfig(perspectives=(Perspective.INCREMENTAL,))
+    config = DopamineConfig(goal=False, fusion=fusion)
+    model = DopamineModel(judge=judge, config=config, prompt=own_prompt(HOPS))
+    scores = score_episode(model, "t", random_observations(model, count=4))
+    assert [score.progress for score in scores] == pytest.approx([0.0, 0.1, 0.19, 0.271])
 
 
 def test_a_slow_endpoint_costs_no_more_than_the_deadline(stub, judge_at):
