@@ -21,6 +21,7 @@ from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm, brightness_of_last
 from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
+from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool
 from roborl.rewards.prompts import own_prompt
@@ -290,6 +291,35 @@ def test_scores_that_are_none_make_no_rewards(scores):
 # --- what the network sees
 
 
+IMAGES = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+"""Limits of Qwen3-VL's published checkpoints for a picture."""
+CLIPS = {"shortest_edge": 4_096, "longest_edge": 25_165_824}
+"""Likewise for a clip, all frames together."""
+CLASS_CLIPS = {"shortest_edge": 131_072, "longest_edge": 786_432}
+"""Limits of the library's class for a clip, where a checkpoint brings none."""
+
+
+@pytest.fixture(scope="module")
+def limited(tiny, tmp_path_factory):
+    """A judge with a network whose processors have these limits."""
+
+    def make(clips, kind="qwen3_vl", images=IMAGES, **limits):
+        folder = shutil.copytree(tiny[kind], tmp_path_factory.mktemp("limited") / kind)
+        file = folder / "processor_config.json"
+        described = json.loads(file.read_text())
+        described["image_processor"]["size"] = images
+        described["video_processor"]["size"] = clips
+        file.write_text(json.dumps(described))
+        return TransformersJudge.load(JudgeConfig(device="cpu"), str(folder), **limits)
+
+    return make
+
+
+def film(frames, height, width):
+    pictures = (np.zeros((height, width, 3), np.uint8),) * frames
+    return VlmQuery(parts=(Clip(frames=pictures, stamps_s=tuple(map(float, range(frames)))),))
+
+
 @pytest.mark.parametrize(
     ("frames", "collapsed", "tokens", "hub_tokens"),
     [
@@ -297,33 +327,43 @@ def test_scores_that_are_none_make_no_rewards(scores):
         (16, (5, 8), 320, 480),
         (32, (3, 6), 288, 960),
         (62, (2, 4), 248, 1860),
-        (310, (1, 2), 310, 9300),
     ],
 )
 def test_the_known_collapse_of_the_grid_and_the_pin_against_it(
-    judge_of, frames, collapsed, tokens, hub_tokens
+    limited, frames, collapsed, tokens, hub_tokens
 ):
     """Visual tokens of a clip of 320 x 192 pictures: the class's own limit, the hub's, and ours per frame."""
-    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
-
-    def cells(limit):
-        return tuple(
-            side // 32 for side in smart_resize(frames, 192, 320, min_pixels=128 * 32 * 32, max_pixels=limit)
-        )
-
-    assert cells(786_432) == collapsed
+    clip = film(frames, 192, 320)
+    assert limited(CLASS_CLIPS).cells(clip) == ((frames // 2, *collapsed),)
     assert frames // 2 * math.prod(collapsed) == tokens
-    assert frames // 2 * math.prod(cells(25_165_824)) == hub_tokens
-    if frames > 62:
-        return
-    clip = Clip(
-        frames=(np.zeros((192, 320, 3), np.uint8),) * frames, stamps_s=tuple(map(float, range(frames)))
-    )
-    judge = judge_of("qwen3_vl", max_pixels=76_800)
-    assert judge.cells(VlmQuery(parts=(clip,))) == ((frames // 2, 6, 10),)
-    bare = judge_of("qwen3_vl")
-    bare._family._clip_least, bare._family._clip_most = 128 * 32 * 32, 786_432
-    assert bare.cells(VlmQuery(parts=(clip,))) == ((frames // 2, *collapsed),)
+    ((instants, rows, columns),) = limited(CLIPS).cells(clip)
+    assert instants * rows * columns == hub_tokens
+    for clips in (CLIPS, CLASS_CLIPS):
+        assert limited(clips, max_pixels=76_800).cells(clip) == ((frames // 2, 6, 10),)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "grid"),
+    [(192, 320, (6, 10)), (224, 224, (7, 7)), (240, 320, (7, 10)), (480, 640, (7, 10)), (96, 96, (3, 3))],
+)
+def test_a_clip_is_never_enlarged_to_the_least_size_of_a_picture(limited, height, width, grid):
+    """Every grid has at most the 76,800 pixels that were set, of 32 x 32 each."""
+    assert math.prod(grid) * 32 * 32 <= 76_800
+    assert limited(CLIPS, max_pixels=76_800).cells(film(16, height, width)) == ((8, *grid),)
+
+
+def test_limits_that_are_set_hold_for_pictures_and_for_clips_and_the_others_are_the_checkpoints(limited):
+    def picture(judge, px):
+        ((_, rows, columns),) = judge.cells(VlmQuery(parts=(np.zeros((px, px, 3), np.uint8),)))
+        return rows, columns
+
+    assert picture(limited(CLIPS), 64) == (8, 8)
+    assert picture(limited(CLIPS, min_pixels=9_216), 64) == (3, 3)
+    assert picture(limited(CLIPS, max_pixels=9_216), 64) == (3, 3), "the checkpoint's least gives way"
+    assert limited(CLIPS, min_pixels=9_216).cells(film(16, 64, 64)) == ((8, 3, 3),)
+    older = {"shortest_edge": 3_136, "longest_edge": 12_845_056}
+    of_each = limited(older, kind="qwen2_5_vl", images=older, max_pixels=76_800)
+    assert of_each.cells(film(16, 480, 640)) == ((8, 8, 11),)
 
 
 def test_a_collapsed_grid_is_refused_when_the_model_is_loaded(tiny):
