@@ -138,7 +138,8 @@ def test_error_floors_at_the_bias_however_many_vote():
     [
         (None, {}, "no reply"),
         (fixed(0.2, 0.2, 0.2, 0.2, 0.2, mass=0.49), {}, "something else"),
-        (VlmReply(text="ANSWER: 3"), {}, "no probabilities"),
+        (VlmReply(text="ANSWER: so"), {}, "cannot be read: ANSWER: so"),
+        (VlmReply(text="ANSWER: 3 or 4"), {}, "cannot be read"),
         (VlmReply(text="It went well."), {"reading": Reading.TEXT}, "cannot be read: It went well"),
         (VlmReply(text="ANSWER: 2 ANSWER: 4"), {"reading": Reading.TEXT}, "cannot be read"),
         (fixed(0, 0, 1, 0, 0, cells=((8, 2, 4),)), {}, "too little of the frames: 8 x 2 x 4"),
@@ -148,6 +149,17 @@ def test_an_answer_that_says_nothing_is_missing(reply, options, words):
     score = one_score(reply, **options)
     assert not score.valid
     assert words in score.reply
+
+
+def test_without_probabilities_the_score_is_the_one_written_and_says_so(caplog):
+    judge = ScriptedVlm(lambda query: "ANSWER: 4")
+    scores = score_episode(model_of(judge), TASK, episode(3))
+    assert [(s.valid, s.raw, s.progress, s.spread) for s in scores] == [(True, 4.0, 0.75, 0.0)] * 3
+    assert {s.reply for s in scores} == {"ANSWER: 4; no probabilities"}
+    assert caplog.text.count("gives no probabilities") == 1
+    caplog.clear()
+    score_episode(model_of(judge, reading=Reading.TEXT), TASK, episode(3))
+    assert "no probabilities" not in caplog.text
 
 
 def test_what_the_network_saw_stands_with_the_score():
@@ -371,6 +383,10 @@ def test_a_collapsed_grid_is_refused_when_the_model_is_loaded(tiny):
     assert open_roboreward(config).check_cells(192, 320) == (8, 6, 10)
     with pytest.raises(ConfigError, match=r"too little of each frame.*8 x 3 x 4.*max_pixels"):
         open_roboreward(replace(config, max_pixels=16_384))
+    assert open_roboreward(config).check_cells(192, 192) == (8, 6, 6)
+    with pytest.raises(ConfigError, match=r"8 x 2 x 2 for 16 frames of 64 x 64"):
+        open_roboreward(config).check_cells(64, 64)
+    assert open_roboreward(replace(config, min_pixels=65_536)).check_cells(64, 64) == (8, 8, 8)
 
 
 def test_a_network_that_is_shown_no_videos_is_refused(tiny):
