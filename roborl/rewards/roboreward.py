@@ -357,10 +357,12 @@ def _for_people(reply: VlmReply, probabilities: NDArray[np.float64], votes: int,
     parts = [reply.text.strip(), said]
     if reply.cells:
         parts.append(f"saw {_spell_cells(reply.cells)}")
+    if reply.sent:
+        parts.append(f"sent {_spell_cells(reply.sent)} px")
     if votes > 1:
         parts.append(f"{votes} votes")
     return "; ".join(parts)
 
 
-def _spell_cells(cells: Sequence[Cells]) -> str:
-    return ", ".join(f"{instants} x {rows} x {columns}" for instants, rows, columns in cells)
+def _spell_cells(sizes: Sequence[tuple[int, int, int]]) -> str:
+    return ", ".join(f"{instants} x {rows} x {columns}" for instants, rows, columns in sizes)

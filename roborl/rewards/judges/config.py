@@ -59,6 +59,9 @@ class JudgeConfig:
     # How endpoints are shown clips: pictures (their frames, each behind its instant) or video (vLLM's form, which
     # takes them for two a second, and no more of them than it is started with: --media-io-kwargs).
     clips: str = "pictures"
+    # Side of the square that one visual token of the network at the endpoints covers, px: 32 for Qwen3-VL, 28 for
+    # Qwen2.5-VL. Pictures are sent in multiples of it. 0 reads it from the checkpoint, where that lies on this machine.
+    cell_px: int = 0
     # Whether endpoints can be made to start a reply with given words, as vLLM and SGLang can.
     prefill: bool = True
     # Questions under way at each endpoint.
@@ -85,10 +88,15 @@ class JudgeConfig:
                 "Clips cannot be shown in this way", seen=self.clips, allowed=("pictures", "video")
             )
         counts = (self.concurrency, self.attempts, self.pad_to)
-        if min(counts) < 1 or min(self.deadline_s, self.timeout_s) <= 0 or self.backoff_s < 0:
+        if (
+            min(counts) < 1
+            or self.cell_px < 0
+            or min(self.deadline_s, self.timeout_s) <= 0
+            or self.backoff_s < 0
+        ):
             raise ConfigError(
                 "The settings of a judge cannot be used",
-                seen=f"pad_to {self.pad_to}, concurrency {self.concurrency}, attempts {self.attempts},"
-                f" deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
-                allowed="pad_to, concurrency and attempts ≥ 1, times > 0",
+                seen=f"pad_to {self.pad_to}, cell_px {self.cell_px}, concurrency {self.concurrency},"
+                f" attempts {self.attempts}, deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
+                allowed="pad_to, concurrency and attempts ≥ 1, cell_px ≥ 0, times > 0",
             )

@@ -40,10 +40,10 @@ def open_judge(
 
     Args:
         config: How it runs.
-        checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, only
-            part of the judge's identity.
+        checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, part of
+            the judge's identity, and where the folder is here, what tells the size of a visual token.
         min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
-        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are told by whoever starts them.
+        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are sent frames within both.
         tiles: Whether an InternVL network sees a large picture as several tiles.
 
     Raises:
@@ -53,7 +53,7 @@ def open_judge(
     if config.kind is JudgeKind.OPENAI:
         from roborl.rewards.judges.openai_judge import OpenAiJudge
 
-        return OpenAiJudge(config, checkpoint)
+        return OpenAiJudge(config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels)
     if config.kind is JudgeKind.PAIRS:
         from roborl.rewards.pairs.checkpoint import load_pairs
         from roborl.rewards.pairs.judge import PairJudge

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import threading
 import time
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,7 +23,7 @@ from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.judges.queries import Clip, VlmQuery
 from roborl.rewards.model import JudgeDown, score_episode
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, open_roboreward
 from roborl.testing.check_reward_model import check_reward_model, random_observations
 from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place, trimming
 
@@ -257,6 +260,102 @@ def test_nonsense_is_no_reply_and_costs_no_other(stub, judge_at, nonsense):
     assert judge.faults["unreadable"] == 2
 
 
+def test_pictures_are_sent_within_the_limits_in_whole_cells(stub, caplog):
+    endpoint = stub(lambda body: answer("3"))
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), cell_px=32)
+    judge = open_judge(config, "somebody/checkpoint", max_pixels=76_800)
+    assert "cannot be asked for; they are sent with 0 to 76800 pixels, in multiples of 32 px" in caplog.text
+    large = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    query = VlmQuery(parts=(large, Clip(frames=(large, large), stamps_s=(0.0, 1.0)), grey(7, 64)))
+    (reply,) = judge.answer([query])
+    assert [picture.shape[:2] for picture in pictures_of(endpoint.asked[0])] == [(224, 320)] * 3 + [(64, 64)]
+    assert pictures_of(endpoint.asked[0])[0].mean() == pytest.approx(large.mean(), abs=1.0)
+    assert reply.sent == ((1, 224, 320), (2, 224, 320), (1, 64, 64))
+    assert judge.cells(query) == ((1, 7, 10), (2, 7, 10), (1, 2, 2))
+    assert reply.cells == ()
+    assert caplog.text.count("cannot be asked for") == 1
+    others = [
+        open_judge(config, "somebody/checkpoint", max_pixels=most, min_pixels=least)
+        for most, least in ((76_800, 0), (76_800, 4_096), (4_096, 0))
+    ]
+    assert len({other.identity for other in others}) == 3
+    assert others[0].identity == judge.identity
+
+
+def test_frames_of_a_video_are_sent_within_the_limits(stub):
+    endpoint = stub(lambda body: answer("3"))
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), cell_px=32, clips="video")
+    judge = open_judge(config, "", max_pixels=76_800)
+    judge.answer([VlmQuery(parts=(Clip(frames=(grey(9, 480),) * 2, stamps_s=(0.0, 1.0)),))])
+    url = endpoint.asked[0]["messages"][0]["content"][0]["video_url"]["url"]
+    frames = [base64.b64decode(data) for data in url.split(",")[1:]]
+    assert [cv2.imdecode(np.frombuffer(f, np.uint8), 1).shape for f in frames] == [(256, 256, 3)] * 2
+
+
+@pytest.mark.parametrize(("kind", "cell_px"), [("qwen3_vl", 32), ("qwen2_5_vl", 28), ("internvl", 0)])
+def test_the_size_of_a_cell_is_read_from_a_checkpoint_that_lies_here(stub, tiny, kind, cell_px, caplog):
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,))
+    judge = open_judge(config, str(tiny[kind]), max_pixels=76_800)
+    cells = judge.cells(VlmQuery(parts=(grey(0, 224),)))
+    assert cells == (((1, 224 // cell_px, 224 // cell_px),) if cell_px else None)
+    assert ("judge.cell_px is not set" in caplog.text) is not bool(cell_px)
+
+
+def test_a_grid_that_is_too_small_is_refused_behind_endpoints_as_in_this_process(stub, tiny):
+    config = RoboRewardConfig(
+        checkpoint=str(tiny["qwen3_vl"]), judge=JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,))
+    )
+    assert open_roboreward(config).check_cells(192, 320) == (16, 6, 10)
+    with pytest.raises(ConfigError, match=r"too little of each frame.*16 x 3 x 4"):
+        open_roboreward(replace(config, max_pixels=16_384))
+
+
+def test_what_was_sent_stands_with_the_score(stub, tiny):
+    judge = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,), cell_px=32)
+    model = open_roboreward(RoboRewardConfig(judge=judge))
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert "sent 2 x 64 x 64 px" in score.reply
+    assert "saw" not in score.reply
+
+
+def spelt(*texts):
+    """An answer whose tokens these are, the last of them the choice."""
+    status, said = answer("".join(texts), chances={"4": 0.9, "5": 0.1})
+    *words, choice = texts
+    content = [place(word, {word: 1.0}) for word in words] + [place(choice, {"4": 0.9, "5": 0.1})]
+    said["choices"][0]["logprobs"]["content"] = content
+    return status, said
+
+
+def test_an_endpoint_that_cannot_be_given_a_start_writes_it_itself(stub, judge_at):
+    endpoint = stub(lambda body: spelt("ANS", "WER", ":", " ", "4"))
+    judge = judge_at(endpoint, prefill=False)
+    (reply,) = judge.answer([ask(0)])
+    (body,) = endpoint.asked
+    assert [message["role"] for message in body["messages"]] == ["user"]
+    assert body["max_tokens"] == 1 + len("ANSWER: ")
+    assert reply.text == "ANSWER: 4"
+    assert reply.probabilities == pytest.approx([0, 0, 0, 0.9, 0.1])
+    model = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig())
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert (score.valid, score.raw) == (True, pytest.approx(4.1))
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_an_endpoint_that_tells_no_probabilities_is_read_by_what_it_writes(stub, judge_at, prefill):
+    judge = judge_at(stub(lambda body: answer(" 4" if prefill else "ANSWER: 4")), prefill=prefill)
+    model = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig())
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert (score.valid, score.raw, score.spread) == (True, 4.0, 0.0)
+    assert score.reply.startswith("ANSWER: 4; no probabilities")
+
+
+def test_words_other_than_the_start_have_no_probabilities(stub, judge_at):
+    judge = judge_at(stub(lambda body: spelt("I ", "say ", "4")), prefill=False)
+    (reply,) = judge.answer([ask(0)])
+    assert (reply.text, reply.probabilities, reply.mass) == ("I say 4", None, 0.0)
+
+
 def hop_at(stub, judge_at, say):
     judge = judge_at(stub(say))
     (reply,) = judge.answer([VlmQuery(parts=("how far?", grey(0)), stop=("</score>",), alternatives=3)])
@@ -297,6 +396,7 @@ def test_a_model_of_hops_scores_behind_an_endpoint_that_cuts_at_stops(stub, judg
     model = DopamineModel(judge=judge, config=config, prompt=own_prompt(HOPS))
     scores = score_episode(model, "t", random_observations(model, count=4))
     assert [score.progress for score in scores] == pytest.approx([0.0, 0.1, 0.19, 0.271])
+    assert scores[1].reply == "incremental <score>+10.0%</score>; sent 224 x 224, 64 x 64 px"
 
 
 def test_a_slow_endpoint_costs_no_more_than_the_deadline(stub, judge_at):
