@@ -179,7 +179,7 @@ class RoboRewardFold:
         """Ask about the video that ends here.
 
         Raises:
-            ShapeError: If the view is missing, or it is not known which is meant.
+            ShapeError: If the view is missing or of another size than before, or it is not known which is meant.
         """
         self.skip(observation)
         config = self._model.config

@@ -464,6 +464,26 @@ def test_a_camera_that_drops_out_costs_its_scores_and_no_more():
     assert valid == [True, True, True, False, True, True]
 
 
+@pytest.mark.parametrize("odd", [3, 5])  # beside the grid and on it
+def test_a_frame_of_another_size_costs_its_score_and_no_more(odd):
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    shown = [observation(i, 20 * i, px=16 if i == odd else 32) for i in range(12)]
+    pool = SessionPool({"m": model_of(judge)}, clock=FakeClock())
+    pool.open("s", model="m", task=TASK, cameras=["front"])
+    for one in shown:
+        pool.push("s", one)
+    while pool.step("m"):
+        pass
+    assert [outcome.score.valid for outcome in pool.collect()] == [i != odd for i in range(12)]
+    fold = model_of(judge).start(TASK, {})
+    for one in shown:
+        if one is shown[odd]:
+            with pytest.raises(ShapeError, match="differ in size"):
+                fold.skip(one)
+        else:
+            fold.skip(one)
+
+
 def test_weights_that_are_not_finite_give_missing_scores_and_the_run_goes_on(tiny):
     model = open_roboreward(tiny_config(tiny))
     with torch.no_grad():
