@@ -17,6 +17,8 @@ class JudgeKind(StrEnum):
     """Behind endpoints that speak OpenAI's protocol, such as those of vLLM and SGLang."""
     PAIRS = "pairs"
     """In this process: the small judge of hops that ``roborl train-reward --model pairs`` trains."""
+    FAKE = "fake"
+    """Nowhere: the words of :attr:`JudgeConfig.reply` answer every question."""
 
 
 class Quantisation(StrEnum):
@@ -31,8 +33,11 @@ class Quantisation(StrEnum):
 class JudgeConfig:
     """How a vision-language network is run. Checkpoint, prompt and pixels are settings of the reward model that asks."""
 
-    # Where the network runs: transformers (in this process) or openai (endpoints); pairs for the small judge of hops.
+    # Where the network runs: transformers (in this process) or openai (endpoints); pairs for the small judge of hops;
+    # fake for none, to try a bench without a GPU.
     kind: JudgeKind = JudgeKind.TRANSFORMERS
+    # What a fake judge says to every question, such as 'ANSWER: 3' to RoboReward's or '<score>+5%</score>' to Dopamine's.
+    reply: str = ""
     # Number format of the weights: auto (as saved), bfloat16, float16 or float32.
     dtype: str = "auto"
     # Where the network lies: auto (a GPU where there is one), cpu, cuda, cuda:1, or balanced to spread it over all.
@@ -80,6 +85,8 @@ class JudgeConfig:
             raise ConfigError(
                 "A judge behind endpoints has no endpoint", remedy="Set --judge.endpoints '[http://…/v1]'"
             )
+        if self.kind is JudgeKind.FAKE and not self.reply:
+            raise ConfigError("A fake judge has nothing to say", remedy="Set --judge.reply 'ANSWER: 3'")
         dtypes = ("auto", "bfloat16", "float16", "float32")
         if self.dtype not in dtypes:
             raise ConfigError("There is no such number format", seen=self.dtype, allowed=dtypes)

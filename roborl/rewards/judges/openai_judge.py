@@ -315,6 +315,8 @@ class OpenAiJudge:
 
 def _cell_px_of(checkpoint: str) -> int:
     """Return the side of the cells that a checkpoint's network sees pictures in, px; 0 where that is not known."""
+    if not checkpoint:
+        return 0
     try:
         vision = json.loads((Path(checkpoint) / "config.json").read_text())["vision_config"]
         return int(vision["patch_size"]) * int(vision["spatial_merge_size"])

@@ -1,5 +1,6 @@
 """RoboReward: its formulas, what it asks and when, what it makes of every kind of answer, and the way over a socket."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -19,7 +20,6 @@ from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ModelLoadError, ShapeError
 from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
-from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm, brightness_of_last
 from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
@@ -37,6 +37,7 @@ from roborl.rewards.transforms import RewardTransform
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionRefused
 from roborl.testing.check_reward_model import check_reward_model, random_observations
+from roborl.testing.vlms import NoisyVlm, ScriptedVlm, brightness_of_last
 from roborl.types import Frame, Observation
 
 TASK = "put the cube into the bowl"
@@ -524,8 +525,9 @@ def test_the_words_of_the_card_are_asked_and_stand_in_the_version(tiny, tmp_path
     assert query.parts[0] == f"Rate it. ANSWER: <score>\nIt: {TASK}"
 
 
-def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path):
-    place = f"roboreward:{settings_file(tiny, tmp_path)}"
+@contextlib.contextmanager
+def served(place):
+    """A reward server of its own process, at some address; its statistics stand in the list once it has ended."""
     run = "import sys; from roborl.cli.main import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(
         [sys.executable, "-c", run, "serve", place, "--endpoint", "tcp://127.0.0.1:*"],
@@ -533,8 +535,18 @@ def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path)
         stdout=subprocess.PIPE,
         text=True,
     )
+    statistics = []
     try:
         endpoint = next(line.rsplit(" ", 1)[1].strip() for line in process.stderr if " on tcp://" in line)
+        yield endpoint, statistics
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+        statistics += [json.loads(line) for line in out.splitlines()[-1:]]
+
+
+def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path):
+    with served(f"roboreward:{settings_file(tiny, tmp_path)}") as (endpoint, statistics):
         shown = random_observations(open_roboreward(tiny_config(tiny)), count=6)
         scores = watched(endpoint, [o.images for o in shown])
         expected = score_episode(open_roboreward(tiny_config(tiny)), TASK, shown)
@@ -543,11 +555,15 @@ def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path)
             assert one.version == other.version
             assert one.progress == pytest.approx(other.progress, abs=1e-4)
         assert all(s.timings_ms["server"] >= s.timings_ms["reading"] > 0 for s in scores)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=20)
-    statistics = json.loads(out.splitlines()[-1])
-    assert statistics["models"]["roboreward.yaml"]["scored"] == {"label": 6}
+    assert statistics[0]["models"]["roboreward.yaml"]["scored"] == {"label": 6}
+
+
+def test_a_fake_judge_can_be_served_without_any_checkpoint(tmp_path):
+    path = tmp_path / "fake.yaml"
+    path.write_text("judge:\n  kind: fake\n  reply: 'ANSWER: 4'\n")
+    with served(f"roboreward:{path}") as (endpoint, _):
+        scores = watched(endpoint, [o.images for o in episode(3)])
+    assert [(s.valid, s.progress) for s in scores] == [(True, 0.75)] * 3
 
 
 def watched(endpoint, images):
