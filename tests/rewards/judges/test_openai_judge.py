@@ -328,7 +328,7 @@ def spelt(*texts):
 
 
 def test_an_endpoint_that_cannot_be_given_a_start_writes_it_itself(stub, judge_at):
-    endpoint = stub(lambda body: spelt("ANS", "WER", ":", " ", "4"))
+    endpoint = stub(lambda body: spelt("ANSW", "ER", ":", " ", "4"))
     judge = judge_at(endpoint, prefill=False)
     (reply,) = judge.answer([ask(0)])
     (body,) = endpoint.asked
