@@ -118,13 +118,13 @@ class OpenAiJudge:
             config.concurrency * len(self._endpoints), thread_name_prefix="endpoint"
         )
         known = json.dumps([self.model, checkpoint, config.prefill, asdict(self._sizes)])
+        self._identity = f"endpoint-{xxhash.xxh3_128(known.encode()).hexdigest()[:16]}"
         log.warning(
             "what %s sees of pictures cannot be asked for; they are sent %s. Start the endpoints with limits that leave"
             " those as they are: by itself Qwen3-VL enlarges a picture of less than 65,536 pixels",
             self.model,
             self._sizes,
         )
-        self._identity = f"endpoint-{xxhash.xxh3_128(known.encode()).hexdigest()[:16]}"
 
     @property
     def identity(self) -> str:
