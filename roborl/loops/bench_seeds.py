@@ -47,13 +47,15 @@ DEMO = DemoConfig(filmed=0)
 STAGED = replace(
     DEMO,
     spread_m=0.04,
+    failures=60,
     clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
     rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
     shaping=ShapingConfig(scale=0.5),
     trainer=replace(DEMO.trainer, budget=replace(DEMO.trainer.budget, head_start=30_000)),
 )
-"""Settings for tasks of more stages than the demonstration run's: better eyes, more patience, and half of what there is to gain
-kept for the task itself, so that a judge that takes nearly done for done does not end the search."""
+"""Settings for tasks of more stages than the demonstration run's: better eyes and more scenes to learn to see on, more patience,
+and half of what there is to gain kept for the task itself, so that a judge that takes nearly done for done does not end the
+search."""
 
 _SAYS = (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT, INVARIANT_IN_THE_END, POLICY_INVARIANT)
 _WINDOW = 20
