@@ -66,9 +66,6 @@ class Calibration:
         return cls(raw=tuple(values["raw"]), calibrated=tuple(values["calibrated"]))
 
 
-IDENTITY = Calibration(raw=(0.0, 1.0), calibrated=(0.0, 1.0))
-
-
 def fit_calibration(raw: ArrayLike, truth: ArrayLike, *, bends: int = 32) -> Calibration:
     """Fit the isotonic regression of the truth on raw progress.
 
