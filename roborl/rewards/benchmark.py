@@ -18,7 +18,6 @@ from roborl.rewards.grades import Grade, GradeReport, grade, level_of
 from roborl.rewards.metrics import (
     calibration_error,
     mean_absolute_error,
-    negative_rate,
     voc_f1,
     wilson_interval,
 )
@@ -32,7 +31,7 @@ FIGURES: Mapping[str, str] = {
     "voc": "value order, successes (1 is best)",
     "voc_rewound": "value order, wound back (1 is best)",
     "voc_f1": "F1 of the two",
-    "negative_rate": "steps that fall, successes",
+    "negative_rate": "steps that fall or cannot be read",
     "delta_error": "error of the change over the lag",
     "accuracy": "outcomes told right",
     "accuracy_low": "  lower bound",
@@ -298,16 +297,19 @@ def _order(test: Sequence[Subject], forward: Sequence[Curve], rewound: Sequence[
         "voc": voc,
         "voc_rewound": back,
         "voc_f1": voc_f1(voc, back) if there else float("nan"),
-        "negative_rate": _mean([negative_rate(curve.read) for curve in there if curve.read.size > 1]),
+        "negative_rate": _mean([curve.falling for curve in there]),
     }
 
 
 def _called_success(curve: Curve) -> bool | None:
-    return outcome_of(curve.read.tolist()) is Outcome.SUCCESS if curve.read.size else None
+    """Return the verdict on what a learner would hold at the scored places; None where the last one is unreadable."""
+    if curve.last is None:
+        return None
+    return outcome_of(curve.held()[curve.scored].tolist()) is Outcome.SUCCESS
 
 
 def _outcomes(test: Sequence[Subject], forward: Sequence[Curve]) -> dict[str, float]:
-    """Compare verdicts; an episode without a readable score is judged wrongly, and is called no success."""
+    """Compare verdicts; an episode whose last score is unreadable is judged wrongly, and is called no success."""
     called = [(s.episode.success, _called_success(curve)) for s, curve in zip(test, forward, strict=True)]
     of_successes = [verdict is True for success, verdict in called if success]
     of_failures = [verdict is True for success, verdict in called if not success]

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from roborl.errors import ConfigError, ShapeError
+from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES, BenchmarkSettings, Subject, measure, time_only_model
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.judges.fake import ScriptedVlm, brightness_of_last
 from roborl.rewards.judges.queries import VlmJudge
-from roborl.rewards.model import Fold, missing, observation_id
+from roborl.rewards.model import Fold, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
 from roborl.rewards.sarm.episodes import TrainingEpisode
@@ -261,26 +262,57 @@ def test_progress_of_the_work_is_told() -> None:
     assert told == [(i, 15) for i in range(1, 16)]
 
 
-def test_a_missing_last_score_makes_no_grade() -> None:
-    class Forgetful(BrightnessModel):
-        def start(self, task: str, references: Any) -> Any:
-            inner = super().start(task, references)
+class Forgetful(BrightnessModel):
+    """Loses its answers at some places."""
 
-            class LastLost(Fold[Any, Any]):
-                def queries(self, observation: Observation) -> list[Any]:
-                    self.newest = observation_id(observation)
-                    return list(inner.queries(observation))
+    def __init__(self, *lost: int) -> None:
+        super().__init__()
+        self.lost = lost
 
-                def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
-                    score = inner.fold(observation_id, replies)
-                    return missing(observation_id, "lost", version="x") if observation_id == 12 else score
+    def start(self, task: str, references: Any) -> Any:
+        inner, lost = super().start(task, references), self.lost
 
-            return LastLost()
+        class Losing(Fold[Any, Any]):
+            def queries(self, observation: Observation) -> list[Any]:
+                return list(inner.queries(observation))
 
-    found = measure(Forgetful(), VALIDATION, [rising(1)], replace(SETTINGS, probes=False))
+            def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
+                score = inner.fold(observation_id, replies)
+                return missing(observation_id, "lost", version="x") if observation_id in lost else score
+
+        return Losing()
+
+
+def test_a_missing_last_score_makes_no_grade_no_success_and_no_order() -> None:
+    found = measure(Forgetful(12), VALIDATION, [rising(1)], replace(SETTINGS, probes=False))
     assert found.grades is not None
     assert found.grades.unparsable == 1
-    assert found.figures["voc"] == pytest.approx(1.0)
+    figures = found.figures
+    assert (figures["success_rate"], figures["accuracy"]) == (0.0, 0.0)
+    assert figures["unreadable"] == pytest.approx(1 / 13)
+    # The way back begins with the lost answer.
+    assert figures["voc"] == figures["voc_rewound"] == figures["voc_f1"] == 0.0
+    assert figures["negative_rate"] == pytest.approx(1 / 13)
+
+
+def test_two_readable_scores_out_of_many_are_no_order() -> None:
+    found = measure(
+        Forgetful(*range(1, 25)), VALIDATION, [rising(1), rising(2)], replace(SETTINGS, probes=False)
+    )
+    figures = found.figures
+    assert figures["unreadable"] == pytest.approx(12 / 13)
+    assert figures["voc"] == figures["voc_rewound"] == 0.0
+    assert figures["negative_rate"] == 1.0
+    assert not Requirement.parse("voc>=0.8", FIGURES).holds(figures)
+
+
+def test_a_failure_whose_last_scores_are_unreadable_is_not_judged_on_an_older_one() -> None:
+    undone = subject(1, [*np.linspace(0, 1, 9), 0.1, 0.1, 0.1, 0.1], success=False)
+    settings = replace(SETTINGS, probes=False)
+    figures = measure(Forgetful(9, 10, 11, 12), VALIDATION, [undone], settings).figures
+    assert (figures["accuracy"], figures["false_success_rate"]) == (0.0, 0.0)
+    early = subject(1, np.linspace(0, 1, 13))
+    assert measure(Forgetful(10), VALIDATION, [early], settings).figures["success_rate"] == 1.0
 
 
 def test_an_episode_that_a_model_refuses_has_no_score_and_the_others_have() -> None:
