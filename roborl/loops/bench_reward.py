@@ -22,7 +22,6 @@ from roborl.loops.bench_reward_plots import progress_panels, reliability_panels
 from roborl.loops.plots import LIGHT, png
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.requirements import Requirement
-from roborl.loops.reward_gate import FORMAT
 from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.benchmark import (
     FIGURES,
@@ -33,6 +32,7 @@ from roborl.rewards.benchmark import (
     time_only_model,
 )
 from roborl.rewards.judges.queries import picture_key
+from roborl.rewards.measured import FORMAT
 from roborl.rewards.model import References
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
@@ -49,7 +49,8 @@ TIME_ONLY = "time only"
 class BenchRewardConfig(BenchmarkSettings):
     """Which models, on which episodes, against which bars."""
 
-    # reward models: a folder that train-reward wrote, or NAME:CHECKPOINT of a published one, or "brightness"
+    # reward models: a folder that train-reward wrote, or NAME:CHECKPOINT of a published one, or "brightness"; or one of
+    # these behind the calibration of an earlier benchmark, calibrated:RESULT:MODEL
     model: list[str] = field(default_factory=list)
     # LeRobotDatasets v3 with successes and failures: folders or hub ids; each is a group of its own
     dataset: list[str] = field(default_factory=list)

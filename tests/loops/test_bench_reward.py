@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,19 @@ from roborl.cli.bench_reward import positional
 from roborl.cli.main import main
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.bench_reward import RESULT, BenchRewardConfig, format_table, read_cohort, short_names
+from roborl.loops.bench_reward import (
+    RESULT,
+    BenchRewardConfig,
+    bench_reward,
+    format_table,
+    read_cohort,
+    short_names,
+)
 from roborl.loops.references import ReferencesConfig
-from roborl.loops.reward_gate import FORMAT, RewardGate
+from roborl.loops.reward_gate import RewardGate
 from roborl.rewards.benchmark import FIGURES
+from roborl.rewards.measured import FORMAT
+from roborl.rewards.registry import load_reward_model
 from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
 from roborl.types import EndCause
 
@@ -94,6 +104,20 @@ def test_a_benchmark_measures_writes_draws_and_judges(
     assert json.loads((tmp_path / RESULT).read_text())["models"]["brightness"]["missed"] == ["voc<=0.5"]
     with pytest.raises(ConfigError, match=r"does not pass its gate.*Found: voc 1.*Allowed: voc<=0.5"):
         RewardGate(result=str(tmp_path / RESULT)).check("brightness-all")
+
+
+def test_a_calibration_that_was_fitted_is_applied_and_measured_again(lamps: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    config = BenchRewardConfig(model=["brightness"], dataset=[str(lamps)], out=first, probes=False)
+    found = bench_reward(config).measured["brightness"]
+    assert found.calibration is not None
+    place = f"calibrated:{first / RESULT}:brightness"
+    again = bench_reward(replace(config, model=[place], out=second))
+    (name,) = again.places
+    assert again.measured[name].version.startswith("brightness-all-cal")
+    for one, two in zip(found.curves, again.measured[name].curves, strict=True):
+        np.testing.assert_allclose(two.progress, found.calibration(one.progress))
+    RewardGate(result=str(second / RESULT), require=["voc>=0.95"]).check(load_reward_model(place).version)
 
 
 def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -> None:
