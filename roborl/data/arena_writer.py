@@ -174,7 +174,7 @@ class ArenaWriter:
         row = int(self._table["start"][slot]) + terminal - 1
         if self.columns.reward_source[row] == REWARD_SOURCES.index(RewardSource.ENV):
             return float("nan")
-        return 1.0 if info.verdict.success else 0.0
+        return float(info.verdict.success) if info.verdict.reward is None else info.verdict.reward
 
     def _evictable(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         table = self._table
