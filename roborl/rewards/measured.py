@@ -8,7 +8,7 @@ from typing import Any
 
 from roborl.errors import ConfigError
 
-FORMAT = "roborl-bench-reward-2"
+FORMAT = "roborl-bench-reward-3"
 """What the file calls its own form."""
 
 
