@@ -162,7 +162,7 @@ class ArenaWriter:
         table["kind"][slot] = KINDS.index(info.kind)
         table["discarded"][slot] = info.discarded
         table["success"][slot] = -1 if info.success is None else int(info.success)
-        table["awaits_verdict"][slot] = info.meta.get("outcome") == "judge" and info.verdict is None
+        table["awaits_verdict"][slot] = info.awaits_verdict
         if terminal != table["terminal"][slot]:
             table["terminal"][slot] = -1
         table["verdict_reward"][slot] = self._verdict_reward(slot, info, terminal)

@@ -84,6 +84,12 @@ class EpisodeInfo:
             return self.verdict.success
         return {EndCause.SUCCESS: True, EndCause.FAILURE: False}.get(self.end) if self.end else None
 
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether its outcome is left to a judge that has not spoken; nobody judges an episode without a step."""
+        over = self.end is not None and not self.steps
+        return self.meta.get("outcome") == "judge" and self.verdict is None and not over
+
     def with_record(self, record: Record) -> EpisodeInfo | None:
         """Return what is known after one more record, or None where the record does not belong here.
 

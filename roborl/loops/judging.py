@@ -49,12 +49,7 @@ class Verdicts:
 
     def awaited(self, info: EpisodeInfo) -> bool:
         """Return whether an episode still waits for its verdict."""
-        return (
-            info.meta.get("outcome") == "judge"
-            and info.verdict is None
-            and info.key not in self._settled
-            and not self._book.given(info.key)
-        )
+        return info.awaits_verdict and info.key not in self._settled and not self._book.given(info.key)
 
     def look(self, info: EpisodeInfo, labels: EpisodeLabels) -> Verdict | None:
         """Give the verdict on an episode once its labels allow one; return it where that is now."""
@@ -72,12 +67,12 @@ class Verdicts:
     def _done(self, info: EpisodeInfo, labels: EpisodeLabels, whole: bool) -> Verdict | None:
         if labels.done_at is not None:
             return _verdict(info, labels.done_at, success=True)
-        readable = whole and info.steps and labels.last is not None and labels.last.valid
+        readable = whole and labels.last is not None and labels.last.valid
         return _verdict(info, info.steps, success=False) if readable else None
 
     def _graded(self, info: EpisodeInfo, labels: EpisodeLabels, whole: bool) -> Verdict | None:
         last = labels.last
-        if not whole or not info.steps or last is None or not last.valid:
+        if not whole or last is None or not last.valid:
             return None
         success = level_of(last.progress) == HIGHEST
         paid = RewardTransform.TERMINAL01.verdict(LOWEST + (HIGHEST - LOWEST) * last.progress)

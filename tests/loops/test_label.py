@@ -508,6 +508,15 @@ def test_an_end_that_comes_after_the_last_label_brings_the_verdict() -> None:
     assert rig.book.verdicts == [verdict(len(VALUES) - 1, False)]
 
 
+@pytest.mark.parametrize("values", [[], [255]])
+def test_an_episode_without_a_step_is_not_judged_and_not_waited_for(values: list[int]) -> None:
+    rig = Rig()
+    rig.server.done_from = 0.0
+    assert judge(rig, values) is None
+    assert rig.store.columns["v1"].finished
+    assert not rig.labeller.counters["unjudged"]
+
+
 @pytest.mark.parametrize("rule", ["done", "terminal01"])
 def test_an_unreadable_last_frame_leaves_no_verdict_and_is_told(rule: str) -> None:
     rig = Rig(verdict=rule)
