@@ -131,7 +131,8 @@ def pack_record(record: Record) -> list[Part]:
     What is packed without an error can be unpacked: a committed record never turns out unreadable at the store.
 
     Raises:
-        WireError: If a name is not a plain file name, a note is neither text nor number, or a reward not finite.
+        WireError: If a name is not a plain file name, a note is neither text nor number, a reward not finite, or an
+            integer larger than the store's columns hold.
     """
     message: dict[str, Any] = {"kind": _KINDS[type(record)], "key": _key_text(record.key)}
     match record:
@@ -141,10 +142,14 @@ def pack_record(record: Record) -> list[Part]:
             observation, command = record.observation, record.command
             message |= {
                 "index": _count(record.index),
-                "stamp_ns": observation.stamp_ns,
+                "stamp_ns": _stamp(observation.stamp_ns),
                 "state": observation.state,
                 "frames": {
-                    _name(name): {"rgb": frame.rgb, "stamp_ns": frame.stamp_ns, "id": frame.id}
+                    _name(name): {
+                        "rgb": frame.rgb,
+                        "stamp_ns": _stamp(frame.stamp_ns),
+                        "id": _count(frame.id),
+                    }
                     for name, frame in observation.frames.items()
                 },
                 "reward": _finite(record.reward),
@@ -155,7 +160,7 @@ def pack_record(record: Record) -> list[Part]:
                     "action": command.action,
                     "proposed": command.proposed,
                     "source": command.source.value,
-                    "policy_version": command.policy_version,
+                    "policy_version": _count(command.policy_version),
                 }
         case End():
             message |= {
@@ -220,7 +225,7 @@ def _arrival(key: EpisodeKey, message: Mapping[str, Any]) -> Arrival:
         _name(name): Frame(
             rgb=_typed(frame["rgb"], np.ndarray),
             camera=name,
-            stamp_ns=_typed(frame["stamp_ns"], int),
+            stamp_ns=_stamp(frame["stamp_ns"]),
             id=_count(frame["id"]),
         )
         for name, frame in _typed(message["frames"], dict).items()
@@ -239,9 +244,7 @@ def _arrival(key: EpisodeKey, message: Mapping[str, Any]) -> Arrival:
     return Arrival(
         key=key,
         index=_count(message["index"]),
-        observation=Observation(
-            frames=frames, state=message["state"], stamp_ns=_typed(message["stamp_ns"], int)
-        ),
+        observation=Observation(frames=frames, state=message["state"], stamp_ns=_stamp(message["stamp_ns"])),
         command=command,
         reward=_finite(_typed(message["reward"], float)),
         reward_source=RewardSource(message["reward_source"]),
@@ -257,7 +260,24 @@ def _typed[T](value: object, kind: type[T]) -> T:
 def _count(value: Any) -> int:
     number = -1 if isinstance(value, bool) else operator.index(value)
     if not 0 <= number < 1 << 63:
-        raise WireError("A count is out of range", seen=value, allowed="0 to 2**63 - 1")
+        raise WireError(
+            "A count is out of range",
+            seen=value,
+            allowed="0 to 2**63 - 1",
+            remedy="Count from 0 at the actor, or start it again under a new incarnation",
+        )
+    return number
+
+
+def _stamp(value: Any) -> int:
+    number = 1 << 63 if isinstance(value, bool) else operator.index(value)
+    if not -1 << 63 <= number < 1 << 63:
+        raise WireError(
+            "A time stamp is out of range",
+            seen=value,
+            allowed="nanoseconds from -2**63 to 2**63 - 1",
+            remedy="Stamp with the monotonic clock of the actor's machine, in whole nanoseconds",
+        )
     return number
 
 

@@ -44,6 +44,6 @@ class Supervisor(Protocol):
 
     def decide(
         self, observation: Observation, proposed: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], Source]:
-        """Return the action to execute, float32 (a,), and who chose it."""
+    ) -> tuple[NDArray[np.float32], Source] | None:
+        """Return the action to execute, float32 (a,), and who chose it; None where the arm must stop."""
         ...

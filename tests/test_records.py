@@ -131,8 +131,13 @@ def test_numbers_of_numpy_may_stand_in_a_record() -> None:
             reward=float("nan"),
         ),
         End(key=EpisodeKey(actor="a", incarnation=1, episode=0), index=-1, cause=EndCause.SUCCESS),
+        Arrival(
+            key=EpisodeKey(actor="a", incarnation=1, episode=0),
+            index=0,
+            observation=Observation(frames={}, state=vector(6), stamp_ns=2**63),
+        ),
     ],
-    ids=range(8),
+    ids=range(9),
 )  # fmt: skip
 def test_what_the_store_could_not_read_is_not_committed(record: Record) -> None:
     with pytest.raises(WireError):
@@ -171,6 +176,10 @@ def test_the_good_message_is_good() -> None:
         ("index", float("inf")),
         ("stamp_ns", float("inf")),
         ("stamp_ns", "5"),
+        ("stamp_ns", True),
+        ("stamp_ns", 2**63),
+        ("frames", {"front": {**GOOD["frames"]["front"], "stamp_ns": 2**63}}),
+        ("frames", {"front": {**GOOD["frames"]["front"], "id": 2**63}}),
         ("state", [1.0]),
         ("state", np.zeros((2, 3), np.float32)),
         ("state", np.zeros(6)),
@@ -191,6 +200,13 @@ def test_the_good_message_is_good() -> None:
 def test_a_malformed_record_is_a_wire_error(field: str, value: object) -> None:
     with pytest.raises(WireError):
         unpack_record(encode({**GOOD, field: value}))
+
+
+def test_a_stamp_that_no_column_holds_is_told_with_what_to_do() -> None:
+    with pytest.raises(WireError, match="time stamp is out of range") as caught:
+        unpack_record(encode({**GOOD, "stamp_ns": 2**63}))
+    assert (caught.value.seen, caught.value.allowed) == (2**63, "nanoseconds from -2**63 to 2**63 - 1")
+    assert "monotonic clock" in caught.value.remedy
 
 
 def test_random_values_in_random_fields_raise_nothing_but_wire_errors() -> None:

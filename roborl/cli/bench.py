@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,17 @@ _FAULTS = {
 def _nothing_lost(*path: str, when: str = "") -> tuple[Bar, ...]:
     return tuple(
         Bar(name=words + when, read=_figure(*path, fault), most=0) for fault, words in _FAULTS.items()
+    )
+
+
+def _seeds_at(arm: str, share: float) -> Callable[[Mapping[str, Any]], float]:
+    return lambda result: sum(success >= share for success in result["table"][arm]["by_seed"].values())
+
+
+def _above(difference: str) -> Callable[[Mapping[str, Any]], float]:
+    """Read the lower end of a difference's interval, not a number where too few seeds have both arms."""
+    return lambda result: float(
+        result["differences"].get(difference, {"interval": [math.nan]})["interval"][0]
     )
 
 
@@ -200,6 +212,7 @@ BENCHMARKS = {
             Bar(
                 name="labels unlike those of an undisturbed scoring", read=_figure("labels", "wrong"), most=0
             ),
+            Bar(name="labels that were taken back", read=_figure("labels", "taken_back"), most=0),
             Bar(
                 name="rate of steps without reward server / with it",
                 read=_figure("server_away", "rate_ratio"),
@@ -249,11 +262,36 @@ BENCHMARKS = {
             ),
         ),
     ),
-    "seeds": Benchmark(module="bench_seeds", quick={"seeds": 1}),
+    "seeds": Benchmark(
+        module="bench_seeds",
+        quick={"seeds": 1},
+        bars=(
+            Bar(
+                name="PickCube: seeds whose shaped run ends at 90 %",
+                read=_seeds_at("PickCube shaped", 0.9),
+                least=4,
+            ),
+            *(
+                Bar(
+                    name=f"PickCube: shaped - {other}, lower end of the interval",
+                    read=_above(f"PickCube: shaped - {other}"),
+                    least=0.001,
+                )
+                for other in ("sparse", "clone of all demonstrations", "shuffled", "blind")
+            ),
+        ),
+    ),
     "judges": Benchmark(
         module="bench_judges",
         quick={"most_seeds": 1, "recorded": 3, "steps": 150, "adapting_steps": 60}
         | {"episodes": 15, "evaluation": 10},
+        bars=(
+            Bar(
+                name="PickPlace fused: success",
+                read=_figure("table", "PickPlace fused", "success"),
+                least=0.95,
+            ),
+        ),
     ),
 }
 ALL = tuple(name for name in BENCHMARKS if name not in ("seeds", "judges"))

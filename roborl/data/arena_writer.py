@@ -85,7 +85,7 @@ class ArenaWriter:
         return int(ordinals.min()) if ordinals.size else None
 
     def place(self, info: EpisodeInfo, rows: int) -> bool:
-        """Reserve a block of rows for an episode, evicting the oldest ones that are not demonstrations.
+        """Reserve a block of rows for an episode, evicting the oldest ones that were not recorded to learn from.
 
         It counts as open until :meth:`update` says otherwise, so that nobody takes it for whole while it is filled.
 

@@ -23,7 +23,7 @@ class EpisodeInfo:
         key: Identity.
         ordinal: Its place in the order in which the store met episodes, from 1.
         task: The instruction in words.
-        kind: ``demo`` episodes are never evicted; ``evaluation`` episodes are kept and never sampled.
+        kind: ``demo`` and ``failure`` episodes are never evicted; ``evaluation`` episodes are kept and never sampled.
         meta: What its ``Begin`` said.
         observations: How many are stored: T + 1 once it has ended.
         end: Why it ended, None while it is open.

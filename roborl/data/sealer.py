@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 class Sealer:
     """Runs ``seal`` on episodes in the order given, in one thread.
 
-    An episode whose sealing fails (a full disk) keeps its log and is tried again together with the next one.
+    An episode whose sealing fails, for whatever reason, keeps its log and is tried again together with the next one.
 
     Args:
         seal: Seals one episode; called in the thread.
@@ -30,8 +30,27 @@ class Sealer:
         self._thread = threading.Thread(target=self._run, name="sealer", daemon=True)
         self._thread.start()
 
+    def check(self) -> None:
+        """Do nothing while the thread lives.
+
+        Raises:
+            RoborlError: If it has ended: nothing would be sealed any more.
+        """
+        if not self._thread.is_alive() and not self._closing:
+            raise RoborlError(
+                "Finished episodes are not sealed any more: the thread that does it has ended",
+                seen=f"{self.pending} of them wait",
+                allowed="a thread that lives as long as the store",
+                remedy="See its traceback above, and start the store again: it seals what the logs hold",
+            )
+
     def submit(self, key: EpisodeKey) -> None:
-        """Queue an episode."""
+        """Queue an episode.
+
+        Raises:
+            RoborlError: If the thread has ended.
+        """
+        self.check()
         with self._changed:
             self._waiting += [*self._failed, key]
             self._failed.clear()
@@ -74,6 +93,9 @@ class Sealer:
             except (OSError, RoborlError) as error:
                 failed = True
                 _log.warning("episode %s is not sealed yet and keeps its log: %s", key, error)
+            except Exception:  # What one episode holds must not keep the others from being sealed.
+                failed = True
+                _log.exception("episode %s is not sealed yet and keeps its log", key)
             with self._changed:
                 self._busy = False
                 self._failed += [key] * failed

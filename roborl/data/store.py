@@ -155,7 +155,12 @@ class Store:
         for arrival in arrivals:
             problem = misfit(self.spec, arrival)
             if problem:
-                raise DatasetError(f"Episode {episode.key} does not fit this store: {problem}")
+                raise DatasetError(
+                    "An episode does not fit this store",
+                    seen=f"{problem}, in episode {episode.key}",
+                    allowed="the cameras and sizes of the store",
+                    remedy="Use a recording of this bench",
+                )
         info = EpisodeInfo(
             key=episode.key,
             ordinal=self._next_ordinal(),
@@ -179,7 +184,12 @@ class Store:
             return sorted(self._infos.values(), key=lambda info: info.ordinal)
 
     def health(self) -> dict[str, int]:
-        """Return counts of what is held, of what waits, and of everything unusual."""
+        """Return counts of what is held, of what waits, and of everything unusual.
+
+        Raises:
+            RoborlError: If finished episodes are not sealed any more.
+        """
+        self._sealer.check()
         return {
             "episodes": len(self._infos),
             "open": len(self._open),
@@ -292,14 +302,16 @@ class Store:
         self._arena.keep_only(info.key for info in infos)
         if self._arena.reused:
             oldest = self._arena.oldest_evictable() or 0
-            wanted = [i for i in infos if i.key in self._arena or i.kind == "demo" or i.ordinal > oldest]
+            wanted = [i for i in infos if i.key in self._arena or i.recorded or i.ordinal > oldest]
         else:
-            room = self._arena.layout.rows - sum(i.observations for i in infos if i.kind == "demo")
+            replayed = [i for i in infos if i.kind != "evaluation"]
+            room = self._arena.layout.rows - sum(max(i.observations, 1) for i in replayed if i.recorded)
             wanted = []
-            for info in reversed(infos):
-                room -= 0 if info.kind == "demo" else max(info.observations, 1)
-                if info.kind == "demo" or room >= 0:
+            for info in reversed(replayed):
+                room -= 0 if info.recorded else max(info.observations, 1)
+                if info.recorded or room >= 0:
                     wanted.insert(0, info)
+            self.counts["episodes_not_in_memory"] += len(replayed) - len(wanted)
         for info in wanted:
             self._load(info)
         self._arena.mark_complete()

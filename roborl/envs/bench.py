@@ -50,11 +50,14 @@ class WatchdogConfig:
         stale_s: Greatest age of a camera frame.
         frozen_frames: How many identical frames in a row are taken for a frozen camera while the arm moves; 0: any.
         action_deadline_s: Longest wait for an action before the episode is ended.
+        operator_silence_s: Longest silence of a device that sends signs of life, as the terminal's keyboard does four
+            times a second, before the episode is ended; 0: any. Nothing is asked of a device that sends presses alone.
     """
 
     stale_s: float = 0.5
     frozen_frames: int = 5
     action_deadline_s: float = 2.0
+    operator_silence_s: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,16 +135,27 @@ class Bench:
         return round(self.control_hz / self.policy_hz)
 
 
-def load_bench(name_or_path: str, overrides: Sequence[str] = ()) -> Bench:
+def load_bench(name_or_path: str, overrides: Sequence[str] = (), plugins: Sequence[str] = ()) -> Bench:
     """Read a bench file and fill in what a simulated task says itself.
 
     Args:
         name_or_path: A path, or a name in ``hardware_configs/``.
         overrides: Dotted overrides as on a command line, such as ``--robot.scene=Reach``.
+        plugins: Modules to import first, which register robots, cameras or teleoperators with LeRobot.
 
     Raises:
-        ConfigError: If the file is missing or a field does not fit.
+        ConfigError: If the file is missing or a field does not fit, or there is no such plug-in.
     """
+    for plugin in plugins:
+        try:
+            importlib.import_module(plugin)
+        except ImportError as error:
+            raise ConfigError(
+                "A plug-in cannot be imported",
+                seen=f"{plugin}: {error}",
+                allowed="a module that Python finds",
+                remedy="Install it, or correct plugins",
+            ) from error
     register_robot_types()
     path = bench_file(name_or_path)
     return resolve(parse(Bench, ["--config_path", str(path), *overrides], prog=str(path)))

@@ -9,17 +9,18 @@ from roborl.errors import SafetyStop
 from roborl.hil.presses import Button, Press, Presses
 from roborl.roles import Operator
 
-_VERDICTS = {Button.SUCCESS: True, Button.FAILURE: False}
-
 
 class PersonOperator:
     """A :class:`roborl.roles.Operator` behind buttons.
+
+    It reads the buttons between episodes alone. What is pressed during one belongs to whoever runs it: a stop must not
+    wait, and a verdict names a frame.
 
     Args:
         presses: Where the buttons arrive.
         say: Shows the person a line of text.
         clock: For waiting.
-        on_press: Gets the presses that come while waiting and do not concern the scene, such as a late verdict.
+        on_press: Gets the presses between episodes that do not concern the scene, such as a late verdict.
         stopping: True once the process must end; a wait for the person ends then.
         poll_s: How often the buttons are looked at while waiting.
     """
@@ -51,10 +52,11 @@ class PersonOperator:
             self._pass_on(press)
         self._say("Make the scene ready, then press r. Ctrl-C ends the run.")
         while not self._stopping():
-            for press in self._presses.take():
-                if press.button is Button.READY:
-                    return
+            taken = self._presses.take()
+            for press in taken:
                 self._pass_on(press)
+            if any(press.button is Button.READY for press in taken):
+                return
             self._clock.sleep_until(self._clock.now_ns() + self._poll_ns)
         raise SafetyStop("The run was stopped while it waited for the operator")
 
@@ -65,8 +67,8 @@ class PersonOperator:
             self.on_press(press)
 
     def verdict(self) -> bool | None:
-        """Return the newest verdict pressed since the last call, None where there is none."""
-        return newest_verdict(self._presses.take())
+        """Return None: this person's verdicts are presses."""
+        return None
 
 
 class Nobody:
@@ -93,9 +95,3 @@ class WithoutVerdict:
     def verdict(self) -> bool | None:
         """Return None."""
         return None
-
-
-def newest_verdict(presses: list[Press]) -> bool | None:
-    """Return the last verdict among presses, None where there is none."""
-    verdicts = [_VERDICTS[press.button] for press in presses if press.button in _VERDICTS]
-    return verdicts[-1] if verdicts else None

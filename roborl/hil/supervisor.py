@@ -46,7 +46,8 @@ class InterventionConfig:
     rest: float = 0.05
     # With the motion trigger: how long the person keeps the arm after the last motion, in seconds.
     hold_over_s: float = 0.5
-    # A reading older than this, in seconds, is no reading: the policy commands and the loss is counted.
+    # A reading older than this, in seconds, is no reading: the arm is stopped where the person has it, and no episode
+    # begins before there is a younger one.
     stale_s: float = 0.2
 
     def __post_init__(self) -> None:
@@ -76,8 +77,6 @@ class Intervention:
 
     Attributes:
         engaged: Whether the person had the arm at the last decision.
-        takeovers: How often the person took over.
-        stale: How many decisions found a reading that was too old while the person had the arm.
     """
 
     def __init__(self, read: Callable[[], Reading | None], clock: Clock, config: InterventionConfig) -> None:
@@ -87,8 +86,11 @@ class Intervention:
         self._held_until_ns = -1
         self._forced = False
         self.engaged = False
-        self.takeovers = 0
-        self.stale = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the device gives readings that can be used."""
+        return self._reading(self._clock.now_ns()) is not None
 
     def force(self, engaged: bool) -> None:
         """Take over, or give back, by a button; the trigger keeps working beside it."""
@@ -96,23 +98,33 @@ class Intervention:
 
     def decide(
         self, observation: Observation, proposed: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], Source]:
-        """Return the person's action while the person commands, else the proposal."""
-        reading, now_ns = self._read(), self._clock.now_ns()
-        if reading is None or now_ns - reading.stamp_ns > self._config.stale_s * NS:
-            self.stale += self.engaged
-            self.engaged = False
+    ) -> tuple[NDArray[np.float32], Source] | None:
+        """Return the person's action while the person commands, else the proposal.
+
+        None where the person has the arm, or asked for it, and the device cannot be heard: the arm is given to nobody.
+        The person has to take over again afterwards.
+        """
+        now_ns = self._clock.now_ns()
+        reading = self._reading(now_ns)
+        if reading is None:
+            lost = self.engaged or self._forced
+            self.engaged = self._forced = False
             self._held_until_ns = -1
-            return proposed, Source.POLICY
+            return None if lost else (proposed, Source.POLICY)
         if self._config.trigger is Trigger.MOTION:
             if float(np.abs(reading.action).max(initial=0.0)) > self._config.rest:
                 self._held_until_ns = now_ns + int(self._config.hold_over_s * NS)
             engaged = now_ns < self._held_until_ns
         else:
             engaged = reading.clutch
-        engaged = engaged or self._forced
-        self.takeovers += engaged and not self.engaged
-        self.engaged = engaged
-        if not engaged or not np.isfinite(reading.action).all():
+        self.engaged = engaged or self._forced
+        if not self.engaged:
             return proposed, Source.POLICY
         return np.clip(reading.action, -1.0, 1.0).astype(np.float32), Source.PERSON
+
+    def _reading(self, now_ns: int) -> Reading | None:
+        """Return the newest reading, None where it is too old or not finite."""
+        reading = self._read()
+        if reading is None or now_ns - reading.stamp_ns > self._config.stale_s * NS:
+            return None
+        return reading if np.isfinite(reading.action).all() else None

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from roborl.errors import ModelLoadError
+from roborl.errors import ModelLoadError, TrainingError
 
 FORMAT = 1
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -44,9 +44,20 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
 
     Returns:
         The new folder, named after the step.
+
+    Raises:
+        TrainingError: If a number in it is not finite; the older ones stay.
     """
     tensors: dict[str, torch.Tensor] = {}
     state = {name: _flatten(part, name, tensors) for name, part in checkpoint.parts.items()}
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise TrainingError(
+            "A checkpoint would hold numbers that are not finite, and is not written",
+            seen=broken[0],
+            allowed="finite numbers",
+            remedy="Resuming goes on from the last good one; look at the trainer's losses before that",
+        )
     target = folder / f"{checkpoint.step:012d}"
     draft = folder / f".{target.name}.{os.getpid()}.draft"
     shutil.rmtree(draft, ignore_errors=True)

@@ -71,10 +71,7 @@ def split_batch(
         >>> split_batch(6, mix, {"online": 0, "demo": 9}, update=0)
         {'demo': 6}
     """
-    everything = max(1, sum(counts[name] for name in mix))
-    shares = {
-        name: share.at(update, counts[name] / everything) for name, share in mix.items() if counts[name] > 0
-    }
+    shares = _present_shares(mix, counts, update)
     total = sum(shares.values())
     if total <= 0.0:
         raise DatasetError(
@@ -90,6 +87,13 @@ def split_batch(
     return parts
 
 
+def _present_shares(mix: Mapping[str, Share], counts: Mapping[str, int], update: int) -> dict[str, float]:
+    everything = max(1, sum(counts[name] for name in mix))
+    return {
+        name: share.at(update, counts[name] / everything) for name, share in mix.items() if counts[name] > 0
+    }
+
+
 class Mixer:
     """Draws mixed batches.
 
@@ -101,11 +105,18 @@ class Mixer:
     def __init__(self, sampler: Sampler, mix: Mapping[str, Share]) -> None:
         self.sampler, self.mix = sampler, dict(mix)
 
+    def empty(self, update: int) -> bool:
+        """Return whether all sets with a share are empty."""
+        return not sum(_present_shares(self.mix, self._counts(), update).values()) > 0.0
+
     def sample(self, batch_size: int, update: int, *, images: bool = True) -> Batch:
         """Draw one batch, its transitions in the order of the mix.
 
         Raises:
             DatasetError: If all sets with a share are empty.
         """
-        counts = {name: self.sampler.count(name) for name in self.mix}
-        return self.sampler.sample_parts(split_batch(batch_size, self.mix, counts, update), images=images)
+        parts = split_batch(batch_size, self.mix, self._counts(), update)
+        return self.sampler.sample_parts(parts, images=images)
+
+    def _counts(self) -> dict[str, int]:
+        return {name: self.sampler.count(name) for name in self.mix}

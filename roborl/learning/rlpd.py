@@ -53,7 +53,8 @@ class RlpdConfig:
         discount: The one discount, of the return and of the shaping.
         n_step: Longest n-step return.
         lookahead: What part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain
-            potential shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1.
+            potential shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1. Inside an
+            n-step window nothing is damped: longer windows look further than the source's one-step rule.
         lookahead_updates: Updates after which it has grown to 1; 0: it never grows, and the run says so.
         members: Critics in the ensemble.
         subset: Critics whose minimum is the target.

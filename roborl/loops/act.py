@@ -151,6 +151,8 @@ class Actor:
             "steps": control["steps"],
             "successes": control["successes"],
             "person_steps": control["person_steps"],
+            "takeovers": control["takeovers"],
+            "operator_lost": control["operator_lost"],
             "watchdogs": control["watchdogs"],
             "lost_episodes": control["lost_episodes"],
             "holds": control["holds"],

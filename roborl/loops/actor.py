@@ -15,12 +15,40 @@ from roborl.hil.supervisor import InterventionConfig
 from roborl.policies.exploration import ExplorationConfig
 from roborl.serving.security import SecurityConfig
 
+# Under names of their own, since the help of a field is found beside a plain name alone.
+WhoOperates = Literal["auto", "sim", "keyboard", "none"]
+Priority = Literal["normal", "nice", "fifo"]
+
 _MEMORY_DISK = Path("/dev/shm")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActConfig:
+class ActSettings:
+    """How an actor runs its arm, whoever starts it."""
+
+    # After how many steps of an action chunk the next one is asked for.
+    replan_steps: int = 1
+    # Who makes the scene ready and judges: sim, keyboard, none (nobody: a task that ends by time alone), or auto: the
+    # simulation where there is one, else the keyboard.
+    operator: WhoOperates = "auto"
+    # YAML file with LeRobot's configuration of a device to take over with, such as "type: gamepad"; empty for none.
+    teleop: str = ""
+    # When the person at that device commands.
+    intervention: InterventionConfig = field(default_factory=InterventionConfig)
+    # Simulation only: the world stands still while no action is there, so that load does not change an episode.
+    world_waits: bool = True
+    # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
+    ring_mb: int = 256
+    # How long to wait at the end until the learner has every step, in seconds.
+    drain_s: float = 60.0
+    # Scheduling of the control process: normal, nice, or fifo (real time); as far as the system allows. A
+    # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
+    priority: Priority = "fifo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActConfig(ActSettings):
     """What ``roborl act`` is told."""
 
     # Name or path of the bench file.
@@ -49,30 +77,11 @@ class ActConfig:
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     # What the episodes are for: train or evaluate; it goes with their records.
     mode: str = "train"
-    # Episodes in all, over restarts too; 0 for no end.
+    # Episodes in all, over restarts too, but not over those of the machine: an actor without its learner's run folder
+    # counts in memory alone. 0 for no end.
     episodes: int = 0
     # Seed of the scenes and of exploration.
     seed: int = 0
-    # After how many steps of an action chunk the next one is asked for.
-    replan_steps: int = 1
-    # Who makes the scene ready and judges: sim, keyboard, none (nobody: a task that ends by time alone), or auto: the
-    # simulation where there is one, else the keyboard.
-    operator: Literal["auto", "sim", "keyboard", "none"] = "auto"
-    # Seconds without a sign of life of the keyboard that stop the arm; 0 for never.
-    operator_silence_s: float = 0.0
-    # YAML file with LeRobot's configuration of a device to take over with, such as "type: gamepad"; empty for none.
-    teleop: str = ""
-    # When the person at that device commands.
-    intervention: InterventionConfig = field(default_factory=InterventionConfig)
-    # Simulation only: the world stands still while no action is there, so that load does not change an episode.
-    world_waits: bool = True
-    # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
-    ring_mb: int = 256
-    # How long to wait at the end until the learner has every step, in seconds.
-    drain_s: float = 60.0
-    # Scheduling of the control process: normal, nice, or fifo (real time); as far as the system allows. A
-    # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
-    priority: Literal["normal", "nice", "fifo"] = "fifo"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.actor):
@@ -122,7 +131,8 @@ def shared_folder(run: Path, actor: str) -> Path:
     """Return, and make, the folder that the processes of one actor share.
 
     It lies in memory where the system has a memory disk: there a slow or busy disk cannot hold a page that the control
-    process writes to. It outlives the processes, not the machine.
+    process writes to. It outlives the processes, not the machine: after a restart of that, ``roborl train`` recalls the
+    actors' counts from its store, and ``roborl act`` begins again with the first episode and the first scene.
     """
     if os.access(_MEMORY_DISK, os.W_OK):
         folder = _MEMORY_DISK / f"roborl-{actor}-{zlib.crc32(str(run.resolve()).encode()):08x}"

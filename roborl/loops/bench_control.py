@@ -4,7 +4,8 @@ The actor runs as it always does: control, inference and I/O on a robot whose ca
 is measured is ours. The bare loop does nothing but sleep to its next tick, on the same processor and half a millisecond ahead
 of the control loop's, which has long done its work by then: so whatever keeps that processor from both, down to a host that
 stops a virtual one for 17 ms, is seen by both, and neither can make the other late. The load: a trainer that multiplies matrices and publishes 12 M weights every second, a disk that
-is written and flushed without end, a store that stalls for seconds.
+is written and flushed without end, a store that stalls for seconds. No reward server runs: an actor has no link to one, and
+``bench faults`` keeps one dead for a minute.
 """
 
 from __future__ import annotations

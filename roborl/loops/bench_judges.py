@@ -138,7 +138,7 @@ def run(
         return learn_cell(config, prepared)
 
     results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
-    return summarise(results, full=FUSED, plot=out / "judges.png", not_invariant=(NAIVE,)) | {
+    return summarise(results, full=FUSED, plot=out / "judges.png") | {
         "commit": commit,
         "of": len(cells),
         "judges": judges,

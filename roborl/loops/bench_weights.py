@@ -1,6 +1,6 @@
 """How long new weights take from the trainer's arrays to arrays that an actor may use, 12 M parameters.
 
-Ours checks that all values are finite on both sides and compares check sums; the others check nothing. Each side is a
+The way on, through shared memory into the inference process and its policy, is not in it. Ours checks that all values are finite on both sides and compares check sums; the others check nothing. Each side is a
 process of its own on this machine, both look at the same monotonic clock, rounds of all paths alternate, medians count.
 """
 

@@ -19,6 +19,7 @@ from roborl.data.journal import Journal
 from roborl.errors import RobotError, SafetyStop, WireError
 from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
+from roborl.loops.remarks import Remarks
 from roborl.loops.seeds import SCENES, scene_seed
 from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Request
 from roborl.loops.status import StatusSlot
@@ -82,7 +83,7 @@ class ControlLoop:
         self._orders = orders or Orders(None, clock)
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
-        self._trace = TickTrace(status)
+        self._trace, self._remarks = TickTrace(status), Remarks()
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
         self._index = -1
         self._chunk: Chunk | None = None
@@ -101,10 +102,14 @@ class ControlLoop:
                 self._status["waiting_for"] = reason
                 if reason is Waiting.NOTHING:
                     self.run_episode()
+                    self._remarks.tell()
                 else:
                     self._rest()
         except SafetyStop as stop:
             log.warning("%s", stop)
+        finally:
+            self._commit_late_verdicts()
+            self._remarks.tell()
 
     def run_episode(self) -> EndCause | None:
         """Run one episode and return why it ended; None where the robot or a stop did not let it begin.
@@ -196,10 +201,15 @@ class ControlLoop:
                 return self._orders.end or EndCause.WATCHDOG
             self._trace.enter("observe")
             observation = self._arm.observe(self._index + 1)
+            self._trace.enter("listen")
+            # What was pressed meanwhile was pressed with the observation before on the screen.
+            self._orders.listen(self._index)
             self._trace.enter("other")
             verdict = self._operator.verdict()
             self._arrive(observation, command, verdict)
             self._status.add("steps")
+            if self._orders.end is not None:
+                return self._orders.end
             if verdict is not None:
                 return EndCause.SUCCESS if verdict else EndCause.FAILURE
 
@@ -213,7 +223,7 @@ class ControlLoop:
                 observation=observation,
                 command=command,
                 reward=1.0 if verdict else 0.0,
-                reward_source=RewardSource.NONE if verdict is None else self._settings.verdict_source,
+                reward_source=RewardSource.NONE if verdict is None else RewardSource.ENV,
             )
         )
         self._status["index"] = self._index
@@ -236,7 +246,9 @@ class ControlLoop:
             chunk = self._look_within_period()
             if chunk is None:
                 if self._clock.now_ns() > until_ns:
-                    log.warning("No action within %g s: the arm stops", self._settings.action_deadline_s)
+                    self._remarks.keep(
+                        "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
+                    )
                     return None
                 self._status.add("holds")
                 self._trace.enter("send")
@@ -264,10 +276,15 @@ class ControlLoop:
         """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
         assert self._chunk is not None
         self._trace.enter("decide")
-        chosen, source = self._supervisor.decide(observation, proposed)
+        decision = self._supervisor.decide(observation, proposed)
+        if decision is None:
+            self._lose_operator("The take-over device is silent while the person has the arm: it stops")
+            return None
+        chosen, source = decision
         if source is Source.PERSON:
-            self._person_at = self._index
+            self._status.add("takeovers", self._index == 0 or self._person_at < self._index - 1)
             self._status.add("person_steps")
+            self._person_at = self._index
         executed = self._arm.begin_step(chosen)
         if not np.array_equal(executed, chosen):
             self._status.add("clipped")
@@ -288,7 +305,7 @@ class ControlLoop:
             chunk = self._chunks.newest()
         except WireError as error:
             self._status.add("bad_chunks")
-            log.warning("%s", error)
+            self._remarks.keep("chunks", str(error))
             return
         if chunk is None:
             return
@@ -318,9 +335,13 @@ class ControlLoop:
         self._orders.listen(self._index)
         self._commit_late_verdicts()
         if self._stopping():
-            self._orders.end = EndCause.OPERATOR_STOP
+            self._orders.end = self._orders.end or EndCause.OPERATOR_STOP
         self._trace.enter("other")
         return self._orders.end is None
+
+    def _lose_operator(self, how: str) -> None:
+        self._status.add("operator_lost")
+        self._remarks.keep("operator", how)
 
     def _stop_arm(self) -> None:
         """Hold for a while. A robot that fails at this too has nothing left to be told."""
@@ -328,7 +349,7 @@ class ControlLoop:
             try:
                 self._arm.hold()
             except RobotError as error:
-                log.warning("The robot does not take the stop: %s", error)
+                self._remarks.keep("stop", f"The robot does not take the stop: {error}")
                 return
             self._rate.wait()
             self._sign_of_life()
@@ -337,7 +358,9 @@ class ControlLoop:
         self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
         if self._orders.verdict is not None:
             self._commit(self._orders.verdict)
-        self._orders.finish()
+        if self._orders.end is EndCause.WATCHDOG:
+            self._lose_operator("The operator's keyboard gives no sign of life: the arm stops")
+        self._orders.finish(self._index)
         self._status["last_end"] = _CAUSES.index(cause)
         self._status.add("episodes")
         self._status.add("successes", cause is EndCause.SUCCESS)

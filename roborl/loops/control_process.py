@@ -30,7 +30,7 @@ from roborl.loops.supervise import Child
 from roborl.loops.teleop import ReadingSlot
 from roborl.records import End, unpack_record
 from roborl.roles import Operator, Supervisor
-from roborl.types import EndCause, RewardSource
+from roborl.types import EndCause
 
 if TYPE_CHECKING:
     from lerobot.robots.robot import Robot
@@ -53,9 +53,7 @@ def main(child: Child, config: ActConfig) -> None:
     importlib.import_module("roborl.envs.gl")  # before anything loads MuJoCo
     bench_module = importlib.import_module("roborl.envs.bench")
     arm_module = importlib.import_module("roborl.envs.arm")
-    for plugin in config.plugins:
-        importlib.import_module(plugin)
-    bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides)
+    bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides, config.plugins)
     robot: Robot = bench_module.make_robot(bench)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
@@ -87,9 +85,8 @@ def main(child: Child, config: ActConfig) -> None:
 
     presses = Presses(folder)
     supervisor, on_press = make_supervisor(config, folder)
-    orders = Orders(
-        presses, clock, silence_s=config.operator_silence_s * bench.time_scale or None, on_press=on_press
-    )
+    silence_s = bench.watchdog.operator_silence_s * bench.time_scale
+    orders = Orders(presses, clock, silence_s=silence_s or None, on_press=on_press)
     operator = make_operator(config, bench, robot, presses, orders, clock, stopping)
     loop = ControlLoop(
         arm=arm,
@@ -101,7 +98,7 @@ def main(child: Child, config: ActConfig) -> None:
         status=status,
         clock=clock,
         settings=make_settings(config, bench),
-        blocked=gate(folder),
+        blocked=gate(folder, supervisor),
         orders=orders,
         stopping=stopping,
         sign_of_life=alive,
@@ -181,7 +178,6 @@ def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
         seed=config.seed,
         replan_steps=config.replan_steps,
         action_deadline_s=bench.watchdog.action_deadline_s,
-        verdict_source=RewardSource.ENV if bench.simulated else RewardSource.OPERATOR,
         time_scale=bench.time_scale,
         world_waits=bench.simulated and config.world_waits,
         goes_home=not bench.simulated,
@@ -219,13 +215,15 @@ def _left_to_judge(config: ActConfig, bench: Bench) -> bool:
     return bench.outcome == "judge" and config.mode == "train"
 
 
-def gate(folder: Path) -> Callable[[], Waiting]:
-    """Return what says why no episode may begin, from the other processes' counters."""
+def gate(folder: Path, supervisor: Supervisor) -> Callable[[], Waiting]:
+    """Return what says why no episode may begin, from the other processes' counters and the take-over device."""
     inference, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
 
     def blocked() -> Waiting:
         if io["paused"]:
             return Waiting.LEARNER_PAUSED
+        if isinstance(supervisor, Intervention) and not supervisor.connected:
+            return Waiting.NO_DEVICE
         return Waiting.NOTHING if inference.fresh(_SILENT_S) else Waiting.NO_POLICY
 
     return blocked

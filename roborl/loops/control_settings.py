@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from roborl.errors import ConfigError
-from roborl.types import RewardSource
 
 
 class Waiting(IntEnum):
@@ -16,7 +15,7 @@ class Waiting(IntEnum):
     RING_FULL = 1
     LEARNER_PAUSED = 2
     NO_POLICY = 3
-    CAMERA = 4
+    NO_DEVICE = 4
     OPERATOR = 5
 
 
@@ -34,7 +33,6 @@ class ControlSettings:
         replan_steps: After how many steps of a chunk another one is asked for.
         action_deadline_s: Wall seconds without an action after which the episode ends.
         stop_s: How long the arm is held, in seconds, before a stop counts as done.
-        verdict_source: Who gives the verdicts of ``Operator.verdict``.
         time_scale: How many clock seconds pass per wall second.
         world_waits: Let a simulated world stand still while no action is there, so that an episode does not depend on
             the load of the machine. On a physical arm this is false: it is held.
@@ -51,7 +49,6 @@ class ControlSettings:
     replan_steps: int = 1
     action_deadline_s: float = 1.0
     stop_s: float = 0.2
-    verdict_source: RewardSource = RewardSource.ENV
     time_scale: float = 1.0
     world_waits: bool = False
     goes_home: bool = False

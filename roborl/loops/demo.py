@@ -16,6 +16,7 @@ from roborl import config as configuration
 from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.robot_env import RobotEnv
+from roborl.errors import ConfigError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
@@ -39,13 +40,15 @@ from roborl.rewards.sarm.config import SarmTraining
 
 log = logging.getLogger(__name__)
 
+_OUT = Path("outputs/demo")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Settings of the demonstration run; the defaults are what the README reports."""
 
-    # folder of everything that the run makes
-    out: Path = Path("outputs/demo")
+    # folder of everything that the run makes; by default a quick one has another
+    out: Path = _OUT
     # simulated bench
     bench: str = "so101_sim"
     # simulated task
@@ -98,6 +101,7 @@ class DemoConfig:
         """Return the same with little of everything."""
         return replace(
             self,
+            out=_OUT.with_name("demo-quick") if self.out == _OUT else self.out,
             demonstrations=4,
             failures=1,
             episodes=6,
@@ -245,11 +249,11 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     """Run every stage that has not been run in ``config.out`` and return the figures.
 
     Raises:
+        ConfigError: If the folder holds a run with other settings.
         RoborlError: If a stage cannot do its work; what was done before stays.
     """
     config = config.quickened() if config.quick else config
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / SETTINGS).write_text(configuration.dump(config))
+    _claim(config.out / SETTINGS, configuration.dump(config))
     before = prepare(config)
     online, after = learn_and_measure(config, stopping=stopping)
     stages = Stages(config.out)
@@ -265,6 +269,22 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     page = write_report(config.out)
     log.info("The report is at %s", page)
     return figures | {"report": str(page)}
+
+
+def _claim(path: Path, settings: str) -> None:
+    """Write the settings of a run that begins; a run that goes on must have the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        path.write_text(settings)
+    before = path.read_text()
+    if before != settings:
+        old, new = before.splitlines(), settings.splitlines()
+        raise ConfigError(
+            "This folder holds a demonstration with other settings, and its stages would pass for this one's",
+            seen=f"{path}: {', '.join(line.strip() for line in old if line not in new) or 'fewer settings'}",
+            allowed=", ".join(line.strip() for line in new if line not in old) or "those and no more",
+            remedy=f"Give another --out, or delete {path.parent}",
+        )
 
 
 def _prepare_clone(config: DemoConfig) -> tuple[Folders, Stages, Bench]:

@@ -28,11 +28,13 @@ class Judge:
         version: Hash of model, prompt, view set, calibration and judge settings.
         cameras: The views it wants; empty for all.
         image_px: Side of the square pictures it looks at; None for the recording's size.
+        reply_limit_s: Longest that its server lets a session with frames under way go without a reply, s.
     """
 
     version: str
     cameras: tuple[str, ...] = ()
     image_px: int | None = None
+    reply_limit_s: float = field(default=600.0, compare=False)
 
 
 class ScoreLink(Protocol):
@@ -110,6 +112,10 @@ class LabelStore(Protocol):
         """Return the column of a version, made where there is none."""
         ...
 
+    def active(self) -> str | None:
+        """Return the version that the learner trains with, None before the first."""
+        ...
+
 
 @dataclass
 class _Session:
@@ -176,8 +182,10 @@ class Labeller:
     def turn(self, timeout_s: float = 0.02) -> bool:
         """Do what is due; return whether anything was sent or came in."""
         judge = self._link.judge()
-        if judge is not None and judge != self._judge:
-            self._switch(judge)
+        if judge is not None:
+            if judge != self._judge:
+                self._switch(judge)
+            self._judge = judge
         episodes = {info.key: info for info in self._store.episodes() if info.key not in self._finished}
         self._watch_deadlines(episodes)
         column = self._column
@@ -196,17 +204,17 @@ class Labeller:
         return {"backlog_frames": self.backlog, "stride": self._strides.stride, **self.counters}
 
     def _switch(self, judge: Judge) -> None:
-        """Start the column of another version; the learner changes over when it has caught up."""
+        """Start the column of another version; a learner that trains with one changes over when it has caught up."""
         for session in self._sessions.values():
             self._link.close(session.name)
         self._sessions.clear()
         self._finished.clear()
         self._waiting_ns.clear()
-        first = self._column is None
         self._judge, self._column = judge, self._store.column(judge.version)
-        self._active = self._caught_up = False
+        active = self._store.active()
+        self._active, self._caught_up = active == judge.version, False
         self._events({"event": "judge", "version": judge.version})
-        if first:
+        if active is None:
             self._activate(self._column)
 
     def _activate(self, column: Column) -> None:
@@ -348,13 +356,18 @@ class Labeller:
             column.finish(key)
 
     def _watch_silence(self) -> None:
-        """Count the time for replies, of each turn a part at most: while it is busy elsewhere nobody listens."""
-        now, timeout_ns = self._clock.now_ns(), int(self._config.reply_timeout_s * NS)
-        self._patience_ns += min(now - self._listened_ns, timeout_ns // _TURNS_OF_PATIENCE)
+        """Give up sessions that a working server would have answered.
+
+        A server that died tells so when it is met again, and a slow one is waited for. What is counted is the time for
+        replies, of each turn a part at most: while this side is busy elsewhere nobody listens.
+        """
+        assert self._judge is not None
+        now, limit_ns = self._clock.now_ns(), int(self._judge.reply_limit_s * NS)
+        self._patience_ns += min(now - self._listened_ns, limit_ns // _TURNS_OF_PATIENCE)
         self._listened_ns = now
         for key, session in list(self._sessions.items()):
-            if session.labels.unanswered and self._patience_ns - session.heard_ns > timeout_ns:
-                self._lose(key, f"no reply for {self._config.reply_timeout_s:g} s")
+            if session.labels.unanswered and self._patience_ns - session.heard_ns > limit_ns:
+                self._lose(key, f"no reply for {self._judge.reply_limit_s:g} s")
 
     def _lose(self, key: EpisodeKey, reason: str) -> None:
         """Forget a session; the next turn opens another and shows it the episode from its first frame on."""

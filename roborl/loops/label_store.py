@@ -13,7 +13,7 @@ import numpy as np
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.arena import ArenaReader
-from roborl.data.columns import ProgressColumns, switch
+from roborl.data.columns import ProgressColumns, active_version, switch
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
@@ -86,6 +86,10 @@ class StoredEpisodes:
         column = StoredColumn(self.arena, version)
         self._made.append(column)
         return column
+
+    def active(self) -> str | None:
+        """Return the version that the learner trains with, None before the first."""
+        return active_version(self._root)
 
     def _as_far_as_held(self, info: EpisodeInfo, slot: int) -> EpisodeInfo:
         held = int(self.arena.table["observations"][slot])

@@ -28,8 +28,6 @@ class LabelConfig:
     sessions: int = 8
     # seconds an episode waits for labels before it is trained on with its potential held
     deadline_s: float = 30.0
-    # seconds without a reply after which a session counts as lost and is rebuilt from the store
-    reply_timeout_s: float = 5.0
     # seconds between losing a session and opening another
     retry_s: float = 0.2
     # how the reward model judges an episode where the bench leaves the outcome to it. done: 1 at the first frame that it

@@ -16,16 +16,18 @@ from typing import Any
 
 from roborl import config as configuration
 from roborl.clock import NS
+from roborl.data.reader import StoreReader
 from roborl.envs.bench import load_bench
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops import act, learn
 from roborl.loops.act import Actor, actor_specs
-from roborl.loops.actor import ActConfig, shared_folder
+from roborl.loops.actor import ActConfig, ActSettings, shared_folder
 from roborl.loops.learn import learner_specs, prepare, result
 from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
+from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
 from roborl.rewards.references import digest, of_cameras
@@ -59,6 +61,8 @@ class TrainConfig(LearnSettings):
     explore: bool = True
     # and how
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    # how each actor runs its arm
+    act: ActSettings = field(default_factory=ActSettings)
     # threads of the reward server's tensor library
     serve_threads: int = 1
     # seconds the learner may take after the last episode, to label and to make the updates it still owes
@@ -71,6 +75,13 @@ class TrainConfig(LearnSettings):
                 "There is nothing to do for every actor",
                 seen=f"episodes={self.episodes} actors={self.actors}",
                 allowed="1 <= actors <= episodes",
+            )
+        if self.act.teleop and self.actors > 1:
+            raise ConfigError(
+                "Only one arm can be taken over with one device",
+                seen=f"act.teleop={self.act.teleop} actors={self.actors}",
+                allowed="1 actor",
+                remedy="Set actors to 1, or leave act.teleop out",
             )
         if self.reward_gate.result and not self.reward:
             raise ConfigError(
@@ -110,10 +121,13 @@ def learn_config(config: TrainConfig, where: Addresses) -> LearnConfig:
 def act_configs(config: TrainConfig, where: Addresses) -> list[ActConfig]:
     """Return each actor's part of the configuration; the episodes are dealt out evenly."""
     share, rest = divmod(config.episodes, config.actors)
+    settings = {field.name: getattr(config.act, field.name) for field in fields(ActSettings)}
     return [
         ActConfig(
+            **settings,
             bench=config.bench,
             bench_overrides=config.bench_overrides,
+            plugins=config.plugins,
             run=config.run,
             actor="arm" if config.actors == 1 else f"arm{number}",
             steps=where.steps,
@@ -134,6 +148,25 @@ def forget_earlier_run(config: TrainConfig, where: Addresses) -> None:
         shutil.rmtree(shared_folder(config.run, actor.actor))
 
 
+def recall_earlier_episodes(config: TrainConfig, where: Addresses) -> None:
+    """Give actors whose counts are gone those of the store, so that they go on with the next episode and the next scene.
+
+    The counts lie in memory, which does not outlive the machine. An episode that had not reached the store is run again.
+    """
+    try:
+        reader = StoreReader(RunFolder(config.run).store)
+    except DatasetError:
+        return  # There is no store before the first start.
+    online = [info for info in reader.episodes() if info.kind == "online"]
+    for actor in act_configs(config, where):
+        status = StatusSlot(shared_folder(config.run, actor.actor), "control")
+        if status["begun"] == 0:
+            own = [info for info in online if info.key.actor == actor.actor]
+            status["begun"] = status["episodes"] = len(own)
+            status["steps"] = sum(info.steps for info in own)
+            status["successes"] = sum(info.success is True for info in own)
+
+
 def serve_main(child: Child, config: ServeConfig) -> None:
     """Serve the reward model until stopped."""
     serve(child, config)
@@ -141,7 +174,7 @@ def serve_main(child: Child, config: ServeConfig) -> None:
 
 def gate_main(child: Child, config: TrainConfig) -> None:
     """Load the reward model, see whether it passes, and begin an episode with what sessions will bring."""
-    bench = load_bench(config.bench, config.bench_overrides)
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     references = read_demonstration(config.references, tuple(bench.cameras), bench.task)
     model = find_loader(config.reward)()
     views = model.cameras or tuple(bench.cameras)
@@ -208,6 +241,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         if not run.learner.exists():
             forget_earlier_run(config, where)
+        recall_earlier_episodes(config, where)
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
         (run.root / "train.yaml").write_text(configuration.dump(config))

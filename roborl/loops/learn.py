@@ -95,7 +95,7 @@ def form_of(config: LearnConfig) -> BenchForm:
     Raises:
         ConfigError: If the bench file cannot be used, or leaves outcomes to a reward model and there is none.
     """
-    bench = load_bench(config.bench, config.bench_overrides)
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     if bench.outcome == "judge" and not config.reward:
         raise ConfigError(
             "The outcome of an episode is left to a reward model, and there is none",
@@ -189,7 +189,7 @@ def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping
             shutil.copytree(config.policy, draft)
         elif config.demos.path:
             log.info("No policy to start from was given: one is cloned from %s", config.demos.path)
-            bench = load_bench(config.bench, config.bench_overrides)
+            bench = load_bench(config.bench, config.bench_overrides, config.plugins)
             torch.set_num_threads(config.trainer.threads)
             first_policy(
                 config.clone,

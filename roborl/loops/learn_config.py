@@ -120,6 +120,8 @@ class LearnSettings:
     bench: str = "so101_sim"
     # dotted overrides of the bench file, such as --robot.scene=Reach
     bench_overrides: list[str] = field(default_factory=list)
+    # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot
+    plugins: list[str] = field(default_factory=list)
     # folder of the policy to start from; empty for one that is cloned from the demonstrations, or has random weights
     # where there are none
     policy: str = ""

@@ -50,7 +50,11 @@ class _Ticker:
 
 
 def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
-    """Run the store process until it is stopped."""
+    """Run the store process until it is stopped; actors wait until all demonstrations are in.
+
+    Raises:
+        ConfigError: If a demonstration cannot be used.
+    """
     began = time.monotonic()
     from roborl.data.store import Store, StoreSpec
     from roborl.data.verdict_log import VerdictReader
@@ -78,21 +82,24 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     )
     demos = DemoImport(
         config.demos.path,
-        lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides)),
+        lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides, config.plugins)),
         store,
         run.imports,
     )
     loop = StoreLoop(WithVerdicts(receiver, VerdictReader(run.store, store.last_sequence)), store)
+    # No arm moves on demonstrations of which the next one may turn out not to be this bench's.
+    holding = not demos.complete
+    if holding:
+        receiver.set_control({"mode": "pause"})
     child.ready(import_s)
     ticker = _Ticker(_STATUS_EVERY_S)
-    holding = False
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
         demos.turn()
         loop.turn(0.05 if demos.complete else 0.0)
         child.beat()
         if ticker.due():
-            if _actors_should_wait(run) != holding:
+            if (not demos.complete or _actors_should_wait(run)) != holding:
                 holding = not holding
                 receiver.set_control({"mode": "pause"} if holding else {})
             rings = {

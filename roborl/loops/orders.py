@@ -10,14 +10,17 @@ from roborl.hil.presses import Button, Press, Presses
 from roborl.records import Verdict
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
+_URGENCY = {EndCause.OPERATOR_STOP: 1, EndCause.ESTOP: 2}
+
 
 class Orders:
-    """Turns presses into ends and verdicts.
+    """Turns presses into ends and verdicts. The only reader of the buttons while an episode runs.
 
     Args:
         presses: The buttons, None where there are none.
         clock: For the silence of the operator's device.
-        silence_s: Clock seconds without a sign of life that end an episode; None where no device is required.
+        silence_s: Clock seconds without a sign of life that end an episode, counted once there was one: a device that
+            sends presses alone is not missed. None for no limit.
         on_press: Gets the presses that mean nothing here, such as taking over.
 
     Attributes:
@@ -39,6 +42,7 @@ class Orders:
         self._presses, self._clock, self._on_press = presses, clock, on_press
         self._silence_ns = None if silence_s is None else int(silence_s * NS)
         self._heard_ns = clock.now_ns()
+        self._shows_life = False
         self._key: EpisodeKey | None = None
         self._index = -1
         self.running = False
@@ -53,9 +57,9 @@ class Orders:
         self._heard_ns = self._clock.now_ns()
         self.end, self.discard, self.verdict = None, False, None
 
-    def finish(self) -> None:
-        """The episode is over: verdicts on it are late ones from now on."""
-        self.running = False
+    def finish(self, index: int) -> None:
+        """The episode is over at observation ``index``: verdicts on it are late ones from now on."""
+        self._index, self.running = index, False
 
     def listen(self, index: int) -> None:
         """Take in what was pressed while observation ``index`` was the newest. Never waits."""
@@ -65,7 +69,8 @@ class Orders:
         for press in self._presses.take():
             self._heard_ns = self._clock.now_ns()
             self._obey(press)
-        if self._silence_ns is not None and self._clock.now_ns() - self._heard_ns > self._silence_ns:
+        limit_ns = self._silence_ns if self._shows_life else None
+        if limit_ns is not None and self._clock.now_ns() - self._heard_ns > limit_ns:
             self.end = self.end or EndCause.WATCHDOG
 
     def rest(self) -> None:
@@ -91,15 +96,15 @@ class Orders:
         return stop
 
     def hear(self, press: Press) -> None:
-        """Obey one press that came between episodes: a late verdict, or the emergency stop.
+        """Obey one press that came between episodes; a stop has nothing to stop, unless it is the emergency stop.
 
         Raises:
             SafetyStop: On an emergency stop.
         """
         if press.button is Button.ESTOP:
             raise SafetyStop("The operator pressed the emergency stop")
-        if press.button in (Button.SUCCESS, Button.FAILURE):
-            self._judge(press)
+        if press.button not in (Button.STOP, Button.DISCARD):
+            self._obey(press)
 
     def _obey(self, press: Press) -> None:
         match press.button:
@@ -107,15 +112,22 @@ class Orders:
                 self._judge(press)
             case Button.DISCARD:
                 self.discard = True
-                self.end = EndCause.OPERATOR_STOP
+                self._end(EndCause.OPERATOR_STOP)
             case Button.STOP:
-                self.end = EndCause.OPERATOR_STOP
+                self._end(EndCause.OPERATOR_STOP)
             case Button.ESTOP:
-                self.end = EndCause.ESTOP
-            case Button.ALIVE | Button.READY:
+                self._end(EndCause.ESTOP)
+            case Button.ALIVE:
+                self._shows_life = True
+            case Button.READY:
                 pass
             case _:
                 self._on_press(press)
+
+    def _end(self, cause: EndCause) -> None:
+        """End the episode; of several causes the most urgent counts, of two equals the later."""
+        if self.end is None or _URGENCY.get(cause, 0) >= _URGENCY.get(self.end, 0):
+            self.end = cause
 
     def _judge(self, press: Press) -> None:
         """Give the verdict to the observation that was on the screen, be it of this episode or of one before."""
@@ -134,6 +146,6 @@ class Orders:
         )
         if present and self.running:
             self.verdict = verdict
-            self.end = EndCause.SUCCESS if verdict.success else EndCause.FAILURE
+            self._end(EndCause.SUCCESS if verdict.success else EndCause.FAILURE)
         else:
             self.late.append(verdict)

@@ -119,9 +119,11 @@ class ReplaySource:
         self._closed: set[int] = set()
         self._sampleable = self._now_sampleable = 0
 
-    def sample(self) -> Batch:
-        """Draw the next batch."""
+    def sample(self) -> Batch | None:
+        """Draw the next batch; None while all that it is made of waits for its labels, or has still to come."""
         mixer = self._recorded_mixer if self._ahead() else self._mixer
+        if mixer.empty(self._updates()):
+            return None
         return mixer.sample(self._batch_size, self._updates(), images=self._images)
 
     def refresh(self) -> Experience:

@@ -24,7 +24,7 @@ from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.learn_config import read_status
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.results import ProgressCurve, Rate, Results, held_out_curves, online_curves, read_results
-from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT
+from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT, NOT_YET_INVARIANT
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
 
@@ -151,8 +151,8 @@ def render(
         reward=reward,
         form=form.value,
         invariance=invariance,
-        invariant=invariance != NOT_POLICY_INVARIANT,
-        grown=invariance == INVARIANT_IN_THE_END,
+        invariant=invariance not in (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT),
+        grows=invariance in (INVARIANT_IN_THE_END, NOT_YET_INVARIANT),
         updates=results.updates,
         facts=running_facts(results),
         pictures=pictures,

@@ -134,11 +134,13 @@ class Results:
         scale = float(shaping.get("scale", 0.0))
         shaped = bool(self.train.get("reward")) and scale > 0
         rlpd = self.train.get("rlpd", {})
+        made, needed = self.updates
         return the_form(
             [shaping.get("form", "potential")] if shaped else [],
             critic_sees_potential=bool(rlpd.get("critic_sees_potential", True)),
             lookahead=float(rlpd.get("lookahead", 1.0)),
-            lookahead_grows=int(rlpd.get("lookahead_updates", 0)) > 0,
+            lookahead_grows=needed > 0,
+            grown=made >= needed,
         )
 
 

@@ -175,7 +175,12 @@ class ScoreLine:
         self._served = str(model["version"])
         shown = of_cameras(self._references, cameras or self._cameras)
         self._version = told(self._served, digest(shown))
-        judge = Judge(version=self._version, cameras=cameras, image_px=model.get("image_px"))
+        judge = Judge(
+            version=self._version,
+            cameras=cameras,
+            image_px=model.get("image_px"),
+            reply_limit_s=float(statistics.get("reply_limit_s", Judge.reply_limit_s)),
+        )
         missing = sorted(set(judge.cameras) - set(self._cameras))
         if missing:
             raise ConfigError(

@@ -112,8 +112,12 @@ class RewardServer:
                 self.stale += 1
 
     def statistics(self) -> dict[str, Any]:
-        """Return what clients that ask are told, as of the last second: counts, ages, and what each model looks at."""
+        """Return what clients that ask are told, as of the last second: counts, ages, and what each model looks at.
+
+        ``reply_limit_s`` is the longest that a label session may go without a reply while frames of it are under way.
+        """
         statistics = self.pool.statistics() | {"stale": self.stale}
+        statistics["reply_limit_s"] = self._config.judge_deadline_s * self._config.pool.most_batches
         for name, model in self.pool.models.items():
             statistics["models"][name] |= {"cameras": list(model.cameras), "image_px": model.image_px}
         return statistics

@@ -12,7 +12,7 @@ from typing import Protocol
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.codec import Part
 from roborl.data.verdict_log import VerdictReader
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.types import Episode
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class DemoImport:
         imported: Episodes taken since the start of this process.
 
     Raises:
-        DatasetError: If the first one cannot be read.
+        ConfigError: If the first one cannot be used.
     """
 
     def __init__(
@@ -177,9 +177,9 @@ class DemoImport:
         self._source, self._sink, self._marker = source, sink, marker
         self.imported = 0
         self._done = imported(marker)
-        self._episodes = None if not source or source in self._done else read()
+        self._episodes = None if not source or source in self._done else self._opened(read)
         # The first one is read at once: a dataset that does not fit is told before anything is started on it.
-        self._next = None if self._episodes is None else next(self._episodes, None)
+        self._next = None if self._episodes is None else self._following(self._episodes)
 
     @property
     def complete(self) -> bool:
@@ -187,7 +187,11 @@ class DemoImport:
         return self._episodes is None
 
     def turn(self) -> None:
-        """Take one."""
+        """Take one.
+
+        Raises:
+            ConfigError: If it or the next one cannot be used. Another start would come upon it again.
+        """
         if self._episodes is None:
             return
         if self._next is None:
@@ -196,5 +200,29 @@ class DemoImport:
             fresh.write_text(json.dumps([*self._done, self._source]))
             fresh.replace(self._marker)
             return
-        self.imported += self._sink.import_episode(self._next)
-        self._next = next(self._episodes, None)
+        try:
+            self.imported += self._sink.import_episode(self._next)
+        except RoborlError as error:
+            raise self._unusable(error) from error
+        self._next = self._following(self._episodes)
+
+    def _opened(self, read: Callable[[], Iterator[Episode]]) -> Iterator[Episode]:
+        try:
+            return read()
+        except RoborlError as error:
+            raise self._unusable(error) from error
+
+    def _following(self, episodes: Iterator[Episode]) -> Episode | None:
+        try:
+            return next(episodes, None)
+        except Exception as error:  # A dataset may hold anything, and its reader raise anything.
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> ConfigError:
+        told = error if isinstance(error, RoborlError) else DatasetError(type(error).__name__, seen=error)
+        return ConfigError(
+            f"The demonstrations in {self._source} cannot be used: {told.problem}",
+            seen=told.seen,
+            allowed=told.allowed or "a dataset whose every episode fits the bench",
+            remedy=". ".join(filter(None, (told.remedy.rstrip("."), "Start again in a new run folder"))),
+        )

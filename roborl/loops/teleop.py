@@ -122,10 +122,8 @@ def main(child: Child, config: ActConfig) -> None:
         RobotError: If it cannot be reached; the supervisor tries again.
     """
     began = time.monotonic()
-    for plugin in config.plugins:
-        importlib.import_module(plugin)
     bench: Bench = importlib.import_module("roborl.envs.bench").load_bench(
-        config.bench, config.bench_overrides
+        config.bench, config.bench_overrides, config.plugins
     )
     teleoperator = make_teleoperator(Path(config.teleop))
     to_action = make_map(bench, teleoperator.action_features)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
-from roborl.errors import ConfigError, ModelLoadError
+from roborl.errors import ConfigError, ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig, ReplayBudget
 from roborl.learning.checkpoint import (
     Checkpoint,
@@ -105,8 +105,8 @@ class BatchSource[B](Protocol):
         """Take in what is new."""
         ...
 
-    def sample(self) -> B:
-        """Draw the next batch: sizes, mixing and shaping inputs are the source's business."""
+    def sample(self) -> B | None:
+        """Draw the next batch, None while there is nothing to draw: sizes, mixing and shaping inputs are its business."""
         ...
 
 
@@ -182,6 +182,7 @@ class Trainer[B]:
         self._experience: Experience | None = None
         self._sums: dict[str, list[float]] = {}
         self._unpublished = self._unsaved = 0
+        self._nothing_to_draw = False
         now = self._clock.now_ns()
         self._heard_ns = self._refreshed_ns = self._reported_ns = self._saved_ns = now
         self._reported_updates = 0
@@ -208,8 +209,7 @@ class Trainer[B]:
             self._refresh(now)
         due = min(self.budget.allowance(actor_alive=self.actor_alive), self._config.burst)
         made = 0
-        while made < due:
-            self._update()
+        while made < due and self._update():
             made += 1
             if self._clock.now_ns() - now > _LONGEST_BURST_S * NS:
                 break  # On a busy machine the rest of the loop must have its turn too.
@@ -303,12 +303,28 @@ class Trainer[B]:
                 }
             )
 
-    def _update(self) -> None:
-        for name, value in self._algorithm.update(self._source.sample()).items():
+    def _update(self) -> bool:
+        """Make one update; return False where there is nothing to draw."""
+        batch = self._source.sample()
+        if batch is None:
+            if not self._nothing_to_draw:
+                log.warning("No transition can be drawn: updates wait for labels or for experience")
+            self._nothing_to_draw = True
+            return False
+        self._nothing_to_draw = False
+        for name, value in self._algorithm.update(batch).items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    "Training has diverged",
+                    seen=f"{name} {value} at update {self.budget.updates}",
+                    allowed="finite figures",
+                    remedy="It goes on from the last checkpoint; if that repeats, lower the learning rate",
+                )
             self._sums.setdefault(name, []).append(value)
         self.budget.spend(1)
         self._unpublished += 1
         self._unsaved += 1
+        return True
 
     def _publish(self, note: dict[str, Any]) -> None:
         self._unpublished = 0
@@ -337,7 +353,9 @@ class Trainer[B]:
             "episodes": self._episodes,
             "successes": self._successes,
             "actor_alive": self.actor_alive,
-            "holds_actors": self.budget.holds_actors,
+            # Updates that wait for experience must not keep it from coming.
+            "holds_actors": self.budget.holds_actors and not self._nothing_to_draw,
+            "nothing_to_draw": self._nothing_to_draw,
         }
         experience = self._experience
         if experience is not None:

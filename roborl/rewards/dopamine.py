@@ -8,7 +8,7 @@ Source: Robo-Dopamine, arXiv 2512.23703.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -336,6 +336,11 @@ def _for_people(said: Mapping[Perspective, VlmReply | None], weight: float) -> s
     words = [f"{name} {reply.text.strip()}" for name, reply in said.items() if reply is not None]
     if weight < 1.0:
         words.append(f"weight {weight:.3f}")
-    cells = {reply.cells for reply in said.values() if reply is not None and reply.cells}
-    grids = {f"{rows} x {columns}" for seen in cells for _, rows, columns in seen}
-    return "; ".join([*words, f"saw {', '.join(sorted(grids))}"] if grids else words)
+    replies = [reply for reply in said.values() if reply is not None]
+    saw = _spell_grids(cells for reply in replies for cells in reply.cells)
+    sent = _spell_grids(size for reply in replies for size in reply.sent)
+    return "; ".join([*words, *([f"saw {saw}"] if saw else []), *([f"sent {sent} px"] if sent else [])])
+
+
+def _spell_grids(sizes: Iterable[tuple[int, int, int]]) -> str:
+    return ", ".join(sorted({f"{rows} x {columns}" for _, rows, columns in sizes}))

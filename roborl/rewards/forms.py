@@ -14,6 +14,7 @@ from roborl.rewards.shaping import shaped_reward
 
 POLICY_INVARIANT = "policy-invariant"
 INVARIANT_IN_THE_END = "policy-invariant once critics look all the way ahead"
+NOT_YET_INVARIANT = "not yet policy-invariant"
 NOT_POLICY_INVARIANT = "not policy-invariant"
 
 
@@ -64,6 +65,7 @@ def the_form(
     potential_of_frame: bool = False,
     lookahead: float = 1.0,
     lookahead_grows: bool = False,
+    grown: bool | None = None,
 ) -> tuple[RewardForm, str]:
     """Return the one form that the named ones amount to, and what a run with it says about itself.
 
@@ -74,6 +76,7 @@ def the_form(
         lookahead: What part of the value beyond the potential each step hands back, at the beginning; other forms know
             no such thing.
         lookahead_grows: Whether that part grows to 1.
+        grown: Whether it had, of a run that is over; None while it may still.
 
     Returns:
         The form, and whether it is policy-invariant, at once or in the end, which stands on the run and its plots.
@@ -99,7 +102,9 @@ def the_form(
     short = form is RewardForm.POTENTIAL and lookahead < 1.0
     if not (form.policy_invariant and seen) or (short and not lookahead_grows):
         return form, NOT_POLICY_INVARIANT
-    return form, INVARIANT_IN_THE_END if short else POLICY_INVARIANT
+    if not short:
+        return form, POLICY_INVARIANT
+    return form, NOT_YET_INVARIANT if grown is False else INVARIANT_IN_THE_END
 
 
 def _sparse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roborl.errors import ShapeError
 from roborl.types import Image
 
 
@@ -24,9 +25,17 @@ class FrameGrid:
         self._first = 0
 
     def add(self, index: int, frame: Image) -> None:
-        """Show it the next frame, by increasing index."""
+        """Show it the next frame, by increasing index.
+
+        Raises:
+            ShapeError: If it has another size than the first one; the grid is then as it was.
+        """
         if self._newest is None:
             self._first = index
+        elif frame.shape != self._newest[1].shape:
+            raise ShapeError(
+                "The frames of an episode differ in size", seen=frame.shape, allowed=self._newest[1].shape
+            )
         self._newest = (index, frame)
         if (index - self._first) % self._stride == 0:
             self._frames[index] = frame

@@ -99,7 +99,7 @@ class LerobotFold:
         """Show the episode so far, or the present pictures.
 
         Raises:
-            ShapeError: If a view is missing.
+            ShapeError: If a view is missing, or of a video model's of another size than before.
         """
         self.skip(observation)
         frames = self._model.views(observation) if self._kept is None else self._kept.video()[1]

@@ -12,22 +12,17 @@ _WHOLE = (
     r"(?:0|[1-9][0-9]{0,2})"  # no leading zeros, no more than three digits: longer ones are runaway digits
 )
 _NUMBER = rf"{_WHOLE}(?:\.[0-9]{{1,4}})?"
+_MARK = re.compile("ANSWER:", re.IGNORECASE)
 _PLAIN = re.compile(rf"\s*({_NUMBER})\s*(%?)\s*")
 _SIGNED = re.compile(rf"\s*([+-]?{_NUMBER})\s*(%?)\s*")
 
 
-def parse_score(text: str, *, low: int = 1, high: int = 5, mark: str = "ANSWER:") -> int | None:
-    r"""Read a whole score behind a mark that may follow other words, or standing alone.
-
-    Args:
-        text: The reply.
-        low: Least score there is.
-        high: Most.
-        mark: What the score stands behind, in any case.
+def parse_score(text: str) -> int | None:
+    r"""Read a whole score from 1 to 5 behind the mark ``ANSWER:``, which may follow other words, or standing alone.
 
     Returns:
-        The score; None where there is none, where it is none of the scores, where anything follows it but a full
-        stop, or where several marks name different ones.
+        The score; None where there is none, where it is none of the five, where anything follows it but a full stop,
+        or where several marks, in any case, name different ones.
 
     Example:
         >>> parse_score("ANSWER: 4"), parse_score("The cube is in.\nAnswer: 5."), parse_score("3")
@@ -35,13 +30,13 @@ def parse_score(text: str, *, low: int = 1, high: int = 5, mark: str = "ANSWER:"
         >>> parse_score("ANSWER: 45"), parse_score("ANSWER: 4 or 5"), parse_score("4 out of 5"), parse_score("")
         (None, None, None, None)
     """
-    _, *said = re.split(re.escape(mark), text, flags=re.IGNORECASE)
+    _, *said = _MARK.split(text)
     found = [re.fullmatch(rf"\s*(\**)\s*({_WHOLE})\s*\1\s*\.?\s*", part) for part in said or [text]]
     scores = {int(match[2]) if match else None for match in found}
     if len(scores) != 1:
         return None
     (score,) = scores
-    return score if score is not None and low <= score <= high else None
+    return score if score is not None and 1 <= score <= 5 else None
 
 
 def parse_percent(text: str, *, tag: str = "", unit: bool = True, after_words: bool = False) -> float | None:
@@ -65,16 +60,13 @@ def parse_percent(text: str, *, tag: str = "", unit: bool = True, after_words: b
     return _percent(_PLAIN, tag_content(text, tag, after_words=after_words), unit)
 
 
-def parse_signed_percent(
-    text: str, *, tag: str = "", unit: bool = True, after_words: bool = False
-) -> float | None:
+def parse_signed_percent(text: str, *, tag: str = "", unit: bool = True) -> float | None:
     """Read a percentage from −100 to 100, its sign before it, as a share in [−1, 1].
 
     Args:
         text: The reply.
         tag: Name of the tags around the number, such as ``score``; empty for none.
         unit: Whether a percent sign has to follow the number; without, it must not.
-        after_words: Whether words may stand before the tags.
 
     Returns:
         The share; None where the reply is not exactly of this form, or beyond the range.
@@ -85,7 +77,7 @@ def parse_signed_percent(
         >>> parse_signed_percent("<score>-25.0.0.5%</score>", tag="score") is None
         True
     """
-    return _percent(_SIGNED, tag_content(text, tag, after_words=after_words), unit)
+    return _percent(_SIGNED, tag_content(text, tag), unit)
 
 
 def parse_flag(text: str) -> bool | None:

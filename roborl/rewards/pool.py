@@ -46,6 +46,16 @@ class PoolConfig:
                 allowed="max_batch ≥ 1, 0 < live_share < 1",
             )
 
+    @property
+    def live_most(self) -> int:
+        """Observations of the live lane in a batch while labels are waiting."""
+        return max(1, int(self.max_batch * self.live_share))
+
+    @property
+    def most_batches(self) -> int:
+        """How many batches it takes at most until a label session that waits is answered, the one under way included."""
+        return 1 + math.ceil(self.max_sessions / max(1, self.max_batch - self.live_most))
+
 
 class UnknownSession(RoborlError):
     """A session that this server does not have: it was lost, closed or forgotten. Its client opens it again."""
@@ -317,7 +327,7 @@ class SessionPool:
                         session.turn = next(self._turns)
                         picks.append(pick)
 
-        rounds(live, max(1, int(most * self.config.live_share)) if label else most)
+        rounds(live, self.config.live_most if label else most)
         rounds(label, most)
         rounds(live, most)
         return picks

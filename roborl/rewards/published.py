@@ -118,6 +118,7 @@ def question_of(settings: Settings, *, height_px: int, width_px: int) -> Questio
                 words=words,
                 height_px=height_px,
                 width_px=width_px,
+                min_pixels=settings.min_pixels,
                 max_pixels=settings.max_pixels,
             )
         case DopamineConfig():

@@ -55,7 +55,8 @@ class Reading(StrEnum):
     """How a score is read off the network."""
 
     PROBABILITIES = "probabilities"
-    """From the probabilities of the five digits behind the words that start every answer."""
+    """From the probabilities of the five digits behind the words that start every answer; where a judge gives none, from
+    the answer as written."""
     TEXT = "text"
     """From the answer as written."""
 
@@ -90,7 +91,9 @@ class RoboRewardConfig:
     votes: int = 1
     # Of sampling; 0 takes the likeliest.
     temperature: float = 0.0
-    # Most pixels of a frame as the network sees it, whatever the number of frames: those of 320 x 240.
+    # Least pixels of a frame as the network sees it: smaller ones are enlarged; 0 leaves that to the checkpoint.
+    min_pixels: int = 0
+    # Most pixels of the same, whatever the number of frames: those of 320 x 240.
     max_pixels: int = 76_800
     # Least visual tokens that the network must see of each frame; fewer are refused.
     min_cells: int = 32
@@ -170,12 +173,13 @@ class RoboRewardFold:
         self._camera = model.config.camera
         self._kept = frame_grid(model.config)
         self._finished = InARow(model.config.done_frames)
+        self._told = False
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
         """Ask about the video that ends here.
 
         Raises:
-            ShapeError: If the view is missing, or it is not known which is meant.
+            ShapeError: If the view is missing or of another size than before, or it is not known which is meant.
         """
         self.skip(observation)
         config = self._model.config
@@ -199,7 +203,10 @@ class RoboRewardFold:
         self._kept.add(observation_id(observation), observation.frames[self._camera].rgb)
 
     def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
-        """Average the answers that can be read; a later score does not depend on a lost one."""
+        """Average the answers that can be read; a later score does not depend on a lost one.
+
+        An answer without probabilities counts with the level it states, which is then certain, and its score says so.
+        """
         version = self._model.version
         read = [self._read(reply) for reply in replies]
         answers = [answer for answer in read if not isinstance(answer, str)]
@@ -209,6 +216,10 @@ class RoboRewardFold:
         expected, variance = expected_value(LEVELS, probabilities.tolist())
         config = self._model.config
         first = next(reply for reply in replies if reply is not None)
+        bare = config.reading is Reading.PROBABILITIES and first.probabilities is None
+        if bare and not self._told:
+            self._told = True
+            log.warning("the judge gives no probabilities: the scores of this episode are those it writes")
         return Score(
             frame_id=observation_id,
             progress=min(max((expected - 1) / 4, 0.0), 1.0),
@@ -216,7 +227,7 @@ class RoboRewardFold:
             spread=math.sqrt(max(variance, 0.0)) / 4,
             done=self._finished.read(expected >= config.done_score) if config.done_score else None,
             version=version,
-            reply=_for_people(first, probabilities, len(answers)),
+            reply=_for_people(first, probabilities, len(answers), bare=bare),
             timings_ms=dict(first.timings_ms),
         )
 
@@ -226,10 +237,8 @@ class RoboRewardFold:
         if reply is None:
             return "no reply"
         if any(rows * columns < config.min_cells for _, rows, columns in reply.cells):
-            return f"the network saw too little of the frames: {_spell_cells(reply.cells)}"
-        if config.reading is Reading.PROBABILITIES:
-            if reply.probabilities is None:
-                return "no probabilities"
+            return f"the network saw too little of the frames: {_spell_cells(reply.cells)}; min_pixels enlarges them"
+        if config.reading is Reading.PROBABILITIES and reply.probabilities is not None:
             if reply.mass < config.min_mass:
                 return "the network was about to write something else than a score"
             return np.asarray(reply.probabilities, float)
@@ -290,7 +299,7 @@ class RoboRewardModel:
                 "The network would see too little of each frame, and its scores would be flat",
                 seen=f"{_spell_cells(cells)} for {self.config.frames} frames of {width} x {height}",
                 allowed=f"at least {self.config.min_cells} visual tokens for each two frames",
-                remedy="Set max_pixels to 76800, or ask with fewer frames",
+                remedy="Set max_pixels to 76800, for small pictures min_pixels as well, or ask with fewer frames",
             )
         return cells[0]
 
@@ -318,7 +327,12 @@ def open_roboreward(config: RoboRewardConfig) -> RoboRewardModel:
     """
     folder = checkpoint_folder(config.judge, config.checkpoint)
     prompt = load_prompt(CONTRACT, config.prompt, folder)
-    judge = open_judge(config.judge, str(folder or config.checkpoint), max_pixels=config.max_pixels)
+    judge = open_judge(
+        config.judge,
+        str(folder or config.checkpoint),
+        min_pixels=config.min_pixels,
+        max_pixels=config.max_pixels,
+    )
     model = RoboRewardModel(judge, prompt, config)
     log.info(
         "roboreward sees %s of the longest video of 320 x 240 pictures, and is asked in %s words",
@@ -338,14 +352,17 @@ def _the_only_view(observation: Observation) -> str:
     return next(iter(observation.frames))
 
 
-def _for_people(reply: VlmReply, probabilities: NDArray[np.float64], votes: int) -> str:
-    parts = [reply.text.strip(), "p " + " ".join(f"{p:.3f}" for p in probabilities)]
+def _for_people(reply: VlmReply, probabilities: NDArray[np.float64], votes: int, *, bare: bool) -> str:
+    said = "no probabilities" if bare else "p " + " ".join(f"{p:.3f}" for p in probabilities)
+    parts = [reply.text.strip(), said]
     if reply.cells:
         parts.append(f"saw {_spell_cells(reply.cells)}")
+    if reply.sent:
+        parts.append(f"sent {_spell_cells(reply.sent)} px")
     if votes > 1:
         parts.append(f"{votes} votes")
     return "; ".join(parts)
 
 
-def _spell_cells(cells: Sequence[Cells]) -> str:
-    return ", ".join(f"{instants} x {rows} x {columns}" for instants, rows, columns in cells)
+def _spell_cells(sizes: Sequence[tuple[int, int, int]]) -> str:
+    return ", ".join(f"{instants} x {rows} x {columns}" for instants, rows, columns in sizes)

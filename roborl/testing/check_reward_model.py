@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,8 +113,10 @@ def check_reward_model(
     )
     _check_two_folds(model, task, shown, references, first, tolerance)
     _check_missing_replies(model, task, shown, references)
+    _check_refusals(model, task, shown, references, _halved, tolerance)
     if model.cameras:
-        _check_missing_view(model, task, shown, references)
+        asked = _check_refusals(model, task, shown, references, _renamed, tolerance)
+        _require(asked is None, "asks about an observation without the views that it names", asked)
 
 
 @pytest.fixture(name="reward_model_check")
@@ -182,20 +185,66 @@ def _check_missing_replies(
     _require(score.valid, "does not recover from one missing reply", score.reply)
 
 
-def _check_missing_view(
-    model: Model, task: str, shown: Sequence[Observation], references: References
-) -> None:
+def _check_refusals(
+    model: Model,
+    task: str,
+    shown: Sequence[Observation],
+    references: References,
+    spoil: Callable[[Observation], Observation],
+    tolerance: float,
+) -> int | None:
+    """Spoil every second observation: those refused leave no trace, and the others are scored as without them.
+
+    Returns:
+        Index of the first spoilt one that is asked about all the same, where the check ends; None where all are refused.
+    """
     fold = model.start(task, references)
-    blind = Observation(
-        frames={"another": Frame(rgb=np.zeros((8, 8, 3), np.uint8), camera="another", stamp_ns=0, id=0)},
-        state=shown[0].state,
-        stamp_ns=0,
-    )
+    results = []
+    for place, observation in enumerate(shown):
+        index = observation_id(observation)
+        if place % 2:
+            try:
+                queries = fold.queries(spoil(observation))
+            except RoborlError:
+                continue
+            _require_answers(model, queries)
+            return index
+        try:
+            queries = fold.queries(observation)
+        except RoborlError as error:
+            raise ConformanceError(
+                "The reward model refuses a good observation once it has refused another", seen=str(error)
+            ) from error
+        results.append(fold.fold(index, model.judge.answer(queries)))
+    expected = score_episode(model, task, shown[::2], references=references)
+    _require_equal("scores otherwise once it has refused an observation", expected, results, tolerance)
+    return None
+
+
+def _require_answers(model: Model, queries: Sequence[Any]) -> None:
     try:
-        fold.queries(blind)
-    except RoborlError:
-        return
-    raise ConformanceError("The reward model asks about an observation without the views that it names")
+        model.judge.answer(queries)
+    except Exception as error:
+        raise ConformanceError(
+            "The reward model asks about an observation what its judge chokes on",
+            seen=f"{type(error).__name__}: {error}",
+            remedy="Refuse the observation, before anything of it is kept",
+        ) from error
+
+
+def _halved(observation: Observation) -> Observation:
+    """The observation with pictures of half the size."""
+    frames = {
+        name: replace(frame, rgb=np.ascontiguousarray(frame.rgb[::2, ::2]))
+        for name, frame in observation.frames.items()
+    }
+    return replace(observation, frames=frames)
+
+
+def _renamed(observation: Observation) -> Observation:
+    """The observation with a picture of a camera that no model names, and no other."""
+    frame = next(iter(observation.frames.values()))
+    return replace(observation, frames={"another": replace(frame, camera="another")})
 
 
 def _through_pool(

@@ -66,6 +66,33 @@ def by_brightness(body: Mapping[str, Any]) -> Answer:
     return answer(f" {level}", chances=chances)
 
 
+def trimming(
+    say: Callable[[dict[str, Any]], Answer], *, kept_by: str = "", reason: str = "matched_stop"
+) -> Callable[[dict[str, Any]], Answer]:
+    """Return an endpoint's answers cut at the first stop, as SGLang gives them, and vLLM unless told otherwise.
+
+    Args:
+        say: Gives the whole answers.
+        kept_by: Field of a request that keeps the stop in the text; empty where none does.
+        reason: Field of an answer that names the stop; empty for an endpoint that does not tell.
+    """
+
+    def cut(body: dict[str, Any]) -> Answer:
+        status, said = say(body)
+        assert isinstance(said, dict), "only good answers can be cut"
+        for choice in said["choices"]:
+            message = choice["message"]
+            found = [(message["content"].find(stop), stop) for stop in body.get("stop", ())]
+            at, stop = min(((at, stop) for at, stop in found if at >= 0), default=(-1, ""))
+            if stop:
+                end = at + len(stop) if body.get(kept_by) else at
+                message["content"] = message["content"][:end]
+                choice |= {"finish_reason": "stop"} | ({reason: stop} if reason else {})
+        return status, said
+
+    return cut
+
+
 class StubEndpoint:
     """Listens until it is closed.
 

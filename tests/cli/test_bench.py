@@ -71,3 +71,16 @@ def test_no_figure_at_all_is_no_success() -> None:
 def test_an_unknown_benchmark_is_misuse(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *args]) == 2
     assert "two-computers" in capsys.readouterr().err
+
+
+def test_the_grids_are_held_to_bars_over_seeds() -> None:
+    result = {
+        "table": {"PickCube shaped": {"by_seed": {str(seed): 0.9 for seed in range(5)}}},
+        "differences": {"PickCube: shaped - sparse": {"interval": [0.1, 0.4]}},
+    }
+    bars = {bar["name"]: bar for bar in (bar.check(result) for bar in bench.BENCHMARKS["seeds"].bars)}
+    assert bars["PickCube: seeds whose shaped run ends at 90 %"]["figure"] == 5
+    assert bars["PickCube: shaped - sparse, lower end of the interval"]["met"]
+    assert not bars["PickCube: shaped - blind, lower end of the interval"]["met"], "an arm that is not there"
+    (bar,) = bench.BENCHMARKS["judges"].bars
+    assert not bar.check({"table": {"PickPlace fused": {"success": 0.94}}})["met"]

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from roborl.codec import join
 from roborl.data import store as store_module
-from roborl.data.arena import ArenaReader
+from roborl.data.arena import FAILURE, ONLINE, ArenaReader
+from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
-from roborl.errors import ConfigError, DatasetError
+from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.learning.sampling import Batch, Sampler, SamplingConfig
 from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record
 from roborl.testing.experience import (
@@ -357,6 +358,36 @@ def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path) -> None:
         check_instants(batch.images, batch.state, batch.action)
 
 
+def test_recorded_failures_stay_when_memory_is_rebuilt_and_what_finds_no_room_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPEC, capacity_bytes=150_000)
+
+    def kinds() -> tuple[int, int]:
+        table = ArenaReader(tmp_path).table
+        held = table["kind"][table["ordinal"] > 0].tolist()
+        return held.count(FAILURE), held.count(ONLINE)
+
+    with Store.open(tmp_path, spec) as store:
+        feed = Feed(store)
+        for episode in range(4):
+            feed(*episode_records(key(episode), 8, EndCause.FAILURE, mode="failure"))
+        for episode in range(4, 24):
+            feed(*episode_records(key(episode), 8))
+        feed(*episode_records(key(24), 8, mode="evaluate"))
+        assert store.wait_sealed(60)
+        failures, online = kinds()
+        assert failures == 4
+        assert 0 < online < 20
+        assert store.health()["evicted"] == 20 - online
+    monkeypatch.setattr("roborl.data.arena_writer.boot_id", lambda: "another run of the machine")
+    with Store.open(tmp_path, spec) as store:
+        failures, again = kinds()
+        assert failures == 4
+        assert online <= again < 20
+        assert store.health()["episodes_not_in_memory"] == 20 - again
+
+
 def test_too_little_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too small"):
         Store.open(tmp_path, replace(SPEC, capacity_bytes=1000))
@@ -453,6 +484,46 @@ def test_a_slow_or_failing_seal_neither_stops_records_nor_loses_them(
     reader = StoreReader(tmp_path)
     assert [info.observations for info in reader.episodes()] == [6, 6, 6]
     assert reader.info(key(0)).terminal_index == 3
+
+
+def test_an_episode_that_cannot_be_sealed_is_counted_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store_module.seal
+
+    def choosy(root: Path, staging: Path, info: EpisodeInfo, *args: object, **kwargs: object) -> Path:
+        if info.key == key(0):
+            raise OverflowError("Python int too large to convert to C long")
+        return real(root, staging, info, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store_module, "seal", choosy)
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        for episode in range(3):
+            feed(*episode_records(key(episode), 3))
+        assert not store.wait_sealed(20)
+        health = store.health()
+        assert (health["unsealed"], health["seal_failures"]) == (1, 1)
+    assert sorted(path.name for path in (tmp_path / "store.zarr").glob("arm-*")) == [str(key(1)), str(key(2))]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_store_whose_sealing_has_ended_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ending(*_: object, **__: object) -> Path:
+        raise SystemExit
+
+    monkeypatch.setattr(store_module, "seal", ending)
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        feed(*episode_records(key(0), 3))
+        deadline = time.monotonic() + 20
+        while any(thread.name == "sealer" for thread in threading.enumerate()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(RoborlError, match="not sealed any more"):
+            store.health()
+        with pytest.raises(RoborlError, match="1 of them wait"):
+            feed(*episode_records(key(1), 3))
 
 
 def test_a_deleted_store_does_not_wait_for_what_was_acknowledged(tmp_path: Path) -> None:

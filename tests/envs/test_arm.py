@@ -228,3 +228,8 @@ def test_a_bench_that_cannot_be_is_refused_by_field(override: str, message: str)
 def test_a_physical_bench_cannot_run_faster_than_life() -> None:
     with pytest.raises(ConfigError, match="faster than life"):
         load_bench("so101_desk", ["--time_scale=4"])
+
+
+def test_a_plugin_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"plug-in.*no_such_module"):
+        load_bench("so101_sim", plugins=["no_such_module"])

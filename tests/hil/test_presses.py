@@ -100,14 +100,30 @@ def test_an_emergency_stop_ends_the_wait(tmp_path: Path) -> None:
         operator.reset(0)
 
 
-def test_the_newest_verdict_counts(tmp_path: Path) -> None:
-    operator, _, _ = person(tmp_path, [])
+@pytest.mark.parametrize("button", [Button.TAKE_OVER, Button.ESTOP])
+def test_what_is_pressed_right_after_ready_is_not_lost(tmp_path: Path, button: Button) -> None:
     sender = PressSender(tmp_path, "keyboard")
+    passed: list[Button] = []
+    operator = PersonOperator(
+        Presses(tmp_path),
+        say=lambda line: [sender.press(pressed) for pressed in (Button.READY, button)],
+        clock=FakeClock(),
+        on_press=lambda press: passed.append(press.button),
+    )
+    if button is Button.ESTOP:
+        with pytest.raises(SafetyStop):
+            operator.reset(0)
+    else:
+        operator.reset(0)
+        assert passed == [button]
+
+
+def test_presses_during_an_episode_are_left_to_whoever_runs_it(tmp_path: Path) -> None:
+    presses = Presses(tmp_path)
+    operator = PersonOperator(presses, say=lambda line: None, clock=FakeClock())
+    PressSender(tmp_path, "keyboard").press(Button.SUCCESS, episode=KEY, index=3)
     assert operator.verdict() is None
-    sender.press(Button.SUCCESS)
-    sender.press(Button.FAILURE)
-    assert operator.verdict() is False
-    assert operator.verdict() is None
+    assert [(press.button, press.index) for press in presses.take()] == [(Button.SUCCESS, 3)]
 
 
 def test_keys_become_presses_with_the_frame_on_the_screen(tmp_path: Path) -> None:

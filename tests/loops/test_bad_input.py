@@ -96,7 +96,7 @@ def test_a_dataset_whose_actions_have_another_size_leaves_the_store_as_it_was(tm
     config = DemosConfig(path=str(tmp_path / "data"), actions="bench")
     with Store.open(tmp_path / "store", SPEC) as store:
         error = told(
-            DatasetError,
+            ConfigError,
             lambda: DemoImport("data", lambda: bench_demos(config, bench), store, tmp_path / "marker"),
         )
     assert str(error.seen).startswith("6")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,21 @@ def result(arm: str, seed: int, success: float, episodes: list[bool] | None = No
         "success": success,
         "episodes": episodes or [True],
     }
+
+
+def write_run(config: DemoConfig, *, updates: int) -> None:
+    """Leave what a run's label is read off."""
+    run = config.out / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    (config.out / "stages.json").write_text("{}")
+    settings = {
+        "reward": "reward_model",
+        "shaping": {"scale": config.shaping.scale},
+        "rlpd": {"lookahead": config.rlpd.lookahead, "lookahead_updates": config.rlpd.lookahead_updates},
+    }
+    (run / "train.yaml").write_text(json.dumps(settings))
+    with (run / "metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({"kind": "train", "updates": updates}) + "\n")
 
 
 def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
@@ -61,6 +77,7 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     def learn(config: DemoConfig, *, prepared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         assert str(config.seed) in prepared.name
         ran.append((config.seed, config.shaping.scale))
+        write_run(config, updates=300)
         return {}, {"success": 0.9 if config.shaping.scale else 0.3}
 
     monkeypatch.setattr(bench_seeds, "learn_and_measure", learn)
@@ -75,6 +92,8 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     assert found["table"]["Reach shaped"]["by_seed"] == {"2001": 0.9, "2002": 0.9}
     assert found["differences"][f"Reach: shaped - {CLONE}"]["mean"] == pytest.approx(0.2)
     assert found["differences"]["Reach: shaped - sparse"]["mean"] == pytest.approx(0.6)
+    assert found["table"]["Reach shaped"]["says"] == "not yet policy-invariant"
+    assert found["table"]["Reach sparse"]["says"] == "policy-invariant"
     assert (tmp_path / "seeds.png").stat().st_size > 5_000
 
 
@@ -93,7 +112,9 @@ def test_a_finished_cell_gives_its_replay_memory_back_and_keeps_its_episodes(
         (store / name).mkdir(parents=True)
     (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "episode", "success": true}\n')
     monkeypatch.setattr(bench_seeds, "learn_and_measure", lambda config, prepared: ({}, {"success": 0.9}))
+    write_run(DemoConfig(out=tmp_path), updates=200_000)
     for _ in range(2):  # A kill may come between giving back and writing the cell.
         found = bench_seeds.learn_cell(DemoConfig(out=tmp_path), tmp_path)
-        assert found == {"success": 0.9, "episodes": [True]}
+        assert (found["success"], found["episodes"]) == (0.9, [True])
+        assert found["says"] == "policy-invariant once critics look all the way ahead"
         assert [path.name for path in store.iterdir()] == ["store.zarr"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import subprocess
 import sys
 import time
@@ -16,19 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
-from roborl.codec import split
+from roborl.codec import encode, split
 from roborl.data.journal import Journal
 from roborl.envs.arm import Arm as RealArm
 from roborl.envs.bench import Bench as Wiring
 from roborl.envs.bench import CameraUse, WatchdogConfig
 from roborl.errors import RobotError
-from roborl.hil.presses import Button, Presses, PressSender
+from roborl.hil.operator import PersonOperator
+from roborl.hil.presses import Button, Press, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.control import ControlLoop
 from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
 from roborl.loops.seeds import scene_seed
-from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot
+from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Slot
 from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Verdict, unpack_record
 from roborl.testing.config_stub_robot import StubRobotConfig
@@ -150,6 +152,8 @@ class Bench:
         arm = overrides.pop("arm", self.arm)
         cameras, state_dim = overrides.pop("sees", (CAMERAS, 3))
         self.operator = Operator()
+        self.others: list[Press] = []
+        self.answer: Callable[[], object] = lambda: self.keys.press(Button.READY)
         self.inference = Inference(folder, cameras, state_dim)
         self.clock.during.append(self.inference)
         self.slots = overrides.pop("slots", 64)
@@ -161,15 +165,21 @@ class Bench:
         self.stop = False
         self.presses = Presses(folder)
         self.keys = PressSender(folder, "test")
-        self.orders = Orders(self.presses, self.clock, silence_s=overrides.pop("silence_s", None))
+        self.orders = Orders(
+            self.presses,
+            self.clock,
+            silence_s=overrides.pop("silence_s", None),
+            on_press=self.others.append,
+        )
         self.waiting = Waiting.NOTHING
+        operator = self.person() if overrides.pop("by_person", False) else self.operator
         parts: dict[str, Any] = {
             "supervisor": overrides.pop("supervisor", PolicyOnly()),
             "settings": self.settings(**overrides),
         }
         self.loop = ControlLoop(
             arm=arm,
-            operator=self.operator,
+            operator=operator,
             journal=self.journal,
             observations=ObservationSlot(folder, cameras, state_dim),
             chunks=ChunkSlot(folder),
@@ -180,6 +190,24 @@ class Bench:
             stopping=lambda: self.stop,
             **parts,
         )
+
+    def person(self) -> PersonOperator:
+        """A person at the buttons, who says that the scene is ready whenever asked."""
+        return PersonOperator(
+            self.presses,
+            say=lambda line: self.answer(),
+            clock=self.clock,
+            on_press=self.orders.hear,
+        )
+
+    def press_during_observe(self, number: int, button: Button, **named: Any) -> None:
+        """Press while the camera is read for the ``number``-th time, from 1."""
+
+        def press(call: str, count: int) -> None:
+            if call == "observe" and count == number:
+                self.keys.press(button, **named)
+
+        self.arm.fault = press
 
     @staticmethod
     def settings(**overrides: Any) -> ControlSettings:
@@ -439,6 +467,49 @@ def test_bad_chunks_are_counted_and_not_used(bench: Bench) -> None:
     assert bench.arm.actions == []
 
 
+class Terminal(logging.Handler):
+    """Notes how far the loop had come when a line reached the log."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+        self.lines: list[tuple[str, str, bool]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ended = isinstance(self.bench.records()[-1], End) if self.bench.ring.head else False
+        self.lines.append((record.getMessage(), self.bench.arm.calls[-1], ended))
+
+
+@pytest.mark.parametrize(
+    ("silent", "said"),
+    [
+        (True, ["No action within 0.3 s: the arm stops"]),
+        (False, ["A chunk is malformed", "No action within"]),
+    ],
+)
+def test_the_log_hears_of_an_episode_when_the_arm_is_at_rest_and_its_end_is_committed(
+    tmp_path: Path, silent: bool, said: list[str]
+) -> None:
+    bench = Bench(tmp_path, action_deadline_s=0.3)
+    bench.inference.latency_s = None
+    if not silent:
+        slot = Slot(tmp_path / "chunk.slot", 1 << 16)
+
+        def write(now_ns: int) -> None:
+            slot.write(encode({"key": "x"}))
+
+        bench.clock.during.append(write)
+    terminal = Terminal(bench)
+    logging.getLogger("roborl.loops").addHandler(terminal)
+    try:
+        bench.loop.run()
+    finally:
+        logging.getLogger("roborl.loops").removeHandler(terminal)
+    assert [line[: len(start)] for (line, _, _), start in zip(terminal.lines, said, strict=True)] == said
+    assert {(call, ended) for _, call, ended in terminal.lines} == {("hold", True)}
+    assert bench.status["bad_chunks"] > 1 or silent
+
+
 def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
     bench = Bench(tmp_path, slots=20, episodes=3)
     rounds = 0
@@ -544,6 +615,103 @@ def test_a_verdict_belongs_to_the_frame_that_was_on_the_screen(
     assert verdict == Verdict(key=end.key, index=judged, success=True, source=RewardSource.OPERATOR)
 
 
+@pytest.mark.parametrize("observe", [4, 7])
+@pytest.mark.parametrize(
+    ("button", "cause"),
+    [
+        (Button.STOP, EndCause.OPERATOR_STOP),
+        (Button.DISCARD, EndCause.OPERATOR_STOP),
+        (Button.ESTOP, EndCause.ESTOP),
+        (Button.SUCCESS, EndCause.SUCCESS),
+        (Button.FAILURE, EndCause.FAILURE),
+    ],
+)
+def test_what_is_pressed_while_the_camera_is_read_ends_the_episode(
+    tmp_path: Path, button: Button, cause: EndCause, observe: int
+) -> None:
+    """The last picture of an episode that is about to end by time is such a moment too."""
+    bench = Bench(tmp_path, by_person=True)
+    bench.press_during_observe(observe, button, index=2)
+    bench.loop.run()
+    (end,) = ends(bench)
+    assert (end.cause, end.index) == (cause, observe - 1)
+    assert end.discarded is (button is Button.DISCARD)
+    assert [arrival.index for arrival in arrivals(bench)] == list(range(observe))
+    assert bench.arm.calls[-1] == ("observe" if cause.terminated else "hold")
+    verdicts = [record for record in bench.records() if isinstance(record, Verdict)]
+    judged = Verdict(key=end.key, index=2, success=button is Button.SUCCESS, source=RewardSource.OPERATOR)
+    assert verdicts == ([judged] if cause.terminated else [])
+    assert [arrival.reward for arrival in arrivals(bench)] == [0.0] * observe
+
+
+@pytest.mark.parametrize("button", [Button.TAKE_OVER, Button.GIVE_BACK])
+def test_a_take_over_while_the_camera_is_read_is_heard(tmp_path: Path, button: Button) -> None:
+    bench = Bench(tmp_path, by_person=True)
+    bench.press_during_observe(4, button)
+    bench.loop.run()
+    assert [press.button for press in bench.others] == [button]
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+
+
+def test_a_verdict_without_a_frame_judges_the_picture_that_was_newest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, by_person=True)
+    bench.press_during_observe(4, Button.SUCCESS)
+    bench.loop.run()
+    assert [record.index for record in bench.records() if isinstance(record, Verdict)] == [2]
+
+
+def test_a_verdict_on_an_earlier_episode_while_the_camera_is_read_leaves_the_present_one_alone(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, by_person=True, episodes=2)
+    earlier = EpisodeKey(actor="arm", incarnation=1, episode=0)
+    bench.press_during_observe(7 + 3, Button.SUCCESS, episode=earlier, index=5)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+    verdicts = [record for record in bench.records() if isinstance(record, Verdict)]
+    assert {(v.key, v.index, v.success) for v in verdicts} == {(earlier, 5, True)}
+
+
+def test_a_success_of_the_scene_does_not_drown_an_emergency_stop(bench: Bench) -> None:
+    bench.operator.success_at = 3
+    bench.press_during_observe(4, Button.ESTOP)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.ESTOP
+    assert arrivals(bench)[-1].reward == 1.0
+    assert bench.arm.calls[-1] == "hold"
+
+
+@pytest.mark.parametrize("first", [Button.ESTOP, Button.SUCCESS])
+def test_an_emergency_stop_outranks_what_is_pressed_with_it(bench: Bench, first: Button) -> None:
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 7:
+            bench.keys.press(first)
+            bench.keys.press(Button.SUCCESS if first is Button.ESTOP else Button.ESTOP)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.ESTOP
+    assert bench.arm.calls[-1] == "hold"
+
+
+def test_a_verdict_that_comes_before_the_run_is_ended_is_kept(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, by_person=True, episodes=2)
+    judged = EpisodeKey(actor="arm", incarnation=1, episode=0)
+
+    def answer() -> None:
+        if bench.status["episodes"]:
+            bench.keys.press(Button.SUCCESS, episode=judged, index=6)
+            bench.keys.press(Button.ESTOP)
+        else:
+            bench.keys.press(Button.READY)
+
+    bench.answer = answer
+    bench.loop.run()
+    last = bench.records()[-1]
+    assert isinstance(last, Verdict)
+    assert (last.key, last.index, last.success) == (judged, 6, True)
+
+
 def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, episodes=2)
     earlier = EpisodeKey(actor="arm", incarnation=1, episode=0)
@@ -570,6 +738,47 @@ def test_a_lost_operator_device_stops_the_arm(tmp_path: Path) -> None:
     bench.loop.run()
     assert ends(bench)[0].cause is EndCause.WATCHDOG
     assert 0.9 < (bench.arm.sent_ns[-1] - NS) / NS < 1.6
+    assert bench.status["operator_lost"] == 1
+
+
+def test_a_device_that_sends_presses_alone_is_not_missed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128)
+    bench.keys.press(Button.GIVE_BACK)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+
+
+def test_a_device_that_was_alive_between_episodes_alone_is_missed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128, by_person=True)
+
+    def answer() -> None:
+        bench.keys.press(Button.ALIVE)
+        bench.keys.press(Button.READY)
+
+    bench.answer = answer
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert bench.status["operator_lost"] == 1
+
+
+def test_a_take_over_device_that_is_lost_stops_the_arm_as_data(tmp_path: Path) -> None:
+    class Losing:
+        """The person has steps 1, 2 and 4; the device is lost at step 5."""
+
+        def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source] | None:
+            index = int(observation.state[0])
+            if index == 5:
+                return None
+            return proposed, Source.PERSON if index in (1, 2, 4) else Source.POLICY
+
+    bench = Bench(tmp_path, supervisor=Losing())
+    bench.loop.run()
+    assert (ends(bench)[0].cause, ends(bench)[0].index) == (EndCause.WATCHDOG, 5)
+    assert bench.arm.calls[-2:] == ["hold", "hold"]
+    counts = {
+        name: bench.status[name] for name in ("takeovers", "person_steps", "operator_lost", "watchdogs")
+    }
+    assert counts == {"takeovers": 2, "person_steps": 3, "operator_lost": 1, "watchdogs": 1}
 
 
 def test_each_episode_has_a_scene_of_its_own_over_restarts(tmp_path: Path) -> None:

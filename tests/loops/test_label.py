@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,13 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from roborl.clock import FakeClock
+from roborl.clock import Deadline, FakeClock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.errors import ConfigError
 from roborl.loops.judging import Verdicts
 from roborl.loops.label import Judge, Labeller
 from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows
+from roborl.loops.score_link import ScoreLine
+from roborl.loops.serve import ServeConfig, serving
 from roborl.records import Verdict
+from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
 from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Score
 
 
@@ -99,12 +103,16 @@ class FakeStore:
     def column(self, version: str) -> FakeColumn:
         return self.columns.setdefault(version, FakeColumn())
 
+    def active(self) -> str | None:
+        return next((version for version in reversed(self.columns) if self.columns[version].active), None)
+
 
 class FakeServer:
     """A reward server whose progress depends on every frame that a session was shown, in order."""
 
     def __init__(self, version: str = "v1") -> None:
         self.version = version
+        self.reply_limit_s = 5.0
         self.away = False
         self.answering = True
         self.garbled: set[int] = set()
@@ -117,7 +125,7 @@ class FakeServer:
         self._count = 0
 
     def judge(self) -> Judge | None:
-        return None if self.away else Judge(version=self.version)
+        return None if self.away else Judge(version=self.version, reply_limit_s=self.reply_limit_s)
 
     def open(self, task: str) -> str | None:
         if self.away:
@@ -296,7 +304,7 @@ def test_an_unreadable_reply_holds_the_progress_and_is_counted() -> None:
 
 
 def test_a_dead_server_costs_the_deadline_once_per_episode_and_labels_catch_up_in_order() -> None:
-    rig = Rig(deadline_s=10.0, reply_timeout_s=5.0)
+    rig = Rig(deadline_s=10.0)
     first, second = rig.store.begin(0), rig.store.begin(1)
     rig.store.grow(first, VALUES[:4])
     rig.turns()
@@ -317,8 +325,8 @@ def test_a_dead_server_costs_the_deadline_once_per_episode_and_labels_catch_up_i
     assert rig.labeller.counters["rebuilt"] >= 1
 
 
-def test_a_server_that_says_nothing_loses_its_session() -> None:
-    rig = Rig(reply_timeout_s=5.0)
+def test_a_server_that_says_nothing_for_longer_than_it_may_loses_its_session() -> None:
+    rig = Rig()
     key = rig.store.begin(0)
     rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
     rig.server.answering = False
@@ -332,8 +340,43 @@ def test_a_server_that_says_nothing_loses_its_session() -> None:
     np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
 
 
+class SlowJudge(BrightnessJudge):
+    """Takes so long for each batch."""
+
+    def __init__(self, batch_s: float) -> None:
+        self.batch_s = batch_s
+
+    def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
+        time.sleep(self.batch_s)
+        return super().answer(queries)
+
+
+def test_a_judge_that_takes_ten_seconds_a_batch_labels_everything_once() -> None:
+    """The labeller's clock runs twenty times as fast as the server's."""
+    store, events = FakeStore(), []
+    keys = [store.begin(number) for number in range(2)]
+    for key in keys:
+        store.grow(key, VALUES * 4, EndCause.TIME_LIMIT)
+    model = BrightnessModel(judge=SlowJudge(0.5))
+    with serving({"slow": model}, ServeConfig(endpoint="tcp://127.0.0.1:*")) as server:
+        line = ScoreLine(server.endpoint, ("front",))
+        labeller = Labeller(
+            store, line, LabelConfig(), events=events.append, clock=MonotonicClock(scale=20.0)
+        )
+        deadline = Deadline(30.0)
+        while not all(key in store.column(model.version).finished for key in keys):
+            labeller.turn()
+            deadline.check("it")
+        line.leave()
+    for key in keys:
+        labels = store.columns[model.version].progress[key]
+        np.testing.assert_allclose(labels, np.array(VALUES * 4) / 255, atol=1e-6)
+    assert labeller.counters["rebuilt"] == 0
+    assert labeller.counters["scored"] == 2 * len(VALUES * 4)
+
+
 def test_a_labeller_that_was_kept_from_listening_does_not_take_that_for_silence() -> None:
-    rig = Rig(reply_timeout_s=5.0)
+    rig = Rig()
     key = rig.store.begin(0)
     rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
     rig.server.answering = False
@@ -418,6 +461,24 @@ def test_another_version_gets_its_own_column_and_takes_over_when_it_has_caught_u
     assert rig.store.columns["v2"].active
     assert len(rig.labels(key, "v2")) == len(rig.labels(key, "v1")) == len(VALUES)
     assert [line["version"] for line in rig.named("column")] == ["v1", "v2"]
+
+
+def test_a_restarted_labeller_has_another_version_take_over_no_sooner() -> None:
+    rig = Rig(window=8)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    rig.server.crash()
+    rig.server.version = "v2"
+    rig.labeller = rig.fresh()
+    rig.labeller.turn()
+    assert not rig.store.columns["v2"].active
+    rig.turns()
+    assert rig.store.columns["v2"].active
+    assert len(rig.labels(key, "v2")) == len(VALUES)
+    rig.labeller = rig.fresh()
+    rig.turns()
+    assert [line["version"] for line in rig.named("column")] == ["v1", "v2"], "what is active stays so"
 
 
 def test_a_score_of_another_version_is_not_written() -> None:

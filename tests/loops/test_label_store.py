@@ -117,6 +117,13 @@ def test_labels_reach_the_column_and_the_sealed_episode(rig: Rig, stride: int) -
     np.testing.assert_allclose(saved[0], wanted, atol=1e-6)
 
 
+def test_the_version_that_is_active_is_known_to_another_labeller(rig: Rig) -> None:
+    labeller, episodes = rig.labeller()
+    assert episodes.active() is None
+    rig.turns(labeller, 1)
+    assert rig.labeller()[1].active() == "steps"
+
+
 def test_an_open_episode_is_labelled_as_it_grows(rig: Rig) -> None:
     key = rig.begin(0, 4, end=False)
     labeller, episodes = rig.labeller()

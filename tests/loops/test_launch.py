@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from roborl import config as configuration
+from roborl.codec import join
+from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
+from roborl.hil.supervisor import InterventionConfig, Trigger
 from roborl.learning.budget import BudgetConfig
-from roborl.loops.actor import shared_folder
+from roborl.loops.actor import ActSettings, shared_folder
 from roborl.loops.launch import (
     Addresses,
     TrainConfig,
@@ -16,11 +21,16 @@ from roborl.loops.launch import (
     addresses,
     forget_earlier_run,
     learn_config,
+    recall_earlier_episodes,
     train_specs,
 )
 from roborl.loops.learn import learner_specs
-from roborl.loops.learn_config import BenchForm, LearnConfig, LearnSettings
+from roborl.loops.learn_config import BenchForm, LearnConfig, LearnSettings, RunFolder
+from roborl.loops.status import StatusSlot
 from roborl.loops.train import TrainerConfig
+from roborl.records import pack_record
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
+from roborl.types import EpisodeKey
 
 WHERE = Addresses(steps="ipc:///steps", weights="ipc:///weights", scores="ipc:///scores")
 FORM = BenchForm(
@@ -66,6 +76,44 @@ def test_the_learner_gets_every_setting_it_shares() -> None:
     assert not sparse.shaped
 
 
+def test_the_actors_get_every_setting_they_share() -> None:
+    act = ActSettings(
+        operator="keyboard",
+        teleop="pad.yaml",
+        intervention=InterventionConfig(trigger=Trigger.MOTION),
+        priority="nice",
+        ring_mb=3,
+    )
+    config = TrainConfig(bench_overrides=["--robot.scene=Reach"], plugins=["json"], explore=False, act=act)
+    (made,) = act_configs(config, WHERE)
+    for field in dataclasses.fields(ActSettings):
+        assert getattr(made, field.name) == getattr(act, field.name)
+    assert not made.explore
+    assert (made.bench_overrides, made.plugins) == (config.bench_overrides, config.plugins)
+    specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
+    assert [spec.name for spec in specs][:4] == ["control-arm", "inference-arm", "io-arm", "teleop-arm"]
+
+
+def test_one_device_takes_over_one_arm() -> None:
+    with pytest.raises(ConfigError, match="one arm"):
+        TrainConfig(act=ActSettings(teleop="pad.yaml"), actors=2)
+
+
+def test_a_bench_of_a_plugin_is_known_to_the_learner_too(tmp_path: Path) -> None:
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\n"
+        "cameras: {front: {height_px: 240, width_px: 320}}\n"
+    )
+    script = (
+        "from roborl.loops.learn import form_of; from roborl.loops.learn_config import LearnConfig; "
+        f"print(form_of(LearnConfig(bench={str(bench)!r}, plugins=['roborl.testing.config_stub_robot'])).task)"
+    )
+    # In a process of its own: here the stub may be known already.
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "wait", done.stderr
+
+
 def test_processes_end_with_the_arms_first_and_the_judge_last() -> None:
     config = TrainConfig(actors=2, reward="brightness")
     specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
@@ -95,6 +143,39 @@ def test_counts_of_an_earlier_run_in_a_folder_of_the_same_name_are_forgotten(tmp
     left.write_bytes(b"150 episodes")
     forget_earlier_run(config, WHERE)
     assert not left.exists()
+
+
+def test_counts_that_memory_has_lost_are_recalled_from_the_store(tmp_path: Path) -> None:
+    """Two episodes of each arm and one that is open; the first arm's counts are gone, as after a restart of the machine."""
+    config = TrainConfig(run=tmp_path, episodes=9, actors=2)
+    store = StoreSpec(
+        cameras=CAMERAS,
+        image_px=8,
+        state_dim=STATE_DIM,
+        action_dim=ACTION_DIM,
+        max_steps=6,
+        capacity_bytes=1 << 19,
+    )
+    keys = [
+        EpisodeKey(actor=actor, incarnation=1, episode=n)
+        for n, actor in enumerate(("arm0", "arm1", "arm0", "arm1", "arm0"))
+    ]
+    records = [record for key in keys for record in episode_records(key, 5)][:-1]
+    with Store.open(RunFolder(tmp_path).store, store) as opened:
+        for sequence, record in enumerate(records, start=1):
+            opened.ingest("ring", sequence, join(pack_record(record)))
+    kept = StatusSlot(shared_folder(tmp_path, "arm1"), "control")
+    kept["begun"], kept["episodes"] = 4, 3
+    recall_earlier_episodes(config, WHERE)
+    recalled = StatusSlot(shared_folder(tmp_path, "arm0"), "control")
+    assert (recalled["begun"], recalled["episodes"]) == (3, 3)
+    assert recalled["steps"] == 15
+    assert (kept["begun"], kept["episodes"]) == (4, 3)
+    forget_earlier_run(config, WHERE)
+
+
+def test_before_the_first_start_there_is_nothing_to_recall(tmp_path: Path) -> None:
+    recall_earlier_episodes(TrainConfig(run=tmp_path), WHERE)
 
 
 @pytest.mark.parametrize("made", [LearnConfig(), TrainConfig(episodes=3)])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -28,7 +29,7 @@ from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig
 from roborl.learning.publish import VersionShelf
 from roborl.learning.rlpd import RlpdConfig
-from roborl.loops import learn
+from roborl.loops import demonstrations, learn, learn_processes
 from roborl.loops.actor import ActConfig, Card
 from roborl.loops.demonstrations import DemosConfig, bench_demos
 from roborl.loops.io import weights_handshake
@@ -47,14 +48,24 @@ from roborl.loops.learn_config import (
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import script_maker
 from roborl.loops.serve import ServeConfig
-from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
 from roborl.loops.train import TrainerConfig
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End, Verdict
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps import StepsSender
+from roborl.serving.steps import StepsReceiver, StepsSender
 from roborl.serving.weights import WeightsSubscriber
-from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
+from roborl.types import (
+    Command,
+    EndCause,
+    Episode,
+    EpisodeKey,
+    Frame,
+    Observation,
+    RewardSource,
+    Source,
+    Step,
+)
 
 SIDE, STATE, ACTION, STEPS = 16, 3, 2, 12
 FORM = BenchForm(
@@ -88,7 +99,7 @@ def config_in(run: Path, where: Addresses, hold_actors_at: float) -> LearnConfig
             metrics_every_s=0.5,
             probes=2,
         ),
-        labels=LabelConfig(reply_timeout_s=1.0, deadline_s=60.0),
+        labels=LabelConfig(deadline_s=60.0),
         store=StoreConfig(capacity_bytes=4 << 20),
     )
 
@@ -372,6 +383,67 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) 
     assert np.square(proposed - shown).mean() < 0.5 * np.square(shown).mean(), "it has looked at them"
     shape = policy.config
     assert (shape.waypoints, shape.keypoints, shape.channels, shape.from_first) == (1, 12, 8, True)
+
+
+class Story:
+    """A store process of this very process: what its actors are told, and where its import stands."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, demos: Iterator[Episode]) -> None:
+        self.told: list[str] = []
+        self.child = Child("store", None, ctypes.c_int64(0))
+
+        def tell(_: StepsReceiver, control: Mapping[str, str]) -> None:
+            self.told.append(control.get("mode", "run"))
+
+        def note(_: Path, status: Mapping[str, object]) -> None:
+            if not status["importing"]:
+                self.child.stop()
+
+        monkeypatch.setattr(StepsReceiver, "set_control", tell)
+        monkeypatch.setattr(learn_processes, "write_status", note)
+        monkeypatch.setattr(demonstrations, "bench_demos", lambda *_: demos)
+
+    def run(self, run: Path) -> None:
+        config = replace(config_in(run, addresses(run), 0.0), demos=DemosConfig(path="shown"))
+        learn_processes.store_main(self.child, config, FORM)
+
+
+def shown(count: int) -> Iterator[Episode]:
+    frame = Frame(rgb=np.zeros((SIDE, SIDE, 3), np.uint8), camera="front", stamp_ns=0, id=0)
+    seen = Observation(frames={"front": frame}, state=np.zeros(STATE, np.float32), stamp_ns=0)
+    action = np.zeros(ACTION, np.float32)
+    command = Command(action=action, proposed=action, source=Source.PERSON, policy_version=0)
+    step = Step(observation=seen, command=command, reward=1.0, reward_source=RewardSource.OPERATOR)
+    for number in range(count):
+        yield Episode(
+            key=EpisodeKey(actor="demo", incarnation=1, episode=number),
+            task="shine",
+            steps=(step,),
+            last_observation=seen,
+            end=EndCause.SUCCESS,
+            success=True,
+        )
+
+
+def test_actors_wait_until_all_demonstrations_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    story = Story(monkeypatch, shown(3))
+    story.run(tmp_path)
+    assert story.told == ["pause", "run"]
+    assert len(StoreReader(tmp_path / "store").episodes()) == 3
+
+
+def test_a_bad_demonstration_after_good_ones_ends_the_run_before_an_actor_may_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> Iterator[Episode]:
+        yield from shown(2)
+        raise DatasetError("The actions of episode 2 are not the bench's", seen=3.0, allowed="[-1, 1]")
+
+    story = Story(monkeypatch, broken())
+    with pytest.raises(ConfigError, match="actions of episode 2 are not the bench's"):
+        story.run(tmp_path)
+    assert story.child.is_ready, "it was after the start"
+    assert story.told == ["pause"]
 
 
 def test_a_policy_of_another_arm_is_refused_by_field(tmp_path: Path) -> None:

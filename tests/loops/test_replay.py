@@ -141,6 +141,16 @@ def test_nothing_from_online_is_drawn_while_the_head_start_lasts(rig: Rig) -> No
     assert not later.sample().demo.all()
 
 
+def test_nothing_is_drawn_where_nothing_has_labels_yet(rig: Rig) -> None:
+    rig.run(0, 6)
+    rig.run(1, 6, EndCause.SUCCESS, mode="demo")
+    for ahead in (False, True):
+        waiting = rig.source(need_labels=True, ahead=ahead)
+        waiting.refresh()
+        assert waiting.sample() is None
+        assert rig.source(ahead=ahead).sample() is not None
+
+
 def test_a_verdict_that_moves_the_end_moves_the_return(rig: Rig) -> None:
     key = rig.run(0, 8)
     rig.ingest(Verdict(key=key, index=5, success=True, source=RewardSource.OPERATOR))

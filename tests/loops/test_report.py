@@ -158,6 +158,7 @@ def folder(tmp_path: Path) -> Path:
             "updates_per_s": 50.0,
             "policy_version_lag": 1,
             "achieved_ratio": 7.0,
+            "updates": 80_000,
         }
     ]
     lines += [
@@ -170,12 +171,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_settings(
-    root: Path, *, critic_sees_potential: bool, scale: float = 1.0, form: str = "potential"
+    root: Path, *, critic_sees_potential: bool, scale: float = 1.0, form: str = "potential", **rlpd: float
 ) -> None:
     settings = {
         "reward": "reward_model",
         "shaping": {"scale": scale, "form": form},
-        "rlpd": {"critic_sees_potential": critic_sees_potential},
+        "rlpd": {"critic_sees_potential": critic_sees_potential} | rlpd,
     }
     (root / "run" / "train.yaml").write_text(json.dumps(settings))
 
@@ -239,6 +240,17 @@ def test_the_page_carries_the_label_of_its_reward(
     words = Page(write_report(folder).read_text()).words
     assert ("not policy-invariant" in words) == (label == "not policy-invariant")
     assert ("progress after − progress before" in words) == formula
+
+
+@pytest.mark.parametrize(("needed", "label"), [(10**9, "not yet policy-invariant"), (1, "once critics look")])
+def test_the_page_says_whether_critics_came_to_look_all_the_way_ahead(
+    folder: Path, needed: int, label: str
+) -> None:
+    write_settings(folder, critic_sees_potential=True, lookahead=0.9, lookahead_updates=needed)
+    assert label in read_results(folder).form[1]
+    words = Page(write_report(folder).read_text()).words
+    assert label in words
+    assert ("the best policy may have been another one" in words) == (needed > 1)
 
 
 @pytest.mark.parametrize("form", ["progress", "difference", "positive"])

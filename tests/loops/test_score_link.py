@@ -12,6 +12,7 @@ from roborl.loops.label import Judge
 from roborl.loops.score_link import ScoreLine, score_over
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.fake import BrightnessModel
+from roborl.rewards.pool import PoolConfig
 from roborl.types import Frame, Observation, Score
 
 
@@ -88,6 +89,7 @@ def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> N
     serving.start(reward=model)
     judge = until(line, lambda _s, _l: line.judge())
     assert judge == Judge(version=model.version, cameras=("wrist",), image_px=8)
+    assert judge.reply_limit_s == ServeConfig().judge_deadline_s * PoolConfig().most_batches
     session = line.open("shine")
     assert session is not None
     push(line, session, 0, 51)

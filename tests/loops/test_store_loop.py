@@ -13,7 +13,7 @@ from roborl.clock import FakeClock
 from roborl.codec import Part
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.sealed import to_episode
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops.store import DemoImport, StoreLoop
 from roborl.records import Arrival
 from roborl.testing.experience import episode_records
@@ -161,5 +161,49 @@ def test_a_dataset_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
         raise DatasetError("another action size")
         yield
 
-    with pytest.raises(DatasetError, match="action size"):
+    with pytest.raises(ConfigError, match="in a cannot be used: another action size"):
         DemoImport("a", broken, Shelf(), tmp_path / "demos.json")
+
+
+@pytest.mark.parametrize(
+    "error", [DatasetError("not finite", seen="nan", remedy="Delete it."), KeyError("reward")]
+)
+def test_a_demonstration_that_cannot_be_used_ends_the_run_whichever_it_is(
+    error: Exception, tmp_path: Path
+) -> None:
+    def broken() -> Iterator[Episode]:
+        yield from map(demo, range(2))
+        raise error
+
+    shelf, marker = Shelf(), tmp_path / "demos.json"
+    demos = DemoImport("a", broken, shelf, marker)
+    demos.turn()
+    with pytest.raises(ConfigError) as caught:
+        demos.turn()
+    assert len(shelf.keys) == 2
+    assert not marker.exists()
+    assert caught.value.problem.startswith("The demonstrations in a cannot be used: ")
+    assert str(caught.value.seen) in ("nan", "'reward'")
+    assert caught.value.allowed == "a dataset whose every episode fits the bench"
+    assert caught.value.remedy in (
+        "Delete it. Start again in a new run folder",
+        "Start again in a new run folder",
+    )
+
+
+def test_a_demonstration_that_does_not_fit_the_store_ends_the_run_and_a_full_disk_does_not(
+    tmp_path: Path,
+) -> None:
+    class Strict(Shelf):
+        error: Exception = OSError(28, "No space left on device")
+
+        def import_episode(self, episode: Episode) -> bool:
+            raise self.error
+
+    shelf = Strict()
+    demos = DemoImport("a", lambda: map(demo, range(2)), shelf, tmp_path / "demos.json")
+    with pytest.raises(OSError, match="No space"):
+        demos.turn()
+    shelf.error = DatasetError("It does not fit", seen="action_dim is 9, the store's is 3")
+    with pytest.raises(ConfigError, match="action_dim is 9"):
+        demos.turn()

@@ -12,23 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roborl.clock import NS, FakeClock
 from roborl.codec import split
 from roborl.data.ring import Ring
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
+from roborl.hil.supervisor import Intervention, InterventionConfig, PolicyOnly, Reading
 from roborl.loops.act import Actor, folder_of
 from roborl.loops.actor import ActConfig
-from roborl.loops.teleop import make_map, make_teleoperator
-from roborl.records import Arrival, unpack_record
+from roborl.loops.control_process import gate
+from roborl.loops.control_settings import Waiting
+from roborl.loops.status import StatusSlot
+from roborl.loops.teleop import ReadingSlot, make_map, make_teleoperator
+from roborl.records import Arrival, End, unpack_record
 from roborl.testing import config_stub_teleoperator
-from roborl.types import Source
+from roborl.types import EndCause, Source
 
 PLUGIN = config_stub_teleoperator.__name__
 
 
-def test_a_person_takes_over_and_gives_back_and_a_dead_device_gives_the_arm_to_the_policy(
-    tmp_path: Path,
-) -> None:
+def test_a_person_takes_over_and_gives_back_and_a_dead_device_stops_the_arm(tmp_path: Path) -> None:
     (tmp_path / "pad.yaml").write_text("type: stub_pad\ndelta_x: -1.0\nengaged_after: 30\n")
     config = ActConfig(
         bench_overrides=["--robot.scene=Reach", "--time_scale=2"],
@@ -45,16 +48,27 @@ def test_a_person_takes_over_and_gives_back_and_a_dead_device_gives_the_arm_to_t
     thread = threading.Thread(target=actor.run)
     thread.start()
     until = time.monotonic() + 60
-    while actor.status["control"]["person_steps"] < 12 and time.monotonic() < until:
-        time.sleep(0.02)
+    control = actor.status["control"]
+    # Twelve steps are more than one take-over gives. Then the device dies as the person takes over in mid-episode.
+    before, fresh = 0, False
+    while (control["person_steps"] < 12 or not fresh) and time.monotonic() < until:
+        fresh = control["takeovers"] > before and control["index"] > 0
+        before = control["takeovers"]
+        time.sleep(0.01)
     os.kill(actor.group.pid("teleop"), signal.SIGKILL)
     while not actor.group.recoveries_s["teleop"] and time.monotonic() < until:
+        time.sleep(0.02)
+    lost, begun = control["operator_lost"], control["begun"]
+    while control["begun"] == begun and time.monotonic() < until:
         time.sleep(0.02)
     stop.set()
     thread.join(30)
     with Ring.attach(folder_of(config) / "ring.bin") as ring:
         records = [unpack_record(split(bytes(ring.read(seq)))) for seq in range(1, ring.head + 1)]
     commands = [record.command for record in records if isinstance(record, Arrival) and record.command]
+    causes = [record.cause for record in records if isinstance(record, End)]
+    assert 1 <= lost <= causes.count(EndCause.WATCHDOG) == control["watchdogs"]
+    assert control["begun"] > begun
     by_person = [command.source is Source.PERSON for command in commands]
     assert sum(by_person) >= 12
     assert len(set(by_person)) == 2
@@ -66,6 +80,22 @@ def test_a_person_takes_over_and_gives_back_and_a_dead_device_gives_the_arm_to_t
             assert abs(command.action[3]) < 1e-3
     assert actor.group.restarts == {"control": 0, "inference": 0, "io": 0, "teleop": 1}
     shutil.rmtree(folder_of(config))
+
+
+def test_no_episode_begins_while_the_take_over_device_is_silent(tmp_path: Path) -> None:
+    clock = FakeClock(NS)
+    slot = ReadingSlot(tmp_path)
+    supervisor = Intervention(slot.newest, clock, InterventionConfig(stale_s=0.2))
+    inference = StatusSlot(tmp_path, "inference")
+    inference.begin()
+    inference.ready(0.0)
+    blocked = gate(tmp_path, supervisor)
+    assert blocked() is Waiting.NO_DEVICE
+    slot.publish(Reading(action=np.zeros(4, np.float32), clutch=False, stamp_ns=clock.now_ns()))
+    assert blocked() is Waiting.NOTHING
+    clock.advance(0.3)
+    assert blocked() is Waiting.NO_DEVICE
+    assert gate(tmp_path, PolicyOnly())() is Waiting.NOTHING
 
 
 def test_a_leader_arm_of_the_same_kind_fits_a_bench() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from roborl.data.reader import StoreReader
 from roborl.learning.checkpoint import checkpoints
 from roborl.learning.publish import VersionShelf
+from roborl.loops.actor import shared_folder
 from roborl.loops.learn_config import RunFolder, read_lines, read_status
 
 pytestmark = pytest.mark.timeout(240)
@@ -61,8 +63,13 @@ def test_two_actors_train_one_policy_and_a_resumed_run_goes_on(tmp_path: Path) -
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
 
+    # As after a restart of the machine, for one of the two.
+    shutil.rmtree(shared_folder(run.root, "arm0"))
     second = train(run.root, 6, "--resume", "true")
     assert second["episodes"] == 6
+    assert [actor["episodes"] for actor in second["actors"]] == [3, 3]
+    seeds = [info.meta["seed"] for info in StoreReader(run.store).episodes()]
+    assert len(set(seeds)) == 6
     assert [line["number"] for line in read_lines(run.metrics, "episode")] == list(range(1, 7))
     assert second["trainer"]["updates"] > first["trainer"]["updates"]
     versions = [line["version"] for line in read_lines(run.metrics, "version")]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from roborl.clock import FakeClock
-from roborl.errors import ModelLoadError
+from roborl.errors import ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.checkpoint import checkpoints
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
@@ -26,13 +27,14 @@ class TinyAlgorithm:
         self.bias = torch.zeros(size, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.bias], lr=0.01)
         self.poison = False
+        self.loss = 0.0
 
     def update(self, batch: float) -> dict[str, float]:
         self.optimiser.zero_grad()
         loss = (self.bias - batch).square().sum()
         loss.backward()
         self.optimiser.step()
-        return {"loss": loss.item()}
+        return {"loss": loss.item() + self.loss}
 
     def actor_weights(self) -> dict[str, NDArray[Any]]:
         weights = self.bias.detach().numpy().copy()
@@ -58,6 +60,7 @@ class Memory:
     committed: int = 0
     sampleable: int = 0
     finished: list[EpisodeResult] = field(default_factory=list)
+    empty: bool = False
 
     def refresh(self) -> Experience:
         finished, self.finished = self.finished, []
@@ -69,8 +72,8 @@ class Memory:
             held=0,
         )
 
-    def sample(self) -> float:
-        return 1.0
+    def sample(self) -> float | None:
+        return None if self.empty else 1.0
 
     def grow(self, transitions: int) -> None:
         self.committed += transitions
@@ -129,6 +132,21 @@ def test_training_begins_at_the_minimum_and_keeps_to_the_ratio(tmp_path: Path) -
     assert bench.turn() == 0
 
 
+def test_updates_wait_while_there_is_nothing_to_draw_and_hold_no_actor_back(tmp_path: Path) -> None:
+    budget = BudgetConfig(ratio=2.0, max_lead=4.0, start_at=10, hold_actors_at=20.0)
+    bench = Bench(tmp_path, budget=budget)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(30)
+    bench.memory.empty = True
+    assert [bench.turn() for _ in range(3)] == [0, 0, 0]
+    report = bench.trainer.report()
+    assert (report["updates"], report["owed_updates"]) == (0, 40)
+    assert (report["holds_actors"], report["nothing_to_draw"]) == (False, True)
+    bench.memory.empty = False
+    assert bench.turn() == 44
+    assert not bench.trainer.report()["nothing_to_draw"]
+
+
 def test_a_silent_actor_stops_the_learner_when_it_has_nothing_new(tmp_path: Path) -> None:
     bench = Bench(tmp_path, budget=BudgetConfig(ratio=2.0, max_lead=4.0, start_at=10, silence_s=5.0), burst=3)
     bench.trainer.start(resume=False)
@@ -172,6 +190,31 @@ def test_versions_follow_the_updates_and_bad_ones_are_counted(tmp_path: Path) ->
     bench.memory.grow(20)
     bench.turn()
     assert bench.link.versions == [1, 2, 3]
+
+
+def test_a_diverged_learner_stops_and_leaves_its_checkpoints(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(10)
+    bench.turn()
+    bench.trainer.save()
+    bench.memory.grow(10)
+    bench.algorithm.loss = math.nan
+    with pytest.raises(TrainingError, match="diverged"):
+        bench.turn()
+    bench.algorithm.loss = 0.0
+    bench.turn()
+    with torch.no_grad():
+        bench.algorithm.bias.fill_(math.inf)
+    with pytest.raises(TrainingError, match="not finite"):
+        bench.trainer.save()
+    (kept,) = checkpoints(tmp_path / "checkpoints")
+
+    second = Bench(tmp_path)
+    second.memory.grow(30)
+    second.trainer.start(resume=True)
+    assert torch.isfinite(second.algorithm.bias).all()
+    assert second.trainer.budget.updates == int(kept.name)
 
 
 def test_resuming_goes_on_bit_for_bit(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from roborl.errors import ConfigError, ShapeError
 from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES, BenchmarkSettings, Subject, measure, time_only_model
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
-from roborl.rewards.judges.fake import ScriptedVlm, brightness_of_last
 from roborl.rewards.judges.queries import VlmJudge
 from roborl.rewards.model import Fold, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
 from roborl.rewards.sarm.episodes import TrainingEpisode
 from roborl.rewards.time_only import mean_progress
+from roborl.testing.vlms import ScriptedVlm, brightness_of_last
 from roborl.types import Observation, Score
 
 SETTINGS = BenchmarkSettings(lag=3)

@@ -1,10 +1,12 @@
 """The conformance check passes the fakes and notices each broken clause."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from roborl.errors import ShapeError
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import missing
 from roborl.rewards.sarm.checkpoint import freeze_model
@@ -58,6 +60,19 @@ class Moody(BrightnessJudge):
         return [(b / self.calls, c) for b, c in super().answer(queries)]
 
 
+class Choosy(BrightnessJudge):
+    """Chokes on pictures of another size than the first."""
+
+    size = None
+
+    def answer(self, queries):
+        for query in queries:
+            self.size = self.size or query.now[0].shape
+            if query.now[0].shape != self.size:
+                raise ValueError("not of one size")
+        return super().answer(queries)
+
+
 class Scribbler(BrightnessJudge):
     def answer(self, queries):
         for query in queries:
@@ -106,6 +121,39 @@ class Blind(BrightnessFold):
 
 
 @with_fold
+class Remembering(BrightnessFold):
+    """Keeps the sizes of what it refuses."""
+
+    sizes = frozenset()
+
+    def queries(self, observation):
+        self.sizes |= {image.shape for image in observation.images.values()}
+        if len(self.sizes) > 1:
+            raise ShapeError("Pictures differ in size")
+        return super().queries(observation)
+
+
+@with_fold
+class Shaken(BrightnessFold):
+    """Scores otherwise after what it refuses."""
+
+    size = None
+    shift = 0.0
+
+    def queries(self, observation):
+        (image,) = observation.images.values()
+        self.size = self.size or image.shape
+        if image.shape != self.size:
+            self.shift = 0.1
+            raise ShapeError("Pictures differ in size")
+        return super().queries(observation)
+
+    def fold(self, observation_id, replies):
+        score = super().fold(observation_id, replies)
+        return replace(score, progress=max(0.0, score.progress - self.shift))
+
+
+@with_fold
 class Infinite(BrightnessFold):
     def fold(self, observation_id, replies):
         return Score(frame_id=observation_id, progress=0.5, raw=0.5, spread=math.inf, version=self._version)
@@ -149,10 +197,13 @@ class Clairvoyant(BrightnessModel):
         (ForeignVersion, "another version"),
         (lambda cameras: BrightnessModel(cameras, judge=Company()), "batch otherwise"),
         (lambda cameras: BrightnessModel(cameras, judge=Moody()), "second time"),
+        (lambda cameras: BrightnessModel(cameras, judge=Choosy()), "chokes"),
         (ZeroForMissing, "never came"),
         (NeverRecovers, "not recover"),
         (WrongFrame, "each observation its score"),
         (Blind, "without the views"),
+        (Remembering, "refuses a good observation"),
+        (Shaken, "once it has refused"),
         (Infinite, "spread"),
         (Shared, "mixes up two episodes"),
         (Clairvoyant, "later observations"),

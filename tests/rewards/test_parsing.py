@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roborl.rewards.hop_replies import read_hop
+from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.parsing import (
     parse_flag,
     parse_percent,
@@ -13,6 +15,8 @@ from roborl.rewards.parsing import (
     parse_signed_percent,
     tag_content,
 )
+from roborl.rewards.sole import parse_answer
+from roborl.rewards.vlac.replies import read_done, read_percent
 
 NONE_EVER = [
     "",
@@ -270,10 +274,10 @@ def test_what_is_no_answer_to_anything_is_missing(reply):
     assert parse_score(reply) is None
     assert parse_percent(reply) is None
     assert parse_signed_percent(reply) is None
-    assert parse_signed_percent(reply, tag="score") is None
-    assert parse_percent(reply, tag="answer", after_words=True) is None
-    assert parse_signed_percent(reply, unit=False) is None
-    assert parse_flag(reply) is None
+    assert read_hop(reply) is None
+    assert parse_answer(reply) is None
+    assert read_percent(reply) is None
+    assert read_done(VlmReply(text=reply), least_mass=0.5) is None
 
 
 @pytest.mark.parametrize("reply", SCORES)

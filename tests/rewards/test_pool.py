@@ -376,6 +376,29 @@ def test_a_replaced_or_closed_session_sends_nothing_more():
         pool.push("a", observation(1, 1))
 
 
+@pytest.mark.parametrize(("max_batch", "max_sessions"), [(2, 5), (4, 9), (8, 20)])
+def test_a_label_session_that_waits_is_answered_within_so_many_batches(max_batch, max_sessions):
+    pool = pool_of(max_batch=max_batch, max_sessions=max_sessions)
+    live = max(1, max_batch // 2)
+    names = [str(i) for i in range(max_sessions - live)]
+    for name in names:
+        open_(pool, name)
+        for index in range(3):
+            pool.push(name, observation(index, 9))
+    for i in range(live):
+        open_(pool, f"live {i}", Lane.LIVE)
+    answered = dict.fromkeys(names, 0)
+    for batch in range(1, 3 * pool.config.most_batches):
+        for i in range(live):
+            pool.push(f"live {i}", observation(batch, 9))
+        pool.step("m")
+        for outcome in pool.collect():
+            if outcome.session_id in answered:
+                answered[outcome.session_id] = batch
+                pool.push(outcome.session_id, observation(outcome.score.frame_id + 3, 9))
+        assert all(batch - last < pool.config.most_batches for last in answered.values())
+
+
 def test_forgotten_and_surplus_sessions():
     clock = FakeClock()
     pool = pool_of(clock=clock, max_sessions=2, idle_s=5.0)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roborl.rewards.forms import RewardForm, reward_of
-from roborl.rewards.judges.fake import NoisyVlm, brightness_of_last
 from roborl.rewards.judges.queries import VlmQuery
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.shaping import held, potential, shaped_reward
 from roborl.testing.mdps import random_mdps
+from roborl.testing.vlms import NoisyVlm, brightness_of_last
 
 MDPS = random_mdps(500, seed=1)
 RNG = np.random.default_rng(2)

@@ -17,6 +17,8 @@ class JudgeKind(StrEnum):
     """Behind endpoints that speak OpenAI's protocol, such as those of vLLM and SGLang."""
     PAIRS = "pairs"
     """In this process: the small judge of hops that ``roborl train-reward --model pairs`` trains."""
+    FAKE = "fake"
+    """Nowhere: the words of :attr:`JudgeConfig.reply` answer every question."""
 
 
 class Quantisation(StrEnum):
@@ -31,8 +33,11 @@ class Quantisation(StrEnum):
 class JudgeConfig:
     """How a vision-language network is run. Checkpoint, prompt and pixels are settings of the reward model that asks."""
 
-    # Where the network runs: transformers (in this process) or openai (endpoints); pairs for the small judge of hops.
+    # Where the network runs: transformers (in this process) or openai (endpoints); pairs for the small judge of hops;
+    # fake for none, to try a bench without a GPU.
     kind: JudgeKind = JudgeKind.TRANSFORMERS
+    # What a fake judge says to every question, such as 'ANSWER: 3' to RoboReward's or '<score>+5%</score>' to Dopamine's.
+    reply: str = ""
     # Number format of the weights: auto (as saved), bfloat16, float16 or float32.
     dtype: str = "auto"
     # Where the network lies: auto (a GPU where there is one), cpu, cuda, cuda:1, or balanced to spread it over all.
@@ -59,6 +64,9 @@ class JudgeConfig:
     # How endpoints are shown clips: pictures (their frames, each behind its instant) or video (vLLM's form, which
     # takes them for two a second, and no more of them than it is started with: --media-io-kwargs).
     clips: str = "pictures"
+    # Side of the square that one visual token of the network at the endpoints covers, px: 32 for Qwen3-VL, 28 for
+    # Qwen2.5-VL. Pictures are sent in multiples of it. 0 reads it from the checkpoint, where that lies on this machine.
+    cell_px: int = 0
     # Whether endpoints can be made to start a reply with given words, as vLLM and SGLang can.
     prefill: bool = True
     # Questions under way at each endpoint.
@@ -77,6 +85,8 @@ class JudgeConfig:
             raise ConfigError(
                 "A judge behind endpoints has no endpoint", remedy="Set --judge.endpoints '[http://…/v1]'"
             )
+        if self.kind is JudgeKind.FAKE and not self.reply:
+            raise ConfigError("A fake judge has nothing to say", remedy="Set --judge.reply 'ANSWER: 3'")
         dtypes = ("auto", "bfloat16", "float16", "float32")
         if self.dtype not in dtypes:
             raise ConfigError("There is no such number format", seen=self.dtype, allowed=dtypes)
@@ -85,10 +95,15 @@ class JudgeConfig:
                 "Clips cannot be shown in this way", seen=self.clips, allowed=("pictures", "video")
             )
         counts = (self.concurrency, self.attempts, self.pad_to)
-        if min(counts) < 1 or min(self.deadline_s, self.timeout_s) <= 0 or self.backoff_s < 0:
+        if (
+            min(counts) < 1
+            or self.cell_px < 0
+            or min(self.deadline_s, self.timeout_s) <= 0
+            or self.backoff_s < 0
+        ):
             raise ConfigError(
                 "The settings of a judge cannot be used",
-                seen=f"pad_to {self.pad_to}, concurrency {self.concurrency}, attempts {self.attempts},"
-                f" deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
-                allowed="pad_to, concurrency and attempts ≥ 1, times > 0",
+                seen=f"pad_to {self.pad_to}, cell_px {self.cell_px}, concurrency {self.concurrency},"
+                f" attempts {self.attempts}, deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
+                allowed="pad_to, concurrency and attempts ≥ 1, cell_px ≥ 0, times > 0",
             )

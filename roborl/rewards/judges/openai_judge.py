@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import math
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -26,7 +26,9 @@ import xxhash
 from roborl.errors import ConfigError
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.config import JudgeConfig
-from roborl.rewards.judges.queries import Cells, Clip, Token, VlmQuery, VlmReply, picture_key
+from roborl.rewards.judges.endpoint_replies import UNREADABLE, read_reply
+from roborl.rewards.judges.picture_sizes import PictureSizes
+from roborl.rewards.judges.queries import Cells, Clip, VlmQuery, VlmReply, picture_key
 from roborl.rewards.model import JudgeDown
 from roborl.types import Image
 
@@ -34,7 +36,6 @@ log = logging.getLogger(__name__)
 
 _MOST_ALTERNATIVES = 20  # what the protocol allows
 _KEPT_PICTURES = 256 << 20  # bytes of pictures in the form that is sent
-_LARGEST_REPLY = 4 << 20
 _AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
 
@@ -64,9 +65,16 @@ class _Unreachable(Exception):
 class OpenAiJudge:
     """Answers by asking endpoints, many questions at once. :meth:`answer` is called by one thread.
 
+    What the network there sees of a picture cannot be asked for. Pictures are therefore sent in the size that they shall
+    be seen in, whole cells within the limits, which the endpoint's own preprocessing leaves alone unless its limits are
+    narrower.
+
     Args:
         config: Endpoints, limits and deadlines.
-        checkpoint: What is served there, as part of the judge's identity; the weights themselves cannot be seen.
+        checkpoint: What is served there, as part of the judge's identity; the weights themselves cannot be seen. Where
+            it is a folder, its ``config.json`` tells the size of a cell if the settings do not.
+        min_pixels: Least pixels of a picture, and per frame of a clip, as it is sent; 0 for no such limit.
+        max_pixels: Most pixels of the same.
 
     Attributes:
         model: Name of the model at the endpoints.
@@ -77,8 +85,16 @@ class OpenAiJudge:
         ConfigError: If the named variable holds no key.
     """
 
-    def __init__(self, config: JudgeConfig, checkpoint: str = "") -> None:
+    def __init__(
+        self, config: JudgeConfig, checkpoint: str = "", *, min_pixels: int = 0, max_pixels: int = 0
+    ) -> None:
         self._config = config
+        self._sizes = PictureSizes(
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
+            cell_px=config.cell_px or _cell_px_of(checkpoint),
+            video=config.clips == "video",
+        )
         headers = {}
         if config.key_variable:
             key = os.environ.get(config.key_variable)
@@ -101,17 +117,23 @@ class OpenAiJudge:
         self._threads = ThreadPoolExecutor(
             config.concurrency * len(self._endpoints), thread_name_prefix="endpoint"
         )
-        known = json.dumps([self.model, checkpoint, config.clips, config.prefill])
+        known = json.dumps([self.model, checkpoint, config.prefill, asdict(self._sizes)])
         self._identity = f"endpoint-{xxhash.xxh3_128(known.encode()).hexdigest()[:16]}"
+        log.warning(
+            "what %s sees of pictures cannot be asked for; they are sent %s. Start the endpoints with limits that leave"
+            " those as they are: by itself Qwen3-VL enlarges a picture of less than 65,536 pixels",
+            self.model,
+            self._sizes,
+        )
 
     @property
     def identity(self) -> str:
-        """Hash of the model's name and of how it is asked."""
+        """Hash of the model's name, of how it is asked and in what sizes it is sent pictures."""
         return self._identity
 
     def cells(self, query: VlmQuery) -> tuple[Cells, ...] | None:
-        """Return nothing: an endpoint does not tell what it sees of a picture."""
-        return None
+        """Return what a network sees that takes pictures in the size they are sent in; None where its cells are unknown."""
+        return self._sizes.cells(query)
 
     def answer(self, queries: Sequence[VlmQuery]) -> list[VlmReply | None]:
         """Return one reply per query; None where no endpoint gave one in time.
@@ -164,7 +186,13 @@ class OpenAiJudge:
                 )
                 reached = True
                 if response.status_code == httpx.codes.OK:
-                    reply = _reply(query, response.content, (time.monotonic() - began) * 1e3)
+                    reply = read_reply(
+                        query,
+                        response.content,
+                        prefilled=self._config.prefill,
+                        sent=self._sizes.sent(query),
+                        took_ms=(time.monotonic() - began) * 1e3,
+                    )
                     endpoint.failed = 0
                     return reply
                 self._fail(f"status {response.status_code}", endpoint, response.text[:200])
@@ -175,7 +203,7 @@ class OpenAiJudge:
                 self._fail("timeout", endpoint, error)
             except httpx.HTTPError as error:
                 self._fail("unreachable", endpoint, error)
-            except (ValueError, KeyError, IndexError, TypeError) as error:
+            except UNREADABLE as error:
                 self._fail("unreadable", endpoint, error)
             finally:
                 endpoint.seats.release()
@@ -219,7 +247,7 @@ class OpenAiJudge:
         body: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
-            "max_tokens": max(1, query.max_tokens) + _spaces(query),
+            "max_tokens": max(1, query.max_tokens) + self._spare_tokens(query),
             "temperature": query.temperature,
             "seed": query.seed,
         }
@@ -228,7 +256,8 @@ class OpenAiJudge:
             messages.append({"role": "assistant", "content": query.reply_start.rstrip()})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if query.stop:
-            body |= {"stop": list(query.stop), "include_stop_str_in_output": True}
+            # What keeps the stop in the text: the first is vLLM's name, the second SGLang's.
+            body |= {"stop": list(query.stop), "include_stop_str_in_output": True, "no_stop_trim": True}
         if query.choices or query.alternatives:
             wanted = _MOST_ALTERNATIVES if query.choices else min(query.alternatives, _MOST_ALTERNATIVES)
             body |= {"logprobs": True, "top_logprobs": wanted}
@@ -239,8 +268,8 @@ class OpenAiJudge:
             return [{"type": "text", "text": part}]
         if not isinstance(part, Clip):
             return [self._picture(part)]
-        if self._config.clips == "video":
-            frames = ",".join(_encoded(frame, ".jpg") for frame in part.frames)
+        if self._sizes.video:
+            frames = ",".join(_encoded(self._sizes.fitted(frame), ".jpg") for frame in part.frames)
             return [{"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}]
         pieces: list[dict[str, Any]] = []
         for stamp_s, frame in zip(part.stamps_s, part.frames, strict=True):
@@ -252,16 +281,22 @@ class OpenAiJudge:
         url = self._urls.get(key)
         if url is None:
             # Without loss: what the network sees must not depend on how it was sent.
-            url = _Url(f"data:image/png;base64,{_encoded(picture, '.png')}")
+            url = _Url(f"data:image/png;base64,{_encoded(self._sizes.fitted(picture), '.png')}")
             self._urls.put(key, url)
         return {"type": "image_url", "image_url": {"url": url.text}}
+
+    def _spare_tokens(self, query: VlmQuery) -> int:
+        """Return how many tokens a reply may need for its start, or for the spaces that its start was relieved of."""
+        if not self._config.prefill:
+            return len(query.reply_start)  # a token has a character at least
+        return int(query.reply_start != query.reply_start.rstrip())
 
     def _only_model(self) -> str:
         for endpoint in self._endpoints:
             try:
                 listed = self._client.get(f"{endpoint.url}/models").raise_for_status().json()["data"]
                 names = sorted({str(model["id"]) for model in listed})
-            except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            except (httpx.HTTPError, *UNREADABLE) as error:
                 self._fail("unreachable", endpoint, error)
                 continue
             if len(names) != 1:
@@ -278,53 +313,15 @@ class OpenAiJudge:
         )
 
 
-def _reply(query: VlmQuery, content: bytes, took_ms: float) -> VlmReply:
-    if len(content) > _LARGEST_REPLY:
-        raise ValueError(f"a reply of {len(content)} bytes")
-    answered = json.loads(content)
-    (choice,) = answered["choices"]
-    text = choice["message"]["content"] or ""
-    if not isinstance(text, str):
-        raise ValueError("a reply that is no text")
-    places = (choice.get("logprobs") or {}).get("content") or []
-    tokens = tuple(_token(place) for place in places)
-    probabilities, mass = _weigh(query.choices, tokens)
-    usage = answered.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return VlmReply(
-        text=query.reply_start.rstrip() + text if query.max_tokens else query.reply_start,
-        probabilities=probabilities,
-        mass=mass,
-        tokens=tokens if query.alternatives else (),
-        ended=choice.get("finish_reason") != "length",
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        reused_tokens=int(details.get("cached_tokens") or 0),
-        timings_ms={"endpoint": took_ms},
-    )
-
-
-def _token(place: dict[str, Any]) -> Token:
-    others = [(str(other["token"]), math.exp(float(other["logprob"]))) for other in place["top_logprobs"]]
-    if not all(math.isfinite(p) for _, p in others):
-        raise ValueError("probabilities that are not finite")
-    return Token(text=str(place["token"]), alternatives=tuple(sorted(others, key=lambda pair: -pair[1])))
-
-
-def _weigh(choices: Sequence[str], tokens: Sequence[Token]) -> tuple[tuple[float, ...] | None, float]:
-    """Return the probability of each choice as first word among those reported, and of all of them together."""
-    before = 1.0
-    for token in tokens if choices else ():
-        found = [sum(p for text, p in token.alternatives if text.strip() == choice) for choice in choices]
-        if token.text.strip() or sum(found) > 0:
-            mass = sum(found)
-            return (tuple(p / mass for p in found) if mass > 0 else None), min(before * mass, 1.0)
-        before *= dict(token.alternatives).get(token.text, 1.0)
-    return None, 0.0
-
-
-def _spaces(query: VlmQuery) -> int:
-    """Return how many more tokens a reply may need for spaces that its start was relieved of."""
-    return int(query.reply_start != query.reply_start.rstrip())
+def _cell_px_of(checkpoint: str) -> int:
+    """Return the side of the cells that a checkpoint's network sees pictures in, px; 0 where that is not known."""
+    if not checkpoint:
+        return 0
+    try:
+        vision = json.loads((Path(checkpoint) / "config.json").read_text())["vision_config"]
+        return int(vision["patch_size"]) * int(vision["spatial_merge_size"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
 
 
 def _encoded(picture: Image, form: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.queries import VlmJudge
+
+log = logging.getLogger(__name__)
 
 
 def checkpoint_folder(config: JudgeConfig, checkpoint: str) -> Path | None:
@@ -16,7 +19,7 @@ def checkpoint_folder(config: JudgeConfig, checkpoint: str) -> Path | None:
         checkpoint: A folder, or a name on the hub.
 
     Returns:
-        The folder; None where endpoints hold the weights and this machine has no copy.
+        The folder; None where this machine has no copy and needs none.
 
     Raises:
         ModelLoadError: If the judge is to load it and it is not here.
@@ -25,7 +28,7 @@ def checkpoint_folder(config: JudgeConfig, checkpoint: str) -> Path | None:
         from roborl.rewards.judges.weights import find_checkpoint
 
         return find_checkpoint(checkpoint)
-    return Path(checkpoint) if Path(checkpoint).is_dir() else None
+    return Path(checkpoint) if checkpoint and Path(checkpoint).is_dir() else None
 
 
 def open_judge(
@@ -40,10 +43,10 @@ def open_judge(
 
     Args:
         config: How it runs.
-        checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, only
-            part of the judge's identity.
+        checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, part of
+            the judge's identity, and where the folder is here, what tells the size of a visual token.
         min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
-        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are told by whoever starts them.
+        max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are sent frames within both.
         tiles: Whether an InternVL network sees a large picture as several tiles.
 
     Raises:
@@ -53,7 +56,12 @@ def open_judge(
     if config.kind is JudgeKind.OPENAI:
         from roborl.rewards.judges.openai_judge import OpenAiJudge
 
-        return OpenAiJudge(config, checkpoint)
+        return OpenAiJudge(config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels)
+    if config.kind is JudgeKind.FAKE:
+        from roborl.rewards.judges.fake import FakeJudge
+
+        log.warning("a fake judge answers every question with %r, whatever it is shown", config.reply)
+        return FakeJudge(config.reply)
     if config.kind is JudgeKind.PAIRS:
         from roborl.rewards.pairs.checkpoint import load_pairs
         from roborl.rewards.pairs.judge import PairJudge

@@ -135,6 +135,8 @@ class VlmReply:
         prompt_tokens: Length of the question; 0 where unknown.
         reused_tokens: How many of them had been read before.
         cells: What the network saw of each picture and clip, in order; empty where unknown.
+        sent: Frames, height and width in pixels of each picture and clip as it was sent to an endpoint; empty where none
+            was sent.
         timings_ms: Named durations, those of a batch for each of its replies.
     """
 
@@ -146,6 +148,7 @@ class VlmReply:
     prompt_tokens: int = 0
     reused_tokens: int = 0
     cells: tuple[Cells, ...] = ()
+    sent: tuple[tuple[int, int, int], ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 

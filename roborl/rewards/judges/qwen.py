@@ -21,8 +21,9 @@ class QwenFamily:
     Args:
         model: The network.
         processor: Its processor.
-        min_pixels: Least pixels per frame; 0 for the checkpoint's own.
-        max_pixels: Most pixels per frame; 0 for the checkpoint's own.
+        min_pixels: Least pixels of a picture, and per frame of a clip; 0 for the checkpoint's own limit, which it has
+            one of for pictures and another for clips.
+        max_pixels: Most pixels, likewise. The checkpoint's own least gives way to it.
     """
 
     axes = 3
@@ -32,14 +33,8 @@ class QwenFamily:
         self._processor = processor
         self._stamped = model.config.model_type == "qwen3_vl"
         self._merge: int = model.config.vision_config.spatial_merge_size
-        size = processor.image_processor.size
-        self._least = min_pixels or int(size["shortest_edge"])
-        self._most = max_pixels or int(size["longest_edge"])
-        # A clip has one budget for all its frames; ours, where there is one, is per frame whatever their number.
-        video = processor.video_processor.size
-        self._clip_least = int(video["shortest_edge"])
-        self._clip_most = int(video["longest_edge"])
-        self._own_clip_limits = not (min_pixels or max_pixels)
+        self._min_pixels = min_pixels
+        self._max_pixels = max_pixels
         self._image, self._video = model.config.image_token_id, model.config.video_token_id
 
     @property
@@ -51,7 +46,7 @@ class QwenFamily:
         """Preprocess pictures."""
         made = self._processor.image_processor(
             images=[channels_first(picture) for picture in pictures],
-            size={"shortest_edge": self._least, "longest_edge": self._most},
+            size=self._limits(self._processor.image_processor, 1),
             return_tensors="pt",
         )
         grids = made["image_grid_thw"][:, 1:].tolist()
@@ -62,14 +57,10 @@ class QwenFamily:
         """Preprocess a clip: one element per two frames, the last one doubled where their number is odd."""
         each = self._processor.video_processor.temporal_patch_size
         count = -(-len(clip.frames) // each) * each
-        least, most = (
-            (self._clip_least, self._clip_most)
-            if self._own_clip_limits
-            else (self._least * self._clip_scale(count), self._most * self._clip_scale(count))
-        )
         made = self._processor.video_processor(
             videos=[torch.stack([channels_first(frame) for frame in clip.frames])],
-            size={"shortest_edge": least, "longest_edge": most},
+            # The limits of Qwen3-VL's clips are for all frames together, those of Qwen2.5-VL's for each.
+            size=self._limits(self._processor.video_processor, count if self._stamped else 1),
             do_sample_frames=False,
             return_tensors="pt",
         )
@@ -183,9 +174,12 @@ class QwenFamily:
             key=key, pixels=pixels, grid=(rows, columns), cells=(rows // self._merge, columns // self._merge)
         )
 
-    def _clip_scale(self, count: int) -> int:
-        # The limits of Qwen3-VL's clips are for all frames together, those of Qwen2.5-VL's for each.
-        return count if self._stamped else 1
+    def _limits(self, processor: Any, frames: int) -> dict[str, int]:
+        """Return least and most pixels of so many frames together: those set, else the processor's own."""
+        own = processor.size
+        most = self._max_pixels * frames or int(own["longest_edge"])
+        least = self._min_pixels * frames or min(int(own["shortest_edge"]), most)
+        return {"shortest_edge": least, "longest_edge": most}
 
 
 def _interval_s(clip: Clip) -> float:

@@ -169,8 +169,8 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         *pairs, answer = [*replies] if asks_done else [*replies, None]
         done = self._read_done(answer) if asks_done else None
         said = _for_people(pairs, answer)
-        change, looks, why = self._read_pairs(pairs)
-        abstains = self._abstention.see(looks)
+        change, why = self._read_pairs(pairs)
+        abstains = self._abstention.see(_written(pairs))
         if change is None:
             return missing(observation_id, f"{why}: {said}", version=model.version)
         quiet = quieten(change.mean, rise=config.quiet_rise, fall=config.quiet_fall)
@@ -192,8 +192,8 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         least = self._model.config.done_mass
         return self._done.see(None if answer is None else read_done(answer, least_mass=least))
 
-    def _read_pairs(self, pairs: Sequence[VlmReply | None]) -> tuple[Change | None, list[float], str]:
-        """Return the change that all looks make together, the looks themselves, and why there is no change."""
+    def _read_pairs(self, pairs: Sequence[VlmReply | None]) -> tuple[Change | None, str]:
+        """Return the change that all looks make together, and why there is none."""
         config = self._model.config
         sides = 2 if config.two_sided else 1
         looks: list[float] = []
@@ -205,14 +205,14 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
             ]
             for change, sign in zip(read, (1.0, -1.0), strict=False):
                 if change is None:
-                    return None, looks, "a reply is missing or says no number"
+                    return None, "a reply is missing or says no number"
                 looks.append(sign * change.mean)
                 variances.append(change.error**2)
         together = agree(looks)
         if together.error > config.contradiction:
-            return None, looks, "the looks contradict each other"
+            return None, "the looks contradict each other"
         error = float(np.hypot(together.error, np.sqrt(np.mean(variances))))
-        return Change(mean=together.mean, error=min(error, 1.0)), looks, ""
+        return Change(mean=together.mean, error=min(error, 1.0)), ""
 
     def _score(
         self,
@@ -334,6 +334,12 @@ def _before_picture(parts: Sequence[Part], number: int) -> int:
     """Return how many parts stand before the picture of this number, counted from 0."""
     places = [place for place, part in enumerate(parts) if not isinstance(part, str)]
     return places[number]
+
+
+def _written(pairs: Sequence[VlmReply | None]) -> list[float]:
+    """Return the numbers that the replies state, without those that state none."""
+    read = [None if reply is None else read_change(reply, probabilities=False) for reply in pairs]
+    return [change.mean for change in read if change is not None]
 
 
 def _for_people(pairs: Sequence[VlmReply | None], answer: VlmReply | None) -> str:

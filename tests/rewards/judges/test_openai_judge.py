@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import math
 import threading
 import time
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from roborl.errors import ConfigError
+from roborl.rewards.dopamine import DopamineConfig, DopamineModel
+from roborl.rewards.dopamine_question import CONTRACT as HOPS
+from roborl.rewards.fusion import FusionConfig, Hop, Perspective
+from roborl.rewards.hop_replies import hop_of, write_hop
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.openai_judge import OpenAiJudge
 from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.judges.queries import Clip, VlmQuery
 from roborl.rewards.model import JudgeDown, score_episode
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, open_roboreward
 from roborl.testing.check_reward_model import check_reward_model, random_observations
-from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place
+from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place, trimming
 
 DIGITS = ("1", "2", "3", "4", "5")
 
@@ -58,6 +66,11 @@ def grey(level, px=16):
 def ask(level, **options):
     options = {"choices": DIGITS, "reply_start": "ANSWER: ", "max_tokens": 1} | options
     return VlmQuery(parts=("how far?", grey(level)), **options)
+
+
+def with_logprob(value):
+    place = {"token": "4", "top_logprobs": [{"token": "4", "logprob": value}]}
+    return {"choices": [{"message": {"content": "4"}, "logprobs": {"content": [place]}}]}
 
 
 def test_a_question_goes_out_whole_and_its_answer_comes_back(stub, judge_at):
@@ -216,12 +229,174 @@ def test_a_question_that_is_refused_has_no_reply_and_is_not_repeated(stub, judge
                 {"message": {"content": "4"}, "logprobs": {"content": [{"token": "4", "top_logprobs": 3}]}}
             ]
         },
+        {"choices": [{"message": {"content": "4"}, "logprobs": [1]}]},
+        {"choices": [{"message": {"content": "4"}, "logprobs": {"content": [1]}}]},
+        {"choices": [{"message": {"content": "4"}, "logprobs": {"content": {"a": 1}}}]},
+        {"choices": [{"message": ["4"]}]},
+        {"choices": ["4"]},
+        {"choices": {"first": 1}},
+        {"choices": 4},
+        {"choices": [{"message": {"content": "4"}}], "usage": [3]},
+        {"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens": "many"}},
+        {"choices": [{"message": {"content": "4"}}], "usage": {"prompt_tokens_details": "none"}},
+        with_logprob(1000.0),
+        with_logprob(3.0),
+        with_logprob(math.nan),
+        with_logprob(math.inf),
+        with_logprob("likely"),
+        with_logprob([0.0]),
+        b'{"usage": {"prompt_tokens": 1e999}, "choices": [{"message": {"content": "4"}}]}',
+        b"[" * 200_000,
+    ],
+    ids=lambda nonsense: str(nonsense)[:60],
+)
+def test_nonsense_is_no_reply_and_costs_no_other(stub, judge_at, nonsense):
+    def sometimes(body):
+        return (200, nonsense) if pictures_of(body)[0].mean() == 0 else by_brightness(body)
+
+    judge = judge_at(stub(sometimes), attempts=2)
+    replies = judge.answer([ask(255), ask(0), ask(128)])
+    assert [reply and reply.text for reply in replies] == ["ANSWER: 5", None, "ANSWER: 3"]
+    assert judge.faults["unreadable"] == 2
+
+
+def test_pictures_are_sent_within_the_limits_in_whole_cells(stub, caplog):
+    endpoint = stub(lambda body: answer("3"))
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), cell_px=32)
+    judge = open_judge(config, "somebody/checkpoint", max_pixels=76_800)
+    assert "cannot be asked for; they are sent with 0 to 76800 pixels, in multiples of 32 px" in caplog.text
+    large = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    query = VlmQuery(parts=(large, Clip(frames=(large, large), stamps_s=(0.0, 1.0)), grey(7, 64)))
+    (reply,) = judge.answer([query])
+    assert [picture.shape[:2] for picture in pictures_of(endpoint.asked[0])] == [(224, 320)] * 3 + [(64, 64)]
+    assert pictures_of(endpoint.asked[0])[0].mean() == pytest.approx(large.mean(), abs=1.0)
+    assert reply.sent == ((1, 224, 320), (2, 224, 320), (1, 64, 64))
+    assert judge.cells(query) == ((1, 7, 10), (2, 7, 10), (1, 2, 2))
+    assert reply.cells == ()
+    assert caplog.text.count("cannot be asked for") == 1
+    others = [
+        open_judge(config, "somebody/checkpoint", max_pixels=most, min_pixels=least)
+        for most, least in ((76_800, 0), (76_800, 4_096), (4_096, 0))
+    ]
+    assert len({other.identity for other in others}) == 3
+    assert others[0].identity == judge.identity
+
+
+def test_frames_of_a_video_are_sent_within_the_limits(stub):
+    endpoint = stub(lambda body: answer("3"))
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), cell_px=32, clips="video")
+    judge = open_judge(config, "", max_pixels=76_800)
+    judge.answer([VlmQuery(parts=(Clip(frames=(grey(9, 480),) * 2, stamps_s=(0.0, 1.0)),))])
+    url = endpoint.asked[0]["messages"][0]["content"][0]["video_url"]["url"]
+    frames = [base64.b64decode(data) for data in url.split(",")[1:]]
+    assert [cv2.imdecode(np.frombuffer(f, np.uint8), 1).shape for f in frames] == [(256, 256, 3)] * 2
+
+
+@pytest.mark.parametrize(("kind", "cell_px"), [("qwen3_vl", 32), ("qwen2_5_vl", 28), ("internvl", 0)])
+def test_the_size_of_a_cell_is_read_from_a_checkpoint_that_lies_here(stub, tiny, kind, cell_px, caplog):
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,))
+    judge = open_judge(config, str(tiny[kind]), max_pixels=76_800)
+    cells = judge.cells(VlmQuery(parts=(grey(0, 224),)))
+    assert cells == (((1, 224 // cell_px, 224 // cell_px),) if cell_px else None)
+    assert ("judge.cell_px is not set" in caplog.text) is not bool(cell_px)
+
+
+def test_a_grid_that_is_too_small_is_refused_behind_endpoints_as_in_this_process(stub, tiny):
+    config = RoboRewardConfig(
+        checkpoint=str(tiny["qwen3_vl"]), judge=JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,))
+    )
+    assert open_roboreward(config).check_cells(192, 320) == (16, 6, 10)
+    with pytest.raises(ConfigError, match=r"too little of each frame.*16 x 3 x 4"):
+        open_roboreward(replace(config, max_pixels=16_384))
+
+
+def test_what_was_sent_stands_with_the_score(stub, tiny):
+    judge = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,), cell_px=32)
+    model = open_roboreward(RoboRewardConfig(judge=judge))
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert "sent 2 x 64 x 64 px" in score.reply
+    assert "saw" not in score.reply
+
+
+def spelt(*texts):
+    """An answer whose tokens these are, the last of them the choice."""
+    status, said = answer("".join(texts), chances={"4": 0.9, "5": 0.1})
+    *words, choice = texts
+    content = [place(word, {word: 1.0}) for word in words] + [place(choice, {"4": 0.9, "5": 0.1})]
+    said["choices"][0]["logprobs"]["content"] = content
+    return status, said
+
+
+def test_an_endpoint_that_cannot_be_given_a_start_writes_it_itself(stub, judge_at):
+    endpoint = stub(lambda body: spelt("ANSW", "ER", ":", " ", "4"))
+    judge = judge_at(endpoint, prefill=False)
+    (reply,) = judge.answer([ask(0)])
+    (body,) = endpoint.asked
+    assert [message["role"] for message in body["messages"]] == ["user"]
+    assert body["max_tokens"] == 1 + len("ANSWER: ")
+    assert reply.text == "ANSWER: 4"
+    assert reply.probabilities == pytest.approx([0, 0, 0, 0.9, 0.1])
+    model = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig())
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert (score.valid, score.raw) == (True, pytest.approx(4.1))
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_an_endpoint_that_tells_no_probabilities_is_read_by_what_it_writes(stub, judge_at, prefill):
+    judge = judge_at(stub(lambda body: answer(" 4" if prefill else "ANSWER: 4")), prefill=prefill)
+    model = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig())
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert (score.valid, score.raw, score.spread) == (True, 4.0, 0.0)
+    assert score.reply.startswith("ANSWER: 4; no probabilities")
+
+
+def test_words_other_than_the_start_have_no_probabilities(stub, judge_at):
+    judge = judge_at(stub(lambda body: spelt("I ", "say ", "4")), prefill=False)
+    (reply,) = judge.answer([ask(0)])
+    assert (reply.text, reply.probabilities, reply.mass) == ("I say 4", None, 0.0)
+
+
+def hop_at(stub, judge_at, say):
+    judge = judge_at(stub(say))
+    (reply,) = judge.answer([VlmQuery(parts=("how far?", grey(0)), stop=("</score>",), alternatives=3)])
+    return hop_of(reply)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        {"kept_by": "include_stop_str_in_output", "reason": "stop_reason"},
+        {"kept_by": "no_stop_trim"},
+        {"reason": "stop_reason"},
+        {"reason": "matched_stop"},
     ],
 )
-def test_nonsense_is_no_reply(stub, judge_at, nonsense):
-    judge = judge_at(stub(lambda body: (200, nonsense)), attempts=2)
-    assert judge.answer([ask(0)]) == [None]
-    assert judge.faults["unreadable"] == 2
+def test_a_reply_keeps_the_stop_that_ended_it(stub, judge_at, endpoint):
+    """By asking vLLM and SGLang in their own words, and where that does not help by what they say ended it."""
+    say = trimming(lambda body: answer("<score>+33.3%</score> and more"), **endpoint)
+    assert hop_at(stub, judge_at, say) == Hop(value=0.333)
+
+
+def test_a_stop_that_nobody_names_is_not_made_up(stub, judge_at):
+    silent = trimming(lambda body: answer("<score>+33.3%</score>"), reason="")
+    assert hop_at(stub, judge_at, silent) is None
+
+    def by_token(body):
+        status, said = answer("<score>+33.3%")
+        said["choices"][0]["stop_reason"] = 151645
+        return status, said
+
+    assert hop_at(stub, judge_at, by_token) is None
+
+
+def test_a_model_of_hops_scores_behind_an_endpoint_that_cuts_at_stops(stub, judge_at):
+    judge = judge_at(stub(trimming(lambda body: answer(write_hop(0.1)))))
+    fusion = FusionConfig(perspectives=(Perspective.INCREMENTAL,))
+    config = DopamineConfig(goal=False, fusion=fusion)
+    model = DopamineModel(judge=judge, config=config, prompt=own_prompt(HOPS))
+    scores = score_episode(model, "t", random_observations(model, count=4))
+    assert [score.progress for score in scores] == pytest.approx([0.0, 0.1, 0.19, 0.271])
+    assert scores[1].reply == "incremental <score>+10.0%</score>; sent 224 x 224, 64 x 64 px"
 
 
 def test_a_slow_endpoint_costs_no_more_than_the_deadline(stub, judge_at):

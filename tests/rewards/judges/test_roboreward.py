@@ -1,5 +1,6 @@
 """RoboReward: its formulas, what it asks and when, what it makes of every kind of answer, and the way over a socket."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -19,8 +20,8 @@ from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ModelLoadError, ShapeError
 from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
-from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm, brightness_of_last
 from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
+from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool
 from roborl.rewards.prompts import own_prompt
@@ -36,6 +37,7 @@ from roborl.rewards.transforms import RewardTransform
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionRefused
 from roborl.testing.check_reward_model import check_reward_model, random_observations
+from roborl.testing.vlms import NoisyVlm, ScriptedVlm, brightness_of_last
 from roborl.types import Frame, Observation
 
 TASK = "put the cube into the bowl"
@@ -137,7 +139,8 @@ def test_error_floors_at_the_bias_however_many_vote():
     [
         (None, {}, "no reply"),
         (fixed(0.2, 0.2, 0.2, 0.2, 0.2, mass=0.49), {}, "something else"),
-        (VlmReply(text="ANSWER: 3"), {}, "no probabilities"),
+        (VlmReply(text="ANSWER: so"), {}, "cannot be read: ANSWER: so"),
+        (VlmReply(text="ANSWER: 3 or 4"), {}, "cannot be read"),
         (VlmReply(text="It went well."), {"reading": Reading.TEXT}, "cannot be read: It went well"),
         (VlmReply(text="ANSWER: 2 ANSWER: 4"), {"reading": Reading.TEXT}, "cannot be read"),
         (fixed(0, 0, 1, 0, 0, cells=((8, 2, 4),)), {}, "too little of the frames: 8 x 2 x 4"),
@@ -147,6 +150,17 @@ def test_an_answer_that_says_nothing_is_missing(reply, options, words):
     score = one_score(reply, **options)
     assert not score.valid
     assert words in score.reply
+
+
+def test_without_probabilities_the_score_is_the_one_written_and_says_so(caplog):
+    judge = ScriptedVlm(lambda query: "ANSWER: 4")
+    scores = score_episode(model_of(judge), TASK, episode(3))
+    assert [(s.valid, s.raw, s.progress, s.spread) for s in scores] == [(True, 4.0, 0.75, 0.0)] * 3
+    assert {s.reply for s in scores} == {"ANSWER: 4; no probabilities"}
+    assert caplog.text.count("gives no probabilities") == 1
+    caplog.clear()
+    score_episode(model_of(judge, reading=Reading.TEXT), TASK, episode(3))
+    assert "no probabilities" not in caplog.text
 
 
 def test_what_the_network_saw_stands_with_the_score():
@@ -290,6 +304,35 @@ def test_scores_that_are_none_make_no_rewards(scores):
 # --- what the network sees
 
 
+IMAGES = {"shortest_edge": 65_536, "longest_edge": 16_777_216}
+"""Limits of Qwen3-VL's published checkpoints for a picture."""
+CLIPS = {"shortest_edge": 4_096, "longest_edge": 25_165_824}
+"""Likewise for a clip, all frames together."""
+CLASS_CLIPS = {"shortest_edge": 131_072, "longest_edge": 786_432}
+"""Limits of the library's class for a clip, where a checkpoint brings none."""
+
+
+@pytest.fixture(scope="module")
+def limited(tiny, tmp_path_factory):
+    """A judge with a network whose processors have these limits."""
+
+    def make(clips, kind="qwen3_vl", images=IMAGES, **limits):
+        folder = shutil.copytree(tiny[kind], tmp_path_factory.mktemp("limited") / kind)
+        file = folder / "processor_config.json"
+        described = json.loads(file.read_text())
+        described["image_processor"]["size"] = images
+        described["video_processor"]["size"] = clips
+        file.write_text(json.dumps(described))
+        return TransformersJudge.load(JudgeConfig(device="cpu"), str(folder), **limits)
+
+    return make
+
+
+def film(frames, height, width):
+    pictures = (np.zeros((height, width, 3), np.uint8),) * frames
+    return VlmQuery(parts=(Clip(frames=pictures, stamps_s=tuple(map(float, range(frames)))),))
+
+
 @pytest.mark.parametrize(
     ("frames", "collapsed", "tokens", "hub_tokens"),
     [
@@ -297,33 +340,43 @@ def test_scores_that_are_none_make_no_rewards(scores):
         (16, (5, 8), 320, 480),
         (32, (3, 6), 288, 960),
         (62, (2, 4), 248, 1860),
-        (310, (1, 2), 310, 9300),
     ],
 )
 def test_the_known_collapse_of_the_grid_and_the_pin_against_it(
-    judge_of, frames, collapsed, tokens, hub_tokens
+    limited, frames, collapsed, tokens, hub_tokens
 ):
     """Visual tokens of a clip of 320 x 192 pictures: the class's own limit, the hub's, and ours per frame."""
-    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
-
-    def cells(limit):
-        return tuple(
-            side // 32 for side in smart_resize(frames, 192, 320, min_pixels=128 * 32 * 32, max_pixels=limit)
-        )
-
-    assert cells(786_432) == collapsed
+    clip = film(frames, 192, 320)
+    assert limited(CLASS_CLIPS).cells(clip) == ((frames // 2, *collapsed),)
     assert frames // 2 * math.prod(collapsed) == tokens
-    assert frames // 2 * math.prod(cells(25_165_824)) == hub_tokens
-    if frames > 62:
-        return
-    clip = Clip(
-        frames=(np.zeros((192, 320, 3), np.uint8),) * frames, stamps_s=tuple(map(float, range(frames)))
-    )
-    judge = judge_of("qwen3_vl", max_pixels=76_800)
-    assert judge.cells(VlmQuery(parts=(clip,))) == ((frames // 2, 6, 10),)
-    bare = judge_of("qwen3_vl")
-    bare._family._clip_least, bare._family._clip_most = 128 * 32 * 32, 786_432
-    assert bare.cells(VlmQuery(parts=(clip,))) == ((frames // 2, *collapsed),)
+    ((instants, rows, columns),) = limited(CLIPS).cells(clip)
+    assert instants * rows * columns == hub_tokens
+    for clips in (CLIPS, CLASS_CLIPS):
+        assert limited(clips, max_pixels=76_800).cells(clip) == ((frames // 2, 6, 10),)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "grid"),
+    [(192, 320, (6, 10)), (224, 224, (7, 7)), (240, 320, (7, 10)), (480, 640, (7, 10)), (96, 96, (3, 3))],
+)
+def test_a_clip_is_never_enlarged_to_the_least_size_of_a_picture(limited, height, width, grid):
+    """Every grid has at most the 76,800 pixels that were set, of 32 x 32 each."""
+    assert math.prod(grid) * 32 * 32 <= 76_800
+    assert limited(CLIPS, max_pixels=76_800).cells(film(16, height, width)) == ((8, *grid),)
+
+
+def test_limits_that_are_set_hold_for_pictures_and_for_clips_and_the_others_are_the_checkpoints(limited):
+    def picture(judge, px):
+        ((_, rows, columns),) = judge.cells(VlmQuery(parts=(np.zeros((px, px, 3), np.uint8),)))
+        return rows, columns
+
+    assert picture(limited(CLIPS), 64) == (8, 8)
+    assert picture(limited(CLIPS, min_pixels=9_216), 64) == (3, 3)
+    assert picture(limited(CLIPS, max_pixels=9_216), 64) == (3, 3), "the checkpoint's least gives way"
+    assert limited(CLIPS, min_pixels=9_216).cells(film(16, 64, 64)) == ((8, 3, 3),)
+    older = {"shortest_edge": 3_136, "longest_edge": 12_845_056}
+    of_each = limited(older, kind="qwen2_5_vl", images=older, max_pixels=76_800)
+    assert of_each.cells(film(16, 480, 640)) == ((8, 8, 11),)
 
 
 def test_a_collapsed_grid_is_refused_when_the_model_is_loaded(tiny):
@@ -331,6 +384,10 @@ def test_a_collapsed_grid_is_refused_when_the_model_is_loaded(tiny):
     assert open_roboreward(config).check_cells(192, 320) == (8, 6, 10)
     with pytest.raises(ConfigError, match=r"too little of each frame.*8 x 3 x 4.*max_pixels"):
         open_roboreward(replace(config, max_pixels=16_384))
+    assert open_roboreward(config).check_cells(192, 192) == (8, 6, 6)
+    with pytest.raises(ConfigError, match=r"8 x 2 x 2 for 16 frames of 64 x 64"):
+        open_roboreward(config).check_cells(64, 64)
+    assert open_roboreward(replace(config, min_pixels=65_536)).check_cells(64, 64) == (8, 8, 8)
 
 
 def test_a_network_that_is_shown_no_videos_is_refused(tiny):
@@ -408,6 +465,26 @@ def test_a_camera_that_drops_out_costs_its_scores_and_no_more():
     assert valid == [True, True, True, False, True, True]
 
 
+@pytest.mark.parametrize("odd", [3, 5])  # beside the grid and on it
+def test_a_frame_of_another_size_costs_its_score_and_no_more(odd):
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    shown = [observation(i, 20 * i, px=16 if i == odd else 32) for i in range(12)]
+    pool = SessionPool({"m": model_of(judge)}, clock=FakeClock())
+    pool.open("s", model="m", task=TASK, cameras=["front"])
+    for one in shown:
+        pool.push("s", one)
+    while pool.step("m"):
+        pass
+    assert [outcome.score.valid for outcome in pool.collect()] == [i != odd for i in range(12)]
+    fold = model_of(judge).start(TASK, {})
+    for one in shown:
+        if one is shown[odd]:
+            with pytest.raises(ShapeError, match="differ in size"):
+                fold.skip(one)
+        else:
+            fold.skip(one)
+
+
 def test_weights_that_are_not_finite_give_missing_scores_and_the_run_goes_on(tiny):
     model = open_roboreward(tiny_config(tiny))
     with torch.no_grad():
@@ -448,8 +525,9 @@ def test_the_words_of_the_card_are_asked_and_stand_in_the_version(tiny, tmp_path
     assert query.parts[0] == f"Rate it. ANSWER: <score>\nIt: {TASK}"
 
 
-def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path):
-    place = f"roboreward:{settings_file(tiny, tmp_path)}"
+@contextlib.contextmanager
+def served(place):
+    """A reward server of its own process, at some address; its statistics stand in the list once it has ended."""
     run = "import sys; from roborl.cli.main import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(
         [sys.executable, "-c", run, "serve", place, "--endpoint", "tcp://127.0.0.1:*"],
@@ -457,8 +535,18 @@ def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path)
         stdout=subprocess.PIPE,
         text=True,
     )
+    statistics = []
     try:
         endpoint = next(line.rsplit(" ", 1)[1].strip() for line in process.stderr if " on tcp://" in line)
+        yield endpoint, statistics
+    finally:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+        statistics += [json.loads(line) for line in out.splitlines()[-1:]]
+
+
+def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path):
+    with served(f"roboreward:{settings_file(tiny, tmp_path)}") as (endpoint, statistics):
         shown = random_observations(open_roboreward(tiny_config(tiny)), count=6)
         scores = watched(endpoint, [o.images for o in shown])
         expected = score_episode(open_roboreward(tiny_config(tiny)), TASK, shown)
@@ -467,11 +555,15 @@ def test_frames_go_in_and_scores_come_out_of_a_served_checkpoint(tiny, tmp_path)
             assert one.version == other.version
             assert one.progress == pytest.approx(other.progress, abs=1e-4)
         assert all(s.timings_ms["server"] >= s.timings_ms["reading"] > 0 for s in scores)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=20)
-    statistics = json.loads(out.splitlines()[-1])
-    assert statistics["models"]["roboreward.yaml"]["scored"] == {"label": 6}
+    assert statistics[0]["models"]["roboreward.yaml"]["scored"] == {"label": 6}
+
+
+def test_a_fake_judge_can_be_served_without_any_checkpoint(tmp_path):
+    path = tmp_path / "fake.yaml"
+    path.write_text("judge:\n  kind: fake\n  reply: 'ANSWER: 4'\n")
+    with served(f"roboreward:{path}") as (endpoint, _):
+        scores = watched(endpoint, [o.images for o in episode(3)])
+    assert [(s.valid, s.progress) for s in scores] == [(True, 0.75)] * 3
 
 
 def watched(endpoint, images):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.judges.fake import ScriptedVlm
 from roborl.rewards.model import score_episode
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sole import CONTRACT, SoleConfig, SoleModel, compose, parse_answer
 from roborl.testing.check_reward_model import check_reward_model, random_observations
+from roborl.testing.vlms import ScriptedVlm
 from roborl.types import Frame, Observation
 
 TASK = "close the drawer"

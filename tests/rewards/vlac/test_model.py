@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.judges.fake import NoisyVlm, ScriptedVlm
 from roborl.rewards.judges.queries import Token, VlmReply, query_key
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import score_episode
@@ -19,6 +18,7 @@ from roborl.rewards.vlac.model import VlacModel
 from roborl.rewards.vlac.replies import write_percent
 from roborl.rewards.vlac.wording import OUR_WORDING
 from roborl.testing import check_reward_model as conformance
+from roborl.testing.vlms import NoisyVlm, ScriptedVlm
 from roborl.types import Frame, Observation
 
 reward_model_check = conformance.reward_model_check
@@ -296,6 +296,17 @@ def test_a_critic_that_says_nothing_but_zero_abstains():
     scores = scores_of(model_of(wakes, abstain_pairs=3), range(7))
     assert [s.valid for s in scores] == [True, True, True, False, False, True, True]
     assert scores[5].progress == pytest.approx(0.2)
+
+
+def test_a_critic_that_writes_nothing_but_zero_abstains_however_likely_other_numbers_were():
+    def unsure(query):
+        place = Token(text="0", alternatives=(("0", 0.9), ("+10", 0.1)))
+        return VlmReply(text="0", tokens=(place,) if query.alternatives else ())
+
+    model = model_of(unsure, abstain_pairs=3, use_probabilities=True, two_sided=False)
+    scores = scores_of(model, range(6))
+    assert [s.valid for s in scores] == [True, True, True, False, False, False]
+    assert scores[2].progress > 0.0
 
 
 def test_small_changes_can_be_kept_quiet():
