@@ -88,15 +88,32 @@ class Verdict:
 
     Attributes:
         key: The episode.
-        index: The observation that was judged, which becomes terminal.
+        index: The observation that was judged, which becomes terminal where the verdict :attr:`ends` the task.
         success: The judgement.
         source: Who judged.
+        reward: Task reward for reaching it; None for 1 on success and 0 otherwise.
     """
 
     key: EpisodeKey
     index: int
     success: bool
     source: RewardSource
+    reward: float | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether the task ended there.
+
+        A judge that has only not seen the task done by the last observation has seen no end, and a time-out stays one;
+        where it pays for the whole episode, the episode ends with the payment.
+        """
+        return self.success or self.reward is not None or self.source is not RewardSource.JUDGE
+
+    def replaces(self, earlier: Verdict | None) -> bool:
+        """Return whether it stands in the place of an earlier one: the last counts, but no judge outvotes others."""
+        return (
+            earlier is None or self.source is not RewardSource.JUDGE or earlier.source is RewardSource.JUDGE
+        )
 
 
 type Record = Begin | Arrival | End | Verdict
@@ -156,6 +173,7 @@ def pack_record(record: Record) -> list[Part]:
                 "index": _count(record.index),
                 "success": record.success,
                 "source": record.source.value,
+                "reward": None if record.reward is None else _finite(record.reward),
             }
     return encode(message)
 
@@ -195,6 +213,8 @@ def _from_message(message: Mapping[str, Any]) -> Record:
                 index=_count(message["index"]),
                 success=_typed(message["success"], bool),
                 source=RewardSource(message["source"]),
+                # Logs of earlier releases have no such field.
+                reward=_reward_or_none(message.get("reward")),
             )
         case unknown:
             raise WireError("A record is of an unknown kind", seen=unknown, allowed=sorted(_KINDS.values()))
@@ -266,6 +286,10 @@ def _finite(value: float) -> float:
     if not math.isfinite(number):
         raise WireError("A reward is not finite", seen=value, allowed="a finite number")
     return number
+
+
+def _reward_or_none(value: object) -> float | None:
+    return None if value is None else _finite(_typed(value, float))
 
 
 def _name(text: str) -> str:

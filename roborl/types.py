@@ -217,7 +217,7 @@ class Score:
     Attributes:
         frame_id: Index of the observation judged.
         progress: How far the task has come, in [0, 1].
-        raw: The value before calibration, in the model's own range.
+        raw: The value before any calibration, in the model's own range.
         spread: Standard deviation of the progress, 0 where unknown.
         done: Whether the task is finished; None where the model does not say.
         stage: Index of the stage, -1 where the model has none.

@@ -55,7 +55,14 @@ records = st.one_of(
         reward_source=st.sampled_from(RewardSource),
     ),
     st.builds(End, key=keys, index=counts, cause=st.sampled_from(EndCause), discarded=st.booleans()),
-    st.builds(Verdict, key=keys, index=counts, success=st.booleans(), source=st.sampled_from(RewardSource)),
+    st.builds(
+        Verdict,
+        key=keys,
+        index=counts,
+        success=st.booleans(),
+        source=st.sampled_from(RewardSource),
+        reward=st.none() | finite,
+    ),
 )
 
 

@@ -13,11 +13,11 @@ from roborl.loops.bench_reward import RESULT, BenchRewardConfig, bench_reward
 
 Config = BenchRewardConfig
 
-_REPEATED = ("--model", "--dataset", "--require")
+_REPEATED = ("--model", "--dataset", "--graded", "--require")
 
 
 def positional(args: Sequence[str]) -> list[str]:
-    """Let ``--model A --model B`` stand for ``--model '["A", "B"]'``; the same for datasets and bars.
+    """Let ``--model A --model B`` stand for ``--model '["A", "B"]'``; the same for datasets, graded videos and bars.
 
     Example:
         >>> positional(["--model", "a", "--lag", "4", "--model=b"])

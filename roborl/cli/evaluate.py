@@ -32,7 +32,9 @@ class Config:
     table: Path | None = None  # JSONL file with one line per episode
     video: Path | None = None  # MP4 file
     video_episodes: int = 4  # how many episodes it shows
-    reward: Path | None = None  # folder of a reward model that watches; its progress is drawn on the video
+    reward: str = (
+        ""  # reward model that watches, named as for roborl serve; its progress is drawn on the video
+    )
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -100,9 +102,9 @@ def _policy(config: Config) -> Callable[[Any], Any]:
     return lambda env: policy
 
 
-def _reward_model(folder: Path | None) -> Any:
-    if folder is None:
+def _reward_model(place: str) -> Any:
+    if not place:
         return None
-    from roborl.rewards.sarm.checkpoint import load_reward_model
+    from roborl.rewards.registry import load_reward_model
 
-    return load_reward_model(folder)
+    return load_reward_model(place)

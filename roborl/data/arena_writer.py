@@ -162,7 +162,7 @@ class ArenaWriter:
         table["kind"][slot] = KINDS.index(info.kind)
         table["discarded"][slot] = info.discarded
         table["success"][slot] = -1 if info.success is None else int(info.success)
-        table["awaits_verdict"][slot] = info.meta.get("outcome") == "judge" and info.verdict is None
+        table["awaits_verdict"][slot] = info.awaits_verdict
         if terminal != table["terminal"][slot]:
             table["terminal"][slot] = -1
         table["verdict_reward"][slot] = self._verdict_reward(slot, info, terminal)
@@ -174,7 +174,7 @@ class ArenaWriter:
         row = int(self._table["start"][slot]) + terminal - 1
         if self.columns.reward_source[row] == REWARD_SOURCES.index(RewardSource.ENV):
             return float("nan")
-        return 1.0 if info.verdict.success else 0.0
+        return float(info.verdict.success) if info.verdict.reward is None else info.verdict.reward
 
     def _evictable(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         table = self._table

@@ -49,6 +49,7 @@ class Provenance:
         stamp_ns: Monotonic instants of the state and then of each camera, int64 (T + 1, 1 + cameras).
         verdict_index: The observation that a verdict judged, -1 where there was none.
         verdict_source: Who judged.
+        verdict_reward: Task reward that the verdict came with, None for 1 on success and 0 otherwise.
         kind: What the episode was in its store: "online", "demo", "evaluation" or "failure"; empty elsewhere.
         meta: What the actor said about it when it began.
     """
@@ -60,6 +61,7 @@ class Provenance:
     stamp_ns: NDArray[np.int64]
     verdict_index: int = -1
     verdict_source: RewardSource = RewardSource.NONE
+    verdict_reward: float | None = None
     kind: str = ""
     meta: Mapping[str, str | int | float] = field(default_factory=dict)
 

@@ -64,10 +64,12 @@ class EpisodeInfo:
     def terminal_index(self) -> int | None:
         """The observation at which the task itself ended, None where it did not.
 
-        That is the one a verdict judged; without a verdict, the last one of an episode that ended in success or failure.
+        That is the one a verdict judged that ends the task; without one, the last of an episode that ended in success or
+        failure.
         """
-        if self.verdict is not None and 0 < self.verdict.index < self.observations:
-            return self.verdict.index
+        verdict = self.verdict
+        if verdict is not None and verdict.ends and 0 < verdict.index < self.observations:
+            return verdict.index
         return self.steps if self.end is not None and self.end.terminated and self.steps else None
 
     @property
@@ -82,11 +84,17 @@ class EpisodeInfo:
             return self.verdict.success
         return {EndCause.SUCCESS: True, EndCause.FAILURE: False}.get(self.end) if self.end else None
 
+    @property
+    def awaits_verdict(self) -> bool:
+        """Whether its outcome is left to a judge that has not spoken; nobody judges an episode without a step."""
+        over = self.end is not None and not self.steps
+        return self.meta.get("outcome") == "judge" and self.verdict is None and not over
+
     def with_record(self, record: Record) -> EpisodeInfo | None:
         """Return what is known after one more record, or None where the record does not belong here.
 
         An arrival belongs where it continues the count of an open episode, an end where the episode is open, a verdict
-        always: the last one counts.
+        always, though it may not count, see :meth:`roborl.records.Verdict.replaces`.
         """
         if record.key != self.key:
             return None
@@ -98,7 +106,7 @@ class EpisodeInfo:
             case End() if self.end is None:
                 return replace(self, end=record.cause, discarded=record.discarded)
             case Verdict():
-                return replace(self, verdict=record)
+                return replace(self, verdict=record) if record.replaces(self.verdict) else self
             case _:
                 return None
 
@@ -123,7 +131,12 @@ class EpisodeInfo:
             "discarded": self.discarded,
             "verdict": None
             if verdict is None
-            else {"index": verdict.index, "success": verdict.success, "source": verdict.source.value},
+            else {
+                "index": verdict.index,
+                "success": verdict.success,
+                "source": verdict.source.value,
+                "reward": verdict.reward,
+            },
             "terminal_index": self.terminal_index,
             "success": self.success,
             "sequences": dict(self.sequences),
@@ -155,6 +168,7 @@ class EpisodeInfo:
                 index=int(verdict["index"]),
                 success=bool(verdict["success"]),
                 source=RewardSource(verdict["source"]),
+                reward=None if verdict.get("reward") is None else float(verdict["reward"]),
             ),
             sequences={str(ring): int(n) for ring, n in attributes["sequences"].items()},
         )

@@ -131,6 +131,7 @@ def _exported(reader: StoreReader, info: EpisodeInfo) -> DatasetEpisode:
             whole.provenance,
             verdict_index=-1 if verdict is None else verdict.index,
             verdict_source=RewardSource.NONE if verdict is None else verdict.source,
+            verdict_reward=None if verdict is None else verdict.reward,
             kind=info.kind,
             meta=info.meta,
         ),
@@ -166,6 +167,7 @@ def _records(episode: DatasetEpisode, key: EpisodeKey, known: Provenance) -> Ite
             index=known.verdict_index,
             success=episode.success is True,
             source=known.verdict_source,
+            reward=known.verdict_reward,
         )
     yield End(key=key, index=episode.steps, cause=episode.end, discarded=episode.discarded)
 

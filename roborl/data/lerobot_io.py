@@ -49,6 +49,7 @@ from roborl.data.lerobot_columns import (
     TRUNCATED,
     VERDICT,
     VERDICT_INDEX,
+    VERDICT_REWARD,
     VERDICT_SOURCE,
     VERSION,
 )
@@ -219,6 +220,8 @@ def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int) -> Provenance
         stamp_ns=np.array(column[STAMPS].to_pylist(), np.int64),
         verdict_index=int(column[VERDICT_INDEX][0].as_py()),
         verdict_source=RewardSource(_text(column, VERDICT_SOURCE)),
+        # Exports of earlier releases have no such column.
+        verdict_reward=float(paid) if (paid := _text(column, VERDICT_REWARD)) else None,
         kind=_text(column, KIND),
         meta=json.loads(_text(column, META)),
     )

@@ -32,6 +32,7 @@ from roborl.data.lerobot_columns import (
     TRUNCATED,
     VERDICT,
     VERDICT_INDEX,
+    VERDICT_REWARD,
     VERDICT_SOURCE,
     VERSION,
 )
@@ -67,7 +68,18 @@ def features_of(
         "float32": [REWARD],
         "bool": [DONE, TRUNCATED, SUCCESS, INTERVENTION, LAST, DISCARDED],
         "int64": [VERSION, VERDICT_INDEX],
-        "string": [SOURCE, REWARD_SOURCE, VERDICT, VERDICT_SOURCE, END, KEY, KIND, META, FAILURE],
+        "string": [
+            SOURCE,
+            REWARD_SOURCE,
+            VERDICT,
+            VERDICT_SOURCE,
+            VERDICT_REWARD,
+            END,
+            KEY,
+            KIND,
+            META,
+            FAILURE,
+        ],
     }
     return {
         **pictures,
@@ -111,6 +123,7 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
             REWARD_SOURCE: given_by.value,
             VERDICT: verdict,
             VERDICT_INDEX: np.array([known.verdict_index if known else -1], np.int64),
+            VERDICT_REWARD: repr(known.verdict_reward) if known and known.verdict_reward is not None else "",
             VERDICT_SOURCE: known.verdict_source.value if known else RewardSource.NONE.value,
             KIND: known.kind if known else "",
             META: json.dumps(dict(known.meta)) if known else "{}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class StoreReader:
         self._follow_late()
         for key, verdict in self._verdicts.items():
             if key in infos:
-                infos[key] = replace(infos[key], verdict=verdict)
+                infos[key] = infos[key].with_record(verdict) or infos[key]
         self._tails = {key: tail for key, tail in self._tails.items() if key in logged}
         return sorted(infos.values(), key=lambda info: info.ordinal)
 
@@ -146,7 +146,7 @@ class StoreReader:
                 record = unpack_record(split(entry.blob))
             except WireError:
                 continue  # Kept by the store because it could not be read.
-            if isinstance(record, Verdict):
+            if isinstance(record, Verdict) and record.replaces(self._verdicts.get(record.key)):
                 self._verdicts[record.key] = record
 
     def _read_sealed(self) -> dict[EpisodeKey, EpisodeInfo]:

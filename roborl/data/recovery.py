@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from roborl.codec import split
@@ -70,7 +70,8 @@ def recover(root: Path, *, sync: bool) -> Recovered:
             found.last[entry.ring_id] = max(found.last[entry.ring_id], entry.sequence)
         verdict = _verdict(entry.blob)
         if verdict is not None and verdict.key in found.infos:
-            found.infos[verdict.key] = replace(found.infos[verdict.key], verdict=verdict)
+            info = found.infos[verdict.key]
+            found.infos[verdict.key] = info.with_record(verdict) or info
     for key, info in found.infos.items():
         if key in noted and noted[key] != info.verdict:
             folder = root / "store.zarr" / str(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from lerobot.robots.config import RobotConfig
 from lerobot.robots.robot import Robot
@@ -77,6 +78,9 @@ class Bench:
         action: What an action means.
         safety: Bounds on what reaches the motors.
         watchdog: When silence stops the arm.
+        outcome: Who says how an episode of training came out. "auto": the simulation or the person at the bench, while it
+            runs. "judge": the learner's reward model, once it has seen the frames; a simulation then keeps silent and
+            ends by the time limit, while a person may still press a button, which outvotes the judge.
         if_control_dies: What the arm does when nobody sends set-points any more; for the operator to read.
     """
 
@@ -92,6 +96,7 @@ class Bench:
     action: ActionConfig = field(default_factory=ActionConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
+    outcome: Literal["auto", "judge"] = "auto"
     if_control_dies: str = ""
 
     def __post_init__(self) -> None:

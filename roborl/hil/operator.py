@@ -7,6 +7,7 @@ from collections.abc import Callable
 from roborl.clock import NS, Clock
 from roborl.errors import SafetyStop
 from roborl.hil.presses import Button, Press, Presses
+from roborl.roles import Operator
 
 
 class PersonOperator:
@@ -75,6 +76,21 @@ class Nobody:
 
     def reset(self, seed: int | None) -> None:
         """Leave the scene as it is."""
+
+    def verdict(self) -> bool | None:
+        """Return None."""
+        return None
+
+
+class WithoutVerdict:
+    """A :class:`roborl.roles.Operator` that makes scenes ready and leaves the judging to somebody else.
+
+    Args:
+        operator: Who makes them ready.
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        self.reset = operator.reset
 
     def verdict(self) -> bool | None:
         """Return None."""

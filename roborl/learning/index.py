@@ -62,6 +62,7 @@ def measure(
 
     A step of an open episode waits until its whole window is there; a finished one cuts windows at its end. A step waits
     for the labels of both its observations, unless they were given up on; no label is needed of a terminal observation.
+    An episode whose outcome comes from a judge waits for the verdict, unless its labels were given up on.
 
     Args:
         table: Entries of :data:`roborl.data.arena.EPISODE`, (episodes,).
@@ -77,10 +78,7 @@ def measure(
     usable = (table["ordinal"] > 0) & (table["discarded"] == 0) & (table["kind"] != EVALUATION)
     needed = np.where(terminal, last, last + 1)
     complete = over & (labelled >= needed)
-    if need_labels:
-        undecided = (table["awaits_verdict"] == 1) & ~terminal & ~complete & ~given_up
-    else:
-        undecided = (table["awaits_verdict"] == 1) & ~terminal & ~given_up
+    undecided = (table["awaits_verdict"] == 1) & ~terminal & ~given_up
     present = np.where(over, last, np.maximum(observations - window, 0))
     present = np.where(usable & ~undecided, present, 0)
     if not need_labels:

@@ -6,38 +6,34 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import draccus
-import numpy as np
 import torch
 
-from roborl.data.lerobot_files import fingerprint
-from roborl.data.lerobot_io import read_episodes
-from roborl.errors import ConfigError, DatasetError
+from roborl.errors import ConfigError
+from roborl.loops.bench_reward_cohort import Cohort, read_cohort
 from roborl.loops.bench_reward_plots import progress_panels, reliability_panels
 from roborl.loops.plots import LIGHT, png
-from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
+from roborl.loops.references import ReferencesConfig
 from roborl.loops.requirements import Requirement
-from roborl.loops.reward_gate import FORMAT
-from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.benchmark import (
     FIGURES,
     BenchmarkSettings,
     Measurement,
-    Subject,
     measure,
     time_only_model,
 )
-from roborl.rewards.judges.queries import picture_key
-from roborl.rewards.model import References
+from roborl.rewards.graded_videos import grade_videos
+from roborl.rewards.measured import FORMAT
+from roborl.rewards.model import RewardModel
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.sarm.episodes import TrainingEpisode, label_episode
-from roborl.rewards.sarm.labels import plan_stages
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +45,15 @@ TIME_ONLY = "time only"
 class BenchRewardConfig(BenchmarkSettings):
     """Which models, on which episodes, against which bars."""
 
-    # reward models: a folder that train-reward wrote, or NAME:CHECKPOINT of a published one, or "brightness"
+    # reward models: a folder that train-reward wrote, or NAME:CHECKPOINT of a published one, or "brightness"; or one of
+    # these behind the calibration of an earlier benchmark, calibrated:RESULT:MODEL
     model: list[str] = field(default_factory=list)
     # LeRobotDatasets v3 with successes and failures: folders or hub ids; each is a group of its own
     dataset: list[str] = field(default_factory=list)
+    # videos that people graded from 1 to 5: folders with a metadata.jsonl, in the layout of RoboRewardBench
+    graded: list[str] = field(default_factory=list)
+    # observations per second that models are shown of graded videos, Hz
+    graded_hz: float = 10.0
     # folder for the result, bench_reward.json, and the plots
     out: Path = Path("outputs/bench-reward")
     # bars like "voc>=0.8"; every model has to meet all, which sets the exit code and is written down
@@ -74,48 +75,15 @@ class BenchRewardConfig(BenchmarkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.validation < 1.0 or self.episodes < 0 or self.threads < 1:
+        if not 0.0 < self.validation < 1.0 or self.episodes < 0 or self.threads < 1 or self.graded_hz <= 0:
             raise ConfigError(
                 "Models cannot be measured in this way",
-                seen=f"validation {self.validation}, episodes {self.episodes}, threads {self.threads}",
-                allowed="validation in (0, 1), episodes ≥ 0, threads ≥ 1",
+                seen=f"validation {self.validation}, episodes {self.episodes}, threads {self.threads},"
+                f" graded_hz {self.graded_hz}",
+                allowed="validation in (0, 1), episodes ≥ 0, threads ≥ 1, graded_hz > 0",
             )
         for text in self.require:
             Requirement.parse(text, FIGURES)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Cohort:
-    """The episodes of a benchmark.
-
-    Attributes:
-        validation: What things are fitted on.
-        test: What models are judged on.
-        references: What models are shown, by task.
-        left_out: Episodes whose task nobody demonstrates, where models are shown demonstrations.
-        fingerprints: Of the datasets.
-    """
-
-    validation: tuple[Subject, ...]
-    test: tuple[Subject, ...]
-    references: Mapping[str, References]
-    left_out: int = 0
-    fingerprints: Mapping[str, str]
-
-    def described(self) -> dict[str, Any]:
-        """Return what is in it, for the result."""
-        successes = sum(s.episode.success for s in self.test)
-        return {
-            "datasets": dict(self.fingerprints),
-            "validation_episodes": len(self.validation),
-            "left_out": self.left_out,
-            "test_successes": successes,
-            "test_failures": len(self.test) - successes,
-            "test_videos": len({s.video for s in self.test}),
-            "privileged_truth": sum(s.episode.benchmark is not None for s in self.test),
-            "graded": sum(s.level is not None for s in self.test),
-            "other_words": "another task's" if all(s.other_task for s in self.test) else "none",
-        }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,7 +92,7 @@ class BenchRewardResult:
 
     Attributes:
         cohort: The episodes.
-        measured: Each model by its short name, and the model of time.
+        measured: Each model by its short name, and the model of time where there are episodes to learn it from.
         places: Where each model was found, by its short name.
         shown: Digest of what each model was shown, by its short name and the task.
         require: The bars.
@@ -151,9 +119,9 @@ class BenchRewardResult:
         """What the figures are of, in a line."""
         about = self.cohort.described()
         return (
-            f"{about['test_successes']} successes and {about['test_failures']} failures; {about['graded']} with a known"
-            f" grade; progress privileged in {about['privileged_truth']}, elsewhere even between marks or ends;"
-            f" {about['validation_episodes']} others to fit on"
+            f"{about['test_successes']} successes and {about['test_failures']} failures; {about['derived_grades']} with a"
+            f" derived grade; progress privileged in {about['privileged_truth']}, elsewhere even between marks or ends;"
+            f" {about['validation_episodes']} others to fit on; {about['given_grades']} videos graded by people"
         )
 
     @property
@@ -172,7 +140,7 @@ class BenchRewardResult:
             }
             for name, found in self.measured.items()
         }
-        by_time = entries.pop(TIME_ONLY)
+        by_time = entries.pop(TIME_ONLY, None)
         stated: dict[str, Any] = _no_nan(
             {
                 "format": FORMAT,
@@ -197,26 +165,24 @@ def bench_reward(
         on_video: Told the model, how many videos it has seen, and of how many.
 
     Raises:
-        ConfigError: If no model or dataset is named, or a model cannot watch these episodes.
+        ConfigError: If no model is named, or neither dataset nor graded videos, or a model cannot watch them.
         DatasetError: If a dataset cannot be read, or does not hold what is needed.
         ModelLoadError: If a model cannot be used.
     """
-    if not config.model or not config.dataset:
+    if not config.model or not (config.dataset or config.graded):
         raise ConfigError(
             "There is nothing to measure",
-            seen=f"models {config.model}, datasets {config.dataset}",
-            allowed="at least one of each",
+            seen=f"models {config.model}, datasets {config.dataset}, graded {config.graded}",
+            allowed="at least one model, and one dataset or folder of graded videos",
             remedy="roborl bench-reward --model FOLDER --dataset PATH",
         )
     torch.set_num_threads(config.threads)
     cohort = read_cohort(config)
     names = short_names(config.model)
-    by_time = measure(
-        time_only_model(cohort.validation),
-        cohort.validation,
-        cohort.test,
-        replace(_settings(config), probes=False),
-    )
+    by_time: dict[str, Measurement] = {}
+    if config.dataset:
+        clock, settings = time_only_model(cohort.validation), replace(_settings(config), probes=False)
+        by_time[TIME_ONLY] = measure(clock, cohort.validation, cohort.test, settings)
     measured: dict[str, Measurement] = {}
     shown: dict[str, dict[str, str]] = {}
     result = None
@@ -224,17 +190,13 @@ def bench_reward(
         # One at a time: a model may fill the device.
         model = load_reward_model(place)
         shown[name] = {t: digest(of_cameras(r, model.cameras)) for t, r in cohort.references.items()}
-        measured[name] = measure(
-            model,
-            cohort.validation,
-            cohort.test,
-            _settings(config),
-            on_video=lambda done, of, name=name: on_video(name, done, of),  # type: ignore[misc]
-        )
+        tell = partial(on_video, name)
+        found = measure(model, cohort.validation, cohort.test, _settings(config), on_video=tell)
+        measured[name] = _with_given(config, model, cohort, found, tell)
         del model
         result = BenchRewardResult(
             cohort=cohort,
-            measured={**measured, TIME_ONLY: by_time},
+            measured=measured | by_time,
             places={known: names[known] for known in measured},
             shown=shown,
             require=tuple(config.require),
@@ -242,48 +204,6 @@ def bench_reward(
         _write(config, result)
     assert result is not None, "there is at least one model"
     return result
-
-
-def read_cohort(config: BenchRewardConfig) -> Cohort:
-    """Read the datasets, and set episodes aside for what has to be fitted.
-
-    Raises:
-        DatasetError: If a dataset or a demonstration cannot be read, or there are not two successes, one to fit on and
-            one to judge.
-    """
-    fit: list[tuple[str, TrainingEpisode]] = []
-    test: list[tuple[str, TrainingEpisode]] = []
-    shown: dict[str, References] = {}
-    left_out = 0
-    for source in config.dataset:
-        group = Path(source).name
-        episodes = list(_read(config, source))
-        if config.references.path:
-            for episode in episodes:
-                if episode.task not in shown:
-                    shown[episode.task] = _demonstration(config.references, episode)
-            left_out += sum(not shown[e.task] for e in episodes)
-            episodes = [e for e in episodes if shown[e.task] and not _is(e, shown[e.task])]
-        rest, held = split(episodes, config.validation, config.seed)
-        fit += [(group, episode) for episode in held]
-        test += [(group, episode) for episode in rest]
-    if left_out:
-        log.warning("%d episodes are left out: there is no demonstration of their task", left_out)
-    counts = [sum(episode.success for _, episode in part) for part in (fit, test)]
-    if not all(counts):
-        raise DatasetError(
-            "The datasets hold too few successful episodes",
-            seen=f"{sum(counts)} of {len(fit) + len(test)} episodes",
-            allowed="at least two beside the demonstrations: one to fit on and one to judge",
-        )
-    make = _subject_maker([episode for _, episode in (*fit, *test)], shown)
-    return Cohort(
-        validation=tuple(make(g, e) for g, e in fit),
-        test=tuple(make(g, e) for g, e in test),
-        references={task: references for task, references in shown.items() if references},
-        left_out=left_out,
-        fingerprints={source: fingerprint(source) for source in config.dataset},
-    )
 
 
 def short_names(places: Sequence[str]) -> dict[str, str]:
@@ -318,63 +238,31 @@ def format_table(figures: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _settings(config: BenchRewardConfig) -> BenchmarkSettings:
-    return BenchmarkSettings(
-        lag=config.lag, stride=config.stride, max_batch=config.max_batch, probes=config.probes
+def _with_given(
+    config: BenchRewardConfig,
+    model: RewardModel[Any, Any],
+    cohort: Cohort,
+    found: Measurement,
+    on_video: Callable[[int, int], None],
+) -> Measurement:
+    """Return what was found with the grades of graded videos; where there is nothing else, with what they took."""
+    if not cohort.graded:
+        return found
+    given = grade_videos(
+        model, cohort.graded, rate_hz=config.graded_hz, max_batch=config.max_batch, on_video=on_video
+    )
+    figures = given.figures | {name: value for name, value in found.figures.items() if not math.isnan(value)}
+    return replace(
+        found,
+        figures=found.figures | figures,
+        given=given.report,
+        reasons=dict((Counter(found.reasons) + Counter(given.reasons)).most_common(5)),
     )
 
 
-def _read(config: BenchRewardConfig, source: str) -> Iterator[TrainingEpisode]:
-    count = 0
-    for episode in read_episodes(source, camera_map=config.camera_map or None):
-        if config.episodes and count >= config.episodes:
-            return
-        if not episode.discarded:
-            count += 1
-            yield to_training(episode, config.cameras)
-
-
-def _subject_maker(
-    everyone: Sequence[TrainingEpisode], references: Mapping[str, References]
-) -> Callable[[str, TrainingEpisode], Subject]:
-    tasks = sorted({episode.task for episode in everyone})
-    of_task = {task: [e.subtasks for e in everyone if e.success and e.task == task] for task in tasks}
-    plans = {task: plan_stages(spans) for task, spans in of_task.items() if spans}
-
-    def make(group: str, episode: TrainingEpisode) -> Subject:
-        if episode.benchmark is not None:
-            truth = np.asarray(episode.benchmark, np.float64)
-        elif episode.task in plans:
-            truth = label_episode(episode, plans[episode.task], 1.0).progress.astype(np.float64)
-        else:
-            truth = np.full(episode.frames, np.nan)
-        pictures = next(iter(episode.images.values()))
-        return Subject(
-            episode=episode,
-            group=group,
-            video=picture_key(*pictures).hex(),
-            truth=truth,
-            references=references.get(episode.task, {}),
-            other_task=next((task for task in tasks if task != episode.task), ""),
-        )
-
-    return make
-
-
-def _demonstration(config: ReferencesConfig, episode: TrainingEpisode) -> References:
-    """Return the demonstration of an episode's task, empty where there is none."""
-    try:
-        return read_demonstration(config, list(episode.images), episode.task)
-    except NoDemonstration:
-        return {}
-
-
-def _is(episode: TrainingEpisode, references: References) -> bool:
-    """Return whether the episode is the demonstration: it ends, and begins where that is shown, with the same pictures."""
-    return all(
-        np.array_equal(episode.images[camera][-1], pictures if pictures.ndim == 3 else pictures[-1])
-        and (pictures.ndim == 3 or np.array_equal(episode.images[camera][0], pictures[0]))
-        for camera, pictures in ((name.partition("/")[2], found) for name, found in references.items())
+def _settings(config: BenchRewardConfig) -> BenchmarkSettings:
+    return BenchmarkSettings(
+        lag=config.lag, stride=config.stride, max_batch=config.max_batch, probes=config.probes
     )
 
 

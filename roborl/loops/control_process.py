@@ -16,7 +16,7 @@ from roborl.clock import MonotonicClock
 from roborl.codec import split
 from roborl.data.journal import Journal
 from roborl.errors import DatasetError
-from roborl.hil.operator import Nobody, PersonOperator
+from roborl.hil.operator import Nobody, PersonOperator, WithoutVerdict
 from roborl.hil.presses import Button, Press, Presses
 from roborl.hil.supervisor import Intervention, PolicyOnly
 from roborl.loops.actor import ActConfig, Card, shared_folder
@@ -167,7 +167,11 @@ def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
     """Return the control loop's settings for a bench."""
     return ControlSettings(
         task=bench.task,
-        meta={"bench": config.bench, "mode": config.mode},
+        meta={
+            "bench": config.bench,
+            "mode": config.mode,
+            **({"outcome": "judge"} if _left_to_judge(config, bench) else {}),
+        },
         control_hz=bench.control_hz,
         max_steps=bench.max_steps,
         episodes=config.episodes or None,
@@ -200,10 +204,15 @@ def make_operator(
     """Return whoever the configuration names."""
     if config.operator == "sim" or (config.operator == "auto" and bench.simulated):
         operator: Operator = importlib.import_module("roborl.envs.sim_robot").SimOperator(robot)
-        return operator
+        return WithoutVerdict(operator) if _left_to_judge(config, bench) else operator
     if config.operator == "none":
         return Nobody()
     return PersonOperator(presses, say=log.warning, clock=clock, on_press=orders.hear, stopping=stopping)
+
+
+def _left_to_judge(config: ActConfig, bench: Bench) -> bool:
+    """Return whether a reward model judges the episodes: those of training alone, for it is shown no others."""
+    return bench.outcome == "judge" and config.mode == "train"
 
 
 def gate(folder: Path, supervisor: Supervisor) -> Callable[[], Waiting]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
+from roborl.loops.judging import Verdicts
 from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
 from roborl.types import EpisodeKey, Observation, Score
 
@@ -143,11 +144,13 @@ class Labeller:
         link: The reward server.
         config: Window, stride, deadlines.
         events: Takes one line per thing worth telling.
+        verdicts: Judges the episodes whose outcome is left to the reward model; None where nobody does.
         clock: The clock.
 
     Attributes:
         counters: ``scored`` frames, ``missing`` replies, ``rebuilt`` sessions, ``held`` episodes, ``changed`` labels that came
-            out otherwise on a second look, ``foreign`` scores of another version.
+            out otherwise on a second look, ``foreign`` scores of another version, ``verdicts`` given, ``unjudged`` episodes
+            whose last frame could not be read.
     """
 
     def __init__(
@@ -157,9 +160,11 @@ class Labeller:
         config: LabelConfig,
         *,
         events: Callable[[dict[str, Any]], None],
+        verdicts: Verdicts | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._store, self._link, self._config, self._events = store, link, config, events
+        self._verdicts = verdicts
         self._clock: Clock = clock or MonotonicClock()
         self._strides = StrideControl(config)
         self._judge: Judge | None = None
@@ -171,7 +176,8 @@ class Labeller:
         self._finished: set[EpisodeKey] = set()
         self._listened_ns, self._patience_ns = self._clock.now_ns(), 0
         self.backlog = 0
-        self.counters = dict.fromkeys(("scored", "missing", "rebuilt", "held", "changed", "foreign"), 0)
+        names = ("scored", "missing", "rebuilt", "held", "changed", "foreign", "verdicts", "unjudged")
+        self.counters = dict.fromkeys(names, 0)
 
     def turn(self, timeout_s: float = 0.02) -> bool:
         """Do what is due; return whether anything was sent or came in."""
@@ -225,7 +231,7 @@ class Labeller:
             backlog += missing
             if missing <= 0:
                 self._waiting_ns.pop(key, None)
-                if info.end is not None and key not in self._sessions:
+                if info.end is not None and key not in self._sessions and not self._awaited(info):
                     self._finish(key, column)
                 continue
             caught_up = caught_up and info.end is None
@@ -252,8 +258,8 @@ class Labeller:
     def _open(self, info: EpisodeInfo, column: Column) -> _Session | None:
         if self._clock.now_ns() < self._retry_ns.get(info.key, 0):
             return None
-        labelled = column.labelled(info.key)
-        if len(self._sessions) >= self._config.sessions or (labelled >= info.observations > 0 and info.end):
+        labelled = column.labelled(info.key) >= info.observations > 0 and info.end is not None
+        if len(self._sessions) >= self._config.sessions or (labelled and not self._awaited(info)):
             return None
         stride = column.stride(info.key)
         if not stride:
@@ -312,6 +318,8 @@ class Labeller:
         labels = session.labels
         before = labels.missing
         rows = labels.complete()
+        # Before the rows are written: a frame that is labelled has been judged, whoever is killed.
+        self._judge_episode(info, labels)
         if rows is not None:
             self.counters["missing"] += labels.missing - before
             known = column.labelled(info.key) - rows.start
@@ -324,6 +332,22 @@ class Labeller:
             self._link.close(session.name)
             del self._sessions[info.key]
             self._finish(info.key, column)
+
+    def _awaited(self, info: EpisodeInfo) -> bool:
+        return self._verdicts is not None and self._verdicts.awaited(info)
+
+    def _judge_episode(self, info: EpisodeInfo, labels: EpisodeLabels) -> None:
+        if self._verdicts is None or not self._awaited(info):
+            return
+        verdict = self._verdicts.look(info, labels)
+        if verdict is not None:
+            self.counters["verdicts"] += 1
+            told = {"index": verdict.index, "success": verdict.success, "reward": verdict.reward}
+            self._events({"event": "verdict", "episode": str(info.key), **told})
+        elif not self._awaited(info):
+            self.counters["unjudged"] += 1
+            self._events({"event": "unjudged", "episode": str(info.key)})
+            log.warning("The score of the last frame of %s cannot be read: it has no outcome", info.key)
 
     def _finish(self, key: EpisodeKey, column: Column | None) -> None:
         self._finished.add(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ class LabelConfig:
     deadline_s: float = 30.0
     # seconds between losing a session and opening another
     retry_s: float = 0.2
+    # how the reward model judges an episode where the bench leaves the outcome to it. done: 1 at the first frame that it
+    # calls done. terminal01: its last score is the grade of the whole episode, 1 to 5, which pays (grade - 1) / 4
+    verdict: Literal["done", "terminal01"] = "done"
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.max_stride or self.window < self.max_stride or self.sessions < 1:
@@ -74,6 +78,11 @@ class EpisodeLabels:
 
     Args:
         stride: Distance between scored observations; fixed for the life of the episode.
+
+    Attributes:
+        done_at: Index of the first labelled observation after a step whose score says that the task is done; None
+            before there is one.
+        last: Score of the last labelled observation that was asked about.
     """
 
     def __init__(self, stride: int) -> None:
@@ -89,6 +98,8 @@ class EpisodeLabels:
         self._replies: dict[int, Score] = {}
         self._asked: set[int] = set()
         self._progress, self._spread = 0.0, 0.0
+        self.done_at: int | None = None
+        self.last: Score | None = None
 
     @property
     def unanswered(self) -> int:
@@ -133,8 +144,12 @@ class EpisodeLabels:
         start, rows = self.done, []
         while self.done < self.sent and self.done not in self._asked:
             reply = self._replies.pop(self.done, None)
+            if reply is not None:
+                self.last = reply
             if reply is not None and reply.valid:
                 self._progress, self._spread = reply.progress, reply.spread
+                if reply.done and self.done and self.done_at is None:
+                    self.done_at = self.done
             elif reply is not None:
                 self.missing += 1
             rows.append((self._progress, self._spread))

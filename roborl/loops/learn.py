@@ -93,9 +93,16 @@ def form_of(config: LearnConfig) -> BenchForm:
     """Return what the learner has to know of the configured bench.
 
     Raises:
-        ConfigError: If the bench file cannot be used.
+        ConfigError: If the bench file cannot be used, or leaves outcomes to a reward model and there is none.
     """
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+    if bench.outcome == "judge" and not config.reward:
+        raise ConfigError(
+            "The outcome of an episode is left to a reward model, and there is none",
+            seen=f"outcome judge in {config.bench}, reward empty",
+            allowed="a reward model, or outcome auto",
+            remedy="Name one with --reward",
+        )
     return BenchForm(
         task=bench.task,
         cameras={name: (use.height_px, use.width_px) for name, use in bench.cameras.items()},

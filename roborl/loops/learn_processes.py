@@ -23,7 +23,7 @@ from roborl.loops.learn_config import (
     read_status,
     write_status,
 )
-from roborl.loops.store import DemoImport, StoreLoop, imported
+from roborl.loops.store import DemoImport, StoreLoop, WithVerdicts, imported
 from roborl.loops.supervise import Child
 from roborl.loops.train import Algorithm, Trainer
 from roborl.types import Observation
@@ -57,6 +57,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     """
     began = time.monotonic()
     from roborl.data.store import Store, StoreSpec
+    from roborl.data.verdict_log import VerdictReader
     from roborl.envs.bench import load_bench
     from roborl.loops.demonstrations import bench_demos
     from roborl.serving.handshake import Handshake
@@ -85,7 +86,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         store,
         run.imports,
     )
-    loop = StoreLoop(receiver, store)
+    loop = StoreLoop(WithVerdicts(receiver, VerdictReader(run.store, store.last_sequence)), store)
     # No arm moves on demonstrations of which the next one may turn out not to be this bench's.
     holding = not demos.complete
     if holding:
@@ -129,6 +130,8 @@ def _actors_should_wait(run: RunFolder) -> bool:
 def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     """Run the labeller until it is stopped."""
     began = time.monotonic()
+    from roborl.data.verdict_log import VerdictLog
+    from roborl.loops.judging import Verdicts
     from roborl.loops.label_store import StoredEpisodes
     from roborl.loops.references import read_demonstration
     from roborl.loops.score_link import ScoreLine
@@ -148,8 +151,13 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         keys=config.security.load(),
     )
     events = JsonLines(run.events, child="labeller")
+    verdicts = VerdictLog(run.store)
     labeller = Labeller(
-        store, line, config.labels, events=lambda event: events({"at_ns": time.monotonic_ns(), **event})
+        store,
+        line,
+        config.labels,
+        events=lambda event: events({"at_ns": time.monotonic_ns(), **event}),
+        verdicts=Verdicts(verdicts, config.labels.verdict),
     )
     child.ready(import_s)
     ticker = _Ticker(_STATUS_EVERY_S)
@@ -158,6 +166,7 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         child.beat()
         if ticker.due():
             write_status(run.status("labeller"), labeller.report())
+    verdicts.close()
     line.leave()
 
 

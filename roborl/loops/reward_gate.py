@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from roborl.errors import ConfigError
 from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES
-
-FORMAT = "roborl-bench-reward-2"
+from roborl.rewards.measured import read_measured, row_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +36,8 @@ class RewardGate:
         """Let a model pass, or not.
 
         Args:
-            version: Of the model as it was loaded: the hash of everything that bears on its scores.
+            version: Of the model as it was loaded: the hash of everything that bears on its scores, with its calibration
+                where it has one: a calibrated model passes by a benchmark of the calibrated model.
             shown: Digest of the references that it will be shown, empty where there are none; None where whoever opens
                 sessions answers for that.
 
@@ -50,16 +47,8 @@ class RewardGate:
         """
         if not self.result:
             return
-        measured = _read(Path(self.result))
-        models: Mapping[str, Any] = measured["models"]
-        found = next((entry for entry in models.values() if entry["version"] == version), None)
-        if found is None:
-            raise ConfigError(
-                f"The reward gate {self.result} is about another reward model",
-                seen=f"version {version}",
-                allowed=", ".join(sorted(entry["version"] for entry in models.values())),
-                remedy="Run roborl bench-reward on the model that is to be served",
-            )
+        measured = read_measured(Path(self.result))
+        found = row_of(measured, version, path=Path(self.result))
         known = sorted(found["references"].values()) or [""]
         if shown is not None and shown not in known:
             raise ConfigError(
@@ -84,21 +73,5 @@ class RewardGate:
                 "The reward model does not pass its gate",
                 seen=", ".join(f"{names[text]} {figures[names[text]]:.3g}" for text in missed),
                 allowed=", ".join(missed),
-                remedy="Train or calibrate it further, use another, or ask for less",
+                remedy="Train it further, serve it as calibrated:RESULT:MODEL, use another, or ask for less",
             )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        measured: dict[str, Any] = json.loads(path.read_text())
-        known = measured["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            "The result of a reward gate cannot be read",
-            seen=f"{path} ({type(error).__name__})",
-            allowed="the bench_reward.json of roborl bench-reward",
-            remedy="Make one: roborl bench-reward --model FOLDER --dataset PATH --require 'voc>=0.8'",
-        ) from error
-    if known != FORMAT:
-        raise ConfigError("The result of a reward gate has another format", seen=known, allowed=FORMAT)
-    return measured

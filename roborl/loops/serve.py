@@ -35,7 +35,8 @@ class ServeConfig:
     """What ``roborl serve`` is told."""
 
     # Reward models by the name that clients ask for: a folder that train-reward wrote, roboreward:CHECKPOINT or
-    # roboreward:SETTINGS.yaml for a published one, or "brightness" for a dry run.
+    # roboreward:SETTINGS.yaml for a published one, or "brightness" for a dry run; calibrated:RESULT:MODEL puts any of
+    # them behind the calibration that roborl bench-reward fitted to it and wrote into RESULT.
     models: dict[str, str] = field(default_factory=dict)
     # What every one of them must have shown in roborl bench-reward before it is served.
     gate: RewardGate = field(default_factory=RewardGate)

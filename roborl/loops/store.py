@@ -11,6 +11,7 @@ from typing import Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.codec import Part
+from roborl.data.verdict_log import VerdictReader
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.types import Episode
 
@@ -27,6 +28,31 @@ class StepsLink(Protocol):
     def acknowledge(self, ring_id: str, seq: int) -> None:
         """Tell an actor that all its records up to ``seq`` are durable."""
         ...
+
+
+class WithVerdicts:
+    """The steps of all actors, and between them a judge's verdicts, as one link.
+
+    Args:
+        link: The steps.
+        verdicts: The verdicts that the store does not have.
+    """
+
+    def __init__(self, link: StepsLink, verdicts: VerdictReader) -> None:
+        self._link, self._verdicts = link, verdicts
+        self._judges: set[str] = set()
+
+    def poll(self, timeout_s: float) -> list[tuple[str, int, Part]]:
+        """Return what came of both."""
+        steps = list(self._link.poll(timeout_s))
+        given = [(entry.ring_id, entry.sequence, entry.blob) for entry in self._verdicts.fresh()]
+        self._judges |= {ring_id for ring_id, _, _ in given}
+        return steps + given
+
+    def acknowledge(self, ring_id: str, seq: int) -> None:
+        """Tell an actor; whoever gave a verdict has it written down and waits for nothing."""
+        if ring_id not in self._judges:
+            self._link.acknowledge(ring_id, seq)
 
 
 class RecordSink(Protocol):

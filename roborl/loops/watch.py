@@ -51,7 +51,7 @@ class WatchConfig:
     security: SecurityConfig = field(default_factory=SecurityConfig)
     # Name of the model there; empty for its only one.
     model: str = ""
-    # Instead of a server: a reward model to load into this process.
+    # Instead of a server: a reward model to load into this process, named as for roborl serve.
     reward_model: str = ""
     # live: newest first, may skip; a recording is played in real time, and where it cannot be decoded so fast, the ages
     # of the scores say so. label: every observation. auto: live on a bench, label elsewhere.

@@ -18,7 +18,6 @@ from roborl.rewards.grades import Grade, GradeReport, grade, level_of
 from roborl.rewards.metrics import (
     calibration_error,
     mean_absolute_error,
-    negative_rate,
     voc_f1,
     wilson_interval,
 )
@@ -32,7 +31,7 @@ FIGURES: Mapping[str, str] = {
     "voc": "value order, successes (1 is best)",
     "voc_rewound": "value order, wound back (1 is best)",
     "voc_f1": "F1 of the two",
-    "negative_rate": "steps that fall, successes",
+    "negative_rate": "steps that fall or cannot be read",
     "delta_error": "error of the change over the lag",
     "accuracy": "outcomes told right",
     "accuracy_low": "  lower bound",
@@ -44,10 +43,14 @@ FIGURES: Mapping[str, str] = {
     "calibration_after": "calibration error, calibrated",
     "progress_error_before": "error of the progress, raw",
     "progress_error_after": "error of the progress, calibrated",
-    "grade_mae": "error of the grade, 1 to 5",
+    "grade_mae": "error of given grades, 1 to 5",
     "grade_mae_low": "  lower bound",
     "grade_mae_high": "  upper bound",
-    "clip_mae": "error of the grade, clips",
+    "grade_unreadable": "given grades: no readable answer",
+    "derived_grade_mae": "error of derived grades, 1 to 5",
+    "derived_grade_mae_low": "  lower bound",
+    "derived_grade_mae_high": "  upper bound",
+    "derived_clip_mae": "error of derived grades, clips",
     "unreadable": "scores that could not be read",
     "text_only_voc": "no pictures: value order",
     "text_only_success_rate": "no pictures: called success",
@@ -93,7 +96,10 @@ class Subject:
 
     @property
     def level(self) -> int | None:
-        """Its grade: 5 for a success, at most 4 for a failure whose progress is known, None for any other."""
+        """The grade derived for it: 5 for a success, at most 4 for a failure of known progress, None for any other.
+
+        People who grade a video may say otherwise; what they said about videos is for :mod:`.graded_videos`.
+        """
         if self.episode.success:
             return 5
         return None if np.isnan(self.truth[-1]) else min(4, level_of(float(self.truth[-1])))
@@ -130,8 +136,9 @@ class Measurement:
         figures: By the names of :data:`FIGURES`; NaN where the episodes do not allow one.
         calibration: The map fitted on validation episodes, None where their progress is not known.
         reliability: Pairs of progress and truth of all test frames with both, raw and calibrated, (3, n).
-        grades: Grades of whole videos, and of clips.
-        clips: Grades of clips.
+        derived: Grades of whole videos against those derived from success and progress.
+        derived_clips: The same of clips, by their length.
+        given: Grades of other videos against those that people gave; None where there are none.
         curves: Progress on each test episode, in their order.
         faults: Failed calls of the judge by name of the fault.
         reasons: The commonest reasons why scores could not be read, and how many for each.
@@ -141,8 +148,9 @@ class Measurement:
     figures: dict[str, float]
     calibration: Calibration | None
     reliability: NDArray[np.float64]
-    grades: GradeReport | None
-    clips: GradeReport | None
+    derived: GradeReport | None
+    derived_clips: GradeReport | None
+    given: GradeReport | None = None
     curves: tuple[Curve, ...]
     faults: dict[str, int]
     reasons: dict[str, int]
@@ -153,8 +161,9 @@ class Measurement:
             "version": self.version,
             "figures": self.figures,
             "calibration": None if self.calibration is None else self.calibration.as_dict(),
-            "grades": None if self.grades is None else asdict(self.grades),
-            "clips": None if self.clips is None else asdict(self.clips),
+            "derived_grades": None if self.derived is None else asdict(self.derived),
+            "derived_clip_grades": None if self.derived_clips is None else asdict(self.derived_clips),
+            "given_grades": None if self.given is None else asdict(self.given),
             "faults": self.faults,
             "reasons": self.reasons,
         }
@@ -216,11 +225,11 @@ def measure(
         if raw.size and (name == "before" or calibration is not None):
             figures[f"calibration_{name}"] = calibration_error(values, truth)
             figures[f"progress_error_{name}"] = mean_absolute_error(values, truth)
-    grades, clips = _grade_videos(test, forward), _grade_clips(test, forward)
-    if grades is not None:
-        low, high = grades.interval
-        figures |= {"grade_mae": grades.mae, "grade_mae_low": low, "grade_mae_high": high}
-    figures["clip_mae"] = float("nan") if clips is None else clips.mae
+    derived, clips = _grade_videos(test, forward), _grade_clips(test, forward)
+    if derived is not None:
+        bounds = zip(("derived_grade_mae_low", "derived_grade_mae_high"), derived.interval, strict=True)
+        figures |= {"derived_grade_mae": derived.mae, **dict(bounds)}
+    figures["derived_clip_mae"] = float("nan") if clips is None else clips.mae
     figures["unreadable"] = _mean([float(np.isnan(curve.progress).mean()) for curve in forward])
     figures |= viewer.latency()
     if settings.probes:
@@ -231,8 +240,8 @@ def measure(
         figures=figures,
         calibration=calibration,
         reliability=np.stack([raw, calibrated, truth]),
-        grades=grades,
-        clips=clips,
+        derived=derived,
+        derived_clips=clips,
         curves=tuple(forward),
         faults=viewer.faults,
         reasons=dict(viewer.reasons.most_common(_REASONS)),
@@ -298,16 +307,19 @@ def _order(test: Sequence[Subject], forward: Sequence[Curve], rewound: Sequence[
         "voc": voc,
         "voc_rewound": back,
         "voc_f1": voc_f1(voc, back) if there else float("nan"),
-        "negative_rate": _mean([negative_rate(curve.read) for curve in there if curve.read.size > 1]),
+        "negative_rate": _mean([curve.falling for curve in there]),
     }
 
 
 def _called_success(curve: Curve) -> bool | None:
-    return outcome_of(curve.read.tolist()) is Outcome.SUCCESS if curve.read.size else None
+    """Return the verdict on what a learner would hold at the scored places; None where the last one is unreadable."""
+    if curve.last is None:
+        return None
+    return outcome_of(curve.held()[curve.scored].tolist()) is Outcome.SUCCESS
 
 
 def _outcomes(test: Sequence[Subject], forward: Sequence[Curve]) -> dict[str, float]:
-    """Compare verdicts; an episode without a readable score is judged wrongly, and is called no success."""
+    """Compare verdicts; an episode whose last score is unreadable is judged wrongly, and is called no success."""
     called = [(s.episode.success, _called_success(curve)) for s, curve in zip(test, forward, strict=True)]
     of_successes = [verdict is True for success, verdict in called if success]
     of_failures = [verdict is True for success, verdict in called if not success]

@@ -1,6 +1,7 @@
-"""A monotone map from raw progress to calibrated progress, fitted on validation episodes and kept inside the model.
+"""A monotone map from raw progress to calibrated progress, fitted on validation episodes by ``roborl bench-reward``.
 
-A monotone map of a potential leaves the optimal policy alone, so calibration costs nothing in law.
+A model opened as ``calibrated:RESULT:MODEL`` applies it, see :mod:`roborl.rewards.calibrated`. A map of progress makes
+another potential, and every potential leaves the optimal policy alone.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Calibration:
         return np.asarray(np.interp(np.asarray(progress, float), self.raw, self.calibrated))
 
     def as_dict(self) -> dict[str, list[float]]:
-        """Return the form that a model folder's JSON keeps."""
+        """Return the form that the JSON of a benchmark keeps."""
         return {"raw": list(self.raw), "calibrated": list(self.calibrated)}
 
     @classmethod
@@ -64,9 +65,6 @@ class Calibration:
             ShapeError: If the values are not a monotone map.
         """
         return cls(raw=tuple(values["raw"]), calibrated=tuple(values["calibrated"]))
-
-
-IDENTITY = Calibration(raw=(0.0, 1.0), calibrated=(0.0, 1.0))
 
 
 def fit_calibration(raw: ArrayLike, truth: ArrayLike, *, bends: int = 32) -> Calibration:

@@ -6,7 +6,7 @@ Curves are float arrays (T,) in time order unless said otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -76,11 +76,6 @@ def voc_f1(forward: float, backward: float) -> float:
 def negative_rate(values: ArrayLike, *, lag: int = 1) -> float:
     """Return the share of changes over ``lag`` frames that go down, in [0, 1]."""
     return float(np.mean(_differences(values, lag) < 0))
-
-
-def delta_error(values: ArrayLike, truth: ArrayLike, *, lag: int) -> float:
-    """Return the mean absolute error of the change over ``lag`` frames: what a learner with such chunks is fed."""
-    return float(np.mean(np.abs(_differences(values, lag) - _differences(truth, lag))))
 
 
 def mean_absolute_error(values: ArrayLike, truth: ArrayLike) -> float:
@@ -179,21 +174,6 @@ def paired_interval(
     """
     a, b = _pair(ours, theirs)
     return bootstrap_interval(a - b, confidence=confidence, seed=seed)
-
-
-def summarise(curves: Sequence[ArrayLike], *, backward: Sequence[ArrayLike] = ()) -> dict[str, float]:
-    """Return mean order correlation, negative rate and, with backward curves, their F1, over several episodes.
-
-    Args:
-        curves: Progress of each episode, (T,).
-        backward: Progress of the same episodes played backwards, in the order in which they were played.
-    """
-    forward = float(np.mean([value_order_correlation(curve) for curve in curves]))
-    result = {"voc": forward, "negative_rate": float(np.mean([negative_rate(curve) for curve in curves]))}
-    if backward:
-        reverse = float(np.mean([value_order_correlation(curve) for curve in backward]))
-        result |= {"voc_backward": reverse, "voc_f1": voc_f1(forward, -reverse)}
-    return result
 
 
 def _finite(what: str, values: ArrayLike, *, at_least: int) -> NDArray[np.float64]:

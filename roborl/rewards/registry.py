@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ModelLoadError
+from roborl.rewards.calibrated import calibrated
 from roborl.rewards.model import RewardModel
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
@@ -28,6 +29,8 @@ _PUBLISHED = {
     "sole-r1": "roborl.rewards.sole:load_sole",
     "vlac": "roborl.rewards.vlac.checkpoint:load_vlac",
 }
+# calibrated:RESULT.json:MODEL, the model being named in any of these ways and its path free to hold colons.
+_CALIBRATED, _RESULT = "calibrated:", ".json"
 
 
 def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
@@ -35,11 +38,25 @@ def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
 
     Args:
         place: A folder with a ``config.json`` that names its format, the name of a model without weights, or the name
-            of a published model, a colon, and its checkpoint or its YAML file of settings: ``roboreward:PATH``.
+            of a published model, a colon, and its checkpoint or its YAML file of settings: ``roboreward:PATH``. Or
+            ``calibrated:RESULT:MODEL``: any of these behind the calibration that ``roborl bench-reward`` fitted to it
+            and wrote into RESULT, its ``bench_reward.json``. Reading it raises ConfigError where RESULT has none for
+            the model's version.
 
     Raises:
         ModelLoadError: If there is no such model, or it is of a format that nothing here reads.
     """
+    if place.startswith(_CALIBRATED):
+        result, ending, model = place.removeprefix(_CALIBRATED).partition(f"{_RESULT}:")
+        if not ending:
+            raise ModelLoadError(
+                "A calibrated reward model is not named",
+                seen=place,
+                allowed="calibrated:RESULT.json:MODEL",
+                remedy="For example: calibrated:outputs/bench-reward/bench_reward.json:outputs/reach-reward",
+            )
+        load_measured = find_loader(model)
+        return lambda: calibrated(load_measured(), Path(result + _RESULT))
     if place in _NAMES:
         return _imported(_NAMES[place])
     name, colon, checkpoint = place.partition(":")
@@ -54,8 +71,8 @@ def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
         raise ModelLoadError(
             "This is no reward model",
             seen=f"{place} ({type(error).__name__})",
-            allowed=f"a folder whose config.json names its format, one of {sorted(_NAMES)}, or NAME:CHECKPOINT with one"
-            f" of {sorted(_PUBLISHED)}",
+            allowed=f"a folder whose config.json names its format, one of {sorted(_NAMES)}, NAME:CHECKPOINT with one"
+            f" of {sorted(_PUBLISHED)}, or calibrated:RESULT.json: before any of these",
             remedy="Train one with: roborl train-reward --dataset PATH --out FOLDER",
         ) from error
     if known not in _FORMATS:
@@ -73,6 +90,7 @@ def load_reward_model(place: str) -> RewardModel[Any, Any]:
 
     Raises:
         ModelLoadError: If it cannot be used.
+        ConfigError: If its settings cannot be used, or the calibration named with it was fitted to another.
 
     Example:
         >>> load_reward_model("brightness").version

@@ -1,4 +1,8 @@
-"""How scores from 1 to 5, one per observation, become the rewards of an episode: by name, the name being part of the run."""
+"""How scores from 1 to 5, one per observation, become the rewards of an episode: by name, the name being part of the run.
+
+A learner pays the verdict of a judge by one of them, the one that pays for the last step alone; potential, delta and
+absolute are forms of its shaped reward as well, see :mod:`roborl.rewards.forms`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,28 @@ class RewardTransform(StrEnum):
     """The change of (E − 1) / 4 over each step: pays for staying, by the discount."""
     ABSOLUTE = "absolute"
     """(E − 1) / 4 of the part so far, at every step: pays for not finishing; only where forced."""
+
+    def verdict(self, score: float) -> float:
+        """Return the reward of an episode's last step, where no other step has one.
+
+        Args:
+            score: Expected score of the whole episode, 1 to 5.
+
+        Raises:
+            ConfigError: If it pays for other steps too.
+
+        Example:
+            >>> RewardTransform.TERMINAL01.verdict(4)
+            0.75
+        """
+        if self is not RewardTransform.TERMINAL01:
+            raise ConfigError(
+                "A verdict pays for the last step alone",
+                seen=str(self),
+                allowed=str(RewardTransform.TERMINAL01),
+                remedy="Turn progress along the episode into reward with shaping.form",
+            )
+        return float(self.rewards([1.0, score])[-1])
 
     def rewards(
         self, scores: ArrayLike, *, discount: float = 0.99, terminated: bool = True, forced: bool = False

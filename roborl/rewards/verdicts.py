@@ -20,7 +20,7 @@ class DoneRule:
 
     A published threshold holds for the setting that it was published with: a judge that never saw the task, has one
     view or no picture of the goal reads far less than 1 on true successes, and 0.95 never comes. Fit it on held-out
-    episodes, or calibrate the model first.
+    episodes, or open the model calibrated: the rule then reads the calibrated progress.
     """
 
     # Progress from which a reading counts, in (0, 1].

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import RoborlError
 from roborl.rewards.batching import BatchAsker
-from roborl.rewards.metrics import value_order_correlation
+from roborl.rewards.metrics import negative_rate, value_order_correlation
 from roborl.rewards.model import References, RewardModel, missing
 from roborl.types import Observation, Score
 
@@ -51,8 +51,20 @@ class Curve:
 
     @property
     def order(self) -> float:
-        """Value-order correlation of what could be read; 0 where that is less than two values."""
-        return value_order_correlation(self.read) if self.read.size > 1 else 0.0
+        """Value-order correlation; 0 where an answer could not be read, or there are less than two.
+
+        Source: Robo-Dopamine (arXiv 2512.23703), whose evaluation gives a video with a parse error 0.
+        """
+        whole = self.read.size == self.scored.size > 1
+        return value_order_correlation(self.progress) if whole else 0.0
+
+    @property
+    def falling(self) -> float:
+        """Share of steps that fall, in [0, 1]; an answer that could not be read counts as a fall."""
+        if self.read.size < 2:
+            return 1.0
+        share = self.read.size / self.scored.size
+        return share * negative_rate(self.read) + 1.0 - share
 
     def held(self) -> NDArray[np.float64]:
         """Return the progress at every frame as a learner sees it: 0 before the first score, the last one after."""

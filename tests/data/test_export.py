@@ -44,7 +44,11 @@ SPEC = StoreSpec(
 def fill(root: Path) -> None:
     """A store with a success, a time-out judged later, a discarded failure, an empty and an open episode."""
     judged = Verdict(
-        key=EpisodeKey.parse(random_episode(1).key), index=4, success=True, source=RewardSource.JUDGE
+        key=EpisodeKey.parse(random_episode(1).key),
+        index=4,
+        success=True,
+        source=RewardSource.JUDGE,
+        reward=0.9,
     )
     committed: list[Record] = [
         *records_of(random_episode(0)),

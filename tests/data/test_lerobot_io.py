@@ -53,7 +53,7 @@ def assert_same(a: DatasetEpisode, b: DatasetEpisode) -> None:
     assert a.provenance is not None
     assert b.provenance is not None
     assert a.provenance.source == b.provenance.source
-    for field in ("reward_source", "verdict_index", "verdict_source", "kind", "meta"):
+    for field in ("reward_source", "verdict_index", "verdict_source", "verdict_reward", "kind", "meta"):
         assert getattr(a.provenance, field) == getattr(b.provenance, field), field
     for field in ("proposed", "policy_version", "stamp_ns"):
         np.testing.assert_array_equal(getattr(a.provenance, field), getattr(b.provenance, field))

@@ -57,7 +57,7 @@ def test_follows_an_episode_from_its_beginning_through_sealing(tmp_path: Path) -
         store.ingest(
             "ring",
             len(records) + 1,
-            join(pack_record(Verdict(key=KEY, index=9, success=False, source=RewardSource.JUDGE))),
+            join(pack_record(Verdict(key=KEY, index=9, success=False, source=RewardSource.OPERATOR))),
         )
         (info,) = reader.episodes()
         assert (info.terminal_index, info.success, info.after_end) == (9, False, 28)

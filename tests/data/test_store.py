@@ -195,10 +195,50 @@ def test_the_last_verdict_counts(tmp_path: Path) -> None:
         feed = Feed(store)
         feed(*episode_records(key(0), 8))
         for index, success in ((3, True), (6, False)):
-            feed(Verdict(key=key(0), index=index, success=success, source=RewardSource.JUDGE))
+            feed(Verdict(key=key(0), index=index, success=success, source=RewardSource.OPERATOR))
         batch = sampler(tmp_path).sample(200)
         assert steps_in(batch, 0) == set(range(6))
         assert not batch.reward.any(), "the first verdict's reward went with it"
+
+
+@pytest.mark.parametrize("reward", [None, 0.25])
+def test_a_judge_that_saw_nothing_done_leaves_a_time_out_as_it_is_unless_it_pays(
+    tmp_path: Path, reward: float | None
+) -> None:
+    begin, *rest = episode_records(key(0), 8, EndCause.TIME_LIMIT)
+    assert isinstance(begin, Begin)
+    with Store.open(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        feed(replace(begin, meta={"outcome": "judge"}), *rest)
+        assert sampler(tmp_path).count("all") == 0
+        feed(Verdict(key=key(0), index=8, success=False, source=RewardSource.JUDGE, reward=reward))
+        batch = sampler(tmp_path).sample(200)
+        last = batch.state[:, 2] == 7
+        assert steps_in(batch, 0) == set(range(8))
+        assert (batch.terminated[last] == (reward is not None)).all()
+        assert not batch.terminated[~last].any()
+        np.testing.assert_allclose(batch.reward[last], reward or 0.0)
+        assert not batch.reward[~last].any()
+        assert store.wait_sealed(20)
+        assert StoreReader(tmp_path).info(key(0)).success is False
+
+
+@pytest.mark.parametrize("person_first", [True, False])
+@pytest.mark.parametrize("reopened", [True, False])
+def test_a_judge_does_not_outvote_a_person(tmp_path: Path, person_first: bool, reopened: bool) -> None:
+    votes = [
+        Verdict(key=key(0), index=5, success=False, source=RewardSource.OPERATOR),
+        Verdict(key=key(0), index=3, success=True, source=RewardSource.JUDGE),
+    ]
+    with Store.open(tmp_path, SPEC) as store:
+        Feed(store)(*episode_records(key(0), 8, EndCause.TIME_LIMIT))
+        assert store.wait_sealed(20)
+        Feed(store, "votes")(*(votes if person_first else reversed(votes)))
+        assert "refused" not in store.counts
+    if reopened:
+        Store.open(tmp_path, SPEC).close()
+    info = StoreReader(tmp_path).info(key(0))
+    assert (info.terminal_index, info.success) == (5, False)
 
 
 def test_an_episode_that_a_judge_decides_waits_for_the_verdict(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ from roborl.cli.bench_reward import positional
 from roborl.cli.main import main
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.bench_reward import RESULT, BenchRewardConfig, format_table, read_cohort, short_names
+from roborl.loops.bench_reward import (
+    RESULT,
+    BenchRewardConfig,
+    bench_reward,
+    format_table,
+    short_names,
+)
+from roborl.loops.bench_reward_cohort import read_cohort
 from roborl.loops.references import ReferencesConfig
-from roborl.loops.reward_gate import FORMAT, RewardGate
+from roborl.loops.reward_gate import RewardGate
+from roborl.loops.video import write_video
 from roborl.rewards.benchmark import FIGURES
+from roborl.rewards.measured import FORMAT
+from roborl.rewards.registry import load_reward_model
 from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
 from roborl.types import EndCause
 
@@ -72,7 +83,7 @@ def test_a_benchmark_measures_writes_draws_and_judges(
     assert said["models"]["brightness"]["accuracy"] == 1.0
     assert "value order" in err
     assert "time only" in err
-    assert "3 successes and 2 failures; 5 with a known grade" in err
+    assert "3 successes and 2 failures; 5 with a derived grade" in err
     assert "brightness: voc>=0.95: met" in err
     result = json.loads((tmp_path / RESULT).read_text())
     assert result["format"] == FORMAT
@@ -82,18 +93,71 @@ def test_a_benchmark_measures_writes_draws_and_judges(
     assert result["time_only"]["figures"]["false_success_rate"] == 1.0
     assert result["time_only"]["figures"]["text_only_voc"] is None
     assert result["episodes"]["test_failures"] == 2
-    assert result["episodes"]["graded"] == result["episodes"]["privileged_truth"] == 5
+    assert result["episodes"]["derived_grades"] == result["episodes"]["privileged_truth"] == 5
     for name in ("progress.png", "reliability.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     RewardGate(result=str(tmp_path / RESULT)).check("brightness-all")
 
-    code, said, err = run(capsys, *common, "--require", "grade_mae<=0.0001", "--require", "voc<=0.5")
+    code, said, err = run(capsys, *common, "--require", "derived_grade_mae<=0.0001", "--require", "voc<=0.5")
     assert code == 1
     assert said["met"] is False
     assert "brightness: voc<=0.5: not met" in err
     assert json.loads((tmp_path / RESULT).read_text())["models"]["brightness"]["missed"] == ["voc<=0.5"]
     with pytest.raises(ConfigError, match=r"does not pass its gate.*Found: voc 1.*Allowed: voc<=0.5"):
         RewardGate(result=str(tmp_path / RESULT)).check("brightness-all")
+
+
+def test_a_calibration_that_was_fitted_is_applied_and_measured_again(lamps: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    config = BenchRewardConfig(model=["brightness"], dataset=[str(lamps)], out=first, probes=False)
+    found = bench_reward(config).measured["brightness"]
+    assert found.calibration is not None
+    place = f"calibrated:{first / RESULT}:brightness"
+    again = bench_reward(replace(config, model=[place], out=second))
+    (name,) = again.places
+    assert again.measured[name].version.startswith("brightness-all-cal")
+    for one, two in zip(found.curves, again.measured[name].curves, strict=True):
+        np.testing.assert_allclose(two.progress, found.calibration(one.progress))
+    RewardGate(result=str(second / RESULT), require=["voc>=0.95"]).check(load_reward_model(place).version)
+
+
+def grade_some(folder: Path) -> Path:
+    """Videos in the layout of RoboRewardBench; each is dark but for its end, which is as bright as its grade is high."""
+    (folder / "droid").mkdir(parents=True)
+    lines = []
+    for number, level in enumerate((1, 3, 5, 5)):
+        shade = round(255 * (level - 1) / 4)
+        frames = [np.zeros((32, 48, 3), np.uint8)] * 9 + [np.full((32, 48, 3), shade, np.uint8)] * 3
+        write_video(folder / "droid" / f"{number}.mp4", frames, fps=10)
+        lines.append({"file_name": f"droid/{number}.mp4", "task": "light the lamp", "reward": level})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def test_videos_that_people_graded_are_a_benchmark_alone_or_beside_others(
+    lamps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graded = grade_some(tmp_path / "graded")
+    common = ("--model", "brightness", "--graded", graded, "--out", tmp_path / "out")
+    code, said, err = run(capsys, *common, "--require", "grade_mae<=0", "--require", "grade_unreadable<=0")
+    assert code == 0, err
+    assert "4 videos graded by people" in err
+    result = json.loads((tmp_path / "out" / RESULT).read_text())
+    assert result["time_only"] is None
+    row = result["models"]["brightness"]
+    assert row["given_grades"]["by_group"] == {"droid": 0.0}
+    # Two of the videos are the same, byte for byte.
+    assert (row["given_grades"]["questions"], row["given_grades"]["videos"]) == (4, 3)
+    assert row["figures"]["derived_grade_mae"] is None
+    assert row["figures"]["query_ms"] > 0
+    assert result["episodes"]["given_grades"] == 4
+    assert list(result["episodes"]["datasets"]) == [str(graded)]
+
+    code, said, err = run(capsys, *common, "--dataset", lamps, "--probes", "false")
+    assert code == 0, err
+    figures = said["models"]["brightness"]
+    assert figures["grade_mae"] == figures["derived_grade_mae"] == 0.0
+    assert "time only" in err
 
 
 def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -> None:

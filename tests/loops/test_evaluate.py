@@ -170,6 +170,14 @@ def test_the_bar_sets_the_exit_code(
     assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 2
 
 
+def test_any_reward_model_may_watch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", "--policy", "scripted", "--scene", "Reach", "--episodes", "1"]
+    assert main([*command, "--reward", "brightness", "--table", str(tmp_path / "t.jsonl")]) == 0
+    assert 0.0 < json.loads((tmp_path / "t.jsonl").read_text())["final_progress"] < 1.0
+    assert main([*command, "--reward", "nobody"]) == 1
+    assert "no reward model" in capsys.readouterr().err
+
+
 def test_without_a_success_the_steps_of_successes_are_not_a_number() -> None:
     lost = Outcome(seed=0, success=False, end="failure", steps=3, policy_version=0, wall_s=0.0)
     figures = Evaluation(outcomes=(lost,)).figures()

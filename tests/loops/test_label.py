@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 from roborl.clock import Deadline, FakeClock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.errors import ConfigError
+from roborl.loops.judging import Verdicts
 from roborl.loops.label import Judge, Labeller
 from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows
 from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
+from roborl.records import Verdict
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
-from roborl.types import EndCause, EpisodeKey, Frame, Observation, Score
+from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Score
 
 
 def observation(index: int, value: int) -> Observation:
@@ -78,9 +81,11 @@ class FakeStore:
         self.infos: dict[EpisodeKey, EpisodeInfo] = {}
         self.columns: dict[str, FakeColumn] = {}
 
-    def begin(self, number: int, kind: Kind = "online") -> EpisodeKey:
+    def begin(self, number: int, kind: Kind = "online", **meta: str) -> EpisodeKey:
         key = EpisodeKey(actor="left", incarnation=1, episode=number)
-        self.infos[key] = EpisodeInfo(key=key, ordinal=len(self.infos) + 1, task="reach", kind=kind)
+        self.infos[key] = EpisodeInfo(
+            key=key, ordinal=len(self.infos) + 1, task="reach", kind=kind, meta=meta
+        )
         self.values[key] = []
         return key
 
@@ -111,6 +116,7 @@ class FakeServer:
         self.away = False
         self.answering = True
         self.garbled: set[int] = set()
+        self.done_from = 2.0
         self.pushes: list[tuple[str, int]] = []
         self.closed: list[str] = []
         self._sessions: dict[str, list[int]] = {}
@@ -149,6 +155,7 @@ class FakeServer:
             frame_id=frame_id,
             progress=progress if valid else 0.0,
             raw=progress,
+            done=progress >= self.done_from,
             valid=valid,
             version=self.version,
         )
@@ -186,6 +193,19 @@ def expected(values: Sequence[int], stride: int = 1, garbled: Sequence[int] = ()
     return np.asarray(labels)
 
 
+class FakeBook:
+    """Remembers every verdict, as a file does over restarts."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[Verdict] = []
+
+    def given(self, key: EpisodeKey) -> bool:
+        return any(verdict.key == key for verdict in self.verdicts)
+
+    def give(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+
+
 class Rig:
     """A labeller on a fake clock between a fake store and a fake server."""
 
@@ -193,10 +213,18 @@ class Rig:
         self.store, self.server, self.clock = FakeStore(), FakeServer(), FakeClock()
         self.events: list[dict[str, Any]] = []
         self.config = LabelConfig(**settings)
+        self.book = FakeBook()
         self.labeller = self.fresh()
 
     def fresh(self) -> Labeller:
-        return Labeller(self.store, self.server, self.config, events=self.events.append, clock=self.clock)
+        return Labeller(
+            self.store,
+            self.server,
+            self.config,
+            events=self.events.append,
+            verdicts=Verdicts(self.book, self.config.verdict),
+            clock=self.clock,
+        )
 
     def turns(self, count: int = 30, seconds: float = 0.01) -> None:
         for _ in range(count):
@@ -489,3 +517,149 @@ def test_unsent_frames_are_not_skipped_when_a_push_is_turned_down() -> None:
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_stride"):
         LabelConfig(stride=9, max_stride=4)
+
+
+def judge(rig: Rig, values: Sequence[int], end: EndCause | None = EndCause.TIME_LIMIT) -> Verdict | None:
+    """Return the verdict on one episode."""
+    key = rig.store.begin(0, outcome="judge")
+    rig.store.grow(key, values, end)
+    rig.turns()
+    assert len(rig.book.verdicts) <= 1
+    return rig.book.verdicts[0] if rig.book.verdicts else None
+
+
+def verdict(index: int, success: bool, reward: float | None = None) -> Verdict:
+    key = EpisodeKey(actor="left", incarnation=1, episode=0)
+    return Verdict(key=key, index=index, success=success, source=RewardSource.JUDGE, reward=reward)
+
+
+def test_the_first_frame_that_is_called_done_is_a_success_while_the_episode_runs() -> None:
+    rig = Rig()
+    rig.server.done_from = 0.5
+    at = next(index for index, value in enumerate(expected(VALUES)) if value >= 0.5)
+    assert 0 < at < len(VALUES) - 2
+    assert judge(rig, VALUES[: at + 1], end=None) == verdict(at, True)
+    rig.store.grow(rig.store.episodes()[0].key, VALUES[at + 1 :], EndCause.TIME_LIMIT)
+    rig.turns()
+    assert rig.book.verdicts == [verdict(at, True)]
+    assert len(rig.labels(verdict(0, True).key)) == len(VALUES), "what came after is labelled all the same"
+    assert rig.labeller.counters["verdicts"] == 1
+    assert rig.named("verdict")[0]["index"] == at
+
+
+def test_no_step_leads_to_the_first_frame_so_done_there_counts_from_the_next() -> None:
+    rig = Rig()
+    rig.server.done_from = 0.0
+    assert judge(rig, VALUES) == verdict(1, True)
+
+
+@pytest.mark.parametrize("end", list(EndCause))
+def test_an_episode_that_was_never_done_is_a_failure_that_ends_nothing(end: EndCause) -> None:
+    rig = Rig()
+    found = judge(rig, VALUES, end)
+    assert found == verdict(len(VALUES) - 1, False)
+    assert not found.ends
+
+
+def test_an_end_that_comes_after_the_last_label_brings_the_verdict() -> None:
+    rig = Rig()
+    assert judge(rig, VALUES, end=None) is None
+    rig.store.grow(verdict(0, False).key, [], EndCause.TIME_LIMIT)
+    rig.turns()
+    assert rig.book.verdicts == [verdict(len(VALUES) - 1, False)]
+
+
+@pytest.mark.parametrize("values", [[], [255]])
+def test_an_episode_without_a_step_is_not_judged_and_not_waited_for(values: list[int]) -> None:
+    rig = Rig()
+    rig.server.done_from = 0.0
+    assert judge(rig, values) is None
+    assert rig.store.columns["v1"].finished
+    assert not rig.labeller.counters["unjudged"]
+
+
+@pytest.mark.parametrize("rule", ["done", "terminal01"])
+def test_an_unreadable_last_frame_leaves_no_verdict_and_is_told(rule: str) -> None:
+    rig = Rig(verdict=rule)
+    rig.server.garbled = {len(VALUES) - 1}
+    assert judge(rig, VALUES) is None
+    assert rig.labeller.counters["unjudged"] == len(rig.named("unjudged")) == 1
+    assert rig.store.columns["v1"].finished, "and is not shown for ever"
+
+
+@pytest.mark.parametrize(
+    ("end", "last", "paid", "success"),
+    [
+        (EndCause.TIME_LIMIT, 255, True, True),
+        (EndCause.TIME_LIMIT, 90, True, False),
+        (EndCause.WATCHDOG, 90, False, False),
+        (EndCause.ACTOR_LOST, 255, True, True),
+    ],
+)
+def test_a_grade_pays_for_the_whole_episode_unless_it_was_cut_short(
+    end: EndCause, last: int, paid: bool, success: bool
+) -> None:
+    rig = Rig(verdict="terminal01")
+    rig.server.done_from = 0.0
+    values = [last] * 9
+    found = judge(rig, values, end)
+    grade = expected(values)[-1]
+    assert (grade >= 0.875) == success
+    assert found is not None
+    assert (found.index, found.success, found.ends) == (8, success, paid)
+    assert found.reward == (pytest.approx(grade) if paid else None)
+
+
+def test_only_episodes_that_are_left_to_a_judge_are_judged() -> None:
+    rig = Rig()
+    rig.server.done_from = 0.0
+    plain, told = rig.store.begin(0), rig.store.begin(1, outcome="judge")
+    for key in (plain, told):
+        rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    person = Verdict(key=told, index=4, success=False, source=RewardSource.OPERATOR)
+    rig.store.infos[told] = replace(rig.store.infos[told], verdict=person)
+    rig.turns()
+    assert not rig.book.verdicts
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_an_episode_is_judged_once_and_the_same_whatever_happens_on_the_way(data: st.DataObject) -> None:
+    rig = Rig(stride=data.draw(st.integers(1, 3)), sessions=2)
+    rig.server.done_from = 0.5
+    chunks = data.draw(
+        st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=6), min_size=1, max_size=6)
+    )
+    values = [0, *(value for chunk in chunks for value in chunk)]
+    keys = [rig.store.begin(number, outcome="judge") for number in range(3)]
+    for key in keys:
+        rig.store.grow(key, [0])
+    for number, chunk in enumerate(chunks):
+        for key in keys:
+            rig.store.grow(key, chunk, EndCause.TIME_LIMIT if number == len(chunks) - 1 else None)
+        happening = data.draw(st.sampled_from(["turns", "crash", "mute", "restart", "killed"]))
+        if happening == "crash":
+            rig.server.crash()
+        if happening == "killed":  # between the verdict and the labels that it is read off
+            write, FakeColumn.write = FakeColumn.write, killed
+            with contextlib.suppress(KeyboardInterrupt):
+                rig.turns(3)
+            FakeColumn.write = write
+        if happening in ("restart", "killed"):
+            rig.labeller = rig.fresh()
+        rig.server.answering = happening != "mute"
+        rig.turns(data.draw(st.integers(1, 4)), seconds=data.draw(st.sampled_from([0.01, 6.0])))
+    rig.server.answering = True
+    rig.turns(40)
+    rig.turns(40, seconds=6.0)
+    labels = expected(values, rig.config.stride)
+    scored = [i for i in range(1, len(values)) if i % rig.config.stride == 0 or i == len(values) - 1]
+    done = next((index for index in scored if labels[index] >= 0.5), None)
+    index = len(values) - 1 if done is None else done
+    assert sorted((v.key, v.index, v.success) for v in rig.book.verdicts) == [
+        (key, index, done is not None) for key in keys
+    ]
+
+
+def killed(column: FakeColumn, key: EpisodeKey, rows: LabelledRows) -> None:
+    raise KeyboardInterrupt

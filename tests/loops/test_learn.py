@@ -21,6 +21,7 @@ from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns
 from roborl.data.journal import Journal
 from roborl.data.reader import StoreReader
+from roborl.data.verdict_log import VerdictReader
 from roborl.envs.bench import load_bench
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
@@ -50,7 +51,7 @@ from roborl.loops.serve import ServeConfig
 from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
 from roborl.loops.train import TrainerConfig
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
-from roborl.records import Arrival, Begin, End
+from roborl.records import Arrival, Begin, End, Verdict
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsReceiver, StepsSender
 from roborl.serving.weights import WeightsSubscriber
@@ -131,20 +132,28 @@ class Rig:
             if not self.sender.offer(self.sender.next_sequence, ring.read(self.sender.next_sequence)):
                 break
 
-    def act(self, steps: int = STEPS) -> EpisodeKey:
-        """Run one episode of noise that ends in success."""
+    def act(self, steps: int = STEPS, *, bright_at: int | None = None, judged: bool = False) -> EpisodeKey:
+        """Run one episode of noise.
+
+        Args:
+            steps: T.
+            bright_at: The observation that the reward model calls done, where ``judged``.
+            judged: Whether the outcome is left to the reward model, and time ends the episode; else it is a success.
+        """
         key = self.journal.next_key()
         self.brightness[key] = []
-        self.journal.commit(Begin(key=key, task="shine", meta={"mode": "train"}))
+        meta = {"mode": "train", **({"outcome": "judge"} if judged else {})}
+        self.journal.commit(Begin(key=key, task="shine", meta=meta))
         for index in range(steps + 1):
-            value = int(self.random.integers(0, 256))
+            value = int(self.random.integers(0, 200 if judged else 256))
+            value = 255 if index == bright_at else value
             self.brightness[key].append(value / 255)
             frame = Frame(
                 rgb=np.full((SIDE, SIDE, 3), value, np.uint8), camera="front", stamp_ns=index, id=index
             )
             action = self.random.uniform(-1, 1, ACTION).astype(np.float32)
             command = Command(action=action, proposed=action, source=Source.POLICY, policy_version=1)
-            last = index == steps
+            last = index == steps and not judged
             self.journal.commit(
                 Arrival(
                     key=key,
@@ -156,11 +165,12 @@ class Rig:
                     ),
                     command=command if index else None,
                     reward=float(last),
-                    reward_source=RewardSource.ENV,
+                    reward_source=RewardSource.NONE if judged else RewardSource.ENV,
                 )
             )
             self.pump()
-        self.journal.commit(End(key=key, index=steps, cause=EndCause.SUCCESS))
+        cause = EndCause.TIME_LIMIT if judged else EndCause.SUCCESS
+        self.journal.commit(End(key=key, index=steps, cause=cause))
         return key
 
     def until(self, what: str, happened: object, seconds: float = 40.0) -> None:
@@ -260,6 +270,41 @@ def test_every_step_is_stored_once_labelled_right_and_learned_from_whoever_is_ki
     assert rig.group.restarts == dict.fromkeys(rig.group.restarts, 2)
     assert rig.status("trainer")["achieved_ratio"] <= 1.0 + (8 + 1) / (steps - 10)
     assert max(max(times) for times in rig.group.recoveries_s.values()) < 10.0
+
+
+def test_the_reward_model_judges_every_episode_once_whoever_is_killed(rig: Rig) -> None:
+    rig.until(
+        "the learner is up", lambda: all(map(rig.group.ready, ("store", "labeller", "trainer", "serve")))
+    )
+    done: dict[EpisodeKey, int | None] = {}
+    for victim, bright_at in zip(
+        ("labeller", "store", "serve", "labeller", "store"), (4, None) * 3, strict=False
+    ):
+        done[rig.act(bright_at=bright_at, judged=True)] = bright_at
+        rig.kill(victim)
+    done[rig.act(bright_at=STEPS, judged=True)] = STEPS
+    rig.until("all are told", lambda: rig.status("trainer").get("episodes") == len(done))
+    for info in StoreReader(rig.run / "store").episodes():
+        at = done[info.key]
+        wanted = Verdict(key=info.key, index=at or STEPS, success=at is not None, source=RewardSource.JUDGE)
+        assert (info.verdict, info.terminal_index, info.end) == (wanted, at, EndCause.TIME_LIMIT)
+    lines = read_lines(RunFolder(rig.run).metrics, "episode")
+    assert {line["key"]: (line["success"], line["return"]) for line in lines} == {
+        str(key): (at is not None, float(at is not None)) for key, at in done.items()
+    }
+    given = list(VerdictReader(rig.run / "store", lambda ring: 0).fresh())
+    assert len(given) == len(done)
+    steps = sum(STEPS if at is None else at for at in done.values())
+    rig.until("all steps earn updates", lambda: rig.status("trainer").get("online_transitions") == steps)
+
+
+def test_outcomes_are_not_left_to_a_reward_model_that_is_not_there(tmp_path: Path) -> None:
+    config = LearnConfig(run=tmp_path / "run", bench_overrides=["--robot.scene=Reach", "--outcome=judge"])
+    with pytest.raises(
+        ConfigError, match=r"left to a reward model.*Found: outcome judge.*Allowed: .*--reward"
+    ):
+        learn.prepare(config)
+    learn.prepare(replace(config, reward="tcp://127.0.0.1:1"))
 
 
 def test_an_older_version_comes_back_into_force_under_a_new_number(rig: Rig) -> None:

@@ -8,10 +8,12 @@ import pytest
 
 from roborl.errors import ConfigError
 from roborl.loops.launch import TrainConfig, pass_gate, run_training
-from roborl.loops.reward_gate import FORMAT, RewardGate
+from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
 from roborl.rewards.benchmark import FIGURES
+from roborl.rewards.measured import FORMAT
+from roborl.rewards.registry import load_reward_model
 
 
 def written(folder: Path, *, version: str = "brightness-all", **changes: Any) -> str:
@@ -88,3 +90,15 @@ def test_training_asks_before_any_arm_has_a_process(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gate process cannot go on.*does not pass its gate"):
         run_training(TrainConfig(run=run, reward="brightness", reward_gate=strict))
     assert not run.exists()
+
+
+def test_a_calibrated_model_passes_by_its_own_benchmark(tmp_path: Path) -> None:
+    line = {"raw": [0.0, 1.0], "calibrated": [0.0, 0.9]}
+    plain = {"version": "brightness-all", "calibration": line, "figures": {"voc": 0.9}, "references": {}}
+    result = written(tmp_path, models={"one": plain})
+    place = f"calibrated:{result}:brightness"
+    with pytest.raises(ConfigError, match=r"another reward model\. Found: version brightness-all-cal"):
+        pass_gate(TrainConfig(run=tmp_path / "run", reward=place, reward_gate=RewardGate(result=result)))
+    version = load_reward_model(place).version
+    written(tmp_path, models={"one": plain, "two": plain | {"version": version}})
+    pass_gate(TrainConfig(run=tmp_path / "run", reward=place, reward_gate=RewardGate(result=result)))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from roborl.errors import ConfigError, ShapeError
+from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES, BenchmarkSettings, Subject, measure, time_only_model
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.judges.queries import VlmJudge
-from roborl.rewards.model import Fold, missing, observation_id
+from roborl.rewards.model import Fold, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
 from roborl.rewards.sarm.episodes import TrainingEpisode
@@ -73,7 +74,7 @@ def test_a_model_that_knows_the_progress_is_perfect() -> None:
     assert set(figures) == set(FIGURES)
     for name in ("voc", "voc_rewound", "voc_f1", "accuracy", "success_rate"):
         assert figures[name] == pytest.approx(1.0), name
-    for name in ("negative_rate", "false_success_rate", "unreadable", "grade_mae", "false_done_rate"):
+    for name in ("negative_rate", "false_success_rate", "unreadable", "derived_grade_mae", "false_done_rate"):
         assert figures[name] == 0.0, name
     assert figures["delta_error"] < 1e-9
     assert figures["calibration_before"] < 1e-9
@@ -97,7 +98,7 @@ def test_a_model_of_time_alone_fails_on_failures_and_on_the_way_back() -> None:
     assert figures["false_success_rate"] == 1.0
     assert figures["false_success_high"] == pytest.approx(1.0)
     assert figures["accuracy"] == 0.5
-    assert figures["grade_mae"] > 0.5
+    assert figures["derived_grade_mae"] > 0.5
     assert math.isnan(figures["text_only_voc"])
 
 
@@ -113,7 +114,9 @@ def test_replies_that_cannot_be_read_get_the_worst_error() -> None:
     (reason,) = found.reasons
     assert "rather not say" in reason
     assert figures["unreadable"] == 1.0
-    assert figures["grade_mae"] == figures["grade_mae_low"] == figures["clip_mae"] == 4.0
+    assert (
+        figures["derived_grade_mae"] == figures["derived_grade_mae_low"] == figures["derived_clip_mae"] == 4.0
+    )
     assert figures["voc"] == 0.0
     assert figures["accuracy"] == 0.0
     assert figures["false_success_rate"] == 0.0
@@ -129,12 +132,12 @@ def test_some_unreadable_replies_count_among_the_others() -> None:
         return f"ANSWER: {1 + round(4 * value)}" if value > 0.4 else "no"
 
     found = measure(roboreward(ScriptedVlm(say)), VALIDATION, COHORT, replace(SETTINGS, probes=False))
-    assert found.grades is not None
-    assert found.grades.unparsable == 2
-    assert found.grades.by_group == {"a": 0.0, "b": 4.0}
-    assert found.figures["grade_mae"] == 2.0
-    assert found.clips is not None
-    assert found.clips.unparsable == 4  # the clips of 10 and 30 % of both successes
+    assert found.derived is not None
+    assert found.derived.unparsable == 2
+    assert found.derived.by_group == {"a": 0.0, "b": 4.0}
+    assert found.figures["derived_grade_mae"] == 2.0
+    assert found.derived_clips is not None
+    assert found.derived_clips.unparsable == 4  # the clips of 10 and 30 % of both successes
     assert 0.0 < found.figures["unreadable"] < 1.0
 
 
@@ -170,14 +173,14 @@ def test_without_known_progress_what_needs_it_is_left_open() -> None:
         subject(2, np.linspace(0, 0.9, 9), success=False, known=False),
     ]
     found = measure(BrightnessModel(), VALIDATION, unknown, SETTINGS)
-    assert found.grades is not None
-    assert found.grades.questions == 1
+    assert found.derived is not None
+    assert found.derived.questions == 1
     assert found.figures["false_success_rate"] == 1.0
     assert found.reliability.shape == (3, 13)
     alone = measure(BrightnessModel(), [], [unknown[1]], SETTINGS)
     assert alone.calibration is None
     assert math.isnan(alone.figures["voc"])
-    assert math.isnan(alone.figures["grade_mae"])
+    assert math.isnan(alone.figures["derived_grade_mae"])
 
 
 class Words(BrightnessModel):
@@ -261,26 +264,57 @@ def test_progress_of_the_work_is_told() -> None:
     assert told == [(i, 15) for i in range(1, 16)]
 
 
-def test_a_missing_last_score_makes_no_grade() -> None:
-    class Forgetful(BrightnessModel):
-        def start(self, task: str, references: Any) -> Any:
-            inner = super().start(task, references)
+class Forgetful(BrightnessModel):
+    """Loses its answers at some places."""
 
-            class LastLost(Fold[Any, Any]):
-                def queries(self, observation: Observation) -> list[Any]:
-                    self.newest = observation_id(observation)
-                    return list(inner.queries(observation))
+    def __init__(self, *lost: int) -> None:
+        super().__init__()
+        self.lost = lost
 
-                def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
-                    score = inner.fold(observation_id, replies)
-                    return missing(observation_id, "lost", version="x") if observation_id == 12 else score
+    def start(self, task: str, references: Any) -> Any:
+        inner, lost = super().start(task, references), self.lost
 
-            return LastLost()
+        class Losing(Fold[Any, Any]):
+            def queries(self, observation: Observation) -> list[Any]:
+                return list(inner.queries(observation))
 
-    found = measure(Forgetful(), VALIDATION, [rising(1)], replace(SETTINGS, probes=False))
-    assert found.grades is not None
-    assert found.grades.unparsable == 1
-    assert found.figures["voc"] == pytest.approx(1.0)
+            def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
+                score = inner.fold(observation_id, replies)
+                return missing(observation_id, "lost", version="x") if observation_id in lost else score
+
+        return Losing()
+
+
+def test_a_missing_last_score_makes_no_grade_no_success_and_no_order() -> None:
+    found = measure(Forgetful(12), VALIDATION, [rising(1)], replace(SETTINGS, probes=False))
+    assert found.derived is not None
+    assert found.derived.unparsable == 1
+    figures = found.figures
+    assert (figures["success_rate"], figures["accuracy"]) == (0.0, 0.0)
+    assert figures["unreadable"] == pytest.approx(1 / 13)
+    # The way back begins with the lost answer.
+    assert figures["voc"] == figures["voc_rewound"] == figures["voc_f1"] == 0.0
+    assert figures["negative_rate"] == pytest.approx(1 / 13)
+
+
+def test_two_readable_scores_out_of_many_are_no_order() -> None:
+    found = measure(
+        Forgetful(*range(1, 25)), VALIDATION, [rising(1), rising(2)], replace(SETTINGS, probes=False)
+    )
+    figures = found.figures
+    assert figures["unreadable"] == pytest.approx(12 / 13)
+    assert figures["voc"] == figures["voc_rewound"] == 0.0
+    assert figures["negative_rate"] == 1.0
+    assert not Requirement.parse("voc>=0.8", FIGURES).holds(figures)
+
+
+def test_a_failure_whose_last_scores_are_unreadable_is_not_judged_on_an_older_one() -> None:
+    undone = subject(1, [*np.linspace(0, 1, 9), 0.1, 0.1, 0.1, 0.1], success=False)
+    settings = replace(SETTINGS, probes=False)
+    figures = measure(Forgetful(9, 10, 11, 12), VALIDATION, [undone], settings).figures
+    assert (figures["accuracy"], figures["false_success_rate"]) == (0.0, 0.0)
+    early = subject(1, np.linspace(0, 1, 13))
+    assert measure(Forgetful(10), VALIDATION, [early], settings).figures["success_rate"] == 1.0
 
 
 def test_an_episode_that_a_model_refuses_has_no_score_and_the_others_have() -> None:
@@ -295,7 +329,7 @@ def test_an_episode_that_a_model_refuses_has_no_score_and_the_others_have() -> N
     found = measure(Picky(), VALIDATION, [rising(1), odd], replace(SETTINGS, probes=False))
     assert found.figures["unreadable"] == 0.5
     assert found.figures["voc"] == pytest.approx(0.5)
-    assert found.figures["grade_mae"] == 2.0
+    assert found.figures["derived_grade_mae"] == 2.0
     assert next(iter(found.reasons)).startswith("refused: No idea")
     with pytest.raises(ConfigError, match="No idea"):
         measure(Picky(), [], [odd], SETTINGS)

@@ -1,0 +1,167 @@
+"""The episodes of a benchmark of reward models: what is fitted on some, what is judged on others, and what is graded."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from roborl.data.lerobot_files import fingerprint
+from roborl.data.lerobot_io import read_episodes
+from roborl.errors import DatasetError
+from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
+from roborl.loops.training_episodes import split, to_training
+from roborl.rewards.benchmark import Subject
+from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
+from roborl.rewards.judges.queries import picture_key
+from roborl.rewards.model import References
+from roborl.rewards.sarm.episodes import TrainingEpisode, label_episode
+from roborl.rewards.sarm.labels import plan_stages
+
+if TYPE_CHECKING:
+    from roborl.loops.bench_reward import BenchRewardConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cohort:
+    """The episodes of a benchmark.
+
+    Attributes:
+        validation: What things are fitted on.
+        test: What models are judged on.
+        references: What models are shown, by task.
+        graded: Videos that people graded.
+        left_out: Episodes whose task nobody demonstrates, where models are shown demonstrations.
+        fingerprints: Of the datasets and of what is said about graded videos.
+    """
+
+    validation: tuple[Subject, ...]
+    test: tuple[Subject, ...]
+    references: Mapping[str, References]
+    graded: tuple[GradedVideo, ...] = ()
+    left_out: int = 0
+    fingerprints: Mapping[str, str]
+
+    def described(self) -> dict[str, Any]:
+        """Return what is in it, for the result."""
+        successes = sum(s.episode.success for s in self.test)
+        return {
+            "datasets": dict(self.fingerprints),
+            "validation_episodes": len(self.validation),
+            "left_out": self.left_out,
+            "test_successes": successes,
+            "test_failures": len(self.test) - successes,
+            "test_videos": len({s.video for s in self.test}),
+            "privileged_truth": sum(s.episode.benchmark is not None for s in self.test),
+            "derived_grades": sum(s.level is not None for s in self.test),
+            "given_grades": len(self.graded),
+            "other_words": "another task's" if all(s.other_task for s in self.test) else "none",
+        }
+
+
+def read_cohort(config: BenchRewardConfig) -> Cohort:
+    """Read the datasets, and set episodes aside for what has to be fitted; without datasets there are graded videos alone.
+
+    Raises:
+        DatasetError: If a dataset, a demonstration or what is said about graded videos cannot be read, or the datasets do
+            not hold two successes, one to fit on and one to judge.
+    """
+    graded = tuple(video for folder in config.graded for video in read_graded(Path(folder)))
+    said = {
+        folder: hashlib.sha256((Path(folder) / METADATA).read_bytes()).hexdigest() for folder in config.graded
+    }
+    fit: list[tuple[str, TrainingEpisode]] = []
+    test: list[tuple[str, TrainingEpisode]] = []
+    shown: dict[str, References] = {}
+    left_out = 0
+    for source in config.dataset:
+        group = Path(source).name
+        episodes = list(_read(config, source))
+        if config.references.path:
+            for episode in episodes:
+                if episode.task not in shown:
+                    shown[episode.task] = _demonstration(config.references, episode)
+            left_out += sum(not shown[e.task] for e in episodes)
+            episodes = [e for e in episodes if shown[e.task] and not _is(e, shown[e.task])]
+        rest, held = split(episodes, config.validation, config.seed)
+        fit += [(group, episode) for episode in held]
+        test += [(group, episode) for episode in rest]
+    if left_out:
+        log.warning("%d episodes are left out: there is no demonstration of their task", left_out)
+    counts = [sum(episode.success for _, episode in part) for part in (fit, test)]
+    if config.dataset and not all(counts):
+        raise DatasetError(
+            "The datasets hold too few successful episodes",
+            seen=f"{sum(counts)} of {len(fit) + len(test)} episodes",
+            allowed="at least two beside the demonstrations: one to fit on and one to judge",
+        )
+    make = _subject_maker([episode for _, episode in (*fit, *test)], shown)
+    return Cohort(
+        validation=tuple(make(g, e) for g, e in fit),
+        test=tuple(make(g, e) for g, e in test),
+        references={task: references for task, references in shown.items() if references},
+        graded=graded,
+        left_out=left_out,
+        fingerprints=said | {source: fingerprint(source) for source in config.dataset},
+    )
+
+
+def _read(config: BenchRewardConfig, source: str) -> Iterator[TrainingEpisode]:
+    count = 0
+    for episode in read_episodes(source, camera_map=config.camera_map or None):
+        if config.episodes and count >= config.episodes:
+            return
+        if not episode.discarded:
+            count += 1
+            yield to_training(episode, config.cameras)
+
+
+def _subject_maker(
+    everyone: Sequence[TrainingEpisode], references: Mapping[str, References]
+) -> Callable[[str, TrainingEpisode], Subject]:
+    tasks = sorted({episode.task for episode in everyone})
+    of_task = {task: [e.subtasks for e in everyone if e.success and e.task == task] for task in tasks}
+    plans = {task: plan_stages(spans) for task, spans in of_task.items() if spans}
+
+    def make(group: str, episode: TrainingEpisode) -> Subject:
+        if episode.benchmark is not None:
+            truth = np.asarray(episode.benchmark, np.float64)
+        elif episode.task in plans:
+            truth = label_episode(episode, plans[episode.task], 1.0).progress.astype(np.float64)
+        else:
+            truth = np.full(episode.frames, np.nan)
+        pictures = next(iter(episode.images.values()))
+        return Subject(
+            episode=episode,
+            group=group,
+            video=picture_key(*pictures).hex(),
+            truth=truth,
+            references=references.get(episode.task, {}),
+            other_task=next((task for task in tasks if task != episode.task), ""),
+        )
+
+    return make
+
+
+def _demonstration(config: ReferencesConfig, episode: TrainingEpisode) -> References:
+    """Return the demonstration of an episode's task, empty where there is none."""
+    try:
+        return read_demonstration(config, list(episode.images), episode.task)
+    except NoDemonstration:
+        return {}
+
+
+def _is(episode: TrainingEpisode, references: References) -> bool:
+    """Return whether the episode is the demonstration: it ends, and begins where that is shown, with the same pictures."""
+    return all(
+        np.array_equal(episode.images[camera][-1], pictures if pictures.ndim == 3 else pictures[-1])
+        and (pictures.ndim == 3 or np.array_equal(episode.images[camera][0], pictures[0]))
+        for camera, pictures in ((name.partition("/")[2], found) for name, found in references.items())
+    )

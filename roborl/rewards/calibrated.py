@@ -1,0 +1,110 @@
+"""A reward model behind the calibration that its benchmark fitted: the same questions, progress mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from roborl.errors import ConfigError
+from roborl.rewards.calibration import Calibration
+from roborl.rewards.measured import read_measured, row_of
+from roborl.rewards.model import Fold, References, RewardModel
+from roborl.rewards.verdicts import DoneCounter, DoneRule
+from roborl.types import Observation, Score
+
+
+class CalibratedFold(Fold[Any, Any]):
+    """The fold of a model, its scores mapped; what the model remembers stays as the model has it.
+
+    Args:
+        inner: The model's own fold.
+        calibration: The map.
+        version: Of the calibrated model.
+        rule: Reads "done" off the mapped progress; None leaves the model's own word, which it has from elsewhere.
+    """
+
+    def __init__(
+        self, inner: Fold[Any, Any], calibration: Calibration, version: str, rule: DoneRule | None
+    ) -> None:
+        self._inner, self._calibration, self._version = inner, calibration, version
+        self._done = None if rule is None else DoneCounter(rule)
+
+    def queries(self, observation: Observation) -> list[Any]:
+        """Ask what the model asks.
+
+        Raises:
+            RoborlError: As the model's fold.
+        """
+        return list(self._inner.queries(observation))
+
+    def skip(self, observation: Observation) -> None:
+        """Let the model see an observation that will not be scored."""
+        self._inner.skip(observation)
+
+    def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
+        """Map the model's score; ``raw`` is as the model gave it, and a missing score stays missing."""
+        score = replace(self._inner.fold(observation_id, replies), version=self._version)
+        if not score.valid:
+            if self._done is not None:
+                self._done.read(None)
+            return score
+        around = (score.progress - score.spread, score.progress, score.progress + score.spread)
+        low, progress, high = self._calibration(around).tolist()
+        return replace(
+            score,
+            progress=progress,
+            spread=(high - low) / 2,
+            done=score.done if self._done is None else self._done.read(progress),
+        )
+
+
+class CalibratedModel:
+    """A reward model with a calibration, which is part of its version.
+
+    Args:
+        model: The model that was measured.
+        calibration: The map that was fitted to it.
+    """
+
+    def __init__(self, model: RewardModel[Any, Any], calibration: Calibration) -> None:
+        described = json.dumps(calibration.as_dict(), sort_keys=True).encode()
+        self.version = f"{model.version}-cal{hashlib.sha256(described).hexdigest()[:12]}"
+        self.cameras, self.image_px, self.judge = model.cameras, model.image_px, model.judge
+        self._model, self._calibration = model, calibration
+        rule = getattr(getattr(model, "config", None), "done", None)
+        self._rule = rule if isinstance(rule, DoneRule) else None
+
+    def start(self, task: str, references: References) -> CalibratedFold:
+        """Return the fold of a new episode.
+
+        Raises:
+            ConfigError: If a reference that the model needs is missing.
+        """
+        return CalibratedFold(
+            self._model.start(task, references), self._calibration, self.version, self._rule
+        )
+
+
+def calibrated(model: RewardModel[Any, Any], result: Path) -> CalibratedModel:
+    """Return a model behind the calibration that a benchmark fitted to its very version.
+
+    Args:
+        model: The model as it was measured.
+        result: The ``bench_reward.json`` of ``roborl bench-reward``.
+
+    Raises:
+        ConfigError: If the file cannot be read, is about other versions, or fitted no calibration to this one.
+    """
+    found = row_of(read_measured(result), model.version, path=result)["calibration"]
+    if found is None:
+        raise ConfigError(
+            "A benchmark fitted no calibration to this reward model",
+            seen=f"version {model.version} in {result}",
+            allowed="a benchmark with validation episodes whose progress is known",
+            remedy="Run roborl bench-reward on a dataset with marks, with ends that were told, or from simulation",
+        )
+    return CalibratedModel(model, Calibration.from_dict(found))

@@ -1,0 +1,153 @@
+"""Graded videos are read as they were published, and nothing but pictures and task reaches the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.video import write_video
+from roborl.rewards.fake import BrightnessModel
+from roborl.rewards.graded_videos import GradedVideo, grade_videos, read_graded
+from roborl.rewards.model import Fold, missing
+from roborl.types import Observation, Score
+
+
+def video(path: Path, *shades: int, fps: float = 10) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, [np.full((32, 48, 3), shade, np.uint8) for shade in shades], fps=fps)
+
+
+def line(name: str = "droid/1.mp4", **changes: Any) -> str:
+    row = {"file_name": name, "task": "open the drawer", "reward": 3, "gpt5_mini_check": "ANSWER: TRUE"}
+    return json.dumps(row | changes)
+
+
+def folder_of(path: Path, *lines: str) -> Path:
+    (path / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_group_is_a_subset_and_a_grade_comes_from_the_metadata_alone(tmp_path: Path) -> None:
+    for name in ("droid/1.mp4", "bridge/attempt_1_score_5.mp4", "robo_arena/2.mp4"):
+        video(tmp_path / name, 0, 99)
+    found = read_graded(
+        folder_of(
+            tmp_path, line(), "", line("bridge/attempt_1_score_5.mp4", reward=1), line("robo_arena/2.mp4")
+        )
+    )
+    assert [(one.group, one.level) for one in found] == [("droid", 3), ("bridge", 1), ("robo_arena", 3)]
+    assert {one.task for one in found} == {"open the drawer"}
+    assert len({one.digest() for one in found}) == 1, "copies of one video are one video"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "Line 2 of .*no question"),
+        (line(reward=6), "Line 2 of .*no question"),
+        (line(reward=2.5), "Line 2 of .*no question"),
+        (line(reward=True), "Line 2 of .*no question"),
+        (line(task=None), "Line 2 of .*no question"),
+        ("[1]", "Line 2 of .*no question"),
+        (
+            line("droid/absent.mp4"),
+            r"video of line 2 .*not there\. Found: droid/absent\.mp4\. Allowed: .*Fetch",
+        ),
+        (line("../outside.mp4"), "video of line 2 .*not there"),
+        (line("/etc/passwd"), "video of line 2 .*not there"),
+    ],
+)
+def test_a_line_that_is_none_is_named(text: str, words: str, tmp_path: Path) -> None:
+    inside = tmp_path / "test"
+    video(inside / "droid" / "1.mp4", 0, 99)
+    video(tmp_path / "outside.mp4", 0, 99)
+    with pytest.raises(DatasetError, match=words):
+        read_graded(folder_of(inside, line(), text))
+
+
+def test_a_folder_without_metadata_or_questions_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no folder of graded videos"):
+        read_graded(tmp_path)
+    with pytest.raises(DatasetError, match="no graded video"):
+        read_graded(folder_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate_hz", "places"),
+    [(10, 10, range(8)), (10, 5, [0, 2, 4, 6, 7]), (5, 10, range(8)), (10, 4, [0, 2, 5, 7])],
+)
+def test_a_video_is_shown_at_the_rate_with_its_last_frame(
+    fps: float, rate_hz: float, places: Sequence[int], tmp_path: Path
+) -> None:
+    video(tmp_path / "v.mp4", *range(0, 240, 30), fps=fps)
+    shown = GradedVideo(file=tmp_path / "v.mp4", group="a", task="t", level=1).observations("front", rate_hz)
+    assert [round(float(o.images["front"].mean()) / 30) for o in shown] == list(places)
+    assert [o.frames["front"].id for o in shown] == list(range(len(places)))
+
+
+class Reads(BrightnessModel):
+    """Notes what it is shown, and has no answer to dark videos."""
+
+    def __init__(self, cameras: tuple[str, ...] = ()) -> None:
+        super().__init__(cameras)
+        self.told: list[str] = []
+        self.seen: list[int] = []
+
+    def start(self, task: str, references: Any) -> Any:
+        inner = super().start(task, references)
+        self.told.append(task)
+        self.seen.append(0)
+        model = self
+
+        class Noting(Fold[Any, Any]):
+            def queries(self, observation: Observation) -> list[Any]:
+                self.skip(observation)
+                return list(inner.queries(observation))
+
+            def skip(self, observation: Observation) -> None:
+                model.seen[-1] += 1
+
+            def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
+                score = inner.fold(observation_id, replies)
+                return score if score.progress > 0.1 else missing(observation_id, "dark", version="x")
+
+        return Noting()
+
+
+def test_the_last_frame_is_the_grade_and_what_cannot_be_read_is_the_worst(tmp_path: Path) -> None:
+    video(tmp_path / "droid" / "1.mp4", 0, 0, 128)
+    video(tmp_path / "droid" / "2.mp4", 255, 255, 0)
+    video(tmp_path / "bridge" / "3.mp4", 0, 255)
+    lines = line(), line("droid/2.mp4", reward=1), line("bridge/3.mp4", reward=4)
+    model = Reads(("wrist",))
+    given = grade_videos(model, read_graded(folder_of(tmp_path, *lines)), rate_hz=10, max_batch=4)
+    assert given.report.by_group == {"droid": 2.0, "bridge": 1.0}
+    assert given.figures["grade_mae"] == 1.5, "the mean of the groups"
+    assert given.figures["grade_unreadable"] == pytest.approx(1 / 3)
+    assert given.reasons == {"dark": 1}
+    assert model.told == ["open the drawer"] * 3
+    assert model.seen == [3, 3, 2]
+    assert given.figures["batch"] == 1.0, "one question for each video"
+
+
+def test_a_model_of_several_views_is_refused_and_one_that_refuses_all_is_heard(tmp_path: Path) -> None:
+    video(tmp_path / "droid" / "1.mp4", 0, 99)
+    videos = read_graded(folder_of(tmp_path, line()))
+    with pytest.raises(ConfigError, match=r"looks at several.*Found: \['front', 'wrist'\]"):
+        grade_videos(BrightnessModel(("front", "wrist")), videos, rate_hz=10, max_batch=4)
+
+    class Refuses(BrightnessModel):
+        def start(self, task: str, references: Any) -> Any:
+            raise ConfigError("No idea what that looks like")
+
+    with pytest.raises(ConfigError, match="No idea"):
+        grade_videos(Refuses(), videos, rate_hz=10, max_batch=4)
+    videos[0].file.write_bytes(b"no video")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        grade_videos(BrightnessModel(), videos, rate_hz=10, max_batch=4)
