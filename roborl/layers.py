@@ -27,11 +27,8 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, keypoints: int, image_px: int, width: int = 16) -> None:
         super().__init__()
-        stride = max(1, image_px // _MAP_PX)
-        # Two strides wide, so that what lies between two places of the maps is seen from both.
-        kernel = max(5, 2 * stride + 1)
         self.layers = nn.Sequential(
-            nn.Conv2d(3, width, kernel, stride=stride, padding=kernel // 2),
+            nn.Conv2d(3, width, 5, stride=max(1, image_px // _MAP_PX), padding=2),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
