@@ -17,11 +17,12 @@ from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
 from roborl.loops.bench_seeds import STAGED, gate, learn_cell, on, prepared_folder, summarise
-from roborl.loops.demo import DemoConfig, Folders, Stages, prepare
+from roborl.loops.demo import DemoConfig, Folders, prepare
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import ShapingConfig
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import failure_kinds, script_maker
+from roborl.loops.stages import Stages
 from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.rewards.fusion import FusionConfig, Perspective
 from roborl.rewards.pairs.checkpoint import load_pair_model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from roborl import config as configuration
 from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import ConfigError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
@@ -32,6 +30,7 @@ from roborl.loops.report import write_report
 from roborl.loops.results import FIGURES, SETTINGS
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
+from roborl.loops.stages import Stages, claim
 from roborl.loops.train import TrainerConfig
 from roborl.loops.train_reward import TrainRewardConfig, train_reward
 from roborl.policies.small import SmallPolicy
@@ -112,34 +111,6 @@ class DemoConfig:
             clone=replace(self.clone, encoder_updates=60, actor_updates=200),
             trainer=replace(self.trainer, budget=BudgetConfig(ratio=1.0, head_start=60, start_at=60)),
         )
-
-
-class Stages:
-    """Names and times the stages of a run, so that each is done once and a stopped run goes on where it was.
-
-    Args:
-        folder: Holds ``stages.json``.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "stages.json"
-        self.done: dict[str, dict[str, Any]] = (
-            json.loads(self._path.read_text()) if self._path.is_file() else {}
-        )
-
-    def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return the result of ``work``, from an earlier run where there is one."""
-        if name not in self.done:
-            log.info("%s ...", name)
-            began = time.monotonic()
-            result = work()
-            self.done[name] = result | {"wall_s": round(time.monotonic() - began, 1)}
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self.done, indent=1, default=float))
-            part.rename(self._path)
-            log.info("%s: done in %.0f s", name, self.done[name]["wall_s"])
-        return self.done[name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +224,7 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         RoborlError: If a stage cannot do its work; what was done before stays.
     """
     config = config.quickened() if config.quick else config
-    _claim(config.out / SETTINGS, configuration.dump(config))
+    claim(config.out / SETTINGS, configuration.dump(config))
     before = prepare(config)
     online, after = learn_and_measure(config, stopping=stopping)
     stages = Stages(config.out)
@@ -269,22 +240,6 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     page = write_report(config.out)
     log.info("The report is at %s", page)
     return figures | {"report": str(page)}
-
-
-def _claim(path: Path, settings: str) -> None:
-    """Write the settings of a run that begins; a run that goes on must have the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
-        path.write_text(settings)
-    before = path.read_text()
-    if before != settings:
-        old, new = before.splitlines(), settings.splitlines()
-        raise ConfigError(
-            "This folder holds a demonstration with other settings, and its stages would pass for this one's",
-            seen=f"{path}: {', '.join(line.strip() for line in old if line not in new) or 'fewer settings'}",
-            allowed=", ".join(line.strip() for line in new if line not in old) or "those and no more",
-            remedy=f"Give another --out, or delete {path.parent}",
-        )
 
 
 def _prepare_clone(config: DemoConfig) -> tuple[Folders, Stages, Bench]:
