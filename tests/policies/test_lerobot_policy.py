@@ -303,7 +303,6 @@ def test_a_name_of_the_hub_is_not_asked_for(
 def test_code_beside_a_checkpoint_is_not_run(
     act_copy: Path, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    saved("smolvla")
     encoder = Path(shutil.copytree(saved("smolvla").parent / "backbone", tmp_path / "encoder"))
     (encoder / "evil.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Config: pass\n")
     change(encoder, "config.json", lambda c: c.update(auto_map={"AutoConfig": "evil.Config"}))
