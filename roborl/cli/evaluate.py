@@ -17,7 +17,9 @@ from roborl.loops.seeds import scene_seed
 class Config:
     """Which policy, on which scenes, against which bar."""
 
-    policy: str  # folder of a policy or of a run (its last published weights), or "scripted" for the simulated expert
+    # folder of a policy, ours or as LeRobot saves it, or of a run (its last published weights), or "scripted" for the
+    # simulated expert
+    policy: str
     bench: str = "so101_sim"  # bench file: a path, or a name in hardware_configs/
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
     bench_overrides: list[str] = field(default_factory=list)  # further bench overrides, like --max_steps=80
@@ -59,7 +61,7 @@ def main(config: Config) -> dict[str, Any]:
         print(f"episode {done}/{config.episodes}: {result} after {outcome.steps} steps", file=sys.stderr)
 
     result = evaluate(
-        _policy(config),
+        _policy(config, bench.task),
         lambda: RobotEnv(bench),
         [scene_seed(config.purpose, config.seed, index) for index in range(config.episodes)],
         replan_steps=config.replan_steps or None,
@@ -86,7 +88,7 @@ def overrides_of(scene: str, further: list[str]) -> list[str]:
     return [*([f"--robot.scene={scene}"] if scene else []), *further]
 
 
-def _policy(config: Config) -> Callable[[Any], Any]:
+def _policy(config: Config, task: str) -> Callable[[Any], Any]:
     if config.policy == "scripted":
         from roborl.envs.experts import make_expert
 
@@ -98,7 +100,7 @@ def _policy(config: Config) -> Callable[[Any], Any]:
 
     torch.set_num_threads(config.threads)
     folder = Path(config.policy)
-    policy = learnt_policy(folder) if is_run(folder) else load_policy(folder)
+    policy = learnt_policy(folder) if is_run(folder) else load_policy(folder, task=task)
     return lambda env: policy
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.data.ring import Ring
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.hil.keyboard import HELP, TerminalKeyboard
 from roborl.hil.presses import PressSender
 from roborl.loops import control_process, inference, io, teleop
@@ -18,6 +18,7 @@ from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.control_settings import Waiting
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.types import EpisodeKey
 
 log = logging.getLogger(__name__)
@@ -227,7 +228,19 @@ class _NoKeyboard:
 
 
 def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Run an actor to its end and return its figures."""
+    """Run an actor to its end and return its figures.
+
+    Raises:
+        ConfigError: If a learner's weights are asked for and the policy takes none.
+        RoborlError: If a process cannot do its work.
+    """
+    if config.weights and is_lerobot_policy(config.policy):
+        raise ConfigError(
+            "A LeRobot policy takes no weights from a learner",
+            seen=f"policy {config.policy}, weights {config.weights}",
+            allowed="weights empty, or the folder of a small policy of roborl's",
+            remedy="Leave --weights out to run the policy as it is: learning online fine-tunes the small policy only",
+        )
     return Actor(config, stopping).run()
 
 

@@ -63,15 +63,16 @@ class ActConfig(ActSettings):
     actor: str = "arm"
     # Address where the learner's store takes steps.
     steps: str = "tcp://127.0.0.1:5550"
-    # Address where the trainer publishes weights; empty keeps those of the policy folder.
+    # Address where the trainer publishes weights; empty keeps those of the policy folder, as a LeRobot policy must.
     weights: str = ""
     # Keys for links that leave this machine.
     security: SecurityConfig = field(default_factory=SecurityConfig)
-    # Folder of the policy to start from.
+    # Folder of the policy to start from: one of ours, or as LeRobot saves it.
     policy: Path = Path("outputs/policy")
-    # module:function that makes the policy out of (folder, explore=, seed=); explore says how, None for not at all.
+    # module:function that makes the policy out of (folder, task=, explore=, seed=): the instruction in words, and how it
+    # explores, None for not at all.
     policy_factory: str = "roborl.policies:load_policy"
-    # Whether the policy explores.
+    # Whether the policy explores; a LeRobot policy never does.
     explore: bool = True
     # And how.
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
@@ -101,6 +102,7 @@ class Card:
         state_dim: Size of the state.
         action_dim: Size of an action.
         real_time: Whether the bench keeps the time of the clock on the wall.
+        task: The instruction in words.
     """
 
     actor: str
@@ -109,6 +111,7 @@ class Card:
     state_dim: int
     action_dim: int
     real_time: bool
+    task: str = ""
 
     def write(self, folder: Path) -> None:
         """Leave the card in ``folder``, whole or not at all."""

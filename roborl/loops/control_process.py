@@ -68,6 +68,7 @@ def main(child: Child, config: ActConfig) -> None:
         state_dim=arm.state_dim,
         action_dim=arm.action_dim,
         real_time=bench.time_scale == 1.0,
+        task=bench.task,
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
     count_lost_episode(journal, status)

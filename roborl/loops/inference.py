@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,12 +79,25 @@ class InferenceLoop:
         self._on_trial = False
 
     def warm_up(self, cameras: Mapping[str, tuple[int, int, int]], state_dim: int) -> None:
-        """Choose an action for a blank observation, so that the first real one finds everything loaded."""
+        """Choose an action for a blank observation, so that the first real one finds everything loaded.
+
+        Raises:
+            ModelLoadError: If that action has another size than the robot's.
+        """
         frames = {
             name: Frame(rgb=np.zeros(shape, np.uint8), camera=name, stamp_ns=0, id=0)
             for name, shape in cameras.items()
         }
-        self._policy.act(Observation(frames=frames, state=np.zeros(state_dim, np.float32), stamp_ns=0))
+        actions = self._policy.act(
+            Observation(frames=frames, state=np.zeros(state_dim, np.float32), stamp_ns=0)
+        )
+        if actions.shape[1:] != (self._action_dim,):
+            raise ModelLoadError(
+                "The policy's actions do not fit this robot",
+                seen=f"a chunk of shape {actions.shape}",
+                allowed=f"(h, {self._action_dim})",
+                remedy="Give the folder of a policy that was made for this bench",
+            )
         self._policy.reset()
 
     def turn(self, timeout_s: float = _IDLE_S) -> None:
@@ -165,8 +179,8 @@ class InferenceLoop:
         self._status["policy_version"] = self._policy.version
 
 
-def policy_maker(config: ActConfig) -> Callable[[], LearningPolicy]:
-    """Return what makes the configured policy.
+def policy_maker(config: ActConfig) -> Callable[[str], LearningPolicy]:
+    """Return what makes the configured policy for a task, given in words.
 
     Raises:
         ConfigError: If the factory cannot be found.
@@ -179,9 +193,9 @@ def policy_maker(config: ActConfig) -> Callable[[], LearningPolicy]:
             "The policy factory cannot be found", seen=config.policy_factory, allowed="module:function"
         ) from error
 
-    def make() -> LearningPolicy:
+    def make(task: str) -> LearningPolicy:
         explore = config.exploration if config.explore else None
-        policy: LearningPolicy = factory(config.policy, explore=explore, seed=config.seed)
+        policy: LearningPolicy = factory(config.policy, task=task, explore=explore, seed=config.seed)
         return policy
 
     return make
@@ -220,7 +234,7 @@ def main(child: Child, config: ActConfig) -> None:
     if card.real_time and config.priority != "normal":
         raise_priority("nice")
     loop = InferenceLoop(
-        make_policy,
+        partial(make_policy, card.task),
         action_dim=card.action_dim,
         observations=ObservationSlot(folder, card.cameras, card.state_dim),
         chunks=ChunkSlot(folder),

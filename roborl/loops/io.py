@@ -165,7 +165,7 @@ def weights_handshake(config: ActConfig, card: Card) -> Handshake:
     """
     from roborl.serving.handshake import Handshake
 
-    return Handshake(action_dim=card.action_dim, version=architecture(policy_maker(config)()))
+    return Handshake(action_dim=card.action_dim, version=architecture(policy_maker(config)(card.task)))
 
 
 def main(child: Child, config: ActConfig) -> None:

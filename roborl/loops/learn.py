@@ -27,6 +27,7 @@ from roborl.loops.learn_config import (
     read_status,
 )
 from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import the_form
 
 log = logging.getLogger(__name__)
@@ -184,6 +185,13 @@ def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping
     if not run.policy.exists():
         draft = run.root / ".policy.draft"
         shutil.rmtree(draft, ignore_errors=True)
+        if config.policy and is_lerobot_policy(Path(config.policy)):
+            raise ConfigError(
+                "Learning online does not fine-tune a LeRobot policy",
+                seen=config.policy,
+                allowed="the folder of a small policy of roborl's, or none: then one is cloned from demonstrations",
+                remedy="Run it as it is with roborl evaluate or roborl act, or fine-tune it with lerobot-train",
+            )
         if config.policy:
             SmallPolicy.load(Path(config.policy))
             shutil.copytree(config.policy, draft)

@@ -122,8 +122,8 @@ class LearnSettings:
     bench_overrides: list[str] = field(default_factory=list)
     # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot
     plugins: list[str] = field(default_factory=list)
-    # folder of the policy to start from; empty for one that is cloned from the demonstrations, or has random weights
-    # where there are none
+    # folder of the small policy to start from, not of LeRobot's; empty for one that is cloned from the demonstrations, or
+    # has random weights where there are none
     policy: str = ""
     # demonstrations for the replay memory
     demos: DemosConfig = field(default_factory=DemosConfig)

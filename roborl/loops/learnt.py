@@ -7,7 +7,6 @@ from pathlib import Path
 from roborl.errors import ModelLoadError
 from roborl.learning.publish import VersionShelf
 from roborl.loops.learn_config import RunFolder
-from roborl.policies import load_policy
 from roborl.policies.small import SmallPolicy
 
 
@@ -32,6 +31,6 @@ def learnt_policy(run: Path) -> SmallPolicy:
             allowed="a folder of versions",
             remedy="Let the run get as far as its first version",
         )
-    policy = load_policy(folder.policy)
+    policy = SmallPolicy.load(folder.policy)
     policy.load_actor(shelf.get(versions[-1]), versions[-1])
     return policy

@@ -7,17 +7,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from roborl.policies.exploration import ExplorationConfig
+    from roborl.policies.lerobot_policy import LeRobotPolicy
     from roborl.policies.small import SmallPolicy
 
 
 def load_policy(
-    folder: Path | str, *, explore: ExplorationConfig | None = None, seed: int = 0
-) -> SmallPolicy:
-    """Load a policy folder; torch is imported only now.
+    folder: Path | str, *, task: str = "", explore: ExplorationConfig | None = None, seed: int = 0
+) -> SmallPolicy | LeRobotPolicy:
+    """Load a policy folder, ours or LeRobot's, whichever lies there; torch and LeRobot are imported only now.
+
+    Args:
+        folder: What a policy was saved to.
+        task: The instruction in words, for a policy that reads it.
+        explore: How it explores; None for not at all. A LeRobot policy never does, and says so.
+        seed: Of exploration, and of the noise that some policies draw their actions from.
 
     Raises:
         ModelLoadError: If the folder cannot be read or its weights do not fit.
     """
+    from roborl.policies.lerobot_files import is_lerobot_policy
+
+    folder = Path(folder)
+    if is_lerobot_policy(folder):
+        from roborl.policies.lerobot_policy import LeRobotPolicy
+
+        return LeRobotPolicy.load(folder, task=task, explore=explore, seed=seed)
     from roborl.policies.small import SmallPolicy
 
-    return SmallPolicy.load(Path(folder), explore=explore, seed=seed)
+    return SmallPolicy.load(folder, explore=explore, seed=seed)

@@ -1,4 +1,4 @@
-"""Looks through the processor files of a LeRobot policy before LeRobot's own loader does, which imports any class they name."""
+"""The files of a LeRobot policy; its processors are looked through before LeRobot's own loader imports any class they name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import Any
 
 from roborl.errors import ModelLoadError
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PROCESSOR_FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
 _LARGEST_BYTES = 1 << 20
 # Modules in which LeRobot itself keeps processor steps.
 _MODULE = re.compile(r"lerobot\.processor(\.\w+)*|lerobot\.policies\.\w+\.processor_\w+")
+
+
+def is_lerobot_policy(folder: Path) -> bool:
+    """Return whether a policy's folder was saved by LeRobot and not by roborl; nothing is opened."""
+    return (folder / CONFIG).is_file() and not (folder / "policy.json").exists()
 
 
 def check_processor_files(folder: Path) -> dict[str, list[str]]:

@@ -156,7 +156,8 @@ class SmallPolicy:
             raise ModelLoadError(
                 "This is no policy folder: it cannot be read",
                 seen=f"{folder}: {type(error).__name__}: {error}",
-                allowed="policy.json and policy.safetensors as a policy saves them",
+                allowed="policy.json and policy.safetensors as a policy saves them, or config.json, model.safetensors and "
+                "processors as LeRobot does",
                 remedy="Give the folder of a policy, such as the one in a run's folder",
             ) from error
         if not all(np.isfinite(array).all() for array in tensors.values()):

@@ -61,6 +61,8 @@ class RandomPolicy:
         self._bias, self._version = np.array(bias, np.float32), version
 
 
-def random_policy(folder: Path, *, explore: ExplorationConfig | None = None, seed: int = 0) -> RandomPolicy:
+def random_policy(
+    folder: Path, *, task: str = "", explore: ExplorationConfig | None = None, seed: int = 0
+) -> RandomPolicy:
     """Make a random policy with four action components; there is nothing to read from ``folder``."""
     return RandomPolicy(seed=seed)

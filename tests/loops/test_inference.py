@@ -143,6 +143,19 @@ def test_a_policy_that_is_wrong_by_itself_stays_silent(side: Side) -> None:
     assert side.status["bad_chunks"] == 1
 
 
+def test_actions_of_another_size_are_refused_before_the_first_episode(side: Side) -> None:
+    side.loop.warm_up(CAMERAS, 3)
+    side.made[0].bias = np.zeros(3, np.float32)
+    with pytest.raises(ModelLoadError, match=r"actions do not fit this robot.*\(1, 3\).*\(h, 2\)"):
+        side.loop.warm_up(CAMERAS, 3)
+
+
+def test_a_policy_is_told_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roborl.testing.policies.random_policy", lambda folder, **told: told)
+    make: Any = policy_maker(ActConfig(policy_factory="roborl.testing.policies:random_policy"))
+    assert make("reach the target")["task"] == "reach the target"
+
+
 def test_a_factory_that_cannot_be_found_is_misuse() -> None:
     with pytest.raises(ConfigError, match="factory"):
         policy_maker(ActConfig(policy_factory="roborl.policies:nothing"))
