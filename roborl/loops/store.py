@@ -6,6 +6,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -158,6 +159,8 @@ def imported(marker: Path) -> list[str]:
 class DemoImport:
     """Takes demonstrations into the store one at a time, once in the life of a run.
 
+    A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor.
+
     Args:
         source: What names them; another name is another import.
         read: Opens them.
@@ -214,9 +217,12 @@ class DemoImport:
 
     def _following(self, episodes: Iterator[Episode]) -> Episode | None:
         try:
-            return next(episodes, None)
+            episode = next(episodes, None)
         except Exception as error:  # A dataset may hold anything, and its reader raise anything.
             raise self._unusable(error) from error
+        if episode is None:
+            return None
+        return replace(episode, key=replace(episode.key, incarnation=1 + len(self._done)))
 
     def _unusable(self, error: Exception) -> ConfigError:
         told = error if isinstance(error, RoborlError) else DatasetError(type(error).__name__, seen=error)
