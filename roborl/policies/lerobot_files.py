@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ModelLoadError
+from roborl.pretrained import CONFIG
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PROCESSOR_FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
 _LARGEST_BYTES = 1 << 20
 # Modules in which LeRobot itself keeps processor steps.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from roborl.errors import ModelLoadError, RoborlError
-from roborl.policies.lerobot_files import CONFIG, PROCESSOR_FILES, WEIGHTS, check_processor_files
+from roborl.policies.lerobot_files import PROCESSOR_FILES, check_processor_files
+from roborl.pretrained import CONFIG, WEIGHTS, read_description, standing_in
 
 _ADAPTER = "adapter_config.json"
 _LONGEST = 400
@@ -127,18 +127,8 @@ def _check_files(folder: Path) -> None:
 
 def _config(folder: Path) -> tuple[str, Any]:
     """Return kind and settings; LeRobot's own reader would leave a file in the temporary folder."""
-    try:
-        fields = dict(json.loads((folder / CONFIG).read_text()))
-        kind = fields.pop("type")
-        if not isinstance(kind, str):
-            raise TypeError("type is no word")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelLoadError(
-            "This is no policy as LeRobot saves it",
-            seen=f"{folder / CONFIG}: {type(error).__name__}: {error}",
-            allowed='JSON that names the kind of policy as its "type"',
-            remedy="Name the folder pretrained_model of a LeRobot checkpoint",
-        ) from error
+    fields = read_description(folder)
+    kind = fields.pop("type")
     if kind not in PreTrainedConfig.get_known_choices():
         importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
     if kind not in PreTrainedConfig.get_known_choices():
@@ -232,23 +222,10 @@ def _local_and_own_code() -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(sys.stderr))
-        stack.enter_context(_standing_in("huggingface_hub.constants", "HF_HUB_OFFLINE", True))
+        stack.enter_context(standing_in("huggingface_hub.constants.HF_HUB_OFFLINE", True))
         if importlib.util.find_spec("transformers"):
-            stack.enter_context(
-                _standing_in("transformers.dynamic_module_utils", "get_class_in_module", refuse)
-            )
+            stack.enter_context(standing_in("transformers.dynamic_module_utils.get_class_in_module", refuse))
         yield
-
-
-@contextmanager
-def _standing_in(module_name: str, name: str, value: object) -> Iterator[None]:
-    module = importlib.import_module(module_name)
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 def _named(config: Any) -> str:

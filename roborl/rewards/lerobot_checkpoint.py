@@ -4,36 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from roborl.errors import ModelLoadError
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return the contents of a LeRobot ``config.json``, whose ``type`` names the kind of model.
-
-    Raises:
-        ModelLoadError: If there is none, or it names no kind.
-    """
-    try:
-        described = json.loads((folder / CONFIG).read_text())
-        if not isinstance(described["type"], str):
-            raise TypeError("type is no word")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelLoadError(
-            "This is no reward model as LeRobot saves it",
-            seen=f"{folder}: {type(error).__name__}: {error}",
-            allowed='a folder with model.safetensors and a config.json that names its "type"',
-            remedy="Name the folder pretrained_model of a LeRobot checkpoint",
-        ) from error
-    found: dict[str, Any] = described
-    return found
 
 
 def view_name(key: str) -> str:

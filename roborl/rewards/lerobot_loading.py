@@ -30,9 +30,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from roborl.errors import ModelLoadError, RoborlError
+from roborl.pretrained import CONFIG, WEIGHTS, read_description, standing_in
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.weights import MODEL_TYPES, digest_file, find_checkpoint, load_network
-from roborl.rewards.lerobot_checkpoint import CONFIG, WEIGHTS, read_description
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,21 +262,8 @@ def _own_code_only(kind: str, place: str, config: Any, digest: Callable[[bytes],
     }[kind]
     with ExitStack() as stack:
         for name, value in replaced.items():
-            stack.enter_context(_standing_in(name, value))
+            stack.enter_context(standing_in(name, value))
         yield
-
-
-@contextmanager
-def _standing_in(place: str, value: Any) -> Iterator[None]:
-    """Put a value in the place of what a module calls by that name."""
-    path, _, name = place.rpartition(".")
-    module = importlib.import_module(path)
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 def _encoder(kind: str, config: Any) -> Any:

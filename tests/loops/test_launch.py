@@ -175,7 +175,10 @@ def test_counts_that_memory_has_lost_are_recalled_from_the_store(tmp_path: Path)
 
 
 def test_before_the_first_start_there_is_nothing_to_recall(tmp_path: Path) -> None:
-    recall_earlier_episodes(TrainConfig(run=tmp_path), WHERE)
+    config = TrainConfig(run=tmp_path)
+    recall_earlier_episodes(config, WHERE)
+    assert StatusSlot(shared_folder(tmp_path, "arm"), "control")["begun"] == 0
+    forget_earlier_run(config, WHERE)
 
 
 @pytest.mark.parametrize("made", [LearnConfig(), TrainConfig(episodes=3)])

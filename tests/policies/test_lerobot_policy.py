@@ -258,7 +258,7 @@ def test_a_foreign_processor_is_refused_before_anything_is_built(act_copy: Path)
     ("edit", "words"),
     [
         (lambda c: c.update(type="nothing"), "no policy of this kind.*nothing"),
-        (lambda c: c.pop("type"), "no policy as LeRobot saves it"),
+        (lambda c: c.pop("type"), "no model as LeRobot saves it"),
         (lambda c: c.update(no_such_field=3), "settings of a LeRobot policy cannot be read.*no_such_field"),
         (lambda c: c.update(vision_backbone="vgg"), "settings of a LeRobot policy cannot be read"),
         (lambda c: c["input_features"].update({"observation.environment_state": {"type": "ENV", "shape": [2]}}), "not those of its network"),

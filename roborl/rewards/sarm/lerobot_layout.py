@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.lerobot_checkpoint import WEIGHTS, training_statistics
+from roborl.pretrained import WEIGHTS
+from roborl.rewards.lerobot_checkpoint import training_statistics
 from roborl.rewards.sarm.published_model import PublishedWindow, StateScale
 from roborl.rewards.sarm.published_network import PublishedShape
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from roborl import config as configs
 from roborl.errors import ConfigError, ModelLoadError
+from roborl.pretrained import read_description
 from roborl.rewards.judges.clip_judge import ClipNetwork
-from roborl.rewards.lerobot_checkpoint import read_description, view_name
+from roborl.rewards.lerobot_checkpoint import view_name
 from roborl.rewards.sarm.conversion import convert_weights
 from roborl.rewards.sarm.lerobot_layout import (
     lerobot_scale,
