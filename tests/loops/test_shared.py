@@ -18,6 +18,7 @@ from roborl.loops.shared import (
     Chunk,
     ChunkSlot,
     Doorbell,
+    MessageSlot,
     ObservationSlot,
     Request,
     Slot,
@@ -43,6 +44,15 @@ def test_a_reader_has_the_newest_value_once(tmp_path_factory: pytest.TempPathFac
         assert blob.endswith(b"".join(value))
         assert reader.read(seen) is None
     assert seen == len(values)
+
+
+def test_a_map_is_there_for_whoever_looks_and_is_new_to_each_reader_once(tmp_path: Path) -> None:
+    writer, reader = (MessageSlot(tmp_path / "a.slot", 200) for _ in range(2))
+    assert reader.newest() is reader.unseen() is None
+    writer.write({"n": 1})
+    writer.write({"n": 2})
+    assert (reader.unseen(), reader.unseen()) == ({"n": 2}, None)
+    assert (reader.newest(), reader.unseen()) == ({"n": 2}, None)
 
 
 def test_a_value_that_is_too_large_is_refused_and_the_last_one_stays(tmp_path: Path) -> None:
