@@ -178,7 +178,7 @@ class LiveLoop:
         ):
             self._stamps[request.index] = request.observation.stamp_ns
             self._waiting = None
-            self._status.add("shown")
+            self._status.add("offered")
         if not (self._waiting or self._stamps):
             # Between episodes nobody has anything to say.
             watched.heard_ns = now_ns
@@ -230,6 +230,8 @@ class LiveLoop:
     def _refuse(self, why: str) -> None:
         watched, self._waiting = self._watched, None
         if watched is not None and not watched.refused:
+            if watched.session is not None:
+                self._line.close(watched.session)
             watched.refused, watched.session = True, None
             self._stamps.clear()
             self._status.add("refused")

@@ -41,7 +41,7 @@ STATUS_FIELDS = {
         *("connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
         *("link_faults",),
     ),
-    "live": (*LIFE, "connected", "shown", "scored", "missing", "refused", "lost", "silent", "stuck"),
+    "live": (*LIFE, "connected", "offered", "scored", "missing", "refused", "lost", "silent", "stuck"),
 }
 LATE_BUCKETS = 281
 _LATE_PER_DECADE = 40

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -128,7 +130,7 @@ def test_what_is_said_of_an_observation_stands_for_the_instant_at_which_it_was_m
     assert unreadable is not None
     assert (unreadable.done, unreadable.valid) == (False, False)
     assert rig.line.opened == ["s0"]
-    assert rig.counts("shown", "scored", "missing") == (3, 1, 1)
+    assert rig.counts("offered", "scored", "missing") == (3, 1, 1)
 
 
 def test_each_episode_has_a_session_of_its_own_and_the_last_ones_scores_are_dropped(rig: Rig) -> None:
@@ -167,7 +169,7 @@ def test_a_server_that_refuses_an_episode_is_asked_again_with_the_next_one(
     for index in range(5):
         rig.show(0, index)
         rig.clock.advance(2.0)
-    assert rig.line.opened == ["s0"]
+    assert rig.line.opened == rig.line.closed == ["s0"]
     assert rig.counts("refused", "silent") == (1, 0)
     assert len(caplog.records) == 1
     assert "it is too dark" in caplog.text
@@ -338,7 +340,7 @@ def test_an_episode_ends_once_it_is_done_and_the_label_lane_says_how_it_came_out
     assert actor.done
 
 
-def test_a_reward_server_that_is_killed_costs_the_arm_nothing_and_is_heard_again(
+def test_a_reward_server_and_a_watcher_that_are_killed_cost_the_arm_nothing_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(act, "_REPORT_S", 0.2)
@@ -368,7 +370,9 @@ def test_a_reward_server_that_is_killed_costs_the_arm_nothing_and_is_heard_again
             server.kill()
             server.wait()
             wait_for("two more episodes", lambda: control["episode"] >= killed_in + 3)
-            assert live["connected"] == 0
+            wait_for("it is missed", lambda: not live["connected"])
+            os.kill(actor.group.pid("live"), signal.SIGKILL)
+            wait_for("whoever watches is back", lambda: actor.group.recoveries_s["live"])
             server = serve(5)
             wait_for("the server is heard", lambda: control["judge_stops"])
             wait_for("its report", lambda: "stuck" in caplog.text)
@@ -384,7 +388,7 @@ def test_a_reward_server_that_is_killed_costs_the_arm_nothing_and_is_heard_again
     stopped = [end for end in ends.values() if end.cause is EndCause.JUDGE_STOP]
     assert all(5 <= end.index < limit for end in stopped)
     (result,) = results
-    assert result["restarts"]["live"] == 0
+    assert result["restarts"] == {"control": 0, "inference": 0, "io": 0, "live": 1}
     assert result["watchdogs"] == 0
     assert result["judge_stops"] >= len(stopped) >= 1
     assert result["live"]["silent"] >= 1
