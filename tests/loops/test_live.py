@@ -151,6 +151,7 @@ def test_a_session_that_is_lost_is_opened_again_after_a_moment(
     rig.show(0, 1)
     rig.line.lost = ["s0"]
     rig.show(0, 2)
+    rig.show(0, 3)
     assert rig.line.opened == ["s0"]
     for _ in range(2):
         rig.clock.advance(1.0)
@@ -194,9 +195,10 @@ def test_silence_of_the_server_is_told_once_an_episode_and_ends_by_itself(
     rig.line.here = True
     rig.show(2, 1)
     assert rig.say(1) is not None
-    # After the episode nobody is shown anything, and nobody has to say anything.
+    # While there is nothing to see, nobody has to say anything.
     rig.clock.advance(60.0)
     rig.loop.turn()
+    rig.show(2, 2)
     rig.show(3, 0)
     assert rig.counts("silent", "connected") == (2, 1)
 
