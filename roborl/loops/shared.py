@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 import select
 import struct
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from roborl.codec import Part, decode, encode, split
 from roborl.errors import ShapeError, WireError
+from roborl.loops.mapped_file import map_file
 from roborl.types import EpisodeKey, Frame, Observation
 
 _MAGIC = 0x31544F4C53425252
@@ -45,21 +45,6 @@ def _fence() -> None:
         pass
     with _lock:
         pass
-
-
-def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
-    """Map ``path`` if it is a file of that size with that header, else replace it in one step by a zeroed one."""
-    with contextlib.suppress(OSError), path.open("r+b") as file:
-        if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
-            return mmap.mmap(file.fileno(), size)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w+b") as file:
-        file.write(header)
-        file.truncate(size)
-        file.flush()
-        mapping = mmap.mmap(file.fileno(), size)
-    fresh.replace(path)
-    return mapping
 
 
 class Slot:

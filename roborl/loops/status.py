@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from roborl.errors import ConfigError
-from roborl.loops.shared import map_file
+from roborl.loops.mapped_file import map_file
 
 _MAGIC = 0x3153544154535252
 

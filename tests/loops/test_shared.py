@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,22 @@ def test_a_value_that_is_too_large_is_refused_and_the_last_one_stays(tmp_path: P
     with pytest.raises(ShapeError, match="does not fit"):
         slot.write([bytes(200)])
     assert slot.read()[1].endswith(b"good")
+
+
+def test_all_who_make_a_slot_at_once_have_the_same_one(tmp_path: Path) -> None:
+    together = threading.Barrier(3)
+
+    def make(path: Path) -> Slot:
+        together.wait(30)
+        return Slot(path, 100)
+
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(200):
+            slots = list(pool.map(make, [tmp_path / f"{number}.slot"] * 3))
+            slots[0].write([b"heard"])
+            assert [slot.read() is not None for slot in slots] == [True] * 3
+            for slot in slots:
+                slot.close()
 
 
 def test_a_foreign_file_is_no_slot(tmp_path: Path) -> None:
