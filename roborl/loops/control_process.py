@@ -76,8 +76,6 @@ def main(child: Child, config: ActConfig) -> None:
     count_lost_episode(journal, status)
     remember_incarnation(config.run, journal)
     status["incarnation"] = journal.incarnation
-    # Before the card: whoever has read that attaches to what is there.
-    done = make_judge_stop(config, bench, folder, clock)
     card.write(folder)
 
     def alive() -> None:
@@ -91,6 +89,7 @@ def main(child: Child, config: ActConfig) -> None:
     presses = Presses(folder)
     supervisor, on_press = make_supervisor(config, folder)
     silence_s = bench.watchdog.operator_silence_s * bench.time_scale
+    done = make_judge_stop(config, bench, folder, clock)
     orders = Orders(presses, clock, silence_s=silence_s or None, on_press=on_press, done=done)
     operator = make_operator(config, bench, robot, presses, orders, clock, stopping)
     loop = ControlLoop(

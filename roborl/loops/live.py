@@ -263,7 +263,7 @@ def main(child: Child, config: ActConfig) -> None:
 
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
-    status, control = StatusSlot(folder, "live"), StatusSlot(folder, "control")
+    status = StatusSlot(folder, "live")
     status.begin()
     card = await_card(folder, child)
     if card is None:
@@ -278,9 +278,6 @@ def main(child: Child, config: ActConfig) -> None:
         name=config.actor,
         keys=live.security.load(),
     )
-    # Control makes what it publishes to, and this side attaches to it.
-    while not (control["ready_ns"] or child.stopping):
-        time.sleep(_TURN_S)
     loop = LiveLoop(
         ObservationSlot(folder, card.cameras, card.state_dim).newest,
         line,
