@@ -49,7 +49,7 @@ class LiveConfig:
                 "An arm cannot be watched with these settings",
                 seen=f"stale_s={self.stale_s:g} stuck_s={self.stuck_s} stuck_rise={self.stuck_rise:g}",
                 allowed="stale_s > 0, stuck_s >= 0 or null, 0 < stuck_rise <= 1",
-                remedy="Correct them; --live.use never leaves the arm unwatched",
+                remedy="Correct them, or set --live.use to never",
             )
 
     @property
