@@ -45,6 +45,8 @@ class EndCause(StrEnum):
     ESTOP = "estop"
     WATCHDOG = "watchdog"
     ACTOR_LOST = "actor_lost"
+    JUDGE_STOP = "judge_stop"
+    """A reward model that watched called the task done. Whether it was is for the verdict to say."""
 
     @property
     def terminated(self) -> bool:

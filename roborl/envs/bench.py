@@ -79,8 +79,9 @@ class Bench:
         safety: Bounds on what reaches the motors.
         watchdog: When silence stops the arm.
         outcome: Who says how an episode of training came out. "auto": the simulation or the person at the bench, while it
-            runs. "judge": the learner's reward model, once it has seen the frames; a simulation then keeps silent and
-            ends by the time limit, while a person may still press a button, which outvotes the judge.
+            runs. "judge": the learner's reward model, once it has seen the frames; a simulation then keeps silent,
+            and an episode ends by its time limit, or once a reward model that watches live calls it done; a person may still
+            press a button, which outvotes the judge.
         if_control_dies: What the arm does when nobody sends set-points any more; for the operator to read.
     """
 

@@ -13,10 +13,10 @@ from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
 from roborl.hil.keyboard import HELP, TerminalKeyboard
 from roborl.hil.presses import PressSender
-from roborl.loops import control_process, inference, io, teleop
+from roborl.loops import control_process, inference, io, live, teleop
 from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.control_settings import Waiting
-from roborl.loops.status import StatusSlot
+from roborl.loops.status import LIFE, StatusSlot
 from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.types import EpisodeKey
@@ -48,6 +48,7 @@ def actor_specs(config: ActConfig, suffix: str = "") -> list[ChildSpec]:
         "inference": inference.main,
         "io": io.main,
         "teleop": teleop.main,
+        "live": live.main,
     }
     return [
         ChildSpec(
@@ -63,7 +64,8 @@ def actor_specs(config: ActConfig, suffix: str = "") -> list[ChildSpec]:
 
 def process_names(config: ActConfig) -> tuple[str, ...]:
     """Return the names of an actor's processes in the order in which they must end: the arm first."""
-    return (*_PROCESSES, "teleop") if config.teleop else _PROCESSES
+    further = {"teleop": bool(config.teleop), "live": config.live.on}
+    return (*_PROCESSES, *(name for name, wanted in further.items() if wanted))
 
 
 class Actor:
@@ -91,7 +93,8 @@ class Actor:
         config.run.mkdir(parents=True, exist_ok=True)
         self.folder = shared_folder(config.run, config.actor)
         (self.folder / "actor.json").unlink(missing_ok=True)
-        self.status = {name: StatusSlot(self.folder, name) for name in _PROCESSES}
+        counted = (*_PROCESSES, "live") if config.live.on else _PROCESSES
+        self.status = {name: StatusSlot(self.folder, name) for name in counted}
         self.names = {name: name + suffix for name in process_names(config)}
         self.group = group or ProcessGroup(
             actor_specs(config, suffix),
@@ -155,6 +158,7 @@ class Actor:
             "takeovers": control["takeovers"],
             "operator_lost": control["operator_lost"],
             "watchdogs": control["watchdogs"],
+            "judge_stops": control["judge_stops"],
             "lost_episodes": control["lost_episodes"],
             "holds": control["holds"],
             "ticks": control["ticks"],
@@ -166,6 +170,7 @@ class Actor:
             "policy_version": policy["policy_version"],
             "weights_refused": policy["refused"],
             "not_durable": link["pending"],
+            "live": self._watching(),
             "restarts": {name: self.group.restarts[own] for name, own in self.names.items()},
             "recoveries_s": {name: self.group.recoveries_s[own] for name, own in self.names.items()},
         }
@@ -176,6 +181,16 @@ class Actor:
             return _NoKeyboard()
         log.info("%s", HELP)
         return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen)
+
+    @property
+    def stuck(self) -> int:
+        """How many episodes did not come on, as far as anybody watched."""
+        return self.status["live"]["stuck"] if "live" in self.status else 0
+
+    def _watching(self) -> dict[str, int]:
+        """Return what came of watching the arm live, empty where nobody does."""
+        values = self.status["live"].values() if "live" in self.status else {}
+        return {name: count for name, count in values.items() if name not in LIFE}
 
     def _on_screen(self) -> tuple[EpisodeKey, int] | None:
         control = self.status["control"]
@@ -213,6 +228,7 @@ class Actor:
         return (
             f"{control['episodes']} episodes, {control['steps']} steps, {control['successes']} successes, "
             f"policy version {self.status['inference']['policy_version']}, {self.status['io']['pending']} records waiting"
+            + (f", {self.stuck} stuck" if "live" in self.status else "")
             + ("" if waiting is Waiting.NOTHING else f"; no episode now: {waiting.name.lower()}")
         )
 

@@ -1,4 +1,4 @@
-"""What the actor's three processes are told, and where they meet."""
+"""What the actor's processes are told, and where they meet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Literal
 
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig
+from roborl.loops.live_config import LiveConfig
 from roborl.policies.exploration import ExplorationConfig
 from roborl.serving.security import SecurityConfig
 
@@ -36,6 +37,8 @@ class ActSettings:
     teleop: str = ""
     # When the person at that device commands.
     intervention: InterventionConfig = field(default_factory=InterventionConfig)
+    # How a reward model watches the arm while it moves.
+    live: LiveConfig = field(default_factory=LiveConfig)
     # Simulation only: the world stands still while no action is there, so that load does not change an episode.
     world_waits: bool = True
     # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
@@ -89,6 +92,13 @@ class ActConfig(ActSettings):
             raise ConfigError("The actor's name cannot be used", seen=self.actor, allowed=_NAME.pattern)
         if self.episodes < 0 or self.ring_mb < 1:
             raise ConfigError("episodes or ring_mb is out of range", seen=(self.episodes, self.ring_mb))
+        if self.live.use == "always" and not self.live.server:
+            raise ConfigError(
+                "There is no reward server to watch the arm",
+                seen="live.use always, live.server empty",
+                allowed="the address of a reward server, or use auto",
+                remedy="Name it with --live.server",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +113,7 @@ class Card:
         action_dim: Size of an action.
         real_time: Whether the bench keeps the time of the clock on the wall.
         task: The instruction in words.
+        simulated: Whether the robot is.
     """
 
     actor: str
@@ -112,6 +123,7 @@ class Card:
     action_dim: int
     real_time: bool
     task: str = ""
+    simulated: bool = False
 
     def write(self, folder: Path) -> None:
         """Leave the card in ``folder``, whole or not at all."""

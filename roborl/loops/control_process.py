@@ -22,6 +22,7 @@ from roborl.hil.supervisor import Intervention, PolicyOnly
 from roborl.loops.actor import ActConfig, Card, shared_folder
 from roborl.loops.control import ControlLoop
 from roborl.loops.control_settings import ControlSettings, Waiting
+from roborl.loops.judge_stop import JudgeStop, LiveSlot
 from roborl.loops.orders import Orders
 from roborl.loops.priority import PRIORITIES, raise_priority
 from roborl.loops.shared import ChunkSlot, ObservationSlot
@@ -30,7 +31,7 @@ from roborl.loops.supervise import Child
 from roborl.loops.teleop import ReadingSlot
 from roborl.records import End, unpack_record
 from roborl.roles import Operator, Supervisor
-from roborl.types import EndCause
+from roborl.types import EndCause, EpisodeKey
 
 if TYPE_CHECKING:
     from lerobot.robots.robot import Robot
@@ -69,6 +70,7 @@ def main(child: Child, config: ActConfig) -> None:
         action_dim=arm.action_dim,
         real_time=bench.time_scale == 1.0,
         task=bench.task,
+        simulated=bench.simulated,
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
     count_lost_episode(journal, status)
@@ -87,7 +89,8 @@ def main(child: Child, config: ActConfig) -> None:
     presses = Presses(folder)
     supervisor, on_press = make_supervisor(config, folder)
     silence_s = bench.watchdog.operator_silence_s * bench.time_scale
-    orders = Orders(presses, clock, silence_s=silence_s or None, on_press=on_press)
+    done = make_judge_stop(config, bench, folder, clock)
+    orders = Orders(presses, clock, silence_s=silence_s or None, on_press=on_press, done=done)
     operator = make_operator(config, bench, robot, presses, orders, clock, stopping)
     loop = ControlLoop(
         arm=arm,
@@ -209,6 +212,22 @@ def make_operator(
     if config.operator == "none":
         return Nobody()
     return PersonOperator(presses, say=log.warning, clock=clock, on_press=orders.hear, stopping=stopping)
+
+
+def make_judge_stop(
+    config: ActConfig, bench: Bench, folder: Path, clock: MonotonicClock
+) -> Callable[[EpisodeKey], bool]:
+    """Return what says whether a reward model that watches calls the task of an episode done; it may say so nowhere else.
+
+    Args:
+        config: What the actor is told.
+        bench: The bench.
+        folder: The actor's shared folder.
+        clock: The clock that observations are stamped with.
+    """
+    if not (config.live.on and config.live.stops and _left_to_judge(config, bench)):
+        return lambda key: False
+    return JudgeStop(LiveSlot(folder).unseen, clock, stale_s=config.live.stale_s * bench.time_scale)
 
 
 def _left_to_judge(config: ActConfig, bench: Bench) -> bool:

@@ -13,7 +13,7 @@ from roborl.types import EndCause, EpisodeKey, RewardSource
 
 type VerdictRule = Literal["done", "terminal01"]
 
-_AS_PLANNED = (EndCause.SUCCESS, EndCause.FAILURE, EndCause.TIME_LIMIT)
+_AS_PLANNED = (EndCause.SUCCESS, EndCause.FAILURE, EndCause.TIME_LIMIT, EndCause.JUDGE_STOP)
 
 
 class VerdictBook(Protocol):

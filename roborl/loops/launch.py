@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from roborl.loops.act import Actor, actor_specs
 from roborl.loops.actor import ActConfig, ActSettings, shared_folder
 from roborl.loops.learn import learner_specs, prepare, result
 from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
+from roborl.loops.live_config import LiveConfig
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
@@ -118,10 +119,32 @@ def learn_config(config: TrainConfig, where: Addresses) -> LearnConfig:
     )
 
 
+def live_config(config: TrainConfig, where: Addresses) -> LiveConfig:
+    """Return how the arms are watched live: by the run's own reward model, where its word done is the verdict."""
+    live = config.act.live
+    if config.labels.verdict != "done":
+        # The last score of an episode grades all of it, so its length is not for a score before that to choose.
+        live = replace(live, stops=False)
+    if live.server or not config.reward or live.use == "never":
+        return live
+    if live.use == "auto" and not (live.stops and _outcome(config) == "judge"):
+        return live
+    return replace(live, server=where.scores, references=config.references)
+
+
+def _outcome(config: TrainConfig) -> str:
+    return load_bench(config.bench, config.bench_overrides, config.plugins).outcome
+
+
 def act_configs(config: TrainConfig, where: Addresses) -> list[ActConfig]:
-    """Return each actor's part of the configuration; the episodes are dealt out evenly."""
+    """Return each actor's part of the configuration; the episodes are dealt out evenly.
+
+    Raises:
+        ConfigError: If the bench file cannot be used, or a live watch is asked for and there is no reward model.
+    """
     share, rest = divmod(config.episodes, config.actors)
     settings = {field.name: getattr(config.act, field.name) for field in fields(ActSettings)}
+    settings["live"] = live_config(config, where)
     return [
         ActConfig(
             **settings,
@@ -282,7 +305,7 @@ def _run_episodes(
                     keyboard.poll()
             if time.monotonic() - reported > _REPORT_S:
                 reported = time.monotonic()
-                log.info("%s", _line(run))
+                log.info("%s", _line(run) + _stuck(actors))
     for actor in actors:
         actor.stop_arm()
     for actor in actors:
@@ -312,3 +335,8 @@ def _line(run: RunFolder) -> str:
         f"{trainer.get('updates', 0):.0f} updates at ratio {trainer.get('achieved_ratio', 0.0):.2f}, "
         f"version {trainer.get('version', 0)}, {labeller.get('backlog_frames', 0)} frames unlabelled"
     )
+
+
+def _stuck(actors: list[Actor]) -> str:
+    count = sum(actor.stuck for actor in actors)
+    return f", {count} stuck" if count else ""

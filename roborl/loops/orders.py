@@ -1,4 +1,4 @@
-"""What the operator's buttons ask of the episode that runs, and of those before."""
+"""What the operator's buttons, and a reward model that watches, ask of the episode that runs, and of those before."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _URGENCY = {EndCause.OPERATOR_STOP: 1, EndCause.ESTOP: 2}
 class Orders:
     """Turns presses into ends and verdicts. The only reader of the buttons while an episode runs.
 
+    Whatever else ends an episode goes before a task that a reward model calls done: what that is worth is not known yet.
+
     Args:
         presses: The buttons, None where there are none.
         clock: For the silence of the operator's device.
         silence_s: Clock seconds without a sign of life that end an episode, counted once there was one: a device that
             sends presses alone is not missed. None for no limit.
         on_press: Gets the presses that mean nothing here, such as taking over.
+        done: Says whether somebody who watches calls the task of an episode done; must not wait.
 
     Attributes:
         running: Whether an episode runs.
@@ -38,8 +41,9 @@ class Orders:
         *,
         silence_s: float | None = None,
         on_press: Callable[[Press], None] = lambda _: None,
+        done: Callable[[EpisodeKey], bool] = lambda _: False,
     ) -> None:
-        self._presses, self._clock, self._on_press = presses, clock, on_press
+        self._presses, self._clock, self._on_press, self._done = presses, clock, on_press, done
         self._silence_ns = None if silence_s is None else int(silence_s * NS)
         self._heard_ns = clock.now_ns()
         self._shows_life = False
@@ -62,16 +66,16 @@ class Orders:
         self._index, self.running = index, False
 
     def listen(self, index: int) -> None:
-        """Take in what was pressed while observation ``index`` was the newest. Never waits."""
+        """Take in what was pressed while observation ``index`` was the newest, and what is said of it. Never waits."""
         self._index = index
-        if self._presses is None:
-            return
-        for press in self._presses.take():
+        for press in self._presses.take() if self._presses is not None else ():
             self._heard_ns = self._clock.now_ns()
             self._obey(press)
         limit_ns = self._silence_ns if self._shows_life else None
         if limit_ns is not None and self._clock.now_ns() - self._heard_ns > limit_ns:
             self.end = self.end or EndCause.WATCHDOG
+        if self._key is not None and self._done(self._key):
+            self.end = self.end or EndCause.JUDGE_STOP
 
     def rest(self) -> None:
         """Take in what was pressed between episodes.

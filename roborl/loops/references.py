@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.footage import VideoFootage, is_footage, read_footage, recorded
+from roborl.loops.references_config import ReferencesConfig as ReferencesConfig
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.references import Pictures, count_frames, digest, spaced
 
@@ -24,29 +24,6 @@ _MOST_BYTES = 16 << 20
 
 class NoDemonstration(DatasetError):
     """A task that no success of the dataset shows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferencesConfig:
-    """The demonstration that a reward model is shown, for one that compares with it."""
-
-    # a LeRobotDataset v3 (folder or hub id), a folder of filmed episodes, or a folder with the videos of one episode,
-    # named after their cameras; empty: none
-    path: str = ""
-    # which episode, whatever task it is of; -1: the first success of the task that is watched
-    episode: int = -1
-    # most pictures of each camera, evenly spaced, the first and the last among them; 1: the last one alone, as the goal
-    frames: int = 12
-    # our camera name to the dataset's, where they differ
-    camera_map: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.episode < -1:
-            raise ConfigError(
-                "A demonstration cannot be shown in this way",
-                seen=f"frames {self.frames}, episode {self.episode}",
-                allowed="frames ≥ 1, episode ≥ 0, or -1 for the first success",
-            )
 
 
 def read_demonstration(config: ReferencesConfig, cameras: Sequence[str], task: str) -> dict[str, Pictures]:

@@ -1,4 +1,4 @@
-"""The labeller's line to the reward server, over the wire."""
+"""A line to the reward server, over the wire: the labeller's, and that of whoever watches an arm live."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roborl.rewards.references import Pictures, digest, of_cameras, told
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionOpened, SessionRefused
 from roborl.serving.security import Keys
-from roborl.types import Image, Observation, Score
+from roborl.types import Image, Lane, Observation, Score
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class ScoreLine:
         references: What the model is told besides the task.
         task: An instruction to try a session with as soon as the server is met, before there is an episode; empty for
             no trial.
+        lane: What the scores are for. In the live lane a newer observation takes the place of one that was not sent yet.
+        name: What to call this side in the server's log.
         keys: CURVE keys; None only on one machine.
         clock: The clock.
     """
@@ -48,12 +50,14 @@ class ScoreLine:
         model: str = "",
         references: Mapping[str, Pictures] | None = None,
         task: str = "",
+        lane: Lane = Lane.LABEL,
+        name: str = "labeller",
         keys: Keys | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._clock: Clock = clock or MonotonicClock()
-        self._client = ScoreClient(endpoint, name="labeller", keys=keys, clock=self._clock)
-        self._cameras, self._model = tuple(cameras), model
+        self._client = ScoreClient(endpoint, name=name, keys=keys, clock=self._clock)
+        self._cameras, self._model, self._lane = tuple(cameras), model, lane
         self._references, self._task = references or {}, task
         self._judge: Judge | None = None
         self._served = self._version = ""  # The judge's version without and with what sessions bring.
@@ -85,12 +89,16 @@ class ScoreLine:
         return self._judge
 
     def open(self, task: str) -> str | None:
-        """Ask for a session of the label lane."""
+        """Ask for a session."""
         if self._judge is None:
             return None
         views = self._views(self._judge)
         return self._client.open_session(
-            task, views, model=self._model, references=of_cameras(self._references, views)
+            task,
+            views,
+            model=self._model,
+            lane=self._lane,
+            references=of_cameras(self._references, views),
         )
 
     def push(self, session: str, observation: Observation, *, score: bool) -> bool:
@@ -110,7 +118,8 @@ class ScoreLine:
         """Take in what came.
 
         Raises:
-            ConfigError: If a judge refuses the first session that it is asked for: it would refuse all others.
+            ConfigError: If a judge refuses the first session that it is asked for: it would refuse all others. In the live
+                lane, if it refuses any: there is but one at a time.
         """
         scores: list[tuple[str, Score]] = []
         lost: list[str] = []
@@ -128,7 +137,7 @@ class ScoreLine:
                 case SessionLost():
                     self._open.discard(event.session)
                     lost.append(event.session)
-                case SessionRefused() if not self._accepted:
+                case SessionRefused() if self._lane is Lane.LIVE or not self._accepted:
                     raise ConfigError(
                         "The reward server refuses to judge the task",
                         seen=event.reason,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import mmap
 import os
 import select
 import struct
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from roborl.codec import Part, decode, encode, split
 from roborl.errors import ShapeError, WireError
+from roborl.loops.mapped_file import map_file
 from roborl.types import EpisodeKey, Frame, Observation
 
 _MAGIC = 0x31544F4C53425252
@@ -45,21 +45,6 @@ def _fence() -> None:
         pass
     with _lock:
         pass
-
-
-def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
-    """Map ``path`` if it is a file of that size with that header, else replace it in one step by a zeroed one."""
-    with contextlib.suppress(OSError), path.open("r+b") as file:
-        if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
-            return mmap.mmap(file.fileno(), size)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w+b") as file:
-        file.write(header)
-        file.truncate(size)
-        file.flush()
-        mapping = mmap.mmap(file.fileno(), size)
-    fresh.replace(path)
-    return mapping
 
 
 class Slot:
@@ -148,6 +133,36 @@ class Slot:
         return _HEADER.size + sequence % _BANKS * self._bank_bytes
 
 
+class MessageSlot:
+    """A slot whose values are maps of what the codec carries.
+
+    Args:
+        path: The mapped file; made where it is missing or has another size.
+        capacity_bytes: The largest map.
+    """
+
+    def __init__(self, path: Path, capacity_bytes: int) -> None:
+        self._slot = Slot(path, capacity_bytes)
+        self._seen = 0
+
+    def write(self, message: Mapping[str, Any]) -> None:
+        """Publish a map. Never waits."""
+        self._slot.write(encode(message))
+
+    def newest(self) -> dict[str, Any] | None:
+        """Return the newest map, None before the first. Never waits."""
+        self._seen = 0
+        return self.unseen()
+
+    def unseen(self) -> dict[str, Any] | None:
+        """Return the newest map where this reader has not had it yet, else None. Never waits."""
+        found = self._slot.read(self._seen)
+        if found is None:
+            return None
+        self._seen, blob = found
+        return decode(split(blob))
+
+
 class Doorbell:
     """Wakes a waiting process, through a named pipe. Ringing never waits, and a lost ring costs one time-out.
 
@@ -207,9 +222,8 @@ class ObservationSlot:
 
     def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
         pixels = sum(math.prod(shape) for shape in cameras.values())
-        self._slot = Slot(folder / "observation.slot", pixels + 4 * state_dim + 8192)
+        self._slot = MessageSlot(folder / "observation.slot", pixels + 4 * state_dim + 8192)
         self._bell = Doorbell(folder / "observation.bell")
-        self._seen = 0
 
     def publish(self, request: Request) -> None:
         """Write the observation and wake the reader."""
@@ -219,26 +233,22 @@ class ObservationSlot:
             for name, frame in observation.frames.items()
         }
         self._slot.write(
-            encode(
-                {
-                    "key": str(request.key),
-                    "index": request.index,
-                    "wanted": request.wanted,
-                    "state": observation.state,
-                    "stamp_ns": observation.stamp_ns,
-                    "frames": frames,
-                }
-            )
+            {
+                "key": str(request.key),
+                "index": request.index,
+                "wanted": request.wanted,
+                "state": observation.state,
+                "stamp_ns": observation.stamp_ns,
+                "frames": frames,
+            }
         )
         self._bell.ring()
 
     def newest(self) -> Request | None:
         """Return the newest observation that this reader has not had yet. Never waits."""
-        found = self._slot.read(self._seen)
-        if found is None:
+        message = self._slot.unseen()
+        if message is None:
             return None
-        self._seen, blob = found
-        message = decode(split(blob))
         frames = {
             name: Frame(rgb=frame["rgb"], camera=name, stamp_ns=frame["stamp_ns"], id=frame["id"])
             for name, frame in message["frames"].items()
@@ -290,19 +300,11 @@ class ChunkSlot:
     """
 
     def __init__(self, folder: Path, capacity_bytes: int = 1 << 16) -> None:
-        self._slot = Slot(folder / "chunk.slot", capacity_bytes)
-        self._seen = 0
+        self._slot = MessageSlot(folder / "chunk.slot", capacity_bytes)
 
     def publish(self, chunk: Chunk) -> None:
         """Write the chunk."""
-        message: dict[str, Any] = {
-            "key": str(chunk.key),
-            "first": chunk.first,
-            "actions": chunk.actions,
-            "policy_version": chunk.policy_version,
-            "latency_ns": chunk.latency_ns,
-        }
-        self._slot.write(encode(message))
+        self._slot.write({**vars(chunk), "key": str(chunk.key)})
 
     def newest(self) -> Chunk | None:
         """Return the newest chunk that this reader has not had yet. Never waits.
@@ -310,11 +312,9 @@ class ChunkSlot:
         Raises:
             WireError: If the writer left something that is no chunk.
         """
-        found = self._slot.read(self._seen)
-        if found is None:
+        message = self._slot.unseen()
+        if message is None:
             return None
-        self._seen, blob = found
-        message = decode(split(blob))
         try:
             return Chunk(
                 key=EpisodeKey.parse(message["key"]),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from roborl.errors import ConfigError
-from roborl.loops.shared import map_file
+from roborl.loops.mapped_file import map_file
 
 _MAGIC = 0x3153544154535252
 
@@ -24,7 +24,7 @@ STATUS_FIELDS = {
         *LIFE,
         *("incarnation", "begun", "episode", "index", "committed", "episodes", "steps", "successes"),
         *("ticks", "due_ns", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
-        *("person_steps", "takeovers", "operator_lost", "robot_faults", "clipped"),
+        *("person_steps", "takeovers", "operator_lost", "robot_faults", "clipped", "judge_stops"),
         *("priority", "lost_episodes", "lost_at"),
         *(f"late_{phase}" for phase in PHASES),
         *(f"worst_{phase}_ns" for phase in PHASES),
@@ -41,6 +41,7 @@ STATUS_FIELDS = {
         *("connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
         *("link_faults",),
     ),
+    "live": (*LIFE, "connected", "offered", "scored", "missing", "refused", "lost", "silent", "stuck"),
 }
 LATE_BUCKETS = 281
 _LATE_PER_DECADE = 40

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roborl.clock import MonotonicClock, Rate
-from roborl.codec import decode, encode, split
 from roborl.config import load
 from roborl.errors import ConfigError, RobotError
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
 from roborl.hil.supervisor import Reading
 from roborl.loops.actor import ActConfig, shared_folder
-from roborl.loops.shared import Slot
+from roborl.loops.shared import MessageSlot
 from roborl.loops.supervise import Child
 
 if TYPE_CHECKING:
@@ -39,20 +38,17 @@ class ReadingSlot:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._slot = Slot(folder / "device.slot", _SLOT_BYTES)
+        self._slot = MessageSlot(folder / "device.slot", _SLOT_BYTES)
 
     def publish(self, reading: Reading) -> None:
         """Write a reading."""
-        self._slot.write(
-            encode({"action": reading.action, "clutch": reading.clutch, "stamp_ns": reading.stamp_ns})
-        )
+        self._slot.write({"action": reading.action, "clutch": reading.clutch, "stamp_ns": reading.stamp_ns})
 
     def newest(self) -> Reading | None:
         """Return the newest reading, None before the first. Never waits."""
-        found = self._slot.read()
-        if found is None:
+        message = self._slot.newest()
+        if message is None:
             return None
-        message = decode(split(found[1]))
         return Reading(
             action=message["action"], clutch=bool(message["clutch"]), stamp_ns=int(message["stamp_ns"])
         )

@@ -65,6 +65,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
         random_episode(1, 4, success=None, end=EndCause.TIME_LIMIT, discarded=True, subtasks=()),
         random_episode(2, 5, success=False, end=EndCause.FAILURE, failure="drop", subtasks=()),
         random_episode(3, 3, success=None, end=EndCause.WATCHDOG, subtasks=()),
+        random_episode(4, 3, success=True, end=EndCause.JUDGE_STOP, subtasks=()),
     ]
     write_episodes(tmp_path / "d", *given)
     for a, b in zip(given, read_episodes(tmp_path / "d"), strict=True):

@@ -28,9 +28,10 @@ from roborl.hil.presses import Button, Press, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.control import ControlLoop
 from roborl.loops.control_settings import ControlSettings, Waiting
+from roborl.loops.judge_stop import JudgeStop, LiveScore, LiveSlot
 from roborl.loops.orders import Orders
 from roborl.loops.seeds import scene_seed
-from roborl.loops.shared import Chunk, ChunkSlot, ObservationSlot, Slot
+from roborl.loops.shared import Chunk, ChunkSlot, MessageSlot, ObservationSlot, Slot
 from roborl.loops.status import StatusSlot
 from roborl.records import Arrival, Begin, End, Verdict, unpack_record
 from roborl.testing.config_stub_robot import StubRobotConfig
@@ -170,7 +171,9 @@ class Bench:
             self.clock,
             silence_s=overrides.pop("silence_s", None),
             on_press=self.others.append,
+            done=JudgeStop(LiveSlot(folder).unseen, self.clock, stale_s=overrides.pop("stale_s", 1.0)),
         )
+        self.live = LiveSlot(folder)
         self.waiting = Waiting.NOTHING
         operator = self.person() if overrides.pop("by_person", False) else self.operator
         parts: dict[str, Any] = {
@@ -800,3 +803,92 @@ def test_control_loads_no_tensor_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def watched(bench: Bench, episode: int = 0, **said: Any) -> LiveScore:
+    """What a reward model says of an observation that was made just now, unless told otherwise."""
+    key = EpisodeKey(actor="arm", incarnation=1, episode=episode)
+    values = {"index": 2, "progress": 1.0, "done": True, "valid": True, "stamp_ns": bench.clock.now_ns()}
+    return LiveScore(key=key, **values | said)
+
+
+def say_in_third_step(bench: Bench, say: Callable[[], object], *, episode: int = 0) -> None:
+    before = episode * (6 * 5) + 13
+
+    def work(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == before and not said:
+            said.append(now_ns)
+            say()
+
+    said: list[int] = []
+    bench.clock.during.append(work)
+
+
+def test_an_episode_ends_when_whoever_watches_calls_it_done(bench: Bench) -> None:
+    say_in_third_step(bench, lambda: bench.live.publish(watched(bench)))
+    bench.loop.run()
+    _, *middle, end = bench.records()
+    assert (end.cause, end.index, end.discarded) == (EndCause.JUDGE_STOP, 2, False)
+    assert not end.cause.terminated
+    assert [arrival.index for arrival in middle] == [0, 1, 2]
+    assert {arrival.reward_source for arrival in middle} == {RewardSource.NONE}
+    counts = {name: bench.status[name] for name in ("judge_stops", "successes", "watchdogs", "episodes")}
+    assert counts == {"judge_stops": 1, "successes": 0, "watchdogs": 0, "episodes": 1}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"done": False},
+        {"valid": False},
+        {"age_s": 1.1},
+    ],
+    ids=["not done", "unreadable", "stale"],
+)
+def test_a_live_score_that_does_not_say_done_of_what_the_arm_does_now_ends_nothing(
+    bench: Bench, said: dict[str, Any]
+) -> None:
+    stamp = {"stamp_ns": -int(said.pop("age_s") * NS)} if "age_s" in said else {}
+
+    def say() -> None:
+        now = {name: bench.clock.now_ns() + ago for name, ago in stamp.items()}
+        bench.live.publish(watched(bench, **said | now))
+
+    say_in_third_step(bench, say)
+    bench.loop.run()
+    assert [(end.cause, end.index) for end in ends(bench)] == [(EndCause.TIME_LIMIT, 6)]
+    assert bench.status["judge_stops"] == 0
+
+
+def test_a_done_of_the_episode_before_leaves_the_present_one_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, episodes=2, stale_s=100.0)
+    say_in_third_step(bench, lambda: bench.live.publish(watched(bench, 0)), episode=1)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+
+
+def test_what_is_no_score_ends_nothing(bench: Bench) -> None:
+    said = MessageSlot(bench.folder / "live.slot", 1024)
+    say_in_third_step(bench, lambda: said.write({"key": 3, "done": True}))
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT]
+
+
+@pytest.mark.parametrize(
+    ("button", "cause"),
+    [
+        (Button.STOP, EndCause.OPERATOR_STOP),
+        (Button.ESTOP, EndCause.ESTOP),
+        (Button.SUCCESS, EndCause.SUCCESS),
+        (Button.FAILURE, EndCause.FAILURE),
+    ],
+)
+def test_a_person_goes_before_whoever_watches(bench: Bench, button: Button, cause: EndCause) -> None:
+    def both() -> None:
+        bench.live.publish(watched(bench))
+        bench.keys.press(button)
+
+    say_in_third_step(bench, both)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [cause]
+    assert bench.status["judge_stops"] == 0

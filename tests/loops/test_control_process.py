@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from roborl.clock import MonotonicClock
+from roborl.clock import NS, FakeClock, MonotonicClock
 from roborl.envs.bench import load_bench
 from roborl.loops.actor import ActConfig
-from roborl.loops.control_process import make_operator, make_settings
+from roborl.loops.control_process import make_judge_stop, make_operator, make_settings
+from roborl.loops.judge_stop import LiveScore, LiveSlot
+from roborl.loops.live_config import LiveConfig
+from roborl.types import EpisodeKey
 
 
 class Scene:
@@ -46,3 +51,31 @@ def test_a_simulation_keeps_its_verdict_to_itself_where_a_judge_gives_it(
     assert scene.seeds == [7]
     assert operator.verdict() is said
     assert make_settings(config, bench).meta.get("outcome") == told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "mode", "live", "stops"),
+    [
+        ("judge", "train", {}, True),
+        ("auto", "train", {}, False),
+        ("judge", "evaluate", {}, False),
+        # As where the verdict is a grade of the whole episode.
+        ("judge", "train", {"stops": False}, False),
+        ("judge", "train", {"use": "never"}, False),
+        ("judge", "train", {"server": ""}, False),
+    ],
+)
+def test_whoever_watches_ends_episodes_where_the_outcome_is_left_to_a_judge_alone(
+    tmp_path: Path, outcome: str, mode: str, live: dict[str, Any], stops: bool
+) -> None:
+    bench = load_bench("so101_sim", [f"--outcome={outcome}", "--time_scale=4"])
+    config = ActConfig(mode=mode, live=LiveConfig(**{"server": "tcp://127.0.0.1:1", "stale_s": 2.0} | live))
+    clock: Any = FakeClock(NS)
+    done = make_judge_stop(config, bench, tmp_path, clock)
+    key = EpisodeKey(actor="arm", incarnation=1, episode=0)
+    score = LiveScore(key=key, index=3, progress=1.0, done=True, valid=True, stamp_ns=clock.now_ns())
+    slot = LiveSlot(tmp_path)
+    # Seconds of the wall, of which the bench's clock makes four times as many.
+    for age_s, fresh in ((7.9, True), (8.1, False)):
+        slot.publish(replace(score, stamp_ns=clock.now_ns() - int(age_s * NS)))
+        assert done(key) is (stops and fresh)

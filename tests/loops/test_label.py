@@ -592,6 +592,7 @@ def test_an_unreadable_last_frame_leaves_no_verdict_and_is_told(rule: str) -> No
     [
         (EndCause.TIME_LIMIT, 255, True, True),
         (EndCause.TIME_LIMIT, 90, True, False),
+        (EndCause.JUDGE_STOP, 90, True, False),
         (EndCause.WATCHDOG, 90, False, False),
         (EndCause.ACTOR_LOST, 255, True, True),
     ],

@@ -14,6 +14,7 @@ from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig, Trigger
 from roborl.learning.budget import BudgetConfig
 from roborl.loops.actor import ActSettings, shared_folder
+from roborl.loops.labelling import LabelConfig
 from roborl.loops.launch import (
     Addresses,
     TrainConfig,
@@ -26,6 +27,8 @@ from roborl.loops.launch import (
 )
 from roborl.loops.learn import learner_specs
 from roborl.loops.learn_config import BenchForm, LearnConfig, LearnSettings, RunFolder
+from roborl.loops.live_config import LiveConfig
+from roborl.loops.references_config import ReferencesConfig
 from roborl.loops.status import StatusSlot
 from roborl.loops.train import TrainerConfig
 from roborl.records import pack_record
@@ -92,6 +95,63 @@ def test_the_actors_get_every_setting_they_share() -> None:
     assert (made.bench_overrides, made.plugins) == (config.bench_overrides, config.plugins)
     specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
     assert [spec.name for spec in specs][:4] == ["control-arm", "inference-arm", "io-arm", "teleop-arm"]
+
+
+JUDGED = ["--outcome=judge"]
+GRADES = LabelConfig(verdict="terminal01")
+
+
+@pytest.mark.parametrize(
+    ("bench", "reward", "labels", "live", "watched", "stops"),
+    [
+        (JUDGED, "brightness", LabelConfig(), LiveConfig(), True, True),
+        ([], "brightness", LabelConfig(), LiveConfig(), False, None),
+        (JUDGED, "", LabelConfig(), LiveConfig(), False, None),
+        (JUDGED, "brightness", GRADES, LiveConfig(), False, None),
+        (JUDGED, "brightness", LabelConfig(), LiveConfig(use="never"), False, None),
+        # To be told of an arm that is stuck.
+        (JUDGED, "brightness", LabelConfig(), LiveConfig(stops=False), False, None),
+        (JUDGED, "brightness", LabelConfig(), LiveConfig(stops=False, use="always"), True, False),
+        ([], "brightness", LabelConfig(), LiveConfig(use="always"), True, True),
+        (JUDGED, "brightness", GRADES, LiveConfig(use="always"), True, False),
+    ],
+)
+def test_the_arm_is_watched_live_where_the_word_of_the_reward_model_is_the_verdict(
+    bench: list[str],
+    reward: str,
+    labels: LabelConfig,
+    live: LiveConfig,
+    watched: bool,
+    stops: bool | None,
+) -> None:
+    references = ReferencesConfig(path="demos", frames=3)
+    act = ActSettings(live=dataclasses.replace(live, stale_s=3.0))
+    config = TrainConfig(
+        bench_overrides=bench, reward=reward, labels=labels, references=references, act=act, actors=2
+    )
+    for made in act_configs(config, WHERE):
+        assert made.live.on is watched
+        assert made.live.stale_s == 3.0
+        if watched:
+            assert (made.live.server, made.live.references) == (WHERE.scores, references)
+            assert made.live.stops is stops
+    names = [spec.name for spec in train_specs(config, WHERE, [])]
+    assert ("live-arm0" in names, "live-arm1" in names) == (watched, watched)
+
+
+def test_another_server_that_watches_live_keeps_its_own_settings_and_ends_no_graded_episode() -> None:
+    live = LiveConfig(server="tcp://127.0.0.1:7", model="fast")
+    config = TrainConfig(
+        bench_overrides=JUDGED, reward="brightness", labels=GRADES, act=ActSettings(live=live)
+    )
+    (made,) = act_configs(config, WHERE)
+    assert made.live == dataclasses.replace(live, stops=False)
+
+
+def test_a_live_watch_is_not_asked_of_a_reward_model_that_is_not_there() -> None:
+    config = TrainConfig(act=ActSettings(live=LiveConfig(use="always")))
+    with pytest.raises(ConfigError, match="no reward server to watch"):
+        act_configs(config, WHERE)
 
 
 def test_one_device_takes_over_one_arm() -> None:

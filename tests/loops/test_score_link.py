@@ -11,9 +11,10 @@ from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.label import Judge
 from roborl.loops.score_link import ScoreLine, score_over
 from roborl.loops.serve import RewardServer, ServeConfig
-from roborl.rewards.fake import BrightnessModel
+from roborl.rewards.fake import BrightnessFold, BrightnessModel
+from roborl.rewards.model import References
 from roborl.rewards.pool import PoolConfig
-from roborl.types import Frame, Observation, Score
+from roborl.types import Frame, Lane, Observation, Score
 
 
 class Serving:
@@ -100,6 +101,36 @@ def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> N
     assert [round(score.progress, 3) for _, score in scores] == [0.2, 0.4]
     assert set(seen) == {(8, 8, 3)}
     line.close(session)
+    line.leave()
+
+
+class Once(BrightnessModel):
+    """Begins one episode, and refuses all others."""
+
+    begun = 0
+
+    def start(self, task: str, references: References) -> BrightnessFold:
+        self.begun += 1
+        if self.begun > 1:
+            raise ConfigError("Once is enough")
+        return super().start(task, references)
+
+
+def test_the_live_lane_sends_the_newest_and_tells_of_every_refusal(serving: Serving) -> None:
+    serving.start(reward=Once())
+    line = ScoreLine(serving.endpoint, ("front", "wrist"), lane=Lane.LIVE)
+    until(line, lambda _s, _l: line.judge())
+    session = line.open("shine")
+    assert session is not None
+    push(line, session, 0, 51)
+    for index in (1, 2, 3):
+        push(line, session, index, 51 * index)
+    scores = until(line, lambda s, _l: s if s and s[-1][1].frame_id == 3 else None)
+    assert [score.frame_id for _, score in scores] == [0, 3]
+    assert scores[-1][1].progress == pytest.approx(0.6)
+    assert line.open("shine") is not None
+    with pytest.raises(ConfigError, match=r"refuses.*Once is enough"):
+        until(line, lambda _s, lost: None)
     line.leave()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from roborl.loops.shared import (
     Chunk,
     ChunkSlot,
     Doorbell,
+    MessageSlot,
     ObservationSlot,
     Request,
     Slot,
@@ -45,12 +48,37 @@ def test_a_reader_has_the_newest_value_once(tmp_path_factory: pytest.TempPathFac
     assert seen == len(values)
 
 
+def test_a_map_is_there_for_whoever_looks_and_is_new_to_each_reader_once(tmp_path: Path) -> None:
+    writer, reader = (MessageSlot(tmp_path / "a.slot", 200) for _ in range(2))
+    assert reader.newest() is reader.unseen() is None
+    writer.write({"n": 1})
+    writer.write({"n": 2})
+    assert (reader.unseen(), reader.unseen()) == ({"n": 2}, None)
+    assert (reader.newest(), reader.unseen()) == ({"n": 2}, None)
+
+
 def test_a_value_that_is_too_large_is_refused_and_the_last_one_stays(tmp_path: Path) -> None:
     slot = Slot(tmp_path / "a.slot", 100)
     slot.write([b"good"])
     with pytest.raises(ShapeError, match="does not fit"):
         slot.write([bytes(200)])
     assert slot.read()[1].endswith(b"good")
+
+
+def test_all_who_make_a_slot_at_once_have_the_same_one(tmp_path: Path) -> None:
+    together = threading.Barrier(3)
+
+    def make(path: Path) -> Slot:
+        together.wait(30)
+        return Slot(path, 100)
+
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(200):
+            slots = list(pool.map(make, [tmp_path / f"{number}.slot"] * 3))
+            slots[0].write([b"heard"])
+            assert [slot.read() is not None for slot in slots] == [True] * 3
+            for slot in slots:
+                slot.close()
 
 
 def test_a_foreign_file_is_no_slot(tmp_path: Path) -> None:

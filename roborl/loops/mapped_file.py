@@ -1,0 +1,39 @@
+"""A file in memory that several processes share, and that any of them may be the first to make."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from pathlib import Path
+
+
+def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
+    """Map ``path`` if it is a file of that size with that header, else replace it in one step by a zeroed one.
+
+    Of several who make it at the same time one does; each waits for no more than that.
+    """
+    found = _map_found(path, size, header)
+    if found is not None:
+        return found
+    with path.with_name(".making").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = _map_found(path, size, header)
+        if found is not None:
+            return found
+        fresh = path.with_name(f".{path.name}.fresh")
+        with fresh.open("w+b") as file:
+            file.write(header)
+            file.truncate(size)
+            file.flush()
+            mapping = mmap.mmap(file.fileno(), size)
+        fresh.replace(path)
+        return mapping
+
+
+def _map_found(path: Path, size: int, header: bytes) -> mmap.mmap | None:
+    with contextlib.suppress(OSError), path.open("r+b") as file:
+        if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
+            return mmap.mmap(file.fileno(), size)
+    return None
