@@ -46,7 +46,7 @@ ARMS = (
 DEMO = DemoConfig(filmed=0)
 STAGED = replace(
     DEMO,
-    spread_m=0.03,
+    spread_m=0.04,
     failures=60,
     clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
     rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
