@@ -269,7 +269,7 @@ def test_every_step_is_stored_once_labelled_right_and_learned_from_whoever_is_ki
     assert versions == sorted(set(versions))
     assert rig.group.restarts == dict.fromkeys(rig.group.restarts, 2)
     assert rig.status("trainer")["achieved_ratio"] <= 1.0 + (8 + 1) / (steps - 10)
-    assert max(max(times) for times in rig.group.recoveries_s.values()) < 10.0
+    assert max(max(times) for times in rig.group.recoveries_s.values()) < 30.0
 
 
 def test_the_reward_model_judges_every_episode_once_whoever_is_killed(rig: Rig) -> None:
