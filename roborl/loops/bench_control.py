@@ -4,8 +4,8 @@ The actor runs as it always does: control, inference and I/O on a robot whose ca
 is measured is ours. The bare loop does nothing but sleep to its next tick, on the same processor and half a millisecond ahead
 of the control loop's, which has long done its work by then: so whatever keeps that processor from both, down to a host that
 stops a virtual one for 17 ms, is seen by both, and neither can make the other late. The load: a trainer that multiplies matrices and publishes 12 M weights every second, a disk that
-is written and flushed without end, a store that stalls for seconds. No reward server runs: an actor has no link to one, and
-``bench faults`` keeps one dead for a minute.
+is written and flushed without end, a store and a reward server that stall for seconds, while a process beside control shows
+that server what the cameras see.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ import numpy as np
 from roborl.clock import NS, MonotonicClock
 from roborl.loops.act import PRELOAD, Actor
 from roborl.loops.actor import ActConfig, shared_folder
+from roborl.loops.live_config import LiveConfig
 from roborl.loops.priority import raise_priority
+from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.loops.ticks import account
+from roborl.rewards.fake import BrightnessModel
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsReceiver
 from roborl.serving.weights import WeightsPublisher
@@ -80,7 +83,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="roborl-bench-") as scratch:
         folder = Path(scratch)
         (folder / "bench.yaml").write_text(_BENCH)
-        steps, published = f"ipc://{folder}/steps.sock", f"ipc://{folder}/weights.sock"
+        steps, published, scores = (f"ipc://{folder}/{name}.sock" for name in ("steps", "weights", "scores"))
         config = ActConfig(
             bench=str(folder / "bench.yaml"),
             plugins=["roborl.testing.config_stub_robot"],
@@ -93,11 +96,13 @@ def run(
             ring_mb=512,
             drain_s=0.0,
             priority=priority,  # type: ignore[arg-type]  # checked by ActConfig
+            live=LiveConfig(server=scores),
         )
         shared = shared_folder(folder, "bench")
         others = [
             ChildSpec(name="bare", target=bare_loop, args=(shared, priority)),
             ChildSpec(name="store", target=stalling_store, args=(steps, load)),
+            ChildSpec(name="serve", target=stalling_server, args=(scores, load)),
         ]
         if load:
             others += [
@@ -130,7 +135,10 @@ def _measure(
         "priority": config.priority,
         **account(control),
         "stolen_s": {cpu: round(now_s - stolen_before_s[cpu], 2) for cpu, now_s in stolen_s().items()},
-        **{name: result[name] for name in ("steps", "holds", "watchdogs", "policy_version", "restarts")},
+        **{
+            name: result[name]
+            for name in ("steps", "holds", "watchdogs", "policy_version", "restarts", "live")
+        },
     }
     for name in ("p99", "max"):
         figures[f"{name}_over_bare_ms"] = figures["control_ms"][name] - figures["bare_ms"][name]
@@ -200,6 +208,18 @@ def stalling_store(child: Child, endpoint: str, stalls: bool) -> None:
         for ring, seq, _ in receiver.poll(0.05):
             receiver.acknowledge(ring, seq)
     receiver.close()
+
+
+def stalling_server(child: Child, endpoint: str, stalls: bool) -> None:
+    """Judge frames, and stop for the first two of every five seconds."""
+    server = RewardServer({"brightness": BrightnessModel()}, ServeConfig(endpoint=endpoint))
+    child.ready()
+    while not child.stopping:
+        if stalls and time.monotonic() % 5.0 < 2.0:
+            time.sleep(0.05)
+        else:
+            server.turn()
+    server.close()
 
 
 def busy_trainer(child: Child, endpoint: str, size: int) -> None:
