@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
@@ -92,6 +92,8 @@ class _Watched:
     # Nothing is asked of a server that refuses this episode, until the next one.
     refused: bool = False
     scored: int = 0
+    # A scene that was finished before the arm moved was not made ready, and says nothing of the arm.
+    unfinished: bool = False
     silent: bool = False
     told: bool = False
 
@@ -208,15 +210,22 @@ class LiveLoop:
         watched.heard_ns = self._clock.now_ns()
         watched.scored += score.valid
         self._status.add("scored" if score.valid else "missing")
+        done = score.valid and score.done is True
+        watched.unfinished |= score.valid and not done
+        if done and not watched.unfinished:
+            self._tell(
+                watched,
+                f"{watched.key} looks done from the first picture on, which ends nothing: is the scene made ready?",
+            )
         live = LiveScore(
             key=watched.key,
             index=score.frame_id,
             progress=score.progress,
-            done=score.valid and score.done is True,
+            done=done,
             valid=score.valid,
             stamp_ns=stamp_ns,
         )
-        self._scores.publish(live)
+        self._scores.publish(replace(live, done=done and watched.unfinished))
         if live.valid and self._progress.stuck(live):
             self._status.add("stuck")
             log.warning(

@@ -121,6 +121,7 @@ def rig(tmp_path: Path) -> Rig:
 
 def test_what_is_said_of_an_observation_stands_for_the_instant_at_which_it_was_made(rig: Rig) -> None:
     rig.show(0, 4)
+    rig.say(4)
     rig.show(0, 7)
     assert rig.say(7, 0.9, done=True) == LiveScore(
         key=key(0), index=7, progress=0.9, done=True, valid=True, stamp_ns=7 * NS // 10
@@ -130,7 +131,27 @@ def test_what_is_said_of_an_observation_stands_for_the_instant_at_which_it_was_m
     assert unreadable is not None
     assert (unreadable.done, unreadable.valid) == (False, False)
     assert rig.line.opened == ["s0"]
-    assert rig.counts("offered", "scored", "missing") == (3, 1, 1)
+    assert rig.counts("offered", "scored", "missing") == (3, 2, 1)
+
+
+def test_a_scene_that_looks_done_from_the_first_picture_on_ends_nothing_and_is_told(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    def done(episode: int, index: int, **said: Any) -> bool:
+        rig.show(episode, index)
+        live = rig.say(index, **{"done": True} | said)
+        assert live is not None
+        return live.done
+
+    assert not done(0, 0)
+    assert not done(0, 1, valid=False)
+    assert not done(0, 2)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{key(0)} looks done from the first picture on, which ends nothing: is the scene made ready?"
+    ]
+    assert not done(0, 3, done=False)
+    assert done(0, 4)
+    assert not done(1, 0)
 
 
 def test_each_episode_has_a_session_of_its_own_and_the_last_ones_scores_are_dropped(rig: Rig) -> None:
