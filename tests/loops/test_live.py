@@ -318,7 +318,7 @@ def bench(max_steps: int) -> list[str]:
 
 
 def test_an_episode_ends_once_it_is_done_and_the_label_lane_says_how_it_came_out(tmp_path: Path) -> None:
-    done_at, limit = 8, 400
+    done_at, limit = 60, 400
     run, ipc = tmp_path / "run", f"ipc://{tmp_path}"
     learning = LearnConfig(
         run=run,
@@ -396,7 +396,7 @@ def test_a_reward_server_and_a_watcher_that_are_killed_cost_the_arm_nothing_and_
             wait_for("it is missed", lambda: not live["connected"])
             os.kill(actor.group.pid("live"), signal.SIGKILL)
             wait_for("whoever watches is back", lambda: actor.group.recoveries_s["live"])
-            server = serve(5)
+            server = serve(20)
             wait_for("the server is heard", lambda: control["judge_stops"])
             wait_for("its report", lambda: "stuck" in caplog.text)
             ring = Ring.attach(folder_of(config) / "ring.bin")
@@ -409,7 +409,7 @@ def test_a_reward_server_and_a_watcher_that_are_killed_cost_the_arm_nothing_and_
     for episode in range(killed_in, killed_in + 3):
         assert (ends[episode].cause, ends[episode].index) == (EndCause.TIME_LIMIT, limit)
     stopped = [end for end in ends.values() if end.cause is EndCause.JUDGE_STOP]
-    assert all(5 <= end.index < limit for end in stopped)
+    assert all(20 <= end.index < limit for end in stopped)
     (result,) = results
     assert result["restarts"] == {"control": 0, "inference": 0, "io": 0, "live": 1}
     assert result["watchdogs"] == 0
