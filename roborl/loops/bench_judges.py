@@ -6,7 +6,7 @@ fused progress beside one perspective alone, no shaping, and a naive difference 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,8 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
-from roborl.loops.bench_seeds import STAGED, gate, learn_cell, on, prepared_folder, summarise
-from roborl.loops.demo import DemoConfig, Folders, prepare
+from roborl.loops.bench_seeds import STARTS, gate, learn_cell, prepared_folder, settings_on, summarise
+from roborl.loops.demo import DemoConfig, Folders
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import ShapingConfig
 from roborl.loops.record import record_scripted
@@ -62,7 +62,7 @@ class _Others:
 def run(
     *,
     grid: Sequence[Part] = GRID,
-    first_seed: int = 3003,
+    first_seed: int = 2009,
     episodes: int = 150,
     evaluation: int = 50,
     base_at_most: float = 0.1,
@@ -70,6 +70,7 @@ def run(
     steps: int = 1500,
     adapting_steps: int = 600,
     out: Path = Path("outputs/bench/judges"),
+    starts: Path = STARTS,
     stop_after_s: float = float("inf"),
     most_seeds: int = 5,
     settings: Mapping[str, Any] | None = None,
@@ -78,9 +79,9 @@ def run(
 
     For each task a judge learns from scratch on all the other tasks, and is adapted to each seed's first demonstration:
     the one that the policy is cloned from. The judge sees nothing else of the task. The policy is prepared as in the
-    demonstration run: its encoder learns from all that was recorded, and its critics from the failures too, with what the
-    judge says of them. One judge that has learnt the other tasks serves all seeds of a task, so intervals over seeds leave
-    out how such judges differ.
+    demonstration run, once for this grid and that of :mod:`roborl.loops.bench_seeds`: its encoder learns from all that was
+    recorded, and its critics from the failures too, with what the judge says of them. One judge that has learnt the other
+    tasks serves all seeds of a task, so intervals over seeds leave out how such judges differ.
 
     Args:
         grid: Tasks, their arms and seeds.
@@ -91,37 +92,42 @@ def run(
         recorded: Demonstrations of each other task that the judge learns from; a fifth as many failures of each kind.
         steps: Of learning on them.
         adapting_steps: Of adapting.
-        out: Folder of what is recorded, judges, prepared seeds, runs and cells.
+        out: Folder of the other tasks' recordings, judges, runs and cells.
+        starts: Folder of recorded and cloned seeds.
         stop_after_s: Begin nothing new after so many seconds of runs.
         most_seeds: Of any task.
-        settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from :data:`roborl.loops.bench_seeds.STAGED`.
+        settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from those of
+            :func:`roborl.loops.bench_seeds.settings_on`.
 
     Returns:
         ``cells``, ``table`` by task and arm, ``differences`` of fused minus every other arm paired over seeds with 95 %
         intervals, ``judges`` by task and seed as they measured on all that the seed recorded, the demonstration among it, ``rejected`` seeds, and the
         path of ``plot``.
     """
-    common = replace(STAGED, episodes=episodes, evaluation=evaluation, **(settings or {}))
+    changed: dict[str, Any] = {"episodes": episodes, "evaluation": evaluation} | dict(settings or {})
     commit = code_version()
     cells: list[Cell] = []
     rejected: list[dict[str, Any]] = []
     judges: dict[str, Any] = {}
-    given = {"recorded": recorded, "steps": steps, "adapting_steps": adapting_steps}
-    given |= {"evaluation": evaluation} | dict(settings or {})
+    started = {"evaluation": evaluation} | dict(settings or {})
+    given = {"recorded": recorded, "steps": steps, "adapting_steps": adapting_steps} | started
+
+    def adapted(scene: str, seed: int) -> Path:
+        return prepared_folder(out, commit, scene, given, seed)
+
     for part in grid:
         others = _learn_others(out, commit, part.scene, recorded=recorded, steps=steps)
-        folder = partial(prepared_folder, out, commit, part.scene, given)
         taken, turned_away = gate(
-            on(common, part.scene),
-            folder,
+            settings_on(part.scene, changed),
+            partial(prepared_folder, starts, commit, part.scene, started),
             seeds=min(part.seeds, most_seeds),
             first_seed=first_seed,
             base_at_most=base_at_most,
-            ready=partial(_make_ready, others=others, steps=adapting_steps),
+            ready=partial(_adapt, into=partial(adapted, part.scene), others=others, steps=adapting_steps),
         )
         rejected += turned_away
         for seed in taken:
-            judges[f"{part.scene} {seed}"] = Stages(folder(seed)).done[_ADAPT]
+            judges[f"{part.scene} {seed}"] = Stages(adapted(part.scene, seed)).done[_ADAPT]
             cells += [
                 Cell(
                     arm=f"{part.scene} {arm}",
@@ -133,10 +139,11 @@ def run(
 
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene = str(cell.config["scene"])
-        prepared = prepared_folder(out, commit, scene, given, cell.seed)
-        start = replace(on(common, scene), seed=cell.seed, out=out / "runs" / cell.key(commit))
-        config = of_arm(start, str(cell.config["arm"]), prepared)
-        return learn_cell(config, prepared)
+        config = replace(settings_on(scene, changed), seed=cell.seed, out=out / "runs" / cell.key(commit))
+        return learn_cell(
+            of_arm(config, str(cell.config["arm"]), adapted(scene, cell.seed)),
+            prepared_folder(starts, commit, scene, started, cell.seed),
+        )
 
     results = run_grid(cells, run_cell, out / "cells", commit=commit, stop_after_s=stop_after_s)
     return summarise(results, full=FUSED, plot=out / "judges.png") | {
@@ -147,17 +154,17 @@ def run(
     }
 
 
-def of_arm(config: DemoConfig, arm: str, prepared: Path) -> DemoConfig:
-    """Return the settings of one arm, with its judge out of a prepared folder.
+def of_arm(config: DemoConfig, arm: str, adapted: Path) -> DemoConfig:
+    """Return the settings of one arm, with its judge out of the folder where it was adapted.
 
     Example:
-        >>> of_arm(DemoConfig(), "forward", Path("prepared")).judge
-        'dopamine:prepared/judge/forward.yaml'
-        >>> of_arm(DemoConfig(), "naive difference", Path("prepared")).shaping.form
+        >>> of_arm(DemoConfig(), "forward", Path("adapted")).judge
+        'dopamine:adapted/judge/forward.yaml'
+        >>> of_arm(DemoConfig(), "naive difference", Path("adapted")).shaping.form
         'difference'
     """
     name = FUSED if arm in (UNSHAPED, NAIVE) else arm
-    config = replace(config, judge=f"dopamine:{_judge(prepared) / name}.yaml")
+    config = replace(config, judge=f"dopamine:{_judge(adapted) / name}.yaml")
     if arm == UNSHAPED:
         config = replace(config, shaping=ShapingConfig(scale=0.0))
     if arm == NAIVE:
@@ -165,22 +172,21 @@ def of_arm(config: DemoConfig, arm: str, prepared: Path) -> DemoConfig:
     return config
 
 
-def _make_ready(config: DemoConfig, *, others: _Others, steps: int) -> None:
-    """Adapt the judge to the demonstration that the policy was cloned from, and measure the clone under it."""
-    folders = Folders(root=config.out)
-    Stages(config.out).run(_ADAPT, lambda: _adapt(folders, others, steps, config.seed))
-    prepare(of_arm(config, FUSED, config.out))
+def _adapt(start: DemoConfig, *, into: Callable[[int], Path], others: _Others, steps: int) -> None:
+    """Adapt the judge to the demonstration that the policy was cloned from."""
+    folder = into(start.seed)
+    dataset = Folders(root=start.out).dataset
+    Stages(folder).run(_ADAPT, lambda: _adapt_to(dataset, _judge(folder), others, steps, start.seed))
 
 
-def _adapt(folders: Folders, others: _Others, steps: int, seed: int) -> dict[str, Any]:
-    judge = _judge(folders.root)
+def _adapt_to(dataset: Path, judge: Path, others: _Others, steps: int, seed: int) -> dict[str, Any]:
     result = train_pairs_on(
         TrainPairsConfig(
             out=judge,
             start=str(others.judge),
             dataset=others.datasets,
-            demonstration=str(folders.dataset),
-            measured=str(folders.dataset),
+            demonstration=str(dataset),
+            measured=str(dataset),
             training=PairTraining(steps=steps, seed=seed),
         )
     )
@@ -232,5 +238,5 @@ def _record(scene: str, dataset: Path, demonstrations: int) -> dict[str, Any]:
     return {"episodes": written.written}
 
 
-def _judge(prepared: Path) -> Path:
-    return prepared / "judge"
+def _judge(adapted: Path) -> Path:
+    return adapted / "judge"

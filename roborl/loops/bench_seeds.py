@@ -57,6 +57,9 @@ STAGED = replace(
 and half of what there is to gain kept for the task itself, so that a judge that takes nearly done for done does not end the
 search."""
 
+STARTS = Path("outputs/bench/starts")
+"""Where the grids keep what a seed begins from, so that a seed that several of them run is recorded and cloned once."""
+
 _SAYS = (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT, INVARIANT_IN_THE_END, POLICY_INVARIANT)
 _WINDOW = 20
 _REACHED = 0.9
@@ -72,6 +75,7 @@ def run(
     evaluation: int = 50,
     base_at_most: float = 0.1,
     out: Path = Path("outputs/bench/seeds"),
+    starts: Path = STARTS,
     stop_after_s: float = float("inf"),
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -89,7 +93,8 @@ def run(
         episodes: Online episodes of a run.
         evaluation: Scenes of each evaluation.
         base_at_most: The gate on the clone.
-        out: Folder of prepared seeds, runs and cells.
+        out: Folder of runs and cells.
+        starts: Folder of prepared seeds.
         stop_after_s: Begin nothing new after so many seconds of runs.
         settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from those of the demonstration run, on its own
             task, and from :data:`STAGED` on every other.
@@ -99,9 +104,7 @@ def run(
         intervals, ``rejected`` seeds, and the path of ``plot``.
     """
     changed: dict[str, Any] = {"episodes": episodes, "evaluation": evaluation} | dict(settings or {})
-    common = {
-        scene: on(replace(DEMO if scene == DEMO.scene else STAGED, **changed), scene) for scene in scenes
-    }
+    common = {scene: settings_on(scene, changed) for scene in scenes}
     commit = code_version()
     given = {"evaluation": evaluation} | dict(settings or {})
     taken: dict[str, list[int]] = {}
@@ -109,7 +112,7 @@ def run(
     for scene in scenes:
         taken[scene], turned_away = gate(
             common[scene],
-            partial(prepared_folder, out, commit, scene, given),
+            partial(prepared_folder, starts, commit, scene, given),
             seeds=seeds,
             first_seed=first_seed,
             base_at_most=base_at_most,
@@ -132,7 +135,7 @@ def run(
     def run_cell(cell: Cell) -> dict[str, Any]:
         scene, arm = str(cell.config["scene"]), str(cell.config["arm"])
         config = of_arm(replace(common[scene], seed=cell.seed, out=out / "runs" / cell.key(commit)), arm)
-        prepared = prepared_folder(out, commit, scene, given, cell.seed)
+        prepared = prepared_folder(starts, commit, scene, given, cell.seed)
         if arm == CLONE:
             return {"success": clone_all_and_measure(config, prepared=prepared)["success"], "episodes": []}
         return learn_cell(config, prepared)
@@ -306,19 +309,25 @@ def differences(results: Sequence[Mapping[str, Any]], full: str = "shaped") -> d
     return found
 
 
-def on(config: DemoConfig, scene: str) -> DemoConfig:
-    """Return the settings on one task; where its objects have no usual places they start anywhere in reach."""
-    return replace(config, scene=scene, spread_m=config.spread_m if TASKS[scene].usual else 0.0)
+def settings_on(scene: str, changed: Mapping[str, Any]) -> DemoConfig:
+    """Return the settings of runs on one task, of all grids; where its objects have no usual places they start anywhere in reach.
+
+    Args:
+        scene: The simulated task.
+        changed: Fields that differ from those of the demonstration run, on its own task, and from :data:`STAGED` on every other.
+    """
+    config = replace(DEMO if scene == DEMO.scene else STAGED, scene=scene, **changed)
+    return replace(config, spread_m=config.spread_m if TASKS[scene].usual else 0.0)
 
 
-def prepared_folder(out: Path, commit: str, scene: str, given: Mapping[str, Any], seed: int) -> Path:
+def prepared_folder(root: Path, commit: str, scene: str, given: Mapping[str, Any], seed: int) -> Path:
     """Return where a seed of a grid is prepared: another folder for other code and other settings.
 
     Args:
-        out: Folder of the grid.
+        root: Folder of all of them.
         commit: The code.
         scene: The simulated task.
         given: Everything else that decides what is prepared.
         seed: The seed.
     """
-    return out / "prepared" / Cell(arm=scene, seed=seed, config=given).key(commit)
+    return root / "prepared" / Cell(arm=scene, seed=seed, config=given).key(commit)

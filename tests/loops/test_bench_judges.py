@@ -56,11 +56,12 @@ def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
         return {"success": 0.9, "episodes": [True], "says": "policy-invariant"}
 
     monkeypatch.setattr(bench_judges, "gate", gate)
-    monkeypatch.setattr(bench_judges, "prepare", lambda config: load_reward_model(config.judge))
     monkeypatch.setattr(bench_judges, "learn_cell", learn)
     part = Part(scene="Reach", arms=(FUSED, "forward", UNSHAPED), seeds=1)
     for _ in range(2):
-        found = bench_judges.run(grid=(part,), recorded=2, steps=2, adapting_steps=1, out=tmp_path)
+        found = bench_judges.run(
+            grid=(part,), recorded=2, steps=2, adapting_steps=1, out=tmp_path, starts=tmp_path / "starts"
+        )
     assert [scene for scene, _, _ in ran] == ["Reach"] * 3, "each cell ran once, in two calls"
     fused, forward, unshaped = (version for _, _, version in ran)
     assert fused == unshaped
@@ -69,6 +70,8 @@ def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
     assert set(judge["episodes"]) == {"pick up the red cube", "touch the red ball"}
     assert judge["episodes"]["touch the red ball"] == 1, "one demonstration"
     assert found["table"]["Reach fused"]["by_seed"] == {"7": 0.9}
-    bench_judges.run(grid=(part,), recorded=2, steps=1, adapting_steps=1, out=tmp_path)
+    bench_judges.run(
+        grid=(part,), recorded=2, steps=1, adapting_steps=1, out=tmp_path, starts=tmp_path / "starts"
+    )
     assert len(ran) == 6, "other settings are another experiment"
     assert ran[3][2] != fused, "with another judge"

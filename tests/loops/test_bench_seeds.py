@@ -84,7 +84,12 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(bench_seeds, "read_lines", lambda path, kind: [{"success": True}, {"success": None}])
     for _ in range(2):
         found = bench_seeds.run(
-            scenes=("Reach",), arms=("shaped", "sparse", CLONE), seeds=2, first_seed=2000, out=tmp_path
+            scenes=("Reach",),
+            arms=("shaped", "sparse", CLONE),
+            seeds=2,
+            first_seed=2000,
+            out=tmp_path,
+            starts=tmp_path / "starts",
         )
     assert found["rejected"] == [{"scene": "Reach", "seed": 2000, "success": 0.5}]
     assert prepared_seeds == [2001, 2002] * 2, "no reward model for a start that is turned away"
