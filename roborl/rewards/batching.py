@@ -18,13 +18,17 @@ from roborl.types import Score
 
 log = logging.getLogger(__name__)
 
+# Failing once in so many calls costs little.
+_CALM_CALLS = 100
+
 
 class BatchAsker[Q, R]:
     """Puts queries to one judge, at most so many at once. Used by one thread.
 
     Args:
         judge: Who answers.
-        max_batch: Most queries per call; halved for good each time a call runs out of memory.
+        max_batch: Most queries per call. Where a call runs out of memory and a part of it does not, the part's size is the
+            limit from then on; after :data:`_CALM_CALLS` full calls twice as many are tried again.
 
     Attributes:
         max_batch: The present limit.
@@ -35,6 +39,7 @@ class BatchAsker[Q, R]:
 
     def __init__(self, judge: Judge[Q, R], max_batch: int) -> None:
         self._judge = judge
+        self._most, self._calm = max_batch, 0
         self.max_batch = max_batch
         self.calls = 0
         self.queries = 0
@@ -59,21 +64,29 @@ class BatchAsker[Q, R]:
         except (
             Exception
         ) as error:  # a judge is foreign code on a device: whatever it raises must not end the server
-            if _out_of_memory(error):
-                self.max_batch = max(1, min(self.max_batch, len(part) // 2))
-                self._note("out of memory", error)
-            else:
-                self._note(type(error).__name__, error)
+            full = _out_of_memory(error)
+            self._note("out of memory" if full else type(error).__name__, error)
         else:
             if len(replies) == len(part):
                 self.calls += 1
                 self.queries += len(part)
+                self._try_more(len(part))
                 return list(replies)
+            full = False
             self._note("wrong number of replies", f"{len(replies)} replies to {len(part)} queries")
         if len(part) == 1:
             return [None]
         half = len(part) // 2
-        return [*self._ask_part(part[:half]), *self._ask_part(part[half:])]
+        halves = [*self._ask_part(part[:half]), *self._ask_part(part[half:])]
+        # A card that is full whatever is asked, as while the learner is at its peak, says nothing of the batch.
+        if full and any(reply is not None for reply in halves):
+            self.max_batch, self._calm = min(self.max_batch, half), 0
+        return halves
+
+    def _try_more(self, answered: int) -> None:
+        self._calm += answered >= self.max_batch
+        if self._calm >= _CALM_CALLS:
+            self.max_batch, self._calm = min(self._most, 2 * self.max_batch), 0
 
     def _note(self, fault: str, detail: object) -> None:
         self.faults[fault] += 1

@@ -24,7 +24,7 @@ def hop_of(reply: VlmReply) -> Hop | None:
         return None
     expected = None
     if read_hop("".join(token.text for token in reply.tokens)) == value:
-        expected = expected_number(reply.tokens, read_hop)
+        expected = expected_number(reply.tokens, read_hop, endings=(f"%{CLOSING}", CLOSING))
     if expected is None:
         return Hop(value=value)
     mean, variance = expected

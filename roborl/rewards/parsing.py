@@ -13,7 +13,6 @@ _WHOLE = (
 )
 _NUMBER = rf"{_WHOLE}(?:\.[0-9]{{1,4}})?"
 _MARK = re.compile("ANSWER:", re.IGNORECASE)
-_PLAIN = re.compile(rf"\s*({_NUMBER})\s*(%?)\s*")
 _SIGNED = re.compile(rf"\s*([+-]?{_NUMBER})\s*(%?)\s*")
 
 
@@ -39,34 +38,16 @@ def parse_score(text: str) -> int | None:
     return score if score is not None and 1 <= score <= 5 else None
 
 
-def parse_percent(text: str, *, tag: str = "", unit: bool = True, after_words: bool = False) -> float | None:
-    """Read a percentage from 0 to 100 as a share in [0, 1].
-
-    Args:
-        text: The reply.
-        tag: Name of the tags around the number, such as ``answer``; empty for none.
-        unit: Whether a percent sign has to follow the number; without, it must not.
-        after_words: Whether words may stand before the tags, as where a network reasons first.
-
-    Returns:
-        The share; None where the reply is not exactly of this form, or beyond 100.
-
-    Example:
-        >>> parse_percent("I see it lifted. <answer>62.5%</answer>", tag="answer", after_words=True)
-        0.625
-        >>> parse_percent("-5%"), parse_percent("62"), parse_percent("<answer>62%", tag="answer")
-        (None, None, None)
-    """
-    return _percent(_PLAIN, tag_content(text, tag, after_words=after_words), unit)
-
-
-def parse_signed_percent(text: str, *, tag: str = "", unit: bool = True) -> float | None:
+def parse_signed_percent(
+    text: str, *, tag: str = "", unit: bool = True, after_words: bool = False
+) -> float | None:
     """Read a percentage from −100 to 100, its sign before it, as a share in [−1, 1].
 
     Args:
         text: The reply.
         tag: Name of the tags around the number, such as ``score``; empty for none.
         unit: Whether a percent sign has to follow the number; without, it must not.
+        after_words: Whether words may stand before the tags, as where a network reasons first.
 
     Returns:
         The share; None where the reply is not exactly of this form, or beyond the range.
@@ -74,10 +55,17 @@ def parse_signed_percent(text: str, *, tag: str = "", unit: bool = True) -> floa
     Example:
         >>> parse_signed_percent("<score>+33.3%</score>", tag="score"), parse_signed_percent("-15", unit=False)
         (0.333, -0.15)
+        >>> parse_signed_percent("I see it lifted. <answer>62.5%</answer>", tag="answer", after_words=True)
+        0.625
         >>> parse_signed_percent("<score>-25.0.0.5%</score>", tag="score") is None
         True
     """
-    return _percent(_SIGNED, tag_content(text, tag), unit)
+    content = tag_content(text, tag, after_words=after_words)
+    match = None if content is None else _SIGNED.fullmatch(content)
+    if match is None or bool(match[2]) is not unit:
+        return None
+    value = float(match[1])
+    return round(value / 100.0, 8) + 0.0 if -100.0 <= value <= 100.0 else None
 
 
 def parse_flag(text: str) -> bool | None:
@@ -114,11 +102,3 @@ def tag_content(text: str, tag: str, *, after_words: bool = False) -> str | None
     if not after_words and (before or len(said) > 1):
         return None
     return contents.pop()
-
-
-def _percent(form: re.Pattern[str], text: str | None, unit: bool) -> float | None:
-    match = None if text is None else form.fullmatch(text)
-    if match is None or bool(match[2]) is not unit:
-        return None
-    value = float(match[1])
-    return round(value / 100.0, 8) + 0.0 if -100.0 <= value <= 100.0 else None

@@ -49,6 +49,7 @@ class PromptContract:
         slots: How often the instruction stands in it; 0 for at least once.
         words: Texts that tell it from other strings in a card or source, in any case.
         known: SHA-256 of the published wording, where one is published.
+        published_states: What the published wording states beside the instruction, so that it cannot be used; empty where it can.
     """
 
     name: str
@@ -58,6 +59,7 @@ class PromptContract:
     slots: int = 0
     words: tuple[str, ...] = ()
     known: tuple[str, ...] = ()
+    published_states: str = ""
 
     def slot(self, text: str) -> str | None:
         """Return what stands where the instruction goes; None where the text does not keep the contract.
@@ -158,11 +160,18 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
             origin="known" if known else "found",
             place=str(place),
         )
+    reason = (
+        f"{len(found)} possible wordings in {place}" if place else "its card is not beside the checkpoint"
+    )
+    advice = "Name a copy of its card or code: --prompt.file"
+    if contract.published_states:
+        reason = f"those also state {contract.published_states}, which this question cannot"
+        advice = "A wording of yours may be named: --prompt.file"
     log.warning(
-        "%s is asked in roborl's own words, to which it answers less well than to those it was trained on: %s."
-        " Name a copy of its card or code: --prompt.file",
+        "%s is asked in roborl's own words, to which it answers less well than to those it was trained on: %s. %s",
         contract.name,
-        f"{len(found)} possible wordings in {place}" if place else "its card is not beside the checkpoint",
+        reason,
+        advice,
     )
     return own_prompt(contract)
 

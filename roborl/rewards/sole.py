@@ -5,8 +5,9 @@ released code also pads each view to a square and leaves thin black gaps between
 are. It does not ask about the first frame; here that one is asked about too.
 
 The published question also states the answer to the previous frame. A fold's questions depend on observations alone, so
-that they can be asked in any batch: this one does not state it, and scores will differ from those published. An answer
-below 0 is allowed by its authors and is no progress here: it is missing.
+that they can be asked in any batch: this one does not state it, so none of the published wordings fits, and scores will
+differ from those published. An answer below 0 is allowed by its authors, where things are worse than at the start; it is
+progress 0 here, and stands in the raw score.
 
 Source: Schroeder et al., "SOLE-R1: Video-language reasoning as the sole reward for on-robot RL", arXiv 2603.28730, and
 the card and code released with it for the layout.
@@ -25,7 +26,7 @@ from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import checkpoint_folder, open_judge
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import References, missing
-from roborl.rewards.parsing import parse_percent
+from roborl.rewards.parsing import parse_signed_percent
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
 from roborl.rewards.settings import read_settings, version_of
 from roborl.types import Image, Observation, Score
@@ -33,12 +34,14 @@ from roborl.types import Image, Observation, Score
 CONTRACT = PromptContract(
     name="sole-r1",
     words=("<answer>",),
+    published_states="the answer to the previous frame",
     own="""\
 The picture has three columns: how the scene looked at the start (left), a moment ago (middle) and now (right).
 A second row, if there is one, is what the camera at the gripper saw at the same instants.
 The robot arm was told: {task}
-At the start 0% was done. Compare the columns, reason about what has changed, and estimate how much is done now.
-Close with a whole number from 0 to 100, in this form: <answer>NUMBER%</answer>""",
+At the start 0% was done. Compare the columns, reason about what has changed, and estimate how much is done now; a number
+below 0 says that the scene is further from the goal than it was at the start.
+Close with a whole number from -100 to 100, in this form: <answer>NUMBER%</answer>""",
 )
 
 
@@ -71,13 +74,13 @@ class SoleConfig:
 
 
 def parse_answer(text: str) -> float | None:
-    """Read the one answer that ends a reply as a share in [0, 1]; None where it is not exactly of that form.
+    """Read the one answer that ends a reply as a share in [-1, 1]; None where it is not exactly of that form.
 
     Example:
         >>> parse_answer("It moved. <answer>40%</answer>"), parse_answer("<answer>40</answer>")
         (0.4, None)
     """
-    return parse_percent(text, tag="answer", after_words=True) if text.count("<answer>") == 1 else None
+    return parse_signed_percent(text, tag="answer", after_words=True) if text.count("<answer>") == 1 else None
 
 
 def compose(frames: Sequence[Sequence[Image]]) -> Image:
@@ -151,13 +154,13 @@ class SoleFold:
         version = self._model.version
         if reply is None:
             return missing(observation_id, "no reply", version=version)
-        progress = parse_answer(reply.text)
-        if progress is None:
+        answer = parse_answer(reply.text)
+        if answer is None:
             return missing(observation_id, f"cannot be read: {reply.text}", version=version)
         return Score(
             frame_id=observation_id,
-            progress=progress,
-            raw=100 * progress,
+            progress=max(answer, 0.0),
+            raw=100 * answer,
             version=version,
             reply=reply.text,
             timings_ms=dict(reply.timings_ms),

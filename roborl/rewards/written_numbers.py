@@ -11,43 +11,54 @@ from collections.abc import Callable, Sequence
 
 from roborl.rewards.judges.queries import Token, expected_value
 
+# The variance of a number about which nothing is known but that it lies in [-1, 1], around 0.
+_UNKNOWN = 1 / 3
+
 
 def expected_number(
-    tokens: Sequence[Token], read: Callable[[str], float | None]
+    tokens: Sequence[Token], read: Callable[[str], float | None], *, endings: Sequence[str] = ("",)
 ) -> tuple[float, float] | None:
     """Return mean and variance of a written number, over the reply and those that differ from it in one place.
 
     The reply counts with the probability of all its tokens. One that differs at some place counts with the probability
     of the tokens before it times that of the other token, and stands for all that begin so: the places after it are
-    taken as they were written. What cannot be read as a number has no part, and the rest is made to add up to 1.
+    taken as they were written or, where that is no number, as if the reply ended there. What is no number in either way
+    might be any: it leaves the mean alone, and counts as doubt. All is made to add up to 1.
 
     Args:
         tokens: The places of the reply, with their alternatives.
-        read: Reads the number in a reply, None where there is none.
+        read: Reads the number in a reply, in [-1, 1], None where there is none.
+        endings: What may stand behind a number at the end of a reply.
 
     Returns:
         Mean and variance, or None where the reply itself is no number or alternatives are lacking.
 
     Example:
         >>> sign = Token(text="+", alternatives=(("+", 0.75), ("-", 0.25)))
-        >>> expected_number([sign, Token(text="2", alternatives=(("2", 1.0),))], float)
-        (1.0, 3.0)
+        >>> expected_number([sign, Token(text="1", alternatives=(("1", 1.0),))], float)
+        (0.5, 0.75)
     """
     written = [token.text for token in tokens]
     value = read("".join(written))
     if value is None:
         return None
-    values, weights, reached = [], [], 1.0
+    values, weights, reached, unread = [], [], 1.0, 0.0
     for place, token in enumerate(tokens):
         probabilities = dict(token.alternatives)
         if token.text not in probabilities:
             return None
         for text, probability in token.alternatives:
-            other = (
-                None if text == token.text else read("".join([*written[:place], text, *written[place + 1 :]]))
-            )
-            if other is not None:
+            if text == token.text:
+                continue
+            begun = "".join([*written[:place], text])
+            ways = ("".join(written[place + 1 :]), *endings)
+            other = next((number for way in ways if (number := read(begun + way)) is not None), None)
+            if other is None:
+                unread += reached * probability
+            else:
                 values.append(other)
                 weights.append(reached * probability)
         reached *= probabilities[token.text]
-    return expected_value([*values, value], [*weights, reached])
+    mean, variance = expected_value([*values, value], [*weights, reached])
+    read_mass = sum(weights) + reached
+    return mean, (read_mass * variance + unread * (_UNKNOWN + mean**2)) / (read_mass + unread)

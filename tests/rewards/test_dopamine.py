@@ -10,7 +10,7 @@ from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReference
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, FusionRule, Perspective, hop_between
-from roborl.rewards.hop_replies import hop_of, write_hop
+from roborl.rewards.hop_replies import hop_of, read_hop, write_hop
 from roborl.rewards.judges.queries import Token, VlmReply, query_key
 from roborl.rewards.model import score_episode
 from roborl.rewards.pool import SessionPool
@@ -364,12 +364,28 @@ def test_probabilities_give_an_expected_hop_and_its_doubt():
     assert both.spread == pytest.approx(np.sqrt((values - both.value) ** 2 @ weights))
 
 
-def test_what_is_no_number_has_no_part_in_the_expectation():
-    odd = hop_of(digits("<score>+40%</score>", at8=("x", 0.4), at3=("q", 0.1)))
-    assert (odd.value, odd.spread) == pytest.approx((0.40, 0.0))
+def test_what_is_no_number_leaves_the_mean_alone_and_counts_as_doubt():
+    odd = hop_of(digits("<score>+40%</score>", at8=("x", 0.4)))
+    assert (odd.value, odd.spread) == pytest.approx((0.40, np.sqrt(0.4 * (1 / 3 + 0.4**2))))
+    no_sign = hop_of(digits("<score>0.0%</score>", at7=("+", 0.48)))
+    assert (no_sign.value, no_sign.spread) == pytest.approx((0.0, np.sqrt(0.48 / 3)))
     torn = replace(digits("<score>+40%</score>"), text="<score>+60%</score>")
     assert hop_of(torn).value == 0.60  # the text is what was said
     assert hop_of(digits("<score>+4x%</score>", at9=("0", 0.4))) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "torn", "other"),
+    [
+        ("<score>+5.0%</score>", {"at9": ("0", 0.48)}, 0.50),
+        ("<score>+40.0%</score>", {"at7": ("0", 0.48)}, 0.0),
+        ("<score>+33.3%</score>", {"at10": ("%", 0.48)}, 0.33),
+    ],
+)
+def test_another_number_may_be_shorter_or_longer_than_the_one_written(text, torn, other):
+    hop, written = hop_of(digits(text, **torn)), read_hop(text)
+    assert hop.value == pytest.approx(0.52 * written + 0.48 * other)
+    assert hop.spread == pytest.approx(np.sqrt(0.52 * 0.48) * abs(other - written))
 
 
 def test_a_version_knows_judge_words_views_and_settings():

@@ -10,7 +10,6 @@ from roborl.rewards.hop_replies import read_hop
 from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.parsing import (
     parse_flag,
-    parse_percent,
     parse_score,
     parse_signed_percent,
     tag_content,
@@ -177,9 +176,9 @@ PERCENTS = {
     "100.1%": None,
     "620%": None,
     "1000%": None,
-    "-5%": None,
-    "+5%": None,
-    "-0%": None,
+    "-5%": -0.05,
+    "+5%": 0.05,
+    "-0%": 0.0,
     "5%%": None,
     "%5": None,
     "5% 6%": None,
@@ -272,7 +271,6 @@ def test_the_corpus_is_large_enough():
 @pytest.mark.parametrize("reply", NONE_EVER)
 def test_what_is_no_answer_to_anything_is_missing(reply):
     assert parse_score(reply) is None
-    assert parse_percent(reply) is None
     assert parse_signed_percent(reply) is None
     assert read_hop(reply) is None
     assert parse_answer(reply) is None
@@ -287,7 +285,7 @@ def test_scores(reply):
 
 @pytest.mark.parametrize("reply", PERCENTS)
 def test_percentages(reply):
-    assert parse_percent(reply) == PERCENTS[reply]
+    assert parse_signed_percent(reply) == PERCENTS[reply]
 
 
 @pytest.mark.parametrize("reply", SIGNED)
@@ -314,9 +312,9 @@ def test_bare_signed_percentages(reply):
     ],
 )
 def test_words_before_the_tags_are_let_be_where_a_network_reasons_first(reply, value):
-    assert parse_percent(reply, tag="answer", after_words=True) == value
+    assert parse_signed_percent(reply, tag="answer", after_words=True) == value
     if reply.startswith("I see the"):
-        assert parse_percent(reply, tag="answer") is None
+        assert parse_signed_percent(reply, tag="answer") is None
 
 
 @given(st.floats(-100, 100))
@@ -328,9 +326,8 @@ def test_every_number_in_range_comes_back(value):
 
 @given(st.text())
 def test_no_text_raises_and_no_number_is_out_of_range(text):
-    for value in (parse_percent(text), parse_percent(f"<a>{text}</a>", tag="a")):
-        assert value is None or 0 <= value <= 1
-    for value in (parse_signed_percent(text), parse_signed_percent(text, unit=False)):
+    in_tags = parse_signed_percent(f"<a>{text}</a>", tag="a")
+    for value in (parse_signed_percent(text), parse_signed_percent(text, unit=False), in_tags):
         assert value is None or -1 <= value <= 1
     assert parse_score(text) in (None, 1, 2, 3, 4, 5)
     assert parse_score(f"ANSWER: {text}") in (None, 1, 2, 3, 4, 5)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError
+from roborl.rewards.batching import BatchAsker
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import JudgeDown, missing, score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
@@ -311,6 +312,39 @@ def test_out_of_memory_shrinks_later_batches():
     assert all(s.valid for s in scores)
     assert pool.statistics()["models"]["m"]["max_batch"] <= 3
     assert max(judge.sizes[-4:]) <= 3
+
+
+class Card:
+    """A judge with room for so many queries, which says them back."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def answer(self, queries):
+        if len(queries) > self.room:
+            raise MemoryError
+        return list(queries)
+
+
+def test_a_card_that_is_full_for_a_moment_costs_no_batching_afterwards():
+    card = Card(room=0)
+    asker = BatchAsker(card, 8)
+    assert asker.ask(range(8)) == [None] * 8
+    card.room = 8
+    assert asker.ask(range(8)) == list(range(8))
+    assert asker.max_batch == 8
+
+
+def test_larger_batches_are_tried_again_after_a_while():
+    card = Card(room=3)
+    asker = BatchAsker(card, 8)
+    assert asker.ask(range(8)) == list(range(8))
+    assert asker.max_batch == 2
+    card.room = 8
+    asker.ask(range(2 * 100))
+    assert asker.max_batch == 4
+    asker.ask(range(4 * 100))
+    assert asker.max_batch == 8
 
 
 def test_a_view_that_drops_out_is_missing_and_one_that_never_comes_is_refused():

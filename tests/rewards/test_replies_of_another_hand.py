@@ -20,7 +20,8 @@ READERS: dict[str, Callable[[str], float | None]] = {
     "hop": read_hop,
     "pair": read_percent,
     "done": lambda text: read_done(VlmReply(text=text), least_mass=0.5),
-    "percent": parse_answer,
+    # That person was told of 0 to 100; since then an answer may say that things are worse than at the start.
+    "percent": lambda text: value if (value := parse_answer(text)) is None or value >= 0 else None,
 }
 """What the reward models read their judges' replies with."""
 

@@ -46,7 +46,7 @@ def read_reply(
         raise ValueError("a reply that is no text")
     text += _trimmed_stop(query, choice, text)
     places = (choice.get("logprobs") or {}).get("content") or []
-    tokens = tuple(_token(place) for place in places)
+    tokens = _spelling(text, [_token(place) for place in places])
     probabilities, mass = _weigh(query.choices, tokens if prefilled else _behind(query.reply_start, tokens))
     usage = answered.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
@@ -80,6 +80,16 @@ def _token(place: dict[str, Any]) -> Token:
     return Token(text=str(place["token"]), alternatives=tuple(sorted(others, key=lambda pair: -pair[1])))
 
 
+def _spelling(text: str, tokens: Sequence[Token]) -> tuple[Token, ...]:
+    """Return the tokens without those behind the text: an endpoint may name the one that ended it, which is not told."""
+    said = ""
+    for place, token in enumerate(tokens):
+        if text and said == text:
+            return tuple(tokens[:place])
+        said += token.text
+    return tuple(tokens)
+
+
 def _behind(start: str, tokens: Sequence[Token]) -> Sequence[Token]:
     """Return the tokens behind those that spell some words; none where the reply begins otherwise."""
     said = ""
@@ -91,12 +101,16 @@ def _behind(start: str, tokens: Sequence[Token]) -> Sequence[Token]:
 
 
 def _weigh(choices: Sequence[str], tokens: Sequence[Token]) -> tuple[tuple[float, ...] | None, float]:
-    """Return the probability of each choice as first word among those reported, and of all of them together."""
-    before = 1.0
+    """Return the probability of each choice as first word among those reported, and of all of them together.
+
+    A network may write a space first. Then a choice has a probability at that place too, instead of the space, and behind it.
+    """
+    found, before = [0.0] * len(choices), 1.0
     for token in tokens if choices else ():
-        found = [sum(p for text, p in token.alternatives if text.strip() == choice) for choice in choices]
-        if token.text.strip() or sum(found) > 0:
-            mass = sum(found)
-            return (tuple(p / mass for p in found) if mass > 0 else None), min(before * mass, 1.0)
+        for place, choice in enumerate(choices):
+            found[place] += before * sum(p for text, p in token.alternatives if text.strip() == choice)
+        if token.text.strip():
+            break
         before *= dict(token.alternatives).get(token.text, 1.0)
-    return None, 0.0
+    mass = sum(found)
+    return (tuple(p / mass for p in found) if mass > 0 else None), min(mass, 1.0)

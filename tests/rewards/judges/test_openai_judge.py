@@ -24,6 +24,7 @@ from roborl.rewards.judges.queries import Clip, VlmQuery
 from roborl.rewards.model import JudgeDown, score_episode
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, open_roboreward
+from roborl.rewards.vlac.replies import read_change
 from roborl.testing.check_reward_model import check_reward_model, random_observations
 from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place, trimming
 
@@ -122,6 +123,29 @@ def test_spaces_that_the_network_writes_itself_are_passed_over(stub, judge_at):
     assert reply.text == "ANSWER: 4"
     assert reply.probabilities == pytest.approx([0, 0, 0, 2 / 3, 1 / 3])
     assert reply.mass == pytest.approx(0.9 * 0.75)
+
+
+def test_a_choice_instead_of_the_space_counts_beside_those_behind_it(stub, judge_at):
+    space = place(" ", {" ": 0.9, "4": 0.02, "\n": 0.08})
+    said = answer(" 4", chances={"4": 0.8, "5": 0.2}, before=[space])
+    judge = judge_at(stub(lambda body: said))
+    (reply,) = judge.answer([ask(0)])
+    assert reply.mass == pytest.approx(0.02 + 0.9)
+    assert reply.probabilities == pytest.approx([0, 0, 0, 0.74 / 0.92, 0.18 / 0.92])
+    model = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig())
+    (score,) = score_episode(model, "t", random_observations(model, count=1))
+    assert score.valid
+
+
+def test_a_token_that_ends_a_reply_and_is_no_part_of_it_is_left_out(stub, judge_at):
+    status, said = answer("60")
+    spelt_out = [place("60", {"60": 0.75, "40": 0.25}), place("<|im_end|>", {"<|im_end|>": 1.0})]
+    said["choices"][0]["logprobs"] = {"content": spelt_out}
+    (reply,) = judge_at(stub(lambda body: (status, said))).answer(
+        [VlmQuery(parts=("how far?",), alternatives=2)]
+    )
+    assert [token.text for token in reply.tokens] == ["60"]
+    assert read_change(reply, probabilities=True).mean == pytest.approx(0.55)
 
 
 def test_an_endpoint_that_starts_anew_gives_no_score(stub, judge_at):

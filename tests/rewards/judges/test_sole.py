@@ -61,7 +61,8 @@ class Wellformed:
         ("<answer>100%</answer>", 1.0),
         ("<think>was 20%</think><answer>35%</answer>\n", 0.35),
         ("<answer>101%</answer>", None),
-        ("<answer>-5%</answer>", None),
+        ("<think>it fell</think><answer>-5%</answer>", -0.05),
+        ("<answer>-101%</answer>", None),
         ("<answer>35</answer>", None),
         ("<answer>about 35%</answer>", None),
         ("<answer>35%", None),
@@ -75,7 +76,8 @@ class Wellformed:
 def test_one_percentage_in_tags_at_the_end_counts_and_nothing_else(text, progress):
     assert parse_answer(text) == progress
     (score,) = score_episode(model_of(lambda q: text), TASK, [observation(0)])
-    assert (score.valid, score.progress) == (progress is not None, progress or 0.0)
+    assert (score.valid, score.progress) == (progress is not None, max(progress or 0.0, 0.0))
+    assert not score.valid or score.raw == pytest.approx(100 * progress)
 
 
 def test_first_previous_and_current_frame_stand_side_by_side():

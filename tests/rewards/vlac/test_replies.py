@@ -219,9 +219,11 @@ def test_numbers_beside_the_likeliest_count_by_their_probability():
     assert change.error == pytest.approx(np.sqrt(0.5) * 0.2)
 
 
-def test_alternatives_that_are_no_numbers_or_out_of_range_have_no_part():
+def test_alternatives_that_are_no_numbers_or_out_of_range_leave_the_mean_alone_and_count_as_doubt():
     tokens = (Token(text="60", alternatives=(("60", 0.5), ("about", 0.3), ("999", 0.2))),)
-    assert read_change(VlmReply(text="60", tokens=tokens), probabilities=True) == Change(mean=0.6, error=0.0)
+    change = read_change(VlmReply(text="60", tokens=tokens), probabilities=True)
+    assert change.mean == pytest.approx(0.6)
+    assert change.error == pytest.approx(np.sqrt(0.5 * (1 / 3 + 0.6**2)))
 
 
 def test_tokens_that_do_not_spell_the_reply_are_not_used():
