@@ -19,13 +19,17 @@ from roborl.envs.kinematics import Kinematics
 from roborl.envs.proprioception import StateMap
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
-from roborl.errors import RobotError, ShapeError
+from roborl.envs.servos import keeping_hold
+from roborl.errors import ConfigError, RobotError, ShapeError
 from roborl.types import Frame, Image, Observation, Vector
 
 _FAULTS = (OSError, RuntimeError, TimeoutError, ValueError)
 """What LeRobot's robots, buses and cameras raise when a device fails; DeviceNotConnectedError is an OSError."""
 
-
+# A packet that is lost now and then is no fault of the robot.
+_READ_RETRIES = 2
+# Degrees, or parts of the gripper's 100: where the way home may end.
+_AT_HOME = 2.0
 _SAME_ACTION = 0.01
 """A stored action this near to the one asked for is it: the rest is the inverse kinematics' rounding."""
 
@@ -68,16 +72,25 @@ class Arm:
         self._sent, self._plan, self._measured = rest, [rest], self.model.home.copy()
 
     def connect(self) -> None:
-        """Connect the robot and its cameras. Blocks as long as the robot takes.
+        """Connect the robot and its cameras. Blocks as long as the robot takes. Servos that hold a place go on holding it.
 
         Raises:
             RobotError: If it does not answer, or reports a joint that is not finite.
-            ConfigError: If it reports other joints than the model's.
+            ConfigError: If it is not calibrated, or reports other joints than the model's.
         """
         try:
-            self.robot.connect()
+            with keeping_hold(self.robot):
+                self.robot.connect(calibrate=False)
+            calibrated = self.robot.is_calibrated
         except _FAULTS as error:
             raise self._fault("The robot cannot be connected", error) from error
+        if not calibrated:
+            raise ConfigError(
+                "The robot is not calibrated, or its motors hold another calibration than its file",
+                seen=f"{self.bench.robot.type} with id {self.robot.id!r}, file {self.robot.calibration_fpath}",
+                allowed="motors that are calibrated as the file says",
+                remedy=f"Run lerobot-calibrate --robot.type={self.bench.robot.type} --robot.id={self.robot.id} and its port",
+            )
         self.begin_episode()
 
     def disconnect(self) -> None:
@@ -198,6 +211,24 @@ class Arm:
         self._plan = planned[::-1]
         return ticks
 
+    def check_home(self) -> None:
+        """See whether the way home ended there.
+
+        Raises:
+            RobotError: If it did not: from there, no straight way of the joints leads home within the limits.
+        """
+        if np.abs(self._sent.joints - self.model.home).max() > _AT_HOME:
+            raise RobotError(
+                "The arm cannot get to its home pose by itself",
+                seen=self._spelt(self._sent.joints),
+                allowed=self._spelt(self.model.home),
+                remedy="Move it by hand, power off, to where its fingers point down above the middle of the workspace; or"
+                " correct safety.workspace_low_m and workspace_high_m",
+            )
+
+    def _spelt(self, joints: Joints) -> str:
+        return ", ".join(f"{name} {value:.0f}" for name, value in self.model.to_features(joints).items())
+
     @property
     def set_point(self) -> Joints:
         """Where the arm was last told to be, (n,)."""
@@ -235,7 +266,7 @@ class Arm:
             bus = getattr(self.robot, "bus", None)
             if bus is None:
                 return self._pose(self.robot.get_observation())
-            positions = bus.sync_read("Present_Position")
+            positions = bus.sync_read("Present_Position", num_retry=_READ_RETRIES)
         except _FAULTS as error:
             raise self._fault("The robot does not report its joints", error) from error
         return self._pose({f"{name}.pos": value for name, value in positions.items()})

@@ -116,6 +116,20 @@ class Bench:
                 allowed="1",
                 remedy="Remove time_scale from the bench file",
             )
+        if getattr(self.robot, "use_degrees", True) is False:
+            raise ConfigError(
+                "The robot gives its joints in other units than degrees",
+                seen="robot.use_degrees=false",
+                allowed="true: limits, workspace and inverse kinematics count in degrees",
+                remedy="Set use_degrees: true in the bench file; the calibration stays",
+            )
+        if getattr(self.robot, "max_relative_target", None) is not None:
+            raise ConfigError(
+                "The robot would cut set-points short by itself, and actions would be stored that were not executed",
+                seen=f"robot.max_relative_target={self.robot.max_relative_target}",
+                allowed="null",
+                remedy="Leave it out, and bound the arm with safety.velocity_scale and safety.acceleration_scale",
+            )
         missing = sorted(set(self.cameras) - set(getattr(self.robot, "cameras", {})))
         if missing:
             raise ConfigError(

@@ -93,16 +93,18 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Have the scene made ready and return the first observation.
 
+        A physical arm moves home once its operator has said that the scene is ready, and not before.
+
         Raises:
-            RobotError: If the robot does not answer.
+            RobotError: If the robot does not answer, or cannot get home.
         """
         super().reset(seed=seed)
         if not self.arm.robot.is_connected:
             self.arm.connect()
-        if not self.bench.simulated:
-            self._return_home()
         self._operator.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
         self.arm.begin_episode()
+        if not self.bench.simulated:
+            self._return_home()
         self._rate = Rate(self.bench.control_hz, self._clock)
         self._index = 0
         return self._observe(), {"is_success": False}
@@ -140,6 +142,8 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         for _ in range(self.arm.begin_return()):
             rate.wait()
             self.arm.tick()
+            self._operator.verdict()  # There is none yet; but a person may stop the arm, which is raised.
+        self.arm.check_home()
 
     def _observe(self) -> dict[str, Any]:
         self.last_observation = observation = self.arm.observe(self._index, images=self._images)

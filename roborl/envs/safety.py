@@ -89,20 +89,22 @@ class SafetyFilter:
         """Return the set-point nearest to ``wanted`` that may follow ``before``, and the limits that changed it.
 
         Places win over comfort: at a joint limit or the edge of the box the arm stops harder than its acceleration
-        limit. A robot that starts outside the workspace box may move back towards it, never further away.
+        limit. A robot that starts beyond a joint limit or outside the workspace box, as one that rests on its stops may, moves
+        back within all other limits, and never further away.
         """
         hit: set[Limit] = set()
         if not np.all(np.isfinite(wanted)):
             hit.add(Limit.NOT_FINITE)
             wanted = before.joints
-        joints = self._within(np.clip(wanted, self._lower, self._upper), wanted, Limit.POSITION, hit)
+        lower, upper = np.minimum(self._lower, before.joints), np.maximum(self._upper, before.joints)
+        joints = self._within(np.clip(wanted, lower, upper), wanted, Limit.POSITION, hit)
         velocity = (joints - before.joints) / self._period_s
         slower = np.clip(velocity, -self._velocity, self._velocity)
         velocity = self._within(slower, velocity, Limit.VELOCITY, hit)
         change = self._acceleration * self._period_s
         softer = np.clip(velocity, before.velocity - change, before.velocity + change)
         velocity = self._within(softer, velocity, Limit.ACCELERATION, hit)
-        joints = np.clip(before.joints + velocity * self._period_s, self._lower, self._upper)
+        joints = np.clip(before.joints + velocity * self._period_s, lower, upper)
         kept = self._inside_box(joints, before.joints)
         joints = self._within(kept, joints, Limit.WORKSPACE, hit)
         return SetPoint(joints=joints, velocity=(joints - before.joints) / self._period_s), frozenset(hit)

@@ -175,7 +175,11 @@ class ControlLoop:
             raise error
 
     def _go_home(self) -> bool:
-        """Bring the arm to its home pose from wherever it was left, slowly and within all limits; False on a stop."""
+        """Bring the arm to its home pose from wherever it was left, slowly and within all limits; False on a stop.
+
+        Raises:
+            RobotError: If it cannot get there.
+        """
         ticks = self._arm.begin_return()
         self._rate = Rate(self._settings.control_hz, self._clock)
         for _ in range(ticks):
@@ -185,6 +189,7 @@ class ControlLoop:
             if self._stopping() or self._orders.asks_for_stop():
                 self._stop_arm()
                 return False
+        self._arm.check_home()
         return True
 
     def _steps(self, observation: Observation) -> EndCause:

@@ -162,6 +162,35 @@ def test_the_way_home_is_slow_and_ends_there() -> None:
     assert np.all(speed <= 0.26 * arm.model.max_velocity)
 
 
+@pytest.mark.parametrize("resting", [[0, -104, 98, 75, 0, 1], [0, -105, 97.6, 70, 0, 2]])
+def test_an_arm_that_rests_on_its_stops_gets_home(resting: list[float]) -> None:
+    arm, robot = stub_arm()
+    robot.joints = np.array(resting, float)
+    arm.connect()
+    for _ in range(arm.begin_return()):
+        arm.tick()
+    arm.check_home()
+    np.testing.assert_allclose(robot.joints, arm.model.home, atol=0.5)
+
+
+def test_an_arm_that_cannot_get_home_within_its_limits_says_so() -> None:
+    arm, robot = stub_arm()
+    robot.joints = np.array([79, -93, 44, -62, 119, 54], float)
+    arm.connect()
+    for _ in range(arm.begin_return()):
+        arm.tick()
+    with pytest.raises(RobotError, match=r"cannot get to its home pose.*shoulder_pan.pos 79.*by hand"):
+        arm.check_home()
+
+
+def test_a_robot_that_is_not_calibrated_is_named_before_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    arm, robot = stub_arm()
+    monkeypatch.setattr(StubRobot, "is_calibrated", False)
+    with pytest.raises(ConfigError, match=r"not calibrated.*lerobot-calibrate"):
+        arm.connect()
+    assert robot.sent == []
+
+
 def test_an_action_that_nothing_limits_is_stored_as_it_is() -> None:
     arm, _ = stub_arm()
     arm.connect()
@@ -233,3 +262,17 @@ def test_a_physical_bench_cannot_run_faster_than_life() -> None:
 def test_a_plugin_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"plug-in.*no_such_module"):
         load_bench("so101_sim", plugins=["no_such_module"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--robot.use_degrees=false", "other units than degrees"),
+        ("--robot.max_relative_target=5", "not executed"),
+    ],
+)
+def test_settings_that_would_falsify_angles_or_stored_actions_are_refused(
+    override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_bench("so101_desk", [override])

@@ -1,16 +1,18 @@
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from roborl.envs.bench import load_bench
+from roborl.envs.bench import Bench, CameraUse, load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, SafetyStop
+from roborl.testing.stub_robot import StubRobot, StubRobotConfig
 
 
 def make(scene: str = "PickPlace", *overrides: str, images: bool = True) -> RobotEnv:
@@ -161,3 +163,54 @@ def test_where_nothing_can_draw_the_error_says_what_to_install() -> None:
     assert "RobotError: The simulated cameras cannot be drawn. Found: MUJOCO_GL=disable" in done.stderr
     assert "Allowed: a working EGL" in done.stderr
     assert "Install one of them" in done.stderr
+
+
+class Person:
+    """Says that the scene is ready, and may stop the arm at some look."""
+
+    def __init__(self, stops_at: int = -1) -> None:
+        self.robot: Any = None
+        self.stops_at, self.looks = stops_at, 0
+        self.moved_before_ready = -1
+
+    def reset(self, seed: int | None) -> None:
+        self.moved_before_ready = len(self.robot.sent)
+
+    def verdict(self) -> bool | None:
+        self.looks += 1
+        if self.looks == self.stops_at:
+            raise SafetyStop("The person stopped the recording")
+        return None
+
+
+def physical(stops_at: int = -1) -> tuple[RobotEnv, StubRobot, Person]:
+    bench = Bench(
+        robot=StubRobotConfig(),
+        model="so101_sim",
+        task="wave",
+        max_steps=20,
+        control_hz=200,
+        policy_hz=50,
+        cameras={"front": CameraUse(height_px=48, width_px=40)},
+    )
+    person = Person(stops_at)
+    env = RobotEnv(bench, operator=person)
+    robot = person.robot = env.arm.robot
+    assert isinstance(robot, StubRobot)
+    robot.joints = env.arm.model.home - 20.0
+    return env, robot, person
+
+
+def test_a_physical_arm_moves_home_only_once_its_operator_is_ready() -> None:
+    env, robot, person = physical()
+    env.reset(seed=0)
+    assert person.moved_before_ready == 0
+    assert len(robot.sent) > 10
+    np.testing.assert_allclose(robot.joints, env.arm.model.home, atol=0.5)
+
+
+def test_a_person_stops_the_arm_on_its_way_home() -> None:
+    env, robot, _ = physical(stops_at=5)
+    with pytest.raises(SafetyStop):
+        env.reset(seed=0)
+    assert len(robot.sent) == 5

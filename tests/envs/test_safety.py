@@ -99,3 +99,20 @@ def test_an_empty_box_or_a_scale_of_zero_is_refused() -> None:
         SafetyConfig(workspace_low_m=(0.5, 0.0, 0.0), workspace_high_m=(0.4, 0.1, 0.1))
     with pytest.raises(ConfigError, match="velocity_scale"):
         SafetyConfig(velocity_scale=0.0)
+
+
+# As folded arms were found resting on their stops: lift and elbow a little beyond the model's limits.
+RESTING = ([0, -104, 98, 75, 0, 1], [0, -105, 97.6, 70, 0, 2], [3, -106, 99, 75, 0, 0])
+
+
+@pytest.mark.parametrize("resting", RESTING)
+def test_a_robot_beyond_its_joint_limits_comes_back_within_all_others(resting: list[float]) -> None:
+    before = SetPoint(joints=np.array(resting, float), velocity=np.zeros(6))
+    beyond = np.maximum(MODEL.lower - before.joints, before.joints - MODEL.upper)
+    for share in np.linspace(0, 1, 400):
+        after, _ = FILTER(resting + share * (MODEL.home - resting), before)
+        assert np.all(np.abs(after.joints - before.joints) / PERIOD_S <= 0.5 * MODEL.max_velocity + 1e-6)
+        still = np.maximum(MODEL.lower - after.joints, after.joints - MODEL.upper)
+        assert np.all(still <= np.maximum(beyond, 0.0) + 1e-9), "never further"
+        before, beyond = after, still
+    np.testing.assert_allclose(before.joints, MODEL.home, atol=1e-6)

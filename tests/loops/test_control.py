@@ -78,6 +78,9 @@ class Arm:
         self._note("begin_return")
         return 7
 
+    def check_home(self) -> None:
+        self._note("check_home")
+
     def tick(self) -> None:
         self._note("tick")
         self.sent_ns.append(self.clock.now_ns())
@@ -535,10 +538,24 @@ def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
 def test_a_physical_arm_goes_home_at_the_control_rate_before_each_episode(tmp_path: Path) -> None:
     bench = Bench(tmp_path, goes_home=True, episodes=2)
     bench.loop.run()
-    assert bench.arm.calls[:10] == ["begin_episode", "begin_return", *["tick"] * 7, "observe"]
+    assert bench.arm.calls[:11] == ["begin_episode", "begin_return", *["tick"] * 7, "check_home", "observe"]
     assert bench.arm.calls.count("begin_return") == 2
     np.testing.assert_allclose(np.diff(bench.arm.sent_ns[:7]) / NS, PERIOD_S)
     assert bench.status["ticks"] == 2 * 6 * 5
+
+
+def test_an_arm_that_does_not_get_home_begins_no_episode_and_is_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, goes_home=True, episodes=1)
+
+    def astray(call: str, count: int) -> None:
+        if call == "check_home" and count < 3:
+            raise RobotError("The arm cannot get to its home pose by itself")
+
+    bench.arm.fault = astray
+    bench.loop.run()
+    assert bench.arm.calls.count("check_home") == 3
+    assert bench.arm.calls.count("observe") == 7, "one episode"
+    assert len(bench.operator.seeds) == 3, "each time the operator is asked"
 
 
 @pytest.mark.parametrize(("button", "episodes"), [(Button.ESTOP, 0), (Button.STOP, 1)])
