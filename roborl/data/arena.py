@@ -218,7 +218,8 @@ class ArenaReader:
         self._layout_stamp: tuple[int, int] | None = None
         self._tasks: list[str] = []
         self._slots: dict[EpisodeKey, int] = {}
-        self._slots_of: bytes = b""
+        self._slots_of = b""
+        self._slots_table: NDArray[Any] | None = None
         self.table: NDArray[Any]
         self.refresh()
 
@@ -260,11 +261,12 @@ class ArenaReader:
 
     def slots(self) -> dict[EpisodeKey, int]:
         """Return the entry of each episode held as of the last refresh."""
-        ordinals = self.table["ordinal"]
-        if self._slots_of != ordinals.tobytes():
-            live = np.flatnonzero(ordinals > 0)
-            self._slots = {EpisodeKey.parse(self.columns.keys[slot].decode()): int(slot) for slot in live}
-            self._slots_of = ordinals.tobytes()
+        if self._slots_table is not self.table:
+            self._slots_table, ordinals = self.table, self.table["ordinal"]
+            if self._slots_of != ordinals.tobytes():
+                live = np.flatnonzero(ordinals > 0)
+                self._slots = {EpisodeKey.parse(self.columns.keys[slot].decode()): int(slot) for slot in live}
+                self._slots_of = ordinals.tobytes()
         return self._slots
 
     def slot(self, key: EpisodeKey) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,12 @@ class ProgressColumns:
             self.table["deadline"][slot] = 1
         return slot is not None
 
-    def restore(self, store_root: Path) -> int:
-        """Fill in the labels that were saved with sealed episodes; return how many episodes had some."""
+    def restore(self, keys: Iterable[EpisodeKey]) -> int:
+        """Fill in the labels that were saved with these episodes, where they were sealed; return how many had some."""
         restored = 0
-        for key, slot in self.reader.slots().items():
-            saved = load_labels(store_root, key, self.version)
-            if saved is not None:
+        for key in keys:
+            slot, saved = self.reader.slot(key), load_labels(self.reader.root, key, self.version)
+            if slot is not None and saved is not None:
                 progress, spread = (column[: self.reader.table["observations"][slot]] for column in saved)
                 restored += self.write(key, 0, progress, spread)
         return restored

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
+from roborl.clock import NS
 from roborl.codec import split
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.log import FIRST_ENTRY, entries, read_ordinal
@@ -16,6 +20,9 @@ from roborl.errors import DatasetError, WireError
 from roborl.records import Arrival, Begin, Verdict, unpack_record
 from roborl.types import Episode, EpisodeKey, Observation
 
+_LOOK_AGAIN_NS = 5 * NS
+_TICK_NS = NS // 10
+
 
 @dataclass(slots=True)
 class _Tail:
@@ -24,6 +31,14 @@ class _Tail:
     offset: int = FIRST_ENTRY
     info: EpisodeInfo | None = None
     arrivals: list[int] = field(default_factory=list)  # Offset of each.
+
+
+class _Sealed(NamedTuple):
+    """A sealed episode as it was last read."""
+
+    stamp: tuple[int, int]
+    info: EpisodeInfo
+    young_until_ns: int  # Until then a verdict that came while it was being sealed may be added.
 
 
 class StoreReader:
@@ -43,7 +58,8 @@ class StoreReader:
             )
         self.root = root
         self._tails: dict[EpisodeKey, _Tail] = {}
-        self._sealed: dict[EpisodeKey, tuple[tuple[int, int], EpisodeInfo]] = {}
+        self._sealed: dict[str, _Sealed] = {}
+        self._listed_ns, self._all_due_ns = 0, 0
         self._late_offset = FIRST_ENTRY
         self._verdicts: dict[EpisodeKey, Verdict] = {}
 
@@ -150,12 +166,30 @@ class StoreReader:
                 self._verdicts[record.key] = record
 
     def _read_sealed(self) -> dict[EpisodeKey, EpisodeInfo]:
-        for folder in (self.root / "store.zarr").iterdir():
-            attributes = folder / "zarr.json"
-            if not folder.is_dir() or not attributes.exists():
-                continue
-            status = attributes.stat()
-            stamp, key = (status.st_ino, status.st_mtime_ns), EpisodeKey.parse(folder.name)
-            if self._sealed.get(key, (None,))[0] != stamp:
-                self._sealed[key] = (stamp, read_info(folder))
-        return {key: info for key, (_, info) in self._sealed.items()}
+        """Return the sealed episodes: new and young ones as they are now, the others as they were a few seconds ago at most.
+
+        A store of many days has thousands of them; later verdicts on them come by another way.
+        """
+        root, now_ns = self.root / "store.zarr", time.monotonic_ns()
+        names = {name for name, sealed in self._sealed.items() if now_ns < sealed.young_until_ns}
+        changed_ns = root.stat().st_mtime_ns
+        if changed_ns != self._listed_ns or now_ns >= self._all_due_ns:
+            # Within one tick of the file system's clock the folder may change once more unseen.
+            self._listed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else 0
+            names.update(os.listdir(root))
+        if now_ns >= self._all_due_ns:
+            self._all_due_ns = now_ns + _LOOK_AGAIN_NS
+        else:
+            names -= {name for name, sealed in self._sealed.items() if now_ns >= sealed.young_until_ns}
+        for name in names:
+            self._look_at(root / name, now_ns)
+        return {sealed.info.key: sealed.info for sealed in self._sealed.values()}
+
+    def _look_at(self, folder: Path, now_ns: int) -> None:
+        try:
+            status = (folder / "zarr.json").stat()
+        except OSError:
+            return  # No episode, or not one yet.
+        stamp, known = (status.st_ino, status.st_mtime_ns), self._sealed.get(folder.name)
+        if known is None or known.stamp != stamp:
+            self._sealed[folder.name] = _Sealed(stamp, read_info(folder), now_ns + _LOOK_AGAIN_NS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 from lerobot.robots.robot import Robot
 
@@ -23,8 +24,9 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
     Args:
         robot: Not connected yet. One without servos on a bus is left as it is.
     """
-    bus, configure = getattr(robot, "bus", None), getattr(robot, "configure", None)
-    if configure is None or not hasattr(bus, "torque_disabled"):
+    arm: Any = robot
+    bus, configure = getattr(arm, "bus", None), getattr(arm, "configure", None)
+    if bus is None or configure is None or not hasattr(bus, "torque_disabled"):
         yield
         return
 
@@ -34,8 +36,8 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
         else:
             configure()
 
-    robot.configure = configure_unless_holding  # type: ignore[method-assign]
+    arm.configure = configure_unless_holding
     try:
         yield
     finally:
-        del robot.configure  # type: ignore[method-assign]
+        del arm.configure

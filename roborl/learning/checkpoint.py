@@ -47,6 +47,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
 
     Raises:
         TrainingError: If a number in it is not finite; the older ones stay.
+        OSError: If the disk does not take it; the older ones stay.
     """
     tensors: dict[str, torch.Tensor] = {}
     state = {name: _flatten(part, name, tensors) for name, part in checkpoint.parts.items()}
@@ -62,7 +63,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     draft = folder / f".{target.name}.{os.getpid()}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file(tensors, draft / _TENSORS)
+    try:
+        save_file(tensors, draft / _TENSORS)
+    except SafetensorError as error:  # as which it reports a full disk
+        raise OSError(str(error)) from error
     header = {
         "format": FORMAT,
         "step": checkpoint.step,

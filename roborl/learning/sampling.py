@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.clock import NS, Clock, MonotonicClock
-from roborl.data.arena import DEMO, PAD, ArenaReader
+from roborl.data.arena import DEMO, ONLINE, PAD, ArenaReader
 from roborl.data.columns import ProgressColumns, active_version
 from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
@@ -164,7 +164,8 @@ class Sampler:
         )
         self._verdict_reward: Floats = table["verdict_reward"].copy()
         self._verdicts = bool((self._extent.terminal & ~np.isnan(self._verdict_reward)).any())
-        self._demo: Bools = table["kind"] == DEMO
+        self._kind = table["kind"].copy()
+        self._demo: Bools = self._kind == DEMO
         self._index.update(self._extent, table, self.reader.columns.source)
         if config.shuffled:
             self._order = self._shuffled(table, labelled)
@@ -179,6 +180,12 @@ class Sampler:
     def count(self, index_set: str) -> int:
         """Return the size of an index set, or of several joined by ``+``."""
         return self._index.count(index_set)
+
+    def online_after(self, ordinal: int) -> tuple[int, int]:
+        """Return how many online transitions came with later episodes than that of ``ordinal``, and the newest one's ordinal."""
+        extent = self._extent
+        later = (self._kind == ONLINE) & (extent.ordinal > ordinal) & (extent.length > 0)
+        return int(extent.length[later].sum()), int(extent.ordinal[later].max(initial=ordinal))
 
     def sample(self, batch_size: int, index_set: str = "all", *, images: bool = True) -> Batch:
         """Draw uniformly, with replacement, from one index set or several joined by ``+``.

@@ -16,8 +16,9 @@ from roborl.hil.presses import PressSender
 from roborl.loops import control_process, inference, io, live, teleop
 from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.control_settings import Waiting
+from roborl.loops.run_files import JsonLines
 from roborl.loops.status import LIFE, StatusSlot
-from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.types import EpisodeKey
 
@@ -99,7 +100,7 @@ class Actor:
         self.group = group or ProcessGroup(
             actor_specs(config, suffix),
             preload=PRELOAD,
-            on_event=EventLog(config.run / f"{config.actor}.events.jsonl"),
+            on_event=JsonLines(config.run / f"{config.actor}.events.jsonl"),
         )
 
     @property

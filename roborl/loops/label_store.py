@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,9 @@ class StoredEpisodes:
             for info in infos
             if info.key in slots and info.kind != "evaluation" and not info.discarded
         ]
+        whole = {info.key for info in self._found if info.end is not None}
         for column in self._made:
+            column.restore(whole)
             column.save_finished()
         return self._found
 
@@ -84,6 +86,7 @@ class StoredEpisodes:
     def column(self, version: str) -> StoredColumn:
         """Return the column of a version, made where there is none, with what was saved of it."""
         column = StoredColumn(self.arena, version)
+        column.restore({key for key, slot in self.arena.slots().items() if self.arena.table["ended"][slot]})
         self._made.append(column)
         return column
 
@@ -113,10 +116,16 @@ class StoredColumn:
         self.version = version
         self._arena = arena
         self.columns = ProgressColumns(arena, version, write=True)
-        self.columns.restore(arena.root)
+        self._restored: set[EpisodeKey] = set()
         self._strides_file = arena.root / "arena" / "progress" / version / "strides.jsonl"
         self._strides = _read_strides(self._strides_file)
         self._finished: dict[EpisodeKey, dict[str, Any]] = {}
+
+    def restore(self, keys: Set[EpisodeKey]) -> None:
+        """Take in what was saved with episodes that were not asked about before, as they come into the replay memory."""
+        new = keys - self._restored
+        self._restored |= new
+        self.columns.restore(new)
 
     def labelled(self, key: EpisodeKey) -> int:
         """Return how many observations of the episode are labelled."""

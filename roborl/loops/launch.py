@@ -23,13 +23,18 @@ from roborl.loops import act, learn
 from roborl.loops.act import Actor, actor_specs
 from roborl.loops.actor import ActConfig, ActSettings, shared_folder
 from roborl.loops.learn import learner_specs, prepare, result
-from roborl.loops.learn_config import LearnConfig, LearnSettings, RunFolder, read_lines, read_status
+from roborl.loops.learn_config import (
+    LearnConfig,
+    LearnSettings,
+    RunFolder,
+)
 from roborl.loops.live_config import LiveConfig
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
+from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.status import StatusSlot
-from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
+from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
@@ -269,7 +274,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             learn.ask_rollback(run, config.rollback)
         (run.root / "train.yaml").write_text(configuration.dump(config))
         specs = train_specs(config, where, learner_specs(learning, prepare(learning, stopping)))
-        group = ProcessGroup(specs, preload=_PRELOAD, on_event=EventLog(run.events))
+        group = ProcessGroup(specs, preload=_PRELOAD, on_event=JsonLines(run.events))
         actors = [
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)

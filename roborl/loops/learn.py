@@ -21,12 +21,11 @@ from roborl.loops import learn_processes
 from roborl.loops.demonstrations import action_map, bench_episodes, state_map
 from roborl.loops.learn_config import (
     BenchForm,
-    JsonLines,
     LearnConfig,
     RunFolder,
-    read_status,
 )
-from roborl.loops.supervise import ChildSpec, EventLog, ProcessGroup
+from roborl.loops.run_files import JsonLines, read_status
+from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import the_form
 
@@ -145,7 +144,7 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
                 return {"run": str(run.root), "rollback": config.rollback, "told": "the learner at work"}
             raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
         form = prepare(config, stopping)
-        group = ProcessGroup(learner_specs(config, form), preload=PRELOAD, on_event=EventLog(run.events))
+        group = ProcessGroup(learner_specs(config, form), preload=PRELOAD, on_event=JsonLines(run.events))
         try:
             group.start()
             while not stopping():

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -215,50 +211,3 @@ class BenchForm:
             "state_dim": self.state_dim,
             "action_dim": self.action_dim,
         }
-
-
-class JsonLines:
-    """Appends maps to a JSONL file, each in one write, so that several processes may share it."""
-
-    def __init__(self, path: Path, **common: Any) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._common = path, common
-
-    def __call__(self, line: Mapping[str, Any]) -> None:
-        """Append one line; a number that is not finite becomes null, which JSON has no other word for."""
-        plain = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in (self._common | dict(line)).items()
-        }
-        with self._path.open("ab", buffering=0) as file:
-            file.write(json.dumps(plain, default=float).encode() + b"\n")
-
-
-def write_status(path: Path, status: Mapping[str, Any]) -> None:
-    """Leave the newest counters of a process for whoever looks; a reader sees whole files only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps({"at_ns": time.monotonic_ns(), **status}, default=float))
-    fresh.replace(path)
-
-
-def read_status(path: Path) -> dict[str, Any]:
-    """Return the newest counters of a process, empty before the first."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        return {}
-
-
-def read_lines(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the lines of one kind from a JSONL file, without one that a kill has torn."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for raw in path.read_bytes().splitlines():
-            try:
-                line = json.loads(raw)
-            except ValueError:
-                continue
-            if line.get("kind") == kind:
-                lines.append(line)
-    return lines

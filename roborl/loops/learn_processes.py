@@ -16,13 +16,10 @@ from roborl.loops.architecture import architecture
 from roborl.loops.label import Labeller
 from roborl.loops.learn_config import (
     BenchForm,
-    JsonLines,
     LearnConfig,
     RunFolder,
-    read_lines,
-    read_status,
-    write_status,
 )
+from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
 from roborl.loops.store import DemoImport, StoreLoop, WithVerdicts, imported
 from roborl.loops.supervise import Child
 from roborl.loops.train import Algorithm, Trainer

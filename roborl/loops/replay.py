@@ -117,7 +117,12 @@ class ReplaySource:
         self._imported, self._ahead = imported, ahead
         self._reported = set(reported)
         self._closed: set[int] = set()
+        self._counted_after = 0
         self._sampleable = self._now_sampleable = 0
+
+    def resume_after(self, ordinal: int) -> None:
+        """Count what came after this episode only: the rest is of an earlier process, whenever it comes into memory."""
+        self._counted_after = ordinal
 
     def sample(self) -> Batch | None:
         """Draw the next batch; None while all that it is made of waits for its labels, or has still to come."""
@@ -132,8 +137,9 @@ class ReplaySource:
         sampler.refresh()
         counts, table = sampler.counts(), sampler.reader.table
         # Evicted episodes make the count fall; what they had was counted when it came.
-        self._sampleable += max(0, counts["online"] - self._now_sampleable)
-        self._now_sampleable = counts["online"]
+        sampleable, newest = sampler.online_after(self._counted_after)
+        self._sampleable += max(0, sampleable - self._now_sampleable)
+        self._now_sampleable = sampleable
         online = (table["ordinal"] > 0) & (table["kind"] == ONLINE)
         finished = [
             slot
@@ -145,6 +151,7 @@ class ReplaySource:
         return Experience(
             committed=int(table["ordinal"].max(initial=0)) + int(table["observations"][online].sum()),
             sampleable=self._sampleable,
+            newest=newest,
             finished=[result for result in results if result is not None],
             policy_version=self._newest_version(online),
             held=counts["held"],

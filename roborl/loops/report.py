@@ -21,9 +21,9 @@ from roborl.errors import RoborlError
 from roborl.loops import plots
 from roborl.loops.before_after import cut, encode_png, read_video, strip, write_before_after
 from roborl.loops.evaluate import LINGER_FRAMES
-from roborl.loops.learn_config import read_status
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.results import ProgressCurve, Rate, Results, held_out_curves, online_curves, read_results
+from roborl.loops.run_files import read_status
 from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT, NOT_YET_INVARIANT
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining

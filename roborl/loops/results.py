@@ -18,8 +18,11 @@ from roborl.data.columns import active_version, load_labels
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
-from roborl.loops.learn_config import RunFolder, read_lines
+from roborl.loops.learn_config import (
+    RunFolder,
+)
 from roborl.loops.references import ReferencesConfig, read_demonstration
+from roborl.loops.run_files import read_lines
 from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval

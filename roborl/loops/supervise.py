@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -222,9 +223,10 @@ class ProcessGroup:
         self._note(life, "finished")
 
     def stop(self, grace_s: float = 5.0) -> None:
-        """End all children, one after the other."""
-        for name in self._lives:
-            self.end(name, grace_s)
+        """End all children, one after the other; what one of them raises is raised once all have ended."""
+        with ExitStack() as ends:
+            for name in reversed(self._lives):
+                ends.callback(self.end, name, grace_s)
 
     def _start(self, life: _Life) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
@@ -311,23 +313,6 @@ class ProcessGroup:
         log.debug("%s %s %s", life.spec.name, event, figures)
         if self._on_event is not None:
             self._on_event({"at_ns": time.monotonic_ns(), "child": life.spec.name, "event": event, **figures})
-
-
-class EventLog:
-    """Appends supervision events to a JSONL file, one line each.
-
-    Args:
-        path: The file; its folder is made.
-    """
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-
-    def __call__(self, event: Event) -> None:
-        """Write one event."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
 
 
 def _run(

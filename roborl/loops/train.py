@@ -20,6 +20,7 @@ from roborl.learning.checkpoint import (
     save_checkpoint,
 )
 from roborl.learning.publish import PolicyPublisher, ProbeActions, Weights
+from roborl.loops.run_files import written
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Experience:
 
     Attributes:
         committed: Online observations ever committed; moves while an actor is alive.
-        sampleable: Online transitions that ever became sampleable.
+        sampleable: Online transitions that became sampleable, since this process began or after the episode it resumes after.
+        newest: Ordinal of the newest episode among them, or of that one.
         finished: Online episodes that ended since the last look, in the order they ended.
         policy_version: Version behind the newest step, 0 for none.
         held: Transitions that may be sampled with their potential held, because labels are late.
@@ -91,6 +93,7 @@ class Experience:
 
     committed: int
     sampleable: int
+    newest: int
     finished: Sequence[EpisodeResult]
     policy_version: int
     held: int
@@ -100,6 +103,10 @@ class Experience:
 
 class BatchSource[B](Protocol):
     """The replay memory, seen from the trainer."""
+
+    def resume_after(self, ordinal: int) -> None:
+        """Count the transitions of later episodes only."""
+        ...
 
     def refresh(self) -> Experience:
         """Take in what is new."""
@@ -177,7 +184,7 @@ class Trainer[B]:
         self._metrics, self._probe = metrics, probe
         self._clock: Clock = clock or MonotonicClock()
         self.budget = ReplayBudget(config.budget)
-        self._seen = self._committed = 0
+        self._seen = self._seen_before = self._newest = self._committed = 0
         self._episodes, self._successes = history
         self._experience: Experience | None = None
         self._sums: dict[str, list[float]] = {}
@@ -243,18 +250,28 @@ class Trainer[B]:
         self._report(self._clock.now_ns())
 
     def save(self) -> None:
-        """Write a checkpoint, unless nothing was learned since the last one."""
+        """Write a checkpoint, unless nothing was learned since the last one.
+
+        Where the disk takes none, the last one stays and the next is due in its time.
+        """
         self._saved_ns = self._clock.now_ns()
         if not self._unsaved and checkpoints(self._folder):
             return
         parts = {
             "algorithm": self._algorithm.state_dict(),
             "budget": self.budget.state_dict(),
-            "trainer": {"seen": self._seen, "version": self._publisher.version},
+            "trainer": {
+                "seen": self._seen_before + self._seen,
+                "newest": self._newest,
+                "version": self._publisher.version,
+            },
         }
         checkpoint = Checkpoint(step=self.budget.updates, identity=self._identity, parts=parts)
-        save_checkpoint(self._folder, checkpoint, keep=self._config.keep_checkpoints)
-        self._unsaved = 0
+        if written(
+            self._folder,
+            lambda: save_checkpoint(self._folder, checkpoint, keep=self._config.keep_checkpoints),
+        ):
+            self._unsaved = 0
 
     @property
     def actor_alive(self) -> bool:
@@ -274,7 +291,11 @@ class Trainer[B]:
                 remedy="Use the settings it was trained with, or start a new run folder",
             ) from error
         self.budget.load_state_dict(parts["budget"])
-        self._seen = int(parts["trainer"]["seen"])
+        self._seen_before, self._newest = (
+            int(parts["trainer"]["seen"]),
+            int(parts["trainer"].get("newest", 0)),
+        )
+        self._source.resume_after(self._newest)
         log.info("Training goes on from %s", path)
 
     def _refresh(self, now: int) -> None:
@@ -286,7 +307,7 @@ class Trainer[B]:
             self.budget.recorded()
         if experience.sampleable > self._seen:
             self.budget.arrived(experience.sampleable - self._seen)
-        self._seen = experience.sampleable
+        self._seen, self._newest = experience.sampleable, experience.newest
         for episode in experience.finished:
             self._episodes += 1
             self._successes += episode.success is True
@@ -361,7 +382,7 @@ class Trainer[B]:
         if experience is not None:
             lag = self._publisher.version - experience.policy_version if experience.policy_version else 0
             line |= {
-                "online_transitions": experience.sampleable,
+                "online_transitions": self._seen_before + experience.sampleable,
                 "policy_version_lag": lag,
                 "held_transitions": experience.held,
                 "label_version": experience.label_version,

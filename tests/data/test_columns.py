@@ -125,7 +125,7 @@ def test_final_columns_are_saved_with_the_episode_and_restored(tmp_path: Path) -
     with Store.open(tmp_path, SPEC):
         columns = ProgressColumns(ArenaReader(tmp_path), "v1", write=True)
         assert columns.labelled(key(0)) == 0, "the memory was built anew"
-        assert columns.restore(tmp_path) == 1
+        assert columns.restore(columns.reader.slots()) == 1
         assert columns.labelled(key(0)) == 6
         row = columns.reader.table["start"][columns.reader.slots()[key(0)]]
         np.testing.assert_array_equal(columns.progress[row : row + 6], progress)

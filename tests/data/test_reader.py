@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import roborl.data.reader as reader_module
 from roborl.codec import join
 from roborl.data.reader import StoreReader
+from roborl.data.sealed import read_info, rewrite_info
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.records import Verdict, pack_record
@@ -63,6 +66,53 @@ def test_follows_an_episode_from_its_beginning_through_sealing(tmp_path: Path) -
         assert (info.terminal_index, info.success, info.after_end) == (9, False, 28)
         episode = reader.episode(KEY)
         assert (episode.success, len(episode.steps)) == (False, 37)
+
+
+def test_sealed_episodes_are_looked_at_while_young_and_then_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, looks = [0.0], [0]
+    look = StoreReader._look_at
+
+    def counted(self: StoreReader, folder: Path, now_ns: int) -> None:
+        looks[0] += folder.name != "zarr.json"
+        look(self, folder, now_ns)
+
+    monkeypatch.setattr(StoreReader, "_look_at", counted)
+    monkeypatch.setattr(reader_module.time, "monotonic_ns", lambda: int(1e9 + now_s[0] * 1e9))
+    with Store.open(tmp_path, SPEC) as store:
+
+        def run(number: int, first: int) -> None:
+            key = EpisodeKey(actor="arm", incarnation=1, episode=number)
+            for n, record in enumerate(episode_records(key, 3), start=first):
+                store.ingest("ring", n, join(pack_record(record)))
+            assert store.wait_sealed(20)
+
+        def looked(at_s: float) -> int:
+            now_s[0], looks[0] = at_s, 0
+            reader.episodes()
+            return looks[0]
+
+        run(0, 1)
+        reader = StoreReader(tmp_path)
+        assert looked(0.0) == 1
+        assert looked(1.0) == 1, "it is young"
+        assert looked(5.1) == 1, "all are due"
+        time.sleep(0.2)  # The file system's clock has to go on.
+        assert [looked(5.2), looked(5.3), looked(7.0)] == [0, 0, 0]
+        run(1, 7)
+        assert looked(7.1) == 1, "the new one alone"
+        assert len(reader.episodes()) == 2
+        folder = tmp_path / "store.zarr" / "arm-0001-000001"
+        verdict = Verdict(
+            key=EpisodeKey.parse(folder.name), index=3, success=True, source=RewardSource.OPERATOR
+        )
+        judged = read_info(folder).with_record(verdict)
+        assert judged is not None
+        rewrite_info(folder, judged)
+        assert looked(7.2) == 1
+        assert reader.episodes()[1].success is True
+        assert looked(13.0) == 2
 
 
 def test_an_open_episode_is_not_given_as_a_whole_one(tmp_path: Path) -> None:

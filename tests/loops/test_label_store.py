@@ -8,7 +8,7 @@ import pytest
 
 from roborl.clock import FakeClock
 from roborl.codec import join
-from roborl.data.columns import active_version, load_labels
+from roborl.data.columns import active_version, load_labels, save_labels
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.loops.label import Judge, Labeller
@@ -150,6 +150,21 @@ def test_a_new_labeller_keeps_labels_and_strides(rig: Rig) -> None:
     assert labels(episodes, key) == [0.0] * 4 + [0.04] * 4 + [0.08]
     assert episodes.column("steps").stride(key) == 4
     assert second.counters["changed"] == 0
+
+
+def test_saved_labels_of_an_episode_that_comes_into_memory_later_are_taken_in(rig: Rig) -> None:
+    rig.begin(0, 4)
+    _, episodes = rig.labeller()
+    column = episodes.column("steps")
+    later = rig.begin(1, 3)
+    assert rig.store.wait_sealed(10)
+    progress = np.array([0.0, 0.1, 0.2, 0.3], np.float32)
+    save_labels(rig.root, later, "steps", progress, np.zeros(4, np.float32))
+    assert column.labelled(later) == 0
+    rig.clock.advance(1.0)
+    episodes.episodes()
+    assert column.labelled(later) == 4
+    assert labels(episodes, later) == [0.0, 0.1, 0.2, 0.3]
 
 
 def test_a_held_episode_is_marked_once(rig: Rig) -> None:

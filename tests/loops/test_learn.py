@@ -42,13 +42,12 @@ from roborl.loops.learn_config import (
     RunFolder,
     ShapingConfig,
     StoreConfig,
-    read_lines,
-    read_status,
 )
 from roborl.loops.record import record_scripted
+from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.scripts import script_maker
 from roborl.loops.serve import ServeConfig
-from roborl.loops.supervise import Child, ChildSpec, EventLog, ProcessGroup
+from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.loops.train import TrainerConfig
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End, Verdict
@@ -214,7 +213,7 @@ def rig(tmp_path: Path, hold_actors_at: float) -> Iterator[Rig]:
         *learner_specs(config_in(run, where, hold_actors_at), FORM),
         ChildSpec(name="serve", target=serve_main, args=(serving,)),
     ]
-    group = ProcessGroup(specs, preload=learn.PRELOAD, on_event=EventLog(run / "events.jsonl"))
+    group = ProcessGroup(specs, preload=learn.PRELOAD, on_event=JsonLines(run / "events.jsonl"))
     journal = Journal(tmp_path / "ring.bin", actor="left", slots=256, slot_bytes=4096)
     sender = StepsSender(
         where.steps,

@@ -24,10 +24,15 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops import bench_reward, references
 from roborl.loops.bench_reward import RESULT, BenchRewardConfig
 from roborl.loops.launch import TrainConfig, pass_gate, run_training
-from roborl.loops.learn_config import BenchForm, LearnConfig, RunFolder, read_status
+from roborl.loops.learn_config import (
+    BenchForm,
+    LearnConfig,
+    RunFolder,
+)
 from roborl.loops.learn_processes import labeller_main
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.reward_gate import RewardGate
+from roborl.loops.run_files import read_status
 from roborl.loops.serve import RewardServer, ServeConfig, serving
 from roborl.loops.supervise import Child
 from roborl.loops.video import write_video

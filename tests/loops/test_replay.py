@@ -110,6 +110,19 @@ def test_new_experience_is_told_once(rig: Rig) -> None:
     assert later.committed > first.committed
 
 
+def test_only_what_came_after_the_episode_it_resumes_after_is_counted(rig: Rig) -> None:
+    first = rig.source()
+    rig.run(0, 10)
+    newest = first.refresh().newest
+    rig.run(1, 5)
+    source = rig.source()
+    source.resume_after(newest)
+    found = source.refresh()
+    assert (found.sampleable, found.newest > newest) == (5, True)
+    rig.run(2, 4)
+    assert source.refresh().sampleable == 9
+
+
 def test_what_an_earlier_process_reported_is_not_reported_again(rig: Rig) -> None:
     key, other = rig.run(0, 4), rig.run(1, 4)
     source = rig.source(reported=[str(key)])

@@ -12,7 +12,7 @@ import pytest
 
 from roborl.errors import RoborlError
 from roborl.loops.act import PRELOAD
-from roborl.loops.supervise import ChildSpec, ProcessGroup
+from roborl.loops.supervise import ChildSpec, Event, ProcessGroup
 from roborl.testing import children
 
 
@@ -52,6 +52,20 @@ def test_a_child_that_returns_is_finished_and_one_that_hangs_is_replaced(tmp_pat
         "stuck finished",
     ]
     assert group.restarts == {"short": 0, "stuck": 1}
+
+
+def test_every_child_is_ended_though_ending_one_raises(tmp_path: Path) -> None:
+    def disk_full(event: Event) -> None:
+        if event["event"] == "finished":
+            raise OSError("No space left on device")
+
+    specs = [ChildSpec(name=name, target=children.wait, args=(tmp_path / name,)) for name in ("a", "b", "c")]
+    group = ProcessGroup(specs, preload=PRELOAD, on_event=disk_full)
+    group.start()
+    wait_for(lambda: [group.poll(0.05), all(group.ready(name) for name in "abc")][1], 20)
+    with pytest.raises(OSError, match="No space"):
+        group.stop()
+    assert [group.pid(name) for name in "abc"] == [None] * 3
 
 
 def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from roborl.data.reader import StoreReader
 from roborl.learning.checkpoint import checkpoints
 from roborl.learning.publish import VersionShelf
 from roborl.loops.actor import shared_folder
-from roborl.loops.learn_config import RunFolder, read_lines, read_status
+from roborl.loops.learn_config import (
+    RunFolder,
+)
+from roborl.loops.run_files import read_lines, read_status
 
 pytestmark = pytest.mark.timeout(240)
 

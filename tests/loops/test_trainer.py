@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from roborl.clock import FakeClock
 from roborl.errors import ModelLoadError, TrainingError
@@ -61,12 +62,17 @@ class Memory:
     sampleable: int = 0
     finished: list[EpisodeResult] = field(default_factory=list)
     empty: bool = False
+    old: int = 0
+
+    def resume_after(self, ordinal: int) -> None:
+        self.old = ordinal
 
     def refresh(self) -> Experience:
         finished, self.finished = self.finished, []
         return Experience(
             committed=self.committed,
-            sampleable=self.sampleable,
+            sampleable=max(self.sampleable - self.old, 0),
+            newest=max(self.sampleable, self.old),
             finished=finished,
             policy_version=1,
             held=0,
@@ -238,6 +244,42 @@ def test_resuming_goes_on_bit_for_bit(tmp_path: Path) -> None:
     # The numbers of versions go on, and a late joiner gets the last one at once.
     assert second.link.versions[0] == first.link.versions[-1]
     assert second.link.versions[1:] == [first.link.versions[-1] + 1]
+
+
+def test_experience_that_comes_back_into_memory_after_a_resume_earns_nothing_again(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.trainer.start(resume=False)
+    first.memory.grow(5_000)
+    while first.turn():
+        pass
+    first.trainer.finish()
+    second = Bench(tmp_path)
+    second.trainer.start(resume=True)
+    for _ in range(5):
+        second.memory.grow(1_000)  # A replay memory that is filled anew from the recording.
+        assert second.turn() == 0
+    second.memory.grow(10)
+    assert second.turn() == 20
+    second.trainer.finish()
+    assert second.of("train")[-1]["online_transitions"] == 5_010
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, checkpoint_every_s=60.0)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(20)
+    with monkeypatch.context() as full:
+
+        def no_room(*_: Any) -> None:
+            raise SafetensorError("No space left on device")
+
+        full.setattr("roborl.learning.checkpoint.save_file", no_room)
+        assert bench.turn(61.0) > 0
+        assert checkpoints(tmp_path / "checkpoints") == []
+    bench.turn(61.0)
+    assert len(checkpoints(tmp_path / "checkpoints")) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Small files that the processes of a run leave for whoever looks. A disk that is full costs lines, never a process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """Appends maps to a JSONL file, each in one write, so that several processes may share it.
+
+    Args:
+        path: The file; its folder is made.
+        common: Stands in every line.
+
+    Attributes:
+        lost: Lines that could not be written.
+    """
+
+    def __init__(self, path: Path, **common: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._common = path, common
+        self.lost = 0
+
+    def __call__(self, line: Mapping[str, Any]) -> None:
+        """Append one line; a number that is not finite becomes null, which JSON has no other word for."""
+        plain = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in (self._common | dict(line)).items()
+        }
+        raw = json.dumps(plain, default=float).encode() + b"\n"
+        if not written(self._path, lambda: self._append(raw), told=self.lost > 0):
+            self.lost += 1
+
+    def _append(self, raw: bytes) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            file.write(raw)
+
+
+def write_status(path: Path, status: Mapping[str, Any]) -> None:
+    """Leave the newest counters of a process for whoever looks; a reader sees whole files only, maybe older ones."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+
+    def write() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(json.dumps({"at_ns": time.monotonic_ns(), **status}, default=float))
+        fresh.replace(path)
+
+    written(path, write)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Return the newest counters of a process, empty before the first."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+
+
+def read_lines(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the lines of one kind from a JSONL file, without one that a kill or a full disk has torn."""
+    lines: list[dict[str, Any]] = []
+    if path.exists():
+        for raw in path.read_bytes().splitlines():
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                continue
+            if line.get("kind") == kind:
+                lines.append(line)
+    return lines
+
+
+def written(path: Path, write: Callable[[], object], *, told: bool = False) -> bool:
+    """Write a file that the process can do without; return whether that worked.
+
+    Args:
+        path: The file, for the log.
+        write: Does it.
+        told: Whether its failure needs no word.
+    """
+    try:
+        write()
+    except OSError as error:
+        log.log(logging.DEBUG if told else logging.ERROR, "%s cannot be written: %s", path, error)
+        return False
+    return True

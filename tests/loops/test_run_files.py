@@ -1,0 +1,37 @@
+"""Files that a process can do without cost it nothing where they cannot be written."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
+
+FULL = Path("/dev/full")
+
+
+def test_lines_and_status_are_read_back(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path / "run" / "lines.jsonl", child="a")
+    lines({"kind": "x", "value": float("nan")})
+    lines({"kind": "y"})
+    assert read_lines(tmp_path / "run" / "lines.jsonl", "x") == [{"child": "a", "kind": "x", "value": None}]
+    write_status(tmp_path / "run" / "status.json", {"count": 3})
+    assert read_status(tmp_path / "run" / "status.json")["count"] == 3
+    assert read_status(tmp_path / "none.json") == {}
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
+def test_a_full_disk_costs_lines_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    lines = JsonLines(FULL)
+    with caplog.at_level(logging.INFO):
+        for _ in range(5):
+            lines({"kind": "x"})
+    assert lines.lost == 5
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_status_that_cannot_be_written_leaves_the_older_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    write_status(tmp_path / "file" / "status.json", {"count": 3})
