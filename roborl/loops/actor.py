@@ -75,7 +75,7 @@ class ActConfig(ActSettings):
     # module:function that makes the policy out of (folder, task=, explore=, seed=): the instruction in words, and how it
     # explores, None for not at all.
     policy_factory: str = "roborl.policies:load_policy"
-    # Whether the policy explores; a LeRobot policy never does.
+    # Whether the policy explores where its episodes are for training; a LeRobot policy never does.
     explore: bool = True
     # And how.
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)

@@ -194,7 +194,7 @@ def policy_maker(config: ActConfig) -> Callable[[str], LearningPolicy]:
         ) from error
 
     def make(task: str) -> LearningPolicy:
-        explore = config.exploration if config.explore else None
+        explore = config.exploration if config.explore and config.mode == "train" else None
         policy: LearningPolicy = factory(config.policy, task=task, explore=explore, seed=config.seed)
         return policy
 
@@ -239,7 +239,8 @@ def main(child: Child, config: ActConfig) -> None:
         observations=ObservationSlot(folder, card.cameras, card.state_dim),
         chunks=ChunkSlot(folder),
         weights=WeightsSlot(folder).read,
-        published=lambda: io["weights_version"],
+        # What an earlier session of this actor was sent may lie there still.
+        published=lambda: io["weights_version"] if config.weights else 0,
         status=status,
     )
     torch = sys.modules.get("torch")

@@ -156,6 +156,14 @@ def test_a_policy_is_told_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make("reach the target")["task"] == "reach the target"
 
 
+@pytest.mark.parametrize(("mode", "explores"), [("train", True), ("evaluate", False)])
+def test_only_episodes_for_training_explore(mode: str, explores: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("roborl.testing.policies.random_policy", lambda folder, **given: asked.update(given))
+    policy_maker(ActConfig(policy_factory="roborl.testing.policies:random_policy", mode=mode))("wave")
+    assert (asked["explore"] is not None) is explores
+
+
 def test_a_factory_that_cannot_be_found_is_misuse() -> None:
     with pytest.raises(ConfigError, match="factory"):
         policy_maker(ActConfig(policy_factory="roborl.policies:nothing"))
