@@ -28,6 +28,7 @@ from roborl.rewards.dopamine import DopamineConfig, DopamineModel, open_dopamine
 from roborl.rewards.hop_pairs import PairConfig
 from roborl.rewards.judges.config import JudgeKind, Quantisation
 from roborl.rewards.judges.opening import checkpoint_folder
+from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.roboreward import RoboRewardConfig, open_roboreward
 from roborl.rewards.vlac.checkpoint import native_checkpoint, open_vlac
 from roborl.rewards.vlac.config import VlacConfig
@@ -224,12 +225,7 @@ def _lessons(config: AdaptConfig, rate: float) -> Lessons:
         raise ConfigError(
             "It is not said which camera the judge looks at", remedy="Name it: --model.camera front"
         )
-    if abs(config.model.observation_hz - rate) > 0.5:
-        raise ConfigError(
-            "The dataset's rate is not that at which the judge is told the time",
-            seen=f"{rate:g} Hz in the dataset, model.observation_hz {config.model.observation_hz:g}",
-            remedy=f"Set --model.observation_hz {rate:g}",
-        )
+    check_rate(config.model.observation_hz, rate, "dataset")
     return ScoreLessons(open_roboreward(config.model), config.model.camera, config.samples)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import draccus
 import torch
 
+from roborl.data.lerobot_info import describe
 from roborl.errors import ConfigError
 from roborl.loops.bench_reward_cohort import Cohort, read_cohort
 from roborl.loops.bench_reward_plots import progress_panels, reliability_panels
@@ -32,6 +33,7 @@ from roborl.rewards.benchmark import (
 from roborl.rewards.graded_videos import grade_videos
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.model import RewardModel
+from roborl.rewards.observation_rate import check_rate, told_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
 
@@ -186,9 +188,13 @@ def bench_reward(
     measured: dict[str, Measurement] = {}
     shown: dict[str, dict[str, str]] = {}
     result = None
+    rates = [(float(describe(path).fps), f"dataset {path}") for path in config.dataset]
+    rates += [(config.graded_hz, "graded videos")] if cohort.graded else []
     for name, place in names.items():
         # One at a time: a model may fill the device.
         model = load_reward_model(place)
+        for rate_hz, where in rates:
+            check_rate(told_rate(model), rate_hz, where)
         shown[name] = {t: digest(of_cameras(r, model.cameras)) for t, r in cohort.references.items()}
         tell = partial(on_video, name)
         found = measure(model, cohort.validation, cohort.test, _settings(config), on_video=tell)

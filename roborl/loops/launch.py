@@ -36,6 +36,7 @@ from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
+from roborl.rewards.observation_rate import check_rate, told_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
 
@@ -205,6 +206,7 @@ def gate_main(child: Child, config: TrainConfig) -> None:
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     references = read_demonstration(config.references, tuple(bench.cameras), bench.task)
     model = find_loader(config.reward)()
+    check_rate(told_rate(model), bench.policy_hz, "bench")
     views = model.cameras or tuple(bench.cameras)
     shown = of_cameras(references, views)
     config.reward_gate.check(model.version, digest(shown))

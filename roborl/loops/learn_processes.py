@@ -145,6 +145,7 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         model=config.reward_model,
         references=references,
         task=form.task,
+        rate_hz=form.policy_hz,
         keys=config.security.load(),
     )
     events = JsonLines(run.events, child="labeller")

@@ -11,6 +11,7 @@ from roborl.clock import NS, Clock, Deadline, MonotonicClock
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.images import square
 from roborl.loops.label import Judge
+from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.references import Pictures, digest, of_cameras, told
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionOpened, SessionRefused
@@ -36,6 +37,7 @@ class ScoreLine:
         references: What the model is told besides the task.
         task: An instruction to try a session with as soon as the server is met, before there is an episode; empty for
             no trial.
+        rate_hz: Observations per second, which a model that is told the time has to count on; None where it is not known.
         lane: What the scores are for. In the live lane a newer observation takes the place of one that was not sent yet.
         name: What to call this side in the server's log.
         keys: CURVE keys; None only on one machine.
@@ -50,6 +52,7 @@ class ScoreLine:
         model: str = "",
         references: Mapping[str, Pictures] | None = None,
         task: str = "",
+        rate_hz: float | None = None,
         lane: Lane = Lane.LABEL,
         name: str = "labeller",
         keys: Keys | None = None,
@@ -58,7 +61,7 @@ class ScoreLine:
         self._clock: Clock = clock or MonotonicClock()
         self._client = ScoreClient(endpoint, name=name, keys=keys, clock=self._clock)
         self._cameras, self._model, self._lane = tuple(cameras), model, lane
-        self._references, self._task = references or {}, task
+        self._references, self._task, self._rate_hz = references or {}, task, rate_hz
         self._judge: Judge | None = None
         self._served = self._version = ""  # The judge's version without and with what sessions bring.
         self._tried: Judge | None = None
@@ -73,7 +76,8 @@ class ScoreLine:
         """Return who is judging, None while the server is away.
 
         Raises:
-            ConfigError: If the server has no such model, or it wants a camera that is not recorded.
+            ConfigError: If the server has no such model, or it wants a camera that is not recorded or counts on another rate
+                of observations.
         """
         if not (self._client.connected and self._client.alive):
             self._judge = None
@@ -180,6 +184,8 @@ class ScoreLine:
                 remedy="Name one of its models",
             )
         model = models[name]
+        if self._rate_hz is not None:
+            check_rate(model.get("observation_hz"), self._rate_hz, "recording")
         cameras = tuple(model.get("cameras") or ())
         self._served = str(model["version"])
         shown = of_cameras(self._references, cameras or self._cameras)

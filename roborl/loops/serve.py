@@ -16,6 +16,7 @@ from roborl.errors import ConfigError, DeadlineExceeded, RoborlError, WireError
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.supervise import Child
 from roborl.rewards.model import RewardModel
+from roborl.rewards.observation_rate import told_rate
 from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
 from roborl.rewards.registry import find_loader
 from roborl.serving.score_events import FramePushed, ServerEvent, SessionAsked, SessionGone
@@ -119,7 +120,11 @@ class RewardServer:
         statistics = self.pool.statistics() | {"stale": self.stale}
         statistics["reply_limit_s"] = self._config.judge_deadline_s * self._config.pool.most_batches
         for name, model in self.pool.models.items():
-            statistics["models"][name] |= {"cameras": list(model.cameras), "image_px": model.image_px}
+            statistics["models"][name] |= {
+                "cameras": list(model.cameras),
+                "image_px": model.image_px,
+                "observation_hz": told_rate(model),
+            }
         return statistics
 
     def check_health(self) -> dict[str, Any]:

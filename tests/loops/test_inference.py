@@ -157,7 +157,9 @@ def test_a_policy_is_told_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("mode", "explores"), [("train", True), ("evaluate", False)])
-def test_only_episodes_for_training_explore(mode: str, explores: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_episodes_for_training_explore(
+    mode: str, explores: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr("roborl.testing.policies.random_policy", lambda folder, **given: asked.update(given))
     policy_maker(ActConfig(policy_factory="roborl.testing.policies:random_policy", mode=mode))("wave")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> N
     assert set(seen) == {(8, 8, 3)}
     line.close(session)
     line.leave()
+
+
+def test_a_model_that_is_told_the_time_has_to_count_on_the_recordings_rate(serving: Serving) -> None:
+    model = BrightnessModel()
+    model.config = SimpleNamespace(observation_hz=10.0)  # type: ignore[attr-defined]
+    serving.start(reward=model)
+    right = ScoreLine(serving.endpoint, ("front",), rate_hz=10.0)
+    until(right, lambda _s, _l: right.judge())
+    wrong = ScoreLine(serving.endpoint, ("front",), rate_hz=30.0)
+    with pytest.raises(ConfigError, match=r"30 Hz in the recording.*observation_hz 10.*observation_hz: 30"):
+        until(wrong, lambda _s, _l: wrong.judge())
+    right.leave()
+    wrong.leave()
 
 
 class Once(BrightnessModel):
