@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from roborl.clock import Clock, FakeClock, MonotonicClock, Rate
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, load_bench, make_robot
+from roborl.envs.homing import go_home
 from roborl.envs.scene import Scene
 from roborl.envs.sim_robot import SimOperator, SimRobot
 from roborl.errors import ConfigError
@@ -104,7 +105,7 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._operator.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
         self.arm.begin_episode()
         if not self.bench.simulated:
-            self._return_home()
+            go_home(self.arm, Rate(self.bench.control_hz, self._clock), self._stopped)
         self._rate = Rate(self.bench.control_hz, self._clock)
         self._index = 0
         return self._observe(), {"is_success": False}
@@ -137,13 +138,10 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Disconnect the robot."""
         self.arm.disconnect()
 
-    def _return_home(self) -> None:
-        rate = Rate(self.bench.control_hz, self._clock)
-        for _ in range(self.arm.begin_return()):
-            rate.wait()
-            self.arm.tick()
-            self._operator.verdict()  # There is none yet; but a person may stop the arm, which is raised.
-        self.arm.check_home()
+    def _stopped(self) -> bool:
+        """Let the operator stop the arm between two episodes, which is raised; there is no verdict then."""
+        self._operator.verdict()
+        return False
 
     def _observe(self) -> dict[str, Any]:
         self.last_observation = observation = self.arm.observe(self._index, images=self._images)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from roborl.clock import NS, Clock, Rate
 from roborl.data.journal import Journal
+from roborl.envs.homing import go_home
 from roborl.errors import RobotError, SafetyStop, WireError
 from roborl.loops.control_settings import ControlSettings, Waiting
 from roborl.loops.orders import Orders
@@ -175,22 +176,17 @@ class ControlLoop:
             raise error
 
     def _go_home(self) -> bool:
-        """Bring the arm to its home pose from wherever it was left, slowly and within all limits; False on a stop.
+        """Bring the arm to its home pose; False where it had to stop on its way."""
 
-        Raises:
-            RobotError: If it cannot get there.
-        """
-        ticks = self._arm.begin_return()
-        self._rate = Rate(self._settings.control_hz, self._clock)
-        for _ in range(ticks):
-            self._arm.tick()
-            self._rate.wait()
+        def stopped() -> bool:
             self._sign_of_life()
-            if self._stopping() or self._orders.asks_for_stop():
-                self._stop_arm()
-                return False
-        self._arm.check_home()
-        return True
+            return self._stopping() or self._orders.asks_for_stop()
+
+        self._rate = Rate(self._settings.control_hz, self._clock)
+        there = go_home(self._arm, self._rate, stopped)
+        if not there:
+            self._stop_arm()
+        return there
 
     def _steps(self, observation: Observation) -> EndCause:
         """Run the episode's steps from its first observation on; return why they ended."""

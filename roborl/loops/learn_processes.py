@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from roborl.clock import NS
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 _STATUS_EVERY_S = 0.5
 _STORE_WAIT_S = 60.0
 _SILENT_S = 5.0
+_WARN_EVERY_S = 600.0
+_LITTLE_GB = 5.0
 
 
 class _Ticker:
@@ -44,6 +48,25 @@ class _Ticker:
             return False
         self._next = now + self._every_s
         return True
+
+
+class _Room:
+    """Warns, at most every ten minutes, while the disk that a run is recorded on has little room left."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._ticker = folder, _Ticker(_WARN_EVERY_S)
+
+    def look(self) -> float:
+        """Return what is free, GB."""
+        free_gb = shutil.disk_usage(self._folder).free / 1e9
+        if free_gb < _LITTLE_GB and self._ticker.due():
+            log.warning(
+                "The disk of %s has %.1f GB left. Once it is full, steps wait in the actor's memory and nothing more is learnt:"
+                " make room, the recording stays as it is",
+                self._folder,
+                free_gb,
+            )
+        return free_gb
 
 
 def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
@@ -89,7 +112,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     if holding:
         receiver.set_control({"mode": "pause"})
     child.ready(import_s)
-    ticker = _Ticker(_STATUS_EVERY_S)
+    ticker, room = _Ticker(_STATUS_EVERY_S), _Room(run.store)
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
         demos.turn()
@@ -111,7 +134,8 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             }
             write_status(
                 run.status("store"),
-                status | {"importing": not demos.complete, "rings": rings, **store.health()},
+                status
+                | {"importing": not demos.complete, "rings": rings, "free_gb": room.look(), **store.health()},
             )
     receiver.close()
     store.close()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -493,3 +494,17 @@ def test_a_run_says_whether_its_reward_leaves_the_optimal_policy_alone(
     change: dict[str, Any], says: tuple[str, str]
 ) -> None:
     assert learn.reward_form(replace(LearnConfig(reward="tcp://127.0.0.1:1"), **change)) == says
+
+
+def test_a_disk_with_little_room_is_warned_of_and_not_all_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(learn_processes.shutil, "disk_usage", lambda path: SimpleNamespace(free=3e9))
+    room = learn_processes._Room(tmp_path)
+    assert [room.look(), room.look()] == [3.0, 3.0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "3.0 GB left" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(learn_processes.shutil, "disk_usage", lambda path: SimpleNamespace(free=300e9))
+    assert learn_processes._Room(tmp_path).look() == 300.0
+    assert not caplog.records
