@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# On a busy machine any example may take long.
+settings.register_profile("roborl", deadline=None)
+settings.load_profile("roborl")
 
 
 @pytest.fixture(scope="session")

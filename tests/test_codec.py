@@ -44,7 +44,7 @@ def same(a: object, b: object) -> bool:
 
 
 @given(messages)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_goes_in_comes_out(message: dict) -> None:
     parts = encode(message)
     assert same(message, decode(parts))
@@ -161,7 +161,6 @@ def test_parts_that_cannot_be_joined_are_refused(parts: list[bytes]) -> None:
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=8), st.data())
-@settings(deadline=None)
 def test_a_torn_blob_is_a_wire_error(parts: list[bytes], data: st.DataObject) -> None:
     blob = join(parts)
     with pytest.raises(WireError):

@@ -67,7 +67,7 @@ records = st.one_of(
 
 
 @given(records)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_committed_can_be_read(record: Record) -> None:
     blob = join(pack_record(record))
     back = unpack_record(split(blob))

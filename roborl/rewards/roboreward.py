@@ -242,6 +242,8 @@ class RoboRewardFold:
             if reply.mass < config.min_mass:
                 return "the network was about to write something else than a score"
             return np.asarray(reply.probabilities, float)
+        if config.reading is Reading.TEXT and not reply.ended:
+            return f"cut short: {reply.text}"
         level = parse_score(reply.text)
         if level is None:
             return f"cannot be read: {reply.text}"

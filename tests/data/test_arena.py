@@ -24,7 +24,7 @@ LAYOUT = ArenaLayout(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(height=st.integers(1, 12), width=st.integers(1, 12), seed=st.integers(0, 99))
 def test_the_border_repeats_the_edge(height: int, width: int, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -33,7 +33,7 @@ def test_the_border_repeats_the_edge(height: int, width: int, seed: int) -> None
     np.testing.assert_array_equal(target, np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3), st.booleans()), max_size=40))
 def test_blocks_never_overlap_and_the_oldest_go_first(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[tuple[int, int, bool]]

@@ -69,7 +69,7 @@ def test_a_torn_preamble_holds_nothing(tmp_path: Path, whole: bytes, cut: int) -
         RecordLog.recover(tmp_path / "log")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_flipped_byte_costs_its_record_and_what_follows_and_is_kept_aside(
     tmp_path_factory: pytest.TempPathFactory, whole: bytes, data: st.DataObject

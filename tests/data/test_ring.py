@@ -25,7 +25,7 @@ def observation() -> Observation:
     return Observation(frames={}, state=np.zeros(2, np.float32), stamp_ns=1)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moves=st.lists(st.one_of(st.binary(max_size=90), st.integers(1, 5), st.just("reopen")), max_size=60),
     slots=st.integers(1, 6),

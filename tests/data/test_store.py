@@ -113,7 +113,7 @@ def test_a_record_is_taken_once_and_only_in_order(tmp_path: Path) -> None:
     assert [a.index for a in StoreReader(tmp_path).arrivals(key(0))] == list(range(6))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_log_torn_at_any_byte_goes_on_without_loss(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

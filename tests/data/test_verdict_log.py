@@ -31,7 +31,7 @@ def verdict(episode: int, index: int = 3) -> Verdict:
     return Verdict(key=key, index=index, success=True, source=RewardSource.JUDGE)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(happenings=st.lists(st.sampled_from(["give", "again", "restart", "read", "reopen", "torn"])))
 def test_every_verdict_arrives_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, happenings: list[str]

@@ -21,7 +21,7 @@ def action_map(kind: str = "ee_delta", **settings: float) -> ActionMap:
 
 
 @given(st.lists(unit, min_size=4, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_executed_action_is_the_one_asked_for_where_nothing_limits_it(values: list[float]) -> None:
     actions, asked = action_map(gripper_leash=100.0), np.array(values, dtype=np.float32)
     target = actions.target(asked, HERE, HERE)
@@ -29,7 +29,7 @@ def test_the_executed_action_is_the_one_asked_for_where_nothing_limits_it(values
 
 
 @given(st.lists(unit, min_size=6, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_joint_deltas_move_each_joint_by_its_share(values: list[float]) -> None:
     actions, asked = action_map("joint_delta", gripper_leash=100.0), np.array(values, dtype=np.float32)
     target = actions.target(asked, HERE, HERE)
@@ -38,7 +38,7 @@ def test_joint_deltas_move_each_joint_by_its_share(values: list[float]) -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=4, max_size=4), st.integers(1, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_set_point_never_leads_a_blocked_arm_by_more_than_the_leash(
     values: list[float], steps: int
 ) -> None:

@@ -102,7 +102,7 @@ def test_after_a_hiccup_a_new_episode_goes_on() -> None:
 
 
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_stored_action_is_the_motion_that_was_sent(actions: list[list[float]]) -> None:
     """Law 10: replaying the stored actions from the same start sends the same set-points."""
     arm, robot = stub_arm()

@@ -20,7 +20,7 @@ def shares(size: int) -> st.SearchStrategy[list[float]]:
 
 
 @given(shares(6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_chain_and_mujoco_model_agree_on_the_end_effector(share: list[float]) -> None:
     joints = MODEL.lower + np.array(share) * (MODEL.upper - MODEL.lower)
     for name, degrees in zip(MODEL.joint_names[:5], joints[:5], strict=True):
@@ -36,7 +36,7 @@ def test_joint_limits_of_chain_and_mujoco_model_agree() -> None:
 
 
 @given(st.floats(0.15, 0.28), st.floats(-0.10, 0.10), st.floats(0.012, 0.06))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_solved_points_are_met_with_the_fingers_down(x: float, y: float, z: float) -> None:
     target = np.array([x, y, z])
     if np.linalg.norm(target[:2] - (0.0388, 0.0)) > 0.235:
@@ -50,7 +50,7 @@ def test_solved_points_are_met_with_the_fingers_down(x: float, y: float, z: floa
 
 
 @given(shares(6), st.lists(st.floats(-2.0, 2.0), min_size=3, max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_solving_never_leaves_the_limits_or_moves_the_gripper(share: list[float], point: list[float]) -> None:
     start = MODEL.lower + np.array(share) * (MODEL.upper - MODEL.lower)
     joints = KINEMATICS.solve(np.array(point), start)

@@ -25,7 +25,7 @@ def outside_m(joints: np.ndarray) -> float:
 
 
 @given(st.lists(wild, min_size=1, max_size=8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_sequence_of_wishes_breaks_a_limit(wishes: list[list[float]]) -> None:
     before = REST
     for wish in wishes:
@@ -40,7 +40,7 @@ def test_no_sequence_of_wishes_breaks_a_limit(wishes: list[list[float]]) -> None
 
 
 @given(wild)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equal_inputs_give_equal_outputs(wish: list[float]) -> None:
     first, hit_first = FILTER(np.array(wish), REST)
     second, hit_second = FILTER(np.array(wish), REST)

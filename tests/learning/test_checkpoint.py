@@ -35,7 +35,7 @@ TREES = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(TREES)
 def test_plain_state_comes_back_as_it_went(tmp_path: Path, tree: object) -> None:
     path = save_checkpoint(tmp_path, Checkpoint(step=1, identity=IDENTITY, parts={"tree": tree}))

@@ -133,7 +133,7 @@ def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple
     return out
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     made=episodes(),
     n_step=st.integers(1, 4),

@@ -315,7 +315,7 @@ def test_the_stored_action_is_the_one_executed_and_the_proposal_stands_beside_it
     latency_s=st.sampled_from([0.0, 0.013, 0.05, 0.13]),
     person=st.sets(st.integers(0, 11)),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_each_action_was_chosen_for_its_own_step(
     tmp_path_factory: pytest.TempPathFactory, length: int, replan: int, latency_s: float, person: set[int]
 ) -> None:

@@ -66,7 +66,7 @@ class Weights:
 
 
 @given(st.lists(st.sampled_from(["append", "turn", "ack", "cut", "away", "back", "restart"]), max_size=60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_record_arrives_once_in_order_and_stays_until_it_is_durable(
     tmp_path_factory: pytest.TempPathFactory, events: list[str]
 ) -> None:

@@ -251,7 +251,7 @@ def test_labels_are_those_of_the_offline_definition(stride: int) -> None:
     assert rig.store.columns["v1"].finished == [key]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_same_frames_give_the_same_labels_whatever_happens_on_the_way(data: st.DataObject) -> None:
     rig = Rig(stride=data.draw(st.integers(1, 4)), window=data.draw(st.integers(8, 12)), sessions=2)
@@ -623,7 +623,7 @@ def test_only_episodes_that_are_left_to_a_judge_are_judged() -> None:
     assert not rig.book.verdicts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_an_episode_is_judged_once_and_the_same_whatever_happens_on_the_way(data: st.DataObject) -> None:
     rig = Rig(stride=data.draw(st.integers(1, 3)), sessions=2)

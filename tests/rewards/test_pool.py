@@ -74,7 +74,7 @@ def facts(scores):
     return [(s.frame_id, s.progress, s.raw, s.valid, s.version) for s in scores]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     strides=st.lists(st.integers(1, 5), min_size=1, max_size=4),

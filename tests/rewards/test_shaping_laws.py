@@ -148,7 +148,7 @@ def return_error(shape, rewards, phi, cuts, terminated, discount):
     return abs(total - (task + last - phi[0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     lengths=st.lists(st.integers(1, 7), min_size=30, max_size=30),

@@ -142,6 +142,7 @@ def test_error_floors_at_the_bias_however_many_vote():
         (VlmReply(text="ANSWER: so"), {}, "cannot be read: ANSWER: so"),
         (VlmReply(text="ANSWER: 3 or 4"), {}, "cannot be read"),
         (VlmReply(text="It went well."), {"reading": Reading.TEXT}, "cannot be read: It went well"),
+        (VlmReply(text="ANSWER: 3", ended=False), {"reading": Reading.TEXT}, "cut short: ANSWER: 3"),
         (VlmReply(text="ANSWER: 2 ANSWER: 4"), {"reading": Reading.TEXT}, "cannot be read"),
         (fixed(0, 0, 1, 0, 0, cells=((8, 2, 4),)), {}, "too little of the frames: 8 x 2 x 4"),
     ],

@@ -30,7 +30,7 @@ def test_what_a_piece_costs_is_its_length_times_its_mean_deviation():
     assert np.isinf(costs[np.tril_indices(8)]).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(6, 10), st.integers(2, 3), st.integers(2, 3), st.integers(0, 10_000))
 def test_no_other_cuts_are_cheaper(frames, steps, shortest, seed):
     if frames < steps * shortest:

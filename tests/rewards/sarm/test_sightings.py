@@ -5,14 +5,13 @@ from __future__ import annotations
 from itertools import accumulate
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.rewards.sarm.sightings import Sighting, Sightings
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=40), st.integers(0, 9))
-@settings(deadline=None)
 def test_whatever_a_window_reaches_is_remembered_and_little_else(steps: list[int], reach: int) -> None:
     seen, ids = Sightings(reach=reach), []
     for present in accumulate(steps):
