@@ -192,4 +192,5 @@ class StoreReader:
             return  # No episode, or not one yet.
         stamp, known = (status.st_ino, status.st_mtime_ns), self._sealed.get(folder.name)
         if known is None or known.stamp != stamp:
-            self._sealed[folder.name] = _Sealed(stamp, read_info(folder), now_ns + _LOOK_AGAIN_NS)
+            young_ns = _LOOK_AGAIN_NS - (time.time_ns() - status.st_mtime_ns)
+            self._sealed[folder.name] = _Sealed(stamp, read_info(folder), now_ns + young_ns)

@@ -50,7 +50,7 @@ class PersonOperator:
         """
         for press in self._presses.take():
             self._pass_on(press)
-        self._say("Make the scene ready, then press r. Ctrl-C ends the run.")
+        self._say("Make the scene ready and step back, then press r. Ctrl-C ends the run.")
         while not self._stopping():
             taken = self._presses.take()
             for press in taken:
