@@ -61,6 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RoborlError as error:
         print(f"roborl {verb}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        place = ConfigError(
+            "A file or folder cannot be used",
+            seen=f"{error.filename}: {error.strerror or error}",
+            allowed="a place that can be read, or made and written",
+            remedy="Give another path, make room, or mend its permissions",
+        )
+        print(f"roborl {verb}: {place}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"roborl {verb}: stopped by Ctrl-C", file=sys.stderr)
         return 1

@@ -94,30 +94,36 @@ def _scripted(config: Config, bench: Bench) -> Recorded:
 
 
 def _by_hand(config: Config, bench: Bench) -> Recorded:
-    from lerobot.teleoperators.utils import make_teleoperator_from_config
-
     from roborl.clock import MonotonicClock
     from roborl.envs.robot_env import RobotEnv
     from roborl.hil.keyboard import HELP
     from roborl.loops.by_hand import HandOperator, buttons_at_the_terminal, record_by_hand
+    from roborl.loops.teleoperators import connect_teleoperator, make_teleoperator
 
     if config.teleop is None:
         raise ConfigError(
             "A person needs a teleoperator",
             seen="none",
             allowed=sorted(TeleoperatorConfig.get_known_choices()),
-            remedy="For example: --teleop.type so101_leader --teleop.port /dev/ttyACM1",
+            remedy="For example: --teleop.type so101_leader --teleop.port /dev/ttyACM1 --teleop.id leader",
+        )
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "A person needs a keyboard for ready, success, failure, discard and stop",
+            seen="standard input is no terminal",
+            allowed="a terminal",
+            remedy="Run it in one",
         )
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    teleoperator = make_teleoperator_from_config(config.teleop)
+    teleoperator = make_teleoperator(config.teleop)
     with buttons_at_the_terminal() as presses:
         operator = HandOperator(presses, say=say, clock=MonotonicClock())
         env = RobotEnv(bench, operator=operator)
         try:
-            teleoperator.connect()
+            connect_teleoperator(teleoperator)
             say(HELP)
             return record_by_hand(
                 env,

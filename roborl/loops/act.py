@@ -258,6 +258,11 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
             allowed="weights empty, or the folder of a small policy of roborl's",
             remedy="Leave --weights out to run the policy as it is: learning online fine-tunes the small policy only",
         )
+    if config.mode == "train" and not config.weights and not is_lerobot_policy(config.policy):
+        log.warning(
+            "No --weights: the arm keeps to the policy in %s, whatever a learner makes of its experience",
+            config.policy,
+        )
     return Actor(config, stopping).run()
 
 

@@ -19,6 +19,7 @@ from roborl.serving.security import SecurityConfig
 # Under names of their own, since the help of a field is found beside a plain name alone.
 WhoOperates = Literal["auto", "sim", "keyboard", "none"]
 Priority = Literal["normal", "nice", "fifo"]
+Mode = Literal["train", "evaluate"]
 
 _MEMORY_DISK = Path("/dev/shm")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
@@ -80,7 +81,7 @@ class ActConfig(ActSettings):
     # And how.
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     # What the episodes are for: train or evaluate; it goes with their records.
-    mode: str = "train"
+    mode: Mode = "train"
     # Episodes in all, over restarts too, but not over those of the machine: an actor without its learner's run folder
     # counts in memory alone. 0 for no end.
     episodes: int = 0

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from roborl.errors import RoborlError
@@ -79,9 +80,34 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
         ok=True,
         says=f"{bench.robot.type}, {bench.control_hz:g} Hz, task: {bench.task}",
     )
+    if not bench.simulated:
+        yield from _arm(bench)
     if look:
         for camera, use in bench.cameras.items():
             yield _look(bench, camera, (use.height_px, use.width_px))
+
+
+def _arm(bench: Any) -> Iterator[Finding]:
+    """Yield what can be said of a physical arm without touching it: driver, port, calibration file."""
+    from roborl.envs.bench import make_robot
+
+    try:
+        robot: Any = make_robot(bench)
+    except RoborlError as error:
+        yield Finding(what="driver", ok=False, says=str(error))
+        return
+    yield Finding(what="driver", ok=True, says=f"of {bench.robot.type}")
+    port = getattr(bench.robot, "port", None)
+    if port is not None:
+        there = Path(port).exists()
+        says = (
+            port if there else f"{port} is not there: plug the arm in, or ask lerobot-find-port for another"
+        )
+        yield Finding(what="port", ok=there, says=says)
+    path = robot.calibration_fpath
+    there = path.is_file()
+    says = f"{path}" if there else f"{path} is not there: lerobot-calibrate --robot.id={bench.robot.id}"
+    yield Finding(what="calibration", ok=there, says=says)
 
 
 def _look(bench: Any, camera: str, recorded: tuple[int, int]) -> Finding:

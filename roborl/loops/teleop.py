@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roborl.clock import MonotonicClock, Rate
-from roborl.config import load
 from roborl.errors import ConfigError, RobotError
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
@@ -21,12 +20,9 @@ from roborl.loops.shared import MessageSlot
 from roborl.loops.supervise import Child
 
 if TYPE_CHECKING:
-    from lerobot.teleoperators.teleoperator import Teleoperator
-
     from roborl.envs.bench import Bench
 
 _READ_HZ = 60.0
-_DEVICES = ("gamepad", "keyboard", "so_leader", "koch_leader", "omx_leader")
 _SLOT_BYTES = 4096
 
 
@@ -52,30 +48,6 @@ class ReadingSlot:
         return Reading(
             action=message["action"], clutch=bool(message["clutch"]), stamp_ns=int(message["stamp_ns"])
         )
-
-
-def make_teleoperator(path: Path) -> Teleoperator:
-    """Return the teleoperator that a YAML file describes, not yet connected.
-
-    Raises:
-        ConfigError: If the file does not fit, or names an unknown device.
-    """
-    for name in _DEVICES:
-        importlib.import_module(f"lerobot.teleoperators.{name}")
-    config_class = importlib.import_module("lerobot.teleoperators.config").TeleoperatorConfig
-    config = load(config_class, path)
-    try:
-        teleoperator: Teleoperator = importlib.import_module(
-            "lerobot.teleoperators.utils"
-        ).make_teleoperator_from_config(config)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            "The teleoperator cannot be made",
-            seen=f"{path}: {error}",
-            allowed="a device whose driver is installed",
-            remedy="Install what the message names",
-        ) from error
-    return teleoperator
 
 
 def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str, Any], int], Action]:
@@ -118,10 +90,12 @@ def main(child: Child, config: ActConfig) -> None:
         RobotError: If it cannot be reached; the supervisor tries again.
     """
     began = time.monotonic()
+    from roborl.loops.teleoperators import connect_teleoperator, read_teleoperator
+
     bench: Bench = importlib.import_module("roborl.envs.bench").load_bench(
         config.bench, config.bench_overrides, config.plugins
     )
-    teleoperator = make_teleoperator(Path(config.teleop))
+    teleoperator = read_teleoperator(Path(config.teleop))
     to_action = make_map(bench, teleoperator.action_features)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
@@ -129,7 +103,7 @@ def main(child: Child, config: ActConfig) -> None:
     clock = MonotonicClock()
     reader, rate = DeviceReader(teleoperator, to_action, clock), Rate(_READ_HZ, clock)
     try:
-        teleoperator.connect()
+        connect_teleoperator(teleoperator)
         child.ready(import_s)
         while not child.stopping:
             reading, buttons = reader.read()

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 
 from roborl.cli.check import positional
 from roborl.cli.main import main
+from roborl.errors import ConfigError
+from roborl.loops.check_machine import check_bench
 from roborl.testing.tiny_vlms import build_tiny_vlm
 
 type Run = Callable[..., tuple[int, Any, str]]
@@ -198,8 +201,40 @@ def test_cameras_that_do_not_answer_or_show_nothing_are_faults(
     closed: list[str] = []
     monkeypatch.setattr(utils, "make_cameras_from_configs", lambda configs: {n: Camera(n) for n in configs})
     code, told, said = run("--bench", "so101_desk")
-    assert (code, told["failed"]) == (1, ["camera front", "camera wrist"])
+    assert (code, told["failed"][-2:]) == (1, ["camera front", "camera wrist"])
     assert "no such device" in said
     assert "every pixel is the same" in said
     assert closed == ["wrist"]
-    assert run("--bench", "so101_desk", "--look", "false")[0] == 0
+    assert not {"camera front", "camera wrist"} & set(
+        run("--bench", "so101_desk", "--look", "false")[1]["failed"]
+    )
+
+
+def test_a_physical_arm_is_looked_at_without_being_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "desk.json"
+    monkeypatch.setattr("roborl.envs.bench.make_robot", lambda bench: SimpleNamespace(calibration_fpath=file))
+
+    def found(port: str) -> dict[str, tuple[bool, str]]:
+        findings = check_bench("so101_desk", [f"--robot.port={port}"], look=False)
+        return {finding.what: (finding.ok, finding.says) for finding in findings}
+
+    nothing = found(str(tmp_path / "ttyACM0"))
+    assert nothing["driver"][0]
+    assert not nothing["port"][0]
+    assert "lerobot-find-port" in nothing["port"][1]
+    assert not nothing["calibration"][0]
+    assert "--robot.id=desk" in nothing["calibration"][1]
+    file.touch()
+    assert all(ok for ok, _ in found("/dev/null").values())
+
+
+def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(bench: object) -> None:
+        raise ConfigError("The robot of this bench cannot be made", seen="no driver")
+
+    monkeypatch.setattr("roborl.envs.bench.make_robot", missing)
+    findings = {f.what: f for f in check_bench("so101_desk", [], look=False)}
+    assert not findings["driver"].ok
+    assert "no driver" in findings["driver"].says

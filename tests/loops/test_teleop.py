@@ -23,7 +23,8 @@ from roborl.loops.actor import ActConfig
 from roborl.loops.control_process import gate
 from roborl.loops.control_settings import Waiting
 from roborl.loops.status import StatusSlot
-from roborl.loops.teleop import ReadingSlot, make_map, make_teleoperator
+from roborl.loops.teleop import ReadingSlot, make_map
+from roborl.loops.teleoperators import read_teleoperator
 from roborl.records import Arrival, End, unpack_record
 from roborl.testing import config_stub_teleoperator
 from roborl.types import EndCause, Source
@@ -122,4 +123,4 @@ def test_a_device_that_does_not_fit_is_refused() -> None:
 def test_an_unknown_device_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pad.yaml").write_text("type: crystal_ball\n")
     with pytest.raises(ConfigError, match="crystal_ball"):
-        make_teleoperator(tmp_path / "pad.yaml")
+        read_teleoperator(tmp_path / "pad.yaml")

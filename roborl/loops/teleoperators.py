@@ -1,0 +1,87 @@
+"""LeRobot's teleoperators, made and connected so that what is amiss is said, and never asked at a terminal that others read."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import signal
+from pathlib import Path
+from typing import Any
+
+from lerobot.teleoperators.config import TeleoperatorConfig
+from lerobot.teleoperators.teleoperator import Teleoperator
+
+from roborl.config import load
+from roborl.errors import ConfigError, RobotError
+
+_DEVICES = ("gamepad", "keyboard", "so_leader", "koch_leader", "omx_leader")
+
+
+def read_teleoperator(path: Path) -> Teleoperator:
+    """Return the teleoperator that a YAML file describes, not yet connected.
+
+    Raises:
+        ConfigError: If the file does not fit, names an unknown device, or its driver is not installed.
+    """
+    for name in _DEVICES:  # Importing a package is what registers its type name.
+        importlib.import_module(f"lerobot.teleoperators.{name}")
+    return make_teleoperator(load(TeleoperatorConfig, path))
+
+
+def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
+    """Return the teleoperator of a configuration, not yet connected.
+
+    Raises:
+        ConfigError: If its driver is not installed, or its settings do not fit.
+    """
+    try:
+        made: Teleoperator = importlib.import_module(
+            "lerobot.teleoperators.utils"
+        ).make_teleoperator_from_config(config)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            "The teleoperator cannot be made",
+            seen=f"{config.type}: {error}",
+            allowed="a device whose driver is installed",
+            remedy="Install what the message names, for a leader arm: pip install 'roborl[so101]'",
+        ) from error
+    return made
+
+
+def connect_teleoperator(teleoperator: Any) -> None:
+    """Connect a teleoperator and read it once. It is never calibrated here: that asks questions at the terminal.
+
+    Args:
+        teleoperator: As :func:`make_teleoperator` returns it.
+
+    Raises:
+        ConfigError: If it is not calibrated as its file says.
+        RobotError: If it does not answer.
+    """
+    asks = "calibrate" in inspect.signature(teleoperator.connect).parameters
+    ends = signal.getsignal(signal.SIGTERM)
+    try:
+        teleoperator.connect(**({"calibrate": False} if asks else {}))
+        if getattr(teleoperator, "bus", None) is not None and not teleoperator.is_calibrated:
+            raise ConfigError(
+                "The teleoperator is not calibrated, or its motors hold another calibration than its file",
+                seen=f"{teleoperator.name} with id {teleoperator.id!r}, file {teleoperator.calibration_fpath}",
+                allowed="motors that are calibrated as the file says",
+                remedy="Give the id that it was calibrated under, or calibrate it: lerobot-calibrate"
+                f" --teleop.type={teleoperator.config.type} --teleop.port=PORT --teleop.id=NAME",
+            )
+        teleoperator.get_action()
+    except ConfigError:
+        raise
+    except (
+        Exception
+    ) as error:  # a driver is foreign code: a gamepad that is not plugged in is an AttributeError
+        raise RobotError(
+            f"The teleoperator {teleoperator.name} does not answer",
+            seen=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            allowed="values of its axes or joints",
+            remedy="Check that it is plugged in, its port, its cable and its power",
+        ) from error
+    finally:
+        if ends is not None:
+            signal.signal(signal.SIGTERM, ends)  # A gamepad's library takes the signal for itself.

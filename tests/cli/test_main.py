@@ -1,0 +1,31 @@
+"""What every verb does with what it cannot know beforehand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from roborl.cli import keys
+from roborl.cli.main import main
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_four_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    code = main(["keys", "--folder", str(tmp_path / "file" / "keys"), "--computers", "[robot, learner]"])
+    said = capsys.readouterr().err
+    assert code == 1
+    assert "A file or folder cannot be used" in said
+    assert str(tmp_path / "file") in said
+    assert "Traceback" not in said
+
+
+def test_an_error_of_the_system_that_names_no_file_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: object) -> None:
+        raise ConnectionResetError("by peer")
+
+    monkeypatch.setattr(keys, "main", fail)
+    with pytest.raises(ConnectionResetError):
+        main(["keys", "--folder", "x"])
