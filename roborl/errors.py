@@ -22,7 +22,7 @@ class RoborlError(Exception):
         self.problem, self.seen, self.allowed, self.remedy = problem, seen, allowed, remedy
         parts = [problem.rstrip(".") + "."]
         if seen is not None:
-            parts.append(f"Found: {seen}.")
+            parts.append(f"Found: {' '.join(str(seen).split())}.")  # drivers speak in paragraphs
         if allowed is not None:
             parts.append(f"Allowed: {allowed}.")
         if remedy:

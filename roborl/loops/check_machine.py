@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from roborl.errors import RoborlError
@@ -90,6 +89,7 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
 def _arm(bench: Any) -> Iterator[Finding]:
     """Yield what can be said of a physical arm without touching it: driver, port, calibration file."""
     from roborl.envs.bench import make_robot
+    from roborl.envs.devices import missing_devices
 
     try:
         robot: Any = make_robot(bench)
@@ -99,10 +99,8 @@ def _arm(bench: Any) -> Iterator[Finding]:
     yield Finding(what="driver", ok=True, says=f"of {bench.robot.type}")
     port = getattr(bench.robot, "port", None)
     if port is not None:
-        there = Path(port).exists()
-        says = (
-            port if there else f"{port} is not there: plug the arm in, or ask lerobot-find-port for another"
-        )
+        there = "port" not in dict(missing_devices(bench))
+        says = port if there else f"{port} is not there: plug the arm in, or ask lerobot-find-port"
         yield Finding(what="port", ok=there, says=says)
     path = robot.calibration_fpath
     there = path.is_file()

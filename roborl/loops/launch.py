@@ -18,6 +18,7 @@ from roborl import config as configuration
 from roborl.clock import NS
 from roborl.data.reader import StoreReader
 from roborl.envs.bench import load_bench
+from roborl.envs.devices import require_devices
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops import act, learn
 from roborl.loops.act import Actor, actor_specs
@@ -256,11 +257,12 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     """Run actors, learner and reward server until the episodes are done, and return where the run stands.
 
     Raises:
-        ConfigError: If the configuration cannot be used, or the reward model does not pass its gate or lacks a
-            reference.
+        ConfigError: If the configuration cannot be used, a device of the bench is not there, or the reward model does not
+            pass its gate or lacks a reference.
         RoborlError: If a process cannot do its work.
     """
     began = time.monotonic()
+    require_devices(load_bench(config.bench, config.bench_overrides, config.plugins))
     pass_gate(config)
     run, where = RunFolder(config.run), addresses(config.run)
     learning = learn_config(config, where)

@@ -1,0 +1,39 @@
+"""What can be said of a physical bench's devices without opening any: whether their places in the file system are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from roborl.envs.bench import Bench
+from roborl.errors import ConfigError
+
+_FINDERS = {"port": "lerobot-find-port", "camera": "lerobot-find-cameras opencv"}
+
+
+def missing_devices(bench: Bench) -> Iterator[tuple[str, Path]]:
+    """Yield "port" or "camera" and the path of each device that is not there; a camera given by number has no path."""
+    port = getattr(bench.robot, "port", None)
+    if isinstance(port, str | Path) and not Path(port).exists():
+        yield "port", Path(port)
+    cameras = getattr(bench.robot, "cameras", {})
+    for name in bench.cameras:
+        place = getattr(cameras[name], "index_or_path", None)
+        if isinstance(place, str | Path) and not str(place).isdecimal() and not Path(place).exists():
+            yield "camera", Path(place)
+
+
+def require_devices(bench: Bench) -> None:
+    """See whether the devices of a physical bench are there, before minutes of preparation.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    missing = [] if bench.simulated else list(missing_devices(bench))
+    if missing:
+        raise ConfigError(
+            "Devices of the bench are not there",
+            seen=", ".join(f"{kind} {path}" for kind, path in missing),
+            allowed="paths of devices that are plugged in",
+            remedy=f"Plug them in, or find them: {', '.join(_FINDERS[kind] for kind in dict(missing))}",
+        )

@@ -1,0 +1,35 @@
+"""Devices are missed before a run prepares anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from roborl.envs.bench import load_bench
+from roborl.envs.devices import require_devices
+from roborl.errors import ConfigError
+
+
+def desk(port: Path, camera: Path) -> list[str]:
+    front = f"front: {{type: opencv, index_or_path: {camera}, width: 640, height: 480, fps: 30}}"
+    wrist = "wrist: {type: opencv, index_or_path: 2, width: 640, height: 480, fps: 30}"
+    return [f"--robot.port={port}", f"--robot.cameras={{{front}, {wrist}}}"]
+
+
+def test_what_is_not_plugged_in_is_named_with_what_finds_it(tmp_path: Path) -> None:
+    bench = load_bench("so101_desk", desk(tmp_path / "ttyACM0", tmp_path / "video0"))
+    with pytest.raises(
+        ConfigError, match=r"port .*ttyACM0, camera .*video0\..*lerobot-find-port, lerobot-find-cam"
+    ):
+        require_devices(bench)
+    (tmp_path / "video0").touch()
+    with pytest.raises(ConfigError, match=r"ttyACM0\.") as caught:
+        require_devices(bench)
+    assert "camera" not in str(caught.value.seen)
+    (tmp_path / "ttyACM0").touch()
+    require_devices(bench)
+
+
+def test_a_simulated_bench_needs_none() -> None:
+    require_devices(load_bench("so101_sim"))
