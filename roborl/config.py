@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import draccus
 import yaml
+from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, ParsingError
 
+from roborl.config_fields import field_names, kinds_at, with_lists
 from roborl.errors import ConfigError
 
 # As the word it is: draccus leaves it to YAML, which writes a Python object that nothing may read back.
@@ -26,24 +30,36 @@ class HelpShown(Exception):
 def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
     """Read ``--config_path FILE`` and dotted overrides into ``config_class``.
 
-    ``--print_config`` writes the resolved YAML to stdout instead of returning.
+    ``--print_config`` writes the resolved YAML to stdout instead of returning. A single word stands for a list of one.
 
     Raises:
-        ConfigError: With the dotted path of the field that is wrong.
+        ConfigError: With the dotted path of the field that is wrong, and the file where it stands.
         HelpShown: After ``--help`` or ``--print_config``.
     """
     rest = [arg for arg in args if arg != "--print_config"]
+    read = {} if {"-h", "--help"} & set(rest) else {path: _mapping(path) for path in _files(rest)}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            config = draccus.parse(config_class, args=rest, prog=prog)
+            config = draccus.parse(config_class, args=with_lists(config_class, rest), prog=prog)
     except SystemExit as stop:
         if not stop.code:
             raise HelpShown from None
         lines = [line for line in complaint.getvalue().splitlines() if line.strip()]
         raise _config_error(lines[-1] if lines else "unreadable arguments", prog) from stop
-    except (DecodingError, ParsingError, ConfigError, yaml.YAMLError, OSError) as error:
-        raise _plainest(error, prog) from error
+    except DecodingError as error:
+        raise _own_complaint(error) or _field_error(error, config_class, rest, read, prog) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "A value on the command line cannot be read as YAML",
+            seen=error,
+            allowed="a word, a number, '[a, b]' for a list, '{a: 1}' for a mapping",
+            remedy="Close its brackets and quotes, and put quotes of the shell around it",
+        ) from error
+    except (ParsingError, ConfigError, OSError) as error:
+        problem = " ".join(str(error.__cause__ or error).split())
+        sources = [*read, *(["the command line"] if len(rest) > 2 * len(read) else [])] if read else []
+        raise _own_complaint(error) or _config_error(problem, prog, seen=" and ".join(sources)) from error
     if len(rest) != len(args):
         print(dump(config), end="")  # noqa: T201  (this is the output that was asked for)
         raise HelpShown
@@ -64,19 +80,129 @@ def dump(config: Any) -> str:
     return str(draccus.dump(config))
 
 
-def _plainest(error: BaseException, prog: str) -> ConfigError:
-    """Return our own complaint where one lies beneath the parser's, else the parser's with the dotted path."""
+def _files(args: Sequence[str]) -> list[str]:
+    """Return the file that ``--config_path`` names last, in a list of one, or an empty list."""
+    named = [
+        word.partition("=")[2] if "=" in word else "".join(args[place + 1 : place + 2])
+        for place, word in enumerate(args)
+        if word.partition("=")[0] == "--config_path"
+    ]
+    return [path for path in named[-1:] if path]
+
+
+def _mapping(path: str) -> dict[str, Any]:
+    """Return what a configuration file holds.
+
+    Raises:
+        ConfigError: If it cannot be read, or holds no mapping.
+    """
+    allowed = "a file in YAML with lines such as field: value"
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            content: Any = load_config(file, file=path)
+    except OSError as error:
+        raise ConfigError(
+            "A configuration file cannot be opened",
+            seen=f"{path}: {error.strerror or error}",
+            allowed=allowed,
+            remedy="Correct its path or its permissions",
+        ) from error
+    except ParsingError as error:
+        raise ConfigError(
+            "A configuration file cannot be read",
+            seen=f"{path}: {error.__cause__ or error}",
+            allowed=allowed,
+            remedy="Correct it at the place that is named",
+        ) from error
+    if not isinstance(content, dict):
+        kind = "a list" if isinstance(content, list) else "a single value"
+        kind = "nothing" if content is None else f"{kind}, {_short(content)},"
+        raise ConfigError(
+            "A configuration file holds no fields",
+            seen=f"{kind} in {path}",
+            allowed=allowed,
+            remedy="Write fields into it, or give another file",
+        )
+    return content
+
+
+def _own_complaint(error: BaseException) -> ConfigError | None:
+    """Return our own complaint where one lies beneath the parser's."""
     beneath: BaseException | None = error
     while beneath is not None:
         if isinstance(beneath, ConfigError):
             return beneath
         beneath = beneath.__cause__ or beneath.__context__
-    cause = error if isinstance(error, DecodingError) else error.__cause__ or error
-    return _config_error(" ".join(str(cause).split()), prog)
+    return None
 
 
-def _config_error(problem: str, prog: str) -> ConfigError:
+def _field_error(
+    error: DecodingError,
+    config_class: type[Any],
+    args: Sequence[str],
+    read: Mapping[str, Mapping[str, Any]],
+    prog: str,
+) -> ConfigError:
+    """Return what is wrong with one field, in our words where the parser's are about its own inside."""
+    path, said = [str(name) for name in error.key_path], " ".join(error.message.split())
+    dotted = ".".join(path)
+    kinds = kinds_at(config_class, path)
+    if unknown := re.fullmatch(r"The fields (.*) are not valid for (.*?)\.?", said):
+        names = re.findall(r"`([^`]*)`", unknown[1])
+        fitting = [kind for kind in kinds if getattr(kind, "__name__", "") == unknown[2]] or kinds
+        return ConfigError(
+            f"There is no such field of {dotted or unknown[2]}",
+            seen=", ".join(names) + _place([*path, names[0]], args, read),
+            allowed=field_names(fitting),
+            remedy="Correct its name, or remove it",
+        )
+    place = _place(path, args, read)
+    value = re.search(r"value='(.*)' into field", said)
+    written = value[1] if value and value[1] != "None" else ""
+    found = written or "nothing"
+    if "not of a valid input for a list type" in said:
+        return ConfigError(
+            f"{dotted} takes a list",
+            seen=found + place,
+            allowed="[a, b], as YAML writes it",
+            remedy=f"Write {dotted}: [{written}]" if place else f"Write --{dotted} '[{written}]'",
+        )
+    sections = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if sections and "has no attribute 'copy'" in said:
+        return ConfigError(
+            f"{dotted} holds fields of its own",
+            seen=found + place,
+            allowed=field_names(sections),
+            remedy=f"Write them as {{field: value}}, or as --{dotted}.FIELD on a command line",
+        )
+    return _config_error(" ".join(str(error).split()), prog, seen=place.removeprefix(" in "))
+
+
+def _place(path: Sequence[str], args: Sequence[str], read: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return " in FILE" where a field's value stands in a file and no argument replaces it."""
+    if any(word.partition("=")[0] == "--" + ".".join(path) for word in args):
+        return ""
+    for file, content in read.items():
+        inner: Any = content
+        for name in path:
+            if isinstance(inner, list) and name.isdecimal() and int(name) < len(inner):
+                inner = inner[int(name)]
+            elif isinstance(inner, Mapping) and name in map(str, inner):
+                inner = next(value for key, value in inner.items() if str(key) == name)
+            else:
+                return ""
+        return f" in {file}"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _config_error(problem: str, prog: str, *, seen: str = "") -> ConfigError:
     return ConfigError(
         f"The configuration cannot be used: {problem.strip()}",
+        seen=seen or None,
         remedy=f"See the fields with: {prog} --help" if prog.startswith("roborl") else "",
     )

@@ -32,6 +32,10 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     # names
     names: list[str] = field(default_factory=list)
+    # sizes
+    sizes: list[float] = field(default_factory=list)
+    # words
+    words: tuple[str, ...] = ()
     # how to go
     gait: Gait = Gait.SLOW
 
@@ -63,6 +67,80 @@ def test_what_is_wrong_is_said_in_one_line(args: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         parse(Outer, args, prog="roborl x")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "config"),
+    [
+        (["--names", "a"], Outer(names=["a"])),
+        (["--names=--x=y"], Outer(names=["--x=y"])),
+        (["--names=--x={a: 1, b: 2}"], Outer(names=["--x={a: 1, b: 2}"])),
+        (["--names", "pick it up"], Outer(names=["pick it up"])),
+        (["--names", "[a, b]", "--gait", "fast"], Outer(names=["a", "b"], gait=Gait.FAST)),
+        (["--names", "7", "--sizes", "-7"], Outer(names=["7"], sizes=[-7.0])),
+        (["--words", "abc", "--inner.speed", "2"], Outer(words=("abc",), inner=Inner(speed=2.0))),
+    ],
+)
+def test_a_single_word_is_a_list_of_one(args: list[str], config: Outer) -> None:
+    assert parse(Outer, args, prog="roborl x") == config
+
+
+def told(args: list[str]) -> ConfigError:
+    """Return the error of arguments, which must have all four parts."""
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, args, prog="roborl x")
+    error = caught.value
+    assert all((error.problem, error.seen, error.allowed, error.remedy)), str(error)
+    assert "\n" not in str(error)
+    return error
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing but this\n", "- a\n", "word\n", "3\n", "names: [a\n", "a: b: c\n"]
+)
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_a_file_without_fields_is_named(tmp_path: Path, text: str, ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    path.write_text(text)
+    assert str(path) in str(told(["--config_path", str(path)]))
+    assert str(path) in str(told([f"--config_path={path}", "--inner.speed", "3"]))
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.yaml"):
+        assert str(path) in str(told(["--config_path", str(path)]))
+
+
+@pytest.mark.parametrize(
+    ("text", "seen", "allowed"),
+    [
+        ("foo: 1\nbar: 2\n", "foo, bar in ", "inner, names, sizes, words, gait"),
+        ("inner: {velocity: 1}\n", "velocity in ", "speed"),
+        ("inner: 3\n", "3 in ", "speed"),
+        ("inner:\n", "nothing in ", "speed"),
+        ("names: a\n", "a in ", "[a, b]"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_file_and_what_is_allowed(
+    tmp_path: Path, text: str, seen: str, allowed: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    error = told(["--config_path", str(path)])
+    assert error.seen == f"{seen}{path}"
+    assert allowed in str(error.allowed)
+
+
+def test_a_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("names: [a]\n")
+    error = told(["--config_path", str(path), "--names", "a,b"])
+    assert error.seen == "a,b"
+    assert "--names '[a,b]'" in error.remedy
+
+
+def test_a_torn_value_is_told() -> None:
+    assert "[abc" in str(told(["--names", "[abc"]).seen)
 
 
 def test_a_resolved_configuration_is_printed_on_request(capsys: pytest.CaptureFixture[str]) -> None:

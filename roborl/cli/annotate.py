@@ -12,26 +12,26 @@ from roborl.errors import ConfigError
 if TYPE_CHECKING:
     from roborl.data.dataset_episode import Subtask
 
+Prefix = Literal["sparse", "dense"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which dataset, and marks in or a page out."""
 
     dataset: Path  # folder of a LeRobotDataset v3
-    marks: Path | None = (
-        None  # keyframes to write: YAML or JSON {episode: [{name, start, end}]}, CSV, or Robo-Dopamine's
-    )
+    # keyframes to write: YAML or JSON {episode: [{name, start, end}]}, CSV, or Robo-Dopamine's
+    marks: Path | None = None
     episode: int = 0  # the episode that a file of keyframes without episode numbers is about
-    prefix: Literal["sparse", "dense"] = "sparse"  # which of LeRobot's two annotations
+    prefix: Prefix = "sparse"  # which of LeRobot's two annotations
     replace_all: bool = False  # episodes that the file does not name lose their annotation
     # Find sub-tasks in the pictures of the successes that have none: how many, or 0 for as many as --stages names, or as
     # pay. With --page they stand on the page, to be corrected; without, they are written into the dataset as they are.
     propose: int | None = None
     encoder: str = "efficientnet-lite0"  # frozen network they are found with, or pretrained:FOLDER-OR-HUB-ID
     page: Path | None = None  # HTML file to write, on which a person marks sub-tasks and saves marks.json
-    stages: list[str] = field(
-        default_factory=list
-    )  # names to choose from on the page, and of what is proposed; empty: those in the dataset
+    # names to choose from on the page, and of what is proposed; empty: those in the dataset
+    stages: list[str] = field(default_factory=list)
     camera: str = ""  # camera shown on the page; empty: the first
     episodes: list[int] = field(default_factory=list)  # episodes on the page or to propose for; empty: all
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from roborl.errors import ConfigError
 from roborl.loops.bench_reward import RESULT, BenchRewardConfig, bench_reward
 
 Config = BenchRewardConfig
@@ -22,6 +23,9 @@ def positional(args: Sequence[str]) -> list[str]:
     Example:
         >>> positional(["--model", "a", "--lag", "4", "--model=b"])
         ['--lag', '4', '--model', '["a", "b"]']
+
+    Raises:
+        ConfigError: If a list is torn.
     """
     rest: list[str] = []
     found: dict[str, list[str]] = {}
@@ -32,9 +36,21 @@ def positional(args: Sequence[str]) -> list[str]:
             rest.append(word)
             continue
         value = value if equals else next(words, "")
-        # A list as YAML writes it is taken as it is.
-        found.setdefault(name, []).extend(yaml.safe_load(value) if value.startswith("[") else [value])
+        found.setdefault(name, []).extend(_listed(name, value) if value.startswith("[") else [value])
     return [*rest, *(part for name, values in found.items() for part in (name, json.dumps(values)))]
+
+
+def _listed(name: str, value: str) -> list[str]:
+    """Return a list that is written as YAML writes it."""
+    try:
+        return list(yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{name} cannot be read as a list",
+            seen=value,
+            allowed="a word, or a list such as '[a, b]'",
+            remedy=f"Close its brackets and quotes, or give {name} once for each word",
+        ) from error
 
 
 def main(config: BenchRewardConfig) -> dict[str, Any]:

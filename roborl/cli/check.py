@@ -19,18 +19,16 @@ class Config(PlanConfig):
     plan: bool = False
     # Bench file: a path, or a name in hardware_configs/.
     bench: str = "so101_sim"
-    # Dotted overrides of it, such as --robot.scene=Reach.
+    # Dotted overrides of it, such as --bench_overrides '[--robot.scene=Reach]'.
     bench_overrides: list[str] = field(default_factory=list)
     # Open the bench's cameras; its arm stays untouched.
     look: bool = True
 
 
 def positional(args: Sequence[str]) -> list[str]:
-    """Let ``--plan`` stand alone for ``--plan true``, and one number for a list of one card."""
+    """Let ``--plan`` stand alone for ``--plan true``."""
     rest: list[str] = []
     for place, argument in enumerate(args):
-        if rest and rest[-1] == "--card_gib" and not argument.startswith(("[", "--")):
-            argument = f"[{argument}]"
         rest.append(argument)
         if argument == "--plan" and (place + 1 == len(args) or args[place + 1].startswith("--")):
             rest.append("true")

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from roborl.errors import ConfigError
 from roborl.loops.seeds import scene_seed
 
+ScenePurpose = Literal["evaluation", "tuning"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -22,21 +24,29 @@ class Config:
     policy: str
     bench: str = "so101_sim"  # bench file: a path, or a name in hardware_configs/
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
-    bench_overrides: list[str] = field(default_factory=list)  # further bench overrides, like --max_steps=80
+    # further overrides of the bench file, such as --bench_overrides '[--max_steps=80]'
+    bench_overrides: list[str] = field(default_factory=list)
     episodes: int = 50  # how many scenes
     seed: int = 0  # which set of scenes, 0 to 39,999
-    purpose: Literal["evaluation", "tuning"] = (
-        "evaluation"  # tuning: scenes to choose settings on, never reported
-    )
+    purpose: ScenePurpose = "evaluation"  # tuning: scenes to choose settings on, never reported
     require: str = ""  # bar that sets the exit code, like "success>=0.8"
     replan_steps: int = 0  # ask the policy again after so many actions of a chunk; 0: after all of them
     threads: int = 1  # threads of the policy's network
     table: Path | None = None  # JSONL file with one line per episode
     video: Path | None = None  # MP4 file
     video_episodes: int = 4  # how many episodes it shows
-    reward: str = (
-        ""  # reward model that watches, named as for roborl serve; its progress is drawn on the video
-    )
+    # reward model that watches, named as for roborl serve; its progress is drawn on the video
+    reward: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("replan_steps", 0), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"{name} is too small",
+                    seen=getattr(self, name),
+                    allowed=f"{least} or more",
+                    remedy=f"Set --{name}",
+                )
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,21 +32,36 @@ class Config:
     out: Path  # the dataset; one that is there is continued
     bench: str = "so101_sim"  # bench file: a path, or a name in hardware_configs/
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
-    bench_overrides: list[str] = field(
-        default_factory=list
-    )  # further bench overrides, like --robot.randomisation=mild
+    # further overrides of the bench file, such as --bench_overrides '[--robot.randomisation=mild]'
+    bench_overrides: list[str] = field(default_factory=list)
     scripted: int = 0  # how many demonstrations by the scripted expert
     failures: int = 0  # how many scripted failures of each kind
     failure_kinds: list[str] = field(default_factory=list)  # which kinds; empty: all that the task knows
     noise: float = 0.2  # how far the expert strays: standard deviation in units of the largest step
     detours: float = 0.3  # chance per episode of one detour, 0 to 1
     seed: int = 0  # which set of scenes, 0 to 39,999
-    benchmark_progress: bool = (
-        False  # also store the simulator's true progress, to measure reward models against
-    )
+    # also store the simulator's true progress, to measure reward models against
+    benchmark_progress: bool = False
     by_hand: int = 0  # how many demonstrations by a person with the teleoperator
     teleop: TeleoperatorConfig | None = None  # LeRobot's own configuration, like --teleop.type so101_leader
     video: bool = False  # store MP4 (smaller, lossy, slow to write) rather than exact pictures
+
+    def __post_init__(self) -> None:
+        for name in ("scripted", "failures", "by_hand"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"{name} counts episodes",
+                    seen=getattr(self, name),
+                    allowed="0 or more",
+                    remedy=f"Set --{name}",
+                )
+        if not 0 <= self.noise < math.inf or not 0 <= self.detours <= 1:
+            raise ConfigError(
+                "The expert cannot stray like this",
+                seen=f"noise {self.noise:g}, detours {self.detours:g}",
+                allowed="noise >= 0, detours from 0 to 1",
+                remedy="Set --noise and --detours",
+            )
 
 
 def main(config: Config) -> dict[str, Any]:

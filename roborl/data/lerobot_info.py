@@ -31,7 +31,7 @@ class DatasetInfo:
         state_dim: Length of the state, 0 where there is none.
         action_dim: Length of an action, 0 where there is none.
         episodes: How many.
-        tasks: The instructions.
+        tasks: The instructions of its episodes.
         ours: True where last observations, verdicts and proposals are stored.
         stages: Sub-task names in order, empty without annotations.
         robot_type: What LeRobot calls the robot, empty where it does not say.
@@ -69,7 +69,8 @@ def describe(source: str | Path) -> DatasetInfo:
         state_dim=_width(features.get(STATE)),
         action_dim=_width(features.get(ACTION)),
         episodes=len(files.episodes),
-        tasks=tuple(files.tasks.values()),
+        # Not those of the table: it also names tasks whose episodes were deleted.
+        tasks=tuple(dict.fromkeys(task for row in files.episodes for task in row.get("tasks") or ())),
         ours=LAST in features,
         stages=stages(files),
         robot_type=str(files.info.get("robot_type") or ""),

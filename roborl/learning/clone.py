@@ -37,33 +37,30 @@ _STILL_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class CloneConfig:
-    """Settings of cloning.
+    """Settings of cloning."""
 
-    Attributes:
-        keypoints: Keypoints that the encoder finds in each camera's picture.
-        channels: Channels of its convolutions.
-        encoder_updates: Updates of the encoder.
-        failure_share: Share of the encoder's batches drawn from failures, where they completed a sub-task.
-        still_weight: Weight of seeing the end of a sub-task that has not begun where the episode's first picture shows it;
-            failures that completed nothing are then drawn too. 0: never asked.
-        from_first: Tell the actor where the episode's first pictures show the ends of sub-tasks too.
-        actor_updates: Updates of the actor on frozen features.
-        batch_size: Frames per update.
-        learning_rate: Of both.
-        feature_noise: Standard deviation of noise on features while the actor learns.
-        state_noise: Standard deviation of noise on the state, and on the way that remains.
-    """
-
+    # keypoints that the encoder finds in each camera's picture
     keypoints: int = 16
+    # channels of its convolutions
     channels: int = 16
+    # updates of the encoder
     encoder_updates: int = 1500
+    # share of the encoder's batches drawn from failures, where they completed a sub-task
     failure_share: float = 0.4
+    # weight of seeing the end of a sub-task that has not begun where the episode's first picture shows it; failures that
+    # completed nothing are then drawn too; 0: never asked
     still_weight: float = 0.0
+    # tell the actor where the episode's first pictures show the ends of sub-tasks too
     from_first: bool = False
+    # updates of the actor on frozen features
     actor_updates: int = 1000
+    # frames per update
     batch_size: int = 64
+    # of encoder and actor
     learning_rate: float = 1e-3
+    # standard deviation of noise on features while the actor learns
     feature_noise: float = 0.02
+    # standard deviation of noise on the state, and on the way that remains
     state_noise: float = 0.01
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.sampling import Batch, Sampler
 
+Schedule = Literal["fixed", "linear", "proportional"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
@@ -22,7 +24,7 @@ class Share:
         over_updates: Updates a linear share takes to get there.
     """
 
-    kind: Literal["fixed", "linear", "proportional"] = "fixed"
+    kind: Schedule = "fixed"
     share: float = 0.5
     final: float = 0.5
     over_updates: int = 1

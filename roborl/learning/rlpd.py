@@ -45,50 +45,47 @@ _MOST_WEIGHT = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class RlpdConfig:
-    """Settings of the algorithm.
+    """Settings of the algorithm."""
 
-    Attributes:
-        batch_size: Transitions per update.
-        demo_fraction: Share of a batch drawn from demonstrations and successes.
-        discount: The one discount, of the return and of the shaping.
-        n_step: Longest n-step return.
-        lookahead: What part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain
-            potential shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1. Inside an
-            n-step window nothing is damped: longer windows look further than the source's one-step rule.
-        lookahead_updates: Updates after which it has grown to 1; 0: it never grows, and the run says so.
-        members: Critics in the ensemble.
-        subset: Critics whose minimum is the target.
-        width: Units per hidden layer of a critic.
-        learning_rate: Of actor and critics.
-        polyak: Share of the critics that enters their targets at each update.
-        target_noise: Standard deviation of the smoothing noise on target actions.
-        actor_every: Critic updates per actor update.
-        actor_average: Share of the running average of actors that each update keeps; the average is what acts.
-        clone_weight: Weight of the cloning loss on demonstrations and a person's steps in the actor's loss.
-        advantage_weight: Weight of cloning other actions by their advantage, where that is positive.
-        advantage_temperature: Advantage, relative to the mean value, that makes such an action count e times as much.
-        least_value: Values below this are not scaled up further, so that an untaught critic does not move the actor.
-        critic_sees_potential: False breaks the invariance; the run then says so.
-    """
-
+    # transitions per update
     batch_size: int = 64
+    # share of a batch drawn from demonstrations and successes
     demo_fraction: float = 0.5
+    # the one discount, of the return and of the shaping
     discount: float = 0.98
+    # longest n-step return
     n_step: int = 3
+    # what part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain potential
+    # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1. Inside an n-step window
+    # nothing is damped: longer windows look further than the source's one-step rule.
     lookahead: float = 0.9
+    # updates after which it has grown to 1; 0: it never grows, and the run says so
     lookahead_updates: int = 150_000
+    # critics in the ensemble
     members: int = 4
+    # critics whose minimum is the target
     subset: int = 2
+    # units per hidden layer of a critic
     width: int = 128
+    # of actor and critics
     learning_rate: float = 3e-4
+    # share of the critics that enters their targets at each update
     polyak: float = 0.005
+    # standard deviation of the smoothing noise on target actions
     target_noise: float = 0.1
+    # critic updates per actor update
     actor_every: int = 2
+    # share of the running average of actors that each update keeps; the average is what acts
     actor_average: float = 0.999
+    # weight of the cloning loss on demonstrations and a person's steps in the actor's loss
     clone_weight: float = 0.33
+    # weight of cloning other actions by their advantage, where that is positive
     advantage_weight: float = 1.67
+    # advantage, relative to the mean value, that makes such an action count e times as much
     advantage_temperature: float = 0.05
+    # values below this are not scaled up further, so that an untaught critic does not move the actor
     least_value: float = 0.1
+    # false breaks the invariance; the run then says so
     critic_sees_potential: bool = True
 
 

@@ -57,7 +57,7 @@ class ActConfig(ActSettings):
 
     # Name or path of the bench file.
     bench: str = "so101_sim"
-    # Dotted overrides of the bench file, such as --robot.scene=Reach.
+    # Dotted overrides of the bench file, such as --bench_overrides '[--robot.scene=Reach]'.
     bench_overrides: list[str] = field(default_factory=list)
     # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot.
     plugins: list[str] = field(default_factory=list)

@@ -44,9 +44,8 @@ class _AdaptConfig:
     out: Path  # folder for the judge, its resume point, its log and its report
     episodes: list[int] = field(default_factory=list)  # which episodes; empty: all
     one_shot: bool = False  # learn from the first of these alone, measure on the others
-    camera_map: dict[str, str] = field(
-        default_factory=dict
-    )  # the model's camera name to the dataset's, where they differ
+    # The model's camera name to the dataset's, where they differ.
+    camera_map: dict[str, str] = field(default_factory=dict)
     training: AdaptationTraining = field(default_factory=AdaptationTraining)
 
 

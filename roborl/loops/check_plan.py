@@ -54,9 +54,11 @@ class PlanConfig:
     checkpointing: bool = False
     # Cameras that the policy looks through; a small policy and rlpd take those of the bench.
     cameras: int = 2
-    # Where each lies: cpu or cuda:0, cuda:1, ... Small policies and rlpd are always on the cpu.
+    # Where the judge lies: cpu or cuda:0, cuda:1, ...
     judge_device: str = "cuda:0"
+    # Where the policy lies; a small one is always on the cpu.
     policy_device: str = "cuda:0"
+    # Where the learner lies; rlpd is always on the cpu.
     learner_device: str = "cuda:0"
     # Memory of each card, GiB, from cuda:0 on; empty for what is free on the cards of this computer.
     card_gib: list[float] = field(default_factory=list)

@@ -24,26 +24,28 @@ from roborl.types import Episode
 
 log = logging.getLogger(__name__)
 
+Actions = Literal["auto", "bench", "targets"]
+Verdicts = Literal["file", "all", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class DemosConfig:
     """Which demonstrations, and how to read them."""
 
-    path: str = ""  # folder or hub id of a LeRobotDataset v3; empty: none
-    camera_map: dict[str, str] = field(
-        default_factory=dict
-    )  # our camera name to the dataset's, where not plain
-    actions: Literal["auto", "bench", "targets"] = (
-        "auto"  # what its actions are; auto: targets where named like joints
-    )
-    success: Literal["file", "all", "none"] = (
-        "file"  # the verdicts: what the file says (else success), or one on all
-    )
-    limit: int = 0  # how many demonstrations at most; 0: all
-    failures: bool = (
-        False  # take its failures too: critics learn from them, and they are not cloned as a whole
-    )
-    actor: str = "demo"  # first part of their keys
+    # folder or hub id of a LeRobotDataset v3; empty: none
+    path: str = ""
+    # our camera name to the dataset's, where not plain
+    camera_map: dict[str, str] = field(default_factory=dict)
+    # what its actions are; auto: targets where named like joints
+    actions: Actions = "auto"
+    # the verdicts: what the file says (else success), or one on all
+    success: Verdicts = "file"
+    # how many demonstrations at most; 0: all
+    limit: int = 0
+    # take its failures too: critics learn from them, and they are not cloned as a whole
+    failures: bool = False
+    # first part of their keys
+    actor: str = "demo"
 
 
 def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
@@ -91,6 +93,23 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         if not failed or config.failures:
             shown += not failed
             yield episode
+
+
+def warn_of_another_task(config: DemosConfig, bench: Bench) -> None:
+    """Warn where no demonstration has the bench's task: it is learnt from all the same, for words differ.
+
+    Raises:
+        DatasetError: If the dataset cannot be read.
+    """
+    shown = describe(config.path).tasks
+    if shown and bench.task not in shown:
+        log.warning(
+            "No demonstration in %s has the bench's task: they show %s, the bench asks for %r. "
+            "If these mean the same, all is well",
+            config.path,
+            ", ".join(map(repr, shown)),
+            bench.task,
+        )
 
 
 def is_joint_recording(info: DatasetInfo, bench: Bench) -> bool:

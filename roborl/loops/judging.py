@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from roborl.data.episodes import EpisodeInfo
-from roborl.loops.labelling import EpisodeLabels
+from roborl.loops.labelling import EpisodeLabels, VerdictRule
 from roborl.records import Verdict
 from roborl.rewards.grades import HIGHEST, LOWEST, level_of
 from roborl.rewards.transforms import RewardTransform
 from roborl.types import EndCause, EpisodeKey, RewardSource
-
-type VerdictRule = Literal["done", "terminal01"]
 
 _AS_PLANNED = (EndCause.SUCCESS, EndCause.FAILURE, EndCause.TIME_LIMIT, EndCause.JUDGE_STOP)
 

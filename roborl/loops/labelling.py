@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from roborl.errors import ConfigError
 from roborl.types import Score
 
+VerdictRule = Literal["done", "terminal01"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConfig:
@@ -32,7 +34,7 @@ class LabelConfig:
     retry_s: float = 0.2
     # how the reward model judges an episode where the bench leaves the outcome to it. done: 1 at the first frame that it
     # calls done. terminal01: its last score is the grade of the whole episode, 1 to 5, which pays (grade - 1) / 4
-    verdict: Literal["done", "terminal01"] = "done"
+    verdict: VerdictRule = "done"
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.max_stride or self.window < self.max_stride or self.sessions < 1:

@@ -257,11 +257,12 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     """Run actors, learner and reward server until the episodes are done, and return where the run stands.
 
     Raises:
-        ConfigError: If the configuration cannot be used, a device of the bench is not there, or the reward model does not
-            pass its gate or lacks a reference.
+        ConfigError: If the configuration cannot be used, a device of the bench is not there, there is no run to go on with,
+            or the reward model does not pass its gate or lacks a reference.
         RoborlError: If a process cannot do its work.
     """
     began = time.monotonic()
+    learn.require_run(config)
     require_devices(load_bench(config.bench, config.bench_overrides, config.plugins))
     pass_gate(config)
     run, where = RunFolder(config.run), addresses(config.run)

@@ -18,13 +18,15 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.loops import learn_processes
-from roborl.loops.demonstrations import action_map, bench_episodes, state_map
+from roborl.loops.demonstrations import action_map, bench_episodes, state_map, warn_of_another_task
 from roborl.loops.learn_config import (
     BenchForm,
     LearnConfig,
+    LearnSettings,
     RunFolder,
 )
 from roborl.loops.run_files import JsonLines, read_status
+from roborl.loops.store import imported
 from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import the_form
@@ -46,7 +48,31 @@ PRELOAD = (
 )
 _HANG_S = 30.0
 _POLL_S = 0.1
+_SHOWN_RUNS = 3
 _VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
+
+
+def require_run(config: LearnSettings) -> None:
+    """Refuse to go on with a run that is not there; comes before anything is made in its place.
+
+    Raises:
+        ConfigError: If the run is to be resumed or rolled back, and none began in the folder: it holds neither the
+            learner's lock, a run's first file, nor ``learn.yaml``.
+    """
+    run = RunFolder(config.run)
+    if run.begun or not (config.resume or config.rollback):
+        return
+    beside = [
+        RunFolder(path) for path in run.root.parent.glob("*") if path.is_dir() and os.access(path, os.X_OK)
+    ]
+    found = sorted((r.root for r in beside if r.begun), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = ", ".join(map(str, found[:_SHOWN_RUNS]))
+    raise ConfigError(
+        "There is no run to go on with",
+        seen=run.root,
+        allowed="the folder of a run; " + (f"newest beside it: {newest}" if newest else "beside it is none"),
+        remedy="Name its folder with --run. To begin a new run, leave out --resume and --rollback",
+    )
 
 
 def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -> BenchForm:
@@ -55,7 +81,7 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
     Raises:
         ConfigError: If the folder holds a run that is not to be resumed, or bench, policy and run do not fit together.
         ModelLoadError: If the policy folder cannot be used.
-        DatasetError: If a policy is to be cloned, and the demonstrations do not fit the bench.
+        DatasetError: If the demonstrations cannot be read, or a policy is to be cloned and they do not fit the bench.
         KeyboardInterrupt: If ``stopping`` says so meanwhile.
     """
     run = RunFolder(config.run)
@@ -68,6 +94,9 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
             remedy="Go on with it: --resume true. Or name another folder: --run",
         )
     form = form_of(config)
+    if config.demos.path and config.demos.path not in imported(run.imports):
+        bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+        warn_of_another_task(config.demos, bench)
     _place_policy(config, form, run, stopping)
     run.learner.write_text(configuration.dump(config))
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **_versions()})
@@ -131,12 +160,12 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
     With ``rollback`` set and another learner at work on the folder, that one is told, and nothing is started.
 
     Raises:
-        ConfigError: As :func:`prepare`; also if another learner works on the folder.
+        ConfigError: As :func:`prepare` and :func:`require_run`; also if another learner works on the folder.
         RoborlError: If a process cannot do its work.
     """
     run = RunFolder(config.run)
+    require_run(config)
     if config.rollback:
-        run.root.mkdir(parents=True, exist_ok=True)
         ask_rollback(run, config.rollback)
     with hold(run) as held:
         if not held:
@@ -246,7 +275,7 @@ def _check_shape(folder: Path, form: BenchForm) -> None:
 def hold(run: RunFolder) -> Iterator[bool]:
     """Hold the run folder's lock while the learner works; yields whether it was free."""
     run.root.mkdir(parents=True, exist_ok=True)
-    with (run.root / ".learner.lock").open("w") as lock:
+    with run.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

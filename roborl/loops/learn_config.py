@@ -17,6 +17,8 @@ from roborl.loops.replay import MixConfig
 from roborl.loops.train import TrainerConfig
 from roborl.serving.security import SecurityConfig
 
+Form = Literal["potential", "progress", "difference", "positive"]
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -69,6 +71,16 @@ class RunFolder:
         """The resolved configuration of the learner."""
         return self.root / "learn.yaml"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the learner at work; the first file of a run."""
+        return self.root / ".learner.lock"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run began here, however early it ended; a copy may lack the lock."""
+        return self.lock.exists() or self.learner.exists()
+
     def status(self, process: str) -> Path:
         """The newest counters of a process, JSON."""
         return self.root / "status" / f"{process}.json"
@@ -89,7 +101,7 @@ class ShapingConfig:
     """How progress becomes reward."""
 
     # potential leaves the best policy alone; progress, difference and positive do not, and the run says so
-    form: Literal["potential", "progress", "difference", "positive"] = "potential"
+    form: Form = "potential"
     # reward that full progress is worth; 0 trains on the task's reward alone
     scale: float = 1.0
     # spread of a score at which it counts half; .inf lets every score count fully
@@ -114,7 +126,7 @@ class LearnSettings:
     run: Path = Path("outputs/run")
     # name or path of the bench file
     bench: str = "so101_sim"
-    # dotted overrides of the bench file, such as --robot.scene=Reach
+    # dotted overrides of the bench file, such as --bench_overrides '[--robot.scene=Reach]'
     bench_overrides: list[str] = field(default_factory=list)
     # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot
     plugins: list[str] = field(default_factory=list)

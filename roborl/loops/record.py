@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, Subtask
+from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import RoborlError
+from roborl.errors import DatasetError, RoborlError
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.loops.seeds import Purpose, scene_seed
 from roborl.roles import Policy
@@ -57,12 +58,12 @@ def open_writer(
     """Return a writer for what an environment perceives; the state's names are the robot's.
 
     Raises:
-        DatasetError: If there is a dataset of another form.
+        DatasetError: If there is a dataset of another form or of another task.
     """
     bench, arm = env.bench, env.arm
     axes = ["x", "y", "z"]
     joints = [f"{name}.pos" for name in arm.model.joint_names]
-    return DatasetWriter(
+    writer = DatasetWriter(
         path,
         fps=round(bench.policy_hz),
         cameras={name: (shape[0], shape[1]) for name, shape in arm.cameras.items()},
@@ -75,6 +76,16 @@ def open_writer(
         benchmark_progress=benchmark_progress,
         checkpoint_every=checkpoint_every,
     )
+    held = describe(path).tasks if writer.episodes else ()
+    if set(held) - {env.task}:
+        raise DatasetError(
+            "The dataset to continue holds another task",
+            seen=f"{', '.join(map(repr, held))} in {path}",
+            allowed=f"{env.task!r}, which this run records",
+            remedy="Record into a new path, or choose the scene of the dataset's task; if only its words differ, "
+            "give the bench those: --bench_overrides '[--task=...]'",
+        )
+    return writer
 
 
 def record_scripted(
@@ -109,6 +120,7 @@ def record_scripted(
         on_episode: Told the kind, and how many of how many episodes stand.
 
     Raises:
+        DatasetError: If there is a dataset of another form or of another task.
         RoborlError: If a script does not do what it is for, ten times in a row on one place in the list.
     """
     wanted = [(EXPERT, index) for index in range(demonstrations)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from roborl.data.arena import DEMO, FAILURE, ONLINE
 from roborl.data.episodes import EpisodeInfo
 from roborl.errors import ConfigError, DatasetError
-from roborl.learning.mixing import Mixer, Share
+from roborl.learning.mixing import Mixer, Schedule, Share
 from roborl.learning.sampling import Batch, Sampler
 from roborl.loops.train import EpisodeResult, Experience
 from roborl.types import EpisodeKey
@@ -23,7 +22,7 @@ class MixConfig:
     """How the share of demonstrations in a batch goes on from the algorithm's ``demo_fraction``."""
 
     # fixed; linear: to `final` over `over_updates`; proportional: what there is of them, at least demo_fraction
-    kind: Literal["fixed", "linear", "proportional"] = "fixed"
+    kind: Schedule = "fixed"
     # where a linear share ends
     final: float = 0.25
     # updates that a linear share takes to get there

@@ -27,19 +27,13 @@ FUSED = "as set"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPairsConfig:
-    """Which data, which judge, where to.
-
-    Attributes:
-        out: Folder of the judge.
-    """
+    """Which data, which judge, where to."""
 
     out: Path  # folder for the judge and its report
-    dataset: list[str] = field(
-        default_factory=list
-    )  # LeRobotDatasets or folders of videos, of any tasks: successes with marked sub-tasks, failures
-    demonstration: str = (
-        ""  # dataset of a further task, to whose first success the judge is adapted; empty: none
-    )
+    # LeRobotDatasets or folders of videos, of any tasks: successes with marked sub-tasks, failures.
+    dataset: list[str] = field(default_factory=list)
+    # Dataset of a further task, to whose first success the judge is adapted; empty: none.
+    demonstration: str = ""
     start: str = ""  # folder of a judge to go on from; empty: from scratch
     measured: str = ""  # dataset of the demonstration's task to measure on; empty: none
     # How it is asked: cameras, perspectives and rules, as in the file of its settings.

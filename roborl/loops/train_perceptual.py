@@ -30,14 +30,10 @@ from roborl.rewards.sarm.labels import plan_stages
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPerceptualConfig:
-    """Which demonstrations, which features, where to.
+    """Which demonstrations, which features, where to."""
 
-    Attributes:
-        dataset: A LeRobotDataset v3 or a folder of videos.
-        out: Folder of the model.
-    """
-
-    dataset: str  # a LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json
+    # A LeRobotDataset v3 (folder or hub id), or a folder of videos with annotated_keyframes.json.
+    dataset: str
     out: Path  # folder for the model, the encoder's vectors and the report
     cameras: list[str] = field(default_factory=list)  # views to look at; empty: all that the dataset has
     model: PerceptualConfig = field(default_factory=PerceptualConfig)

@@ -36,19 +36,14 @@ _LATENCY_FRAMES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRewardConfig:
-    """Which data, which model, where to. For a published judge instead: ``--model dopamine --help`` and its like.
+    """Which data, which model, where to. For a published judge instead: ``--model dopamine --help`` and its like."""
 
-    Attributes:
-        dataset: A LeRobotDataset v3 or a folder of videos.
-        out: Folder of the model.
-    """
-
-    dataset: str  # a LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json
+    # A LeRobotDataset v3 (folder or hub id), or a folder of videos with annotated_keyframes.json.
+    dataset: str
     out: Path  # folder for the model, its resume points and its report
     episodes: list[int] = field(default_factory=list)  # which to learn from; empty: all others
-    held_out: list[int] = field(
-        default_factory=list
-    )  # which to measure on; empty: a share, training.held_out
+    # Which to measure on; empty: a share, training.held_out.
+    held_out: list[int] = field(default_factory=list)
     rate_hz: float = 0.0  # observations per second that are kept, in use too; 0 for every recorded one
     cameras: list[str] = field(default_factory=list)  # views to look at; empty: all that the dataset has
     model: SarmConfig = field(default_factory=SarmConfig)

@@ -26,6 +26,8 @@ from roborl.serving.score_events import Scored, SessionLost, SessionRefused
 from roborl.serving.security import SecurityConfig
 from roborl.types import Lane, Score
 
+WhichLane = Literal["auto", "live", "label"]
+
 _POLL_S = 0.02
 
 
@@ -55,7 +57,7 @@ class WatchConfig:
     reward_model: str = ""
     # live: newest first, may skip; a recording is played in real time, and where it cannot be decoded so fast, the ages
     # of the scores say so. label: every observation. auto: live on a bench, label elsewhere.
-    lane: Literal["auto", "live", "label"] = "auto"
+    lane: WhichLane = "auto"
     # How long to wait for the server and for each score, s.
     deadline_s: float = 30.0
     # Stop after so many observations; 0 for all, on a bench until Ctrl-C.

@@ -49,15 +49,17 @@ class DopamineConfig:
     checkpoint: str = ""
     # How the network runs.
     judge: JudgeConfig = field(default_factory=JudgeConfig)
-    # Least and most pixels of a picture as the network sees it. Those of training are from 112 x 112 to 320 x 240.
+    # Least pixels of a picture as the network sees it. Those of training are from 112 x 112 to 320 x 240.
     min_pixels: int = 12_544
+    # Most pixels of it.
     max_pixels: int = 76_800
     # Where the words of the question come from.
     prompt: PromptConfig = field(default_factory=PromptConfig)
     # Camera that sees the whole scene.
     front: str = "front"
-    # Cameras at the left and right wrist; empty where there is none: the front picture then stands in its place.
+    # Camera at the left wrist; empty where there is none: the front picture then stands in its place.
     left_wrist: str = ""
+    # The same at the right wrist.
     right_wrist: str = ""
     # Files with a picture of the goal or a demonstration, for sessions that bring none: goal/CAMERA or demo/CAMERA.
     references: dict[str, str] = field(default_factory=dict)

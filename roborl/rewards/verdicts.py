@@ -86,18 +86,15 @@ class InARow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoneVotes:
-    """When a row of probabilities means that the task is finished.
+    """When a row of probabilities means that the task is finished."""
 
-    Attributes:
-        enter: Probability at which a frame speaks for "done", in (0, 1].
-        leave: Probability below which a frame speaks against it, in [0, enter].
-        votes: Frames that must say the same for a change of mind.
-        window: Frames of which those may be any, at least ``votes``.
-    """
-
+    # Probability at which a frame speaks for "done", in (0, 1].
     enter: float = 0.9
+    # Probability below which a frame speaks against it, in [0, enter].
     leave: float = 0.5
+    # Frames that must say the same for a change of mind.
     votes: int = 3
+    # Frames of which those may be any, at least votes.
     window: int = 4
 
     def __post_init__(self) -> None:

@@ -27,14 +27,11 @@ _LOOPBACK = re.compile(r"tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):[\d*]+")
 
 @dataclass(frozen=True, kw_only=True)
 class SecurityConfig:
-    """Where a process finds its keys.
+    """Where a process finds its keys."""
 
-    Attributes:
-        keys: Folder made by ``roborl keys``; empty for links that stay on this machine.
-        server: Name of the computer this process connects to; needed where the folder knows several.
-    """
-
+    # Folder made by roborl keys; empty for links that stay on this machine.
     keys: str = ""
+    # Name of the computer this process connects to; needed where the folder knows several.
     server: str = ""
 
     def load(self) -> Keys | None:

@@ -249,3 +249,9 @@ def test_the_table_has_a_column_per_model_and_a_dash_where_nothing_is() -> None:
     assert lines[0].split()[0] == "one"
     assert lines[1].split()[-3:] == ["0.500", "-", "voc"]
     assert len(lines) == 1 + len(FIGURES)
+
+
+def test_a_torn_list_of_models_is_told() -> None:
+    with pytest.raises(ConfigError, match="--model cannot be read") as caught:
+        positional(["--model", "[abc"])
+    assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))

@@ -14,7 +14,7 @@ from roborl.envs.bench import Bench, load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import DatasetError
-from roborl.loops.demonstrations import DemosConfig, bench_demos, is_joint_recording
+from roborl.loops.demonstrations import DemosConfig, bench_demos, is_joint_recording, warn_of_another_task
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import script_maker
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
@@ -118,6 +118,21 @@ def test_datasets_that_do_not_fit_are_refused(bench: Bench, tmp_path: Path) -> N
         list(bench_demos(DemosConfig(path=str(tmp_path / "f")), bench))
     with pytest.raises(DatasetError, match=r"lacks joints.*pan\.pos.*Allowed.*shoulder_pan\.pos"):
         list(bench_demos(DemosConfig(path=str(tmp_path / "f"), actions="targets"), bench))
+
+
+def test_demonstrations_of_another_task_are_warned_of(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DemosConfig(path=str(tmp_path / "d"))
+    write_episodes(tmp_path / "d", random_episode(0), random_episode(1))
+    warn_of_another_task(config, bench)
+    (said,) = caplog.messages
+    assert all(
+        repr(task) in said for task in ("put the cube in bowl 0", "put the cube in bowl 1", bench.task)
+    )
+    caplog.clear()
+    warn_of_another_task(config, replace(bench, task="put the cube in bowl 1"))
+    assert caplog.messages == []
 
 
 def test_the_other_rate_is_thinned_out(bench: Bench, tmp_path: Path) -> None:

@@ -185,6 +185,17 @@ def test_without_a_success_the_steps_of_successes_are_not_a_number() -> None:
     assert "0/1" in Evaluation(outcomes=(lost,)).sentence()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "least"),
+    [("episodes", -3, 1), ("episodes", 0, 1), ("replan_steps", -1, 0), ("threads", 0, 1)],
+)
+def test_numbers_that_mean_nothing_are_refused(
+    option: str, value: int, least: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--policy", "scripted", "--scene", "Reach", f"--{option}", str(value)]) == 2
+    assert f"{option} is too small. Found: {value}. Allowed: {least} or more" in capsys.readouterr().err
+
+
 def test_an_evaluation_needs_scenes() -> None:
     with pytest.raises(ConfigError, match="needs scenes"):
         evaluate(Lazy, reach(images=False), [])

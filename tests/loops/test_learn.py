@@ -6,7 +6,7 @@ import ctypes
 import os
 import random
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -35,7 +35,7 @@ from roborl.loops.actor import ActConfig, Card
 from roborl.loops.demonstrations import DemosConfig, bench_demos
 from roborl.loops.io import weights_handshake
 from roborl.loops.labelling import LabelConfig
-from roborl.loops.launch import Addresses, addresses, serve_main
+from roborl.loops.launch import Addresses, TrainConfig, addresses, run_training, serve_main
 from roborl.loops.learn import learner_specs
 from roborl.loops.learn_config import (
     BenchForm,
@@ -360,7 +360,36 @@ def test_a_run_folder_in_use_is_not_overwritten(tmp_path: Path) -> None:
     learn.prepare(LearnConfig(run=tmp_path / "run", bench_overrides=["--robot.scene=Reach"], resume=True))
 
 
-def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [{"resume": True}, {"rollback": 2}])
+@pytest.mark.parametrize("command", [learn.run_learner, run_training])
+def test_a_run_that_is_not_there_is_not_gone_on_with(
+    tmp_path: Path, command: Callable[..., Any], asked: dict[str, Any]
+) -> None:
+    config = (LearnConfig if command is learn.run_learner else TrainConfig)(
+        run=tmp_path / "mistyped", **asked
+    )
+    with pytest.raises(ConfigError, match=r"no run to go on with. Found: \S*/mistyped. .* beside it is none"):
+        command(config)
+    for age, name in enumerate(["typo", "older", "oldest", "forgotten"]):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "learn.yaml").touch()
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    (tmp_path / "no run").mkdir()
+    with pytest.raises(ConfigError, match=r"newest beside it: \S*/typo, \S*/older, \S*/oldest\."):
+        command(config)
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_run_that_was_stopped_at_its_start_can_be_gone_on_with(tmp_path: Path) -> None:
+    config = LearnConfig(run=tmp_path / "run", resume=True)
+    with learn.hold(RunFolder(config.run)):
+        pass  # It ended before it had a policy.
+    learn.require_run(config)
+
+
+def test_without_a_policy_one_is_cloned_from_the_demonstrations(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bench = load_bench("so101_sim", ["--robot.scene=Reach"])
     env = RobotEnv(bench)
     record_scripted(env, tmp_path / "demos", script_maker(), demonstrations=2)
@@ -383,6 +412,9 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(tmp_path: Path) 
     assert np.square(proposed - shown).mean() < 0.5 * np.square(shown).mean(), "it has looked at them"
     shape = policy.config
     assert (shape.waypoints, shape.keypoints, shape.channels, shape.from_first) == (1, 12, 8, True)
+    assert "No demonstration" not in caplog.text
+    learn.prepare(replace(config, bench_overrides=["--robot.scene=PushCube"], resume=True))
+    assert caplog.text.count(f"they show {bench.task!r}") == 1
 
 
 class Story:

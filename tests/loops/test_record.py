@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from hypothesis import strategies as st
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
 
+from roborl.cli.main import main
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import RoborlError
+from roborl.errors import DatasetError, RoborlError
+from roborl.loops.by_hand import record_by_hand
 from roborl.loops.record import record_scripted, spans
 from roborl.loops.seeds import PURPOSES, scene_seed
 from roborl.roles import Policy
@@ -115,6 +118,46 @@ def test_a_stopped_recording_goes_on_and_equals_an_unstopped_one(env: RobotEnv, 
 def test_the_simulators_truth_is_stored_on_request_only(env: RobotEnv, tmp_path: Path) -> None:
     record(env, tmp_path / "d", 1, failures=0)
     assert next(read_episodes(tmp_path / "d")).benchmark_progress is None
+
+
+@pytest.mark.parametrize("demonstrations", [1, 2])
+def test_a_dataset_of_one_task_takes_no_other(env: RobotEnv, tmp_path: Path, demonstrations: int) -> None:
+    record(env, tmp_path / "d", 1, failures=0)
+    other = RobotEnv(load_bench("so101_sim", ["--robot.scene=PushCube"]))
+    drawn: list[str] = []
+
+    def note(env: RobotEnv, kind: str, seed: int) -> Policy:
+        drawn.append(kind)
+        return Idle()
+
+    words = f"another task. Found: {env.task!r} in .*Allowed: {other.task!r}"
+    with pytest.raises(DatasetError, match=words):
+        record_scripted(other, tmp_path / "d", note, demonstrations=demonstrations)
+    hand: Any = None  # It is refused before it asks anybody.
+    with pytest.raises(DatasetError, match=words):
+        record_by_hand(other, hand, hand, tmp_path / "d", episodes=demonstrations)
+    other.close()
+    assert drawn == []
+    info = describe(tmp_path / "d")
+    assert (info.episodes, info.tasks) == (1, (env.task,))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("scripted", "-2", "scripted counts episodes. Found: -2. Allowed: 0 or more"),
+        ("failures", "-1", "failures counts episodes. Found: -1. Allowed: 0 or more"),
+        ("by_hand", "-1", "by_hand counts episodes. Found: -1. Allowed: 0 or more"),
+        ("noise", "-1", "Found: noise -1, detours 0.3. Allowed: noise >= 0, detours from 0 to 1"),
+        ("detours", "3", "Found: noise 0.2, detours 3. Allowed: noise >= 0, detours from 0 to 1"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(
+    option: str, value: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", "--out", str(tmp_path / "d"), f"--{option}", value]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
 
 
 def test_ctrl_c_keeps_finished_episodes(tmp_path: Path) -> None:

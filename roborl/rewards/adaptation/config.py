@@ -21,8 +21,9 @@ class Method(StrEnum):
 class LoraSettings:
     """Size and place of the small matrices."""
 
-    # Rank of each, and what its product is multiplied by, over the rank.
+    # Rank of each.
     rank: int = 16
+    # What its product is multiplied by, over the rank.
     alpha: int = 32
     # Share of their input that is dropped in training, in [0, 1).
     dropout: float = 0.05
@@ -49,11 +50,13 @@ class AdaptationTraining:
     # Which weights learn: lora or full.
     method: Method = Method.LORA
     lora: LoraSettings = field(default_factory=LoraSettings)
-    # How often each question is seen, and steps instead of that; 0 leaves it to the former.
+    # How often each question is seen.
     epochs: float = 2.0
+    # Optimiser steps instead of that; 0 leaves it to epochs.
     steps: int = 0
-    # Questions read at once, and how many times before a step is taken.
+    # Questions read at once.
     batch: int = 4
+    # How many times that is done before a step is taken.
     accumulate: int = 8
     # Largest learning rate; 0 for 1e-4 with LoRA and 1e-5 for all weights. It ends in a cosine.
     learning_rate: float = 0.0
@@ -61,6 +64,7 @@ class AdaptationTraining:
     vision_share: float = 0.05
     # Share of the steps in which the rate grows to its largest.
     warm_up: float = 0.03
+    # Weight decay of AdamW.
     weight_decay: float = 0.01
     # Longest gradient; a longer one is shortened.
     clip: float = 1.0
@@ -70,8 +74,9 @@ class AdaptationTraining:
     seed: int = 0
     # Share of the episodes, or of one episode's questions, that it never learns from, in [0, 1).
     held_out: float = 0.1
-    # Steps from one measurement on held-out questions to the next, and questions in each.
+    # Steps from one measurement on held-out questions to the next.
     measure_every: int = 50
+    # Questions in each.
     measure: int = 64
     # Held-out questions that the finished judge answers for the report.
     report: int = 256

@@ -36,7 +36,8 @@ class JudgeConfig:
     # Where the network runs: transformers (in this process) or openai (endpoints); pairs for the small judge of hops;
     # fake for none, to try a bench without a GPU.
     kind: JudgeKind = JudgeKind.TRANSFORMERS
-    # What a fake judge says to every question, such as 'ANSWER: 3' to RoboReward's or '<score>+5%</score>' to Dopamine's.
+    # What a fake judge says to every question, such as 'ANSWER: 3' to RoboReward's; to Dopamine's a signed percentage
+    # between <score> and </score>.
     reply: str = ""
     # Number format of the weights: auto (as saved), bfloat16, float16 or float32.
     dtype: str = "auto"

@@ -46,12 +46,11 @@ class PairTraining:
     no_wrist: float = 0.15  # how often a pair is shown without its wrist pictures
     mirror: float = 0.5  # how often an episode is shown in a mirror
     shift_px: int = 6  # largest shift of an episode's front pictures; those of the wrists shift half as far
-    colour: float = (
-        0.15  # largest change of an episode's brightness and of each colour's share, of the full range
-    )
+    # Largest change of an episode's brightness and of each colour's share, of the full range.
+    colour: float = 0.15
     learning_rate: float = 2e-3  # largest; it ends in a cosine
-    weight_decay: float = 1e-4
-    seed: int = 0
+    weight_decay: float = 1e-4  # of AdamW
+    seed: int = 0  # of network initialisation and every draw
     threads: int = 1  # of the tensor library
     save_every_s: float = 60.0  # between resume points
 

@@ -9,13 +9,9 @@ from roborl.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualConfig:
-    """What is looked at, how steps are found, and how they are told apart.
+    """What is looked at, how steps are found, and how they are told apart."""
 
-    Attributes:
-        encoder: Name of a frozen frame encoder; see ``build_frame_encoder``.
-    """
-
-    encoder: str = "efficientnet-lite0"  # efficientnet-lite0 | pretrained:FOLDER-OR-HUB-ID
+    encoder: str = "efficientnet-lite0"  # frozen, of frames: efficientnet-lite0 | pretrained:FOLDER-OR-HUB-ID
     image_px: int = 96  # side of the square frame the encoder sees
     steps: int = 0  # how many steps the task has; 0: as many as pay, see least_gain
     most_steps: int = 8  # most that are found where the number is not given
@@ -23,15 +19,13 @@ class PerceptualConfig:
     shortest: int = 3  # least frames of a step
     features: int = 32  # features by which a step is recognised
     contrast: float = 5.0  # weight of the difference of means against the deviations when features are chosen
-    least_deviation: float = (
-        0.5  # floor of a feature's deviation within a step, in deviations over all frames
-    )
+    # Floor of a feature's deviation within a step, in deviations over all frames.
+    least_deviation: float = 0.5
     strange: float = 3.0  # so many times as far from every look as any demonstrated frame: no score
     finish_frames: int = 3  # so many last frames of each demonstration show the task done
     evidence: float = 4.0  # how many independent features the chosen ones are worth together
-    most_evidence: float = (
-        6.0  # most that one picture says against a step, as a difference of log-likelihoods
-    )
+    # Most that one picture says against a step, as a difference of log-likelihoods.
+    most_evidence: float = 6.0
     undo: float = 0.1  # chance per frame of falling back to the step before
 
     def __post_init__(self) -> None:

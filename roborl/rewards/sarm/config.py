@@ -10,20 +10,15 @@ from roborl.rewards.sarm.windows import WindowAugmentation, WindowConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SarmConfig:
-    """What the network is.
+    """What the network is."""
 
-    Attributes:
-        encoder: Name of the frame encoder; see ``build_frame_encoder``.
-        text: Name of the text encoder; see ``build_text_encoder``.
-    """
-
-    encoder: str = "cnn"  # cnn | efficientnet-lite0 | pretrained:FOLDER-OR-HUB-ID
-    text: str = "words"  # words | minilm | a folder
+    encoder: str = "cnn"  # of frames: cnn | efficientnet-lite0 | pretrained:FOLDER-OR-HUB-ID
+    text: str = "words"  # encoder of the instruction: words | minilm | a folder
     image_px: int = 64  # side of the square frame the encoder sees
     frame_dim: int = 96  # size of the vector of one picture (trained encoders)
     dim: int = 96  # width of the transformer
-    layers: int = 2
-    attention_heads: int = 4
+    layers: int = 2  # of the transformer
+    attention_heads: int = 4  # of each layer; they share its width equally
     members: int = 3  # heads of the ensemble that gives the spread
     use_state: bool = False  # also look at proprioception
     window: WindowConfig = field(default_factory=WindowConfig)
@@ -47,24 +42,27 @@ class SarmTraining:
 
     steps: int = 600  # optimiser steps
     budget_s: float = 120.0  # seconds of optimisation; the learning rate follows whichever ends first
-    episodes_per_step: int = 6
-    windows_per_episode: int = 16
+    episodes_per_step: int = 6  # episodes drawn for an optimiser step
+    windows_per_episode: int = 16  # windows drawn of each
     failure_share: float = 0.5  # of the episodes of a step, where there are failures
     wrong_task: float = 0.1  # probability that a window's instruction is a foreign one and its progress 0
     failure_ceiling: float = 0.6  # progress of a failure's unlabelled frames must not pass this
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
+    learning_rate: float = 1e-3  # largest; it ends in a cosine
+    weight_decay: float = 1e-2  # of AdamW
     # How often a frozen encoder sees each picture, once as it is and else shifted and relit: its vectors are kept.
     takes: int = 1
     shift_px: int = 4  # largest shift of the augmentation, per camera and episode
     brightness: float = 0.15  # largest relative change of brightness and contrast
     held_out: float = 0.2  # share of the episodes kept for the report
     windows: WindowAugmentation = field(default_factory=WindowAugmentation)
-    seed: int = 0
+    seed: int = 0  # of network initialisation and every draw
     # torch threads; 0 leaves torch's own choice. Two on a busy two-core machine are ten times slower than one.
     threads: int = 1
     save_every_s: float = 30.0  # between resume points, where a folder is given
 
     def __post_init__(self) -> None:
-        if self.takes < 1:
-            raise ConfigError("takes must be positive", seen=self.takes, allowed="≥ 1")
+        for name in ("steps", "episodes_per_step", "windows_per_episode", "takes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be positive", seen=getattr(self, name), allowed="≥ 1")
+        if not self.budget_s > 0:
+            raise ConfigError("budget_s must be positive", seen=self.budget_s, allowed="> 0")

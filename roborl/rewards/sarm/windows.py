@@ -15,15 +15,10 @@ EMPTY = -1
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """Shape of the causal window.
+    """Shape of the causal window."""
 
-    Attributes:
-        history: Frames up to and including the present one.
-        gap: Observations between neighbouring slots.
-    """
-
-    history: int = 4  # frames, the present one included
-    gap: int = 2  # observations between them
+    history: int = 4  # frames up to and including the present one
+    gap: int = 2  # observations between neighbouring slots
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.gap < 1:
@@ -45,21 +40,15 @@ class WindowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowAugmentation:
-    """How training windows differ from the ones met in use.
+    """How training windows differ from the ones met in use."""
 
-    Attributes:
-        rewind: Probability that the last slots run backwards.
-        freeze: Probability that the last slots repeat one frame.
-        drop: Probability of each earlier slot to be empty, so that no clock can be read off the filled ones.
-        drop_anchor: The same for the anchor.
-        move_anchor: Probability that the anchor is any frame: the video begins elsewhere than the task.
-    """
-
-    rewind: float = 0.3  # probability
-    freeze: float = 0.2  # probability
-    drop: float = 0.2  # probability
-    drop_anchor: float = 0.3  # probability
-    move_anchor: float = 0.3  # probability
+    rewind: float = 0.3  # probability that the last slots run backwards
+    freeze: float = 0.2  # probability that the last slots repeat one frame
+    # Probability of each earlier slot to be empty, so that no clock can be read off the filled ones.
+    drop: float = 0.2
+    drop_anchor: float = 0.3  # the same for the anchor
+    # Probability that the anchor is any frame: the video begins elsewhere than the task.
+    move_anchor: float = 0.3
 
 
 def causal_window(config: WindowConfig, present: int) -> NDArray[np.int64]:

@@ -48,8 +48,9 @@ class VlacConfig:
     floor: float = -1.0
     # Least number of frames between the pictures of a pair. Replies are whole percent, so too short a hop reads as none.
     hop_frames: int = 1
-    # A rise up to this, or a fall down to this, counts as no change.
+    # A rise up to this counts as no change.
     quiet_rise: float = 0.0
+    # A fall down to this counts as no change.
     quiet_fall: float = 0.0
     # A pair whose looks have a larger standard deviation than this is not believed: its score is missing.
     contradiction: float = 0.5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from roborl.errors import DatasetError, ModelLoadError
+from roborl.errors import ConfigError, DatasetError, ModelLoadError
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.episodes import TrainingEpisode
 from roborl.rewards.sarm.evaluation import watcher
@@ -25,6 +25,15 @@ SHORT = SarmTraining(steps=6, budget_s=60.0, episodes_per_step=3, windows_per_ep
 @pytest.fixture(scope="module")
 def few(world: World) -> list[TrainingEpisode]:
     return [world(kind, seed) for seed, kind in enumerate(["success"] * 4 + ["miss", "drop"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 0), ("steps", -5), ("windows_per_episode", -1), ("episodes_per_step", 0), ("budget_s", 0.0)],
+)
+def test_training_on_nothing_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be positive. Found: {value}. Allowed: "):
+        replace(SHORT, **{name: value})  # type: ignore[arg-type]
 
 
 def test_the_same_seed_gives_the_same_model(few: list[TrainingEpisode]) -> None:

@@ -1,0 +1,49 @@
+"""``--help`` of every verb: each option of ours says what it does."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from draccus.argparsing import ArgumentParser
+from draccus.wrappers.choice_wrapper import ChoiceWrapper
+from draccus.wrappers.dataclass_wrapper import DataclassWrapper
+from draccus.wrappers.field_wrapper import FieldWrapper
+
+from roborl.cli import train_reward
+from roborl.cli.main import VERBS
+
+KINDS = ["sarm", "pairs", "perceptual", "dopamine", "roboreward", "vlac"]
+
+
+def config_of(verb: str) -> type[Any]:
+    """Return what a verb is told; ``train-reward KIND`` is one verb for each kind of model."""
+    name, _, kind = verb.partition(" ")
+    if kind:
+        return train_reward.choose(["--model", kind])[0]
+    config: type[Any] = importlib.import_module(f"roborl.cli.{name.replace('-', '_')}").Config
+    return config
+
+
+def options(group: Any) -> Iterator[tuple[str, type[Any], str]]:
+    """Yield the name, the class and the help of each option, however deep."""
+    children = group._children.values() if isinstance(group, ChoiceWrapper) else group._children
+    for child in children:
+        if isinstance(child, FieldWrapper):
+            owner: Any = child.parent
+            yield child.dest, owner.dataclass, child.help or ""
+        elif child is not None:
+            yield from options(child)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *(f"train-reward {kind}" for kind in KINDS)])
+def test_every_option_of_ours_says_what_it_does(verb: str) -> None:
+    config = config_of(verb)
+    found = list(options(DataclassWrapper(config)))
+    ours = [(name, text) for name, owner, text in found if owner.__module__.startswith("roborl.")]
+    assert ours
+    assert [name for name, text in ours if not text.strip()] == []
+    shown = ArgumentParser(config, prog=f"roborl {verb}").parser.format_help()
+    assert all(f"--{name}" in shown for name, _ in ours)
