@@ -171,16 +171,15 @@ class StoreReader:
         A store of many days has thousands of them; later verdicts on them come by another way.
         """
         root, now_ns = self.root / "store.zarr", time.monotonic_ns()
-        names = {name for name, sealed in self._sealed.items() if now_ns < sealed.young_until_ns}
         changed_ns = root.stat().st_mtime_ns
-        if changed_ns != self._listed_ns or now_ns >= self._all_due_ns:
-            # Within one tick of the file system's clock the folder may change once more unseen.
-            self._listed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else 0
-            names.update(os.listdir(root))
+        names = {name for name, sealed in self._sealed.items() if now_ns < sealed.young_until_ns}
         if now_ns >= self._all_due_ns:
             self._all_due_ns = now_ns + _LOOK_AGAIN_NS
-        else:
-            names -= {name for name, sealed in self._sealed.items() if now_ns >= sealed.young_until_ns}
+            names.update(os.listdir(root))
+        elif changed_ns != self._listed_ns:
+            names.update(set(os.listdir(root)) - self._sealed.keys())
+        # Within one tick of the file system's clock the folder may change once more unseen.
+        self._listed_ns = changed_ns if time.time_ns() - changed_ns > _TICK_NS else 0
         for name in names:
             self._look_at(root / name, now_ns)
         return {sealed.info.key: sealed.info for sealed in self._sealed.values()}

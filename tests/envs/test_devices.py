@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from roborl.envs.bench import load_bench
-from roborl.envs.devices import require_devices
+from roborl.envs.devices import missing_devices, require_devices
 from roborl.errors import ConfigError
 
 
@@ -32,4 +32,6 @@ def test_what_is_not_plugged_in_is_named_with_what_finds_it(tmp_path: Path) -> N
 
 
 def test_a_simulated_bench_needs_none() -> None:
-    require_devices(load_bench("so101_sim"))
+    bench = load_bench("so101_sim")
+    require_devices(bench)
+    assert list(missing_devices(bench)) == []

@@ -64,6 +64,11 @@ def test_lerobots_arm_configures_itself_by_the_method_and_the_register_that_are_
 
 
 def test_a_robot_without_servos_on_a_bus_is_left_as_it_is() -> None:
-    robot: Any = object()
+    class Other:
+        def configure(self) -> str:
+            return "its own way"
+
+    robot: Any = Other()
     with keeping_hold(robot):
-        pass
+        assert robot.configure() == "its own way"
+    assert vars(robot) == {}

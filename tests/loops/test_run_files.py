@@ -32,6 +32,17 @@ def test_a_full_disk_costs_lines_and_is_told_once(caplog: pytest.LogCaptureFixtu
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_a_status_that_cannot_be_written_leaves_the_older_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    write_status(tmp_path / "file" / "status.json", {"count": 3})
+def test_a_status_that_cannot_be_written_leaves_the_older_one_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "status.json"
+    write_status(path, {"count": 3})
+
+    def no_room(self: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", no_room)
+        write_status(path, {"count": 4})
+    assert read_status(path)["count"] == 3
+    assert "No space left on device" in caplog.text

@@ -20,14 +20,17 @@ class Leader:
 
     def __init__(self, *, calibrated: bool = True, port: bool = True) -> None:
         self.bus, self.is_calibrated, self._port = object(), calibrated, port
+        self.connected, self.read = False, 0
 
     def connect(self, calibrate: bool = True) -> None:
         if not self._port:
             raise ConnectionError("Could not connect on port '/dev/ttyACM1'.\nTry lerobot-find-port\n")
         if calibrate:
             input("Move it to the middle and press ENTER....")
+        self.connected = True
 
     def get_action(self) -> dict[str, float]:
+        self.read += 1
         return {}
 
 
@@ -50,7 +53,10 @@ class Pad:
 
 
 def test_a_leader_is_connected_without_a_question() -> None:
-    connect_teleoperator(Leader())
+    leader = Leader()
+    connect_teleoperator(leader)
+    assert leader.connected
+    assert leader.read == 1, "it answers"
 
 
 def test_a_leader_that_is_not_calibrated_is_named_with_the_command() -> None:
