@@ -14,14 +14,15 @@ import mmap
 import os
 import secrets
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
+
+import xxhash
 
 from roborl.codec import Part
 from roborl.errors import DatasetError
 
-_MAGIC = int.from_bytes(b"RBRLRNG1", "little")
+_MAGIC = int.from_bytes(b"RBRLRNG2", "little")
 _HEADER_BYTES = 4096
 _HEAD_BYTES = 32
 _POPULATED_BYTES = 512 << 20
@@ -201,14 +202,14 @@ class Ring:
         start = self._slot(sequence)
         word = start // 8
         self._words[word + _SEQUENCE] = 0
-        position, checksum = start + _HEAD_BYTES, 0
+        position, checksum = start + _HEAD_BYTES, xxhash.xxh3_64()
         for part in (sizes, *parts):
             size = len(part)
             self._bytes[position : position + size] = part
-            checksum = zlib.crc32(part, checksum)
+            checksum.update(part)
             position += size
         self._words[word + _LENGTH] = length
-        self._words[word + _CHECKSUM] = checksum
+        self._words[word + _CHECKSUM] = checksum.intdigest()
         self._words[word + _SEQUENCE] = sequence
         self._head = sequence
         return sequence
@@ -228,7 +229,7 @@ class Ring:
                 allowed=f"{max(1, self.head - self.slots + 1)} to {self.head}",
             )
         payload = self._bytes[start + _HEAD_BYTES :][: self._words[word + _LENGTH]].toreadonly()
-        if zlib.crc32(payload) != self._words[word + _CHECKSUM]:
+        if xxhash.xxh3_64_intdigest(payload) != self._words[word + _CHECKSUM]:
             raise DatasetError(
                 "A record in the ring is damaged", seen=sequence, remedy="Check the machine's memory and disk"
             )

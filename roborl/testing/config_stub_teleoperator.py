@@ -10,12 +10,7 @@ from lerobot.teleoperators.config import TeleoperatorConfig
 @TeleoperatorConfig.register_subclass("stub_pad")
 @dataclass(kw_only=True)
 class StubTeleoperatorConfig(TeleoperatorConfig):  # type: ignore[misc]  # LeRobot has no types
-    """A pad that is held one way.
+    """A pad that is held one way."""
 
-    Attributes:
-        delta_x: What it gives along x.
-        engaged_after: How many readings pass before the person takes over, and as many before the arm is given back.
-    """
-
-    delta_x: float = 1.0
-    engaged_after: int = 60
+    delta_x: float = 1.0  # what it gives along x
+    engaged_after: int = 60  # how many readings pass before the person takes over, and until the arm is given back

@@ -12,6 +12,7 @@ from draccus.wrappers.choice_wrapper import ChoiceWrapper
 from draccus.wrappers.dataclass_wrapper import DataclassWrapper
 from draccus.wrappers.field_wrapper import FieldWrapper
 
+import roborl.testing.config_stub_teleoperator  # noqa: F401  (a choice of --teleop wherever it is known)
 from roborl.cli import train_reward
 from roborl.cli.main import VERBS
 
