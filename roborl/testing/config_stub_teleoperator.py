@@ -13,4 +13,6 @@ class StubTeleoperatorConfig(TeleoperatorConfig):  # type: ignore[misc]  # LeRob
     """A pad that is held one way."""
 
     delta_x: float = 1.0  # what it gives along x
-    engaged_after: int = 60  # how many readings pass before the person takes over, and until the arm is given back
+    engaged_after: int = (
+        60  # how many readings pass before the person takes over, and until the arm is given back
+    )

@@ -41,7 +41,9 @@ def test_every_picture_is_a_window_of_its_own_row(height: int, width: int) -> No
     for row, picture in zip(rows.reshape(-1), taken.reshape(-1, height, width, 3), strict=True):
         assert picture.tobytes() in allowed[row]
         met[row].add(picture.tobytes())
-    assert min(map(len, met)) > 0.9 * (2 * PAD + 1) ** 2 - 2 * PAD, "nearly all shifts occur in every row, the last too"
+    assert min(map(len, met)) > 0.9 * (2 * PAD + 1) ** 2 - 2 * PAD, (
+        "nearly all shifts occur in every row, the last too"
+    )
 
 
 def test_without_a_shift_a_picture_is_the_row_without_its_border() -> None:
