@@ -1,26 +1,45 @@
 """Run every command that the README shows in a ``sh`` block, quickened where the full one takes minutes.
 
-A command line followed by ``# hardware`` or ``# long`` is only checked for its spelling: its verb must know ``--help``.
-``make test`` has its own step.
+A command followed by ``# long`` is run with less of everything where :data:`QUICKENED` says how; what waits for stop is
+stopped as by Ctrl-C after the last of its block. Any other, and one followed by ``# hardware``, is only checked for its
+spelling: its verb must know ``--help``. ``make test`` has its own step.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 QUICK = {"make demo": ".venv/bin/roborl demo --quick true --out outputs/ci-demo"}
 ELSEWHERE = {"make test", "make lint", "make install"}
+QUICKENED = {
+    "roborl train-reward --dataset outputs/reach ": "--training.steps 30",
+    "roborl train --bench so101_sim ": "--episodes 3 --clone.encoder_updates 30 --clone.actor_updates 30",
+    "roborl evaluate --policy outputs/reach-run ": "--episodes 3",
+    "roborl serve outputs/reach-reward": "",
+    "roborl watch outputs/reach ": "",
+    "roborl bench-reward --model outputs/reach-reward ": "",
+}
+"""What to add to a long command, by how it begins. What it requires of its result is left out: with so little, it is poor."""
+_WAITS = "roborl serve "
+_STOPS_S = 30.0
+
+
+def blocks(readme: str) -> list[list[str]]:
+    """Return the commands of each ``sh`` block, continued lines joined."""
+    found = re.findall(r"```sh\n(.*?)```", readme, flags=re.S)
+    lines = [block.replace("\\\n", " ").splitlines() for block in found]
+    return [[line.strip() for line in block if line.strip() and not line.startswith("#")] for block in lines]
 
 
 def commands(readme: str) -> list[str]:
-    """Return the lines of all ``sh`` blocks, continued lines joined."""
-    blocks = re.findall(r"```sh\n(.*?)```", readme, flags=re.S)
-    text = "\n".join(blocks).replace("\\\n", " ")
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    """Return the commands of all ``sh`` blocks."""
+    return [command for block in blocks(readme) for command in block]
 
 
 def runnable(command: str) -> str | None:
@@ -31,23 +50,41 @@ def runnable(command: str) -> str | None:
     if body in QUICK:
         return QUICK[body]
     words = shlex.split(body)
+    if remark.startswith(("hardware", "long")):
+        less = [more for start, more in QUICKENED.items() if f"{body} ".startswith(start)]
+        words = [*_without_bars(words), *shlex.split(less[0])] if less else [*words[:2], "--help"]
     if words[0] == "roborl":
         words[0] = ".venv/bin/roborl"
-    if remark.startswith(("hardware", "long")):
-        words = [*words[:2], "--help"]
     return shlex.join(words)
 
 
-def main() -> int:
-    """Run them all; return 1 if one failed."""
-    failed = []
-    for command in commands(Path("README.md").read_text()):
+def _without_bars(words: list[str]) -> list[str]:
+    return [
+        word for before, word in zip(["", *words], words, strict=False) if "--require" not in (before, word)
+    ]
+
+
+def run_block(block: list[str]) -> Iterator[str]:
+    """Run the commands of one block in their order, and yield those that failed."""
+    waiting: list[tuple[str, subprocess.Popen[bytes]]] = []
+    for command in block:
         line = runnable(command)
         if line is None:
             continue
         print(f"\n$ {line}", flush=True)
-        if subprocess.run(line, shell=True, check=False).returncode:
-            failed.append(command)
+        if command.startswith(_WAITS) and "--help" not in line:
+            waiting.append((command, subprocess.Popen(shlex.split(line))))
+        elif subprocess.run(line, shell=True, check=False).returncode:
+            yield command
+    for command, process in waiting:
+        process.send_signal(signal.SIGINT)
+        if process.wait(_STOPS_S):
+            yield command
+
+
+def main() -> int:
+    """Run them all; return 1 if one failed."""
+    failed = [command for block in blocks(Path("README.md").read_text()) for command in run_block(block)]
     for command in failed:
         print(f"FAILED: {command}", file=sys.stderr)
     return 1 if failed else 0

@@ -111,6 +111,27 @@ def test_the_runner_of_commands_shortens_what_is_long_and_touches_no_hardware() 
     assert RUNNER.runnable("roborl train --run x  # long") == ".venv/bin/roborl train --help"
     assert RUNNER.runnable("roborl act --bench b  # hardware") == ".venv/bin/roborl act --help"
     assert RUNNER.runnable("roborl keys --folder k") == ".venv/bin/roborl keys --folder k"
+    short = RUNNER.runnable("roborl evaluate --policy outputs/reach-run --require 'success>=0.8'  # long")
+    assert short == ".venv/bin/roborl evaluate --policy outputs/reach-run --episodes 3"
+
+
+def test_the_first_path_is_run_and_not_only_spelt() -> None:
+    shown = "outputs/reach-r"
+    ran = [RUNNER.runnable(command) for command in COMMANDS if shown in command]
+    assert len(ran) >= 6
+    assert not any("--help" in line for line in ran)
+    used = [start for start in RUNNER.QUICKENED if any(c.startswith(start) for c in COMMANDS)]
+    assert used == list(RUNNER.QUICKENED)
+
+
+def test_the_runner_of_commands_reports_what_fails_and_stops_what_waits(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    waits = "trap 'echo stopped; exit 0' INT; sleep 20 & wait"
+    lines = {"roborl serve x": f"bash -c {shlex.quote(waits)}", "good": "sleep 0.5", "bad": "exit 3"}
+    monkeypatch.setattr(RUNNER, "runnable", lines.get)
+    assert list(RUNNER.run_block(["roborl serve x", "good", "bad", "elsewhere"])) == ["bad"]
+    assert "stopped" in capfd.readouterr().out
 
 
 def test_it_speaks_of_the_project_alone() -> None:
