@@ -50,7 +50,6 @@ watchdog: {frozen_frames: 0}
 if_control_dies: nothing moves
 """
 _CONTROL_HZ = 50.0
-_ALLOWED_MS = 2.0
 _AHEAD_NS = 500_000
 _QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 
@@ -73,9 +72,9 @@ def run(
         progress: Called now and then with the ticks done.
 
     Returns:
-        Lateness of both in milliseconds, by quantile and at most; the differences; whether p99 and maximum are within
-        2 ms of the bare loop's; what the latest tick's time was spent on, and how long the host kept each virtual processor
-        from running meanwhile. Quantiles are upper edges of buckets 6 % wide.
+        Lateness of both in milliseconds, by quantile and at most; the differences of p99 and maximum; what the
+        latest tick's time was spent on, and how long the host kept each virtual processor from running meanwhile.
+        Quantiles are upper edges of buckets 6 % wide.
 
     Raises:
         RoborlError: If a process cannot do its work.
@@ -142,7 +141,6 @@ def _measure(
     }
     for name in ("p99", "max"):
         figures[f"{name}_over_bare_ms"] = figures["control_ms"][name] - figures["bare_ms"][name]
-    figures["within_bar"] = all(figures[f"{name}_over_bare_ms"] <= _ALLOWED_MS for name in ("p99", "max"))
     for path in shared.iterdir():
         path.unlink()
     shared.rmdir()

@@ -78,10 +78,6 @@ def _measure(pairs: dict[str, Pair], rounds: int) -> dict[str, Any]:
         "ratios": {
             f"{name} / {OURS}": round(medians[name] / medians[OURS], 2) for name in medians if name != OURS
         },
-        "bars": {
-            "published to applied <= 3 x flat copy + 10 ms": medians[OURS] <= bar_ms,
-            "the same over tcp": medians[OURS_TCP] <= bar_ms,
-        },
     }
 
 

@@ -20,7 +20,6 @@ def test_every_path_carries_whole_transitions() -> None:
     ours, grpc = rates[bench_transport.OURS], rates[bench_transport.GRPC_CLIENT]
     stated = result["ratios"][f"{bench_transport.OURS} / {bench_transport.GRPC_CLIENT}"]
     assert stated == pytest.approx(ours / grpc, rel=0.05)
-    assert result["bars"]["grpc client stream x 1.5"] == (stated >= 1.5)
 
 
 @pytest.mark.slow
