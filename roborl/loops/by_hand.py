@@ -18,6 +18,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.envs.arm import Arm
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, RobotError, SafetyStop
+from roborl.hil.devices import DeltaMap
 from roborl.hil.keyboard import TerminalKeyboard
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
@@ -27,7 +28,6 @@ from roborl.loops.rollout import run_episode
 from roborl.types import EpisodeKey, Observation, Source
 
 PERSON = "person"
-_STAY = 1.0
 _POLL_S = 0.05
 
 
@@ -44,7 +44,7 @@ class HandPolicy:
 
     def __init__(self, teleoperator: Any, arm: Arm, rate: Rate | None = None) -> None:
         self._teleoperator, self._arm, self._rate = teleoperator, arm, rate
-        self._map = action_map(arm.bench)
+        self._map, self._deltas = action_map(arm.bench), DeltaMap()
 
     def reset(self) -> None:
         """Nothing is remembered between episodes."""
@@ -74,9 +74,7 @@ class HandPolicy:
             return self._map.executed(self._arm.set_point, self._arm.model.from_features(wanted))
         axes = ("delta_x", "delta_y", "delta_z")
         if set(axes) <= set(wanted) and self._arm.bench.action.kind == "ee_delta":
-            # LeRobot's grippers say 0 close, 1 stay, 2 open.
-            gripper = float(wanted.get("gripper", _STAY)) - _STAY
-            return np.clip([*(float(wanted[axis]) for axis in axes), gripper], -1, 1).astype(np.float32)
+            return self._deltas(wanted, 0)
         raise ConfigError(
             "The teleoperator's actions do not fit the bench",
             seen=sorted(map(str, wanted)),

@@ -133,6 +133,9 @@ def test_devices_speak_in_joints_or_in_deltas(bench_with: Callable[[dict[int, Bu
         act({"delta_x": 0.5, "delta_y": 0, "delta_z": -2, "gripper": 2}), [0.5, 0, -1, 1]
     )
     np.testing.assert_allclose(act({"delta_x": 0, "delta_y": 0.1, "delta_z": 0}), [0, 0.1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        act({"delta_x": 0, "delta_y": 0, "delta_z": 1, "gripper": None}), [0, 0, 1, 0], atol=1e-6
+    )
     still = env.arm.model.to_features(env.arm.set_point)
     np.testing.assert_allclose(act(still), [0, 0, 0, 0], atol=1e-6)
     open_more = {**still, "gripper.pos": still["gripper.pos"] + 17}
