@@ -12,53 +12,13 @@ from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
 from roborl.loops.judging import Verdicts
 from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
+from roborl.loops.reward_server import ScoreLink, ServedJudge
 from roborl.types import EpisodeKey, Observation, Score
 
 log = logging.getLogger(__name__)
 
 # A session is lost to silence after so many turns at least.
 _TURNS_OF_PATIENCE = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judge:
-    """Who is judging, as the reward server says.
-
-    Attributes:
-        version: Hash of model, prompt, view set, calibration and judge settings.
-        cameras: The views it wants; empty for all.
-        image_px: Side of the square pictures it looks at; None for the recording's size.
-        reply_limit_s: Longest that its server lets a session with frames under way go without a reply, s.
-    """
-
-    version: str
-    cameras: tuple[str, ...] = ()
-    image_px: int | None = None
-    reply_limit_s: float = field(default=600.0, compare=False)
-
-
-class ScoreLink(Protocol):
-    """The reward server as the labeller sees it. No call blocks, and none raises while the server is away."""
-
-    def judge(self) -> Judge | None:
-        """Return who is judging, None while the server is away."""
-        ...
-
-    def open(self, task: str) -> str | None:
-        """Start a session of the label lane and return its name; None while the server is away."""
-        ...
-
-    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
-        """Send the next observation of a session; False where it was not taken and must be sent again."""
-        ...
-
-    def close(self, session: str) -> None:
-        """Forget a session."""
-        ...
-
-    def poll(self, timeout_s: float) -> tuple[Sequence[tuple[str, Score]], Sequence[str]]:
-        """Return the (session, score) pairs that came in, and the sessions that were lost."""
-        ...
 
 
 class Column(Protocol):
@@ -167,7 +127,7 @@ class Labeller:
         self._verdicts = verdicts
         self._clock: Clock = clock or MonotonicClock()
         self._strides = StrideControl(config)
-        self._judge: Judge | None = None
+        self._judge: ServedJudge | None = None
         self._column: Column | None = None
         self._active = self._caught_up = False
         self._sessions: dict[EpisodeKey, _Session] = {}
@@ -203,7 +163,7 @@ class Labeller:
         """Return the counters and how far labels are behind."""
         return {"backlog_frames": self.backlog, "stride": self._strides.stride, **self.counters}
 
-    def _switch(self, judge: Judge) -> None:
+    def _switch(self, judge: ServedJudge) -> None:
         """Start the column of another version; a learner that trains with one changes over when it has caught up."""
         for session in self._sessions.values():
             self._link.close(session.name)

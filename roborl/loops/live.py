@@ -10,48 +10,23 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, WireError
 from roborl.loops.actor import ActConfig, shared_folder
 from roborl.loops.inference import await_card
 from roborl.loops.judge_stop import LiveScore, LiveSlot
-from roborl.loops.label import Judge
+from roborl.loops.reward_server import ScoreLink
 from roborl.loops.shared import ObservationSlot, Request
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child
-from roborl.types import EpisodeKey, Lane, Observation, Score
+from roborl.types import EpisodeKey, Lane, Score
 
 log = logging.getLogger(__name__)
 
 _TURN_S = 0.02
 _RETRY_S = 0.5
 _SILENT_S = 5.0
-
-
-class LiveLine(Protocol):
-    """The reward server as it is seen here; :class:`roborl.loops.score_link.ScoreLine` in the live lane is one."""
-
-    def judge(self) -> Judge | None:
-        """Return who is judging, None while the server is away."""
-        ...
-
-    def open(self, task: str) -> str | None:
-        """Start a session and return its name; None while the server is away."""
-        ...
-
-    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
-        """Send an observation, in the place of one that could not be sent yet; False while the session is not open."""
-        ...
-
-    def close(self, session: str) -> None:
-        """Forget a session."""
-        ...
-
-    def poll(self, timeout_s: float) -> tuple[Sequence[tuple[str, Score]], Sequence[str]]:
-        """Return the (session, score) pairs that came in, and the sessions that were lost."""
-        ...
 
 
 class Progress:
@@ -103,7 +78,7 @@ class LiveLoop:
 
     Args:
         unseen: Returns the newest observation where it is new, else None.
-        line: The reward server.
+        line: The line to the reward server, in the live lane.
         scores: Where control finds what it says.
         status: This process's counters.
         task: The instruction in words.
@@ -115,7 +90,7 @@ class LiveLoop:
     def __init__(
         self,
         unseen: Callable[[], Request | None],
-        line: LiveLine,
+        line: ScoreLink,
         scores: LiveSlot,
         status: StatusSlot,
         *,

@@ -10,7 +10,7 @@ from typing import Any
 from roborl.clock import NS, Clock, Deadline, MonotonicClock
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.images import square
-from roborl.loops.label import Judge
+from roborl.loops.reward_server import ServedJudge
 from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.references import Pictures, digest, of_cameras, told
 from roborl.serving.score_client import ScoreClient
@@ -25,7 +25,7 @@ _POLL_S = 0.05
 
 
 class ScoreLine:
-    """Implements :class:`roborl.loops.label.ScoreLink` over ZeroMQ.
+    """Implements :class:`roborl.loops.reward_server.ScoreLink` over ZeroMQ.
 
     Pictures are brought to the model's size here, so that no larger ones travel than the model looks at. Every session
     brings the references of the views that the model looks at, and they are part of the version, of judge and scores.
@@ -62,9 +62,9 @@ class ScoreLine:
         self._client = ScoreClient(endpoint, name=name, keys=keys, clock=self._clock)
         self._cameras, self._model, self._lane = tuple(cameras), model, lane
         self._references, self._task, self._rate_hz = references or {}, task, rate_hz
-        self._judge: Judge | None = None
+        self._judge: ServedJudge | None = None
         self._served = self._version = ""  # The judge's version without and with what sessions bring.
-        self._tried: Judge | None = None
+        self._tried: ServedJudge | None = None
         self._trial: str | None = None
         self._accepted = False
         self._ask_ns = 0
@@ -72,7 +72,7 @@ class ScoreLine:
         self._scores: list[tuple[str, Score]] = []
         self._lost: list[str] = []
 
-    def judge(self) -> Judge | None:
+    def judge(self) -> ServedJudge | None:
         """Return who is judging, None while the server is away.
 
         Raises:
@@ -156,7 +156,7 @@ class ScoreLine:
         """Close the connection."""
         self._client.close()
 
-    def _try(self, judge: Judge) -> None:
+    def _try(self, judge: ServedJudge) -> None:
         """Ask another judge than before for a session, to hear a refusal now."""
         if judge != self._tried:
             self._tried, self._accepted = judge, False
@@ -166,14 +166,14 @@ class ScoreLine:
         # Also while the judge is away: what it said before that is as good as ever.
         return replace(score, version=self._version) if score.version == self._served else score
 
-    def _views(self, judge: Judge) -> tuple[str, ...]:
+    def _views(self, judge: ServedJudge) -> tuple[str, ...]:
         return judge.cameras or self._cameras
 
     def _sized(self, image: Image) -> Image:
         assert self._judge is not None
         return image if self._judge.image_px is None else square(image, self._judge.image_px)
 
-    def _read(self, statistics: Mapping[str, Any]) -> Judge:
+    def _read(self, statistics: Mapping[str, Any]) -> ServedJudge:
         models = statistics.get("models", {})
         name = self._model or (next(iter(models)) if len(models) == 1 else "")
         if name not in models:
@@ -190,11 +190,11 @@ class ScoreLine:
         self._served = str(model["version"])
         shown = of_cameras(self._references, cameras or self._cameras)
         self._version = told(self._served, digest(shown))
-        judge = Judge(
+        judge = ServedJudge(
             version=self._version,
             cameras=cameras,
             image_px=model.get("image_px"),
-            reply_limit_s=float(statistics.get("reply_limit_s", Judge.reply_limit_s)),
+            reply_limit_s=float(statistics.get("reply_limit_s", ServedJudge.reply_limit_s)),
         )
         missing = sorted(set(judge.cameras) - set(self._cameras))
         if missing:

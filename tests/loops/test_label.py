@@ -17,8 +17,9 @@ from roborl.clock import Deadline, FakeClock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.errors import ConfigError
 from roborl.loops.judging import Verdicts
-from roborl.loops.label import Judge, Labeller
+from roborl.loops.label import Labeller
 from roborl.loops.labelling import EpisodeLabels, LabelConfig, LabelledRows
+from roborl.loops.reward_server import ServedJudge
 from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
 from roborl.records import Verdict
@@ -124,8 +125,8 @@ class FakeServer:
         self._lost: list[str] = []
         self._count = 0
 
-    def judge(self) -> Judge | None:
-        return None if self.away else Judge(version=self.version, reply_limit_s=self.reply_limit_s)
+    def judge(self) -> ServedJudge | None:
+        return None if self.away else ServedJudge(version=self.version, reply_limit_s=self.reply_limit_s)
 
     def open(self, task: str) -> str | None:
         if self.away:
@@ -485,7 +486,7 @@ def test_a_score_of_another_version_is_not_written() -> None:
     rig = Rig()
     key = rig.store.begin(0)
     rig.store.grow(key, VALUES[:3])
-    rig.server.judge = lambda: Judge(version="v1")  # type: ignore[method-assign]
+    rig.server.judge = lambda: ServedJudge(version="v1")  # type: ignore[method-assign]
     rig.server.version = "v9"
     rig.turns()
     assert rig.labels(key) == [0.0, 0.0, 0.0]

@@ -11,9 +11,10 @@ from roborl.codec import join
 from roborl.data.columns import active_version, load_labels, save_labels
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
-from roborl.loops.label import Judge, Labeller
+from roborl.loops.label import Labeller
 from roborl.loops.label_store import StoredEpisodes
 from roborl.loops.labelling import LabelConfig, LabelledRows
+from roborl.loops.reward_server import ServedJudge
 from roborl.records import pack_record
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, arrival, episode_records
 from roborl.types import EndCause, EpisodeKey, Observation, Score
@@ -35,8 +36,8 @@ class StepCounter:
         self._out: list[tuple[str, Score]] = []
         self._opened = 0
 
-    def judge(self) -> Judge:
-        return Judge(version="steps")
+    def judge(self) -> ServedJudge:
+        return ServedJudge(version="steps")
 
     def open(self, task: str) -> str:
         self._opened += 1

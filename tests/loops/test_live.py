@@ -27,11 +27,11 @@ from roborl.loops import act, learn
 from roborl.loops.act import Actor, folder_of, process_names
 from roborl.loops.actor import ActConfig
 from roborl.loops.judge_stop import LiveScore, LiveSlot
-from roborl.loops.label import Judge
 from roborl.loops.learn import form_of, learner_specs
 from roborl.loops.learn_config import LearnConfig, RunFolder, StoreConfig
 from roborl.loops.live import LiveLoop, Progress
 from roborl.loops.live_config import LiveConfig
+from roborl.loops.reward_server import ServedJudge
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.shared import Request
 from roborl.loops.status import StatusSlot
@@ -56,8 +56,8 @@ class Line:
         self.scores: list[tuple[str, Score]] = []
         self.lost: list[str] = []
 
-    def judge(self) -> Judge | None:
-        return Judge(version="v") if self.here else None
+    def judge(self) -> ServedJudge | None:
+        return ServedJudge(version="v") if self.here else None
 
     def open(self, task: str) -> str | None:
         self.opened.append(f"s{len(self.opened)}")

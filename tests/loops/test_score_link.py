@@ -9,7 +9,7 @@ import pytest
 
 from roborl.clock import NS, Deadline, FakeClock
 from roborl.errors import ConfigError, DeadlineExceeded
-from roborl.loops.label import Judge
+from roborl.loops.reward_server import ServedJudge
 from roborl.loops.score_link import ScoreLine, score_over
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
@@ -90,7 +90,7 @@ def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> N
     assert line.open("shine") is None
     serving.start(reward=model)
     judge = until(line, lambda _s, _l: line.judge())
-    assert judge == Judge(version=model.version, cameras=("wrist",), image_px=8)
+    assert judge == ServedJudge(version=model.version, cameras=("wrist",), image_px=8)
     assert judge.reply_limit_s == ServeConfig().judge_deadline_s * PoolConfig().most_batches
     session = line.open("shine")
     assert session is not None
@@ -194,8 +194,8 @@ class Shaky:
         self._pushed: list[int] = []
         self.closed: list[str] = []
 
-    def judge(self) -> Judge:
-        return Judge(version="v")
+    def judge(self) -> ServedJudge:
+        return ServedJudge(version="v")
 
     def open(self, task: str) -> str:
         self._session += 1

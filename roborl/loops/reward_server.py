@@ -1,0 +1,54 @@
+"""The reward server as labeller and live process see it: who judges there, and the line to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from roborl.types import Observation, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedJudge:
+    """Who is judging, as the reward server says.
+
+    Attributes:
+        version: Hash of model, prompt, view set, calibration and judge settings.
+        cameras: The views it wants; empty for all.
+        image_px: Side of the square pictures it looks at; None for the recording's size.
+        reply_limit_s: Longest that its server lets a session with frames under way go without a reply, s.
+    """
+
+    version: str
+    cameras: tuple[str, ...] = ()
+    image_px: int | None = None
+    reply_limit_s: float = field(default=600.0, compare=False)
+
+
+class ScoreLink(Protocol):
+    """A line to the reward server, in one lane. No call blocks, and none raises while the server is away."""
+
+    def judge(self) -> ServedJudge | None:
+        """Return who is judging, None while the server is away."""
+        ...
+
+    def open(self, task: str) -> str | None:
+        """Start a session and return its name; None while the server is away."""
+        ...
+
+    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
+        """Send the next observation of a session; False where it was not taken.
+
+        In the label lane it must be sent again. In the live lane a newer one may be sent instead, and takes the place of
+        one that could not be sent yet.
+        """
+        ...
+
+    def close(self, session: str) -> None:
+        """Forget a session."""
+        ...
+
+    def poll(self, timeout_s: float) -> tuple[Sequence[tuple[str, Score]], Sequence[str]]:
+        """Return the (session, score) pairs that came in, and the sessions that were lost."""
+        ...
