@@ -70,8 +70,10 @@ class LabelWatch:
             observations = list(reader.observations(info.key))
             stride = strides.get(str(info.key), 1)
             scores = score_episode(model, info.task, observations, stride=stride)
-            progress = np.array([score.progress for score in scores])
-            wanted = held(progress, np.array([score.frame_id for score in scores]), len(observations))
+            valid = [score for score in scores if score.valid]
+            progress = np.array([score.progress for score in valid])
+            ids = np.array([score.frame_id for score in valid], np.int64)
+            wanted = held(progress, ids, len(observations))
             row = int(arena.table["start"][slot])
             stored = columns.progress[row : row + done]
             counts["episodes"] += 1

@@ -8,7 +8,7 @@ images and text slots and its reply text, or a window of embeddings and a row of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import batched
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import RoborlError, ShapeError
+from roborl.rewards.shaping import held
 from roborl.types import Image, Observation, Score
 
 type References = Mapping[str, NDArray[Any]]
@@ -148,13 +149,11 @@ def missing(frame_id: int, reason: str, *, version: str) -> Score:
     return Score(frame_id=frame_id, progress=0.0, raw=math.nan, valid=False, version=version, reply=reason)
 
 
-def progress_of(scores: Iterable[Score]) -> NDArray[np.float32]:
+def progress_of(scores: Sequence[Score]) -> NDArray[np.float32]:
     """Return progress along an episode, an unreadable score holding the last one and 0 before the first, float32 (n,)."""
-    held, values = 0.0, []
-    for score in scores:
-        held = score.progress if score.valid else held
-        values.append(held)
-    return np.array(values, np.float32)
+    valid = [index for index, score in enumerate(scores) if score.valid]
+    progress = np.array([scores[index].progress for index in valid], np.float32)
+    return held(progress, np.array(valid, np.int64), len(scores))
 
 
 def score_episode[Q, R](

@@ -93,9 +93,9 @@ def potential[A](progress: A, spread: A, *, scale: float = 1.0, doubt: float = m
     return cast("A", p * scale if math.isinf(doubt) else p * scale / (1.0 + (s / doubt) ** 2))
 
 
-def held(
-    scored: NDArray[np.floating[Any]], ids: NDArray[np.integer[Any]], length: int
-) -> NDArray[np.floating[Any]]:
+def held[F: np.floating[Any]](
+    scored: NDArray[F], ids: NDArray[np.integer[Any]], length: int
+) -> NDArray[F]:
     """Spread the values of scored observations over all observations: each is held until the next, 0 before the first.
 
     Causal by construction: the value at ``t`` comes from a score at or before ``t``, never from a line to a later one.
@@ -126,7 +126,7 @@ def held(
             allowed=f"one value each at increasing indices below {length}",
         )
     latest = np.searchsorted(ids, np.arange(length), side="right")
-    column: NDArray[np.floating[Any]] = np.concatenate([np.zeros(1, scored.dtype), scored])[latest]
+    column: NDArray[F] = np.concatenate([np.zeros(1, scored.dtype), scored])[latest]
     return column
 
 

@@ -16,6 +16,7 @@ from roborl.errors import RoborlError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.metrics import negative_rate, value_order_correlation
 from roborl.rewards.model import References, RewardModel, missing
+from roborl.rewards.shaping import held
 from roborl.types import Observation, Score
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,8 @@ class Curve:
 
     def held(self) -> NDArray[np.float64]:
         """Return the progress at every frame as a learner sees it: 0 before the first score, the last one after."""
-        values = np.zeros(self.frames)
-        held = dict(zip(self.scored.tolist(), self.progress.tolist(), strict=True))
-        for place in range(self.frames):
-            value = held.get(place, np.nan)
-            values[place] = (values[place - 1] if place else 0.0) if np.isnan(value) else value
-        return values
+        known = ~np.isnan(self.progress)
+        return held(self.progress[known], self.scored[known], self.frames)
 
     def part(self, first: int, last: int) -> Curve:
         """Return the piece between two frames, both included."""
