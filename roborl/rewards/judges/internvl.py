@@ -15,20 +15,18 @@ from roborl.types import Image
 
 
 class InternVlFamily:
-    """InternVL: pictures squeezed to one square tile, or cut into several; one position axis, no clips.
+    """InternVL: each picture squeezed to one square tile; one position axis, no clips.
 
     Args:
         model: The network.
         processor: Its processor.
-        tiles: Whether a large picture is cut into several tiles.
     """
 
     axes = 1
 
-    def __init__(self, model: Any, processor: Any, *, tiles: bool) -> None:
+    def __init__(self, model: Any, processor: Any) -> None:
         self._model = model
         self._processor = processor
-        self._tiles = tiles
 
     @property
     def marks(self) -> frozenset[int]:
@@ -39,12 +37,11 @@ class InternVlFamily:
         """Preprocess pictures."""
         made = self._processor.image_processor(
             images=[channels_first(picture) for picture in pictures],
-            crop_to_patches=self._tiles,
+            crop_to_patches=False,
             return_tensors="pt",
         )
-        counts = torch.as_tensor(made["num_patches"]).tolist()
-        pixels = made["pixel_values"].split(counts)
-        return [self._patches(key, tiles) for key, tiles in zip(keys, pixels, strict=True)]
+        tiles = made["pixel_values"].split(1)
+        return [self._patches(key, tile) for key, tile in zip(keys, tiles, strict=True)]
 
     def patches_of_clip(self, clip: Clip) -> tuple[Patches, ...]:
         """Refuse: this family is shown pictures.
@@ -67,10 +64,9 @@ class InternVlFamily:
             vision_feature_select_strategy=config.vision_feature_select_strategy,
             return_dict=True,
         ).pooler_output
-        parts = seen.split([len(p.pixels) for p in patches])
         return [
-            Sight(embeds=part.flatten(0, 1).clone(), deep=(), grid=p.grid, cells=p.cells)
-            for p, part in zip(patches, parts, strict=True)
+            Sight(embeds=embeds.clone(), deep=(), grid=p.grid, cells=p.cells)
+            for p, embeds in zip(patches, seen, strict=True)
         ]
 
     def spell(self, text: str, shown: Sequence[Clip | None]) -> str:
@@ -109,9 +105,9 @@ class InternVlFamily:
         hidden: Tensor = out.last_hidden_state
         return hidden
 
-    def _patches(self, key: bytes, tiles: Tensor) -> Patches:
+    def _patches(self, key: bytes, tile: Tensor) -> Patches:
         patch = self._model.config.vision_config.patch_size
-        rows, columns = (int(side) // int(p) for side, p in zip(tiles.shape[-2:], patch, strict=True))
+        rows, columns = (int(side) // int(p) for side, p in zip(tile.shape[-2:], patch, strict=True))
         ratio = float(self._model.config.downsample_ratio)
-        cells = (int(rows * ratio) * len(tiles), int(columns * ratio))
-        return Patches(key=key, pixels=tiles, grid=(rows * len(tiles), columns), cells=cells)
+        cells = (int(rows * ratio), int(columns * ratio))
+        return Patches(key=key, pixels=tile, grid=(rows, columns), cells=cells)

@@ -37,7 +37,6 @@ def open_judge(
     *,
     min_pixels: int = 0,
     max_pixels: int = 0,
-    tiles: bool = False,
 ) -> VlmJudge:
     """Load or connect the judge that the settings name.
 
@@ -47,7 +46,6 @@ def open_judge(
             the judge's identity, and where the folder is here, what tells the size of a visual token.
         min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
         max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are sent frames within both.
-        tiles: Whether an InternVL network sees a large picture as several tiles.
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used.
@@ -69,7 +67,5 @@ def open_judge(
         return PairJudge(load_pairs(checkpoint))
     from roborl.rewards.judges.transformers_judge import TransformersJudge
 
-    judge: VlmJudge = TransformersJudge.load(
-        config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles
-    )
+    judge: VlmJudge = TransformersJudge.load(config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels)
     return judge

@@ -37,7 +37,6 @@ class TransformersJudge:
         config: How it runs.
         min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
         max_pixels: Most pixels of the same, however many frames a clip has.
-        tiles: Whether an InternVL network sees a large picture as several tiles.
 
     Attributes:
         network: The network and its processor.
@@ -56,18 +55,17 @@ class TransformersJudge:
         *,
         min_pixels: int = 0,
         max_pixels: int = 0,
-        tiles: bool = False,
     ) -> None:
         self.network = network
         self.sights: RecentCache[bytes, Sight] = RecentCache(config.vision_cache_mb * _MB)
         self.prefixes: RecentCache[bytes, Prefix] = RecentCache(config.prefix_cache_mb * _MB)
-        self._family = _family(network, (min_pixels, max_pixels), tiles)
+        self._family = _family(network, (min_pixels, max_pixels))
         self.eyes = Eyes(self._family, self.sights)
         self.turns = TurnWriter(network.processor, self._family)
         self.reader = Reader(network.model, self._family, self.prefixes, config.pad_to)
         self.ends = _ends(network)
         self._writer = ReplyWriter(self.reader, network.processor.tokenizer, self.ends)
-        self._identity = _identity(network, config, (min_pixels, max_pixels), tiles)
+        self._identity = _identity(network, config, (min_pixels, max_pixels))
 
     @classmethod
     def load(
@@ -77,7 +75,6 @@ class TransformersJudge:
         *,
         min_pixels: int = 0,
         max_pixels: int = 0,
-        tiles: bool = False,
     ) -> TransformersJudge:
         """Read a checkpoint from a folder, or from the hub's cache by its name; arguments as above.
 
@@ -85,7 +82,7 @@ class TransformersJudge:
             ModelLoadError: If it cannot be used.
         """
         network = load_network(config, checkpoint)
-        return cls(network, config, min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles)
+        return cls(network, config, min_pixels=min_pixels, max_pixels=max_pixels)
 
     @property
     def identity(self) -> str:
@@ -183,9 +180,9 @@ def _reply(draft: Draft, turn: Turn, reused: int, timings: Mapping[str, float]) 
     )
 
 
-def _family(network: Network, pixels: tuple[int, int], tiles: bool) -> Family:
+def _family(network: Network, pixels: tuple[int, int]) -> Family:
     if network.model_type == "internvl":
-        return InternVlFamily(network.model, network.processor, tiles=tiles)
+        return InternVlFamily(network.model, network.processor)
     least, most = pixels
     return QwenFamily(network.model, network.processor, min_pixels=least, max_pixels=most)
 
@@ -197,13 +194,14 @@ def _ends(network: Network) -> frozenset[int]:
     return frozenset(i for i in (*ends, network.processor.tokenizer.eos_token_id) if i is not None)
 
 
-def _identity(network: Network, config: JudgeConfig, pixels: tuple[int, int], tiles: bool) -> str:
+def _identity(network: Network, config: JudgeConfig, pixels: tuple[int, int]) -> str:
     bearing = {
         "weights": network.digest,
         "dtype": str(network.model.dtype),
         "attention": config.attention,
         "quantisation": str(config.quantisation),
-        "pixels": [*pixels, tiles],
+        # The last: no picture is cut into tiles. It keeps the identities that judges have had.
+        "pixels": [*pixels, False],
         # Where a question is cut and padded bears on rounding.
         "shape": [config.pad_to, config.prefix_cache_mb > 0],
         "processor": {

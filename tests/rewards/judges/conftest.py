@@ -29,12 +29,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def judge_of(tiny: dict[str, Path]) -> Callable[..., TransformersJudge]:
-    def make(
-        kind: str, *, min_pixels: int = 0, max_pixels: int = 0, tiles: bool = False, **options: object
-    ) -> TransformersJudge:
+    def make(kind: str, *, min_pixels: int = 0, max_pixels: int = 0, **options: object) -> TransformersJudge:
         config = JudgeConfig(device="cpu", **options)
-        return TransformersJudge.load(
-            config, str(tiny[kind]), min_pixels=min_pixels, max_pixels=max_pixels, tiles=tiles
-        )
+        return TransformersJudge.load(config, str(tiny[kind]), min_pixels=min_pixels, max_pixels=max_pixels)
 
     return make
