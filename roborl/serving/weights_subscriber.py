@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ from roborl.serving.security import Keys
 from roborl.serving.weight_sets import (
     CHUNK_BYTES,
     LIMITS,
-    Arrays,
     WeightSet,
     check_finite,
     chunks,
@@ -51,8 +49,6 @@ class WeightsSubscriber:
         endpoint: Address of the publisher.
         name: What to call this side in logs.
         handshake: What both sides must agree on.
-        accept: Called with version and arrays of a whole, finite set before it is handed out; raises RoborlError to
-            refuse it, for instance where its actions leave the limits on probe frames.
         keys: CURVE keys; None only on one machine.
         most_bytes: Largest set accepted.
         clock: For liveness.
@@ -69,7 +65,6 @@ class WeightsSubscriber:
         *,
         name: str,
         handshake: Handshake,
-        accept: Callable[[int, Arrays], None] | None = None,
         keys: Keys | None = None,
         most_bytes: int = 1 << 30,
         clock: Clock | None = None,
@@ -78,7 +73,6 @@ class WeightsSubscriber:
         self.refused = 0
         self.refusal = ""
         self._instance = ""
-        self._accept = accept
         self._most_bytes = most_bytes
         self._buffers = Buffers()
         self._windows = Windows()
@@ -227,11 +221,8 @@ class WeightsSubscriber:
 
     def _finish(self, arriving: _Arriving) -> None:
         self._arriving = None
-        arrays = arriving.weights.arrays()
-        if self._accept is not None:
-            self._accept(arriving.weights.version, arrays)
         self.version = arriving.weights.version
-        self._ready = (self.version, arrays)
+        self._ready = (self.version, arriving.weights.arrays())
         self._tell()
 
     def _refuse(self, error: RoborlError) -> None:

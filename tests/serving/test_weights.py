@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roborl.errors import DeadlineExceeded, HandshakeMismatch, ModelLoadError, WireError
+from roborl.errors import DeadlineExceeded, HandshakeMismatch, WireError
 from roborl.serving import weight_sets
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
 from roborl.serving.handshake import Handshake
@@ -164,26 +164,6 @@ def test_a_subscriber_refuses_what_is_not_finite_and_the_last_good_set_stays(
     assert subscriber.refused == 1
     until(lambda: publisher.subscribers()["left"].get("version") == 3, lambda: subscriber.newest(0.01))
     assert publisher.subscribers()["left"]["refused"] == 1
-
-
-def test_a_set_that_the_owner_refuses_is_not_handed_out(
-    publisher: WeightsPublisher, join: Any, until: Any
-) -> None:
-    def gate(version: int, arrays: Any) -> None:
-        if version == 2:
-            raise ModelLoadError(
-                "Actions leave their limits on the probe frames", seen=1.4, allowed="[-1, 1]"
-            )
-
-    subscriber = join(accept=gate)
-    for version in (1, 2, 3):
-        publisher.publish(version, weights(version))
-        if version == 2:
-            until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
-            assert "probe frames" in subscriber.refusal
-            assert subscriber.version == 1
-        else:
-            assert subscriber.wait_newest(5.0)[0] == version
 
 
 def test_a_version_that_is_not_new_is_refused(publisher: WeightsPublisher) -> None:
