@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import xxhash
 
-from roborl.rewards.judges.queries import Cells, VlmQuery, VlmReply, query_key
+from roborl.rewards.judges.queries import Cells, Clip, VlmQuery, VlmReply, picture_key
 
 
 class ScriptedVlm:
@@ -81,6 +82,21 @@ class NoisyVlm(ScriptedVlm):
             probabilities=_spread_over(len(query.choices), value, self._width) if query.choices else None,
             mass=1.0 if query.choices else 0.0,
         )
+
+
+def query_key(query: VlmQuery) -> bytes:
+    """Return a digest of everything in a query that bears on its reply, 16 bytes."""
+    digest = xxhash.xxh3_128()
+    for part in query.parts:
+        if isinstance(part, str):
+            digest.update(f"text {len(part)} {part}".encode())
+        elif isinstance(part, Clip):
+            digest.update(f"clip {part.stamps_s}".encode() + picture_key(*part.frames))
+        else:
+            digest.update(b"picture " + picture_key(part))
+    rest = (query.system, query.reply_start, query.max_tokens, query.stop, query.choices)
+    digest.update(repr((*rest, query.alternatives, query.temperature, query.seed)).encode())
+    return digest.digest()
 
 
 def brightness_of_last(query: VlmQuery) -> float:

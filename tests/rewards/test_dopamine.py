@@ -11,13 +11,13 @@ from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReferenc
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, FusionRule, Perspective, hop_between
 from roborl.rewards.hop_replies import hop_of, read_hop, write_hop
-from roborl.rewards.judges.queries import Token, VlmReply, query_key
+from roborl.rewards.judges.queries import Token, VlmReply
 from roborl.rewards.model import score_episode
 from roborl.rewards.pool import SessionPool
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.verdicts import DoneRule
 from roborl.testing import check_reward_model as conformance
-from roborl.testing.vlms import NoisyVlm, ScriptedVlm
+from roborl.testing.vlms import NoisyVlm, ScriptedVlm, query_key
 from roborl.types import Frame, Lane, Observation
 
 reward_model_check = conformance.reward_model_check

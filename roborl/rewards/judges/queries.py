@@ -202,21 +202,6 @@ def picture_key(*pictures: Image) -> bytes:
     return digest.digest()
 
 
-def query_key(query: VlmQuery) -> bytes:
-    """Return a digest of everything in a query that bears on its reply, 16 bytes."""
-    digest = xxhash.xxh3_128()
-    for part in query.parts:
-        if isinstance(part, str):
-            digest.update(f"text {len(part)} {part}".encode())
-        elif isinstance(part, Clip):
-            digest.update(f"clip {part.stamps_s}".encode() + picture_key(*part.frames))
-        else:
-            digest.update(b"picture " + picture_key(part))
-    rest = (query.system, query.reply_start, query.max_tokens, query.stop, query.choices)
-    digest.update(repr((*rest, query.alternatives, query.temperature, query.seed)).encode())
-    return digest.digest()
-
-
 def _check_picture(picture: Image) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise ShapeError(

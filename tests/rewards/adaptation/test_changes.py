@@ -7,11 +7,11 @@ import pytest
 
 from roborl.rewards.adaptation.changes import ChangeConfig, ChangeLessons
 from roborl.rewards.adaptation.lessons import Album, TimeGuess
-from roborl.rewards.judges.queries import VlmReply, query_key
+from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.recurrences import Change, Recurrence, Value, advance_with_doubt
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.model import VlacModel
-from roborl.testing.vlms import ScriptedVlm
+from roborl.testing.vlms import ScriptedVlm, query_key
 
 from .conftest import PX, TASK, film, observe
 

@@ -12,9 +12,8 @@ from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, Perspective
 from roborl.rewards.hop_pairs import PairConfig
 from roborl.rewards.hop_replies import read_hop
-from roborl.rewards.judges.queries import query_key
 from roborl.rewards.prompts import own_prompt
-from roborl.testing.vlms import ScriptedVlm
+from roborl.testing.vlms import ScriptedVlm, query_key
 
 from .conftest import TASK, film, observe
 

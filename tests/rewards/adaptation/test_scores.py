@@ -7,10 +7,10 @@ import pytest
 from roborl.errors import ConfigError
 from roborl.rewards.adaptation.lessons import Album, TimeGuess
 from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons
-from roborl.rewards.judges.queries import VlmReply, query_key
+from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
-from roborl.testing.vlms import ScriptedVlm
+from roborl.testing.vlms import ScriptedVlm, query_key
 
 from .conftest import TASK, film, observe
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.errors import ShapeError
-from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply, expected_value, picture_key, query_key
-from roborl.testing.vlms import NoisyVlm, ScriptedVlm, brightness_of_last
+from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply, expected_value, picture_key
+from roborl.testing.vlms import NoisyVlm, ScriptedVlm, brightness_of_last, query_key
 
 
 def grey(level, px=8):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.judges.queries import Token, VlmReply, query_key
+from roborl.rewards.judges.queries import Token, VlmReply
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import score_episode
 from roborl.rewards.recurrences import Recurrence, accumulate
@@ -18,7 +18,7 @@ from roborl.rewards.vlac.model import VlacModel
 from roborl.rewards.vlac.replies import write_percent
 from roborl.rewards.vlac.wording import OUR_WORDING
 from roborl.testing import check_reward_model as conformance
-from roborl.testing.vlms import NoisyVlm, ScriptedVlm
+from roborl.testing.vlms import NoisyVlm, ScriptedVlm, query_key
 from roborl.types import Frame, Observation
 
 reward_model_check = conformance.reward_model_check
