@@ -143,7 +143,7 @@ def _check(name: str, array: object, dtype: type, dims: int, length: int) -> Non
         )
 
 
-def from_episode(episode: Episode, *, discarded: bool = False, index: int = -1) -> DatasetEpisode:
+def from_episode(episode: Episode, *, discarded: bool = False) -> DatasetEpisode:
     """Lay an episode of the store out as arrays, losing nothing."""
     observations, steps = episode.observations, episode.steps
     cameras = list(observations[0].frames)
@@ -159,7 +159,6 @@ def from_episode(episode: Episode, *, discarded: bool = False, index: int = -1) 
         end=episode.end,
         discarded=discarded,
         key=str(episode.key),
-        index=index,
         provenance=Provenance(
             proposed=np.stack([s.command.proposed for s in steps]) if steps else empty,
             source=tuple(s.command.source for s in steps),

@@ -180,18 +180,16 @@ def film(
     rollout: Rollout,
     progress: NDArray[np.float32] | None,
     *,
-    caption: str = "",
     views: Sequence[Image] = (),
 ) -> list[Image]:
-    """Return an episode's pictures with progress drawn below; the last one lingers for ``LINGER_FRAMES`` more.
+    """Return an episode's pictures with progress drawn below and how it ended; the last one lingers for ``LINGER_FRAMES`` more.
 
     Args:
         rollout: The episode, with its observations kept.
         progress: float32 (T + 1,), or None.
-        caption: A few words; by default the scene and how it ended.
         views: A spectator's pictures, T + 1 of them, that the cameras' stand beside; none shows the cameras alone.
     """
-    said = caption or f"scene {rollout.seed}   {rollout.end.value} after {rollout.steps} steps"
+    said = f"scene {rollout.seed}   {rollout.end.value} after {rollout.steps} steps"
     cameras = [observation.images for observation in rollout.observations]
     pictures = (
         [with_cameras(view, images) for view, images in zip(views, cameras, strict=True)]

@@ -21,7 +21,8 @@ from roborl.rewards.pairs.network import FRONT, PairNetwork
 from roborl.types import Image
 
 _PICTURES = 8
-_MB = 1 << 20
+# Keypoints of pictures seen before.
+_KEPT_BYTES = 16 << 20
 # Where a question shows what: start, goal, and the front pictures of two moments, whose wrists follow them.
 _START, _GOAL, _BEFORE, _AFTER = 0, 1, 2, 5
 
@@ -38,12 +39,11 @@ class PairJudge:
 
     Args:
         network: Trained.
-        cache_mb: Keypoints of pictures seen before that are kept, MB.
     """
 
-    def __init__(self, network: PairNetwork, *, cache_mb: int = 16) -> None:
+    def __init__(self, network: PairNetwork) -> None:
         self.network = network.eval()
-        self._kept: RecentCache[_Look, NDArray[np.float32]] = RecentCache(cache_mb * _MB)
+        self._kept: RecentCache[_Look, NDArray[np.float32]] = RecentCache(_KEPT_BYTES)
         self._identity = network_identity(network)
         self._texts = [write_hop(hop) for hop in network.hops.tolist()]
 
