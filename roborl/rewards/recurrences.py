@@ -154,17 +154,17 @@ def agree(looks: Iterable[float]) -> Change:
     return Change(mean=float(estimates.mean()), error=float(estimates.std()))
 
 
-def two_sided(forward: float, backward: float) -> Change:
-    """Return the change that two replies to one pair make, the second with the pictures the other way round.
+def two_sided(forward: Sequence[float], backward: Sequence[float]) -> Change:
+    """Return the change that the looks at one pair make, each view's given with the pictures either way round.
 
     An antisymmetric critic replies c and −c. The mean (c(a, b) − c(b, a)) / 2 cancels what it says whatever it is
     shown, and |c(a, b) + c(b, a)| / 2, the standard deviation of the two looks, says how much that was.
 
     Example:
-        >>> two_sided(0.6, -0.4)
+        >>> two_sided([0.6], [-0.4])
         Change(mean=0.5, error=0.09999999999999998)
     """
-    return agree((forward, -backward))
+    return agree(look for there, back in zip(forward, backward, strict=True) for look in (there, -back))
 
 
 def quieten(change: float, *, rise: float = 0.0, fall: float = 0.0) -> float:

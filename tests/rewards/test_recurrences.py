@@ -160,7 +160,7 @@ def test_the_sign_of_a_change_is_the_sign_of_the_step(rule, value, change):
 
 @given(replies, replies)
 def test_two_sided_is_antisymmetric_itself(one, other):
-    forward, backward = two_sided(one, other), two_sided(other, one)
+    forward, backward = two_sided([one], [other]), two_sided([other], [one])
     assert forward.mean == pytest.approx(-backward.mean)
     assert forward.error == pytest.approx(backward.error) == pytest.approx(abs(one + other) / 2)
     assert -1.0 <= forward.mean <= 1.0
@@ -168,9 +168,10 @@ def test_two_sided_is_antisymmetric_itself(one, other):
 
 
 def test_two_sided_examples():
-    assert two_sided(0.6, -0.6) == Change(mean=0.6, error=0.0)
-    assert two_sided(0.3, 0.3) == Change(mean=0.0, error=0.3)
-    assert two_sided(-0.15, 0.15) == Change(mean=-0.15, error=0.0)
+    assert two_sided([0.6], [-0.6]) == Change(mean=0.6, error=0.0)
+    assert two_sided([0.3], [0.3]) == Change(mean=0.0, error=0.3)
+    assert two_sided([-0.15], [0.15]) == Change(mean=-0.15, error=0.0)
+    assert two_sided([0.6, 0.2], [-0.4, -0.4]) == agree([0.6, 0.4, 0.2, 0.4])
     assert agree([0.2]) == Change(mean=0.2, error=0.0)
     with pytest.raises(ShapeError, match="at least one look"):
         agree([])
@@ -178,7 +179,7 @@ def test_two_sided_examples():
 
 @given(replies, st.floats(-0.4, 0.4))
 def test_a_constant_bias_of_the_critic_cancels(change, bias):
-    assert two_sided(change + bias, -change + bias).mean == pytest.approx(change)
+    assert two_sided([change + bias], [-change + bias]).mean == pytest.approx(change)
 
 
 @given(rules, st.floats(0.12, 0.48) | st.floats(0.52, 0.95), st.floats(-0.4, 0.9), st.floats(0.0, 0.3))
@@ -198,7 +199,7 @@ def test_doubt_is_carried_by_the_slopes_of_the_rule(rule, value, change, error):
 def test_a_spread_is_a_spread(pairs, rule):
     value = Value()
     for forward, backward in pairs:
-        value = advance_with_doubt(value, two_sided(forward, backward), rule, floor=-1.0)
+        value = advance_with_doubt(value, two_sided([forward], [backward]), rule, floor=-1.0)
         assert -1.0 <= value.mean <= 1.0
         assert 0.0 <= value.spread <= 0.5
 

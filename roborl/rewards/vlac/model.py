@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import batched
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,7 @@ from roborl.rewards.recurrences import (
     agree,
     quieten,
     sample_reference,
+    two_sided,
 )
 from roborl.rewards.references import take_reference
 from roborl.rewards.settings import version_of
@@ -195,23 +195,17 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
     def _read_pairs(self, pairs: Sequence[VlmReply | None]) -> tuple[Change | None, str]:
         """Return the change that all looks make together, and why there is none."""
         config = self._model.config
-        sides = 2 if config.two_sided else 1
-        looks: list[float] = []
-        variances: list[float] = []
-        for view in batched(pairs, sides):
-            read = [
-                None if reply is None else read_change(reply, probabilities=config.use_probabilities)
-                for reply in view
-            ]
-            for change, sign in zip(read, (1.0, -1.0), strict=False):
-                if change is None:
-                    return None, "a reply is missing or says no number"
-                looks.append(sign * change.mean)
-                variances.append(change.error**2)
-        together = agree(looks)
+        read: list[Change] = []
+        for reply in pairs:
+            change = None if reply is None else read_change(reply, probabilities=config.use_probabilities)
+            if change is None:
+                return None, "a reply is missing or says no number"
+            read.append(change)
+        looks = [change.mean for change in read]
+        together = two_sided(looks[::2], looks[1::2]) if config.two_sided else agree(looks)
         if together.error > config.contradiction:
             return None, "the looks contradict each other"
-        error = float(np.hypot(together.error, np.sqrt(np.mean(variances))))
+        error = float(np.hypot(together.error, np.sqrt(np.mean([change.error**2 for change in read]))))
         return Change(mean=together.mean, error=min(error, 1.0)), ""
 
     def _score(
