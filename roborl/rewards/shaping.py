@@ -93,9 +93,7 @@ def potential[A](progress: A, spread: A, *, scale: float = 1.0, doubt: float = m
     return cast("A", p * scale if math.isinf(doubt) else p * scale / (1.0 + (s / doubt) ** 2))
 
 
-def held[F: np.floating[Any]](
-    scored: NDArray[F], ids: NDArray[np.integer[Any]], length: int
-) -> NDArray[F]:
+def held[F: np.floating[Any]](scored: NDArray[F], ids: NDArray[np.integer[Any]], length: int) -> NDArray[F]:
     """Spread the values of scored observations over all observations: each is held until the next, 0 before the first.
 
     Causal by construction: the value at ``t`` comes from a score at or before ``t``, never from a line to a later one.
