@@ -45,10 +45,6 @@ class Kinematics:
         """Return the end effector in the base frame, metres, (3,)."""
         return self._forward(np.radians(joints[self._index]))[0]
 
-    def approach(self, joints: Joints) -> Point:
-        """Return the unit direction the fingers point, base frame, (3,)."""
-        return self._forward(np.radians(joints[self._index]))[1]
-
     def solve(
         self, target: Point, start: Joints, *, iterations: int = 12, tolerance_m: float = 1e-5
     ) -> Joints:

@@ -94,11 +94,6 @@ class ReplayBudget:
         return self._updates
 
     @property
-    def owed(self) -> float:
-        """Updates earned and not yet made; negative while the learner is ahead."""
-        return self._tokens
-
-    @property
     def achieved_ratio(self) -> float:
         """Updates made per transition that earned some, without the head start; 0 before the first."""
         return (self._updates - self._made_ahead) / self._earning if self._earning else 0.0

@@ -133,7 +133,6 @@ class InferenceLoop:
                 first=request.index,
                 actions=actions,
                 policy_version=self._policy.version,
-                latency_ns=latency_ns,
             )
         )
         self._status.add("chunks")

@@ -277,14 +277,12 @@ class Chunk:
         first: Index of the observation that they were chosen at.
         actions: float32 (h, a), in [-1, 1].
         policy_version: Version of the weights that chose them.
-        latency_ns: What choosing them took.
     """
 
     key: EpisodeKey
     first: int
     actions: NDArray[np.float32]
     policy_version: int
-    latency_ns: int = 0
 
     def covers(self, key: EpisodeKey, index: int) -> bool:
         """True where the chunk holds an action for step ``index`` of episode ``key``."""
@@ -321,7 +319,6 @@ class ChunkSlot:
                 first=int(message["first"]),
                 actions=message["actions"],
                 policy_version=int(message["policy_version"]),
-                latency_ns=int(message["latency_ns"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise WireError("A chunk is malformed", seen=f"{type(error).__name__}: {error}") from error

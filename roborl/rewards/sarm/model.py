@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from roborl.images import square
@@ -19,7 +18,7 @@ from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.sightings import Sighting, Sightings
 from roborl.rewards.sarm.windows import EMPTY, causal_window
 from roborl.rewards.verdicts import InARow
-from roborl.types import Image, Observation, Score
+from roborl.types import Observation, Score
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -204,13 +203,3 @@ class SarmModel:
         state = state_of(observation, self.state_dim) if self.config.use_state else observation.state
         images = tuple(square(view, self.image_px) for view in views)
         return Sighting(id=observation_id(observation), images=images, state=state)
-
-    @torch.inference_mode()
-    def embed(self, images: Mapping[str, Image]) -> NDArray[np.float32]:
-        """Return the frame vectors of all cameras side by side, float32 (c · d,): features for a policy to reuse."""
-        frames = [
-            torch.from_numpy(np.ascontiguousarray(square(images[name], self.image_px)))[None]
-            for name in self.cameras
-        ]
-        vector: NDArray[np.float32] = self.network.encode(frames).flatten().numpy()
-        return vector

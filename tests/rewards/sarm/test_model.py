@@ -187,15 +187,6 @@ def test_larger_pictures_are_averaged_down(trained: SarmModel, world: World) -> 
     np.testing.assert_allclose(watcher(trained)(large, order), watcher(trained)(episode, order), atol=1e-5)
 
 
-def test_features_for_a_policy(trained: SarmModel, world: World) -> None:
-    episode = world("success", 57)
-    first = trained.embed({name: rgb[0] for name, rgb in episode.images.items()})
-    last = trained.embed({name: rgb[-1] for name, rgb in episode.images.items()})
-    assert first.shape == (2 * trained.config.frame_dim,)
-    assert first.dtype == np.float32
-    assert np.abs(first - last).max() > 0.1
-
-
 def test_the_judge_answers_nothing_to_nothing(trained: SarmModel) -> None:
     empty: list[SarmQuery] = []
     assert trained.judge.answer(empty) == []
