@@ -250,7 +250,7 @@ class SessionPool:
         return True
 
     def statistics(self) -> dict[str, Any]:
-        """Return counts and ages as plain values, for the health report and the dashboard."""
+        """Return counts and ages as plain values, for the server's log and for clients that ask."""
         with self._arrival:
             now_ns = self._clock.now_ns()
             return {

@@ -1,4 +1,4 @@
-"""How scores from 1 to 5, one per observation, become the rewards of an episode: by name, the name being part of the run.
+"""How scores from 1 to 5, one per observation, become the rewards of an episode, by name.
 
 A learner pays the verdict of a judge by one of them, the one that pays for the last step alone; potential, delta and
 absolute are forms of its shaped reward as well, see :mod:`roborl.rewards.forms`.
@@ -15,7 +15,7 @@ from roborl.errors import ConfigError, ShapeError
 
 
 class RewardTransform(StrEnum):
-    """How the scores of an episode become its rewards. The run stores the name."""
+    """How the scores of an episode become its rewards."""
 
     TERMINAL01 = "terminal01"
     """(E − 1) / 4 at the last step, 0 elsewhere."""
