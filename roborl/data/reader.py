@@ -15,7 +15,7 @@ from roborl.codec import split
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.log import FIRST_ENTRY, entries, read_ordinal
 from roborl.data.recovery import LATE
-from roborl.data.sealed import read_arrivals, read_info, to_episode
+from roborl.data.sealed import episode_of, read_arrivals, read_info
 from roborl.errors import DatasetError, WireError
 from roborl.records import Arrival, Begin, Verdict, unpack_record
 from roborl.types import Episode, EpisodeKey, Observation
@@ -127,7 +127,7 @@ class StoreReader:
         Raises:
             DatasetError: If the store does not have it, or it is still open.
         """
-        return to_episode(self.info(key), self.arrivals(key))
+        return episode_of(self.info(key), self.arrivals(key))
 
     def _sealed_arrivals(self, key: EpisodeKey, start: int) -> Iterator[Arrival]:
         folder = self.root / "store.zarr" / str(key)

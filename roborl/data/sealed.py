@@ -231,7 +231,7 @@ def _arrival(
     )
 
 
-def to_episode(info: EpisodeInfo, arrivals: Iterable[Arrival]) -> Episode:
+def episode_of(info: EpisodeInfo, arrivals: Iterable[Arrival]) -> Episode:
     """Build the whole episode from its arrivals.
 
     Raises:

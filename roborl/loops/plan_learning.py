@@ -13,7 +13,7 @@ from roborl.policies.published import POLICIES, PublishedPolicy
 from roborl.rewards.adaptation.config import LoraSettings, Method
 from roborl.rewards.judges.blueprint import read_saved
 from roborl.rewards.judges.footprint import Decoder, Learning, learning_bytes
-from roborl.rewards.judges.weights import read_description
+from roborl.rewards.judges.weights import read_network_config
 
 if TYPE_CHECKING:
     from roborl.policies.small import SmallPolicyConfig
@@ -151,7 +151,7 @@ def _policy(name: str, at: Process) -> tuple[Part, int, PublishedPolicy | None]:
             remedy="For example: --policy smolvla",
         )
     saved = read_saved(folder)
-    kind = "" if (folder / "policy.json").is_file() else str(read_description(folder).get("type"))
+    kind = "" if (folder / "policy.json").is_file() else str(read_network_config(folder).get("type"))
     weights = at.measured("weights", saved.nbytes, "its files' headers")
     return weights, saved.kept.number_bytes, POLICIES.get(kind)
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from roborl.errors import ModelLoadError, RoborlError
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+from roborl.pretrained import CONFIG as CONFIG
+from roborl.pretrained import WEIGHTS as WEIGHTS
 
 
 def save_model_folder(folder: Path, described: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from roborl.codec import join
 from roborl.data.arena import ArenaReader
 from roborl.data.reader import StoreReader
-from roborl.data.sealed import to_episode
+from roborl.data.sealed import episode_of
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
 from roborl.learning.sampling import Sampler, SamplingConfig
@@ -198,7 +198,7 @@ def test_recorded_failures_are_a_set_of_their_own_and_never_demonstrations(rig: 
         key = EpisodeKey(actor="demo", incarnation=1, episode=number)
         arrivals = [r for r in episode_records(key, 8, EndCause.TIME_LIMIT) if isinstance(r, Arrival)]
         info = replace(StoreReader(rig.root).episodes()[0], key=key)
-        rig.store.import_episode(replace(to_episode(info, arrivals), success=success))
+        rig.store.import_episode(replace(episode_of(info, arrivals), success=success))
     sampler = Sampler(ArenaReader(rig.root), SamplingConfig(need_labels=False), 0)
     assert {name: sampler.count(name) for name in ("demo", "failure", "online")} == {
         "demo": 8,
@@ -245,7 +245,7 @@ def test_the_imported_episode_is_a_demonstration(rig: Rig) -> None:
     reader = StoreReader(rig.root)
     rig.run(0, 5, EndCause.SUCCESS)
     info = replace(reader.episodes()[0], key=key)
-    episode = to_episode(info, [record for record in records if isinstance(record, Arrival)])
+    episode = episode_of(info, [record for record in records if isinstance(record, Arrival)])
     assert rig.store.import_episode(episode)
     assert not rig.store.import_episode(episode)
     source = rig.source()

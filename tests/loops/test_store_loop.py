@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from roborl.clock import FakeClock
 from roborl.codec import Part
 from roborl.data.episodes import EpisodeInfo
-from roborl.data.sealed import to_episode
+from roborl.data.sealed import episode_of
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.store import DemoImport, StoreLoop
 from roborl.records import Arrival
@@ -128,7 +128,7 @@ def demo(number: int) -> Episode:
     key = EpisodeKey(actor="demo", incarnation=1, episode=number)
     arrivals = [record for record in episode_records(key, 2) if isinstance(record, Arrival)]
     info = EpisodeInfo(key=key, ordinal=1, task="t", observations=3, end=EndCause.SUCCESS)
-    return to_episode(info, arrivals)
+    return episode_of(info, arrivals)
 
 
 @given(st.integers(0, 5), st.integers(0, 8))

@@ -21,7 +21,7 @@ from roborl.rewards.judges.weights import (
     find_checkpoint,
     opened,
     quiet,
-    read_description,
+    read_network_config,
     weight_files,
 )
 
@@ -187,7 +187,7 @@ def read_blueprint(checkpoint: str) -> tuple[Blueprint, Saved]:
         ModelLoadError: If there is none, or the two disagree.
     """
     folder = find_checkpoint(checkpoint)
-    settings = read_description(folder)
+    settings = read_network_config(folder)
     if settings.get("model_type") == "internvl_chat":
         from roborl.rewards.vlac.conversion import native_config
 

@@ -48,7 +48,7 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
             a chat template, or its adapter does not fit.
     """
     folder = find_checkpoint(checkpoint)
-    described = read_description(folder)
+    described = read_network_config(folder)
     model_type = str(described.get("model_type"))
     if model_type not in MODEL_TYPES:
         raise ModelLoadError(
@@ -128,7 +128,7 @@ def find_checkpoint(checkpoint: str) -> Path:
         ) from error
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def read_network_config(folder: Path) -> dict[str, Any]:
     """Return the contents of a checkpoint's ``config.json``.
 
     Raises:

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 from roborl import config as configs
 from roborl.errors import ModelLoadError
+from roborl.pretrained import CONFIG, WEIGHTS
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, load_dopamine
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.judges.config import JudgeKind
-from roborl.rewards.model_folder import CONFIG, WEIGHTS, reading, save_model_folder
+from roborl.rewards.model_folder import reading, save_model_folder
 from roborl.rewards.pairs.config import PairNetworkConfig
 from roborl.rewards.pairs.judge import PairJudge
 from roborl.rewards.pairs.network import PairNetwork

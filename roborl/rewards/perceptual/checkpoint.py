@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.model_folder import CONFIG, WEIGHTS, reading, save_model_folder
+from roborl.pretrained import CONFIG, WEIGHTS
+from roborl.rewards.model_folder import reading, save_model_folder
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
 from roborl.rewards.perceptual.selection import Looks
