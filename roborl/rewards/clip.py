@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from roborl import config as configs
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.model import References, missing, views_of
 from roborl.rewards.references import take_reference
-from roborl.rewards.settings import version_of
+from roborl.rewards.settings import settings_at, version_of
 from roborl.types import Image, Observation, Score
 
 if TYPE_CHECKING:
@@ -255,10 +253,7 @@ def load_clip(place: str) -> ClipModel:
     """
     from roborl.rewards.judges.clip_judge import ClipJudge
 
-    if Path(place).suffix in (".yaml", ".yml"):
-        config = configs.load(ClipConfig, Path(place))
-    else:
-        config = ClipConfig(checkpoint=place)
+    config: ClipConfig = settings_at(ClipConfig, place)
     return ClipModel(ClipJudge.load(config.checkpoint, device=config.device), config)
 
 

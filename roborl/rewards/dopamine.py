@@ -20,10 +20,10 @@ from roborl.rewards.dopamine_question import CONTRACT, Views, ask_hop
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
 from roborl.rewards.hop_replies import hop_of
 from roborl.rewards.judges.config import JudgeConfig
-from roborl.rewards.judges.opening import checkpoint_folder, open_judge
+from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import Fold, References, missing, observation_id, views_of
-from roborl.rewards.prompts import Prompt, PromptConfig, load_prompt
+from roborl.rewards.prompts import Prompt, PromptConfig
 from roborl.rewards.references import read_references, references_key, take_reference
 from roborl.rewards.settings import PLACES, read_settings, version_of
 from roborl.rewards.verdicts import DoneCounter, DoneRule
@@ -316,14 +316,9 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
         ModelLoadError: If the checkpoint cannot be used.
         ConfigError: If the wording or a reference cannot be used.
     """
-    folder = checkpoint_folder(config.judge, config.checkpoint)
-    prompt = load_prompt(CONTRACT, config.prompt, folder)
     references = read_references(config.references)
-    judge = open_judge(
-        config.judge,
-        str(folder or config.checkpoint),
-        min_pixels=config.min_pixels,
-        max_pixels=config.max_pixels,
+    judge, prompt = open_with_words(
+        config, CONTRACT, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
     return DopamineModel(judge=judge, config=config, prompt=prompt, references=references)
 

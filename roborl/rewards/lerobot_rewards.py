@@ -11,14 +11,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from roborl import config as configs
 from roborl.errors import ConfigError
 from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.lerobot_checkpoint import view_name
@@ -34,6 +32,7 @@ from roborl.rewards.lerobot_loading import LerobotModel, load_lerobot_model
 from roborl.rewards.model import References, missing, observation_id, views_of
 from roborl.rewards.sarm.published_model import PublishedModel
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
+from roborl.rewards.settings import settings_at
 from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
@@ -222,9 +221,7 @@ def load_lerobot(place: str) -> LerobotRewardModel | PublishedModel:
         ModelLoadError: If the checkpoint, or what it is built on, cannot be used.
         ConfigError: If the settings cannot be used.
     """
-    if Path(place).suffix in (".yaml", ".yml"):
-        return open_lerobot(configs.load(LerobotRewardConfig, Path(place)))
-    return open_lerobot(LerobotRewardConfig(checkpoint=place))
+    return open_lerobot(settings_at(LerobotRewardConfig, place))
 
 
 def open_lerobot(config: LerobotRewardConfig) -> LerobotRewardModel | PublishedModel:

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
-from roborl.rewards.judges.opening import checkpoint_folder, open_judge
+from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
 from roborl.rewards.model import References, missing, observation_id
 from roborl.rewards.parsing import parse_score
-from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
+from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import read_settings, version_of
 from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
@@ -327,13 +327,8 @@ def open_roboreward(config: RoboRewardConfig) -> RoboRewardModel:
         ModelLoadError: If the checkpoint cannot be used.
         ConfigError: If the wording cannot be used, or the network would see too little.
     """
-    folder = checkpoint_folder(config.judge, config.checkpoint)
-    prompt = load_prompt(CONTRACT, config.prompt, folder)
-    judge = open_judge(
-        config.judge,
-        str(folder or config.checkpoint),
-        min_pixels=config.min_pixels,
-        max_pixels=config.max_pixels,
+    judge, prompt = open_with_words(
+        config, CONTRACT, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
     model = RoboRewardModel(judge, prompt, config)
     log.info(

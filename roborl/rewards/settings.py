@@ -37,8 +37,24 @@ def version_of(kind: str, config: Any, *, places: Sequence[str] = PLACES, **part
     return f"{kind}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
 
 
+def settings_at(config_class: Any, place: str) -> Any:
+    """Return the settings in a YAML file; for any other place, the plain ones with it as the checkpoint.
+
+    Args:
+        config_class: The dataclass of settings; it has ``checkpoint``.
+        place: A YAML file, a folder with weights, or the name of a checkpoint in the hub's cache.
+
+    Raises:
+        ConfigError: If the settings cannot be used.
+    """
+    path = Path(place)
+    if path.suffix in (".yaml", ".yml"):
+        return configs.load(config_class, path)
+    return config_class(checkpoint=place)
+
+
 def read_settings(config_class: Any, place: str) -> Any:
-    """Return the settings that a place names.
+    """Return the settings that a place names, which may be a folder that training wrote.
 
     Files named in a folder's own settings lie in that folder unless their path is absolute, and the network does where
     none is named, so that the folder can be moved.
@@ -52,10 +68,8 @@ def read_settings(config_class: Any, place: str) -> Any:
         ConfigError: If the settings cannot be used.
     """
     path = Path(place)
-    if path.suffix in (".yaml", ".yml"):
-        return configs.load(config_class, path)
     if not (path / SETTINGS).is_file():
-        return config_class(checkpoint=place)
+        return settings_at(config_class, place)
     config = configs.load(config_class, path / SETTINGS)
     folder = path.absolute()
     changes: dict[str, Any] = {}

@@ -23,11 +23,11 @@ import numpy as np
 
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.judges.config import JudgeConfig
-from roborl.rewards.judges.opening import checkpoint_folder, open_judge
+from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import References, missing
 from roborl.rewards.parsing import parse_signed_percent
-from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract, load_prompt
+from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import read_settings, version_of
 from roborl.types import Image, Observation, Score
 
@@ -199,7 +199,5 @@ def load_sole(place: str) -> SoleModel:
         ConfigError: If the settings, or the wording named in them, cannot be used.
     """
     config: SoleConfig = read_settings(SoleConfig, place)
-    folder = checkpoint_folder(config.judge, config.checkpoint)
-    prompt = load_prompt(CONTRACT, config.prompt, folder)
-    judge = open_judge(config.judge, str(folder or config.checkpoint), max_pixels=config.max_pixels)
+    judge, prompt = open_with_words(config, CONTRACT, max_pixels=config.max_pixels)
     return SoleModel(judge, prompt, config)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.queries import VlmJudge
+from roborl.rewards.prompts import Prompt, PromptContract, load_prompt
 
 log = logging.getLogger(__name__)
 
@@ -69,3 +71,25 @@ def open_judge(
 
     judge: VlmJudge = TransformersJudge.load(config, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels)
     return judge
+
+
+def open_with_words(
+    config: Any, contract: PromptContract, *, min_pixels: int = 0, max_pixels: int = 0
+) -> tuple[VlmJudge, Prompt]:
+    """Open the judge that the settings name, with the words that its checkpoint brings or the settings name.
+
+    Args:
+        config: The dataclass of settings; it has ``checkpoint``, ``judge`` and ``prompt``.
+        contract: What the words must hold.
+        min_pixels: As of :func:`open_judge`.
+        max_pixels: As of :func:`open_judge`.
+
+    Raises:
+        ModelLoadError: If the checkpoint cannot be used.
+        ConfigError: If the words cannot be used.
+        JudgeDown: If none of the endpoints answers.
+    """
+    folder = checkpoint_folder(config.judge, config.checkpoint)
+    prompt = load_prompt(contract, config.prompt, folder)
+    checkpoint = str(folder or config.checkpoint)
+    return open_judge(config.judge, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels), prompt

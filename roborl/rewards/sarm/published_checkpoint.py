@@ -13,7 +13,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from roborl import config as configs
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.pretrained import read_description
 from roborl.rewards.judges.clip_judge import ClipNetwork
@@ -30,6 +29,7 @@ from roborl.rewards.sarm.lerobot_layout import (
 from roborl.rewards.sarm.opensarm_layout import OpenSarmConfig, opensarm_scale, opensarm_shape, read_pickled
 from roborl.rewards.sarm.published_model import PublishedModel, PublishedWindow
 from roborl.rewards.sarm.published_network import PublishedNetwork, PublishedShape
+from roborl.rewards.settings import settings_at
 
 _STATE_KEY, _IMAGE_KEY = "observation.state", "observation.images.top"
 _HEADS = ("sparse", "dense")
@@ -77,9 +77,7 @@ def load_published_sarm(place: str) -> PublishedModel:
         ModelLoadError: If the checkpoint, its statistics or its CLIP network are missing or cannot be used.
         ConfigError: If the settings cannot be used.
     """
-    if Path(place).suffix in (".yaml", ".yml"):
-        return open_published_sarm(configs.load(PublishedSarmConfig, Path(place)))
-    return open_published_sarm(PublishedSarmConfig(checkpoint=place))
+    return open_published_sarm(settings_at(PublishedSarmConfig, place))
 
 
 def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
