@@ -31,8 +31,9 @@ from torch import Tensor
 
 from roborl.errors import ModelLoadError, RoborlError
 from roborl.pretrained import CONFIG, WEIGHTS, read_description, standing_in
+from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.config import JudgeConfig
-from roborl.rewards.judges.weights import MODEL_TYPES, digest_file, find_checkpoint, load_network
+from roborl.rewards.judges.weights import MODEL_TYPES, digest_file, load_network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from roborl.errors import ModelLoadError
+from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.footprint import Decoder, Kept
 from roborl.rewards.judges.weights import (
     MODEL_TYPES,
-    find_checkpoint,
     opened,
     quiet,
     read_network_config,

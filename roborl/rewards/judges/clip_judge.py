@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.judges.caches import RecentCache
+from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.queries import picture_key
-from roborl.rewards.judges.weights import digest_file, find_checkpoint
+from roborl.rewards.judges.weights import digest_file
 from roborl.types import Image
 
 type Vectors = NDArray[np.float32]

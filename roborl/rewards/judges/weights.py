@@ -15,6 +15,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from roborl.errors import ModelLoadError
+from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.config import JudgeConfig, Quantisation
 
 MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl", "internvl")
@@ -104,28 +105,6 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
         model_type=model_type,
         digest=digest.hexdigest(),
     )
-
-
-def find_checkpoint(checkpoint: str) -> Path:
-    """Return the folder of a checkpoint: itself, or where the hub's cache keeps it. Never downloads.
-
-    Raises:
-        ModelLoadError: If there is none.
-    """
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(checkpoint, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise ModelLoadError(
-            "There is no such checkpoint on this computer",
-            seen=checkpoint,
-            allowed="a folder with config.json and *.safetensors, or a name in the hub's cache",
-            remedy=f"Download it once with: hf download {checkpoint}",
-        ) from error
 
 
 def read_network_config(folder: Path) -> dict[str, Any]:

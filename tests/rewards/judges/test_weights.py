@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from roborl.errors import ConfigError, ModelLoadError
+from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind, Quantisation
 from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.judges.queries import VlmQuery
-from roborl.rewards.judges.weights import check_tied, find_checkpoint, load_network
+from roborl.rewards.judges.weights import check_tied, load_network
 from roborl.testing.tiny_vlms import TINY_KINDS, build_tiny_vlm
 
 CPU = JudgeConfig(device="cpu")
