@@ -13,16 +13,23 @@ from typing import Any
 import cv2
 import numpy as np
 
+from roborl.rewards.judges.picture_sizes import fitting_size
 from roborl.types import Image
+
+_WORDS_AND_MARKS = 12  # tokens of every question beside those of its pictures
 
 type Answer = tuple[int, object]
 """Status and body of an answer; bytes are sent as they are, all else as JSON."""
 
 
 def pictures_of(body: Mapping[str, Any]) -> list[Image]:
-    """Return the pictures of a request, uint8 (h, w, 3) each."""
-    parts = next(m for m in body["messages"] if m["role"] == "user")["content"]
-    return [_decoded(part["image_url"]["url"]) for part in parts if part["type"] == "image_url"]
+    """Return the pictures of a request in order, the frames of videos among them, uint8 (h, w, 3) each."""
+    found: list[Image] = []
+    for part in next(m for m in body["messages"] if m["role"] == "user")["content"]:
+        if part["type"] in ("image_url", "video_url"):
+            _, *encoded = part[part["type"]]["url"].split(",")
+            found += map(_decoded, encoded)
+    return found
 
 
 def place(token: str, chances: Mapping[str, float]) -> dict[str, object]:
@@ -91,6 +98,33 @@ def trimming(
         return status, said
 
     return cut
+
+
+def counting(
+    say: Callable[[dict[str, Any]], Answer], *, cell_px: int, min_pixels: int = 0, obeys: bool = True
+) -> Callable[[dict[str, Any]], Answer]:
+    """Return an endpoint's answers with the length of each question, as one with a Qwen network tells it.
+
+    Args:
+        say: Gives the answers.
+        cell_px: Side of the square that one visual token covers, px.
+        min_pixels: Least pixels of a picture by the endpoint's own settings.
+        obeys: Whether it leaves pictures in their size where a request says so, as vLLM does and SGLang does not.
+    """
+
+    def count(body: dict[str, Any]) -> Answer:
+        status, said = say(body)
+        assert isinstance(said, dict), "only good answers have a length"
+        keeps = obeys and body.get("mm_processor_kwargs", {}).get("do_resize") is False
+        tokens = _WORDS_AND_MARKS
+        for picture in pictures_of(body):
+            height, width, _ = picture.shape
+            if not keeps:
+                height, width = fitting_size(height, width, min_pixels=min_pixels, cell_px=cell_px)
+            tokens += height // cell_px * (width // cell_px) + 2
+        return status, said | {"usage": {"prompt_tokens": tokens}}
+
+    return count
 
 
 class StubEndpoint:
@@ -162,8 +196,7 @@ class StubEndpoint:
         self.server.server_close()
 
 
-def _decoded(url: str) -> Image:
-    data = base64.b64decode(url.split(",", 1)[1])
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+def _decoded(encoded: str) -> Image:
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None, "a judge sends pictures that can be decoded"
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)

@@ -62,13 +62,18 @@ class JudgeConfig:
     served_model: str = ""
     # Environment variable with the endpoints' key; empty for none.
     key_variable: str = ""
-    # How endpoints are shown clips: pictures (their frames, each behind its instant) or video (vLLM's form, which
-    # takes them for two a second, and no more of them than it is started with: --media-io-kwargs).
-    clips: str = "pictures"
+    # Whether endpoints take fields beyond OpenAI's own protocol, as vLLM and SGLang do. With them sampling is neutral,
+    # and pictures and the instants of clips are seen as they are sent. For one that refuses them set this to False: its
+    # own settings act then, clips go as pictures, and no reply is started for it.
+    extensions: bool = True
+    # How endpoints are shown clips: video (what networks were trained on; vLLM's form, 32 frames at most unless it is
+    # started with --media-io-kwargs '{"video": {"num_frames": -1}}', and at the right instants since its pull request
+    # 40133 of April 2026) or pictures (the frames, each behind its instant; for SGLang, which has no such form).
+    clips: str = "video"
     # Side of the square that one visual token of the network at the endpoints covers, px: 32 for Qwen3-VL, 28 for
     # Qwen2.5-VL. Pictures are sent in multiples of it. 0 reads it from the checkpoint, where that lies on this machine.
     cell_px: int = 0
-    # Whether endpoints can be made to start a reply with given words, as vLLM and SGLang can.
+    # Whether endpoints can be made to start a reply with given words, as vLLM and SGLang can; needs extensions.
     prefill: bool = True
     # Questions under way at each endpoint.
     concurrency: int = 8
@@ -80,6 +85,16 @@ class JudgeConfig:
     attempts: int = 4
     # Pause after the first failed attempt, s; doubled each time.
     backoff_s: float = 0.25
+
+    @property
+    def prefills(self) -> bool:
+        """Whether endpoints are made to start replies."""
+        return self.prefill and self.extensions
+
+    @property
+    def shows_videos(self) -> bool:
+        """Whether endpoints are shown clips as videos."""
+        return self.clips == "video" and self.extensions
 
     def __post_init__(self) -> None:
         if self.kind is JudgeKind.OPENAI and not self.endpoints:

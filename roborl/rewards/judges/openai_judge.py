@@ -6,7 +6,6 @@ no reply, and where none of them can be reached at all the judge says that it is
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
@@ -16,26 +15,25 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import cv2
 import httpx
 import xxhash
 
 from roborl.errors import ConfigError
-from roborl.rewards.judges.caches import RecentCache
+from roborl.rewards.judges.checkpoints import cell_px_of, checkpoint_key, copy_here
 from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.endpoint_grid import misseen_tokens
 from roborl.rewards.judges.endpoint_replies import UNREADABLE, read_reply
+from roborl.rewards.judges.endpoint_requests import RequestWriter
 from roborl.rewards.judges.picture_sizes import PictureSizes
-from roborl.rewards.judges.queries import Cells, Clip, VlmQuery, VlmReply, picture_key
+from roborl.rewards.judges.queries import Cells, VlmQuery, VlmReply
 from roborl.rewards.model import JudgeDown
-from roborl.types import Image
 
 log = logging.getLogger(__name__)
 
-_MOST_ALTERNATIVES = 20  # what the protocol allows
-_KEPT_PICTURES = 256 << 20  # bytes of pictures in the form that is sent
+_REFUSED = frozenset((400, 422))
 _AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 
 
@@ -49,15 +47,6 @@ class _Endpoint:
     failed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Url:
-    text: str
-
-    @property
-    def nbytes(self) -> int:
-        return len(self.text)
-
-
 class _Unreachable(Exception):
     """No endpoint gave any answer to a question."""
 
@@ -65,14 +54,13 @@ class _Unreachable(Exception):
 class OpenAiJudge:
     """Answers by asking endpoints, many questions at once. :meth:`answer` is called by one thread.
 
-    What the network there sees of a picture cannot be asked for. Pictures are therefore sent in the size that they shall
-    be seen in, whole cells within the limits, which the endpoint's own preprocessing leaves alone unless its limits are
-    narrower.
+    Pictures are sent in the size that they shall be seen in, whole cells within the limits, and endpoints are asked to
+    leave it alone. Not all of them do: whether they count as many visual tokens is looked at once, at the start.
 
     Args:
         config: Endpoints, limits and deadlines.
-        checkpoint: What is served there, as part of the judge's identity; the weights themselves cannot be seen. Where
-            it is a folder, its ``config.json`` tells the size of a cell if the settings do not.
+        checkpoint: What is served there, a folder or a name on the hub, as part of the judge's identity; the weights at
+            the endpoints cannot be seen. Where its files are here, they tell the size of a cell if the settings do not.
         min_pixels: Least pixels of a picture, and per frame of a clip, as it is sent; 0 for no such limit.
         max_pixels: Most pixels of the same.
 
@@ -92,8 +80,8 @@ class OpenAiJudge:
         self._sizes = PictureSizes(
             min_pixels=min_pixels,
             max_pixels=max_pixels,
-            cell_px=config.cell_px or _cell_px_of(checkpoint),
-            video=config.clips == "video",
+            cell_px=config.cell_px or cell_px_of(copy_here(checkpoint)),
+            video=config.shows_videos,
         )
         headers = {}
         if config.key_variable:
@@ -111,20 +99,23 @@ class OpenAiJudge:
         ]
         self._turn = 0
         self._lock = threading.Lock()
-        self._urls: RecentCache[bytes, _Url] = RecentCache(_KEPT_PICTURES)
+        self._writer = RequestWriter(config, self._sizes)
         self.faults: Counter[str] = Counter()
         self.model = config.served_model or self._only_model()
         self._threads = ThreadPoolExecutor(
             config.concurrency * len(self._endpoints), thread_name_prefix="endpoint"
         )
-        known = json.dumps([self.model, checkpoint, config.prefill, asdict(self._sizes)])
+        asked = [config.prefills, config.extensions, asdict(self._sizes)]
+        known = json.dumps([self.model, checkpoint_key(checkpoint), *asked])
         self._identity = f"endpoint-{xxhash.xxh3_128(known.encode()).hexdigest()[:16]}"
-        log.warning(
-            "what %s sees of pictures cannot be asked for; they are sent %s. Start the endpoints with limits that leave"
-            " those as they are: by itself Qwen3-VL enlarges a picture of less than 65,536 pixels",
-            self.model,
-            self._sizes,
-        )
+        self._cells_known = self._sizes.whole_cells and self._sees_what_is_sent()
+        if not self._sizes.whole_cells:
+            log.warning(
+                "what %s sees of pictures is not known; they are sent %s. By itself Qwen3-VL enlarges a picture of less"
+                " than 65,536 pixels",
+                self.model,
+                self._sizes,
+            )
 
     @property
     def identity(self) -> str:
@@ -132,8 +123,8 @@ class OpenAiJudge:
         return self._identity
 
     def cells(self, query: VlmQuery) -> tuple[Cells, ...] | None:
-        """Return what a network sees that takes pictures in the size they are sent in; None where its cells are unknown."""
-        return self._sizes.cells(query)
+        """Return what a network sees that takes pictures in the size they are sent in; None where it is known not to."""
+        return self._sizes.cells(query) if self._cells_known else None
 
     def answer(self, queries: Sequence[VlmQuery]) -> list[VlmReply | None]:
         """Return one reply per query; None where no endpoint gave one in time.
@@ -141,7 +132,7 @@ class OpenAiJudge:
         Raises:
             JudgeDown: If no endpoint could be reached for any of them.
         """
-        bodies = [self._body(query) for query in queries]
+        bodies = [self._writer.body(query, self.model) for query in queries]
         deadline = time.monotonic() + self._config.deadline_s
         futures = [
             self._threads.submit(self._ask, query, body, deadline)
@@ -189,13 +180,13 @@ class OpenAiJudge:
                     reply = read_reply(
                         query,
                         response.content,
-                        prefilled=self._config.prefill,
+                        prefilled=config.prefills,
                         sent=self._sizes.sent(query),
                         took_ms=(time.monotonic() - began) * 1e3,
                     )
                     endpoint.failed = 0
                     return reply
-                self._fail(f"status {response.status_code}", endpoint, response.text[:200])
+                self._fail(f"status {response.status_code}", endpoint, self._refusal(response))
                 if response.status_code not in _AGAIN:
                     return None
                 pause_s = max(pause_s, _retry_after_s(response))
@@ -238,58 +229,49 @@ class OpenAiJudge:
         if count.bit_count() == 1:  # the 1st, 2nd, 4th: an endpoint that is away must not fill the log
             log.warning("%s of %s, %d so far: %s", fault, endpoint.url, count, detail)
 
-    def _body(self, query: VlmQuery) -> dict[str, Any]:
-        messages: list[dict[str, Any]] = []
-        if query.system:
-            messages.append({"role": "system", "content": query.system})
-        content = [piece for part in query.parts for piece in self._pieces(part)]
-        messages.append({"role": "user", "content": content})
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": messages,
-            "max_tokens": max(1, query.max_tokens) + self._spare_tokens(query),
-            "temperature": query.temperature,
-            "seed": query.seed,
-        }
-        if query.reply_start and self._config.prefill:
-            # Endpoints differ in whether they keep spaces at the end, so the network is left to write them.
-            messages.append({"role": "assistant", "content": query.reply_start.rstrip()})
-            body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if query.stop:
-            # What keeps the stop in the text: the first is vLLM's name, the second SGLang's.
-            body |= {"stop": list(query.stop), "include_stop_str_in_output": True, "no_stop_trim": True}
-        if query.choices or query.alternatives:
-            wanted = _MOST_ALTERNATIVES if query.choices else min(query.alternatives, _MOST_ALTERNATIVES)
-            body |= {"logprobs": True, "top_logprobs": wanted}
-        return body
+    def _refusal(self, response: httpx.Response) -> str:
+        """Return what an endpoint says of its failure, with what helps against a field or form that it does not know."""
+        said = response.text[:200]
+        if response.status_code in _REFUSED and self._config.extensions:
+            said += "; of a field: --judge.extensions False, of a video: --judge.clips pictures"
+        return said
 
-    def _pieces(self, part: str | Image | Clip) -> list[dict[str, Any]]:
-        if isinstance(part, str):
-            return [{"type": "text", "text": part}]
-        if not isinstance(part, Clip):
-            return [self._picture(part)]
-        if self._sizes.video:
-            frames = ",".join(_encoded(self._sizes.fitted(frame), ".jpg") for frame in part.frames)
-            return [{"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}]
-        pieces: list[dict[str, Any]] = []
-        for stamp_s, frame in zip(part.stamps_s, part.frames, strict=True):
-            pieces += [{"type": "text", "text": f"<{stamp_s:.1f} seconds>"}, self._picture(frame)]
-        return pieces
+    def _sees_what_is_sent(self) -> bool:
+        """Return whether no endpoint is found to see pictures in another size; say so of those that are or cannot be asked."""
+        agreed = True
+        for endpoint in self._endpoints:
+            try:
+                wrong = misseen_tokens(self._sizes, partial(self._length, endpoint.url))
+            except (httpx.HTTPError, *UNREADABLE) as error:
+                log.warning(
+                    "whether %s sees pictures as they are sent, %s, is not known: %s",
+                    endpoint.url,
+                    self._sizes,
+                    error,
+                )
+                continue
+            if wrong:
+                agreed = False
+                log.warning(
+                    "%s sees pictures in another size than they are sent in, %s: it counts %+d visual tokens between a"
+                    " large and a small one. Its scores will differ. Give the processor that it serves these limits, as"
+                    " size in its preprocessor_config.json, or check judge.cell_px",
+                    endpoint.url,
+                    self._sizes,
+                    wrong,
+                )
+        return agreed
 
-    def _picture(self, picture: Image) -> dict[str, Any]:
-        key = picture_key(picture)
-        url = self._urls.get(key)
-        if url is None:
-            # Without loss: what the network sees must not depend on how it was sent.
-            url = _Url(f"data:image/png;base64,{_encoded(self._sizes.fitted(picture), '.png')}")
-            self._urls.put(key, url)
-        return {"type": "image_url", "image_url": {"url": url.text}}
-
-    def _spare_tokens(self, query: VlmQuery) -> int:
-        """Return how many tokens a reply may need for its start, or for the spaces that its start was relieved of."""
-        if not self._config.prefill:
-            return len(query.reply_start)  # a token has a character at least
-        return int(query.reply_start != query.reply_start.rstrip())
+    def _length(self, url: str, query: VlmQuery) -> int:
+        """Return how many tokens an endpoint counts in a question."""
+        body = self._writer.body(query, self.model)
+        response = self._client.post(f"{url}/chat/completions", json=body)
+        if response.status_code != httpx.codes.OK:
+            raise ValueError(f"status {response.status_code}: {self._refusal(response)}")
+        length = int(response.json()["usage"]["prompt_tokens"])
+        if not length:
+            raise ValueError("it does not tell the length of a question")
+        return length
 
     def _only_model(self) -> str:
         for endpoint in self._endpoints:
@@ -311,23 +293,6 @@ class OpenAiJudge:
             seen=[endpoint.url for endpoint in self._endpoints],
             remedy="Start one, or name the model: --judge.served_model",
         )
-
-
-def _cell_px_of(checkpoint: str) -> int:
-    """Return the side of the cells that a checkpoint's network sees pictures in, px; 0 where that is not known."""
-    if not checkpoint:
-        return 0
-    try:
-        vision = json.loads((Path(checkpoint) / "config.json").read_text())["vision_config"]
-        return int(vision["patch_size"]) * int(vision["spatial_merge_size"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return 0
-
-
-def _encoded(picture: Image, form: str) -> str:
-    done, data = cv2.imencode(form, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert done, "a checked picture can be encoded"
-    return base64.b64encode(data.tobytes()).decode()
 
 
 def _retry_after_s(response: httpx.Response) -> float:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from roborl.rewards.judges.checkpoints import copy_here, find_checkpoint
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.queries import VlmJudge
 from roborl.rewards.prompts import Prompt, PromptContract, load_prompt
@@ -14,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def checkpoint_folder(config: JudgeConfig, checkpoint: str) -> Path | None:
-    """Return where a checkpoint's files stand on this machine: found in the hub's cache where the judge is to load it.
+    """Return where a checkpoint's files stand on this machine: its folder, or its place in the hub's cache.
 
     Args:
         config: How the judge runs.
@@ -26,11 +27,7 @@ def checkpoint_folder(config: JudgeConfig, checkpoint: str) -> Path | None:
     Raises:
         ModelLoadError: If the judge is to load it and it is not here.
     """
-    if config.kind is JudgeKind.TRANSFORMERS:
-        from roborl.rewards.judges.weights import find_checkpoint
-
-        return find_checkpoint(checkpoint)
-    return Path(checkpoint) if checkpoint and Path(checkpoint).is_dir() else None
+    return find_checkpoint(checkpoint) if config.kind is JudgeKind.TRANSFORMERS else copy_here(checkpoint)
 
 
 def open_judge(
@@ -45,7 +42,7 @@ def open_judge(
     Args:
         config: How it runs.
         checkpoint: Folder with the network's weights and processor, or a name in the hub's cache; at endpoints, part of
-            the judge's identity, and where the folder is here, what tells the size of a visual token.
+            the judge's identity, and where its files are here, what tells the size of a visual token.
         min_pixels: Least pixels of a frame as a Qwen network sees it; 0 leaves the checkpoint's own limit.
         max_pixels: Most pixels of the same, however many frames a clip has. Endpoints are sent frames within both.
 
@@ -89,7 +86,6 @@ def open_with_words(
         ConfigError: If the words cannot be used.
         JudgeDown: If none of the endpoints answers.
     """
-    folder = checkpoint_folder(config.judge, config.checkpoint)
-    prompt = load_prompt(contract, config.prompt, folder)
-    checkpoint = str(folder or config.checkpoint)
-    return open_judge(config.judge, checkpoint, min_pixels=min_pixels, max_pixels=max_pixels), prompt
+    prompt = load_prompt(contract, config.prompt, checkpoint_folder(config.judge, config.checkpoint))
+    judge = open_judge(config.judge, config.checkpoint, min_pixels=min_pixels, max_pixels=max_pixels)
+    return judge, prompt

@@ -57,12 +57,17 @@ class PictureSizes:
 
     def cells(self, query: VlmQuery) -> tuple[Cells, ...] | None:
         """Return what a network sees that takes pictures in the size they are sent in; None where its cells are unknown."""
-        if not (self.cell_px and self._limited):
+        if not self.whole_cells:
             return None
         return tuple(
             (-(-frames // 2) if self.video else frames, height // self.cell_px, width // self.cell_px)
             for frames, height, width in self.sent(query)
         )
+
+    @property
+    def whole_cells(self) -> bool:
+        """Whether pictures are sent in whole cells within the limits, so that a network can take them as they are."""
+        return bool(self.cell_px and self._limited)
 
     @property
     def _limited(self) -> bool:

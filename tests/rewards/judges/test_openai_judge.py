@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import math
+import re
+import shutil
 import threading
 import time
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
+from transformers import AutoProcessor
+from transformers.video_utils import VideoMetadata
 
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.dopamine_question import CONTRACT as HOPS
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective
@@ -26,7 +28,16 @@ from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, open_roboreward
 from roborl.rewards.vlac.replies import read_change
 from roborl.testing.check_reward_model import check_reward_model, random_observations
-from roborl.testing.endpoint import StubEndpoint, answer, by_brightness, pictures_of, place, trimming
+from roborl.testing.endpoint import (
+    StubEndpoint,
+    answer,
+    by_brightness,
+    counting,
+    pictures_of,
+    place,
+    trimming,
+)
+from roborl.testing.tiny_vlms import build_tiny_vlm
 
 DIGITS = ("1", "2", "3", "4", "5")
 
@@ -97,6 +108,9 @@ def test_a_question_goes_out_whole_and_its_answer_comes_back(stub, judge_at):
     assert [part["type"] for part in body["messages"][1]["content"]] == ["text", "image_url"] * 2
     assert (pictures_of(body)[0] == picture).all(), "a picture is changed on the way"
     assert (body["temperature"], body["seed"], body["max_tokens"], body["stop"]) == (0.5, 7, 2, ["</score>"])
+    # What is left open, vLLM fills from the checkpoint's generation_config.json.
+    neutral = {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    assert body | neutral | {"presence_penalty": 0, "frequency_penalty": 0} == body
     assert reply.text == "ANSWER: 5"
     assert reply.probabilities == pytest.approx([0.02 / 0.98] * 4 + [0.9 / 0.98])
     assert reply.mass == pytest.approx(0.98)
@@ -168,10 +182,42 @@ def test_alternatives_and_the_limit_are_reported(stub, judge_at):
     assert not reply.ended
 
 
-def test_clips_go_out_as_pictures_with_their_instants_or_as_a_video(stub, judge_at):
+def test_clips_go_out_as_videos_with_the_instants_of_their_frames(stub, judge_at):
+    endpoint = stub(lambda body: answer("3"))
+    clip = Clip(frames=(grey(0), grey(255), grey(128)), stamps_s=(0.0, 0.5, 1.3))
+    judge_at(endpoint).answer([VlmQuery(parts=("watch", clip))])
+    (body,) = endpoint.asked
+    words, video = body["messages"][0]["content"]
+    assert (words["type"], video["type"]) == ("text", "video_url")
+    assert video["video_url"]["url"].startswith("data:video/jpeg;base64,")
+    assert [picture.mean() for picture in pictures_of(body)] == [0, 255, 128]
+    assert body["media_io_kwargs"] == {
+        "video": {"fps": 1000, "frames_indices": [0, 500, 1300], "num_frames": 3, "total_num_frames": 1950}
+    }
+    assert body["mm_processor_kwargs"] == {"do_sample_frames": False}
+    other = Clip(frames=clip.frames, stamps_s=(0.0, 1.0, 2.0))
+    with pytest.raises(ShapeError, match="several clips"):
+        judge_at(endpoint).answer([VlmQuery(parts=(clip, other))])
+
+
+def test_the_first_frame_shown_twice_is_a_video_that_vllm_takes(stub, judge_at):
+    endpoint = stub(lambda body: answer("3"))
+    judge_at(endpoint).answer(
+        [VlmQuery(parts=(Clip(frames=(grey(0),) * 2, stamps_s=(at, at)),)) for at in (0.0, 2.5)]
+    )
+    times = sorted((b["media_io_kwargs"]["video"] for b in endpoint.asked), key=lambda t: t["frames_indices"])
+    assert [(t["frames_indices"], t["total_num_frames"]) for t in times] == [
+        ([0, 0], 2),
+        ([2500, 2500], 2501),
+    ]
+
+
+def test_clips_as_pictures_are_a_choice_with_a_warning(stub, judge_at, caplog):
     endpoint = stub(lambda body: answer("3"))
     clip = Clip(frames=(grey(0), grey(255)), stamps_s=(0.0, 1.5))
-    judge_at(endpoint).answer([VlmQuery(parts=("watch", clip))])
+    judge = judge_at(endpoint, clips="pictures")
+    assert "single pictures" not in caplog.text, "a model may have no clips at all"
+    judge.answer([VlmQuery(parts=("watch", clip))] * 2)
     content = endpoint.asked[0]["messages"][0]["content"]
     assert [p.get("text", "picture") for p in content] == [
         "watch",
@@ -180,12 +226,44 @@ def test_clips_go_out_as_pictures_with_their_instants_or_as_a_video(stub, judge_
         "<1.5 seconds>",
         "picture",
     ]
-    other = judge_at(endpoint, clips="video")
-    other.answer([VlmQuery(parts=("watch", clip))])
-    url = endpoint.asked[1]["messages"][0]["content"][1]["video_url"]["url"]
-    assert url.startswith("data:video/jpeg;base64,")
-    assert len(url.split(",")) == 3
-    assert other.identity != judge_at(endpoint).identity
+    assert not {"media_io_kwargs", "mm_processor_kwargs"} & endpoint.asked[0].keys()
+    assert caplog.text.count("single pictures") == 1
+    assert judge.identity != judge_at(endpoint).identity
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl"])
+def test_vllm_makes_of_a_clip_what_the_network_in_this_process_reads(stub, judge_of, tiny, kind):
+    """By the network's own processor, called with what vLLM reads from the request."""
+    frames = tuple(np.random.default_rng(i).integers(0, 256, (90, 150, 3), np.uint8) for i in range(3))
+    query = VlmQuery(parts=(Clip(frames=frames, stamps_s=(0.0, 0.6, 1.2)), "how far?"), max_tokens=1)
+    endpoint = stub(lambda body: answer("3"))
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,))
+    judge = open_judge(config, str(tiny[kind]), max_pixels=76_800)
+    judge.answer([query])
+    body = endpoint.asked[-1]
+    times = body["media_io_kwargs"]["video"]
+    assert times.pop("num_frames") == len(frames)
+    processor = AutoProcessor.from_pretrained(tiny[kind])
+    content = [{"type": "video"}, {"type": "text", "text": "how far?"}]
+    made = processor(
+        text=processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        ),
+        videos=[[np.stack(pictures_of(body))]],
+        video_metadata=[[VideoMetadata(**times)]],
+        return_tensors="pt",
+        **body["mm_processor_kwargs"],
+    )
+    here = judge_of(kind, max_pixels=76_800)
+    instants, rows, columns = made["video_grid_thw"][0].tolist()
+    ((_, *cells),) = here.cells(query)
+    assert [instants, rows // 2, columns // 2] == [2, *cells]
+    assert made["input_ids"].shape[1] == here.answer([query])[0].prompt_tokens
+    if kind == "qwen3_vl":
+        assert "<0.3 seconds>" in (spelt := processor.tokenizer.decode(made["input_ids"][0]))
+        assert "<1.2 seconds>" in spelt
+    else:
+        assert made["second_per_grid_ts"] == pytest.approx([1.2])
 
 
 def test_many_questions_are_under_way_at_once_but_not_too_many(stub, judge_at):
@@ -284,20 +362,21 @@ def test_nonsense_is_no_reply_and_costs_no_other(stub, judge_at, nonsense):
     assert judge.faults["unreadable"] == 2
 
 
-def test_pictures_are_sent_within_the_limits_in_whole_cells(stub, caplog):
-    endpoint = stub(lambda body: answer("3"))
+def test_pictures_are_sent_within_the_limits_in_whole_cells_and_are_left_so(stub, caplog):
+    endpoint = stub(counting(lambda body: answer("3"), cell_px=32, min_pixels=65_536))
     config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), cell_px=32)
     judge = open_judge(config, "somebody/checkpoint", max_pixels=76_800)
-    assert "cannot be asked for; they are sent with 0 to 76800 pixels, in multiples of 32 px" in caplog.text
+    assert not caplog.text
     large = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    query = VlmQuery(parts=(large, Clip(frames=(large, large), stamps_s=(0.0, 1.0)), grey(7, 64)))
+    query = VlmQuery(parts=(large, Clip(frames=(large,) * 3, stamps_s=(0.0, 1.0, 2.0)), grey(7, 64)))
     (reply,) = judge.answer([query])
-    assert [picture.shape[:2] for picture in pictures_of(endpoint.asked[0])] == [(224, 320)] * 3 + [(64, 64)]
-    assert pictures_of(endpoint.asked[0])[0].mean() == pytest.approx(large.mean(), abs=1.0)
-    assert reply.sent == ((1, 224, 320), (2, 224, 320), (1, 64, 64))
+    body = endpoint.asked[-1]
+    assert [picture.shape[:2] for picture in pictures_of(body)] == [(224, 320)] * 4 + [(64, 64)]
+    assert pictures_of(body)[0].mean() == pytest.approx(large.mean(), abs=1.0)
+    assert body["mm_processor_kwargs"] == {"do_resize": False, "do_sample_frames": False}
+    assert reply.sent == ((1, 224, 320), (3, 224, 320), (1, 64, 64))
     assert judge.cells(query) == ((1, 7, 10), (2, 7, 10), (1, 2, 2))
     assert reply.cells == ()
-    assert caplog.text.count("cannot be asked for") == 1
     others = [
         open_judge(config, "somebody/checkpoint", max_pixels=most, min_pixels=least)
         for most, least in ((76_800, 0), (76_800, 4_096), (4_096, 0))
@@ -306,31 +385,121 @@ def test_pictures_are_sent_within_the_limits_in_whole_cells(stub, caplog):
     assert others[0].identity == judge.identity
 
 
+@pytest.mark.parametrize(
+    ("limits", "deaf"),
+    [
+        ({"max_pixels": 76_800}, {"min_pixels": 65_536, "obeys": False}),
+        ({"max_pixels": 4_096}, {"min_pixels": 65_536, "obeys": False}),
+        ({"min_pixels": 12_544, "max_pixels": 76_800}, {"min_pixels": 65_536, "obeys": False}),
+    ],
+)
+def test_an_endpoint_that_sees_pictures_in_another_size_is_found_out(stub, limits, deaf, caplog):
+    honest = stub(counting(lambda body: answer("3"), cell_px=32))
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(honest.url,), cell_px=32)
+    query = VlmQuery(parts=(grey(7, 64),))
+    assert open_judge(config, "", **limits).cells(query) is not None
+    assert not caplog.text
+    other = stub(counting(lambda body: answer("3"), cell_px=32, **deaf))
+    judge = open_judge(replace(config, endpoints=(honest.url, other.url)), "", **limits)
+    assert judge.cells(query) is None
+    assert f"{other.url} sees pictures in another size" in caplog.text
+    assert honest.url not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("say", "why"),
+    [
+        (lambda body: (400, {"error": "unknown field min_p"}), "unknown field min_p.*judge.extensions False"),
+        (lambda body: (200, {"choices": []}), "usage"),
+        (lambda body: (200, {"usage": {"prompt_tokens": 0}}), "does not tell"),
+    ],
+)
+def test_an_endpoint_that_does_not_tell_lengths_is_believed_with_a_warning(stub, say, why, caplog):
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub(say).url,), cell_px=32)
+    judge = open_judge(config, "", max_pixels=76_800)
+    assert judge.cells(VlmQuery(parts=(grey(7, 64),))) == ((1, 2, 2),)
+    assert re.search(f"is not known.*{why}", caplog.text)
+
+
 def test_frames_of_a_video_are_sent_within_the_limits(stub):
     endpoint = stub(lambda body: answer("3"))
-    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), cell_px=32, clips="video")
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), cell_px=32)
     judge = open_judge(config, "", max_pixels=76_800)
     judge.answer([VlmQuery(parts=(Clip(frames=(grey(9, 480),) * 2, stamps_s=(0.0, 1.0)),))])
-    url = endpoint.asked[0]["messages"][0]["content"][0]["video_url"]["url"]
-    frames = [base64.b64decode(data) for data in url.split(",")[1:]]
-    assert [cv2.imdecode(np.frombuffer(f, np.uint8), 1).shape for f in frames] == [(256, 256, 3)] * 2
+    assert [frame.shape for frame in pictures_of(endpoint.asked[-1])] == [(256, 256, 3)] * 2
+
+
+def test_an_endpoint_of_openais_protocol_alone_is_sent_nothing_else(stub, judge_at):
+    endpoint = stub(lambda body: spelt("ANSW", "ER", ":", " ", "4"))
+    judge = judge_at(endpoint, extensions=False, cell_px=32)
+    clip = Clip(frames=(grey(0), grey(255)), stamps_s=(0.0, 1.0))
+    (reply,) = judge.answer([replace(ask(0), parts=(clip, "how far?"), stop=("</score>",))])
+    body = endpoint.asked[-1]
+    known = {"model", "messages", "max_tokens", "temperature", "seed", "top_p", "stop", "logprobs"}
+    assert body.keys() == known | {"presence_penalty", "frequency_penalty", "top_logprobs"}
+    assert [message["role"] for message in body["messages"]] == ["user"]
+    assert {part["type"] for part in body["messages"][0]["content"]} == {"text", "image_url"}
+    assert reply.probabilities == pytest.approx([0, 0, 0, 0.9, 0.1])
+    assert judge.identity != judge_at(endpoint, cell_px=32, prefill=False, clips="pictures").identity
 
 
 @pytest.mark.parametrize(("kind", "cell_px"), [("qwen3_vl", 32), ("qwen2_5_vl", 28), ("internvl", 0)])
 def test_the_size_of_a_cell_is_read_from_a_checkpoint_that_lies_here(stub, tiny, kind, cell_px, caplog):
-    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,))
+    endpoint = stub(counting(by_brightness, cell_px=cell_px or 28))
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,))
     judge = open_judge(config, str(tiny[kind]), max_pixels=76_800)
     cells = judge.cells(VlmQuery(parts=(grey(0, 224),)))
     assert cells == (((1, 224 // cell_px, 224 // cell_px),) if cell_px else None)
     assert ("judge.cell_px is not set" in caplog.text) is not bool(cell_px)
 
 
-def test_a_grid_that_is_too_small_is_refused_behind_endpoints_as_in_this_process(stub, tiny):
+@pytest.fixture
+def in_the_cache(tiny, tmp_path, monkeypatch):
+    """A checkpoint in the hub's cache, with a card that has a wording: its name there, and its folder."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--somebody--RoboToy"
+    shutil.copytree(tiny["qwen3_vl"], folder := place / "snapshots" / "c0ffee")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("c0ffee")
+    (folder / "README.md").write_text("```\nOther words: {task} ANSWER:\n```\n")
+    return "somebody/RoboToy", folder
+
+
+def test_words_and_cells_of_a_checkpoint_in_the_hubs_cache_are_found(stub, in_the_cache):
+    endpoint = stub(counting(by_brightness, cell_px=32))
     config = RoboRewardConfig(
-        checkpoint=str(tiny["qwen3_vl"]), judge=JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,))
+        checkpoint=in_the_cache[0], judge=JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,))
     )
-    assert open_roboreward(config).check_cells(192, 320) == (16, 6, 10)
-    with pytest.raises(ConfigError, match=r"too little of each frame.*16 x 3 x 4"):
+    model = open_roboreward(config)
+    assert model.prompt.template == "Other words: {task} ANSWER:"
+    assert model.check_cells(192, 320) == (8, 6, 10)
+    away = open_roboreward(replace(config, checkpoint="somebody/AnotherToy"))
+    assert away.prompt.origin == "own"
+    assert away.check_cells(192, 320) is None
+
+
+def test_the_same_weights_elsewhere_are_the_same_judge_and_others_are_another(stub, in_the_cache, tmp_path):
+    config = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(stub().url,), cell_px=32)
+    name, folder = in_the_cache
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    other = build_tiny_vlm(tmp_path / "other", "qwen3_vl", seed=1)
+    assert (other / "config.json").read_text() == (folder / "config.json").read_text()
+    here, there, else_, named = (
+        open_judge(config, str(place)).identity for place in (folder, moved, other, name)
+    )
+    assert here == there
+    assert len({here, else_, named}) == 3
+    shutil.rmtree(folder)
+    assert open_judge(config, name).identity == named, "a copy on this computer changes a judge elsewhere"
+
+
+def test_a_grid_that_is_too_small_is_refused_behind_endpoints_as_in_this_process(stub, tiny):
+    endpoint = stub(counting(by_brightness, cell_px=32))
+    config = RoboRewardConfig(
+        checkpoint=str(tiny["qwen3_vl"]), judge=JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,))
+    )
+    assert open_roboreward(config).check_cells(192, 320) == (8, 6, 10)
+    with pytest.raises(ConfigError, match=r"too little of each frame.*8 x 3 x 4"):
         open_roboreward(replace(config, max_pixels=16_384))
 
 
