@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ModelLoadError
+from roborl.rewards.judges.checkpoints import copy_here, find_checkpoint
 from roborl.rewards.judges.config import JudgeKind
 from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.settings import read_settings
@@ -38,7 +39,8 @@ def load_vlac(place: str) -> VlacModel:
 def open_vlac(config: VlacConfig) -> VlacModel:
     """Load or connect the critic that the settings name.
 
-    A checkpoint in the published layout is converted first, once, into the user's cache.
+    A checkpoint in the published layout is converted first, once, into the user's cache. Endpoints have to serve a
+    converted one: by the chat template that is published vLLM puts all pictures of a question before its words.
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used, or sees pictures of another size than the settings say.
@@ -58,6 +60,8 @@ def open_vlac(config: VlacConfig) -> VlacModel:
                 remedy=f"Set image_px to {side}",
             )
         checkpoint = str(folder)
+    elif config.judge.kind is JudgeKind.OPENAI:
+        _say_what_to_serve(checkpoint)
     return VlacModel(judge=open_judge(config.judge, checkpoint), config=config, wording=wording)
 
 
@@ -70,21 +74,42 @@ def native_checkpoint(checkpoint: str) -> Path:
     Raises:
         ModelLoadError: If there is none, or it cannot be converted.
     """
-    from roborl.rewards.judges.weights import find_checkpoint
     from roborl.rewards.vlac.conversion import convert_checkpoint, is_published
 
     found = find_checkpoint(checkpoint)
     if not is_published(found):
         return found
-    target = _cache() / f"vlac-{_fingerprint(found)}"
-    if not (target / "model.safetensors").is_file():
+    target = _converted(found)
+    if not _is_whole(target):
         log.warning("converting the checkpoint in %s into %s, once", found, target)
         convert_checkpoint(found, target)
     return target
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roborl" / "converted"
+def _say_what_to_serve(checkpoint: str) -> None:
+    """Tell people which folder endpoints have to serve, and how it is made where it is not here."""
+    from roborl.rewards.vlac.conversion import is_published
+
+    folder = copy_here(checkpoint)
+    if folder is not None and is_published(folder):
+        target = _converted(folder)
+        folder = target if _is_whole(target) else None
+    make = f"from {__name__} import native_checkpoint; print(native_checkpoint({checkpoint or 'NAME'!r}))"
+    log.warning(
+        "vlac's endpoints have to serve a converted checkpoint, whose chat template leaves each picture at its place"
+        " among the words, not the published one: vllm serve %s",
+        folder or f'$(python -c "{make}")',
+    )
+
+
+def _converted(published: Path) -> Path:
+    """Return where the native copy of a published checkpoint lies, or will."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roborl" / "converted"
+    return cache / f"vlac-{_fingerprint(published)}"
+
+
+def _is_whole(converted: Path) -> bool:
+    return (converted / "model.safetensors").is_file()
 
 
 def _fingerprint(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """From a checkpoint to scores: the whole way through a small network, in its published layout and in the native one."""
 
+import contextlib
 import json
 import logging
 from dataclasses import asdict
@@ -7,10 +8,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from transformers import AutoProcessor
 
 from roborl import config as configs
 from roborl.errors import ModelLoadError
-from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
 from roborl.rewards.prompts import PromptConfig
@@ -22,6 +24,7 @@ from roborl.rewards.vlac.model import VlacModel
 from roborl.rewards.vlac.wording import OUR_WORDING
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.check_reward_model import random_observations
+from roborl.testing.endpoint import StubEndpoint, answer, pictures_of
 from roborl.testing.tiny_vlac import IMAGE_PX, write_published_vlac
 from roborl.testing.tiny_vlms import build_tiny_vlm
 
@@ -153,6 +156,65 @@ def test_settings_come_from_a_file(published, tmp_path):
     assert model.config == config
     assert model.cameras == ("front", "wrist")
     assert isinstance(model.judge, TransformersJudge)
+
+
+@pytest.fixture
+def critic_at():
+    """A critic behind an endpoint that says the same change to every question, and the endpoint."""
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+
+        def make(checkpoint, **settings):
+            endpoint = StubEndpoint(lambda body: answer("1" if body["max_tokens"] == 2 else "+50"))
+            stack.callback(endpoint.close)
+            judge = JudgeConfig(kind=JudgeKind.OPENAI, endpoints=(endpoint.url,), concurrency=1)
+            model = open_vlac(settings_of(checkpoint, judge=judge, **settings))
+            stack.callback(model.judge.close)
+            return model, endpoint
+
+        yield make
+
+
+def test_pictures_reach_an_endpoint_at_their_places_among_the_words(critic_at):
+    model, endpoint = critic_at("", two_sided=False)
+    observations = random_observations(model, count=2)
+    scores = score_episode(model, "stack the cups", observations, references=demonstration())
+    assert [score.progress for score in scores] == [0.0, 0.5]
+    change, done = endpoint.asked
+    fold = model.start("stack the cups", demonstration())
+    fold.queries(observations[0])
+    for body, query in zip((change, done), fold.queries(observations[1]), strict=True):
+        system, user = body["messages"]
+        assert system == {"role": "system", "content": query.system}
+        words = [part.get("text", "picture") for part in user["content"]]
+        assert words == [part if isinstance(part, str) else "picture" for part in query.parts]
+        for picture, sent in zip(query.pictures, pictures_of(body), strict=True):
+            assert (picture == sent).all(), "a picture is at another's place"
+    assert len(pictures_of(change)) == 4 + 1 + 2
+    assert [part["type"] for part in change["messages"][1]["content"]].count("text") > 5
+
+
+def test_the_chat_template_of_a_converted_folder_leaves_pictures_among_the_words(published):
+    """vLLM hands it the parts in order, since it goes through them; one that takes a text is given pictures first."""
+    processor = AutoProcessor.from_pretrained(native_checkpoint(str(published)))
+    parts = [{"type": "text", "text": "one "}, {"type": "image"}, {"type": "text", "text": " two "}]
+    text = processor.apply_chat_template([{"role": "user", "content": [*parts, {"type": "image"}]}])
+    assert text.split("user\n")[1] == "one <IMG_CONTEXT>\n two <IMG_CONTEXT>\n<|im_end|>\n"
+    assert "for part in message['content']" in processor.chat_template
+
+
+def test_people_are_told_which_folder_the_endpoints_have_to_serve(critic_at, tmp_path, caplog):
+    folder = write_published_vlac(tmp_path / "published", seed=7)
+    critic_at(folder)
+    assert f"native_checkpoint({str(folder)!r})" in caplog.text
+    native = native_checkpoint(str(folder))
+    for checkpoint in (folder, native):
+        caplog.clear()
+        critic_at(checkpoint)
+        assert f"vllm serve {native}" in caplog.text
+    caplog.clear()
+    critic_at("InternRobotics/VLAC-that-is-not-here")
+    assert "native_checkpoint('InternRobotics/VLAC-that-is-not-here')" in caplog.text
 
 
 def test_a_changed_checkpoint_is_converted_anew(tmp_path):
