@@ -57,6 +57,9 @@ class RequestWriter:
         Args:
             query: The question.
             model: Name of the model at the endpoint.
+
+        Raises:
+            ShapeError: If it has several clips of different instants, and clips are shown as videos.
         """
         messages: list[dict[str, Any]] = []
         if query.system:

@@ -131,6 +131,7 @@ class OpenAiJudge:
 
         Raises:
             JudgeDown: If no endpoint could be reached for any of them.
+            ShapeError: If a question has several clips of different instants, and clips are shown as videos.
         """
         bodies = [self._writer.body(query, self.model) for query in queries]
         deadline = time.monotonic() + self._config.deadline_s
