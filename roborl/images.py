@@ -1,4 +1,4 @@
-"""The one way a recorded picture becomes the square picture that policies and reward models see."""
+"""The one way in which a picture gets another size, live and recorded alike."""
 
 from __future__ import annotations
 
@@ -7,12 +7,23 @@ import cv2
 from roborl.types import Image
 
 
-def square(rgb: Image, side_px: int) -> Image:
-    """Resize to (side_px, side_px, 3) by area averaging; a picture that has the size already is returned as it is.
+def resized(rgb: Image, size_px: tuple[int, int]) -> Image:
+    """Resize to (height, width) by area averaging; a picture that has the size already is returned as it is.
 
-    The aspect ratio is not kept: the whole view stays visible.
+    The aspect ratio is not kept: the whole view stays visible, and a picture that was resized before on its way, as one
+    from the store is, shows the same as one that was not.
+
+    Args:
+        rgb: uint8 (h, w, 3).
+        size_px: Wanted height and width.
     """
-    if rgb.shape[:2] == (side_px, side_px):
+    if rgb.shape[:2] == size_px:
         return rgb
-    resized: Image = cv2.resize(rgb, (side_px, side_px), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return resized
+    height, width = size_px
+    smaller: Image = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return smaller
+
+
+def square(rgb: Image, side_px: int) -> Image:
+    """Resize to the square picture that policies and reward models see, (side_px, side_px, 3), as :func:`resized` does."""
+    return resized(rgb, (side_px, side_px))

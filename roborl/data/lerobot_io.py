@@ -79,8 +79,8 @@ def read_episodes(
 
     Args:
         source: A folder, or an id on the hub.
-        cameras: Height and width by our names; frames are cropped about their centre to that aspect and resized. By
-            default the dataset's own.
+        cameras: Height and width by our names; frames are resized to them whole, as a bench's live ones are. By default
+            the dataset's own.
         camera_map: Our camera name to the dataset's.
         success: The verdict on all episodes, or by episode index; by default what the file says.
         episodes: Which episode indices; by default all.

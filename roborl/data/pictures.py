@@ -11,26 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import DatasetError
+from roborl.images import resized
 
 _DECODE_AT_ONCE = 64
-
-
-def fit(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Crop an image about its centre to an aspect and resize it; geometry is never stretched.
-
-    Args:
-        image: uint8 (h, w, 3).
-        size: Wanted height and width in px.
-    """
-    height, width = image.shape[:2]
-    if (height, width) == size:
-        return image
-    scale = min(height / size[0], width / size[1])
-    rows, columns = round(size[0] * scale), round(size[1] * scale)
-    top, left = (height - rows) // 2, (width - columns) // 2
-    part = image[top : top + rows, left : left + columns]
-    kernel = cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(part, (size[1], size[0]), interpolation=kernel), np.uint8)
 
 
 def decode_stored(cells: Sequence[Mapping[str, Any]], size: tuple[int, int], root: Path) -> NDArray[np.uint8]:
@@ -50,7 +33,7 @@ def decode_stored(cells: Sequence[Mapping[str, Any]], size: tuple[int, int], roo
                 allowed="PNG or JPEG",
                 remedy="Fetch the dataset again",
             )
-        frames.append(fit(np.ascontiguousarray(decoded[..., ::-1], dtype=np.uint8), size))
+        frames.append(resized(np.ascontiguousarray(decoded[..., ::-1], dtype=np.uint8), size))
     return np.stack(frames)
 
 
@@ -70,7 +53,7 @@ def decode_video(
         for start in range(0, len(times_s), _DECODE_AT_ONCE):
             wanted = times_s[start : start + _DECODE_AT_ONCE].tolist()
             piece = decode_video_frames(path, wanted, tolerance_s, "pyav", return_uint8=True)
-            frames += [fit(np.ascontiguousarray(f), size) for f in piece.permute(0, 2, 3, 1).numpy()]
+            frames += [resized(np.ascontiguousarray(f), size) for f in piece.permute(0, 2, 3, 1).numpy()]
     except (OSError, RuntimeError, ValueError, AssertionError, FrameTimestampError) as error:
         raise DatasetError(
             "A video of the dataset cannot be decoded",

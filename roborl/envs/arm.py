@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 from lerobot.robots.robot import Robot
 
@@ -21,7 +20,8 @@ from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
 from roborl.envs.servos import keeping_hold
 from roborl.errors import ConfigError, RobotError, ShapeError
-from roborl.types import Frame, Image, Observation, Vector
+from roborl.images import resized
+from roborl.types import Frame, Observation, Vector
 
 _FAULTS = (OSError, RuntimeError, TimeoutError, ValueError)
 """What LeRobot's robots, buses and cameras raise when a device fails; DeviceNotConnectedError is an OSError."""
@@ -152,7 +152,10 @@ class Arm:
             age_s = frame_age_s(self.robot.cameras, name)
             self._freshness.check(name, seen[name], age_s, self._measured)
             frames[name] = Frame(
-                rgb=self._resized(name, seen[name]), camera=name, stamp_ns=now_ns - age_ns(age_s), id=index
+                rgb=resized(seen[name], self.cameras[name][:2]),
+                camera=name,
+                stamp_ns=now_ns - age_ns(age_s),
+                id=index,
             )
         return Observation(frames=frames, state=self._state(), stamp_ns=now_ns)
 
@@ -289,12 +292,6 @@ class Arm:
 
     def _state(self) -> Vector:
         return self._states(self._measured)
-
-    def _resized(self, name: str, rgb: Image) -> Image:
-        height, width, _ = self.cameras[name]
-        if rgb.shape[:2] == (height, width):
-            return rgb
-        return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def _fault(self, problem: str, error: Exception) -> RobotError:
         return RobotError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo
-from roborl.data.lerobot_info import DatasetInfo, describe
+from roborl.data.lerobot_info import DatasetInfo, describe, map_cameras
 from roborl.envs.actions import ActionMap
 from roborl.envs.bench import Bench
 from roborl.envs.kinematics import Kinematics
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 Actions = Literal["auto", "bench", "targets"]
 Verdicts = Literal["file", "all", "none"]
+
+_SAME_ASPECT = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,8 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         policy_hz=bench.policy_hz,
         state_names=() if targets else state.names,
     )
+    if not info.ours:
+        _warn_of_another_aspect(config, info, bench)
     if targets:
         log.info("%s: absolute joint targets of %s become this bench's actions", config.path, model.name)
     found = iterate_demos(
@@ -110,6 +114,27 @@ def warn_of_another_task(config: DemosConfig, bench: Bench) -> None:
             ", ".join(map(repr, shown)),
             bench.task,
         )
+
+
+def _warn_of_another_aspect(config: DemosConfig, info: DatasetInfo, bench: Bench) -> None:
+    """Warn where a camera was recorded at another aspect than the bench's gives: both are resized whole."""
+    cameras = getattr(bench.robot, "cameras", {})
+    live = {name: (cameras[name].height, cameras[name].width) for name in bench.cameras if name in cameras}
+    if {w / h for h, w in info.cameras.values()} == {w / h for h, w in live.values() if h and w}:
+        return
+    for name, theirs in map_cameras(list(info.cameras), list(bench.cameras), config.camera_map).items():
+        (height, width), (high, wide) = info.cameras[theirs], live.get(name, (None, None))
+        if high and wide and abs(width * high / (height * wide) - 1.0) > _SAME_ASPECT:
+            log.warning(
+                "%s: camera %s was recorded at %dx%d, this bench's gives %dx%d. Things have other proportions in the "
+                "demonstrations than the policy sees; set the camera to the aspect of the recording",
+                config.path,
+                theirs,
+                width,
+                height,
+                wide,
+                high,
+            )
 
 
 def is_joint_recording(info: DatasetInfo, bench: Bench) -> bool:

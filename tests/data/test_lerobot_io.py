@@ -29,7 +29,6 @@ from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe, map_cameras
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import interrupt_later, write_dataset
-from roborl.data.pictures import fit
 from roborl.errors import DatasetError, ShapeError
 from roborl.testing.episodes import (
     ACTION,
@@ -294,14 +293,6 @@ def test_the_fingerprint_follows_the_order_of_the_frames(tmp_path: Path) -> None
     write_episodes(tmp_path / "b", random_episode(1), random_episode(0))
     write_episodes(tmp_path / "c", random_episode(0), random_episode(1))
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "c") != fingerprint(tmp_path / "b")
-
-
-def test_resizing_keeps_geometry() -> None:
-    picture = np.zeros((48, 96, 3), np.uint8)
-    picture[12:36, 36:60] = 255
-    small = fit(picture, (24, 24))
-    white = small[..., 0] > 127
-    assert (np.ptp(np.flatnonzero(white.any(0))), np.ptp(np.flatnonzero(white.any(1)))) == (11, 11)
 
 
 def test_shapes_are_checked() -> None:

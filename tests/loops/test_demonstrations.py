@@ -9,20 +9,80 @@ import numpy as np
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+from roborl.clock import FakeClock
 from roborl.data.lerobot_info import describe
-from roborl.envs.bench import Bench, load_bench
+from roborl.envs.arm import Arm
+from roborl.envs.bench import Bench, CameraUse, load_bench
+from roborl.envs.config_sim_robot import SimCameraConfig
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
+from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
+from roborl.images import square
 from roborl.loops.demonstrations import DemosConfig, bench_demos, is_joint_recording, warn_of_another_task
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import script_maker
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
+from roborl.testing.stub_robot import StubRobot, StubRobotConfig
 
 
 @pytest.fixture
 def bench() -> Bench:
     return load_bench("so101_sim", ["--robot.scene=Reach"])
+
+
+def wide_recording(path: Path, picture: np.ndarray) -> None:
+    """Write three rows in which one camera sees a picture and the arm stands still."""
+    joints = {"dtype": "float32", "shape": (6,), "names": list(load_robot_model("so101_sim").position_keys)}
+    camera = {"dtype": "image", "shape": picture.shape, "names": ["height", "width", "channels"]}
+    features = {"action": joints, "observation.state": joints, "observation.images.front": camera}
+    dataset = LeRobotDataset.create(
+        "someone/wide", fps=10, root=path, use_videos=False, video_backend="pyav", features=features
+    )
+    home = load_robot_model("so101_sim").home.astype(np.float32)
+    for _ in range(3):
+        row = {"action": home, "observation.state": home, "observation.images.front": picture, "task": "wave"}
+        dataset.add_frame(row)
+    dataset.save_episode(parallel_encoding=False)
+    dataset.finalize()
+
+
+def wide_bench(height: int, width: int) -> Bench:
+    """Return a bench that records its camera of this size at 48x64."""
+    return Bench(
+        robot=StubRobotConfig(cameras={"front": SimCameraConfig(fps=30, width=width, height=height)}),
+        model="so101_sim",
+        task="wave",
+        max_steps=20,
+        cameras={"front": CameraUse(height_px=48, width_px=64)},
+    )
+
+
+@pytest.mark.parametrize("size", [(72, 128), (96, 128), (36, 36)])
+def test_a_recording_and_the_live_camera_show_the_same_picture(tmp_path: Path, size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    wide_recording(tmp_path / "w", picture)
+    bench = wide_bench(*size)
+    robot = StubRobot(bench.robot)
+    robot.get_observation = lambda: {**robot.model.to_features(robot.joints), "front": picture}  # type: ignore[method-assign]
+    arm = Arm(bench, robot, FakeClock())
+    arm.connect()
+    live = arm.observe(0).frames["front"].rgb
+    (demo,) = bench_demos(DemosConfig(path=str(tmp_path / "w")), bench)
+    np.testing.assert_array_equal(demo.steps[0].observation.frames["front"].rgb, live)
+    # A reward model that learns from the recording itself sees as much of the scene.
+    np.testing.assert_allclose(square(picture, 4).astype(float), square(live, 4).astype(float), atol=6)
+
+
+def test_a_camera_of_another_aspect_than_the_recordings_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide_recording(tmp_path / "w", np.zeros((72, 128, 3), np.uint8))
+    config = DemosConfig(path=str(tmp_path / "w"))
+    list(bench_demos(config, wide_bench(144, 256)))
+    assert not any("proportions" in said for said in caplog.messages)
+    list(bench_demos(config, wide_bench(96, 128)))
+    assert any("recorded at 128x72, this bench's gives 128x96" in said for said in caplog.messages)
 
 
 def teleoperated(path: Path, env: RobotEnv) -> list[np.ndarray]:
