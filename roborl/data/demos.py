@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, to_episode
 from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.scales import Scales
 from roborl.errors import DatasetError
 from roborl.types import Episode, EpisodeKey
 
@@ -33,6 +34,8 @@ class DemoSpec:
         action_dim: Length of an action.
         policy_hz: Observations per second.
         state_names: Where given and present in the dataset, the state is picked by these names.
+        scales: What the numbers of its states and actions stand for. A dataset that says so too is rescaled to them; one
+            that does not is taken as it is.
     """
 
     cameras: Mapping[str, tuple[int, int]]
@@ -40,6 +43,7 @@ class DemoSpec:
     action_dim: int
     policy_hz: float
     state_names: tuple[str, ...] = ()
+    scales: Scales | None = None
 
 
 def load_demos(
@@ -82,16 +86,15 @@ def iterate_demos(
         camera_map: Our camera name to the dataset's, where order and names do not say it.
         success: The verdict on all episodes, or by episode index; by default what the file says, else success.
         convert: Makes the bench's states and actions of what was recorded, such as the absolute joint targets of
-            ``lerobot-record``. By default the dataset's are the bench's own.
+            ``lerobot-record``. By default the dataset's are the bench's own, but for their scales.
 
     Raises:
-        DatasetError: If cameras, state, actions or rate do not fit.
+        DatasetError: If cameras, state, actions, rate or the robot's model do not fit.
     """
     info = describe(source)
-    columns = list(range(spec.state_dim))
     if convert is None:
         _check_actions(info, spec)
-        columns = _state_columns(info, spec)
+        convert = _own_recording(info, spec)
     for episode in read_episodes(info.root, cameras=spec.cameras, camera_map=camera_map, success=success):
         if episode.discarded:
             continue
@@ -103,7 +106,7 @@ def iterate_demos(
                 allowed="finite states and actions",
                 remedy="Delete it: lerobot-edit-dataset --operation.type delete_episodes",
             )
-        whole = replace(whole, state=whole.state[:, columns]) if convert is None else convert(whole, info)
+        whole = convert(whole, info)
         _check_state(whole.state.shape[1], info, spec)
         yield replace(whole, action=_checked(whole.action, episode.index, info, spec))
 
@@ -154,6 +157,51 @@ def thin_out(episode: DatasetEpisode, factor: float) -> DatasetEpisode:
             stamp_ns=known.stamp_ns[kept],
         ),
     )
+
+
+def warn_of_cuts(episode: DatasetEpisode) -> None:
+    """Warn of an episode in which the bench's largest action is asked for often: its motions may have been cut to it."""
+    cut = float((np.abs(episode.action) >= 1.0).any(axis=1).mean())
+    if cut > 0.1:
+        log.warning(
+            "episode %d: %.0f %% of its steps are at the bench's largest action; consider a larger action step",
+            episode.index,
+            100 * cut,
+        )
+
+
+def _own_recording(info: DatasetInfo, spec: DemoSpec) -> Convert:
+    """Return what picks a bench's own states and, where they were recorded with other scales, rescales them and actions.
+
+    Raises:
+        DatasetError: If the state has another size, or the recording is another robot's.
+    """
+    columns = _state_columns(info, spec)
+    theirs, ours = info.scales and info.scales.picked(columns), spec.scales
+    if theirs is None or ours is None or theirs == ours:
+        return lambda episode, _: replace(episode, state=episode.state[:, columns])
+    if theirs.model != ours.model:
+        raise DatasetError(
+            "The demonstrations are of another robot model than the bench's",
+            seen=theirs.model,
+            allowed=ours.model,
+            remedy="Use demonstrations of this robot. If its folder has another name only, correct features.action.scale.model"
+            " in the dataset's meta/info.json",
+        )
+    log.info("%s: rescaled from %s to %s", info.root, theirs.differing(ours), ours.differing(theirs))
+
+    def rescale(episode: DatasetEpisode, _: DatasetInfo) -> DatasetEpisode:
+        known = episode.provenance
+        rescaled = replace(
+            episode,
+            state=theirs.rescaled_state(episode.state[:, columns], ours),
+            action=theirs.rescaled_action(episode.action, ours),
+            provenance=known and replace(known, proposed=theirs.rescaled_action(known.proposed, ours)),
+        )
+        warn_of_cuts(rescaled)
+        return rescaled
+
+    return rescale
 
 
 def _state_columns(info: DatasetInfo, spec: DemoSpec) -> list[int]:

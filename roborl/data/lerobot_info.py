@@ -13,6 +13,7 @@ import numpy as np
 from roborl.data.annotations import stages
 from roborl.data.lerobot_columns import ACTION, IMAGES, LAST, STATE
 from roborl.data.lerobot_files import load_files
+from roborl.data.scales import Scales
 from roborl.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class DatasetInfo:
         ours: True where last observations, verdicts and proposals are stored.
         stages: Sub-task names in order, empty without annotations.
         robot_type: What LeRobot calls the robot, empty where it does not say.
+        scales: What the numbers of states and actions stand for; None where it does not say.
     """
 
     root: Path
@@ -49,6 +51,7 @@ class DatasetInfo:
     ours: bool
     stages: tuple[str, ...]
     robot_type: str
+    scales: Scales | None
 
 
 def describe(source: str | Path) -> DatasetInfo:
@@ -74,6 +77,7 @@ def describe(source: str | Path) -> DatasetInfo:
         ours=LAST in features,
         stages=stages(files),
         robot_type=str(files.info.get("robot_type") or ""),
+        scales=Scales.of(features),
     )
 
 

@@ -18,6 +18,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import ACTION, STATE
 from roborl.data.lerobot_files import load_files, recover
 from roborl.data.lerobot_rows import features_of, rows_of
+from roborl.data.scales import Scales
 from roborl.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class DatasetWriter:
         state_names: One per state dimension.
         action_names: One per action dimension.
         robot_type: The robot's name, for LeRobot.
+        scales: What the numbers of states and actions stand for, where that is known.
         video: Store MP4 (small, lossy, slow to write) rather than exact pictures.
         benchmark_progress: Also store privileged progress, for benchmarks and tests.
         checkpoint_every: Make the files whole after so many episodes; 0 only at the end.
@@ -53,6 +55,7 @@ class DatasetWriter:
         state_names: Sequence[str],
         action_names: Sequence[str],
         robot_type: str = "",
+        scales: Scales | None = None,
         video: bool = False,
         benchmark_progress: bool = False,
         checkpoint_every: int = 50,
@@ -64,6 +67,8 @@ class DatasetWriter:
         self._features = features_of(
             cameras, state_names, action_names, video=video, progress=benchmark_progress
         )
+        if scales is not None:
+            self._features = scales.written(self._features)
         self._subtasks: dict[int, Sequence[Subtask]] = {}
         self._dataset: Any = None
         self.episodes = 0
@@ -73,6 +78,7 @@ class DatasetWriter:
                 log.warning("%s: %d episodes of a killed recording were torn and are dropped", path, lost)
             files = load_files(path)
             _check_same(self._features, files.features, fps, float(files.info["fps"]))
+            _check_scales(scales, Scales.of(files.features))
             self.episodes = len(files.episodes)
             for row in files.episodes:
                 marks = from_episode_row(row, fps=fps, last=int(row["length"]) - 1)
@@ -246,4 +252,15 @@ def _check_same(
             allowed=f"{fps:g} fps, "
             + ", ".join(f"{name} {ours[name]['dtype']} {ours[name]['shape']}" for name in different),
             remedy="Record into a new path",
+        )
+
+
+def _check_scales(ours: Scales | None, theirs: Scales | None) -> None:
+    if ours is not None and theirs is not None and ours != theirs:
+        raise DatasetError(
+            "The dataset to continue was recorded with other scales of state and action",
+            seen=theirs.differing(ours),
+            allowed=ours.differing(theirs),
+            remedy="Record into a new path, or set the bench's workspace and action steps back. Demonstrations are taken "
+            "from both: they are rescaled",
         )

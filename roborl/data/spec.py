@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from roborl.data.scales import Scales
 from roborl.data.sealed import replace_file
 from roborl.errors import DatasetError
 from roborl.records import Arrival
@@ -24,6 +25,7 @@ class StoreSpec:
         action_dim: Length of an action.
         max_steps: Longest online episode, steps.
         capacity_bytes: Size of the replay memory.
+        scales: What the numbers of states and actions stand for; None where nobody says.
     """
 
     cameras: dict[str, tuple[int, int]]
@@ -32,10 +34,11 @@ class StoreSpec:
     action_dim: int
     max_steps: int
     capacity_bytes: int = 2 << 30
+    scales: Scales | None = None
 
 
 def check_form(root: Path, spec: StoreSpec) -> None:
-    """Make sure that a store's folder is of this form, and note the form where it is new.
+    """Make sure that a store's folder is of this form, and note the form where it is new. Scales that either does not name fit.
 
     Raises:
         DatasetError: Naming the field that differs and both values.
@@ -60,6 +63,17 @@ def check_form(root: Path, spec: StoreSpec) -> None:
                     allowed=before.get(name),
                     remedy="Use the bench it was made with or another folder",
                 )
+        held, scales = before.get("scales") or {}, form["scales"] or {}
+        for name in sorted(held.keys() & scales.keys()):
+            if held[name] != scales[name]:
+                raise DatasetError(
+                    f"This store's states and actions were stored with another {name}",
+                    seen=scales[name],
+                    allowed=held[name],
+                    remedy="Set the bench's workspace and action steps back, or begin another run: that one takes "
+                    "demonstrations of either",
+                )
+        form["scales"] = scales or held or None
     replace_file(path, json.dumps(form, indent=2).encode())
 
 

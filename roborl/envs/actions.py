@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roborl.envs.kinematics import Kinematics, Point
 from roborl.envs.robot_model import Joints
@@ -72,6 +73,13 @@ class ActionMap:
     def size(self) -> int:
         """Length of an action."""
         return 4 if self._config.kind == "ee_delta" else len(self._scale)
+
+    @property
+    def unit(self) -> NDArray[np.float64]:
+        """How much an action of 1 changes: metres, degrees, or of the gripper's 0 to 100, (a,)."""
+        if self._config.kind == "ee_delta":
+            return np.append(np.full(3, self._config.step_m), self._config.gripper_step)
+        return self._scale.copy()
 
     def target(self, action: Vector, set_point: Joints, measured: Joints) -> Joints:
         """Return the joint targets of the coming policy step, within the joint limits, (n,).

@@ -128,13 +128,13 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
 
 
 def check_identity(where: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Compare what a model was made for with what it is wanted for.
+    """Compare what a model was made for with what it is wanted for. A field that either does not name is unknown, and fits.
 
     Raises:
         ModelLoadError: Naming the first field that differs, what was found and what is wanted.
     """
     plain = json.loads(json.dumps(dict(wanted)))
-    for field in sorted(plain.keys() | found.keys()):
+    for field in sorted(plain.keys() & found.keys()):
         if found.get(field) != plain.get(field):
             raise ModelLoadError(
                 f"{where} was made for another {field}",

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
-from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo
+from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo, warn_of_cuts
 from roborl.data.lerobot_info import DatasetInfo, describe, map_cameras
+from roborl.data.scales import Scales
 from roborl.envs.actions import ActionMap
 from roborl.envs.bench import Bench
 from roborl.envs.kinematics import Kinematics
@@ -75,6 +76,7 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         action_dim=action_map(bench).size,
         policy_hz=bench.policy_hz,
         state_names=() if targets else state.names,
+        scales=scales(bench),
     )
     if not info.ours:
         _warn_of_another_aspect(config, info, bench)
@@ -153,6 +155,18 @@ def action_map(bench: Bench) -> ActionMap:
     return ActionMap(Kinematics(load_robot_model(bench.model)), bench.action, *_box(bench))
 
 
+def scales(bench: Bench) -> Scales:
+    """Return what the numbers of the bench's states and actions stand for."""
+    model = load_robot_model(bench.model)
+    low, high = _box(bench)
+    return Scales(
+        model=bench.model,
+        state_low=(*model.lower.tolist(), *low.tolist()),
+        state_high=(*model.upper.tolist(), *high.tolist()),
+        action_unit=tuple(action_map(bench).unit.tolist()),
+    )
+
+
 def joint_recording(bench: Bench) -> Convert:
     """Return what makes the bench's states and actions of joint positions and absolute joint targets.
 
@@ -177,20 +191,15 @@ def joint_recording(bench: Bench) -> Convert:
         measured = joints(episode.state, info.state_names, "state")
         path = np.concatenate([measured[:1], joints(episode.action, info.action_names, "action")])
         action = np.stack([actions.executed(a, b) for a, b in pairwise(path)])
-        cut = float((np.abs(action) >= 1.0).any(axis=1).mean())
-        if cut > 0.1:
-            log.warning(
-                "episode %d: %.0f %% of its steps are at the bench's largest action; consider a larger action step",
-                episode.index,
-                100 * cut,
-            )
         known = episode.provenance
-        return replace(
+        converted = replace(
             episode,
             state=np.stack([states(row) for row in measured]),
             action=action,
             provenance=replace(known, proposed=action) if known else None,
         )
+        warn_of_cuts(converted)
+        return converted
 
     return convert
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from roborl.data.scales import Scales
 from roborl.errors import ConfigError
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
@@ -204,6 +205,7 @@ class BenchForm:
         action_dim: Length of an action.
         max_steps: Longest episode, steps.
         policy_hz: Steps per second.
+        scales: What the numbers of states and actions stand for; None where nobody says.
     """
 
     task: str
@@ -213,6 +215,7 @@ class BenchForm:
     action_dim: int
     max_steps: int
     policy_hz: float
+    scales: Scales | None = None
 
     def identity(self, algorithm: str) -> dict[str, Any]:
         """Return what a checkpoint of ``algorithm`` on this bench was made for."""
@@ -222,4 +225,5 @@ class BenchForm:
             "image_px": self.image_px,
             "state_dim": self.state_dim,
             "action_dim": self.action_dim,
+            **(asdict(self.scales) if self.scales else {}),
         }

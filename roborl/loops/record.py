@@ -18,6 +18,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import DatasetError, RoborlError
+from roborl.loops.demonstrations import scales
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.loops.seeds import Purpose, scene_seed
 from roborl.roles import Policy
@@ -58,7 +59,7 @@ def open_writer(
     """Return a writer for what an environment perceives; the state's names are the robot's.
 
     Raises:
-        DatasetError: If there is a dataset of another form or of another task.
+        DatasetError: If there is a dataset of another form, of other scales or of another task.
     """
     bench, arm = env.bench, env.arm
     axes = ["x", "y", "z"]
@@ -72,6 +73,7 @@ def open_writer(
         if bench.action.kind == "ee_delta"
         else [f"delta_{name}" for name in arm.model.joint_names],
         robot_type=bench.model,
+        scales=scales(bench),
         video=video,
         benchmark_progress=benchmark_progress,
         checkpoint_every=checkpoint_every,

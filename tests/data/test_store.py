@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -16,6 +17,7 @@ from roborl.data import store as store_module
 from roborl.data.arena import FAILURE, ONLINE, ArenaReader
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
+from roborl.data.scales import Scales
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.learning.sampling import Batch, Sampler, SamplingConfig
@@ -38,6 +40,14 @@ SPEC = StoreSpec(
     action_dim=ACTION_DIM,
     max_steps=12,
     capacity_bytes=1 << 20,
+)
+
+
+SCALES = Scales(
+    model="arm",
+    state_low=(0.0,) * STATE_DIM,
+    state_high=(1.0,) * STATE_DIM,
+    action_unit=(0.012,) * ACTION_DIM,
 )
 
 
@@ -539,3 +549,21 @@ def test_a_deleted_store_does_not_wait_for_what_was_acknowledged(tmp_path: Path)
     with Store.open(tmp_path, SPEC) as store:
         assert store.last_sequence("ring") == 47, "though nothing of the episode is left"
         assert sampler(tmp_path).count("all") == 0
+
+
+def test_a_store_of_other_scales_is_refused_and_one_that_names_none_is_opened(tmp_path: Path) -> None:
+    scaled = replace(SPEC, scales=SCALES)
+    other = replace(SPEC, scales=replace(SCALES, action_unit=(0.015,) * ACTION_DIM))
+    Store.open(tmp_path / "older", SPEC).close()
+    for spec in (scaled, SPEC, scaled):
+        Store.open(tmp_path / "older", spec).close()
+    with pytest.raises(
+        DatasetError, match=r"another action_unit.*Found: \[0\.015.*Allowed: \[0\.012.*steps back"
+    ):
+        Store.open(tmp_path / "older", other)
+    # From before there were any.
+    form = tmp_path / "older" / "store.json"
+    form.write_text(
+        json.dumps({name: value for name, value in json.loads(form.read_text()).items() if name != "scales"})
+    )
+    Store.open(tmp_path / "older", other).close()

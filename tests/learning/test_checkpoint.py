@@ -90,6 +90,17 @@ def test_a_checkpoint_of_another_model_is_refused_by_field(tmp_path: Path, field
     assert caught.value.remedy
 
 
+def test_a_field_that_an_older_checkpoint_does_not_name_is_unknown(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, Checkpoint(step=1, identity=IDENTITY, parts={}))
+    assert load_checkpoint(path, IDENTITY | {"action_unit": (0.012, 25.0)}).step == 1
+    named = save_checkpoint(
+        tmp_path, Checkpoint(step=2, identity=IDENTITY | {"action_unit": (0.012, 25.0)}, parts={})
+    )
+    assert load_checkpoint(named, IDENTITY | {"action_unit": (0.012, 25.0)}).step == 2
+    with pytest.raises(ModelLoadError, match=r"another action_unit.*0\.012.*0\.015"):
+        load_checkpoint(named, IDENTITY | {"action_unit": (0.015, 25.0)})
+
+
 def test_another_width_is_named_by_tensor() -> None:
     wanted = {"actor": {"weight": torch.zeros(4, 3)}}
     with pytest.raises(ModelLoadError, match=r"algorithm\.actor\.weight") as caught:

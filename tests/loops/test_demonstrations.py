@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lerobot.datasets.dataset_tools import delete_episodes
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from roborl.clock import FakeClock
+from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, CameraUse, load_bench
 from roborl.envs.config_sim_robot import SimCameraConfig
@@ -19,7 +23,14 @@ from roborl.envs.robot_env import RobotEnv
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
 from roborl.images import square
-from roborl.loops.demonstrations import DemosConfig, bench_demos, is_joint_recording, warn_of_another_task
+from roborl.loops.demonstrations import (
+    DemosConfig,
+    bench_demos,
+    bench_episodes,
+    is_joint_recording,
+    scales,
+    warn_of_another_task,
+)
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import script_maker
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
@@ -152,6 +163,98 @@ def test_our_own_recordings_are_taken_as_they_are(bench: Bench, tmp_path: Path) 
     demos = list(bench_demos(DemosConfig(path=str(tmp_path / "d"), limit=1), bench))
     assert len(demos) == 1
     assert demos[0].steps[-1].reward == 1.0
+
+
+def corrected() -> Bench:
+    """Return the bench of these tests with another largest move and another workspace."""
+    return load_bench(
+        "so101_sim",
+        ["--robot.scene=Reach", "--action.step_m=0.02", "--safety.workspace_low_m=[0.10, -0.2, 0.010]"],
+    )
+
+
+def recorded(bench: Bench, path: Path) -> list[DatasetEpisode]:
+    """Record one demonstration and return it as it was written."""
+    env = RobotEnv(bench)
+    record_scripted(env, path, script_maker(), demonstrations=1)
+    env.close()
+    return list(read_episodes(path))
+
+
+def metres(bench: Bench, state: np.ndarray) -> np.ndarray:
+    """Return the end effector in a bench's states."""
+    low, high = np.array(bench.safety.workspace_low_m), np.array(bench.safety.workspace_high_m)
+    return 0.5 * (low + high) + state[:, 6:] * 0.5 * (high - low)
+
+
+def test_a_recording_of_the_bench_before_it_was_corrected_is_rescaled(bench: Bench, tmp_path: Path) -> None:
+    (before,) = recorded(bench, tmp_path / "d")
+    config = DemosConfig(path=str(tmp_path / "d"))
+    (same,) = bench_episodes(config, bench)
+    np.testing.assert_array_equal(same.state, before.state)
+    np.testing.assert_array_equal(same.action, before.action)
+    now = corrected()
+    (after,) = bench_episodes(config, now)
+    np.testing.assert_allclose(after.action[:, :3] * 0.02, before.action[:, :3] * 0.015, atol=1e-8)
+    np.testing.assert_array_equal(after.action[:, 3], before.action[:, 3])
+    assert after.provenance is not None
+    np.testing.assert_allclose(
+        after.provenance.proposed[:, :3] * 0.02, before.provenance.proposed[:, :3] * 0.015, atol=1e-8
+    )  # type: ignore[union-attr]
+    np.testing.assert_allclose(metres(now, after.state), metres(bench, before.state), atol=1e-7)
+    np.testing.assert_allclose(after.state[:, :6], before.state[:, :6], atol=1e-7)
+    assert np.abs(after.state[:, 6:] - before.state[:, 6:]).max() > 0.05
+
+
+def test_moves_beyond_the_benchs_largest_are_cut_and_said(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded(corrected(), tmp_path / "d")
+    (demo,) = bench_episodes(DemosConfig(path=str(tmp_path / "d")), bench)
+    assert np.abs(demo.action).max() == 1.0
+    assert any("largest action" in said for said in caplog.messages)
+
+
+def test_a_recording_without_scales_is_taken_as_it_is_and_one_of_another_model_refused(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (before,) = recorded(bench, tmp_path / "d")
+    config = DemosConfig(path=str(tmp_path / "d"))
+    path = tmp_path / "d" / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["features"]["action"]["scale"]["model"] = "other"
+    path.write_text(json.dumps(info))
+    with pytest.raises(
+        DatasetError, match=r"another robot model.*Found: other.*Allowed: so101_sim.*info\.json"
+    ):
+        list(bench_episodes(config, bench))
+    info["features"]["action"]["scale"]["unit"] = [1.0]
+    path.write_text(json.dumps(info))
+    with pytest.raises(DatasetError, match=r"scales.*cannot be read.*\[9, 9, 1\]"):
+        describe(tmp_path / "d")
+    for name in ("action", "observation.state"):
+        del info["features"][name]["scale"]
+    path.write_text(json.dumps(info))
+    (demo,) = bench_episodes(config, corrected())
+    np.testing.assert_array_equal(demo.action, before.action)
+    np.testing.assert_array_equal(demo.state, before.state)
+
+
+def test_scales_outlive_lerobots_tools_and_a_recording_of_others_is_not_continued(
+    bench: Bench, tmp_path: Path
+) -> None:
+    env = RobotEnv(bench)
+    for demonstrations in (1, 2):
+        record_scripted(env, tmp_path / "d", script_maker(), demonstrations=demonstrations)
+    env.close()
+    assert describe(tmp_path / "d").scales == scales(bench)
+    whole = LeRobotDataset("local/d", root=tmp_path / "d", video_backend="pyav")
+    delete_episodes(whole, [0], output_dir=tmp_path / "cut", repo_id="local/cut")
+    assert describe(tmp_path / "cut").scales == scales(bench)
+    with pytest.raises(
+        DatasetError, match=r"other scales.*Found: .*'action_unit': \(0\.015.*Allowed: .*0\.02.*new path"
+    ):
+        recorded(corrected(), tmp_path / "d")
 
 
 def test_failures_come_only_when_asked_for_and_do_not_count_as_demonstrations(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""What a checkpoint says that it was made for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from roborl.envs.bench import load_bench
+from roborl.loops.demonstrations import action_map, scales, state_map
+from roborl.loops.learn_config import BenchForm
+
+
+def test_a_checkpoints_identity_names_the_benchs_scales_where_they_are_known() -> None:
+    bench = load_bench("so101_sim", ["--robot.scene=Reach", "--action.kind=joint_delta"])
+    form = BenchForm(
+        task="shine",
+        cameras={"front": (96, 96)},
+        image_px=32,
+        state_dim=state_map(bench).size,
+        action_dim=action_map(bench).size,
+        max_steps=50,
+        policy_hz=10.0,
+    )
+    assert "action_unit" not in form.identity("rlpd")
+    named = replace(form, scales=scales(bench)).identity("rlpd")
+    assert named["model"] == "so101_sim"
+    assert named["action_unit"] == (6.0, 6.0, 6.0, 6.0, 6.0, 34.0)
+    assert len(named["state_low"]) == len(named["state_high"]) == form.state_dim
+    assert named["state_low"][-1] == bench.safety.workspace_low_m[2]
