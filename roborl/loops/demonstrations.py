@@ -21,11 +21,13 @@ from roborl.envs.kinematics import Kinematics
 from roborl.envs.proprioception import StateMap
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
+from roborl.loops.joint_units import degrees_per_part, normalised_joints
 from roborl.types import Episode
 
 log = logging.getLogger(__name__)
 
 Actions = Literal["auto", "bench", "targets"]
+Units = Literal["auto", "degrees", "normalised"]
 Verdicts = Literal["file", "all", "none"]
 
 _SAME_ASPECT = 0.02
@@ -49,6 +51,10 @@ class DemosConfig:
     failures: bool = False
     # first part of their keys
     actor: str = "demo"
+    # of joint positions: degrees, or normalised to -100..100 (use_degrees false); auto: degrees, refused if plainly not
+    units: Units = "auto"
+    # LeRobot's calibration file of the recorded arm, for units normalised
+    calibration: str = ""
 
 
 def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
@@ -87,7 +93,7 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         spec,
         camera_map=config.camera_map or None,
         success={"file": None, "all": True, "none": False}[config.success],
-        convert=joint_recording(bench) if targets else None,
+        convert=joint_recording(bench, config.units, config.calibration) if targets else None,
     )
     shown = 0
     for episode in found:
@@ -167,14 +173,23 @@ def scales(bench: Bench) -> Scales:
     )
 
 
-def joint_recording(bench: Bench) -> Convert:
+def joint_recording(bench: Bench, units: Units = "auto", calibration: str = "") -> Convert:
     """Return what makes the bench's states and actions of joint positions and absolute joint targets.
 
     Each action leads from the target before it to its own, the first from the measured pose. Motions faster than an
     action may be are cut and counted in the log: the demonstration was quicker than the bench allows.
+
+    Args:
+        bench: The bench.
+        units: Of the positions; under "auto" degrees, and an episode that is plainly in the other unit is refused.
+        calibration: LeRobot's calibration file of the recorded arm, for "normalised".
+
+    Raises:
+        DatasetError: If that file cannot be used.
     """
     model = load_robot_model(bench.model)
     states, actions = state_map(bench), action_map(bench)
+    degrees = degrees_per_part(calibration, model) if units == "normalised" else 1.0
 
     def joints(rows: NDArray[np.float32], names: tuple[str, ...], what: str) -> NDArray[np.float64]:
         missing = [key for key in model.position_keys if key not in names]
@@ -188,8 +203,17 @@ def joint_recording(bench: Bench) -> Convert:
         return rows[:, [names.index(key) for key in model.position_keys]].astype(np.float64)
 
     def convert(episode: DatasetEpisode, info: DatasetInfo) -> DatasetEpisode:
-        measured = joints(episode.state, info.state_names, "state")
-        path = np.concatenate([measured[:1], joints(episode.action, info.action_names, "action")])
+        read = joints(episode.state, info.state_names, "state")
+        if units == "auto" and (plainly := normalised_joints(read, model)):
+            raise DatasetError(
+                "The recorded joint positions are not in degrees",
+                seen=f"{', '.join(plainly)} of episode {episode.index} in steps of a motor's range mapped to -100..100",
+                allowed="degrees, as of a robot with use_degrees true",
+                remedy="Say --demos.units normalised and name the recorded arm's calibration file with --demos.calibration;"
+                " or, if they are degrees, --demos.units degrees",
+            )
+        measured = read * degrees
+        path = np.concatenate([measured[:1], joints(episode.action, info.action_names, "action") * degrees])
         action = np.stack([actions.executed(a, b) for a, b in pairwise(path)])
         known = episode.provenance
         converted = replace(

@@ -42,18 +42,19 @@ def bench() -> Bench:
     return load_bench("so101_sim", ["--robot.scene=Reach"])
 
 
-def wide_recording(path: Path, picture: np.ndarray) -> None:
-    """Write three rows in which one camera sees a picture and the arm stands still."""
+def still_recording(path: Path, picture: np.ndarray, positions: np.ndarray | None = None) -> None:
+    """Write rows in which one camera sees a picture, and the arm stands at home or goes through positions (n, 6)."""
     joints = {"dtype": "float32", "shape": (6,), "names": list(load_robot_model("so101_sim").position_keys)}
     camera = {"dtype": "image", "shape": picture.shape, "names": ["height", "width", "channels"]}
     features = {"action": joints, "observation.state": joints, "observation.images.front": camera}
     dataset = LeRobotDataset.create(
         "someone/wide", fps=10, root=path, use_videos=False, video_backend="pyav", features=features
     )
-    home = load_robot_model("so101_sim").home.astype(np.float32)
-    for _ in range(3):
-        row = {"action": home, "observation.state": home, "observation.images.front": picture, "task": "wave"}
-        dataset.add_frame(row)
+    rows = load_robot_model("so101_sim").home[None].repeat(3, axis=0) if positions is None else positions
+    for row in rows.astype(np.float32):
+        dataset.add_frame(
+            {"action": row, "observation.state": row, "observation.images.front": picture, "task": "wave"}
+        )
     dataset.save_episode(parallel_encoding=False)
     dataset.finalize()
 
@@ -72,7 +73,7 @@ def wide_bench(height: int, width: int) -> Bench:
 @pytest.mark.parametrize("size", [(72, 128), (96, 128), (36, 36)])
 def test_a_recording_and_the_live_camera_show_the_same_picture(tmp_path: Path, size: tuple[int, int]) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
-    wide_recording(tmp_path / "w", picture)
+    still_recording(tmp_path / "w", picture)
     bench = wide_bench(*size)
     robot = StubRobot(bench.robot)
     robot.get_observation = lambda: {**robot.model.to_features(robot.joints), "front": picture}  # type: ignore[method-assign]
@@ -85,10 +86,45 @@ def test_a_recording_and_the_live_camera_show_the_same_picture(tmp_path: Path, s
     np.testing.assert_allclose(square(picture, 4).astype(float), square(live, 4).astype(float), atol=6)
 
 
+def test_a_recording_in_parts_of_the_motors_ranges_is_refused_until_its_calibration_is_named(
+    tmp_path: Path,
+) -> None:
+    # The motors' counts over ranges of lerobot-calibrate, in both of LeRobot's units.
+    names = load_robot_model("so101_sim").joint_names
+    span = np.array([2679, 2358, 2203, 2341, 4095, 1458])
+    counts = np.round(np.linspace(-0.1, 0.15, 30)[:, None] * span + np.array([0, -100, 200, 1000, 0, 0]))
+    degrees, parts = counts * 360 / 4095, counts * 200 / span
+    degrees[:, 5] = parts[:, 5] = np.linspace(20, 80, 30)
+    picture = np.zeros((48, 64, 3), np.uint8)
+    still_recording(tmp_path / "d", picture, degrees)
+    still_recording(tmp_path / "p", picture, parts)
+    motor = {"id": 1, "drive_mode": 0, "homing_offset": 0, "range_min": 800}
+    calibration = tmp_path / "arm.json"
+    calibration.write_text(
+        json.dumps({n: motor | {"range_max": 800 + int(s)} for n, s in zip(names, span, strict=True)})
+    )
+    bench = wide_bench(48, 64)
+    (right,) = bench_episodes(DemosConfig(path=str(tmp_path / "d")), bench)
+    plain = DemosConfig(path=str(tmp_path / "p"))
+    with pytest.raises(
+        DatasetError,
+        match=r"not in degrees.*Found: .*shoulder_lift.*Allowed: degrees.*--demos\.units normalised.*--demos\.calibration",
+    ):
+        list(bench_episodes(plain, bench))
+    with pytest.raises(DatasetError, match=r"calibration.*Found: no file"):
+        list(bench_episodes(replace(plain, units="normalised"), bench))
+    named = replace(plain, units="normalised", calibration=str(calibration))
+    (converted,) = bench_episodes(named, bench)
+    np.testing.assert_allclose(converted.state, right.state, atol=1e-5)
+    np.testing.assert_allclose(converted.action, right.action, atol=1e-3)
+    (taken,) = bench_episodes(replace(plain, units="degrees"), bench)
+    assert np.abs(taken.state - right.state).max() > 0.02
+
+
 def test_a_camera_of_another_aspect_than_the_recordings_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wide_recording(tmp_path / "w", np.zeros((72, 128, 3), np.uint8))
+    still_recording(tmp_path / "w", np.zeros((72, 128, 3), np.uint8))
     config = DemosConfig(path=str(tmp_path / "w"))
     list(bench_demos(config, wide_bench(144, 256)))
     assert not any("proportions" in said for said in caplog.messages)
