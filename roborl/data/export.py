@@ -22,6 +22,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.reader import StoreReader
 from roborl.data.sealed import to_arrivals
+from roborl.data.spec import stored_scales
 from roborl.data.store import Store
 from roborl.errors import DatasetError
 from roborl.records import Begin, End, Record, Verdict, pack_record
@@ -100,6 +101,7 @@ def export_store(
                     state_names=state_names,
                     action_names=action_names,
                     robot_type=robot_type,
+                    scales=stored_scales(store),
                 )
             there[str(info.key)] = writer.append(episode)
             counts["episodes"] += 1

@@ -77,6 +77,16 @@ def check_form(root: Path, spec: StoreSpec) -> None:
     replace_file(path, json.dumps(form, indent=2).encode())
 
 
+def stored_scales(root: Path) -> Scales | None:
+    """Return what the numbers of a store's states and actions stand for, None where it does not say."""
+    path = root / "store.json"
+    held = json.loads(path.read_bytes()).get("scales") if path.exists() else None
+    if not held:
+        return None
+    low, high, unit = (tuple(held[name]) for name in ("state_low", "state_high", "action_unit"))
+    return Scales(model=held["model"], state_low=low, state_high=high, action_unit=unit)
+
+
 def misfit(spec: StoreSpec, arrival: Arrival) -> str | None:
     """Say how an arrival differs from the form of the store, None where it does not."""
     found: dict[str, object] = {

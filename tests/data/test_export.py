@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,9 @@ from roborl.data.export import (
     records_of,
     write_progress,
 )
+from roborl.data.lerobot_info import describe
 from roborl.data.reader import StoreReader
+from roborl.data.scales import Scales
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.records import End, Record, Verdict, pack_record
@@ -98,6 +101,18 @@ def test_out_and_back_loses_nothing(tmp_path: Path) -> None:
         for x, y in zip(a.arrivals(info.key), b.arrivals(info.key), strict=True):
             assert b"".join(map(bytes, pack_record(x))) == b"".join(map(bytes, pack_record(y)))
     assert b.info(EpisodeKey.parse(random_episode(1).key)).terminal_index == 4
+
+
+def test_an_export_names_the_scales_that_its_store_names(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    export(tmp_path / "a", tmp_path / "plain")
+    assert describe(tmp_path / "plain").scales is None
+    scales = Scales(
+        model="arm", state_low=(-90.0,) * 6, state_high=(90.0,) * 6, action_unit=(0.012, 0.012, 0.012, 25.0)
+    )
+    Store.open(tmp_path / "a", replace(SPEC, scales=scales)).close()
+    export(tmp_path / "a", tmp_path / "d")
+    assert describe(tmp_path / "d").scales == scales
 
 
 def test_an_export_goes_on_and_writes_nothing_twice(tmp_path: Path) -> None:
