@@ -59,9 +59,13 @@ def refusal(weights: Weights, probe_actions: ProbeActions | None) -> str | None:
 class VersionShelf:
     """The published versions of a run, one safetensors file each.
 
+    The newest ``keep`` are there, and of older ones every 2nd, every 4th, every 8th and so on: each time a version is twice
+    as far back, half as many are kept. The first one, which training started from, always is. So a whole run can be gone back
+    to, and each doubling of its length adds ``keep / 2`` files.
+
     Args:
         folder: Where they stand; made if missing.
-        keep: How many of the newest are kept. The first one, which training started from, always is.
+        keep: How many of the newest are all kept.
     """
 
     def __init__(self, folder: Path, *, keep: int = 50) -> None:
@@ -82,8 +86,10 @@ class VersionShelf:
             metadata={"note": json.dumps(dict(note))},
         )
         draft.rename(path)
-        for old in self.versions()[1 : -self._keep]:
-            self._path(old).unlink()
+        for old in self.versions()[1:]:
+            # The steps double, so what stays now stood in every selection before.
+            if old % (1 << ((version - old) // self._keep).bit_length()):
+                self._path(old).unlink()
 
     def get(self, version: int) -> dict[str, NDArray[Any]]:
         """Return the weights of ``version``.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,20 @@ def test_rolling_back_makes_a_new_version_of_the_old_weights(tmp_path: Path) -> 
     assert caught.value.allowed == [1, 2, 3, 4]
 
 
-def test_the_shelf_keeps_the_first_and_the_newest(tmp_path: Path) -> None:
-    shelf = VersionShelf(tmp_path, keep=3)
-    for version in range(1, 10):
+def test_the_shelf_keeps_the_newest_and_ever_fewer_of_the_older_versions(tmp_path: Path) -> None:
+    shelf = VersionShelf(tmp_path, keep=4)
+    count = {}
+    for version in range(1, 1025):
         shelf.put(version, weights(version / 100), {"updates": version})
-    assert shelf.versions() == [1, 7, 8, 9]
+        count[version] = len(shelf.versions())
+        if version == 20:
+            assert shelf.versions() == [1, 8, 12, 14, 16, 17, 18, 19, 20]
+    kept = shelf.versions()
+    assert kept[0] == 1
+    assert kept[-4:] == [1021, 1022, 1023, 1024]
+    assert [count[2 * n] - count[n] for n in (16, 32, 64, 128, 256, 512)] == [2] * 6
+    # From the first version on, no gap is wider than half of what lies behind it.
+    assert all(newer - older <= (1024 - older) / 2 for older, newer in pairwise(kept[:-4]))
 
 
 def test_a_torn_version_is_an_error_of_ours(tmp_path: Path) -> None:
