@@ -60,8 +60,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
             remedy="Resuming goes on from the last good one; look at the trainer's losses before that",
         )
     target = folder / f"{checkpoint.step:012d}"
-    draft = folder / f".{target.name}.{os.getpid()}.draft"
-    shutil.rmtree(draft, ignore_errors=True)
+    draft, replaced = (folder / f".{target.name}.{os.getpid()}.{part}draft" for part in ("", "replaced."))
+    for leftover in (draft, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         save_file(tensors, draft / _TENSORS)
@@ -77,7 +78,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     for path in (draft / _TENSORS, draft / _STATE, draft):
         _sync(path)
     if target.exists():
-        shutil.rmtree(target)
+        # Moved away whole: one that is removed file by file would be the newest, and torn, to whoever looks meanwhile.
+        target.rename(replaced)
     draft.rename(target)
     _sync(folder)
     for old in checkpoints(folder)[:-keep]:

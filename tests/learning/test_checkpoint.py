@@ -128,6 +128,28 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert [int(path.name) for path in checkpoints(tmp_path)] == [10, 300]
 
 
+def test_a_checkpoint_that_replaces_one_of_its_step_is_whole_at_any_instant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_meanwhile(folder: Path, *, ignore_errors: bool = False) -> None:
+        if folder.exists():
+            (folder / "tensors.safetensors").unlink()
+            raise KeyboardInterrupt
+
+    first, second = (
+        Checkpoint(step=1, identity=IDENTITY, parts={"weight": torch.tensor(value)}) for value in (1.0, 2.0)
+    )
+    save_checkpoint(tmp_path, first)
+    with monkeypatch.context() as dying:
+        dying.setattr("roborl.learning.checkpoint.shutil.rmtree", killed_meanwhile)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, second)
+    (path,) = checkpoints(tmp_path)
+    assert load_checkpoint(path, IDENTITY).parts["weight"] == 2.0
+    save_checkpoint(tmp_path, second)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 def test_what_a_checkpoint_cannot_keep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"algorithm\.model holds a Linear"):
         save_checkpoint(
