@@ -259,6 +259,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     Raises:
         ConfigError: If the configuration cannot be used, a device of the bench is not there, there is no run to go on with,
             or the reward model does not pass its gate or lacks a reference.
+        ModelLoadError: If the run is to be rolled back to a version that it does not keep.
         RoborlError: If a process cannot do its work.
     """
     began = time.monotonic()
@@ -275,10 +276,10 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         if not run.learner.exists():
             forget_earlier_run(config, where)
         recall_earlier_episodes(config, where)
-        if config.rollback:
-            learn.ask_rollback(run, config.rollback)
         (run.root / "train.yaml").write_text(configuration.dump(config))
         specs = train_specs(config, where, learner_specs(learning, prepare(learning, stopping)))
+        if config.rollback:
+            learn.ask_rollback(run, config.rollback)
         group = ProcessGroup(specs, preload=_PRELOAD, on_event=JsonLines(run.events))
         actors = [
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")

@@ -17,6 +17,7 @@ from typing import Any
 from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
+from roborl.learning.publish import VersionShelf
 from roborl.loops import learn_processes
 from roborl.loops.demonstrations import action_map, bench_episodes, state_map, warn_of_another_task
 from roborl.loops.learn_config import (
@@ -53,14 +54,19 @@ _VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
 
 
 def require_run(config: LearnSettings) -> None:
-    """Refuse to go on with a run that is not there; comes before anything is made in its place.
+    """Refuse to go on with a run or a version that is not there; comes before anything is made in its place.
 
     Raises:
         ConfigError: If the run is to be resumed or rolled back, and none began in the folder: it holds neither the
             learner's lock, a run's first file, nor ``learn.yaml``.
+        ModelLoadError: If it is to be rolled back to a version that it does not keep.
     """
     run = RunFolder(config.run)
-    if run.begun or not (config.resume or config.rollback):
+    if not (config.resume or config.rollback):
+        return
+    if run.begun:
+        if config.rollback:
+            VersionShelf(run.versions).get(config.rollback)
         return
     beside = [
         RunFolder(path) for path in run.root.parent.glob("*") if path.is_dir() and os.access(path, os.X_OK)
@@ -165,14 +171,15 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
     """
     run = RunFolder(config.run)
     require_run(config)
-    if config.rollback:
-        ask_rollback(run, config.rollback)
     with hold(run) as held:
         if not held:
             if config.rollback:
+                ask_rollback(run, config.rollback)
                 return {"run": str(run.root), "rollback": config.rollback, "told": "the learner at work"}
             raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
         form = prepare(config, stopping)
+        if config.rollback:
+            ask_rollback(run, config.rollback)
         group = ProcessGroup(learner_specs(config, form), preload=PRELOAD, on_event=JsonLines(run.events))
         try:
             group.start()

@@ -6,7 +6,8 @@ import importlib
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,8 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         probe=_Probe(policy, recording, config.trainer.probes),
         history=(len(told), sum(success is True for success in told.values())),
     )
-    trainer.start(resume=True)
+    with _asked_version(run) as version:
+        trainer.start(resume=True, rollback=version)
     child.ready(import_s)
     ticker = _Ticker(_STATUS_EVERY_S)
     while not child.stopping:
@@ -331,15 +333,29 @@ class _Probe:
         self._observations = self._observations[: self._count]
 
 
-def _roll_back_if_asked(run: RunFolder, trainer: Trainer[Any]) -> None:
-    if not run.rollback.exists():
-        return
-    wanted = run.rollback.read_text().strip()
-    run.rollback.unlink()
+@contextmanager
+def _asked_version(run: RunFolder) -> Iterator[int]:
+    """Yield the version to go back to, 0 for none. The request stays until it is met, or cannot be: a kill loses none."""
     try:
-        trainer.roll_back(int(wanted))
+        wanted = run.rollback.read_text()
+    except FileNotFoundError:
+        yield 0
+        return
+    try:
+        yield int(wanted)
+    except (ModelLoadError, ValueError):
+        run.rollback.unlink()
+        raise
+    run.rollback.unlink()
+
+
+def _roll_back_if_asked(run: RunFolder, trainer: Trainer[Any]) -> None:
+    try:
+        with _asked_version(run) as version:
+            if version:
+                trainer.roll_back(version)
     except (ModelLoadError, ValueError) as error:
-        log.error("Version %s is not put in force: %s", wanted, error)
+        log.error("No older version is put in force: %s", error)
 
 
 def _await_store[T](child: Child, open_it: Callable[[], T]) -> T | None:

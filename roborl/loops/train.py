@@ -12,13 +12,7 @@ from typing import Any, Protocol
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig, ReplayBudget
-from roborl.learning.checkpoint import (
-    Checkpoint,
-    check_shapes,
-    checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from roborl.learning.checkpoint import Checkpoint, check_shapes, checkpoints, load_checkpoint, save_checkpoint
 from roborl.learning.publish import PolicyPublisher, ProbeActions, Weights
 from roborl.loops.run_files import written
 
@@ -194,16 +188,23 @@ class Trainer[B]:
         self._heard_ns = self._refreshed_ns = self._reported_ns = self._saved_ns = now
         self._reported_updates = 0
 
-    def start(self, *, resume: bool) -> None:
+    def start(self, *, resume: bool, rollback: int = 0) -> None:
         """Go on from the newest checkpoint where asked to, and see to it that actors have a policy.
 
+        Args:
+            resume: Whether to look for a checkpoint.
+            rollback: Version to go back to before anything is sent; 0 for none.
+
         Raises:
-            ModelLoadError: If the checkpoint cannot be read, is of another model, or none of the run's can be used.
+            ModelLoadError: If the checkpoint cannot be read, is of another model, or none of the run's can be used; or if
+                that version is not kept.
         """
         found = checkpoints(self._folder) if resume else []
         if found:
             self._load(found[-1])
-        if self._publisher.version == 0:
+        if rollback:
+            self.roll_back(rollback)
+        elif self._publisher.version == 0:
             self._publish({"from": "start"})
         else:
             self._publisher.republish()
@@ -230,16 +231,18 @@ class Trainer[B]:
         return made
 
     def roll_back(self, version: int) -> int:
-        """Publish an older version under a new number and train on from it.
+        """Publish an older version under a new number, train on from it, and save that.
 
         Raises:
             ModelLoadError: If that version is not kept.
         """
+        self._algorithm.load_actor_weights(self._publisher.weights(version))
         new = self._publisher.roll_back(version)
-        self._algorithm.load_actor_weights(self._publisher.weights(new))
         self._metrics({"kind": "rollback", "version": new, "rolled_back_to": version})
         log.warning("Version %d is in force again, as version %d", version, new)
         self._unpublished = 0
+        self._unsaved += 1
+        self.save()
         return new
 
     def finish(self) -> None:
@@ -291,10 +294,8 @@ class Trainer[B]:
                 remedy="Use the settings it was trained with, or start a new run folder",
             ) from error
         self.budget.load_state_dict(parts["budget"])
-        self._seen_before, self._newest = (
-            int(parts["trainer"]["seen"]),
-            int(parts["trainer"].get("newest", 0)),
-        )
+        told = parts["trainer"]
+        self._seen_before, self._newest = int(told["seen"]), int(told.get("newest", 0))
         self._source.resume_after(self._newest)
         log.info("Training goes on from %s", path)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -25,7 +27,7 @@ from roborl.data.reader import StoreReader
 from roborl.data.verdict_log import VerdictReader
 from roborl.envs.bench import load_bench
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
+from roborl.errors import ConfigError, DatasetError, HandshakeMismatch, ModelLoadError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig
 from roborl.learning.publish import VersionShelf
@@ -324,6 +326,20 @@ def test_an_older_version_comes_back_into_force_under_a_new_number(rig: Rig) -> 
         np.testing.assert_array_equal(array, again[name])
 
 
+def test_a_learner_that_starts_sends_nothing_before_it_has_gone_back(rig: Rig) -> None:
+    run = RunFolder(rig.run)
+    rig.until("it has published", lambda: rig.status("trainer").get("version", 0) >= 1)
+    rig.kill("trainer")
+    learn.ask_rollback(run, 1)
+    rig.until("it rolled back", lambda: bool(read_lines(run.metrics, "rollback")))
+    rig.until("the trainer is up", lambda: rig.group.ready("trainer"))
+    (line,) = read_lines(run.metrics, "rollback")
+    events = [json.loads(raw) for raw in run.events.read_text().splitlines()]
+    ready = [e["at_ns"] for e in events if (e["event"], e["child"]) == ("ready", "trainer")]
+    assert line["at_ns"] < ready[-1]
+    assert not run.rollback.exists()
+
+
 def test_weights_go_to_actors_that_hold_the_runs_policy_and_to_no_others(rig: Rig, tmp_path: Path) -> None:
     card = Card(actor="left", bench="", cameras={}, state_dim=STATE, action_dim=ACTION, real_time=False)
     run, other = RunFolder(rig.run), tmp_path / "other"
@@ -502,12 +518,33 @@ def test_two_learners_do_not_work_on_one_run(tmp_path: Path) -> None:
 
 def test_a_rollback_reaches_the_learner_at_work(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
+    VersionShelf(run.versions).put(3, {"bias": np.zeros(2)}, {})
     with learn.hold(run):
         told = learn.run_learner(LearnConfig(run=run.root, rollback=3))
         assert told["told"] == "the learner at work"
         with pytest.raises(ConfigError, match="Another learner"):
             learn.run_learner(LearnConfig(run=run.root))
     assert run.rollback.read_text() == "3"
+
+
+@pytest.mark.parametrize("at_work", [True, False])
+@pytest.mark.parametrize("command", [learn.run_learner, run_training])
+def test_a_version_that_is_not_kept_is_refused_before_anything_is_started(
+    tmp_path: Path, command: Callable[..., Any], at_work: bool
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    shelf = VersionShelf(run.versions)
+    for version in (1, 4):
+        shelf.put(version, {"bias": np.zeros(2)}, {})
+    config = (LearnConfig if command is learn.run_learner else TrainConfig)(run=run.root, rollback=3)
+    with ExitStack() as held:
+        held.enter_context(learn.hold(run))
+        if not at_work:
+            held.close()
+        with pytest.raises(ModelLoadError, match="no such version") as caught:
+            command(config)
+    assert (caught.value.seen, caught.value.allowed) == (3, [1, 4])
+    assert not any(path.exists() for path in (run.rollback, run.learner, run.events))
 
 
 @pytest.mark.parametrize(

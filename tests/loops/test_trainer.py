@@ -331,6 +331,26 @@ def test_rolling_back_puts_older_weights_in_force_and_trains_on_from_them(tmp_pa
     assert bench.of("rollback") == [{"kind": "rollback", "version": 3, "rolled_back_to": 1}]
 
 
+def test_a_rollback_outlives_the_learner_that_made_it(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.trainer.start(resume=False)
+    first.memory.grow(40)
+    first.turn()
+    first.trainer.finish()
+    asked = Bench(tmp_path)
+    asked.memory.grow(40)
+    asked.trainer.start(resume=True, rollback=1)
+    assert asked.link.versions == [3], "what is gone back from is not sent again"
+    # It is killed here, before another update.
+    later = Bench(tmp_path)
+    later.memory.grow(40)
+    later.trainer.start(resume=True)
+    assert later.trainer.budget.updates == asked.trainer.budget.updates > 0
+    assert torch.count_nonzero(later.algorithm.bias) == 0
+    with pytest.raises(ModelLoadError, match="no such version"):
+        Bench(tmp_path).trainer.start(resume=True, rollback=77)
+
+
 def test_metrics_tell_ratio_speed_lag_and_episodes(tmp_path: Path) -> None:
     bench = Bench(tmp_path, metrics_every_s=5.0)
     bench.trainer.start(resume=False)
