@@ -17,7 +17,7 @@ from typing import Any
 from roborl import config as configuration
 from roborl.clock import NS
 from roborl.data.reader import StoreReader
-from roborl.envs.bench import load_bench
+from roborl.envs.bench import Bench, load_bench
 from roborl.envs.devices import require_devices
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops import act, learn
@@ -63,7 +63,7 @@ class TrainConfig(LearnSettings):
     reward_gate: RewardGate = field(default_factory=RewardGate)
     # online episodes in all
     episodes: int = 150
-    # actors that share them
+    # actors that share them; more than one in simulation only
     actors: int = 1
     # whether the policy explores
     explore: bool = True
@@ -236,6 +236,21 @@ def pass_gate(config: TrainConfig) -> None:
         group.stop()
 
 
+def require_arms(config: TrainConfig, bench: Bench) -> None:
+    """See whether every actor has an arm of its own.
+
+    Raises:
+        ConfigError: If several would drive the one arm of a physical bench.
+    """
+    if config.actors > 1 and not bench.simulated:
+        raise ConfigError(
+            "Several actors cannot drive one physical arm",
+            seen=f"actors={config.actors} on {config.bench}",
+            allowed="1 actor, or a simulated bench",
+            remedy="For more arms start roborl learn, and for each arm roborl act --actor NAME with a bench file of its own",
+        )
+
+
 def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec]) -> list[ChildSpec]:
     """Return all processes in the order in which they are ended: the arms first, what judges last."""
     specs = [
@@ -257,14 +272,16 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     """Run actors, learner and reward server until the episodes are done, and return where the run stands.
 
     Raises:
-        ConfigError: If the configuration cannot be used, a device of the bench is not there, there is no run to go on with,
-            or the reward model does not pass its gate or lacks a reference.
+        ConfigError: If the configuration cannot be used, the bench has fewer arms than there are actors or lacks a device,
+            there is no run to go on with, or the reward model does not pass its gate or lacks a reference.
         ModelLoadError: If the run is to be rolled back to a version that it does not keep.
         RoborlError: If a process cannot do its work.
     """
     began = time.monotonic()
     learn.require_run(config)
-    require_devices(load_bench(config.bench, config.bench_overrides, config.plugins))
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+    require_arms(config, bench)
+    require_devices(bench)
     pass_gate(config)
     run, where = RunFolder(config.run), addresses(config.run)
     learning = learn_config(config, where)

@@ -10,6 +10,7 @@ import pytest
 from roborl import config as configuration
 from roborl.codec import join
 from roborl.data.store import Store, StoreSpec
+from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig, Trigger
 from roborl.learning.budget import BudgetConfig
@@ -23,6 +24,8 @@ from roborl.loops.launch import (
     forget_earlier_run,
     learn_config,
     recall_earlier_episodes,
+    require_arms,
+    run_training,
     train_specs,
 )
 from roborl.loops.learn import learner_specs
@@ -157,6 +160,21 @@ def test_a_live_watch_is_not_asked_of_a_reward_model_that_is_not_there() -> None
 def test_one_device_takes_over_one_arm() -> None:
     with pytest.raises(ConfigError, match="one arm"):
         TrainConfig(act=ActSettings(teleop="pad.yaml"), actors=2)
+
+
+def test_two_actors_do_not_drive_one_physical_arm(tmp_path: Path) -> None:
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\n"
+        "cameras: {front: {height_px: 240, width_px: 320}}\n"
+    )
+    plugins = ["roborl.testing.config_stub_robot"]
+    config = TrainConfig(bench=str(bench), plugins=plugins, run=tmp_path / "run", actors=2)
+    with pytest.raises(ConfigError, match=r"one physical arm.*actors=2.*roborl act --actor NAME"):
+        run_training(config)
+    assert not config.run.exists()
+    require_arms(dataclasses.replace(config, actors=1), load_bench(str(bench), plugins=plugins))
+    require_arms(TrainConfig(actors=2), load_bench("so101_sim"))
 
 
 def test_a_bench_of_a_plugin_is_known_to_the_learner_too(tmp_path: Path) -> None:
