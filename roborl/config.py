@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class HelpShown(Exception):
 def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
     """Read ``--config_path FILE`` and dotted overrides into ``config_class``.
 
+    Of several files each stands on top of those before it, and the overrides on top of all.
+
     ``--print_config`` writes the resolved YAML to stdout instead of returning. A single word stands for a list of one.
 
     Raises:
@@ -37,11 +40,11 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
         HelpShown: After ``--help`` or ``--print_config``.
     """
     rest = [arg for arg in args if arg != "--print_config"]
-    read = {} if {"-h", "--help"} & set(rest) else {path: _mapping(path) for path in _files(rest)}
+    read = {} if {"-h", "--help"} & set(rest) else _files(rest)
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
-            config = draccus.parse(config_class, args=with_lists(config_class, rest), prog=prog)
+        with contextlib.redirect_stderr(complaint), _one_file(rest, read) as words:
+            config = draccus.parse(config_class, args=with_lists(config_class, words), prog=prog)
     except SystemExit as stop:
         if not stop.code:
             raise HelpShown from None
@@ -80,14 +83,64 @@ def dump(config: Any) -> str:
     return str(draccus.dump(config))
 
 
-def _files(args: Sequence[str]) -> list[str]:
-    """Return the file that ``--config_path`` names last, in a list of one, or an empty list."""
-    named = [
+def named(args: Sequence[str], field: str) -> Any:
+    """Return what the command line, or else the files that it names, say of a field at the top; None for nothing.
+
+    Args:
+        args: The arguments.
+        field: Its name.
+
+    Returns:
+        A word of the command line as it stands there, or the value that a file holds.
+
+    Raises:
+        ConfigError: If a file cannot be read.
+    """
+    words = _words(args, field)
+    return words[-1] if words else _layered(_files(args).values()).get(field)
+
+
+def _words(args: Sequence[str], option: str) -> list[str]:
+    """Return what stands behind each ``--option``."""
+    words = [
         word.partition("=")[2] if "=" in word else "".join(args[place + 1 : place + 2])
         for place, word in enumerate(args)
-        if word.partition("=")[0] == "--config_path"
+        if word.partition("=")[0] == f"--{option}"
     ]
-    return [path for path in named[-1:] if path]
+    return [word for word in words if word]
+
+
+def _files(args: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what each file that ``--config_path`` names holds, the one on top first.
+
+    Raises:
+        ConfigError: If one cannot be read, or holds no mapping.
+    """
+    return {path: _mapping(path) for path in reversed(_words(args, "config_path"))}
+
+
+def _layered(contents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mappings as one, the first of them on top; lists are replaced as a whole."""
+    whole: dict[str, Any] = {}
+    for content in contents:
+        for name, value in content.items():
+            if isinstance(value, Mapping) and isinstance(whole.get(name), Mapping):
+                whole[name] = _layered([whole[name], value])
+            else:
+                whole.setdefault(name, value)
+    return whole
+
+
+@contextlib.contextmanager
+def _one_file(args: Sequence[str], read: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
+    """Yield the arguments with one file in place of several, which draccus would take the last of."""
+    if len(read) < 2:
+        yield list(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layered.yaml"
+        path.write_text(yaml.safe_dump(_layered(read.values()), allow_unicode=True), encoding="utf-8")
+        yield [*args, "--config_path", str(path)]
 
 
 def _mapping(path: str) -> dict[str, Any]:
@@ -190,8 +243,9 @@ def _place(path: Sequence[str], args: Sequence[str], read: Mapping[str, Mapping[
             elif isinstance(inner, Mapping) and name in map(str, inner):
                 inner = next(value for key, value in inner.items() if str(key) == name)
             else:
-                return ""
-        return f" in {file}"
+                break
+        else:
+            return f" in {file}"
     return ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from roborl.cli.main import VERBS, main
-from roborl.config import HelpShown, dump, load, parse
+from roborl.config import HelpShown, dump, load, named, parse
 from roborl.errors import ConfigError
 
 
@@ -52,6 +52,23 @@ def test_a_file_and_overrides_make_one_configuration(tmp_path: Path) -> None:
     path.write_text(dump(config))
     assert "gait: fast" in path.read_text()
     assert load(Outer, path) == config
+
+
+def test_of_several_files_each_stands_on_top_of_those_before_it(tmp_path: Path) -> None:
+    below, above = tmp_path / "below.yaml", tmp_path / "above.json"
+    below.write_text("inner: {speed: 2.0}\nnames: [a, ä]\nsizes: [1.0, .inf]\ngait: fast\n")
+    above.write_text('{"names": ["b"], "inner": {}}')
+    files = ["--config_path", str(below), f"--config_path={above}"]
+    config = parse(Outer, [*files, "--gait", "slow"], prog="roborl x")
+    assert config == Outer(inner=Inner(speed=2.0), names=["b"], sizes=[1.0, float("inf")])
+    assert parse(Outer, files[:2], prog="roborl x").names == ["a", "ä"]
+    assert [named(files, name) for name in ("names", "gait", "words")] == [["b"], "fast", None]
+    assert named([*files, "--gait=slow", "--gait", "a b"], "gait") == "a b"
+    above.write_text('{"inner": {"velocity": 1}}')
+    assert told(files).seen == f"velocity in {above}"
+    below.write_text("inner: 3\n")
+    above.write_text('{"names": ["b"]}')
+    assert told(files).seen == f"3 in {below}"
 
 
 @pytest.mark.parametrize(

@@ -162,12 +162,17 @@ def test_one_device_takes_over_one_arm() -> None:
         TrainConfig(act=ActSettings(teleop="pad.yaml"), actors=2)
 
 
-def test_two_actors_do_not_drive_one_physical_arm(tmp_path: Path) -> None:
-    bench = tmp_path / "bench.yaml"
+def stub_bench(folder: Path) -> Path:
+    bench = folder / "bench.yaml"
     bench.write_text(
         "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\n"
         "cameras: {front: {height_px: 240, width_px: 320}}\n"
     )
+    return bench
+
+
+def test_two_actors_do_not_drive_one_physical_arm(tmp_path: Path) -> None:
+    bench = stub_bench(tmp_path)
     plugins = ["roborl.testing.config_stub_robot"]
     config = TrainConfig(bench=str(bench), plugins=plugins, run=tmp_path / "run", actors=2)
     with pytest.raises(ConfigError, match=r"one physical arm.*actors=2.*roborl act --actor NAME"):
@@ -178,11 +183,7 @@ def test_two_actors_do_not_drive_one_physical_arm(tmp_path: Path) -> None:
 
 
 def test_a_bench_of_a_plugin_is_known_to_the_learner_too(tmp_path: Path) -> None:
-    bench = tmp_path / "bench.yaml"
-    bench.write_text(
-        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\n"
-        "cameras: {front: {height_px: 240, width_px: 320}}\n"
-    )
+    bench = stub_bench(tmp_path)
     script = (
         "from roborl.loops.learn import form_of; from roborl.loops.learn_config import LearnConfig; "
         f"print(form_of(LearnConfig(bench={str(bench)!r}, plugins=['roborl.testing.config_stub_robot'])).task)"
