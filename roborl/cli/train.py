@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
 
 Config = TrainConfig
 
 
 def positional(args: Sequence[str]) -> list[str]:
-    """Let ``--demos PATH`` stand for ``--demos.path PATH``."""
-    return ["--demos.path" if arg == "--demos" else arg for arg in args]
+    """Let ``--demos PATH`` stand for ``--demos.path PATH``, and a run that goes on begin with its own settings."""
+    return on_top_of_the_runs(["--demos.path" if arg == "--demos" else arg for arg in args], "train")
 
 
 def main(config: TrainConfig) -> dict[str, Any]:

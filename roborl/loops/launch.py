@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from roborl import config as configuration
 from roborl.clock import NS
 from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
@@ -33,6 +32,7 @@ from roborl.loops.live_config import LiveConfig
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.run_files import JsonLines, read_lines, read_status
+from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
@@ -61,7 +61,7 @@ class TrainConfig(LearnSettings):
     reward: str = ""
     # what it must have shown in roborl bench-reward before anything moves
     reward_gate: RewardGate = field(default_factory=RewardGate)
-    # online episodes in all
+    # online episodes in all, with those of a run that goes on
     episodes: int = 150
     # actors that share them; more than one in simulation only
     actors: int = 1
@@ -188,13 +188,19 @@ def recall_earlier_episodes(config: TrainConfig, where: Addresses) -> None:
     except DatasetError:
         return  # There is no store before the first start.
     online = [info for info in reader.episodes() if info.kind == "online"]
-    for actor in act_configs(config, where):
-        status = StatusSlot(shared_folder(config.run, actor.actor), "control")
+    actors = act_configs(config, where)
+    arms = [(actor, StatusSlot(shared_folder(config.run, actor.actor), "control")) for actor in actors]
+    for actor, status in arms:
         if status["begun"] == 0:
             own = [info for info in online if info.key.actor == actor.actor]
             status["begun"] = status["episodes"] = len(own)
             status["steps"] = sum(info.steps for info in own)
             status["successes"] = sum(info.success is True for info in own)
+    if all(status["episodes"] >= actor.episodes for actor, status in arms):
+        log.warning(
+            "The run has all of its %d episodes: for more, name them with --episodes, which counts all",
+            config.episodes,
+        )
 
 
 def serve_main(child: Child, config: ServeConfig) -> None:
@@ -290,14 +296,19 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
         sockets = Path(where.steps.removeprefix("ipc://")).parent
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
-        if not run.learner.exists():
+        own = run.settings("train")
+        if run.learner.exists():
+            say_changes(own, config)
+        else:
             forget_earlier_run(config, where)
+            keep_settings(own, config)  # One that is stopped while its policy is made goes on with them.
         recall_earlier_episodes(config, where)
-        (run.root / "train.yaml").write_text(configuration.dump(config))
-        specs = train_specs(config, where, learner_specs(learning, prepare(learning, stopping)))
+        learner = learner_specs(learning, prepare(learning, stopping))
+        specs = train_specs(config, where, learner)
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
-        group = ProcessGroup(specs, preload=_PRELOAD, on_event=JsonLines(run.events))
+        keeper = SettingsKeeper(JsonLines(run.events), learner, {own: config, run.learner: learning})
+        group = ProcessGroup(specs, preload=_PRELOAD, on_event=keeper)
         actors = [
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.learning.publish import VersionShelf
@@ -27,6 +26,7 @@ from roborl.loops.learn_config import (
     RunFolder,
 )
 from roborl.loops.run_files import JsonLines, read_status
+from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.store import imported
 from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy
@@ -84,6 +84,8 @@ def require_run(config: LearnSettings) -> None:
 def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -> BenchForm:
     """Make the run folder ready: its policy, its resolved configuration, the versions it ran with.
 
+    A run that goes on keeps the configuration that it has until its processes work with this one.
+
     Raises:
         ConfigError: If the folder holds a run that is not to be resumed, or bench, policy and run do not fit together.
         ModelLoadError: If the policy folder cannot be used.
@@ -104,7 +106,8 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)
         warn_of_another_task(config.demos, bench)
     _place_policy(config, form, run, stopping)
-    run.learner.write_text(configuration.dump(config))
+    if not run.learner.exists():
+        keep_settings(run.learner, config)
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **_versions()})
     form_of_reward, says = reward_form(config)
     JsonLines(run.metrics)({"kind": "run", "reward_form": form_of_reward, "says": says, "seed": config.seed})
@@ -177,10 +180,12 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
                 ask_rollback(run, config.rollback)
                 return {"run": str(run.root), "rollback": config.rollback, "told": "the learner at work"}
             raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
-        form = prepare(config, stopping)
+        say_changes(run.learner, config)
+        specs = learner_specs(config, prepare(config, stopping))
         if config.rollback:
             ask_rollback(run, config.rollback)
-        group = ProcessGroup(learner_specs(config, form), preload=PRELOAD, on_event=JsonLines(run.events))
+        keeper = SettingsKeeper(JsonLines(run.events), specs, {run.learner: config})
+        group = ProcessGroup(specs, preload=PRELOAD, on_event=keeper)
         try:
             group.start()
             while not stopping():

@@ -70,7 +70,7 @@ class RunFolder:
     @property
     def learner(self) -> Path:
         """The resolved configuration of the learner."""
-        return self.root / "learn.yaml"
+        return self.settings("learn")
 
     @property
     def lock(self) -> Path:
@@ -81,6 +81,10 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether a run began here, however early it ended; a copy may lack the lock."""
         return self.lock.exists() or self.learner.exists()
+
+    def settings(self, verb: str) -> Path:
+        """The resolved configuration of ``roborl train`` or ``roborl learn``; a run that goes on begins with it."""
+        return self.root / f"{verb}.yaml"
 
     def status(self, process: str) -> Path:
         """The newest counters of a process, JSON."""
@@ -157,9 +161,10 @@ class LearnSettings:
     store: StoreConfig = field(default_factory=StoreConfig)
     # of network initialisation and every draw
     seed: int = 0
-    # go on with the run that is in the folder
+    # go on with the run that is in the folder, with its own settings but for those that are named anew
     resume: bool = False
-    # publish this older version again and go on from it; 0 for no
+    # publish this older version again and go on from it, with the run's settings too; 0 for no. All of the newest versions
+    # are kept, and ever fewer of the older ones
     rollback: int = 0
 
     def __post_init__(self) -> None:

@@ -224,7 +224,9 @@ def test_counts_of_an_earlier_run_in_a_folder_of_the_same_name_are_forgotten(tmp
     assert not left.exists()
 
 
-def test_counts_that_memory_has_lost_are_recalled_from_the_store(tmp_path: Path) -> None:
+def test_counts_that_memory_has_lost_are_recalled_from_the_store(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Two episodes of each arm and one that is open; the first arm's counts are gone, as after a restart of the machine."""
     config = TrainConfig(run=tmp_path, episodes=9, actors=2)
     store = StoreSpec(
@@ -250,6 +252,9 @@ def test_counts_that_memory_has_lost_are_recalled_from_the_store(tmp_path: Path)
     assert (recalled["begun"], recalled["episodes"]) == (3, 3)
     assert recalled["steps"] == 15
     assert (kept["begun"], kept["episodes"]) == (4, 3)
+    assert "has all" not in caplog.text
+    recall_earlier_episodes(dataclasses.replace(config, episodes=6), WHERE)
+    assert "has all of its 6 episodes" in caplog.text
     forget_earlier_run(config, WHERE)
 
 

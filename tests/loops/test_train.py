@@ -26,27 +26,29 @@ from roborl.loops.run_files import read_lines, read_status
 pytestmark = pytest.mark.timeout(240)
 
 
-def command(run: Path, episodes: int, *more: str) -> list[str]:
+ROBORL = (sys.executable, "-c", "from roborl.cli.main import main; raise SystemExit(main())")
+
+
+def command(run: Path, episodes: int) -> list[str]:
     return [
-        *(sys.executable, "-c", "from roborl.cli.main import main; raise SystemExit(main())"),
+        *ROBORL,
         *("train", "--run", str(run)),
         *("--bench_overrides", "[--robot.scene=Reach]", "--reward", "brightness"),
         *("--episodes", str(episodes), "--actors", "2", "--finish_s", "30"),
         *("--trainer.budget.start_at", "20", "--trainer.budget.ratio", "1", "--trainer.publish_every", "20"),
         *("--rlpd.batch_size", "16", "--rlpd.members", "2", "--rlpd.width", "16"),
-        *more,
     ]
 
 
-def train(run: Path, episodes: int, *more: str) -> dict[str, Any]:
-    done = subprocess.run(command(run, episodes, *more), capture_output=True, text=True, timeout=200)
+def finished(words: list[str]) -> dict[str, Any]:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_two_actors_train_one_policy_and_a_resumed_run_goes_on(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
-    first = train(run.root, 4)
+    first = finished(command(run.root, 4))
     assert first["episodes"] == 4
     infos = StoreReader(run.store).episodes()
     assert {info.key.actor for info in infos} == {"arm0", "arm1"}
@@ -62,13 +64,16 @@ def test_two_actors_train_one_policy_and_a_resumed_run_goes_on(tmp_path: Path) -
     }
     assert used >= {1}
 
+    kept = run.settings("train").read_text()
     refused = subprocess.run(command(run.root, 6), capture_output=True, text=True, timeout=100)
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
+    assert run.settings("train").read_text() == kept
 
     # As after a restart of the machine, for one of the two.
     shutil.rmtree(shared_folder(run.root, "arm0"))
-    second = train(run.root, 6, "--resume", "true")
+    second = finished([*ROBORL, "train", "--run", str(run.root), "--resume", "true", "--episodes", "6"])
+    assert run.settings("train").read_text() == kept.replace("episodes: 4\n", "episodes: 6\n")
     assert second["episodes"] == 6
     assert [actor["episodes"] for actor in second["actors"]] == [3, 3]
     seeds = [info.meta["seed"] for info in StoreReader(run.store).episodes()]

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.cli import learn as learn_verb
+from roborl.cli import train as train_verb
+from roborl.config import load, parse
+from roborl.errors import ConfigError
+from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.launch import TrainConfig
+from roborl.loops.learn_config import LearnConfig, RunFolder
+from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
+from roborl.loops.supervise import Child, ChildSpec, Event
+
+
+def resolved(*args: str) -> TrainConfig:
+    return parse(TrainConfig, train_verb.positional(args), prog="roborl train")
+
+
+def begin(run: Path, **settings: Any) -> TrainConfig:
+    """Leave what a run of ``roborl train`` leaves of its settings."""
+    config = replace(TrainConfig(run=run, bench_overrides=["--robot.scene=Reach"]), **settings)
+    run.mkdir(exist_ok=True)
+    keep_settings(RunFolder(run).settings("train"), config)
+    keep_settings(RunFolder(run).learner, LearnConfig(run=run))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        (("--resume", "true"), {"resume": True}),
+        (("--rollback=3",), {"rollback": 3}),
+        (("--resume=yes", "--rollback", "3"), {"resume": True, "rollback": 3}),
+    ],
+)
+def test_a_run_that_goes_on_has_its_own_settings_beneath_those_that_are_named(
+    tmp_path: Path, asked: Sequence[str], wanted: dict[str, Any]
+) -> None:
+    run = tmp_path / "run"
+    own = begin(run, reward="brightness", episodes=20, rlpd=RlpdConfig(width=16, members=2))
+    going_on = replace(own, **wanted)
+    assert resolved("--run", str(run), *asked) == going_on
+    named = ("--episodes", "30", "--rlpd.width", "32")
+    changed = replace(going_on, episodes=30, rlpd=RlpdConfig(width=32, members=2))
+    assert resolved("--run", str(run), *asked, *named) == changed
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"run: {run}\nepisodes: 30\nrlpd: {{width: 64}}\n")
+    assert resolved("--config_path", str(file), *asked, "--rlpd.width=32") == changed
+
+
+def test_what_one_call_asked_for_is_not_asked_for_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    own = begin(run, episodes=20, resume=True, rollback=7)
+    kept = RunFolder(run).settings("train")
+    assert load(TrainConfig, kept) == replace(own, resume=False, rollback=0)
+    # As earlier versions left it; and the folder has another name by now.
+    kept.write_text(kept.read_text().replace("rollback: 0", "rollback: 7"))
+    moved = run.rename(tmp_path / "moved")
+    assert resolved("--run", str(moved), "--resume", "true") == replace(
+        own, run=moved, resume=True, rollback=0
+    )
+
+
+def test_a_new_run_has_no_settings_of_another(tmp_path: Path) -> None:
+    begin(tmp_path / "run", episodes=20)
+    for asked in ((), ("--resume", "false"), ("--help",)):
+        args = ("--run", str(tmp_path / "run"), *asked)
+        assert train_verb.positional(args) == list(args)
+    args = ("--run", str(tmp_path / "none"), "--resume", "true")
+    assert train_verb.positional(args) == list(args), "the verb itself says that there is none"
+
+
+def test_a_run_that_kept_no_settings_yet_goes_on_with_those_of_the_call(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    RunFolder(tmp_path).lock.touch()
+    args = ("--run", str(tmp_path), "--resume", "true", "--demos", "shown")
+    assert train_verb.positional(args)[-2:] == ["--demos.path", "shown"]
+    assert "stopped before it kept its settings" in caplog.text
+
+
+def test_a_run_is_gone_on_with_by_the_verb_that_made_it(tmp_path: Path) -> None:
+    own = LearnConfig(run=tmp_path, steps="tcp://127.0.0.1:7", demos=replace(LearnConfig().demos, limit=3))
+    keep_settings(RunFolder(tmp_path).learner, own)
+    args = ("--run", str(tmp_path), "--resume", "true")
+    assert parse(LearnConfig, learn_verb.positional(args), prog="roborl learn") == replace(own, resume=True)
+    with pytest.raises(ConfigError, match=r"no settings of roborl train.*Allowed: roborl learn.*train\.yaml"):
+        train_verb.positional(args)
+
+
+def test_settings_that_differ_from_the_runs_are_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    own = begin(tmp_path / "run", episodes=20, reward="brightness")
+    kept = RunFolder(own.run).settings("train")
+    say_changes(kept, replace(own, resume=True, run=tmp_path / "moved"))
+    say_changes(kept, replace(own, episodes=30))
+    assert caplog.messages == []
+    say_changes(kept, replace(own, rollback=1, episodes=30, reward="", bench_overrides=[]))
+    (line,) = caplog.messages
+    assert line.endswith(
+        "bench_overrides ['--robot.scene=Reach'] -> []; episodes 20 -> 30; reward brightness -> none"
+    )
+
+
+def idle(child: Child) -> None:
+    """Do nothing."""
+
+
+def test_settings_are_kept_once_all_of_the_learner_has_started_with_them(tmp_path: Path) -> None:
+    own = begin(tmp_path / "run", episodes=20)
+    kept = RunFolder(own.run).settings("train")
+    before = kept.read_text()
+    passed_on: list[Event] = []
+    learner = [ChildSpec(name=name, target=idle) for name in ("trainer", "store")]
+    keeper = SettingsKeeper(passed_on.append, learner, {kept: replace(own, episodes=30, resume=True)})
+    events: list[Event] = [
+        {"event": event, "child": child}
+        for event, child in (
+            ("ready", "control"),
+            ("ready", "trainer"),
+            ("died", "trainer"),
+            ("ready", "trainer"),
+            ("started", "store"),
+        )
+    ]
+    for event in events:
+        keeper(event)
+        assert kept.read_text() == before
+    keeper({"event": "ready", "child": "store"})
+    assert load(TrainConfig, kept) == replace(own, episodes=30)
+    assert passed_on[:-1] == events
