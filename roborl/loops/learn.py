@@ -18,7 +18,7 @@ from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.learning.publish import VersionShelf
 from roborl.loops import learn_processes
-from roborl.loops.demonstrations import action_map, bench_episodes, state_map, warn_of_another_task
+from roborl.loops.demonstrations import action_map, bench_episodes, scales, state_map, warn_of_another_task
 from roborl.loops.learn_config import (
     BenchForm,
     LearnConfig,
@@ -149,6 +149,7 @@ def form_of(config: LearnConfig) -> BenchForm:
         action_dim=action_map(bench).size,
         max_steps=bench.max_steps,
         policy_hz=bench.policy_hz,
+        scales=scales(bench),
     )
 
 

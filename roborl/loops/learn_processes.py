@@ -93,6 +93,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         action_dim=form.action_dim,
         max_steps=form.max_steps,
         capacity_bytes=config.store.capacity_bytes,
+        scales=form.scales,
     )
     store = Store.open(run.store, spec, sync=config.store.sync)
     receiver = StepsReceiver(

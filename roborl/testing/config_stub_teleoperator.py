@@ -12,7 +12,7 @@ from lerobot.teleoperators.config import TeleoperatorConfig
 class StubTeleoperatorConfig(TeleoperatorConfig):  # type: ignore[misc]  # LeRobot has no types
     """A pad that is held one way."""
 
-    delta_x: float = 1.0  # what it gives along x
-    engaged_after: int = (
-        60  # how many readings pass before the person takes over, and until the arm is given back
-    )
+    # what it gives along x
+    delta_x: float = 1.0
+    # how many readings pass before the person takes over, and as many until the arm is given back
+    engaged_after: int = 60

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from roborl.envs.bench import load_bench
 from roborl.loops.demonstrations import action_map, scales, state_map
-from roborl.loops.learn_config import BenchForm
+from roborl.loops.learn import form_of
+from roborl.loops.learn_config import BenchForm, LearnConfig
 
 
 def test_a_checkpoints_identity_names_the_benchs_scales_where_they_are_known() -> None:
@@ -26,3 +27,10 @@ def test_a_checkpoints_identity_names_the_benchs_scales_where_they_are_known() -
     assert named["action_unit"] == (6.0, 6.0, 6.0, 6.0, 6.0, 34.0)
     assert len(named["state_low"]) == len(named["state_high"]) == form.state_dim
     assert named["state_low"][-1] == bench.safety.workspace_low_m[2]
+
+
+def test_a_run_knows_the_scales_of_its_bench() -> None:
+    config = LearnConfig(bench="so101_sim", bench_overrides=["--robot.scene=Reach", "--action.step_m=0.012"])
+    known = form_of(config).scales
+    assert known is not None
+    assert known.action_unit == (0.012, 0.012, 0.012, 34.0)
