@@ -24,10 +24,16 @@ FORMAT = "roborl-sarm-1"
 
 
 def describe_model(
-    network: SarmNetwork, plan: StagePlan, *, cameras: tuple[str, ...], tasks: tuple[str, ...], state_dim: int
+    network: SarmNetwork,
+    plan: StagePlan,
+    *,
+    cameras: tuple[str, ...],
+    tasks: tuple[str, ...],
+    state_dim: int,
+    trained_hz: float | None = None,
 ) -> dict[str, Any]:
     """Return everything about a model except its weights, ready for JSON."""
-    return {
+    described = {
         "format": FORMAT,
         "model": draccus.encode(network.config),
         "plan": {"names": list(plan.names), "shares": list(plan.shares)},
@@ -36,13 +42,23 @@ def describe_model(
         "state_dim": state_dim,
         "frozen_encoder": network.frozen_identity,
     }
+    # Models of earlier releases have no rate, and keep their version.
+    return described if trained_hz is None else described | {"trained_hz": float(trained_hz)}
 
 
 def freeze_model(
-    network: SarmNetwork, plan: StagePlan, *, cameras: tuple[str, ...], tasks: tuple[str, ...], state_dim: int
+    network: SarmNetwork,
+    plan: StagePlan,
+    *,
+    cameras: tuple[str, ...],
+    tasks: tuple[str, ...],
+    state_dim: int,
+    trained_hz: float | None = None,
 ) -> SarmModel:
     """Return a model whose version is the hash of its description and its weights."""
-    described = describe_model(network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim)
+    described = describe_model(
+        network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim, trained_hz=trained_hz
+    )
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -54,13 +70,19 @@ def freeze_model(
         tasks=tasks,
         state_dim=state_dim,
         version=f"sarm-{digest.hexdigest()[:16]}",
+        trained_hz=trained_hz,
     )
 
 
 def save_reward_model(model: SarmModel, folder: Path) -> None:
     """Write the model."""
     described = describe_model(
-        model.network, model.plan, cameras=model.cameras, tasks=model.tasks, state_dim=model.state_dim
+        model.network,
+        model.plan,
+        cameras=model.cameras,
+        tasks=model.tasks,
+        state_dim=model.state_dim,
+        trained_hz=model.trained_hz,
     )
     weights = {name: tensor.contiguous().numpy() for name, tensor in model.network.state_dict().items()}
     save_model_folder(folder, described | {"version": model.version}, weights)
@@ -91,6 +113,7 @@ def load_reward_model(folder: Path | str) -> SarmModel:
         cameras, tasks = tuple(described["cameras"]), tuple(described["tasks"])
         state_dim, version = int(described["state_dim"]), str(described["version"])
         frozen = str(described["frozen_encoder"])
+        trained_hz = None if (hz := described.get("trained_hz")) is None else float(hz)
         network = SarmNetwork(config, plan, cameras, state_dim)
     except ModelLoadError:
         raise
@@ -113,7 +136,9 @@ def load_reward_model(folder: Path | str) -> SarmModel:
             allowed=frozen,
         )
     _load_weights(network, folder / WEIGHTS)
-    model = freeze_model(network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim)
+    model = freeze_model(
+        network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim, trained_hz=trained_hz
+    )
     if model.version != version:
         raise ModelLoadError(
             "Weights and config.json of a reward model do not belong together",

@@ -163,7 +163,9 @@ class SarmModel:
         cameras: Views it looks at, by name.
         tasks: Instructions it was trained on.
         state_dim: Size of the state it was trained with.
-        version: Hash of weights, architecture, plan, views and settings.
+        version: Hash of weights, architecture, plan, views, settings and rate.
+        trained_hz: Observations per second of the episodes it learnt from, which its window counts; None where that is
+            not known.
     """
 
     network: SarmNetwork
@@ -172,6 +174,7 @@ class SarmModel:
     tasks: tuple[str, ...]
     state_dim: int
     version: str
+    trained_hz: float | None = None
     judge: SarmJudge = field(init=False)
 
     def __post_init__(self) -> None:

@@ -63,6 +63,7 @@ def train_sarm(
     config: SarmConfig | None = None,
     training: SarmTraining | None = None,
     *,
+    rate_hz: float | None = None,
     workspace: Path | None = None,
     cache: Path | None = None,
     log: Log | None = None,
@@ -73,6 +74,7 @@ def train_sarm(
         episodes: Demonstrations and, if there are any, failures. Privileged progress in them is not looked at.
         config: The architecture.
         training: Budget and augmentation.
+        rate_hz: Observations per second of the episodes, which the model is to remember; None where it is not known.
         workspace: Folder for resume points; a run that was cut goes on from the last one. Blocks on the disk.
         cache: Folder for the vectors of a frozen encoder.
         log: Receives the step, the seconds and the losses every few seconds.
@@ -119,6 +121,7 @@ def train_sarm(
         cameras=cameras,
         tasks=tuple(sorted({episode.task for episode in episodes})),
         state_dim=_state_dim(episodes),
+        trained_hz=rate_hz,
     )
     return TrainedSarm(model=model, steps=steps, seconds=seconds, loss=loss)
 

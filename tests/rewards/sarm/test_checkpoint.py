@@ -56,6 +56,24 @@ def test_the_version_is_a_hash_of_weights_and_settings() -> None:
     assert len(others | {base}) == 4
 
 
+def test_the_rate_that_it_learnt_from_is_part_of_it_and_a_model_of_before_has_none(tmp_path: Path) -> None:
+    plan = StagePlan(names=("a",), shares=(1.0,))
+    network = SarmNetwork(SarmConfig(image_px=16, frame_dim=8, dim=8, members=1), plan, ("front",), 2)
+
+    def build(trained_hz: float | None) -> SarmModel:
+        return freeze_model(
+            network, plan, cameras=("front",), tasks=("t",), state_dim=2, trained_hz=trained_hz
+        )
+
+    models = [build(rate) for rate in (None, 10, 30.0)]
+    assert len({model.version for model in models}) == 3
+    for index, model in enumerate(models):
+        save_reward_model(model, tmp_path / str(index))
+        again = load_reward_model(tmp_path / str(index))
+        assert (again.trained_hz, again.version) == (model.trained_hz, model.version)
+    assert "trained_hz" not in json.loads((tmp_path / "0" / "config.json").read_text())
+
+
 def _edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     state = load_file(folder / "model.safetensors")
     change(state)
@@ -79,6 +97,8 @@ def _edit_config(folder: Path, **changes: object) -> None:
         (lambda f: _edit_weights(f, lambda s: s["slot"].fill_(float("nan"))), "not finite"),
         (lambda f: _edit_weights(f, lambda s: s["slot"].add_(1.0)), "do not belong together"),
         (lambda f: _edit_config(f, tasks=["another"]), "do not belong together"),
+        (lambda f: _edit_config(f, trained_hz=30), "do not belong together"),
+        (lambda f: _edit_config(f, trained_hz="often"), "cannot be read"),
         (lambda f: _edit_config(f, format="act"), "another kind"),
         (lambda f: _edit_config(f, model={"encoder": "cnn", "wings": 2}), "cannot be read"),
         (lambda f: _edit_config(f, plan={"names": ["a"]}), "cannot be read"),
