@@ -21,6 +21,7 @@ from roborl.envs.kinematics import Kinematics
 from roborl.envs.proprioception import StateMap
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
+from roborl.loops.failed_episodes import verdicts
 from roborl.loops.joint_units import degrees_per_part, normalised_joints
 from roborl.types import Episode
 
@@ -45,6 +46,8 @@ class DemosConfig:
     actions: Actions = "auto"
     # the verdicts: what the file says (else success), or one on all
     success: Verdicts = "file"
+    # episodes that failed, by number, whatever that verdict says
+    failed: list[int] = field(default_factory=list)
     # how many demonstrations at most; 0: all
     limit: int = 0
     # take its failures too: critics learn from them, and they are not cloned as a whole
@@ -73,6 +76,7 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         DatasetError: If cameras, state, actions or rate do not fit.
     """
     info = describe(config.path)
+    told = {"file": None, "all": True, "none": False}[config.success]
     model = load_robot_model(bench.model)
     targets = config.actions == "targets" or (config.actions == "auto" and is_joint_recording(info, bench))
     state = state_map(bench)
@@ -92,7 +96,7 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         info.root,
         spec,
         camera_map=config.camera_map or None,
-        success={"file": None, "all": True, "none": False}[config.success],
+        success=verdicts(config.failed, info.episodes, others=told),
         convert=joint_recording(bench, config.units, config.calibration) if targets else None,
     )
     shown = 0
@@ -104,7 +108,15 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
             continue
         if not failed or config.failures:
             shown += not failed
-            yield episode
+            named = told is False or episode.index in config.failed
+            yield _unpaid(episode) if named else episode
+
+
+def _unpaid(episode: DatasetEpisode) -> DatasetEpisode:
+    """Return a failure as such: the file, which knows nothing of it, may pay the last step as that of a success."""
+    reward = episode.reward.copy()
+    reward[-1] = min(reward[-1], 0.0)
+    return replace(episode, reward=reward)
 
 
 def warn_of_another_task(config: DemosConfig, bench: Bench) -> None:

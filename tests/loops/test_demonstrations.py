@@ -35,6 +35,7 @@ from roborl.loops.record import record_scripted
 from roborl.loops.scripts import script_maker
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 from roborl.testing.stub_robot import StubRobot, StubRobotConfig
+from roborl.types import EndCause
 
 
 @pytest.fixture
@@ -304,6 +305,21 @@ def test_failures_come_only_when_asked_for_and_do_not_count_as_demonstrations(tm
     assert [episode.success for episode in bench_demos(config, bench)] == [True]
     both = list(bench_demos(replace(config, failures=True), bench))
     assert sorted(bool(episode.success) for episode in both) == [False, False, True]
+
+
+def test_failed_episodes_are_named_and_earn_nothing(bench: Bench, tmp_path: Path) -> None:
+    env = RobotEnv(bench)
+    record_scripted(env, tmp_path / "d", script_maker(), demonstrations=3)
+    env.close()
+    config = DemosConfig(path=str(tmp_path / "d"), failed=[1])
+    assert [episode.key.episode for episode in bench_demos(config, bench)] == [0, 2]
+    for success in ("file", "all"):
+        first, second, _ = bench_demos(replace(config, success=success, failures=True), bench)
+        assert (first.success, first.steps[-1].reward) == (True, 1.0)
+        assert (second.success, second.steps[-1].reward) == (False, 0.0)
+        assert second.end is EndCause.FAILURE
+    with pytest.raises(DatasetError, match=r"failed.*Found: \[3\].*0 to 2"):
+        list(bench_demos(replace(config, failed=[3]), bench))
 
 
 def test_datasets_that_do_not_fit_are_refused(bench: Bench, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Failures that a person names, beside what a dataset says of its episodes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from roborl.errors import DatasetError
+
+
+def verdicts(
+    failed: Sequence[int], count: int, *, others: bool | None = None
+) -> bool | Mapping[int, bool] | None:
+    """Return the verdicts on a dataset's episodes as :func:`~roborl.data.lerobot_io.read_episodes` takes them.
+
+    Args:
+        failed: Numbers of the episodes that failed.
+        count: How many episodes the dataset has.
+        others: The verdict on all others; None for what the dataset says.
+
+    Raises:
+        DatasetError: If the dataset has no episode of such a number.
+
+    Example:
+        >>> verdicts([], 3), verdicts([1], 3), verdicts([1], 3, others=True)
+        (None, {1: False}, {0: True, 1: False, 2: True})
+    """
+    if absent := sorted(number for number in set(failed) if not 0 <= number < count):
+        raise DatasetError(
+            "The dataset has no such episodes that could have failed",
+            seen=absent,
+            allowed=f"0 to {count - 1}",
+        )
+    if not failed:
+        return others
+    told = {} if others is None else dict.fromkeys(range(count), others)
+    return told | dict.fromkeys(failed, False)
