@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class TrainPairsConfig:
     demonstration: str = ""
     start: str = ""  # folder of a judge to go on from; empty: from scratch
     measured: str = ""  # dataset of the demonstration's task to measure on; empty: none
+    # The model's camera name to that of these datasets, where they differ.
+    camera_map: dict[str, str] = field(default_factory=dict)
     # How it is asked: cameras, perspectives and rules, as in the file of its settings.
     model: DopamineConfig = field(default_factory=lambda: DopamineConfig(left_wrist="wrist"))
     network: PairNetworkConfig = field(default_factory=PairNetworkConfig)  # of a judge from scratch
@@ -132,7 +134,7 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
     model = load_pair_model(config.out)
     measured, frame_ms = {}, math.nan
     if config.measured and demonstration is not None:
-        measured = _measure(model, demonstration, config.measured)
+        measured = _measure(model, demonstration, config, network.config.image_px)
         frame_ms = frame_latency_ms(model, demonstration)
     return TrainPairsResult(
         model=model,
@@ -148,21 +150,22 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
 def _read(
     config: TrainPairsConfig, px: int
 ) -> tuple[dict[str, list[TrainingEpisode]], TrainingEpisode | None]:
-    """Read the episodes by task, that of the demonstration among them; and the demonstration."""
-    cameras = config.model.cameras
+    """Read the episodes by task, that of the demonstration among them; and the demonstration, as it was recorded."""
     tasks: dict[str, list[TrainingEpisode]] = {}
     for dataset in config.dataset:
-        for episode in read_training(dataset, cameras=cameras, side_px=px).values():
+        for episode in _episodes(dataset, config, px).values():
             tasks.setdefault(episode.task, []).append(episode)
     if not config.demonstration:
         return tasks, None
-    shown = read_training(config.demonstration, cameras=cameras).values()
-    demonstration = next((episode for episode in shown if episode.success), None)
-    if demonstration is None:
+    shown = _episodes(config.demonstration, config, px)
+    first = next((number for number, episode in shown.items() if episode.success), None)
+    if first is None:
         raise DatasetError(
             "A demonstration needs to be a success",
             seen=f"{len(shown)} episodes of {config.demonstration}, none successful",
         )
+    # Once more, alone and at its recorded size: its end is kept as a picture of the goal.
+    demonstration = _episodes(config.demonstration, config, None, [first])[first]
     if demonstration.task in tasks:
         raise ConfigError(
             "The task of the demonstration is learnt from other episodes as well",
@@ -173,9 +176,20 @@ def _read(
     return tasks, demonstration
 
 
-def _measure(model: DopamineModel, demonstration: TrainingEpisode, dataset: str) -> dict[str, HeldOutReport]:
+def _episodes(
+    dataset: str, config: TrainPairsConfig, px: int | None, numbers: Sequence[int] = ()
+) -> dict[int, TrainingEpisode]:
+    read, _ = read_training(
+        dataset, episodes=numbers, cameras=config.model.cameras, camera_map=config.camera_map, side_px=px
+    )
+    return read
+
+
+def _measure(
+    model: DopamineModel, demonstration: TrainingEpisode, config: TrainPairsConfig, px: int
+) -> dict[str, HeldOutReport]:
     """Measure the judge as it is set and by each perspective alone, beside what the demonstration's timing is worth."""
-    episodes = list(read_training(dataset, cameras=model.cameras).values())
+    episodes = list(_episodes(config.measured, config, px).values())
     plan = plan_stages([demonstration.subtasks])
     plan = replace(plan, shares=(1.0 / len(plan.names),) * len(plan.names))
     asked = {FUSED: model.config.fusion}

@@ -35,7 +35,12 @@ class TrainPerceptualConfig:
     # A LeRobotDataset v3 (folder or hub id), or a folder of videos with annotated_keyframes.json.
     dataset: str
     out: Path  # folder for the model, the encoder's vectors and the report
-    cameras: list[str] = field(default_factory=list)  # views to look at; empty: all that the dataset has
+    # Which episodes failed, whatever the dataset says; a dataset that says nothing holds successes alone.
+    failed: list[int] = field(default_factory=list)
+    # Views to look at, by the model's names, which are to be the bench's; empty: all that the dataset has.
+    cameras: list[str] = field(default_factory=list)
+    # The model's camera name to the dataset's, where they differ.
+    camera_map: dict[str, str] = field(default_factory=dict)
     model: PerceptualConfig = field(default_factory=PerceptualConfig)
     demonstrations: int = 10  # most successes to learn from
     held_out: float = 0.2  # share of the episodes kept for the report, at least one of each kind
@@ -99,7 +104,13 @@ def train_perceptual(config: TrainPerceptualConfig) -> TrainPerceptualResult:
         DatasetError: If the dataset cannot be read, or holds no successful episode that is long enough.
         ModelLoadError: If the encoder cannot be loaded.
     """
-    read = read_training(config.dataset, cameras=config.cameras, side_px=config.model.image_px)
+    read, _ = read_training(
+        config.dataset,
+        cameras=config.cameras,
+        camera_map=config.camera_map,
+        failed=config.failed,
+        side_px=config.model.image_px,
+    )
     train, held_out = split(list(read.values()), config.held_out, config.seed)
     successes = [episode for episode in train if episode.success]
     learnt = successes[: config.demonstrations]

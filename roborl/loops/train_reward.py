@@ -44,8 +44,14 @@ class TrainRewardConfig:
     episodes: list[int] = field(default_factory=list)  # which to learn from; empty: all others
     # Which to measure on; empty: a share, training.held_out.
     held_out: list[int] = field(default_factory=list)
-    rate_hz: float = 0.0  # observations per second that are kept, in use too; 0 for every recorded one
-    cameras: list[str] = field(default_factory=list)  # views to look at; empty: all that the dataset has
+    # Which failed, whatever the dataset says; a dataset that says nothing holds successes alone.
+    failed: list[int] = field(default_factory=list)
+    # Observations per second that are kept; 0: every recorded one. Its windows count them, so it is to be used at that rate.
+    rate_hz: float = 0.0
+    # Views to look at, by the model's names, which are to be the bench's; empty: all that the dataset has.
+    cameras: list[str] = field(default_factory=list)
+    # The model's camera name to the dataset's, where they differ.
+    camera_map: dict[str, str] = field(default_factory=dict)
     model: SarmConfig = field(default_factory=SarmConfig)
     training: SarmTraining = field(default_factory=SarmTraining)
 
@@ -118,17 +124,18 @@ def train_reward(
     Args:
         config: What to do.
         log: Receives the progress of the training.
-        extra: Further episodes beside the dataset's, such as what a first policy did.
+        extra: Further episodes beside the dataset's, at the same rate, such as what a first policy did.
 
     Raises:
         DatasetError: If the dataset cannot be read or holds no successful episode.
         ModelLoadError: If ``config.out`` holds a resume point of another run.
     """
-    train, held_out = _parted(config, extra)
+    train, held_out, rate_hz = _parted(config, extra)
     trained = train_sarm(
         train,
         config.model,
         config.training,
+        rate_hz=rate_hz,
         workspace=config.out / "work",
         cache=config.out / "vectors",
         log=log,
@@ -158,21 +165,24 @@ def train_reward(
 
 def _parted(
     config: TrainRewardConfig, extra: Sequence[TrainingEpisode]
-) -> tuple[list[TrainingEpisode], list[TrainingEpisode]]:
-    """Read the episodes; return those to learn from and those to measure on."""
-    read = read_training(
+) -> tuple[list[TrainingEpisode], list[TrainingEpisode], float]:
+    """Read the episodes; return those to learn from, those to measure on, and their observations per second."""
+    read, rate_hz = read_training(
         config.dataset,
         episodes=[*config.episodes, *config.held_out] if config.episodes else [],
         cameras=config.cameras,
+        camera_map=config.camera_map,
+        failed=config.failed,
         rate_hz=config.rate_hz,
         side_px=config.model.image_px,
     )
     if not config.held_out:
-        return split([*read.values(), *extra], config.training.held_out, config.training.seed)
+        train, held_out = split([*read.values(), *extra], config.training.held_out, config.training.seed)
+        return train, held_out, rate_hz
     if absent := sorted(set(config.held_out) - set(read)):
         raise DatasetError("The dataset lacks episodes to hold out", seen=absent, allowed=sorted(read))
     held_out = [read.pop(number) for number in config.held_out]
-    return [*read.values(), *extra], held_out
+    return [*read.values(), *extra], held_out, rate_hz
 
 
 def frame_latency_ms(model: RewardModel[Any, Any], episode: TrainingEpisode) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,9 +14,10 @@ from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
-from roborl.loops.footage import VideoFootage, is_footage, read_footage
+from roborl.loops.failed_episodes import verdicts
+from roborl.loops.footage import KEYFRAMES, VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
-from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.sarm.episodes import TrainingEpisode, resize_episode
 from roborl.rewards.sarm.labels import Span
 
 
@@ -24,51 +26,108 @@ def read_training(
     *,
     episodes: Sequence[int] = (),
     cameras: Sequence[str] = (),
+    camera_map: Mapping[str, str] | None = None,
+    failed: Sequence[int] = (),
     rate_hz: float = 0.0,
     side_px: int | None = None,
-) -> dict[int, TrainingEpisode]:
+) -> tuple[dict[int, TrainingEpisode], float]:
     """Read episodes with their pictures; blocks. Discarded ones are left out.
 
     Args:
         dataset: A LeRobotDataset v3, or a folder of videos with keyframes; see
             :func:`~roborl.loops.footage.read_footage`. Videos have no proprioception: their states are of size 0.
         episodes: Which, by number; all where none is named.
-        cameras: Views to read; all where none is named.
+        cameras: Views to read, by our names; all where none is named.
+        camera_map: Our camera name to the dataset's, where they differ. A camera whose name is given to another is left out.
+        failed: Numbers of episodes that failed, whatever the dataset says.
         rate_hz: Observations per second that are kept; 0 for every recorded one.
-        side_px: Pictures of videos become squares of this side as they are decoded, so that only those are held.
+        side_px: Pictures become squares of this side as they are read, so that only those are held; None leaves them
+            as they are.
 
     Returns:
-        The episodes by number, in the order in which they were named.
+        The episodes by number, in the order in which they were named; and the observations per second that they have.
 
     Raises:
         DatasetError: If the dataset cannot be read, or lacks an episode or a camera that is named.
     """
     if is_footage(dataset):
-        filmed, fps = read_footage(dataset, episodes=episodes)
-        numbers = list(episodes) or range(len(filmed))
-        return {
-            number: _filmed(episode, cameras, _kept(episode.count, fps, rate_hz), side_px)
-            for number, episode in zip(numbers, filmed, strict=True)
-        }
-    fps = describe(dataset).fps
-    read = {e.index: e for e in read_episodes(dataset, episodes=list(episodes) or None) if not e.discarded}
+        return _read_videos(dataset, episodes, cameras, camera_map or {}, failed, rate_hz, side_px)
+    info = describe(dataset)
+    views = _views(list(info.cameras), cameras, camera_map or {})
+    found = read_episodes(
+        info.root,
+        cameras={ours: info.cameras[theirs] for ours, theirs in views.items()},
+        camera_map=views,
+        success=verdicts(failed, info.episodes),
+        episodes=list(episodes) or None,
+    )
+    # Each is made ready before the next is decoded: the pictures of a whole dataset at recorded size fill a memory.
+    read = {e.index: _ready(e, info.fps, rate_hz, side_px) for e in found if not e.discarded}
     if absent := sorted(set(episodes) - set(read)):
         raise DatasetError(
             "The dataset has no such episodes, or they are to be kept out of training",
             seen=absent,
             allowed=f"others of {dataset}",
         )
-    return {number: _thinned(to_training(read[number], cameras), fps, rate_hz) for number in episodes or read}
+    return {number: read[number] for number in episodes or read}, _kept_hz(info.fps, rate_hz)
+
+
+def _read_videos(
+    dataset: str,
+    episodes: Sequence[int],
+    cameras: Sequence[str],
+    camera_map: Mapping[str, str],
+    failed: Sequence[int],
+    rate_hz: float,
+    side_px: int | None,
+) -> tuple[dict[int, TrainingEpisode], float]:
+    """Read a folder of videos as :func:`read_training` does."""
+    verdicts(failed, sum(1 for _ in Path(dataset).glob(f"*/{KEYFRAMES}")))
+    filmed, fps = read_footage(dataset, episodes=episodes, camera_map=camera_map)
+    read = {}
+    for number, episode in zip(list(episodes) or range(len(filmed)), filmed, strict=True):
+        one = _filmed(episode, cameras, _kept(episode.count, fps, rate_hz), side_px)
+        read[number] = replace(one, success=False, kind="failure") if number in failed else one
+    return read, _kept_hz(fps, rate_hz)
+
+
+def _views(have: Sequence[str], cameras: Sequence[str], camera_map: Mapping[str, str]) -> dict[str, str]:
+    """Return the views to read, our camera name to the dataset's.
+
+    Raises:
+        DatasetError: If the dataset lacks one of them, or one that the map names.
+    """
+    spare = [name for name in have if name not in camera_map and name not in camera_map.values()]
+    views = {name: camera_map.get(name, name) for name in cameras or [*camera_map, *spare]}
+    if absent := sorted({*views.values(), *camera_map.values()} - set(have)):
+        raise DatasetError(
+            "The dataset lacks a camera",
+            seen=absent,
+            allowed=list(have),
+            remedy="Where its name is another, map it, ours to the dataset's: --camera_map '{OURS: THEIRS}'",
+        )
+    return views
+
+
+def _ready(episode: DatasetEpisode, fps: float, rate_hz: float, side_px: int | None) -> TrainingEpisode:
+    """Return an episode of a dataset as it is held: thinned out, its pictures at the model's size."""
+    thinned = _thinned(to_training(episode), fps, rate_hz)
+    if side_px is None:
+        return thinned
+    names = list(thinned.images)
+    return replace(thinned, images=dict(zip(names, resize_episode(thinned, names, side_px), strict=True)))
 
 
 def _filmed(
     episode: FilmedEpisode, cameras: Sequence[str], places: NDArray[np.int64], side_px: int | None
 ) -> TrainingEpisode:
     assert isinstance(episode.footage, VideoFootage), "it was found in a folder of videos"
-    names = list(cameras) or sorted(video.stem for video in episode.footage.folder.glob("*.mp4"))
+    footage = replace(episode.footage, side_px=side_px)
+    have = sorted(video.stem for video in footage.folder.glob("*.mp4"))
     # One camera at a time: the pictures of a video are let go as soon as they stand in one array.
     pictures = {
-        name: replace(episode.footage, side_px=side_px).read({name: places.tolist()})[name] for name in names
+        name: footage.read({name: places.tolist()})[name]
+        for name in _views(have, cameras, footage.camera_map)
     }
     return TrainingEpisode(
         images={name: np.stack([found[i] for i in places.tolist()]) for name, found in pictures.items()},
@@ -78,6 +137,11 @@ def _filmed(
         subtasks=_spans(episode.subtasks, places) or None,
         kind=episode.kind,
     )
+
+
+def _kept_hz(fps: float, rate_hz: float) -> float:
+    """Return the observations per second that are kept."""
+    return float(rate_hz if 0 < rate_hz < fps else fps)
 
 
 def _kept(count: int, fps: float, rate_hz: float) -> NDArray[np.int64]:

@@ -3,13 +3,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from roborl.cli.main import main
 from roborl.errors import ConfigError
+from roborl.loops import train_pairs
 from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
+from roborl.loops.training_episodes import read_training
 from roborl.rewards.dopamine import DopamineConfig
+from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
 from roborl.rewards.registry import load_reward_model
 from roborl.testing.episodes import crossing_episode, write_episodes
 
@@ -64,6 +68,37 @@ def test_a_judge_is_trained_and_then_adapted_to_one_demonstration(
     untouched = train_pairs_on(config).model
     assert untouched.judge.identity == load_reward_model(str(data / "first")).judge.identity
     assert untouched.version != first["version"]
+
+
+def test_cameras_are_mapped_and_the_goal_is_kept_as_it_was_recorded(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[tuple[int, ...]]] = {}
+
+    def watched(dataset: str, **wanted: Any) -> Any:
+        read, rate_hz = read_training(dataset, **wanted)
+        sizes = seen.setdefault(Path(dataset).name, set())
+        sizes.update(rgb.shape for episode in read.values() for rgb in episode.images.values())
+        return read, rate_hz
+
+    monkeypatch.setattr(train_pairs, "read_training", watched)
+    train_pairs_on(
+        TrainPairsConfig(
+            out=data / "out",
+            dataset=[str(data / "other")],
+            demonstration=str(data / "demo"),
+            measured=str(data / "test"),
+            camera_map={"top": "front"},
+            model=DopamineConfig(front="top"),
+            network=PairNetworkConfig(image_px=16, keypoints=2, channels=2),
+            training=PairTraining(steps=2, episodes=2),
+        )
+    )
+    small, whole = (25, 16, 16, 3), (25, 32, 32, 3)
+    # Of the demonstrations one alone is read at its recorded size.
+    assert seen == {"other": {small}, "demo": {small, whole}, "test": {small}}
+    adapted = load_reward_model(str(data / "out"))
+    assert adapted.references["goal/top"].shape == (32, 32, 3)
 
 
 def test_what_does_not_go_together_is_refused(data: Path) -> None:

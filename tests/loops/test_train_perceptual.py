@@ -55,6 +55,16 @@ def test_the_number_of_steps_can_be_given_and_found_ones_lie_nearer_to_the_marks
     assert result.boundaries["even"] > 2.0
 
 
+def test_cameras_are_mapped_and_failures_named(dataset: Path, tmp_path: Path) -> None:
+    config = TrainPerceptualConfig(
+        dataset=str(dataset), out=tmp_path / "model", held_out=0.0, camera_map={"top": "front"}, failed=[0]
+    )
+    result = train_perceptual(config)
+    assert result.model.cameras == ("top",)
+    assert len(result.found.bounds) == 4
+    assert [(one.kind, one.episodes) for one in result.ours.failures] == [("failure", 1), ("stall", 2)]
+
+
 def test_failures_alone_teach_nothing(tmp_path: Path) -> None:
     write_episodes(tmp_path / "data", crossing_episode(9, turns=12, stops_at=8), benchmark_progress=True)
     with pytest.raises(DatasetError, match="successful episodes"):
