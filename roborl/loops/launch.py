@@ -33,11 +33,12 @@ from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
+from roborl.loops.score_link import require_cameras
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
-from roborl.rewards.observation_rate import check_rate, told_rate
+from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
 
@@ -213,7 +214,9 @@ def gate_main(child: Child, config: TrainConfig) -> None:
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     references = read_demonstration(config.references, tuple(bench.cameras), bench.task)
     model = find_loader(config.reward)()
+    require_cameras(model.cameras, tuple(bench.cameras))
     check_rate(told_rate(model), bench.policy_hz, "bench")
+    warn_of_rate(trained_rate(model), bench.policy_hz, "bench")
     views = model.cameras or tuple(bench.cameras)
     shown = of_cameras(references, views)
     config.reward_gate.check(model.version, digest(shown))
@@ -226,7 +229,7 @@ def pass_gate(config: TrainConfig) -> None:
     The model is loaded in a process of its own, whose end gives the memory back.
 
     Raises:
-        ConfigError: If it does not pass, or lacks a reference.
+        ConfigError: If it does not pass, wants cameras that the bench does not have, or lacks a reference.
         RoborlError: If it or the demonstration cannot be read.
     """
     if not config.reward:

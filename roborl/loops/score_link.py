@@ -11,7 +11,7 @@ from roborl.clock import NS, Clock, Deadline, MonotonicClock
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.images import square
 from roborl.loops.reward_server import ServedJudge
-from roborl.rewards.observation_rate import check_rate
+from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import Pictures, digest, of_cameras, told
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionOpened, SessionRefused
@@ -37,7 +37,8 @@ class ScoreLine:
         references: What the model is told besides the task.
         task: An instruction to try a session with as soon as the server is met, before there is an episode; empty for
             no trial.
-        rate_hz: Observations per second, which a model that is told the time has to count on; None where it is not known.
+        rate_hz: Observations per second, which a model that is told the time has to count on, and one that counts
+            observations should have learnt from; None where it is not known.
         lane: What the scores are for. In the live lane a newer observation takes the place of one that was not sent yet.
         name: What to call this side in the server's log.
         keys: CURVE keys; None only on one machine.
@@ -186,6 +187,8 @@ class ScoreLine:
         model = models[name]
         if self._rate_hz is not None:
             check_rate(model.get("observation_hz"), self._rate_hz, "recording")
+            if self._served != model["version"]:
+                warn_of_rate(model.get("trained_hz"), self._rate_hz, "recording")
         cameras = tuple(model.get("cameras") or ())
         self._served = str(model["version"])
         shown = of_cameras(self._references, cameras or self._cameras)
@@ -196,15 +199,24 @@ class ScoreLine:
             image_px=model.get("image_px"),
             reply_limit_s=float(statistics.get("reply_limit_s", ServedJudge.reply_limit_s)),
         )
-        missing = sorted(set(judge.cameras) - set(self._cameras))
-        if missing:
-            raise ConfigError(
-                "The reward model wants cameras that are not recorded",
-                seen=missing,
-                allowed=list(self._cameras),
-                remedy="Serve a model made for this bench's cameras, or record them",
-            )
+        require_cameras(cameras, self._cameras)
         return judge
+
+
+def require_cameras(wanted: Sequence[str], recorded: Sequence[str]) -> None:
+    """See whether all views that a reward model looks at are recorded.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    if missing := sorted(set(wanted) - set(recorded)):
+        raise ConfigError(
+            "The reward model wants cameras that are not recorded",
+            seen=missing,
+            allowed=list(recorded),
+            remedy="Serve a model made for this bench's cameras (roborl train-reward learns under their names with"
+            " --camera_map), or record them",
+        )
 
 
 def score_over(

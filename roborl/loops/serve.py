@@ -16,7 +16,7 @@ from roborl.errors import ConfigError, DeadlineExceeded, RoborlError, WireError
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.supervise import Child
 from roborl.rewards.model import RewardModel
-from roborl.rewards.observation_rate import told_rate
+from roborl.rewards.observation_rate import told_rate, trained_rate
 from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
 from roborl.rewards.registry import find_loader
 from roborl.serving.score_events import FramePushed, ServerEvent, SessionAsked, SessionGone
@@ -124,6 +124,7 @@ class RewardServer:
                 "cameras": list(model.cameras),
                 "image_px": model.image_px,
                 "observation_hz": told_rate(model),
+                "trained_hz": trained_rate(model),
             }
         return statistics
 

@@ -74,7 +74,7 @@ class CalibratedModel:
         described = json.dumps(calibration.as_dict(), sort_keys=True).encode()
         self.version = f"{model.version}-cal{hashlib.sha256(described).hexdigest()[:12]}"
         self.cameras, self.image_px, self.judge = model.cameras, model.image_px, model.judge
-        self._model, self._calibration = model, calibration
+        self.inner, self._calibration = model, calibration
         rule = getattr(getattr(model, "config", None), "done", None)
         self._rule = rule if isinstance(rule, DoneRule) else None
 
@@ -84,9 +84,7 @@ class CalibratedModel:
         Raises:
             ConfigError: If a reference that the model needs is missing.
         """
-        return CalibratedFold(
-            self._model.start(task, references), self._calibration, self.version, self._rule
-        )
+        return CalibratedFold(self.inner.start(task, references), self._calibration, self.version, self._rule)
 
 
 def calibrated(model: RewardModel[Any, Any], result: Path) -> CalibratedModel:

@@ -1,19 +1,30 @@
-"""Whether a reward model that tells its network the time was told the rate of what it watches."""
+"""Whether a reward model watches at the rate that it was told, or that it learnt from."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.rewards.calibrated import CalibratedModel
 from roborl.rewards.model import RewardModel
 
+log = logging.getLogger(__name__)
+
 _APART_HZ = 0.5
+_APART = 1.5  # times: demonstrations of one task differ as much in pace
 
 
 def told_rate(model: RewardModel[Any, Any]) -> float | None:
-    """Return the rate of observations that a model counts on, Hz; None where time means nothing to it."""
-    told = getattr(getattr(model, "config", None), "observation_hz", None)
+    """Return the rate of observations that a model tells its network, Hz; None where it tells no time."""
+    told = getattr(getattr(_inner(model), "config", None), "observation_hz", None)
     return None if told is None else float(told)
+
+
+def trained_rate(model: RewardModel[Any, Any]) -> float | None:
+    """Return the rate of the observations that a model learnt from and counts, Hz; None where it is not known."""
+    trained = getattr(_inner(model), "trained_hz", None)
+    return float(trained) if trained else None  # a video may not say its rate
 
 
 def check_rate(told_hz: float | None, rate_hz: float, where: str) -> None:
@@ -39,3 +50,31 @@ def check_rate(told_hz: float | None, rate_hz: float, where: str) -> None:
             remedy=f"Name the model by a file of settings with observation_hz: {rate_hz:g}; in training, set"
             f" --model.observation_hz {rate_hz:g}",
         )
+
+
+def warn_of_rate(trained_hz: float | None, rate_hz: float, where: str) -> None:
+    """Warn where a model that counts observations learnt from many more or fewer a second than there are.
+
+    It is not refused: an arm that is as much slower as its observations are rarer looks to it as in training.
+
+    Args:
+        trained_hz: What it learnt from, as :func:`trained_rate` returns it.
+        rate_hz: What there is, Hz.
+        where: What has that rate, in a word or two.
+    """
+    if trained_hz is None or max(trained_hz, rate_hz) <= _APART * min(trained_hz, rate_hz):
+        return
+    log.warning(
+        "The reward model learnt from %g observations per second, and there are %g in the %s: what it looks back on lasts"
+        " %.1f times as long as in training, and its scores may mislead. Train it again at this rate: roborl train-reward"
+        " --rate_hz %g. If the arm is as much slower or faster here, all is well",
+        trained_hz,
+        rate_hz,
+        where,
+        trained_hz / rate_hz,
+        rate_hz,
+    )
+
+
+def _inner(model: RewardModel[Any, Any]) -> Any:
+    return model.inner if isinstance(model, CalibratedModel) else model

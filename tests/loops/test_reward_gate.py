@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
+from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
-from roborl.loops.launch import TrainConfig, pass_gate, run_training
+from roborl.loops.launch import TrainConfig, gate_main, pass_gate, run_training
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
 from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.registry import load_reward_model
+from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
+from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.labels import StagePlan
+from roborl.rewards.sarm.network import SarmNetwork
 
 
 def written(folder: Path, *, version: str = "brightness-all", **changes: Any) -> str:
@@ -90,6 +95,39 @@ def test_training_asks_before_any_arm_has_a_process(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gate process cannot go on.*does not pass its gate"):
         run_training(TrainConfig(run=run, reward="brightness", reward_gate=strict))
     assert not run.exists()
+
+
+def sarm(folder: Path, *cameras: str, trained_hz: float) -> str:
+    plan = StagePlan(names=("a",), shares=(1.0,))
+    network = SarmNetwork(SarmConfig(image_px=16, frame_dim=8, dim=8, members=1), plan, cameras, 6)
+    model = freeze_model(network, plan, cameras=cameras, tasks=("t",), state_dim=6, trained_hz=trained_hz)
+    save_reward_model(model, folder)
+    return str(folder)
+
+
+def test_a_model_of_other_cameras_is_refused_before_any_arm_has_a_process(tmp_path: Path) -> None:
+    config = TrainConfig(
+        run=tmp_path / "run", reward=sarm(tmp_path / "model", "laptop", "wrist", trained_hz=10.0)
+    )
+    words = (
+        r"gate process.*wants cameras that are not recorded.*Found: .*laptop.*Allowed: .*front.*--camera_map"
+    )
+    with pytest.raises(ConfigError, match=words):
+        run_training(config)
+    assert not config.run.exists()
+
+
+def test_a_model_that_learnt_from_another_rate_passes_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = sarm(tmp_path / "own", "front", "wrist", trained_hz=load_bench("so101_sim").policy_hz)
+    gate_main(Child.alone("gate"), TrainConfig(run=tmp_path / "run", reward=place))
+    assert caplog.messages == []
+    place = sarm(tmp_path / "other", "front", "wrist", trained_hz=60.0)
+    gate_main(Child.alone("gate"), TrainConfig(run=tmp_path / "run", reward=place))
+    (said,) = caplog.messages
+    assert "learnt from 60 observations per second" in said
+    assert "in the bench" in said
 
 
 def test_a_calibrated_model_passes_by_its_own_benchmark(tmp_path: Path) -> None:

@@ -118,6 +118,23 @@ def test_a_model_that_is_told_the_time_has_to_count_on_the_recordings_rate(servi
     wrong.leave()
 
 
+def test_a_model_that_learnt_from_another_rate_is_warned_of_once(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = BrightnessModel()
+    model.trained_hz = 30.0  # type: ignore[attr-defined]
+    serving.start(reward=model)
+    line = ScoreLine(serving.endpoint, ("front",), rate_hz=10.0)
+    until(line, lambda _s, _l: line.judge())
+    serving.stop()
+    until(line, lambda _s, _l: True if line.judge() is None else None)
+    serving.start(reward=model)
+    until(line, lambda _s, _l: line.judge())
+    line.leave()
+    (said,) = [message for message in caplog.messages if "learnt from" in message]
+    assert "30 observations per second, and there are 10 in the recording" in said
+
+
 class Once(BrightnessModel):
     """Begins one episode, and refuses all others."""
 
