@@ -17,6 +17,7 @@ from roborl.rewards.calibration import Calibration
 from roborl.rewards.fake import BrightnessModel
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.model import missing, score_episode
+from roborl.rewards.observation_rate import told_rate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.verdicts import DoneRule
 from roborl.testing import check_reward_model as conformance
@@ -96,6 +97,13 @@ def test_a_done_rule_reads_calibrated_progress_and_a_missing_score_stays_missing
     assert (after[2].valid, after[2].reply) == (False, "lost")
     # One side of the spread is mapped away, beyond the outermost bend.
     assert after[0].spread == pytest.approx(0.125)
+
+
+def test_a_calibrated_model_counts_on_the_rate_that_its_model_counts_on() -> None:
+    timed = BrightnessModel()
+    timed.config = SimpleNamespace(observation_hz=30.0)  # type: ignore[attr-defined]
+    assert told_rate(CalibratedModel(timed, MAP)) == 30.0
+    assert told_rate(CalibratedModel(BrightnessModel(), MAP)) is None
 
 
 def test_a_model_is_opened_calibrated_by_name(tmp_path: Path) -> None:
