@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.footage import read_footage
+from roborl.loops.run_files import versions_here
 from roborl.loops.training_episodes import split
 from roborl.rewards.adaptation.changes import ChangeConfig, ChangeLessons
 from roborl.rewards.adaptation.config import AdaptationTraining, Method
@@ -260,12 +259,11 @@ def _save(
     references: dict[str, Path] = {}
     if isinstance(lessons, HopLessons):
         references = _goal(config.out, lessons.model, train)
-    packages = {name: version(name) for name in ("torch", "transformers", "peft")}
     record = {
         **report,
         "checkpoint": config.model.checkpoint,
         "settings": draccus.encode(config),
-        "packages": packages | {"python": platform.python_version()},
+        "packages": versions_here(("torch", "transformers", "peft")),
     }
     save_adapted(
         config.out,

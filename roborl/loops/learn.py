@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import logging
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +23,7 @@ from roborl.loops.learn_config import (
     LearnSettings,
     RunFolder,
 )
-from roborl.loops.run_files import JsonLines, read_status
+from roborl.loops.run_files import JsonLines, read_status, versions_here
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.store import imported
 from roborl.loops.supervise import ChildSpec, ProcessGroup
@@ -108,7 +106,7 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
     _place_policy(config, form, run, stopping)
     if not run.learner.exists():
         keep_settings(run.learner, config)
-    JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **_versions()})
+    JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **versions_here(_VERSIONS)})
     form_of_reward, says = reward_form(config)
     JsonLines(run.metrics)({"kind": "run", "reward_form": form_of_reward, "says": says, "seed": config.seed})
     log.info("Reward: %s, %s", form_of_reward, says)
@@ -295,13 +293,3 @@ def hold(run: RunFolder) -> Iterator[bool]:
             yield False
             return
         yield True
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _VERSIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # An extra that this machine does without.
-    return found

@@ -6,8 +6,10 @@ import json
 import logging
 import math
 import os
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +95,14 @@ def written(path: Path, write: Callable[[], object], *, told: bool = False) -> b
         log.log(logging.DEBUG if told else logging.ERROR, "%s cannot be written: %s", path, error)
         return False
     return True
+
+
+def versions_here(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and of those of the packages that are installed: an extra may do without some."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

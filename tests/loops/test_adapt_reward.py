@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import PackageNotFoundError, version
 
 import cv2
 import numpy as np
@@ -172,7 +173,15 @@ def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, cap
     assert again["held_out"] == report["held_out"]
 
 
-def test_a_dataset_adapts_a_judge_of_videos(dataset, network, tmp_path, capsys):
+def without_peft(name):
+    if name == "peft":
+        raise PackageNotFoundError(name)
+    return version(name)
+
+
+def test_a_dataset_adapts_a_judge_of_videos(dataset, network, tmp_path, capsys, monkeypatch):
+    # All weights are trained, for which peft need not be there.
+    monkeypatch.setattr("roborl.loops.run_files.version", without_peft)
     seen = ["--model.camera", "front", "--model.frames", "4", "--model.min_cells", "1"]
     report, _ = run(
         capsys, "--model", "roboreward", "--dataset", dataset, "--out", tmp_path, *seen,
@@ -184,6 +193,8 @@ def test_a_dataset_adapts_a_judge_of_videos(dataset, network, tmp_path, capsys):
     assert [re.search(r"\d", name).group() for name in report["taught_nothing"]] in ([], ["5"])
     assert report["questions"] == 3 * 20 + (not report["taught_nothing"])
     assert load_reward_model(f"roboreward:{tmp_path}").config.frames == 4
+    packages = json.loads((tmp_path / "training.json").read_text())["packages"]
+    assert packages.keys() == {"torch", "transformers", "python"}
 
 
 def test_a_dataset_adapts_a_pair_critic(dataset, tmp_path, capsys):

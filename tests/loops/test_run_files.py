@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
+from roborl.loops.run_files import JsonLines, read_lines, read_status, versions_here, write_status
 
 FULL = Path("/dev/full")
 
@@ -46,3 +46,7 @@ def test_a_status_that_cannot_be_written_leaves_the_older_one_and_is_told(
         write_status(path, {"count": 4})
     assert read_status(path)["count"] == 3
     assert "No space left on device" in caplog.text
+
+
+def test_versions_leave_out_a_package_that_is_not_installed() -> None:
+    assert versions_here(["numpy", "no-such-package"]).keys() == {"python", "numpy"}
