@@ -59,17 +59,17 @@ class LerobotRewardConfig:
     done_frames: int = 3
     # SARM: which of its two sets of stages, sparse or dense.
     head: str = "sparse"
-    # SARM: observations between neighbouring slots of a window; 0 for the frames of training.
-    gap: int = 0
+    # SARM: frames per second of what it was trained on, Hz; its own data have 30.
+    trained_hz: float = 30.0
     # SARM: whether to show it the state.
     use_state: bool = True
 
     def __post_init__(self) -> None:
-        if self.frames < 0 or self.frames == 1 or self.done_frames < 1 or self.gap < 0:
+        if self.frames < 0 or self.frames == 1 or self.done_frames < 1 or not self.trained_hz > 0:
             raise ConfigError(
                 "The settings of a LeRobot reward model cannot be used",
-                seen=f"frames {self.frames}, done_frames {self.done_frames}, gap {self.gap}",
-                allowed="frames 0 or at least 2, done_frames ≥ 1, gap ≥ 0",
+                seen=f"frames {self.frames}, done_frames {self.done_frames}, trained_hz {self.trained_hz}",
+                allowed="frames 0 or at least 2, done_frames ≥ 1, trained_hz > 0",
             )
         if not 0 < self.frame_hz <= self.observation_hz or self.head not in ("sparse", "dense"):
             raise ConfigError(
@@ -263,10 +263,13 @@ def _open_sarm(loaded: LerobotModel, config: LerobotRewardConfig) -> PublishedMo
     return PublishedModel(
         LerobotSarmNetwork(loaded.model, shape, config.head),
         encoder,
-        window=lerobot_window(loaded.described, gap=config.gap),
+        window=lerobot_window(
+            loaded.described, trained_hz=config.trained_hz, observation_hz=config.observation_hz
+        ),
         scale=lerobot_scale(loaded.folder, own.state_key) if config.use_state else None,
         cameras=_cameras(config, (own.image_key,)),
         digest=f"lerobot-{config.head}-{loaded.digest}",
+        config=config,
         done_frames=config.done_frames,
     )
 

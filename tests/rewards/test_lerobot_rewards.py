@@ -25,6 +25,7 @@ from roborl.rewards.lerobot_judges import RewardReply, Showing
 from roborl.rewards.lerobot_loading import load_lerobot_model
 from roborl.rewards.lerobot_rewards import LerobotRewardConfig, LerobotRewardModel, open_lerobot
 from roborl.rewards.model import score_episode
+from roborl.rewards.observation_rate import told_rate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.published_checkpoint import PublishedSarmConfig, open_published_sarm
 from roborl.testing import check_reward_model as conformance
@@ -219,6 +220,8 @@ def test_sarm_through_lerobots_class_equals_sarm_converted(built, reward_model_c
         model = opened(built, "sarm", head=head)
         settings = PublishedSarmConfig(checkpoint=str(built / "sarm"), clip=clip, head=head)
         converted = open_published_sarm(settings)
+        assert told_rate(model) == told_rate(converted) == 10.0
+        assert model.window == converted.window
         shown = random_observations(model, count=20, state_dim=3)
         ours, theirs = (score_episode(m, TASK, shown) for m in (converted, model))
         assert len({s.stage for s in theirs}) > 1

@@ -14,7 +14,7 @@ from torch import Tensor
 from roborl.errors import ModelLoadError
 from roborl.pretrained import WEIGHTS
 from roborl.rewards.lerobot_checkpoint import training_statistics
-from roborl.rewards.sarm.published_model import PublishedWindow, StateScale
+from roborl.rewards.sarm.published_model import PublishedWindow, StateScale, gap_of
 from roborl.rewards.sarm.published_network import PublishedShape
 
 log = logging.getLogger(__name__)
@@ -62,14 +62,26 @@ def lerobot_shape(described: Mapping[str, Any], *, head: str) -> PublishedShape:
         ) from error
 
 
-def lerobot_window(described: Mapping[str, Any], *, gap: int) -> PublishedWindow:
-    """Return the window that LeRobot's ``config.json`` states, ``gap`` instead of its own where that is not 0."""
+def lerobot_window(
+    described: Mapping[str, Any], *, trained_hz: float, observation_hz: float
+) -> PublishedWindow:
+    """Return the window that LeRobot's ``config.json`` states, at the rate of observations.
+
+    Args:
+        described: What the file says; not the rate, which is that of the dataset of training.
+        trained_hz: Frames per second of that.
+        observation_hz: Observations per second.
+
+    Raises:
+        ModelLoadError: If a field is missing.
+    """
     log.warning(
         "this SARM checkpoint was trained to look ahead; here the present observation stands for all later ones, as at"
         " the end of an episode, so in mid-episode its scores differ from those that LeRobot computes offline"
     )
     steps, frames = (_whole_number(described, name) for name in ("n_obs_steps", "frame_gap"))
-    return PublishedWindow(steps=steps, gap=gap or frames, centred=True)
+    gap = gap_of(frames, trained_hz=trained_hz, observation_hz=observation_hz)
+    return PublishedWindow(steps=steps, gap=gap, centred=True)
 
 
 def lerobot_scale(folder: Path, key: str) -> StateScale:

@@ -36,6 +36,8 @@ class OpenSarmConfig:
     behind: int = 4
     # Frames between neighbouring slots.
     frame_gap: int = 30
+    # Whether progress is smoothed as in opensarm's own inference: a mean of the ten latest sure readings.
+    smooth: bool = True
 
 
 def read_pickled(path: Path) -> dict[str, Tensor]:

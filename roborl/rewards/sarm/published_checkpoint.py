@@ -27,7 +27,7 @@ from roborl.rewards.sarm.lerobot_layout import (
     split_weights,
 )
 from roborl.rewards.sarm.opensarm_layout import OpenSarmConfig, opensarm_scale, opensarm_shape, read_pickled
-from roborl.rewards.sarm.published_model import PublishedModel, PublishedWindow
+from roborl.rewards.sarm.published_model import PublishedModel, PublishedWindow, gap_of
 from roborl.rewards.sarm.published_network import PublishedNetwork, PublishedShape
 from roborl.rewards.settings import settings_at
 
@@ -53,17 +53,19 @@ class PublishedSarmConfig:
     cameras: tuple[str, ...] = ()
     # Which of its two sets of stages: sparse or dense.
     head: str = "sparse"
-    # Observations between neighbouring slots; 0 for the frames of training, right where observations come as often.
-    gap: int = 0
+    # Frames per second of what it was trained on, Hz. No checkpoint says so; both code bases' own data have 30.
+    trained_hz: float = 30.0
+    # Observations per second, Hz: the slots of a window are as far apart in time as in training.
+    observation_hz: float = 10.0
     # Whether to show it the state; without, it is shown zeros.
     use_state: bool = True
 
     def __post_init__(self) -> None:
-        if self.head not in _HEADS or self.gap < 0:
+        if self.head not in _HEADS or not (self.trained_hz > 0 and self.observation_hz > 0):
             raise ConfigError(
                 "The settings of a published SARM checkpoint cannot be used",
-                seen=f"head {self.head!r}, gap {self.gap}",
-                allowed=f"one of {_HEADS}, gap ≥ 0",
+                seen=f"head {self.head!r}, trained_hz {self.trained_hz}, observation_hz {self.observation_hz}",
+                allowed=f"one of {_HEADS}, trained_hz and observation_hz > 0",
             )
 
 
@@ -83,13 +85,14 @@ def load_published_sarm(place: str) -> PublishedModel:
 def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
     """Convert the checkpoint that the settings name; errors as of :func:`load_published_sarm`."""
     folder = Path(config.checkpoint)
+    rates = {"trained_hz": config.trained_hz, "observation_hz": config.observation_hz}
     if config.opensarm is None:
         described = read_description(folder)
         if described["type"] != "sarm":
             raise ModelLoadError("This is another kind of model", seen=described["type"], allowed="sarm")
         published = split_weights(read_weights(folder))
         shape = lerobot_shape(described, head=config.head)
-        window = lerobot_window(described, gap=config.gap)
+        window = lerobot_window(described, **rates)
         scale = (
             lerobot_scale(folder, str(described.get("state_key", _STATE_KEY))) if config.use_state else None
         )
@@ -103,7 +106,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
         shape = opensarm_shape(published, config.opensarm)
         window = PublishedWindow(
             steps=config.opensarm.steps,
-            gap=config.gap or config.opensarm.frame_gap,
+            gap=gap_of(config.opensarm.frame_gap, **rates),
             centred=False,
             behind=config.opensarm.behind,
         )
@@ -118,7 +121,14 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
     network.load_state_dict(weights)
     network.eval().requires_grad_(False).to(encoder.device)
     return PublishedModel(
-        network, encoder, window=window, scale=scale, cameras=cameras, digest=_digest(weights)
+        network,
+        encoder,
+        window=window,
+        scale=scale,
+        cameras=cameras,
+        digest=_digest(weights),
+        config=config,
+        smooth=config.opensarm is not None and config.opensarm.smooth,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +22,13 @@ from torch.nn.functional import pad
 from roborl.rewards.model import Fold, References, missing, observation_id, state_of, views_of
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.rewards.sarm.sightings import Sighting, Sightings
+from roborl.rewards.sarm.smoothing import SureMean
 from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
+log = logging.getLogger(__name__)
+
+_OFF = 0.1  # of the time between slots that may be lost in rounding it to observations
 _BLACK: Image = np.zeros((32, 32, 3), np.uint8)
 
 
@@ -55,6 +60,41 @@ class PairEncoder(Protocol):
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Return vectors of texts, float32 (n, d)."""
         ...
+
+
+class Timed(Protocol):
+    """Settings that say how often observations come."""
+
+    @property
+    def observation_hz(self) -> float:
+        """Observations per second, Hz."""
+        ...
+
+
+def gap_of(frames: int, *, trained_hz: float, observation_hz: float) -> int:
+    """Return how many observations apart the slots of a window are, so that they are as many seconds apart as in training.
+
+    Where there is no such whole number, the nearest one serves, and a warning says so if it is far off.
+
+    Args:
+        frames: Frames between neighbouring slots in training.
+        trained_hz: Frames per second of what it was trained on.
+        observation_hz: Observations per second.
+
+    Example:
+        >>> gap_of(30, trained_hz=30.0, observation_hz=10.0)
+        10
+    """
+    exact = frames * observation_hz / trained_hz
+    gap = max(1, round(exact))
+    if abs(gap - exact) > _OFF * exact:
+        log.warning(
+            "this SARM checkpoint was trained on observations %.3g s apart, and at %g Hz it is shown them %.3g s apart",
+            frames / trained_hz,
+            observation_hz,
+            gap / observation_hz,
+        )
+    return gap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +267,7 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         self._text = text
         self._seen = Sightings(reach=model.window.reach)
         self._finished = InARow(model.done_frames)
+        self._mean = SureMean() if model.smooth else None
 
     def queries(self, observation: Observation) -> list[WindowQuery]:
         """Return one query: the window of this observation.
@@ -260,9 +301,10 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         done = None
         if model.network.shape.finished:
             done = self._finished.read(stage == len(model.network.shape.stages))
+        progress = min(max(reply.progress, 0.0), 1.0)
         return Score(
             frame_id=observation_id,
-            progress=min(max(reply.progress, 0.0), 1.0),
+            progress=progress if self._mean is None else self._mean.read(progress, max(reply.classes)),
             raw=reply.raw,
             done=done,
             stage=stage,
@@ -280,7 +322,9 @@ class PublishedModel:
         scale: How the state is normalised; None to show the network zeros.
         cameras: Views that it looks at, by name, in the order of training.
         digest: Hash of the weights, as a part of the version.
+        config: Its settings; the window is of their rate.
         done_frames: Finished observations in a row that make "done".
+        smooth: Whether progress is a mean of the latest sure readings.
     """
 
     def __init__(
@@ -292,9 +336,13 @@ class PublishedModel:
         scale: StateScale | None,
         cameras: tuple[str, ...],
         digest: str,
+        config: Timed,
         done_frames: int = 2,
+        smooth: bool = False,
     ) -> None:
         self.network = network
+        self.config = config
+        self.smooth = smooth
         self.window = window
         self.cameras = cameras
         self.done_frames = done_frames
@@ -310,6 +358,7 @@ class PublishedModel:
             "state": None if scale is None else [scale.mean.tolist(), scale.std.tolist()],
             "cameras": cameras,
             "done_frames": done_frames,
+            "smooth": smooth,
         }
         text = json.dumps(described, sort_keys=True)
         self.version = f"sarm-published-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

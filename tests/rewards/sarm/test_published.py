@@ -16,9 +16,11 @@ from transformers import CLIPModel, CLIPProcessor
 
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.model import score_episode
+from roborl.rewards.observation_rate import told_rate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.published_checkpoint import PublishedSarmConfig, open_published_sarm
 from roborl.rewards.sarm.published_model import PublishedWindow, WindowReply
+from roborl.rewards.sarm.published_network import PublishedNetwork, PublishedShape
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.check_reward_model import random_observations
 from roborl.testing.tiny_clip import build_tiny_clip
@@ -40,7 +42,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder, clip):
-    return open_published_sarm(PublishedSarmConfig(checkpoint=str(folder), clip=str(clip)))
+    return open_published_sarm(
+        PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), observation_hz=30.0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ def test_two_instructions_in_one_batch_stay_apart(model, episode):
 
 def test_the_state_is_normalised_by_the_training_data_or_left_out(folder, clip, model, episode, tmp_path):
     state_free = open_published_sarm(
-        PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), use_state=False)
+        PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), use_state=False, observation_hz=30.0)
     )
     assert state_free.version != model.version
     assert score_episode(state_free, TASK, episode)[-1] != score_episode(model, TASK, episode)[-1]
@@ -199,15 +203,41 @@ def test_without_the_clip_network_it_was_trained_on_it_says_so(folder, tmp_path)
 
 def test_the_registry_reads_a_file_of_settings_and_warns_of_the_window(folder, clip, model, tmp_path, caplog):
     place = tmp_path / "sarm.yaml"
-    place.write_text(
-        yaml.safe_dump({"checkpoint": str(folder), "clip": str(clip), "cameras": ["wrist"], "gap": 1})
-    )
+    place.write_text(yaml.safe_dump({"checkpoint": str(folder), "clip": str(clip), "cameras": ["wrist"]}))
     with caplog.at_level(logging.WARNING):
         read = load_reward_model(f"sarm:{place}")
     assert "trained to look ahead" in caplog.text
     assert read.cameras == ("wrist",)
     assert read.window == PublishedWindow(steps=4, gap=1, centred=True)
     assert read.version != model.version
+
+
+@pytest.mark.parametrize(
+    ("trained_hz", "observation_hz", "gap", "words"),
+    [
+        (30.0, 30.0, 3, ""),
+        (30.0, 10.0, 1, ""),
+        (15.0, 30.0, 6, ""),
+        (30.0, 15.0, 2, "0.1 s apart, and at 15 Hz it is shown them 0.133 s apart"),
+        (30.0, 2.0, 1, "0.1 s apart, and at 2 Hz it is shown them 0.5 s apart"),
+    ],
+)
+def test_a_window_reaches_as_far_back_in_time_as_in_training(
+    folder, clip, trained_hz, observation_hz, gap, words, caplog
+):
+    rates = {"trained_hz": trained_hz, "observation_hz": observation_hz}
+    with caplog.at_level(logging.WARNING):
+        read = open_published_sarm(PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), **rates))
+    assert read.window.gap == gap
+    assert told_rate(read) == observation_hz
+    assert words in caplog.text
+    assert ("apart" in caplog.text) == bool(words)
+
+
+@pytest.mark.parametrize("change", [{"observation_hz": 0.0}, {"trained_hz": -30.0}, {"head": "both"}])
+def test_settings_that_mean_nothing_are_refused(change):
+    with pytest.raises(ConfigError, match="cannot be used"):
+        PublishedSarmConfig(**change)
 
 
 # opensarm's
@@ -237,6 +267,7 @@ def opensarm(tmp_path_factory, clip):
         "checkpoint": str(folder),
         "clip": str(clip),
         "cameras": ["front"],
+        "observation_hz": 30.0,
         "opensarm": {
             "stages": ["grab", "flatten", "fold"],
             "shares": [0.2, 0.5, 0.3],
@@ -245,6 +276,7 @@ def opensarm(tmp_path_factory, clip):
             "steps": 4,
             "behind": 2,
             "frame_gap": 3,
+            "smooth": False,
         },
     }
     return stage, subtask, settings
@@ -315,6 +347,60 @@ def test_opensarm_conforms_and_says_done_by_its_own_class(opensarm, episode, tmp
         return fold.fold(0, [WindowReply(progress=1.0, raw=3.0, classes=classes)]).done
 
     assert [done(c) for c in (finished, finished, other, finished)] == [False, True, False, False]
+
+
+def test_opensarms_smoothing_is_on_by_default_and_part_of_the_version(opensarm, tmp_path):
+    plain = open_settings(opensarm[2], tmp_path)
+    settings = {name: value for name, value in opensarm[2]["opensarm"].items() if name != "smooth"}
+    model = open_settings(opensarm[2] | {"opensarm": settings}, tmp_path)
+    assert model.version != plain.version
+    fold = model.start(TASK, {})
+    sure, unsure = (0.0, 1.0, 0.0, 0.0), (0.2, 0.8, 0.0, 0.0)
+
+    def score(progress, classes):
+        return fold.fold(0, [WindowReply(progress=progress, raw=1.5, classes=classes)])
+
+    assert score(0.2, sure).progress == pytest.approx(0.2, abs=1e-5)
+    assert not fold.fold(1, [None]).valid
+    assert score(0.7, unsure).progress == pytest.approx(0.2, abs=1e-5)
+    assert score(0.4, sure).progress == pytest.approx(0.3, abs=1e-5)
+    assert score(0.4, sure).raw == 1.5
+
+
+# Of folding T-shirts: where each stage begins as a share of the task, in opensarm's utils/raw_data_utils.py.
+BREAKPOINTS = {
+    "sparse": [0.0, 0.05, 0.10, 0.30, 0.90, 1.0],
+    "dense": [0.0, 0.08, 0.37, 0.53, 0.67, 0.72, 0.81, 0.90, 1.0],
+}
+
+
+@pytest.mark.parametrize("head", BREAKPOINTS)
+def test_stages_become_progress_at_the_published_breakpoints(head, monkeypatch):
+    bends = BREAKPOINTS[head]
+    count = len(bends) - 1
+    network = PublishedNetwork(
+        PublishedShape(
+            stages=tuple(map(str, range(count))),
+            shares=tuple(np.diff(bends).tolist()),
+            finished=True,
+            cameras=1,
+            frame_dim=4,
+            text_dim=4,
+            state_dim=2,
+            dim=4,
+            layers=1,
+            heads=1,
+            shuffled=True,
+        )
+    )
+    # A slot for the start and the middle of each stage, and one for the finished task.
+    raw = torch.arange(0, count + 0.5, 0.5)
+    sure = torch.nn.functional.one_hot(raw.long(), count + 1) * 100.0
+    monkeypatch.setattr(network.stage, "forward", lambda *_: sure[None])
+    monkeypatch.setattr(network.within, "forward", lambda *_: torch.logit(raw % 1)[None, :, None])
+    opinion = network(torch.zeros(1), torch.zeros(1), torch.zeros(1), len(raw))
+    np.testing.assert_allclose(opinion.raw[0], raw, atol=1e-6)
+    np.testing.assert_allclose(opinion.progress[0], np.interp(raw, range(count + 1), bends), atol=1e-6)
 
 
 @pytest.mark.parametrize(
