@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 from roborl.errors import ModelLoadError
 from roborl.rewards.calibrated import calibrated
 from roborl.rewards.model import RewardModel
+from roborl.rewards.settings import is_adapted
+from roborl.rewards.verdicts import DoneRule
+
+log = logging.getLogger(__name__)
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
 _FORMATS = {
@@ -31,6 +36,8 @@ _PUBLISHED = {
 }
 # calibrated:RESULT.json:MODEL, the model being named in any of these ways and its path free to hold colons.
 _CALIBRATED, _RESULT = "calibrated:", ".json"
+# Of a published threshold for "done"; an un-adapted judge of hops reads 0.57 on true successes.
+_HIGH = 0.9
 
 
 def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
@@ -46,6 +53,11 @@ def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
     Raises:
         ModelLoadError: If there is no such model, or it is of a format that nothing here reads.
     """
+    load = _loader(place)
+    return _heeding(load) if place.partition(":")[0] in _PUBLISHED else load
+
+
+def _loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
     if place.startswith(_CALIBRATED):
         result, ending, model = place.removeprefix(_CALIBRATED).partition(f"{_RESULT}:")
         if not ending:
@@ -55,7 +67,7 @@ def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
                 allowed="calibrated:RESULT.json:MODEL",
                 remedy="For example: calibrated:outputs/bench-reward/bench_reward.json:outputs/reach-reward",
             )
-        load_measured = find_loader(model)
+        load_measured = _loader(model)
         return lambda: calibrated(load_measured(), Path(result + _RESULT))
     if place in _NAMES:
         return _imported(_NAMES[place])
@@ -97,6 +109,26 @@ def load_reward_model(place: str) -> RewardModel[Any, Any]:
         'brightness-all'
     """
     return find_loader(place)()
+
+
+def _heeding(load: Callable[[], RewardModel[Any, Any]]) -> Callable[[], RewardModel[Any, Any]]:
+    """Return a loader that warns where "done" hangs on a threshold that the model may never reach."""
+
+    def load_and_warn() -> RewardModel[Any, Any]:
+        model = load()
+        config = getattr(model, "config", None)
+        rule = getattr(config, "done", None)
+        if isinstance(rule, DoneRule) and rule.progress >= _HIGH and not is_adapted(config):
+            log.warning(
+                "this judge says done from a progress of %g, and a published checkpoint that was neither adapted nor"
+                " calibrated may never reach it: true successes read about 0.57. Adapt it: roborl train-reward; or"
+                " measure it with roborl bench-reward, and name it as calibrated:RESULT:MODEL or set done.progress to"
+                " what its successes reach",
+                rule.progress,
+            )
+        return model
+
+    return load_and_warn
 
 
 def _imported(place: str) -> Callable[..., RewardModel[Any, Any]]:

@@ -17,7 +17,8 @@ SETTINGS = "reward.yaml"
 """Name of the file with the settings in a folder that training wrote."""
 ADAPTER = "adapter_config.json"
 """Name of the file by which a folder of LoRA weights is known."""
-
+RECORD = "training.json"
+"""Name of the file with the record of the training, in a folder that training wrote."""
 
 PLACES = ("checkpoint", "judge", "prompt")
 """Settings that say where a part lies or how it runs: no part of a version, in which what the part is stands itself."""
@@ -82,3 +83,9 @@ def read_settings(config_class: Any, place: str) -> Any:
     if getattr(config, "references", None):
         changes["references"] = {name: str(folder / file) for name, file in config.references.items()}
     return replace(config, **changes)
+
+
+def is_adapted(config: Any) -> bool:
+    """Return whether ``roborl train-reward`` adapted the network that these settings name, as its folder then says."""
+    folders = (config.checkpoint, config.judge.adapter)
+    return any(folder and (Path(folder) / RECORD).is_file() for folder in folders)

@@ -146,7 +146,7 @@ def test_videos_with_keyframes_say_the_same(videos):
         read_footage(str(videos))[0][0].footage.read({"front": [0]})
 
 
-def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, capsys):
+def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, capsys, caplog):
     out = tmp_path / "judge"
     arguments = ["--model", "dopamine", "--dataset", videos, "--out", out, "--one_shot", "true"]
     cameras = ["--model.left_wrist", "left", "--camera_map", "{front: cam_high, left: cam_left}"]
@@ -158,7 +158,9 @@ def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, cap
     assert (report["held_out"]["of"], report["held_out"]["questions"]) == ("other episodes", 8)
     assert (report["steps"], report["skipped"]) == (2, 0)
     assert f"dopamine:{out}" in err
+    caplog.clear()
     model = load_reward_model(f"dopamine:{out}")
+    assert "may never reach" not in caplog.text
     assert (model.config.front, model.config.left_wrist) == ("front", "left")
     assert model.prompt.sha256 == report["prompt_sha256"]
     # The demonstration's goal goes with it, for sessions that bring none.

@@ -1,6 +1,8 @@
 """A dopamine model from its checkpoint: by name or by a file of settings, and where the words of its question come from."""
 
+import json
 import logging
+import shutil
 
 import cv2
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 import yaml
 
 from roborl.errors import ConfigError, ModelLoadError
+from roborl.rewards.calibration import Calibration
 from roborl.rewards.dopamine import DopamineModel, load_dopamine
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionRule, Perspective
+from roborl.rewards.measured import FORMAT
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
 from roborl.testing.tiny_vlms import build_tiny_vlm
@@ -113,6 +117,44 @@ def test_our_own_words_come_with_a_warning(load, caplog):
     assert model.prompt.origin == "own"
     assert len(model.prompt.fill("fold")) == 9
     assert "own words" in caplog.text
+
+
+@pytest.fixture
+def told_of_done(checkpoint, tmp_path, caplog):
+    """Whether opening the model by name warns of its threshold."""
+
+    def read(before="", **settings):
+        place = tmp_path / "watch.yaml"
+        place.write_text(yaml.safe_dump({"checkpoint": str(checkpoint)} | settings))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            model = load_reward_model(f"{before}dopamine:{place}")
+        return model, "neither adapted nor calibrated may never reach it" in caplog.text
+
+    return read
+
+
+def test_a_high_threshold_for_done_is_warned_of_unless_the_judge_was_adapted_or_calibrated(
+    told_of_done, checkpoint, tmp_path
+):
+    model, told = told_of_done()
+    assert told
+    assert told_of_done(done={"progress": 0.9})[1]
+    assert not told_of_done(done={"progress": 0.6})[1]
+
+    adapted = shutil.copytree(checkpoint, tmp_path / "adapted")
+    (adapted / "training.json").write_text("{}")
+    assert not told_of_done(checkpoint=str(adapted))[1]
+
+    result = tmp_path / "bench_reward.json"
+    row = {
+        "version": model.version,
+        "calibration": Calibration(raw=(0.0, 0.6), calibrated=(0.0, 1.0)).as_dict(),
+    }
+    result.write_text(json.dumps({"format": FORMAT, "models": {"one": row}}))
+    calibrated, told = told_of_done(f"calibrated:{result}:")
+    assert calibrated.version != model.version
+    assert not told
 
 
 @pytest.mark.parametrize(

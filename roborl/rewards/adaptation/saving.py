@@ -14,10 +14,7 @@ from roborl.rewards.adaptation.config import Method
 from roborl.rewards.adaptation.lessons import Lessons
 from roborl.rewards.adaptation.weights import LearningWeights
 from roborl.rewards.prompts import PromptConfig
-from roborl.rewards.settings import ADAPTER, SETTINGS
-
-RECORD = "training.json"
-"""Name of the file with the record of the training."""
+from roborl.rewards.settings import ADAPTER, RECORD, SETTINGS
 
 _SETTING_FILES = (".json", ".jinja", ".txt", ".model")
 
