@@ -56,8 +56,8 @@ class VlacConfig:
     contradiction: float = 0.5
     # Pairs that were answered with nothing but 0 after which scores are missing until another reply comes; 0 for never.
     abstain_pairs: int = 8
-    # Whether the probabilities of the judge's tokens refine a change and its spread.
-    use_probabilities: bool = False
+    # Whether the probabilities of the judge's tokens refine a change and its spread, the sign's among them.
+    use_probabilities: bool = True
     # Whether and how the critic is asked if the task is done: off, task or goal.
     done: DoneQuestion = DoneQuestion.TASK
     # How the answers become "done".

@@ -88,7 +88,7 @@ def test_the_reference_is_read_once_in_an_episode(model):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"reference_frames": 0}, {"done": DoneQuestion.GOAL, "use_probabilities": True}]
+    "settings", [{"reference_frames": 0}, {"done": DoneQuestion.GOAL, "use_probabilities": False}]
 )
 def test_other_settings_conform_as_well(reward_model_check, model, published, settings):
     other = VlacModel(judge=model.judge, config=settings_of(published, abstain_pairs=0, **settings))
