@@ -262,6 +262,7 @@ def _with_given(
         found,
         figures=found.figures | figures,
         given=given.report,
+        given_written=given.written,
         reasons=dict((Counter(found.reasons) + Counter(given.reasons)).most_common(5)),
     )
 

@@ -65,7 +65,9 @@ class RewardGate:
                 allowed="at least one, like 'voc>=0.8'",
                 remedy="Run roborl bench-reward with --require, or set require here",
             )
-        figures = {name: math.nan if value is None else value for name, value in found["figures"].items()}
+        # A result that was written before a figure was known has none of it.
+        known_figures = {name: value for name, value in found["figures"].items() if value is not None}
+        figures = dict.fromkeys(FIGURES, math.nan) | known_figures
         missed = [text for text in bars if not Requirement.parse(text, FIGURES).holds(figures)]
         if missed:
             names = {text: Requirement.parse(text, FIGURES).name for text in missed}

@@ -43,10 +43,13 @@ FIGURES: Mapping[str, str] = {
     "calibration_after": "calibration error, calibrated",
     "progress_error_before": "error of the progress, raw",
     "progress_error_after": "error of the progress, calibrated",
-    "grade_mae": "error of given grades, 1 to 5",
+    "grade_mae": "error of given grades, by progress",
     "grade_mae_low": "  lower bound",
     "grade_mae_high": "  upper bound",
+    "written_grade_mae": "error of given grades, as written",
     "grade_unreadable": "given grades: no readable answer",
+    "grade_false_five": "given grades below 5 graded 5",
+    "grade_false_five_high": "  upper bound",
     "derived_grade_mae": "error of derived grades, 1 to 5",
     "derived_grade_mae_low": "  lower bound",
     "derived_grade_mae_high": "  upper bound",
@@ -139,6 +142,7 @@ class Measurement:
         derived: Grades of whole videos against those derived from success and progress.
         derived_clips: The same of clips, by their length.
         given: Grades of other videos against those that people gave; None where there are none.
+        given_written: The same by the levels that the judge wrote; None where it writes none.
         curves: Progress on each test episode, in their order.
         faults: Failed calls of the judge by name of the fault.
         reasons: The commonest reasons why scores could not be read, and how many for each.
@@ -151,6 +155,7 @@ class Measurement:
     derived: GradeReport | None
     derived_clips: GradeReport | None
     given: GradeReport | None = None
+    given_written: GradeReport | None = None
     curves: tuple[Curve, ...]
     faults: dict[str, int]
     reasons: dict[str, int]
@@ -164,6 +169,7 @@ class Measurement:
             "derived_grades": None if self.derived is None else asdict(self.derived),
             "derived_clip_grades": None if self.derived_clips is None else asdict(self.derived_clips),
             "given_grades": None if self.given is None else asdict(self.given),
+            "given_grades_written": None if self.given_written is None else asdict(self.given_written),
             "faults": self.faults,
             "reasons": self.reasons,
         }

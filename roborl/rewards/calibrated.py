@@ -33,6 +33,11 @@ class CalibratedFold(Fold[Any, Any]):
         self._inner, self._calibration, self._version = inner, calibration, version
         self._done = None if rule is None else DoneCounter(rule)
 
+    @property
+    def written(self) -> int | None:
+        """The level that the latest answer states in words, which no calibration maps."""
+        return getattr(self._inner, "written", None)
+
     def queries(self, observation: Observation) -> list[Any]:
         """Ask what the model asks.
 

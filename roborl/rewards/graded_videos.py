@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from roborl.errors import ConfigError, DatasetError
-from roborl.rewards.grades import HIGHEST, LOWEST, Grade, GradeReport, grade, level_of
+from roborl.rewards.grades import HIGHEST, LOWEST, Grade, GradeReading, GradeReport, grade, level_of
 from roborl.rewards.model import RewardModel
 from roborl.rewards.references import count_frames, video_frames
 from roborl.rewards.viewing import Viewer
@@ -87,12 +87,15 @@ class GivenGrades:
     """What a model made of videos that people graded.
 
     Attributes:
-        report: Its errors.
-        figures: ``grade_mae`` with its bounds and ``grade_unreadable``, and what a call of the judge took.
+        report: Its errors, by the levels nearest to its progress.
+        written: Its errors by the levels that its judge wrote, as in the published protocol; None where it writes none.
+        figures: ``grade_mae`` with its bounds, ``grade_unreadable``, how often a 5 is false, ``written_grade_mae`` where
+            the judge writes levels, and what a call of the judge took.
         reasons: The commonest reasons why answers could not be read, and how many for each.
     """
 
     report: GradeReport
+    written: GradeReport | None
     figures: dict[str, float]
     reasons: dict[str, int]
 
@@ -152,12 +155,14 @@ def grade_videos(
         )
     view = model.cameras[0] if model.cameras else _VIEW
     viewer = Viewer(model, max_batch=max_batch)
-    grades = []
+    grades, written = [], []
     for done, video in enumerate(videos, start=1):
         shown = video.observations(view, rate_hz)
-        last = viewer.show(video.task, shown, [len(shown) - 1], {}).last
-        answer = None if last is None else level_of(last)
-        grades.append(Grade(group=video.group, video=video.digest(), truth=video.level, answer=answer))
+        curve = viewer.show(video.task, shown, [len(shown) - 1], {})
+        answer = None if curve.last is None else level_of(curve.last)
+        asked = Grade(group=video.group, video=video.digest(), truth=video.level, answer=answer)
+        grades.append(asked)
+        written.append(replace(asked, answer=curve.written))
         on_video(done, len(videos))
     if len(viewer.refusals) == len(videos):
         raise viewer.refusals[0]
@@ -169,9 +174,19 @@ def grade_videos(
         "grade_mae_low": low,
         "grade_mae_high": high,
         "grade_unreadable": report.unparsable / report.questions,
+        "grade_false_five": report.false_five,
+        "grade_false_five_high": report.false_five_high,
     }
+    by_words = None
+    if any(g.answer is not None for g in written):
+        by_words = grade(written, reading=GradeReading.WRITTEN)
+        assert by_words is not None, "there is at least one video"
+        figures["written_grade_mae"] = by_words.mae
     return GivenGrades(
-        report=report, figures=figures | viewer.latency(), reasons=dict(viewer.reasons.most_common(5))
+        report=report,
+        written=by_words,
+        figures=figures | viewer.latency(),
+        reasons=dict(viewer.reasons.most_common(5)),
     )
 
 

@@ -9,16 +9,27 @@ Source: Lee et al., "RoboReward: General-purpose vision-language reward models f
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
 from roborl.errors import ShapeError
-from roborl.rewards.metrics import Interval
+from roborl.rewards.metrics import Interval, wilson_interval
 
 LOWEST, HIGHEST = 1, 5
 WORST_ERROR = float(HIGHEST - LOWEST)
+
+
+class GradeReading(StrEnum):
+    """What of an answer is taken for the level."""
+
+    PROGRESS = "progress"
+    """The level nearest to the progress, which is what a learner is paid by."""
+    WRITTEN = "written"
+    """The whole number that the judge states, as in the published protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,7 @@ class GradeReport:
     """What the answers are worth.
 
     Attributes:
+        reading: What of an answer is taken for the level.
         questions: How many.
         videos: How many different ones they are about.
         mae: Mean absolute error, of each group and then of the groups.
@@ -60,8 +72,13 @@ class GradeReport:
         exact: Share of answers that hit the level.
         within_one: Share of answers at most one level off.
         unparsable: How many could not be read.
+        confusion: How many videos of each level, a row each, were given each level, 1 to 5.
+        false_five: Share of the questions about lower levels that were answered with 5: what a learner finds and exploits.
+            One that could not be read pays nothing, so it is none. NaN where there is no such question.
+        false_five_high: Upper bound of its 95 % interval, Wilson's as if there were one question about each video.
     """
 
+    reading: GradeReading
     questions: int
     videos: int
     mae: float
@@ -70,6 +87,9 @@ class GradeReport:
     exact: float
     within_one: float
     unparsable: int
+    confusion: tuple[tuple[int, ...], ...]
+    false_five: float
+    false_five_high: float
 
 
 def level_of(progress: float) -> int:
@@ -82,11 +102,18 @@ def level_of(progress: float) -> int:
     return LOWEST + math.floor(progress * (HIGHEST - LOWEST) + 0.5)
 
 
-def grade(grades: Sequence[Grade], *, resamples: int = 2000, seed: int = 0) -> GradeReport | None:
+def grade(
+    grades: Sequence[Grade],
+    *,
+    reading: GradeReading = GradeReading.PROGRESS,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> GradeReport | None:
     """Sum up the answers to a set of questions; None where there is none.
 
     Args:
         grades: The answers.
+        reading: What of an answer was taken for the level.
         resamples: Draws of the videos for the interval.
         seed: Of the draws.
     """
@@ -109,7 +136,9 @@ def grade(grades: Sequence[Grade], *, resamples: int = 2000, seed: int = 0) -> G
     means = sums.sum(axis=0) / counts.sum(axis=0)
     errors = np.array([g.error for g in grades])
     read = np.array([g.answer is not None for g in grades])
+    false_five, false_five_high = _false_five(grades)
     return GradeReport(
+        reading=reading,
         questions=len(grades),
         videos=len(videos),
         mae=float(means.mean()),
@@ -118,4 +147,28 @@ def grade(grades: Sequence[Grade], *, resamples: int = 2000, seed: int = 0) -> G
         exact=float(np.mean(read & (errors < 0.5))),
         within_one=float(np.mean(read & (errors <= 1.0))),
         unparsable=int((~read).sum()),
+        confusion=_confusion(grades),
+        false_five=false_five,
+        false_five_high=false_five_high,
     )
+
+
+def _answered(g: Grade) -> int | None:
+    """Return the level nearest to an answer."""
+    return None if g.answer is None else min(max(math.floor(g.answer + 0.5), LOWEST), HIGHEST)
+
+
+def _confusion(grades: Sequence[Grade]) -> tuple[tuple[int, ...], ...]:
+    counts = Counter((g.truth, _answered(g)) for g in grades)
+    levels = range(LOWEST, HIGHEST + 1)
+    return tuple(tuple(counts[truth, answer] for answer in levels) for truth in levels)
+
+
+def _false_five(grades: Sequence[Grade]) -> tuple[float, float]:
+    lower = [g for g in grades if g.truth < HIGHEST]
+    if not lower:
+        return math.nan, math.nan
+    false = sum(_answered(g) == HIGHEST for g in lower)
+    # Questions about one video are not independent: the bound is that of as many questions as there are videos.
+    videos = len({(g.group, g.video) for g in lower})
+    return false / len(lower), wilson_interval(-(-false * videos // len(lower)), videos)[1]

@@ -165,6 +165,10 @@ class RoboRewardFold:
     Args:
         model: Whose questions to ask.
         task: The instruction in words.
+
+    Attributes:
+        written: The level that the latest answer states, the likeliest where it is read off probabilities; None where
+            it could not be read.
     """
 
     def __init__(self, model: RoboRewardModel, task: str) -> None:
@@ -174,6 +178,7 @@ class RoboRewardFold:
         self._kept = frame_grid(model.config)
         self._finished = InARow(model.config.done_frames)
         self._told = False
+        self.written: int | None = None
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
         """Ask about the video that ends here.
@@ -210,6 +215,7 @@ class RoboRewardFold:
         version = self._model.version
         read = [self._read(reply) for reply in replies]
         answers = [answer for answer in read if not isinstance(answer, str)]
+        self.written = LEVELS[int(np.argmax(answers[0]))] if answers else None
         if not answers:
             return missing(observation_id, next((r for r in read if isinstance(r, str)), ""), version=version)
         probabilities = np.mean(answers, axis=0)

@@ -33,12 +33,14 @@ class Curve:
         scored: Places that were asked about, increasing, int (n,).
         progress: Progress there, NaN where the answer could not be read, float64 (n,).
         done: Whether the model called the task done at any of them; None where it does not say.
+        written: The level, 1 to 5, that the answer about the last of them states in words; None where there is none.
     """
 
     frames: int
     scored: NDArray[np.int64]
     progress: NDArray[np.float64]
     done: bool | None
+    written: int | None = None
 
     @property
     def read(self) -> NDArray[np.float64]:
@@ -135,9 +137,9 @@ class Viewer:
             references: What the model is told besides.
         """
         self.videos += 1
-        places = sorted(scored)
+        places, written = sorted(scored), None
         try:
-            scores = self._watch(task, video, places, references)
+            scores, written = self._watch(task, video, places, references)
         except RoborlError as error:
             self.refusals.append(error)
             scores = [missing(place, f"refused: {error}", version=self.model.version) for place in places]
@@ -148,6 +150,7 @@ class Viewer:
             scored=np.array(places, np.int64),
             progress=np.array([score.progress if score.valid else np.nan for score in scores]),
             done=any(said) if said else None,
+            written=written,
         )
 
     def latency(self) -> dict[str, float]:
@@ -170,7 +173,7 @@ class Viewer:
 
     def _watch(
         self, task: str, video: Sequence[Observation], places: Sequence[int], references: References
-    ) -> list[Score]:
+    ) -> tuple[list[Score], int | None]:
         fold, wanted = self.model.start(task, references), set(places)
         asked: list[list[Any]] = []
         for place, observation in enumerate(video):
@@ -180,10 +183,12 @@ class Viewer:
                 fold.skip(observation)
         replies = iter(self._asker.ask([query for queries in asked for query in queries]))
         self.observations += len(places)
-        return [
+        scores = [
             self._score(fold, place, [next(replies) for _ in queries])
             for place, queries in zip(places, asked, strict=True)
         ]
+        # Folds whose judge states a level in words keep that of the latest answer.
+        return scores, getattr(fold, "written", None)
 
     def _score(self, fold: Any, place: int, replies: list[Any]) -> Score:
         try:

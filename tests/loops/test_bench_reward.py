@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,10 @@ def grade_some(folder: Path) -> Path:
     for number, level in enumerate((1, 3, 5, 5)):
         shade = round(255 * (level - 1) / 4)
         frames = [np.zeros((32, 48, 3), np.uint8)] * 9 + [np.full((32, 48, 3), shade, np.uint8)] * 3
-        write_video(folder / "droid" / f"{number}.mp4", frames, fps=10)
+        if number == 3:  # written anew it would differ, in the second of its making
+            shutil.copyfile(folder / "droid" / "2.mp4", folder / "droid" / "3.mp4")
+        else:
+            write_video(folder / "droid" / f"{number}.mp4", frames, fps=10)
         lines.append({"file_name": f"droid/{number}.mp4", "task": "light the lamp", "reward": level})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return folder
@@ -139,7 +143,8 @@ def test_videos_that_people_graded_are_a_benchmark_alone_or_beside_others(
 ) -> None:
     graded = grade_some(tmp_path / "graded")
     common = ("--model", "brightness", "--graded", graded, "--out", tmp_path / "out")
-    code, said, err = run(capsys, *common, "--require", "grade_mae<=0", "--require", "grade_unreadable<=0")
+    bars = ("grade_mae<=0", "grade_unreadable<=0", "grade_false_five_high<=0.7")
+    code, said, err = run(capsys, *common, *(word for bar in bars for word in ("--require", bar)))
     assert code == 0, err
     assert "4 videos graded by people" in err
     result = json.loads((tmp_path / "out" / RESULT).read_text())
@@ -148,6 +153,10 @@ def test_videos_that_people_graded_are_a_benchmark_alone_or_beside_others(
     assert row["given_grades"]["by_group"] == {"droid": 0.0}
     # Two of the videos are the same, byte for byte.
     assert (row["given_grades"]["questions"], row["given_grades"]["videos"]) == (4, 3)
+    assert row["given_grades"]["confusion"][4] == [0, 0, 0, 0, 2]
+    assert row["given_grades"]["reading"] == "progress"
+    assert row["given_grades_written"] is row["figures"]["written_grade_mae"] is None
+    assert row["figures"]["grade_false_five"] == 0.0
     assert row["figures"]["derived_grade_mae"] is None
     assert row["figures"]["query_ms"] > 0
     assert result["episodes"]["given_grades"] == 4

@@ -40,6 +40,16 @@ def test_a_model_passes_with_the_bars_of_its_benchmark_or_with_others(tmp_path: 
     RewardGate().check("anything")
 
 
+def test_a_result_from_before_a_figure_was_known_does_not_have_it(tmp_path: Path) -> None:
+    path = Path(written(tmp_path))
+    result = json.loads(path.read_text())
+    del result["models"]["one"]["figures"]["grade_false_five"]
+    path.write_text(json.dumps(result))
+    RewardGate(result=str(path)).check("brightness-all")
+    with pytest.raises(ConfigError, match="Found: grade_false_five nan"):
+        RewardGate(result=str(path), require=["grade_false_five<=0.1"]).check("brightness-all")
+
+
 @pytest.mark.parametrize(
     ("changes", "require", "words"),
     [

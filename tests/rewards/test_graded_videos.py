@@ -12,9 +12,17 @@ import pytest
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.video import write_video
+from roborl.rewards.calibrated import CalibratedModel
+from roborl.rewards.calibration import Calibration
 from roborl.rewards.fake import BrightnessModel
 from roborl.rewards.graded_videos import GradedVideo, grade_videos, read_graded
+from roborl.rewards.grades import GradeReading
+from roborl.rewards.judges.queries import VlmQuery, VlmReply
+from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import Fold, missing
+from roborl.rewards.prompts import own_prompt
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
+from roborl.testing.vlms import ScriptedVlm
 from roborl.types import Observation, Score
 
 
@@ -134,6 +142,36 @@ def test_the_last_frame_is_the_grade_and_what_cannot_be_read_is_the_worst(tmp_pa
     assert model.told == ["open the drawer"] * 3
     assert model.seen == [3, 3, 2]
     assert given.figures["batch"] == 1.0, "one question for each video"
+    assert given.figures["grade_false_five"] == pytest.approx(1 / 3)
+    assert given.figures["grade_false_five_high"] == wilson_interval(1, 3)[1]
+    assert given.written is None
+    assert "written_grade_mae" not in given.figures, "it writes no levels"
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_judge_that_writes_levels_is_graded_by_them_as_well(mapped: bool, tmp_path: Path) -> None:
+    lines = []
+    for number, level in enumerate((1, 4, 5)):
+        video(tmp_path / "droid" / f"{number}.mp4", 0, 60 * number)
+        lines.append(line(f"droid/{number}.mp4", reward=level))
+    # It writes 4, and its expected score is 3.3; of the brightest video nothing can be read.
+    unsure = VlmReply(text="ANSWER: 4", probabilities=(0.3, 0.0, 0.0, 0.6, 0.1), mass=1.0)
+
+    def reply(query: VlmQuery) -> VlmReply | None:
+        return None if query.pictures[-1].mean() > 90 else unsure
+
+    model: Any = RoboRewardModel(
+        ScriptedVlm(reply), own_prompt(CONTRACT), RoboRewardConfig(camera="front", observation_hz=10.0)
+    )
+    if mapped:
+        model = CalibratedModel(model, Calibration(raw=(0.0, 1.0), calibrated=(0.0, 0.5)))
+    given = grade_videos(model, read_graded(folder_of(tmp_path, *lines)), rate_hz=10, max_batch=4)
+    near = 2 if mapped else 3
+    assert given.figures["grade_mae"] == pytest.approx((near - 1 + 4 - near + 4) / 3)
+    assert given.written is not None
+    assert given.figures["written_grade_mae"] == given.written.mae == pytest.approx((3 + 0 + 4) / 3)
+    assert (given.report.reading, given.written.reading) == (GradeReading.PROGRESS, GradeReading.WRITTEN)
+    assert given.written.confusion[3] == (0, 0, 0, 1, 0)
 
 
 def test_a_model_of_several_views_is_refused_and_one_that_refuses_all_is_heard(tmp_path: Path) -> None:

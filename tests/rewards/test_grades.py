@@ -5,6 +5,7 @@ import pytest
 
 from roborl.errors import ShapeError
 from roborl.rewards.grades import Grade, grade, level_of
+from roborl.rewards.metrics import wilson_interval
 
 
 def of(group: str, video: str, truth: int, answer: float | None) -> Grade:
@@ -40,3 +41,51 @@ def test_levels_are_the_nearest_and_the_truth_is_one_of_them() -> None:
     assert grade([]) is None
     with pytest.raises(ShapeError, match="impossible truth"):
         of("a", "1", 6, 5)
+
+
+def test_a_false_five_is_told_with_a_bound_and_the_confusion_with_every_count() -> None:
+    report = grade(
+        [
+            *(of("a", str(i), 2, 1) for i in range(6)),
+            of("a", "6", 4, 5),
+            of("a", "7", 1, None),
+            of("b", "8", 5, 4),
+            of("b", "9", 5, 5),
+        ]
+    )
+    assert report is not None
+    assert report.false_five == pytest.approx(1 / 8)
+    assert report.false_five_high == wilson_interval(1, 8)[1]
+    assert report.confusion == (
+        (0, 0, 0, 0, 0),
+        (6, 0, 0, 0, 0),
+        (0, 0, 0, 0, 0),
+        (0, 0, 0, 0, 1),
+        (0, 0, 0, 1, 1),
+    )
+
+
+def test_the_bound_of_false_fives_is_that_of_as_many_questions_as_videos() -> None:
+    once = grade([of("a", str(i), 3, 3) for i in range(20)])
+    often = grade([of("a", str(i), 3, 3) for i in range(20) for _ in range(9)])
+    assert once is not None
+    assert often is not None
+    assert once.false_five == often.false_five == 0.0
+    assert once.false_five_high == often.false_five_high == wilson_interval(0, 20)[1] > 0.1
+    best = grade([of("a", "1", 5, 5)])
+    assert best is not None
+    assert np.isnan([best.false_five, best.false_five_high]).all()
+
+
+@pytest.mark.parametrize(("always", "error"), [(3, 1.233), (2, 1.294)])
+def test_the_yardsticks_of_robo_reward_bench(always: int, error: float) -> None:
+    """An answer that is the same for all of its 2,831 videos: the error without groups."""
+    counts = {1: 689, 2: 641, 3: 556, 4: 418, 5: 527}
+    videos = [
+        of("all", f"{level}-{i}", level, always) for level, count in counts.items() for i in range(count)
+    ]
+    report = grade(videos, resamples=10)
+    assert report is not None
+    assert report.questions == 2831
+    assert report.mae == pytest.approx(error, abs=5e-4)
+    assert [sum(row) for row in report.confusion] == list(counts.values())

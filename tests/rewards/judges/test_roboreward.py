@@ -107,6 +107,25 @@ def test_votes_are_averaged_and_lost_ones_left_out():
     assert (score.valid, score.raw) == (True, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("reply", "settings", "level"),
+    [
+        # The expected score is 3.3, and a greedy judge writes 4.
+        (fixed(0.3, 0, 0, 0.6, 0.1), {}, 4),
+        ("ANSWER: 2", {"reading": Reading.TEXT}, 2),
+        ("It went well.", {"reading": Reading.TEXT}, None),
+        (fixed(0.2, 0.2, 0.2, 0.2, 0.2, mass=0.1), {}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_level_that_is_written_is_kept_beside_the_expected_score(reply, settings, level):
+    fold = model_of(ScriptedVlm(lambda q: reply), **settings).start(TASK, {})
+    assert fold.written is None
+    (query,) = fold.queries(observation(0, 9))
+    fold.fold(0, ScriptedVlm(lambda q: reply).answer([query]))
+    assert fold.written == level
+
+
 def errors_of_votes(votes, bias, count=150):
     """The errors of many scores, each of so many votes of a judge with known noise and bias; the truth is 0.4."""
     judge = NoisyVlm(lambda q: 0.4, answer_of, noise=0.15, bias=bias)
@@ -341,6 +360,7 @@ def film(frames, height, width):
         (16, (5, 8), 320, 480),
         (32, (3, 6), 288, 960),
         (62, (2, 4), 248, 1860),
+        (310, (1, 2), 310, 9300),
     ],
 )
 def test_the_known_collapse_of_the_grid_and_the_pin_against_it(
