@@ -167,6 +167,17 @@ def _qwen3_vl(text: dict[str, Any], vision: dict[str, Any], *, tied: bool) -> di
     }
 
 
+def _qwen2_5_vl(text: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420}
+    return {
+        "model_type": "qwen2_5_vl",
+        "text_config": {"rope_parameters": rope, **text},
+        "vision_config": {"out_hidden_size": text["hidden_size"], **vision},
+        "tie_word_embeddings": tied,
+    }
+
+
 def _internvl2(**text: int) -> dict[str, Any]:
     return {
         "model_type": "internvl",
@@ -187,23 +198,32 @@ _QWEN3_VL_8B = _qwen3_vl(
     {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]},
     tied=False,
 )
-_QWEN2_5_VL_3B = {
-    "model_type": "qwen2_5_vl",
-    "text_config": {
+_QWEN2_5_VL_3B = _qwen2_5_vl(
+    {
         "vocab_size": 151_936,
         "hidden_size": 2048,
         "intermediate_size": 11_008,
         "num_hidden_layers": 36,
         "num_attention_heads": 16,
         "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
     },
-    "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 2048},
-    "tie_word_embeddings": True,
-}
+    tied=True,
+)
+_QWEN2_5_VL_7B = _qwen2_5_vl(
+    {
+        "vocab_size": 152_064,
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    },
+    tied=False,
+)
 # RoboReward's base: arXiv 2601.00675. Robo-Dopamine's cards name the class, and the size as "4B" and "8B": which of the
-# class's published networks that is, is taken from that. Sizes: config.json of Qwen/Qwen3-VL-4B-Instruct, -8B-Instruct
-# and Qwen/Qwen2.5-VL-3B-Instruct, as other projects restate them; the 8B then has its published 8.77 billion parameters.
+# class's published networks that is, is taken from that; the first Robo-Dopamine's from RoboBrain 2.0, of which it
+# started. Sizes: config.json of Qwen/Qwen3-VL-4B-Instruct, -8B-Instruct, Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct,
+# as other projects restate them; Qwen3-VL-8B then has its published 8.77 billion parameters, Qwen2.5-VL-7B its 8.29.
 _SIZES = "{}'s sizes, {}"
 
 PUBLISHED: dict[str, Published] = {
@@ -231,6 +251,17 @@ PUBLISHED: dict[str, Published] = {
         kind="dopamine",
         network=_QWEN3_VL_8B,
         source=_SIZES.format("Qwen3-VL-8B-Instruct", "by its card's class"),
+    ),
+    # The first GRM-8B, of RoboBrain 2.0; dopamine-8b is that of GRM 2.0.
+    "dopamine-v1-8b": Published(
+        kind="dopamine",
+        network=_QWEN2_5_VL_7B,
+        source=_SIZES.format("Qwen2.5-VL-7B-Instruct", "the base of RoboBrain2.0-7B"),
+    ),
+    "sole-r1-8b": Published(
+        kind="sole-r1",
+        network=_QWEN3_VL_8B,
+        source=_SIZES.format("Qwen3-VL-8B-Instruct", "arXiv 2603.28730"),
     ),
     "vlac-2b": Published(
         kind="vlac",

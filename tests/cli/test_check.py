@@ -55,6 +55,25 @@ def test_what_fits_is_summed_and_what_is_not_measured_says_so(run: Run) -> None:
     assert re.search(r"cuda:0: .* left", table)
 
 
+@pytest.mark.parametrize(
+    ("judge", "parameters"), [("sole-r1-8b", 8_767_123_696), ("dopamine-v1-8b", 8_292_166_656)]
+)
+def test_a_judge_that_is_not_here_is_planned_with_by_its_name_as_an_estimate(
+    run: Run, judge: str, parameters: int
+) -> None:
+    code, told, _ = run("--plan", "--judge", judge, "--card_gib", "[80]", "--questions", "1")
+    assert code == 0
+    weights = of(told, "weights, bf16")
+    assert weights["nbytes"] == pytest.approx(2 * parameters, rel=1e-5)
+    assert not weights["measured"]
+
+
+def test_a_judge_that_does_not_fit_is_offered_in_fewer_bits(run: Run) -> None:
+    code, _, said = run("--plan", "--judge", "sole-r1-8b", "--card_gib", "[14]", "--questions", "1")
+    assert code == 1
+    assert "The largest judge that fits: --judge sole-r1-8b --dtype int8" in said
+
+
 def test_what_does_not_fit_is_refused_with_the_largest_that_does(run: Run) -> None:
     args = ("--policy", "smolvla", "--card_gib", "[24]", "--questions", "32")
     code, told, said = run("--plan", "--judge", "roboreward-8b", *args)

@@ -10,14 +10,16 @@ from roborl.errors import ConfigError
 from roborl.rewards.judges.blueprint import Blueprint
 from roborl.rewards.published import KINDS, PUBLISHED, question_of, read_judge
 
-# VLAC's is, in bfloat16, the 4.41 GB of its one published file. Qwen3-VL-8B is published as one of 8.77 billion. The
-# others keep a typing mistake from going unseen.
+# VLAC's is, in bfloat16, the 4.41 GB of its one published file. Qwen3-VL-8B is published as one of 8.77 billion,
+# Qwen2.5-VL-7B as one of 8.29. The others keep a typing mistake from going unseen.
 PARAMETERS = {
     "roboreward-4b": 4_437_815_808,
     "roboreward-8b": 8_767_123_696,
     "dopamine-3b": 3_754_622_976,
     "dopamine-4b": 4_437_815_808,
     "dopamine-8b": 8_767_123_696,
+    "dopamine-v1-8b": 8_292_166_656,
+    "sole-r1-8b": 8_767_123_696,
     "vlac-2b": 2_205_754_368,
     "vlac-8b": 8_075_365_376,
 }
@@ -34,6 +36,9 @@ def test_the_network_has_as_many_weights_as_the_published_one(name: str) -> None
         # Eight pictures of 640 x 480: 560 tokens and some 700 of words, or 704 with the older network's larger cells.
         ("dopamine-8b", 70, 1260, 1500),
         ("dopamine-3b", 88, 1404, 1650),
+        ("dopamine-v1-8b", 88, 1404, 1650),
+        # One picture of three columns, as large as in training, and 512 tokens of reasoning.
+        ("sole-r1-8b", 900, 1412, 1700),
         # Six pictures of a demonstration beside the pair and the first: some 2.5 thousand.
         ("vlac-2b", 256, 2400, 2600),
     ],
