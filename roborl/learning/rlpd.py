@@ -100,6 +100,8 @@ class Rlpd:
         seed: Of network initialisation and of every draw.
     """
 
+    images = False  # the frozen encoder's features of a row are computed once
+
     def __init__(
         self,
         config: RlpdConfig,

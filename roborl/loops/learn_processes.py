@@ -244,7 +244,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             sampler,
             config.mix.shares(settings.demo_fraction, failures=config.demos.failures),
             settings.batch_size,
-            images=False,
+            images=algorithm.images,
             info=recording.info,
             reported=told,
             updates=lambda: trainer.budget.updates,

@@ -22,7 +22,13 @@ _LONGEST_BURST_S = 0.25
 
 
 class Algorithm[B](Protocol):
-    """Sampled batch to new weights and metrics."""
+    """Sampled batch to new weights and metrics.
+
+    Attributes:
+        images: Whether its batches bring pictures, each under its own random shift; without, it may look them up by row.
+    """
+
+    images: bool
 
     def update(self, batch: B) -> dict[str, float]:
         """Make one update and return its figures."""

@@ -80,6 +80,25 @@ FORM = BenchForm(
     policy_hz=10.0,
 )
 
+# What a user may write: an algorithm that looks at pictures. The rig's pictures are as bright as its states say.
+MINE = """
+import numpy as np
+from roborl.learning.rlpd import Rlpd
+
+class Looking(Rlpd):
+    images = True
+
+    def update(self, batch):
+        off = 0.0
+        for pictures, state in ((batch.images, batch.state), (batch.next_images, batch.next_state)):
+            shown = pictures["front"].reshape(len(batch), -1) / 255
+            off = max(off, float(np.abs(shown - state[:, :1]).max()))
+        return super().update(batch) | {"off": off}
+
+def make(config, policy, arena):
+    return Looking(config.rlpd, policy, arena, seed=config.seed)
+"""
+
 
 def config_in(run: Path, where: Addresses, hold_actors_at: float) -> LearnConfig:
     return LearnConfig(
@@ -207,13 +226,22 @@ def hold_actors_at() -> float:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, hold_actors_at: float) -> Iterator[Rig]:
+def algorithm() -> str:
+    return "rlpd"
+
+
+@pytest.fixture
+def rig(
+    tmp_path: Path, hold_actors_at: float, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rig]:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
     run = tmp_path / "run"
     where = addresses(run)
     place_policy(run)
     serving = ServeConfig(models={"reward": "brightness"}, endpoint=where.scores)
     specs = [
-        *learner_specs(config_in(run, where, hold_actors_at), FORM),
+        *learner_specs(replace(config_in(run, where, hold_actors_at), algorithm=algorithm), FORM),
         ChildSpec(name="serve", target=serve_main, args=(serving,)),
     ]
     group = ProcessGroup(specs, preload=learn.PRELOAD, on_event=JsonLines(run / "events.jsonl"))
@@ -338,6 +366,16 @@ def test_a_learner_that_starts_sends_nothing_before_it_has_gone_back(rig: Rig) -
     ready = [e["at_ns"] for e in events if (e["event"], e["child"]) == ("ready", "trainer")]
     assert line["at_ns"] < ready[-1]
     assert not run.rollback.exists()
+
+
+@pytest.mark.parametrize("algorithm", ["mine:make"])
+def test_a_users_own_algorithm_gets_the_pictures_of_what_it_learns_from(rig: Rig, algorithm: str) -> None:
+    rig.until("the learner is up", lambda: all(map(rig.group.ready, ("store", "labeller", "trainer"))))
+    rig.act()
+    rig.act()
+    metrics = RunFolder(rig.run).metrics
+    rig.until("it learns", lambda: any("off" in line for line in read_lines(metrics, "train")))
+    assert max(line["off"] for line in read_lines(metrics, "train") if "off" in line) < 1e-6
 
 
 def test_weights_go_to_actors_that_hold_the_runs_policy_and_to_no_others(rig: Rig, tmp_path: Path) -> None:

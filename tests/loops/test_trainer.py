@@ -24,6 +24,8 @@ IDENTITY = {"algorithm": "tiny", "state_dim": 3, "action_dim": 2}
 class TinyAlgorithm:
     """Adam on one tensor: its whole history is in its state."""
 
+    images = False
+
     def __init__(self, size: int = 2) -> None:
         self.bias = torch.zeros(size, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.bias], lr=0.01)
