@@ -29,7 +29,7 @@ class EpisodeInfo:
         end: Why it ended, None while it is open.
         discarded: The operator asked to keep it out of training.
         verdict: The last judgement on it, None where there is none.
-        sequences: The highest sequence number taken from each ring.
+        sequences: The highest sequence number taken from each ring; the first is the one that it began on.
     """
 
     key: EpisodeKey
@@ -59,6 +59,11 @@ class EpisodeInfo:
     def recorded(self) -> bool:
         """Whether it came from a dataset, not from what acts now."""
         return self.kind in ("demo", "failure")
+
+    @property
+    def ring_id(self) -> str:
+        """The ring that it began on and that alone goes on with it; empty where it was imported."""
+        return next(iter(self.sequences), "")
 
     @property
     def terminal_index(self) -> int | None:

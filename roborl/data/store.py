@@ -111,7 +111,7 @@ class Store:
         """Take one record of a ring, durably; one that was taken before is dropped.
 
         Records of a ring come in order. One that makes no sense where it comes (a wrong shape, an arrival of an episode
-        that is over) is kept in ``late.log``, counted, and not used.
+        that is over or of another ring) is kept in ``late.log``, counted, and not used.
 
         Raises:
             DatasetError: If the record is not the next of its ring, or the disk did not take it. Then it was not taken.
@@ -220,10 +220,13 @@ class Store:
 
     def _take(self, record: Record, ring_id: str, sequence: int, blob: Part) -> None:
         info, log = self._infos.get(record.key), self._open.get(record.key)
+        if info is not None and ring_id != info.ring_id and not isinstance(record, Verdict):
+            why = f"episode {record.key} is of another ring; are there two actors of that name?"
+            self._refuse(ring_id, sequence, blob, why)
+            return
         if isinstance(record, Begin):
             if info is not None:
-                why = f"episode {record.key} began before; are there two actors of that name?"
-                self._refuse(ring_id, sequence, blob, why)
+                self._refuse(ring_id, sequence, blob, f"episode {record.key} began before")
                 return
             self._close_lost(record.key)
             self._begin(record, ring_id, sequence, blob)

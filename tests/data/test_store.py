@@ -303,6 +303,28 @@ def test_a_new_episode_of_an_actor_ends_the_one_it_left_open(tmp_path: Path) -> 
         assert StoreReader(tmp_path).info(key(0)).observations == 3
 
 
+def test_an_episode_is_gone_on_with_by_the_ring_it_began_on_alone(tmp_path: Path) -> None:
+    records = list(episode_records(key(0), 5))
+    strange = [arrival(key(0), index, reward=1.0) for index in range(6)]
+    with Store.open(tmp_path, SPEC) as store:
+        Feed(store, "left")(*records[:3])
+        Feed(store, "right")(records[0], *strange, records[-1])
+        assert store.health()["refused"] == 8
+    with Store.open(tmp_path, SPEC) as store:
+        assert store.last_sequence("right") == 8
+        right = Feed(store, "right")
+        right(Verdict(key=key(0), index=2, success=True, source=RewardSource.OPERATOR))
+        right(strange[2])
+        Feed(store, "left")(*records[3:])
+        right(records[-1])
+        assert store.health()["refused"] == 2
+        assert store.wait_sealed(20)
+    info = StoreReader(tmp_path).info(key(0))
+    assert (info.ring_id, info.observations, info.end) == ("left", 6, EndCause.TIME_LIMIT)
+    assert info.terminal_index == 2, "who judges may do so through any ring"
+    assert not any(a.reward for a in StoreReader(tmp_path).arrivals(key(0)))
+
+
 def test_what_makes_no_sense_is_kept_counted_and_acknowledged(tmp_path: Path) -> None:
     begin, *arrivals, end = episode_records(key(0), 4)
     first = arrivals[0]
