@@ -125,7 +125,8 @@ class EpisodeKey:
 
     Attributes:
         actor: Name of the actor that ran it.
-        incarnation: How many times that actor's control process had started, from 1.
+        incarnation: Number of the start of that actor's control process, given by its ring; 1 and up where it was
+            recorded without one.
         episode: Count of episodes within the incarnation, from 0.
     """
 

@@ -26,6 +26,7 @@ _MAGIC = int.from_bytes(b"RBRLRNG2", "little")
 _HEADER_BYTES = 4096
 _HEAD_BYTES = 32
 _POPULATED_BYTES = 512 << 20
+_INCARNATIONS = 10**12
 # Words of the header page.
 _MAGIC_WORD, _SLOTS, _SLOT_BYTES, _IDENTITY, _INCARNATION, _ACKNOWLEDGED = range(6)
 # Words of a slot's head.
@@ -112,8 +113,8 @@ class Ring:
                     seen=f"{size} bytes at {path}: {error.strerror}",
                     remedy="Free some space or choose fewer slots",
                 ) from error
-            identity = secrets.randbits(63)
-            file.write(struct.pack("=6Q", _MAGIC, slots, slot_bytes, identity, 0, 0))
+            identity, incarnation = secrets.randbits(63), secrets.randbelow(_INCARNATIONS)
+            file.write(struct.pack("=6Q", _MAGIC, slots, slot_bytes, identity, incarnation, 0))
         temporary.replace(path)
         return cls(path, writer=True)
 
@@ -155,11 +156,15 @@ class Ring:
 
     @property
     def incarnation(self) -> int:
-        """How many times a control process has started on this ring."""
+        """Number of the control process that started last on this ring.
+
+        Each start counts one up, from a random number: no two rings give an episode the same key, wherever they lie and
+        whatever was forgotten in between.
+        """
         return self._words[_INCARNATION]
 
     def start_incarnation(self) -> int:
-        """Count one more start of the control process and return the count, from 1."""
+        """Count one more start of the control process and return its number."""
         self._words[_INCARNATION] += 1
         return self._words[_INCARNATION]
 

@@ -6,7 +6,6 @@ import gc
 import importlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +73,6 @@ def main(child: Child, config: ActConfig) -> None:
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
     count_lost_episode(journal, status)
-    remember_incarnation(config.run, journal)
     status["incarnation"] = journal.incarnation
     card.write(folder)
 
@@ -139,21 +137,6 @@ def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Jou
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
-
-
-def remember_incarnation(run: Path, journal: Journal) -> None:
-    """Keep the count of this actor's starts on disk, and go on from there: the ring may not outlive the machine."""
-    path = run / f"{journal.actor}.incarnation"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before = int(path.read_text()) if path.is_file() else 0
-    while journal.incarnation <= before:
-        journal.incarnation = journal.ring.start_incarnation()
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("w") as file:
-        file.write(str(journal.incarnation))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def count_lost_episode(journal: Journal, status: StatusSlot) -> None:

@@ -29,13 +29,13 @@ def observation(key: EpisodeKey, index: int) -> Observation:
         for n, name in enumerate(CAMERAS)
     }
     actor, episode, _ = (float(value) for value in frames["front"].rgb[0, 0])
-    state = np.array([actor, episode, index, key.incarnation], np.float32)
+    state = np.array([actor, episode, index, key.incarnation % 1000], np.float32)
     return Observation(frames=frames, state=state, stamp_ns=1000 * index)
 
 
 def command(key: EpisodeKey, step: int, source: Source = Source.POLICY, policy_version: int = 1) -> Command:
     """Return the command of a step: its action names episode and step."""
-    action = np.array([key.episode / 1000, step / 1000, key.incarnation / 1000], np.float32)
+    action = np.array([key.episode / 1000, step / 1000, key.incarnation % 1000 / 1000], np.float32)
     return Command(action=action, proposed=-action, source=source, policy_version=policy_version)
 
 

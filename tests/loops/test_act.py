@@ -146,7 +146,8 @@ def test_killing_any_process_at_any_instant_loses_and_doubles_nothing(
     assert result["not_durable"] == 0
     assert result["restarts"] == held
     assert result["lost_episodes"] == sum(end.cause is EndCause.ACTOR_LOST for end in ends.values()) <= 3
-    assert {key.incarnation for key in ends} == {1, 2, 3, 4}
+    first = min(key.incarnation for key in ends)
+    assert {key.incarnation - first for key in ends} == {0, 1, 2, 3}
     # A killed inference or I/O process costs no episode.
     assert result["watchdogs"] == 0
     back = [event for event in events(config) if event["event"] == "ready" and event["back_s"] is not None]
