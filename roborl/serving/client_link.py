@@ -156,7 +156,12 @@ class ClientLink:
             raise mismatch("link", ours=self._link, theirs=theirs, peer="the server")
         self._handshake.check(Handshake.from_wire(message.fields.get("handshake")), peer="the server")
         if message.kind == "refused":
-            raise WireError("The server refused a greeting without saying why")
+            raise HandshakeMismatch(
+                message.take("problem", str),
+                seen=message.take("seen", str),
+                allowed=message.take("allowed", str),
+                remedy=message.take("remedy", str),
+            )
         self.note = message.take("note", dict)
         self.up = True
         self.counters["welcomed"] += 1

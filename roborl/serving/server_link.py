@@ -52,7 +52,8 @@ class ServerLink:
         endpoint: Address; port 0 takes a free one.
         link: What is spoken here: "steps", "weights" or "scores".
         handshake: What clients must agree with.
-        welcome: Called with each greeting; returns what the welcome carries besides. May raise WireError.
+        welcome: Called with each greeting; returns what the welcome carries besides, None for no answer yet: the client
+            greets again. May raise WireError, and HandshakeMismatch to refuse the client with these words.
         keys: CURVE keys; None only on one machine.
         limits: Bounds of the socket.
         clock: For liveness.
@@ -71,7 +72,7 @@ class ServerLink:
         *,
         link: str,
         handshake: Handshake,
-        welcome: Callable[[Peer, Message], Mapping[str, Any]],
+        welcome: Callable[[Peer, Message], Mapping[str, Any] | None],
         keys: Keys | None = None,
         limits: Limits | None = None,
         clock: Clock | None = None,
@@ -117,6 +118,10 @@ class ServerLink:
         peer.own_note = dict(note)
         self.send(peer, "beat", note=peer.own_note)
 
+    def forget(self, peer: Peer) -> None:
+        """Take a client for gone: should it still speak, it must greet first."""
+        self.peers.pop(peer.address, None)
+
     def malformed(self, peer: Peer | None, error: WireError) -> None:
         """Count a message that does not follow the protocol; the first of each thousand is logged."""
         if self.counters["malformed"] % 1000 == 0:
@@ -155,20 +160,22 @@ class ServerLink:
     def _greet(self, address: bytes, message: Message) -> None:
         name, client = message.take("name", str)[:64], message.take("client", str)
         theirs = Handshake.from_wire(message.fields.get("handshake"))
+        peer = Peer(address=address, client=client, name=name, heard_ns=self._clock.now_ns())
         try:
             if message.fields.get("link") != self._link:
                 raise mismatch("link", ours=self._link, theirs=message.fields.get("link"), peer=name)
             self._handshake.check(theirs, peer=name)
+            extra = self._welcome(peer, message)
         except HandshakeMismatch as refusal:
             self.counters["refused"] += 1
             if not any(str(refusal) == str(earlier) for earlier in self.refusals):
                 log.warning("%s link refuses %s: %s", self._link, name, refusal)
             self.refusals.append(refusal)
-            answer = {"link": self._link, "handshake": self._handshake.to_wire()}
+            answer = {"link": self._link, "handshake": self._handshake.to_wire(), **_words(refusal)}
             self._socket.send([address, *write_message("refused", answer)])
             return
-        peer = Peer(address=address, client=client, name=name, heard_ns=self._clock.now_ns())
-        extra = self._welcome(peer, message)
+        if extra is None:
+            return
         for old in [known for known in self.peers.values() if known.client == client]:
             peer.own_note, peer.note = old.own_note, old.note
             del self.peers[old.address]
@@ -196,3 +203,7 @@ class ServerLink:
                 del self.peers[peer.address]
             else:
                 self._socket.send([peer.address, *write_message("beat", {"note": peer.own_note})])
+
+
+def _words(refusal: HandshakeMismatch) -> dict[str, str]:
+    return {part: str(getattr(refusal, part)) for part in ("problem", "seen", "allowed", "remedy")}

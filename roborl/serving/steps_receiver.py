@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from roborl.clock import Clock
+from roborl.clock import NS, Clock, MonotonicClock
 from roborl.codec import Part
-from roborl.errors import WireError
+from roborl.errors import HandshakeMismatch, WireError
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import Peer, ServerLink
 from roborl.serving.messages import Message
@@ -19,6 +19,9 @@ from roborl.serving.steps_sender import LIMITS
 
 log = logging.getLogger(__name__)
 
+# How long a ring must stay alive until another one of its actor's name is refused: what a dead sender left on the line
+# may still come in.
+_SAME_NAME_S = 5.0
 _RING_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 
 
@@ -54,7 +57,10 @@ class RingState:
 
 
 class StepsReceiver:
-    """The store's end, for any number of actors.
+    """The store's end, for any number of actors, each with a name of its own.
+
+    A ring whose actor has the name of another takes its place where that one is silent, as after a new start. Where both
+    are alive, the newcomer is refused.
 
     Args:
         endpoint: Address to listen on; port 0 takes a free one, see :attr:`endpoint`.
@@ -78,6 +84,8 @@ class StepsReceiver:
         self._peers: dict[str, Peer] = {}
         self._control: dict[str, Mapping[str, Any]] = {}
         self._asked: set[str] = set()
+        self._clock: Clock = clock or MonotonicClock()
+        self._namesakes: dict[str, int] = {}  # when a ring first greeted whose name another live one has
         self._owed: set[str] = set()  # rings whose last acknowledgement could not be sent yet
         self._link = ServerLink(
             endpoint,
@@ -86,7 +94,7 @@ class StepsReceiver:
             welcome=self._welcome,
             keys=keys,
             limits=LIMITS,
-            clock=clock,
+            clock=self._clock,
         )
         self.endpoint = self._link.endpoint
         self.refusals = self._link.refusals
@@ -147,10 +155,12 @@ class StepsReceiver:
         """Free the address. Senders keep what was not acknowledged."""
         self._link.close()
 
-    def _welcome(self, peer: Peer, message: Message) -> Mapping[str, Any]:
+    def _welcome(self, peer: Peer, message: Message) -> Mapping[str, Any] | None:
         ring_id, acknowledged = message.take("ring", str), message.count("acknowledged")
         if not _RING_ID.fullmatch(ring_id):
             raise WireError("A ring has a name that cannot stand in a file name", seen=ring_id[:80])
+        if not self._may_have_its_name(ring_id, peer.name):
+            return None
         state = self._rings.get(ring_id)
         if state is None:
             durable = self._last_sequence(ring_id)
@@ -169,6 +179,29 @@ class StepsReceiver:
         self._asked.discard(ring_id)
         peer.own_note = self._control.get(ring_id, self._control.get("", {}))
         return {"durable": state.durable}
+
+    def _may_have_its_name(self, ring_id: str, name: str) -> bool:
+        """Return whether no other live ring has this actor's name; silent ones that have it are taken for gone.
+
+        Raises:
+            HandshakeMismatch: If another one that has it stays alive.
+        """
+        others = [ring for ring, state in self.rings.items() if state.actor == name and ring != ring_id]
+        if not any(self._rings[ring].alive for ring in others):
+            self._namesakes.pop(ring_id, None)
+            for ring in others:
+                self._link.forget(self._peers[ring])
+            return True
+        now_ns = self._clock.now_ns()
+        if now_ns - self._namesakes.setdefault(ring_id, now_ns) < _SAME_NAME_S * NS:
+            return False
+        del self._namesakes[ring_id]
+        raise HandshakeMismatch(
+            "Another actor of this learner has the same name, and both are alive",
+            seen=name,
+            allowed="a name of its own for each actor",
+            remedy="Start this one under another: --actor left",
+        )
 
     def _step(self, peer: Peer, message: Message) -> ReceivedStep | None:
         ring_id = next((ring for ring, known in self._peers.items() if known is peer), None)

@@ -26,7 +26,7 @@ class StepsSender:
     Args:
         endpoint: Address of the receiver.
         ring_id: Name of the ring file, never used for another: the receiver counts by it.
-        actor: What to call this side in logs.
+        actor: Name of the actor, which no other live ring of the receiver may have.
         handshake: What both sides must agree on.
         acknowledged: The ring's own count of durable records at the start.
         head: The ring's last record at the start, by which a ring that lost its end is noticed; None to trust it.
@@ -129,7 +129,7 @@ class StepsSender:
             timeout_s: How long to wait for news where there is none.
 
         Raises:
-            HandshakeMismatch: If the receiver and this side do not fit together.
+            HandshakeMismatch: If the receiver and this side do not fit together, or another live actor has the name.
             DatasetError: If the receiver has more of this ring than the ring itself.
         """
         for message in self._link.receive(timeout_s):

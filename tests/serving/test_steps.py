@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from roborl.clock import FakeClock
+from roborl.clock import NS, FakeClock
 from roborl.errors import DatasetError, DeadlineExceeded, HandshakeMismatch, WireError
 from roborl.serving.handshake import PROTOCOL_VERSION, Handshake
 from roborl.serving.links import ClientLink
@@ -262,6 +262,47 @@ def quiet(make: Any, until: Any) -> tuple[FakeClock, StepsReceiver, StepsSender]
         lambda: receiver.poll(0.002),
     )
     return clock, receiver, sender
+
+
+def test_a_second_live_actor_of_one_name_is_refused_in_words_and_costs_the_first_nothing(
+    until: Any, opened: Callable[[Any], Any], handshake: Handshake
+) -> None:
+    log, clock = Log(), FakeClock()
+    receiver = opened(StepsReceiver(LOCAL, handshake=handshake, last_sequence=log.last, clock=clock))
+    first, second = (
+        opened(StepsSender(receiver.endpoint, ring_id=ring, actor="arm", handshake=handshake, clock=clock))
+        for ring in ("r1", "r2")
+    )
+    turns = (lambda: clock.advance(0.02), lambda: log.turn(receiver), lambda: feed(first, log.last("r1") + 5))
+    until(lambda: first.connected, *turns)
+    with pytest.raises(HandshakeMismatch, match=r"same name.*Found: arm\. Allowed: a name of its own.*--actor"):
+        until(lambda: False, *turns, lambda: feed(second, 5))
+    assert list(log.rings) == ["r1"]
+    assert log.last("r1") > 10
+
+
+def test_an_actor_that_has_just_died_leaves_its_name_to_a_new_ring(
+    until: Any, opened: Callable[[Any], Any], handshake: Handshake
+) -> None:
+    log, clock = Log(), FakeClock()
+    receiver = opened(StepsReceiver(LOCAL, handshake=handshake, last_sequence=log.last, clock=clock))
+    old, new = (
+        opened(StepsSender(receiver.endpoint, ring_id=ring, actor="arm", handshake=handshake, clock=clock))
+        for ring in ("r1", "r2")
+    )
+    turns = (lambda: clock.advance(0.02), lambda: log.turn(receiver))
+    until(lambda: old.acknowledged == 5, *turns, lambda: feed(old, 5))
+    begun_ns = clock.now_ns()
+    until(lambda: new.acknowledged == 5, *turns, lambda: feed(new, 5))
+    assert clock.now_ns() - begun_ns < 3 * NS
+    assert receiver.rings["r2"].alive
+    # The old one was not dead after all.
+    with pytest.raises(HandshakeMismatch, match="same name"):
+        until(lambda: False, *turns, lambda: feed(new, 8), lambda: feed(old, 20))
+    assert (log.last("r1"), log.last("r2")) == (5, 8)
+    # Once the name is free again, it sends the rest.
+    until(lambda: old.acknowledged == 20, *turns, lambda: feed(old, 20))
+    assert log.rings["r1"] == [blob(seq) for seq in range(1, 21)]
 
 
 def test_each_side_knows_within_a_second_that_the_other_is_silent(make: Any, until: Any) -> None:
