@@ -96,6 +96,8 @@ class Actor:
         (self.folder / "actor.json").unlink(missing_ok=True)
         counted = (*_PROCESSES, "live") if config.live.on else _PROCESSES
         self.status = {name: StatusSlot(self.folder, name) for name in counted}
+        # An earlier start may have had another learner.
+        self.status["io"]["met"] = self.status["io"]["paused"] = 0
         self.names = {name: name + suffix for name in process_names(config)}
         self.group = group or ProcessGroup(
             actor_specs(config, suffix),

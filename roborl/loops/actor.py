@@ -67,7 +67,8 @@ class ActConfig(ActSettings):
     actor: str = "arm"
     # Address where the learner's store takes steps.
     steps: str = "tcp://127.0.0.1:5550"
-    # Address where the trainer publishes weights; empty keeps those of the policy folder, as a LeRobot policy must.
+    # Address where the trainer publishes weights; empty keeps those of the policy folder, as a LeRobot policy must. Where it
+    # is given and the mode is train, no episode begins before the learner has been met.
     weights: str = ""
     # Keys for links that leave this machine.
     security: SecurityConfig = field(default_factory=SecurityConfig)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from roborl.clock import NS, Clock, Rate
 from roborl.data.journal import Journal
 from roborl.envs.homing import go_home
-from roborl.errors import RobotError, SafetyStop, WireError
+from roborl.errors import RobotError, SafetyStop
 from roborl.loops.control_settings import ControlSettings, Waiting
+from roborl.loops.newest_chunk import NewestChunk
 from roborl.loops.orders import Orders
 from roborl.loops.remarks import Remarks
 from roborl.loops.seeds import SCENES, scene_seed
@@ -79,16 +80,15 @@ class ControlLoop:
         sign_of_life: Callable[[], None] = lambda: None,
     ) -> None:
         self._arm, self._operator, self._supervisor = arm, operator, supervisor
-        self._journal, self._observations, self._chunks = journal, observations, chunks
+        self._journal, self._observations = journal, observations
         self._status, self._clock, self._settings = status, clock, settings
         self._orders = orders or Orders(None, clock)
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
         self._trace, self._remarks = TickTrace(status), Remarks()
+        self._newest = NewestChunk(chunks, status, self._remarks)
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
-        self._index = -1
-        self._chunk: Chunk | None = None
-        self._person_at = -1
+        self._index = self._person_at = -1
         self._faults = 0
 
     def run(self) -> None:
@@ -113,7 +113,7 @@ class ControlLoop:
             self._remarks.tell()
 
     def run_episode(self) -> EndCause | None:
-        """Run one episode and return why it ended; None where the robot or a stop did not let it begin.
+        """Run one episode and return why it ended; None where robot, stop or another process did not let it begin.
 
         Raises:
             SafetyStop: If the operator stops the run while the scene is made ready.
@@ -122,7 +122,11 @@ class ControlLoop:
         seed = scene_seed("online", self._settings.seed, self._status["begun"] % SCENES)
         self._status["waiting_for"] = Waiting.OPERATOR
         self._operator.reset(seed)
-        self._status["waiting_for"] = Waiting.NOTHING
+        # Making it ready may have taken a person minutes, and what is ready now may not be by the time it may begin.
+        reason = self._status["waiting_for"] = self._reason_to_wait()
+        if reason is not Waiting.NOTHING:
+            self._remarks.keep("ready", f"The arm stays at rest: {reason.name.lower()}. You will be asked again")
+            return None
         try:
             self._arm.begin_episode()
             if self._settings.goes_home and not self._go_home():
@@ -135,8 +139,8 @@ class ControlLoop:
             self._fault(error)
             self._rest()
             return None
-        self._key, self._index = self._journal.next_key(), -1
-        self._chunk, self._person_at = None, -1
+        self._key, self._index, self._person_at = self._journal.next_key(), -1, -1
+        self._newest.forget()
         self._status.add("begun")
         self._orders.begin(self._key)
         self._status["episode"] = self._key.episode
@@ -194,10 +198,10 @@ class ControlLoop:
         while True:
             if self._index >= self._settings.max_steps:
                 return EndCause.TIME_LIMIT
-            proposed = self._await_action(observation)
-            if proposed is None:
+            chunk = self._await_chunk(observation)
+            if chunk is None:
                 return self._orders.end or EndCause.WATCHDOG
-            command = self._act(observation, proposed)
+            command = self._act(observation, chunk)
             if command is None:
                 return self._orders.end or EndCause.WATCHDOG
             self._trace.enter("observe")
@@ -229,11 +233,10 @@ class ControlLoop:
         )
         self._status["index"] = self._index
 
-    def _await_action(self, observation: Observation) -> NDArray[np.float32] | None:
+    def _await_chunk(self, observation: Observation) -> Chunk | None:
         """Hold until there is an action for this observation; None where the episode must end instead."""
         self._trace.enter("look")
-        self._look_for_chunk()
-        chunk = self._usable_chunk()
+        chunk = self._look_for_chunk()
         wanted = chunk is None or self._index - chunk.first >= self._settings.replan_steps
         self._trace.enter("publish")
         self._observations.publish(
@@ -258,25 +261,23 @@ class ControlLoop:
                 if not self._next_tick():
                     return None
                 self._trace.enter("look")
-        proposed: NDArray[np.float32] = chunk.actions[self._index - chunk.first]
-        return proposed
+        return chunk
 
     def _look_within_period(self) -> Chunk | None:
         """Look for a chunk several times until most of the control period has passed: sleep that it would sleep anyway."""
         slice_ns = self._rate.period_ns // _LOOKS_PER_PERIOD
         for _ in range(_LOOKS_PER_PERIOD - 2):
-            self._look_for_chunk()
-            chunk = self._usable_chunk()
+            chunk = self._look_for_chunk()
             left_ns = self._rate.remaining_ns()
             if chunk is not None or left_ns < 2 * slice_ns:
                 return chunk
             self._clock.sleep_until(self._clock.now_ns() + slice_ns)
         return None
 
-    def _act(self, observation: Observation, proposed: NDArray[np.float32]) -> Command | None:
+    def _act(self, observation: Observation, chunk: Chunk) -> Command | None:
         """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
-        assert self._chunk is not None
         self._trace.enter("decide")
+        proposed: NDArray[np.float32] = chunk.actions[self._index - chunk.first]
         decision = self._supervisor.decide(observation, proposed)
         if decision is None:
             self._lose_operator("The take-over device is silent while the person has the arm: it stops")
@@ -298,29 +299,12 @@ class ControlLoop:
             action=np.array(executed, np.float32),
             proposed=np.array(proposed, np.float32),
             source=source,
-            policy_version=self._chunk.policy_version,
+            policy_version=chunk.policy_version,
         )
 
-    def _look_for_chunk(self) -> None:
-        try:
-            chunk = self._chunks.newest()
-        except WireError as error:
-            self._status.add("bad_chunks")
-            self._remarks.keep("chunks", str(error))
-            return
-        if chunk is None:
-            return
-        if chunk.actions.ndim != 2 or not chunk.actions.size or not np.isfinite(chunk.actions).all():
-            self._status.add("bad_chunks")
-            return
-        self._chunk = chunk
-
-    def _usable_chunk(self) -> Chunk | None:
-        """Return the newest chunk where it holds an action for this step and was chosen after the person's last one."""
-        chunk = self._chunk
-        if chunk is None or not chunk.covers(self._key, self._index) or chunk.first <= self._person_at:
-            return None
-        return chunk
+    def _look_for_chunk(self) -> Chunk | None:
+        self._newest.look()
+        return self._newest.usable(self._key, self._index, person_at=self._person_at)
 
     def _next_tick(self) -> bool:
         """Wait for the next control period; False where the episode must end."""

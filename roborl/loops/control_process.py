@@ -100,7 +100,7 @@ def main(child: Child, config: ActConfig) -> None:
         status=status,
         clock=clock,
         settings=make_settings(config, bench),
-        blocked=gate(folder, supervisor),
+        blocked=gate(folder, supervisor, learner=config.mode == "train" and bool(config.weights)),
         orders=orders,
         stopping=stopping,
         sign_of_life=alive,
@@ -218,11 +218,19 @@ def _left_to_judge(config: ActConfig, bench: Bench) -> bool:
     return bench.outcome == "judge" and config.mode == "train"
 
 
-def gate(folder: Path, supervisor: Supervisor) -> Callable[[], Waiting]:
-    """Return what says why no episode may begin, from the other processes' counters and the take-over device."""
+def gate(folder: Path, supervisor: Supervisor, *, learner: bool) -> Callable[[], Waiting]:
+    """Return what says why no episode may begin, from the other processes' counters and the take-over device.
+
+    Args:
+        folder: The actor's shared folder.
+        supervisor: Who decides who commands.
+        learner: Whether there is a learner, which must have been met: it may want the arm to wait.
+    """
     inference, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
 
     def blocked() -> Waiting:
+        if learner and not io["met"]:
+            return Waiting.NO_LEARNER
         if io["paused"]:
             return Waiting.LEARNER_PAUSED
         if isinstance(supervisor, Intervention) and not supervisor.connected:

@@ -17,6 +17,7 @@ class Waiting(IntEnum):
     NO_POLICY = 3
     NO_DEVICE = 4
     OPERATOR = 5
+    NO_LEARNER = 6
 
 
 @dataclass(frozen=True, kw_only=True)

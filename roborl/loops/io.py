@@ -35,6 +35,11 @@ class Sender(Protocol):
     acknowledged: int
 
     @property
+    def connected(self) -> bool:
+        """Whether the learner has welcomed this side."""
+        ...
+
+    @property
     def alive(self) -> bool:
         """Whether the learner was heard lately."""
         ...
@@ -133,7 +138,10 @@ class IoLoop:
         status.add("sent", offered)
         status["acknowledged"] = self._ring.acknowledged
         status["pending"] = self._ring.head - self._ring.acknowledged
-        status["paused"] = self._sender.control.get("mode") == "pause"
+        if self._sender.connected:
+            # Until then, what a predecessor of this process was told holds.
+            status["paused"] = self._sender.control.get("mode") == "pause"
+            status["met"] = 1
         status["connected"] = alive = self._sender.alive
         if alive:
             if self._away_since is not None:

@@ -38,7 +38,7 @@ STATUS_FIELDS = {
     ),
     "io": (
         *LIFE,
-        *("connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
+        *("met", "connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
         *("link_faults",),
     ),
     "live": (*LIFE, "connected", "offered", "scored", "missing", "refused", "lost", "silent", "stuck"),

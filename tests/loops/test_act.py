@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from roborl.data.ring import Ring
 from roborl.errors import ConfigError
 from roborl.loops.act import Actor, folder_of
 from roborl.loops.actor import ActConfig
+from roborl.loops.control_settings import Waiting
 from roborl.loops.status import StatusSlot
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End, Record, unpack_record
@@ -187,6 +189,33 @@ def test_episodes_go_on_while_the_learner_is_away_until_the_ring_is_full(
         assert results[0]["not_durable"] == len(records)
         del records
     shutil.rmtree(folder_of(config))
+
+
+def test_the_arm_waits_for_a_learner_that_it_has_not_met_at_this_start(
+    config: ActConfig, learner: Learner
+) -> None:
+    learner.steps.set_control({"mode": "pause"})
+    # An earlier start had met one.
+    earlier = StatusSlot(folder_of(config), "io")
+    earlier["met"] = 1
+    stop = threading.Event()
+    actor = Actor(replace(config, steps="ipc://" + str(config.run / "nobody")), stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["waiting_for"] == Waiting.NO_LEARNER)
+    wait_for(lambda: actor.status["inference"].fresh(1.0) and actor.status["io"].fresh(1.0))
+    time.sleep(0.5)
+    stop.set()
+    thread.join(30)
+    assert actor.status["control"]["begun"] == 0
+    stop.clear()
+    actor = Actor(config, stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["waiting_for"] == Waiting.LEARNER_PAUSED)
+    assert actor.status["control"]["begun"] == 0
+    learner.steps.set_control({})
+    wait_for(lambda: actor.status["control"]["steps"] > 3)
+    stop.set()
+    thread.join(30)
 
 
 def test_a_signal_ends_the_arm_first_and_leaves_nothing_open(config: ActConfig, learner: Learner) -> None:

@@ -589,6 +589,34 @@ def test_others_can_keep_episodes_from_beginning(bench: Bench) -> None:
     assert bench.arm.sent_ns[0] > until
 
 
+def test_what_came_up_while_the_scene_was_made_ready_keeps_the_arm_at_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The learner asks for a pause while the person is at the scene; once it is over, the scene is made ready again."""
+    bench = Bench(tmp_path, by_person=True, goes_home=True)
+    asked: list[int] = []
+
+    def answer() -> None:
+        asked.append(bench.clock.now_ns())
+        if len(asked) == 1:
+            bench.waiting = Waiting.LEARNER_PAUSED
+        bench.keys.press(Button.READY)
+
+    def release(now_ns: int) -> None:
+        if bench.waiting is Waiting.LEARNER_PAUSED:
+            assert bench.arm.calls == []
+            if now_ns > asked[0] + 5 * NS:
+                bench.waiting = Waiting.NOTHING
+
+    bench.answer = answer
+    bench.clock.during.append(release)
+    bench.loop.run()
+    assert len(asked) == 2
+    assert bench.arm.sent_ns[0] >= asked[1] > asked[0] + 5 * NS
+    assert bench.status["episodes"] == 1
+    assert "at rest: learner_paused" in caplog.text
+
+
 def test_a_signal_stops_the_arm_before_the_process_ends(bench: Bench) -> None:
     def stop(now_ns: int) -> None:
         bench.stop = bench.stop or len(bench.arm.sent_ns) == 13
@@ -684,7 +712,7 @@ def test_a_verdict_on_an_earlier_episode_while_the_camera_is_read_leaves_the_pre
     tmp_path: Path,
 ) -> None:
     bench = Bench(tmp_path, by_person=True, episodes=2)
-    earlier = EpisodeKey(actor="arm", incarnation=1, episode=0)
+    earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
     bench.press_during_observe(7 + 3, Button.SUCCESS, episode=earlier, index=5)
     bench.loop.run()
     assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
@@ -716,7 +744,7 @@ def test_an_emergency_stop_outranks_what_is_pressed_with_it(bench: Bench, first:
 
 def test_a_verdict_that_comes_before_the_run_is_ended_is_kept(tmp_path: Path) -> None:
     bench = Bench(tmp_path, by_person=True, episodes=2)
-    judged = EpisodeKey(actor="arm", incarnation=1, episode=0)
+    judged = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
 
     def answer() -> None:
         if bench.status["episodes"]:
@@ -734,7 +762,7 @@ def test_a_verdict_that_comes_before_the_run_is_ended_is_kept(tmp_path: Path) ->
 
 def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, episodes=2)
-    earlier = EpisodeKey(actor="arm", incarnation=1, episode=0)
+    earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
 
     def press(now_ns: int) -> None:
         if len(bench.arm.sent_ns) == 40:
@@ -824,7 +852,7 @@ def test_control_loads_no_tensor_library() -> None:
 
 def watched(bench: Bench, episode: int = 0, **said: Any) -> LiveScore:
     """What a reward model says of an observation that was made just now, unless told otherwise."""
-    key = EpisodeKey(actor="arm", incarnation=1, episode=episode)
+    key = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=episode)
     values = {"index": 2, "progress": 1.0, "done": True, "valid": True, "stamp_ns": bench.clock.now_ns()}
     return LiveScore(key=key, **values | said)
 

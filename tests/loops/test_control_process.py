@@ -11,10 +11,13 @@ import pytest
 
 from roborl.clock import NS, FakeClock, MonotonicClock
 from roborl.envs.bench import load_bench
+from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.actor import ActConfig
-from roborl.loops.control_process import make_judge_stop, make_operator, make_settings
+from roborl.loops.control_process import gate, make_judge_stop, make_operator, make_settings
+from roborl.loops.control_settings import Waiting
 from roborl.loops.judge_stop import LiveScore, LiveSlot
 from roborl.loops.live_config import LiveConfig
+from roborl.loops.status import StatusSlot
 from roborl.types import EpisodeKey
 
 
@@ -79,3 +82,16 @@ def test_whoever_watches_ends_episodes_where_the_outcome_is_left_to_a_judge_alon
     for age_s, fresh in ((7.9, True), (8.1, False)):
         slot.publish(replace(score, stamp_ns=clock.now_ns() - int(age_s * NS)))
         assert done(key) is (stops and fresh)
+
+
+def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) -> None:
+    inference, io = StatusSlot(tmp_path, "inference"), StatusSlot(tmp_path, "io")
+    inference.begin()
+    inference.ready(0.0)
+    alone = gate(tmp_path, PolicyOnly(), learner=False)
+    blocked = gate(tmp_path, PolicyOnly(), learner=True)
+    assert (blocked(), alone()) == (Waiting.NO_LEARNER, Waiting.NOTHING)
+    io["met"] = io["paused"] = 1
+    assert (blocked(), alone()) == (Waiting.LEARNER_PAUSED, Waiting.LEARNER_PAUSED)
+    io["paused"] = 0
+    assert (blocked(), alone()) == (Waiting.NOTHING, Waiting.NOTHING)

@@ -22,7 +22,7 @@ class Learner:
 
     def __init__(self, window: int = 3) -> None:
         self.acknowledged = 0
-        self.alive = True
+        self.alive = self.connected = True
         self.control: dict[str, Any] = {}
         self.records: list[bytes] = []
         self.window = window
@@ -124,3 +124,19 @@ def test_the_learner_can_ask_for_a_pause(tmp_path: Path) -> None:
         learner.control = control
         loop.turn(0.0)
         assert status["paused"] == paused
+
+
+@pytest.mark.parametrize(("mode", "paused"), [("pause", 1), ("run", 0)])
+def test_what_the_learner_asked_for_holds_until_a_new_process_has_met_it(
+    tmp_path: Path, mode: str, paused: int
+) -> None:
+    learner, status = Learner(), StatusSlot(tmp_path, "io")
+    ring = Ring.create(tmp_path / "ring.bin", slots=4, slot_bytes=64)
+    learner.connected = False
+    IoLoop(ring, learner, None, WeightsSlot(tmp_path), status).turn(0.0)
+    assert not status["met"]
+    learner.connected, learner.control = True, {"mode": mode}
+    IoLoop(ring, learner, None, WeightsSlot(tmp_path), status).turn(0.0)
+    learner.connected, learner.control = False, {}
+    IoLoop(ring, learner, None, WeightsSlot(tmp_path), status).turn(0.0)
+    assert (status["met"], status["paused"]) == (1, paused)

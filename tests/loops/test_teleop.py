@@ -93,13 +93,13 @@ def test_no_episode_begins_while_the_take_over_device_is_silent(tmp_path: Path) 
     inference = StatusSlot(tmp_path, "inference")
     inference.begin()
     inference.ready(0.0)
-    blocked = gate(tmp_path, supervisor)
+    blocked = gate(tmp_path, supervisor, learner=False)
     assert blocked() is Waiting.NO_DEVICE
     slot.publish(Reading(action=np.zeros(4, np.float32), clutch=False, stamp_ns=clock.now_ns()))
     assert blocked() is Waiting.NOTHING
     clock.advance(0.3)
     assert blocked() is Waiting.NO_DEVICE
-    assert gate(tmp_path, PolicyOnly())() is Waiting.NOTHING
+    assert gate(tmp_path, PolicyOnly(), learner=False)() is Waiting.NOTHING
 
 
 def test_a_leader_arm_of_the_same_kind_fits_a_bench() -> None:
