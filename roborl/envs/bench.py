@@ -82,7 +82,8 @@ class Bench:
             runs. "judge": the learner's reward model, once it has seen the frames; a simulation then keeps silent,
             and an episode ends by its time limit, or once a reward model that watches live calls it done; a person may still
             press a button, which outvotes the judge.
-        if_control_dies: What the arm does when nobody sends set-points any more; for the operator to read.
+        if_control_dies: What the arm does when nobody sends set-points any more, in words for the operator; a physical bench
+            must say it.
     """
 
     robot: RobotConfig
@@ -180,7 +181,8 @@ def resolve(bench: Bench) -> Bench:
     """Return ``bench`` with what it leaves open taken from the simulated task, and simulated cameras at recording size.
 
     Raises:
-        ConfigError: If a physical bench leaves them open, or the simulated task does not exist.
+        ConfigError: If a physical bench leaves them open or does not state what it does when control dies, or the simulated
+            task does not exist.
     """
     if isinstance(bench.robot, SimRobotConfig):
         task = importlib.import_module("roborl.envs.tasks.registry").make_task(bench.robot.scene)
@@ -203,6 +205,14 @@ def resolve(bench: Bench) -> Bench:
             seen=f"task={bench.task!r}, max_steps={bench.max_steps}, cameras={sorted(bench.cameras)}",
             allowed="an instruction in words, at least 1 step, and a recording resolution per camera",
             remedy="Set task, max_steps and cameras in the bench file",
+        )
+    if not bench.if_control_dies:
+        raise ConfigError(
+            "A physical bench must state what its arm does when nobody sends set-points any more",
+            seen=f"if_control_dies={bench.if_control_dies!r}",
+            allowed="a sentence for whoever stands beside it",
+            remedy="Find it out and set it in the bench file, for example: "
+            "if_control_dies: the servos hold their last goal position under torque until the power is cut",
         )
     return bench
 

@@ -80,6 +80,7 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
         says=f"{bench.robot.type}, {bench.control_hz:g} Hz, task: {bench.task}",
     )
     if not bench.simulated:
+        yield Finding(what="if control dies", ok=True, says=bench.if_control_dies)
         yield from _arm(bench)
     if look:
         for camera, use in bench.cameras.items():

@@ -125,7 +125,7 @@ class ControlLoop:
         # Making it ready may have taken a person minutes, and what is ready now may not be by the time it may begin.
         reason = self._status["waiting_for"] = self._reason_to_wait()
         if reason is not Waiting.NOTHING:
-            self._remarks.keep("ready", f"The arm stays at rest: {reason.name.lower()}. You will be asked again")
+            self._remarks.keep("ready", f"The arm stays at rest: {reason.name.lower()}. You are asked again")
             return None
         try:
             self._arm.begin_episode()

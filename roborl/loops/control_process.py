@@ -113,6 +113,8 @@ def main(child: Child, config: ActConfig) -> None:
         gc.freeze()
         status.ready(import_s)
         child.ready(import_s)
+        if not bench.simulated:
+            log.warning("Should this control process die: %s", bench.if_control_dies)
         loop.run()
     finally:
         arm.disconnect()

@@ -38,8 +38,8 @@ STATUS_FIELDS = {
     ),
     "io": (
         *LIFE,
-        *("met", "connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
-        *("link_faults",),
+        *("connected", "paused", "sent", "acknowledged", "pending", "weights_version", "weights_received"),
+        *("link_faults", "met"),
     ),
     "live": (*LIFE, "connected", "offered", "scored", "missing", "refused", "lost", "silent", "stuck"),
 }

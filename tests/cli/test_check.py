@@ -239,6 +239,7 @@ def test_a_physical_arm_is_looked_at_without_being_touched(
         return {finding.what: (finding.ok, finding.says) for finding in findings}
 
     nothing = found(str(tmp_path / "ttyACM0"))
+    assert "under torque" in nothing["if control dies"][1]
     assert nothing["driver"][0]
     assert not nothing["port"][0]
     assert "lerobot-find-port" in nothing["port"][1]

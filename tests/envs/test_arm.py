@@ -259,6 +259,15 @@ def test_a_physical_bench_cannot_run_faster_than_life() -> None:
         load_bench("so101_desk", ["--time_scale=4"])
 
 
+@pytest.mark.parametrize("said", ["", " "])
+def test_a_physical_bench_says_what_the_arm_does_when_control_dies(said: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"Found: if_control_dies=.*for example: if_control_dies: the servos"
+    ):
+        load_bench("so101_desk", [f"--if_control_dies={said}"])
+    assert load_bench("so101_sim", ["--if_control_dies="]).simulated
+
+
 def test_a_plugin_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"plug-in.*no_such_module"):
         load_bench("so101_sim", plugins=["no_such_module"])

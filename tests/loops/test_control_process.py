@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +14,15 @@ import pytest
 from roborl.clock import NS, FakeClock, MonotonicClock
 from roborl.envs.bench import load_bench
 from roborl.hil.supervisor import PolicyOnly
+from roborl.loops import control_process
+from roborl.loops.act import folder_of
 from roborl.loops.actor import ActConfig
 from roborl.loops.control_process import gate, make_judge_stop, make_operator, make_settings
 from roborl.loops.control_settings import Waiting
 from roborl.loops.judge_stop import LiveScore, LiveSlot
 from roborl.loops.live_config import LiveConfig
 from roborl.loops.status import StatusSlot
+from roborl.loops.supervise import Child
 from roborl.types import EpisodeKey
 
 
@@ -95,3 +100,27 @@ def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) ->
     assert (blocked(), alone()) == (Waiting.LEARNER_PAUSED, Waiting.LEARNER_PAUSED)
     io["paused"] = 0
     assert (blocked(), alone()) == (Waiting.NOTHING, Waiting.NOTHING)
+
+
+def test_on_a_physical_bench_the_operator_is_told_what_the_arm_does_when_control_dies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\nif_control_dies: the arm sinks slowly\n"
+        "cameras: {front: {height_px: 64, width_px: 64}}\n"
+    )
+    config = ActConfig(
+        bench=str(bench),
+        plugins=["roborl.testing.config_stub_robot"],
+        run=tmp_path,
+        operator="none",
+        ring_mb=1,
+    )
+    child = Child("control", None, ctypes.c_int64(0))
+    child.stop()
+    try:
+        control_process.main(child, config)
+    finally:
+        shutil.rmtree(folder_of(config))
+    assert "Should this control process die: the arm sinks slowly" in caplog.text

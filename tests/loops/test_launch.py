@@ -165,7 +165,7 @@ def test_one_device_takes_over_one_arm() -> None:
 def stub_bench(folder: Path) -> Path:
     bench = folder / "bench.yaml"
     bench.write_text(
-        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\n"
+        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\nif_control_dies: nothing moves\n"
         "cameras: {front: {height_px: 240, width_px: 320}}\n"
     )
     return bench

@@ -174,6 +174,7 @@ robot:
     front: {type: opencv, index_or_path: 0, height: 48, width: 64, fps: 30}
 model: so101_sim
 task: make it bright
+if_control_dies: nothing moves
 cameras:
   front: {height_px: 48, width_px: 64}
 image_px: 48

@@ -275,7 +275,9 @@ def test_a_second_live_actor_of_one_name_is_refused_in_words_and_costs_the_first
     )
     turns = (lambda: clock.advance(0.02), lambda: log.turn(receiver), lambda: feed(first, log.last("r1") + 5))
     until(lambda: first.connected, *turns)
-    with pytest.raises(HandshakeMismatch, match=r"same name.*Found: arm\. Allowed: a name of its own.*--actor"):
+    with pytest.raises(
+        HandshakeMismatch, match=r"same name.*Found: arm\. Allowed: a name of its own.*--actor"
+    ):
         until(lambda: False, *turns, lambda: feed(second, 5))
     assert list(log.rings) == ["r1"]
     assert log.last("r1") > 10
