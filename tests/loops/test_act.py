@@ -256,6 +256,25 @@ def test_a_learner_that_does_not_fit_ends_the_actor_with_both_values(tmp_path: P
         shutil.rmtree(folder_of(config))
 
 
+def test_a_second_actor_of_one_name_ends_before_it_moves_and_is_told_why(
+    config: ActConfig, learner: Learner
+) -> None:
+    stop = threading.Event()
+    actor = Actor(config, stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["steps"] > 3)
+    second = replace(config, run=config.run / "elsewhere", drain_s=0.0)
+    try:
+        with pytest.raises(ConfigError, match=r"same name.*Found: arm\. .*--actor"):
+            Actor(second, lambda: False).run()
+        assert StatusSlot(folder_of(second), "control")["begun"] == 0
+    finally:
+        stop.set()
+        thread.join(30)
+        shutil.rmtree(folder_of(second))
+    check_experience(learner.records)
+
+
 def test_an_actor_of_another_architecture_ends_before_it_takes_weights(
     tmp_path: Path, learner: Learner
 ) -> None:
