@@ -109,8 +109,10 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         run.imports,
     )
     loop = StoreLoop(WithVerdicts(receiver, VerdictReader(run.store, store.last_sequence)), store)
-    # No arm moves on demonstrations of which the next one may turn out not to be this bench's.
-    holding = not demos.complete
+    # No arm moves on demonstrations of which the next one may turn out not to be this bench's, nor before a trainer that has to
+    # learn from what is recorded has said that it has.
+    spoken_ns = time.monotonic_ns() if config.trainer.budget.head_start else 0
+    holding = not demos.complete or bool(spoken_ns)
     if holding:
         receiver.set_control({"mode": "pause"})
     child.ready(import_s)
@@ -121,7 +123,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         loop.turn(0.05 if demos.complete else 0.0)
         child.beat()
         if ticker.due():
-            if (not demos.complete or _actors_should_wait(run)) != holding:
+            if (not demos.complete or _actors_should_wait(run, spoken_ns)) != holding:
                 holding = not holding
                 receiver.set_control({"mode": "pause"} if holding else {})
             rings = {
@@ -143,11 +145,13 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     store.close()
 
 
-def _actors_should_wait(run: RunFolder) -> bool:
-    """Return what the trainer wants; one that is silent wants nothing."""
+def _actors_should_wait(run: RunFolder, spoken_ns: int) -> bool:
+    """Return what the trainer wants; one that falls silent wants nothing, unless it has yet to speak since ``spoken_ns``."""
     trainer = read_status(run.status("trainer"))
-    age_ns = time.monotonic_ns() - trainer.get("at_ns", 0)
-    return bool(trainer.get("holds_actors")) and age_ns < _SILENT_S * NS
+    at_ns = trainer.get("at_ns", 0)
+    if at_ns < spoken_ns:
+        return True
+    return bool(trainer.get("holds_actors")) and time.monotonic_ns() - at_ns < _SILENT_S * NS
 
 
 def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:

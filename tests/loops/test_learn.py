@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -489,8 +490,10 @@ class Story:
         monkeypatch.setattr(learn_processes, "write_status", note)
         monkeypatch.setattr(demonstrations, "bench_demos", lambda *_: demos)
 
-    def run(self, run: Path) -> None:
+    def run(self, run: Path, *, head_start: int = 0) -> None:
         config = replace(config_in(run, addresses(run), 0.0), demos=DemosConfig(path="shown"))
+        budget = replace(config.trainer.budget, head_start=head_start)
+        config = replace(config, trainer=replace(config.trainer, budget=budget))
         learn_processes.store_main(self.child, config, FORM)
 
 
@@ -516,6 +519,30 @@ def test_actors_wait_until_all_demonstrations_are_in(tmp_path: Path, monkeypatch
     story.run(tmp_path)
     assert story.told == ["pause", "run"]
     assert len(StoreReader(tmp_path / "store").episodes()) == 3
+
+
+def test_actors_wait_for_the_first_word_of_a_trainer_that_gets_a_head_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story, words = Story(monkeypatch, shown(1)), iter([{}, {"at_ns": 1}, {"holds_actors": True}])
+
+    def heard(_: Path) -> dict[str, object]:
+        """Tell what stands in the trainer's status: nothing, an earlier run's, that it holds them, then no more."""
+        word = next(words, {"holds_actors": False})
+        return word if not word or "at_ns" in word else {"at_ns": time.monotonic_ns(), **word}
+
+    def note(_: Path, status: Mapping[str, object]) -> None:
+        held.append(bool(status["holding"]))
+        if not held[-1]:
+            story.child.stop()
+
+    held: list[bool] = []
+    monkeypatch.setattr(learn_processes, "read_status", heard)
+    monkeypatch.setattr(learn_processes, "write_status", note)
+    story.run(tmp_path, head_start=10)
+    assert story.told == ["pause", "run"]
+    assert len(held) >= 3
+    assert held.count(False) == 1
 
 
 def test_a_bad_demonstration_after_good_ones_ends_the_run_before_an_actor_may_move(
