@@ -33,7 +33,7 @@ from roborl.rewards.benchmark import (
 from roborl.rewards.graded_videos import grade_videos
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.model import RewardModel
-from roborl.rewards.observation_rate import check_rate, told_rate
+from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
 
@@ -195,6 +195,7 @@ def bench_reward(
         model = load_reward_model(place)
         for rate_hz, where in rates:
             check_rate(told_rate(model), rate_hz, where)
+            warn_of_rate(trained_rate(model), rate_hz, where)
         shown[name] = {t: digest(of_cameras(r, model.cameras)) for t, r in cohort.references.items()}
         tell = partial(on_video, name)
         found = measure(model, cohort.validation, cohort.test, _settings(config), on_video=tell)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roborl.data.lerobot_files import fingerprint
+from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
-from roborl.loops.training_episodes import split, to_training
+from roborl.loops.training_episodes import split, to_training, views_of
 from roborl.rewards.benchmark import Subject
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
 from roborl.rewards.judges.queries import picture_key
@@ -114,13 +115,15 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
 
 
 def _read(config: BenchRewardConfig, source: str) -> Iterator[TrainingEpisode]:
-    count = 0
-    for episode in read_episodes(source, camera_map=config.camera_map or None):
+    count, info = 0, describe(source)
+    views = views_of(list(info.cameras), config.cameras, config.camera_map)
+    sizes = {ours: info.cameras[theirs] for ours, theirs in views.items()}
+    for episode in read_episodes(info.root, cameras=sizes, camera_map=views):
         if config.episodes and count >= config.episodes:
             return
         if not episode.discarded:
             count += 1
-            yield to_training(episode, config.cameras)
+            yield to_training(episode)
 
 
 def _subject_maker(

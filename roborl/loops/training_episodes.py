@@ -53,7 +53,7 @@ def read_training(
     if is_footage(dataset):
         return _read_videos(dataset, episodes, cameras, camera_map or {}, failed, rate_hz, side_px)
     info = describe(dataset)
-    views = _views(list(info.cameras), cameras, camera_map or {})
+    views = views_of(list(info.cameras), cameras, camera_map or {})
     found = read_episodes(
         info.root,
         cameras={ours: info.cameras[theirs] for ours, theirs in views.items()},
@@ -91,7 +91,7 @@ def _read_videos(
     return read, _kept_hz(fps, rate_hz)
 
 
-def _views(have: Sequence[str], cameras: Sequence[str], camera_map: Mapping[str, str]) -> dict[str, str]:
+def views_of(have: Sequence[str], cameras: Sequence[str], camera_map: Mapping[str, str]) -> dict[str, str]:
     """Return the views to read, our camera name to the dataset's.
 
     Raises:
@@ -127,7 +127,7 @@ def _filmed(
     # One camera at a time: the pictures of a video are let go as soon as they stand in one array.
     pictures = {
         name: footage.read({name: places.tolist()})[name]
-        for name in _views(have, cameras, footage.camera_map)
+        for name in views_of(have, cameras, footage.camera_map)
     }
     return TrainingEpisode(
         images={name: np.stack([found[i] for i in places.tolist()]) for name, found in pictures.items()},

@@ -220,6 +220,17 @@ def test_progress_of_failures_is_not_made_up(tmp_path: Path) -> None:
     assert cohort.described()["privileged_truth"] == 0
 
 
+def test_cameras_of_other_names_are_mapped(lamps: Path, tmp_path: Path) -> None:
+    ours, theirs = "overhead", next(iter(CAMERAS))
+    config = BenchRewardConfig(dataset=[str(lamps)], camera_map={ours: theirs})
+    shown = {name for subject in read_cohort(config).test for name in subject.episode.images}
+    assert shown == {ours, *CAMERAS} - {theirs}
+    only = read_cohort(replace(config, cameras=[ours]))
+    assert {tuple(subject.episode.images) for subject in only.test} == {(ours,)}
+    with pytest.raises(DatasetError, match="lacks a camera"):
+        read_cohort(replace(config, camera_map={ours: "nowhere"}))
+
+
 def test_a_dataset_without_two_successes_is_refused(tmp_path: Path) -> None:
     write_episodes(tmp_path / "one", lamp(1, success=True), lamp(2, success=False))
     with pytest.raises(DatasetError, match="too few successful episodes"):
