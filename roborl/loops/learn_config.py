@@ -148,8 +148,8 @@ class LearnSettings:
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     # the share of demonstrations in a batch
     mix: MixConfig = field(default_factory=MixConfig)
-    # which algorithm learns: rlpd, or module:function that makes one (roborl.loops.train.Algorithm) out of this configuration,
-    # the policy and the replay memory; its batches bring pictures where its `images` is true
+    # which algorithm learns: rlpd, or module:function that makes one (roborl.learning.algorithm.Algorithm) out of this
+    # configuration, the policy and the replay memory; its batches bring pictures where its `images` is true
     algorithm: str = "rlpd"
     # settings of the algorithm; another one reads batch_size, demo_fraction, discount and n_step of them, and has to form
     # the reward as shaping says

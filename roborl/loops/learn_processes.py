@@ -14,6 +14,7 @@ from typing import Any
 
 from roborl.clock import NS
 from roborl.errors import ConfigError, DatasetError, ModelLoadError
+from roborl.learning.algorithm import Algorithm
 from roborl.learning.publish import ProbeActions, probe_with
 from roborl.loops.architecture import architecture
 from roborl.loops.label import Labeller
@@ -25,7 +26,7 @@ from roborl.loops.learn_config import (
 from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
 from roborl.loops.store import DemoImport, StoreLoop, WithVerdicts, imported
 from roborl.loops.supervise import Child
-from roborl.loops.train import Algorithm, Trainer
+from roborl.loops.train import Trainer
 from roborl.types import Observation
 
 log = logging.getLogger(__name__)

@@ -11,48 +11,15 @@ from typing import Any, Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, ModelLoadError, TrainingError
+from roborl.learning.algorithm import Algorithm
 from roborl.learning.budget import BudgetConfig, ReplayBudget
 from roborl.learning.checkpoint import Checkpoint, check_shapes, checkpoints, load_checkpoint, save_checkpoint
-from roborl.learning.publish import PolicyPublisher, ProbeActions, Weights
+from roborl.learning.publish import PolicyPublisher, ProbeActions
 from roborl.loops.run_files import written
 
 log = logging.getLogger(__name__)
 
 _LONGEST_BURST_S = 0.25
-
-
-class Algorithm[B](Protocol):
-    """Sampled batch to new weights and metrics.
-
-    Attributes:
-        images: Whether its batches bring pictures, each under its own random shift; without, it may look them up by row.
-    """
-
-    images: bool
-
-    def update(self, batch: B) -> dict[str, float]:
-        """Make one update and return its figures."""
-        ...
-
-    def actor_weights(self) -> Weights:
-        """Return what an actor needs, by name; nothing of the critics."""
-        ...
-
-    def load_actor_weights(self, weights: Weights) -> None:
-        """Go on from an older actor.
-
-        Raises:
-            ModelLoadError: If they do not fit.
-        """
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that training needs in order to go on: networks, optimisers, generators, counters."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,41 @@
+"""What every algorithm is to the trainer; one of one's own needs nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from roborl.learning.publish import Weights
+
+
+class Algorithm[B](Protocol):
+    """Sampled batch to new weights and metrics.
+
+    Attributes:
+        images: Whether its batches bring pictures, each under its own random shift; without, it may look them up by row.
+    """
+
+    images: bool
+
+    def update(self, batch: B) -> dict[str, float]:
+        """Make one update and return its figures."""
+        ...
+
+    def actor_weights(self) -> Weights:
+        """Return what an actor needs, by name; nothing of the critics."""
+        ...
+
+    def load_actor_weights(self, weights: Weights) -> None:
+        """Go on from an older actor.
+
+        Raises:
+            ModelLoadError: If they do not fit.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training needs in order to go on: networks, optimisers, generators, counters."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        ...
