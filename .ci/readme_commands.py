@@ -78,12 +78,20 @@ def run_block(block: list[str]) -> Iterator[str]:
             yield command
     for command, process in waiting:
         process.send_signal(signal.SIGINT)
-        if process.wait(_STOPS_S):
+        try:
+            failed = process.wait(_STOPS_S) != 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            failed = True
+        if failed:
             yield command
 
 
 def main() -> int:
     """Run them all; return 1 if one failed."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell in the background has it ignored, and so would children
     failed = [command for block in blocks(Path("README.md").read_text()) for command in run_block(block)]
     for command in failed:
         print(f"FAILED: {command}", file=sys.stderr)
