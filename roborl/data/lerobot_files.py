@@ -222,7 +222,7 @@ def _even_out(root: Path) -> None:
             replace_table(path, table)
 
 
-def recover(root: Path) -> int:
+def drop_torn(root: Path) -> int:
     """Drop what a killed recording left torn, keep every finished episode.
 
     LeRobot writes parquet footers only when it is finalised, so a kill leaves its newest files unreadable while

@@ -16,7 +16,7 @@ import numpy as np
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import ACTION, STATE
-from roborl.data.lerobot_files import load_files, recover
+from roborl.data.lerobot_files import drop_torn, load_files
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
 from roborl.errors import DatasetError
@@ -73,7 +73,7 @@ class DatasetWriter:
         self._dataset: Any = None
         self.episodes = 0
         if (path / "meta" / "info.json").is_file():
-            lost = recover(path)
+            lost = drop_torn(path)
             if lost:
                 log.warning("%s: %d episodes of a killed recording were torn and are dropped", path, lost)
             files = load_files(path)

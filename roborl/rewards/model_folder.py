@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from roborl.errors import ModelLoadError, RoborlError
-from roborl.pretrained import CONFIG as CONFIG
-from roborl.pretrained import WEIGHTS as WEIGHTS
+from roborl.pretrained import CONFIG, WEIGHTS
 
 
 def save_model_folder(folder: Path, described: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:

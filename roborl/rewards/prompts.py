@@ -131,7 +131,7 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
             f"The wording for {contract.name} does not have the hash that is insisted on",
             seen=sorted(digest_of(text) for text in fitting) or f"no wording in {place}",
             allowed=config.sha256,
-            remedy="Name the file that has it: --prompt.file",
+            remedy="Name the file that has it as prompt.file in the model's settings",
         )
     # A file's last line end is no part of its words, unless the published hash says so.
     bare = {t: slot for t, slot in fitting.items() if t.rstrip("\n") == t or t.rstrip("\n") not in fitting}
@@ -163,10 +163,10 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
     reason = (
         f"{len(found)} possible wordings in {place}" if place else "its card is not beside the checkpoint"
     )
-    advice = "Name a copy of its card or code: --prompt.file"
+    advice = "Name a copy of its card or code as prompt.file in the model's settings"
     if contract.published_states:
         reason = f"those also state {contract.published_states}, which this question cannot"
-        advice = "A wording of yours may be named: --prompt.file"
+        advice = "A wording of yours may be named as prompt.file in the model's settings"
     log.warning(
         "%s is asked in roborl's own words, to which it answers less well than to those it was trained on: %s. %s",
         contract.name,

@@ -87,7 +87,7 @@ def test_without_a_copy_our_own_words_are_used_with_a_warning(tmp_path, caplog):
         with caplog.at_level(logging.WARNING):
             prompt = load_prompt(KNOWN, PromptConfig(), folder)
         assert (prompt.origin, prompt.template) == ("own", KNOWN.own)
-        assert "--prompt.file" in caplog.text
+        assert "as prompt.file in the model's settings" in caplog.text
 
 
 def test_a_card_with_several_possible_words_is_not_guessed_at(tmp_path, caplog):

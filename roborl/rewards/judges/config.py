@@ -99,10 +99,14 @@ class JudgeConfig:
     def __post_init__(self) -> None:
         if self.kind is JudgeKind.OPENAI and not self.endpoints:
             raise ConfigError(
-                "A judge behind endpoints has no endpoint", remedy="Set --judge.endpoints '[http://…/v1]'"
+                "A judge behind endpoints has no endpoint",
+                remedy="Name them in the model's settings, such as judge.endpoints: ['http://localhost:8000/v1']",
             )
         if self.kind is JudgeKind.FAKE and not self.reply:
-            raise ConfigError("A fake judge has nothing to say", remedy="Set --judge.reply 'ANSWER: 3'")
+            raise ConfigError(
+                "A fake judge has nothing to say",
+                remedy="Set judge.reply in the model's settings, such as 'ANSWER: 3'",
+            )
         dtypes = ("auto", "bfloat16", "float16", "float32")
         if self.dtype not in dtypes:
             raise ConfigError("There is no such number format", seen=self.dtype, allowed=dtypes)

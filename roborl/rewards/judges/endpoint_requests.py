@@ -136,7 +136,7 @@ class RequestWriter:
         if not self._warned:
             log.warning(
                 "clips go to the endpoints as single pictures: a network that was trained on videos, such as RoboReward,"
-                " then sees twice the visual tokens that it learnt from. vLLM can show it videos: --judge.clips video"
+                " then sees twice the visual tokens that it learnt from. vLLM can show it videos: judge.clips: video in the model's settings"
             )
         self._warned = True
 
@@ -153,7 +153,7 @@ def _times(clips: Sequence[Clip]) -> dict[str, Any]:
             "An endpoint cannot be told the instants of several clips in one question",
             seen=[stamps, *others],
             allowed="one clip, or clips of the same instants",
-            remedy="Show them as pictures: --judge.clips pictures",
+            remedy="Show them as pictures: judge.clips: pictures in the model's settings",
         )
     indices = [round(1e3 * stamp_s) for stamp_s in stamps]
     # Qwen2.5-VL takes the number of frames over that of the whole video for its rate.

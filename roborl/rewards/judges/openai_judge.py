@@ -234,7 +234,7 @@ class OpenAiJudge:
         """Return what an endpoint says of its failure, with what helps against a field or form that it does not know."""
         said = response.text[:200]
         if response.status_code in _REFUSED and self._config.extensions:
-            said += "; of a field: --judge.extensions False, of a video: --judge.clips pictures"
+            said += "; against a field of the request, set judge.extensions: false in the model's settings, against a video, judge.clips: pictures"
         return said
 
     def _sees_what_is_sent(self) -> bool:
@@ -286,13 +286,13 @@ class OpenAiJudge:
                 raise ConfigError(
                     "It is not clear which model of an endpoint is meant",
                     seen=names,
-                    remedy="Name one: --judge.served_model",
+                    remedy="Name one as judge.served_model in the model's settings",
                 )
             return names[0]
         raise JudgeDown(
             "No endpoint of the judge tells what it serves",
             seen=[endpoint.url for endpoint in self._endpoints],
-            remedy="Start one, or name the model: --judge.served_model",
+            remedy="Start one, or name the model as judge.served_model in the model's settings",
         )
 
 

@@ -56,7 +56,7 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
             "A checkpoint holds a network of a kind that is not run here",
             seen=model_type,
             allowed=MODEL_TYPES,
-            remedy="Serve it with vLLM or SGLang and name its address: --judge.kind openai --judge.endpoints",
+            remedy="Serve it with vLLM or SGLang, and name that in the model's settings: judge.kind: openai and judge.endpoints",
         )
     files = weight_files(folder)
     from transformers import AutoModelForImageTextToText, AutoProcessor

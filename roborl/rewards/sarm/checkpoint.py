@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from roborl.errors import ModelLoadError, RoborlError
-from roborl.rewards.model_folder import CONFIG, WEIGHTS, save_model_folder
+from roborl.pretrained import CONFIG, WEIGHTS
+from roborl.rewards.model_folder import save_model_folder
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.model import SarmModel

@@ -145,7 +145,7 @@ def load_wording(config: PromptConfig) -> VlacWording:
     else:
         log.warning(
             "vlac is asked in roborl's own words, to which a published checkpoint answers less well than to those it was"
-            " trained on. Name a copy of its evo_vlac/utils/model_utils.py: --prompt.file"
+            " trained on. Name a copy of its evo_vlac/utils/model_utils.py as prompt.file in the model's settings"
         )
         wording = OUR_WORDING
     if config.file and wording.sha256 == _KNOWN:
@@ -162,7 +162,7 @@ def load_wording(config: PromptConfig) -> VlacWording:
             "The critic's wording does not have the hash that is insisted on",
             seen=wording.sha256,
             allowed=config.sha256,
-            remedy="Name the file that has it: --prompt.file",
+            remedy="Name the file that has it as prompt.file in the model's settings",
         )
     return wording
 

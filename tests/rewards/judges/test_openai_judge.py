@@ -409,7 +409,10 @@ def test_an_endpoint_that_sees_pictures_in_another_size_is_found_out(stub, limit
 @pytest.mark.parametrize(
     ("say", "why"),
     [
-        (lambda body: (400, {"error": "unknown field min_p"}), "unknown field min_p.*judge.extensions False"),
+        (
+            lambda body: (400, {"error": "unknown field min_p"}),
+            "unknown field min_p.*judge.extensions: false",
+        ),
         (lambda body: (200, {"choices": []}), "usage"),
         (lambda body: (200, {"usage": {"prompt_tokens": 0}}), "does not tell"),
     ],
