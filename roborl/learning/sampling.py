@@ -181,11 +181,11 @@ class Sampler:
         """Return the size of an index set, or of several joined by ``+``."""
         return self._index.count(index_set)
 
-    def online_after(self, ordinal: int) -> tuple[int, int]:
-        """Return how many online transitions came with later episodes than that of ``ordinal``, and the newest one's ordinal."""
+    def online(self) -> tuple[Ints, Ints]:
+        """Return the ordinals of the online episodes that can be sampled from, and how many transitions of each, (n,) both."""
         extent = self._extent
-        later = (self._kind == ONLINE) & (extent.ordinal > ordinal) & (extent.length > 0)
-        return int(extent.length[later].sum()), int(extent.ordinal[later].max(initial=ordinal))
+        slots = np.flatnonzero((self._kind == ONLINE) & (extent.length > 0))
+        return extent.ordinal[slots], extent.length[slots]
 
     def sample(self, batch_size: int, index_set: str = "all", *, images: bool = True) -> Batch:
         """Draw uniformly, with replacement, from one index set or several joined by ``+``.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,12 +117,17 @@ class ReplaySource:
         self._imported, self._ahead = imported, ahead
         self._reported = set(reported)
         self._closed: set[int] = set()
-        self._counted_after = 0
-        self._sampleable = self._now_sampleable = 0
+        # By ordinal of the episode, the most transitions of it that could be sampled at any time. It never falls: what is
+        # evicted, or waits for the labels of another version, has been counted.
+        self._counted: NDArray[np.int32] = np.zeros(0, np.int32)
 
-    def resume_after(self, ordinal: int) -> None:
-        """Count what came after this episode only: the rest is of an earlier process, whenever it comes into memory."""
-        self._counted_after = ordinal
+    def state_dict(self) -> dict[str, Any]:
+        """Return which online transitions have been counted, as int32 by ordinal of the episode."""
+        return {"counted": self._counted}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Count on from a checkpoint."""
+        self._counted = np.array(state["counted"], np.int32)
 
     def sample(self) -> Batch | None:
         """Draw the next batch; None while all that it is made of waits for its labels, or has still to come."""
@@ -135,10 +141,7 @@ class ReplaySource:
         sampler = self._sampler
         sampler.refresh()
         counts, table = sampler.counts(), sampler.reader.table
-        # Evicted episodes make the count fall; what they had was counted when it came.
-        sampleable, newest = sampler.online_after(self._counted_after)
-        self._sampleable += max(0, sampleable - self._now_sampleable)
-        self._now_sampleable = sampleable
+        self._count()
         online = (table["ordinal"] > 0) & (table["kind"] == ONLINE)
         finished = [
             slot
@@ -149,14 +152,20 @@ class ReplaySource:
         results = [self._result(int(slot)) for slot in finished]
         return Experience(
             committed=int(table["ordinal"].max(initial=0)) + int(table["observations"][online].sum()),
-            sampleable=self._sampleable,
-            newest=newest,
+            sampleable=int(self._counted.sum()),
             finished=[result for result in results if result is not None],
             policy_version=self._newest_version(online),
             held=counts["held"],
             label_version=sampler.version,
             recorded=self._recorded_whole(counts) and self._imported(),
         )
+
+    def _count(self) -> None:
+        ordinals, lengths = self._sampler.online()
+        missing = int(ordinals.max(initial=-1)) + 1 - self._counted.size
+        if missing > 0:
+            self._counted = np.pad(self._counted, (0, missing + self._counted.size))
+        self._counted[ordinals] = np.maximum(self._counted[ordinals], lengths)
 
     def _recorded_whole(self, counts: dict[str, int]) -> bool:
         """Return whether every recorded step can be sampled."""

@@ -49,8 +49,7 @@ class Experience:
 
     Attributes:
         committed: Online observations ever committed; moves while an actor is alive.
-        sampleable: Online transitions that became sampleable, since this process began or after the episode it resumes after.
-        newest: Ordinal of the newest episode among them, or of that one.
+        sampleable: Online transitions of this run that ever became sampleable, each counted once.
         finished: Online episodes that ended since the last look, in the order they ended.
         policy_version: Version behind the newest step, 0 for none.
         held: Transitions that may be sampled with their potential held, because labels are late.
@@ -60,7 +59,6 @@ class Experience:
 
     committed: int
     sampleable: int
-    newest: int
     finished: Sequence[EpisodeResult]
     policy_version: int
     held: int
@@ -71,12 +69,16 @@ class Experience:
 class BatchSource[B](Protocol):
     """The replay memory, seen from the trainer."""
 
-    def resume_after(self, ordinal: int) -> None:
-        """Count the transitions of later episodes only."""
-        ...
-
     def refresh(self) -> Experience:
         """Take in what is new."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, for a checkpoint, which transitions have been counted as sampleable."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue counting from a checkpoint: what it counted is not counted again, whenever it comes into memory."""
         ...
 
     def sample(self) -> B | None:
@@ -151,7 +153,7 @@ class Trainer[B]:
         self._metrics, self._probe = metrics, probe
         self._clock: Clock = clock or MonotonicClock()
         self.budget = ReplayBudget(config.budget)
-        self._seen = self._seen_before = self._newest = self._committed = 0
+        self._seen = self._committed = 0
         self._episodes, self._successes = history
         self._experience: Experience | None = None
         self._sums: dict[str, list[float]] = {}
@@ -236,11 +238,8 @@ class Trainer[B]:
         parts = {
             "algorithm": self._algorithm.state_dict(),
             "budget": self.budget.state_dict(),
-            "trainer": {
-                "seen": self._seen_before + self._seen,
-                "newest": self._newest,
-                "version": self._publisher.version,
-            },
+            "source": self._source.state_dict(),
+            "trainer": {"seen": self._seen, "version": self._publisher.version},
         }
         checkpoint = Checkpoint(step=self.budget.updates, identity=self._identity, parts=parts)
         if written(
@@ -259,6 +258,7 @@ class Trainer[B]:
         check_shapes(path, parts["algorithm"], self._algorithm.state_dict(), "algorithm")
         try:
             self._algorithm.load_state_dict(parts["algorithm"])
+            self._source.load_state_dict(parts["source"])
         except (KeyError, ValueError, RuntimeError) as error:
             raise ModelLoadError(
                 f"The checkpoint {path} does not fit the algorithm",
@@ -267,9 +267,7 @@ class Trainer[B]:
                 remedy="Use the settings it was trained with, or start a new run folder",
             ) from error
         self.budget.load_state_dict(parts["budget"])
-        told = parts["trainer"]
-        self._seen_before, self._newest = int(told["seen"]), int(told.get("newest", 0))
-        self._source.resume_after(self._newest)
+        self._seen = int(parts["trainer"]["seen"])
         log.info("Training goes on from %s", path)
 
     def _refresh(self, now: int) -> None:
@@ -281,7 +279,7 @@ class Trainer[B]:
             self.budget.recorded()
         if experience.sampleable > self._seen:
             self.budget.arrived(experience.sampleable - self._seen)
-        self._seen, self._newest = experience.sampleable, experience.newest
+        self._seen = experience.sampleable
         for episode in experience.finished:
             self._episodes += 1
             self._successes += episode.success is True
@@ -356,7 +354,7 @@ class Trainer[B]:
         if experience is not None:
             lag = self._publisher.version - experience.policy_version if experience.policy_version else 0
             line |= {
-                "online_transitions": self._seen_before + experience.sampleable,
+                "online_transitions": experience.sampleable,
                 "policy_version_lag": lag,
                 "held_transitions": experience.held,
                 "label_version": experience.label_version,

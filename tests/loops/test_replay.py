@@ -9,6 +9,7 @@ import pytest
 
 from roborl.codec import join
 from roborl.data.arena import ArenaReader
+from roborl.data.columns import ProgressColumns, switch
 from roborl.data.reader import StoreReader
 from roborl.data.sealed import episode_of
 from roborl.data.store import Store, StoreSpec
@@ -110,17 +111,33 @@ def test_new_experience_is_told_once(rig: Rig) -> None:
     assert later.committed > first.committed
 
 
-def test_only_what_came_after_the_episode_it_resumes_after_is_counted(rig: Rig) -> None:
+def test_a_process_that_goes_on_counts_the_rest_of_an_episode_and_nothing_twice(rig: Rig) -> None:
     first = rig.source()
     rig.run(0, 10)
-    newest = first.refresh().newest
-    rig.run(1, 5)
+    records = list(episode_records(EpisodeKey(actor="left", incarnation=1, episode=1), 8))
+    for record in records[:6]:
+        rig.ingest(record)
+    assert first.refresh().sampleable == 10 + 4
     source = rig.source()
-    source.resume_after(newest)
-    found = source.refresh()
-    assert (found.sampleable, found.newest > newest) == (5, True)
+    source.load_state_dict(first.state_dict())
+    assert source.refresh().sampleable == 10 + 4
+    for record in records[6:]:
+        rig.ingest(record)
+    assert source.refresh().sampleable == 10 + 8
     rig.run(2, 4)
-    assert source.refresh().sampleable == 9
+    assert source.refresh().sampleable == 10 + 8 + 4
+
+
+def test_labels_of_another_version_count_nothing_again(rig: Rig) -> None:
+    source = rig.source(need_labels=True)
+    key = rig.run(0, 10)
+    for version in ("first", "second"):
+        column = ProgressColumns(ArenaReader(rig.root), version, write=True)
+        switch(rig.root, version)
+        column.write(key, 0, np.zeros(4, np.float32), np.zeros(4, np.float32))
+        assert source.refresh().sampleable == {"first": 3, "second": 10}[version]
+        column.write(key, 4, np.zeros(7, np.float32), np.zeros(7, np.float32))
+        assert source.refresh().sampleable == 10
 
 
 def test_what_an_earlier_process_reported_is_not_reported_again(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,17 +65,20 @@ class Memory:
     sampleable: int = 0
     finished: list[EpisodeResult] = field(default_factory=list)
     empty: bool = False
-    old: int = 0
+    counted: int = 0
 
-    def resume_after(self, ordinal: int) -> None:
-        self.old = ordinal
+    def state_dict(self) -> dict[str, Any]:
+        return {"counted": self.counted}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.counted = state["counted"]
 
     def refresh(self) -> Experience:
         finished, self.finished = self.finished, []
+        self.counted = max(self.counted, self.sampleable)
         return Experience(
             committed=self.committed,
-            sampleable=max(self.sampleable - self.old, 0),
-            newest=max(self.sampleable, self.old),
+            sampleable=self.counted,
             finished=finished,
             policy_version=1,
             held=0,
