@@ -21,8 +21,8 @@ from roborl.rewards.benchmark import Subject
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
 from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
-from roborl.rewards.sarm.episodes import TrainingEpisode, label_episode
-from roborl.rewards.sarm.labels import plan_stages
+from roborl.rewards.training.episodes import TrainingEpisode, label_episode
+from roborl.rewards.training.labels import plan_stages
 
 if TYPE_CHECKING:
     from roborl.loops.bench_reward import BenchRewardConfig

@@ -27,7 +27,7 @@ from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import References, RewardModel, progress_of, score_episode
-from roborl.rewards.sarm.episodes import as_video
+from roborl.rewards.training.episodes import as_video
 
 STAGES, FIGURES, SETTINGS = "stages.json", "figures.json", "demo.yaml"
 

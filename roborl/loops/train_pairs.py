@@ -18,9 +18,15 @@ from roborl.rewards.pairs.checkpoint import load_pair_model, load_pairs, save_pa
 from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
 from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.pairs.training import Log, train_pairs
-from roborl.rewards.sarm.episodes import TrainingEpisode
-from roborl.rewards.sarm.evaluation import HeldOutReport, format_reports, held_out_report, time_only, watcher
-from roborl.rewards.sarm.labels import plan_stages
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.evaluation import (
+    HeldOutReport,
+    format_reports,
+    held_out_report,
+    time_only,
+    watcher,
+)
+from roborl.rewards.training.labels import plan_stages
 
 FUSED = "as set"
 

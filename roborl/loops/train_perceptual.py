@@ -16,8 +16,8 @@ from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel
 from roborl.rewards.perceptual.steps import Discovery, boundary_errors, even_bounds
 from roborl.rewards.perceptual.training import learn_perceptual
-from roborl.rewards.sarm.episodes import TrainingEpisode
-from roborl.rewards.sarm.evaluation import (
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.evaluation import (
     HeldOutReport,
     format_reports,
     held_out_report,
@@ -25,7 +25,7 @@ from roborl.rewards.sarm.evaluation import (
     time_only,
     watcher,
 )
-from roborl.rewards.sarm.labels import plan_stages
+from roborl.rewards.training.labels import plan_stages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,10 @@ from roborl.loops.training_episodes import read_training, split
 from roborl.rewards.model import RewardModel
 from roborl.rewards.sarm.checkpoint import save_reward_model
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
-from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
-from roborl.rewards.sarm.evaluation import (
+from roborl.rewards.sarm.model import RememberingJudge, SarmModel
+from roborl.rewards.sarm.training import Log, train_sarm
+from roborl.rewards.training.episodes import TrainingEpisode, as_video
+from roborl.rewards.training.evaluation import (
     HeldOutReport,
     format_reports,
     held_out_report,
@@ -26,8 +28,6 @@ from roborl.rewards.sarm.evaluation import (
     time_only,
     watcher,
 )
-from roborl.rewards.sarm.model import SarmModel
-from roborl.rewards.sarm.training import Log, train_sarm
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def train_reward(
             trained.steps,
             config.training.steps,
         )
-    watch = watcher(trained.model)
+    watch = watcher(trained.model, RememberingJudge(trained.model.network))
     successes = [episode for episode in train if episode.success]
     probe = held_out[0] if held_out else train[0]
     return TrainRewardResult(

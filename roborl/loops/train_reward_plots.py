@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from roborl.loops.plots import Theme, legend, new_figure
-from roborl.rewards.sarm.evaluation import HeldOutReport
+from roborl.rewards.training.evaluation import HeldOutReport
 
 
 def held_out_panels(reports: Mapping[str, HeldOutReport], theme: Theme) -> Figure:

@@ -17,8 +17,8 @@ from roborl.errors import DatasetError
 from roborl.loops.failed_episodes import verdicts
 from roborl.loops.footage import KEYFRAMES, VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
-from roborl.rewards.sarm.episodes import TrainingEpisode, resize_episode
-from roborl.rewards.sarm.labels import Span
+from roborl.rewards.training.episodes import TrainingEpisode, resize_episode
+from roborl.rewards.training.labels import Span
 
 
 def read_training(

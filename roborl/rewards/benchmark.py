@@ -22,8 +22,8 @@ from roborl.rewards.metrics import (
     wilson_interval,
 )
 from roborl.rewards.model import References, RewardModel
-from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
 from roborl.rewards.time_only import TimeOnlyModel, mean_progress
+from roborl.rewards.training.episodes import TrainingEpisode, as_video
 from roborl.rewards.verdicts import Outcome, outcome_of
 from roborl.rewards.viewing import Curve, Viewer
 

@@ -17,8 +17,8 @@ from roborl.rewards.measured import FORMAT
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.labels import StagePlan
 
 
 def written(folder: Path, *, version: str = "brightness-all", **changes: Any) -> str:

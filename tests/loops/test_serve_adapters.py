@@ -34,9 +34,9 @@ from roborl.rewards.perceptual.training import learn_perceptual
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.episodes import TrainingEpisode
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.labels import StagePlan
 from roborl.testing.check_reward_model import random_observations
 from roborl.testing.tiny_clip import build_tiny_clip
 from roborl.testing.tiny_lerobot_rewards import build_tiny_classifier, build_tiny_topreward

@@ -12,8 +12,8 @@ from roborl.loops.watch import WatchConfig, watch
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.labels import StagePlan
 from roborl.serving.score_client import ScoreClient
 from roborl.testing.tiny_vlac import IMAGE_PX, write_published_vlac
 from roborl.testing.tiny_vlms import build_tiny_vlm

@@ -14,7 +14,7 @@ from roborl.loops.train_reward import TrainRewardConfig
 from roborl.loops.training_episodes import read_training
 from roborl.loops.video import write_video
 from roborl.rewards.sarm.checkpoint import load_reward_model
-from roborl.rewards.sarm.episodes import resize_episode
+from roborl.rewards.training.episodes import resize_episode
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 
 FPS, FRAMES = 30, 60

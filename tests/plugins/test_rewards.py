@@ -22,8 +22,8 @@ from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import missing, score_episode
 from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.labels import StagePlan
 from roborl.testing.check_reward_model import random_observations
 from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
 

@@ -18,8 +18,8 @@ from roborl.rewards.judges.queries import VlmJudge
 from roborl.rewards.model import Fold, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
-from roborl.rewards.sarm.episodes import TrainingEpisode
 from roborl.rewards.time_only import mean_progress
+from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.testing.vlms import ScriptedVlm, brightness_of_last
 from roborl.types import Observation, Score
 

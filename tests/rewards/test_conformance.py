@@ -11,8 +11,8 @@ from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import missing
 from roborl.rewards.sarm.checkpoint import freeze_model
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.labels import StagePlan
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.check_reward_model import ConformanceError, check_reward_model, random_observations
 from roborl.types import Score

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import DatasetError
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
-from roborl.rewards.sarm.labels import Span
+from roborl.rewards.training.labels import Span
 from roborl.types import Image
 
 type Spot = tuple[int, str, int]

@@ -19,8 +19,8 @@ from roborl.errors import DatasetError
 from roborl.rewards.fusion import hop_between
 from roborl.rewards.pairs.config import PairTraining
 from roborl.rewards.pairs.network import FRONT, PairNetwork, hop_loss
-from roborl.rewards.sarm.episodes import TrainingEpisode, label_episode, resize_episode
-from roborl.rewards.sarm.labels import UNKNOWN, StagePlan, plan_stages
+from roborl.rewards.training.episodes import TrainingEpisode, label_episode, resize_episode
+from roborl.rewards.training.labels import UNKNOWN, StagePlan, plan_stages
 
 type Pictures = NDArray[np.uint8]
 type Floats = NDArray[np.float32]

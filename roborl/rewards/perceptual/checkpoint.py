@@ -19,7 +19,7 @@ from roborl.rewards.model_folder import reading, save_model_folder
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
 from roborl.rewards.perceptual.selection import Looks
-from roborl.rewards.sarm.encoders import FrameEncoder, build_frame_encoder
+from roborl.rewards.training.encoders import FrameEncoder, build_frame_encoder
 
 FORMAT = "roborl-perceptual-1"
 _LOOKS = tuple(field.name for field in fields(Looks))

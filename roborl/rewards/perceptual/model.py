@@ -28,7 +28,7 @@ from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.order import advance, step_moves
 from roborl.rewards.perceptual.selection import Looks
 from roborl.rewards.perceptual.steps import Features
-from roborl.rewards.sarm.encoders import FrameEncoder
+from roborl.rewards.training.encoders import FrameEncoder
 from roborl.types import Image, Observation, Score
 
 

@@ -14,9 +14,9 @@ from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
 from roborl.rewards.perceptual.selection import Looks, select_looks
 from roborl.rewards.perceptual.steps import Discovery, Features, discover_steps
-from roborl.rewards.sarm.cache import frame_vectors
-from roborl.rewards.sarm.encoders import FrameEncoder, build_frame_encoder
-from roborl.rewards.sarm.episodes import TrainingEpisode, common_cameras, resize_episode
+from roborl.rewards.training.cache import frame_vectors
+from roborl.rewards.training.encoders import FrameEncoder, build_frame_encoder
+from roborl.rewards.training.episodes import TrainingEpisode, common_cameras, resize_episode
 
 _LEAST_GROWTH = 1e-3  # of the nearness to the next look over a step; below, it says nothing about progress
 

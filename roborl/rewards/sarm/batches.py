@@ -11,10 +11,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roborl.rewards.sarm.config import SarmTraining
-from roborl.rewards.sarm.episodes import PreparedEpisode
-from roborl.rewards.sarm.labels import UNKNOWN
 from roborl.rewards.sarm.text import wrong_task
 from roborl.rewards.sarm.windows import EMPTY, WindowConfig, training_window
+from roborl.rewards.training.labels import UNKNOWN, FrameLabels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedEpisode:
+    """An episode as the network takes it.
+
+    Attributes:
+        frames: Pictures per camera, uint8 (n, px, px, 3), or a frozen encoder's vectors of several takes of them,
+            float32 (k, n, d).
+        state: float32 (n, s).
+        task: The instruction.
+        success: Whether it was one.
+        labels: What is known about each frame.
+    """
+
+    frames: tuple[NDArray[np.uint8] | NDArray[np.float32], ...]
+    state: NDArray[np.float32]
+    task: str
+    success: bool
+    labels: FrameLabels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

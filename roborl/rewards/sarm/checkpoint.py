@@ -16,10 +16,10 @@ from roborl.errors import ModelLoadError, RoborlError
 from roborl.pretrained import CONFIG, WEIGHTS
 from roborl.rewards.model_folder import save_model_folder
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.tensors import check_tensors
+from roborl.rewards.training.labels import StagePlan
 
 FORMAT = "roborl-sarm-1"
 

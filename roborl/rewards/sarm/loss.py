@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from roborl.rewards.sarm.batches import WindowBatch
-from roborl.rewards.sarm.labels import UNKNOWN
 from roborl.rewards.sarm.network import Heads, SarmNetwork
+from roborl.rewards.training.labels import UNKNOWN
 
 _WITHIN, _PROGRESS = 2.0, 10.0
 """Weights that bring the squared errors to the size of the stages' cross entropy."""

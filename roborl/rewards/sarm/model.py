@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from roborl.images import square
+from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import Fold, References, missing, observation_id, state_of, views_of
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.sightings import Sighting, Sightings
 from roborl.rewards.sarm.windows import EMPTY, causal_window
+from roborl.rewards.training.labels import StagePlan
 from roborl.rewards.verdicts import InARow
 from roborl.types import Observation, Score
 
@@ -98,6 +99,23 @@ class SarmJudge:
         vectors = self._network.encode([torch.from_numpy(np.stack(images)) for images in per_camera])
         for sighting, vector in zip(fresh, vectors, strict=True):
             sighting.vectors, sighting.images = vector, None
+
+
+class RememberingJudge(SarmJudge):
+    """A judge that encodes a picture once, in whatever order and however often it is shown: for reports."""
+
+    def __init__(self, network: SarmNetwork) -> None:
+        super().__init__(network)
+        self._known: dict[bytes, Tensor] = {}
+
+    def encode(self, sightings: Iterable[Sighting]) -> None:
+        """Make the vectors of those whose pictures were never seen."""
+        fresh = [(s, picture_key(*s.images)) for s in sightings if s.images is not None]
+        for sighting, key in fresh:
+            if key in self._known:
+                sighting.vectors, sighting.images = self._known[key], None
+        super().encode(s for s, _ in fresh)
+        self._known |= {key: s.vectors for s, key in fresh if s.vectors is not None}
 
 
 class SarmFold(Fold[SarmQuery, SarmReply]):

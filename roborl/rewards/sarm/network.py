@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.encoders import FrameEncoder, build_frame_encoder
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.text import build_text_encoder
+from roborl.rewards.training.encoders import FrameEncoder, build_frame_encoder
+from roborl.rewards.training.labels import StagePlan
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.sarm.encoders import weights_hash
+from roborl.rewards.training.encoders import weights_hash
 
 BUCKETS = 512
 # fmt: off

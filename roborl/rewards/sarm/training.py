@@ -17,21 +17,20 @@ from torch import Tensor
 
 from roborl.errors import DatasetError
 from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
-from roborl.rewards.sarm.batches import WindowBatch, WindowSampler, augmented
-from roborl.rewards.sarm.cache import frame_vectors
+from roborl.rewards.sarm.batches import PreparedEpisode, WindowBatch, WindowSampler, augmented
 from roborl.rewards.sarm.checkpoint import freeze_model
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
-from roborl.rewards.sarm.episodes import (
-    PreparedEpisode,
+from roborl.rewards.sarm.loss import window_losses
+from roborl.rewards.sarm.model import SarmModel
+from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.cache import frame_vectors
+from roborl.rewards.training.episodes import (
     TrainingEpisode,
     common_cameras,
     label_episode,
     resize_episode,
 )
-from roborl.rewards.sarm.labels import plan_stages
-from roborl.rewards.sarm.loss import window_losses
-from roborl.rewards.sarm.model import SarmModel
-from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.labels import plan_stages
 
 _WARM_UP = 0.05
 _AVERAGING = 0.98

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.training.episodes import TrainingEpisode
 
 SIDE = 32
 TASK = "bring the red block to the green pad"

@@ -23,8 +23,8 @@ from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.pairs.training import train_pairs
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
 from roborl.rewards.time_only import mean_progress
+from roborl.rewards.training.episodes import TrainingEpisode, as_video
 from roborl.testing import check_reward_model as conformance
 
 from .conftest import SIDE, TASK, drive

@@ -13,7 +13,7 @@ from roborl.rewards.perceptual.checkpoint import load_perceptual, save_perceptua
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.training import learn_perceptual
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.check_reward_model import random_observations
 

@@ -14,8 +14,8 @@ from roborl.rewards.perceptual import training
 from roborl.rewards.perceptual.checkpoint import freeze_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.training import learn_perceptual
-from roborl.rewards.sarm.encoders import FrameEncoder
-from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
+from roborl.rewards.training.encoders import FrameEncoder
+from roborl.rewards.training.episodes import TrainingEpisode, as_video
 from roborl.testing import check_reward_model as conformance
 
 reward_model_check = conformance.reward_model_check

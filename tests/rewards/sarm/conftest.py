@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
-from roborl.rewards.sarm.episodes import TrainingEpisode
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.training import train_sarm
+from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.types import Frame, Observation
 
 PX = 32

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from roborl.errors import ModelLoadError
 from roborl.rewards.sarm.checkpoint import freeze_model, load_reward_model, save_reward_model
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.episodes import TrainingEpisode
-from roborl.rewards.sarm.evaluation import watcher
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.evaluation import watcher
+from roborl.rewards.training.labels import StagePlan
 
 
 @pytest.fixture

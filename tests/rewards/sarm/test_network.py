@@ -5,10 +5,10 @@ import torch
 
 from roborl.rewards.sarm.batches import WindowBatch
 from roborl.rewards.sarm.config import SarmConfig
-from roborl.rewards.sarm.labels import StagePlan
 from roborl.rewards.sarm.loss import window_losses
 from roborl.rewards.sarm.network import Heads, SarmNetwork
 from roborl.rewards.sarm.windows import WindowConfig
+from roborl.rewards.training.labels import StagePlan
 
 PLAN = StagePlan(names=("a", "b"), shares=(0.25, 0.75))
 CONFIG = SarmConfig(

@@ -16,7 +16,7 @@ from roborl.data.lerobot_writer import DatasetWriter
 from roborl.errors import DatasetError
 from roborl.loops.training_episodes import split, to_training
 from roborl.rewards.sarm.checkpoint import load_reward_model
-from roborl.rewards.sarm.episodes import TrainingEpisode
+from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.types import EndCause
 
 type World = Callable[[str, int], TrainingEpisode]

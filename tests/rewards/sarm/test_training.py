@@ -10,11 +10,11 @@ import torch
 
 from roborl.errors import ConfigError, DatasetError, ModelLoadError
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
-from roborl.rewards.sarm.episodes import TrainingEpisode
-from roborl.rewards.sarm.evaluation import watcher
-from roborl.rewards.sarm.labels import plan_stages
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.training import train_sarm
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.evaluation import watcher
+from roborl.rewards.training.labels import plan_stages
 
 type World = Callable[[str, int], TrainingEpisode]
 

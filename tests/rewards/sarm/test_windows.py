@@ -6,10 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.errors import ConfigError
-from roborl.rewards.sarm.batches import WindowSampler
+from roborl.rewards.sarm.batches import PreparedEpisode, WindowSampler
 from roborl.rewards.sarm.config import SarmTraining
-from roborl.rewards.sarm.episodes import PreparedEpisode
-from roborl.rewards.sarm.labels import StagePlan, label_frames
 from roborl.rewards.sarm.windows import (
     EMPTY,
     WindowAugmentation,
@@ -17,6 +15,7 @@ from roborl.rewards.sarm.windows import (
     causal_window,
     training_window,
 )
+from roborl.rewards.training.labels import StagePlan, label_frames
 
 WINDOWS = st.builds(WindowConfig, history=st.integers(1, 6), gap=st.integers(1, 5))
 

@@ -1,4 +1,4 @@
-"""What the model is trained on: episodes as arrays, made ready once."""
+"""What a reward model is trained on and measured with: recorded episodes as arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import DatasetError
 from roborl.images import square
-from roborl.rewards.sarm.labels import FrameLabels, Span, StagePlan, label_frames
+from roborl.rewards.training.labels import FrameLabels, Span, StagePlan, label_frames
 from roborl.types import Frame, Observation
 
 
@@ -49,26 +49,6 @@ class TrainingEpisode:
     def frames(self) -> int:
         """T + 1."""
         return len(self.state)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PreparedEpisode:
-    """An episode as the network takes it.
-
-    Attributes:
-        frames: Pictures per camera, uint8 (n, px, px, 3), or a frozen encoder's vectors of several takes of them,
-            float32 (k, n, d).
-        state: float32 (n, s).
-        task: The instruction.
-        success: Whether it was one.
-        labels: What is known about each frame.
-    """
-
-    frames: tuple[NDArray[np.uint8] | NDArray[np.float32], ...]
-    state: NDArray[np.float32]
-    task: str
-    success: bool
-    labels: FrameLabels
 
 
 def as_video(episode: TrainingEpisode, order: Sequence[int]) -> list[Observation]:
@@ -113,7 +93,7 @@ def resize_episode(
 
 
 def label_episode(episode: TrainingEpisode, plan: StagePlan, failure_ceiling: float) -> FrameLabels:
-    """Label an episode's frames by the plan; see :func:`~roborl.rewards.sarm.labels.label_frames`."""
+    """Label an episode's frames by the plan; see :func:`~roborl.rewards.training.labels.label_frames`."""
     return label_frames(
         plan, episode.frames, episode.subtasks, success=episode.success, failure_ceiling=failure_ceiling
     )

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.metrics import (
     false_progress,
     mean_absolute_error,
     rank_correlation,
     value_order_correlation,
 )
-from roborl.rewards.model import RewardModel, score_episode
-from roborl.rewards.sarm.episodes import TrainingEpisode, as_video, label_episode
-from roborl.rewards.sarm.labels import StagePlan
-from roborl.rewards.sarm.model import SarmJudge, SarmModel
-from roborl.rewards.sarm.network import SarmNetwork
-from roborl.rewards.sarm.sightings import Sighting
+from roborl.rewards.model import Judge, RewardModel, score_episode
 from roborl.rewards.time_only import mean_progress
+from roborl.rewards.training.episodes import TrainingEpisode, as_video, label_episode
+from roborl.rewards.training.labels import StagePlan
 
 _FROZEN_FRAMES = 12
 _FROZEN_AT = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -94,28 +89,16 @@ class HeldOutReport:
         return {name: value for name, value in asdict(self).items() if name != "curves"}
 
 
-class _Remembering(SarmJudge):
-    """A judge that encodes a picture once, in whatever order and however often a report shows it."""
+def watcher(model: RewardModel[Any, Any], judge: Judge[Any, Any] | None = None) -> Watcher:
+    """Return a watcher that shows the videos to ``model``.
 
-    def __init__(self, network: SarmNetwork) -> None:
-        super().__init__(network)
-        self._known: dict[bytes, Tensor] = {}
-
-    def encode(self, sightings: Iterable[Sighting]) -> None:
-        fresh = [(s, picture_key(*s.images)) for s in sightings if s.images is not None]
-        for sighting, key in fresh:
-            if key in self._known:
-                sighting.vectors, sighting.images = self._known[key], None
-        super().encode(s for s, _ in fresh)
-        self._known |= {key: s.vectors for s, key in fresh if s.vectors is not None}
-
-
-def watcher(model: RewardModel[Any, Any]) -> Watcher:
-    """Return a watcher that shows the videos to ``model``."""
-    judge = _Remembering(model.network) if isinstance(model, SarmModel) else model.judge
+    Args:
+        model: Whose progress is read.
+        judge: Answers in the place of the model's own judge, from the same network.
+    """
 
     def watch(episode: TrainingEpisode, order: Sequence[int]) -> NDArray[np.float64]:
-        scores = score_episode(model, episode.task, as_video(episode, order), judge=judge)
+        scores = score_episode(model, episode.task, as_video(episode, order), judge=judge or model.judge)
         return np.array([score.progress for score in scores])
 
     return watch

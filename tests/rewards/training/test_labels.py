@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.errors import DatasetError
-from roborl.rewards.sarm.labels import UNKNOWN, StagePlan, label_frames, plan_stages
+from roborl.rewards.training.labels import UNKNOWN, StagePlan, label_frames, plan_stages
 
 PLAN = StagePlan(names=("reach", "carry", "place"), shares=(0.5, 0.3, 0.2))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roborl.rewards.sarm.encoders import FrameEncoder
+from roborl.rewards.training.encoders import FrameEncoder
 
 _BATCH = 32
 
