@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.types import EpisodeKey
+from roborl.whole_files import write_whole
 
 PAD = 4
 ONLINE, DEMO, EVALUATION, FAILURE = range(4)  # Indices into roborl.data.episodes.KINDS.
@@ -299,9 +300,7 @@ def read_layout(folder: Path) -> ArenaLayout:
 
 def write_layout(folder: Path, layout: ArenaLayout) -> None:
     """Write the layout of an arena folder, last of all its files."""
-    temporary = folder / ".layout.json.tmp"
-    temporary.write_text(json.dumps(asdict(layout)))
-    temporary.replace(folder / "layout.json")
+    write_whole(folder / "layout.json", json.dumps(asdict(layout)))
 
 
 def read_tasks(folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ from roborl.errors import DatasetError
 from roborl.images import square
 from roborl.records import Arrival
 from roborl.types import EpisodeKey, Image, RewardSource
+from roborl.whole_files import write_whole
 
 
 class ArenaWriter:
@@ -199,9 +200,7 @@ class ArenaWriter:
     def _task(self, task: str) -> int:
         if task not in self._tasks:
             self._tasks.append(task)
-            temporary = self.folder / ".tasks.json.tmp"
-            temporary.write_text(json.dumps(self._tasks))
-            temporary.replace(self.folder / "tasks.json")
+            write_whole(self.folder / "tasks.json", json.dumps(self._tasks))
         return self._tasks.index(task)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from roborl.data.arena import ArenaReader, map_array
 from roborl.errors import DatasetError, ShapeError
 from roborl.types import EpisodeKey, Vector
+from roborl.whole_files import write_whole
 
 LABELS = np.dtype(
     [
@@ -217,10 +218,7 @@ def switch(store_root: Path, version: str) -> None:
     """
     if version not in versions(store_root):
         raise DatasetError("There are no labels of this version", seen=version, allowed=versions(store_root))
-    folder = _folder(store_root)
-    temporary = folder / ".active.tmp"
-    temporary.write_text(json.dumps({"version": version}))
-    temporary.replace(folder / "active.json")
+    write_whole(_folder(store_root) / "active.json", json.dumps({"version": version}))
 
 
 def active_version(store_root: Path) -> str | None:

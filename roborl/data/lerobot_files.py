@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roborl.errors import DatasetError
+from roborl.whole_files import whole_file, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -167,9 +167,11 @@ def add_episode_columns(
 
 
 def replace_table(path: Path, table: pa.Table, *, row_group_per_episode: bool = False) -> None:
-    """Write a parquet file beside ``path`` and rename it over."""
-    temporary = path.with_suffix(".parquet.tmp")
-    with pq.ParquetWriter(temporary, table.schema, compression="snappy", use_dictionary=True) as writer:
+    """Write a parquet file whole or not at all."""
+    with (
+        whole_file(path, sync=True) as draft,
+        pq.ParquetWriter(draft, table.schema, compression="snappy", use_dictionary=True) as writer,
+    ):
         if row_group_per_episode:
             indices = np.asarray(table.column("episode_index"))
             edges = [0, *(np.flatnonzero(np.diff(indices)) + 1).tolist(), len(indices)]
@@ -177,21 +179,11 @@ def replace_table(path: Path, table: pa.Table, *, row_group_per_episode: bool = 
                 writer.write_table(table.slice(start, stop - start))
         else:
             writer.write_table(table)
-    replace_file(path, temporary)
-
-
-def replace_file(path: Path, temporary: Path) -> None:
-    """Rename ``temporary`` over ``path`` once its bytes are on the disk."""
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON beside ``path`` and rename it over."""
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(value, indent=4, ensure_ascii=False))
-    replace_file(path, temporary)
+    """Write JSON whole or not at all."""
+    write_whole(path, json.dumps(value, indent=4, ensure_ascii=False), sync=True)
 
 
 def fingerprint(source: str | Path) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 from roborl.codec import split
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.log import FIRST_ENTRY, RecordLog, entries, read_ordinal
-from roborl.data.sealed import read_info, replace_file, rewrite_info
+from roborl.data.sealed import read_info, rewrite_info
 from roborl.errors import DatasetError, WireError
 from roborl.records import Arrival, Begin, Verdict, unpack_record
 from roborl.types import EpisodeKey
+from roborl.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 LATE = "late.log"
@@ -81,7 +82,7 @@ def recover(root: Path, *, sync: bool) -> Recovered:
 
 def write_sequences(root: Path, last: Mapping[str, int]) -> None:
     """Keep the sequence numbers beside the data, so that deleting old episodes does not take them back."""
-    replace_file(root / "sequences.json", json.dumps(dict(last)).encode())
+    write_whole(root / "sequences.json", json.dumps(dict(last)).encode())
 
 
 def replay(path: Path) -> EpisodeInfo | None:

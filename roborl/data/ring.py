@@ -21,6 +21,7 @@ import xxhash
 
 from roborl.codec import Part
 from roborl.errors import DatasetError
+from roborl.whole_files import whole_file
 
 _MAGIC = int.from_bytes(b"RBRLRNG2", "little")
 _HEADER_BYTES = 4096
@@ -100,14 +101,12 @@ class Ring:
             DatasetError: If the disk has no room for it.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as file:
+        with whole_file(path) as draft, draft.open("wb") as file:
             size = _HEADER_BYTES + slots * _stride(slot_bytes)
             try:
                 # Reserved now: a full disk must not become a bus error in the control process later.
                 os.posix_fallocate(file.fileno(), 0, size)
             except OSError as error:
-                temporary.unlink()
                 raise DatasetError(
                     "There is no room for the ring",
                     seen=f"{size} bytes at {path}: {error.strerror}",
@@ -115,7 +114,6 @@ class Ring:
                 ) from error
             identity, incarnation = secrets.randbits(63), secrets.randbelow(_INCARNATIONS)
             file.write(struct.pack("=6Q", _MAGIC, slots, slot_bytes, identity, incarnation, 0))
-        temporary.replace(path)
         return cls(path, writer=True)
 
     @classmethod

@@ -24,6 +24,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.errors import DatasetError
 from roborl.records import Arrival
 from roborl.types import Command, Episode, Frame, Observation, RewardSource, Source, Step
+from roborl.whole_files import write_whole
 
 CHUNK = 16  # Observations per chunk: a labeller reads forward, a person looks at one.
 SOURCES = tuple(Source)
@@ -42,7 +43,7 @@ def create_root(path: Path) -> None:
         json.loads(described.read_bytes())
     except ValueError:
         # By hand: zarr would empty the folder.
-        replace_file(
+        write_whole(
             described, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}).encode()
         )
 
@@ -163,7 +164,7 @@ def rewrite_info(folder: Path, info: EpisodeInfo) -> None:
     """Replace an episode's attributes atomically, as a late verdict does."""
     document = json.loads((folder / "zarr.json").read_bytes())
     document["attributes"] = info.to_attributes()
-    replace_file(folder / "zarr.json", json.dumps(document, indent=2).encode())
+    write_whole(folder / "zarr.json", json.dumps(document, indent=2).encode())
 
 
 def read_arrivals(folder: Path, start: int = 0) -> Iterator[Arrival]:
@@ -277,13 +278,6 @@ def to_arrivals(episode: Episode) -> Iterator[Arrival]:
             reward=step.reward,
             reward_source=step.reward_source,
         )
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _flush(folder: Path) -> None:

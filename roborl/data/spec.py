@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from roborl.data.scales import Scales
-from roborl.data.sealed import replace_file
 from roborl.errors import DatasetError
 from roborl.records import Arrival
+from roborl.whole_files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def check_form(root: Path, spec: StoreSpec) -> None:
                     "demonstrations of either",
                 )
         form["scales"] = scales or held or None
-    replace_file(path, json.dumps(form, indent=2).encode())
+    write_whole(path, json.dumps(form, indent=2).encode())
 
 
 def stored_scales(root: Path) -> Scales | None:

@@ -15,6 +15,7 @@ from roborl.hil.supervisor import InterventionConfig
 from roborl.loops.live_config import LiveConfig
 from roborl.policies.exploration import ExplorationConfig
 from roborl.serving.security import SecurityConfig
+from roborl.whole_files import write_whole
 
 # Under names of their own, since the help of a field is found beside a plain name alone.
 WhoOperates = Literal["auto", "sim", "keyboard", "none"]
@@ -129,9 +130,7 @@ class Card:
 
     def write(self, folder: Path) -> None:
         """Leave the card in ``folder``, whole or not at all."""
-        fresh = folder / f".actor.json.{os.getpid()}"
-        fresh.write_text(json.dumps(asdict(self)))
-        fresh.replace(folder / "actor.json")
+        write_whole(folder / "actor.json", json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, folder: Path) -> Card | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ from roborl.rewards.model import RewardModel
 from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
+from roborl.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -278,9 +278,7 @@ def _write(config: BenchRewardConfig, result: BenchRewardResult) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "progress.png").write_bytes(png(progress_panels(result, LIGHT)))
     (config.out / "reliability.png").write_bytes(png(reliability_panels(result, LIGHT)))
-    partial = config.out / f"{RESULT}.part"
-    partial.write_text(json.dumps(result.as_dict(config), indent=2, default=str) + "\n")
-    os.replace(partial, config.out / RESULT)
+    write_whole(config.out / RESULT, json.dumps(result.as_dict(config), indent=2, default=str) + "\n")
 
 
 def _no_nan(value: Any) -> Any:

@@ -22,6 +22,7 @@ from roborl.loops.bench_peers import PicklePublisher, PickleSubscriber
 from roborl.loops.bench_sides import Pair
 from roborl.serving.handshake import Handshake
 from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
+from roborl.whole_files import write_whole
 
 _LAYERS, _ROWS, _COLUMNS = 12, 1000, 1000
 
@@ -114,14 +115,14 @@ def _subscribe(ready: Callable[[Any], None], folder: str, transport: str) -> Non
         new = subscriber.newest(0.5)
         if new is not None:
             applied_ns = time.monotonic_ns()
-            _write_text(here / f"applied-{new[0]}", str(applied_ns))
+            write_whole(here / f"applied-{new[0]}", str(applied_ns))
 
 
 def _publish(line: Connection, folder: str) -> None:
     here = Path(folder)
     endpoint = f"ipc://{here}/weights.sock" if here.name == "ipc" else "tcp://127.0.0.1:*"
     publisher = WeightsPublisher(endpoint, handshake=Handshake())
-    _write_text(here / "endpoint", publisher.endpoint)
+    write_whole(here / "endpoint", publisher.endpoint)
     weights = _weights()
     while True:
         version = line.recv()
@@ -140,12 +141,12 @@ def _subscribe_pickle(ready: Callable[[Any], None], folder: str) -> None:
         message = subscriber.receive(0.5)
         if message is not None:
             applied_ns = time.monotonic_ns()
-            _write_text(here / f"applied-{message['version']}", str(applied_ns))
+            write_whole(here / f"applied-{message['version']}", str(applied_ns))
 
 
 def _publish_pickle(line: Connection, folder: str) -> None:
     here, publisher, weights = Path(folder), PicklePublisher(), _weights()
-    _write_text(here / "port", str(publisher.port))
+    write_whole(here / "port", str(publisher.port))
     time.sleep(0.5)  # its first messages are lost on a subscriber that is still connecting
     while True:
         version = line.recv()
@@ -153,12 +154,6 @@ def _publish_pickle(line: Connection, folder: str) -> None:
         publisher.publish({"version": version, "weights": weights})
         applied_ns = int(_await_text(here / f"applied-{version}"))
         line.send((applied_ns - begun_ns) / 1e9)
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.rename(path)
 
 
 def _await_text(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.paths import source_root
+from roborl.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +72,7 @@ def run_grid(
             started = time.monotonic()
             result = {"arm": cell.arm, "seed": cell.seed, "commit": commit, "config": dict(cell.config)}
             result |= run(cell) | {"wall_s": round(time.monotonic() - started, 1)}
-            part = path.with_suffix(f".part{os.getpid()}")
-            part.write_text(json.dumps(result, indent=1))
-            part.rename(path)
+            write_whole(path, json.dumps(result, indent=1))
         results.append(json.loads(path.read_text()))
     return results
 

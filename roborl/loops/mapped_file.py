@@ -8,6 +8,8 @@ import mmap
 import os
 from pathlib import Path
 
+from roborl.whole_files import whole_file
+
 
 def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
     """Map ``path`` if it is a file of that size with that header, else replace it in one step by a zeroed one.
@@ -22,14 +24,11 @@ def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
         found = _map_found(path, size, header)
         if found is not None:
             return found
-        fresh = path.with_name(f".{path.name}.fresh")
-        with fresh.open("w+b") as file:
+        with whole_file(path) as draft, draft.open("w+b") as file:
             file.write(header)
             file.truncate(size)
             file.flush()
-            mapping = mmap.mmap(file.fileno(), size)
-        fresh.replace(path)
-        return mapping
+            return mmap.mmap(file.fileno(), size)
 
 
 def _map_found(path: Path, size: int, header: bytes) -> mmap.mmap | None:

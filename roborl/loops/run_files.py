@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from roborl.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,10 @@ class JsonLines:
 
 def write_status(path: Path, status: Mapping[str, Any]) -> None:
     """Leave the newest counters of a process for whoever looks; a reader sees whole files only, maybe older ones."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps({"at_ns": time.monotonic_ns(), **status}, default=float))
-        fresh.replace(path)
+        write_whole(path, json.dumps({"at_ns": time.monotonic_ns(), **status}, default=float))
 
     written(path, write)
 

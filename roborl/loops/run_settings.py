@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from roborl.errors import ConfigError
 from roborl.loops.learn_config import LearnSettings, RunFolder
 from roborl.loops.run_files import written
 from roborl.loops.supervise import ChildSpec, Event
+from roborl.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +66,7 @@ def on_top_of_the_runs(args: Sequence[str], verb: str) -> list[str]:
 
 def keep_settings(path: Path, config: LearnSettings) -> None:
     """Write a run's settings, whole or not at all, without what belongs to this call alone."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(configuration.dump(replace(config, resume=False, rollback=0)))
-    fresh.replace(path)
+    write_whole(path, configuration.dump(replace(config, resume=False, rollback=0)))
 
 
 def say_changes(path: Path, config: LearnSettings) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +36,7 @@ class Stages:
             began = time.monotonic()
             result = work()
             self.done[name] = result | {"wall_s": round(time.monotonic() - began, 1)}
-            part = self._path.with_suffix(".part")
-            part.write_text(json.dumps(self.done, indent=1, default=float))
-            part.rename(self._path)
+            write_whole(self._path, json.dumps(self.done, indent=1, default=float))
             log.info("%s: done in %.0f s", name, self.done[name]["wall_s"])
         return self.done[name]
 

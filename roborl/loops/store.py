@@ -15,6 +15,7 @@ from roborl.codec import Part
 from roborl.data.verdict_log import VerdictReader
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.types import Episode
+from roborl.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -199,9 +200,7 @@ class DemoImport:
             return
         if self._next is None:
             self._episodes = None
-            fresh = self._marker.with_name(f".{self._marker.name}.new")
-            fresh.write_text(json.dumps([*self._done, self._source]))
-            fresh.replace(self._marker)
+            write_whole(self._marker, json.dumps([*self._done, self._source]))
             return
         try:
             self.imported += self._sink.import_episode(self._next)

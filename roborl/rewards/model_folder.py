@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.numpy import save_file
 
 from roborl.errors import ModelLoadError, RoborlError
 from roborl.pretrained import CONFIG, WEIGHTS
+from roborl.whole_files import whole_file
 
 
 def save_model_folder(folder: Path, described: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -29,9 +29,8 @@ def save_model_folder(folder: Path, described: Mapping[str, Any], arrays: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).unlink(missing_ok=True)
     (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
-    partial = folder / f"{WEIGHTS}.part"
-    save_file(dict(arrays), partial)
-    os.replace(partial, folder / WEIGHTS)
+    with whole_file(folder / WEIGHTS) as draft:
+        save_file(dict(arrays), draft)
 
 
 @contextmanager

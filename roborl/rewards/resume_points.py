@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from roborl.errors import ModelLoadError
+from roborl.whole_files import whole_file
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -38,13 +39,12 @@ def write_resume_point(
     for name, parameter in parameters.items():
         for key, value in optimiser.state.get(parameter, {}).items():
             kept[f"optimiser.{key}.{name}"] = value
-    partial = path.with_suffix(".part")
-    save_file(
-        {name: tensor.detach().cpu().clone().contiguous() for name, tensor in kept.items()},
-        partial,
-        metadata=dict(meta),
-    )
-    partial.replace(path)
+    with whole_file(path) as draft:
+        save_file(
+            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in kept.items()},
+            draft,
+            metadata=dict(meta),
+        )
 
 
 def read_resume_point(path: Path, *, identity: str) -> tuple[dict[str, str], dict[str, Tensor]] | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from roborl.rewards.training.encoders import FrameEncoder
+from roborl.whole_files import whole_file
 
 _BATCH = 32
 
@@ -43,8 +42,6 @@ def frame_vectors(
     vectors = torch.cat(parts).to(torch.float16).numpy()
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{uuid.uuid4().hex[:8]}.part")
-        with partial.open("wb") as file:
+        with whole_file(path) as draft, draft.open("wb") as file:
             np.save(file, vectors, allow_pickle=False)
-        os.replace(partial, path)
     return vectors.astype(np.float32)

@@ -13,7 +13,6 @@ Conversion is exact and complete: a tensor that is missing, surplus, of another 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from roborl.errors import ModelLoadError
 from roborl.rewards.tensors import check_tensors
 from roborl.rewards.vlac.tokenizer import CONTEXT_TOKEN, END_OF_TURN, convert_tokenizer
+from roborl.whole_files import whole_file
 
 _VISION_LAYER = r"vision_model\.encoder\.layers\.(\d+)\."
 _TEXT_LAYER = r"language_model\.model\.layers\.(\d+)\."
@@ -209,9 +209,8 @@ def convert_checkpoint(source: Path, target: Path) -> None:
     weights = native_weights(_read_weights(source), config)
     config.save_pretrained(target)
     _write_processor(tokenizer, target, image_px=image_px, image_tokens=config.image_seq_length)
-    partial = target / f"model.safetensors.{os.getpid()}.part"
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial, {"format": "pt"})
-    os.replace(partial, target / "model.safetensors")
+    with whole_file(target / "model.safetensors") as draft:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, draft, {"format": "pt"})
 
 
 def _renamed(name: str, tensor: Tensor, config: InternVLConfig) -> Iterator[tuple[str, Tensor]]:

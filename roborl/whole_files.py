@@ -1,0 +1,52 @@
+"""Files that appear whole or not at all: whoever reads sees the old one or the new one, whenever the writer is killed."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_ABANDONED_S = 3600.0
+
+
+@contextmanager
+def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
+    """Give out the path of a draft beside ``path``, and rename it over when the block ends well.
+
+    Several processes may write the same file: one of them is last. A draft whose block raised is removed at once, that of
+    a killed process by a later writer.
+
+    Args:
+        path: The file; its folder is there.
+        sync: Whether the bytes reach the disk before the name does, so that a power cut leaves no empty file.
+
+    Raises:
+        OSError: If the disk does not take it; the old file stays.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    _remove_abandoned(path)
+    try:
+        yield draft
+        if sync:
+            with draft.open("rb") as handle:
+                os.fsync(handle.fileno())
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: str | bytes, *, sync: bool = False) -> None:
+    """Write a small file; see :func:`whole_file`. Text is written as UTF-8."""
+    with whole_file(path, sync=sync) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _remove_abandoned(path: Path) -> None:
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*.draft"):
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _ABANDONED_S:
+                draft.unlink()

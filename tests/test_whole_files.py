@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from roborl.whole_files import whole_file, write_whole
+
+TEXTS = ("short", "long " * 20_000)
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    for content, bytes_there in (("é", "é".encode()), (b"\x00", b"\x00")):
+        write_whole(tmp_path / "file.json", content, sync=True)
+        assert (tmp_path / "file.json").read_bytes() == bytes_there
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_a_block_that_raises_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", "old")
+
+    def half() -> None:
+        with whole_file(tmp_path / "file") as draft:
+            draft.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        half()
+    assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_draft_of_a_process_that_was_killed_is_removed_and_a_live_one_is_not(tmp_path: Path) -> None:
+    old, live = tmp_path / ".file[1].77.draft", tmp_path / ".file[1].78.draft"
+    for draft in (old, live):
+        draft.write_text("half")
+    os.utime(old, (0, 0))
+    write_whole(tmp_path / "file[1]", "new")
+    assert sorted(os.listdir(tmp_path)) == [live.name, "file[1]"]
+
+
+def _write_on(path: Path) -> None:
+    while True:
+        for text in TEXTS:
+            write_whole(path, text)
+
+
+def test_a_reader_never_sees_half_a_file_while_two_writers_are_killed(tmp_path: Path) -> None:
+    path, seen = tmp_path / "file", set()
+    write_whole(path, TEXTS[0])
+    for _ in range(5):
+        writers = [multiprocessing.get_context("fork").Process(target=_write_on, args=(path,)) for _ in "ab"]
+        for writer in writers:
+            writer.start()
+        for _ in range(200):
+            seen.add(path.read_text())
+        for writer in writers:
+            assert writer.pid is not None
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.join()
+        assert path.read_text() in TEXTS
+    assert seen == set(TEXTS)
