@@ -54,15 +54,13 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """One word of ``roborl bench``.
+    """One word of ``roborl bench``, which names the module below :mod:`roborl.loops.benchmarks` whose ``run`` it is.
 
     Attributes:
-        module: Where its ``run`` is, below ``roborl.loops``.
         bars: What it must reach.
         quick: Arguments of ``run`` for a tenth of the work.
     """
 
-    module: str
     bars: tuple[Bar, ...] = ()
     quick: Mapping[str, Any]
 
@@ -136,7 +134,6 @@ def _prefixes_kept() -> Iterator[Bar]:
 
 BENCHMARKS = {
     "transport": Benchmark(
-        module="bench_transport",
         quick={"rounds": 2, "messages": 100},
         bars=(
             Bar(
@@ -152,7 +149,6 @@ BENCHMARKS = {
         ),
     ),
     "replay": Benchmark(
-        module="bench_replay",
         quick={"transitions": 600, "rounds": 3},
         bars=(
             Bar(name="time of a draw, ours / numpy.take", read=_ratio("ours / numpy.take"), most=1.5),
@@ -163,7 +159,6 @@ BENCHMARKS = {
         ),
     ),
     "weights": Benchmark(
-        module="bench_weights",
         quick={"rounds": 3},
         bars=(
             Bar(
@@ -179,7 +174,6 @@ BENCHMARKS = {
         ),
     ),
     "sim": Benchmark(
-        module="bench_sim",
         quick={"rounds": 1, "steps": 50, "peer_steps": 1},
         bars=(
             Bar(
@@ -190,7 +184,6 @@ BENCHMARKS = {
         ),
     ),
     "control": Benchmark(
-        module="bench_control",
         quick={"ticks": 1000},
         bars=(
             Bar(name="p99 lateness over a bare loop's, ms", read=_figure("p99_over_bare_ms"), most=2),
@@ -198,7 +191,6 @@ BENCHMARKS = {
         ),
     ),
     "faults": Benchmark(
-        module="bench_faults",
         quick={"kills": 7, "server_away_s": 5.0, "learner_away_s": 10.0},
         bars=(
             *_nothing_lost("account"),
@@ -223,7 +215,6 @@ BENCHMARKS = {
         ),
     ),
     "two-computers": Benchmark(
-        module="bench_two_computers",
         quick={"cut_s": 5.0, "before_s": 5.0, "after_s": 5.0},
         bars=(
             *_nothing_lost("account"),
@@ -232,7 +223,6 @@ BENCHMARKS = {
         ),
     ),
     "judging": Benchmark(
-        module="bench_judging",
         quick={"rounds": 2, "observations": 2, "episodes": 4, "frames": 40, "load_s": 2.0},
         bars=(
             Bar(
@@ -263,7 +253,6 @@ BENCHMARKS = {
         ),
     ),
     "seeds": Benchmark(
-        module="bench_seeds",
         quick={"seeds": 1},
         bars=(
             Bar(
@@ -282,7 +271,6 @@ BENCHMARKS = {
         ),
     ),
     "judges": Benchmark(
-        module="bench_judges",
         quick={"most_seeds": 1, "recorded": 3, "steps": 150, "adapting_steps": 60}
         | {"episodes": 15, "evaluation": 10},
         bars=(
@@ -331,7 +319,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def _measure(name: str, config: Config) -> dict[str, Any]:
     benchmark = BENCHMARKS[name]
-    run = importlib.import_module(f"roborl.loops.{benchmark.module}").run
+    run = importlib.import_module(f"roborl.loops.benchmarks.{name.replace('-', '_')}").run
     result: dict[str, Any] = run(**(benchmark.quick if config.quick else {}))
     result["bars"] = [bar.check(result) for bar in benchmark.bars]
     config.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from roborl.errors import ConfigError
-from roborl.loops.bench_reward import RESULT, BenchRewardConfig, bench_reward
+from roborl.loops.benchmarks.reward import RESULT, BenchRewardConfig, bench_reward
 
 Config = BenchRewardConfig
 

@@ -15,11 +15,10 @@ from roborl.cli.main import main
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """A benchmark that gives back what it is told."""
-    module = types.ModuleType("roborl.loops.bench_toy")
+    module = types.ModuleType("roborl.loops.benchmarks.toy")
     module.run = lambda figure=5.0: {"figure": figure, "ratios": {"ours / theirs": 2.0}}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "roborl.loops.bench_toy", module)
+    monkeypatch.setitem(sys.modules, "roborl.loops.benchmarks.toy", module)
     toy = Benchmark(
-        module="bench_toy",
         quick={"figure": 1.0},
         bars=(
             Bar(name="figure", read=lambda result: result["figure"], least=3),

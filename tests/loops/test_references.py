@@ -21,8 +21,9 @@ from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.store import Store, StoreSpec
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops import bench_reward, references
-from roborl.loops.bench_reward import RESULT, BenchRewardConfig
+from roborl.loops import references
+from roborl.loops.benchmarks import reward as bench_reward
+from roborl.loops.benchmarks.reward import RESULT, BenchRewardConfig
 from roborl.loops.launch import TrainConfig, pass_gate, run_training
 from roborl.loops.learn_config import (
     BenchForm,

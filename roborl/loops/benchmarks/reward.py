@@ -17,8 +17,8 @@ import torch
 
 from roborl.data.lerobot_info import describe
 from roborl.errors import ConfigError
-from roborl.loops.bench_reward_cohort import Cohort, read_cohort
-from roborl.loops.bench_reward_plots import progress_panels, reliability_panels
+from roborl.loops.benchmarks.reward_cohort import Cohort, read_cohort
+from roborl.loops.benchmarks.reward_plots import progress_panels, reliability_panels
 from roborl.loops.plots import LIGHT, png
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.requirements import Requirement

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.codec import Part, decode, encode, join, split
-from roborl.loops.bench_peers import GrpcClient, PickleClient, PickleServer, serve_grpc
-from roborl.loops.bench_sides import Pair
+from roborl.loops.benchmarks.peers import GrpcClient, PickleClient, PickleServer, serve_grpc
+from roborl.loops.benchmarks.sides import Pair
 from roborl.records import Arrival, pack_record, unpack_record
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsReceiver, StepsSender

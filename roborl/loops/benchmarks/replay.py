@@ -29,7 +29,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.data.ring import Ring
 from roborl.data.store import Store, StoreSpec
 from roborl.learning.sampling import Sampler, SamplingConfig
-from roborl.loops.bench_sides import Side
+from roborl.loops.benchmarks.sides import Side
 from roborl.records import Arrival, Begin, pack_record
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, Source
 

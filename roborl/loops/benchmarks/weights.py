@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.loops.bench_peers import PicklePublisher, PickleSubscriber
-from roborl.loops.bench_sides import Pair
+from roborl.loops.benchmarks.peers import PicklePublisher, PickleSubscriber
+from roborl.loops.benchmarks.sides import Pair
 from roborl.serving.handshake import Handshake
 from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
 from roborl.whole_files import write_whole

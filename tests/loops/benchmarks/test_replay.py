@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from roborl.cli.bench import BENCHMARKS
-from roborl.loops.bench_replay import run
+from roborl.loops.benchmarks.replay import run
 
 
 def test_measures_every_buffer_and_says_the_ratios() -> None:

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from roborl.cli.bench import BENCHMARKS
-from roborl.loops.bench_control import ahead_ns, follow, run
+from roborl.loops.benchmarks.control import ahead_ns, follow, run
 
 MS = 1_000_000
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roborl.loops.bench_two_computers import run
+from roborl.loops.benchmarks.two_computers import run
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ from roborl.rewards.training.episodes import TrainingEpisode, label_episode
 from roborl.rewards.training.labels import plan_stages
 
 if TYPE_CHECKING:
-    from roborl.loops.bench_reward import BenchRewardConfig
+    from roborl.loops.benchmarks.reward import BenchRewardConfig
 
 log = logging.getLogger(__name__)
 

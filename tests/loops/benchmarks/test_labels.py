@@ -11,8 +11,8 @@ import pytest
 from roborl.codec import join
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
-from roborl.loops import bench_labels
-from roborl.loops.bench_labels import LabelWatch
+from roborl.loops.benchmarks import labels as bench_labels
+from roborl.loops.benchmarks.labels import LabelWatch
 from roborl.loops.label_store import StoredEpisodes
 from roborl.loops.labelling import EpisodeLabels
 from roborl.records import pack_record

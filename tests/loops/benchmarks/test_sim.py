@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roborl.loops.bench_sim import OURS, THEIRS, run
+from roborl.loops.benchmarks.sim import OURS, THEIRS, run
 
 
 @pytest.mark.timeout(300)

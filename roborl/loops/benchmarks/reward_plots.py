@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from roborl.loops.plots import Theme, legend, new_figure
 
 if TYPE_CHECKING:
-    from roborl.loops.bench_reward import BenchRewardResult
+    from roborl.loops.benchmarks.reward import BenchRewardResult
 
 _BINS = 10
 _COLUMNS = 4

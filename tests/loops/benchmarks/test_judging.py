@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from roborl.cli.bench import BENCHMARKS
-from roborl.loops import bench_judging
-from roborl.loops.bench_judging import FORWARD, ONE_SHOT, SHORT
-from roborl.loops.bench_judging_server import measure_server
+from roborl.loops.benchmarks import judging as bench_judging
+from roborl.loops.benchmarks.judging import FORWARD, ONE_SHOT, SHORT
+from roborl.loops.benchmarks.judging_server import measure_server
 from roborl.rewards.judges.reading import Prefix, Reader
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from roborl.errors import DeadlineExceeded, RoborlError
-from roborl.loops.bench_sides import Pair
+from roborl.loops.benchmarks.sides import Pair
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
 from roborl.rewards.model import References, score_episode

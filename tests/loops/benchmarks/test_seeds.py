@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from roborl.loops import bench_seeds
-from roborl.loops.bench_seeds import ARMS, CLONE, curves, differences, episodes_to, of_arm, summary
+from roborl.loops.benchmarks import seeds as bench_seeds
+from roborl.loops.benchmarks.seeds import ARMS, CLONE, curves, differences, episodes_to, of_arm, summary
 from roborl.loops.demo import DemoConfig
 
 

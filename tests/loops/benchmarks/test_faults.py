@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from roborl.loops.bench_faults import run
+from roborl.loops.benchmarks.faults import run
 
 FAULTS = ("lost", "doubled", "foreign", "misplaced", "altered", "overtaken", "ends_differ", "not_durable")
 

@@ -7,24 +7,24 @@ import operator
 import pytest
 
 from roborl.errors import DeadlineExceeded
-from roborl.loops import bench_sides, bench_transport, bench_weights
+from roborl.loops.benchmarks import sides, transport, weights
 
 
 def test_every_path_carries_whole_transitions() -> None:
-    result = bench_transport.run(rounds=1, messages=20)
+    result = transport.run(rounds=1, messages=20)
     assert result["transition_bytes"] == pytest.approx(197_000, rel=0.01)
     assert result["as_used_bytes"] == pytest.approx(98_600, rel=0.01)
     rates = result["transitions_per_s"]
     assert len(rates) == 5
     assert all(rate > 0 for rate in rates.values())
-    ours, grpc = rates[bench_transport.OURS], rates[bench_transport.GRPC_CLIENT]
-    stated = result["ratios"][f"{bench_transport.OURS} / {bench_transport.GRPC_CLIENT}"]
+    ours, grpc = rates[transport.OURS], rates[transport.GRPC_CLIENT]
+    stated = result["ratios"][f"{transport.OURS} / {transport.GRPC_CLIENT}"]
     assert stated == pytest.approx(ours / grpc, rel=0.05)
 
 
 @pytest.mark.slow
 def test_every_way_of_publishing_weights_is_measured() -> None:
-    result = bench_weights.run(rounds=1)
+    result = weights.run(rounds=1)
     assert result["parameters"] == 12_000_000
     assert len(result["ms"]) == 6
     assert all(took_ms > 0 for took_ms in result["ms"].values())
@@ -33,7 +33,7 @@ def test_every_way_of_publishing_weights_is_measured() -> None:
 
 def test_a_side_that_ends_ends_the_benchmark() -> None:
     # operator.call tells the address and is done; operator.eq answers nothing.
-    pair = bench_sides.Pair(operator.call, ("address",), operator.eq, ())
+    pair = sides.Pair(operator.call, ("address",), operator.eq, ())
     try:
         with pytest.raises(DeadlineExceeded, match="its end"):
             pair.go(1)

@@ -16,7 +16,7 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
-from roborl.loops.bench_seeds import STARTS, gate, learn_cell, prepared_folder, settings_on, summarise
+from roborl.loops.benchmarks.seeds import STARTS, gate, learn_cell, prepared_folder, settings_on, summarise
 from roborl.loops.demo import DemoConfig, Folders
 from roborl.loops.grid import Cell, code_version, run_grid
 from roborl.loops.learn_config import ShapingConfig
@@ -79,7 +79,7 @@ def run(
 
     For each task a judge learns from scratch on all the other tasks, and is adapted to each seed's first demonstration:
     the one that the policy is cloned from. The judge sees nothing else of the task. The policy is prepared as in the
-    demonstration run, once for this grid and that of :mod:`roborl.loops.bench_seeds`: its encoder learns from all that was
+    demonstration run, once for this grid and that of :mod:`roborl.loops.benchmarks.seeds`: its encoder learns from all that was
     recorded, and its critics from the failures too, with what the judge says of them. One judge that has learnt the other
     tasks serves all seeds of a task, so intervals over seeds leave out how such judges differ.
 
@@ -97,7 +97,7 @@ def run(
         stop_after_s: Begin nothing new after so many seconds of runs.
         most_seeds: Of any task.
         settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from those of
-            :func:`roborl.loops.bench_seeds.settings_on`.
+            :func:`roborl.loops.benchmarks.seeds.settings_on`.
 
     Returns:
         ``cells``, ``table`` by task and arm, ``differences`` of fused minus every other arm paired over seeds with 95 %

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from roborl.loops.bench_judging_server import measure_server
+from roborl.loops.benchmarks.judging_server import measure_server
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, Perspective

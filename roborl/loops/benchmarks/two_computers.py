@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import WireError
-from roborl.loops.bench_runs import SMALL_LEARNER, Command, Scene, free_port, on_reach
+from roborl.loops.benchmarks.runs import SMALL_LEARNER, Command, Scene, free_port, on_reach
 from roborl.loops.learn_config import RunFolder
 from roborl.loops.witness import compare
 from roborl.serving.handshake import Handshake

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from roborl.loops.bench_runs import SMALL_LEARNER, Scene, free_port, on_reach
+from roborl.loops.benchmarks.runs import SMALL_LEARNER, Scene, free_port, on_reach
 from roborl.loops.learn_config import RunFolder
 from roborl.loops.witness import compare
 

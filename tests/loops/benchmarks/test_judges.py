@@ -7,8 +7,8 @@ import pytest
 
 from roborl.envs.bench import load_bench
 from roborl.envs.robot_env import RobotEnv
-from roborl.loops import bench_judges
-from roborl.loops.bench_judges import ARMS, FUSED, NAIVE, UNSHAPED, Part, of_arm
+from roborl.loops.benchmarks import judges as bench_judges
+from roborl.loops.benchmarks.judges import ARMS, FUSED, NAIVE, UNSHAPED, Part, of_arm
 from roborl.loops.demo import DemoConfig, Folders
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import failure_kinds, script_maker
