@@ -15,7 +15,7 @@ import torch
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.training_episodes import read_training, split
 from roborl.rewards.model import RewardModel
-from roborl.rewards.sarm.checkpoint import save_reward_model
+from roborl.rewards.sarm.checkpoint import save_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.model import RememberingJudge, SarmModel
 from roborl.rewards.sarm.training import Log, train_sarm
@@ -140,7 +140,7 @@ def train_reward(
         cache=config.out / "vectors",
         log=log,
     )
-    save_reward_model(trained.model, config.out)
+    save_sarm(trained.model, config.out)
     if trained.steps < config.training.steps // 2:
         logger.warning(
             "The budget of %.0f s ended the training after %d of %d steps: expect a poor model",

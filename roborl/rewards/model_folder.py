@@ -1,15 +1,17 @@
-"""How a reward model of ours stands in a folder, ``config.json`` and ``model.safetensors``: writing, and refusing what is none."""
+"""How a reward model of ours stands in a folder, ``config.json`` and ``model.safetensors``: written, known again, or refused."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from draccus.utils import DecodingError, ParsingError
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -31,6 +33,22 @@ def save_model_folder(folder: Path, described: Mapping[str, Any], arrays: Mappin
     (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
     with whole_file(folder / WEIGHTS) as draft:
         save_file(dict(arrays), draft)
+
+
+def content_hash(arrays: Mapping[str, ArrayLike], described: Mapping[str, Any] | None = None) -> str:
+    """Return the hash by which a model is known again: 16 hex digits over its description, and names and bytes of its arrays.
+
+    Args:
+        arrays: Weights or statistics by name, as numpy has them or as tensors without gradient on the processor.
+        described: What else bears on a score, as JSON has it.
+    """
+    digest = hashlib.sha256()
+    if described is not None:
+        digest.update(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _FORMATS = {
     "roborl-pairs-1": "roborl.rewards.pairs.checkpoint:load_pair_model",
     "roborl-perceptual-1": "roborl.rewards.perceptual.checkpoint:load_perceptual",
-    "roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_reward_model",
+    "roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_sarm",
 }
 _NAMES = {"brightness": "roborl.rewards.fake:BrightnessModel"}
 # A published checkpoint says what network it is and not what it was trained for, so that is said by whoever names it.

@@ -15,7 +15,7 @@ from roborl.loops.supervise import Child
 from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.training.labels import StagePlan
@@ -110,8 +110,8 @@ def test_training_asks_before_any_arm_has_a_process(tmp_path: Path) -> None:
 def sarm(folder: Path, *cameras: str, trained_hz: float) -> str:
     plan = StagePlan(names=("a",), shares=(1.0,))
     network = SarmNetwork(SarmConfig(image_px=16, frame_dim=8, dim=8, members=1), plan, cameras, 6)
-    model = freeze_model(network, plan, cameras=cameras, tasks=("t",), state_dim=6, trained_hz=trained_hz)
-    save_reward_model(model, folder)
+    model = freeze_sarm(network, plan, cameras=cameras, tasks=("t",), state_dim=6, trained_hz=trained_hz)
+    save_sarm(model, folder)
     return str(folder)
 
 

@@ -32,7 +32,7 @@ from roborl.rewards.perceptual.checkpoint import save_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.training import learn_perceptual
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.training.episodes import TrainingEpisode
@@ -68,8 +68,8 @@ def random_film() -> TrainingEpisode:
 def sarm(folder: Path) -> str:
     plan = StagePlan(names=("reach", "carry"), shares=(0.4, 0.6))
     network = SarmNetwork(SarmConfig(image_px=32, use_state=True), plan, ("front", "wrist"), STATE_DIM)
-    model = freeze_model(network, plan, cameras=("front", "wrist"), tasks=(TASK,), state_dim=STATE_DIM)
-    save_reward_model(model, folder)
+    model = freeze_sarm(network, plan, cameras=("front", "wrist"), tasks=(TASK,), state_dim=STATE_DIM)
+    save_sarm(model, folder)
     return str(folder)
 
 

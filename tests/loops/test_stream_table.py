@@ -10,7 +10,7 @@ import pytest
 
 from roborl.loops.watch import WatchConfig, watch
 from roborl.rewards.dopamine_question import CONTRACT
-from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.training.labels import StagePlan
@@ -35,8 +35,8 @@ def server(tmp_path_factory, table_data):
     folder = tmp_path_factory.mktemp("models")
     plan = StagePlan(names=("one", "two"), shares=(0.5, 0.5))
     network = SarmNetwork(SarmConfig(), plan, CAMERAS)
-    save_reward_model(
-        freeze_model(network, plan, cameras=CAMERAS, tasks=("clean the table",), state_dim=0),
+    save_sarm(
+        freeze_sarm(network, plan, cameras=CAMERAS, tasks=("clean the table",), state_dim=0),
         folder / "sarm",
     )
     roboreward = settings(

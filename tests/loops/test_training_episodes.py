@@ -13,7 +13,7 @@ from roborl.loops import training_episodes
 from roborl.loops.train_reward import TrainRewardConfig
 from roborl.loops.training_episodes import read_training
 from roborl.loops.video import write_video
-from roborl.rewards.sarm.checkpoint import load_reward_model
+from roborl.rewards.sarm.checkpoint import load_sarm
 from roborl.rewards.training.episodes import resize_episode
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 
@@ -166,7 +166,7 @@ def test_a_model_learns_from_one_film_and_is_measured_on_another(filmed, tmp_pat
         assert 0 < figures["spliced_error"] < 1
     assert "order of a splice" in shown
     assert (out / "held_out.png").read_bytes().startswith(b"\x89PNG")
-    model = load_reward_model(out)
+    model = load_sarm(out)
     assert model.trained_hz == 10
     assert (model.cameras, model.state_dim) == (("high", "wrist"), 0)
 
@@ -180,7 +180,7 @@ def test_a_model_learns_under_the_names_of_a_bench_and_that_some_episodes_failed
     held_out = json.loads(capsys.readouterr().out)["held_out"]
     assert held_out["successes"] == 1
     assert [(one["kind"], one["episodes"]) for one in held_out["failures"]] == [("failure", 1)]
-    model = load_reward_model(tmp_path / "model")
+    model = load_sarm(tmp_path / "model")
     assert (model.cameras, model.trained_hz) == (("front", "wrist"), 15)
 
 

@@ -20,7 +20,7 @@ from roborl.loops.serve import RewardServer, ServeConfig, serving
 from roborl.plugins.rewards.batches import episodes_of
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import missing, score_episode
-from roborl.rewards.sarm.checkpoint import freeze_model, save_reward_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.training.labels import StagePlan
@@ -40,7 +40,7 @@ def sarm():
     torch.manual_seed(0)
     plan = StagePlan(names=("reach", "carry"), shares=(0.4, 0.6))
     network = SarmNetwork(SarmConfig(image_px=32), plan, ("front", "wrist"), 6)
-    return freeze_model(network, plan, cameras=("front", "wrist"), tasks=("t",), state_dim=6)
+    return freeze_sarm(network, plan, cameras=("front", "wrist"), tasks=("t",), state_dim=6)
 
 
 def batch_of(*episodes, floats=True):
@@ -65,7 +65,7 @@ def built(kind, **settings):
 
 
 def test_lerobots_factory_builds_a_model_of_ours_and_it_scores_as_with_us(sarm, tmp_path):
-    save_reward_model(sarm, tmp_path)
+    save_sarm(sarm, tmp_path)
     model, before = built("roborl", place=str(tmp_path))
     one, other = (random_observations(sarm, count=9, seed=seed) for seed in (1, 2))
     batch = before(batch_of(one, other))
@@ -185,7 +185,7 @@ def test_a_demonstration_is_shown_of_each_task(kind, tmp_path, monkeypatch):
     told = []
     demos = {text: random_episode(seed, task=text) for seed, text in enumerate((TASK, "another"))}
     write_episodes(tmp_path / "demos", *demos.values())
-    monkeypatch.setattr("roborl.plugins.rewards.modeling_rewards.load_reward_model", lambda place: Told())
+    monkeypatch.setattr("roborl.plugins.rewards.modeling_rewards.load_sarm", lambda place: Told())
     shown = random_observations(Told(), count=2)
     with serving({"told": Told()}) as server:
         where = {"place": "told"} if kind == "roborl" else {"endpoint": server.endpoint}

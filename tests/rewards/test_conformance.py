@@ -9,7 +9,7 @@ import torch
 from roborl.errors import ShapeError
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import missing
-from roborl.rewards.sarm.checkpoint import freeze_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.training.labels import StagePlan
@@ -29,7 +29,7 @@ def test_the_stage_aware_model_conforms(reward_model_check):
     torch.set_num_threads(1)
     plan = StagePlan(names=("reach", "carry"), shares=(0.4, 0.6))
     network = SarmNetwork(SarmConfig(image_px=32), plan, ("front", "wrist"), 6)
-    model = freeze_model(network, plan, cameras=("front", "wrist"), tasks=("t",), state_dim=6)
+    model = freeze_sarm(network, plan, cameras=("front", "wrist"), tasks=("t",), state_dim=6)
     observations = random_observations(BrightnessModel(model.cameras, image_px=48), count=8)
     reward_model_check(model, observations=observations)
 

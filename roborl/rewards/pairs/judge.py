@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +15,7 @@ from roborl.images import square
 from roborl.rewards.hop_replies import write_hop
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.queries import Cells, Token, VlmQuery, VlmReply, picture_key
+from roborl.rewards.model_folder import content_hash
 from roborl.rewards.pairs.network import FRONT, PairNetwork
 from roborl.types import Image
 
@@ -146,8 +145,4 @@ class PairJudge:
 def network_identity(network: PairNetwork) -> str:
     """Return a hash of a network's weights and sizes."""
     described = asdict(network.config) | {"wrists": network.wrists}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return f"pairs-{digest.hexdigest()[:16]}"
+    return f"pairs-{content_hash(network.state_dict(), described)}"

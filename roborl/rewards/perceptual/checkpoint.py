@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.numpy import load_file
 
 from roborl.errors import ModelLoadError
 from roborl.pretrained import CONFIG, WEIGHTS
-from roborl.rewards.model_folder import reading, save_model_folder
+from roborl.rewards.model_folder import content_hash, reading, save_model_folder
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
 from roborl.rewards.perceptual.selection import Looks
@@ -36,17 +35,13 @@ def freeze_perceptual(
 ) -> PerceptualModel:
     """Return a model whose version is the hash of everything that bears on a score."""
     described = _describe(encoder, config, cameras, tasks)
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for name, numbers in sorted(_tensors(statistics).items()):
-        digest.update(f"{name} {numbers.shape}".encode())
-        digest.update(numbers.tobytes())
     return PerceptualModel(
         encoder=encoder,
         config=config,
         statistics=statistics,
         cameras=cameras,
         tasks=tasks,
-        version=f"perceptual-{digest.hexdigest()[:16]}",
+        version=f"perceptual-{content_hash(_tensors(statistics), described)}",
     )
 
 

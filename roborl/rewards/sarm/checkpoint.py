@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import draccus
-from draccus.utils import DecodingError, ParsingError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from roborl.errors import ModelLoadError, RoborlError
+from roborl.errors import ModelLoadError
 from roborl.pretrained import CONFIG, WEIGHTS
-from roborl.rewards.model_folder import save_model_folder
+from roborl.rewards.model_folder import content_hash, reading, save_model_folder
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
@@ -47,7 +46,7 @@ def describe_model(
     return described if trained_hz is None else described | {"trained_hz": float(trained_hz)}
 
 
-def freeze_model(
+def freeze_sarm(
     network: SarmNetwork,
     plan: StagePlan,
     *,
@@ -60,22 +59,18 @@ def freeze_model(
     described = describe_model(
         network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim, trained_hz=trained_hz
     )
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
     return SarmModel(
         network=network,
         plan=plan,
         cameras=cameras,
         tasks=tasks,
         state_dim=state_dim,
-        version=f"sarm-{digest.hexdigest()[:16]}",
+        version=f"sarm-{content_hash(network.state_dict(), described)}",
         trained_hz=trained_hz,
     )
 
 
-def save_reward_model(model: SarmModel, folder: Path) -> None:
+def save_sarm(model: SarmModel, folder: Path) -> None:
     """Write the model."""
     described = describe_model(
         model.network,
@@ -89,8 +84,8 @@ def save_reward_model(model: SarmModel, folder: Path) -> None:
     save_model_folder(folder, described | {"version": model.version}, weights)
 
 
-def load_reward_model(folder: Path | str) -> SarmModel:
-    """Read a model that :func:`save_reward_model` wrote.
+def load_sarm(folder: Path | str) -> SarmModel:
+    """Read a model that :func:`save_sarm` wrote.
 
     Raises:
         ModelLoadError: If the folder is missing or foreign, a weight is missing, surplus, of another shape or not
@@ -105,7 +100,7 @@ def load_reward_model(folder: Path | str) -> SarmModel:
                 allowed="a folder that roborl train-reward wrote",
                 remedy="Train one with: roborl train-reward --dataset PATH --out FOLDER",
             )
-    try:
+    with reading(folder, "A reward model", "roborl train-reward --dataset PATH --out FOLDER"):
         described = json.loads((folder / CONFIG).read_text())
         if described["format"] != FORMAT:
             raise ModelLoadError("This is another kind of model", seen=described["format"], allowed=FORMAT)
@@ -116,28 +111,15 @@ def load_reward_model(folder: Path | str) -> SarmModel:
         frozen = str(described["frozen_encoder"])
         trained_hz = None if (hz := described.get("trained_hz")) is None else float(hz)
         network = SarmNetwork(config, plan, cameras, state_dim)
-    except ModelLoadError:
-        raise
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        DecodingError,
-        ParsingError,
-        RoborlError,
-    ) as error:
-        raise ModelLoadError(
-            "The config.json of a reward model cannot be read", seen=f"{type(error).__name__}: {error}"
-        ) from error
+        state = load_file(folder / WEIGHTS)
     if network.frozen_identity != frozen:
         raise ModelLoadError(
             "The frozen encoder is not the one this model was trained with",
             seen=network.frozen_identity,
             allowed=frozen,
         )
-    _load_weights(network, folder / WEIGHTS)
-    model = freeze_model(
+    _fill(network, state)
+    model = freeze_sarm(
         network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim, trained_hz=trained_hz
     )
     if model.version != version:
@@ -150,11 +132,7 @@ def load_reward_model(folder: Path | str) -> SarmModel:
     return model
 
 
-def _load_weights(network: SarmNetwork, path: Path) -> None:
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelLoadError("The weights of a reward model cannot be read", seen=str(error)) from error
+def _fill(network: SarmNetwork, state: Mapping[str, Tensor]) -> None:
     wanted = network.state_dict()
     check_tensors(
         state,

@@ -6,17 +6,14 @@ stages and their shares.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
 
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.pretrained import read_description
 from roborl.rewards.judges.clip_judge import ClipNetwork
 from roborl.rewards.lerobot_checkpoint import view_name
+from roborl.rewards.model_folder import content_hash
 from roborl.rewards.sarm.conversion import convert_weights
 from roborl.rewards.sarm.lerobot_layout import (
     lerobot_scale,
@@ -126,7 +123,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
         window=window,
         scale=scale,
         cameras=cameras,
-        digest=_digest(weights),
+        digest=content_hash(weights),
         config=config,
         smooth=config.opensarm is not None and config.opensarm.smooth,
     )
@@ -145,11 +142,3 @@ def check_clip(encoder: ClipNetwork, shape: PublishedShape) -> None:
             allowed=f"pictures {shape.frame_dim}, words {shape.text_dim}",
             remedy="Name the right one in the settings: clip",
         )
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

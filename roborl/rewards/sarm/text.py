@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.training.encoders import weights_hash
+from roborl.rewards.model_folder import content_hash
 
 BUCKETS = 512
 # fmt: off
@@ -107,11 +107,11 @@ class FrozenSentences(TextEncoder):
         # Held in a list so that the frozen weights are neither trained nor written into our checkpoints.
         self._frozen: list[Any] = [
             transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True),
-            transformers.AutoModel.from_pretrained(folder, local_files_only=True)
+            transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
             .eval()
             .requires_grad_(False),
         ]
-        self.identity = f"sentences:{weights_hash(self._frozen[1].state_dict())}"
+        self.identity = f"sentences:{content_hash(self._frozen[1].state_dict())}"
         self._vectors: dict[str, Tensor] = {}
         self.project = nn.Linear(int(self._frozen[1].config.hidden_size), dim)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from roborl.errors import DatasetError
 from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
 from roborl.rewards.sarm.batches import PreparedEpisode, WindowBatch, WindowSampler, augmented
-from roborl.rewards.sarm.checkpoint import freeze_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.loss import window_losses
 from roborl.rewards.sarm.model import SarmModel
@@ -114,7 +114,7 @@ def train_sarm(
     ]
     run = _Run(network, prepared, config, training, workspace)
     steps, seconds, loss = run.optimise(log)
-    model = freeze_model(
+    model = freeze_sarm(
         run.averaged(),
         plan,
         cameras=cameras,

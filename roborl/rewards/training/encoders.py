@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from roborl.errors import ConfigError, ModelLoadError
+from roborl.rewards.model_folder import content_hash
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -102,7 +100,7 @@ class EfficientNetLite0(FrameEncoder):
         network.load_state_dict(state)
         self._frozen: list[Any] = [network.eval().requires_grad_(False)]
         self.dim = 2 * 1280
-        self.identity = f"efficientnet-lite0@{px}:{weights_hash(state)}"
+        self.identity = f"efficientnet-lite0@{px}:{content_hash(state)}"
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD) * 255, persistent=False)
 
@@ -146,7 +144,7 @@ class PretrainedVision(FrameEncoder):
         self._frozen: list[Any] = [tower]
         self.dim = int(tower.config.hidden_size)
         self._px = int(tower.config.image_size)
-        self.identity = f"{model.config.model_type}:{weights_hash(tower.state_dict())}"
+        self.identity = f"{model.config.model_type}:{content_hash(tower.state_dict())}"
         self.register_buffer("mean", torch.tensor(processor.image_mean) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(processor.image_std) * 255, persistent=False)
 
@@ -179,12 +177,3 @@ def build_frame_encoder(name: str, *, px: int, dim: int) -> FrameEncoder:
         seen=name,
         allowed="cnn, efficientnet-lite0, pretrained:FOLDER-OR-HUB-ID",
     )
-
-
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Return a short hash of names and values, by which frozen weights are known again."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(state[name].detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()[:16]

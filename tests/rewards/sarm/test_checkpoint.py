@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from roborl.errors import ModelLoadError
-from roborl.rewards.sarm.checkpoint import freeze_model, load_reward_model, save_reward_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm, load_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
@@ -22,14 +22,14 @@ from roborl.rewards.training.labels import StagePlan
 
 @pytest.fixture
 def folder(trained: SarmModel, tmp_path: Path) -> Path:
-    save_reward_model(trained, tmp_path / "model")
+    save_sarm(trained, tmp_path / "model")
     return tmp_path / "model"
 
 
 def test_a_model_comes_back_as_it_was(
     trained: SarmModel, folder: Path, world: Callable[[str, int], TrainingEpisode]
 ) -> None:
-    again = load_reward_model(folder)
+    again = load_sarm(folder)
     assert again.version == trained.version
     assert (again.cameras, again.plan, again.tasks) == (trained.cameras, trained.plan, trained.tasks)
     episode = world("undo", 60)
@@ -43,7 +43,7 @@ def test_the_version_is_a_hash_of_weights_and_settings() -> None:
         plan = StagePlan(names=("a",), shares=(1.0,))
         network = SarmNetwork(config, plan, cameras, 2)
         network.slot.data[0, 0, 0] += nudge
-        return freeze_model(network, plan, cameras=cameras, tasks=("t",), state_dim=2).version
+        return freeze_sarm(network, plan, cameras=cameras, tasks=("t",), state_dim=2).version
 
     small = SarmConfig(image_px=16, frame_dim=8, dim=8, members=1)
     base = build(small)
@@ -61,15 +61,15 @@ def test_the_rate_that_it_learnt_from_is_part_of_it_and_a_model_of_before_has_no
     network = SarmNetwork(SarmConfig(image_px=16, frame_dim=8, dim=8, members=1), plan, ("front",), 2)
 
     def build(trained_hz: float | None) -> SarmModel:
-        return freeze_model(
+        return freeze_sarm(
             network, plan, cameras=("front",), tasks=("t",), state_dim=2, trained_hz=trained_hz
         )
 
     models = [build(rate) for rate in (None, 10, 30.0)]
     assert len({model.version for model in models}) == 3
     for index, model in enumerate(models):
-        save_reward_model(model, tmp_path / str(index))
-        again = load_reward_model(tmp_path / str(index))
+        save_sarm(model, tmp_path / str(index))
+        again = load_sarm(tmp_path / str(index))
         assert (again.trained_hz, again.version) == (model.trained_hz, model.version)
     assert "trained_hz" not in json.loads((tmp_path / "0" / "config.json").read_text())
 
@@ -112,7 +112,7 @@ def test_a_damaged_or_foreign_folder_is_refused(
 ) -> None:
     damage(folder)
     with pytest.raises(ModelLoadError, match=complaint):
-        load_reward_model(folder)
+        load_sarm(folder)
 
 
 def test_every_truncation_of_the_weights_is_refused(folder: Path) -> None:
@@ -120,4 +120,4 @@ def test_every_truncation_of_the_weights_is_refused(folder: Path) -> None:
     for share in (0.0, 0.001, 0.3, 0.999):
         (folder / "model.safetensors").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ModelLoadError):
-            load_reward_model(folder)
+            load_sarm(folder)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from roborl.errors import ConfigError, ModelLoadError
-from roborl.rewards.sarm.checkpoint import load_reward_model, save_reward_model
+from roborl.rewards.sarm.checkpoint import load_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.training import train_sarm
 from roborl.rewards.training.cache import frame_vectors
@@ -86,10 +86,10 @@ def test_a_model_on_a_local_clip_trains_saves_and_notices_another_clip(
     shaken = train_sarm(episodes, config, replace(training, takes=3), cache=tmp_path / "vectors").model
     assert shaken.version != model.version
     assert len(list((tmp_path / "vectors").iterdir())) == 3 * len(cached)
-    save_reward_model(model, tmp_path / "model")
+    save_sarm(model, tmp_path / "model")
     order = range(episodes[0].frames)
     np.testing.assert_array_equal(
-        watcher(load_reward_model(tmp_path / "model"))(episodes[0], order), watcher(model)(episodes[0], order)
+        watcher(load_sarm(tmp_path / "model"))(episodes[0], order), watcher(model)(episodes[0], order)
     )
     import transformers
 
@@ -97,7 +97,7 @@ def test_a_model_on_a_local_clip_trains_saves_and_notices_another_clip(
     other.vision_model.post_layernorm.weight.data += 1.0
     other.save_pretrained(clip)
     with pytest.raises(ModelLoadError, match="frozen encoder"):
-        load_reward_model(tmp_path / "model")
+        load_sarm(tmp_path / "model")
 
 
 def test_cached_vectors_are_those_of_these_pictures(tmp_path: Path) -> None:

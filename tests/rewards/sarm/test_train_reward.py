@@ -15,7 +15,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.errors import DatasetError
 from roborl.loops.training_episodes import split, to_training
-from roborl.rewards.sarm.checkpoint import load_reward_model
+from roborl.rewards.sarm.checkpoint import load_sarm
 from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.types import EndCause
 
@@ -73,7 +73,7 @@ def test_a_dataset_becomes_a_model_with_figures(
     assert figures["leak"] < 1e-5
     assert "value order, successes" in err
     assert "time only" in err
-    model = load_reward_model(tmp_path / "model")
+    model = load_sarm(tmp_path / "model")
     assert model.version == figures["version"]
     assert model.cameras == ("front", "wrist")
 
