@@ -11,11 +11,10 @@ import numpy as np
 from lerobot.robots.robot import Robot
 
 from roborl.clock import Clock
-from roborl.envs.actions import ActionMap
 from roborl.envs.bench import Bench
+from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.cameras import Freshness, age_ns, frame_age_s
 from roborl.envs.kinematics import Kinematics
-from roborl.envs.proprioception import StateMap
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
 from roborl.envs.servos import keeping_hold
@@ -58,11 +57,10 @@ class Arm:
         self._clock = clock
         self.model = load_robot_model(bench.model)
         self.kinematics = Kinematics(self.model)
-        low, high = np.array(bench.safety.workspace_low_m), np.array(bench.safety.workspace_high_m)
-        self._actions = ActionMap(self.kinematics, bench.action, low, high)
+        self._actions = action_map(bench)
         self._filter = SafetyFilter(self.kinematics, bench.safety, 1.0 / bench.control_hz)
         self._freshness = Freshness(bench.watchdog.stale_s, bench.watchdog.frozen_frames)
-        self._states = StateMap(self.kinematics, low, high)
+        self._states = state_map(bench)
         self.cameras = {name: (use.height_px, use.width_px, 3) for name, use in bench.cameras.items()}
         self.state_dim = self._states.size
         self.action_dim = self._actions.size

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from roborl.clock import Clock, MonotonicClock, Rate
 from roborl.data.lerobot_io import read_episodes
 from roborl.envs.arm import Arm
+from roborl.envs.bench_maps import action_map
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, RobotError, SafetyStop
 from roborl.hil.devices import DeltaMap
 from roborl.hil.keyboard import TerminalKeyboard
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
-from roborl.loops.demonstrations import action_map
 from roborl.loops.record import Recorded, open_writer, to_dataset_episode
 from roborl.loops.rollout import run_episode
 from roborl.types import EpisodeKey, Observation, Source

@@ -15,10 +15,8 @@ from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo, warn_of_cuts
 from roborl.data.lerobot_info import DatasetInfo, describe, map_cameras
 from roborl.data.scales import Scales
-from roborl.envs.actions import ActionMap
 from roborl.envs.bench import Bench
-from roborl.envs.kinematics import Kinematics
-from roborl.envs.proprioception import StateMap
+from roborl.envs.bench_maps import action_map, state_map, workspace
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
 from roborl.loops.failed_episodes import verdicts
@@ -163,20 +161,10 @@ def is_joint_recording(info: DatasetInfo, bench: Bench) -> bool:
     return not info.ours and keys <= set(info.state_names) and keys <= set(info.action_names)
 
 
-def state_map(bench: Bench) -> StateMap:
-    """Return what turns joint positions into the bench's state."""
-    return StateMap(Kinematics(load_robot_model(bench.model)), *_box(bench))
-
-
-def action_map(bench: Bench) -> ActionMap:
-    """Return what turns set-points into the bench's actions."""
-    return ActionMap(Kinematics(load_robot_model(bench.model)), bench.action, *_box(bench))
-
-
 def scales(bench: Bench) -> Scales:
     """Return what the numbers of the bench's states and actions stand for."""
     model = load_robot_model(bench.model)
-    low, high = _box(bench)
+    low, high = workspace(bench)
     return Scales(
         model=bench.model,
         state_low=(*model.lower.tolist(), *low.tolist()),
@@ -238,7 +226,3 @@ def joint_recording(bench: Bench, units: Units = "auto", calibration: str = "") 
         return converted
 
     return convert
-
-
-def _box(bench: Bench) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.array(bench.safety.workspace_low_m), np.array(bench.safety.workspace_high_m)

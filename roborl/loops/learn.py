@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from roborl.envs.bench import load_bench
+from roborl.envs.bench_maps import action_map, state_map
 from roborl.errors import ConfigError
 from roborl.learning.publish import VersionShelf
 from roborl.loops import learn_processes
-from roborl.loops.demonstrations import action_map, bench_episodes, scales, state_map, warn_of_another_task
+from roborl.loops.demonstrations import bench_episodes, scales, warn_of_another_task
 from roborl.loops.learn_config import (
     BenchForm,
     LearnConfig,

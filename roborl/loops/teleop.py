@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from roborl.clock import MonotonicClock, Rate
 from roborl.errors import ConfigError, RobotError
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
@@ -62,13 +60,7 @@ def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str
     """
     model = importlib.import_module("roborl.envs.robot_model").load_robot_model(bench.model)
     if set(model.position_keys) <= set(features):
-        kinematics = importlib.import_module("roborl.envs.kinematics").Kinematics(model)
-        actions = importlib.import_module("roborl.envs.actions").ActionMap(
-            kinematics,
-            bench.action,
-            np.array(bench.safety.workspace_low_m),
-            np.array(bench.safety.workspace_high_m),
-        )
+        actions = importlib.import_module("roborl.envs.bench_maps").action_map(bench)
         return LeaderMap(model.position_keys, actions.executed, 1.0 / bench.policy_hz)
     if {"delta_x", "delta_y", "delta_z"} <= set(
         features.get("names", ())

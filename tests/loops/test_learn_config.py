@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from roborl.envs.bench import load_bench
-from roborl.loops.demonstrations import action_map, scales, state_map
+from roborl.envs.bench_maps import action_map, state_map
+from roborl.loops.demonstrations import scales
 from roborl.loops.learn import form_of
 from roborl.loops.learn_config import BenchForm, LearnConfig
 
