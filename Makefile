@@ -6,6 +6,8 @@ PYENV   := $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python $(HOME)/.pyenv/v
 PYTHON  ?= $(shell for p in python3.12 python3.13 python3 $(PYENV); do \
              command -v $$p >/dev/null 2>&1 || continue; \
              $$p -c 'import sys; raise SystemExit(sys.version_info < (3, 12))' 2>/dev/null && { command -v $$p; break; }; done)
+# Tests run side by side; those that start processes or keep deadlines stay in one file, and a file in one process.
+JOBS    ?= 2
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: demo test test-slow lint bench install clean
@@ -14,7 +16,7 @@ demo: $(STAMP)
 	$(BIN)/roborl demo
 
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-slow: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

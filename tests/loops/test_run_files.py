@@ -38,11 +38,11 @@ def test_a_status_that_cannot_be_written_leaves_the_older_one_and_is_told(
     path = tmp_path / "status.json"
     write_status(path, {"count": 3})
 
-    def no_room(self: Path, text: str) -> None:
+    def no_room(self: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as full:
-        full.setattr(Path, "write_text", no_room)
+        full.setattr(Path, "write_bytes", no_room)
         write_status(path, {"count": 4})
     assert read_status(path)["count"] == 3
     assert "No space left on device" in caplog.text

@@ -185,7 +185,7 @@ def test_a_demonstration_is_shown_of_each_task(kind, tmp_path, monkeypatch):
     told = []
     demos = {text: random_episode(seed, task=text) for seed, text in enumerate((TASK, "another"))}
     write_episodes(tmp_path / "demos", *demos.values())
-    monkeypatch.setattr("roborl.plugins.rewards.modeling_rewards.load_sarm", lambda place: Told())
+    monkeypatch.setattr("roborl.plugins.rewards.modeling_rewards.load_reward_model", lambda place: Told())
     shown = random_observations(Told(), count=2)
     with serving({"told": Told()}) as server:
         where = {"place": "told"} if kind == "roborl" else {"endpoint": server.endpoint}

@@ -267,11 +267,19 @@ def test_the_network_that_topreward_asks_is_checked_too(built, tmp_path, change,
         opened(built, "topreward", backbone=str(backbone))
 
 
-CODE = """
+CODE = '''
 from pathlib import Path
 Path({marker!r}).write_text("run")
-from transformers import ResNetConfig as Config, ResNetModel as Model, AutoProcessor as Processor
-"""
+from transformers import AutoProcessor as Processor, ResNetConfig, ResNetModel
+
+
+class Config(ResNetConfig):
+    """Of its own: transformers remembers of a class from a folder where it came from."""
+
+
+class Model(ResNetModel):
+    config_class = Config
+'''
 
 
 def with_code(backbone, marker):
