@@ -12,12 +12,20 @@ from safetensors.torch import load_file, save_file
 
 from roborl.errors import ModelLoadError
 from roborl.rewards.sarm.checkpoint import freeze_sarm, load_sarm, save_sarm
-from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.sarm.training import train_sarm
 from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.rewards.training.evaluation import watcher
 from roborl.rewards.training.labels import StagePlan
+
+
+@pytest.fixture(scope="module")
+def trained(toy_config: SarmConfig, world: Callable[[str, int], TrainingEpisode]) -> SarmModel:
+    """A model that has learnt little: what is kept of it need not be good."""
+    episodes = [world(kind, seed) for kind in ("success", "miss") for seed in range(2)]
+    return train_sarm(episodes, toy_config, SarmTraining(steps=10, budget_s=3600.0)).model
 
 
 @pytest.fixture
