@@ -110,15 +110,17 @@ def fitting_size(
         ((112, 112), (192, 320))
     """
 
-    def cells(shrink: float, turn: Callable[[float], int]) -> tuple[int, int]:
-        rows, columns = (max(1, turn(side / shrink / cell_px)) * cell_px for side in (height, width))
-        return rows, columns
+    def cells(high: float, wide: float, turn: Callable[[float], int]) -> tuple[int, int]:
+        return max(1, turn(high / cell_px)) * cell_px, max(1, turn(wide / cell_px)) * cell_px
 
-    rows, columns = cells(1.0, round)
+    rows, columns = cells(height, width, round)
+    # Divided where those processors divide and multiplied where they multiply: a side of whole cells stays one.
     if max_pixels and rows * columns > max_pixels:
-        return cells(math.sqrt(height * width / max_pixels), math.floor)
+        shrink = math.sqrt(height * width / max_pixels)
+        return cells(height / shrink, width / shrink, math.floor)
     if rows * columns < min_pixels <= (max_pixels or min_pixels):
-        return cells(math.sqrt(height * width / min_pixels), math.ceil)
+        grow = math.sqrt(min_pixels / (height * width))
+        return cells(height * grow, width * grow, math.ceil)
     return rows, columns
 
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roborl.rewards.judges.picture_sizes import PictureSizes, fitting_size
 from roborl.rewards.judges.queries import Clip, VlmQuery
 
 
+@example(height=34, width=34, least=12_544, most=76_800, cell_px=28)
 @given(
     height=st.integers(32, 1200),
     width=st.integers(32, 1200),
