@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from roborl.errors import ConfigError
-from roborl.loops.benchmarks.reward import RESULT, BenchRewardConfig, bench_reward
+from roborl.loops.benchmarks.reward import bench_reward
+from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 
 Config = BenchRewardConfig
 

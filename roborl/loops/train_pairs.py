@@ -14,8 +14,9 @@ from roborl.loops.training_episodes import read_training
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.fusion import FusionConfig, Perspective
 from roborl.rewards.pairs.batches import prepare_task
-from roborl.rewards.pairs.checkpoint import load_pair_model, load_pairs, save_pairs
+from roborl.rewards.pairs.checkpoint import load_pairs
 from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
+from roborl.rewards.pairs.model import load_pair_model, save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.pairs.training import Log, train_pairs
 from roborl.rewards.training.episodes import TrainingEpisode
@@ -136,7 +137,7 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
         log=log,
     )
     goal = None if demonstration is None else demonstration.images[config.model.front][-1]
-    save_pairs(network, config.out, asked=config.model, tasks=sorted(tasks), goal=goal)
+    save_pair_model(network, config.out, asked=config.model, tasks=sorted(tasks), goal=goal)
     model = load_pair_model(config.out)
     measured, frame_ms = {}, math.nan
     if config.measured and demonstration is not None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
 _FORMATS = {
-    "roborl-pairs-1": "roborl.rewards.pairs.checkpoint:load_pair_model",
+    "roborl-pairs-1": "roborl.rewards.pairs.model:load_pair_model",
     "roborl-perceptual-1": "roborl.rewards.perceptual.checkpoint:load_perceptual",
     "roborl-sarm-1": "roborl.rewards.sarm.checkpoint:load_sarm",
 }

@@ -23,7 +23,7 @@ from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops import references
 from roborl.loops.benchmarks import reward as bench_reward
-from roborl.loops.benchmarks.reward import RESULT, BenchRewardConfig
+from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 from roborl.loops.launch import TrainConfig, pass_gate, run_training
 from roborl.loops.learn_config import (
     BenchForm,

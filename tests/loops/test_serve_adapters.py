@@ -25,8 +25,8 @@ from roborl.rewards.calibration import Calibration
 from roborl.rewards.dopamine import DopamineConfig
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.model import score_episode
-from roborl.rewards.pairs.checkpoint import save_pairs
 from roborl.rewards.pairs.config import PairNetworkConfig
+from roborl.rewards.pairs.model import save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.perceptual.checkpoint import save_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
@@ -76,7 +76,7 @@ def sarm(folder: Path) -> str:
 def pairs(folder: Path) -> str:
     network = PairNetwork(PairNetworkConfig(image_px=32, keypoints=4, channels=6, width=48), 0)
     goal = np.full((32, 32, 3), 200, np.uint8)
-    save_pairs(network, folder, asked=DopamineConfig(), tasks=[TASK], goal=goal)
+    save_pair_model(network, folder, asked=DopamineConfig(), tasks=[TASK], goal=goal)
     return str(folder)
 
 

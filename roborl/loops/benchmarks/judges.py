@@ -25,8 +25,8 @@ from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.stages import Stages
 from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.rewards.fusion import FusionConfig, Perspective
-from roborl.rewards.pairs.checkpoint import load_pair_model
 from roborl.rewards.pairs.config import PairTraining
+from roborl.rewards.pairs.model import load_pair_model
 
 FUSED, UNSHAPED, NAIVE = "fused", "no shaping", "naive difference"
 ARMS = (FUSED, *map(str, Perspective), UNSHAPED, NAIVE)

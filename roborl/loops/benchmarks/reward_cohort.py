@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
+from roborl.loops.benchmarks.reward_config import BenchRewardConfig
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.training_episodes import split, to_training, views_of
 from roborl.rewards.benchmark import Subject
@@ -23,9 +24,6 @@ from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
 from roborl.rewards.training.episodes import TrainingEpisode, label_episode
 from roborl.rewards.training.labels import plan_stages
-
-if TYPE_CHECKING:
-    from roborl.loops.benchmarks.reward import BenchRewardConfig
 
 log = logging.getLogger(__name__)
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from roborl.loops.benchmarks.reward_result import BenchRewardResult
 from roborl.loops.plots import Theme, legend, new_figure
-
-if TYPE_CHECKING:
-    from roborl.loops.benchmarks.reward import BenchRewardResult
 
 _BINS = 10
 _COLUMNS = 4

@@ -15,14 +15,10 @@ from roborl.cli.bench_reward import positional
 from roborl.cli.main import main
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.benchmarks.reward import (
-    RESULT,
-    BenchRewardConfig,
-    bench_reward,
-    format_table,
-    short_names,
-)
+from roborl.loops.benchmarks.reward import bench_reward, short_names
 from roborl.loops.benchmarks.reward_cohort import read_cohort
+from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
+from roborl.loops.benchmarks.reward_result import format_table
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.video import write_video

@@ -16,9 +16,9 @@ from roborl.rewards.judges.queries import VlmQuery
 from roborl.rewards.metrics import mean_absolute_error
 from roborl.rewards.model import score_episode
 from roborl.rewards.pairs.batches import prepare_task
-from roborl.rewards.pairs.checkpoint import save_pairs
 from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
 from roborl.rewards.pairs.judge import PairJudge
+from roborl.rewards.pairs.model import save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.pairs.training import train_pairs
 from roborl.rewards.prompts import own_prompt
@@ -96,7 +96,7 @@ def test_a_question_of_another_form_is_refused() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     asked = DopamineConfig(left_wrist="wrist")
-    save_pairs(network(), tmp_path / "judge", asked=asked, tasks=[TASK], goal=picture(9))
+    save_pair_model(network(), tmp_path / "judge", asked=asked, tasks=[TASK], goal=picture(9))
     return tmp_path / "judge"
 
 
@@ -110,7 +110,7 @@ def test_a_judge_comes_back_as_it_was_and_conforms(folder: Path, reward_model_ch
     ]
     assert np.array_equal(model.references["goal/front"], picture(9))
     reward_model_check(model)
-    save_pairs(network(1), folder, asked=model.config, tasks=[TASK], goal=picture(9))
+    save_pair_model(network(1), folder, asked=model.config, tasks=[TASK], goal=picture(9))
     assert load_reward_model(str(folder)).version != model.version
 
 
