@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from roborl.loops.act import run_actor
-from roborl.loops.actor import ActConfig
+from roborl.loops.actor.act import run_actor
+from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.supervise import Child
 
 Config = ActConfig

@@ -39,7 +39,7 @@ class Config:
 def main(config: Config) -> dict[str, Any]:
     """Write marks into the dataset, given or found, or a page to make them on; without these, say what stands there."""
     from roborl.data.annotations import read_keyframes, stage_shares
-    from roborl.loops.annotate import apply_marks, read_marks, write_page
+    from roborl.loops.reward_training.annotate import apply_marks, read_marks, write_page
 
     if config.marks is not None and (config.page is not None or config.propose is not None):
         raise ConfigError(
@@ -78,7 +78,7 @@ def main(config: Config) -> dict[str, Any]:
 
 
 def _proposed(config: Config) -> dict[int, tuple[Subtask, ...]]:
-    from roborl.loops.propose_marks import propose_marks
+    from roborl.loops.reward_training.propose_marks import propose_marks
     from roborl.rewards.perceptual.config import PerceptualConfig
 
     assert config.propose is not None, "somebody asked for it"

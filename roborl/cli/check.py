@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from roborl.errors import ConfigError
-from roborl.loops.check_plan import PlanConfig
+from roborl.loops.planning.check_plan import PlanConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def main(config: Config) -> dict[str, Any]:
         DoesNotFit: If the plan does not fit.
     """
     if config.plan:
-        from roborl.loops.check_plan import make_plan
+        from roborl.loops.planning.check_plan import make_plan
 
         return make_plan(config, config.bench, config.bench_overrides, _say)
     if config.judge or config.policy or config.learner:
@@ -52,7 +52,7 @@ def main(config: Config) -> dict[str, Any]:
             seen=config.judge or config.policy or config.learner,
             remedy="Add: --plan",
         )
-    from roborl.loops.check_machine import check_bench, check_cards, check_versions
+    from roborl.loops.planning.check_machine import check_bench, check_cards, check_versions
 
     findings = [
         *check_versions(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from roborl.loops.learn import run_learner
-from roborl.loops.learn_config import LearnConfig
+from roborl.loops.learner.learn import run_learner
+from roborl.loops.learner.learn_config import LearnConfig
 from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
 

@@ -113,8 +113,8 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
     from roborl.clock import MonotonicClock
     from roborl.envs.robot_env import RobotEnv
     from roborl.hil.keyboard import HELP
+    from roborl.loops.actor.teleoperators import connect_teleoperator, make_teleoperator
     from roborl.loops.by_hand import HandOperator, buttons_at_the_terminal, record_by_hand
-    from roborl.loops.teleoperators import connect_teleoperator, make_teleoperator
 
     if config.teleop is None:
         raise ConfigError(

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from roborl.errors import ConfigError
-from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
-from roborl.loops.train_perceptual import TrainPerceptualConfig, train_perceptual
-from roborl.loops.train_reward import TrainRewardConfig, train_reward
+from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
+from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
+from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 
 Config = TrainRewardConfig
 
@@ -47,7 +47,7 @@ def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
         raise ConfigError(
             "There is no such kind of reward model to train", seen=name, allowed=[*_OURS, *_ADAPTABLE]
         )
-    from roborl.loops.adapt_reward import ADAPT_CONFIGS
+    from roborl.loops.reward_training.adapt_reward import ADAPT_CONFIGS
 
     return ADAPT_CONFIGS[name], rest
 
@@ -69,8 +69,8 @@ def main(config: Any) -> dict[str, Any]:
 def _train(config: TrainRewardConfig) -> dict[str, Any]:
     result = train_reward(config, log=_say_step)
     if result.ours.successes:
-        from roborl.loops.plots import LIGHT, png
-        from roborl.loops.train_reward_plots import held_out_panels
+        from roborl.loops.reporting.plots import LIGHT, png
+        from roborl.loops.reward_training.train_reward_plots import held_out_panels
 
         (config.out / "held_out.png").write_bytes(png(held_out_panels(result.reports, LIGHT)))
     _say(result.table)
@@ -95,7 +95,7 @@ def _compare(config: TrainPairsConfig) -> dict[str, Any]:
 
 
 def _adapt(config: Any) -> dict[str, Any]:
-    from roborl.loops.adapt_reward import adapt_reward
+    from roborl.loops.reward_training.adapt_reward import adapt_reward
 
     def log(figures: Mapping[str, float]) -> None:
         line = f"step {figures['step']:5.0f}/{figures['planned']:.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}"

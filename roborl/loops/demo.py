@@ -22,17 +22,17 @@ from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.first_policy import first_policy
 from roborl.loops.launch import TrainConfig, run_training
-from roborl.loops.learn_config import ShapingConfig
+from roborl.loops.learner.learn_config import ShapingConfig
+from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.learnt import learnt_policy
 from roborl.loops.record import record_scripted
 from roborl.loops.references import ReferencesConfig, read_demonstration
-from roborl.loops.report import write_report
-from roborl.loops.results import FIGURES, SETTINGS
+from roborl.loops.reporting.report import write_report
+from roborl.loops.reporting.results import FIGURES, SETTINGS
+from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
 from roborl.loops.stages import Stages, claim
-from roborl.loops.train import TrainerConfig
-from roborl.loops.train_reward import TrainRewardConfig, train_reward
 from roborl.policies.small import SmallPolicy
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining

@@ -19,23 +19,24 @@ from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.devices import require_devices
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops import act, learn
-from roborl.loops.act import Actor, actor_specs
-from roborl.loops.actor import ActConfig, ActSettings, shared_folder
-from roborl.loops.learn import learner_specs, prepare, result
-from roborl.loops.learn_config import (
+from roborl.loops.actor import act
+from roborl.loops.actor.act import Actor, actor_specs
+from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
+from roborl.loops.actor.live_config import LiveConfig
+from roborl.loops.actor.status import StatusSlot
+from roborl.loops.learner import learn
+from roborl.loops.learner.learn import learner_specs, prepare, result
+from roborl.loops.learner.learn_config import (
     LearnConfig,
     LearnSettings,
     RunFolder,
 )
-from roborl.loops.live_config import LiveConfig
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.score_link import require_cameras
 from roborl.loops.serve import ServeConfig, serve
-from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
 from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from roborl.errors import ModelLoadError
 from roborl.learning.publish import VersionShelf
-from roborl.loops.learn_config import RunFolder
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.policies.small import SmallPolicy
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from roborl import config as configuration
 from roborl.errors import ConfigError
-from roborl.loops.learn_config import LearnSettings, RunFolder
+from roborl.loops.learner.learn_config import LearnSettings, RunFolder
 from roborl.loops.run_files import written
 from roborl.loops.supervise import ChildSpec, Event
 from roborl.whole_files import write_whole

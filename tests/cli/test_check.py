@@ -15,7 +15,7 @@ import pytest
 from roborl.cli.check import positional
 from roborl.cli.main import main
 from roborl.errors import ConfigError
-from roborl.loops.check_machine import check_bench
+from roborl.loops.planning.check_machine import check_bench
 from roborl.testing.tiny_vlms import build_tiny_vlm
 
 type Run = Callable[..., tuple[int, Any, str]]

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from roborl.errors import HandshakeMismatch
-from roborl.loops.actor import ActConfig, Card
+from roborl.loops.actor.act_config import ActConfig, Card
+from roborl.loops.actor.io import weights_handshake
 from roborl.loops.architecture import architecture
-from roborl.loops.io import weights_handshake
 from roborl.policies.exploration import ExplorationConfig
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.serving.handshake import Handshake

@@ -18,12 +18,12 @@ from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch, ModelLoadError, RoborlError, WireError
-from roborl.loops.actor import ActConfig
-from roborl.loops.control_process import main as control_main
+from roborl.loops.actor.act_config import ActConfig
+from roborl.loops.actor.control_process import main as control_main
 from roborl.loops.demonstrations import DemosConfig, bench_demos
-from roborl.loops.learn import prepare
-from roborl.loops.learn_config import LearnConfig
-from roborl.loops.store import DemoImport
+from roborl.loops.learner.learn import prepare
+from roborl.loops.learner.learn_config import LearnConfig
+from roborl.loops.learner.store import DemoImport
 from roborl.loops.supervise import Child
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import pack_record

@@ -14,8 +14,9 @@ from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig, Trigger
 from roborl.learning.budget import BudgetConfig
-from roborl.loops.actor import ActSettings, shared_folder
-from roborl.loops.labelling import LabelConfig
+from roborl.loops.actor.act_config import ActSettings, shared_folder
+from roborl.loops.actor.live_config import LiveConfig
+from roborl.loops.actor.status import StatusSlot
 from roborl.loops.launch import (
     Addresses,
     TrainConfig,
@@ -28,12 +29,11 @@ from roborl.loops.launch import (
     run_training,
     train_specs,
 )
-from roborl.loops.learn import learner_specs
-from roborl.loops.learn_config import BenchForm, LearnConfig, LearnSettings, RunFolder
-from roborl.loops.live_config import LiveConfig
+from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.learner.learn import learner_specs
+from roborl.loops.learner.learn_config import BenchForm, LearnConfig, LearnSettings, RunFolder
+from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.references_config import ReferencesConfig
-from roborl.loops.status import StatusSlot
-from roborl.loops.train import TrainerConfig
 from roborl.records import pack_record
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
 from roborl.types import EpisodeKey
@@ -185,7 +185,7 @@ def test_two_actors_do_not_drive_one_physical_arm(tmp_path: Path) -> None:
 def test_a_bench_of_a_plugin_is_known_to_the_learner_too(tmp_path: Path) -> None:
     bench = stub_bench(tmp_path)
     script = (
-        "from roborl.loops.learn import form_of; from roborl.loops.learn_config import LearnConfig; "
+        "from roborl.loops.learner.learn import form_of; from roborl.loops.learner.learn_config import LearnConfig; "
         f"print(form_of(LearnConfig(bench={str(bench)!r}, plugins=['roborl.testing.config_stub_robot'])).task)"
     )
     # In a process of its own: here the stub may be known already.

@@ -9,7 +9,7 @@ import pytest
 
 from roborl.errors import ModelLoadError
 from roborl.learning.publish import VersionShelf
-from roborl.loops.learn_config import RunFolder
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.learnt import is_run, learnt_policy
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 

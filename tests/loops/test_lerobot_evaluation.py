@@ -15,10 +15,10 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from roborl.cli.main import main
 from roborl.errors import ConfigError
-from roborl.loops.act import run_actor
-from roborl.loops.actor import ActConfig
-from roborl.loops.learn import prepare
-from roborl.loops.learn_config import LearnConfig
+from roborl.loops.actor.act import run_actor
+from roborl.loops.actor.act_config import ActConfig
+from roborl.loops.learner.learn import prepare
+from roborl.loops.learner.learn_config import LearnConfig
 from roborl.testing.tiny_policies import build_tiny_policy
 
 

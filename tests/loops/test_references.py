@@ -25,12 +25,12 @@ from roborl.loops import references
 from roborl.loops.benchmarks import reward as bench_reward
 from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 from roborl.loops.launch import TrainConfig, pass_gate, run_training
-from roborl.loops.learn_config import (
+from roborl.loops.learner.learn_config import (
     BenchForm,
     LearnConfig,
     RunFolder,
 )
-from roborl.loops.learn_processes import labeller_main
+from roborl.loops.learner.learn_processes import labeller_main
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.run_files import read_status

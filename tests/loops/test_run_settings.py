@@ -14,7 +14,7 @@ from roborl.config import load, parse
 from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.launch import TrainConfig
-from roborl.loops.learn_config import LearnConfig, RunFolder
+from roborl.loops.learner.learn_config import LearnConfig, RunFolder
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.supervise import Child, ChildSpec, Event
 

@@ -14,7 +14,7 @@ from roborl.codec import Part
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.sealed import episode_of
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.store import DemoImport, StoreLoop
+from roborl.loops.learner.store import DemoImport, StoreLoop
 from roborl.records import Arrival
 from roborl.testing.experience import episode_records
 from roborl.types import EndCause, Episode, EpisodeKey

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from roborl.errors import RoborlError
-from roborl.loops.act import PRELOAD
+from roborl.loops.actor.act import PRELOAD
 from roborl.loops.supervise import ChildSpec, Event, ProcessGroup
 from roborl.testing import children
 

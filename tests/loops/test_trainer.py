@@ -17,7 +17,7 @@ from roborl.errors import ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.checkpoint import checkpoints
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
-from roborl.loops.train import EpisodeResult, Experience, Trainer, TrainerConfig
+from roborl.loops.learner.train import EpisodeResult, Experience, Trainer, TrainerConfig
 
 IDENTITY = {"algorithm": "tiny", "state_dim": 3, "action_dim": 2}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.loops.benchmarks.runs import SMALL_LEARNER, Scene, free_port, on_reach
-from roborl.loops.learn_config import RunFolder
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.witness import compare
 
 log = logging.getLogger(__name__)

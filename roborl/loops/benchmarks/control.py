@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from roborl.clock import NS, MonotonicClock
-from roborl.loops.act import PRELOAD, Actor
-from roborl.loops.actor import ActConfig, shared_folder
-from roborl.loops.live_config import LiveConfig
-from roborl.loops.priority import raise_priority
+from roborl.loops.actor.act import PRELOAD, Actor
+from roborl.loops.actor.act_config import ActConfig, shared_folder
+from roborl.loops.actor.live_config import LiveConfig
+from roborl.loops.actor.priority import raise_priority
+from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.ticks import account
 from roborl.loops.serve import RewardServer, ServeConfig
-from roborl.loops.status import StatusSlot
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
-from roborl.loops.ticks import account
 from roborl.rewards.fake import BrightnessModel
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsReceiver

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from roborl.clock import NS
+from roborl.loops.actor.status import StatusSlot
 from roborl.loops.benchmarks.away import learner_away
 from roborl.loops.benchmarks.control import bare_loop
 from roborl.loops.benchmarks.labels import LabelWatch
 from roborl.loops.benchmarks.runs import SMALL_LEARNER, Events, Scene, on_reach
-from roborl.loops.learn_config import RunFolder
-from roborl.loops.status import StatusSlot
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.loops.witness import compare
 

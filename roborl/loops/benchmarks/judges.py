@@ -19,11 +19,11 @@ from roborl.envs.robot_env import RobotEnv
 from roborl.loops.benchmarks.seeds import STARTS, gate, learn_cell, prepared_folder, settings_on, summarise
 from roborl.loops.demo import DemoConfig, Folders
 from roborl.loops.grid import Cell, code_version, run_grid
-from roborl.loops.learn_config import ShapingConfig
+from roborl.loops.learner.learn_config import ShapingConfig
 from roborl.loops.record import record_scripted
+from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.stages import Stages
-from roborl.loops.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.rewards.fusion import FusionConfig, Perspective
 from roborl.rewards.pairs.config import PairTraining
 from roborl.rewards.pairs.model import load_pair_model

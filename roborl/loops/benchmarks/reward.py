@@ -20,7 +20,7 @@ from roborl.loops.benchmarks.reward_cohort import Cohort, read_cohort
 from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 from roborl.loops.benchmarks.reward_plots import progress_panels, reliability_panels
 from roborl.loops.benchmarks.reward_result import TIME_ONLY, BenchRewardResult
-from roborl.loops.plots import LIGHT, png
+from roborl.loops.reporting.plots import LIGHT, png
 from roborl.rewards.benchmark import (
     BenchmarkSettings,
     Measurement,

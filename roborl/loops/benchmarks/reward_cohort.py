@@ -17,7 +17,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.loops.benchmarks.reward_config import BenchRewardConfig
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
-from roborl.loops.training_episodes import split, to_training, views_of
+from roborl.loops.reward_training.training_episodes import split, to_training, views_of
 from roborl.rewards.benchmark import Subject
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
 from roborl.rewards.judges.queries import picture_key

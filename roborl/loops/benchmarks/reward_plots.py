@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from roborl.loops.benchmarks.reward_result import BenchRewardResult
-from roborl.loops.plots import Theme, legend, new_figure
+from roborl.loops.reporting.plots import Theme, legend, new_figure
 
 _BINS = 10
 _COLUMNS = 4

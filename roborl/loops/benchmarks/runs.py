@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from roborl.clock import Deadline
 from roborl.errors import RoborlError
-from roborl.loops.actor import shared_folder
-from roborl.loops.status import StatusSlot
+from roborl.loops.actor.act_config import shared_folder
+from roborl.loops.actor.status import StatusSlot
 from roborl.loops.witness import RingWitness
 
 _LOOK_S = 0.03

@@ -18,13 +18,13 @@ from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare, try_clone
 from roborl.loops.grid import Cell, code_version, run_grid
-from roborl.loops.learn_config import (
+from roborl.loops.learner.learn_config import (
     RunFolder,
     ShapingConfig,
 )
-from roborl.loops.plots import LIGHT, png
-from roborl.loops.plots import arms as arms_figure
-from roborl.loops.results import read_results
+from roborl.loops.reporting.plots import LIGHT, png
+from roborl.loops.reporting.plots import arms as arms_figure
+from roborl.loops.reporting.results import read_results
 from roborl.loops.run_files import read_lines
 from roborl.rewards.forms import (
     INVARIANT_IN_THE_END,

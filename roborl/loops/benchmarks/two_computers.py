@@ -16,7 +16,7 @@ from typing import Any
 
 from roborl.errors import WireError
 from roborl.loops.benchmarks.runs import SMALL_LEARNER, Command, Scene, free_port, on_reach
-from roborl.loops.learn_config import RunFolder
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.witness import compare
 from roborl.serving.handshake import Handshake
 from roborl.serving.security import Keys, make_keys

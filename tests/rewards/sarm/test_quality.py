@@ -9,8 +9,8 @@ import pytest
 from roborl.config import parse
 from roborl.envs.robot_env import RobotEnv
 from roborl.loops.record import record_scripted
+from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 from roborl.loops.scripts import failure_kinds, script_maker
-from roborl.loops.train_reward import TrainRewardConfig, train_reward
 from roborl.rewards.sarm.config import SarmTraining
 
 

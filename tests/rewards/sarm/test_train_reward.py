@@ -14,7 +14,7 @@ from roborl.cli.main import main
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.errors import DatasetError
-from roborl.loops.training_episodes import split, to_training
+from roborl.loops.reward_training.training_episodes import split, to_training
 from roborl.rewards.sarm.checkpoint import load_sarm
 from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.types import EndCause

@@ -1,0 +1,273 @@
+"""The actor: control, inference and I/O as processes that are kept alive, and ended with the arm first."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from roborl.data.ring import Ring
+from roborl.errors import ConfigError, DatasetError
+from roborl.hil.keyboard import HELP, TerminalKeyboard
+from roborl.hil.presses import PressSender
+from roborl.loops.actor import control_process, inference, io, live, teleop
+from roborl.loops.actor.act_config import ActConfig, shared_folder
+from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.status import LIFE, StatusSlot
+from roborl.loops.run_files import JsonLines
+from roborl.loops.supervise import ChildSpec, ProcessGroup
+from roborl.policies.lerobot_files import is_lerobot_policy
+from roborl.types import EpisodeKey
+
+log = logging.getLogger(__name__)
+
+# Loaded once by the fork server. Not MuJoCo: with EGL it opens a display, which must not be forked.
+PRELOAD = (
+    "numpy",
+    "cv2",
+    "torch",
+    "lerobot.robots",
+    "zmq",
+    "roborl.envs.bench",
+    "roborl.envs.arm",
+    "roborl.loops.actor.control_process",
+    "roborl.policies.small",
+)
+_PROCESSES = ("control", "inference", "io")
+_HANG_S = 10.0
+_POLL_S = 0.05
+_REPORT_S = 30.0
+
+
+def actor_specs(config: ActConfig, suffix: str = "") -> list[ChildSpec]:
+    """Return the processes of one actor, in the order in which they must end."""
+    mains = {
+        "control": control_process.main,
+        "inference": inference.main,
+        "io": io.main,
+        "teleop": teleop.main,
+        "live": live.main,
+    }
+    return [
+        ChildSpec(
+            name=name + suffix,
+            target=mains[name],
+            args=(config,),
+            hang_s=_HANG_S,
+            handles_interrupt=name == "control",
+        )
+        for name in process_names(config)
+    ]
+
+
+def process_names(config: ActConfig) -> tuple[str, ...]:
+    """Return the names of an actor's processes in the order in which they must end: the arm first."""
+    further = {"teleop": bool(config.teleop), "live": config.live.on}
+    return (*_PROCESSES, *(name for name, wanted in further.items() if wanted))
+
+
+class Actor:
+    """One actor's processes.
+
+    Args:
+        config: What to do.
+        stopping: True once the actor must end.
+        meanwhile: Called some twenty times a second while the actor runs.
+        group: A group that has this actor's processes among others, and that its owner starts, polls and stops; None
+            makes one of its own.
+        suffix: What the names of the processes end with in that group.
+    """
+
+    def __init__(
+        self,
+        config: ActConfig,
+        stopping: Callable[[], bool],
+        meanwhile: Callable[[], object] = lambda: None,
+        *,
+        group: ProcessGroup | None = None,
+        suffix: str = "",
+    ) -> None:
+        self._config, self._stopping, self._meanwhile = config, stopping, meanwhile
+        config.run.mkdir(parents=True, exist_ok=True)
+        self.folder = shared_folder(config.run, config.actor)
+        (self.folder / "actor.json").unlink(missing_ok=True)
+        counted = (*_PROCESSES, "live") if config.live.on else _PROCESSES
+        self.status = {name: StatusSlot(self.folder, name) for name in counted}
+        # An earlier start may have had another learner.
+        self.status["io"]["met"] = self.status["io"]["paused"] = 0
+        self.names = {name: name + suffix for name in process_names(config)}
+        self.group = group or ProcessGroup(
+            actor_specs(config, suffix),
+            preload=PRELOAD,
+            on_event=JsonLines(config.run / f"{config.actor}.events.jsonl"),
+        )
+
+    @property
+    def done(self) -> bool:
+        """True once the control process has run all its episodes."""
+        return self.group.finished(self.names["control"])
+
+    def run(self) -> dict[str, Any]:
+        """Run until the control process has done its episodes, or the actor must end; return the figures.
+
+        Raises:
+            RoborlError: If a process cannot do its work.
+        """
+        began = time.monotonic()
+        try:
+            self.group.start()
+            with self.keyboard() as keyboard:
+                reported = began
+                while not self._stopping() and not self.done:
+                    self.group.poll(_POLL_S)
+                    if keyboard is not None:
+                        keyboard.poll()
+                    self._meanwhile()
+                    if time.monotonic() - reported > _REPORT_S:
+                        reported = time.monotonic()
+                        log.info("%s", self._line())
+            self.finish()
+        finally:
+            # The arm first, whatever happened.
+            self.group.stop()
+        return self.report(time.monotonic() - began)
+
+    def stop_arm(self) -> None:
+        """End the control process, which brings the arm to rest."""
+        self.group.end(self.names["control"], grace_s=10.0)
+
+    def finish(self) -> None:
+        """Stop the arm, wait until the learner has every step, end the other processes and give their memory back."""
+        self.stop_arm()
+        self._drain()
+        for name in self.names.values():
+            self.group.end(name)
+        self._tidy()
+
+    def report(self, wall_s: float) -> dict[str, Any]:
+        """Return what the actor did and how its processes fared."""
+        control, policy, link = (self.status[name] for name in ("control", "inference", "io"))
+        chunks = max(1, policy["chunks"])
+        return {
+            "actor": self._config.actor,
+            "wall_s": wall_s,
+            "episodes": control["episodes"],
+            "steps": control["steps"],
+            "successes": control["successes"],
+            "person_steps": control["person_steps"],
+            "takeovers": control["takeovers"],
+            "operator_lost": control["operator_lost"],
+            "watchdogs": control["watchdogs"],
+            "judge_stops": control["judge_stops"],
+            "lost_episodes": control["lost_episodes"],
+            "holds": control["holds"],
+            "ticks": control["ticks"],
+            "late_p50_ms": control.lateness_ms(0.5),
+            "late_p99_ms": control.lateness_ms(0.99),
+            "late_max_ms": control["late_max_ns"] / 1e6,
+            "inference_mean_ms": policy["latency_sum_ns"] / chunks / 1e6,
+            "inference_max_ms": policy["latency_max_ns"] / 1e6,
+            "policy_version": policy["policy_version"],
+            "weights_refused": policy["refused"],
+            "not_durable": link["pending"],
+            "live": self._watching(),
+            "restarts": {name: self.group.restarts[own] for name, own in self.names.items()},
+            "recoveries_s": {name: self.group.recoveries_s[own] for name, own in self.names.items()},
+        }
+
+    def keyboard(self) -> TerminalKeyboard | _NoKeyboard:
+        """Return the operator's keyboard as a context, whose value is None where there is none to listen to."""
+        if self._config.operator in ("sim", "none") or not sys.stdin.isatty():
+            return _NoKeyboard()
+        log.info("%s", HELP)
+        return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen)
+
+    @property
+    def stuck(self) -> int:
+        """How many episodes did not come on, as far as anybody watched."""
+        return self.status["live"]["stuck"] if "live" in self.status else 0
+
+    def _watching(self) -> dict[str, int]:
+        """Return what came of watching the arm live, empty where nobody does."""
+        values = self.status["live"].values() if "live" in self.status else {}
+        return {name: count for name, count in values.items() if name not in LIFE}
+
+    def _on_screen(self) -> tuple[EpisodeKey, int] | None:
+        control = self.status["control"]
+        if control["index"] < 0:
+            return None
+        key = EpisodeKey(
+            actor=self._config.actor, incarnation=control["incarnation"], episode=control["episode"]
+        )
+        return key, control["index"]
+
+    def _drain(self) -> None:
+        """Wait until the learner has every step, or it takes too long; what it does not have stays in the ring."""
+        try:
+            ring = Ring.attach(self.folder / "ring.bin")
+        except DatasetError:
+            return
+        until = time.monotonic() + self._config.drain_s
+        with ring:
+            while ring.acknowledged < ring.head and time.monotonic() < until:
+                self.group.poll(_POLL_S)
+            waiting = ring.head - ring.acknowledged
+        self.status["io"]["pending"] = waiting
+        if waiting:
+            log.warning("%d records are not with the learner yet; the next start sends them", waiting)
+
+    def _tidy(self) -> None:
+        """Give the memory back where the learner has everything; the counters stay for the next start."""
+        if self.status["io"]["pending"] == 0:
+            for path in (*self.folder.glob("*.bin"), *self.folder.glob("*.slot")):
+                path.unlink()
+
+    def _line(self) -> str:
+        control = self.status["control"]
+        waiting = Waiting(control["waiting_for"])
+        return (
+            f"{control['episodes']} episodes, {control['steps']} steps, {control['successes']} successes, "
+            f"policy version {self.status['inference']['policy_version']}, {self.status['io']['pending']} records waiting"
+            + (f", {self.stuck} stuck" if "live" in self.status else "")
+            + ("" if waiting is Waiting.NOTHING else f"; no episode now: {waiting.name.lower()}")
+        )
+
+
+class _NoKeyboard:
+    """Stands where there is no terminal."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Run an actor to its end and return its figures.
+
+    Raises:
+        ConfigError: If a learner's weights are asked for and the policy takes none.
+        RoborlError: If a process cannot do its work.
+    """
+    if config.weights and is_lerobot_policy(config.policy):
+        raise ConfigError(
+            "A LeRobot policy takes no weights from a learner",
+            seen=f"policy {config.policy}, weights {config.weights}",
+            allowed="weights empty, or the folder of a small policy of roborl's",
+            remedy="Leave --weights out to run the policy as it is: learning online fine-tunes the small policy only",
+        )
+    if config.mode == "train" and not config.weights and not is_lerobot_policy(config.policy):
+        log.warning(
+            "No --weights: the arm keeps to the policy in %s, whatever a learner makes of its experience",
+            config.policy,
+        )
+    return Actor(config, stopping).run()
+
+
+def folder_of(config: ActConfig) -> Path:
+    """Return the folder that the actor's processes share: ring, slots, status, buttons."""
+    return shared_folder(config.run, config.actor)

@@ -1,0 +1,158 @@
+"""What the actor's processes are told, and where they meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from roborl.errors import ConfigError
+from roborl.hil.supervisor import InterventionConfig
+from roborl.loops.actor.live_config import LiveConfig
+from roborl.policies.exploration import ExplorationConfig
+from roborl.serving.security import SecurityConfig
+from roborl.whole_files import write_whole
+
+# Under names of their own, since the help of a field is found beside a plain name alone.
+WhoOperates = Literal["auto", "sim", "keyboard", "none"]
+Priority = Literal["normal", "nice", "fifo"]
+Mode = Literal["train", "evaluate"]
+
+_MEMORY_DISK = Path("/dev/shm")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActSettings:
+    """How an actor runs its arm, whoever starts it."""
+
+    # After how many steps of an action chunk the next one is asked for.
+    replan_steps: int = 1
+    # Who makes the scene ready and judges: sim, keyboard, none (nobody: a task that ends by time alone), or auto: the
+    # simulation where there is one, else the keyboard.
+    operator: WhoOperates = "auto"
+    # YAML file with LeRobot's configuration of a device to take over with, such as "type: gamepad"; empty for none.
+    teleop: str = ""
+    # When the person at that device commands.
+    intervention: InterventionConfig = field(default_factory=InterventionConfig)
+    # How a reward model watches the arm while it moves.
+    live: LiveConfig = field(default_factory=LiveConfig)
+    # Simulation only: the world stands still while no action is there, so that load does not change an episode.
+    world_waits: bool = True
+    # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
+    ring_mb: int = 256
+    # How long to wait at the end until the learner has every step, in seconds.
+    drain_s: float = 60.0
+    # Scheduling of the control process: normal, nice, or fifo (real time); as far as the system allows. A
+    # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
+    priority: Priority = "fifo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActConfig(ActSettings):
+    """What ``roborl act`` is told."""
+
+    # Name or path of the bench file.
+    bench: str = "so101_sim"
+    # Dotted overrides of the bench file, such as --bench_overrides '[--robot.scene=Reach]'.
+    bench_overrides: list[str] = field(default_factory=list)
+    # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot.
+    plugins: list[str] = field(default_factory=list)
+    # Folder of the run.
+    run: Path = Path("outputs/act")
+    # Name of this actor, part of every episode's key: no two actors of a learner share one.
+    actor: str = "arm"
+    # Address where the learner's store takes steps.
+    steps: str = "tcp://127.0.0.1:5550"
+    # Address where the trainer publishes weights; empty keeps those of the policy folder, as a LeRobot policy must. Where it
+    # is given and the mode is train, no episode begins before the learner has been met.
+    weights: str = ""
+    # Keys for links that leave this machine.
+    security: SecurityConfig = field(default_factory=SecurityConfig)
+    # Folder of the policy to start from: one of ours, or as LeRobot saves it.
+    policy: Path = Path("outputs/policy")
+    # module:function that makes the policy out of (folder, task=, explore=, seed=): the instruction in words, and how it
+    # explores, None for not at all.
+    policy_factory: str = "roborl.policies:load_policy"
+    # Whether the policy explores where its episodes are for training; a LeRobot policy never does.
+    explore: bool = True
+    # And how.
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    # What the episodes are for: train or evaluate; it goes with their records.
+    mode: Mode = "train"
+    # Episodes in all, over restarts too, but not over those of the machine: an actor without its learner's run folder
+    # counts in memory alone. 0 for no end.
+    episodes: int = 0
+    # Seed of the scenes and of exploration.
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.actor):
+            raise ConfigError("The actor's name cannot be used", seen=self.actor, allowed=_NAME.pattern)
+        if self.episodes < 0 or self.ring_mb < 1:
+            raise ConfigError("episodes or ring_mb is out of range", seen=(self.episodes, self.ring_mb))
+        if self.live.use == "always" and not self.live.server:
+            raise ConfigError(
+                "There is no reward server to watch the arm",
+                seen="live.use always, live.server empty",
+                allowed="the address of a reward server, or use auto",
+                remedy="Name it with --live.server",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the control process tells the others about its robot, in ``actor.json`` of the shared folder.
+
+    Attributes:
+        actor: Name of the actor.
+        bench: Name of the bench.
+        cameras: Picture shapes (h, w, 3) by camera name, at recording resolution.
+        state_dim: Size of the state.
+        action_dim: Size of an action.
+        real_time: Whether the bench keeps the time of the clock on the wall.
+        task: The instruction in words.
+        simulated: Whether the robot is.
+    """
+
+    actor: str
+    bench: str
+    cameras: dict[str, tuple[int, int, int]]
+    state_dim: int
+    action_dim: int
+    real_time: bool
+    task: str = ""
+    simulated: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Leave the card in ``folder``, whole or not at all."""
+        write_whole(folder / "actor.json", json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> Card | None:
+        """Return the card in ``folder``, None while there is none."""
+        try:
+            fields = json.loads((folder / "actor.json").read_text())
+        except FileNotFoundError:
+            return None
+        fields["cameras"] = {name: tuple(shape) for name, shape in fields["cameras"].items()}
+        return cls(**fields)
+
+
+def shared_folder(run: Path, actor: str) -> Path:
+    """Return, and make, the folder that the processes of one actor share.
+
+    It lies in memory where the system has a memory disk: there a slow or busy disk cannot hold a page that the control
+    process writes to. It outlives the processes, not the machine: after a restart of that, ``roborl train`` recalls the
+    actors' counts from its store, and ``roborl act`` begins again with the first episode and the first scene.
+    """
+    if os.access(_MEMORY_DISK, os.W_OK):
+        folder = _MEMORY_DISK / f"roborl-{actor}-{zlib.crc32(str(run.resolve()).encode()):08x}"
+    else:
+        folder = run / "shared" / actor
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

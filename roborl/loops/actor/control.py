@@ -1,0 +1,381 @@
+"""The control loop: observes, commits, asks for actions and moves the arm, at a fixed rate, waiting for nothing.
+
+Only numpy is used here. What other processes give (chunks, weights, room in the ring) is looked at, never waited for: while
+no action is there the arm holds, and after a deadline the episode ends with its cause as data.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.clock import NS, Clock, Rate
+from roborl.data.journal import Journal
+from roborl.envs.homing import go_home
+from roborl.errors import RobotError, SafetyStop
+from roborl.loops.actor.control_settings import ControlSettings, Waiting
+from roborl.loops.actor.newest_chunk import NewestChunk
+from roborl.loops.actor.orders import Orders
+from roborl.loops.actor.remarks import Remarks
+from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Request
+from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.ticks import TickTrace
+from roborl.loops.seeds import SCENES, scene_seed
+from roborl.records import Arrival, Begin, End, Record
+from roborl.roles import Operator, Supervisor
+from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource, Source
+
+if TYPE_CHECKING:
+    # Only for its type: behind it stands lerobot, which loads torch.
+    from roborl.envs.arm import Arm
+
+log = logging.getLogger(__name__)
+
+# For verdicts on earlier episodes that may come while one runs.
+_SPARE_SLOTS = 8
+_CAUSES = tuple(EndCause)
+_FAULTS_IN_A_ROW = 5
+_LOOKS_PER_PERIOD = 10
+
+
+class ControlLoop:
+    """Runs episodes on one arm.
+
+    Args:
+        arm: The arm.
+        operator: Makes scenes ready and gives verdicts.
+        supervisor: Decides who commands.
+        journal: Where records are committed.
+        observations: Where inference finds the newest observation.
+        chunks: Where inference leaves actions.
+        status: This process's counters.
+        clock: Paces the loop.
+        settings: The rest.
+        blocked: Says why no episode may begin, as far as other processes are concerned.
+        orders: What the operator's buttons ask; None where there are none.
+        stopping: True once the process must end.
+        sign_of_life: Called at every control period.
+    """
+
+    def __init__(
+        self,
+        *,
+        arm: Arm,
+        operator: Operator,
+        supervisor: Supervisor,
+        journal: Journal,
+        observations: ObservationSlot,
+        chunks: ChunkSlot,
+        status: StatusSlot,
+        clock: Clock,
+        settings: ControlSettings,
+        blocked: Callable[[], Waiting] = lambda: Waiting.NOTHING,
+        orders: Orders | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        sign_of_life: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._arm, self._operator, self._supervisor = arm, operator, supervisor
+        self._journal, self._observations = journal, observations
+        self._status, self._clock, self._settings = status, clock, settings
+        self._orders = orders or Orders(None, clock)
+        self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
+        self._rate = Rate(settings.control_hz, clock)
+        self._trace, self._remarks = TickTrace(status), Remarks()
+        self._newest = NewestChunk(chunks, status, self._remarks)
+        self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
+        self._index = self._person_at = -1
+        self._faults = 0
+
+    def run(self) -> None:
+        """Run episodes until there were enough of them, or the process must end.
+
+        Raises:
+            RobotError: If the robot stays out of order: the process should start afresh.
+        """
+        try:
+            while not self._stopping() and not self._enough():
+                reason = self._reason_to_wait()
+                self._status["waiting_for"] = reason
+                if reason is Waiting.NOTHING:
+                    self.run_episode()
+                    self._remarks.tell()
+                else:
+                    self._rest()
+        except SafetyStop as stop:
+            log.warning("%s", stop)
+        finally:
+            self._commit_late_verdicts()
+            self._remarks.tell()
+
+    def run_episode(self) -> EndCause | None:
+        """Run one episode and return why it ended; None where robot, stop or another process did not let it begin.
+
+        Raises:
+            SafetyStop: If the operator stops the run while the scene is made ready.
+            RobotError: If the cameras gave nothing several times running.
+        """
+        seed = scene_seed("online", self._settings.seed, self._status["begun"] % SCENES)
+        self._status["waiting_for"] = Waiting.OPERATOR
+        self._operator.reset(seed)
+        # Making it ready may have taken a person minutes, and what is ready now may not be by the time it may begin.
+        reason = self._status["waiting_for"] = self._reason_to_wait()
+        if reason is not Waiting.NOTHING:
+            self._remarks.keep("ready", f"The arm stays at rest: {reason.name.lower()}. You are asked again")
+            return None
+        try:
+            self._arm.begin_episode()
+            if self._settings.goes_home and not self._go_home():
+                return None
+            first = self._arm.observe(0)
+        except SafetyStop:
+            self._stop_arm()
+            raise
+        except RobotError as error:
+            self._fault(error)
+            self._rest()
+            return None
+        self._key, self._index, self._person_at = self._journal.next_key(), -1, -1
+        self._newest.forget()
+        self._status.add("begun")
+        self._orders.begin(self._key)
+        self._status["episode"] = self._key.episode
+        self._status["index"] = -1
+        fault: RobotError | None = None
+        gc.collect()
+        gc.disable()
+        try:
+            self._commit(
+                Begin(key=self._key, task=self._settings.task, meta={**self._settings.meta, "seed": seed})
+            )
+            self._rate = Rate(self._settings.control_hz, self._clock)
+            self._trace.restart()
+            try:
+                cause = self._steps(first)
+                self._faults = 0
+            except RobotError as error:
+                cause = EndCause.WATCHDOG
+                fault = error
+            if cause in (EndCause.WATCHDOG, EndCause.OPERATOR_STOP, EndCause.ESTOP):
+                self._stop_arm()
+            self._finish(cause)
+        finally:
+            gc.enable()
+        if fault is not None:
+            self._fault(fault)
+        if cause is EndCause.ESTOP:
+            raise SafetyStop("The operator pressed the emergency stop")
+        return cause
+
+    def _fault(self, error: RobotError) -> None:
+        """Count a failure of the robot; several in a row are for a fresh process to deal with."""
+        self._status.add("robot_faults")
+        self._faults += 1
+        log.warning("The robot failed: %s", error)
+        if self._faults >= _FAULTS_IN_A_ROW:
+            raise error
+
+    def _go_home(self) -> bool:
+        """Bring the arm to its home pose; False where it had to stop on its way."""
+
+        def stopped() -> bool:
+            self._sign_of_life()
+            return self._stopping() or self._orders.asks_for_stop()
+
+        self._rate = Rate(self._settings.control_hz, self._clock)
+        there = go_home(self._arm, self._rate, stopped)
+        if not there:
+            self._stop_arm()
+        return there
+
+    def _steps(self, observation: Observation) -> EndCause:
+        """Run the episode's steps from its first observation on; return why they ended."""
+        self._arrive(observation, None)
+        while True:
+            if self._index >= self._settings.max_steps:
+                return EndCause.TIME_LIMIT
+            chunk = self._await_chunk(observation)
+            if chunk is None:
+                return self._orders.end or EndCause.WATCHDOG
+            command = self._act(observation, chunk)
+            if command is None:
+                return self._orders.end or EndCause.WATCHDOG
+            self._trace.enter("observe")
+            observation = self._arm.observe(self._index + 1)
+            self._trace.enter("listen")
+            # What was pressed meanwhile was pressed with the observation before on the screen.
+            self._orders.listen(self._index)
+            self._trace.enter("other")
+            verdict = self._operator.verdict()
+            self._arrive(observation, command, verdict)
+            self._status.add("steps")
+            if self._orders.end is not None:
+                return self._orders.end
+            if verdict is not None:
+                return EndCause.SUCCESS if verdict else EndCause.FAILURE
+
+    def _arrive(self, observation: Observation, command: Command | None, verdict: bool | None = None) -> None:
+        self._index += 1
+        self._trace.enter("commit")
+        self._commit(
+            Arrival(
+                key=self._key,
+                index=self._index,
+                observation=observation,
+                command=command,
+                reward=1.0 if verdict else 0.0,
+                reward_source=RewardSource.NONE if verdict is None else RewardSource.ENV,
+            )
+        )
+        self._status["index"] = self._index
+
+    def _await_chunk(self, observation: Observation) -> Chunk | None:
+        """Hold until there is an action for this observation; None where the episode must end instead."""
+        self._trace.enter("look")
+        chunk = self._look_for_chunk()
+        wanted = chunk is None or self._index - chunk.first >= self._settings.replan_steps
+        self._trace.enter("publish")
+        self._observations.publish(
+            Request(key=self._key, index=self._index, wanted=wanted, observation=observation)
+        )
+        self._trace.enter("look")
+        until_ns = self._clock.now_ns() + int(
+            self._settings.action_deadline_s * self._settings.time_scale * NS
+        )
+        while chunk is None:
+            chunk = self._look_within_period()
+            if chunk is None:
+                if self._clock.now_ns() > until_ns:
+                    self._remarks.keep(
+                        "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
+                    )
+                    return None
+                self._status.add("holds")
+                self._trace.enter("send")
+                if not self._settings.world_waits:
+                    self._arm.hold()
+                if not self._next_tick():
+                    return None
+                self._trace.enter("look")
+        return chunk
+
+    def _look_within_period(self) -> Chunk | None:
+        """Look for a chunk several times until most of the control period has passed: sleep that it would sleep anyway."""
+        slice_ns = self._rate.period_ns // _LOOKS_PER_PERIOD
+        for _ in range(_LOOKS_PER_PERIOD - 2):
+            chunk = self._look_for_chunk()
+            left_ns = self._rate.remaining_ns()
+            if chunk is not None or left_ns < 2 * slice_ns:
+                return chunk
+            self._clock.sleep_until(self._clock.now_ns() + slice_ns)
+        return None
+
+    def _act(self, observation: Observation, chunk: Chunk) -> Command | None:
+        """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
+        self._trace.enter("decide")
+        proposed: NDArray[np.float32] = chunk.actions[self._index - chunk.first]
+        decision = self._supervisor.decide(observation, proposed)
+        if decision is None:
+            self._lose_operator("The take-over device is silent while the person has the arm: it stops")
+            return None
+        chosen, source = decision
+        if source is Source.PERSON:
+            self._status.add("takeovers", self._index == 0 or self._person_at < self._index - 1)
+            self._status.add("person_steps")
+            self._person_at = self._index
+        executed = self._arm.begin_step(chosen)
+        if not np.array_equal(executed, chosen):
+            self._status.add("clipped")
+        for _ in range(self._arm.ticks_per_step):
+            self._trace.enter("send")
+            self._arm.tick()
+            if not self._next_tick():
+                return None
+        return Command(
+            action=np.array(executed, np.float32),
+            proposed=np.array(proposed, np.float32),
+            source=source,
+            policy_version=chunk.policy_version,
+        )
+
+    def _look_for_chunk(self) -> Chunk | None:
+        self._newest.look()
+        return self._newest.usable(self._key, self._index, person_at=self._person_at)
+
+    def _next_tick(self) -> bool:
+        """Wait for the next control period; False where the episode must end."""
+        self._trace.enter("wait")
+        self._status["due_ns"] = self._rate.next_ns
+        due_ns = int(self._rate.remaining_ns() / self._settings.time_scale)
+        late_ns = int(self._rate.wait() / self._settings.time_scale)
+        self._trace.tick(late_ns, due_ns)
+        self._status.record_lateness(late_ns)
+        self._status.add("ticks")
+        self._trace.enter("listen")
+        self._sign_of_life()
+        self._orders.listen(self._index)
+        self._commit_late_verdicts()
+        if self._stopping():
+            self._orders.end = self._orders.end or EndCause.OPERATOR_STOP
+        self._trace.enter("other")
+        return self._orders.end is None
+
+    def _lose_operator(self, how: str) -> None:
+        self._status.add("operator_lost")
+        self._remarks.keep("operator", how)
+
+    def _stop_arm(self) -> None:
+        """Hold for a while. A robot that fails at this too has nothing left to be told."""
+        for _ in range(max(1, round(self._settings.stop_s * self._settings.control_hz))):
+            try:
+                self._arm.hold()
+            except RobotError as error:
+                self._remarks.keep("stop", f"The robot does not take the stop: {error}")
+                return
+            self._rate.wait()
+            self._sign_of_life()
+
+    def _finish(self, cause: EndCause) -> None:
+        self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
+        if self._orders.verdict is not None:
+            self._commit(self._orders.verdict)
+        if self._orders.end is EndCause.WATCHDOG:
+            self._lose_operator("The operator's keyboard gives no sign of life: the arm stops")
+        self._orders.finish(self._index)
+        self._status["last_end"] = _CAUSES.index(cause)
+        self._status.add("episodes")
+        self._status.add("successes", cause is EndCause.SUCCESS)
+        self._status.add("watchdogs", cause is EndCause.WATCHDOG)
+        self._status.add("judge_stops", cause is EndCause.JUDGE_STOP)
+        log.debug("%s ended at %d: %s", self._key, self._index, cause)
+
+    def _commit(self, record: Record) -> None:
+        self._journal.commit(record)
+        self._status.add("committed")
+
+    def _reason_to_wait(self) -> Waiting:
+        if not self._journal.has_room(self._settings.max_steps + _SPARE_SLOTS):
+            return Waiting.RING_FULL
+        return self._blocked()
+
+    def _rest(self) -> None:
+        """Let one control period of wall time pass between episodes, with the operator's buttons heard."""
+        period_ns = int(NS * self._settings.time_scale / self._settings.control_hz)
+        self._clock.sleep_until(self._clock.now_ns() + period_ns)
+        self._sign_of_life()
+        self._orders.rest()
+        self._commit_late_verdicts()
+
+    def _commit_late_verdicts(self) -> None:
+        """Commit them as far as the ring has room beside the rest of a running episode."""
+        kept = self._settings.max_steps - self._index + 3 if self._orders.running else 0
+        while self._orders.late and self._journal.ring.free_slots > kept:
+            self._commit(self._orders.late.pop(0))
+
+    def _enough(self) -> bool:
+        episodes = self._settings.episodes
+        return episodes is not None and self._status["episodes"] >= episodes

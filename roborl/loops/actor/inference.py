@@ -1,0 +1,262 @@
+"""The inference process: newest observation to action chunk, with the newest good weights."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError
+from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
+from roborl.loops.actor.priority import raise_priority
+from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Request, WeightsSlot
+from roborl.loops.actor.status import StatusSlot
+from roborl.loops.supervise import Child
+from roborl.roles import Policy
+from roborl.types import EpisodeKey, Frame, Observation
+
+log = logging.getLogger(__name__)
+
+type Weights = Mapping[str, NDArray[Any]]
+
+_IDLE_S = 0.05
+_LIMIT = 1.0 + 1e-3
+_CARD_S = 120.0
+
+
+class LearningPolicy(Policy, Protocol):
+    """A policy whose weights can be replaced."""
+
+    def load_actor(self, weights: Weights, version: int) -> None:
+        """Replace the weights; raises ModelLoadError and keeps the old ones where they do not fit."""
+        ...
+
+
+class InferenceLoop:
+    """Answers observations.
+
+    New weights are taken between two chunks. Those whose first action is not finite or leaves the limits are refused:
+    the last good ones come back and choose that action.
+
+    Args:
+        make_policy: Makes the policy as it was before any weights were published.
+        action_dim: Size of an action.
+        observations: Where observations come from.
+        chunks: Where chunks go.
+        weights: Returns the newest weights, None where there are none.
+        published: Returns the version of the newest weights, 0 for none; cheap.
+        status: This process's counters.
+    """
+
+    def __init__(
+        self,
+        make_policy: Callable[[], LearningPolicy],
+        *,
+        action_dim: int,
+        observations: ObservationSlot,
+        chunks: ChunkSlot,
+        weights: Callable[[], tuple[int, Weights] | None],
+        published: Callable[[], int],
+        status: StatusSlot,
+    ) -> None:
+        self._make_policy, self._action_dim = make_policy, action_dim
+        self._observations, self._chunks = observations, chunks
+        self._weights, self._published = weights, published
+        self._status = status
+        self._policy = make_policy()
+        self._key: EpisodeKey | None = None
+        self._seen_version = 0
+        self._loaded: tuple[int, Weights] | None = None
+        self._good: tuple[int, Weights] | None = None
+        self._on_trial = False
+
+    def warm_up(self, cameras: Mapping[str, tuple[int, int, int]], state_dim: int) -> None:
+        """Choose an action for a blank observation, so that the first real one finds everything loaded.
+
+        Raises:
+            ModelLoadError: If that action has another size than the robot's.
+        """
+        frames = {
+            name: Frame(rgb=np.zeros(shape, np.uint8), camera=name, stamp_ns=0, id=0)
+            for name, shape in cameras.items()
+        }
+        actions = self._policy.act(
+            Observation(frames=frames, state=np.zeros(state_dim, np.float32), stamp_ns=0)
+        )
+        if actions.shape[1:] != (self._action_dim,):
+            raise ModelLoadError(
+                "The policy's actions do not fit this robot",
+                seen=f"a chunk of shape {actions.shape}",
+                allowed=f"(h, {self._action_dim})",
+                remedy="Give the folder of a policy that was made for this bench",
+            )
+        self._policy.reset()
+
+    def turn(self, timeout_s: float = _IDLE_S) -> None:
+        """Answer one observation, waiting up to ``timeout_s`` for it, then see to new weights."""
+        request = self._observations.wait(timeout_s)
+        self._status["heartbeat_ns"] = time.monotonic_ns()
+        if request is not None:
+            if request.key != self._key:
+                self._key = request.key
+                self._policy.reset()
+            if request.wanted:
+                self._answer(request)
+        if self._published() != self._seen_version:
+            self._take_weights()
+
+    def _answer(self, request: Request) -> None:
+        began_ns = time.perf_counter_ns()
+        actions = self._policy.act(request.observation)
+        if not self._usable(actions) and self._on_trial:
+            self._refuse("its first action is not finite or leaves the limits")
+            actions = self._policy.act(request.observation)
+        if not self._usable(actions):
+            # Nothing is said rather than something wrong: the control loop stops the arm at its deadline.
+            self._status.add("bad_chunks")
+            log.warning("The policy's answer cannot be used: shape %s", getattr(actions, "shape", None))
+            return
+        if self._on_trial:
+            self._on_trial, self._good = False, self._loaded
+        latency_ns = time.perf_counter_ns() - began_ns
+        self._chunks.publish(
+            Chunk(
+                key=request.key,
+                first=request.index,
+                actions=actions,
+                policy_version=self._policy.version,
+            )
+        )
+        self._status.add("chunks")
+        self._status.add("latency_sum_ns", latency_ns)
+        self._status["latency_max_ns"] = max(latency_ns, self._status["latency_max_ns"])
+
+    def _usable(self, actions: NDArray[np.float32]) -> bool:
+        return (
+            actions.ndim == 2
+            and len(actions) > 0
+            and actions.shape[1] == self._action_dim
+            and actions.dtype == np.float32
+            and bool((np.abs(actions) <= _LIMIT).all())
+        )
+
+    def _take_weights(self) -> None:
+        began_ns = time.perf_counter_ns()
+        newest = self._weights()
+        if newest is None:
+            return
+        version, weights = newest
+        self._seen_version = version
+        try:
+            self._policy.load_actor(weights, version)
+        except ModelLoadError as error:
+            self._status.add("refused")
+            log.warning("Version %d is refused: %s", version, error)
+            return
+        self._loaded, self._on_trial = newest, True
+        self._status.add("swaps")
+        self._status["policy_version"] = version
+        self._status["apply_ns"] = time.perf_counter_ns() - began_ns
+
+    def _refuse(self, reason: str) -> None:
+        log.warning("Version %d is refused: %s", self._policy.version, reason)
+        self._status.add("refused")
+        self._on_trial = False
+        if self._good is None:
+            self._policy = self._make_policy()
+        else:
+            version, weights = self._good
+            self._policy.load_actor(weights, version)
+        self._status["policy_version"] = self._policy.version
+
+
+def policy_maker(config: ActConfig) -> Callable[[str], LearningPolicy]:
+    """Return what makes the configured policy for a task, given in words.
+
+    Raises:
+        ConfigError: If the factory cannot be found.
+    """
+    module, _, name = config.policy_factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            "The policy factory cannot be found", seen=config.policy_factory, allowed="module:function"
+        ) from error
+
+    def make(task: str) -> LearningPolicy:
+        explore = config.exploration if config.explore and config.mode == "train" else None
+        policy: LearningPolicy = factory(config.policy, task=task, explore=explore, seed=config.seed)
+        return policy
+
+    return make
+
+
+def await_card(folder: Path, child: Child) -> Card | None:
+    """Wait until the control process has said what its robot is; None where this process must end first.
+
+    Raises:
+        DeadlineExceeded: If it does not come in time.
+    """
+    until = time.monotonic() + _CARD_S
+    while not child.stopping:
+        card = Card.read(folder)
+        if card is not None:
+            return card
+        if time.monotonic() > until:
+            raise DeadlineExceeded(
+                "The control process did not say what its robot is", allowed=f"{_CARD_S:g} s"
+            )
+        time.sleep(0.02)
+    return None
+
+
+def main(child: Child, config: ActConfig) -> None:
+    """Run the inference process until it is stopped."""
+    began = time.monotonic()
+    make_policy = policy_maker(config)
+    import_s = time.monotonic() - began
+    folder = shared_folder(config.run, config.actor)
+    status, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
+    status.begin()
+    card = await_card(folder, child)
+    if card is None:
+        return
+    if card.real_time and config.priority != "normal":
+        raise_priority("nice")
+    loop = InferenceLoop(
+        partial(make_policy, card.task),
+        action_dim=card.action_dim,
+        observations=ObservationSlot(folder, card.cameras, card.state_dim),
+        chunks=ChunkSlot(folder),
+        weights=WeightsSlot(folder).read,
+        # What an earlier session of this actor was sent may lie there still.
+        published=lambda: io["weights_version"] if config.weights else 0,
+        status=status,
+    )
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        # One more thread would take the core that control and trainer share.
+        torch.set_num_threads(1)
+    try:
+        loop.warm_up(card.cameras, card.state_dim)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ModelLoadError(
+            "The policy does not fit this robot",
+            seen=f"{type(error).__name__}: {error}",
+            allowed=f"cameras {sorted(card.cameras)}, state of {card.state_dim}, action of {card.action_dim}",
+            remedy="Give the folder of a policy that was made for this bench",
+        ) from error
+    status.ready(import_s)
+    child.ready(import_s)
+    while not child.stopping:
+        loop.turn()
+        child.beat()

@@ -1,0 +1,376 @@
+"""What the actor's processes share: slots that hold the newest value, and a doorbell. Memory-mapped files.
+
+One process writes each of them and never waits; the others read whole values or none. All of it survives SIGKILL of
+either side at any instant, and a process that starts again attaches to what it finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import struct
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.codec import Part, decode, encode, split
+from roborl.errors import ShapeError, WireError
+from roborl.loops.actor.mapped_file import map_file
+from roborl.types import EpisodeKey, Frame, Observation
+
+_MAGIC = 0x31544F4C53425252
+_HEADER = struct.Struct("<QQQ")  # magic, bytes per bank, sequence number of the newest value (0 for none)
+_BANK = struct.Struct("<QQQ")  # sequence number before the value, after it, and the value's length
+_U64 = struct.Struct("<Q")
+_LATEST_AT = 16
+_BANKS = 2
+_READ_ATTEMPTS = 4
+
+_lock = threading.Lock()
+
+
+def _fence() -> None:
+    """Keep the stores before this call before those after it, on processors that would reorder them.
+
+    Taking a lock is an acquire and giving it back a release, so two rounds order everything on both sides.
+    """
+    with _lock:
+        pass
+    with _lock:
+        pass
+
+
+class Slot:
+    """The newest value of one writer: two banks, written in turn, so that the last whole value stays readable.
+
+    Args:
+        path: The mapped file; made where it is missing or has another size.
+        capacity_bytes: The largest value.
+    """
+
+    def __init__(self, path: Path, capacity_bytes: int) -> None:
+        self._bank_bytes = _BANK.size + (capacity_bytes + 63) // 64 * 64
+        self.capacity_bytes = self._bank_bytes - _BANK.size
+        head = _HEADER.pack(_MAGIC, self._bank_bytes, 0)[:_LATEST_AT]
+        self._map = map_file(path, _HEADER.size + _BANKS * self._bank_bytes, head)
+
+    @classmethod
+    def attach(cls, path: Path) -> Slot:
+        """Open an existing slot with the size that it has.
+
+        Raises:
+            WireError: If the file is not a slot.
+        """
+        with path.open("rb") as file:
+            magic, bank_bytes, _ = _HEADER.unpack(file.read(_HEADER.size).ljust(_HEADER.size, b"\0"))
+        if magic != _MAGIC:
+            raise WireError("This file is not a shared slot", seen=path, remedy="Delete it")
+        return cls(path, bank_bytes - _BANK.size)
+
+    @property
+    def sequence(self) -> int:
+        """Sequence number of the newest value, counted from 1; 0 for none."""
+        return int(_U64.unpack_from(self._map, _LATEST_AT)[0])
+
+    def write(self, parts: Sequence[Part]) -> int:
+        """Publish a value and return its sequence number. Copies the parts once and never waits.
+
+        Raises:
+            ShapeError: If the value is larger than the slot; the one before stays.
+        """
+        sizes = struct.pack(f"<I{len(parts)}I", len(parts), *(len(part) for part in parts))
+        length = len(sizes) + sum(len(part) for part in parts)
+        if length > self.capacity_bytes:
+            raise ShapeError(
+                "A value does not fit its shared slot", seen=f"{length} bytes", allowed=self.capacity_bytes
+            )
+        sequence = self.sequence + 1
+        start = self._bank_start(sequence)
+        _U64.pack_into(self._map, start, sequence)
+        _fence()
+        at = start + _BANK.size
+        for part in (sizes, *parts):
+            self._map[at : at + len(part)] = part
+            at += len(part)
+        _U64.pack_into(self._map, start + 16, length)
+        _fence()
+        _U64.pack_into(self._map, start + 8, sequence)
+        _fence()
+        _U64.pack_into(self._map, _LATEST_AT, sequence)
+        return sequence
+
+    def read(self, newer_than: int = 0) -> tuple[int, bytes] | None:
+        """Return the newest whole value and its sequence number, or None where there is none newer.
+
+        Never waits: a writer that overtakes the reader several times running also gives None.
+        """
+        for _ in range(_READ_ATTEMPTS):
+            sequence = self.sequence
+            if sequence <= newer_than:
+                return None
+            start = self._bank_start(sequence)
+            _fence()
+            _, after, length = _BANK.unpack_from(self._map, start)
+            if after == sequence and length <= self.capacity_bytes:
+                blob = self._map[start + _BANK.size : start + _BANK.size + length]
+                _fence()
+                if _U64.unpack_from(self._map, start)[0] == sequence:
+                    return sequence, blob
+        return None
+
+    def close(self) -> None:
+        """Unmap the file, which stays."""
+        self._map.close()
+
+    def _bank_start(self, sequence: int) -> int:
+        return _HEADER.size + sequence % _BANKS * self._bank_bytes
+
+
+class MessageSlot:
+    """A slot whose values are maps of what the codec carries.
+
+    Args:
+        path: The mapped file; made where it is missing or has another size.
+        capacity_bytes: The largest map.
+    """
+
+    def __init__(self, path: Path, capacity_bytes: int) -> None:
+        self._slot = Slot(path, capacity_bytes)
+        self._seen = 0
+
+    def write(self, message: Mapping[str, Any]) -> None:
+        """Publish a map. Never waits."""
+        self._slot.write(encode(message))
+
+    def newest(self) -> dict[str, Any] | None:
+        """Return the newest map, None before the first. Never waits."""
+        self._seen = 0
+        return self.unseen()
+
+    def unseen(self) -> dict[str, Any] | None:
+        """Return the newest map where this reader has not had it yet, else None. Never waits."""
+        found = self._slot.read(self._seen)
+        if found is None:
+            return None
+        self._seen, blob = found
+        return decode(split(blob))
+
+
+class Doorbell:
+    """Wakes a waiting process, through a named pipe. Ringing never waits, and a lost ring costs one time-out.
+
+    Args:
+        path: The pipe; made where it is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        # Opened for both directions, so that neither side ever sees the other one missing.
+        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def ring(self) -> None:
+        """Wake the listener."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._fd, b"!")
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until somebody rings; False after ``timeout_s``."""
+        ready, _, _ = select.select([self._fd], [], [], timeout_s)
+        if ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._fd, 4096)
+        return bool(ready)
+
+    def close(self) -> None:
+        """Close this end."""
+        os.close(self._fd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An observation for the inference process.
+
+    Attributes:
+        key: The episode; another one than before means that the policy forgets the last.
+        index: Which observation of it.
+        wanted: Whether control needs a chunk that starts here.
+        observation: The observation itself.
+    """
+
+    key: EpisodeKey
+    index: int
+    wanted: bool
+    observation: Observation
+
+
+class ObservationSlot:
+    """The newest observation, from control to inference.
+
+    Args:
+        folder: Where ``observation.slot`` and its doorbell lie.
+        cameras: Picture shapes (h, w, 3) by camera name.
+        state_dim: Size of the state.
+    """
+
+    def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
+        pixels = sum(math.prod(shape) for shape in cameras.values())
+        self._slot = MessageSlot(folder / "observation.slot", pixels + 4 * state_dim + 8192)
+        self._bell = Doorbell(folder / "observation.bell")
+
+    def publish(self, request: Request) -> None:
+        """Write the observation and wake the reader."""
+        observation = request.observation
+        frames = {
+            name: {"rgb": frame.rgb, "stamp_ns": frame.stamp_ns, "id": frame.id}
+            for name, frame in observation.frames.items()
+        }
+        self._slot.write(
+            {
+                "key": str(request.key),
+                "index": request.index,
+                "wanted": request.wanted,
+                "state": observation.state,
+                "stamp_ns": observation.stamp_ns,
+                "frames": frames,
+            }
+        )
+        self._bell.ring()
+
+    def newest(self) -> Request | None:
+        """Return the newest observation that this reader has not had yet. Never waits."""
+        message = self._slot.unseen()
+        if message is None:
+            return None
+        frames = {
+            name: Frame(rgb=frame["rgb"], camera=name, stamp_ns=frame["stamp_ns"], id=frame["id"])
+            for name, frame in message["frames"].items()
+        }
+        return Request(
+            key=EpisodeKey.parse(message["key"]),
+            index=message["index"],
+            wanted=message["wanted"],
+            observation=Observation(frames=frames, state=message["state"], stamp_ns=message["stamp_ns"]),
+        )
+
+    def wait(self, timeout_s: float) -> Request | None:
+        """Return the newest unread observation, sleeping up to ``timeout_s`` for one."""
+        request = self.newest()
+        if request is None and self._bell.wait(timeout_s):
+            request = self.newest()
+        return request
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """Actions proposed for the policy steps from ``first`` on.
+
+    Attributes:
+        key: The episode they are meant for.
+        first: Index of the observation that they were chosen at.
+        actions: float32 (h, a), in [-1, 1].
+        policy_version: Version of the weights that chose them.
+    """
+
+    key: EpisodeKey
+    first: int
+    actions: NDArray[np.float32]
+    policy_version: int
+
+    def covers(self, key: EpisodeKey, index: int) -> bool:
+        """True where the chunk holds an action for step ``index`` of episode ``key``."""
+        return self.key == key and self.first <= index < self.first + len(self.actions)
+
+
+class ChunkSlot:
+    """The newest action chunk, from inference to control.
+
+    Args:
+        folder: Where ``chunk.slot`` lies.
+        capacity_bytes: The largest chunk.
+    """
+
+    def __init__(self, folder: Path, capacity_bytes: int = 1 << 16) -> None:
+        self._slot = MessageSlot(folder / "chunk.slot", capacity_bytes)
+
+    def publish(self, chunk: Chunk) -> None:
+        """Write the chunk."""
+        self._slot.write({**vars(chunk), "key": str(chunk.key)})
+
+    def newest(self) -> Chunk | None:
+        """Return the newest chunk that this reader has not had yet. Never waits.
+
+        Raises:
+            WireError: If the writer left something that is no chunk.
+        """
+        message = self._slot.unseen()
+        if message is None:
+            return None
+        try:
+            return Chunk(
+                key=EpisodeKey.parse(message["key"]),
+                first=int(message["first"]),
+                actions=message["actions"],
+                policy_version=int(message["policy_version"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WireError("A chunk is malformed", seen=f"{type(error).__name__}: {error}") from error
+
+
+class WeightsSlot:
+    """The newest policy weights on this machine, from I/O to inference.
+
+    Args:
+        folder: Where ``weights.slot`` lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "weights.slot"
+        self._writer: Slot | None = None
+
+    def write(self, version: int, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Publish a version. Copies the arrays once.
+
+        Args:
+            version: Its number.
+            weights: Arrays by name.
+        """
+        arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
+        entries = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+        parts = encode({"version": version, "entries": entries})
+        parts += [memoryview(array.reshape(-1).view(np.uint8)) for array in arrays.values()]
+        size = sum(len(part) + 4 for part in parts) + 4
+        if self._writer is None or size > self._writer.capacity_bytes:
+            self._writer = Slot(self._path, size + size // 8)
+        self._writer.write(parts)
+
+    def read(self) -> tuple[int, dict[str, NDArray[Any]]] | None:
+        """Return the newest version and its arrays, None where there is none. The arrays are read-only.
+
+        Raises:
+            WireError: If the file holds something else.
+        """
+        if not self._path.is_file():
+            return None
+        slot = Slot.attach(self._path)
+        found = slot.read()
+        slot.close()
+        if found is None:
+            return None
+        blob = memoryview(found[1])
+        (count,) = struct.unpack_from("<I", blob)
+        sizes = struct.unpack_from(f"<{count}I", blob, 4)
+        at = 4 + 4 * count + sizes[0]
+        message = decode([blob[at - sizes[0] : at]])
+        arrays = {}
+        for (name, dtype, shape), size in zip(message["entries"], sizes[1:], strict=True):
+            arrays[name] = np.frombuffer(blob[at : at + size], dtype).reshape(shape)
+            at += size
+        return int(message["version"]), arrays

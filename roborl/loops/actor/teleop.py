@@ -1,0 +1,115 @@
+"""The device process: reads a person's teleoperator, so that a slow or dying driver never reaches the control loop."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roborl.clock import MonotonicClock, Rate
+from roborl.errors import ConfigError, RobotError
+from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
+from roborl.hil.presses import PressSender
+from roborl.hil.supervisor import Reading
+from roborl.loops.actor.act_config import ActConfig, shared_folder
+from roborl.loops.actor.shared import MessageSlot
+from roborl.loops.supervise import Child
+
+if TYPE_CHECKING:
+    from roborl.envs.bench import Bench
+
+_READ_HZ = 60.0
+_SLOT_BYTES = 4096
+
+
+class ReadingSlot:
+    """The newest reading of the device, from this process to control.
+
+    Args:
+        folder: Where ``device.slot`` lies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._slot = MessageSlot(folder / "device.slot", _SLOT_BYTES)
+
+    def publish(self, reading: Reading) -> None:
+        """Write a reading."""
+        self._slot.write({"action": reading.action, "clutch": reading.clutch, "stamp_ns": reading.stamp_ns})
+
+    def newest(self) -> Reading | None:
+        """Return the newest reading, None before the first. Never waits."""
+        message = self._slot.newest()
+        if message is None:
+            return None
+        return Reading(
+            action=message["action"], clutch=bool(message["clutch"]), stamp_ns=int(message["stamp_ns"])
+        )
+
+
+def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str, Any], int], Action]:
+    """Return what turns the device's values into actions of the bench.
+
+    Args:
+        bench: The bench.
+        features: The teleoperator's ``action_features``.
+
+    Raises:
+        ConfigError: If the device gives nothing that fits the bench's actions.
+    """
+    model = importlib.import_module("roborl.envs.robot_model").load_robot_model(bench.model)
+    if set(model.position_keys) <= set(features):
+        actions = importlib.import_module("roborl.envs.bench_maps").action_map(bench)
+        return LeaderMap(model.position_keys, actions.executed, 1.0 / bench.policy_hz)
+    if {"delta_x", "delta_y", "delta_z"} <= set(
+        features.get("names", ())
+    ) and bench.action.kind == "ee_delta":
+        return DeltaMap()
+    raise ConfigError(
+        "This teleoperator does not fit the bench's actions",
+        seen=f"{sorted(map(str, features.get('names', features)))} for {bench.action.kind}",
+        allowed="delta_x, delta_y, delta_z for ee_delta, or the joints of the bench's own model",
+        remedy="Choose a gamepad, keyboard_ee, or a leader arm of the same kind as the robot",
+    )
+
+
+def main(child: Child, config: ActConfig) -> None:
+    """Read the device until stopped.
+
+    Raises:
+        ConfigError: If the device does not fit the bench.
+        RobotError: If it cannot be reached; the supervisor tries again.
+    """
+    began = time.monotonic()
+    from roborl.loops.actor.teleoperators import connect_teleoperator, read_teleoperator
+
+    bench: Bench = importlib.import_module("roborl.envs.bench").load_bench(
+        config.bench, config.bench_overrides, config.plugins
+    )
+    teleoperator = read_teleoperator(Path(config.teleop))
+    to_action = make_map(bench, teleoperator.action_features)
+    import_s = time.monotonic() - began
+    folder = shared_folder(config.run, config.actor)
+    slot, sender = ReadingSlot(folder), PressSender(folder, teleoperator.name)
+    clock = MonotonicClock()
+    reader, rate = DeviceReader(teleoperator, to_action, clock), Rate(_READ_HZ, clock)
+    try:
+        connect_teleoperator(teleoperator)
+        child.ready(import_s)
+        while not child.stopping:
+            reading, buttons = reader.read()
+            slot.publish(reading)
+            for button in buttons:
+                sender.press(button)
+            child.beat()
+            rate.wait()
+    except (OSError, RuntimeError) as error:
+        raise RobotError(
+            f"The teleoperator {teleoperator.name} failed",
+            seen=f"{type(error).__name__}: {error}",
+            remedy="Check its cable and its power",
+        ) from error
+    finally:
+        if teleoperator.is_connected:
+            teleoperator.disconnect()

@@ -1,0 +1,1 @@
+"""The learner's processes on one run folder: store, labeller, trainer."""

@@ -1,0 +1,82 @@
+"""A reward model as the judge of how episodes came out: from the labels of an episode to the verdict on it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from roborl.data.episodes import EpisodeInfo
+from roborl.loops.learner.labelling import EpisodeLabels, VerdictRule
+from roborl.records import Verdict
+from roborl.rewards.grades import HIGHEST, LOWEST, level_of
+from roborl.rewards.transforms import RewardTransform
+from roborl.types import EndCause, EpisodeKey, RewardSource
+
+_AS_PLANNED = (EndCause.SUCCESS, EndCause.FAILURE, EndCause.TIME_LIMIT, EndCause.JUDGE_STOP)
+
+
+class VerdictBook(Protocol):
+    """Where verdicts are given once and for all."""
+
+    def given(self, key: EpisodeKey) -> bool:
+        """Return whether there is a verdict on an episode, also from an earlier process."""
+        ...
+
+    def give(self, verdict: Verdict) -> None:
+        """Give a verdict, durably; one on an episode that has one is dropped."""
+        ...
+
+
+class Verdicts:
+    """Judges the episodes whose outcome is left to a judge, each once.
+
+    *done*: the task is done at the first frame whose score says so, as each model's own done rule has it; where that
+    never came, the verdict is that it was not, which ends nothing: a time-out stays one. *terminal01*: the score of the
+    last frame is the grade E of the whole episode, 1 to 5 for progress 0 to 1, and its last step is paid (E − 1) / 4
+    and ends it; grade 5 is a success. An episode that was cut short, by a stop or a fault, is not paid for less.
+
+    A last frame whose score cannot be read leaves an episode without a verdict.
+
+    Args:
+        book: Where they are given.
+        rule: How an episode is judged.
+    """
+
+    def __init__(self, book: VerdictBook, rule: VerdictRule = "done") -> None:
+        self._book, self._rule = book, rule
+        self._settled: set[EpisodeKey] = set()
+
+    def awaited(self, info: EpisodeInfo) -> bool:
+        """Return whether an episode still waits for its verdict."""
+        return info.awaits_verdict and info.key not in self._settled and not self._book.given(info.key)
+
+    def look(self, info: EpisodeInfo, labels: EpisodeLabels) -> Verdict | None:
+        """Give the verdict on an episode once its labels allow one; return it where that is now."""
+        if not self.awaited(info):
+            return None
+        whole = info.end is not None and labels.done == info.observations
+        judge = self._done if self._rule == "done" else self._graded
+        verdict = judge(info, labels, whole)
+        if verdict is not None:
+            self._book.give(verdict)
+        if verdict is not None or whole:
+            self._settled.add(info.key)
+        return verdict
+
+    def _done(self, info: EpisodeInfo, labels: EpisodeLabels, whole: bool) -> Verdict | None:
+        if labels.done_at is not None:
+            return _verdict(info, labels.done_at, success=True)
+        readable = whole and labels.last is not None and labels.last.valid
+        return _verdict(info, info.steps, success=False) if readable else None
+
+    def _graded(self, info: EpisodeInfo, labels: EpisodeLabels, whole: bool) -> Verdict | None:
+        last = labels.last
+        if not whole or last is None or not last.valid:
+            return None
+        success = level_of(last.progress) == HIGHEST
+        paid = RewardTransform.TERMINAL01.verdict(LOWEST + (HIGHEST - LOWEST) * last.progress)
+        reward = paid if success or info.end in _AS_PLANNED else None
+        return _verdict(info, info.steps, success=success, reward=reward)
+
+
+def _verdict(info: EpisodeInfo, index: int, *, success: bool, reward: float | None = None) -> Verdict:
+    return Verdict(key=info.key, index=index, success=success, source=RewardSource.JUDGE, reward=reward)

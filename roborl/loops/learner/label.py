@@ -1,0 +1,344 @@
+"""The labeller: shows the store's frames to a reward model and writes what it says as progress columns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from roborl.clock import NS, Clock, MonotonicClock
+from roborl.data.episodes import EpisodeInfo
+from roborl.loops.learner.judging import Verdicts
+from roborl.loops.learner.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
+from roborl.loops.reward_server import ScoreLink, ServedJudge
+from roborl.types import EpisodeKey, Observation, Score
+
+log = logging.getLogger(__name__)
+
+# A session is lost to silence after so many turns at least.
+_TURNS_OF_PATIENCE = 4
+
+
+class Column(Protocol):
+    """The progress of all episodes under one version of the reward model."""
+
+    def labelled(self, key: EpisodeKey) -> int:
+        """Return how many observations of the episode are labelled, from the first on."""
+        ...
+
+    def write(self, key: EpisodeKey, rows: LabelledRows) -> None:
+        """Write rows that follow those labelled before, and count them as labelled."""
+        ...
+
+    def agrees(self, key: EpisodeKey, rows: LabelledRows) -> bool:
+        """Return whether rows made anew say what the column says."""
+        ...
+
+    def stride(self, key: EpisodeKey) -> int:
+        """Return the stride that the episode is labelled with, 0 where none was recorded."""
+        ...
+
+    def set_stride(self, key: EpisodeKey, stride: int) -> None:
+        """Record the stride of an episode, before its first label."""
+        ...
+
+    def hold(self, key: EpisodeKey) -> bool:
+        """Let the episode be trained on without the labels it lacks; False where that was so already."""
+        ...
+
+    def finish(self, key: EpisodeKey) -> None:
+        """Take note that the episode is labelled to its end."""
+        ...
+
+    def activate(self) -> None:
+        """Make this the version that the learner trains with."""
+        ...
+
+
+class LabelStore(Protocol):
+    """The store as the labeller sees it."""
+
+    def episodes(self) -> Sequence[EpisodeInfo]:
+        """Return what is known of every episode that can be sampled one day, in the order they came."""
+        ...
+
+    def observations(self, key: EpisodeKey, start: int) -> Iterable[Observation]:
+        """Return the observations from ``start`` on, as far as they are stored."""
+        ...
+
+    def column(self, version: str) -> Column:
+        """Return the column of a version, made where there is none."""
+        ...
+
+    def active(self) -> str | None:
+        """Return the version that the learner trains with, None before the first."""
+        ...
+
+
+@dataclass
+class _Session:
+    labels: EpisodeLabels
+    name: str
+    heard_ns: int
+    # Observations read and not sent yet: opening a recording costs more than all the rest of a turn.
+    ahead: Iterator[Observation] = field(default_factory=lambda: iter(()))
+    held: Observation | None = None
+
+    def peek(self, index: int, read: Callable[[int], Iterable[Observation]]) -> Observation | None:
+        """Return the observation to be sent next, which is ``index``; None where it is not stored yet."""
+        if self.held is None:
+            self.held = next(self.ahead, None)
+        if self.held is None:
+            self.ahead = iter(read(index))
+            self.held = next(self.ahead, None)
+        return self.held
+
+
+class Labeller:
+    """One turn: send frames that are due, take in scores, write complete rows, watch deadlines.
+
+    Args:
+        store: Frames and columns.
+        link: The reward server.
+        config: Window, stride, deadlines.
+        events: Takes one line per thing worth telling.
+        verdicts: Judges the episodes whose outcome is left to the reward model; None where nobody does.
+        clock: The clock.
+
+    Attributes:
+        counters: ``scored`` frames, ``missing`` replies, ``rebuilt`` sessions, ``held`` episodes, ``changed`` labels that came
+            out otherwise on a second look, ``foreign`` scores of another version, ``verdicts`` given, ``unjudged`` episodes
+            whose last frame could not be read.
+    """
+
+    def __init__(
+        self,
+        store: LabelStore,
+        link: ScoreLink,
+        config: LabelConfig,
+        *,
+        events: Callable[[dict[str, Any]], None],
+        verdicts: Verdicts | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._store, self._link, self._config, self._events = store, link, config, events
+        self._verdicts = verdicts
+        self._clock: Clock = clock or MonotonicClock()
+        self._strides = StrideControl(config)
+        self._judge: ServedJudge | None = None
+        self._column: Column | None = None
+        self._active = self._caught_up = False
+        self._sessions: dict[EpisodeKey, _Session] = {}
+        self._waiting_ns: dict[EpisodeKey, int] = {}
+        self._retry_ns: dict[EpisodeKey, int] = {}
+        self._finished: set[EpisodeKey] = set()
+        self._listened_ns, self._patience_ns = self._clock.now_ns(), 0
+        self.backlog = 0
+        names = ("scored", "missing", "rebuilt", "held", "changed", "foreign", "verdicts", "unjudged")
+        self.counters = dict.fromkeys(names, 0)
+
+    def turn(self, timeout_s: float = 0.02) -> bool:
+        """Do what is due; return whether anything was sent or came in."""
+        judge = self._link.judge()
+        if judge is not None:
+            if judge != self._judge:
+                self._switch(judge)
+            self._judge = judge
+        episodes = {info.key: info for info in self._store.episodes() if info.key not in self._finished}
+        self._watch_deadlines(episodes)
+        column = self._column
+        if column is None:
+            self._link.poll(timeout_s)
+            return False
+        sent = judge is not None and self._send(episodes, column)
+        received = self._receive(episodes, column, 0.0 if sent else timeout_s)
+        self._watch_silence()
+        if not self._active and self._caught_up:
+            self._activate(column)
+        return sent or received
+
+    def report(self) -> dict[str, Any]:
+        """Return the counters and how far labels are behind."""
+        return {"backlog_frames": self.backlog, "stride": self._strides.stride, **self.counters}
+
+    def _switch(self, judge: ServedJudge) -> None:
+        """Start the column of another version; a learner that trains with one changes over when it has caught up."""
+        for session in self._sessions.values():
+            self._link.close(session.name)
+        self._sessions.clear()
+        self._finished.clear()
+        self._waiting_ns.clear()
+        self._judge, self._column = judge, self._store.column(judge.version)
+        active = self._store.active()
+        self._active, self._caught_up = active == judge.version, False
+        self._events({"event": "judge", "version": judge.version})
+        if active is None:
+            self._activate(self._column)
+
+    def _activate(self, column: Column) -> None:
+        column.activate()
+        self._active = True
+        assert self._judge is not None
+        self._events({"event": "column", "version": self._judge.version})
+
+    def _watch_deadlines(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
+        now, column = self._clock.now_ns(), self._column
+        backlog, caught_up = 0, column is not None
+        for key, info in episodes.items():
+            missing = info.observations - (0 if column is None else column.labelled(key))
+            backlog += missing
+            if missing <= 0:
+                self._waiting_ns.pop(key, None)
+                if info.end is not None and key not in self._sessions and not self._awaited(info):
+                    self._finish(key, column)
+                continue
+            caught_up = caught_up and info.end is None
+            since = self._waiting_ns.setdefault(key, now)
+            if column is not None and now - since > self._config.deadline_s * NS and column.hold(key):
+                self.counters["held"] += 1
+                self._events({"event": "held", "episode": str(key), "unlabelled": missing})
+                log.warning(
+                    "Labels of %s are late by %g s: its potential is held", key, self._config.deadline_s
+                )
+        self.backlog, self._caught_up = backlog, caught_up
+
+    def _send(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column) -> bool:
+        sent = False
+        # What the robot does now comes before what was recorded long ago.
+        for info in sorted(episodes.values(), key=lambda info: (info.recorded, info.ordinal)):
+            if info.key in self._finished or not info.observations:
+                continue
+            session = self._sessions.get(info.key) or self._open(info, column)
+            if session is not None:
+                sent |= self._push(info, session)
+        return sent
+
+    def _open(self, info: EpisodeInfo, column: Column) -> _Session | None:
+        if self._clock.now_ns() < self._retry_ns.get(info.key, 0):
+            return None
+        labelled = column.labelled(info.key) >= info.observations > 0 and info.end is not None
+        if len(self._sessions) >= self._config.sessions or (labelled and not self._awaited(info)):
+            return None
+        stride = column.stride(info.key)
+        if not stride:
+            stride = self._config.stride if info.recorded else self._strides.next_stride(self.backlog)
+            column.set_stride(info.key, stride)
+            if stride != self._config.stride:
+                self._events({"event": "stride", "episode": str(info.key), "stride": stride})
+        name = self._link.open(info.task)
+        if name is None:
+            return None
+        session = _Session(EpisodeLabels(stride), name, self._patience_ns)
+        self._sessions[info.key] = session
+        return session
+
+    def _push(self, info: EpisodeInfo, session: _Session) -> bool:
+        labels, ended = session.labels, info.end is not None
+        due = labels.due(info.observations, ended, self._config.window)
+        if not labels.unanswered:
+            session.heard_ns = self._patience_ns
+        sent = False
+        for index in due:
+            observation = session.peek(index, partial(self._store.observations, info.key))
+            score = labels.scored(index, info.observations, ended)
+            if observation is None or not self._link.push(session.name, observation, score=score):
+                break
+            session.held, sent = None, True
+            labels.send(index, score=score)
+        return sent
+
+    def _receive(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column, timeout_s: float) -> bool:
+        scores, lost = self._link.poll(timeout_s)
+        by_name = {session.name: (key, session) for key, session in self._sessions.items()}
+        for name in lost:
+            if name in by_name:
+                self._lose(by_name[name][0], "the server does not know its session")
+        for name, score in scores:
+            key, session = by_name.get(name, (None, None))
+            if key is None or session is None or key not in self._sessions:
+                continue
+            if self._judge is None or score.version not in ("", self._judge.version):
+                self.counters["foreign"] += 1
+                score = _unusable(score)
+            if session.labels.receive(score):
+                session.heard_ns = self._patience_ns
+                self.counters["scored"] += 1
+        for key, session in list(self._sessions.items()):
+            info = episodes.get(key)
+            if info is None:
+                self._link.close(session.name)
+                del self._sessions[key]
+                continue
+            self._write(info, session, column)
+        return bool(scores)
+
+    def _write(self, info: EpisodeInfo, session: _Session, column: Column) -> None:
+        labels = session.labels
+        before = labels.missing
+        rows = labels.complete()
+        # Before the rows are written: a frame that is labelled has been judged, whoever is killed.
+        self._judge_episode(info, labels)
+        if rows is not None:
+            self.counters["missing"] += labels.missing - before
+            known = column.labelled(info.key) - rows.start
+            if known > 0 and not column.agrees(info.key, rows.first(known)):
+                self.counters["changed"] += 1
+                self._events({"event": "changed", "episode": str(info.key), "from": rows.start})
+            if known < len(rows.progress):
+                column.write(info.key, rows.after(max(0, known)))
+        if info.end is not None and labels.done == info.observations:
+            self._link.close(session.name)
+            del self._sessions[info.key]
+            self._finish(info.key, column)
+
+    def _awaited(self, info: EpisodeInfo) -> bool:
+        return self._verdicts is not None and self._verdicts.awaited(info)
+
+    def _judge_episode(self, info: EpisodeInfo, labels: EpisodeLabels) -> None:
+        if self._verdicts is None or not self._awaited(info):
+            return
+        verdict = self._verdicts.look(info, labels)
+        if verdict is not None:
+            self.counters["verdicts"] += 1
+            told = {"index": verdict.index, "success": verdict.success, "reward": verdict.reward}
+            self._events({"event": "verdict", "episode": str(info.key), **told})
+        elif not self._awaited(info):
+            self.counters["unjudged"] += 1
+            self._events({"event": "unjudged", "episode": str(info.key)})
+            log.warning("The score of the last frame of %s cannot be read: it has no outcome", info.key)
+
+    def _finish(self, key: EpisodeKey, column: Column | None) -> None:
+        self._finished.add(key)
+        self._retry_ns.pop(key, None)
+        if column is not None:
+            column.finish(key)
+
+    def _watch_silence(self) -> None:
+        """Give up sessions that a working server would have answered.
+
+        A server that died tells so when it is met again, and a slow one is waited for. What is counted is the time for
+        replies, of each turn a part at most: while this side is busy elsewhere nobody listens.
+        """
+        assert self._judge is not None
+        now, limit_ns = self._clock.now_ns(), int(self._judge.reply_limit_s * NS)
+        self._patience_ns += min(now - self._listened_ns, limit_ns // _TURNS_OF_PATIENCE)
+        self._listened_ns = now
+        for key, session in list(self._sessions.items()):
+            if session.labels.unanswered and self._patience_ns - session.heard_ns > limit_ns:
+                self._lose(key, f"no reply for {self._judge.reply_limit_s:g} s")
+
+    def _lose(self, key: EpisodeKey, reason: str) -> None:
+        """Forget a session; the next turn opens another and shows it the episode from its first frame on."""
+        session = self._sessions.pop(key, None)
+        if session is None:
+            return
+        self._link.close(session.name)
+        self._retry_ns[key] = self._clock.now_ns() + int(self._config.retry_s * NS)
+        self.counters["rebuilt"] += 1
+        self._events({"event": "session_lost", "episode": str(key), "reason": reason})
+
+
+def _unusable(score: Score) -> Score:
+    return Score(frame_id=score.frame_id, progress=0.0, raw=score.raw, valid=False, version=score.version)

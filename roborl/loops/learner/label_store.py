@@ -1,0 +1,191 @@
+"""The store as the labeller sees it: which episodes lack labels, their frames, and the columns to write."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Set
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roborl.clock import NS, Clock, MonotonicClock
+from roborl.data.arena import ArenaReader
+from roborl.data.columns import ProgressColumns, active_version, switch
+from roborl.data.episodes import EpisodeInfo
+from roborl.data.reader import StoreReader
+from roborl.errors import DatasetError
+from roborl.loops.learner.labelling import LabelledRows
+from roborl.types import EpisodeKey, Observation
+
+log = logging.getLogger(__name__)
+
+# Two labels of one frame may differ by what batches of different sizes do to the judge's arithmetic.
+_ROUNDING = 2e-3
+
+
+class StoredEpisodes:
+    """Implements :class:`roborl.loops.learner.label.LabelStore` on a store's folder.
+
+    Args:
+        root: The store's folder.
+        clock: Paces the looks at the folder.
+        every_s: Seconds between two of them.
+
+    Attributes:
+        arena: The replay memory, as of the last look.
+
+    Raises:
+        DatasetError: If there is no store.
+    """
+
+    def __init__(self, root: Path, *, clock: Clock | None = None, every_s: float = 0.05) -> None:
+        self._root = root
+        self._reader, self.arena = StoreReader(root), ArenaReader(root)
+        self._clock: Clock = clock or MonotonicClock()
+        self._every_ns = int(every_s * NS)
+        self._looked_ns: int | None = None
+        self._found: list[EpisodeInfo] = []
+        self._made: list[StoredColumn] = []
+
+    def episodes(self) -> list[EpisodeInfo]:
+        """Return every episode that the replay memory holds and that may be trained on.
+
+        An episode counts as ended once the replay memory has all its observations.
+
+        Raises:
+            DatasetError: If the replay memory was made anew: then everything begun on the old one is void.
+        """
+        now = self._clock.now_ns()
+        if self._looked_ns is not None and now - self._looked_ns < self._every_ns:
+            return self._found
+        self._looked_ns = now
+        infos = self._reader.episodes()
+        if self.arena.refresh():
+            raise DatasetError(
+                "The replay memory was made anew", seen=self._root, remedy="Start the labeller again"
+            )
+        slots = self.arena.slots()
+        self._found = [
+            self._as_far_as_held(info, slots[info.key])
+            for info in infos
+            if info.key in slots and info.kind != "evaluation" and not info.discarded
+        ]
+        whole = {info.key for info in self._found if info.end is not None}
+        for column in self._made:
+            column.restore(whole)
+            column.save_finished()
+        return self._found
+
+    def observations(self, key: EpisodeKey, start: int) -> Iterator[Observation]:
+        """Return the observations of an episode from ``start`` on, at recording resolution."""
+        return self._reader.observations(key, start)
+
+    def column(self, version: str) -> StoredColumn:
+        """Return the column of a version, made where there is none, with what was saved of it."""
+        column = StoredColumn(self.arena, version)
+        column.restore({key for key, slot in self.arena.slots().items() if self.arena.table["ended"][slot]})
+        self._made.append(column)
+        return column
+
+    def active(self) -> str | None:
+        """Return the version that the learner trains with, None before the first."""
+        return active_version(self._root)
+
+    def _as_far_as_held(self, info: EpisodeInfo, slot: int) -> EpisodeInfo:
+        held = int(self.arena.table["observations"][slot])
+        if held >= info.observations:
+            return info
+        return replace(info, observations=held, end=None)
+
+
+class StoredColumn:
+    """Implements :class:`roborl.loops.learner.label.Column` on the store's progress columns.
+
+    Args:
+        arena: The replay memory.
+        version: Of the reward model.
+
+    Attributes:
+        columns: What is written.
+    """
+
+    def __init__(self, arena: ArenaReader, version: str) -> None:
+        self.version = version
+        self._arena = arena
+        self.columns = ProgressColumns(arena, version, write=True)
+        self._restored: set[EpisodeKey] = set()
+        self._strides_file = arena.root / "arena" / "progress" / version / "strides.jsonl"
+        self._strides = _read_strides(self._strides_file)
+        self._finished: dict[EpisodeKey, dict[str, Any]] = {}
+
+    def restore(self, keys: Set[EpisodeKey]) -> None:
+        """Take in what was saved with episodes that were not asked about before, as they come into the replay memory."""
+        new = keys - self._restored
+        self._restored |= new
+        self.columns.restore(new)
+
+    def labelled(self, key: EpisodeKey) -> int:
+        """Return how many observations of the episode are labelled."""
+        return self.columns.labelled(key)
+
+    def write(self, key: EpisodeKey, rows: LabelledRows) -> None:
+        """Write rows that follow those labelled before; an episode that was evicted meanwhile is left alone."""
+        self.columns.write(key, rows.start, rows.progress, rows.spread)
+
+    def agrees(self, key: EpisodeKey, rows: LabelledRows) -> bool:
+        """Return whether rows made anew say what the column says, up to the judge's rounding."""
+        slot = self._arena.slot(key)
+        if slot is None:
+            return True
+        first = int(self._arena.table["start"][slot]) + rows.start
+        stored = self.columns.progress[first : first + len(rows.progress)]
+        return bool(np.allclose(stored, rows.progress, atol=_ROUNDING))
+
+    def stride(self, key: EpisodeKey) -> int:
+        """Return the stride that the episode is labelled with, 0 where none was recorded."""
+        return self._strides.get(str(key), 0)
+
+    def set_stride(self, key: EpisodeKey, stride: int) -> None:
+        """Record the stride of an episode."""
+        self._strides[str(key)] = stride
+        with self._strides_file.open("ab", buffering=0) as file:
+            file.write(json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
+
+    def hold(self, key: EpisodeKey) -> bool:
+        """Let the episode be trained on without the labels it lacks; False where that was so already."""
+        slot = self._arena.slot(key)
+        if slot is None:
+            return False
+        entry, labels = self._arena.table[slot], self.columns.table[slot]
+        if labels["ordinal"] == entry["ordinal"] and labels["deadline"]:
+            return False
+        return self.columns.mark_deadline(key)
+
+    def finish(self, key: EpisodeKey) -> None:
+        """Keep the episode's labels with its recording, as soon as that is sealed."""
+        self._finished[key] = {"stride": self.stride(key)}
+
+    def save_finished(self) -> None:
+        """Save the columns of finished episodes whose recording has been sealed since."""
+        for key, details in list(self._finished.items()):
+            if self.columns.save(key, details) or self._arena.slot(key) is None:
+                del self._finished[key]
+
+    def activate(self) -> None:
+        """Make this the version that the learner trains with."""
+        switch(self._arena.root, self.version)
+
+
+def _read_strides(path: Path) -> dict[str, int]:
+    strides: dict[str, int] = {}
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                fields = json.loads(line)
+                strides[str(fields["episode"])] = int(fields["stride"])
+            except (ValueError, KeyError, TypeError):
+                continue  # A killed labeller leaves at most one torn line, of an episode it had not begun.
+    return strides

@@ -1,0 +1,296 @@
+"""The learner: store, labeller and trainer as one supervised group on one run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from roborl.envs.bench import load_bench
+from roborl.envs.bench_maps import action_map, state_map
+from roborl.errors import ConfigError
+from roborl.learning.publish import VersionShelf
+from roborl.loops.demonstrations import bench_episodes, scales, warn_of_another_task
+from roborl.loops.learner import learn_processes
+from roborl.loops.learner.learn_config import (
+    BenchForm,
+    LearnConfig,
+    LearnSettings,
+    RunFolder,
+)
+from roborl.loops.learner.store import imported
+from roborl.loops.run_files import JsonLines, read_status, versions_here
+from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
+from roborl.loops.supervise import ChildSpec, ProcessGroup
+from roborl.policies.lerobot_files import is_lerobot_policy
+from roborl.rewards.forms import the_form
+
+log = logging.getLogger(__name__)
+
+# Loaded once by the fork server, so that a process that died is back without importing them again.
+PRELOAD = (
+    "numpy",
+    "torch",
+    "torch._dynamo",  # which the first optimiser would import, 800 modules of it
+    "zmq",
+    "zarr",
+    "roborl.loops.learner.learn_processes",
+    "roborl.data.store",
+    "roborl.learning.rlpd",
+    "roborl.loops.learner.label_store",
+    "roborl.loops.score_link",
+)
+_HANG_S = 30.0
+_POLL_S = 0.1
+_SHOWN_RUNS = 3
+_VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
+
+
+def require_run(config: LearnSettings) -> None:
+    """Refuse to go on with a run or a version that is not there; comes before anything is made in its place.
+
+    Raises:
+        ConfigError: If the run is to be resumed or rolled back, and none began in the folder: it holds neither the
+            learner's lock, a run's first file, nor ``learn.yaml``.
+        ModelLoadError: If it is to be rolled back to a version that it does not keep.
+    """
+    run = RunFolder(config.run)
+    if not (config.resume or config.rollback):
+        return
+    if run.begun:
+        if config.rollback:
+            VersionShelf(run.versions).get(config.rollback)
+        return
+    beside = [
+        RunFolder(path) for path in run.root.parent.glob("*") if path.is_dir() and os.access(path, os.X_OK)
+    ]
+    found = sorted((r.root for r in beside if r.begun), key=lambda path: path.stat().st_mtime, reverse=True)
+    newest = ", ".join(map(str, found[:_SHOWN_RUNS]))
+    raise ConfigError(
+        "There is no run to go on with",
+        seen=run.root,
+        allowed="the folder of a run; " + (f"newest beside it: {newest}" if newest else "beside it is none"),
+        remedy="Name its folder with --run. To begin a new run, leave out --resume and --rollback",
+    )
+
+
+def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -> BenchForm:
+    """Make the run folder ready: its policy, its resolved configuration, the versions it ran with.
+
+    A run that goes on keeps the configuration that it has until its processes work with this one.
+
+    Raises:
+        ConfigError: If the folder holds a run that is not to be resumed, or bench, policy and run do not fit together.
+        ModelLoadError: If the policy folder cannot be used.
+        DatasetError: If the demonstrations cannot be read, or a policy is to be cloned and they do not fit the bench.
+        KeyboardInterrupt: If ``stopping`` says so meanwhile.
+    """
+    run = RunFolder(config.run)
+    run.root.mkdir(parents=True, exist_ok=True)
+    if run.learner.exists() and not (config.resume or config.rollback):
+        raise ConfigError(
+            "The run folder holds a run already",
+            seen=run.root,
+            allowed="an empty folder",
+            remedy="Go on with it: --resume true. Or name another folder: --run",
+        )
+    form = form_of(config)
+    if config.demos.path and config.demos.path not in imported(run.imports):
+        bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+        warn_of_another_task(config.demos, bench)
+    _place_policy(config, form, run, stopping)
+    if not run.learner.exists():
+        keep_settings(run.learner, config)
+    JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **versions_here(_VERSIONS)})
+    form_of_reward, says = reward_form(config)
+    JsonLines(run.metrics)({"kind": "run", "reward_form": form_of_reward, "says": says, "seed": config.seed})
+    log.info("Reward: %s, %s", form_of_reward, says)
+    return form
+
+
+def reward_form(config: LearnConfig) -> tuple[str, str]:
+    """Return how the reward is formed, and whether that leaves the optimal policy alone."""
+    named = [config.shaping.form] if config.shaped else []
+    form, says = the_form(
+        named,
+        critic_sees_potential=config.rlpd.critic_sees_potential,
+        lookahead=config.rlpd.lookahead,
+        lookahead_grows=config.rlpd.lookahead_updates > 0,
+    )
+    return str(form), says
+
+
+def form_of(config: LearnConfig) -> BenchForm:
+    """Return what the learner has to know of the configured bench.
+
+    Raises:
+        ConfigError: If the bench file cannot be used, or leaves outcomes to a reward model and there is none.
+    """
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+    if bench.outcome == "judge" and not config.reward:
+        raise ConfigError(
+            "The outcome of an episode is left to a reward model, and there is none",
+            seen=f"outcome judge in {config.bench}, reward empty",
+            allowed="a reward model, or outcome auto",
+            remedy="Name one with --reward",
+        )
+    return BenchForm(
+        task=bench.task,
+        cameras={name: (use.height_px, use.width_px) for name, use in bench.cameras.items()},
+        image_px=bench.image_px,
+        state_dim=state_map(bench).size,
+        action_dim=action_map(bench).size,
+        max_steps=bench.max_steps,
+        policy_hz=bench.policy_hz,
+        scales=scales(bench),
+    )
+
+
+def learner_specs(config: LearnConfig, form: BenchForm) -> list[ChildSpec]:
+    """Return the learner's processes, in the order in which they are started and ended: what makes data last."""
+    parts: list[tuple[str, Callable[..., None]]] = [("trainer", learn_processes.trainer_main)]
+    if config.reward:
+        parts.append(("labeller", learn_processes.labeller_main))
+    parts.append(("store", learn_processes.store_main))
+    return [
+        ChildSpec(name=name, target=target, args=(config, form), hang_s=_HANG_S) for name, target in parts
+    ]
+
+
+def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Run the learner until it is stopped and return where it stands.
+
+    With ``rollback`` set and another learner at work on the folder, that one is told, and nothing is started.
+
+    Raises:
+        ConfigError: As :func:`prepare` and :func:`require_run`; also if another learner works on the folder.
+        RoborlError: If a process cannot do its work.
+    """
+    run = RunFolder(config.run)
+    require_run(config)
+    with hold(run) as held:
+        if not held:
+            if config.rollback:
+                ask_rollback(run, config.rollback)
+                return {"run": str(run.root), "rollback": config.rollback, "told": "the learner at work"}
+            raise ConfigError("Another learner works on this run", seen=run.root, remedy="Stop it first")
+        say_changes(run.learner, config)
+        specs = learner_specs(config, prepare(config, stopping))
+        if config.rollback:
+            ask_rollback(run, config.rollback)
+        keeper = SettingsKeeper(JsonLines(run.events), specs, {run.learner: config})
+        group = ProcessGroup(specs, preload=PRELOAD, on_event=keeper)
+        try:
+            group.start()
+            while not stopping():
+                group.poll(_POLL_S)
+        finally:
+            group.stop(grace_s=30.0)
+        return result(run, group)
+
+
+def result(run: RunFolder, group: ProcessGroup) -> dict[str, Any]:
+    """Return where a run stands and how its processes fared."""
+    trainer, labeller, store = (read_status(run.status(name)) for name in ("trainer", "labeller", "store"))
+    return {
+        "run": str(run.root),
+        "trainer": trainer,
+        "labeller": labeller,
+        "store": store,
+        "restarts": dict(group.restarts),
+        "recoveries_s": dict(group.recoveries_s),
+    }
+
+
+def ask_rollback(run: RunFolder, version: int) -> None:
+    """Ask the trainer of a run, now or at its next start, to put an older version in force again."""
+    fresh = run.rollback.with_name(f".rollback.{os.getpid()}")
+    fresh.write_text(str(version))
+    fresh.replace(run.rollback)
+
+
+def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping: Callable[[], bool]) -> None:
+    """Put the policy that training starts from into the run folder, once."""
+    import torch
+
+    from roborl.loops.first_policy import first_policy
+    from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+
+    if not run.policy.exists():
+        draft = run.root / ".policy.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        if config.policy and is_lerobot_policy(Path(config.policy)):
+            raise ConfigError(
+                "Learning online does not fine-tune a LeRobot policy",
+                seen=config.policy,
+                allowed="the folder of a small policy of roborl's, or none: then one is cloned from demonstrations",
+                remedy="Run it as it is with roborl evaluate or roborl act, or fine-tune it with lerobot-train",
+            )
+        if config.policy:
+            SmallPolicy.load(Path(config.policy))
+            shutil.copytree(config.policy, draft)
+        elif config.demos.path:
+            log.info("No policy to start from was given: one is cloned from %s", config.demos.path)
+            bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+            torch.set_num_threads(config.trainer.threads)
+            first_policy(
+                config.clone,
+                bench_episodes(config.demos, bench),
+                bench,
+                seed=config.seed,
+                stopping=stopping,
+            ).save(draft)
+        else:
+            log.warning("Neither a policy nor demonstrations were given: it starts from random weights")
+            shape = SmallPolicyConfig(
+                cameras=tuple(form.cameras),
+                image_px=form.image_px,
+                state_dim=form.state_dim,
+                action_dim=form.action_dim,
+            )
+            torch.manual_seed(config.seed)
+            SmallPolicy(shape).save(draft)
+        _check_shape(draft, form)
+        draft.rename(run.policy)
+    _check_shape(run.policy, form)  # One that was there may be of another bench.
+
+
+def _check_shape(folder: Path, form: BenchForm) -> None:
+    from roborl.policies.small import SmallPolicy
+
+    shape = SmallPolicy.load(folder).config
+    for name in ("state_dim", "action_dim"):
+        if getattr(shape, name) != getattr(form, name):
+            raise ConfigError(
+                f"The policy does not fit the bench: {name} differs",
+                seen=getattr(shape, name),
+                allowed=getattr(form, name),
+                remedy="Give a policy that was made on this bench",
+            )
+    missing = sorted(set(shape.cameras) - set(form.cameras))
+    if missing:
+        raise ConfigError(
+            "The policy looks through cameras that the bench does not have",
+            seen=missing,
+            allowed=sorted(form.cameras),
+            remedy="Give a policy that was made on this bench",
+        )
+
+
+@contextmanager
+def hold(run: RunFolder) -> Iterator[bool]:
+    """Hold the run folder's lock while the learner works; yields whether it was free."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    with run.lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

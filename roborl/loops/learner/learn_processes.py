@@ -1,0 +1,378 @@
+"""What each of the learner's processes is made of: the store, the labeller, the trainer."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from roborl.clock import NS
+from roborl.errors import ConfigError, DatasetError, ModelLoadError
+from roborl.learning.algorithm import Algorithm
+from roborl.learning.publish import ProbeActions, probe_with
+from roborl.loops.architecture import architecture
+from roborl.loops.learner.label import Labeller
+from roborl.loops.learner.learn_config import (
+    BenchForm,
+    LearnConfig,
+    RunFolder,
+)
+from roborl.loops.learner.store import DemoImport, StoreLoop, WithVerdicts, imported
+from roborl.loops.learner.train import Trainer
+from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
+from roborl.loops.supervise import Child
+from roborl.types import Observation
+
+log = logging.getLogger(__name__)
+
+_STATUS_EVERY_S = 0.5
+_STORE_WAIT_S = 60.0
+_SILENT_S = 5.0
+_WARN_EVERY_S = 600.0
+_LITTLE_GB = 5.0
+
+
+class _Ticker:
+    """Says when it is time again."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s, self._next = every_s, 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + self._every_s
+        return True
+
+
+class _Room:
+    """Warns, at most every ten minutes, while the disk that a run is recorded on has little room left."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._ticker = folder, _Ticker(_WARN_EVERY_S)
+
+    def look(self) -> float:
+        """Return what is free, GB."""
+        free_gb = shutil.disk_usage(self._folder).free / 1e9
+        if free_gb < _LITTLE_GB and self._ticker.due():
+            log.warning(
+                "The disk of %s has %.1f GB left. Once it is full, steps wait in the actor's memory and nothing more is learnt:"
+                " make room, the recording stays as it is",
+                self._folder,
+                free_gb,
+            )
+        return free_gb
+
+
+def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
+    """Run the store process until it is stopped; actors wait until all demonstrations are in.
+
+    Raises:
+        ConfigError: If a demonstration cannot be used.
+    """
+    began = time.monotonic()
+    from roborl.data.store import Store, StoreSpec
+    from roborl.data.verdict_log import VerdictReader
+    from roborl.envs.bench import load_bench
+    from roborl.loops.demonstrations import bench_demos
+    from roborl.serving.handshake import Handshake
+    from roborl.serving.steps import StepsReceiver
+
+    import_s = time.monotonic() - began
+    run = RunFolder(config.run)
+    spec = StoreSpec(
+        cameras=form.cameras,
+        image_px=form.image_px,
+        state_dim=form.state_dim,
+        action_dim=form.action_dim,
+        max_steps=form.max_steps,
+        capacity_bytes=config.store.capacity_bytes,
+        scales=form.scales,
+    )
+    store = Store.open(run.store, spec, sync=config.store.sync)
+    receiver = StepsReceiver(
+        config.steps,
+        handshake=Handshake(cameras=form.cameras, state_dim=form.state_dim, action_dim=form.action_dim),
+        last_sequence=store.last_sequence,
+        keys=config.security.load(),
+    )
+    demos = DemoImport(
+        config.demos.path,
+        lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides, config.plugins)),
+        store,
+        run.imports,
+    )
+    loop = StoreLoop(WithVerdicts(receiver, VerdictReader(run.store, store.last_sequence)), store)
+    # No arm moves on demonstrations of which the next one may turn out not to be this bench's, nor before a trainer that has to
+    # learn from what is recorded has said that it has.
+    spoken_ns = time.monotonic_ns() if config.trainer.budget.head_start else 0
+    holding = not demos.complete or bool(spoken_ns)
+    if holding:
+        receiver.set_control({"mode": "pause"})
+    child.ready(import_s)
+    ticker, room = _Ticker(_STATUS_EVERY_S), _Room(run.store)
+    while not child.stopping:
+        # One demonstration per turn, so that actors are answered while a large dataset comes in.
+        demos.turn()
+        loop.turn(0.05 if demos.complete else 0.0)
+        child.beat()
+        if ticker.due():
+            if (not demos.complete or _actors_should_wait(run, spoken_ns)) != holding:
+                holding = not holding
+                receiver.set_control({"mode": "pause"} if holding else {})
+            rings = {
+                ring: {"actor": state.actor, "alive": state.alive, "durable": state.durable}
+                for ring, state in receiver.rings.items()
+            }
+            status = {
+                "holding": holding,
+                "records": loop.records,
+                "waiting": loop.waiting,
+                "faults": loop.faults,
+            }
+            write_status(
+                run.status("store"),
+                status
+                | {"importing": not demos.complete, "rings": rings, "free_gb": room.look(), **store.health()},
+            )
+    receiver.close()
+    store.close()
+
+
+def _actors_should_wait(run: RunFolder, spoken_ns: int) -> bool:
+    """Return what the trainer wants; one that falls silent wants nothing, unless it has yet to speak since ``spoken_ns``."""
+    trainer = read_status(run.status("trainer"))
+    at_ns = trainer.get("at_ns", 0)
+    if at_ns < spoken_ns:
+        return True
+    return bool(trainer.get("holds_actors")) and time.monotonic_ns() - at_ns < _SILENT_S * NS
+
+
+def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
+    """Run the labeller until it is stopped."""
+    began = time.monotonic()
+    from roborl.data.verdict_log import VerdictLog
+    from roborl.loops.learner.judging import Verdicts
+    from roborl.loops.learner.label_store import StoredEpisodes
+    from roborl.loops.references import read_demonstration
+    from roborl.loops.score_link import ScoreLine
+
+    import_s = time.monotonic() - began
+    run = RunFolder(config.run)
+    references = read_demonstration(config.references, tuple(form.cameras), form.task)
+    store = _await_store(child, lambda: StoredEpisodes(run.store))
+    if store is None:
+        return
+    line = ScoreLine(
+        config.reward,
+        tuple(form.cameras),
+        model=config.reward_model,
+        references=references,
+        task=form.task,
+        rate_hz=form.policy_hz,
+        keys=config.security.load(),
+    )
+    events = JsonLines(run.events, child="labeller")
+    verdicts = VerdictLog(run.store)
+    labeller = Labeller(
+        store,
+        line,
+        config.labels,
+        events=lambda event: events({"at_ns": time.monotonic_ns(), **event}),
+        verdicts=Verdicts(verdicts, config.labels.verdict),
+    )
+    child.ready(import_s)
+    ticker = _Ticker(_STATUS_EVERY_S)
+    while not child.stopping:
+        labeller.turn()
+        child.beat()
+        if ticker.due():
+            write_status(run.status("labeller"), labeller.report())
+    verdicts.close()
+    line.leave()
+
+
+def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
+    """Run the trainer until it is stopped."""
+    began = time.monotonic()
+    import torch
+
+    from roborl.data.arena import ArenaReader
+    from roborl.data.reader import StoreReader
+    from roborl.learning.publish import PolicyPublisher, VersionShelf
+    from roborl.learning.sampling import Sampler, SamplingConfig
+    from roborl.loops.learner.replay import ReplaySource
+    from roborl.policies.small import SmallPolicy
+    from roborl.serving.handshake import Handshake
+    from roborl.serving.weights import WeightsPublisher
+
+    import_s = time.monotonic() - began
+    torch.set_num_threads(config.trainer.threads)
+    run = RunFolder(config.run)
+    arena = _await_store(child, lambda: ArenaReader(run.store))
+    if arena is None:
+        return
+    settings = config.rlpd
+    sampling = SamplingConfig(
+        n_step=settings.n_step,
+        discount=settings.discount,
+        potential_scale=config.shaping.scale if config.shaped else 0.0,
+        potential_doubt=config.shaping.doubt,
+        shuffled=config.shaping.shuffled,
+        need_labels=config.shaped,
+        label_deadline_s=config.labels.deadline_s,
+        reuse_arrays=True,
+    )
+    sampler = Sampler(arena, sampling, config.seed)
+    policy = SmallPolicy.load(run.policy)
+    algorithm: Algorithm[Any] = make_algorithm(config, policy, arena)
+    recording = StoreReader(run.store)
+    told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
+    metrics = JsonLines(run.metrics)
+    publisher = WeightsPublisher(
+        config.weights,
+        handshake=Handshake(
+            action_dim=form.action_dim, version=architecture(policy, algorithm.actor_weights())
+        ),
+        keys=config.security.load(),
+    )
+    trainer = Trainer(
+        algorithm=algorithm,
+        source=ReplaySource(
+            sampler,
+            config.mix.shares(settings.demo_fraction, failures=config.demos.failures),
+            settings.batch_size,
+            images=algorithm.images,
+            info=recording.info,
+            reported=told,
+            updates=lambda: trainer.budget.updates,
+            imported=lambda: config.demos.path in imported(run.imports),
+            ahead=lambda: trainer.budget.ahead,
+        ),
+        publisher=PolicyPublisher(publisher, VersionShelf(run.versions)),
+        config=config.trainer,
+        folder=run.checkpoints,
+        identity=form.identity(config.algorithm),
+        metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
+        probe=_Probe(policy, recording, config.trainer.probes),
+        history=(len(told), sum(success is True for success in told.values())),
+    )
+    with _asked_version(run) as version:
+        trainer.start(resume=True, rollback=version)
+    child.ready(import_s)
+    ticker = _Ticker(_STATUS_EVERY_S)
+    while not child.stopping:
+        updates = trainer.turn()
+        child.beat()
+        if ticker.due():
+            _roll_back_if_asked(run, trainer)
+            write_status(
+                run.status("trainer"),
+                {**trainer.report(), "counts": sampler.counts(), "subscribers": publisher.subscribers()},
+            )
+        if not updates:
+            time.sleep(0.02)
+    trainer.finish()
+    publisher.close()
+
+
+def make_algorithm(config: LearnConfig, policy: Any, arena: Any) -> Algorithm[Any]:
+    """Build the configured algorithm around a policy.
+
+    Raises:
+        ConfigError: If there is no such algorithm.
+    """
+    if config.algorithm == "rlpd":
+        from roborl.learning.rlpd import Rlpd
+        from roborl.rewards.forms import RewardForm
+
+        form = RewardForm(config.shaping.form) if config.shaped else RewardForm.SPARSE
+        return Rlpd(config.rlpd, policy, arena, form=form, seed=config.seed)
+    module, _, function = config.algorithm.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            "There is no such algorithm",
+            seen=config.algorithm,
+            allowed="rlpd, or module:function",
+            remedy="Check the spelling, and that the module can be imported",
+        ) from error
+    algorithm: Algorithm[Any] = make(config, policy, arena)
+    return algorithm
+
+
+class _Probe:
+    """Tries weights on remembered observations, once there are some: the first of each of the newest episodes."""
+
+    def __init__(self, policy: Any, recording: Any, count: int) -> None:
+        self._policy, self._recording, self._count = policy, recording, count
+        self._observations: list[Observation] = []
+
+    def __call__(self) -> ProbeActions | None:
+        if len(self._observations) < self._count:
+            self._remember()
+        if not self._observations:
+            return None
+        return probe_with(
+            self._policy.act, lambda weights: self._policy.load_actor(weights, 0), self._observations
+        )
+
+    def _remember(self) -> None:
+        self._observations = []
+        try:
+            infos = [info for info in self._recording.episodes() if info.observations]
+            for info in infos[-self._count :]:
+                wanted = max(1, self._count // len(infos))
+                step = max(1, info.observations // wanted)
+                seen = self._recording.observations(info.key)
+                self._observations += list(islice(seen, 0, wanted * step, step))
+        except DatasetError:
+            log.debug("An episode was sealed while it was read; the probe takes others next time")
+        self._observations = self._observations[: self._count]
+
+
+@contextmanager
+def _asked_version(run: RunFolder) -> Iterator[int]:
+    """Yield the version to go back to, 0 for none. The request stays until it is met, or cannot be: a kill loses none."""
+    try:
+        wanted = run.rollback.read_text()
+    except FileNotFoundError:
+        yield 0
+        return
+    try:
+        yield int(wanted)
+    except (ModelLoadError, ValueError):
+        run.rollback.unlink()
+        raise
+    run.rollback.unlink()
+
+
+def _roll_back_if_asked(run: RunFolder, trainer: Trainer[Any]) -> None:
+    try:
+        with _asked_version(run) as version:
+            if version:
+                trainer.roll_back(version)
+    except (ModelLoadError, ValueError) as error:
+        log.error("No older version is put in force: %s", error)
+
+
+def _await_store[T](child: Child, open_it: Callable[[], T]) -> T | None:
+    """Wait for the store process to have made its folder; None where the child is to stop meanwhile."""
+    began = time.monotonic()
+    while not child.stopping:
+        try:
+            return open_it()
+        except DatasetError:
+            if time.monotonic() - began > _STORE_WAIT_S:
+                raise
+            child.beat()
+            time.sleep(0.05)
+    return None

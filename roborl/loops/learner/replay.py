@@ -1,0 +1,212 @@
+"""The replay memory as the trainer sees it: batches in the algorithm's mix, and what has happened since the last look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.data.arena import DEMO, FAILURE, ONLINE
+from roborl.data.episodes import EpisodeInfo
+from roborl.errors import ConfigError, DatasetError
+from roborl.learning.mixing import Mixer, Schedule, Share
+from roborl.learning.sampling import Batch, Sampler
+from roborl.loops.learner.train import EpisodeResult, Experience
+from roborl.types import EpisodeKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """How the share of demonstrations in a batch goes on from the algorithm's ``demo_fraction``."""
+
+    # fixed; linear: to `final` over `over_updates`; proportional: what there is of them, at least demo_fraction
+    kind: Schedule = "fixed"
+    # where a linear share ends
+    final: float = 0.25
+    # updates that a linear share takes to get there
+    over_updates: int = 20_000
+    # whether successful online episodes and a person's steps count as demonstrations
+    with_successes: bool = True
+    # the share of recorded failures in a batch, where there are any
+    failure_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not (
+            0.0 <= self.final < 1.0 - self.failure_share
+            and self.failure_share >= 0.0
+            and self.over_updates >= 1
+        ):
+            raise ConfigError(
+                "Demonstrations cannot be mixed like this",
+                seen=f"final={self.final:g} failure_share={self.failure_share:g} over_updates={self.over_updates}",
+                allowed="final and failure_share in [0, 1) and below 1 in all, over_updates >= 1",
+            )
+
+    def shares(self, demo_fraction: float, *, failures: bool = False) -> dict[str, Share]:
+        """Return the share of each index set of the sampler.
+
+        Args:
+            demo_fraction: Share of the demonstrations, to begin with.
+            failures: Whether there are recorded failures; they take their share from that of online experience.
+
+        Raises:
+            ConfigError: If demonstrations and failures leave nothing for online experience.
+        """
+        failed = self.failure_share if failures else 0.0
+        if demo_fraction + failed >= 1.0 and failures:
+            raise ConfigError(
+                "There is no place in a batch for what happens online",
+                seen=f"{demo_fraction:g} of demonstrations and {failed:g} of recorded failures",
+                allowed="less than 1 in all",
+            )
+        demos = "demo+success+person" if self.with_successes else "demo"
+        shares = {
+            "online": Share(
+                kind="linear" if self.kind == "linear" else "fixed",
+                share=1.0 - demo_fraction - failed,
+                final=1.0 - self.final - failed,
+                over_updates=self.over_updates,
+            )
+        }
+        if demo_fraction or self.kind != "fixed":
+            shares[demos] = Share(
+                kind=self.kind, share=demo_fraction, final=self.final, over_updates=self.over_updates
+            )
+        if failed:
+            shares["failure"] = Share(share=failed)
+        return shares
+
+
+class ReplaySource:
+    """Implements :class:`roborl.loops.learner.train.BatchSource`.
+
+    Args:
+        sampler: The replay memory.
+        mix: Share by index set.
+        batch_size: Transitions per batch.
+        images: Whether the algorithm wants pictures, or looks them up by row itself.
+        info: Finds what the store knows of an episode.
+        reported: Keys, as text, of episodes that an earlier process of this run has reported.
+        updates: How many updates the algorithm has made; schedules follow it.
+        imported: Whether all recorded episodes have come in.
+        ahead: Whether the learner has its head start: then nothing that happened online is drawn, or the first episode
+            would be all there is of it.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        mix: dict[str, Share],
+        batch_size: int,
+        *,
+        images: bool,
+        info: Callable[[EpisodeKey], EpisodeInfo],
+        reported: Collection[str] = (),
+        updates: Callable[[], int] = lambda: 0,
+        imported: Callable[[], bool] = lambda: True,
+        ahead: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._sampler, self._mixer = sampler, Mixer(sampler, mix)
+        self._recorded_mixer = Mixer(
+            sampler, {"demo" if "demo" in name else name: mix[name] for name in mix if name != "online"}
+        )
+        self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
+        self._imported, self._ahead = imported, ahead
+        self._reported = set(reported)
+        self._closed: set[int] = set()
+        # By ordinal of the episode, the most transitions of it that could be sampled at any time. It never falls: what is
+        # evicted, or waits for the labels of another version, has been counted.
+        self._counted: NDArray[np.int32] = np.zeros(0, np.int32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which online transitions have been counted, as int32 by ordinal of the episode."""
+        return {"counted": self._counted}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Count on from a checkpoint."""
+        self._counted = np.array(state["counted"], np.int32)
+
+    def sample(self) -> Batch | None:
+        """Draw the next batch; None while all that it is made of waits for its labels, or has still to come."""
+        mixer = self._recorded_mixer if self._ahead() else self._mixer
+        if mixer.empty(self._updates()):
+            return None
+        return mixer.sample(self._batch_size, self._updates(), images=self._images)
+
+    def refresh(self) -> Experience:
+        """Take in what is new."""
+        sampler = self._sampler
+        sampler.refresh()
+        counts, table = sampler.counts(), sampler.reader.table
+        self._count()
+        online = (table["ordinal"] > 0) & (table["kind"] == ONLINE)
+        finished = [
+            slot
+            for slot in np.flatnonzero(online & (table["ended"] == 1) & (table["awaits_verdict"] == 0))
+            if int(table["ordinal"][slot]) not in self._closed
+        ]
+        finished.sort(key=lambda slot: int(table["ordinal"][slot]))
+        results = [self._result(int(slot)) for slot in finished]
+        return Experience(
+            committed=int(table["ordinal"].max(initial=0)) + int(table["observations"][online].sum()),
+            sampleable=int(self._counted.sum()),
+            finished=[result for result in results if result is not None],
+            policy_version=self._newest_version(online),
+            held=counts["held"],
+            label_version=sampler.version,
+            recorded=self._recorded_whole(counts) and self._imported(),
+        )
+
+    def _count(self) -> None:
+        ordinals, lengths = self._sampler.online()
+        missing = int(ordinals.max(initial=-1)) + 1 - self._counted.size
+        if missing > 0:
+            self._counted = np.pad(self._counted, (0, missing + self._counted.size))
+        self._counted[ordinals] = np.maximum(self._counted[ordinals], lengths)
+
+    def _recorded_whole(self, counts: dict[str, int]) -> bool:
+        """Return whether every recorded step can be sampled."""
+        table = self._sampler.reader.table
+        recorded = (
+            (table["ordinal"] > 0) & np.isin(table["kind"], (DEMO, FAILURE)) & (table["discarded"] == 0)
+        )
+        steps = int((table["observations"][recorded] - 1).clip(0).sum())
+        return 0 < steps <= counts["demo"] + counts["failure"]
+
+    def _newest_version(self, online: NDArray[np.bool_]) -> int:
+        table, columns = self._sampler.reader.table, self._sampler.reader.columns
+        slots = np.flatnonzero(online & (table["observations"] > 1))
+        if not slots.size:
+            return 0
+        slot = slots[np.argmax(table["ordinal"][slots])]
+        return int(columns.policy_version[table["start"][slot] + table["observations"][slot] - 2])
+
+    def _result(self, slot: int) -> EpisodeResult | None:
+        reader = self._sampler.reader
+        entry = reader.table[slot]
+        self._closed.add(int(entry["ordinal"]))
+        key = reader.columns.keys[slot].decode()
+        if key in self._reported:
+            return None
+        self._reported.add(key)
+        try:
+            info = self._info(EpisodeKey.parse(key))
+        except DatasetError:
+            return None  # Evicted or deleted between the look at the table and this one.
+        steps = slice(int(entry["start"]), int(entry["start"] + max(entry["observations"] - 1, 0)))
+        total = float(reader.columns.reward[steps].sum())
+        if not np.isnan(entry["verdict_reward"]) and entry["terminal"] > 0:
+            last = int(entry["start"] + entry["terminal"]) - 1
+            total += float(entry["verdict_reward"] - reader.columns.reward[last])
+        versions = reader.columns.policy_version[steps]
+        return EpisodeResult(
+            key=key,
+            steps=info.steps,
+            reward=total,
+            success=info.success,
+            end=info.end.value if info.end is not None else "",
+            policy_version=int(versions[-1]) if versions.size else 0,
+        )

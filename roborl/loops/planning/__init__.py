@@ -1,0 +1,1 @@
+"""What ``roborl check`` says: what this computer has, and what fits on its cards."""

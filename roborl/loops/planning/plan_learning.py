@@ -1,0 +1,192 @@
+"""The parts of a memory plan that belong to a policy and to what learns it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roborl.errors import ConfigError
+from roborl.loops.learner.learn_config import BenchForm, StoreConfig
+from roborl.loops.planning.memory_plan import HOST, Part, Process
+from roborl.policies.published import POLICIES, PublishedPolicy
+from roborl.rewards.adaptation.config import LoraSettings, Method
+from roborl.rewards.judges.blueprint import read_saved
+from roborl.rewards.judges.footprint import Decoder, Learning, learning_bytes
+from roborl.rewards.judges.weights import read_network_config
+
+if TYPE_CHECKING:
+    from roborl.policies.small import SmallPolicyConfig
+
+_SINGLE = 4  # bytes of a number
+# Numbers per unit of a hidden layer that wait for the backward pass: before and after its norm, and after its rectifier.
+_PER_UNIT, _HIDDEN_LAYERS = 3, 2
+SMALL = "small"
+"""Name of the policy that ``roborl learn`` makes for a bench."""
+
+
+def small_policy_parts(form: BenchForm) -> Iterator[Part]:
+    """Yield what the small policy of a bench takes as it acts; it runs on the CPU."""
+    at = Process("policy", HOST)
+    encoder, actor, _ = _small(form)
+    yield at.measured("weights", _SINGLE * (encoder + actor), "counted on its own classes")
+
+
+def rlpd_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
+    """Yield what ``roborl learn`` takes: all of it in the computer's memory."""
+    from roborl.data.arena import ArenaLayout
+    from roborl.learning.rlpd import RlpdConfig
+
+    config, at = RlpdConfig(), Process("learner", HOST)
+    encoder, actor, critics = _small(form)
+    yield at.measured(
+        "weights",
+        _SINGLE * (encoder + 2 * (actor + critics)),
+        "the actor and its average, critics and targets",
+    )
+    yield at.measured("gradients, Adam", learning_bytes(actor + critics), "12 bytes for each that learns")
+    units = _HIDDEN_LAYERS * (config.members * config.width + _shape(form).width)
+    yield at.estimated(
+        "activations", _SINGLE * config.batch_size * _PER_UNIT * units, f"a batch of {config.batch_size}"
+    )
+    arena = ArenaLayout.fitting(
+        cameras=tuple(form.cameras),
+        image_px=form.image_px,
+        state_dim=form.state_dim,
+        action_dim=form.action_dim,
+        capacity_bytes=store.capacity_bytes,
+        max_steps=form.max_steps,
+    )
+    yield at.measured(
+        "replay pictures", store.capacity_bytes, f"store.capacity_bytes: {arena.rows:,} observations"
+    )
+    features = 3 * _shape(form).keypoints * len(form.cameras)
+    # Beside the features of a row: who owned it when it was encoded, and who does now.
+    yield at.measured("replay features", arena.rows * (_SINGLE * features + 16), f"{features} numbers each")
+
+
+def policy_parts(name: str, device: str, *, cameras: int) -> Iterator[Part]:
+    """Yield what a policy takes as it acts.
+
+    Args:
+        name: A name of :data:`~roborl.policies.published.POLICIES`, or a folder that LeRobot or roborl saved.
+        device: Where it runs.
+        cameras: How many cameras it looks through.
+
+    Raises:
+        ConfigError: If there is no such policy.
+        ModelLoadError: If its folder cannot be read.
+    """
+    weights, number_bytes, known = _policy(name, Process("policy", device))
+    yield weights
+    at = Process("policy", device)
+    if known is not None:
+        tokens = known.tokens(cameras)
+        seen = f"{tokens} tokens of {cameras} cameras"
+        if known.caches:
+            yield at.estimated(
+                "keys and values",
+                known.decoder.cache_bytes(tokens, 1, number_bytes),
+                f"{seen}, one observation",
+            )
+        yield at.estimated("reading", known.decoder.reading_bytes(tokens, 1, number_bytes), seen)
+    yield from at.context()
+
+
+def policy_training_parts(
+    name: str, device: str, method: Method, *, cameras: int, batch: int
+) -> Iterator[Part]:
+    """Yield what LeRobot's trainer takes for a policy; arguments as above.
+
+    Args:
+        name: As above; a folder must be of one of those kinds.
+        device: As above.
+        method: Small matrices, or all that learns by default.
+        cameras: As above.
+        batch: Observations read at once.
+
+    Raises:
+        ConfigError: If there is no such policy, or it is not known how it learns.
+        ModelLoadError: If its folder cannot be read.
+    """
+    at = Process("learner", device)
+    weights, number_bytes, known = _policy(name, at)
+    if known is None:
+        raise ConfigError(
+            "It is not known how this policy is trained",
+            seen=name,
+            allowed=f"a policy of LeRobot's, of one of the kinds {sorted(POLICIES)}",
+            remedy="Plan a small policy's learning with: --learner rlpd",
+        )
+    yield weights
+    learns, how = known.learns, "all that learns by default"
+    if method is Method.LORA:
+        settings = LoraSettings()
+        learns, how = _lora_numbers(known.decoder, settings.rank), f"adapter of rank {settings.rank}"
+        yield at.estimated("adapter, fp32", _SINGLE * learns, how)
+    yield at.estimated("gradients, Adam", learning_bytes(learns), f"12 bytes for each of {learns:,}: {how}")
+    tokens = known.tokens(cameras)
+    learning = Learning.LORA if method is Method.LORA else Learning.FULL
+    saved = known.decoder.saved_bytes(tokens, batch, learning)
+    yield at.estimated(
+        "activations",
+        saved * number_bytes // 2,
+        f"{batch} x {tokens} tokens; vision and action parts not counted",
+    )
+    yield from at.context()
+
+
+def _policy(name: str, at: Process) -> tuple[Part, int, PublishedPolicy | None]:
+    """Return the weights of a policy, the bytes of a number, and what is known of its kind."""
+    known = POLICIES.get(name)
+    if known is not None:
+        nbytes = known.parameters * known.number_bytes
+        return at.estimated("weights", nbytes, known.source), known.number_bytes, known
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ConfigError(
+            "There is no such policy to plan with",
+            seen=name,
+            allowed=f"{SMALL}, one of {sorted(POLICIES)}, or the folder of a policy",
+            remedy="For example: --policy smolvla",
+        )
+    saved = read_saved(folder)
+    kind = "" if (folder / "policy.json").is_file() else str(read_network_config(folder).get("type"))
+    weights = at.measured("weights", saved.nbytes, "its files' headers")
+    return weights, saved.kept.number_bytes, POLICIES.get(kind)
+
+
+def _lora_numbers(decoder: Decoder, rank: int) -> int:
+    """Return the size of an adapter on the four projections of attention."""
+    q, kv = decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim
+    return decoder.layers * rank * 2 * ((decoder.hidden + q) + (decoder.hidden + kv))
+
+
+def _shape(form: BenchForm) -> SmallPolicyConfig:
+    from roborl.policies.small import SmallPolicyConfig
+
+    return SmallPolicyConfig(
+        cameras=tuple(form.cameras),
+        image_px=form.image_px,
+        state_dim=form.state_dim,
+        action_dim=form.action_dim,
+    )
+
+
+def _small(form: BenchForm) -> tuple[int, int, int]:
+    """Return how many numbers encoder, actor and critics of a bench have, constants with them."""
+    import torch
+
+    from roborl.learning.rlpd import RlpdConfig
+    from roborl.policies.networks import Critics
+    from roborl.policies.small import SmallPolicy
+
+    config = RlpdConfig()
+    with torch.device("meta"):
+        policy = SmallPolicy(_shape(form))
+        critics = Critics(policy.remaining.output_dim + form.action_dim + 1, config.members, config.width)
+    encoder, actor, judges = (
+        sum(tensor.numel() for tensor in module.state_dict().values())
+        for module in (policy.encoder, policy.actor, critics)
+    )
+    return encoder, actor, judges

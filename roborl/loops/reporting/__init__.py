@@ -1,0 +1,1 @@
+"""What a demonstration run leaves for people: figures, films and the page."""

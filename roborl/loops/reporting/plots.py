@@ -1,0 +1,240 @@
+"""The report's figures: each drawn once for a light page and once for a dark one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from roborl.loops.reporting.results import ProgressCurve, Rate, Results, running_mean
+
+WINDOW = 20
+_DPI = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of a figure."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    accent: str
+    good: str
+    bad: str
+
+
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1b2330",
+    muted="#6b7686",
+    grid="#e6e9ef",
+    accent="#2f6fde",
+    good="#1f9d63",
+    bad="#d1495b",
+)
+DARK = Theme(
+    paper="#171c24",
+    ink="#e8ecf3",
+    muted="#94a0b3",
+    grid="#2a323e",
+    accent="#7aa7ff",
+    good="#4fd097",
+    bad="#ff7d8c",
+)
+
+
+def learning_curve(results: Results, theme: Theme) -> Figure:
+    """Draw the success of online episodes between the two evaluations, over episodes and minutes."""
+    figure, (axes,) = new_figure(theme, 9.0, 3.9, 1)
+    won = [episode["success"] is True for episode in results.episodes]
+    x = np.arange(1, len(won) + 1)
+    if won:
+        colours = [theme.good if success else theme.bad for success in won]
+        axes.scatter(x, [1.06 if success else -0.06 for success in won], c=colours, s=9, marker="|", lw=1.2)
+        # The mean of a few episodes is all or nothing: a long run's line begins where its window is full.
+        first = WINDOW - 1 if len(won) >= 2 * WINDOW else 0
+        axes.plot(
+            x[first:],
+            running_mean(won, WINDOW)[first:],
+            color=theme.accent,
+            lw=2.2,
+            label=f"online, with exploration (mean of {WINDOW})",
+        )
+    last = max(len(won), 1)
+    _evaluation(axes, -0.02 * last, results.base, theme.bad, "before", theme)
+    _evaluation(axes, 1.02 * last, results.final, theme.good, "after", theme)
+    axes.set(xlabel="online episode", ylabel="success", ylim=(-0.13, 1.13), xlim=(-0.07 * last, 1.07 * last))
+    axes.set_xticks([tick for tick in MaxNLocator(9, integer=True).tick_values(1, last) if 1 <= tick <= last])
+    _percent(axes)
+    if won:
+        _minutes(axes, results.minutes, theme)
+        legend(axes, theme, loc="center right")
+    return figure
+
+
+def progress_curves(
+    held_out: Sequence[ProgressCurve],
+    first: Sequence[ProgressCurve],
+    last: Sequence[ProgressCurve],
+    theme: Theme,
+) -> Figure:
+    """Draw the reward model's progress over time: held-out successes and failures, first and last online episodes."""
+    groups = [
+        ("held-out demonstrations", [curve for curve in held_out if curve.success]),
+        ("held-out failures", [curve for curve in held_out if not curve.success]),
+        (f"first {len(first)} online episodes", list(first)),
+        (f"last {len(last)} online episodes", list(last)),
+    ]
+    figure, panels = new_figure(theme, 10.5, 2.9, len(groups), share_y=True)
+    for axes, (title, curves) in zip(panels, groups, strict=True):
+        axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
+        for curve in curves:
+            colour = theme.good if curve.success else theme.bad
+            steps = np.arange(len(curve.progress))
+            axes.plot(steps, curve.progress, color=colour, lw=1.3, alpha=0.75)
+            axes.plot(steps[-1], curve.progress[-1], "o", color=colour, ms=3)
+        if not curves:
+            axes.text(0.5, 0.5, "none", color=theme.muted, ha="center", transform=axes.transAxes)
+        axes.set(xlabel="step", ylim=(-0.04, 1.04))
+    panels[0].set_ylabel("progress")
+    for colour, label in ((theme.good, "task done"), (theme.bad, "task not done")):
+        panels[0].plot([], [], color=colour, label=label)
+    legend(panels[0], theme, loc="lower right")
+    return figure
+
+
+def timings(results: Results, theme: Theme) -> Figure:
+    """Draw how long each stage took, and how the learner kept pace."""
+    figure, (stages, pace, lag) = new_figure(theme, 10.5, 2.9, 3, widths=(1.5, 1, 1))
+    names = list(results.stages)
+    seconds = [float(results.stages[name]["wall_s"]) for name in names]
+    places = np.arange(len(names))[::-1]
+    stages.barh(places, seconds, color=theme.accent, height=0.6)
+    stages.set_yticks(places, names, color=theme.ink, fontsize=9)
+    for place, value in zip(places, seconds, strict=True):
+        stages.text(value, place, f"  {value:.0f}", va="center", color=theme.ink, fontsize=8.5)
+    stages.set(xlim=(0, 1.18 * max(seconds, default=1.0)))
+    stages.set_title("stages (s)", color=theme.ink, fontsize=9.5, loc="left")
+    stages.grid(visible=False, axis="y")
+    lines = results.training
+    began = lines[0]["at_ns"] if lines else 0
+    minutes = [(line["at_ns"] - began) / 60e9 for line in lines]
+    for axes, field, title in (
+        (pace, "updates_per_s", "updates per second"),
+        (lag, "policy_version_lag", "versions the arm is behind"),
+    ):
+        axes.plot(minutes, [line.get(field, np.nan) for line in lines], color=theme.accent, lw=1.6)
+        axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
+        axes.set(xlabel="minute of learning")
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def arms(curves: Mapping[str, Mapping[str, Sequence[Sequence[bool]]]], window: int, theme: Theme) -> Figure:
+    """Draw the running success rate of online episodes, a panel per task, a line per arm with the spread of its seeds.
+
+    Args:
+        curves: By task and arm, the successes of each seed's episodes in order.
+        window: Episodes in the running mean.
+        theme: Colours.
+    """
+    figure, panels = new_figure(theme, 4.2 * max(1, len(curves)), 3.4, max(1, len(curves)), share_y=True)
+    looks = list(product(("-", "--", ":"), (theme.accent, theme.bad, theme.good, theme.muted, theme.ink)))
+    for axes, (task, by_arm) in zip(panels, curves.items(), strict=False):
+        axes.set_title(task, color=theme.ink, fontsize=10, loc="left")
+        for (style, colour), (arm, seeds) in zip(looks, by_arm.items(), strict=False):
+            length = min(map(len, seeds))
+            means = np.array([running_mean(won[:length], window) for won in seeds])
+            episode = np.arange(1, length + 1)
+            axes.plot(
+                episode, means.mean(axis=0), color=colour, ls=style, lw=1.8, label=f"{arm} ({len(seeds)})"
+            )
+            axes.fill_between(episode, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.12, lw=0)
+        axes.set(ylim=(-0.03, 1.03), xlabel="online episodes")
+        legend(axes, theme, loc="upper left")
+    panels[0].set_ylabel(f"success, mean over {window}")
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file."""
+    out = BytesIO()
+    figure.savefig(out, dpi=_DPI, format="png", facecolor=figure.get_facecolor())
+    return out.getvalue()
+
+
+def new_figure(
+    theme: Theme,
+    width_in: float,
+    height_in: float,
+    columns: int,
+    *,
+    share_y: bool = False,
+    widths: Sequence[float] | None = None,
+    rows: int = 1,
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure and its panels from left to right, row by row."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor=theme.paper)
+    grid = figure.subplots(rows, columns, sharey=share_y, squeeze=False, width_ratios=widths)
+    panels: list[Any] = list(grid.flat)
+    for axes in panels:
+        axes.set_facecolor(theme.paper)
+        axes.tick_params(colors=theme.muted, labelsize=8.5, length=0)
+        axes.grid(visible=True, color=theme.grid, lw=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        axes.xaxis.label.set(color=theme.muted, fontsize=9)
+        axes.yaxis.label.set(color=theme.muted, fontsize=9)
+    return figure, panels
+
+
+def _evaluation(axes: Axes, x: float, rate: Rate, colour: str, name: str, theme: Theme) -> None:
+    if not rate.of:
+        return
+    low, high = rate.interval
+    spans = [[rate.share - low], [high - rate.share]]
+    axes.errorbar(x, rate.share, yerr=spans, fmt="D", color=colour, ms=7, capsize=4, lw=1.8, zorder=5)
+    upwards = rate.share < 0.5
+    axes.annotate(
+        f"{name}: {100 * rate.share:.0f} %",
+        (x, high if upwards else low),
+        xytext=(0, 7 if upwards else -7),
+        textcoords="offset points",
+        ha="left" if name == "before" else "right",
+        va="bottom" if upwards else "top",
+        color=theme.ink,
+        fontsize=10,
+        fontweight="bold",
+        bbox={"facecolor": theme.paper, "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+        zorder=6,
+    )
+
+
+def _percent(axes: Axes) -> None:
+    ticks = np.linspace(0, 1, 6)
+    axes.set_yticks(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
+
+
+def _minutes(axes: Axes, minutes: Sequence[float], theme: Theme) -> None:
+    """Put the clock above the episodes."""
+    above = axes.secondary_xaxis("top")
+    wanted = np.linspace(0, len(minutes) - 1, min(6, len(minutes))).round().astype(int)
+    above.set_xticks(wanted + 1, [f"{minutes[index]:.1f}" for index in wanted])
+    above.tick_params(colors=theme.muted, labelsize=8.5, length=0)
+    above.set_xlabel("minutes of learning", color=theme.muted, fontsize=9)
+    above.spines[:].set_visible(False)
+
+
+def legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "lower right", "upper left"]) -> None:
+    """Say which colour is what."""
+    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=8.5, loc=loc)

@@ -1,0 +1,330 @@
+"""The one-page report of a demonstration run: figures, film and tables, in words that need no prior knowledge."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import draccus
+import yaml
+from draccus.utils import DecodingError
+from matplotlib.figure import Figure
+
+from roborl.errors import RoborlError
+from roborl.loops.evaluate import LINGER_FRAMES
+from roborl.loops.references import ReferencesConfig
+from roborl.loops.reporting import plots
+from roborl.loops.reporting.before_after import cut, encode_png, read_video, strip, write_before_after
+from roborl.loops.reporting.results import (
+    ProgressCurve,
+    Rate,
+    Results,
+    held_out_curves,
+    online_curves,
+    read_results,
+)
+from roborl.loops.run_files import read_status
+from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT, NOT_YET_INVARIANT
+from roborl.rewards.registry import load_reward_model
+from roborl.rewards.sarm.config import SarmTraining
+
+log = logging.getLogger(__name__)
+
+PAGE = "report.html"
+FILM = "before_after.mp4"
+STRIP = "after.png"
+_CURVES = 10
+_FPS = 10.0
+_EMBED_BYTES = 5_000_000
+_UNKNOWN = {"scene": "", "seed": None, "clone_from": 0, "judge": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the reward model's table.
+
+    Attributes:
+        name: What was measured.
+        meaning: The same in a few plain words.
+        bar: What is asked for, empty for nothing.
+        ours: Our model's figure; NaN where it was not measured.
+        by_time: The figure of a model that only knows the time.
+        met: Whether ours meets the bar, None where there is none or nothing was measured.
+    """
+
+    name: str
+    meaning: str
+    bar: str
+    ours: float
+    by_time: float
+    met: bool | None
+
+
+_HELD_OUT: tuple[tuple[str, str, str, str, Callable[[float], bool] | None], ...] = (
+    ("forward", "value order, successes", "rises while the task advances", "≥ 0.95", lambda v: v >= 0.95),
+    ("backward", "value order, played backwards", "falls when it is undone", "≤ −0.7", lambda v: v <= -0.7),
+    ("frozen", "movement on a frozen picture", "does not creep with time", "< 0.05", lambda v: v < 0.05),
+    ("undone", "given back when undone", "1 is all of it", "", None),
+    ("error", "error against the true progress", "the simulator's own", "≤ 0.08", lambda v: v <= 0.08),
+    ("final", "last progress of successes", "1 is done", "", None),
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Write figures, film and page of a demonstration run into its folder.
+
+    Writes ``learning_curve.png``, ``progress_curves.png``, ``timings.png``, ``before_after.mp4`` and ``report.html``.
+    The page holds its figures itself and asks nothing of a network; the film stands beside it when it is large. What a
+    run has not made yet is left out, and the page says so.
+
+    Args:
+        folder: The folder of ``roborl demo``.
+
+    Returns:
+        The page.
+
+    Raises:
+        DatasetError: If no demonstration was run in this folder.
+    """
+    results = read_results(folder)
+    missing: list[str] = []
+    held_out = _held_out(results, missing)
+    first, last = _online(results, missing)
+    pictures = {
+        "learning_curve": _draw(folder, "learning_curve", lambda theme: plots.learning_curve(results, theme)),
+        "progress_curves": _draw(
+            folder, "progress_curves", lambda theme: plots.progress_curves(held_out, first, last, theme)
+        ),
+        "timings": _draw(folder, "timings", lambda theme: plots.timings(results, theme)),
+    }
+    page = folder / PAGE
+    text = render(results, pictures=pictures, film=_film(results, missing), missing=missing)
+    page.write_text(text, encoding="utf-8")
+    return page
+
+
+def render(
+    results: Results,
+    *,
+    pictures: dict[str, dict[str, str]],
+    film: str | None,
+    missing: Iterable[str] = (),
+) -> str:
+    """Return the page.
+
+    Args:
+        results: What to tell.
+        pictures: By name the figure for ``light`` and ``dark`` pages, as data addresses.
+        film: Address of the film, None where there is none.
+        missing: What could not be shown, and why.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number,
+        "seconds": _seconds,
+        "counted": _counted,
+    }
+    template = environment.from_string(package_files("roborl.loops.reporting").joinpath(PAGE).read_text("utf-8"))
+    judge = results.settings.get("judge", "")
+    reward = {} if judge else results.stages.get("train the reward model", {})
+    form, invariance = results.form
+    return template.render(
+        headline=headline(results.base, results.final),
+        base=results.base,
+        final=results.final,
+        settings=_UNKNOWN | results.settings,
+        settings_text=yaml.safe_dump(results.settings, sort_keys=False) if results.settings else "",
+        head_start=results.head_start,
+        stages=results.stages,
+        total_s=sum(float(stage["wall_s"]) for stage in results.stages.values()),
+        episodes=results.episodes,
+        minutes=results.minutes,
+        failures=sum(count for kind, count in _recorded(results).items() if kind != "expert"),
+        recorded=_recorded(results),
+        rows=held_out_rows(reward),
+        kinds=_kinds(reward),
+        reward=reward,
+        form=form.value,
+        invariance=invariance,
+        invariant=invariance not in (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT),
+        grows=invariance in (INVARIANT_IN_THE_END, NOT_YET_INVARIANT),
+        updates=results.updates,
+        facts=running_facts(results),
+        pictures=pictures,
+        film=film,
+        missing=list(missing),
+        quick=bool(results.settings.get("quick", False)),
+    )
+
+
+def headline(base: Rate, final: Rate) -> str:
+    """Return what the two evaluations say, and no more than they say.
+
+    Example:
+        >>> headline(Rate(successes=2, of=50), Rate(successes=48, of=50))
+        'The arm learnt it: from 4 % to 96 %'
+    """
+    if not base.of or not final.of:
+        return "The run is not finished"
+    change = f"from {_percent(base.share)} to {_percent(final.share)}"
+    if final.interval[0] > base.interval[1]:
+        return f"The arm learnt it: {change}"
+    if final.interval[1] < base.interval[0]:
+        return f"The arm got worse: {change}"
+    return f"No difference that {final.of} scenes can show: {change}"
+
+
+def held_out_rows(reward: dict[str, Any]) -> list[Row]:
+    """Return the reward model's figures on held-out episodes beside those of a model that only knows the time."""
+    ours, by_time = reward.get("held_out", {}), reward.get("time_only", {})
+    rows = []
+    for key, name, meaning, bar, meets in _HELD_OUT:
+        value = _float(ours.get(key))
+        rows.append(
+            Row(
+                name=name,
+                meaning=meaning,
+                bar=bar,
+                ours=value,
+                by_time=_float(by_time.get(key)),
+                met=None if meets is None or math.isnan(value) else meets(value),
+            )
+        )
+    return rows
+
+
+def running_facts(results: Results) -> list[tuple[str, str]]:
+    """Return how the processes fared while learning, as names and figures; what was not measured is left out."""
+    online = results.stages.get("learn online", {})
+    trainer = online.get("trainer") or read_status(results.run.status("trainer"))
+    labeller = online.get("labeller") or read_status(results.run.status("labeller"))
+    facts: list[tuple[str, str]] = []
+    speeds = [line["updates_per_s"] for line in results.training if line.get("updates_per_s", 0) > 0]
+    if speeds:
+        facts.append(("updates per second, median", f"{statistics.median(speeds):.0f}"))
+    if "achieved_ratio" in trainer:
+        told = f"{trainer['achieved_ratio']:.2f} of {trainer['requested_ratio']:g} asked for"
+        facts.append(("updates per transition", told))
+    lags = [line["policy_version_lag"] for line in results.training if "policy_version_lag" in line]
+    if lags:
+        facts.append(("versions the arm was behind", f"median {statistics.median(lags):g}, most {max(lags)}"))
+    for actor in online.get("actors", []):
+        late = [actor[f"late_{part}_ms"] for part in ("p50", "p99", "max")]
+        told = "p50 {:.2f} ms, p99 {:.2f} ms, most {:.1f} ms".format(*late)
+        facts.append((f"lateness of {actor['ticks']:,} control ticks ({actor['actor']})", told))
+        facts.append((f"inference ({actor['actor']})", f"mean {actor['inference_mean_ms']:.1f} ms"))
+        facts.append((f"ticks without a new action ({actor['actor']})", f"{actor['holds']:,}"))
+    for name, source, key in (
+        ("frames scored by the reward server", labeller, "scored"),
+        ("scores that could not be read", labeller, "missing"),
+        ("transitions sampled with a late label", trainer, "held_transitions"),
+        ("weights refused by the gate", trainer, "refused_versions"),
+    ):
+        if key in source:
+            facts.append((name, f"{source[key]:,.0f}"))
+    if "restarts" in online:
+        facts.append(("processes restarted", f"{sum(online['restarts'].values())}"))
+    return facts
+
+
+def _recorded(results: Results) -> dict[str, int]:
+    return dict(results.stages.get("record demonstrations", {}).get("episodes", {}))
+
+
+def _kinds(reward: dict[str, Any]) -> list[dict[str, Any]]:
+    ours = reward.get("held_out", {}).get("failures", [])
+    by_time = {kind["kind"]: kind for kind in reward.get("time_only", {}).get("failures", [])}
+    return [kind | {"by_time": by_time.get(kind["kind"], {}).get("final", math.nan)} for kind in ours]
+
+
+def _held_out(results: Results, missing: list[str]) -> list[ProgressCurve]:
+    share = SarmTraining().held_out
+    seed = int(results.settings.get("seed", 0))
+    try:
+        model = load_reward_model(results.settings.get("judge") or str(results.folder / "reward_model"))
+        shown = draccus.decode(ReferencesConfig, results.settings.get("references", {}))
+        dataset = results.folder / "demonstrations"
+        return held_out_curves(model, dataset, share=share, seed=seed, shown=shown)
+    except (RoborlError, DecodingError) as error:
+        missing.append(f"progress along held-out episodes ({getattr(error, 'problem', error)})")
+        return []
+
+
+def _online(results: Results, missing: list[str]) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
+    try:
+        first, last = online_curves(results.run.store, _CURVES)
+    except RoborlError as error:
+        missing.append(f"progress along online episodes ({error.problem})")
+        return [], []
+    if not first:
+        missing.append("progress along online episodes (too few are labelled)")
+    return first, last
+
+
+def _film(results: Results, missing: list[str]) -> str | None:
+    folder = results.folder
+    out = folder / FILM
+    steps = ([o["steps"] for o in results.before], [o["steps"] for o in results.after])
+    if not all((folder / f"{when}.mp4").is_file() for when in ("before", "after")):
+        missing.append("the film (both evaluations must be done)")
+        return None
+    try:
+        write_before_after(folder / "before.mp4", folder / "after.mp4", steps, out, fps=_FPS)
+    except RoborlError as error:
+        missing.append(f"the film ({error.problem})")
+        return None
+    _strip(results)
+    content = out.read_bytes()
+    return out.name if len(content) > _EMBED_BYTES else _data("video/mp4", content)
+
+
+def _strip(results: Results) -> None:
+    """Leave a picture of the first success among the filmed scenes, where there is one."""
+    episodes = cut(read_video(results.folder / "after.mp4"), [o["steps"] for o in results.after])
+    for outcome, frames in zip(results.after, episodes, strict=False):
+        if outcome["success"]:
+            picture = strip(frames[: len(frames) - LINGER_FRAMES])
+            (results.folder / STRIP).write_bytes(encode_png(picture))
+            return
+
+
+def _draw(folder: Path, name: str, draw: Callable[[plots.Theme], Figure]) -> dict[str, str]:
+    light, dark = plots.png(draw(plots.LIGHT)), plots.png(draw(plots.DARK))
+    (folder / f"{name}.png").write_bytes(light)
+    return {"light": _data("image/png", light), "dark": _data("image/png", dark)}
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _number(value: float) -> str:
+    return "not measured" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

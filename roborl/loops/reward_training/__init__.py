@@ -1,0 +1,1 @@
+"""From recorded episodes to a reward model: marks, training, adaptation, held-out figures."""

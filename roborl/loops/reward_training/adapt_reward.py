@@ -1,0 +1,291 @@
+"""Episodes to an adapted judge: read, hold some out, ask, train, measure, save."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import draccus
+import numpy as np
+
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.footage import read_footage
+from roborl.loops.reward_training.training_episodes import split
+from roborl.loops.run_files import versions_here
+from roborl.rewards.adaptation.changes import ChangeConfig, ChangeLessons
+from roborl.rewards.adaptation.config import AdaptationTraining, Method
+from roborl.rewards.adaptation.hops import HopLessons
+from roborl.rewards.adaptation.lessons import Album, FilmedEpisode, Lessons, Sample, TimeGuess
+from roborl.rewards.adaptation.saving import save_adapted
+from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons
+from roborl.rewards.adaptation.training import Adapted, Log, adapt
+from roborl.rewards.dopamine import DopamineConfig, DopamineModel, open_dopamine
+from roborl.rewards.hop_pairs import PairConfig
+from roborl.rewards.judges.config import JudgeKind, Quantisation
+from roborl.rewards.judges.opening import checkpoint_folder
+from roborl.rewards.observation_rate import check_rate
+from roborl.rewards.roboreward import RoboRewardConfig, open_roboreward
+from roborl.rewards.vlac.checkpoint import native_checkpoint, open_vlac
+from roborl.rewards.vlac.config import VlacConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AdaptConfig:
+    """What all kinds of judges share."""
+
+    dataset: str  # a LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json
+    out: Path  # folder for the judge, its resume point, its log and its report
+    episodes: list[int] = field(default_factory=list)  # which episodes; empty: all
+    one_shot: bool = False  # learn from the first of these alone, measure on the others
+    # The model's camera name to the dataset's, where they differ.
+    camera_map: dict[str, str] = field(default_factory=dict)
+    training: AdaptationTraining = field(default_factory=AdaptationTraining)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptDopamineConfig(_AdaptConfig):
+    """A judge of hops: which checkpoint and words, and which pairs."""
+
+    model: DopamineConfig = field(default_factory=DopamineConfig)  # as in the file of its settings
+    samples: PairConfig = field(default_factory=PairConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptRoboRewardConfig(_AdaptConfig):
+    """A judge of videos: which checkpoint and words, and which videos."""
+
+    model: RoboRewardConfig = field(default_factory=RoboRewardConfig)  # as in the file of its settings
+    samples: ScoreConfig = field(default_factory=ScoreConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptVlacConfig(_AdaptConfig):
+    """A pair critic: which checkpoint and words, and which pairs."""
+
+    model: VlacConfig = field(default_factory=VlacConfig)  # as in the file of its settings
+    samples: ChangeConfig = field(default_factory=ChangeConfig)
+
+
+type AdaptConfig = AdaptDopamineConfig | AdaptRoboRewardConfig | AdaptVlacConfig
+
+ADAPT_CONFIGS: dict[str, type[_AdaptConfig]] = {
+    "dopamine": AdaptDopamineConfig,
+    "roboreward": AdaptRoboRewardConfig,
+    "vlac": AdaptVlacConfig,
+}
+"""Settings by the name of a judge that can be adapted."""
+
+
+def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, Any]:
+    """Adapt a judge to the episodes of a dataset, measure it on others, and save it.
+
+    Returns:
+        What it took and what it is worth, which also stands in ``training.json``.
+
+    Raises:
+        DatasetError: If the dataset cannot be read or teaches nothing.
+        ModelLoadError: If the checkpoint cannot be used, or ``config.out`` holds a resume point of another run.
+        ConfigError: If the settings do not go together.
+        TrainingError: If the training comes to nothing.
+    """
+    _check(config)
+    episodes, rate = read_footage(config.dataset, episodes=config.episodes, camera_map=config.camera_map)
+    train, rest = _parted(episodes, config)
+    lessons = _lessons(config, rate)
+    guess = TimeGuess.of(train)
+    training = config.training
+    samples = lessons.samples(train, guess, training.seed)
+    held_out = lessons.samples(rest, guess, training.seed + 1) if rest else []
+    kind_of_held_out = "other episodes"
+    if not held_out:
+        # One episode, or none of its kind to spare: some of its questions, near to which others are learnt from.
+        count = round(training.held_out * len(samples))
+        order = np.random.default_rng([training.seed, 3]).permutation(len(samples))
+        samples, held_out = [samples[i] for i in order[count:]], [samples[i] for i in order[:count]]
+        rest, kind_of_held_out = train, "other questions about the same episodes"
+    held_out = held_out[: max(training.report, training.measure)]
+    logger.info(
+        "%d questions about %d episodes to learn from, %d about %s to measure with",
+        len(samples),
+        len(train),
+        len(held_out),
+        kind_of_held_out,
+    )
+    albums = Album(train, samples), Album(rest, held_out)
+    base = lessons.judge.identity
+    adapted = adapt(lessons, samples, held_out, albums, training, workspace=config.out / "work", log=log)
+    report = {
+        "model": lessons.name,
+        "questions": len(samples),
+        "episodes": [episode.name for episode in train],
+        "taught_nothing": _silent(train, samples),
+        "held_out": {
+            "of": kind_of_held_out,
+            **measure(lessons, held_out[: training.report], albums[1]),
+        },
+        **_figures(adapted),
+        "prompt_sha256": lessons.prompt_sha256,
+        "base": base,
+    }
+    _save(config, lessons, adapted, train, albums[0], report)
+    return report
+
+
+def measure(lessons: Lessons, samples: Sequence[Sample], album: Album) -> dict[str, Any]:
+    """Return how well a judge answers questions, beside a guess that knows the time alone and one that says the mean.
+
+    Mean absolute errors, of the numbers as watching reads them; unreadable replies are counted and left out.
+    """
+    if not samples:
+        return {"questions": 0}
+    replies, truth = [], []
+    for start in range(0, len(samples), 16):
+        pictures = [album.pictures(sample) for sample in samples[start : start + 16]]
+        part = list(zip(samples[start : start + 16], pictures, strict=True))
+        replies += lessons.judge.answer([sample.ask(shown) for sample, shown in part])
+        truth += [lessons.relabelled(sample, shown).value for sample, shown in part]
+    said = [None if reply is None else lessons.read(reply) for reply in replies]
+    rows = [
+        (value, true, sample.guess)
+        for value, true, sample in zip(said, truth, samples, strict=True)
+        if value is not None
+    ]
+    if not rows:
+        return {"questions": len(samples), "unreadable": len(samples)}
+    value, true, guess = np.array(rows).T
+    return {
+        "questions": len(samples),
+        "unreadable": len(samples) - len(rows),
+        "error": float(np.abs(value - true).mean()),
+        "error_time_only": float(np.abs(guess - true).mean()),
+        "error_mean": float(np.abs(true.mean() - true).mean()),
+        "correlation": _correlation(value, true),
+        "correlation_time_only": _correlation(guess, true),
+    }
+
+
+def _correlation(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float | None:
+    if one.std() == 0 or other.std() == 0:
+        return None
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def _check(config: AdaptConfig) -> None:
+    judge, method = config.model.judge, config.training.method
+    if judge.kind is not JudgeKind.TRANSFORMERS:
+        raise ConfigError(
+            "Only a judge in this process can be trained",
+            seen=judge.kind,
+            allowed="--model.judge.kind transformers",
+        )
+    if method is Method.FULL and judge.quantisation is not Quantisation.NONE:
+        raise ConfigError(
+            "Weights of a few bits cannot all be trained",
+            seen=judge.quantisation,
+            allowed="--training.method lora, or --model.judge.quantisation none",
+        )
+    if method is Method.LORA and judge.adapter:
+        raise ConfigError(
+            "An adapter cannot be trained on top of another",
+            seen=judge.adapter,
+            remedy="Train all weights, or start from the checkpoint without it",
+        )
+
+
+def _parted(
+    episodes: Sequence[FilmedEpisode], config: AdaptConfig
+) -> tuple[list[FilmedEpisode], list[FilmedEpisode]]:
+    if not config.one_shot:
+        return split(episodes, config.training.held_out, config.training.seed)
+    first, *others = episodes
+    if not first.success:
+        raise DatasetError(
+            "One-shot adaptation needs a demonstration",
+            seen=f"{first.name} is a failure",
+            remedy="Name a successful episode first: --episodes",
+        )
+    return [first], others
+
+
+def _lessons(config: AdaptConfig, rate: float) -> Lessons:
+    match config:
+        case AdaptDopamineConfig():
+            return HopLessons(open_dopamine(config.model), config.samples)
+        case AdaptVlacConfig():
+            return ChangeLessons(open_vlac(config.model), config.samples)
+    if not config.model.camera:
+        raise ConfigError(
+            "It is not said which camera the judge looks at", remedy="Name it: --model.camera front"
+        )
+    check_rate(config.model.observation_hz, rate, "dataset")
+    return ScoreLessons(open_roboreward(config.model), config.model.camera, config.samples)
+
+
+def _silent(episodes: Sequence[FilmedEpisode], samples: Sequence[Sample]) -> list[str]:
+    """Return the episodes that no question is about."""
+    heard = {place for sample in samples for place, _, _ in sample.spots}
+    return [episode.name for place, episode in enumerate(episodes) if place not in heard]
+
+
+def _figures(adapted: Adapted) -> dict[str, Any]:
+    return {
+        "steps": adapted.steps,
+        "skipped": adapted.skipped,
+        "weights": adapted.weights.count,
+        "first_loss": adapted.first_loss,
+        "last_loss": adapted.last_loss,
+        "seconds": adapted.seconds,
+    }
+
+
+def _save(
+    config: AdaptConfig,
+    lessons: Lessons,
+    adapted: Adapted,
+    train: Sequence[FilmedEpisode],
+    album: Album,
+    report: dict[str, Any],
+) -> None:
+    base = checkpoint_folder(config.model.judge, config.model.checkpoint)
+    assert base is not None, "the judge was loaded from it"
+    if isinstance(config, AdaptVlacConfig):
+        base = native_checkpoint(str(base))
+    references: dict[str, Path] = {}
+    if isinstance(lessons, HopLessons):
+        references = _goal(config.out, lessons.model, train)
+    record = {
+        **report,
+        "checkpoint": config.model.checkpoint,
+        "settings": draccus.encode(config),
+        "packages": versions_here(("torch", "transformers", "peft")),
+    }
+    save_adapted(
+        config.out,
+        lessons,
+        adapted.weights,
+        method=config.training.method,
+        base=base,
+        record=record,
+        references=references,
+    )
+
+
+def _goal(folder: Path, model: DopamineModel, train: Sequence[FilmedEpisode]) -> dict[str, Path]:
+    """Write the goal of a demonstration as a picture, for sessions that bring none; nothing where tasks differ."""
+    config = model.config
+    if config.references:
+        return {name: Path(file).absolute() for name, file in config.references.items()}
+    shown = next(episode for episode in train if episode.success)
+    if not config.goal or len({episode.tasks for episode in train}) > 1:
+        return {}
+    last = shown.keyframes[-1]
+    rgb = shown.footage.read({config.front: [last]})[config.front][last]
+    folder.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / "goal.png"), rgb[..., ::-1])
+    return {f"goal/{config.front}": Path("goal.png")}

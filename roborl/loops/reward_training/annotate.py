@@ -1,0 +1,156 @@
+"""Sub-task marks for a dataset: from a file of keyframes, or from a person with a page in the browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files as package_files
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from roborl.data.annotations import from_episode_row, stage_names, write_annotations
+from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.lerobot_columns import LANGUAGE
+from roborl.data.lerobot_files import load_files
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
+from roborl.errors import ConfigError, DatasetError
+from roborl.types import Image
+
+_MOST_PICTURES = 400
+
+
+def read_marks(dataset: Path, *, prefix: str = "sparse") -> dict[int, tuple[Subtask, ...]]:
+    """Return the sub-tasks that stand in a dataset, by episode index.
+
+    Args:
+        dataset: Its folder.
+        prefix: "sparse" or "dense"; without sparse ones in ``meta/episodes``, ``language_persistent`` is read.
+    """
+    files = load_files(dataset)
+    fps = float(files.info["fps"])
+    rows = {
+        int(row["episode_index"]): from_episode_row(row, fps=fps, last=int(row["length"]) - 1, prefix=prefix)
+        for row in files.episodes
+    }
+    if prefix == "sparse" and not any(rows.values()) and LANGUAGE in files.features:
+        rows = {e.index: e.subtasks for e in read_episodes(dataset, with_images=False)}
+    return {index: marks for index, marks in rows.items() if marks}
+
+
+def apply_marks(
+    dataset: Path,
+    marks: Mapping[int, Sequence[Subtask]],
+    *,
+    prefix: str = "sparse",
+    replace_all: bool = False,
+) -> dict[str, float]:
+    """Write marks into a dataset, in both formats.
+
+    Args:
+        dataset: Its folder.
+        marks: By episode index; an empty list takes an episode's annotation away.
+        prefix: "sparse" or "dense".
+        replace_all: Episodes that ``marks`` does not name lose their annotation rather than keep it.
+
+    Returns:
+        The stage shares over annotated successes.
+
+    Raises:
+        DatasetError: If a mark does not fit its episode; nothing is changed then.
+    """
+    kept = {} if replace_all else read_marks(dataset, prefix=prefix)
+    return write_annotations(dataset, {**kept, **marks}, prefix=prefix)
+
+
+def write_page(
+    dataset: Path,
+    page: Path,
+    *,
+    stages: Sequence[str] = (),
+    camera: str = "",
+    episodes: Sequence[int] = (),
+    proposed: Mapping[int, Sequence[Subtask]] | None = None,
+    height_px: int = 240,
+) -> int:
+    """Write one self-contained HTML page on which a person marks the sub-tasks of a dataset.
+
+    Long episodes are shown by at most 400 pictures; marks always carry the dataset's own frame numbers.
+
+    Args:
+        dataset: Its folder.
+        page: The HTML file.
+        stages: Names to choose from, in order; by default those that the dataset has.
+        camera: Which camera is shown; by default the first.
+        episodes: Which episodes; by default all.
+        proposed: Marks to begin with, by episode index, where the dataset has none.
+        height_px: Greatest height of the pictures.
+
+    Returns:
+        How many episodes are on it.
+
+    Raises:
+        ConfigError: If there are no stage names to choose from.
+        DatasetError: If there is no such camera or episode.
+    """
+    info, proposed = describe(dataset), proposed or {}
+    names = tuple(stages) or info.stages or stage_names(list(proposed.values()))
+    if not names:
+        raise ConfigError(
+            "The page needs the names of the sub-tasks",
+            seen="none, and the dataset has no annotation yet",
+            allowed="one or more names in order",
+            remedy="For example: --stages '[reach, grasp, carry, place]'",
+        )
+    shown = camera or next(iter(info.cameras), "")
+    if shown not in info.cameras:
+        raise DatasetError(
+            "The dataset has no such camera",
+            seen=shown,
+            allowed=list(info.cameras),
+            remedy="Choose one with --camera",
+        )
+    size = info.cameras[shown]
+    scale = min(1.0, height_px / size[0])
+    view = {shown: (round(size[0] * scale), round(size[1] * scale))}
+    found = [
+        _entry(episode, shown, proposed.get(episode.index, ()))
+        for episode in read_episodes(dataset, cameras=view, episodes=list(episodes) or None)
+    ]
+    if not found:
+        raise DatasetError(
+            "The dataset has no such episodes", seen=list(episodes), allowed=f"0 to {info.episodes - 1}"
+        )
+    data = {
+        "stages": list(names),
+        "episodes": found,
+        "command": f"roborl annotate --dataset {dataset} --marks marks.json",
+    }
+    template = package_files("roborl.loops.reward_training").joinpath("annotate.html").read_text()
+    # A name such as "</script>" must not end the block it stands in.
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(template.replace("__DATA__", json.dumps(data).replace("<", "\\u003c")))
+    return len(found)
+
+
+def _entry(episode: DatasetEpisode, camera: str, proposed: Sequence[Subtask]) -> dict[str, object]:
+    last = episode.steps - episode.repeated_last  # Marks name frames that the file has.
+    shown = np.unique(np.linspace(0, last, min(_MOST_PICTURES, last + 1)).round().astype(int))
+    note = f", {episode.failure or 'failure'}" if episode.success is False else ""
+    return {
+        "index": episode.index,
+        "task": episode.task,
+        "note": note,
+        "last": last,
+        "marks": [{"name": s.name, "start": s.start, "end": s.end} for s in episode.subtasks or proposed],
+        "frames": [{"index": int(t), "picture": _jpeg(episode.images[camera][t])} for t in shown],
+    }
+
+
+def _jpeg(picture: Image) -> str:
+    whole, encoded = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    assert whole, "every uint8 picture has a JPEG"
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

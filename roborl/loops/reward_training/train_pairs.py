@@ -1,0 +1,217 @@
+"""Datasets to the small judge of hops: learnt from scratch on some tasks, adapted to another with one demonstration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.reward_training.train_reward import frame_latency_ms
+from roborl.loops.reward_training.training_episodes import read_training
+from roborl.rewards.dopamine import DopamineConfig, DopamineModel
+from roborl.rewards.fusion import FusionConfig, Perspective
+from roborl.rewards.pairs.batches import prepare_task
+from roborl.rewards.pairs.checkpoint import load_pairs
+from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
+from roborl.rewards.pairs.model import load_pair_model, save_pair_model
+from roborl.rewards.pairs.network import PairNetwork
+from roborl.rewards.pairs.training import Log, train_pairs
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.evaluation import (
+    HeldOutReport,
+    format_reports,
+    held_out_report,
+    time_only,
+    watcher,
+)
+from roborl.rewards.training.labels import plan_stages
+
+FUSED = "as set"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPairsConfig:
+    """Which data, which judge, where to."""
+
+    out: Path  # folder for the judge and its report
+    # LeRobotDatasets or folders of videos, of any tasks: successes with marked sub-tasks, failures.
+    dataset: list[str] = field(default_factory=list)
+    # Dataset of a further task, to whose first success the judge is adapted; empty: none.
+    demonstration: str = ""
+    start: str = ""  # folder of a judge to go on from; empty: from scratch
+    measured: str = ""  # dataset of the demonstration's task to measure on; empty: none
+    # The model's camera name to that of these datasets, where they differ.
+    camera_map: dict[str, str] = field(default_factory=dict)
+    # How it is asked: cameras, perspectives and rules, as in the file of its settings.
+    model: DopamineConfig = field(default_factory=lambda: DopamineConfig(left_wrist="wrist"))
+    network: PairNetworkConfig = field(default_factory=PairNetworkConfig)  # of a judge from scratch
+    training: PairTraining = field(default_factory=PairTraining)
+
+    def __post_init__(self) -> None:
+        if self.measured and not self.demonstration:
+            raise ConfigError(
+                "The judge cannot be measured without a picture of the goal",
+                seen=f"measured {self.measured}, no demonstration",
+                remedy="Set --demonstration; with --training.steps 0 nothing is learnt from it",
+            )
+        if not self.dataset and not self.demonstration:
+            raise ConfigError("The judge has nothing to learn from", remedy="Set --dataset '[PATH, …]'")
+        if not self.training.steps and not self.start:
+            raise ConfigError(
+                "A judge that learns nothing has to be one that was trained before",
+                seen="training.steps 0, no start",
+                remedy="Set --start",
+            )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainPairsResult:
+    """A judge and what it is worth.
+
+    Attributes:
+        model: The reward model that asks it, also in its folder.
+        episodes: How many it learnt from, by task.
+        measured: Its figures by perspective, the fusion as it is set first, and those of a model of time alone; empty
+            where nothing is measured.
+        frame_ms: Milliseconds per observation as it is set, one at a time, on one thread; NaN where nothing is measured.
+        first_loss: Mean loss of the first tenth of the steps; NaN without any.
+        last_loss: The same of the last tenth.
+        seconds: Time of the training.
+    """
+
+    model: DopamineModel
+    episodes: Mapping[str, int]
+    measured: Mapping[str, HeldOutReport]
+    frame_ms: float
+    first_loss: float
+    last_loss: float
+    seconds: float
+
+    @property
+    def table(self) -> str:
+        """The report for people; empty where nothing is measured."""
+        return format_reports(dict(self.measured)) if self.measured else ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "version": self.model.version,
+            "episodes": dict(self.episodes),
+            "measured": {name: report.as_dict() for name, report in self.measured.items()},
+            "frame_ms": self.frame_ms,
+            "first_loss": self.first_loss,
+            "last_loss": self.last_loss,
+            "seconds": self.seconds,
+        }
+
+
+def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> TrainPairsResult:
+    """Train a judge of pairs on datasets, save it, and measure it.
+
+    Raises:
+        DatasetError: If a dataset cannot be read, or a task has no success.
+        ModelLoadError: If ``start`` cannot be read.
+        ConfigError: If the settings do not go together.
+        TrainingError: If the training comes to nothing.
+    """
+    cameras = config.model.cameras
+    network = (
+        load_pairs(config.start) if config.start else PairNetwork(config.network, wrists=len(cameras) - 1)
+    )
+    if network.wrists != len(cameras) - 1:
+        raise ConfigError(
+            "The judge to go on from has other cameras",
+            seen=f"{network.wrists} wrists",
+            allowed=f"{len(cameras) - 1}, as in model: {list(cameras)}",
+        )
+    tasks, demonstration = _read(config, network.config.image_px)
+    trained = train_pairs(
+        network,
+        {name: prepare_task(episodes, cameras, network.config.image_px) for name, episodes in tasks.items()},
+        config.training,
+        demonstration="" if demonstration is None else demonstration.task,
+        workspace=config.out / "work",
+        log=log,
+    )
+    goal = None if demonstration is None else demonstration.images[config.model.front][-1]
+    save_pair_model(network, config.out, asked=config.model, tasks=sorted(tasks), goal=goal)
+    model = load_pair_model(config.out)
+    measured, frame_ms = {}, math.nan
+    if config.measured and demonstration is not None:
+        measured = _measure(model, demonstration, config, network.config.image_px)
+        frame_ms = frame_latency_ms(model, demonstration)
+    return TrainPairsResult(
+        model=model,
+        episodes={name: len(episodes) for name, episodes in tasks.items()},
+        measured=measured,
+        frame_ms=frame_ms,
+        first_loss=trained.first_loss,
+        last_loss=trained.last_loss,
+        seconds=trained.seconds,
+    )
+
+
+def _read(
+    config: TrainPairsConfig, px: int
+) -> tuple[dict[str, list[TrainingEpisode]], TrainingEpisode | None]:
+    """Read the episodes by task, that of the demonstration among them; and the demonstration, as it was recorded."""
+    tasks: dict[str, list[TrainingEpisode]] = {}
+    for dataset in config.dataset:
+        for episode in _episodes(dataset, config, px).values():
+            tasks.setdefault(episode.task, []).append(episode)
+    if not config.demonstration:
+        return tasks, None
+    shown = _episodes(config.demonstration, config, px)
+    first = next((number for number, episode in shown.items() if episode.success), None)
+    if first is None:
+        raise DatasetError(
+            "A demonstration needs to be a success",
+            seen=f"{len(shown)} episodes of {config.demonstration}, none successful",
+        )
+    # Once more, alone and at its recorded size: its end is kept as a picture of the goal.
+    demonstration = _episodes(config.demonstration, config, None, [first])[first]
+    if demonstration.task in tasks:
+        raise ConfigError(
+            "The task of the demonstration is learnt from other episodes as well",
+            seen=f"{demonstration.task!r}, {len(tasks[demonstration.task])} episodes in --dataset",
+            remedy="Leave them out to adapt to one demonstration, or leave out --demonstration to learn from all",
+        )
+    tasks[demonstration.task] = [demonstration]
+    return tasks, demonstration
+
+
+def _episodes(
+    dataset: str, config: TrainPairsConfig, px: int | None, numbers: Sequence[int] = ()
+) -> dict[int, TrainingEpisode]:
+    read, _ = read_training(
+        dataset, episodes=numbers, cameras=config.model.cameras, camera_map=config.camera_map, side_px=px
+    )
+    return read
+
+
+def _measure(
+    model: DopamineModel, demonstration: TrainingEpisode, config: TrainPairsConfig, px: int
+) -> dict[str, HeldOutReport]:
+    """Measure the judge as it is set and by each perspective alone, beside what the demonstration's timing is worth."""
+    episodes = list(_episodes(config.measured, config, px).values())
+    plan = plan_stages([demonstration.subtasks])
+    plan = replace(plan, shares=(1.0 / len(plan.names),) * len(plan.names))
+    asked = {FUSED: model.config.fusion}
+    asked |= {str(alone): FusionConfig(perspectives=(alone,)) for alone in Perspective}
+    reports = {
+        name: held_out_report(watcher(_asking(model, fusion)), episodes, plan)
+        for name, fusion in asked.items()
+    }
+    return reports | {"time only": held_out_report(time_only([demonstration], plan), episodes, plan)}
+
+
+def _asking(model: DopamineModel, fusion: FusionConfig) -> DopamineModel:
+    return DopamineModel(
+        judge=model.judge,
+        config=replace(model.config, fusion=fusion),
+        prompt=model.prompt,
+        references=model.references,
+    )

@@ -1,0 +1,200 @@
+"""Dataset to reward model: read, hold some episodes out, train, measure, save."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.reward_training.training_episodes import read_training, split
+from roborl.rewards.model import RewardModel
+from roborl.rewards.sarm.checkpoint import save_sarm
+from roborl.rewards.sarm.config import SarmConfig, SarmTraining
+from roborl.rewards.sarm.model import RememberingJudge, SarmModel
+from roborl.rewards.sarm.training import Log, train_sarm
+from roborl.rewards.training.episodes import TrainingEpisode, as_video
+from roborl.rewards.training.evaluation import (
+    HeldOutReport,
+    format_reports,
+    held_out_report,
+    leak,
+    time_only,
+    watcher,
+)
+
+logger = logging.getLogger(__name__)
+
+_LATENCY_FRAMES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRewardConfig:
+    """Which data, which model, where to. For a published judge instead: ``--model dopamine --help`` and its like."""
+
+    # A LeRobotDataset v3 (folder or hub id), or a folder of videos with annotated_keyframes.json.
+    dataset: str
+    out: Path  # folder for the model, its resume points and its report
+    episodes: list[int] = field(default_factory=list)  # which to learn from; empty: all others
+    # Which to measure on; empty: a share, training.held_out.
+    held_out: list[int] = field(default_factory=list)
+    # Which failed, whatever the dataset says; a dataset that says nothing holds successes alone.
+    failed: list[int] = field(default_factory=list)
+    # Observations per second that are kept; 0: every recorded one. Its windows count them, so it is to be used at that rate.
+    rate_hz: float = 0.0
+    # Views to look at, by the model's names, which are to be the bench's; empty: all that the dataset has.
+    cameras: list[str] = field(default_factory=list)
+    # The model's camera name to the dataset's, where they differ.
+    camera_map: dict[str, str] = field(default_factory=dict)
+    model: SarmConfig = field(default_factory=SarmConfig)
+    training: SarmTraining = field(default_factory=SarmTraining)
+
+    def __post_init__(self) -> None:
+        if both := sorted(set(self.episodes) & set(self.held_out)):
+            raise ConfigError(
+                "Episodes are to be learnt from and held out",
+                seen=both,
+                allowed="each number in --episodes or in --held_out",
+            )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainRewardResult:
+    """A trained model and what it is worth.
+
+    Attributes:
+        model: The model, also in its folder.
+        ours: Its figures on the held-out episodes.
+        by_time: The same of a model that only knows the time.
+        leak: Largest change of a score by frames later than it.
+        frame_ms: Milliseconds per observation, all cameras, one at a time, on one thread.
+        seconds: Time spent in optimisation.
+        steps: Optimiser steps taken.
+        planned_steps: Optimiser steps that were wanted; the budget ends a run before them.
+    """
+
+    model: SarmModel
+    ours: HeldOutReport
+    by_time: HeldOutReport
+    leak: float
+    frame_ms: float
+    seconds: float
+    steps: int
+    planned_steps: int
+
+    @property
+    def table(self) -> str:
+        """The report for people."""
+        return format_reports(self.reports)
+
+    @property
+    def reports(self) -> dict[str, HeldOutReport]:
+        """Both reports, by what people call them."""
+        return {"this model": self.ours, "time only": self.by_time}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "version": self.model.version,
+            "stages": dict(zip(self.model.plan.names, self.model.plan.shares, strict=True)),
+            "held_out": self.ours.as_dict(),
+            "time_only": self.by_time.as_dict(),
+            "leak": self.leak,
+            "frame_ms": self.frame_ms,
+            "seconds": self.seconds,
+            "steps": self.steps,
+            "planned_steps": self.planned_steps,
+        }
+
+
+def train_reward(
+    config: TrainRewardConfig,
+    *,
+    log: Log | None = None,
+    extra: Sequence[TrainingEpisode] = (),
+) -> TrainRewardResult:
+    """Train a reward model on a dataset, measure it on held-out episodes, and save it.
+
+    Args:
+        config: What to do.
+        log: Receives the progress of the training.
+        extra: Further episodes beside the dataset's, at the same rate, such as what a first policy did.
+
+    Raises:
+        DatasetError: If the dataset cannot be read or holds no successful episode.
+        ModelLoadError: If ``config.out`` holds a resume point of another run.
+    """
+    train, held_out, rate_hz = _parted(config, extra)
+    trained = train_sarm(
+        train,
+        config.model,
+        config.training,
+        rate_hz=rate_hz,
+        workspace=config.out / "work",
+        cache=config.out / "vectors",
+        log=log,
+    )
+    save_sarm(trained.model, config.out)
+    if trained.steps < config.training.steps // 2:
+        logger.warning(
+            "The budget of %.0f s ended the training after %d of %d steps: expect a poor model",
+            config.training.budget_s,
+            trained.steps,
+            config.training.steps,
+        )
+    watch = watcher(trained.model, RememberingJudge(trained.model.network))
+    successes = [episode for episode in train if episode.success]
+    probe = held_out[0] if held_out else train[0]
+    return TrainRewardResult(
+        model=trained.model,
+        ours=held_out_report(watch, held_out, trained.model.plan),
+        by_time=held_out_report(time_only(successes, trained.model.plan), held_out, trained.model.plan),
+        leak=leak(watch, probe, probe.frames // 2),
+        frame_ms=frame_latency_ms(trained.model, probe),
+        seconds=trained.seconds,
+        steps=trained.steps,
+        planned_steps=config.training.steps,
+    )
+
+
+def _parted(
+    config: TrainRewardConfig, extra: Sequence[TrainingEpisode]
+) -> tuple[list[TrainingEpisode], list[TrainingEpisode], float]:
+    """Read the episodes; return those to learn from, those to measure on, and their observations per second."""
+    read, rate_hz = read_training(
+        config.dataset,
+        episodes=[*config.episodes, *config.held_out] if config.episodes else [],
+        cameras=config.cameras,
+        camera_map=config.camera_map,
+        failed=config.failed,
+        rate_hz=config.rate_hz,
+        side_px=config.model.image_px,
+    )
+    if not config.held_out:
+        train, held_out = split([*read.values(), *extra], config.training.held_out, config.training.seed)
+        return train, held_out, rate_hz
+    if absent := sorted(set(config.held_out) - set(read)):
+        raise DatasetError("The dataset lacks episodes to hold out", seen=absent, allowed=sorted(read))
+    held_out = [read.pop(number) for number in config.held_out]
+    return [*read.values(), *extra], held_out, rate_hz
+
+
+def frame_latency_ms(model: RewardModel[Any, Any], episode: TrainingEpisode) -> float:
+    """Return the median time from an observation to its score: a lone session, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    fold = model.start(episode.task, {})
+    times = []
+    order = [i % episode.frames for i in range(_LATENCY_FRAMES)]
+    for index, observation in enumerate(as_video(episode, order)):
+        began = time.perf_counter()
+        fold.fold(index, model.judge.answer(fold.queries(observation)))
+        times.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return float(np.median(times)) * 1e3

@@ -1,0 +1,308 @@
+"""The actor as real processes on the simulated bench, with SIGKILL at random instants."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.codec import split
+from roborl.data.ring import Ring
+from roborl.errors import ConfigError
+from roborl.loops.actor.act import Actor, folder_of
+from roborl.loops.actor.act_config import ActConfig
+from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.status import StatusSlot
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.records import Arrival, Begin, End, Record, unpack_record
+from roborl.serving.handshake import Handshake
+from roborl.serving.steps import StepsReceiver
+from roborl.serving.weights import WeightsPublisher
+from roborl.types import EndCause, EpisodeKey
+
+BENCH = ["--robot.scene=Reach", "--max_steps=20", "--time_scale=4"]
+
+
+class Learner:
+    """Receives on a thread, as the store process would, and publishes a bias now and then."""
+
+    def __init__(self, *, durable_after_s: float = 0.0) -> None:
+        self.steps = StepsReceiver("tcp://127.0.0.1:0", handshake=Handshake(), last_sequence=lambda ring: 0)
+        self.weights = WeightsPublisher("tcp://127.0.0.1:0", handshake=Handshake())
+        self.records: list[tuple[int, Record]] = []
+        self.duplicates = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            for ring, seq, blob in self.steps.poll(0.05):
+                self.records.append((seq, unpack_record(split(bytes(blob)))))
+                self.steps.acknowledge(ring, seq)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.steps.close()
+        self.weights.close()
+
+
+@pytest.fixture
+def learner() -> Iterator[Learner]:
+    learner = Learner()
+    yield learner
+    learner.close()
+
+
+@pytest.fixture
+def config(tmp_path: Path, learner: Learner) -> Iterator[ActConfig]:
+    config = ActConfig(
+        bench="so101_sim",
+        bench_overrides=BENCH,
+        run=tmp_path,
+        steps=learner.steps.endpoint,
+        weights=learner.weights.endpoint,
+        policy_factory="roborl.testing.policies:random_policy",
+        ring_mb=8,
+    )
+    yield config
+    shutil.rmtree(folder_of(config))
+
+
+def check_experience(records: list[tuple[int, Record]]) -> dict[EpisodeKey, End]:
+    """Every record once and in order; every episode whole up to its end."""
+    assert [seq for seq, _ in records] == list(range(1, len(records) + 1))
+    ends: dict[EpisodeKey, End] = {}
+    key, expected = None, 0
+    for _, record in records:
+        match record:
+            case Begin():
+                assert key is None
+                assert record.key not in ends
+                key, expected = record.key, 0
+            case Arrival():
+                assert (record.key, record.index) == (key, expected)
+                assert (record.command is None) == (record.index == 0)
+                expected += 1
+            case End():
+                assert record.key == key
+                assert record.index == max(0, expected - 1)
+                ends[record.key], key = record, None
+    assert key is None
+    return ends
+
+
+def events(config: ActConfig) -> list[dict]:
+    return [json.loads(line) for line in (config.run / "arm.events.jsonl").read_text().splitlines()]
+
+
+def run_in_thread(actor: Actor) -> tuple[threading.Thread, list[dict]]:
+    results: list[dict] = []
+    thread = threading.Thread(target=lambda: results.append(actor.run()))
+    thread.start()
+    return thread, results
+
+
+def wait_for(condition, timeout_s: float = 40.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_killing_any_process_at_any_instant_loses_and_doubles_nothing(
+    config: ActConfig, learner: Learner
+) -> None:
+    stop = threading.Event()
+    actor = Actor(config, stop.is_set)
+    thread, results = run_in_thread(actor)
+    random = np.random.default_rng(0)
+    wait_for(lambda: actor.status["control"]["steps"] > 5)
+    version, held = 0, {"control": 0, "inference": 0, "io": 0}
+    for victim in ["control", "inference", "io"] * 3:
+        version += 1
+        learner.weights.publish(version, {"bias": np.full(4, 0.01 * version, np.float32)})
+        time.sleep(random.uniform(0.05, 0.4))
+        wait_for(lambda victim=victim: actor.group.ready(victim))
+        before = actor.status["control"]["steps"]
+        recoveries = len(actor.group.recoveries_s[victim])
+        os.kill(actor.group.pid(victim), signal.SIGKILL)
+        wait_for(lambda: len(actor.group.recoveries_s[victim]) > recoveries)  # noqa: B023
+        wait_for(lambda: actor.status["control"]["steps"] > before + 3)  # noqa: B023
+        held[victim] += 1
+    wait_for(lambda: actor.status["inference"]["policy_version"] == version)
+    stop.set()
+    thread.join(30)
+    (result,) = results
+    ends = check_experience(learner.records)
+    assert result["not_durable"] == 0
+    assert result["restarts"] == held
+    assert result["lost_episodes"] == sum(end.cause is EndCause.ACTOR_LOST for end in ends.values()) <= 3
+    first = min(key.incarnation for key in ends)
+    assert {key.incarnation - first for key in ends} == {0, 1, 2, 3}
+    # A killed inference or I/O process costs no episode.
+    assert result["watchdogs"] == 0
+    back = [event for event in events(config) if event["event"] == "ready" and event["back_s"] is not None]
+    assert {name: sum(event["child"] == name for event in back) for name in held} == held
+    assert all(event["back_s"] - event["import_s"] < 3.0 for event in back), back
+    versions = {r.command.policy_version for _, r in learner.records if isinstance(r, Arrival) and r.command}
+    assert versions <= set(range(version + 1))
+    assert len(versions) > 1
+
+
+def test_episodes_go_on_while_the_learner_is_away_until_the_ring_is_full(
+    tmp_path: Path, learner: Learner
+) -> None:
+    endpoint = learner.steps.endpoint
+    learner.close()
+    config = ActConfig(
+        bench_overrides=[*BENCH, "--time_scale=100"],
+        run=tmp_path,
+        steps=endpoint,
+        policy_factory="roborl.testing.policies:random_policy",
+        ring_mb=1,
+        drain_s=0.0,
+    )
+    stop = threading.Event()
+    actor = Actor(config, stop.is_set)
+    thread, results = run_in_thread(actor)
+    ring_path = folder_of(config) / "ring.bin"
+    wait_for(lambda: actor.status["control"]["waiting_for"] == 1)
+    stop.set()
+    thread.join(30)
+    with Ring.attach(ring_path) as ring:
+        assert ring.free_slots < 20 + 10
+        assert ring.acknowledged == 0
+        records = [(seq, unpack_record(split(ring.read(seq)))) for seq in range(1, ring.head + 1)]
+        ends = check_experience(records)
+        assert {end.cause for end in ends.values()} <= {EndCause.TIME_LIMIT, EndCause.SUCCESS}
+        assert results[0]["not_durable"] == len(records)
+        del records
+    shutil.rmtree(folder_of(config))
+
+
+def test_the_arm_waits_for_a_learner_that_it_has_not_met_at_this_start(
+    config: ActConfig, learner: Learner
+) -> None:
+    learner.steps.set_control({"mode": "pause"})
+    # An earlier start had met one.
+    earlier = StatusSlot(folder_of(config), "io")
+    earlier["met"] = 1
+    stop = threading.Event()
+    actor = Actor(replace(config, steps="ipc://" + str(config.run / "nobody")), stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["waiting_for"] == Waiting.NO_LEARNER)
+    wait_for(lambda: actor.status["inference"].fresh(1.0) and actor.status["io"].fresh(1.0))
+    time.sleep(0.5)
+    stop.set()
+    thread.join(30)
+    assert actor.status["control"]["begun"] == 0
+    stop.clear()
+    actor = Actor(config, stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["waiting_for"] == Waiting.LEARNER_PAUSED)
+    assert actor.status["control"]["begun"] == 0
+    learner.steps.set_control({})
+    wait_for(lambda: actor.status["control"]["steps"] > 3)
+    stop.set()
+    thread.join(30)
+
+
+def test_a_signal_ends_the_arm_first_and_leaves_nothing_open(config: ActConfig, learner: Learner) -> None:
+    stop = threading.Event()
+    actor = Actor(config, stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["steps"] > 3)
+    stop.set()
+    thread.join(30)
+    ends = check_experience(learner.records)
+    assert list(ends.values())[-1].cause in (EndCause.OPERATOR_STOP, EndCause.TIME_LIMIT)
+    finished = [event["child"] for event in events(config) if event["event"] == "finished"]
+    assert finished == ["control", "inference", "io"]
+
+
+def test_a_learner_that_does_not_fit_ends_the_actor_with_both_values(tmp_path: Path) -> None:
+    learner = StepsReceiver(
+        "tcp://127.0.0.1:0", handshake=Handshake(action_dim=7), last_sequence=lambda ring: 0
+    )
+    stop = threading.Event()
+    thread = threading.Thread(target=lambda: [learner.poll(0.05) for _ in iter(stop.is_set, True)])
+    thread.start()
+    config = ActConfig(
+        bench_overrides=BENCH,
+        run=tmp_path,
+        steps=learner.endpoint,
+        policy_factory="roborl.testing.policies:random_policy",
+        ring_mb=8,
+        drain_s=0.0,
+    )
+    try:
+        with pytest.raises(ConfigError, match=r"action_dim.*(7|4).*(4|7)"):
+            Actor(config, lambda: False).run()
+    finally:
+        stop.set()
+        thread.join()
+        learner.close()
+        shutil.rmtree(folder_of(config))
+
+
+def test_a_second_actor_of_one_name_ends_before_it_moves_and_is_told_why(
+    config: ActConfig, learner: Learner
+) -> None:
+    stop = threading.Event()
+    actor = Actor(config, stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["steps"] > 3)
+    second = replace(config, run=config.run / "elsewhere", drain_s=0.0)
+    try:
+        with pytest.raises(ConfigError, match=r"same name.*Found: arm\. .*--actor"):
+            Actor(second, lambda: False).run()
+        assert StatusSlot(folder_of(second), "control")["begun"] == 0
+    finally:
+        stop.set()
+        thread.join(30)
+        shutil.rmtree(folder_of(second))
+    check_experience(learner.records)
+
+
+def test_an_actor_of_another_architecture_ends_before_it_takes_weights(
+    tmp_path: Path, learner: Learner
+) -> None:
+    shape = SmallPolicyConfig(
+        cameras=("front",), image_px=16, state_dim=9, action_dim=4, keypoints=2, width=8
+    )
+    SmallPolicy(shape).save(tmp_path / "policy")
+    publisher = WeightsPublisher("tcp://127.0.0.1:0", handshake=Handshake(version="width=16"))
+    publisher.publish(1, {"bias": np.zeros(4, np.float32)})
+    config = ActConfig(
+        bench_overrides=BENCH,
+        run=tmp_path,
+        steps=learner.steps.endpoint,
+        weights=publisher.endpoint,
+        policy=tmp_path / "policy",
+        ring_mb=8,
+        drain_s=0.0,
+    )
+    actor = Actor(config, lambda: False)
+    try:
+        with pytest.raises(ConfigError, match=r"disagree on version.*'width=16'.*width=8 #.*--policy"):
+            actor.run()
+        assert actor.status["io"]["weights_version"] == 0
+    finally:
+        publisher.close()
+        shutil.rmtree(folder_of(config))
+
+
+def test_a_status_names_the_process_it_belongs_to(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No status"):
+        StatusSlot(tmp_path, "trainer")

@@ -1,0 +1,939 @@
+"""The control loop on a fake clock, with a fake arm and a fake inference process that answers while the loop sleeps."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roborl.clock import NS, FakeClock
+from roborl.codec import encode, split
+from roborl.data.journal import Journal
+from roborl.envs.arm import Arm as RealArm
+from roborl.envs.bench import Bench as Wiring
+from roborl.envs.bench import CameraUse, WatchdogConfig
+from roborl.errors import RobotError
+from roborl.hil.operator import PersonOperator
+from roborl.hil.presses import Button, Press, Presses, PressSender
+from roborl.hil.supervisor import PolicyOnly
+from roborl.loops.actor.control import ControlLoop
+from roborl.loops.actor.control_settings import ControlSettings, Waiting
+from roborl.loops.actor.judge_stop import JudgeStop, LiveScore, LiveSlot
+from roborl.loops.actor.orders import Orders
+from roborl.loops.actor.shared import Chunk, ChunkSlot, MessageSlot, ObservationSlot, Slot
+from roborl.loops.actor.status import StatusSlot
+from roborl.loops.seeds import scene_seed
+from roborl.records import Arrival, Begin, End, Verdict, unpack_record
+from roborl.testing.config_stub_robot import StubRobotConfig
+from roborl.testing.stub_robot import Fault, StubRobot
+from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
+
+CAMERAS = {"front": (4, 4, 3)}
+PERIOD_S = 0.02
+
+
+class Arm:
+    """Moves nothing; remembers what it was told and when."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.ticks_per_step = 5
+        self.calls: list[str] = []
+        self.sent_ns: list[int] = []
+        self.actions: list[np.ndarray] = []
+        self.limit = 1.0
+        self.fault: Callable[[str, int], None] = lambda call, count: None
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        self.fault(call, self.calls.count(call))
+
+    def begin_episode(self) -> None:
+        self._note("begin_episode")
+
+    def observe(self, index: int) -> Observation:
+        self._note("observe")
+        now = self.clock.now_ns()
+        rgb = np.full((4, 4, 3), index % 256, np.uint8)
+        frame = Frame(rgb=rgb, camera="front", stamp_ns=now, id=index)
+        return Observation(frames={"front": frame}, state=np.full(3, index, np.float32), stamp_ns=now)
+
+    def begin_step(self, action: np.ndarray) -> np.ndarray:
+        self._note("begin_step")
+        executed = np.clip(action, -self.limit, self.limit)
+        self.actions.append(executed)
+        return executed
+
+    def begin_return(self) -> int:
+        self._note("begin_return")
+        return 7
+
+    def check_home(self) -> None:
+        self._note("check_home")
+
+    def tick(self) -> None:
+        self._note("tick")
+        self.sent_ns.append(self.clock.now_ns())
+
+    def hold(self) -> None:
+        self._note("hold")
+        self.sent_ns.append(self.clock.now_ns())
+
+
+class Operator:
+    def __init__(self) -> None:
+        self.seeds: list[int | None] = []
+        self.success_at: int | None = None
+        self.asked = 0
+
+    def reset(self, seed: int | None) -> None:
+        self.seeds.append(seed)
+        self.asked = 0
+
+    def verdict(self) -> bool | None:
+        self.asked += 1
+        return True if self.asked == self.success_at else None
+
+
+class Inference:
+    """Answers each wanted request after ``latency_s``, or not at all where that is None."""
+
+    def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
+        self.requests = ObservationSlot(folder, cameras, state_dim)
+        self.slot = ChunkSlot(folder)
+        self.latency_s: float | None = 0.0
+        self.length = 1
+        self.asked: list[tuple[EpisodeKey, int]] = []
+        self.act: Callable[[Observation], np.ndarray] = lambda o: np.full((self.length, 2), 0.5, np.float32)
+        self._due: tuple[int, Chunk] | None = None
+
+    def __call__(self, now_ns: int) -> None:
+        request = self.requests.newest()
+        if request is not None and request.wanted and self.latency_s is not None:
+            self.asked.append((request.key, request.index))
+            chunk = Chunk(
+                key=request.key,
+                first=request.index,
+                actions=self.act(request.observation),
+                policy_version=7,
+            )
+            self._due = (now_ns + int(self.latency_s * NS), chunk)
+        if self._due is not None and now_ns >= self._due[0]:
+            self.slot.publish(self._due[1])
+            self._due = None
+
+
+class Ticking(FakeClock):
+    """A fake clock on which others work while somebody sleeps."""
+
+    def __init__(self) -> None:
+        super().__init__(NS)
+        self.during: list[Callable[[int], None]] = []
+
+    def sleep_until(self, instant_ns: int) -> None:
+        for work in self.during:
+            work(self.now_ns())
+        super().sleep_until(instant_ns)
+
+
+class Bench:
+    """One loop with all its fakes."""
+
+    def __init__(self, folder: Path, **overrides: Any) -> None:
+        self.folder = folder
+        self.clock = Ticking()
+        self.arm = Arm(self.clock)
+        arm = overrides.pop("arm", self.arm)
+        cameras, state_dim = overrides.pop("sees", (CAMERAS, 3))
+        self.operator = Operator()
+        self.others: list[Press] = []
+        self.answer: Callable[[], object] = lambda: self.keys.press(Button.READY)
+        self.inference = Inference(folder, cameras, state_dim)
+        self.clock.during.append(self.inference)
+        self.slots = overrides.pop("slots", 64)
+        self.journal = Journal(
+            folder / "ring.bin", actor="arm", slots=self.slots, slot_bytes=overrides.pop("slot_bytes", 2048)
+        )
+        self.ring = self.journal.ring
+        self.status = StatusSlot(folder, "control")
+        self.stop = False
+        self.presses = Presses(folder)
+        self.keys = PressSender(folder, "test")
+        self.orders = Orders(
+            self.presses,
+            self.clock,
+            silence_s=overrides.pop("silence_s", None),
+            on_press=self.others.append,
+            done=JudgeStop(LiveSlot(folder).unseen, self.clock, stale_s=overrides.pop("stale_s", 1.0)),
+        )
+        self.live = LiveSlot(folder)
+        self.waiting = Waiting.NOTHING
+        operator = self.person() if overrides.pop("by_person", False) else self.operator
+        parts: dict[str, Any] = {
+            "supervisor": overrides.pop("supervisor", PolicyOnly()),
+            "settings": self.settings(**overrides),
+        }
+        self.loop = ControlLoop(
+            arm=arm,
+            operator=operator,
+            journal=self.journal,
+            observations=ObservationSlot(folder, cameras, state_dim),
+            chunks=ChunkSlot(folder),
+            status=self.status,
+            clock=self.clock,
+            blocked=lambda: self.waiting,
+            orders=self.orders,
+            stopping=lambda: self.stop,
+            **parts,
+        )
+
+    def person(self) -> PersonOperator:
+        """A person at the buttons, who says that the scene is ready whenever asked."""
+        return PersonOperator(
+            self.presses,
+            say=lambda line: self.answer(),
+            clock=self.clock,
+            on_press=self.orders.hear,
+        )
+
+    def press_during_observe(self, number: int, button: Button, **named: Any) -> None:
+        """Press while the camera is read for the ``number``-th time, from 1."""
+
+        def press(call: str, count: int) -> None:
+            if call == "observe" and count == number:
+                self.keys.press(button, **named)
+
+        self.arm.fault = press
+
+    @staticmethod
+    def settings(**overrides: Any) -> ControlSettings:
+        values: dict[str, Any] = {
+            "task": "reach",
+            "meta": {"mode": "train"},
+            "control_hz": 1 / PERIOD_S,
+            "max_steps": 6,
+            "episodes": 1,
+        }
+        return ControlSettings(**values | overrides)
+
+    def records(self) -> list[Any]:
+        first = max(1, self.ring.head - self.ring.slots + 1)
+        return [unpack_record(split(self.ring.read(n))) for n in range(first, self.ring.head + 1)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen_heap() -> Iterator[None]:
+    """As in the control process: what was loaded is left out of the collection at each episode's start."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def arrivals(bench: Bench) -> list[Arrival]:
+    return [record for record in bench.records() if isinstance(record, Arrival)]
+
+
+def ends(bench: Bench) -> list[End]:
+    return [record for record in bench.records() if isinstance(record, End)]
+
+
+def test_an_episode_has_a_beginning_t_plus_1_arrivals_and_an_end(bench: Bench) -> None:
+    bench.loop.run()
+    begin, *middle, end = bench.records()
+    assert isinstance(begin, Begin)
+    assert begin.meta == {"mode": "train", "seed": scene_seed("online", 0, 0)}
+    assert [arrival.index for arrival in middle] == list(range(7))
+    assert middle[0].command is None
+    assert all(arrival.command.policy_version == 7 for arrival in middle[1:])
+    assert (end.cause, end.index) == (EndCause.TIME_LIMIT, 6)
+    assert bench.status["holds"] == 0
+    assert bench.operator.seeds == [begin.meta["seed"]]
+
+
+def test_success_is_the_reward_of_the_step_that_reached_it(bench: Bench) -> None:
+    bench.operator.success_at = 3
+    bench.loop.run()
+    assert [a.reward for a in arrivals(bench)] == [0.0, 0.0, 0.0, 1.0]
+    assert arrivals(bench)[-1].reward_source is RewardSource.ENV
+    assert (ends(bench)[0].cause, ends(bench)[0].index) == (EndCause.SUCCESS, 3)
+
+
+def test_each_control_period_has_one_set_point_whatever_inference_does(bench: Bench) -> None:
+    bench.inference.latency_s = 0.07
+    bench.loop.run()
+    periods = (np.array(bench.arm.sent_ns) - NS) // int(PERIOD_S * NS)
+    np.testing.assert_array_equal(np.diff(periods), 1)
+    # Three whole periods pass before an answer is there; then the step starts within its period.
+    assert bench.status["holds"] == 3 * 6
+    assert bench.arm.calls.count("tick") == 6 * 5
+
+
+def test_an_answer_within_the_period_costs_no_period(bench: Bench) -> None:
+    bench.inference.latency_s = 0.011
+    bench.loop.run()
+    assert bench.status["holds"] == 0
+    assert bench.status["late_max_ns"] == 0
+
+
+def test_a_world_that_waits_is_not_moved_by_holding(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, world_waits=True)
+    bench.inference.latency_s = 0.07
+    bench.loop.run()
+    assert bench.status["holds"] == 18
+    assert "hold" not in bench.arm.calls
+
+
+def test_the_stored_action_is_the_one_executed_and_the_proposal_stands_beside_it(bench: Bench) -> None:
+    bench.arm.limit = 0.25
+    bench.loop.run()
+    command = arrivals(bench)[1].command
+    assert command is not None
+    np.testing.assert_array_equal(command.action, np.float32([0.25, 0.25]))
+    np.testing.assert_array_equal(command.proposed, np.float32([0.5, 0.5]))
+    assert bench.status["clipped"] == 6
+
+
+@given(
+    length=st.integers(1, 6),
+    replan=st.integers(1, 6),
+    latency_s=st.sampled_from([0.0, 0.013, 0.05, 0.13]),
+    person=st.sets(st.integers(0, 11)),
+)
+@settings(max_examples=25)
+def test_each_action_was_chosen_for_its_own_step(
+    tmp_path_factory: pytest.TempPathFactory, length: int, replan: int, latency_s: float, person: set[int]
+) -> None:
+    """An action names the observation it was chosen at and its place in the chunk, so a wrong pairing shows."""
+
+    class Sometimes:
+        def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source]:
+            if int(observation.state[0]) in person:
+                return np.float32([-1, -1]), Source.PERSON
+            return proposed, Source.POLICY
+
+    bench = Bench(
+        tmp_path_factory.mktemp("bench"),
+        max_steps=12,
+        replan_steps=min(replan, length),
+        supervisor=Sometimes(),
+    )
+    bench.inference.latency_s = latency_s
+
+    def act(observation: Observation) -> np.ndarray:
+        first = observation.state[0]
+        return np.stack([np.full(length, first), first + np.arange(length)], 1).astype(np.float32) / 64
+
+    bench.inference.act = act
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+    for before, after in zip(arrivals(bench)[:-1], arrivals(bench)[1:], strict=True):
+        command = after.command
+        assert command is not None
+        chosen_at, meant_for = np.round(command.proposed * 64).astype(int)
+        assert meant_for == before.index == int(before.observation.state[0])
+        assert (command.source is Source.PERSON) == (before.index in person)
+        # No action that was chosen before a person's last step drives the arm afterwards.
+        assert all(taken >= before.index or chosen_at > taken for taken in person)
+        if command.source is Source.PERSON:
+            np.testing.assert_array_equal(command.action, np.float32([-1, -1]))
+
+
+def test_silent_inference_stops_the_arm_and_ends_the_episode_as_data(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, action_deadline_s=0.3)
+    bench.inference.latency_s = None
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert not ends(bench)[0].cause.terminated
+    assert "tick" not in bench.arm.calls
+    assert bench.arm.calls[-1] == "hold"
+    assert bench.status["watchdogs"] == 1
+
+
+@pytest.mark.parametrize("call", ["observe", "tick", "begin_step"])
+def test_a_robot_that_fails_ends_the_episode_at_its_last_whole_step(bench: Bench, call: str) -> None:
+    def fail(name: str, count: int) -> None:
+        if name == call and count == 4:
+            raise RobotError("broken")
+
+    bench.arm.fault = fail
+    bench.loop.run()
+    end = ends(bench)[0]
+    assert end.cause is EndCause.WATCHDOG
+    assert end.index == arrivals(bench)[-1].index
+    assert bench.arm.calls[-1] == "hold"
+    assert bench.status["robot_faults"] == 1
+
+
+def stub_bench(folder: Path, fault: Fault | None, **overrides: Any) -> Bench:
+    """The loop on a real arm before a robot that breaks after 23 set-points."""
+    wiring = Wiring(
+        robot=StubRobotConfig(fault=fault or "", fault_after=23, slow_s=0.001),
+        model="so101_sim",
+        task="wave",
+        max_steps=40,
+        cameras={name: CameraUse(height_px=64, width_px=64) for name in ("front", "wrist")},
+        watchdog=WatchdogConfig(stale_s=0.02, frozen_frames=3),
+    )
+    robot = StubRobot(wiring.robot)
+    arm = RealArm(wiring, robot, FakeClock())
+    arm.connect()
+    bench = Bench(
+        folder,
+        arm=arm,
+        sees=(arm.cameras, arm.state_dim),
+        max_steps=40,
+        slots=256,
+        slot_bytes=32_768,
+        **overrides,
+    )
+    there_and_back = np.float32([0, 1, 0, 0])
+
+    def act(observation: Observation) -> np.ndarray:
+        time.sleep(0.001)
+        return (there_and_back if observation.frames["front"].id % 16 < 8 else -there_and_back)[None]
+
+    bench.inference.act = act
+    return bench
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.SLOW_CAMERA, Fault.FROZEN_CAMERA, Fault.DEAD_CAMERA, Fault.BUS_TIMEOUT, Fault.LOST_JOINT],
+)
+def test_a_robot_that_breaks_for_good_ends_its_episode_and_then_the_process(
+    tmp_path: Path, fault: Fault
+) -> None:
+    bench = stub_bench(tmp_path, fault, episodes=10)
+    with pytest.raises(RobotError):
+        bench.loop.run()
+    (end,) = ends(bench)[:1]
+    assert end.cause is EndCause.WATCHDOG
+    first = [arrival for arrival in arrivals(bench) if arrival.key == end.key]
+    assert [arrival.index for arrival in first] == list(range(end.index + 1))
+    assert end.index >= 4
+    assert all(end.cause is EndCause.WATCHDOG for end in ends(bench))
+
+
+@pytest.mark.parametrize(
+    ("fault", "causes"),
+    [
+        (None, [EndCause.TIME_LIMIT, EndCause.TIME_LIMIT]),
+        (Fault.SLOW_BUS, [EndCause.TIME_LIMIT, EndCause.TIME_LIMIT]),
+        (Fault.BUS_HICCUP, [EndCause.WATCHDOG, EndCause.TIME_LIMIT]),
+    ],
+)
+def test_a_robot_that_comes_to_itself_goes_on_with_the_next_episode(
+    tmp_path: Path, fault: Fault | None, causes: list[EndCause]
+) -> None:
+    bench = stub_bench(tmp_path, fault, episodes=2)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == causes
+
+
+def test_a_dead_camera_keeps_episodes_from_beginning_and_then_hands_over_to_a_fresh_process(
+    bench: Bench,
+) -> None:
+    def fail(name: str, count: int) -> None:
+        if name == "observe":
+            raise RobotError("no picture")
+
+    bench.arm.fault = fail
+    with pytest.raises(RobotError, match="no picture"):
+        bench.loop.run()
+    assert bench.ring.head == 0
+    assert bench.status["robot_faults"] == 5
+
+
+def test_bad_chunks_are_counted_and_not_used(bench: Bench) -> None:
+    answers = iter([np.full((1, 2), np.nan, np.float32)])
+
+    def act(observation: Observation) -> np.ndarray:
+        return next(answers, np.zeros((1, 2), np.float32))
+
+    bench.inference.act = act
+    bench.loop.run()
+    assert bench.status["bad_chunks"] == 1
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert bench.arm.actions == []
+
+
+class Terminal(logging.Handler):
+    """Notes how far the loop had come when a line reached the log."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+        self.lines: list[tuple[str, str, bool]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ended = isinstance(self.bench.records()[-1], End) if self.bench.ring.head else False
+        self.lines.append((record.getMessage(), self.bench.arm.calls[-1], ended))
+
+
+@pytest.mark.parametrize(
+    ("silent", "said"),
+    [
+        (True, ["No action within 0.3 s: the arm stops"]),
+        (False, ["A chunk is malformed", "No action within"]),
+    ],
+)
+def test_the_log_hears_of_an_episode_when_the_arm_is_at_rest_and_its_end_is_committed(
+    tmp_path: Path, silent: bool, said: list[str]
+) -> None:
+    bench = Bench(tmp_path, action_deadline_s=0.3)
+    bench.inference.latency_s = None
+    if not silent:
+        slot = Slot(tmp_path / "chunk.slot", 1 << 16)
+
+        def write(now_ns: int) -> None:
+            slot.write(encode({"key": "x"}))
+
+        bench.clock.during.append(write)
+    terminal = Terminal(bench)
+    logging.getLogger("roborl.loops").addHandler(terminal)
+    try:
+        bench.loop.run()
+    finally:
+        logging.getLogger("roborl.loops").removeHandler(terminal)
+    assert [line[: len(start)] for (line, _, _), start in zip(terminal.lines, said, strict=True)] == said
+    assert {(call, ended) for _, call, ended in terminal.lines} == {("hold", True)}
+    assert bench.status["bad_chunks"] > 1 or silent
+
+
+def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, slots=20, episodes=3)
+    rounds = 0
+
+    def give_room(_: int) -> None:
+        nonlocal rounds
+        if bench.status["waiting_for"] == Waiting.RING_FULL:
+            rounds += 1
+            if rounds > 20:
+                bench.ring.acknowledge(bench.ring.head)
+
+    bench.clock.during.append(give_room)
+    bench.loop.run()
+    assert bench.status["episodes"] == 3
+    assert bench.ring.head == 3 * 9
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 3
+    assert rounds > 20
+
+
+def test_a_physical_arm_goes_home_at_the_control_rate_before_each_episode(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, goes_home=True, episodes=2)
+    bench.loop.run()
+    assert bench.arm.calls[:11] == ["begin_episode", "begin_return", *["tick"] * 7, "check_home", "observe"]
+    assert bench.arm.calls.count("begin_return") == 2
+    np.testing.assert_allclose(np.diff(bench.arm.sent_ns[:7]) / NS, PERIOD_S)
+    assert bench.status["ticks"] == 2 * 6 * 5
+
+
+def test_an_arm_that_does_not_get_home_begins_no_episode_and_is_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, goes_home=True, episodes=1)
+
+    def astray(call: str, count: int) -> None:
+        if call == "check_home" and count < 3:
+            raise RobotError("The arm cannot get to its home pose by itself")
+
+    bench.arm.fault = astray
+    bench.loop.run()
+    assert bench.arm.calls.count("check_home") == 3
+    assert bench.arm.calls.count("observe") == 7, "one episode"
+    assert len(bench.operator.seeds) == 3, "each time the operator is asked"
+
+
+@pytest.mark.parametrize(("button", "episodes"), [(Button.ESTOP, 0), (Button.STOP, 1)])
+def test_a_stop_on_the_way_home_holds_the_arm(tmp_path: Path, button: Button, episodes: int) -> None:
+    """An emergency stop ends the run; after a stop the scene is made ready again."""
+    bench = Bench(tmp_path, goes_home=True)
+
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 3:
+            bench.keys.press(button)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    assert bench.arm.calls[2:6] == ["tick", "tick", "tick", "hold"]
+    assert bench.status["episodes"] == episodes
+    assert len(bench.operator.seeds) == 1 + episodes
+
+
+def test_others_can_keep_episodes_from_beginning(bench: Bench) -> None:
+    bench.waiting = Waiting.LEARNER_PAUSED
+    until = bench.clock.now_ns() + NS
+
+    def release(now_ns: int) -> None:
+        if now_ns > until:
+            bench.waiting = Waiting.NOTHING
+
+    bench.clock.during.append(release)
+    bench.loop.run()
+    assert bench.status["episodes"] == 1
+    assert bench.arm.calls[0] == "begin_episode"
+    assert bench.arm.sent_ns[0] > until
+
+
+def test_what_came_up_while_the_scene_was_made_ready_keeps_the_arm_at_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The learner asks for a pause while the person is at the scene; once it is over, the scene is made ready again."""
+    bench = Bench(tmp_path, by_person=True, goes_home=True)
+    asked: list[int] = []
+
+    def answer() -> None:
+        asked.append(bench.clock.now_ns())
+        if len(asked) == 1:
+            bench.waiting = Waiting.LEARNER_PAUSED
+        bench.keys.press(Button.READY)
+
+    def release(now_ns: int) -> None:
+        if bench.waiting is Waiting.LEARNER_PAUSED:
+            assert bench.arm.calls == []
+            if now_ns > asked[0] + 5 * NS:
+                bench.waiting = Waiting.NOTHING
+
+    bench.answer = answer
+    bench.clock.during.append(release)
+    bench.loop.run()
+    assert len(asked) == 2
+    assert bench.arm.sent_ns[0] >= asked[1] > asked[0] + 5 * NS
+    assert bench.status["episodes"] == 1
+    assert "at rest: learner_paused" in caplog.text
+
+
+def test_a_signal_stops_the_arm_before_the_process_ends(bench: Bench) -> None:
+    def stop(now_ns: int) -> None:
+        bench.stop = bench.stop or len(bench.arm.sent_ns) == 13
+
+    bench.clock.during.append(stop)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.OPERATOR_STOP
+    assert ends(bench)[0].index == 2
+    assert bench.arm.calls[-1] == "hold"
+
+
+@pytest.mark.parametrize(
+    ("button", "cause", "discarded"),
+    [
+        (Button.STOP, EndCause.OPERATOR_STOP, False),
+        (Button.DISCARD, EndCause.OPERATOR_STOP, True),
+        (Button.ESTOP, EndCause.ESTOP, False),
+    ],
+)
+def test_stops_by_button(bench: Bench, button: Button, cause: EndCause, discarded: bool) -> None:
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 7:
+            bench.keys.press(button)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    assert (ends(bench)[0].cause, ends(bench)[0].discarded) == (cause, discarded)
+    assert ends(bench)[0].index == 1
+    assert bench.arm.calls[-1] == "hold"
+
+
+@pytest.mark.parametrize(("shown", "judged"), [(None, 3), (2, 2), (99, 3)])
+def test_a_verdict_belongs_to_the_frame_that_was_on_the_screen(
+    bench: Bench, shown: int | None, judged: int
+) -> None:
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 16:
+            bench.keys.press(Button.SUCCESS, index=shown)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    end, verdict = bench.records()[-2:]
+    assert (end.cause, end.index) == (EndCause.SUCCESS, 3)
+    assert verdict == Verdict(key=end.key, index=judged, success=True, source=RewardSource.OPERATOR)
+
+
+@pytest.mark.parametrize("observe", [4, 7])
+@pytest.mark.parametrize(
+    ("button", "cause"),
+    [
+        (Button.STOP, EndCause.OPERATOR_STOP),
+        (Button.DISCARD, EndCause.OPERATOR_STOP),
+        (Button.ESTOP, EndCause.ESTOP),
+        (Button.SUCCESS, EndCause.SUCCESS),
+        (Button.FAILURE, EndCause.FAILURE),
+    ],
+)
+def test_what_is_pressed_while_the_camera_is_read_ends_the_episode(
+    tmp_path: Path, button: Button, cause: EndCause, observe: int
+) -> None:
+    """The last picture of an episode that is about to end by time is such a moment too."""
+    bench = Bench(tmp_path, by_person=True)
+    bench.press_during_observe(observe, button, index=2)
+    bench.loop.run()
+    (end,) = ends(bench)
+    assert (end.cause, end.index) == (cause, observe - 1)
+    assert end.discarded is (button is Button.DISCARD)
+    assert [arrival.index for arrival in arrivals(bench)] == list(range(observe))
+    assert bench.arm.calls[-1] == ("observe" if cause.terminated else "hold")
+    verdicts = [record for record in bench.records() if isinstance(record, Verdict)]
+    judged = Verdict(key=end.key, index=2, success=button is Button.SUCCESS, source=RewardSource.OPERATOR)
+    assert verdicts == ([judged] if cause.terminated else [])
+    assert [arrival.reward for arrival in arrivals(bench)] == [0.0] * observe
+
+
+@pytest.mark.parametrize("button", [Button.TAKE_OVER, Button.GIVE_BACK])
+def test_a_take_over_while_the_camera_is_read_is_heard(tmp_path: Path, button: Button) -> None:
+    bench = Bench(tmp_path, by_person=True)
+    bench.press_during_observe(4, button)
+    bench.loop.run()
+    assert [press.button for press in bench.others] == [button]
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+
+
+def test_a_verdict_without_a_frame_judges_the_picture_that_was_newest(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, by_person=True)
+    bench.press_during_observe(4, Button.SUCCESS)
+    bench.loop.run()
+    assert [record.index for record in bench.records() if isinstance(record, Verdict)] == [2]
+
+
+def test_a_verdict_on_an_earlier_episode_while_the_camera_is_read_leaves_the_present_one_alone(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, by_person=True, episodes=2)
+    earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+    bench.press_during_observe(7 + 3, Button.SUCCESS, episode=earlier, index=5)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+    verdicts = [record for record in bench.records() if isinstance(record, Verdict)]
+    assert {(v.key, v.index, v.success) for v in verdicts} == {(earlier, 5, True)}
+
+
+def test_a_success_of_the_scene_does_not_drown_an_emergency_stop(bench: Bench) -> None:
+    bench.operator.success_at = 3
+    bench.press_during_observe(4, Button.ESTOP)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.ESTOP
+    assert arrivals(bench)[-1].reward == 1.0
+    assert bench.arm.calls[-1] == "hold"
+
+
+@pytest.mark.parametrize("first", [Button.ESTOP, Button.SUCCESS])
+def test_an_emergency_stop_outranks_what_is_pressed_with_it(bench: Bench, first: Button) -> None:
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 7:
+            bench.keys.press(first)
+            bench.keys.press(Button.SUCCESS if first is Button.ESTOP else Button.ESTOP)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.ESTOP
+    assert bench.arm.calls[-1] == "hold"
+
+
+def test_a_verdict_that_comes_before_the_run_is_ended_is_kept(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, by_person=True, episodes=2)
+    judged = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+
+    def answer() -> None:
+        if bench.status["episodes"]:
+            bench.keys.press(Button.SUCCESS, episode=judged, index=6)
+            bench.keys.press(Button.ESTOP)
+        else:
+            bench.keys.press(Button.READY)
+
+    bench.answer = answer
+    bench.loop.run()
+    last = bench.records()[-1]
+    assert isinstance(last, Verdict)
+    assert (last.key, last.index, last.success) == (judged, 6, True)
+
+
+def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, episodes=2)
+    earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 40:
+            bench.keys.press(Button.FAILURE, episode=earlier, index=5)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    verdicts = [record for record in bench.records() if isinstance(record, Verdict)]
+    assert {(v.key, v.index, v.success) for v in verdicts} == {(earlier, 5, False)}
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+
+
+def test_a_lost_operator_device_stops_the_arm(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128)
+
+    def beat(now_ns: int) -> None:
+        if now_ns < 2 * NS:
+            bench.keys.press(Button.ALIVE)
+
+    bench.clock.during.append(beat)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert 0.9 < (bench.arm.sent_ns[-1] - NS) / NS < 1.6
+    assert bench.status["operator_lost"] == 1
+
+
+def test_a_device_that_sends_presses_alone_is_not_missed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128)
+    bench.keys.press(Button.GIVE_BACK)
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+
+
+def test_a_device_that_was_alive_between_episodes_alone_is_missed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, silence_s=0.25, max_steps=50, slots=128, by_person=True)
+
+    def answer() -> None:
+        bench.keys.press(Button.ALIVE)
+        bench.keys.press(Button.READY)
+
+    bench.answer = answer
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.WATCHDOG
+    assert bench.status["operator_lost"] == 1
+
+
+def test_a_take_over_device_that_is_lost_stops_the_arm_as_data(tmp_path: Path) -> None:
+    class Losing:
+        """The person has steps 1, 2 and 4; the device is lost at step 5."""
+
+        def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source] | None:
+            index = int(observation.state[0])
+            if index == 5:
+                return None
+            return proposed, Source.PERSON if index in (1, 2, 4) else Source.POLICY
+
+    bench = Bench(tmp_path, supervisor=Losing())
+    bench.loop.run()
+    assert (ends(bench)[0].cause, ends(bench)[0].index) == (EndCause.WATCHDOG, 5)
+    assert bench.arm.calls[-2:] == ["hold", "hold"]
+    counts = {
+        name: bench.status[name] for name in ("takeovers", "person_steps", "operator_lost", "watchdogs")
+    }
+    assert counts == {"takeovers": 2, "person_steps": 3, "operator_lost": 1, "watchdogs": 1}
+
+
+def test_each_episode_has_a_scene_of_its_own_over_restarts(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, episodes=3)
+    bench.loop.run()
+    bench.journal.close()
+    again = Bench(tmp_path, episodes=5)
+    again.loop.run()
+    assert bench.operator.seeds == [0, 1, 2]
+    assert again.operator.seeds == [3, 4]
+    assert len({record.key for record in again.records()}) == 5
+
+
+def test_control_loads_no_tensor_library() -> None:
+    script = (
+        "import sys, roborl.loops.actor.control, roborl.loops.actor.orders, roborl.hil.supervisor, roborl.hil.keyboard;"
+        "heavy = {'torch', 'lerobot', 'zmq', 'mujoco', 'transformers'} & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def watched(bench: Bench, episode: int = 0, **said: Any) -> LiveScore:
+    """What a reward model says of an observation that was made just now, unless told otherwise."""
+    key = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=episode)
+    values = {"index": 2, "progress": 1.0, "done": True, "valid": True, "stamp_ns": bench.clock.now_ns()}
+    return LiveScore(key=key, **values | said)
+
+
+def say_in_third_step(bench: Bench, say: Callable[[], object], *, episode: int = 0) -> None:
+    before = episode * (6 * 5) + 13
+
+    def work(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == before and not said:
+            said.append(now_ns)
+            say()
+
+    said: list[int] = []
+    bench.clock.during.append(work)
+
+
+def test_an_episode_ends_when_whoever_watches_calls_it_done(bench: Bench) -> None:
+    say_in_third_step(bench, lambda: bench.live.publish(watched(bench)))
+    bench.loop.run()
+    _, *middle, end = bench.records()
+    assert (end.cause, end.index, end.discarded) == (EndCause.JUDGE_STOP, 2, False)
+    assert not end.cause.terminated
+    assert [arrival.index for arrival in middle] == [0, 1, 2]
+    assert {arrival.reward_source for arrival in middle} == {RewardSource.NONE}
+    counts = {name: bench.status[name] for name in ("judge_stops", "successes", "watchdogs", "episodes")}
+    assert counts == {"judge_stops": 1, "successes": 0, "watchdogs": 0, "episodes": 1}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"done": False},
+        {"valid": False},
+        {"age_s": 1.1},
+    ],
+    ids=["not done", "unreadable", "stale"],
+)
+def test_a_live_score_that_does_not_say_done_of_what_the_arm_does_now_ends_nothing(
+    bench: Bench, said: dict[str, Any]
+) -> None:
+    stamp = {"stamp_ns": -int(said.pop("age_s") * NS)} if "age_s" in said else {}
+
+    def say() -> None:
+        now = {name: bench.clock.now_ns() + ago for name, ago in stamp.items()}
+        bench.live.publish(watched(bench, **said | now))
+
+    say_in_third_step(bench, say)
+    bench.loop.run()
+    assert [(end.cause, end.index) for end in ends(bench)] == [(EndCause.TIME_LIMIT, 6)]
+    assert bench.status["judge_stops"] == 0
+
+
+def test_a_done_of_the_episode_before_leaves_the_present_one_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, episodes=2, stale_s=100.0)
+    say_in_third_step(bench, lambda: bench.live.publish(watched(bench, 0)), episode=1)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+
+
+def test_what_is_no_score_ends_nothing(bench: Bench) -> None:
+    said = MessageSlot(bench.folder / "live.slot", 1024)
+    say_in_third_step(bench, lambda: said.write({"key": 3, "done": True}))
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT]
+
+
+@pytest.mark.parametrize(
+    ("button", "cause"),
+    [
+        (Button.STOP, EndCause.OPERATOR_STOP),
+        (Button.ESTOP, EndCause.ESTOP),
+        (Button.SUCCESS, EndCause.SUCCESS),
+        (Button.FAILURE, EndCause.FAILURE),
+    ],
+)
+def test_a_person_goes_before_whoever_watches(bench: Bench, button: Button, cause: EndCause) -> None:
+    def both() -> None:
+        bench.live.publish(watched(bench))
+        bench.keys.press(button)
+
+    say_in_third_step(bench, both)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [cause]
+    assert bench.status["judge_stops"] == 0

@@ -1,0 +1,126 @@
+"""What an actor's control process makes of its bench file."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from roborl.clock import NS, FakeClock, MonotonicClock
+from roborl.envs.bench import load_bench
+from roborl.hil.supervisor import PolicyOnly
+from roborl.loops.actor import control_process
+from roborl.loops.actor.act import folder_of
+from roborl.loops.actor.act_config import ActConfig
+from roborl.loops.actor.control_process import gate, make_judge_stop, make_operator, make_settings
+from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
+from roborl.loops.actor.live_config import LiveConfig
+from roborl.loops.actor.status import StatusSlot
+from roborl.loops.supervise import Child
+from roborl.types import EpisodeKey
+
+
+class Scene:
+    """A scene in which the task is done from the start."""
+
+    succeeded = True
+
+    def __init__(self) -> None:
+        self.seeds: list[int | None] = []
+
+    def reset(self, seed: int | None) -> None:
+        self.seeds.append(seed)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "mode", "said", "told"),
+    [
+        ("auto", "train", True, None),
+        ("judge", "train", None, "judge"),
+        # The reward model is shown no evaluation episodes.
+        ("judge", "evaluate", True, None),
+    ],
+)
+def test_a_simulation_keeps_its_verdict_to_itself_where_a_judge_gives_it(
+    outcome: str, mode: str, said: bool | None, told: str | None
+) -> None:
+    bench = load_bench("so101_sim", [f"--outcome={outcome}"])
+    config, scene = ActConfig(mode=mode), Scene()
+    nothing: Any = None
+    robot: Any = SimpleNamespace(scene=scene)
+    operator = make_operator(config, bench, robot, nothing, nothing, MonotonicClock(), lambda: False)
+    operator.reset(7)
+    assert scene.seeds == [7]
+    assert operator.verdict() is said
+    assert make_settings(config, bench).meta.get("outcome") == told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "mode", "live", "stops"),
+    [
+        ("judge", "train", {}, True),
+        ("auto", "train", {}, False),
+        ("judge", "evaluate", {}, False),
+        # As where the verdict is a grade of the whole episode.
+        ("judge", "train", {"stops": False}, False),
+        ("judge", "train", {"use": "never"}, False),
+        ("judge", "train", {"server": ""}, False),
+    ],
+)
+def test_whoever_watches_ends_episodes_where_the_outcome_is_left_to_a_judge_alone(
+    tmp_path: Path, outcome: str, mode: str, live: dict[str, Any], stops: bool
+) -> None:
+    bench = load_bench("so101_sim", [f"--outcome={outcome}", "--time_scale=4"])
+    config = ActConfig(mode=mode, live=LiveConfig(**{"server": "tcp://127.0.0.1:1", "stale_s": 2.0} | live))
+    clock: Any = FakeClock(NS)
+    done = make_judge_stop(config, bench, tmp_path, clock)
+    key = EpisodeKey(actor="arm", incarnation=1, episode=0)
+    score = LiveScore(key=key, index=3, progress=1.0, done=True, valid=True, stamp_ns=clock.now_ns())
+    slot = LiveSlot(tmp_path)
+    # Seconds of the wall, of which the bench's clock makes four times as many.
+    for age_s, fresh in ((7.9, True), (8.1, False)):
+        slot.publish(replace(score, stamp_ns=clock.now_ns() - int(age_s * NS)))
+        assert done(key) is (stops and fresh)
+
+
+def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) -> None:
+    inference, io = StatusSlot(tmp_path, "inference"), StatusSlot(tmp_path, "io")
+    inference.begin()
+    inference.ready(0.0)
+    alone = gate(tmp_path, PolicyOnly(), learner=False)
+    blocked = gate(tmp_path, PolicyOnly(), learner=True)
+    assert (blocked(), alone()) == (Waiting.NO_LEARNER, Waiting.NOTHING)
+    io["met"] = io["paused"] = 1
+    assert (blocked(), alone()) == (Waiting.LEARNER_PAUSED, Waiting.LEARNER_PAUSED)
+    io["paused"] = 0
+    assert (blocked(), alone()) == (Waiting.NOTHING, Waiting.NOTHING)
+
+
+def test_on_a_physical_bench_the_operator_is_told_what_the_arm_does_when_control_dies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        "robot: {type: stub}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\nif_control_dies: the arm sinks slowly\n"
+        "cameras: {front: {height_px: 64, width_px: 64}}\n"
+    )
+    config = ActConfig(
+        bench=str(bench),
+        plugins=["roborl.testing.config_stub_robot"],
+        run=tmp_path,
+        operator="none",
+        ring_mb=1,
+    )
+    child = Child("control", None, ctypes.c_int64(0))
+    child.stop()
+    try:
+        control_process.main(child, config)
+    finally:
+        shutil.rmtree(folder_of(config))
+    assert "Should this control process die: the arm sinks slowly" in caplog.text

@@ -1,0 +1,171 @@
+"""The inference loop without processes: one policy, one slot on each side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roborl.errors import ConfigError, ModelLoadError
+from roborl.loops.actor.act_config import ActConfig
+from roborl.loops.actor.inference import InferenceLoop, policy_maker
+from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request, WeightsSlot
+from roborl.loops.actor.status import StatusSlot
+from roborl.types import EpisodeKey, Frame, Observation
+
+CAMERAS = {"front": (4, 4, 3)}
+
+
+class Policy:
+    """Answers with its bias, whatever it is."""
+
+    def __init__(self) -> None:
+        self.bias = np.zeros(2, np.float32)
+        self.version = 0
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def act(self, observation: Observation) -> np.ndarray:
+        return self.bias[None]
+
+    def load_actor(self, weights: Any, version: int) -> None:
+        if "bias" not in weights:
+            raise ModelLoadError("foreign weights")
+        self.bias, self.version = np.array(weights["bias"]), version
+
+
+class Side:
+    def __init__(self, folder: Path) -> None:
+        self.requests = ObservationSlot(folder, CAMERAS, 3)
+        self.chunks = ChunkSlot(folder)
+        self.weights = WeightsSlot(folder)
+        self.status = StatusSlot(folder, "inference")
+        self.version = 0
+        self.made: list[Policy] = []
+        self.loop = InferenceLoop(
+            self.make,
+            action_dim=2,
+            observations=ObservationSlot(folder, CAMERAS, 3),
+            chunks=ChunkSlot(folder),
+            weights=WeightsSlot(folder).read,
+            published=lambda: self.version,
+            status=self.status,
+        )
+
+    def make(self) -> Policy:
+        self.made.append(Policy())
+        return self.made[-1]
+
+    def publish(self, version: int, **weights: np.ndarray) -> None:
+        self.weights.write(version, weights)
+        self.version = version
+
+    def ask(self, index: int, *, episode: int = 0, wanted: bool = True) -> np.ndarray | None:
+        key = EpisodeKey(actor="arm", incarnation=1, episode=episode)
+        frame = Frame(rgb=np.zeros((4, 4, 3), np.uint8), camera="front", stamp_ns=0, id=index)
+        observation = Observation(frames={"front": frame}, state=np.zeros(3, np.float32), stamp_ns=0)
+        self.requests.publish(Request(key=key, index=index, wanted=wanted, observation=observation))
+        self.loop.turn(0.0)
+        chunk = self.chunks.newest()
+        assert chunk is None or chunk.covers(key, index)
+        self.chunk = chunk
+        return None if chunk is None else chunk.actions[0]
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Side:
+    return Side(tmp_path)
+
+
+def test_a_wanted_observation_gets_a_chunk_and_another_does_not(side: Side) -> None:
+    assert side.ask(0) is not None
+    assert side.ask(1, wanted=False) is None
+    assert side.status["chunks"] == 1
+
+
+def test_a_new_episode_resets_the_policy(side: Side) -> None:
+    for episode in (0, 0, 1, 1, 1, 2):
+        side.ask(0, episode=episode)
+    assert side.made[0].resets == 3
+
+
+def test_weights_are_swapped_between_chunks_and_named_in_them(side: Side) -> None:
+    side.publish(5, bias=np.float32([0.5, 0.5]))
+    # The observation that waits is answered first, with the weights in place.
+    np.testing.assert_array_equal(side.ask(0), [0, 0])
+    np.testing.assert_array_equal(side.ask(1), [0.5, 0.5])
+    assert side.chunk is not None
+    assert side.chunk.policy_version == 5
+    assert side.status["policy_version"] == 5
+    assert side.status["swaps"] == 1
+
+
+@pytest.mark.parametrize("bias", [[np.nan, 0.0], [0.0, 1.5], [0.0]])
+def test_weights_whose_first_action_is_wrong_give_way_to_the_last_good_ones(
+    side: Side, bias: list[float]
+) -> None:
+    side.publish(1, bias=np.float32([0.25, 0.25]))
+    side.ask(0)
+    np.testing.assert_array_equal(side.ask(1), [0.25, 0.25])
+    side.publish(2, bias=np.array(bias, np.float32))
+    side.ask(2)
+    np.testing.assert_array_equal(side.ask(3), [0.25, 0.25])
+    assert side.chunk is not None
+    assert side.chunk.policy_version == 1
+    assert side.status["refused"] == 1
+    side.publish(3, bias=np.float32([0.75, 0]))
+    side.ask(4)
+    np.testing.assert_array_equal(side.ask(5), [0.75, 0])
+
+
+def test_first_weights_that_are_wrong_give_way_to_the_policy_folder(side: Side) -> None:
+    side.publish(1, bias=np.float32([np.inf, 0]))
+    side.ask(0)
+    np.testing.assert_array_equal(side.ask(1), [0, 0])
+    assert len(side.made) == 2
+    assert side.status["policy_version"] == 0
+
+
+def test_weights_that_do_not_fit_are_refused_once(side: Side) -> None:
+    side.publish(1, other=np.zeros(2, np.float32))
+    for index in range(3):
+        np.testing.assert_array_equal(side.ask(index), [0, 0])
+    assert side.status["refused"] == 1
+
+
+def test_a_policy_that_is_wrong_by_itself_stays_silent(side: Side) -> None:
+    side.made[0].bias[:] = np.nan
+    assert side.ask(0) is None
+    assert side.status["bad_chunks"] == 1
+
+
+def test_actions_of_another_size_are_refused_before_the_first_episode(side: Side) -> None:
+    side.loop.warm_up(CAMERAS, 3)
+    side.made[0].bias = np.zeros(3, np.float32)
+    with pytest.raises(ModelLoadError, match=r"actions do not fit this robot.*\(1, 3\).*\(h, 2\)"):
+        side.loop.warm_up(CAMERAS, 3)
+
+
+def test_a_policy_is_told_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roborl.testing.policies.random_policy", lambda folder, **told: told)
+    make: Any = policy_maker(ActConfig(policy_factory="roborl.testing.policies:random_policy"))
+    assert make("reach the target")["task"] == "reach the target"
+
+
+@pytest.mark.parametrize(("mode", "explores"), [("train", True), ("evaluate", False)])
+def test_only_episodes_for_training_explore(
+    mode: str, explores: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("roborl.testing.policies.random_policy", lambda folder, **given: asked.update(given))
+    policy_maker(ActConfig(policy_factory="roborl.testing.policies:random_policy", mode=mode))("wave")
+    assert (asked["explore"] is not None) is explores
+
+
+def test_a_factory_that_cannot_be_found_is_misuse() -> None:
+    with pytest.raises(ConfigError, match="factory"):
+        policy_maker(ActConfig(policy_factory="roborl.policies:nothing"))

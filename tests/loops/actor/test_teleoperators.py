@@ -1,0 +1,79 @@
+"""Teleoperators are connected without a question at the terminal, and what is amiss is said."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from roborl.errors import ConfigError, RobotError
+from roborl.loops.actor.teleoperators import connect_teleoperator
+
+
+class Leader:
+    """Connects as LeRobot's leader arms do."""
+
+    name, id, calibration_fpath = "so_leader", "desk", "calibration/desk.json"
+    config = SimpleNamespace(type="so101_leader")
+
+    def __init__(self, *, calibrated: bool = True, port: bool = True) -> None:
+        self.bus, self.is_calibrated, self._port = object(), calibrated, port
+        self.connected, self.read = False, 0
+
+    def connect(self, calibrate: bool = True) -> None:
+        if not self._port:
+            raise ConnectionError("Could not connect on port '/dev/ttyACM1'.\nTry lerobot-find-port\n")
+        if calibrate:
+            input("Move it to the middle and press ENTER....")
+        self.connected = True
+
+    def get_action(self) -> dict[str, float]:
+        self.read += 1
+        return {}
+
+
+class Pad:
+    """Connects as LeRobot's gamepad does: without a word where none is plugged in, and with the signal taken."""
+
+    name = "gamepad"
+
+    def __init__(self) -> None:
+        self.gamepad: Any = None
+
+    def connect(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def is_calibrated(self) -> bool:
+        return True
+
+    def get_action(self) -> dict[str, float]:
+        return {"delta_x": self.gamepad.get_axis(0)}
+
+
+def test_a_leader_is_connected_without_a_question() -> None:
+    leader = Leader()
+    connect_teleoperator(leader)
+    assert leader.connected
+    assert leader.read == 1, "it answers"
+
+
+def test_a_leader_that_is_not_calibrated_is_named_with_the_command() -> None:
+    with pytest.raises(ConfigError, match=r"id 'desk'.*--teleop.type=so101_leader"):
+        connect_teleoperator(Leader(calibrated=False))
+
+
+def test_a_port_with_nothing_behind_it_is_a_robot_error_on_one_line() -> None:
+    with pytest.raises(
+        RobotError, match=r"so_leader does not answer.*ttyACM1.*Try lerobot-find-port\. "
+    ) as caught:
+        connect_teleoperator(Leader(port=False))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gamepad_that_is_not_plugged_in_is_found_at_once_and_sigterm_still_ends_the_process() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RobotError, match="gamepad does not answer"):
+        connect_teleoperator(Pad())
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.clock import FakeClock
+from roborl.codec import join
+from roborl.data.columns import active_version, load_labels, save_labels
+from roborl.data.store import Store, StoreSpec
+from roborl.errors import DatasetError
+from roborl.loops.learner.label import Labeller
+from roborl.loops.learner.label_store import StoredEpisodes
+from roborl.loops.learner.labelling import LabelConfig, LabelledRows
+from roborl.loops.reward_server import ServedJudge
+from roborl.records import pack_record
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, arrival, episode_records
+from roborl.types import EndCause, EpisodeKey, Observation, Score
+
+SPEC = StoreSpec(
+    cameras=CAMERAS,
+    image_px=8,
+    state_dim=STATE_DIM,
+    action_dim=ACTION_DIM,
+    max_steps=20,
+    capacity_bytes=1 << 20,
+)
+
+
+class StepCounter:
+    """A reward server whose progress is the index that the state shows, so a wrong frame shows."""
+
+    def __init__(self) -> None:
+        self._out: list[tuple[str, Score]] = []
+        self._opened = 0
+
+    def judge(self) -> ServedJudge:
+        return ServedJudge(version="steps")
+
+    def open(self, task: str) -> str:
+        self._opened += 1
+        return f"s{self._opened}"
+
+    def push(self, session: str, observation: Observation, *, score: bool) -> bool:
+        index = int(observation.state[2])
+        if score:
+            progress = index / 100
+            self._out.append(
+                (session, Score(frame_id=index, progress=progress, raw=progress, version="steps"))
+            )
+        return True
+
+    def close(self, session: str) -> None:
+        return
+
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+        out, self._out = self._out, []
+        return out, []
+
+
+class Rig:
+    """A real store, written to by hand, and a labeller on its folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store.open(root, SPEC)
+        self.clock = FakeClock()
+        self._sequence = 0
+
+    def begin(self, number: int, steps: int, *, mode: str = "train", end: bool = True) -> EpisodeKey:
+        key = EpisodeKey(actor="left", incarnation=1, episode=number)
+        records = list(episode_records(key, steps, EndCause.TIME_LIMIT, mode=mode))
+        for record in records if end else records[:-1]:
+            self._sequence += 1
+            self.store.ingest("ring", self._sequence, join(pack_record(record)))
+        return key
+
+    def labeller(self, stride: int = 1) -> tuple[Labeller, StoredEpisodes]:
+        episodes = StoredEpisodes(self.root, clock=self.clock)
+        config = LabelConfig(stride=stride)
+        return Labeller(episodes, StepCounter(), config, events=lambda _: None, clock=self.clock), episodes
+
+    def turns(self, labeller: Labeller, count: int = 20) -> None:
+        for _ in range(count):
+            self.clock.advance(0.1)
+            labeller.turn(0)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.store.close()
+
+
+def labels(episodes: StoredEpisodes, key: EpisodeKey) -> list[float]:
+    column = episodes.column("steps")
+    slot = episodes.arena.slot(key)
+    assert slot is not None
+    first, count = int(episodes.arena.table["start"][slot]), column.labelled(key)
+    return [round(float(value), 4) for value in column.columns.progress[first : first + count]]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_labels_reach_the_column_and_the_sealed_episode(rig: Rig, stride: int) -> None:
+    key, still_open = rig.begin(0, 10), rig.begin(1, 4, end=False)
+    assert rig.store.wait_sealed(10)
+    labeller, episodes = rig.labeller(stride)
+    rig.turns(labeller)
+    wanted = [index // stride * stride / 100 for index in range(10)] + [0.1]
+    assert labels(episodes, key) == wanted
+    assert labels(episodes, still_open) == wanted[: 5 if stride == 1 else 4]
+    assert active_version(rig.root) == "steps"
+    saved = load_labels(rig.root, key, "steps")
+    assert saved is not None
+    np.testing.assert_allclose(saved[0], wanted, atol=1e-6)
+
+
+def test_the_version_that_is_active_is_known_to_another_labeller(rig: Rig) -> None:
+    labeller, episodes = rig.labeller()
+    assert episodes.active() is None
+    rig.turns(labeller, 1)
+    assert rig.labeller()[1].active() == "steps"
+
+
+def test_an_open_episode_is_labelled_as_it_grows(rig: Rig) -> None:
+    key = rig.begin(0, 4, end=False)
+    labeller, episodes = rig.labeller()
+    rig.turns(labeller, 3)
+    assert len(labels(episodes, key)) == 5
+    rig.store.ingest("ring", 7, join(pack_record(arrival(key, 5))))
+    rig.turns(labeller, 3)
+    assert labels(episodes, key) == [0.0, 0.01, 0.02, 0.03, 0.04, 0.05]
+
+
+def test_evaluation_episodes_are_left_alone(rig: Rig) -> None:
+    key = rig.begin(0, 4, mode="evaluate")
+    labeller, episodes = rig.labeller()
+    rig.turns(labeller)
+    assert episodes.column("steps").labelled(key) == 0
+
+
+def test_a_new_labeller_keeps_labels_and_strides(rig: Rig) -> None:
+    key = rig.begin(0, 9, end=False)
+    first, _ = rig.labeller(stride=4)
+    rig.turns(first, 3)
+    second, episodes = rig.labeller(stride=1)
+    rig.turns(second, 3)
+    assert labels(episodes, key) == [0.0] * 4 + [0.04] * 4 + [0.08]
+    assert episodes.column("steps").stride(key) == 4
+    assert second.counters["changed"] == 0
+
+
+def test_saved_labels_of_an_episode_that_comes_into_memory_later_are_taken_in(rig: Rig) -> None:
+    rig.begin(0, 4)
+    _, episodes = rig.labeller()
+    column = episodes.column("steps")
+    later = rig.begin(1, 3)
+    assert rig.store.wait_sealed(10)
+    progress = np.array([0.0, 0.1, 0.2, 0.3], np.float32)
+    save_labels(rig.root, later, "steps", progress, np.zeros(4, np.float32))
+    assert column.labelled(later) == 0
+    rig.clock.advance(1.0)
+    episodes.episodes()
+    assert column.labelled(later) == 4
+    assert labels(episodes, later) == [0.0, 0.1, 0.2, 0.3]
+
+
+def test_a_held_episode_is_marked_once(rig: Rig) -> None:
+    key = rig.begin(0, 4)
+    _, episodes = rig.labeller()
+    rig.clock.advance(1.0)
+    episodes.episodes()
+    column = episodes.column("steps")
+    assert column.hold(key)
+    assert not column.hold(key)
+    assert not column.hold(EpisodeKey(actor="nobody", incarnation=1, episode=0))
+
+
+def test_labels_made_anew_are_compared_with_those_kept(rig: Rig) -> None:
+    key = rig.begin(0, 4)
+    labeller, episodes = rig.labeller()
+    rig.turns(labeller)
+    column = episodes.column("steps")
+
+    def rows(*values: float) -> LabelledRows:
+        return LabelledRows(
+            start=1, progress=np.array(values, np.float32), spread=np.zeros(len(values), np.float32)
+        )
+
+    assert column.agrees(key, rows(0.01, 0.02))
+    assert not column.agrees(key, rows(0.01, 0.09))
+
+
+def test_a_replay_memory_made_anew_ends_the_labeller(rig: Rig, tmp_path: Path) -> None:
+    rig.begin(0, 4)
+    labeller, _ = rig.labeller()
+    rig.turns(labeller)
+    layout = tmp_path / "arena" / "layout.json"
+    copy = layout.with_name("layout.copy")
+    copy.write_bytes(layout.read_bytes())
+    copy.replace(layout)
+    with pytest.raises(DatasetError, match="made anew"):
+        rig.turns(labeller, 2)

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.codec import join
+from roborl.data.arena import ArenaReader
+from roborl.data.columns import ProgressColumns, switch
+from roborl.data.reader import StoreReader
+from roborl.data.sealed import episode_of
+from roborl.data.store import Store, StoreSpec
+from roborl.errors import ConfigError
+from roborl.learning.sampling import Sampler, SamplingConfig
+from roborl.loops.learner.replay import MixConfig, ReplaySource
+from roborl.records import Arrival, Verdict, pack_record
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_instants, episode_records
+from roborl.types import EndCause, EpisodeKey, RewardSource
+
+SPEC = StoreSpec(
+    cameras=CAMERAS,
+    image_px=8,
+    state_dim=STATE_DIM,
+    action_dim=ACTION_DIM,
+    max_steps=20,
+    capacity_bytes=1 << 20,
+)
+
+
+class Rig:
+    """A store written to by hand, and the trainer's view of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store.open(root, SPEC)
+        self._sequence = 0
+
+    def run(
+        self,
+        number: int,
+        steps: int,
+        end: EndCause = EndCause.TIME_LIMIT,
+        *,
+        mode: str = "train",
+        actor: str = "left",
+    ) -> EpisodeKey:
+        key = EpisodeKey(actor=actor, incarnation=1, episode=number)
+        for record in episode_records(key, steps, end, mode=mode):
+            self.ingest(record)
+        return key
+
+    def ingest(self, record: object) -> None:
+        self._sequence += 1
+        self.store.ingest("ring", self._sequence, join(pack_record(record)))  # type: ignore[arg-type]
+
+    def source(
+        self,
+        *,
+        reported: list[str] | None = None,
+        mix: MixConfig | None = None,
+        need_labels: bool = False,
+        imported: bool = True,
+        ahead: bool = False,
+    ) -> ReplaySource:
+        sampler = Sampler(ArenaReader(self.root), SamplingConfig(need_labels=need_labels), 0)
+        shares = (mix or MixConfig()).shares(0.5)
+        info = StoreReader(self.root).info
+        return ReplaySource(
+            sampler,
+            shares,
+            8,
+            images=True,
+            info=info,
+            reported=reported or (),
+            imported=lambda: imported,
+            ahead=lambda: ahead,
+        )
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_new_experience_is_told_once(rig: Rig) -> None:
+    source = rig.source()
+    assert source.refresh().sampleable == 0
+    key = rig.run(0, 10, EndCause.SUCCESS)
+    first = source.refresh()
+    assert first.sampleable == 10
+    (episode,) = first.finished
+    assert (episode.key, episode.steps, episode.reward, episode.success, episode.end) == (
+        str(key),
+        10,
+        1.0,
+        True,
+        "success",
+    )
+    assert episode.policy_version == first.policy_version == 1
+    again = source.refresh()
+    assert again.finished == []
+    assert (again.sampleable, again.committed) == (first.sampleable, first.committed)
+    rig.run(1, 5)
+    later = source.refresh()
+    assert later.sampleable == 15
+    assert later.committed > first.committed
+
+
+def test_a_process_that_goes_on_counts_the_rest_of_an_episode_and_nothing_twice(rig: Rig) -> None:
+    first = rig.source()
+    rig.run(0, 10)
+    records = list(episode_records(EpisodeKey(actor="left", incarnation=1, episode=1), 8))
+    for record in records[:6]:
+        rig.ingest(record)
+    assert first.refresh().sampleable == 10 + 4
+    source = rig.source()
+    source.load_state_dict(first.state_dict())
+    assert source.refresh().sampleable == 10 + 4
+    for record in records[6:]:
+        rig.ingest(record)
+    assert source.refresh().sampleable == 10 + 8
+    rig.run(2, 4)
+    assert source.refresh().sampleable == 10 + 8 + 4
+
+
+def test_labels_of_another_version_count_nothing_again(rig: Rig) -> None:
+    source = rig.source(need_labels=True)
+    key = rig.run(0, 10)
+    for version in ("first", "second"):
+        column = ProgressColumns(ArenaReader(rig.root), version, write=True)
+        switch(rig.root, version)
+        column.write(key, 0, np.zeros(4, np.float32), np.zeros(4, np.float32))
+        assert source.refresh().sampleable == {"first": 3, "second": 10}[version]
+        column.write(key, 4, np.zeros(7, np.float32), np.zeros(7, np.float32))
+        assert source.refresh().sampleable == 10
+
+
+def test_what_an_earlier_process_reported_is_not_reported_again(rig: Rig) -> None:
+    key, other = rig.run(0, 4), rig.run(1, 4)
+    source = rig.source(reported=[str(key)])
+    assert [episode.key for episode in source.refresh().finished] == [str(other)]
+
+
+def test_demonstrations_and_evaluations_earn_no_updates_and_are_no_results(rig: Rig) -> None:
+    rig.run(0, 6, EndCause.SUCCESS, mode="demo")
+    rig.run(1, 6, EndCause.SUCCESS, mode="evaluate")
+    found = rig.source().refresh()
+    assert found.sampleable == 0
+    assert found.finished == []
+
+
+def test_recorded_episodes_stand_there_whole_once_they_have_come_in_and_are_labelled(rig: Rig) -> None:
+    rig.run(0, 6)
+    assert not rig.source().refresh().recorded
+    rig.run(1, 6, EndCause.SUCCESS, mode="demo")
+    assert rig.source().refresh().recorded
+    assert not rig.source(imported=False).refresh().recorded
+    assert not rig.source(need_labels=True).refresh().recorded
+
+
+def test_nothing_from_online_is_drawn_while_the_head_start_lasts(rig: Rig) -> None:
+    rig.run(0, 6, EndCause.SUCCESS)
+    rig.run(1, 6, EndCause.SUCCESS, mode="demo")
+    ahead, later = rig.source(ahead=True), rig.source()
+    assert ahead.sample().demo.all()
+    assert not later.sample().demo.all()
+
+
+def test_nothing_is_drawn_where_nothing_has_labels_yet(rig: Rig) -> None:
+    rig.run(0, 6)
+    rig.run(1, 6, EndCause.SUCCESS, mode="demo")
+    for ahead in (False, True):
+        waiting = rig.source(need_labels=True, ahead=ahead)
+        waiting.refresh()
+        assert waiting.sample() is None
+        assert rig.source(ahead=ahead).sample() is not None
+
+
+def test_a_verdict_that_moves_the_end_moves_the_return(rig: Rig) -> None:
+    key = rig.run(0, 8)
+    rig.ingest(Verdict(key=key, index=5, success=True, source=RewardSource.OPERATOR))
+    (episode,) = rig.source().refresh().finished
+    assert episode.success is True
+    assert episode.reward == 1.0
+
+
+def test_batches_follow_the_mix(rig: Rig) -> None:
+    rig.run(0, 10, actor="demo", mode="demo")
+    rig.run(1, 10)
+    rig.run(2, 10, EndCause.SUCCESS)
+    source = rig.source()
+    source.refresh()
+    batches = [source.sample() for _ in range(20)]
+    assert {len(batch) for batch in batches} == {8}
+    for batch in batches:
+        check_instants(batch.images, batch.state, batch.action)
+        # Half comes from all online episodes; the other from demonstrations and what succeeded.
+        assert not batch.demo[:4].any()
+        episodes = batch.state[4:, 1]
+        assert set(episodes.tolist()) <= {0.0, 2.0}
+    assert any(batch.demo.any() for batch in batches)
+    plain = rig.source(mix=MixConfig(with_successes=False))
+    plain.refresh()
+    assert all(plain.sample().demo[4:].all() for _ in range(5))
+
+
+def test_recorded_failures_are_a_set_of_their_own_and_never_demonstrations(rig: Rig) -> None:
+    rig.run(0, 8)
+    for number, success in enumerate((True, False)):
+        key = EpisodeKey(actor="demo", incarnation=1, episode=number)
+        arrivals = [r for r in episode_records(key, 8, EndCause.TIME_LIMIT) if isinstance(r, Arrival)]
+        info = replace(StoreReader(rig.root).episodes()[0], key=key)
+        rig.store.import_episode(replace(episode_of(info, arrivals), success=success))
+    sampler = Sampler(ArenaReader(rig.root), SamplingConfig(need_labels=False), 0)
+    assert {name: sampler.count(name) for name in ("demo", "failure", "online")} == {
+        "demo": 8,
+        "failure": 8,
+        "online": 8,
+    }
+    assert not sampler.sample(16, "failure").demo.any()
+    assert sampler.sample(16, "demo").demo.all()
+
+
+def test_the_share_of_demonstrations_can_follow_a_schedule() -> None:
+    shares = MixConfig(kind="linear", final=0.1, over_updates=100).shares(0.5)
+    demo = next(share for name, share in shares.items() if "demo" in name)
+    assert [round(demo.at(update, 0.0), 3) for update in (0, 50, 100, 900)] == [0.5, 0.3, 0.1, 0.1]
+    assert [round(shares["online"].at(update, 0.0), 3) for update in (0, 50, 100)] == [0.5, 0.7, 0.9]
+    assert set(MixConfig().shares(0.0)) == {"online"}
+    mixed = MixConfig(failure_share=0.2).shares(0.5, failures=True)
+    assert [round(mixed[name].at(0, 0.0), 3) for name in ("online", "failure")] == [0.3, 0.2]
+    with pytest.raises(ConfigError, match="no place"):
+        MixConfig().shares(0.8, failures=True)
+    with pytest.raises(ConfigError, match="final"):
+        MixConfig(final=1.5)
+
+
+def test_eviction_takes_nothing_back_from_what_was_earned(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "small")
+    rig.store.close()
+    rig.store = Store.open(tmp_path / "tiny", replace(SPEC, capacity_bytes=90_000))
+    rig.root = tmp_path / "tiny"
+    source = rig.source()
+    earned = 0
+    for number in range(30):
+        rig.run(number, 10)
+        found = source.refresh()
+        assert found.sampleable >= earned
+        earned = found.sampleable
+    assert rig.store.health()["evicted"] > 0
+    rig.store.close()
+
+
+def test_the_imported_episode_is_a_demonstration(rig: Rig) -> None:
+    key = EpisodeKey(actor="demo.1", incarnation=1, episode=3)
+    records = list(episode_records(key, 5, EndCause.SUCCESS, mode="demo"))
+    reader = StoreReader(rig.root)
+    rig.run(0, 5, EndCause.SUCCESS)
+    info = replace(reader.episodes()[0], key=key)
+    episode = episode_of(info, [record for record in records if isinstance(record, Arrival)])
+    assert rig.store.import_episode(episode)
+    assert not rig.store.import_episode(episode)
+    source = rig.source()
+    found = source.refresh()
+    assert [result.key for result in found.finished] == ["left-0001-000000"]
+    assert np.any([source.sample().demo.any() for _ in range(5)])

@@ -1,0 +1,129 @@
+"""What is planned for small networks, held against the networks as they learn; and LeRobot's by name and by folder."""
+
+from __future__ import annotations
+
+import copy
+import json
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from roborl.errors import ConfigError
+from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.learner.learn_config import BenchForm, StoreConfig
+from roborl.loops.planning.memory_plan import Part
+from roborl.loops.planning.plan_learning import (
+    policy_parts,
+    policy_training_parts,
+    rlpd_parts,
+    small_policy_parts,
+)
+from roborl.policies.networks import Critics
+from roborl.policies.published import POLICIES
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.rewards.adaptation.config import Method
+
+FORM = BenchForm(
+    task="shine",
+    cameras={"front": (96, 96), "wrist": (96, 96)},
+    image_px=32,
+    state_dim=7,
+    action_dim=4,
+    max_steps=50,
+    policy_hz=10.0,
+)
+
+
+def by_name(parts: list[Part]) -> dict[str, Part]:
+    assert len({part.what for part in parts}) == len(parts)
+    return {part.what: part for part in parts}
+
+
+def nbytes(module: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def real_networks() -> tuple[SmallPolicy, Critics]:
+    shape = SmallPolicyConfig(cameras=("front", "wrist"), image_px=32, state_dim=7, action_dim=4)
+    policy, config = SmallPolicy(shape), RlpdConfig()
+    inputs = policy.encoder.output_dim + 7
+    return policy, Critics(inputs + 4 + 1, config.members, config.width)
+
+
+def test_rlpd_takes_as_much_as_its_networks_their_gradients_and_their_optimisers() -> None:
+    policy, critics = real_networks()
+    actor, averaged = policy.actor.requires_grad_(True), copy.deepcopy(policy.actor)
+    targets = copy.deepcopy(critics)
+    learn = [*actor.parameters(), *critics.parameters()]
+    optimiser = torch.optim.Adam(learn)
+    for parameter in learn:
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    averages = [t for s in optimiser.state.values() for n, t in s.items() if n != "step"]
+    parts = by_name(list(rlpd_parts(FORM, StoreConfig(capacity_bytes=1 << 26))))
+    networks = (policy.encoder, actor, averaged, critics, targets)
+    assert parts["weights"].nbytes == sum(map(nbytes, networks))
+    gradients = [p.grad for p in learn if p.grad is not None]
+    assert parts["gradients, Adam"].nbytes == sum(t.nbytes for t in chain(gradients, averages))
+    assert parts["replay pictures"].nbytes == 1 << 26
+    assert {part.device for part in parts.values()} == {"cpu"}
+    assert [name for name, part in parts.items() if not part.measured] == ["activations"]
+
+
+def test_replay_features_are_those_of_the_observations_that_fit() -> None:
+    small, large = (
+        by_name(list(rlpd_parts(FORM, StoreConfig(capacity_bytes=size))))["replay features"].nbytes
+        for size in (1 << 26, 1 << 27)
+    )
+    assert large == pytest.approx(2 * small, rel=1e-3)
+    features = 3 * 16 * 2
+    rows = (1 << 26) / (2 * 40 * 40 * 3)  # with fewer bytes for all but the pictures
+    assert small == pytest.approx(rows * (4 * features + 16), rel=0.05)
+
+
+def test_a_small_policy_is_planned_as_it_is_saved(tmp_path: Path) -> None:
+    policy, _ = real_networks()
+    policy.save(tmp_path)
+    (planned,) = small_policy_parts(FORM)
+    read = by_name(list(policy_parts(str(tmp_path), "cpu", cameras=2)))["weights"]
+    assert planned.nbytes == read.nbytes == nbytes(policy.encoder) + nbytes(policy.actor)
+    assert planned.measured
+    assert read.measured
+
+
+def test_a_policy_of_lerobots_is_estimated_by_name_and_measured_by_folder(tmp_path: Path) -> None:
+    named = by_name(list(policy_parts("smolvla", "cuda:1", cameras=2)))
+    assert named["weights"].nbytes == 4 * POLICIES["smolvla"].parameters
+    assert not any(part.measured for part in named.values())
+    assert {part.device for part in named.values()} == {"cuda:1"}
+    tensors = {"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7), "n": torch.zeros(2).bool()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"type": "smolvla"}))
+    saved = by_name(list(policy_parts(str(tmp_path), "cuda:1", cameras=2)))
+    assert saved["weights"].nbytes == 30 + 28 + 2
+    assert saved["weights"].measured
+    # In bfloat16, as its first weights are.
+    assert 2 * saved["keys and values"].nbytes == named["keys and values"].nbytes
+
+
+def test_learning_all_of_a_policy_takes_more_than_learning_an_adapter() -> None:
+    def gib(method: Method) -> float:
+        parts = policy_training_parts("pi0", "cuda:0", method, cameras=2, batch=1)
+        return sum(part.nbytes for part in parts) / 2**30
+
+    # openpi states more than 22.5 GB for the one, with half-precision weights, and more than 70 GB for the other.
+    assert 13 < gib(Method.LORA) < 25
+    assert 50 < gib(Method.FULL) < 80
+
+
+def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such policy") as caught:
+        list(policy_parts("dreamer", "cpu", cameras=1))
+    assert "smolvla" in str(caught.value)
+    policy, _ = real_networks()
+    policy.save(tmp_path)
+    with pytest.raises(ConfigError, match="rlpd"):
+        list(policy_training_parts(str(tmp_path), "cpu", Method.FULL, cameras=2, batch=1))

@@ -1,0 +1,133 @@
+"""A person marks sub-tasks on a page, and what the page saves goes into the dataset."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from roborl.cli.main import main
+from roborl.data.dataset_episode import Subtask
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.reward_training.annotate import apply_marks, read_marks, write_page
+from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
+from roborl.types import EndCause
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    write_episodes(
+        tmp_path / "d",
+        random_episode(0),
+        random_episode(1, subtasks=()),
+        random_episode(2, subtasks=(), success=False, end=EndCause.FAILURE, failure="drop"),
+    )
+    return tmp_path / "d"
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    block = re.search(
+        r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.DOTALL
+    )
+    assert block is not None
+    return dict(json.loads(block[1]))
+
+
+def test_the_page_shows_every_frame_and_the_marks_so_far(dataset: Path, tmp_path: Path) -> None:
+    assert write_page(dataset, tmp_path / "page.html") == 3
+    data = data_of(tmp_path / "page.html")
+    assert data["stages"] == ["reach", "lift"]
+    first, _, third = data["episodes"]
+    assert [f["index"] for f in first["frames"]] == list(range(7))
+    assert first["marks"] == [{"name": "reach", "start": 0, "end": 2}, {"name": "lift", "start": 2, "end": 6}]
+    assert third["note"] == ", drop"
+    raw = base64.b64decode(first["frames"][3]["picture"].split(",")[1])
+    seen = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    given = random_episode(0).images["front"][3]
+    assert seen.shape == given.shape
+    assert abs(seen.astype(float).mean() - given.mean()) < 10
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script here")
+def test_what_the_page_saves_goes_into_the_dataset(dataset: Path, tmp_path: Path) -> None:
+    write_page(dataset, tmp_path / "page.html", stages=["reach", "lift", "</script>"])
+    text = (tmp_path / "page.html").read_text()
+    script = text.split("<script>")[1].split("</script>")[0]
+    presses = ["n", "1", "ArrowRight", "ArrowRight", "2", "ArrowRight", "3", "Backspace", "ArrowRight", "e"]
+    stub = f"""
+        const page = {json.dumps(json.dumps(data_of(tmp_path / "page.html")))};
+        const made = () => ({{ style: {{}}, append() {{}}, replaceChildren() {{}}, textContent: page }});
+        const elements = {{}};
+        let press;
+        globalThis.document = {{
+            getElementById: (id) => elements[id] ??= made(),
+            createElement: made,
+            addEventListener: (_, handler) => {{ press = handler; }},
+        }};
+        {script}
+        for (const key of {json.dumps(presses)}) press({{ key, shiftKey: false, preventDefault() {{}} }});
+        console.log(JSON.stringify(result()));
+    """
+    saved = subprocess.run(["node", "-e", stub], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "marks.json").write_text(saved)
+    assert main(["annotate", "--dataset", str(dataset), "--marks", str(tmp_path / "marks.json")]) == 0
+    assert read_marks(dataset) == {
+        0: random_episode(0).subtasks,
+        1: (Subtask(name="reach", start=0, end=2), Subtask(name="lift", start=2, end=4)),
+    }
+
+
+def test_episodes_that_are_not_named_keep_their_marks_unless_told_otherwise(dataset: Path) -> None:
+    marks = {1: [Subtask(name="reach", start=0, end=6)]}
+    apply_marks(dataset, marks)
+    assert sorted(read_marks(dataset)) == [0, 1]
+    apply_marks(dataset, {0: []})
+    assert sorted(read_marks(dataset)) == [1]
+    apply_marks(dataset, {0: [Subtask(name="reach", start=0, end=6)]}, replace_all=True)
+    assert sorted(read_marks(dataset)) == [0]
+
+
+def test_sparse_and_dense_annotations_stand_beside_each_other(dataset: Path) -> None:
+    fine = [Subtask(name="near", start=0, end=1), Subtask(name="touch", start=1, end=6)]
+    apply_marks(dataset, {0: fine}, prefix="dense")
+    apply_marks(dataset, {1: fine}, prefix="dense")
+    assert sorted(read_marks(dataset, prefix="dense")) == [0, 1]
+    assert read_marks(dataset) == {0: random_episode(0).subtasks}
+
+
+def test_the_page_offers_only_frames_that_the_file_has(tmp_path: Path) -> None:
+    lerobot_recording(tmp_path / "f", [5])
+    write_page(tmp_path / "f", tmp_path / "p.html", stages=["grab"])
+    (only,) = data_of(tmp_path / "p.html")["episodes"]
+    assert only["last"] == 4
+    assert [f["index"] for f in only["frames"]] == list(range(5))
+    apply_marks(tmp_path / "f", {0: [Subtask(name="grab", start=0, end=only["last"])]})
+
+
+def test_a_recording_of_lerobot_is_annotated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lerobot_recording(tmp_path / "f", [5, 6])
+    (tmp_path / "k.csv").write_text("episode,name,start,end\n1,grab,0,3\n1,move,3,5\n")
+    assert main(["annotate", "--dataset", str(tmp_path / "f"), "--marks", str(tmp_path / "k.csv")]) == 0
+    assert json.loads(capsys.readouterr().out)["stage_shares"] == pytest.approx({"grab": 0.6, "move": 0.4})
+    assert main(["annotate", "--dataset", str(tmp_path / "f")]) == 0
+    assert "1: grab 0-3, move 3-5" in capsys.readouterr().err
+
+
+def test_misuse_is_explained(dataset: Path, tmp_path: Path) -> None:
+    lerobot_recording(tmp_path / "f", [4])
+    with pytest.raises(ConfigError, match=r"names of the sub-tasks.*--stages"):
+        write_page(tmp_path / "f", tmp_path / "p.html")
+    with pytest.raises(DatasetError, match=r"no such camera.*top.*Allowed.*front"):
+        write_page(dataset, tmp_path / "p.html", camera="top")
+    with pytest.raises(DatasetError, match=r"no such episodes.*9.*Allowed: 0 to 2"):
+        write_page(dataset, tmp_path / "p.html", episodes=[9])
+    both = ["annotate", "--dataset", str(dataset), "--marks", "m.json", "--page", "p.html"]
+    assert main(both) == 2

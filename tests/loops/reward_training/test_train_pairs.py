@@ -1,0 +1,113 @@
+"""The whole way: datasets on disk to a small judge of hops, and from there with one demonstration to another task."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.cli.main import main
+from roborl.errors import ConfigError
+from roborl.loops.reward_training import train_pairs
+from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
+from roborl.loops.reward_training.training_episodes import read_training
+from roborl.rewards.dopamine import DopamineConfig
+from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
+from roborl.rewards.registry import load_reward_model
+from roborl.testing.episodes import crossing_episode, write_episodes
+
+FRONT = DopamineConfig()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    shown = [crossing_episode(seed, turns=turns) for seed, turns in enumerate((9, 14))]
+    failed = crossing_episode(8, turns=12, stops_at=8)
+    write_episodes(tmp_path / "other", *(replace(e, task="another task") for e in (*shown, failed)))
+    write_episodes(tmp_path / "demo", *shown)
+    write_episodes(tmp_path / "test", crossing_episode(5, turns=12), failed, benchmark_progress=True)
+    return tmp_path
+
+
+def test_a_judge_is_trained_and_then_adapted_to_one_demonstration(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--model.left_wrist", ""]
+    small = ["--network.image_px", "32", "--network.keypoints", "2", "--network.channels", "2"]
+    steps = ["--training.steps", "2", "--training.episodes", "2"]
+    train = ["train-reward", "--model", "pairs", "--dataset", f"[{data / 'other'}]", *model, *steps]
+    assert main([*train, *small, "--out", str(data / "first")]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["episodes"] == {"another task": 3}
+    assert load_reward_model(str(data / "first")).references == {}
+
+    go_on = ["--start", str(data / "first"), "--demonstration", str(data / "demo")]
+    assert main([*train, *go_on, "--measured", str(data / "test"), "--out", str(data / "second")]) == 0
+    out, err = capsys.readouterr()
+    second = json.loads(out)
+    assert second == json.loads((data / "second" / "report.json").read_text())
+    assert second["episodes"] == {"another task": 3, "cross twice": 1}
+    assert list(second["measured"]) == ["as set", "incremental", "forward", "backward", "time only"]
+    assert second["measured"]["forward"]["successes"] == 1
+    assert second["measured"]["time only"]["failures"][0]["final"] == pytest.approx(1.0)
+    assert second["frame_ms"] > 0.0
+    assert "time only" in err
+    adapted = load_reward_model(str(data / "second"))
+    assert adapted.version == second["version"] != first["version"]
+    assert list(adapted.references) == ["goal/front"]
+
+    # Without a step it is the judge from before, told of the goal.
+    config = TrainPairsConfig(
+        out=data / "third",
+        start=str(data / "first"),
+        demonstration=str(data / "demo"),
+        model=FRONT,
+        training=replace(TrainPairsConfig(out=data, demonstration="x").training, steps=0),
+    )
+    untouched = train_pairs_on(config).model
+    assert untouched.judge.identity == load_reward_model(str(data / "first")).judge.identity
+    assert untouched.version != first["version"]
+
+
+def test_cameras_are_mapped_and_the_goal_is_kept_as_it_was_recorded(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, set[tuple[int, ...]]] = {}
+
+    def watched(dataset: str, **wanted: Any) -> Any:
+        read, rate_hz = read_training(dataset, **wanted)
+        sizes = seen.setdefault(Path(dataset).name, set())
+        sizes.update(rgb.shape for episode in read.values() for rgb in episode.images.values())
+        return read, rate_hz
+
+    monkeypatch.setattr(train_pairs, "read_training", watched)
+    train_pairs_on(
+        TrainPairsConfig(
+            out=data / "out",
+            dataset=[str(data / "other")],
+            demonstration=str(data / "demo"),
+            measured=str(data / "test"),
+            camera_map={"top": "front"},
+            model=DopamineConfig(front="top"),
+            network=PairNetworkConfig(image_px=16, keypoints=2, channels=2),
+            training=PairTraining(steps=2, episodes=2),
+        )
+    )
+    small, whole = (25, 16, 16, 3), (25, 32, 32, 3)
+    # Of the demonstrations one alone is read at its recorded size.
+    assert seen == {"other": {small}, "demo": {small, whole}, "test": {small}}
+    adapted = load_reward_model(str(data / "out"))
+    assert adapted.references["goal/top"].shape == (32, 32, 3)
+
+
+def test_what_does_not_go_together_is_refused(data: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        TrainPairsConfig(out=data / "out")
+    with pytest.raises(ConfigError, match="without a picture of the goal"):
+        TrainPairsConfig(out=data / "out", dataset=["a"], measured="b")
+    twice = TrainPairsConfig(
+        out=data / "out", dataset=[str(data / "demo")], demonstration=str(data / "demo"), model=FRONT
+    )
+    with pytest.raises(ConfigError, match="learnt from other episodes"):
+        train_pairs_on(twice)
