@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo, warn_of_cuts
 from roborl.data.lerobot_info import DatasetInfo, describe, map_cameras
-from roborl.data.scales import Scales
 from roborl.envs.bench import Bench
-from roborl.envs.bench_maps import action_map, state_map, workspace
+from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
+from roborl.loops.bench_scales import scales
 from roborl.loops.failed_episodes import verdicts
 from roborl.loops.joint_units import degrees_per_part, normalised_joints
 from roborl.types import Episode
@@ -159,18 +159,6 @@ def is_joint_recording(info: DatasetInfo, bench: Bench) -> bool:
     """Return whether states and actions are named like the robot's joint positions, as ``lerobot-record`` has them."""
     keys = set(load_robot_model(bench.model).position_keys)
     return not info.ours and keys <= set(info.state_names) and keys <= set(info.action_names)
-
-
-def scales(bench: Bench) -> Scales:
-    """Return what the numbers of the bench's states and actions stand for."""
-    model = load_robot_model(bench.model)
-    low, high = workspace(bench)
-    return Scales(
-        model=bench.model,
-        state_low=(*model.lower.tolist(), *low.tolist()),
-        state_high=(*model.upper.tolist(), *high.tolist()),
-        action_unit=tuple(action_map(bench).unit.tolist()),
-    )
 
 
 def joint_recording(bench: Bench, units: Units = "auto", calibration: str = "") -> Convert:

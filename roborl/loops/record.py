@@ -18,7 +18,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import DatasetError, RoborlError
-from roborl.loops.demonstrations import scales
+from roborl.loops.bench_scales import scales
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.loops.seeds import Purpose, scene_seed
 from roborl.roles import Policy

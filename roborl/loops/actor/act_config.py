@@ -117,6 +117,8 @@ class Card:
         real_time: Whether the bench keeps the time of the clock on the wall.
         task: The instruction in words.
         simulated: Whether the robot is.
+        policy_hz: Steps per second; None where nobody says.
+        scales: What the numbers of states and actions stand for, as :class:`roborl.data.scales.Scales` names it.
     """
 
     actor: str
@@ -127,6 +129,8 @@ class Card:
     real_time: bool
     task: str = ""
     simulated: bool = False
+    policy_hz: float | None = None
+    scales: dict[str, str | tuple[float, ...]] | None = None
 
     def write(self, folder: Path) -> None:
         """Leave the card in ``folder``, whole or not at all."""
@@ -140,6 +144,8 @@ class Card:
         except FileNotFoundError:
             return None
         fields["cameras"] = {name: tuple(shape) for name, shape in fields["cameras"].items()}
+        scales = fields.get("scales") or {}
+        fields["scales"] = {n: v if isinstance(v, str) else tuple(v) for n, v in scales.items()} or None
         return cls(**fields)
 
 

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ def main(child: Child, config: ActConfig) -> None:
     importlib.import_module("roborl.envs.gl")  # before anything loads MuJoCo
     bench_module = importlib.import_module("roborl.envs.bench")
     arm_module = importlib.import_module("roborl.envs.arm")
+    scales_module = importlib.import_module("roborl.loops.bench_scales")
     bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides, config.plugins)
     robot: Robot = bench_module.make_robot(bench)
     import_s = time.monotonic() - began
@@ -70,6 +72,8 @@ def main(child: Child, config: ActConfig) -> None:
         real_time=bench.time_scale == 1.0,
         task=bench.task,
         simulated=bench.simulated,
+        policy_hz=bench.policy_hz,
+        scales=asdict(scales_module.scales(bench)),
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
     count_lost_episode(journal, status)

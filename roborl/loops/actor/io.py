@@ -173,7 +173,12 @@ def weights_handshake(config: ActConfig, card: Card) -> Handshake:
     """
     from roborl.serving.handshake import Handshake
 
-    return Handshake(action_dim=card.action_dim, version=architecture(policy_maker(config)(card.task)))
+    return Handshake(
+        action_dim=card.action_dim,
+        policy_hz=card.policy_hz,
+        scales=card.scales,
+        version=architecture(policy_maker(config)(card.task)),
+    )
 
 
 def main(child: Child, config: ActConfig) -> None:
@@ -195,6 +200,8 @@ def main(child: Child, config: ActConfig) -> None:
         cameras={name: (shape[0], shape[1]) for name, shape in card.cameras.items()},
         state_dim=card.state_dim,
         action_dim=card.action_dim,
+        policy_hz=card.policy_hz,
+        scales=card.scales,
     )
     keys = config.security.load()
     sender = StepsSender(

@@ -16,7 +16,8 @@ from roborl.envs.bench import load_bench
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.errors import ConfigError
 from roborl.learning.publish import VersionShelf
-from roborl.loops.demonstrations import bench_episodes, scales, warn_of_another_task
+from roborl.loops.bench_scales import scales
+from roborl.loops.demonstrations import bench_episodes, warn_of_another_task
 from roborl.loops.learner import learn_processes
 from roborl.loops.learner.learn_config import (
     BenchForm,

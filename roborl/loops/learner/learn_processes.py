@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,13 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     store = Store.open(run.store, spec, sync=config.store.sync)
     receiver = StepsReceiver(
         config.steps,
-        handshake=Handshake(cameras=form.cameras, state_dim=form.state_dim, action_dim=form.action_dim),
+        handshake=Handshake(
+            cameras=form.cameras,
+            state_dim=form.state_dim,
+            action_dim=form.action_dim,
+            policy_hz=form.policy_hz,
+            scales=asdict(form.scales) if form.scales else None,
+        ),
         last_sequence=store.last_sequence,
         keys=config.security.load(),
     )
@@ -239,7 +246,10 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     publisher = WeightsPublisher(
         config.weights,
         handshake=Handshake(
-            action_dim=form.action_dim, version=architecture(policy, algorithm.actor_weights())
+            action_dim=form.action_dim,
+            policy_hz=form.policy_hz,
+            scales=asdict(form.scales) if form.scales else None,
+            version=architecture(policy, algorithm.actor_weights()),
         ),
         keys=config.security.load(),
     )

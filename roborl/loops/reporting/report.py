@@ -136,7 +136,9 @@ def render(
         "seconds": _seconds,
         "counted": _counted,
     }
-    template = environment.from_string(package_files("roborl.loops.reporting").joinpath(PAGE).read_text("utf-8"))
+    template = environment.from_string(
+        package_files("roborl.loops.reporting").joinpath(PAGE).read_text("utf-8")
+    )
     judge = results.settings.get("judge", "")
     reward = {} if judge else results.stages.get("train the reward model", {})
     form, invariance = results.form

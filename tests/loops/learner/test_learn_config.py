@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from roborl.envs.bench import load_bench
 from roborl.envs.bench_maps import action_map, state_map
-from roborl.loops.demonstrations import scales
+from roborl.loops.bench_scales import scales
 from roborl.loops.learner.learn import form_of
 from roborl.loops.learner.learn_config import BenchForm, LearnConfig
 
