@@ -71,6 +71,8 @@ from roborl.types import (
     Step,
 )
 
+pytestmark = pytest.mark.timeout(240)
+
 SIDE, STATE, ACTION, STEPS = 16, 3, 2, 12
 FORM = BenchForm(
     task="shine",
@@ -196,7 +198,7 @@ class Rig:
         self.journal.commit(End(key=key, index=steps, cause=cause))
         return key
 
-    def until(self, what: str, happened: object, seconds: float = 40.0) -> None:
+    def until(self, what: str, happened: object, seconds: float = 90.0) -> None:
         assert callable(happened)
         deadline = Deadline(seconds)
         while not happened():
