@@ -12,6 +12,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
+from roborl.loops.failed_episodes import verdicts
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.references import count_frames, video_frames
 from roborl.types import Image
@@ -27,7 +28,11 @@ def is_footage(dataset: str) -> bool:
 
 
 def read_footage(
-    dataset: str, *, episodes: Sequence[int] = (), camera_map: Mapping[str, str] | None = None
+    dataset: str,
+    *,
+    episodes: Sequence[int] = (),
+    camera_map: Mapping[str, str] | None = None,
+    failed: Sequence[int] = (),
 ) -> tuple[list[FilmedEpisode], float]:
     """Return the episodes of a dataset, without decoding a picture.
 
@@ -38,6 +43,7 @@ def read_footage(
         episodes: Which, by number, in this order; all where none is named. In a folder of videos they count from 0, by
             name.
         camera_map: Our camera name to the dataset's, where they differ.
+        failed: Numbers of episodes that failed, whatever the dataset says.
 
     Returns:
         The episodes, discarded ones left out, and the observations per second.
@@ -46,10 +52,11 @@ def read_footage(
         DatasetError: If it cannot be read, or lacks an episode that is named.
     """
     if is_footage(dataset):
-        found, rate = _filmed(Path(dataset), episodes, camera_map or {})
+        found, rate = _filmed(Path(dataset), episodes, camera_map or {}, failed)
     else:
-        rate = describe(dataset).fps
-        read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False)
+        info = describe(dataset)
+        rate, success = info.fps, verdicts(failed, info.episodes)
+        read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False, success=success)
         kept = {e.index: e for e in read if not e.discarded}
         order = [index for index in episodes or kept if index in kept]
         found = recorded([kept[index] for index in order], dataset, camera_map or {})
@@ -68,7 +75,7 @@ def recorded(
     """Return the episodes of a LeRobotDataset as lessons take them.
 
     Without a verdict an episode is a success. A failure with marked sub-tasks has reached the share of the stages that
-    it got through, if its marks are a beginning of those of the successes.
+    it got through, if its marks are a beginning of those of the successes and not all of them.
     """
     stages = max((e.subtasks for e in episodes if e.success is not False), key=len, default=())
     return [
@@ -155,12 +162,14 @@ class VideoFootage:
 
 
 def _filmed(
-    root: Path, episodes: Sequence[int], camera_map: Mapping[str, str]
+    root: Path, episodes: Sequence[int], camera_map: Mapping[str, str], failed: Sequence[int]
 ) -> tuple[list[FilmedEpisode], float]:
     folders = sorted(path.parent for path in root.glob(f"*/{KEYFRAMES}"))
+    verdicts(failed, len(folders))
     tasks = read_instructions(root)
     found, rate = [], 0.0
-    for folder in [folders[i] for i in episodes or range(len(folders)) if 0 <= i < len(folders)]:
+    for number in [i for i in episodes or range(len(folders)) if 0 <= i < len(folders)]:
+        folder, success = folders[number], number not in failed
         videos = sorted(folder.glob("*.mp4"))
         # Of one of them: a shorter one is noticed when its pictures are read, and going through a video takes long.
         count = count_frames(videos[0]) if videos else 0
@@ -177,8 +186,8 @@ def _filmed(
                 name=str(folder),
                 tasks=tasks,
                 count=count,
-                kind="success",
-                keyframes=_edges(marks, count - 1),
+                kind="success" if success else "failure",
+                keyframes=_edges(marks, count - 1) if success else (),
                 subtasks=tuple((mark.name, mark.start, min(mark.end, count - 1)) for mark in marks),
                 footage=VideoFootage(folder=folder, camera_map=dict(camera_map)),
             )
@@ -223,4 +232,5 @@ def _edges(subtasks: Sequence[Subtask], last: int) -> tuple[int, ...]:
 
 def _reached(subtasks: Sequence[Subtask], stages: Sequence[Subtask]) -> float | None:
     names, whole = [s.name for s in subtasks], [s.name for s in stages]
-    return len(names) / len(whole) if names and names == whole[: len(names)] else None
+    begun = 0 < len(names) < len(whole) and names == whole[: len(names)]
+    return len(names) / len(whole) if begun else None

@@ -42,6 +42,7 @@ class _AdaptConfig:
     dataset: str  # a LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json
     out: Path  # folder for the judge, its resume point, its log and its report
     episodes: list[int] = field(default_factory=list)  # which episodes; empty: all
+    failed: list[int] = field(default_factory=list)  # which failed, whatever the dataset says
     one_shot: bool = False  # learn from the first of these alone, measure on the others
     # The model's camera name to the dataset's, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
@@ -95,7 +96,9 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
         TrainingError: If the training comes to nothing.
     """
     _check(config)
-    episodes, rate = read_footage(config.dataset, episodes=config.episodes, camera_map=config.camera_map)
+    episodes, rate = read_footage(
+        config.dataset, episodes=config.episodes, camera_map=config.camera_map, failed=config.failed
+    )
     train, rest = _parted(episodes, config)
     lessons = _lessons(config, rate)
     guess = TimeGuess.of(train)

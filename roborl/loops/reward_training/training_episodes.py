@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +14,7 @@ from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.loops.failed_episodes import verdicts
-from roborl.loops.footage import KEYFRAMES, VideoFootage, is_footage, read_footage
+from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.training.episodes import TrainingEpisode, resize_episode
 from roborl.rewards.training.labels import Span
@@ -82,12 +81,11 @@ def _read_videos(
     side_px: int | None,
 ) -> tuple[dict[int, TrainingEpisode], float]:
     """Read a folder of videos as :func:`read_training` does."""
-    verdicts(failed, sum(1 for _ in Path(dataset).glob(f"*/{KEYFRAMES}")))
-    filmed, fps = read_footage(dataset, episodes=episodes, camera_map=camera_map)
-    read = {}
-    for number, episode in zip(list(episodes) or range(len(filmed)), filmed, strict=True):
-        one = _filmed(episode, cameras, _kept(episode.count, fps, rate_hz), side_px)
-        read[number] = replace(one, success=False, kind="failure") if number in failed else one
+    filmed, fps = read_footage(dataset, episodes=episodes, camera_map=camera_map, failed=failed)
+    read = {
+        number: _filmed(episode, cameras, _kept(episode.count, fps, rate_hz), side_px)
+        for number, episode in zip(list(episodes) or range(len(filmed)), filmed, strict=True)
+    }
     return read, _kept_hz(fps, rate_hz)
 
 

@@ -125,6 +125,14 @@ def test_episodes_say_what_is_known_about_them(dataset):
         episodes[0].footage.read({"top": [0]})
     ordered, _ = read_footage(str(dataset), episodes=[2, 0])
     assert [e.footage.index for e in ordered] == [2, 0]
+    said, _ = read_footage(str(dataset), failed=[1])
+    assert [(e.kind, e.keyframes != (), e.reached) for e in said[:3]] == [
+        ("success", True, None),
+        ("failure", False, None),
+        ("success", True, None),
+    ]
+    with pytest.raises(DatasetError, match="could have failed"):
+        read_footage(str(dataset), failed=[7])
     for wrong in ([9], [0, 9], [0, 6]):  # the last one is discarded
         with pytest.raises(DatasetError, match="no such episodes"):
             read_footage(str(dataset), episodes=wrong)
@@ -140,6 +148,12 @@ def test_videos_with_keyframes_say_the_same(videos):
     assert abs(int(pictures["front"][3][16, 24, 0]) - 20) < 12
     assert abs(int(pictures["cam_left"][20][16, 24, 0]) - 120) < 12
     assert [e.name[-1] for e in read_footage(str(videos), episodes=[1, 0])[0]] == ["2", "1"]
+    assert [(e.kind, e.keyframes) for e in read_footage(str(videos), episodes=[1, 0], failed=[1])[0]] == [
+        ("failure", ()),
+        ("success", (1, 5, 20)),
+    ]
+    with pytest.raises(DatasetError, match="could have failed"):
+        read_footage(str(videos), failed=[2])
     with pytest.raises(DatasetError, match="no such episodes"):
         read_footage(str(videos), episodes=[2])
     with pytest.raises(DatasetError, match=r"no .*front\.mp4"):
