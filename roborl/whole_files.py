@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,7 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     Raises:
         OSError: If the disk does not take it; the old file stays.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     _remove_abandoned(path)
     try:
         yield draft
