@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from roborl.errors import ModelLoadError, TrainingError
 
-FORMAT = 1
+FORMAT = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
