@@ -6,7 +6,7 @@ PYENV   := $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python $(HOME)/.pyenv/v
 PYTHON  ?= $(shell for p in python3.12 python3.13 python3 $(PYENV); do \
              command -v $$p >/dev/null 2>&1 || continue; \
              $$p -c 'import sys; raise SystemExit(sys.version_info < (3, 12))' 2>/dev/null && { command -v $$p; break; }; done)
-# Tests run side by side; those that start processes or keep deadlines stay in one file, and a file in one process.
+# How many processes test side by side; all tests of a file run in one of them.
 JOBS    ?= 2
 export HF_HUB_DISABLE_TELEMETRY := 1
 
