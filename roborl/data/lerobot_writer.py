@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -83,13 +84,8 @@ class DatasetWriter:
             for row in files.episodes:
                 marks = from_episode_row(row, fps=fps, last=int(row["length"]) - 1)
                 self._subtasks[int(row["episode_index"])] = marks
-        elif path.exists() and any(path.iterdir()):
-            raise DatasetError(
-                "The folder holds something else than a dataset",
-                seen=path,
-                allowed="a new path, or a dataset to continue",
-                remedy="Give another path",
-            )
+        if not self.episodes:
+            _clear(path)
 
     def __enter__(self) -> Self:
         return self
@@ -143,8 +139,7 @@ class DatasetWriter:
         name = f"local/{self._path.name}"
         if self.episodes:
             return LeRobotDataset.resume(name, root=self._path, video_backend="pyav")
-        if self._path.exists():
-            self._path.rmdir()  # LeRobot insists on making the folder itself
+        _clear(self._path)
         return LeRobotDataset.create(
             name,
             fps=self._fps,
@@ -264,3 +259,21 @@ def _check_scales(ours: Scales | None, theirs: Scales | None) -> None:
             remedy="Record into a new path, or set the bench's workspace and action steps back. Demonstrations are taken "
             "from both: they are rescaled",
         )
+
+
+def _clear(path: Path) -> None:
+    """Remove a folder in which no episode is whole, since LeRobot insists on making it; nothing but a dataset's files."""
+    if not path.exists():
+        return
+    if (path / "meta" / "info.json").is_file() or not any(file.is_file() for file in path.rglob("*")):
+        for name in ("meta", "data", "videos", "images"):
+            shutil.rmtree(path / name, ignore_errors=True)
+    try:
+        path.rmdir()
+    except OSError as error:
+        raise DatasetError(
+            "The folder holds something else than a dataset",
+            seen=path,
+            allowed="a new path, or a dataset to continue",
+            remedy="Give another path",
+        ) from error

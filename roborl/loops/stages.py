@@ -53,7 +53,7 @@ def claim(path: Path, settings: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        path.write_text(settings)
+        write_whole(path, settings)
     before = path.read_text()
     if before != settings:
         old, new = before.splitlines(), settings.splitlines()

@@ -131,14 +131,16 @@ def test_another_form_is_not_appended(tmp_path: Path) -> None:
         )
 
 
-def test_a_kill_costs_no_checkpointed_episode(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [0, 1, 3])
+def test_a_kill_costs_no_checkpointed_episode(tmp_path: Path, written: int) -> None:
     script = textwrap.dedent(f"""
         from roborl.testing.episodes import *
         from pathlib import Path
         from roborl.data.lerobot_writer import DatasetWriter
         writer = DatasetWriter(Path({str(tmp_path / "d")!r}), fps=10, cameras=CAMERAS, state_names=STATE,
                                action_names=ACTION, checkpoint_every=2)
-        for i in range(3):
+        writer._dataset = writer._open()
+        for i in range({written}):
             writer.append(random_episode(i))
         print("ready", flush=True)
         import time; time.sleep(60)
@@ -152,10 +154,20 @@ def test_a_kill_costs_no_checkpointed_episode(tmp_path: Path) -> None:
         process.wait()
     write_episodes(tmp_path / "d", random_episode(7))
     back = list(read_episodes(tmp_path / "d"))
-    assert [e.key for e in back] == [random_episode(i).key for i in (0, 1, 7)]
-    for a, i in zip(back, (0, 1, 7), strict=True):
+    kept = (0, 1, 7) if written >= 2 else (7,)
+    assert [e.key for e in back] == [random_episode(i).key for i in kept]
+    for a, i in zip(back, kept, strict=True):
         assert_same(a, random_episode(i))
-    assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 21
+    assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 7 * len(kept)
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "d" / "meta").mkdir(parents=True)
+    note = tmp_path / "d" / "meta" / "note.txt"
+    note.write_text("mine")
+    with pytest.raises(DatasetError, match=r"something else than a dataset.*Allowed.*a new path"):
+        write_episodes(tmp_path / "d", random_episode(0))
+    assert note.read_text() == "mine"
 
 
 def test_a_kill_before_the_annotation_leaves_a_dataset_that_goes_on(tmp_path: Path) -> None:
