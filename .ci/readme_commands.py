@@ -1,4 +1,4 @@
-"""Run every command that the README shows in a ``sh`` block, quickened where the full one takes minutes.
+"""Run every command that the README and the pages it leads to show in a ``sh`` block, quickened where the full one takes minutes.
 
 A command followed by ``# long`` is run with less of everything where :data:`QUICKENED` says how; what waits for stop is
 stopped as by Ctrl-C after the last of its block. Any other, and one followed by ``# hardware``, is only checked for its
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+PAGES = ("README.md", "roborl/rewards/README.md", "hardware_configs/README.md")
+"""In the order in which they are run: the later ones use what the first leaves, and do not run again what it ran."""
 QUICK = {"make demo": ".venv/bin/roborl demo --quick true --out outputs/ci-demo"}
 ELSEWHERE = {"make test", "make lint", "make install"}
 QUICKENED = {
@@ -30,20 +32,20 @@ _WAITS = "roborl serve "
 _STOPS_S = 30.0
 
 
-def blocks(readme: str) -> list[list[str]]:
-    """Return the commands of each ``sh`` block, continued lines joined."""
-    found = re.findall(r"```sh\n(.*?)```", readme, flags=re.S)
+def blocks(page: str) -> list[list[str]]:
+    """Return the commands of each ``sh`` block of a page, continued lines joined."""
+    found = re.findall(r"```sh\n(.*?)```", page, flags=re.S)
     lines = [block.replace("\\\n", " ").splitlines() for block in found]
     return [[line.strip() for line in block if line.strip() and not line.startswith("#")] for block in lines]
 
 
-def commands(readme: str) -> list[str]:
+def commands(page: str) -> list[str]:
     """Return the commands of all ``sh`` blocks."""
-    return [command for block in blocks(readme) for command in block]
+    return [command for block in blocks(page) for command in block]
 
 
 def runnable(command: str) -> str | None:
-    """Return what to run for a command of the README, None where another step of CI runs it."""
+    """Return what to run for a command of a page, None where another step of CI runs it."""
     body, _, remark = (part.strip() for part in command.partition(" #"))
     if body in ELSEWHERE or body.startswith("git clone"):
         return None
@@ -92,7 +94,11 @@ def main() -> int:
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell in the background has it ignored, and so would children
-    failed = [command for block in blocks(Path("README.md").read_text()) for command in run_block(block)]
+    failed, ran = [], set[str]()
+    for page in PAGES:
+        for block in blocks(Path(page).read_text()):
+            failed += run_block([command for command in block if command not in ran])
+            ran.update(block)
     for command in failed:
         print(f"FAILED: {command}", file=sys.stderr)
     return 1 if failed else 0

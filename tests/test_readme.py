@@ -31,7 +31,8 @@ def runner() -> ModuleType:
 
 
 RUNNER = runner()
-COMMANDS: list[str] = RUNNER.commands(README)
+PAGES = {page: (ROOT / page).read_text() for page in RUNNER.PAGES}
+COMMANDS: list[str] = [command for text in PAGES.values() for command in RUNNER.commands(text)]
 
 
 def test_one_command_with_its_output_and_its_picture_come_first() -> None:
@@ -45,17 +46,22 @@ def test_one_command_with_its_output_and_its_picture_come_first() -> None:
     assert PICTURE.stat().st_size < 150_000
 
 
-def test_links_lead_to_files_and_headings() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page: str) -> None:
     headings = {
         re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in README.splitlines()
+        for line in PAGES[page].splitlines()
         if line.startswith("#")
     }
-    for target in re.findall(r"\]\(([^)]+)\)", README):
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
         if target.startswith("#"):
             assert target[1:] in headings, target
         elif not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_readme_leads_to_every_page_of_commands() -> None:
+    assert all(page == "README.md" or f"]({page})" in README for page in PAGES)
 
 
 def test_places_in_the_map_exist() -> None:
@@ -91,13 +97,17 @@ def test_commands_parse(command: str) -> None:
 
 def test_figures_name_the_commands_that_print_them() -> None:
     figures = README.partition("## Figures")[2].partition("\n## ")[0]
-    rows = [line for line in figures.splitlines() if line.startswith("|") and "---" not in line]
-    assert len(rows) > 3
-    for row in rows:
-        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
-        assert len(cells) == 3, row
-        if cells[0] != "what":
-            assert re.search(r"`(roborl|make|.venv/bin)[^`]*`", cells[2]), row
+    tables = re.findall(r"(?:^\|.*\n)+", figures, flags=re.M)
+    assert len(tables) > 3
+    for table in tables:
+        head, _, *rows = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+        ]
+        assert head[-1] == "command"
+        assert rows
+        for row in rows:
+            assert len(row) == len(head), row
+            assert re.search(r"`(roborl|make|.venv/bin)[^`]*`", row[-1]), row
 
 
 def test_make_targets_that_it_names_exist() -> None:
@@ -135,6 +145,6 @@ def test_the_runner_of_commands_reports_what_fails_and_stops_what_waits(
 
 
 def test_it_speaks_of_the_project_alone() -> None:
-    for path in (ROOT / "README.md", ROOT / ".github" / "workflows" / "ci.yml"):
-        text = path.read_text()
+    for path in (*PAGES, ".github/workflows/ci.yml"):
+        text = (ROOT / path).read_text()
         assert not re.search(r"/(work|root|tmp|home)/", text), path
