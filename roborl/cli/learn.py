@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from roborl.loops.learner.learn import run_learner
-from roborl.loops.learner.learn_config import LearnConfig
+from roborl.loops.learner.learn_config import LearnConfig, RunFolder
 from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
 
@@ -19,6 +19,12 @@ def positional(args: Sequence[str]) -> list[str]:
 
 
 def main(config: LearnConfig) -> dict[str, Any]:
-    """Run until Ctrl-C or SIGTERM, which save first."""
+    """Run until Ctrl-C or SIGTERM, which save first; leave a report."""
     child = Child.alone("learn")
-    return run_learner(config, lambda: child.stopping)
+    told = run_learner(config, lambda: child.stopping)
+    if "trainer" not in told:
+        return told
+    # What draws is loaded once learning has ended.
+    from roborl.loops.reporting.run_page import leave_run_page
+
+    return told | leave_run_page(RunFolder(config.run), told)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
 
@@ -18,6 +19,10 @@ def positional(args: Sequence[str]) -> list[str]:
 
 
 def main(config: TrainConfig) -> dict[str, Any]:
-    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arms first and then save."""
+    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arms first and then save; leave a report."""
     child = Child.alone("train")
-    return run_training(config, lambda: child.stopping)
+    told = run_training(config, lambda: child.stopping)
+    # What draws is loaded once the arms are still.
+    from roborl.loops.reporting.run_page import leave_run_page
+
+    return told | leave_run_page(RunFolder(config.run), told)

@@ -66,8 +66,8 @@ def read_status(path: Path) -> dict[str, Any]:
         return {}
 
 
-def read_lines(path: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the lines of one kind from a JSONL file, without one that a kill or a full disk has torn."""
+def read_lines(path: Path, kind: str = "") -> list[dict[str, Any]]:
+    """Return the lines of one kind, or all, from a JSONL file, without one that a kill or a full disk has torn."""
     lines: list[dict[str, Any]] = []
     if path.exists():
         for raw in path.read_bytes().splitlines():
@@ -75,7 +75,7 @@ def read_lines(path: Path, kind: str) -> list[dict[str, Any]]:
                 line = json.loads(raw)
             except ValueError:
                 continue
-            if line.get("kind") == kind:
+            if not kind or line.get("kind") == kind:
                 lines.append(line)
     return lines
 

@@ -167,7 +167,7 @@ def learn_cell(config: DemoConfig, prepared: Path) -> dict[str, Any]:
     return {
         "success": after["success"],
         "episodes": [line["success"] is True for line in lines],
-        "says": read_results(config.out).form[1],
+        "says": read_results(config.out).online.form[1],
     }
 
 

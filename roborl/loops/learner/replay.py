@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from roborl.data.arena import DEMO, FAILURE, ONLINE
 from roborl.data.episodes import EpisodeInfo
+from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.mixing import Mixer, Schedule, Share
 from roborl.learning.sampling import Batch, Sampler
 from roborl.loops.learner.train import EpisodeResult, Experience
-from roborl.types import EpisodeKey
+from roborl.types import EpisodeKey, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +206,7 @@ class ReplaySource:
         return EpisodeResult(
             key=key,
             steps=info.steps,
+            person=int((reader.columns.source[steps] == SOURCES.index(Source.PERSON)).sum()),
             reward=total,
             success=info.success,
             end=info.end.value if info.end is not None else "",

@@ -29,6 +29,7 @@ class EpisodeResult:
     Attributes:
         key: Its key as text.
         steps: Transitions.
+        person: Of those, how many a person commanded.
         reward: Sum of the task's rewards.
         success: The verdict, None where there was none.
         end: Why it ended.
@@ -37,6 +38,7 @@ class EpisodeResult:
 
     key: str
     steps: int
+    person: int
     reward: float
     success: bool | None
     end: str
@@ -289,6 +291,7 @@ class Trainer[B]:
                     "number": self._episodes,
                     "key": episode.key,
                     "steps": episode.steps,
+                    "person": episode.person,
                     "return": episode.reward,
                     "success": episode.success,
                     "end": episode.end,

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from roborl.loops.reporting.results import ProgressCurve, Rate, Results, running_mean
+from roborl.loops.reporting.results import Results
+from roborl.loops.reporting.run_results import ProgressCurve, Rate, RunResults, running_mean
 
 WINDOW = 20
 _DPI = 160
@@ -52,10 +53,12 @@ DARK = Theme(
 )
 
 
-def learning_curve(results: Results, theme: Theme) -> Figure:
-    """Draw the success of online episodes between the two evaluations, over episodes and minutes."""
+def learning_curve(
+    run: RunResults, theme: Theme, *, base: Rate | None = None, final: Rate | None = None
+) -> Figure:
+    """Draw the success of online episodes over episodes and minutes, between two evaluations where there are any."""
     figure, (axes,) = new_figure(theme, 9.0, 3.9, 1)
-    won = [episode["success"] is True for episode in results.episodes]
+    won = [episode["success"] is True for episode in run.episodes]
     x = np.arange(1, len(won) + 1)
     if won:
         colours = [theme.good if success else theme.bad for success in won]
@@ -70,32 +73,30 @@ def learning_curve(results: Results, theme: Theme) -> Figure:
             label=f"online, with exploration (mean of {WINDOW})",
         )
     last = max(len(won), 1)
-    _evaluation(axes, -0.02 * last, results.base, theme.bad, "before", theme)
-    _evaluation(axes, 1.02 * last, results.final, theme.good, "after", theme)
-    axes.set(xlabel="online episode", ylabel="success", ylim=(-0.13, 1.13), xlim=(-0.07 * last, 1.07 * last))
+    room = 0.02
+    if base is not None and final is not None:
+        room = 0.07
+        _evaluation(axes, -0.02 * last, base, theme.bad, "before", theme)
+        _evaluation(axes, 1.02 * last, final, theme.good, "after", theme)
+    axes.set(xlabel="online episode", ylabel="success", ylim=(-0.13, 1.13))
+    axes.set_xlim(-room * last, (1 + room) * last)
     axes.set_xticks([tick for tick in MaxNLocator(9, integer=True).tick_values(1, last) if 1 <= tick <= last])
     _percent(axes)
     if won:
-        _minutes(axes, results.minutes, theme)
+        _minutes(axes, run.minutes, theme)
         legend(axes, theme, loc="center right")
     return figure
 
 
-def progress_curves(
-    held_out: Sequence[ProgressCurve],
-    first: Sequence[ProgressCurve],
-    last: Sequence[ProgressCurve],
-    theme: Theme,
-) -> Figure:
-    """Draw the reward model's progress over time: held-out successes and failures, first and last online episodes."""
-    groups = [
-        ("held-out demonstrations", [curve for curve in held_out if curve.success]),
-        ("held-out failures", [curve for curve in held_out if not curve.success]),
-        (f"first {len(first)} online episodes", list(first)),
-        (f"last {len(last)} online episodes", list(last)),
-    ]
+def progress_panels(groups: Mapping[str, Sequence[ProgressCurve]], theme: Theme) -> Figure:
+    """Draw the reward model's progress over time, a panel per group of episodes, a line per episode.
+
+    Args:
+        groups: Episodes by the title of their panel.
+        theme: Colours.
+    """
     figure, panels = new_figure(theme, 10.5, 2.9, len(groups), share_y=True)
-    for axes, (title, curves) in zip(panels, groups, strict=True):
+    for axes, (title, curves) in zip(panels, groups.items(), strict=True):
         axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
         for curve in curves:
             colour = theme.good if curve.success else theme.bad
@@ -112,6 +113,41 @@ def progress_curves(
     return figure
 
 
+def episodes(run: RunResults, theme: Theme) -> Figure:
+    """Draw how long each online episode took and how it came out, and what share a person drove, where one did."""
+    x = np.arange(1, len(run.episodes) + 1)
+    steps = np.array([episode["steps"] for episode in run.episodes], float)
+    driven = np.array([episode.get("person", 0) for episode in run.episodes], float)
+    outcomes = np.array([_outcome(episode) for episode in run.episodes], dtype=str)
+    figure, (lengths, *others) = new_figure(theme, 10.5, 2.9, 2 if driven.any() else 1)
+    for name, colour in (("success", theme.good), ("no success", theme.bad), ("discarded", theme.muted)):
+        those = outcomes == name
+        if those.any():
+            lengths.scatter(x[those], steps[those], color=colour, s=14, label=name)
+    lengths.set_title("steps of each episode", color=theme.ink, fontsize=9.5, loc="left")
+    lengths.set(xlabel="online episode", ylim=(0, 1.3 * max(steps, default=1.0)))
+    if len(x):
+        legend(lengths, theme, loc="upper left", columns=3)
+    for axes in others:
+        axes.bar(x, 100 * driven / np.maximum(steps, 1), color=theme.accent, width=1.0)
+        axes.set_title("driven by a person (%)", color=theme.ink, fontsize=9.5, loc="left")
+        axes.set(xlabel="online episode", ylim=(0, 100))
+    return figure
+
+
+def learning(run: RunResults, theme: Theme) -> Figure:
+    """Draw what the trainer reported over time: values, losses, pace, and how far the arm is behind."""
+    figure, (values, losses, pace, lag) = new_figure(theme, 10.5, 2.9, 4)
+    _over_time(run, values, {"value": theme.accent, "target": theme.good}, "value of what is drawn", theme)
+    _over_time(run, losses, {"critic_loss": theme.accent, "clone_loss": theme.bad}, "losses", theme)
+    losses.set_yscale("log")
+    for axes in (values, losses):
+        if run.training:
+            legend(axes, theme, loc="best")
+    _pace_and_lag(run, pace, lag, theme)
+    return figure
+
+
 def timings(results: Results, theme: Theme) -> Figure:
     """Draw how long each stage took, and how the learner kept pace."""
     figure, (stages, pace, lag) = new_figure(theme, 10.5, 2.9, 3, widths=(1.5, 1, 1))
@@ -125,18 +161,7 @@ def timings(results: Results, theme: Theme) -> Figure:
     stages.set(xlim=(0, 1.18 * max(seconds, default=1.0)))
     stages.set_title("stages (s)", color=theme.ink, fontsize=9.5, loc="left")
     stages.grid(visible=False, axis="y")
-    lines = results.training
-    began = lines[0]["at_ns"] if lines else 0
-    minutes = [(line["at_ns"] - began) / 60e9 for line in lines]
-    for axes, field, title in (
-        (pace, "updates_per_s", "updates per second"),
-        (lag, "policy_version_lag", "versions the arm is behind"),
-    ):
-        axes.plot(minutes, [line.get(field, np.nan) for line in lines], color=theme.accent, lw=1.6)
-        axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
-        axes.set(xlabel="minute of learning")
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _pace_and_lag(results.online, pace, lag, theme)
     return figure
 
 
@@ -198,6 +223,33 @@ def new_figure(
     return figure, panels
 
 
+def _outcome(episode: Mapping[str, Any]) -> str:
+    if episode.get("discarded"):
+        return "discarded"
+    return "success" if episode["success"] else "no success"
+
+
+def _pace_and_lag(run: RunResults, pace: Axes, lag: Axes, theme: Theme) -> None:
+    for axes, field, title in (
+        (pace, "updates_per_s", "updates per second"),
+        (lag, "policy_version_lag", "versions the arm is behind"),
+    ):
+        _over_time(run, axes, {field: theme.accent}, title, theme)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _over_time(run: RunResults, axes: Axes, fields: Mapping[str, str], title: str, theme: Theme) -> None:
+    """Draw fields of the trainer's figures, each in its colour; a missing one leaves a gap."""
+    minutes = [line["minute"] for line in run.training]
+    for field, colour in fields.items():
+        found = [line.get(field) for line in run.training]
+        numbers = [np.nan if value is None else float(value) for value in found]
+        axes.plot(minutes, numbers, color=colour, lw=1.6, label=field.replace("_", " "))
+    axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
+    axes.set_xlabel("minute of learning")
+
+
 def _evaluation(axes: Axes, x: float, rate: Rate, colour: str, name: str, theme: Theme) -> None:
     if not rate.of:
         return
@@ -235,6 +287,12 @@ def _minutes(axes: Axes, minutes: Sequence[float], theme: Theme) -> None:
     above.spines[:].set_visible(False)
 
 
-def legend(axes: Axes, theme: Theme, *, loc: Literal["center right", "lower right", "upper left"]) -> None:
+def legend(
+    axes: Axes,
+    theme: Theme,
+    *,
+    loc: Literal["best", "center right", "lower right", "upper left"],
+    columns: int = 1,
+) -> None:
     """Say which colour is what."""
-    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=8.5, loc=loc)
+    axes.legend(frameon=False, labelcolor=theme.ink, fontsize=8.5, loc=loc, ncols=columns)

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import math
-import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 import draccus
 import yaml
 from draccus.utils import DecodingError
-from matplotlib.figure import Figure
 
 from roborl.errors import RoborlError
 from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.reporting import plots
 from roborl.loops.reporting.before_after import cut, encode_png, read_video, strip, write_before_after
-from roborl.loops.reporting.results import (
-    ProgressCurve,
-    Rate,
-    Results,
-    held_out_curves,
-    online_curves,
-    read_results,
+from roborl.loops.reporting.pages import (
+    data_address,
+    draw,
+    fill,
+    of_its_reward,
+    online,
+    percent,
+    running_facts,
 )
-from roborl.loops.run_files import read_status
-from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT, NOT_YET_INVARIANT
+from roborl.loops.reporting.results import Results, held_out_curves, read_results
+from roborl.loops.reporting.run_results import ProgressCurve, Rate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
+from roborl.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
 PAGE = "report.html"
 FILM = "before_after.mp4"
 STRIP = "after.png"
-_CURVES = 10
 _FPS = 10.0
 _EMBED_BYTES = 5_000_000
 _UNKNOWN = {"scene": "", "seed": None, "clone_from": 0, "judge": ""}
@@ -96,17 +93,27 @@ def write_report(folder: Path) -> Path:
     results = read_results(folder)
     missing: list[str] = []
     held_out = _held_out(results, missing)
-    first, last = _online(results, missing)
+    first, last = online(results.online, missing)
+    groups = {
+        "held-out demonstrations": [curve for curve in held_out if curve.success],
+        "held-out failures": [curve for curve in held_out if not curve.success],
+        f"first {len(first)} online episodes": first,
+        f"last {len(last)} online episodes": last,
+    }
     pictures = {
-        "learning_curve": _draw(folder, "learning_curve", lambda theme: plots.learning_curve(results, theme)),
-        "progress_curves": _draw(
-            folder, "progress_curves", lambda theme: plots.progress_curves(held_out, first, last, theme)
+        "learning_curve": draw(
+            folder,
+            "learning_curve",
+            lambda theme: plots.learning_curve(results.online, theme, base=results.base, final=results.final),
         ),
-        "timings": _draw(folder, "timings", lambda theme: plots.timings(results, theme)),
+        "progress_curves": draw(
+            folder, "progress_curves", lambda theme: plots.progress_panels(groups, theme)
+        ),
+        "timings": draw(folder, "timings", lambda theme: plots.timings(results, theme)),
     }
     page = folder / PAGE
     text = render(results, pictures=pictures, film=_film(results, missing), missing=missing)
-    page.write_text(text, encoding="utf-8")
+    write_whole(page, text)
     return page
 
 
@@ -125,45 +132,26 @@ def render(
         film: Address of the film, None where there is none.
         missing: What could not be shown, and why.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "number": _number,
-        "seconds": _seconds,
-        "counted": _counted,
-    }
-    template = environment.from_string(
-        package_files("roborl.loops.reporting").joinpath(PAGE).read_text("utf-8")
-    )
     judge = results.settings.get("judge", "")
     reward = {} if judge else results.stages.get("train the reward model", {})
-    form, invariance = results.form
-    return template.render(
+    return fill(
+        PAGE,
         headline=headline(results.base, results.final),
         base=results.base,
         final=results.final,
         settings=_UNKNOWN | results.settings,
         settings_text=yaml.safe_dump(results.settings, sort_keys=False) if results.settings else "",
-        head_start=results.head_start,
+        head_start=results.online.head_start,
         stages=results.stages,
         total_s=sum(float(stage["wall_s"]) for stage in results.stages.values()),
-        episodes=results.episodes,
-        minutes=results.minutes,
+        episodes=results.online.episodes,
         failures=sum(count for kind, count in _recorded(results).items() if kind != "expert"),
         recorded=_recorded(results),
         rows=held_out_rows(reward),
         kinds=_kinds(reward),
         reward=reward,
-        form=form.value,
-        invariance=invariance,
-        invariant=invariance not in (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT),
-        grows=invariance in (INVARIANT_IN_THE_END, NOT_YET_INVARIANT),
-        updates=results.updates,
-        facts=running_facts(results),
+        **of_its_reward(results.online),
+        facts=running_facts(results.online, results.stages.get("learn online", {})),
         pictures=pictures,
         film=film,
         missing=list(missing),
@@ -180,7 +168,7 @@ def headline(base: Rate, final: Rate) -> str:
     """
     if not base.of or not final.of:
         return "The run is not finished"
-    change = f"from {_percent(base.share)} to {_percent(final.share)}"
+    change = f"from {percent(base.share)} to {percent(final.share)}"
     if final.interval[0] > base.interval[1]:
         return f"The arm learnt it: {change}"
     if final.interval[1] < base.interval[0]:
@@ -207,40 +195,6 @@ def held_out_rows(reward: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def running_facts(results: Results) -> list[tuple[str, str]]:
-    """Return how the processes fared while learning, as names and figures; what was not measured is left out."""
-    online = results.stages.get("learn online", {})
-    trainer = online.get("trainer") or read_status(results.run.status("trainer"))
-    labeller = online.get("labeller") or read_status(results.run.status("labeller"))
-    facts: list[tuple[str, str]] = []
-    speeds = [line["updates_per_s"] for line in results.training if line.get("updates_per_s", 0) > 0]
-    if speeds:
-        facts.append(("updates per second, median", f"{statistics.median(speeds):.0f}"))
-    if "achieved_ratio" in trainer:
-        told = f"{trainer['achieved_ratio']:.2f} of {trainer['requested_ratio']:g} asked for"
-        facts.append(("updates per transition", told))
-    lags = [line["policy_version_lag"] for line in results.training if "policy_version_lag" in line]
-    if lags:
-        facts.append(("versions the arm was behind", f"median {statistics.median(lags):g}, most {max(lags)}"))
-    for actor in online.get("actors", []):
-        late = [actor[f"late_{part}_ms"] for part in ("p50", "p99", "max")]
-        told = "p50 {:.2f} ms, p99 {:.2f} ms, most {:.1f} ms".format(*late)
-        facts.append((f"lateness of {actor['ticks']:,} control ticks ({actor['actor']})", told))
-        facts.append((f"inference ({actor['actor']})", f"mean {actor['inference_mean_ms']:.1f} ms"))
-        facts.append((f"ticks without a new action ({actor['actor']})", f"{actor['holds']:,}"))
-    for name, source, key in (
-        ("frames scored by the reward server", labeller, "scored"),
-        ("scores that could not be read", labeller, "missing"),
-        ("transitions sampled with a late label", trainer, "held_transitions"),
-        ("weights refused by the gate", trainer, "refused_versions"),
-    ):
-        if key in source:
-            facts.append((name, f"{source[key]:,.0f}"))
-    if "restarts" in online:
-        facts.append(("processes restarted", f"{sum(online['restarts'].values())}"))
-    return facts
-
-
 def _recorded(results: Results) -> dict[str, int]:
     return dict(results.stages.get("record demonstrations", {}).get("episodes", {}))
 
@@ -264,17 +218,6 @@ def _held_out(results: Results, missing: list[str]) -> list[ProgressCurve]:
         return []
 
 
-def _online(results: Results, missing: list[str]) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
-    try:
-        first, last = online_curves(results.run.store, _CURVES)
-    except RoborlError as error:
-        missing.append(f"progress along online episodes ({error.problem})")
-        return [], []
-    if not first:
-        missing.append("progress along online episodes (too few are labelled)")
-    return first, last
-
-
 def _film(results: Results, missing: list[str]) -> str | None:
     folder = results.folder
     out = folder / FILM
@@ -289,7 +232,7 @@ def _film(results: Results, missing: list[str]) -> str | None:
         return None
     _strip(results)
     content = out.read_bytes()
-    return out.name if len(content) > _EMBED_BYTES else _data("video/mp4", content)
+    return out.name if len(content) > _EMBED_BYTES else data_address("video/mp4", content)
 
 
 def _strip(results: Results) -> None:
@@ -302,31 +245,5 @@ def _strip(results: Results) -> None:
             return
 
 
-def _draw(folder: Path, name: str, draw: Callable[[plots.Theme], Figure]) -> dict[str, str]:
-    light, dark = plots.png(draw(plots.LIGHT)), plots.png(draw(plots.DARK))
-    (folder / f"{name}.png").write_bytes(light)
-    return {"light": _data("image/png", light), "dark": _data("image/png", dark)}
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
-
-
-def _number(value: float) -> str:
-    return "not measured" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -363,6 +363,7 @@ def test_metrics_tell_ratio_speed_lag_and_episodes(tmp_path: Path) -> None:
     episode = EpisodeResult(
         key="left-0001-000000",
         steps=30,
+        person=12,
         reward=1.0,
         success=True,
         end="success",

@@ -18,10 +18,12 @@ from roborl.data.columns import ProgressColumns, switch
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.loops.evaluate import LINGER_FRAMES
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.reporting import report
 from roborl.loops.reporting.before_after import cut, read_video, write_before_after
 from roborl.loops.reporting.report import headline, held_out_rows, write_report
-from roborl.loops.reporting.results import Rate, held_out_curves, online_curves, read_results, running_mean
+from roborl.loops.reporting.results import held_out_curves, read_results
+from roborl.loops.reporting.run_results import Rate, online_curves, read_run, running_mean
 from roborl.loops.reward_training.training_episodes import split, to_training
 from roborl.loops.video import write_video
 from roborl.records import pack_record
@@ -236,7 +238,7 @@ def test_the_page_carries_the_label_of_its_reward(
     folder: Path, sees: bool, scale: float, label: str, formula: bool
 ) -> None:
     write_settings(folder, critic_sees_potential=sees, scale=scale)
-    assert read_results(folder).form[1] == label
+    assert read_results(folder).online.form[1] == label
     words = Page(write_report(folder).read_text()).words
     assert ("not policy-invariant" in words) == (label == "not policy-invariant")
     assert ("progress after − progress before" in words) == formula
@@ -247,7 +249,7 @@ def test_the_page_says_whether_critics_came_to_look_all_the_way_ahead(
     folder: Path, needed: int, label: str
 ) -> None:
     write_settings(folder, critic_sees_potential=True, lookahead=0.9, lookahead_updates=needed)
-    assert label in read_results(folder).form[1]
+    assert label in read_results(folder).online.form[1]
     words = Page(write_report(folder).read_text()).words
     assert label in words
     assert ("the best policy may have been another one" in words) == (needed > 1)
@@ -256,7 +258,7 @@ def test_the_page_says_whether_critics_came_to_look_all_the_way_ahead(
 @pytest.mark.parametrize("form", ["progress", "difference", "positive"])
 def test_a_reward_that_is_no_potential_is_called_by_its_name(folder: Path, form: str) -> None:
     write_settings(folder, critic_sees_potential=True, form=form)
-    assert read_results(folder).form == (form, "not policy-invariant")
+    assert read_results(folder).online.form == (form, "not policy-invariant")
     words = Page(write_report(folder).read_text()).words
     assert "not policy-invariant" in words
     assert "Such a reward is there to be compared with" in words
@@ -337,9 +339,9 @@ def test_bars_are_met_at_the_bar_and_not_beyond() -> None:
 
 
 def test_first_and_last_online_episodes_never_overlap(folder: Path) -> None:
-    root = folder / "run" / "store"
+    run = read_run(RunFolder(folder / "run"))
     for count in (1, 2, 10):
-        first, last = online_curves(root, count)
+        first, last = online_curves(run, count)
         assert len(first) == len(last) == min(count, ONLINE // 2)
         values = [float(curve.progress[0]) for curve in [*first, *last]]
         assert values == sorted(set(values))

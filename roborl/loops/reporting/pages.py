@@ -1,0 +1,140 @@
+"""What every report page is made of: a template, figures that stand in the page itself, and figures in words."""
+
+from __future__ import annotations
+
+import base64
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from roborl.errors import RoborlError
+from roborl.loops.reporting import plots
+from roborl.loops.reporting.run_results import ProgressCurve, RunResults, online_curves
+from roborl.loops.run_files import read_status
+from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT, NOT_YET_INVARIANT
+
+_CURVES = 10
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return the page of a template of this package; what the values say is text and never markup.
+
+    Args:
+        template: File name.
+        values: All that the template names.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("roborl.loops.reporting", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "number": _number,
+        "seconds": _seconds,
+        "counted": _counted,
+    }
+    return environment.get_template(template).render(**values)
+
+
+def draw(folder: Path, name: str, figure: Callable[[plots.Theme], Figure]) -> dict[str, str]:
+    """Draw a figure for light and dark pages; leave the light one as ``name.png`` in the folder.
+
+    Returns:
+        Both as addresses that hold the picture itself, ``light`` and ``dark``.
+    """
+    light, dark = plots.png(figure(plots.LIGHT)), plots.png(figure(plots.DARK))
+    (folder / f"{name}.png").write_bytes(light)
+    return {"light": data_address("image/png", light), "dark": data_address("image/png", dark)}
+
+
+def data_address(kind: str, content: bytes) -> str:
+    """Return an address that holds the content itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def online(run: RunResults, missing: list[str]) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
+    """Return progress along the first and last online episodes; add to ``missing`` why there is none."""
+    try:
+        first, last = online_curves(run, _CURVES)
+    except RoborlError as error:
+        missing.append(f"progress along online episodes ({error.problem})")
+        return [], []
+    if not first:
+        missing.append("progress along online episodes (too few are labelled)")
+    return first, last
+
+
+def of_its_reward(run: RunResults) -> dict[str, Any]:
+    """Return what ``shaping.html`` needs: how progress became reward, and what the run says of itself."""
+    form, invariance = run.form
+    return {
+        "form": form.value,
+        "invariance": invariance,
+        "invariant": invariance not in (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT),
+        "grows": invariance in (INVARIANT_IN_THE_END, NOT_YET_INVARIANT),
+        "updates": run.updates,
+    }
+
+
+def running_facts(run: RunResults, told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how the processes fared while learning, as names and figures; what was not measured is left out.
+
+    Args:
+        run: What they wrote.
+        told: What the launcher returned, empty where it did not come to that.
+    """
+    trainer = told.get("trainer") or read_status(run.run.status("trainer"))
+    labeller = told.get("labeller") or read_status(run.run.status("labeller"))
+    facts: list[tuple[str, str]] = []
+    speeds = [line["updates_per_s"] for line in run.training if line.get("updates_per_s", 0) > 0]
+    if speeds:
+        facts.append(("updates per second, median", f"{statistics.median(speeds):.0f}"))
+    if "achieved_ratio" in trainer:
+        words = f"{trainer['achieved_ratio']:.2f} of {trainer['requested_ratio']:g} asked for"
+        facts.append(("updates per transition", words))
+    lags = [line["policy_version_lag"] for line in run.training if "policy_version_lag" in line]
+    if lags:
+        facts.append(("versions the arm was behind", f"median {statistics.median(lags):g}, most {max(lags)}"))
+    for actor in told.get("actors", []):
+        late = [actor[f"late_{part}_ms"] for part in ("p50", "p99", "max")]
+        words = "p50 {:.2f} ms, p99 {:.2f} ms, most {:.1f} ms".format(*late)
+        facts.append((f"lateness of {actor['ticks']:,} control ticks ({actor['actor']})", words))
+        facts.append((f"inference ({actor['actor']})", f"mean {actor['inference_mean_ms']:.1f} ms"))
+        facts.append((f"ticks without a new action ({actor['actor']})", f"{actor['holds']:,}"))
+    for name, source, key in (
+        ("frames scored by the reward server", labeller, "scored"),
+        ("scores that could not be read", labeller, "missing"),
+        ("transitions sampled with a late label", trainer, "held_transitions"),
+        ("weights refused by the gate", trainer, "refused_versions"),
+    ):
+        if key in source:
+            facts.append((name, f"{source[key]:,.0f}"))
+    if "restarts" in told:
+        facts.append(("processes restarted", f"{sum(told['restarts'].values())}"))
+    return facts
+
+
+def percent(share: float) -> str:
+    """Return a share in words, a dash for none."""
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def _number(value: float) -> str:
+    return "not measured" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

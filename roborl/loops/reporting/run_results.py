@@ -1,0 +1,215 @@
+"""What a training run left in its folder, read back while it goes on or afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from roborl.clock import NS
+from roborl.data.columns import active_version, load_labels
+from roborl.data.episodes import EpisodeInfo
+from roborl.data.reader import StoreReader
+from roborl.errors import DatasetError
+from roborl.loops.learner.learn_config import RunFolder
+from roborl.loops.run_files import read_lines
+from roborl.rewards.forms import RewardForm, the_form
+from roborl.rewards.metrics import wilson_interval
+
+# Between two lines of a run that goes on there is less; a longer silence, or a clock that began anew, is a pause.
+_PAUSE_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A share of successes with its 95 % Wilson interval.
+
+    Attributes:
+        successes: How many.
+        of: Of how many.
+    """
+
+    successes: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]; NaN of none."""
+        return self.successes / self.of if self.of else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """In [0, 1] each; all of it where nothing was tried."""
+        if not self.of:
+            return 0.0, 1.0
+        low, high = wilson_interval(self.successes, self.of)
+        return float(low), float(high)
+
+    @classmethod
+    def of_outcomes(cls, outcomes: Sequence[Mapping[str, Any]]) -> Rate:
+        """Count episodes by their ``success``; none there is no success."""
+        return cls(successes=sum(bool(outcome["success"]) for outcome in outcomes), of=len(outcomes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressCurve:
+    """What a reward model said along one episode.
+
+    Attributes:
+        name: Of its kind: ``success``, a kind of failure, or ``online``.
+        progress: float32 (T + 1,), in [0, 1].
+        success: The verdict, None where there was none.
+    """
+
+    name: str
+    progress: NDArray[np.float32]
+    success: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResults:
+    """How an online run went.
+
+    Attributes:
+        run: Its folder.
+        settings: Its resolved settings: those of ``train``, or of ``learn`` where the learner stood alone.
+        episodes: Finished online episodes in order: ``number success discarded steps person end policy_version minute``.
+        training: The trainer's figures over time, each with its ``minute``.
+        events: Starts, deaths, recoveries and degraded modes of its processes.
+    """
+
+    run: RunFolder
+    settings: dict[str, Any] = field(default_factory=dict)
+    episodes: list[dict[str, Any]] = field(default_factory=list)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def minutes(self) -> list[float]:
+        """When each episode ended, minutes of learning; pauses do not count."""
+        return [line.get("minute", 0.0) for line in self.episodes]
+
+    @property
+    def label_version(self) -> str:
+        """The version of the labels that were learnt from last, empty for none."""
+        return next(
+            (line["label_version"] for line in reversed(self.training) if line.get("label_version")), ""
+        )
+
+    @property
+    def updates(self) -> tuple[int, int]:
+        """Updates that were made, and after how many critics look all the way ahead."""
+        made = max((int(line.get("updates", 0)) for line in self.training), default=0)
+        return made, int(self.settings.get("rlpd", {}).get("lookahead_updates", 0))
+
+    @property
+    def head_start(self) -> int:
+        """Updates on recorded episodes that were asked for before the first episode."""
+        return int(self.settings.get("trainer", {}).get("budget", {}).get("head_start", 0))
+
+    @property
+    def form(self) -> tuple[RewardForm, str]:
+        """The form of the reward that was learnt from, and whether it leaves the optimal policy alone."""
+        shaping = self.settings.get("shaping", {})
+        scale = float(shaping.get("scale", 0.0))
+        shaped = bool(self.settings.get("reward")) and scale > 0
+        rlpd = self.settings.get("rlpd", {})
+        made, needed = self.updates
+        return the_form(
+            [shaping.get("form", "potential")] if shaped else [],
+            critic_sees_potential=bool(rlpd.get("critic_sees_potential", True)),
+            lookahead=float(rlpd.get("lookahead", 1.0)),
+            lookahead_grows=needed > 0,
+            grown=made >= needed,
+        )
+
+
+def read_run(run: RunFolder) -> RunResults:
+    """Read what a run has left so far; parts that are not there are empty.
+
+    How an episode came out is read from the store, where a verdict may have come in after the trainer counted it.
+    """
+    lines = _timed(read_lines(run.metrics))
+    infos = {str(info.key): info for info in _stored(run.store)}
+    episodes = []
+    for line in lines:
+        if line.get("kind") == "episode":
+            info = infos.get(line.get("key", ""))
+            known = {} if info is None else {"success": info.success, "discarded": info.discarded}
+            episodes.append(line | known)
+    settings = read_yaml(run.settings("train")) or read_yaml(run.learner)
+    return RunResults(
+        run=run,
+        settings=settings,
+        episodes=episodes,
+        training=[line for line in lines if line.get("kind") == "train"],
+        events=read_lines(run.events),
+    )
+
+
+def online_curves(results: RunResults, count: int) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
+    """Return the stored progress of the first and of the last ``count`` labelled online episodes.
+
+    The two never share an episode: with fewer than ``2 · count`` labelled ones, each gets half.
+
+    Raises:
+        DatasetError: If there is no store, or its labels cannot be read.
+    """
+    root = results.run.store
+    version = active_version(root) or results.label_version
+    if not version:
+        return [], []
+    curves = []
+    for info in StoreReader(root).episodes():
+        labels = (
+            load_labels(root, info.key, version) if info.kind == "online" and not info.discarded else None
+        )
+        if labels is not None:
+            curves.append(ProgressCurve(name="online", progress=labels[0], success=info.success))
+    count = min(count, len(curves) // 2)
+    return curves[:count], curves[len(curves) - count :]
+
+
+def running_mean(values: Sequence[bool], width: int) -> NDArray[np.float64]:
+    """Return the mean over each value and the ones before it, at most ``width`` in all, (n,).
+
+    Example:
+        >>> running_mean([False, True, True, True], 2).tolist()
+        [0.0, 0.5, 1.0, 1.0]
+    """
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
+    stop = np.arange(1, len(values) + 1)
+    start = np.maximum(0, stop - width)
+    means: NDArray[np.float64] = (sums[stop] - sums[start]) / (stop - start)
+    return means
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a file of settings, empty where there is none."""
+    return dict(yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+
+
+def _timed(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each line its minute of the run; a machine that was started anew counts from zero again."""
+    timed, before_ns, elapsed_s = [], None, 0.0
+    for line in lines:
+        at_ns = line.get("at_ns")
+        if at_ns is not None:
+            step_s = 0.0 if before_ns is None else (at_ns - before_ns) / NS
+            elapsed_s += step_s if 0 <= step_s <= _PAUSE_S else 0.0
+            before_ns = at_ns
+        timed.append(line | {"minute": elapsed_s / 60})
+    return timed
+
+
+def _stored(root: Path) -> list[EpisodeInfo]:
+    try:
+        return StoreReader(root).episodes()
+    except DatasetError:
+        return []

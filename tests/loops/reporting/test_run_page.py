@@ -1,0 +1,96 @@
+"""The page of a training run says what its files say, at any point of the run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roborl.loops.learner.learn_config import RunFolder
+from roborl.loops.reporting.run_page import leave_run_page, write_run_page
+from roborl.loops.reporting.run_results import read_run
+
+S = 1_000_000_000
+
+
+def words(page: Path) -> str:
+    text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page.read_text(), flags=re.S)
+    return re.sub(r"\s+", " ", text)
+
+
+def episode(number: int, at_s: int, **differing: Any) -> dict[str, Any]:
+    usual = {"kind": "episode", "number": number, "key": f"arm-0001-{number:06}", "at_ns": at_s * S}
+    return usual | {"steps": 40, "person": 0, "success": True, "end": "success"} | differing
+
+
+def training(at_s: int, **differing: Any) -> dict[str, Any]:
+    return {"kind": "train", "at_ns": at_s * S, "updates": 10, "value": 0.1, "target": 0.2} | differing
+
+
+def run_with(folder: Path, *lines: dict[str, Any], events: tuple[str, ...] = ()) -> RunFolder:
+    run = RunFolder(folder)
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.events.write_text("".join(json.dumps({"child": "store", "event": event}) + "\n" for event in events))
+    run.settings("train").write_text(
+        "bench: my_desk.yaml\nreward: judge\nshaping: {scale: 1.0, form: potential}\n"
+    )
+    return run
+
+
+def test_it_says_how_episodes_ended_who_drove_and_what_died(tmp_path: Path) -> None:
+    run = run_with(
+        tmp_path,
+        training(0, critic_loss=0.5, clone_loss=None),
+        *(episode(n, 5 * n, success=n > 10, end="success" if n > 10 else "time_limit") for n in range(1, 31)),
+        episode(31, 160, person=30, end="watchdog", success=None),
+        events=("started", "ready", "died", "died", "finished"),
+    )
+    page = write_run_page(run, {"restarts": {"store": 2}})
+    said = words(page)
+    for words_said in (
+        "19 of the last 20 episodes succeeded: 95 %",
+        "31 episodes of practice so far, 1,240 steps, of which a person drove 2 %",
+        "my_desk.yaml",
+        "first 20 episodes 10 of 20 50 %",
+        "success 20",
+        "time limit 10",
+        "watchdog 1",
+        "store died 2",
+        "processes restarted 2",
+        "policy-invariant",
+    ):
+        assert words_said in said, words_said
+    assert "store ready" not in said
+    addresses = re.findall(r'(?:src|srcset|href)="([^"]*)"', page.read_text())
+    assert addresses
+    assert all(address.startswith("data:") for address in addresses), "the page asks nothing of a network"
+    for name in ("learning_curve", "episodes", "progress_curves", "learning"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
+    said = words(write_run_page(RunFolder(tmp_path)))
+    assert "No episode has ended yet" in said
+    assert "Not shown: progress along online episodes" in said
+
+
+def test_settings_are_text_and_never_markup(tmp_path: Path) -> None:
+    run = run_with(tmp_path, episode(1, 1))
+    run.settings("train").write_text("bench: <script>alert(1)</script>\n")
+    assert "<script" not in write_run_page(run).read_text()
+
+
+def test_minutes_leave_out_pauses_and_survive_a_new_start_of_the_machine(tmp_path: Path) -> None:
+    run = run_with(tmp_path, training(1000), episode(1, 1060), episode(2, 9000), training(20), episode(3, 80))
+    assert read_run(run).minutes == pytest.approx([1.0, 1.0, 2.0])
+
+
+def test_a_page_that_cannot_be_written_costs_a_run_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "report.html").mkdir()
+    assert leave_run_page(RunFolder(tmp_path), {}) == {}
+    assert "page cannot be written" in caplog.text
