@@ -133,7 +133,7 @@ def test_a_goal_is_seen_at_one_place_however_the_hand_moves_about() -> None:
     data = cloning_data(shown, wandered, cameras=("front",), image_px=32)
     strayed, missed = {}, {}
     for weight in (0.0, 1.0):
-        config = CloneConfig(encoder_updates=500, actor_updates=1, batch_size=32, still_weight=weight)
+        config = CloneConfig(encoder_updates=300, actor_updates=1, batch_size=32, still_weight=weight)
         policy = clone(config, replace(SHAPE, waypoints=1), data, seed=0)
         seen, true = [], []
         for seed in range(1000, 1020):
