@@ -73,7 +73,7 @@ class Turn:
     Attributes:
         form: The tokens.
         sights: What was made of the pictures, in order.
-        prefix_key: Digest of the leading tokens that stay the same, and of the pictures among them.
+        prefix_key: Digest of the leading tokens that stay the same, their positions, and the pictures among them.
         cells: What the network sees of each picture and clip.
     """
 
@@ -223,6 +223,8 @@ def _likeness(query: VlmQuery, seen: Sequence[Seen]) -> Hashable:
 
 def _prefix_key(form: Form, seen: Sequence[Seen]) -> bytes:
     digest = xxhash.xxh3_128(form.ids[: form.prefix].numpy().tobytes())
+    # Qwen2.5-VL reads the instants of a clip by its positions alone: they are no words.
+    digest.update(form.positions[:, : form.prefix].numpy().tobytes())
     for s in seen:
         for key in s.keys:
             digest.update(key)

@@ -202,6 +202,20 @@ def test_the_same_words_about_other_pictures_are_another_prefix(judge_of):
     assert replies[3].reused_tokens > 0
 
 
+@pytest.mark.parametrize("kind", QWENS)
+def test_the_same_clip_at_another_pace_is_another_prefix(judge_of, kind):
+    judge, alone = judge_of(kind), judge_of(kind, prefix_cache_mb=0)
+
+    def lasting(seconds):
+        frames = tuple(picture(i) for i in range(4))
+        shown = Clip(frames=frames, stamps_s=tuple(i * seconds / 3 for i in range(4)))
+        return VlmQuery(parts=("start", shown, "goal"), prefix=2, max_tokens=0, choices=DIGITS)
+
+    quick, slow = lasting(1.5), lasting(15.0)
+    for reply, other in zip(judge.answer([quick, slow]), alone.answer([quick, slow]), strict=True):
+        close(reply, other)
+
+
 def test_what_is_kept_is_bounded(judge_of):
     judge = judge_of("qwen3_vl", vision_cache_mb=1, prefix_cache_mb=1)
     for seed in range(60):
