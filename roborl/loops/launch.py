@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _HANG_S = 30.0
-_GATE_S = 600.0
+_LOAD_S = 600.0  # a reward model of 8 billion weights may take minutes to read
 _REPORT_S = 20.0
 _NICE = -5
 # A socket's path has about this many bytes at most.
@@ -235,7 +235,7 @@ def pass_gate(config: TrainConfig) -> None:
     """
     if not config.reward:
         return
-    spec = ChildSpec(name="gate", target=gate_main, args=(config,), start_s=_GATE_S)
+    spec = ChildSpec(name="gate", target=gate_main, args=(config,), start_s=_LOAD_S)
     # The fork server starts once, with what its first group names.
     group = ProcessGroup([spec], preload=_PRELOAD)
     try:
@@ -274,7 +274,9 @@ def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec])
             endpoint=where.scores,
             threads=config.serve_threads,
         )
-        specs.append(ChildSpec(name="serve", target=serve_main, args=(serving,), hang_s=_HANG_S))
+        specs.append(
+            ChildSpec(name="serve", target=serve_main, args=(serving,), hang_s=_HANG_S, start_s=_LOAD_S)
+        )
     return specs
 
 

@@ -202,6 +202,11 @@ def test_processes_end_with_the_arms_first_and_the_judge_last() -> None:
     ]
 
 
+def test_a_large_reward_model_has_minutes_to_load_in_the_run_as_at_its_gate() -> None:
+    (serve,) = (spec for spec in train_specs(TrainConfig(reward="model"), WHERE, []) if spec.name == "serve")
+    assert serve.start_s >= 600.0
+
+
 def test_without_a_reward_model_nobody_labels() -> None:
     config = TrainConfig()
     specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
