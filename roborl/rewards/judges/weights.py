@@ -83,7 +83,8 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
             raise ModelLoadError(
                 "A checkpoint cannot be read",
                 seen=f"{folder}: {type(error).__name__}: {error}",
-                remedy="Copy or download the whole folder again",
+                remedy="Copy or download the whole folder again; if it is whole, see whether this computer has what"
+                " judge.device and judge.attention in the model's settings ask for",
             ) from error
     _check_report(folder, report)
     check_tied(model, files)

@@ -112,6 +112,11 @@ def test_a_checkpoint_without_a_chat_template_is_an_error(copy):
         load_network(CPU, str(folder))
 
 
+def test_attention_code_that_is_not_here_is_told_from_a_torn_checkpoint(tiny):
+    with pytest.raises(ModelLoadError, match=r"flash_attn.*judge\.device and judge\.attention"):
+        load_network(JudgeConfig(device="cpu", attention="flash_attn"), str(tiny["qwen3_vl"]))
+
+
 def test_an_absent_checkpoint_is_an_error_and_nothing_is_downloaded():
     with pytest.raises(ModelLoadError, match="hf download"):
         find_checkpoint("somebody/some-model-that-is-not-here")
