@@ -45,7 +45,9 @@ class Teacher:
         judge.prefixes.clear()
         judge.sights.max_bytes = judge.prefixes.max_bytes = 0
         named = judge.network.model.generation_config.eos_token_id
-        self._end: int = named[0] if isinstance(named, list) else named
+        first = named[0] if isinstance(named, list) else named
+        # A checkpoint that a trainer left may name no end but its tokeniser's.
+        self._end: int = judge.network.processor.tokenizer.eos_token_id if first is None else first
 
     def lessons(self, queries: Sequence[VlmQuery], answers: Sequence[str]) -> list[Lesson]:
         """Look at the pictures of questions, with gradients, and write out question and answer.

@@ -18,6 +18,7 @@ from roborl.rewards.adaptation.teaching import Teacher
 from roborl.rewards.adaptation.training import adapt
 from roborl.rewards.dopamine import open_dopamine
 from roborl.rewards.hop_pairs import PairConfig
+from roborl.rewards.judges.queries import VlmQuery
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import score_episode
 from roborl.rewards.registry import load_reward_model
@@ -80,6 +81,13 @@ def test_only_the_answer_bears_loss(settings):
         with torch.no_grad():
             theirs = model(**inputs, labels=labels).loss
         assert loss.item() == pytest.approx(theirs.item(), rel=1e-4)
+
+
+def test_the_end_of_an_answer_is_the_tokenisers_where_the_checkpoint_names_none(settings):
+    judge = open_dopamine(settings).judge
+    judge.network.model.generation_config.eos_token_id = None
+    (lesson,) = Teacher(judge).lessons([VlmQuery(parts=("how far?",))], ["4"])
+    assert judge.network.processor.tokenizer.decode(lesson.labels) == "4<|im_end|>"
 
 
 @pytest.fixture(scope="module")
