@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl import config as configs
+from roborl.pretrained import CONFIG
 from roborl.rewards.adaptation.config import Method
 from roborl.rewards.adaptation.lessons import Lessons
 from roborl.rewards.adaptation.weights import LearningWeights
@@ -47,12 +48,13 @@ def save_adapted(
     staging = folder / ".part"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
+    weights.write(staging)
     if method is Method.FULL:
         for path in base.iterdir():
-            # The processor, as it is; the network's own description is written anew below.
-            if path.suffix in _SETTING_FILES and not path.name.endswith(".index.json"):
+            # The processor and the rest, as they are, but for the network's own description.
+            described = path.name == CONFIG or path.name.endswith(".index.json")
+            if path.suffix in _SETTING_FILES and not described:
                 shutil.copyfile(path, staging / path.name)
-    weights.write(staging)
     words, text = lessons.wording()
     (staging / words).write_text(text)
     (staging / RECORD).write_text(json.dumps(record, indent=2, default=str) + "\n")

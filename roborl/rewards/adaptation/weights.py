@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.adaptation.config import AdaptationTraining, LoraSettings, Method
@@ -80,6 +81,12 @@ class LearningWeights:
 
     def write(self, folder: Path) -> None:
         """Write what was learnt: the adapter alone, or the whole network."""
+        own = self.model.generation_config
+        # The library writes no settings of sampling that contradict each other, as those of a checkpoint may; no judge
+        # samples by them.
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, bos_token_id=own.bos_token_id
+        )
         with quiet():
             (self._peft or self.model).save_pretrained(folder, safe_serialization=True)
         (folder / "README.md").unlink(missing_ok=True)

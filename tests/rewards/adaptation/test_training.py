@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from roborl.rewards.adaptation.lessons import Album, TimeGuess
 from roborl.rewards.adaptation.saving import save_adapted
 from roborl.rewards.adaptation.teaching import Teacher
 from roborl.rewards.adaptation.training import adapt
+from roborl.rewards.adaptation.weights import LearningWeights
 from roborl.rewards.dopamine import open_dopamine
 from roborl.rewards.hop_pairs import PairConfig
 from roborl.rewards.judges.queries import VlmQuery
@@ -131,6 +133,19 @@ def test_what_is_saved_opens_by_name_and_scores_alike(learnt, settings, checkpoi
     (folder / "wording.txt").write_text(lessons.model.prompt.template + " or so")
     with pytest.raises(ConfigError, match="insisted on"):
         load_reward_model(f"dopamine:{folder}")
+
+
+def test_settings_of_sampling_that_contradict_each_other_are_kept_and_stop_no_save(
+    settings, checkpoint, tmp_path
+):
+    base = shutil.copytree(checkpoint, tmp_path / "base")
+    sampling = base / "generation_config.json"
+    sampling.write_text(json.dumps(json.loads(sampling.read_text()) | {"temperature": 0.1}))
+    lessons = HopLessons(open_dopamine(replace(settings, checkpoint=str(base))), PairConfig())
+    weights = LearningWeights(lessons.judge.network.model, BRIEF)
+    save_adapted(tmp_path / "judge", lessons, weights, method=Method.FULL, base=base, record={})
+    assert (tmp_path / "judge" / sampling.name).read_bytes() == sampling.read_bytes()
+    assert load_reward_model(f"dopamine:{tmp_path / 'judge'}").judge.ends == lessons.judge.ends
 
 
 def test_a_torn_save_does_not_open(learnt, checkpoint, tmp_path, monkeypatch):
