@@ -18,6 +18,7 @@ from roborl.loops.serve import serving
 from roborl.loops.video import beside, draw_progress, write_video
 from roborl.loops.watch_sources import Source, open_source, renamed
 from roborl.rewards.metrics import value_order_correlation
+from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import Pictures, digest, told
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.shaping import held
@@ -126,7 +127,8 @@ def watch(
         stopping: Ends it early.
 
     Raises:
-        ConfigError: If there is no such source, or the server refuses the session.
+        ConfigError: If there is no such source, the server refuses the session, or its model tells its network instants at
+            another rate than the source's.
         DatasetError: If the source or the demonstration cannot be read.
         DeadlineExceeded: If server or scores do not come in time.
     """
@@ -146,6 +148,7 @@ def watch(
         )
         stack.callback(client.close)
         client.wait_connected(config.deadline_s)
+        _check_rate(client.statistics(config.deadline_s), config.model, source)
         watched = _Watch(config, source, references, client, on_score, stopping).run()
     if config.out:
         _write(config, source, watched)
@@ -258,6 +261,14 @@ class _Watch:
                 remedy="Look at its log; raise --deadline_s for a slow model",
             )
         return scores
+
+
+def _check_rate(statistics: Mapping[str, Any], model: str, source: Source) -> None:
+    served = statistics["models"]
+    name = model or next(iter(served))
+    if name in served and (model or len(served) == 1):  # of any other the session is refused
+        check_rate(served[name].get("observation_hz"), source.rate_hz, "source")
+        warn_of_rate(served[name].get("trained_hz"), source.rate_hz, "source")
 
 
 def _write(config: WatchConfig, source: Source, watched: Watched) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,14 @@ class Source:
         cameras: Names of its views.
         task: The instruction, empty where it is not known.
         live: True where what is not looked at is gone.
+        rate_hz: Instants per second, Hz.
         read: Starts from the beginning and gives one instant after the other.
     """
 
     cameras: tuple[str, ...]
     task: str
     live: bool
+    rate_hz: float
     read: Callable[[], Iterator[View]]
 
 
@@ -108,23 +110,29 @@ def renamed(source: Source, names: Mapping[str, str]) -> Source:
             images = {ours: view.images[theirs] for ours, theirs in names.items()}
             yield View(images=images, state=view.state, time_s=view.time_s)
 
-    return Source(cameras=tuple(names), task=source.task, live=source.live, read=read)
+    return replace(source, cameras=tuple(names), read=read)
 
 
 def _videos(files: Mapping[str, Path], rate_hz: float, task: str = "") -> Source:
     import cv2
 
+    def opened(stack: ExitStack) -> dict[str, Any]:
+        captures = {}
+        for name, file in files.items():
+            capture = cv2.VideoCapture(str(file))
+            stack.callback(capture.release)
+            if not capture.isOpened():
+                raise DatasetError("A video cannot be opened", seen=str(file))
+            captures[name] = capture
+        return captures
+
+    with ExitStack() as once:
+        fps = min(capture.get(cv2.CAP_PROP_FPS) or 30.0 for capture in opened(once).values())
+    every = _every(fps, rate_hz)
+
     def read() -> Iterator[View]:
         with ExitStack() as stack:
-            captures = {}
-            for name, file in files.items():
-                capture = cv2.VideoCapture(str(file))
-                stack.callback(capture.release)
-                if not capture.isOpened():
-                    raise DatasetError("A video cannot be opened", seen=str(file))
-                captures[name] = capture
-            fps = min(capture.get(cv2.CAP_PROP_FPS) or 30.0 for capture in captures.values())
-            every = fps / rate_hz if 0 < rate_hz < fps else 1.0
+            captures = opened(stack)
             wanted, index = 0.0, 0
             while all(capture.grab() for capture in captures.values()):
                 if index >= wanted:
@@ -133,7 +141,12 @@ def _videos(files: Mapping[str, Path], rate_hz: float, task: str = "") -> Source
                     yield View(images=images, state=_NO_STATE, time_s=index / fps)
                 index += 1
 
-    return Source(cameras=tuple(files), task=task, live=False, read=read)
+    return Source(cameras=tuple(files), task=task, live=False, rate_hz=fps / every, read=read)
+
+
+def _every(recorded_hz: float, rate_hz: float) -> float:
+    """Return how many recorded instants make one that is watched."""
+    return recorded_hz / rate_hz if 0 < rate_hz < recorded_hz else 1.0
 
 
 def _rgb(capture: Any) -> Image:
@@ -150,7 +163,7 @@ def _dataset(place: str, episode: int, rate_hz: float) -> Source:
             "The dataset has no such episode", seen=episode, allowed=f"0 to {info.episodes - 1}"
         )
     length = len(found.state)
-    every = info.fps / rate_hz if 0 < rate_hz < info.fps else 1.0
+    every = _every(info.fps, rate_hz)
     chosen = np.unique(np.arange(0, length, every).astype(int))
 
     def read() -> Iterator[View]:
@@ -158,7 +171,9 @@ def _dataset(place: str, episode: int, rate_hz: float) -> Source:
             images = {name: pictures[index] for name, pictures in found.images.items()}
             yield View(images=images, state=found.state[index], time_s=index / info.fps)
 
-    return Source(cameras=tuple(found.images), task=found.task, live=False, read=read)
+    return Source(
+        cameras=tuple(found.images), task=found.task, live=False, rate_hz=info.fps / every, read=read
+    )
 
 
 def _bench(name: str, rate_hz: float) -> Source:
@@ -193,4 +208,4 @@ def _bench(name: str, rate_hz: float) -> Source:
                 images = {view: np.asarray(camera.async_read(), np.uint8) for view, camera in cameras.items()}
                 yield View(images=images, state=_NO_STATE, time_s=time.monotonic() - began)
 
-    return Source(cameras=tuple(configs), task=bench.task, live=True, read=read)
+    return Source(cameras=tuple(configs), task=bench.task, live=True, rate_hz=rate_hz, read=read)

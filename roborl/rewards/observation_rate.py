@@ -48,7 +48,7 @@ def check_rate(told_hz: float | None, rate_hz: float, where: str) -> None:
             seen=f"{rate_hz:g} Hz in the {where}, observation_hz {told_hz:g} in the model's settings",
             allowed="the same rate",
             remedy=f"Name the model by a file of settings with observation_hz: {rate_hz:g}; in training, set"
-            f" --model.observation_hz {rate_hz:g}",
+            f" --model.observation_hz {rate_hz:g}; in watching, --rate_hz {told_hz:g} thins a recording out",
         )
 
 

@@ -43,6 +43,7 @@ def server(tmp_path_factory, table_data):
         folder / "roboreward.yaml",
         checkpoint=str(build_tiny_vlm(folder / "qwen3", "qwen3_vl")),
         camera=HIGH,
+        observation_hz=RATE_HZ,
         min_cells=1,
         min_mass=0.0,
     )
