@@ -22,8 +22,9 @@ def expected_number(
 
     The reply counts with the probability of all its tokens. One that differs at some place counts with the probability
     of the tokens before it times that of the other token, and stands for all that begin so: the places after it are
-    taken as they were written or, where that is no number, as if the reply ended there. What is no number in either way
-    might be any: it leaves the mean alone, and counts as doubt. All is made to add up to 1.
+    taken as they were written or, where that is no number, as if the reply ended there, as it does behind a token without
+    text. What is no number in either way might be any: it leaves the mean alone, and counts as doubt. All is made to add
+    up to 1.
 
     Args:
         tokens: The places of the reply, with their alternatives.
@@ -51,7 +52,7 @@ def expected_number(
             if text == token.text:
                 continue
             begun = "".join([*written[:place], text])
-            ways = ("".join(written[place + 1 :]), *endings)
+            ways = ("".join(written[place + 1 :]), *endings) if text else endings
             other = next((number for way in ways if (number := read(begun + way)) is not None), None)
             if other is None:
                 unread += reached * probability

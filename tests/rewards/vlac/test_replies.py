@@ -238,6 +238,22 @@ def test_a_number_in_two_tokens_is_read_as_it_stands():
     assert change.mean == pytest.approx(0.121)
 
 
+def test_a_reply_that_might_have_ended_is_not_read_on():
+    """The token that ends a reply has no text: what was written behind its place is no part of such a reply."""
+    signed = (
+        Token(text="-", alternatives=(("-", 0.9), ("", 0.1))),
+        Token(text="60", alternatives=(("60", 1.0),)),
+    )
+    change = read_change(VlmReply(text="-60", tokens=signed), probabilities=True)
+    assert change.mean == pytest.approx(-0.6)
+    assert change.error == pytest.approx(np.sqrt(0.1 * (1 / 3 + 0.6**2)))
+    digits = (
+        Token(text="6", alternatives=(("6", 1.0),)),
+        Token(text="0", alternatives=(("0", 0.75), ("", 0.25))),
+    )
+    assert read_change(VlmReply(text="60", tokens=digits), probabilities=True).mean == pytest.approx(0.465)
+
+
 @pytest.mark.parametrize(
     ("text", "share"),
     [("1", 1.0), ("0", 0.0), (" 1\n", 1.0), ("0</done>", 0.0), ("1 </done>", 1.0)],
