@@ -53,7 +53,11 @@ def test_a_rate_thins_a_recording_out(tmp_path):
 def test_a_model_that_tells_the_time_is_shown_no_video_at_another_pace(tmp_path):
     settings = tmp_path / "fake.yaml"
     settings.write_text("observation_hz: 10\njudge: {kind: fake, reply: 'ANSWER: 3'}\n")
-    told = {"source": brightening(tmp_path / "up.mp4"), "reward_model": f"roboreward:{settings}", "task": "up"}
+    told = {
+        "source": brightening(tmp_path / "up.mp4"),
+        "reward_model": f"roboreward:{settings}",
+        "task": "up",
+    }
     with pytest.raises(ConfigError, match=r"30 Hz in the source, observation_hz 10.*--rate_hz 10"):
         watch(WatchConfig(**told))
     assert watch(WatchConfig(**told, rate_hz=10)).figures()["scored"] == 10
