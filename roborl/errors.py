@@ -30,6 +30,12 @@ class RoborlError(Exception):
         super().__init__(" ".join(parts))
 
 
+def spelt_out(error: BaseException) -> str:
+    """Return another's error with its type and with what it was raised from, where drivers hide the true reason."""
+    said = f"{type(error).__name__}: {error}"
+    return said if error.__cause__ is None else f"{said} ({spelt_out(error.__cause__)})"
+
+
 class ConfigError(RoborlError):
     """A setting, file or command line that cannot be used."""
 

@@ -21,7 +21,7 @@ class Config(PlanConfig):
     bench: str = "so101_sim"
     # Dotted overrides of it, such as --bench_overrides '[--robot.scene=Reach]'.
     bench_overrides: list[str] = field(default_factory=list)
-    # Open the bench's cameras; its arm stays untouched.
+    # Open the bench's cameras and read its motors; nothing is written to them, and the arm stays as it is.
     look: bool = True
 
 

@@ -113,7 +113,11 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
     from roborl.clock import MonotonicClock
     from roborl.envs.robot_env import RobotEnv
     from roborl.hil.keyboard import HELP
-    from roborl.loops.actor.teleoperators import connect_teleoperator, make_teleoperator
+    from roborl.loops.actor.teleoperators import (
+        connect_teleoperator,
+        disconnect_teleoperator,
+        make_teleoperator,
+    )
     from roborl.loops.by_hand import HandOperator, buttons_at_the_terminal, record_by_hand
 
     if config.teleop is None:
@@ -151,6 +155,5 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
                 on_episode=_show,
             )
         finally:
+            disconnect_teleoperator(teleoperator)
             env.close()
-            if teleoperator.is_connected:
-                teleoperator.disconnect()

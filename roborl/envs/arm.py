@@ -17,16 +17,19 @@ from roborl.envs.cameras import Freshness, age_ns, frame_age_s
 from roborl.envs.kinematics import Kinematics
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
-from roborl.envs.servos import keeping_hold
-from roborl.errors import ConfigError, RobotError, ShapeError
+from roborl.envs.servos import (
+    DEVICE_FAULTS,
+    READ_RETRIES,
+    close_port,
+    diagnosis,
+    keeping_hold,
+    steady,
+    weak_servos,
+)
+from roborl.errors import ConfigError, RobotError, ShapeError, spelt_out
 from roborl.images import resized
 from roborl.types import Frame, Observation, Vector
 
-_FAULTS = (OSError, RuntimeError, TimeoutError, ValueError)
-"""What LeRobot's robots, buses and cameras raise when a device fails; DeviceNotConnectedError is an OSError."""
-
-# A packet that is lost now and then is no fault of the robot.
-_READ_RETRIES = 2
 # Degrees, or parts of the gripper's 100: where the way home may end.
 _AT_HOME = 2.0
 _SAME_ACTION = 0.01
@@ -54,6 +57,7 @@ class Arm:
 
     def __init__(self, bench: Bench, robot: Robot, clock: Clock) -> None:
         self.bench, self.robot = bench, robot
+        steady(robot)
         self._clock = clock
         self.model = load_robot_model(bench.model)
         self.kinematics = Kinematics(self.model)
@@ -80,8 +84,10 @@ class Arm:
             with keeping_hold(self.robot):
                 self.robot.connect(calibrate=False)
             calibrated = self.robot.is_calibrated
-        except _FAULTS as error:
-            raise self._fault("The robot cannot be connected", error) from error
+        except DEVICE_FAULTS as error:
+            why = diagnosis(self.robot)
+            close_port(self.robot)
+            raise self._fault("The robot cannot be connected", error, why) from error
         if not calibrated:
             raise ConfigError(
                 "The robot is not calibrated, or its motors hold another calibration than its file",
@@ -101,16 +107,18 @@ class Arm:
             return
         try:
             self.robot.disconnect()
-        except _FAULTS as error:
+        except DEVICE_FAULTS as error:
+            close_port(self.robot)
             raise self._fault("The robot cannot be disconnected", error) from error
 
     def begin_episode(self) -> None:
         """Take the measured pose for the set-point and forget the last episode's frames.
 
         Raises:
-            RobotError: If the robot does not answer, or a joint is not finite.
+            RobotError: If the robot does not answer, a joint is not finite, or a servo cannot hold its joint.
         """
         self._measured = self._read_joints()
+        self._require_hold()
         self._sent = SetPoint(joints=self._measured.copy(), velocity=np.zeros(len(self._measured)))
         self._plan = []
         self._freshness.reset()
@@ -135,7 +143,7 @@ class Arm:
             return Observation(frames={}, state=self._state(), stamp_ns=self._clock.now_ns())
         try:
             seen = self.robot.get_observation()
-        except _FAULTS as error:
+        except DEVICE_FAULTS as error:
             raise self._fault("The robot gives no observation", error) from error
         self._measured = self._pose(seen)
         now_ns = self._clock.now_ns()
@@ -258,7 +266,7 @@ class Arm:
     def _send(self, point: SetPoint) -> None:
         try:
             self.robot.send_action(self.model.to_features(point.joints))
-        except _FAULTS as error:
+        except DEVICE_FAULTS as error:
             raise self._fault("The robot takes no set-point", error) from error
         self._sent = point
 
@@ -267,10 +275,23 @@ class Arm:
             bus = getattr(self.robot, "bus", None)
             if bus is None:
                 return self._pose(self.robot.get_observation())
-            positions = bus.sync_read("Present_Position", num_retry=_READ_RETRIES)
-        except _FAULTS as error:
+            positions = bus.sync_read("Present_Position", num_retry=READ_RETRIES)
+        except DEVICE_FAULTS as error:
             raise self._fault("The robot does not report its joints", error) from error
         return self._pose({f"{name}.pos": value for name, value in positions.items()})
+
+    def _require_hold(self) -> None:
+        try:
+            weak = weak_servos(getattr(self.robot, "bus", None))
+        except DEVICE_FAULTS as error:
+            raise self._fault("The robot does not report its servos' state", error) from error
+        if weak:
+            raise RobotError(
+                "Servos cannot hold their joints",
+                seen=", ".join(f"{name}: {why}" for name, why in weak.items()),
+                allowed="torque on, and no fault",
+                remedy="Relieve the joint, let its servo cool down and switch the arm's power off and on; support the arm",
+            )
 
     def _pose(self, seen: Mapping[str, Any]) -> Joints:
         """Return the joints that the robot reports; one that is no finite number is a joint that it does not know."""
@@ -291,10 +312,10 @@ class Arm:
     def _state(self) -> Vector:
         return self._states(self._measured)
 
-    def _fault(self, problem: str, error: Exception) -> RobotError:
+    def _fault(self, problem: str, error: Exception, why: str = "") -> RobotError:
         return RobotError(
             problem,
-            seen=f"{type(error).__name__}: {error}",
+            seen=why or spelt_out(error),
             allowed="an answer",
             remedy=f"Check power, cables and ports of {self.robot.name}",
         )

@@ -1,17 +1,90 @@
-"""What LeRobot's serial arms need beside their own methods: to be connected without letting go of what they hold."""
+"""What LeRobot's serial arms need beside their own methods, so that one lost byte or one pulled plug does no more harm than it must."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
+import termios
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.robot import Robot
 
 log = logging.getLogger(__name__)
 
-_RETRIES = 2
+DEVICE_FAULTS = (OSError, RuntimeError, TimeoutError, ValueError, termios.error)
+"""What LeRobot's robots, buses and cameras raise when a device fails; DeviceNotConnectedError is an OSError, and what a
+serial port raises whose plug was pulled is none."""
+
+READ_RETRIES = 2
+"""A packet that is lost now and then is no fault of the robot."""
+
+_QUIET_S = 0.005
+"""How long answers that are overdue may still come in, once one has."""
+
+_BITS = {1: "voltage", 2: "position sensor", 4: "heat", 8: "current", 32: "overload"}
+
+
+def steady(device: Any) -> None:
+    """Make the bus of Feetech servos bear lost and late packets, and keep its port from other processes.
+
+    LeRobot 0.6.1 asks each servo a hundred times and more while it connects, each time once only; takes an answer that came
+    late for the answer to its next question, and stays one behind from then on; and lets two processes drive one arm.
+
+    Args:
+        device: A robot or teleoperator, not connected yet. One without such a bus is left as it is.
+    """
+    bus: Any = getattr(device, "bus", None)
+    if not isinstance(bus, FeetechMotorsBus):
+        return
+    port, packets = bus.port_handler, bus.packet_handler
+    open_port, ask, hear = port.openPort, packets.txRxPacket, packets.rxPacket
+    restless = 0
+
+    def open_alone() -> bool:
+        port.is_using = False  # as a packet that failed half-way leaves it
+        opened: bool = open_port()
+        try:
+            fcntl.flock(port.ser.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            port.closePort()
+            raise OSError(
+                "somebody has this port open: a run that still goes on, or the other arm of this one"
+            ) from None
+        return opened
+
+    def clear() -> None:
+        nonlocal restless
+        if restless:
+            restless -= 1
+            time.sleep(_QUIET_S)
+        try:
+            port.ser.flush()
+            port.ser.reset_input_buffer()
+        except termios.error as error:  # which is no OSError, and has no name of its own
+            raise OSError(*error.args) from None
+
+    def hear_and_note(port: Any) -> Any:
+        nonlocal restless
+        heard = hear(port)
+        if heard[1] != bus._comm_success:
+            restless = (
+                2  # the question asked again, whose answer the late one may pass for, and the one after it
+            )
+        return heard
+
+    def ask_again(port: Any, packet: Any) -> Any:
+        for _ in range(READ_RETRIES):
+            answer = ask(port, packet)
+            if answer[1] == bus._comm_success:
+                return answer
+        return ask(port, packet)
+
+    port.openPort, port.clearPort = open_alone, clear
+    packets.rxPacket, packets.txRxPacket = hear_and_note, ask_again
 
 
 @contextlib.contextmanager
@@ -31,7 +104,7 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
         return
 
     def configure_unless_holding() -> None:
-        if all(bus.sync_read("Torque_Enable", normalize=False, num_retry=_RETRIES).values()):
+        if all(bus.sync_read("Torque_Enable", normalize=False, num_retry=READ_RETRIES).values()):
             log.info("All servos hold their places: they keep the settings they have")
         else:
             configure()
@@ -41,3 +114,65 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
         yield
     finally:
         del arm.configure
+
+
+def close_port(device: Any) -> None:
+    """Close the serial port of a device that does not answer any more, so that it can be opened anew. Nothing is sent."""
+    port = getattr(getattr(device, "bus", None), "port_handler", None)
+    if port is not None and port.is_open:
+        port.closePort()
+
+
+def diagnosis(device: Any) -> str:
+    """Return in words which servos of a device that could not be connected are silent, and which report a fault.
+
+    LeRobot calls a servo that reports a fault missing. Blocks up to a second; the port is left as it was found.
+
+    Returns:
+        Nothing where the port is not open, or all servos are as they should be.
+    """
+    bus: Any = getattr(device, "bus", None)
+    if not isinstance(bus, FeetechMotorsBus) or not bus.is_connected:
+        return ""
+    port, packets = bus.port_handler, bus.packet_handler
+    port.is_using = False
+    silent, faulty = [], []
+    for name, motor in bus.motors.items():
+        try:
+            _, result, bits = packets.ping(port, motor.id)
+        except DEVICE_FAULTS:
+            return "the port is dead: its plug was pulled"
+        if result != bus._comm_success:
+            silent.append(name)
+        elif bits:
+            faulty.append(f"{name} reports {_words(bits)}")
+    if len(silent) == len(bus.motors):
+        return "no servo answers: the power of the arm is off, or this is another device's port"
+    said = [f"no answer from {', '.join(silent)}: look at the cables there"] if silent else []
+    said += (
+        [f"{', '.join(faulty)}: relieve it, let it cool down, switch its power off and on"] if faulty else []
+    )
+    return "; ".join(said)
+
+
+def weak_servos(bus: Any) -> dict[str, str]:
+    """Return why servos cannot hold their joints, by joint: those without torque, and those with a fault upon them.
+
+    Neither shows in positions or set-points: a servo whose power was away for a moment answers as before.
+
+    Args:
+        bus: Of a connected robot; one of other servos than Feetech's tells nothing.
+
+    Raises:
+        OSError: If it does not answer.
+    """
+    if not isinstance(bus, FeetechMotorsBus):
+        return {}
+    faults = bus.sync_read("Status", normalize=False, num_retry=READ_RETRIES)
+    torque = bus.sync_read("Torque_Enable", normalize=False, num_retry=READ_RETRIES)
+    weak = {name: _words(bits) for name, bits in faults.items() if bits}
+    return {name: "no torque" for name, on in torque.items() if not on} | weak
+
+
+def _words(bits: int) -> str:
+    return ", ".join(word for bit, word in _BITS.items() if bits & bit) or f"fault {bits}"

@@ -18,7 +18,8 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.envs.arm import Arm
 from roborl.envs.bench_maps import action_map
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import ConfigError, RobotError, SafetyStop
+from roborl.envs.servos import DEVICE_FAULTS
+from roborl.errors import ConfigError, RobotError, SafetyStop, spelt_out
 from roborl.hil.devices import DeltaMap
 from roborl.hil.keyboard import TerminalKeyboard
 from roborl.hil.operator import PersonOperator
@@ -60,10 +61,10 @@ class HandPolicy:
             self._rate.wait()
         try:
             wanted = self._teleoperator.get_action()
-        except (OSError, RuntimeError, TimeoutError) as error:
+        except DEVICE_FAULTS as error:
             raise RobotError(
                 "The teleoperator does not answer",
-                seen=f"{type(error).__name__}: {error}",
+                seen=spelt_out(error),
                 remedy="Check its cable and power; finished episodes are kept",
             ) from error
         return self._action(wanted)[None]

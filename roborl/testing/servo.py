@@ -117,6 +117,11 @@ class Servo:
         self.turn()
         self._angle = float(position + self["Homing_Offset"])
 
+    def hold(self) -> None:
+        """Put its torque on where it stands, as an earlier process left it."""
+        self.write(_address("Torque_Enable"), b"\1")
+        self.was_limp = False
+
     def power(self, on: bool) -> None:
         """Cut its power or give it back; it then wakes without torque, with what it keeps."""
         self.turn()

@@ -45,6 +45,7 @@ class ServoChain:
         servos: By name.
         lose_every: Each so many-th status packet is lost; 0: none.
         garble_every: Each so many-th status packet arrives with a wrong checksum; 0: none.
+        late_s: How late the next answer comes, seconds; the ones after it are in time again.
         asked: How many packets came, by instruction.
         broken: How many packets came with a wrong checksum.
     """
@@ -60,6 +61,7 @@ class ServoChain:
         self.port, self.now_s, self._byte_s = port, now_s, byte_s
         self.servos = {name: Servo(number, now_s) for number, name in enumerate(names, start=1)}
         self.lose_every = self.garble_every = self.broken = self._said = 0
+        self.late_s = 0.0
         self.asked = dict.fromkeys(Instruction, 0)
         self._planned: dict[int, tuple[int, bytes]] = {}
         self._over = threading.Event()
@@ -112,6 +114,8 @@ class ServoChain:
             while (packet := self._next_packet(heard)) is not None:
                 answer = self._answer(*packet)
                 if answer:
+                    late_s, self.late_s = self.late_s, 0.0
+                    time.sleep(late_s)
                     self._take_time(len(answer))
                     with contextlib.suppress(OSError):
                         os.write(ours, answer)

@@ -16,6 +16,8 @@ from roborl.cli.check import positional
 from roborl.cli.main import main
 from roborl.errors import ConfigError
 from roborl.loops.planning.check_machine import check_bench
+from roborl.testing.desk import DeskArm
+from roborl.testing.servo_chain import Instruction
 from roborl.testing.tiny_vlms import build_tiny_vlm
 
 type Run = Callable[..., tuple[int, Any, str]]
@@ -257,3 +259,35 @@ def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     findings = {f.what: f for f in check_bench("so101_desk", [], look=False)}
     assert not findings["driver"].ok
     assert "no driver" in findings["driver"].says
+
+
+def test_the_motors_of_a_physical_arm_are_asked_and_go_on_holding(desk: DeskArm) -> None:
+    def found() -> dict[str, tuple[bool, str]]:
+        findings = check_bench(str(desk.bench()), [], look=True)
+        return {finding.what: (finding.ok, finding.says) for finding in findings}
+
+    desk.let_hold()
+    good = found()
+    assert all(ok for ok, _ in good.values())
+    assert good["motors"][1] == "6 answer, calibrated as the file says"
+    assert "camera wrist" in good
+    assert not any(servo.was_limp for servo in desk.chain.servos.values())
+    assert desk.chain.asked[Instruction.WRITE] == desk.chain.asked[Instruction.SYNC_WRITE] == 0
+
+    servo = desk.chain.servos["elbow_flex"]
+    servo.keep("Homing_Offset", 3)
+    assert re.search(r"another calibration.*--robot\.port=.*--robot\.id=desk", found()["motors"][1])
+    servo.silent = True
+    assert found()["motors"] == (False, "no answer from elbow_flex: look at the cables there")
+    desk.calibration.unlink()
+    assert not found()["calibration"][0]
+
+
+def test_a_joint_that_was_not_turned_from_stop_to_stop_is_told(desk: DeskArm) -> None:
+    held = json.loads(desk.calibration.read_text())
+    held["elbow_flex"]["range_max"] -= 600
+    desk.calibration.write_text(json.dumps(held))
+    findings = {f.what: f for f in check_bench(str(desk.bench()), [], look=False)}
+    assert not findings["joint ranges"].ok
+    assert "elbow_flex by 141 of its 194 degrees" in findings["joint ranges"].says
+    assert "motors" not in findings

@@ -121,8 +121,10 @@ def main(child: Child, config: ActConfig) -> None:
             log.warning("Should this control process die: %s", bench.if_control_dies)
         loop.run()
     finally:
-        arm.disconnect()
-        journal.close()
+        try:
+            arm.disconnect()
+        finally:
+            journal.close()
 
 
 def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Journal:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roborl.clock import MonotonicClock, Rate
-from roborl.errors import ConfigError, RobotError
+from roborl.errors import ConfigError, RobotError, spelt_out
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
 from roborl.hil.supervisor import Reading
@@ -82,7 +82,12 @@ def main(child: Child, config: ActConfig) -> None:
         RobotError: If it cannot be reached; the supervisor tries again.
     """
     began = time.monotonic()
-    from roborl.loops.actor.teleoperators import connect_teleoperator, read_teleoperator
+    from roborl.envs.servos import DEVICE_FAULTS
+    from roborl.loops.actor.teleoperators import (
+        connect_teleoperator,
+        disconnect_teleoperator,
+        read_teleoperator,
+    )
 
     bench: Bench = importlib.import_module("roborl.envs.bench").load_bench(
         config.bench, config.bench_overrides, config.plugins
@@ -104,12 +109,11 @@ def main(child: Child, config: ActConfig) -> None:
                 sender.press(button)
             child.beat()
             rate.wait()
-    except (OSError, RuntimeError) as error:
+    except DEVICE_FAULTS as error:
         raise RobotError(
             f"The teleoperator {teleoperator.name} failed",
-            seen=f"{type(error).__name__}: {error}",
+            seen=spelt_out(error),
             remedy="Check its cable and its power",
         ) from error
     finally:
-        if teleoperator.is_connected:
-            teleoperator.disconnect()
+        disconnect_teleoperator(teleoperator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from lerobot.teleoperators.config import TeleoperatorConfig
 from lerobot.teleoperators.teleoperator import Teleoperator
 
 from roborl.config import load
-from roborl.errors import ConfigError, RobotError
+from roborl.envs.servos import DEVICE_FAULTS, close_port, diagnosis, steady
+from roborl.errors import ConfigError, RobotError, spelt_out
+
+log = logging.getLogger(__name__)
 
 _DEVICES = ("gamepad", "keyboard", "so_leader", "koch_leader", "omx_leader")
 
@@ -60,6 +64,7 @@ def connect_teleoperator(teleoperator: Any) -> None:
     """
     asks = "calibrate" in inspect.signature(teleoperator.connect).parameters
     ends = signal.getsignal(signal.SIGTERM)
+    steady(teleoperator)
     try:
         teleoperator.connect(**({"calibrate": False} if asks else {}))
         if getattr(teleoperator, "bus", None) is not None and not teleoperator.is_calibrated:
@@ -76,12 +81,25 @@ def connect_teleoperator(teleoperator: Any) -> None:
     except (
         Exception
     ) as error:  # a driver is foreign code: a gamepad that is not plugged in is an AttributeError
+        why = diagnosis(teleoperator)
+        close_port(teleoperator)
         raise RobotError(
             f"The teleoperator {teleoperator.name} does not answer",
-            seen=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            seen=why or spelt_out(error),
             allowed="values of its axes or joints",
             remedy="Check that it is plugged in, its port, its cable and its power",
         ) from error
     finally:
         if ends is not None:
             signal.signal(signal.SIGTERM, ends)  # A gamepad's library takes the signal for itself.
+
+
+def disconnect_teleoperator(teleoperator: Any) -> None:
+    """Disconnect a teleoperator if it is connected. One that does not answer any more is told of, and its port closed."""
+    if not teleoperator.is_connected:
+        return
+    try:
+        teleoperator.disconnect()
+    except DEVICE_FAULTS as error:
+        close_port(teleoperator)
+        log.warning("The teleoperator %s cannot be disconnected: %s", teleoperator.name, spelt_out(error))

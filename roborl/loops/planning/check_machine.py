@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from roborl.errors import RoborlError
+from roborl.errors import RoborlError, spelt_out
 from roborl.types import Image
 
 _NEEDED = ("roborl", "lerobot", "torch", "numpy", "pyzmq", "zarr")
@@ -18,6 +18,9 @@ _OPTIONAL = {
     "mujoco": "simulation: pip install 'roborl[sim]'",
     "bitsandbytes": "judges in int8 or nf4: pip install bitsandbytes",
 }
+
+_NARROWER_DEG = 20.0
+"""By how much less than its model's joint a real one may have been turned while it was calibrated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +63,14 @@ def check_cards() -> Iterator[Finding]:
 
 
 def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[Finding]:
-    """Yield whether a bench file can be used, and whether its cameras show anything. The arm is not connected.
+    """Yield whether a bench file can be used, whether its motors answer, and whether its cameras show anything.
+
+    Motors are read and not written to: an arm that holds a place goes on holding it.
 
     Args:
         name: A path, or a name in ``hardware_configs/``.
         overrides: Dotted overrides.
-        look: Whether to open the cameras.
+        look: Whether to read the motors and open the cameras.
     """
     from roborl.envs.bench import load_bench
 
@@ -81,14 +86,14 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
     )
     if not bench.simulated:
         yield Finding(what="if control dies", ok=True, says=bench.if_control_dies)
-        yield from _arm(bench)
+        yield from _arm(bench, look=look)
     if look:
         for camera, use in bench.cameras.items():
             yield _look(bench, camera, (use.height_px, use.width_px))
 
 
-def _arm(bench: Any) -> Iterator[Finding]:
-    """Yield what can be said of a physical arm without touching it: driver, port, calibration file."""
+def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
+    """Yield what can be said of a physical arm without moving it: driver, port, calibration file, motors."""
     from roborl.envs.bench import make_robot
     from roborl.envs.devices import missing_devices
 
@@ -100,13 +105,63 @@ def _arm(bench: Any) -> Iterator[Finding]:
     yield Finding(what="driver", ok=True, says=f"of {bench.robot.type}")
     port = getattr(bench.robot, "port", None)
     if port is not None:
-        there = "port" not in dict(missing_devices(bench))
-        says = port if there else f"{port} is not there: plug the arm in, or ask lerobot-find-port"
-        yield Finding(what="port", ok=there, says=says)
+        plugged = "port" not in dict(missing_devices(bench))
+        says = port if plugged else f"{port} is not there: plug the arm in, or ask lerobot-find-port"
+        yield Finding(what="port", ok=plugged, says=says)
     path = robot.calibration_fpath
     there = path.is_file()
-    says = f"{path}" if there else f"{path} is not there: lerobot-calibrate --robot.id={bench.robot.id}"
+    says = f"{path}" if there else f"{path} is not there: {_calibrate(bench)}"
     yield Finding(what="calibration", ok=there, says=says)
+    if there and hasattr(robot, "bus"):
+        yield from _ranges(bench, robot)
+    if look and port is not None and plugged and hasattr(robot, "bus"):
+        yield _motors(bench, robot, filed=there)
+
+
+def _calibrate(bench: Any) -> str:
+    robot = bench.robot
+    return f"lerobot-calibrate --robot.type={robot.type} --robot.port={robot.port} --robot.id={robot.id}"
+
+
+def _ranges(bench: Any, robot: Any) -> Iterator[Finding]:
+    """Yield whether calibration turned each joint from stop to stop: its zero is the middle of what it was turned."""
+    from roborl.envs.robot_model import load_robot_model
+
+    model = load_robot_model(bench.model)
+    narrow = []
+    for joint, low, high in zip(model.joint_names, model.lower, model.upper, strict=True):
+        held = getattr(robot, "calibration", {}).get(joint)
+        if joint != model.gripper and held is not None:
+            turn = robot.bus.model_resolution_table[robot.bus.motors[joint].model] - 1
+            turned = (held.range_max - held.range_min) * 360 / turn
+            if turned < high - low - _NARROWER_DEG:
+                narrow.append(f"{joint} by {turned:.0f} of its {high - low:.0f} degrees")
+    if narrow:
+        says = f"turned {', '.join(narrow)}: their zero is wrong. Calibrate from stop to stop: {_calibrate(bench)}"
+        yield Finding(what="joint ranges", ok=False, says=says)
+
+
+def _motors(bench: Any, robot: Any, *, filed: bool) -> Finding:
+    """Ask the motors whether they are there and hold the calibration of the file, where there is one."""
+    from roborl.envs.servos import DEVICE_FAULTS, close_port, diagnosis, steady
+
+    steady(robot)
+    try:
+        robot.bus.connect()
+        calibrated = robot.is_calibrated
+    except DEVICE_FAULTS as error:
+        says = diagnosis(robot) or " ".join(spelt_out(error).split())
+        return Finding(what="motors", ok=False, says=says)
+    finally:
+        close_port(robot)
+    if filed and not calibrated:
+        says = f"they hold another calibration than the file: {_calibrate(bench)}, or the id of another arm"
+        return Finding(what="motors", ok=False, says=says)
+    return Finding(
+        what="motors",
+        ok=True,
+        says=f"{len(robot.bus.motors)} answer{', calibrated as the file says' if filed else ''}",
+    )
 
 
 def _look(bench: Any, camera: str, recorded: tuple[int, int]) -> Finding:

@@ -376,7 +376,7 @@ def test_a_robot_that_fails_ends_the_episode_at_its_last_whole_step(bench: Bench
     end = ends(bench)[0]
     assert end.cause is EndCause.WATCHDOG
     assert end.index == arrivals(bench)[-1].index
-    assert bench.arm.calls[-1] == "hold"
+    assert bench.arm.calls[-2:] == ["hold", "begin_episode"], "it is stopped, then asked whether it answers"
     assert bench.status["robot_faults"] == 1
 
 

@@ -1,0 +1,171 @@
+"""An SO-101 through LeRobot's own driver, on an emulated bus: what a bench does with it, and with all that can fail on it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.clock import MonotonicClock
+from roborl.envs.arm import Arm
+from roborl.envs.bench import load_bench, make_robot
+from roborl.envs.robot_env import RobotEnv
+from roborl.errors import ConfigError, RobotError
+from roborl.hil.operator import Nobody
+from roborl.testing.desk import DeskArm
+from roborl.testing.servo import ServoFault
+from roborl.testing.servo_chain import Instruction
+
+# A step of a servo is 0.09 degrees, and LeRobot rounds towards zero.
+STEP = 0.2
+
+
+def make_arm(desk: DeskArm, **changes: object) -> Arm:
+    bench = load_bench(str(desk.bench(**changes)))
+    return Arm(bench, make_robot(bench), MonotonicClock())
+
+
+def was_limp(desk: DeskArm) -> bool:
+    return any(servo.was_limp for servo in desk.chain.servos.values())
+
+
+@pytest.fixture
+def arm(desk: DeskArm) -> Arm:
+    made = make_arm(desk)
+    made.connect()
+    return made
+
+
+def test_an_arm_that_holds_a_place_is_connected_stepped_and_left_holding(desk: DeskArm) -> None:
+    away = desk.model.home + np.array([8.0, -10.0, 5.0, 0.0, 10.0, -20.0])
+    desk.place(away)
+    desk.let_hold()
+    env = RobotEnv(load_bench(str(desk.bench())), operator=Nobody())
+    env.reset(seed=0)
+    assert not was_limp(desk)
+    np.testing.assert_allclose(desk.joints(), desk.model.home, atol=2.0)
+    for action in ([1, 0, 0, 0], [0, 1, 0, -1], [0, 0, 0, 0], [0, 0, 0, 0]):
+        observation, *_, info = env.step(np.float32(action))
+        np.testing.assert_allclose(info["executed"], action, atol=0.3)
+    # It stands where it was told, in degrees and in hundredths of the gripper's way, and says so.
+    np.testing.assert_allclose(desk.joints(), env.arm.set_point, atol=2 * STEP)
+    middle, half = (
+        0.5 * (desk.model.upper + desk.model.lower),
+        0.5 * (desk.model.upper - desk.model.lower),
+    )
+    np.testing.assert_allclose(observation["agent_pos"][:6] * half + middle, desk.joints(), atol=STEP)
+    assert 70 < desk.joints()[5] < 80
+    assert desk.joints()[0] < -2, "the base turned towards y"
+    env.close()
+    assert all(desk.holds)
+
+
+def test_a_limp_arm_is_given_its_settings_and_torque_where_it_stands(desk: DeskArm, arm: Arm) -> None:
+    assert all(desk.holds)
+    np.testing.assert_allclose(desk.joints(), desk.model.home, atol=STEP)
+    assert desk.chain.servos["gripper"]["Max_Torque_Limit"] == 500
+    assert desk.chain.servos["elbow_flex"]["P_Coefficient"] == 16
+    arm.disconnect()
+
+
+@pytest.mark.parametrize("lets_go", [True, False])
+def test_torque_after_disconnecting_is_as_the_bench_says(desk: DeskArm, lets_go: bool) -> None:
+    arm = make_arm(desk, disable_torque_on_disconnect=lets_go)
+    arm.connect()
+    arm.disconnect()
+    assert desk.holds == [not lets_go] * 6
+
+
+@pytest.mark.parametrize("fault", ["lose_every", "garble_every"])
+def test_an_arm_whose_packets_get_lost_is_connected_and_read(desk: DeskArm, fault: str) -> None:
+    setattr(desk.chain, fault, 40)
+    arm = make_arm(desk)
+    arm.connect()
+    for _ in range(10):
+        arm.begin_episode()
+    assert desk.chain.asked[Instruction.SYNC_READ] > 31, "some were asked for again"
+    arm.disconnect()
+
+
+def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(desk: DeskArm, arm: Arm) -> None:
+    desk.chain.late_s = 0.1
+    arm.begin_episode()
+    for move in (5.0, 10.0):
+        arm.robot.send_action(desk.model.to_features(desk.model.home + move * np.eye(6)[0]))
+        time.sleep(0.1)
+        arm.begin_episode()
+        assert arm.set_point[0] == pytest.approx(desk.model.home[0] + move, abs=STEP)
+    arm.disconnect()
+
+
+def test_one_arm_is_driven_by_one_process_at_a_time(desk: DeskArm, arm: Arm) -> None:
+    other = make_arm(desk)
+    with pytest.raises(RobotError, match="somebody has this port open"):
+        other.connect()
+    before = dict(desk.chain.asked)
+    with pytest.raises(RobotError, match="cannot be connected"):
+        other.connect()
+    assert desk.chain.asked == before, "nothing was said on the other's bus"
+    arm.disconnect()
+    other.connect()
+    other.disconnect()
+
+
+def test_a_plug_that_is_pulled_is_the_robots_fault_whatever_is_asked(desk: DeskArm, arm: Arm) -> None:
+    desk.chain.unplug()
+    for call in (arm.hold, arm.begin_episode, lambda: arm.observe(0)):
+        with pytest.raises(RobotError):
+            call()
+    arm.disconnect()
+    desk.chain.plug_in()
+    arm.connect()
+    assert not any(servo.fault for servo in desk.chain.servos.values())
+    arm.disconnect()
+
+
+def test_a_plug_that_is_pulled_from_an_arm_to_be_let_go_is_told(desk: DeskArm) -> None:
+    arm = make_arm(desk, disable_torque_on_disconnect=True)
+    arm.connect()
+    desk.chain.unplug()
+    with pytest.raises(RobotError, match="cannot be disconnected"):
+        arm.disconnect()
+    assert not arm.robot.bus.is_connected, "the dead port is closed all the same"
+
+
+def test_an_arm_whose_power_was_away_between_episodes_begins_none_limp(desk: DeskArm, arm: Arm) -> None:
+    desk.chain.power(False)
+    with pytest.raises(RobotError, match="does not report its joints"):
+        arm.begin_episode()
+    desk.chain.power(True)
+    with pytest.raises(RobotError, match=r"shoulder_pan: no torque.*support the arm"):
+        arm.begin_episode()
+    arm.disconnect()
+
+
+def test_a_servo_that_gave_up_is_told_before_an_episode(desk: DeskArm, arm: Arm) -> None:
+    desk.chain.servos["gripper"].fault = ServoFault.OVERLOAD
+    with pytest.raises(RobotError, match=r"gripper: overload\."):
+        arm.begin_episode()
+    arm.disconnect()
+
+
+def test_why_an_arm_cannot_be_connected_is_said_in_words(desk: DeskArm, tmp_path: Path) -> None:
+    desk.chain.servos["wrist_flex"].silent = True
+    desk.chain.servos["gripper"].fault = ServoFault.OVERLOAD | ServoFault.OVERHEAT
+    with pytest.raises(RobotError, match=r"no answer from wrist_flex.*gripper reports heat, overload"):
+        make_arm(desk).connect()
+    desk.chain.power(False)
+    with pytest.raises(RobotError, match="no servo answers: the power"):
+        make_arm(desk).connect()
+    with pytest.raises(RobotError, match=r"No such file or directory: '.*nowhere'"):
+        make_arm(desk, port=str(tmp_path / "nowhere")).connect()
+
+
+def test_an_arm_that_is_not_calibrated_as_its_file_says_is_refused(desk: DeskArm) -> None:
+    desk.chain.servos["elbow_flex"].keep("Homing_Offset", 3)
+    with pytest.raises(ConfigError, match=r"another calibration.*id 'desk'"):
+        make_arm(desk).connect()
+    with pytest.raises(ConfigError, match=r"not calibrated.*other\.json"):
+        make_arm(desk, id="other").connect()
