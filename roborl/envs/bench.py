@@ -14,7 +14,7 @@ from roborl.config import parse
 from roborl.envs import config_sim_robot
 from roborl.envs.actions import ActionConfig
 from roborl.envs.safety import SafetyConfig
-from roborl.errors import ConfigError, RoborlError
+from roborl.errors import ConfigError, RoborlError, spelt_out
 from roborl.paths import bench_file
 
 SimRobotConfig = config_sim_robot.SimRobotConfig
@@ -232,12 +232,17 @@ def make_robot(bench: Bench) -> Robot:
     """
     try:
         return importlib.import_module("lerobot.robots.utils").make_robot_from_config(bench.robot)
-    except (ImportError, ValueError) as error:
+    except RoborlError:
+        raise
+    except (
+        Exception
+    ) as error:  # a driver is foreign code, and a calibration file that is cut off raises what it likes
         if isinstance(error.__cause__, RoborlError):
             raise error.__cause__ from error
         raise ConfigError(
             "The robot of this bench cannot be made",
-            seen=f"{bench.robot.type}: {error}",
-            allowed="a robot whose driver is installed",
-            remedy="Install what the message names, for an SO-101: pip install 'lerobot[feetech]'",
+            seen=f"{bench.robot.type}: {spelt_out(error)}",
+            allowed="a robot whose driver is installed, and whose calibration file is whole where it has one",
+            remedy="Install what the message names, for an SO-101: pip install 'roborl[so101]'; or calibrate again under"
+            f" id {bench.robot.id}",
         ) from error

@@ -169,3 +169,10 @@ def test_an_arm_that_is_not_calibrated_as_its_file_says_is_refused(desk: DeskArm
         make_arm(desk).connect()
     with pytest.raises(ConfigError, match=r"not calibrated.*other\.json"):
         make_arm(desk, id="other").connect()
+
+
+@pytest.mark.parametrize("text", ["", '{"shoulder_pan": {"id": 1}}', "[1]"])
+def test_a_calibration_file_that_is_cut_off_is_a_fault_of_the_configuration(desk: DeskArm, text: str) -> None:
+    desk.calibration.write_text(text)
+    with pytest.raises(ConfigError, match=r"cannot be made.*calibrate again under id desk"):
+        make_arm(desk)

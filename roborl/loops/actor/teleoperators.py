@@ -36,18 +36,26 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
     """Return the teleoperator of a configuration, not yet connected.
 
     Raises:
-        ConfigError: If its driver is not installed, or its settings do not fit.
+        ConfigError: If its driver is not installed, its settings do not fit or its calibration file cannot be read.
     """
+    if getattr(config, "use_degrees", True) is False:
+        raise ConfigError(
+            "The teleoperator gives its joints in other units than degrees",
+            seen="use_degrees=false",
+            allowed="true: the follower would be sent elsewhere than the leader is",
+            remedy="Leave it out; the calibration stays",
+        )
     try:
         made: Teleoperator = importlib.import_module(
             "lerobot.teleoperators.utils"
         ).make_teleoperator_from_config(config)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # foreign code, as in roborl.envs.bench.make_robot
         raise ConfigError(
             "The teleoperator cannot be made",
-            seen=f"{config.type}: {error}",
-            allowed="a device whose driver is installed",
-            remedy="Install what the message names, for a leader arm: pip install 'roborl[so101]'",
+            seen=f"{config.type}: {spelt_out(error)}",
+            allowed="a device whose driver is installed, and whose calibration file is whole where it has one",
+            remedy="Install what the message names, for a leader arm: pip install 'roborl[so101]'; or calibrate again under"
+            f" id {config.id}",
         ) from error
     return made
 
