@@ -176,3 +176,21 @@ def test_a_calibration_file_that_is_cut_off_is_a_fault_of_the_configuration(desk
     desk.calibration.write_text(text)
     with pytest.raises(ConfigError, match=r"cannot be made.*calibrate again under id desk"):
         make_arm(desk)
+
+
+@pytest.mark.slow
+def test_reading_and_writing_the_bus_at_its_own_speed_takes_a_fraction_of_a_control_period(
+    tmp_path: Path,
+) -> None:
+    with DeskArm(tmp_path, byte_s=1e-5) as desk:  # 1 Mbaud
+        arm = make_arm(desk)
+        arm.connect()
+        took_s = []
+        for index in range(300):
+            began = time.perf_counter()
+            arm.observe(index)
+            arm.tick()
+            took_s.append(time.perf_counter() - began)
+        arm.disconnect()
+    median_s, late_s = np.quantile(took_s, [0.5, 0.99])
+    assert median_s < 0.2 / 50, f"{median_s * 1e3:.2f} ms, {late_s * 1e3:.2f} ms in one of a hundred"
