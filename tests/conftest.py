@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from roborl.testing.desk import DeskArm
+    from roborl.testing.servo_chain import ServoChain
 
 # On a busy machine any example may take long.
 settings.register_profile("roborl", deadline=None)
@@ -28,9 +30,25 @@ def table_data() -> Path:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[DeskArm]:
+def patient_driver(monkeypatch: pytest.MonkeyPatch) -> list[ServoChain]:
+    """The chains whose own time LeRobot's driver shall wait by: on a busy machine its 50 ms are over before they had any."""
+    from scservo_sdk import PortHandler
+
+    chains: list[ServoChain] = []
+
+    def now_ms(port: PortHandler) -> float:
+        now_s = next((chain.awake_s for chain in chains if str(chain.port) == port.port_name), None)
+        return (time.monotonic() if now_s is None else now_s) * 1e3
+
+    monkeypatch.setattr(PortHandler, "getCurrentTime", now_ms)
+    return chains
+
+
+@pytest.fixture
+def desk(tmp_path: Path, patient_driver: list[ServoChain]) -> Iterator[DeskArm]:
     """An emulated SO-101, plugged in and calibrated, in its home pose without torque."""
     from roborl.testing.desk import DeskArm
 
     with DeskArm(tmp_path) as arm:
+        patient_driver.append(arm.chain)
         yield arm

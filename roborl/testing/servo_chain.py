@@ -17,8 +17,7 @@ from roborl.testing.servo import Servo
 
 _HEADER = b"\xff\xff"
 _EVERYBODY = 0xFE
-_LOOK_S = 0.05
-_BEFORE_OTHERS = -15
+_LOOK_S = 0.002
 
 
 class Instruction(IntEnum):
@@ -47,6 +46,8 @@ class ServoChain:
         lose_every: Each so many-th status packet is lost; 0: none.
         garble_every: Each so many-th status packet arrives with a wrong checksum; 0: none.
         late_s: How late the next answer comes, seconds; the ones after it are in time again.
+        awake_s: How long the servos have had nothing to do, or taken their time: a driver that waits by this clock is as
+            patient as the computer is busy.
         asked: How many packets came, by instruction.
         broken: How many packets came with a wrong checksum.
     """
@@ -62,7 +63,7 @@ class ServoChain:
         self.port, self.now_s, self._byte_s = port, now_s, byte_s
         self.servos = {name: Servo(number, now_s) for number, name in enumerate(names, start=1)}
         self.lose_every = self.garble_every = self.broken = self._said = 0
-        self.late_s = 0.0
+        self.late_s = self.awake_s = 0.0
         self.asked = dict.fromkeys(Instruction, 0)
         self._planned: dict[int, tuple[int, bytes]] = {}
         self._over = threading.Event()
@@ -107,20 +108,17 @@ class ServoChain:
         return {name: servo["Present_Position"] for name, servo in self.servos.items()}
 
     def _serve(self, ours: int) -> None:
-        # Servos answer in time however busy the computer is; where it may not, it competes with everybody.
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEFORE_OTHERS)
         heard = bytearray()
         while not self._over.is_set():
             if not select.select([ours], [], [], _LOOK_S)[0]:
+                self.awake_s += _LOOK_S
                 continue
             heard += os.read(ours, 4096)
             while (packet := self._next_packet(heard)) is not None:
                 answer = self._answer(*packet)
                 if answer:
-                    late_s, self.late_s = self.late_s, 0.0
-                    time.sleep(late_s)
-                    self._take_time(len(answer))
+                    self._take_time(self.late_s + len(answer) * self._byte_s)
+                    self.late_s = 0.0
                     with contextlib.suppress(OSError):
                         os.write(ours, answer)
 
@@ -135,7 +133,7 @@ class ServoChain:
                 return None
             packet = bytes(heard[: heard[3] + 4])
             del heard[: len(packet)]
-            self._take_time(len(packet))
+            self._take_time(len(packet) * self._byte_s)
             if packet[-1] == _checksum(packet[2:-1]):
                 return packet[2], packet[4], packet[5:-1]
             self.broken += 1
@@ -182,9 +180,10 @@ class ServoChain:
         garbled = self.garble_every and self._said % self.garble_every == 0
         return _HEADER + body + bytes([_checksum(body) ^ bool(garbled)])
 
-    def _take_time(self, n_bytes: int) -> None:
-        if self._byte_s:
-            time.sleep(n_bytes * self._byte_s)
+    def _take_time(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)
+            self.awake_s += seconds
 
 
 def _checksum(body: bytes) -> int:

@@ -23,14 +23,16 @@ from roborl.loops.actor.teleoperators import (
 )
 from roborl.loops.by_hand import HandOperator, record_by_hand
 from roborl.testing.desk import DeskArm
+from roborl.testing.servo_chain import ServoChain
 from roborl.types import EndCause, Source
 
 STEPS = 6
 
 
 @pytest.fixture
-def leader(tmp_path: Path) -> Iterator[DeskArm]:
+def leader(tmp_path: Path, patient_driver: list[ServoChain]) -> Iterator[DeskArm]:
     with DeskArm(tmp_path, "leader") as arm:
+        patient_driver.append(arm.chain)
         yield arm
 
 

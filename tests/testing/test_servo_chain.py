@@ -14,8 +14,6 @@ from roborl.testing.servo import ServoFault
 from roborl.testing.servo_chain import Instruction, ServoChain
 
 NAMES = ("pan", "lift", "jaw")
-# The emulator shares a busy machine with what talks to it.
-PATIENCE = 5
 
 
 class Bench:
@@ -34,12 +32,13 @@ class Bench:
         self.clock.sleep_until(self.clock.now_ns() + int(seconds * NS))
 
     def positions(self) -> list[int]:
-        return list(self.bus.sync_read("Present_Position", normalize=False, num_retry=PATIENCE).values())
+        return list(self.bus.sync_read("Present_Position", normalize=False, num_retry=3).values())
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, patient_driver: list[ServoChain]) -> Iterator[Bench]:
     made = Bench(tmp_path)
+    patient_driver.append(made.chain)
     with made.chain:
         made.bus.connect(handshake=False)
         yield made
@@ -49,20 +48,20 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def test_the_driver_finds_its_motors_and_their_firmware(bench: Bench) -> None:
     bench.bus._handshake()
-    assert bench.bus.broadcast_ping(num_retry=PATIENCE) == {1: 777, 2: 777, 3: 777}
+    assert bench.bus.broadcast_ping() == {1: 777, 2: 777, 3: 777}
     assert bench.chain.broken == 0
 
 
 def test_calibration_is_kept_without_power_where_it_was_not_locked(bench: Bench) -> None:
-    bench.bus.disable_torque(num_retry=PATIENCE)
+    bench.bus.disable_torque()
     wanted = {
         name: MotorCalibration(id=number, drive_mode=0, homing_offset=-40, range_min=900, range_max=3100)
         for number, name in enumerate(NAMES, start=1)
     }
     bench.bus.write_calibration(wanted)
     assert bench.bus.is_calibrated
-    bench.bus.enable_torque(num_retry=PATIENCE)
-    bench.bus.write("Min_Position_Limit", "jaw", 950, num_retry=PATIENCE)
+    bench.bus.enable_torque()
+    bench.bus.write("Min_Position_Limit", "jaw", 950)
     assert not bench.bus.is_calibrated
     bench.chain.power(False)
     bench.chain.power(True)
@@ -75,25 +74,25 @@ def test_servos_turn_to_their_goals_under_torque_alone_no_faster_than_they_can(b
     bench.bus.sync_write("Goal_Position", goals, normalize=False)
     bench.wait(1.0)
     assert bench.positions() == [2048, 2048, 2048]
-    bench.bus.enable_torque(num_retry=PATIENCE)
+    bench.bus.enable_torque()
     bench.wait(1.0)
     assert bench.positions() == [2048, 2048, 2048], "a goal of before is not swung to"
     bench.bus.sync_write("Goal_Position", goals, normalize=False)
-    bench.bus.read("Lock", "pan", num_retry=PATIENCE)
+    bench.bus.read("Lock", "pan")
     bench.wait(0.1)
     assert bench.positions() == [2348, 1748, 2348]
     bench.wait(1.0)
     assert bench.positions() == [2600, 1000, 4095], "the limit of its position"
-    bench.bus.write("Homing_Offset", "pan", 100, num_retry=PATIENCE)
+    bench.bus.write("Homing_Offset", "pan", 100)
     assert bench.positions()[0] == 2500
 
 
 def test_planned_writes_wait_for_the_word(bench: Bench) -> None:
     port, handler = bench.bus.port_handler, bench.bus.packet_handler
     handler.regWriteTxRx(port, 1, 41, 1, [7])
-    assert bench.bus.read("Acceleration", "pan", num_retry=PATIENCE) == 0
+    assert bench.bus.read("Acceleration", "pan") == 0
     handler.action(port, 0xFE)
-    assert bench.bus.read("Acceleration", "pan", num_retry=PATIENCE) == 7
+    assert bench.bus.read("Acceleration", "pan") == 7
 
 
 @pytest.mark.parametrize("fault", ["lose_every", "garble_every"])
@@ -107,7 +106,7 @@ def test_a_status_packet_that_is_lost_or_garbled_is_asked_for_again(bench: Bench
 def test_a_servo_that_is_silent_or_at_fault_is_told(bench: Bench) -> None:
     bench.chain.servos["lift"].fault = ServoFault.OVERLOAD
     with pytest.raises(RuntimeError, match="Overload"):
-        bench.bus.read("Present_Position", "lift", normalize=False, num_retry=PATIENCE)
+        bench.bus.read("Present_Position", "lift", normalize=False)
     bench.chain.servos["lift"].silent = True
     with pytest.raises(RuntimeError, match="Missing motor IDs:\n  - 2 "):
         bench.bus._handshake()
@@ -131,6 +130,6 @@ def test_bytes_take_their_time_on_the_wire(tmp_path: Path) -> None:
         bus.connect(handshake=False)
         # Eight bytes to ask, seven to answer.
         before = chain.now_s()
-        bus.read("Lock", "pan", num_retry=PATIENCE)
+        bus.read("Lock", "pan")
         assert chain.now_s() - before > 0.015
         bus.port_handler.closePort()

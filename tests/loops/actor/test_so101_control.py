@@ -136,6 +136,7 @@ def test_packets_that_get_lost_end_no_episode(desk: DeskArm, config: ActConfig) 
     assert len([record for record in arrivals if isinstance(record, Arrival)]) == STEPS + 1
 
 
+@pytest.mark.slow
 def test_a_pulled_plug_never_reaches_the_supervisor_and_the_arm_is_back_once_it_is_in_again(
     desk: DeskArm, config: ActConfig
 ) -> None:
