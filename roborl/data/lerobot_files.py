@@ -1,10 +1,9 @@
-"""The files of a LeRobotDataset v3 on disk: finding, reading and rewriting its metadata, repair after a kill."""
+"""The files of a LeRobotDataset v3 on disk: finding, reading and rewriting its metadata."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ import pyarrow.parquet as pq
 from roborl.errors import DatasetError
 from roborl.whole_files import whole_file, write_whole
 
-log = logging.getLogger(__name__)
-
+_REPAIR = "Open it once with roborl record --out on the same path: that keeps what a checkpoint made whole"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -101,7 +99,10 @@ def load_files(source: str | Path) -> Files:
         version = str(info["codebase_version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            "The dataset's meta/info.json cannot be read", seen=f"{root}: {error}", remedy="Restore the file"
+            "The dataset's meta/info.json cannot be read",
+            seen=f"{root}: {error}",
+            allowed="JSON as LeRobot writes it",
+            remedy=_REPAIR,
         ) from error
     if not version.startswith("v3."):
         raise DatasetError(
@@ -111,13 +112,7 @@ def load_files(source: str | Path) -> Files:
             remedy="Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<id>",
         )
     episodes = [row for path in episode_files(root) for row in _episode_rows(path)]
-    tasks: dict[int, str] = {}
-    if (root / "meta" / "tasks.parquet").is_file():
-        table = pq.read_table(root / "meta" / "tasks.parquet").to_pylist()
-        # LeRobot keeps the instruction in the pandas index; its name differs between versions.
-        tasks = {
-            int(row["task_index"]): str(next(v for k, v in row.items() if k != "task_index")) for row in table
-        }
+    tasks = _tasks(root / "meta" / "tasks.parquet")
     return Files(
         root=root,
         info=info,
@@ -140,8 +135,27 @@ def _episode_rows(path: Path) -> list[dict[str, Any]]:
         raise DatasetError(
             "An episode table of the dataset is torn",
             seen=f"{path}: {error}",
-            remedy="Open it once with roborl record --out on the same path: that keeps every finished episode",
+            allowed="a whole parquet file",
+            remedy=_REPAIR,
         ) from error
+
+
+def _tasks(path: Path) -> dict[int, str]:
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            "The dataset's table of tasks is torn",
+            seen=f"{path}: {error}",
+            allowed="a whole parquet file",
+            remedy=_REPAIR,
+        ) from error
+    # LeRobot keeps the instruction in the pandas index; its name differs between versions.
+    return {
+        int(row["task_index"]): str(next(v for k, v in row.items() if k != "task_index")) for row in table
+    }
 
 
 def add_episode_columns(
@@ -199,54 +213,3 @@ def fingerprint(source: str | Path) -> str:
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _even_out(root: Path) -> None:
-    """Give every episode table the same columns: LeRobot reads them as one, and a kill may have left a new one bare."""
-    schemas = {path: pq.read_schema(path) for path in episode_files(root)}
-    extra = {f.name: f.type for schema in schemas.values() for f in schema if "subtask_" in f.name}
-    for path, schema in schemas.items():
-        missing = [name for name in extra if name not in schema.names]
-        if missing:
-            table = pq.read_table(path)
-            for name in missing:
-                table = table.append_column(name, pa.nulls(table.num_rows, extra[name]))
-            replace_table(path, table)
-
-
-def drop_torn(root: Path) -> int:
-    """Drop what a killed recording left torn, keep every finished episode.
-
-    LeRobot writes parquet footers only when it is finalised, so a kill leaves its newest files unreadable while
-    ``meta/info.json`` counts their episodes. Does nothing to a whole dataset.
-
-    Returns:
-        The number of episodes lost.
-    """
-    for path in (*episode_files(root), *sorted((root / "data").glob("*/*.parquet"))):
-        try:
-            pq.read_metadata(path)
-        except (OSError, pa.ArrowException):
-            log.warning("dropping torn file %s", path)
-            path.unlink()
-    _even_out(root)
-    files = load_files(root)
-    kept = [row for row in files.episodes if files.data_file(row).is_file()]
-    lost = int(files.info["total_episodes"]) - len(kept)
-    if lost <= 0:
-        return 0
-    known = {files.data_file(row) for row in kept}
-    for path in sorted((root / "data").glob("*/*.parquet")):
-        if path not in known:
-            path.unlink()
-    frames = sum(int(row["length"]) for row in kept)
-    write_json(
-        root / "meta" / "info.json",
-        {
-            **files.info,
-            "total_episodes": len(kept),
-            "total_frames": frames,
-            "splits": {"train": f"0:{len(kept)}"},
-        },
-    )
-    return lost

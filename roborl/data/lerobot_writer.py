@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,11 +12,23 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import ACTION, STATE
-from roborl.data.lerobot_files import drop_torn, load_files
+from roborl.data.lerobot_files import load_files
+from roborl.data.lerobot_repair import (
+    FolderLock,
+    begun,
+    clear,
+    clear_drafts,
+    drop_torn,
+    forget_before,
+    keep_before,
+    keep_marks,
+    kept_marks,
+)
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
 from roborl.errors import DatasetError
@@ -71,9 +82,12 @@ class DatasetWriter:
         if scales is not None:
             self._features = scales.written(self._features)
         self._subtasks: dict[int, Sequence[Subtask]] = {}
+        self._fresh: dict[int, Sequence[Subtask]] = {}  # Of episodes since the last checkpoint.
         self._dataset: Any = None
         self.episodes = 0
-        if (path / "meta" / "info.json").is_file():
+        # Two writers would each take the other's open files for those of a killed one.
+        self._lock = FolderLock(path) if path.is_dir() else None
+        if begun(path):
             lost = drop_torn(path)
             if lost:
                 log.warning("%s: %d episodes of a killed recording were torn and are dropped", path, lost)
@@ -84,8 +98,10 @@ class DatasetWriter:
             for row in files.episodes:
                 marks = from_episode_row(row, fps=fps, last=int(row["length"]) - 1)
                 self._subtasks[int(row["episode_index"])] = marks
-        if not self.episodes:
-            _clear(path)
+        if self.episodes:
+            self._tidy()
+        else:
+            clear(path)
 
     def __enter__(self) -> Self:
         return self
@@ -93,13 +109,17 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def append(self, episode: DatasetEpisode) -> int:
         """Write one episode; return its index.
 
         Raises:
-            DatasetError: If it does not have the dataset's form.
+            DatasetError: If it does not have the dataset's form, or the disk does not take it; those before it stay.
         """
         self._check(episode)
         if self._dataset is None:
@@ -107,13 +127,14 @@ class DatasetWriter:
         from lerobot.utils.utils import SuppressProgressBars
 
         # Half of an episode's rows without its metadata would mislead LeRobot's readers.
-        with interrupt_later(), SuppressProgressBars():
+        with interrupt_later(), SuppressProgressBars(), self._taken_by_the_disk():
+            keep_marks(self._path, self._fresh | {self.episodes: episode.subtasks})
             for row in rows_of(episode, list(self._cameras), progress=self._benchmark):
                 self._dataset.add_frame(row)
             # Encoding in this process: a pool would start again for every episode.
             self._dataset.save_episode(parallel_encoding=False)
             index = self.episodes
-            self._subtasks[index] = episode.subtasks
+            self._subtasks[index] = self._fresh[index] = episode.subtasks
             self.episodes += 1
         if self._checkpoint_every and self.episodes % self._checkpoint_every == 0:
             self.close()
@@ -123,24 +144,27 @@ class DatasetWriter:
         """Make the files whole. Further episodes may follow."""
         if self._dataset is None:
             return
-        with interrupt_later():
-            if self._dataset.has_pending_frames():
-                self._dataset.clear_episode_buffer()
+        with interrupt_later(), self._taken_by_the_disk():
             self._dataset.finalize()
             self._dataset = None
             with contextlib.suppress(OSError):
                 (self._path / "images").rmdir()
             if any(self._subtasks.values()):
                 write_annotations(self._path, self._subtasks, language=False)
+            forget_before(self._path)
+            self._fresh.clear()
 
     def _open(self) -> Any:
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         name = f"local/{self._path.name}"
         if self.episodes:
+            keep_before(self._path)
             return LeRobotDataset.resume(name, root=self._path, video_backend="pyav")
-        _clear(self._path)
-        return LeRobotDataset.create(
+        if self._path.is_dir():
+            self._lock = self._lock or FolderLock(self._path)
+            clear(self._path)
+        made = LeRobotDataset.create(
             name,
             fps=self._fps,
             features=self._features,
@@ -149,6 +173,40 @@ class DatasetWriter:
             video_backend="pyav",
             use_videos=self._video,
         )
+        self._lock = FolderLock(self._path)
+        keep_before(self._path)
+        return made
+
+    @contextlib.contextmanager
+    def _taken_by_the_disk(self) -> Iterator[None]:
+        """Forget the half of an episode where its writing fails, and say so."""
+        try:
+            yield
+        except BaseException as error:
+            if self._dataset is not None:
+                self._dataset.clear_episode_buffer()
+            if not isinstance(error, OSError | pa.ArrowException):
+                raise
+            # LeRobot notices a picture that the disk did not take when it reads it back.
+            raise DatasetError(
+                "The dataset cannot be written",
+                seen=f"{self._path}: {type(error).__name__}: {error}",
+                allowed="a disk with room that can be written",
+                remedy="Make room, then run the same again: it goes on behind the last whole episode",
+            ) from error
+
+    def _tidy(self) -> None:
+        """Finish what a killed writer did not come to: annotations of whole episodes, and removing its drafts."""
+        missing = {
+            index: marks
+            for index, marks in kept_marks(self._path).items()
+            if index < self.episodes and not self._subtasks[index]
+        }
+        if missing:
+            self._subtasks |= missing
+            write_annotations(self._path, self._subtasks, language=False)
+        forget_before(self._path)
+        clear_drafts(self._path)
 
     def _check(self, episode: DatasetEpisode) -> None:
         seen = {name: pixels.shape[1:3] for name, pixels in episode.images.items()}
@@ -259,21 +317,3 @@ def _check_scales(ours: Scales | None, theirs: Scales | None) -> None:
             remedy="Record into a new path, or set the bench's workspace and action steps back. Demonstrations are taken "
             "from both: they are rescaled",
         )
-
-
-def _clear(path: Path) -> None:
-    """Remove a folder in which no episode is whole, since LeRobot insists on making it; nothing but a dataset's files."""
-    if not path.exists():
-        return
-    if (path / "meta" / "info.json").is_file() or not any(file.is_file() for file in path.rglob("*")):
-        for name in ("meta", "data", "videos", "images"):
-            shutil.rmtree(path / name, ignore_errors=True)
-    try:
-        path.rmdir()
-    except OSError as error:
-        raise DatasetError(
-            "The folder holds something else than a dataset",
-            seen=path,
-            allowed="a new path, or a dataset to continue",
-            remedy="Give another path",
-        ) from error

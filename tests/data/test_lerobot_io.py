@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -148,6 +149,84 @@ def test_a_kill_costs_no_checkpointed_episode(tmp_path: Path, written: int) -> N
     assert len(LeRobotDataset("local/killed", root=tmp_path / "killed")) == 7 * len(kept)
 
 
+def killed_writer(path: Path, *episodes: int) -> None:
+    """Leave a dataset as a writer leaves it that is killed after these episodes, the last before its checkpoint."""
+    writer = dataset_writer(path)
+    for number in episodes:
+        writer.append(random_episode(number))
+    writer._lock.close()
+    writer._dataset.finalize = writer._dataset.meta.finalize = lambda: None
+
+
+def dataset_writer(path: Path) -> DatasetWriter:
+    return DatasetWriter(
+        path, fps=10, cameras=CAMERAS, state_names=STATE, action_names=ACTION, checkpoint_every=2
+    )
+
+
+def test_files_that_are_torn_while_lerobot_rewrites_them_cost_no_whole_episode(tmp_path: Path) -> None:
+    killed_writer(tmp_path / "d", 0, 1, 2)
+    for name in ("info.json", "stats.json", "tasks.parquet"):
+        (tmp_path / "d" / "meta" / name).write_bytes(b"")
+    write_episodes(tmp_path / "d", random_episode(7))
+    assert [e.key for e in read_episodes(tmp_path / "d")] == [random_episode(i).key for i in (0, 1, 7)]
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    "torn", [{"meta/info.json": b""}, {"meta/tasks.parquet": b"PAR1"}, {"tmp1/front_000.mp4": b""}]
+)
+def test_what_is_torn_before_the_first_whole_episode_is_begun_again(
+    tmp_path: Path, torn: dict[str, bytes]
+) -> None:
+    if "meta/info.json" not in torn:
+        killed_writer(tmp_path / "d", 0)
+    for name, content in torn.items():
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(content)
+    write_episodes(tmp_path / "d", random_episode(7))
+    assert [e.key for e in read_episodes(tmp_path / "d")] == [random_episode(7).key]
+
+
+def test_a_torn_file_that_no_recording_was_rewriting_is_told(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0))
+    (tmp_path / "d" / "meta" / "tasks.parquet").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"torn.*tasks.parquet.*Allowed"):
+        list(read_episodes(tmp_path / "d"))
+    with pytest.raises(DatasetError, match=r"torn.*tasks.parquet.*Allowed.*backup"):
+        write_episodes(tmp_path / "d", random_episode(1))
+
+
+def test_two_recordings_into_one_folder_are_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with dataset_writer(tmp_path / "d") as first:
+        late = dataset_writer(tmp_path / "d")
+        first.append(random_episode(0))
+        for second in (lambda: dataset_writer(tmp_path / "d"), lambda: late.append(random_episode(1))):
+            with pytest.raises(DatasetError, match=r"Another recording.*Allowed.*one at a time"):
+                second()
+        first.append(random_episode(2))
+    write_episodes(tmp_path / "d", random_episode(3))
+    assert [e.key for e in read_episodes(tmp_path / "d")] == [random_episode(i).key for i in (0, 2, 3)]
+
+
+@pytest.mark.parametrize("part", ["_save_image", "save_episode"])
+def test_a_full_disk_costs_one_episode_and_is_told(tmp_path: Path, part: str) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def record() -> None:
+        with dataset_writer(tmp_path / "d") as writer:
+            writer.append(random_episode(0))
+            setattr(writer._dataset.meta if part == "save_episode" else writer._dataset.writer, part, refuse)
+            writer.append(random_episode(1))
+
+    with pytest.raises(DatasetError, match=r"No space left.*Allowed.*Make room"):
+        record()
+    write_episodes(tmp_path / "d", random_episode(7))
+    assert [e.key for e in read_episodes(tmp_path / "d")] == [random_episode(i).key for i in (0, 7)]
+    assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 14
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "d" / "meta").mkdir(parents=True)
     note = tmp_path / "d" / "meta" / "note.txt"
@@ -166,6 +245,21 @@ def test_a_kill_before_the_annotation_leaves_a_dataset_that_goes_on(tmp_path: Pa
     write_episodes(tmp_path / "d", random_episode(2))
     assert [len(e.subtasks) for e in read_episodes(tmp_path / "d")] == [2, 0, 2]
     assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 21
+
+
+def test_a_kill_between_a_checkpoint_and_its_annotation_loses_no_sub_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("roborl.data.lerobot_writer.write_annotations", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_episodes(tmp_path / "d", random_episode(0))
+    with dataset_writer(tmp_path / "d"):
+        assert [len(e.subtasks) for e in read_episodes(tmp_path / "d")] == [2]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_ctrl_c_waits_for_the_end_of_a_write() -> None:

@@ -1,0 +1,226 @@
+"""A LeRobotDataset that is written: by one process at a time, and mended after that one was killed or its disk was full.
+
+LeRobot rewrites small files of ``meta`` in place with every episode, and parquet footers only when it is finalised. Copies of
+the former lie in ``meta/.before`` while it writes; what lacks the latter is dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from roborl.data.dataset_episode import Subtask
+from roborl.data.lerobot_files import Files, episode_files, load_files, replace_table, write_json
+from roborl.errors import DatasetError
+from roborl.whole_files import write_whole
+
+log = logging.getLogger(__name__)
+
+_IN_PLACE = ("info.json", "stats.json", "tasks.parquet")
+_MARKS = "marks.json"
+
+
+class FolderLock:
+    """Keeps a dataset's folder for one writer, until it is closed or its process ends.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        DatasetError: If another writer has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd: int | None = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise DatasetError(
+                "Another recording writes into this dataset",
+                seen=path,
+                allowed="one at a time",
+                remedy="Wait until it is done, or give another path",
+            ) from error
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked, do not write into it twice at once: %s", path, error)
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def keep_before(root: Path) -> None:
+    """Copy what LeRobot will rewrite in place, which is whole now."""
+    for name in _IN_PLACE:
+        if (root / "meta" / name).is_file():
+            (root / "meta" / ".before").mkdir(exist_ok=True)
+            write_whole(root / "meta" / ".before" / name, (root / "meta" / name).read_bytes())
+
+
+def keep_marks(root: Path, subtasks: Mapping[int, Sequence[Subtask]]) -> None:
+    """Write down the sub-tasks of episodes that are whole at the next checkpoint, and annotated only then."""
+    marks = {str(index): [asdict(mark) for mark in given] for index, given in subtasks.items() if given}
+    write_whole(root / "meta" / ".before" / _MARKS, json.dumps(marks))
+
+
+def kept_marks(root: Path) -> dict[int, tuple[Subtask, ...]]:
+    """Return the sub-tasks that a killed writer may not have come to write, by episode index."""
+    path = root / "meta" / ".before" / _MARKS
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return {int(index): tuple(Subtask(**mark) for mark in given) for index, given in found.items()}
+
+
+def forget_before(root: Path) -> None:
+    """Remove the copies: the dataset is whole."""
+    shutil.rmtree(root / "meta" / ".before", ignore_errors=True)
+
+
+def drop_torn(root: Path) -> int:
+    """Drop what a killed recording left torn, keep every finished episode.
+
+    LeRobot writes parquet footers only when it is finalised, so a kill leaves its newest files unreadable while
+    ``meta/info.json`` counts their episodes. Does nothing to a whole dataset.
+
+    Returns:
+        The number of episodes lost.
+
+    Raises:
+        DatasetError: If a file is torn that no recording of ours was rewriting.
+    """
+    for path in (*episode_files(root), *sorted((root / "data").glob("*/*.parquet"))):
+        if not _whole(path):
+            log.warning("dropping torn file %s", path)
+            path.unlink()
+    _put_back(root)
+    _even_out(root)
+    files = load_files(root)
+    _drop_surplus(files)
+    kept = [row for row in files.episodes if files.data_file(row).is_file()]
+    lost = int(files.info["total_episodes"]) - len(kept)
+    if lost <= 0:
+        return 0
+    known = {files.data_file(row) for row in kept}
+    for path in sorted((root / "data").glob("*/*.parquet")):
+        if path not in known:
+            path.unlink()
+    frames = sum(int(row["length"]) for row in kept)
+    write_json(
+        root / "meta" / "info.json",
+        {
+            **files.info,
+            "total_episodes": len(kept),
+            "total_frames": frames,
+            "splits": {"train": f"0:{len(kept)}"},
+        },
+    )
+    return lost
+
+
+def begun(path: Path) -> bool:
+    """Return whether a dataset is in a folder, more of it than the first file with which a recording was killed."""
+    info = path / "meta" / "info.json"
+    return info.is_file() and (
+        _whole(info) or any(file.is_file() for file in path.rglob("*") if file != info)
+    )
+
+
+def clear(path: Path) -> None:
+    """Remove a folder in which no episode is whole, since LeRobot insists on making it; nothing but a dataset's files.
+
+    Raises:
+        DatasetError: If it holds something else.
+    """
+    if not path.exists():
+        return
+    if (path / "meta" / "info.json").is_file() or not any(file.is_file() for file in path.rglob("*")):
+        for name in ("meta", "data", "videos", "images"):
+            shutil.rmtree(path / name, ignore_errors=True)
+        clear_drafts(path)
+    try:
+        path.rmdir()
+    except OSError as error:
+        raise DatasetError(
+            "The folder holds something else than a dataset",
+            seen=path,
+            allowed="a new path, or a dataset to continue",
+            remedy="Give another path",
+        ) from error
+
+
+def clear_drafts(path: Path) -> None:
+    """Remove the folders in which LeRobot was encoding videos when it was killed."""
+    for folder in path.glob("tmp*"):
+        if folder.is_dir() and all(file.suffix == ".mp4" for file in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _drop_surplus(files: Files) -> None:
+    """Drop the rows of an episode whose writing failed before LeRobot had it in its tables."""
+    episodes: dict[Path, dict[int, int]] = {}
+    for row in files.episodes:
+        episodes.setdefault(files.data_file(row), {})[int(row["episode_index"])] = int(row["length"])
+    for path, lengths in episodes.items():
+        if path.is_file() and pq.read_metadata(path).num_rows > sum(lengths.values()):
+            table = pq.read_table(path)
+            known = pc.is_in(table.column("episode_index"), pa.array(lengths, pa.int64()))
+            replace_table(path, table.filter(known), row_group_per_episode=True)
+
+
+def _put_back(root: Path) -> None:
+    """Put the copies of files that a killed writer tore back in their place; one that had no copy was new."""
+    meta, before = root / "meta", root / "meta" / ".before"
+    new = before.is_dir() or not episode_files(root)
+    for path in (meta / name for name in _IN_PLACE):
+        if not path.is_file() or _whole(path):
+            continue
+        if (before / path.name).is_file():
+            (before / path.name).replace(path)
+        elif new and path.name != "info.json":
+            path.unlink()
+        else:
+            raise DatasetError(
+                "A file of the dataset is torn",
+                seen=path,
+                allowed="a whole one",
+                remedy="Take it from a backup, or give another path",
+            )
+
+
+def _whole(path: Path) -> bool:
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        else:
+            pq.read_metadata(path)
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+    return True
+
+
+def _even_out(root: Path) -> None:
+    """Give every episode table the same columns: LeRobot reads them as one, and a kill may have left a new one bare."""
+    schemas = {path: pq.read_schema(path) for path in episode_files(root)}
+    extra = {f.name: f.type for schema in schemas.values() for f in schema if "subtask_" in f.name}
+    for path, schema in schemas.items():
+        missing = [name for name in extra if name not in schema.names]
+        if missing:
+            table = pq.read_table(path)
+            for name in missing:
+                table = table.append_column(name, pa.nulls(table.num_rows, extra[name]))
+            replace_table(path, table)
