@@ -1,8 +1,9 @@
-"""The one way in which a picture gets another size, live and recorded alike."""
+"""The one way in which a picture gets another size, live and recorded alike, and in which it becomes a file."""
 
 from __future__ import annotations
 
 import cv2
+import numpy as np
 
 from roborl.types import Image
 
@@ -27,3 +28,12 @@ def resized(rgb: Image, size_px: tuple[int, int]) -> Image:
 def square(rgb: Image, side_px: int) -> Image:
     """Resize to the square picture that policies and reward models see, (side_px, side_px, 3), as :func:`resized` does."""
     return resized(rgb, (side_px, side_px))
+
+
+def encode_png(picture: Image) -> bytes:
+    """Return the picture, uint8 (h, w, 3), as a PNG file."""
+    done, encoded = cv2.imencode(
+        ".png", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    )
+    assert done, "PNG takes every picture of this form"
+    return encoded.tobytes()

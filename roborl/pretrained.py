@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,22 @@ def read_description(folder: Path) -> dict[str, Any]:
         ) from error
     found: dict[str, Any] = described
     return found
+
+
+@contextmanager
+def disk_faults() -> Iterator[None]:
+    """Turn what safetensors raises where the disk takes no more, which is none of Python's errors, into one.
+
+    Raises:
+        OSError: In its place.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 @contextmanager

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import glob
+import json
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from roborl.errors import ConfigError
 
 _ABANDONED_S = 3600.0
 
@@ -25,7 +30,7 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
         sync: Whether the bytes reach the disk before the name does, so that a power cut leaves no empty file.
 
     Raises:
-        OSError: If the disk does not take it; the old file stays.
+        OSError: If the disk does not take it; the old file stays. It names the file, which a write to a full disk does not.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     _remove_abandoned(path)
@@ -35,8 +40,10 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
             with draft.open("rb") as handle:
                 os.fsync(handle.fileno())
         draft.replace(path)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -44,6 +51,42 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = False) -> None
     """Write a small file; see :func:`whole_file`. Text is written as UTF-8."""
     with whole_file(path, sync=sync) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_json(path: Path, *, remedy: str) -> Any:
+    """Read a small JSON file of ours.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is no JSON, as after a loss of power.
+
+    Raises:
+        ConfigError: If it is no JSON.
+        OSError: If it is not there.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            "A file cannot be read",
+            seen=f"{path}: {error}",
+            allowed="the JSON that roborl wrote",
+            remedy=remedy,
+        ) from error
+
+
+def require_writable(path: Path) -> None:
+    """See whether a file can be written before the work that it is to hold is done. Makes its folder.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
+    probe.touch()
+    probe.unlink()
 
 
 def _remove_abandoned(path: Path) -> None:

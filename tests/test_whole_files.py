@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from roborl.whole_files import whole_file, write_whole
+from roborl.errors import ConfigError
+from roborl.whole_files import read_json, require_writable, whole_file, write_whole
 
 TEXTS = ("short", "long " * 20_000)
 
@@ -63,3 +65,28 @@ def test_a_reader_never_sees_half_a_file_while_two_writers_are_killed(tmp_path: 
             writer.join()
         assert path.read_text() in TEXTS
     assert seen == set(TEXTS)
+
+
+def test_a_full_disk_is_told_with_the_file_that_it_did_not_take(tmp_path: Path) -> None:
+    def half() -> None:
+        with whole_file(tmp_path / "file"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        half()
+    assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_json_that_is_torn_is_an_error_of_four_parts(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file.json", "")
+    with pytest.raises(ConfigError, match=r"cannot be read.*file\.json.*Allowed.*Delete it"):
+        read_json(tmp_path / "file.json", remedy="Delete it")
+
+
+def test_a_place_that_cannot_be_written_is_seen_early(tmp_path: Path) -> None:
+    require_writable(tmp_path / "ä b" / "file")
+    assert os.listdir(tmp_path / "ä b") == []
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "x"):
+        with pytest.raises(OSError, match=str(tmp_path)):
+            require_writable(place)

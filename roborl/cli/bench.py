@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.whole_files import require_writable, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,11 +320,11 @@ def main(config: Config) -> dict[str, Any]:
 
 def _measure(name: str, config: Config) -> dict[str, Any]:
     benchmark = BENCHMARKS[name]
+    require_writable(config.out / f"{name}.json")
     run = importlib.import_module(f"roborl.loops.benchmarks.{name.replace('-', '_')}").run
     result: dict[str, Any] = run(**(benchmark.quick if config.quick else {}))
     result["bars"] = [bar.check(result) for bar in benchmark.bars]
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / f"{name}.json").write_text(json.dumps(result, indent=2, default=float) + "\n")
+    write_whole(config.out / f"{name}.json", json.dumps(result, indent=2, default=float) + "\n")
     print(table(name, result), file=sys.stderr)
     return result
 

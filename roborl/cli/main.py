@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import logging
@@ -28,6 +29,9 @@ VERBS = {
     "check": "look at this computer, its bench and cameras; --plan: what fits on its cards",
     "keys": "make CURVE keys for two computers",
 }
+
+# What a write to an open file fails with, which does not know its name.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,11 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"roborl {verb}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in _DISK:
             raise
         place = ConfigError(
             "A file or folder cannot be used",
-            seen=f"{error.filename}: {error.strerror or error}",
+            seen=": ".join(
+                filter(None, (error.filename and str(error.filename), error.strerror or str(error)))
+            ),
             allowed="a place that can be read, or made and written",
             remedy="Give another path, make room, or mend its permissions",
         )

@@ -16,6 +16,7 @@ from roborl.errors import ConfigError
 from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
+from roborl.whole_files import require_writable, write_whole
 
 Config = TrainRewardConfig
 
@@ -54,6 +55,7 @@ def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
 
 def main(config: Any) -> dict[str, Any]:
     """Train, print the figures to stderr, write ``report.json`` and, where there is one, a figure beside the model, return the figures."""
+    require_writable(config.out / "report.json")
     if isinstance(config, TrainRewardConfig):
         report = _train(config)
     elif isinstance(config, TrainPerceptualConfig):
@@ -62,7 +64,7 @@ def main(config: Any) -> dict[str, Any]:
         report = _compare(config)
     else:
         report = _adapt(config)
-    (config.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_whole(config.out / "report.json", json.dumps(report, indent=2) + "\n")
     return report
 
 
@@ -72,7 +74,7 @@ def _train(config: TrainRewardConfig) -> dict[str, Any]:
         from roborl.loops.reporting.plots import LIGHT, png
         from roborl.loops.reward_training.train_reward_plots import held_out_panels
 
-        (config.out / "held_out.png").write_bytes(png(held_out_panels(result.reports, LIGHT)))
+        write_whole(config.out / "held_out.png", png(held_out_panels(result.reports, LIGHT)))
     _say(result.table)
     _say(f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation")
     return result.as_dict()

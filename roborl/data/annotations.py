@@ -7,6 +7,7 @@ The first format stands in ``meta/episodes`` (columns ``sparse_subtask_*`` with
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Mapping, Sequence
@@ -127,8 +128,11 @@ def stages(files: Files) -> tuple[str, ...]:
     """Return a dataset's stage names in order; empty without annotations."""
     for prefix in ("sparse", "dense"):
         path = files.root / "meta" / f"temporal_proportions_{prefix}.json"
-        if path.is_file() and (shares := json.loads(path.read_text())):
-            return tuple(shares)
+        with contextlib.suppress(
+            FileNotFoundError, ValueError
+        ):  # Torn, it says no more than the episodes do.
+            if shares := json.loads(path.read_text()):
+                return tuple(shares)
     fps = float(files.info["fps"])
     return stage_names(
         [from_episode_row(row, fps=fps, last=int(row["length"]) - 1) for row in files.episodes]

@@ -222,10 +222,10 @@ def switch(store_root: Path, version: str) -> None:
 
 
 def active_version(store_root: Path) -> str | None:
-    """Return the version that learners use, None before the first."""
+    """Return the version that learners use, None before the first, or where a loss of power has torn its name."""
     try:
         return str(json.loads((_folder(store_root) / "active.json").read_bytes())["version"])
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 

@@ -156,7 +156,9 @@ class StoreReader:
         return tail.info
 
     def _follow_late(self) -> None:
-        for entry in entries(self.root / "logs" / LATE, self._late_offset):
+        late = self.root / "logs" / LATE
+        # A store that was killed while it was made may not have come to it.
+        for entry in entries(late, self._late_offset) if late.is_file() else ():
             self._late_offset = entry.stop
             try:
                 record = unpack_record(split(entry.blob))
@@ -171,6 +173,8 @@ class StoreReader:
         A store of many days has thousands of them; later verdicts on them come by another way.
         """
         root, now_ns = self.root / "store.zarr", time.monotonic_ns()
+        if not root.is_dir():
+            return {}  # The store was killed while it was made.
         changed_ns = root.stat().st_mtime_ns
         names = {name for name, sealed in self._sealed.items() if now_ns < sealed.young_until_ns}
         if now_ns >= self._all_due_ns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,15 +47,7 @@ def check_form(root: Path, spec: StoreSpec) -> None:
     path = root / "store.json"
     form = json.loads(json.dumps({"format": 1, **asdict(spec)}))
     if path.exists():
-        try:
-            before = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise DatasetError(
-                "The form of a store cannot be read",
-                seen=f"{path}: {error}",
-                allowed="the JSON that the store wrote when it was made",
-                remedy="Delete this file if bench and image sizes are those the store was made with",
-            ) from error
+        before = _read_form(path)
         for name in ("format", "cameras", "state_dim", "action_dim"):
             if before.get(name) != form[name]:
                 raise DatasetError(
@@ -78,13 +71,29 @@ def check_form(root: Path, spec: StoreSpec) -> None:
 
 
 def stored_scales(root: Path) -> Scales | None:
-    """Return what the numbers of a store's states and actions stand for, None where it does not say."""
+    """Return what the numbers of a store's states and actions stand for, None where it does not say.
+
+    Raises:
+        DatasetError: If the form cannot be read.
+    """
     path = root / "store.json"
-    held = json.loads(path.read_bytes()).get("scales") if path.exists() else None
+    held = _read_form(path).get("scales") if path.exists() else None
     if not held:
         return None
     low, high, unit = (tuple(held[name]) for name in ("state_low", "state_high", "action_unit"))
     return Scales(model=held["model"], state_low=low, state_high=high, action_unit=unit)
+
+
+def _read_form(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            "The form of a store cannot be read",
+            seen=f"{path}: {error}",
+            allowed="the JSON that the store wrote when it was made",
+            remedy="Delete this file if bench and image sizes are those the store was made with",
+        ) from error
 
 
 def misfit(spec: StoreSpec, arrival: Arrival) -> str | None:

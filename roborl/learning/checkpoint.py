@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from roborl.errors import ModelLoadError, TrainingError
+from roborl.pretrained import disk_faults
 
 FORMAT = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -64,10 +65,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     for leftover in (draft, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
-    try:
+    with disk_faults():
         save_file(tensors, draft / _TENSORS)
-    except SafetensorError as error:  # as which it reports a full disk
-        raise OSError(str(error)) from error
     header = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -117,7 +116,7 @@ def load_checkpoint(path: Path, identity: Mapping[str, Any]) -> Checkpoint:
             f"The checkpoint {path} cannot be read",
             seen=f"{type(error).__name__}: {error}",
             allowed=f"a folder with {_TENSORS} and {_STATE}",
-            remedy="Resume from an older checkpoint of the run",
+            remedy="Delete that folder: the run goes on from the checkpoint before it, if there is one",
         ) from error
     check_identity(path, found, identity)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from roborl.errors import ModelLoadError, RoborlError
+from roborl.pretrained import disk_faults
+from roborl.whole_files import whole_file
 
 type Weights = Mapping[str, NDArray[Any]]
 type ProbeActions = Callable[[Weights], NDArray[np.floating]]
@@ -77,15 +78,17 @@ class VersionShelf:
         return sorted(int(path.stem) for path in self.folder.glob("[0-9]*.safetensors"))
 
     def put(self, version: int, weights: Weights, note: Mapping[str, Any]) -> None:
-        """Keep ``weights`` as ``version``; ``note`` says where they come from."""
-        path = self._path(version)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in weights.items()},
-            draft,
-            metadata={"note": json.dumps(dict(note))},
-        )
-        draft.rename(path)
+        """Keep ``weights`` as ``version``; ``note`` says where they come from.
+
+        Raises:
+            OSError: If the disk does not take them.
+        """
+        with whole_file(self._path(version)) as draft, disk_faults():
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in weights.items()},
+                draft,
+                metadata={"note": json.dumps(dict(note))},
+            )
         for old in self.versions()[1:]:
             # The steps double, so what stays now stood in every selection before.
             if old % (1 << ((version - old) // self._keep).bit_length()):
@@ -104,7 +107,7 @@ class VersionShelf:
             raise ModelLoadError(
                 "There is no such version of the policy",
                 seen=version,
-                allowed=self.versions() or "none was published yet",
+                allowed=[other for other in self.versions() if other != version] or "none was published yet",
                 remedy=f"Choose one of the versions kept in {self.folder}",
             ) from error
 
@@ -150,6 +153,9 @@ class PolicyPublisher:
 
         Returns:
             Whether they went out. Where not, the last good ones stay in force and ``last_refusal`` says why.
+
+        Raises:
+            OSError: If the disk does not take them; the last good ones stay in force.
         """
         reason = refusal(weights, probe_actions)
         if reason is not None:

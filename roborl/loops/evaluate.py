@@ -22,6 +22,7 @@ from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import References, RewardModel, progress_of, score_episode
 from roborl.roles import Policy
 from roborl.types import Image, Observation
+from roborl.whole_files import require_writable
 
 log = logging.getLogger(__name__)
 
@@ -121,16 +122,18 @@ def evaluate(
 
     Raises:
         ConfigError: If there is no scene, or the policy's actions do not fit.
+        OSError: If table or video cannot be written; that is seen before the first episode.
     """
     if not seeds:
         raise ConfigError("An evaluation needs scenes", seen=0, allowed="1 or more", remedy="Set --episodes")
+    for place in filter(None, (table, video)):
+        require_writable(place)
     outcomes: list[Outcome] = []
     shown: list[Image] = []
     env = env_factory()
     try:
         policy = make_policy(env)
         if table is not None:
-            table.parent.mkdir(parents=True, exist_ok=True)
             table.write_text("")
         for seed in seeds:
             filmed = video is not None and len(outcomes) < video_episodes

@@ -65,7 +65,7 @@ def run_grid(
     begun, results = time.monotonic(), []
     for cell in cells:
         path = folder / f"{cell.key(commit)}.json"
-        if not path.is_file():
+        if not _whole(path):
             if time.monotonic() - begun > stop_after_s:
                 continue
             logger.info("cell %s", path.stem)
@@ -75,6 +75,14 @@ def run_grid(
             write_whole(path, json.dumps(result, indent=1))
         results.append(json.loads(path.read_text()))
     return results
+
+
+def _whole(path: Path) -> bool:
+    """Return whether a cell's file is there and was not torn by a loss of power, after which the cell runs again."""
+    try:
+        return bool(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def code_version() -> str:

@@ -114,7 +114,7 @@ class Addresses:
 def addresses(run: Path) -> Addresses:
     """Return addresses that belong to this run alone, and stay the same when a process starts again."""
     folder = shared_folder(run, "learner")
-    if len(str(folder / "weights.sock")) > _LONGEST_SOCKET:
+    if len(os.fsencode(folder / "weights.sock")) > _LONGEST_SOCKET:
         folder = Path(tempfile.gettempdir()) / f"roborl-{zlib.crc32(str(run.resolve()).encode()):08x}"
         folder.mkdir(mode=0o700, exist_ok=True)
     return Addresses(**{name: f"ipc://{folder / name}.sock" for name in ("steps", "weights", "scores")})

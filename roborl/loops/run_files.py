@@ -59,10 +59,10 @@ def write_status(path: Path, status: Mapping[str, Any]) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Return the newest counters of a process, empty before the first."""
+    """Return the newest counters of a process, empty before the first, or where a loss of power has torn them."""
     try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
+        return dict(json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError):
         return {}
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
-from roborl.whole_files import write_whole
+from roborl.whole_files import read_json, write_whole
 
 log = logging.getLogger(__name__)
+
+REDO = "Delete it and run the same again: each stage is done again, on what it has left"
 
 
 class Stages:
@@ -20,13 +22,16 @@ class Stages:
 
     Args:
         folder: Holds ``stages.json``.
+
+    Raises:
+        ConfigError: If that cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "stages.json"
         self.done: dict[str, dict[str, Any]] = (
-            json.loads(self._path.read_text()) if self._path.is_file() else {}
+            read_json(self._path, remedy=REDO) if self._path.is_file() else {}
         )
 
     def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import ConfigError
 from roborl.types import Image
+from roborl.whole_files import whole_file
 
 _INK, _PAPER, _GOOD, _BAD, _CURVE = (
     (40, 40, 40),
@@ -83,7 +84,7 @@ def draw_progress(
 
 
 def write_video(path: Path, frames: Iterable[Image], *, fps: float) -> int:
-    """Write an H.264 MP4; return how many frames.
+    """Write an H.264 MP4, whole or not at all; return how many frames.
 
     Args:
         path: The file; its folder is made.
@@ -97,7 +98,10 @@ def write_video(path: Path, frames: Iterable[Image], *, fps: float) -> int:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+    with (
+        whole_file(path) as draft,
+        av.open(str(draft), "w", format="mp4", options={"movflags": "+faststart"}) as container,
+    ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "23", "preset": "veryfast"}
@@ -107,11 +111,9 @@ def write_video(path: Path, frames: Iterable[Image], *, fps: float) -> int:
                 stream.height, stream.width = even.shape[:2]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), "rgb24")))
             count += 1
-        if count:
-            container.mux(stream.encode())
-    if not count:
-        path.unlink(missing_ok=True)
-        raise ConfigError("A video needs at least one frame", seen=0, allowed="1 or more")
+        if not count:
+            raise ConfigError("A video needs at least one frame", seen=0, allowed="1 or more")
+        container.mux(stream.encode())
     return count
 
 

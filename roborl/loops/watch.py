@@ -26,6 +26,7 @@ from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionRefused
 from roborl.serving.security import SecurityConfig
 from roborl.types import Lane, Score
+from roborl.whole_files import require_writable, write_whole
 
 WhichLane = Literal["auto", "live", "label"]
 
@@ -132,6 +133,8 @@ def watch(
         DatasetError: If the source or the demonstration cannot be read.
         DeadlineExceeded: If server or scores do not come in time.
     """
+    if config.out:
+        require_writable(Path(config.out) / "progress.json")
     source = renamed(
         open_source(config.source, rate_hz=config.rate_hz, episode=config.episode), config.cameras
     )
@@ -273,7 +276,6 @@ def _check_rate(statistics: Mapping[str, Any], model: str, source: Source) -> No
 
 def _write(config: WatchConfig, source: Source, watched: Watched) -> None:
     folder = Path(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
             "observation": score.frame_id,
@@ -286,7 +288,7 @@ def _write(config: WatchConfig, source: Source, watched: Watched) -> None:
         for score, time_s in zip(watched.scores, watched.times_s, strict=True)
     ]
     document = {"source": config.source, **watched.figures(), "scores": rows}
-    (folder / "progress.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_whole(folder / "progress.json", json.dumps(document, indent=1) + "\n")
     valid = [score for score in watched.scores if score.valid]
     if source.live or not valid:
         return

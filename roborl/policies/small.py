@@ -18,7 +18,9 @@ from roborl.errors import ModelLoadError
 from roborl.images import square
 from roborl.policies.exploration import ExplorationConfig, Explorer
 from roborl.policies.networks import Actor, Encoder, Remaining
+from roborl.pretrained import disk_faults
 from roborl.types import Observation
+from roborl.whole_files import whole_file, write_whole
 
 type Weights = dict[str, NDArray[np.float32]]
 
@@ -128,8 +130,9 @@ class SmallPolicy:
         tensors = {f"encoder.{k}": v for k, v in to_arrays(self.encoder).items()}
         tensors |= {f"remaining.{k}": v for k, v in to_arrays(self.remaining).items()}
         tensors |= {f"actor.{k}": v for k, v in to_arrays(self.actor).items()}
-        save_file(tensors, folder / "policy.safetensors")
-        (folder / "policy.json").write_text(json.dumps({"kind": "small"} | asdict(self.config), indent=2))
+        with whole_file(folder / "policy.safetensors") as draft, disk_faults():
+            save_file(tensors, draft)
+        write_whole(folder / "policy.json", json.dumps({"kind": "small"} | asdict(self.config), indent=2))
 
     @classmethod
     def load(cls, folder: Path, *, explore: ExplorationConfig | None = None, seed: int = 0) -> SmallPolicy:

@@ -16,23 +16,29 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from roborl.errors import ModelLoadError, RoborlError
-from roborl.pretrained import CONFIG, WEIGHTS
+from roborl.pretrained import CONFIG, WEIGHTS, disk_faults
 from roborl.whole_files import whole_file
 
 
 def save_model_folder(folder: Path, described: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a model, making the folder; the weights appear last and at once, so a torn save does not load.
 
+    A model that is there is replaced only once the new one is on the disk.
+
     Args:
         folder: Where to.
         described: Everything but the weights, as JSON has it.
         arrays: The weights by name, contiguous.
+
+    Raises:
+        OSError: If the disk does not take it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).unlink(missing_ok=True)
-    (folder / CONFIG).write_text(json.dumps(described, indent=2) + "\n")
-    with whole_file(folder / WEIGHTS) as draft:
-        save_file(dict(arrays), draft)
+    with whole_file(folder / WEIGHTS) as weights, disk_faults():
+        save_file(dict(arrays), weights)
+        with whole_file(folder / CONFIG) as config:
+            config.write_text(json.dumps(described, indent=2) + "\n")
+            (folder / WEIGHTS).unlink(missing_ok=True)
 
 
 def content_hash(arrays: Mapping[str, ArrayLike], described: Mapping[str, Any] | None = None) -> str:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from roborl.errors import ModelLoadError
+from roborl.pretrained import disk_faults
 from roborl.whole_files import whole_file
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -39,7 +40,7 @@ def write_resume_point(
     for name, parameter in parameters.items():
         for key, value in optimiser.state.get(parameter, {}).items():
             kept[f"optimiser.{key}.{name}"] = value
-    with whole_file(path) as draft:
+    with whole_file(path) as draft, disk_faults():
         save_file(
             {name: tensor.detach().cpu().clone().contiguous() for name, tensor in kept.items()},
             draft,
@@ -65,12 +66,16 @@ def read_resume_point(path: Path, *, identity: str) -> tuple[dict[str, str], dic
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise ModelLoadError(
-            "A resume point cannot be read", seen=f"{path}: {error}", remedy="Remove it to begin again"
+            "A resume point cannot be read",
+            seen=f"{path}: {error}",
+            allowed="the file that the training wrote",
+            remedy="Remove it to begin again",
         ) from error
     if meta.get("identity") != identity:
         raise ModelLoadError(
             "The resume point belongs to a run with other settings or another dataset",
             seen=str(path),
+            allowed="one of a run with the same settings on the same data",
             remedy="Give another folder, or remove the resume point",
         )
     return meta, tensors

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,16 +130,21 @@ def make_keys(root: Path, computers: Sequence[str]) -> dict[str, Path]:
                 remedy="Remove it, or choose another --folder; keys are never overwritten",
             )
     for name, (public, secret) in pairs.items():
-        peers = root / name / "peers"
+        # Under another name first: a folder that lacks a peer would be moved away and not be let in.
+        draft = root / f".{name}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        peers = draft / "peers"
         peers.mkdir(parents=True, mode=0o700)
-        (root / name).chmod(0o700)
-        descriptor = os.open(root / name / "own.secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        draft.chmod(0o700)
+        descriptor = os.open(draft / "own.secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(secret + b"\n")
-        (root / name / "own.public").write_bytes(public + b"\n")
+        (draft / "own.public").write_bytes(public + b"\n")
         for other, (other_public, _) in pairs.items():
             if other != name:
                 (peers / f"{other}.public").write_bytes(other_public + b"\n")
+    for name in pairs:
+        (root / f".{name}.draft").rename(root / name)
     return {name: root / name for name in computers}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,14 @@ def test_an_error_of_the_system_that_names_no_file_is_no_message(monkeypatch: py
     monkeypatch.setattr(keys, "main", fail)
     with pytest.raises(ConnectionResetError):
         main(["keys", "--folder", "x"])
+
+
+def test_a_full_disk_is_an_error_of_four_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keys, "main", fail)
+    assert main(["keys", "--folder", "x"]) == 1
+    assert "No space left on device. Allowed: a place" in capsys.readouterr().err

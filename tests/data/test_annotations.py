@@ -187,3 +187,9 @@ def test_keyframes_of_real_episodes_are_read(table_data: Path) -> None:
     assert len(marks) == 16
     assert marks[0] == mark("subtask1", 8, 147)
     assert all(a.end == b.start for a, b in pairwise(marks))
+
+
+def test_torn_shares_leave_the_stages_to_the_episodes(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0))
+    (tmp_path / "d" / "meta" / "temporal_proportions_sparse.json").write_text("")
+    assert describe(tmp_path / "d").stages == ("reach", "lift")

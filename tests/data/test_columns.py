@@ -172,3 +172,9 @@ def test_the_active_version_is_one_that_exists(tmp_path: Path) -> None:
         ProgressColumns(arena, "v1", write=True)
         switch(tmp_path, "v1")
         assert (active_version(tmp_path), versions(tmp_path)) == ("v1", ["v1"])
+
+
+def test_a_torn_name_of_the_active_version_is_none(tmp_path: Path) -> None:
+    (tmp_path / "arena" / "progress").mkdir(parents=True)
+    (tmp_path / "arena" / "progress" / "active.json").write_text("")
+    assert active_version(tmp_path) is None

@@ -10,6 +10,7 @@ import roborl.data.reader as reader_module
 from roborl.codec import join
 from roborl.data.reader import StoreReader
 from roborl.data.sealed import read_info, rewrite_info
+from roborl.data.spec import check_form, stored_scales
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.records import Verdict, pack_record
@@ -132,3 +133,16 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
             reader.info(KEY)
         with pytest.raises(DatasetError, match="arm-0001-000000"):
             list(reader.arrivals(KEY))
+
+
+def test_a_store_that_was_killed_while_it_was_made_has_no_episodes(tmp_path: Path) -> None:
+    check_form(tmp_path, SPEC)
+    assert StoreReader(tmp_path).episodes() == []
+
+
+@pytest.mark.parametrize("content", ["", "[1]"])
+def test_a_torn_form_is_an_error_of_four_parts(tmp_path: Path, content: str) -> None:
+    (tmp_path / "store.json").write_text(content)
+    for read in (stored_scales, lambda root: check_form(root, SPEC)):
+        with pytest.raises(DatasetError, match=r"form of a store.*store\.json.*Allowed.*Delete"):
+            read(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from roborl.errors import ModelLoadError
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights, probe_with, refusal
@@ -124,3 +125,17 @@ def test_a_torn_version_is_an_error_of_ours(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ModelLoadError):
         shelf.get(1)
+
+
+def test_a_full_disk_leaves_the_older_version_and_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    shelf = VersionShelf(tmp_path)
+    shelf.put(1, weights(0.1), {})
+    monkeypatch.setattr("roborl.learning.publish.save_file", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        shelf.put(2, weights(0.2), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001.safetensors"]

@@ -8,6 +8,8 @@ import pytest
 from roborl.errors import ConfigError
 from roborl.loops import demo
 from roborl.loops.demo import DemoConfig, run_demo
+from roborl.loops.reporting.results import read_results
+from roborl.loops.stages import Stages
 
 
 class _Reached(Exception):
@@ -42,3 +44,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, change: dict[str, ob
 def test_a_quick_run_does_not_lie_where_the_whole_one_belongs(tmp_path: Path) -> None:
     assert DemoConfig(quick=True).quickened().out == Path("outputs/demo-quick")
     assert DemoConfig(quick=True, out=tmp_path).quickened().out == tmp_path
+
+
+def test_torn_stages_are_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "stages.json").write_text("")
+    for read in (Stages, read_results):
+        with pytest.raises(ConfigError, match=r"stages\.json.*Allowed.*Delete it"):
+            read(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +212,23 @@ def test_a_video_needs_a_frame(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one frame"):
         write_video(tmp_path / "v.mp4", [], fps=10)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_appears_whole_and_what_cannot_be_written_is_seen_before_the_first_episode(
+    tmp_path: Path,
+) -> None:
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        yield np.zeros((16, 16, 3), np.uint8)
+        raise KeyboardInterrupt
+
+    (tmp_path / "film.mp4").write_text("the one before")
+    with pytest.raises(KeyboardInterrupt):
+        write_video(tmp_path / "film.mp4", frames(), fps=10)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the one before"]
+
+    def never() -> RobotEnv:
+        raise AssertionError("nothing is evaluated")
+
+    for place in ({"video": tmp_path}, {"table": tmp_path}):
+        with pytest.raises(IsADirectoryError):
+            evaluate(Lazy, never, SEEDS, **place)  # type: ignore[arg-type]

@@ -56,3 +56,9 @@ def test_a_cell_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     run_grid(CELLS[:1], lambda cell: {"x": 1}, tmp_path, commit="abc")
     (file,) = tmp_path.iterdir()
     assert json.loads(file.read_text())["x"] == 1
+
+
+def test_a_cell_that_a_loss_of_power_has_torn_runs_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_grid(CELLS[:1], lambda cell: {"figure": 1}, tmp_path, commit="x")[0]["figure"] == 1
+        next(tmp_path.glob("*.json")).write_text("")

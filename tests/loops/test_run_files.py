@@ -50,3 +50,8 @@ def test_a_status_that_cannot_be_written_leaves_the_older_one_and_is_told(
 
 def test_versions_leave_out_a_package_that_is_not_installed() -> None:
     assert versions_here(["numpy", "no-such-package"]).keys() == {"python", "numpy"}
+
+
+def test_a_torn_status_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "status.json").write_text("")
+    assert read_status(tmp_path / "status.json") == {}

@@ -65,6 +65,19 @@ def test_names_that_cannot_be_folders_are_refused(tmp_path: Path, names: list[st
         make_keys(tmp_path, names)
 
 
+def test_making_keys_that_was_killed_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: Path, content: bytes) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_keys(tmp_path, ["learner", "robot"])
+    assert not (tmp_path / "learner").exists()
+    for folder in make_keys(tmp_path, ["learner", "robot"]).values():
+        assert Keys.load(folder).server_key()
+
+
 def test_a_secret_that_others_can_read_is_refused(folders: dict[str, Path]) -> None:
     (folders["robot"] / "own.secret").chmod(0o640)
     with pytest.raises(ConfigError, match=r"mode 640.*600.*chmod"):

@@ -144,6 +144,6 @@ def _settings(config: BenchRewardConfig) -> BenchmarkSettings:
 
 def _write(config: BenchRewardConfig, result: BenchRewardResult) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "progress.png").write_bytes(png(progress_panels(result, LIGHT)))
-    (config.out / "reliability.png").write_bytes(png(reliability_panels(result, LIGHT)))
+    write_whole(config.out / "progress.png", png(progress_panels(result, LIGHT)))
+    write_whole(config.out / "reliability.png", png(reliability_panels(result, LIGHT)))
     write_whole(config.out / RESULT, json.dumps(result.as_dict(config), indent=2, default=str) + "\n")

@@ -15,7 +15,7 @@ from roborl.codec import Part
 from roborl.data.verdict_log import VerdictReader
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.types import Episode
-from roborl.whole_files import write_whole
+from roborl.whole_files import read_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,13 @@ class EpisodeSink(Protocol):
 
 
 def imported(marker: Path) -> list[str]:
-    """Return the sources whose import is complete, by the file that :class:`DemoImport` writes."""
-    done: list[str] = json.loads(marker.read_text()) if marker.exists() else []
+    """Return the sources whose import is complete, by the file that :class:`DemoImport` writes.
+
+    Raises:
+        ConfigError: If that cannot be read.
+    """
+    remedy = 'Write into it which --demos.path are in the store, in their order, such as ["outputs/reach"]'
+    done: list[str] = read_json(marker, remedy=remedy) if marker.exists() else []
     return done
 
 

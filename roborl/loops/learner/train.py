@@ -326,7 +326,14 @@ class Trainer[B]:
         self._unpublished = 0
         weights = self._algorithm.actor_weights()
         note = {"updates": self.budget.updates, "episodes": self._episodes} | note
-        if self._publisher.offer(weights, note, self._probe()):
+        try:
+            published = self._publisher.offer(weights, note, self._probe())
+        except OSError as error:
+            if self._publisher.version == 0:
+                raise  # No actor can begin without one.
+            log.error("New weights are not published, for the disk does not take them: %s", error)
+            return
+        if published:
             self._metrics({"kind": "version", "version": self._publisher.version} | note)
             return
         reason = self._publisher.last_refusal

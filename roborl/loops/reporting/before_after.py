@@ -86,15 +86,6 @@ def strip(frames: Sequence[Image], count: int = 4, *, width_px: int = 1320) -> I
     return np.asarray(cv2.resize(whole, (width_px, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def encode_png(picture: Image) -> bytes:
-    """Return the picture, uint8 (h, w, 3), as a PNG file."""
-    done, encoded = cv2.imencode(
-        ".png", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 9]
-    )
-    assert done, "PNG takes every picture of this form"
-    return encoded.tobytes()
-
-
 def _beside(before: Sequence[Sequence[Image]], after: Sequence[Sequence[Image]]) -> Iterator[Image]:
     for left, right in zip(before, after, strict=True):
         for one, other in zip_longest(left, right):

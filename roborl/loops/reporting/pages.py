@@ -16,6 +16,7 @@ from roborl.loops.reporting import plots
 from roborl.loops.reporting.run_results import ProgressCurve, RunResults, online_curves
 from roborl.loops.run_files import read_status
 from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT, NOT_YET_INVARIANT
+from roborl.whole_files import write_whole
 
 _CURVES = 10
 
@@ -52,7 +53,7 @@ def draw(folder: Path, name: str, figure: Callable[[plots.Theme], Figure]) -> di
         Both as addresses that hold the picture itself, ``light`` and ``dark``.
     """
     light, dark = plots.png(figure(plots.LIGHT)), plots.png(figure(plots.DARK))
-    (folder / f"{name}.png").write_bytes(light)
+    write_whole(folder / f"{name}.png", light)
     return {"light": data_address("image/png", light), "dark": data_address("image/png", dark)}
 
 

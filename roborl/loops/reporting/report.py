@@ -14,10 +14,11 @@ import yaml
 from draccus.utils import DecodingError
 
 from roborl.errors import RoborlError
+from roborl.images import encode_png
 from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.reporting import plots
-from roborl.loops.reporting.before_after import cut, encode_png, read_video, strip, write_before_after
+from roborl.loops.reporting.before_after import cut, read_video, strip, write_before_after
 from roborl.loops.reporting.pages import (
     data_address,
     draw,
@@ -241,7 +242,7 @@ def _strip(results: Results) -> None:
     for outcome, frames in zip(results.after, episodes, strict=False):
         if outcome["success"]:
             picture = strip(frames[: len(frames) - LINGER_FRAMES])
-            (results.folder / STRIP).write_bytes(encode_png(picture))
+            write_whole(results.folder / STRIP, encode_png(picture))
             return
 
 

@@ -13,8 +13,10 @@ from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.reporting.run_results import ProgressCurve, Rate, RunResults, read_run, read_yaml
 from roborl.loops.reward_training.training_episodes import split, to_training
+from roborl.loops.stages import REDO
 from roborl.rewards.model import References, RewardModel, progress_of, score_episode
 from roborl.rewards.training.episodes import as_video
+from roborl.whole_files import read_json
 
 STAGES, FIGURES, SETTINGS = "stages.json", "figures.json", "demo.yaml"
 
@@ -55,6 +57,7 @@ def read_results(folder: Path) -> Results:
 
     Raises:
         DatasetError: If no demonstration was run in this folder.
+        ConfigError: If its stages cannot be read.
     """
     if not (folder / STAGES).is_file():
         raise DatasetError(
@@ -67,7 +70,7 @@ def read_results(folder: Path) -> Results:
         folder=folder,
         online=read_run(RunFolder(folder / "run")),
         settings=read_yaml(folder / SETTINGS),
-        stages=json.loads((folder / STAGES).read_text()),
+        stages=read_json(folder / STAGES, remedy=REDO),
         before=_lines(folder / "before.jsonl"),
         after=_lines(folder / "after.jsonl"),
     )

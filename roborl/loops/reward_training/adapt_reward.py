@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import draccus
 import numpy as np
 
 from roborl.errors import ConfigError, DatasetError
+from roborl.images import encode_png
 from roborl.loops.footage import read_footage
 from roborl.loops.reward_training.training_episodes import split
 from roborl.loops.run_files import versions_here
@@ -31,6 +31,7 @@ from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.roboreward import RoboRewardConfig, open_roboreward
 from roborl.rewards.vlac.checkpoint import native_checkpoint, open_vlac
 from roborl.rewards.vlac.config import VlacConfig
+from roborl.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -290,5 +291,5 @@ def _goal(folder: Path, model: DopamineModel, train: Sequence[FilmedEpisode]) ->
     last = shown.keyframes[-1]
     rgb = shown.footage.read({config.front: [last]})[config.front][last]
     folder.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(folder / "goal.png"), rgb[..., ::-1])
+    write_whole(folder / "goal.png", encode_png(rgb))
     return {f"goal/{config.front}": Path("goal.png")}

@@ -19,6 +19,7 @@ from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.types import Image
+from roborl.whole_files import write_whole
 
 _MOST_PICTURES = 400
 
@@ -132,7 +133,7 @@ def write_page(
     template = package_files("roborl.loops.reward_training").joinpath("annotate.html").read_text()
     # A name such as "</script>" must not end the block it stands in.
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(template.replace("__DATA__", json.dumps(data).replace("<", "\\u003c")))
+    write_whole(page, template.replace("__DATA__", json.dumps(data).replace("<", "\\u003c")))
     return len(found)
 
 

@@ -42,9 +42,6 @@ def save_adapted(
         references: Files in ``folder`` that show the goal, by the name under which the model is told of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.is_file() and (path.suffix == ".safetensors" or path.name in (ADAPTER, SETTINGS)):
-            path.unlink()
     staging = folder / ".part"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -66,6 +63,10 @@ def save_adapted(
         **({"references": {n: str(p) for n, p in references.items()}} if references else {}),
     )
     (staging / SETTINGS).write_text(configs.dump(settings))
+    # All of it is on the disk: only now does the one go that is replaced.
+    for path in folder.iterdir():
+        if path.is_file() and (path.suffix == ".safetensors" or path.name in (ADAPTER, SETTINGS)):
+            path.unlink()
     files = sorted(staging.iterdir(), key=lambda path: path.suffix == ".safetensors")
     for path in files:
         path.replace(folder / path.name)

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-
 from roborl import config as configs
 from roborl.errors import ModelLoadError
+from roborl.images import encode_png
 from roborl.pretrained import WEIGHTS
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, load_dopamine
 from roborl.rewards.dopamine_question import CONTRACT
@@ -19,6 +18,7 @@ from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.prompts import PromptConfig, own_prompt
 from roborl.rewards.settings import SETTINGS
 from roborl.types import Image
+from roborl.whole_files import write_whole
 
 _WORDING, _GOAL = "wording.txt", "goal.png"
 
@@ -46,7 +46,7 @@ def save_pair_model(
     (folder / _WORDING).write_text(words.template)
     references = dict(asked.references)
     if goal is not None:
-        cv2.imwrite(str(folder / _GOAL), goal[..., ::-1])
+        write_whole(folder / _GOAL, encode_png(goal))
         references = {f"goal/{asked.front}": _GOAL}
     settings = replace(
         asked,

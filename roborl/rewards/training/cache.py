@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ def frame_vectors(
         digest.update(repr(frames.shape).encode())
         digest.update(np.ascontiguousarray(frames).tobytes())
         path = folder / f"{digest.hexdigest()[:32]}.npy"
-        if path.is_file():
+        # One that a loss of power has torn is made again.
+        with suppress(FileNotFoundError, ValueError, EOFError):
             return np.asarray(np.load(path, allow_pickle=False), dtype=np.float32)
     with torch.inference_mode():
         parts = [encoder(torch.from_numpy(frames[at : at + _BATCH])) for at in range(0, len(frames), _BATCH)]

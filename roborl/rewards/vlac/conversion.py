@@ -25,6 +25,7 @@ from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from roborl.errors import ModelLoadError
+from roborl.pretrained import disk_faults
 from roborl.rewards.tensors import check_tensors
 from roborl.rewards.vlac.tokenizer import CONTEXT_TOKEN, END_OF_TURN, convert_tokenizer
 from roborl.whole_files import whole_file
@@ -209,7 +210,7 @@ def convert_checkpoint(source: Path, target: Path) -> None:
     weights = native_weights(_read_weights(source), config)
     config.save_pretrained(target)
     _write_processor(tokenizer, target, image_px=image_px, image_tokens=config.image_seq_length)
-    with whole_file(target / "model.safetensors") as draft:
+    with whole_file(target / "model.safetensors") as draft, disk_faults():
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, draft, {"format": "pt"})
 
 

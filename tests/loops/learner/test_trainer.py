@@ -288,6 +288,26 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_trainer(
     assert len(checkpoints(tmp_path / "checkpoints")) == 1
 
 
+def test_a_full_disk_costs_a_version_and_not_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, publish_every=2)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(20)
+
+    def no_room(*_: Any, **__: Any) -> None:
+        raise SafetensorError("No space left on device")
+
+    before = bench.trainer.report()["version"]
+    with monkeypatch.context() as full:
+        full.setattr("roborl.learning.publish.save_file", no_room)
+        assert bench.turn(1.0) > 0
+        assert bench.trainer.report()["version"] == before
+    bench.memory.grow(20)
+    bench.turn(1.0)
+    assert bench.trainer.report()["version"] == before + 1
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -148,18 +148,31 @@ def test_settings_of_sampling_that_contradict_each_other_are_kept_and_stop_no_sa
     assert load_reward_model(f"dopamine:{tmp_path / 'judge'}").judge.ends == lessons.judge.ends
 
 
-def test_a_torn_save_does_not_open(learnt, checkpoint, tmp_path, monkeypatch):
+def test_a_save_without_room_leaves_the_one_before_and_a_torn_one_does_not_open(
+    learnt, checkpoint, tmp_path, monkeypatch
+):
     _, lessons, adapted = learnt
-    save_adapted(tmp_path, lessons, adapted.weights, method=Method.FULL, base=checkpoint, record={})
 
-    def fail(folder):
+    def save():
+        save_adapted(tmp_path, lessons, adapted.weights, method=Method.FULL, base=checkpoint, record={})
+
+    def fail(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr(adapted.weights, "write", fail)
-    with pytest.raises(OSError, match="no space"):
-        save_adapted(tmp_path, lessons, adapted.weights, method=Method.FULL, base=checkpoint, record={})
+    save()
+    with monkeypatch.context() as full:
+        full.setattr(adapted.weights, "write", fail)
+        with pytest.raises(OSError, match="no space"):
+            save()
+    load_reward_model(f"dopamine:{tmp_path}")
+    with monkeypatch.context() as killed:
+        killed.setattr("pathlib.Path.replace", fail)
+        with pytest.raises(OSError, match="no space"):
+            save()
     with pytest.raises(ModelLoadError):
         load_reward_model(f"dopamine:{tmp_path}")
+    save()
+    load_reward_model(f"dopamine:{tmp_path}")
 
 
 def test_an_adapter_is_saved_alone_and_opens_on_its_checkpoint(settings, checkpoint, tmp_path):

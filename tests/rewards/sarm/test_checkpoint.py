@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from roborl.errors import ModelLoadError
@@ -43,6 +44,19 @@ def test_a_model_comes_back_as_it_was(
     episode = world("undo", 60)
     order = range(episode.frames)
     np.testing.assert_array_equal(watcher(again)(episode, order), watcher(trained)(episode, order))
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(
+    trained: SarmModel, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("roborl.rewards.model_folder.save_file", no_room)
+        with pytest.raises(OSError, match="No space left"):
+            save_sarm(trained, folder)
+    assert load_sarm(folder).version == trained.version
 
 
 def test_the_version_is_a_hash_of_weights_and_settings() -> None:
