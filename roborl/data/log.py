@@ -124,7 +124,12 @@ def read_ordinal(path: Path) -> int:
         magic, ordinal, checksum = _PREAMBLE.unpack(head)
         if magic == _MAGIC and checksum == zlib.crc32(head[:-4]):
             return int(ordinal)
-    raise DatasetError("This file is not a log, or nothing of it was written", seen=path)
+    raise DatasetError(
+        "This file is not a log, or nothing of it was written",
+        seen=path,
+        allowed="a log as the store writes it",
+        remedy="Take it from a backup, or move it out of the store: the other episodes need it not",
+    )
 
 
 def entries(path: Path, start: int = FIRST_ENTRY) -> Iterator[Entry]:

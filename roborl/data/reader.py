@@ -54,7 +54,10 @@ class StoreReader:
     def __init__(self, root: Path) -> None:
         if not (root / "store.json").exists():
             raise DatasetError(
-                "There is no store here", seen=root, remedy="Start the learner, which makes it"
+                "There is no store here",
+                seen=root,
+                allowed="the folder store of a run",
+                remedy="Start the learner, which makes it",
             )
         self.root = root
         self._tails: dict[EpisodeKey, _Tail] = {}

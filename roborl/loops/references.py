@@ -82,7 +82,12 @@ def _find(config: ReferencesConfig, task: str) -> tuple[FilmedEpisode, list[str]
         footage = VideoFootage(folder=root, camera_map=config.camera_map)
         count = count_frames(videos[0])
         if not count:
-            raise DatasetError("A video cannot be opened", seen=videos[0])
+            raise DatasetError(
+                "A video cannot be opened",
+                seen=videos[0],
+                allowed="a whole video with at least one picture",
+                remedy="Take it out of the folder, or record it again",
+            )
         episode = FilmedEpisode(name=str(root), tasks=(), count=count, kind="success", footage=footage)
         return episode, [video.stem for video in videos]
     if is_footage(config.path):

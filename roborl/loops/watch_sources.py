@@ -122,7 +122,12 @@ def _videos(files: Mapping[str, Path], rate_hz: float, task: str = "") -> Source
             capture = cv2.VideoCapture(str(file))
             stack.callback(capture.release)
             if not capture.isOpened():
-                raise DatasetError("A video cannot be opened", seen=str(file))
+                raise DatasetError(
+                    "A video cannot be opened",
+                    seen=file,
+                    allowed="a whole video with at least one picture",
+                    remedy="Take it out of the folder, or record it again",
+                )
             captures[name] = capture
         return captures
 

@@ -14,6 +14,7 @@ import torch
 
 from roborl.cli.main import main
 from roborl.codec import join
+from roborl.data.log import read_ordinal
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.envs.bench import load_bench
@@ -25,6 +26,7 @@ from roborl.loops.learner.learn import prepare
 from roborl.loops.learner.learn_config import LearnConfig
 from roborl.loops.learner.store import DemoImport
 from roborl.loops.supervise import Child
+from roborl.loops.watch_sources import open_source
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import pack_record
 from roborl.rewards.registry import load_reward_model
@@ -218,3 +220,13 @@ def test_a_store_with_a_torn_file_recovers_or_says_so(
         assert len(kept) < STEPS + 1
         return
     check_whole(root)
+
+
+def test_a_log_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "late.log").write_bytes(b"x" * 100)
+    told(DatasetError, lambda: read_ordinal(tmp_path / "late.log"))
+
+
+def test_a_video_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "front.mp4").write_bytes(b"")
+    told(DatasetError, lambda: list(open_source(str(tmp_path / "front.mp4"), rate_hz=0.0).read()))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops import demo
 from roborl.loops.demo import DemoConfig, run_demo
 from roborl.loops.reporting.results import read_results
@@ -51,3 +51,11 @@ def test_torn_stages_are_told_with_what_to_do(tmp_path: Path) -> None:
     for read in (Stages, read_results):
         with pytest.raises(ConfigError, match=r"stages\.json.*Allowed.*Delete it"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "before.jsonl"])
+def test_a_torn_file_of_a_demonstration_is_told_in_four_parts(tmp_path: Path, name: str) -> None:
+    (tmp_path / "stages.json").write_text("{}")
+    (tmp_path / name).write_text("{")
+    with pytest.raises(DatasetError, match=rf"{name}.*Allowed.*backup"):
+        read_results(tmp_path)

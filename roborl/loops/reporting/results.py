@@ -11,7 +11,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.references import ReferencesConfig, read_demonstration
-from roborl.loops.reporting.run_results import ProgressCurve, Rate, RunResults, read_run, read_yaml
+from roborl.loops.reporting.run_results import ProgressCurve, Rate, RunResults, read_run, read_yaml, torn_file
 from roborl.loops.reward_training.training_episodes import split, to_training
 from roborl.loops.stages import REDO
 from roborl.rewards.model import References, RewardModel, progress_of, score_episode
@@ -56,7 +56,7 @@ def read_results(folder: Path) -> Results:
     """Read what ``roborl demo`` left; parts that are not there yet are empty.
 
     Raises:
-        DatasetError: If no demonstration was run in this folder.
+        DatasetError: If no demonstration was run in this folder, or a file of it is torn.
         ConfigError: If its stages cannot be read.
     """
     if not (folder / STAGES).is_file():
@@ -109,4 +109,7 @@ def held_out_curves(
 def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise torn_file(path, error) from error

@@ -191,8 +191,25 @@ def running_mean(values: Sequence[bool], width: int) -> NDArray[np.float64]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a file of settings, empty where there is none."""
-    return dict(yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    """Return a file of settings, empty where there is none.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
+    try:
+        return dict(yaml.safe_load(path.read_text()) or {}) if path.is_file() else {}
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise torn_file(path, error) from error
+
+
+def torn_file(path: Path, error: Exception) -> DatasetError:
+    """Return what to raise for a file of a run that cannot be read."""
+    return DatasetError(
+        "A file of a run cannot be read",
+        seen=f"{path}: {error}",
+        allowed="the file that the run wrote",
+        remedy="Take it from a backup, or run it again in another folder",
+    )
 
 
 def _timed(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
