@@ -7,7 +7,6 @@ that it had committed.
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -121,6 +120,8 @@ type Record = Begin | Arrival | End | Verdict
 
 _KINDS = {Begin: "begin", Arrival: "arrival", End: "end", Verdict: "verdict"}
 
+# The replay memory holds rewards as float32, in which more would be infinite.
+_LARGEST_REWARD = float(np.finfo(np.float32).max)
 # Names of actors and cameras become names of files in the store.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
 
@@ -283,8 +284,12 @@ def _stamp(value: Any) -> int:
 
 def _finite(value: float) -> float:
     number = float(value)
-    if not math.isfinite(number):
-        raise WireError("A reward is not finite", seen=value, allowed="a finite number")
+    if not abs(number) <= _LARGEST_REWARD:
+        raise WireError(
+            "A reward is not finite",
+            seen=value,
+            allowed=f"a number from {-_LARGEST_REWARD:g} to {_LARGEST_REWARD:g}",
+        )
     return number
 
 

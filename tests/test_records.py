@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roborl.codec import encode, join, split
+from roborl.codec import decode, encode, join, split
 from roborl.errors import WireError
 from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
@@ -18,6 +19,7 @@ names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,20}", fullmatch=True)
 counts = st.integers(0, 2**63 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 finite = st.floats(allow_nan=False, allow_infinity=False)
+rewards = st.floats(allow_nan=False, allow_infinity=False, width=32)
 keys = st.builds(EpisodeKey, actor=names, incarnation=counts, episode=counts)
 
 
@@ -51,7 +53,7 @@ records = st.one_of(
         index=counts,
         observation=st.builds(observation, counts, st.lists(names, max_size=2, unique=True)),
         command=commands,
-        reward=finite,
+        reward=rewards,
         reward_source=st.sampled_from(RewardSource),
     ),
     st.builds(End, key=keys, index=counts, cause=st.sampled_from(EndCause), discarded=st.booleans()),
@@ -61,7 +63,7 @@ records = st.one_of(
         index=counts,
         success=st.booleans(),
         source=st.sampled_from(RewardSource),
-        reward=st.none() | finite,
+        reward=st.none() | rewards,
     ),
 )
 
@@ -225,3 +227,12 @@ def test_random_values_in_random_fields_raise_nothing_but_wire_errors() -> None:
         except WireError:
             refused += 1
     assert refused > 1_500
+
+
+@pytest.mark.parametrize("reward", [1e39, -1e300, float("inf"), float("nan")])
+def test_a_reward_that_the_replay_memory_cannot_hold_is_refused(reward: float) -> None:
+    with pytest.raises(WireError, match="not finite"):
+        pack_record(replace(arrival(), reward=reward))
+    message = decode(pack_record(arrival())) | {"reward": reward}
+    with pytest.raises(WireError, match="not finite"):
+        unpack_record(encode(message))
