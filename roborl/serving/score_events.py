@@ -134,6 +134,8 @@ class ScoreOverdue:
 type ClientEvent = SessionOpened | SessionRefused | SessionLost | Scored | ScoreOverdue
 
 _FIELDS = tuple(field.name for field in fields(Score))
+# Progress columns are float32, in which more would be infinite.
+_MOST_SPREAD = float(np.finfo(np.float32).max)
 
 
 def score_to_wire(score: Score) -> dict[str, Any]:
@@ -162,7 +164,8 @@ def score_from_wire(wire: object) -> Score:
         and isinstance(timings, dict)
         and all(type(ms) in (float, int) for ms in timings.values())
     )
-    if not fits or (wire["valid"] and not math.isfinite(wire["raw"] + wire["spread"])):
+    usable = fits and math.isfinite(wire["raw"]) and 0.0 <= wire["spread"] <= _MOST_SPREAD
+    if not fits or (wire["valid"] and not usable):
         raise WireError("A score is malformed", seen=repr(wire)[:120])
     try:
         return Score(**wire)

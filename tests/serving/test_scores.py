@@ -418,6 +418,8 @@ def test_a_score_survives_the_wire(score: Score) -> None:
         ("progress", float("nan")),
         ("progress", None),
         ("raw", float("inf")),
+        ("spread", -0.1),
+        ("spread", 1e39),
         ("frame_id", -1),
         ("frame_id", True),
         ("done", 1),
