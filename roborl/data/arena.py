@@ -247,12 +247,14 @@ class ArenaReader:
     def _copy_table(self) -> bool:
         """Copy the table; return True where entries changed hands meanwhile, which are then left out of the copy."""
         table = self.columns.table
-        before, ended = table["ordinal"].copy(), table["ended"].copy()
+        before, ended, awaits = (table[name].copy() for name in ("ordinal", "ended", "awaits_verdict"))
         copied = table.copy()
         changed = (table["ordinal"] != before) | (copied["ordinal"] != before)
         copied["ordinal"][changed] = 0
         # `ended` from before the copy: an episode that ended during it would otherwise show an old count as final.
         copied["ended"] = ended
+        # As well: one whose verdict came during it would show none, and its steps behind the end.
+        copied["awaits_verdict"] = awaits
         self.table = copied
         return bool(changed.any())
 

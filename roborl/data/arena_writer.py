@@ -163,11 +163,12 @@ class ArenaWriter:
         table["kind"][slot] = KINDS.index(info.kind)
         table["discarded"][slot] = info.discarded
         table["success"][slot] = -1 if info.success is None else int(info.success)
-        table["awaits_verdict"][slot] = info.awaits_verdict
         if terminal != table["terminal"][slot]:
             table["terminal"][slot] = -1
         table["verdict_reward"][slot] = self._verdict_reward(slot, info, terminal)
         table["terminal"][slot] = terminal
+        # Last: until it stands there where the task ended, the steps behind that are not to be sampled.
+        table["awaits_verdict"][slot] = info.awaits_verdict
 
     def _verdict_reward(self, slot: int, info: EpisodeInfo, terminal: int) -> float:
         if info.verdict is None or terminal != info.verdict.index:

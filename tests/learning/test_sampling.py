@@ -475,3 +475,43 @@ def test_a_shift_beyond_the_padding_is_refused(tmp_path: Path) -> None:
     world.episode(0, 2)
     with pytest.raises(ConfigError, match="random shift"):
         world.sampler(shift_px=5)
+
+
+@pytest.mark.parametrize("side", ["writer", "reader"])
+def test_steps_behind_a_verdicts_end_are_never_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    world = World(tmp_path)
+    world.episode(0, 8)
+    world.change(0, meta={"outcome": "judge"})
+    sampler = world.sampler(need_labels=False)
+    assert sampler.count("all") == 0
+    verdict = Verdict(key=key(0), index=3, success=True, source=RewardSource.JUDGE)
+    if side == "writer":  # A look in the middle of the change.
+        reward, counts = world.writer._verdict_reward, []
+
+        def look(*args: Any) -> float:
+            sampler.refresh()
+            counts.append(sampler.count("all"))
+            return reward(*args)
+
+        monkeypatch.setattr(world.writer, "_verdict_reward", look)
+        world.change(0, verdict=verdict)
+        assert counts == [0]
+    else:  # The change in the middle of a look, which has read where the task ended and not yet the rest.
+
+        class Table(np.ndarray[Any, Any]):
+            def copy(self, order: Any = "C") -> Any:
+                copied = np.array(self)
+                if self.dtype.names:
+                    world.change(0, verdict=verdict)
+                    copied["awaits_verdict"] = world.writer.columns.table["awaits_verdict"]
+                return copied
+
+        columns = sampler.reader.columns
+        monkeypatch.setattr(columns, "table", columns.table.view(Table))
+        sampler.refresh()
+        assert sampler.count("all") == 0
+        monkeypatch.undo()
+    sampler.refresh()
+    assert sampler.count("all") == 3
