@@ -142,10 +142,18 @@ class WeightsPublisher:
                     self._link.malformed(peer, error)
             for peer in list(self._link.peers.values()):
                 self._pump(peer)
+            self._forget_strangers()
             self._status = {
                 peer.name: {"alive": self._link.alive(peer), **peer.note}
                 for peer in self._link.peers.values()
             }
+
+    def _forget_strangers(self) -> None:
+        # A transfer that nobody will finish would keep its whole set in memory.
+        known = {peer.client for peer in self._link.peers.values()}
+        for client in (self._transfers.keys() | self._has.keys()) - known:
+            self._transfers.pop(client, None)
+            self._has.pop(client, None)
 
     def _welcome(self, peer: Peer, message: Message) -> Mapping[str, Any]:
         # A greeting means that whatever was under way is lost.

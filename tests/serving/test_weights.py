@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from roborl.clock import FakeClock
 from roborl.errors import DeadlineExceeded, HandshakeMismatch, WireError
 from roborl.serving import weight_sets
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
@@ -467,3 +468,17 @@ def test_memory_of_a_publisher_that_fails_its_check_sum_is_refused(forged: tuple
     forger.begin(memory=good.memory)
     until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
     assert "corrupt" in subscriber.refusal
+
+
+def test_what_was_on_its_way_to_a_subscriber_that_died_is_let_go(
+    opened: Callable[[Any], Any], until: Any
+) -> None:
+    clock = FakeClock()
+    publisher = opened(WeightsPublisher(LOCAL, handshake=HANDSHAKE, clock=clock))
+    subscriber = WeightsSubscriber(publisher.endpoint, name="left", handshake=HANDSHAKE)
+    until(lambda: subscriber.connected, lambda: subscriber.newest(0.01))
+    publisher.publish(1, weights(1, 21_000_000))
+    until(lambda: publisher._transfers, lambda: time.sleep(0.01))
+    subscriber.close()
+    clock.advance(61.0)
+    until(lambda: not publisher._transfers and not publisher._has, lambda: time.sleep(0.01))
