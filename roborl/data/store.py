@@ -253,7 +253,11 @@ class Store:
     def _begin(self, record: Begin, ring_id: str, sequence: int, blob: Part) -> None:
         ordinal = self._next_ordinal()
         log = RecordLog.create(self._log_path(record.key), ordinal, sync=self._sync)
-        log.append(ring_id, sequence, blob)
+        try:
+            log.append(ring_id, sequence, blob)
+        except DatasetError:
+            log.close()  # On a full disk this is tried again and again.
+            raise
         self._open[record.key] = log
         info = EpisodeInfo.from_begin(record, ordinal).taken(ring_id, sequence)
         self._set(info)

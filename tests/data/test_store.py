@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 import time
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roborl.codec import join
+from roborl.codec import join, split
 from roborl.data import store as store_module
 from roborl.data.arena import FAILURE, ONLINE, ArenaReader
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
+from roborl.data.sealed import CHUNK, create_root, seal
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.learning.sampling import Batch, Sampler, SamplingConfig
-from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record
+from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
 from roborl.testing.experience import (
     ACTION_DIM,
     CAMERAS,
@@ -589,3 +593,23 @@ def test_a_store_of_other_scales_is_refused_and_one_that_names_none_is_opened(tm
         json.dumps({name: value for name, value in json.loads(form.read_text()).items() if name != "scales"})
     )
     Store.open(tmp_path / "older", other).close()
+
+
+def test_a_full_disk_does_not_use_up_the_files_that_a_process_may_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError("No space left on device")
+
+    with Store.open(tmp_path, SPEC) as store:
+        feed, records = Feed(store), list(episode_records(key(0), 3))
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "writev", full)
+            held = len(os.listdir("/proc/self/fd"))
+            for _ in range(3):
+                with pytest.raises(DatasetError):
+                    feed(records[0])
+            assert len(os.listdir("/proc/self/fd")) == held
+        feed(*records)
+        assert store.wait_sealed(20)
+        assert len(StoreReader(tmp_path).episode(key(0)).steps) == 3
