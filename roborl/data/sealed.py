@@ -54,6 +54,8 @@ def seal(
     """Write an episode into the zarr root atomically and return its folder; one that is there already is left alone.
 
     Args:
+    One that is there and torn is replaced.
+
         root: The zarr root group.
         staging: A folder on the same file system; what a killed process leaves there is worthless.
         info: Its attributes.
@@ -65,7 +67,12 @@ def seal(
     """
     final = root / str(info.key)
     if final.exists():
-        return final
+        try:
+            read_info(final)
+        except DatasetError:
+            shutil.rmtree(final)  # Torn by a loss of power: the log that is being sealed is what there is.
+        else:
+            return final
     folder = staging / str(info.key)
     shutil.rmtree(folder, ignore_errors=True)
     group = zarr.open_group(folder, mode="w", attributes=info.to_attributes())

@@ -613,3 +613,20 @@ def test_a_full_disk_does_not_use_up_the_files_that_a_process_may_open(
         feed(*records)
         assert store.wait_sealed(20)
         assert len(StoreReader(tmp_path).episode(key(0)).steps) == 3
+
+
+def test_a_log_is_not_given_up_for_a_torn_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> Path:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as disk, Store.open(tmp_path, SPEC) as store:
+        disk.setattr(store_module, "seal", full)
+        Feed(store)(*episode_records(key(0), 4))
+    torn = tmp_path / "store.zarr" / str(key(0))
+    torn.mkdir()
+    (torn / "zarr.json").touch()
+    with Store.open(tmp_path, SPEC) as store:
+        assert store.wait_sealed(20)
+    for record in StoreReader(tmp_path).arrivals(key(0)):
+        check_arrival(record)
+    assert len(StoreReader(tmp_path).episode(key(0)).steps) == 4
