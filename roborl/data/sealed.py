@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import batched, pairwise
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ def seal(
 ) -> Path:
     """Write an episode into the zarr root atomically and return its folder; one that is there already is left alone.
 
-    Args:
     One that is there and torn is replaced.
 
+    Args:
         root: The zarr root group.
         staging: A folder on the same file system; what a killed process leaves there is worthless.
         info: Its attributes.
@@ -106,7 +107,8 @@ def seal(
 
 
 def _without_pixels(arrival: Arrival) -> Arrival:
-    observation = arrival.observation
+    """Return an arrival without its pictures; its arrays are copies, for views would keep the whole record in memory."""
+    observation, command = arrival.observation, arrival.command
     empty = np.zeros((0, 0, 3), np.uint8)
     return Arrival(
         key=arrival.key,
@@ -119,7 +121,7 @@ def _without_pixels(arrival: Arrival) -> Arrival:
             state=observation.state.copy(),
             stamp_ns=observation.stamp_ns,
         ),
-        command=arrival.command,
+        command=command and replace(command, action=command.action.copy(), proposed=command.proposed.copy()),
         reward=arrival.reward,
         reward_source=arrival.reward_source,
     )

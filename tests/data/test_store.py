@@ -630,3 +630,26 @@ def test_a_log_is_not_given_up_for_a_torn_recording(tmp_path: Path, monkeypatch:
     for record in StoreReader(tmp_path).arrivals(key(0)):
         check_arrival(record)
     assert len(StoreReader(tmp_path).episode(key(0)).steps) == 4
+
+
+def test_sealing_holds_a_chunk_of_pictures_in_memory_and_not_the_episode(tmp_path: Path) -> None:
+    side, count = 96, 12 * CHUNK
+
+    def arrivals() -> Iterator[Arrival]:
+        for index in range(count):
+            record = arrival(key(0), index)
+            rgb = np.full((side, side, 3), index, np.uint8)
+            frames = {"front": replace(record.observation.frames["front"], rgb=rgb)}
+            record = replace(record, observation=replace(record.observation, frames=frames))
+            taken = unpack_record(split(join(pack_record(record))))
+            assert isinstance(taken, Arrival)
+            yield taken
+
+    create_root(tmp_path / "store.zarr")
+    (tmp_path / "staging").mkdir()
+    info = EpisodeInfo(key=key(0), ordinal=1, task="t", observations=count, end=EndCause.TIME_LIMIT)
+    tracemalloc.start()
+    seal(tmp_path / "store.zarr", tmp_path / "staging", info, arrivals())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < count * side * side * 3 / 2
