@@ -184,7 +184,7 @@ class Trainer[B]:
         elif self._publisher.version == 0:
             self._publish({"from": "start"})
         else:
-            self._publisher.republish()
+            self._send_again()
         self._reported_updates = self.budget.updates
 
     def turn(self) -> int:
@@ -254,6 +254,14 @@ class Trainer[B]:
     def actor_alive(self) -> bool:
         """True while experience has come in within the last ``silence_s``."""
         return self._clock.now_ns() - self._heard_ns < self._config.budget.silence_s * NS
+
+    def _send_again(self) -> None:
+        """Send the last version for actors that join now; where it is torn, as by a loss of power, send what was loaded."""
+        try:
+            self._publisher.republish()
+        except ModelLoadError as error:
+            log.error("The last version of the policy cannot be read; what was saved goes out: %s", error)
+            self._publish({"from": "checkpoint"})
 
     def _load(self, path: Path) -> None:
         parts = load_checkpoint(path, self._identity).parts

@@ -402,3 +402,20 @@ def test_metrics_tell_ratio_speed_lag_and_episodes(tmp_path: Path) -> None:
     assert line["loss"] > 0
     assert bench.of("episode")[0]["success"] is True
     assert line["successes"] == 1
+
+
+def test_a_torn_last_version_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:
+    first = Bench(tmp_path)
+    first.trainer.start(resume=False)
+    first.memory.grow(40)
+    first.turn()
+    first.trainer.finish()
+    newest = max((tmp_path / "versions").glob("*.safetensors"))
+    newest.write_bytes(b"")
+    second = Bench(tmp_path)
+    second.trainer.start(resume=True)
+    assert second.link.versions == [int(newest.stem) + 1]
+    np.testing.assert_array_equal(
+        VersionShelf(tmp_path / "versions").get(int(newest.stem) + 1)["bias"],
+        first.algorithm.actor_weights()["bias"],
+    )
