@@ -95,10 +95,12 @@ class StoredEpisodes:
         return active_version(self._root)
 
     def _as_far_as_held(self, info: EpisodeInfo, slot: int) -> EpisodeInfo:
-        held = int(self.arena.table["observations"][slot])
+        entry = self.arena.table[slot]
+        held = int(entry["observations"])
         if held >= info.observations:
             return info
-        return replace(info, observations=held, end=None)
+        # An episode that is longer than its block ends, here, with the block.
+        return replace(info, observations=held, end=info.end if entry["ended"] else None)
 
 
 class StoredColumn:

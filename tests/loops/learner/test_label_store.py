@@ -9,6 +9,8 @@ import pytest
 from roborl.clock import FakeClock
 from roborl.codec import join
 from roborl.data.columns import active_version, load_labels, save_labels
+from roborl.data.episodes import EpisodeInfo
+from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.loops.learner.label import Labeller
@@ -204,3 +206,11 @@ def test_a_replay_memory_made_anew_ends_the_labeller(rig: Rig, tmp_path: Path) -
     copy.replace(layout)
     with pytest.raises(DatasetError, match="made anew"):
         rig.turns(labeller, 2)
+
+
+def test_an_episode_longer_than_its_place_in_memory_is_finished_and_blocks_no_session(rig: Rig) -> None:
+    too_long = [rig.begin(number, SPEC.max_steps + 3) for number in range(2)]
+    labeller, episodes = rig.labeller(stride=2)
+    rig.turns(labeller)
+    assert [len(labels(episodes, key)) for key in too_long] == [SPEC.max_steps + 1] * 2
+    assert not labeller._sessions
