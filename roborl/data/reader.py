@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from roborl.errors import DatasetError, WireError
 from roborl.records import Arrival, Begin, Verdict, unpack_record
 from roborl.types import Episode, EpisodeKey, Observation
 
+_log = logging.getLogger(__name__)
 _LOOK_AGAIN_NS = 5 * NS
 _TICK_NS = NS // 10
 
@@ -46,12 +48,14 @@ class StoreReader:
 
     Args:
         root: The store's folder.
+        leave_out_torn: Leave out a sealed episode that is torn and tell it once, as the store does: for processes that
+            have the others to work on. Without, a look at all episodes is refused.
 
     Raises:
         DatasetError: If there is no store.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, leave_out_torn: bool = False) -> None:
         if not (root / "store.json").exists():
             raise DatasetError(
                 "There is no store here",
@@ -62,12 +66,18 @@ class StoreReader:
         self.root = root
         self._tails: dict[EpisodeKey, _Tail] = {}
         self._sealed: dict[str, _Sealed] = {}
+        self._leave_out_torn = leave_out_torn
+        self._unreadable: dict[str, tuple[int, int]] = {}  # By the stamp of what could not be read.
         self._listed_ns, self._all_due_ns = 0, 0
         self._late_offset = FIRST_ENTRY
         self._verdicts: dict[EpisodeKey, Verdict] = {}
 
     def episodes(self) -> list[EpisodeInfo]:
-        """Return all episodes in the order of arrival, open ones as far as they have come."""
+        """Return all episodes in the order of arrival, open ones as far as they have come.
+
+        Raises:
+            DatasetError: If a sealed one is torn, unless such are left out.
+        """
         # Logs first: a log is removed only after its episode stands sealed, so none is missed in between.
         logged = {}
         for path in (self.root / "logs").glob("*.log"):
@@ -197,6 +207,14 @@ class StoreReader:
         except OSError:
             return  # No episode, or not one yet.
         stamp, known = (status.st_ino, status.st_mtime_ns), self._sealed.get(folder.name)
-        if known is None or known.stamp != stamp:
+        if (known is None or known.stamp != stamp) and self._unreadable.get(folder.name) != stamp:
+            try:
+                info = read_info(folder)
+            except DatasetError as error:
+                if not self._leave_out_torn:
+                    raise
+                self._unreadable[folder.name] = stamp
+                _log.warning("%s", error)
+                return
             young_ns = _LOOK_AGAIN_NS - (time.time_ns() - status.st_mtime_ns)
-            self._sealed[folder.name] = _Sealed(stamp, read_info(folder), now_ns + young_ns)
+            self._sealed[folder.name] = _Sealed(stamp, info, now_ns + young_ns)

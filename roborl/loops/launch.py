@@ -186,7 +186,7 @@ def recall_earlier_episodes(config: TrainConfig, where: Addresses) -> None:
     The counts lie in memory, which does not outlive the machine. An episode that had not reached the store is run again.
     """
     try:
-        reader = StoreReader(RunFolder(config.run).store)
+        reader = StoreReader(RunFolder(config.run).store, leave_out_torn=True)
     except DatasetError:
         return  # There is no store before the first start.
     online = [info for info in reader.episodes() if info.kind == "online"]

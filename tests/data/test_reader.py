@@ -146,3 +146,21 @@ def test_a_torn_form_is_an_error_of_four_parts(tmp_path: Path, content: str) -> 
     for read in (stored_scales, lambda root: check_form(root, SPEC)):
         with pytest.raises(DatasetError, match=r"form of a store.*store\.json.*Allowed.*Delete"):
             read(tmp_path)
+
+
+def test_a_torn_recording_is_told_once_and_the_others_are_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = [EpisodeKey(actor="arm", incarnation=1, episode=number) for number in range(2)]
+    with Store.open(tmp_path, SPEC) as store:
+        records = [record for key in keys for record in episode_records(key, 3)]
+        for n, record in enumerate(records, start=1):
+            store.ingest("ring", n, join(pack_record(record)))
+        assert store.wait_sealed(20)
+    (tmp_path / "store.zarr" / str(keys[0]) / "zarr.json").write_bytes(b"")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        StoreReader(tmp_path).episodes()
+    reader = StoreReader(tmp_path, leave_out_torn=True)
+    for _ in range(3):
+        assert [info.key for info in reader.episodes()] == [keys[1]]
+    assert caplog.text.count("cannot be read") == 1

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
+from roborl.errors import DatasetError
 from roborl.loops.learner.judging import Verdicts
 from roborl.loops.learner.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
 from roborl.loops.reward_server import ScoreLink, ServedJudge
@@ -110,7 +111,7 @@ class Labeller:
     Attributes:
         counters: ``scored`` frames, ``missing`` replies, ``rebuilt`` sessions, ``held`` episodes, ``changed`` labels that came
             out otherwise on a second look, ``foreign`` scores of another version, ``verdicts`` given, ``unjudged`` episodes
-            whose last frame could not be read.
+            whose last frame could not be read, ``unreadable`` episodes whose recording is torn.
     """
 
     def __init__(
@@ -136,7 +137,17 @@ class Labeller:
         self._finished: set[EpisodeKey] = set()
         self._listened_ns, self._patience_ns = self._clock.now_ns(), 0
         self.backlog = 0
-        names = ("scored", "missing", "rebuilt", "held", "changed", "foreign", "verdicts", "unjudged")
+        names = (
+            "scored",
+            "missing",
+            "rebuilt",
+            "held",
+            "changed",
+            "foreign",
+            "verdicts",
+            "unjudged",
+            "unreadable",
+        )
         self.counters = dict.fromkeys(names, 0)
 
     def turn(self, timeout_s: float = 0.02) -> bool:
@@ -212,7 +223,10 @@ class Labeller:
                 continue
             session = self._sessions.get(info.key) or self._open(info, column)
             if session is not None:
-                sent |= self._push(info, session)
+                try:
+                    sent |= self._push(info, session)
+                except DatasetError as error:
+                    self._leave_out(info.key, column, error)
         return sent
 
     def _open(self, info: EpisodeInfo, column: Column) -> _Session | None:
@@ -228,6 +242,15 @@ class Labeller:
             if stride != self._config.stride:
                 self._events({"event": "stride", "episode": str(info.key), "stride": stride})
         name = self._link.open(info.task)
+    def _leave_out(self, key: EpisodeKey, column: Column, error: DatasetError) -> None:
+        """Go on without an episode whose recording is torn: it is trained on with the labels it has."""
+        self._link.close(self._sessions.pop(key).name)
+        self._finished.add(key)
+        column.hold(key)
+        self.counters["unreadable"] += 1
+        self._events({"event": "unreadable", "episode": str(key)})
+        log.error("%s cannot be labelled any further: %s", key, error)
+
         if name is None:
             return None
         session = _Session(EpisodeLabels(stride), name, self._patience_ns)

@@ -71,7 +71,7 @@ class StoredEpisodes:
         self._found = [
             self._as_far_as_held(info, slots[info.key])
             for info in infos
-            if info.key in slots and info.kind != "evaluation" and not info.discarded
+            if info.key in slots and info.kind != "evaluation" and not self._left_out(info, slots[info.key])
         ]
         whole = {info.key for info in self._found if info.end is not None}
         for column in self._made:
@@ -105,6 +105,10 @@ class StoredEpisodes:
 
 class StoredColumn:
     """Implements :class:`roborl.loops.learner.label.Column` on the store's progress columns.
+    def _left_out(self, info: EpisodeInfo, slot: int) -> bool:
+        # The store leaves out of the replay memory, as if discarded, what it could not read.
+        return info.discarded or bool(self.arena.table["discarded"][slot])
+
 
     Args:
         arena: The replay memory.

@@ -240,7 +240,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     sampler = Sampler(arena, sampling, config.seed)
     policy = SmallPolicy.load(run.policy)
     algorithm: Algorithm[Any] = make_algorithm(config, policy, arena)
-    recording = StoreReader(run.store)
+    recording = StoreReader(run.store, leave_out_torn=True)
     told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
     metrics = JsonLines(run.metrics)
     publisher = WeightsPublisher(

@@ -214,3 +214,18 @@ def test_an_episode_longer_than_its_place_in_memory_is_finished_and_blocks_no_se
     rig.turns(labeller)
     assert [len(labels(episodes, key)) for key in too_long] == [SPEC.max_steps + 1] * 2
     assert not labeller._sessions
+
+
+@pytest.mark.parametrize("part", ["zarr.json", "state/zarr.json"])
+def test_a_torn_recording_ends_the_labels_of_its_episode_alone(rig: Rig, part: str) -> None:
+    torn, whole = rig.begin(0, 4), rig.begin(1, 4)
+    assert rig.store.wait_sealed(10)
+    (rig.root / "store.zarr" / str(torn) / part).write_bytes(b"")
+    labeller, episodes = rig.labeller()
+    rig.turns(labeller)
+    assert (labels(episodes, torn), len(labels(episodes, whole))) == ([], 5)
+    assert labeller.backlog == 0
+    if part != "zarr.json":
+        assert labeller.counters["unreadable"] == 1
+        slot = episodes.arena.slot(torn)
+        assert episodes.column("steps").columns.table["deadline"][slot] == 1, "it is not waited for"
