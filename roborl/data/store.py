@@ -17,7 +17,7 @@ import logging
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -47,13 +47,16 @@ class Store:
         spec: The form of its data. Cameras and dimensions must be those it was made with; the rest may change.
         sync: Flush every record to the disk itself before it counts as taken, and every episode before its log goes, so
             that they survive the loss of power and not only the death of any process.
+        alive: Called between episodes while the replay memory is filled, which takes minutes where there are thousands.
 
     Raises:
         DatasetError: If another process has it, or its recording has another form; the message names the field.
         ConfigError: If the replay memory is too small for two episodes.
     """
 
-    def __init__(self, root: Path, spec: StoreSpec, *, sync: bool = False) -> None:
+    def __init__(
+        self, root: Path, spec: StoreSpec, *, sync: bool = False, alive: Callable[[], None] = lambda: None
+    ) -> None:
         layout = ArenaLayout.fitting(
             cameras=tuple(spec.cameras),
             image_px=spec.image_px,
@@ -80,15 +83,17 @@ class Store:
         self.counts: Counter[str] = found.counts
         self._lock = threading.Lock()  # Over infos and attributes, which the sealing thread also touches.
         self._arena = ArenaWriter(root / "arena", layout)
-        self._fill_arena()
+        self._fill_arena(alive)
         self._sealer = Sealer(self._seal)
         for key in [key for key in self._open if self._infos[key].end is not None]:
             self._finish(key)
 
     @classmethod
-    def open(cls, root: Path, spec: StoreSpec, *, sync: bool = False) -> Store:
+    def open(
+        cls, root: Path, spec: StoreSpec, *, sync: bool = False, alive: Callable[[], None] = lambda: None
+    ) -> Store:
         """Open a store, or make it, and recover whatever a killed process left."""
-        return cls(root, spec, sync=sync)
+        return cls(root, spec, sync=sync, alive=alive)
 
     def last_sequence(self, ring_id: str) -> int:
         """Return up to which record of a ring everything is durable here, 0 for a ring never met."""
@@ -304,7 +309,7 @@ class Store:
                 rewrite_info(folder, self._infos[key])
         path.unlink()
 
-    def _fill_arena(self) -> None:
+    def _fill_arena(self, alive: Callable[[], None]) -> None:
         infos = self.infos()
         self._arena.keep_only(info.key for info in infos)
         if self._arena.reused:
@@ -320,6 +325,7 @@ class Store:
                     wanted.insert(0, info)
             self.counts["episodes_not_in_memory"] += len(replayed) - len(wanted)
         for info in wanted:
+            alive()
             self._load(info)
         self._arena.mark_complete()
 

@@ -105,7 +105,7 @@ class ChildSpec:
         args: Its further arguments; they reach our own child by pickle.
         hang_s: How long it may go without :meth:`Child.beat` once ready, before it is killed and started again; None
             watches for its end only.
-        start_s: How long it may take until it is ready.
+        start_s: How long it may go without :meth:`Child.beat` until it is ready.
         handles_interrupt: Whether Ctrl-C reaches the child itself; the others wait for their parent's word.
     """
 
@@ -270,11 +270,9 @@ class ProcessGroup:
         self._note(life, "ready", import_s=import_s, setup_s=setup_s, back_s=back_s)
 
     def _check_signs_of_life(self, life: _Life, process: BaseProcess) -> None:
-        now, spec = time.monotonic(), life.spec
-        if life.is_ready:
-            limit_s, silent_s = spec.hang_s, now - max(life.beat.value / 1e9, life.started)
-        else:
-            limit_s, silent_s = spec.start_s, now - life.started
+        spec = life.spec
+        limit_s = spec.hang_s if life.is_ready else spec.start_s
+        silent_s = time.monotonic() - max(life.beat.value / 1e9, life.started)
         if limit_s is not None and silent_s > limit_s:
             self._note(life, "silent", silent_s=silent_s)
             log.warning("%s has been silent for %.1f s and is killed", spec.name, silent_s)

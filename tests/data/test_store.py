@@ -653,3 +653,15 @@ def test_sealing_holds_a_chunk_of_pictures_in_memory_and_not_the_episode(tmp_pat
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < count * side * side * 3 / 2
+
+
+def test_a_store_gives_signs_of_life_while_its_memory_is_filled(tmp_path: Path) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        for episode in range(3):
+            Feed(store)(*episode_records(key(episode), 4))
+        assert store.wait_sealed(20)
+    (tmp_path / "arena" / "boot").unlink()
+    signs: list[int] = []
+    with Store.open(tmp_path, SPEC, alive=lambda: signs.append(1)):
+        assert len(signs) == 3
+        assert sampler(tmp_path).count("all") == 12

@@ -106,3 +106,27 @@ def test_a_death_is_noticed_at_once_and_the_process_is_back(tmp_path: Path) -> N
     assert max(noticed_s) < 1.0
     assert group.restarts == {"a": 4}
     assert max(group.recoveries_s["a"][:2]) < 3.0
+
+
+class Idle:
+    """A process that only counts how often it is killed."""
+
+    kills = 0
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    def join(self) -> None:
+        return
+
+
+def test_a_child_that_starts_slowly_is_left_alone_as_long_as_it_gives_signs_of_life() -> None:
+    group = ProcessGroup([ChildSpec(name="slow", target=children.finish, start_s=5.0)])
+    life, process = group._lives["slow"], Idle()
+    life.started = time.monotonic() - 100
+    life.beat.value = time.monotonic_ns()
+    group._check_signs_of_life(life, process)  # type: ignore[arg-type]
+    assert process.kills == 0
+    life.beat.value -= int(6e9)
+    group._check_signs_of_life(life, process)  # type: ignore[arg-type]
+    assert process.kills == 1
