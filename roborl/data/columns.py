@@ -122,11 +122,14 @@ class ProgressColumns:
         return slot is not None
 
     def restore(self, keys: Iterable[EpisodeKey]) -> int:
-        """Fill in the labels that were saved with these episodes, where they were sealed; return how many had some."""
+        """Fill in the labels that were saved with these episodes, where they were sealed, and are not here; return how many."""
         restored = 0
         for key in keys:
-            slot, saved = self.reader.slot(key), load_labels(self.reader.root, key, self.version)
-            if slot is not None and saved is not None:
+            slot = self.reader.slot(key)
+            if slot is None or self.labelled(key) >= self.reader.table["observations"][slot]:
+                continue  # Opening a saved column costs a thousand times as much as this look.
+            saved = load_labels(self.reader.root, key, self.version)
+            if saved is not None:
                 progress, spread = (column[: self.reader.table["observations"][slot]] for column in saved)
                 restored += self.write(key, 0, progress, spread)
         return restored

@@ -7,6 +7,7 @@ import pytest
 import zarr
 
 from roborl.codec import join
+from roborl.data import columns as columns_module
 from roborl.data.arena import ArenaReader
 from roborl.data.columns import (
     ProgressColumns,
@@ -102,7 +103,9 @@ def test_an_entry_used_again_starts_without_labels(tmp_path: Path) -> None:
         assert columns.labelled(taken) == 1
 
 
-def test_final_columns_are_saved_with_the_episode_and_restored(tmp_path: Path) -> None:
+def test_final_columns_are_saved_with_the_episode_and_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     progress, spread = np.linspace(0, 1, 6, dtype=np.float32), np.full(6, 0.125, np.float32)
     with Store.open(tmp_path, SPEC) as store:
         feed(store, 0, take=7)  # All arrivals, and no end.
@@ -130,6 +133,8 @@ def test_final_columns_are_saved_with_the_episode_and_restored(tmp_path: Path) -
         row = columns.reader.table["start"][columns.reader.slots()[key(0)]]
         np.testing.assert_array_equal(columns.progress[row : row + 6], progress)
         np.testing.assert_array_equal(columns.spread[row : row + 6], spread)
+        monkeypatch.setattr(columns_module, "load_labels", None)
+        assert columns.restore([key(0)]) == 0, "what is here is not opened again"
 
 
 def test_saved_labels_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

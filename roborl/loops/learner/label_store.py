@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class StoredEpisodes:
     Args:
         root: The store's folder.
         clock: Paces the looks at the folder.
-        every_s: Seconds between two of them.
+        every_s: Least seconds between two of them; a look that takes longer is made less often.
+        alive: Called between episodes whose saved labels are taken in, of which there may be thousands.
 
     Attributes:
         arena: The replay memory, as of the last look.
@@ -41,9 +42,16 @@ class StoredEpisodes:
         DatasetError: If there is no store.
     """
 
-    def __init__(self, root: Path, *, clock: Clock | None = None, every_s: float = 0.05) -> None:
-        self._root = root
-        self._reader, self.arena = StoreReader(root), ArenaReader(root)
+    def __init__(
+        self,
+        root: Path,
+        *,
+        clock: Clock | None = None,
+        every_s: float = 0.05,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._root, self._alive = root, alive
+        self._reader, self.arena = StoreReader(root, leave_out_torn=True), ArenaReader(root)
         self._clock: Clock = clock or MonotonicClock()
         self._every_ns = int(every_s * NS)
         self._looked_ns: int | None = None
@@ -85,7 +93,7 @@ class StoredEpisodes:
 
     def column(self, version: str) -> StoredColumn:
         """Return the column of a version, made where there is none, with what was saved of it."""
-        column = StoredColumn(self.arena, version)
+        column = StoredColumn(self.arena, version, alive=self._alive)
         column.restore({key for key, slot in self.arena.slots().items() if self.arena.table["ended"][slot]})
         self._made.append(column)
         return column
@@ -116,11 +124,12 @@ class StoredColumn:
 
     Attributes:
         columns: What is written.
+        alive: Called between episodes whose saved labels are taken in.
     """
 
-    def __init__(self, arena: ArenaReader, version: str) -> None:
+    def __init__(self, arena: ArenaReader, version: str, *, alive: Callable[[], None] = lambda: None) -> None:
         self.version = version
-        self._arena = arena
+        self._arena, self._alive = arena, alive
         self.columns = ProgressColumns(arena, version, write=True)
         self._restored: set[EpisodeKey] = set()
         self._strides_file = arena.root / "arena" / "progress" / version / "strides.jsonl"
@@ -131,7 +140,9 @@ class StoredColumn:
         """Take in what was saved with episodes that were not asked about before, as they come into the replay memory."""
         new = keys - self._restored
         self._restored |= new
-        self.columns.restore(new)
+        for key in new:
+            self._alive()
+            self.columns.restore([key])
 
     def labelled(self, key: EpisodeKey) -> int:
         """Return how many observations of the episode are labelled."""

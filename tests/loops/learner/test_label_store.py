@@ -229,3 +229,11 @@ def test_a_torn_recording_ends_the_labels_of_its_episode_alone(rig: Rig, part: s
         assert labeller.counters["unreadable"] == 1
         slot = episodes.arena.slot(torn)
         assert episodes.column("steps").columns.table["deadline"][slot] == 1, "it is not waited for"
+
+
+def test_a_labeller_gives_signs_of_life_while_saved_labels_are_taken_in(rig: Rig) -> None:
+    for number in range(3):
+        rig.begin(number, 4)
+    signs: list[int] = []
+    StoredEpisodes(rig.root, clock=rig.clock, alive=lambda: signs.append(1)).column("steps")
+    assert len(signs) == 3
