@@ -135,6 +135,8 @@ class Labeller:
         self._waiting_ns: dict[EpisodeKey, int] = {}
         self._retry_ns: dict[EpisodeKey, int] = {}
         self._finished: set[EpisodeKey] = set()
+        self._found: Sequence[EpisodeInfo] | None = None
+        self._episodes: dict[EpisodeKey, EpisodeInfo] = {}
         self._listened_ns, self._patience_ns = self._clock.now_ns(), 0
         self.backlog = 0
         names = (
@@ -157,7 +159,7 @@ class Labeller:
             if judge != self._judge:
                 self._switch(judge)
             self._judge = judge
-        episodes = {info.key: info for info in self._store.episodes() if info.key not in self._finished}
+        episodes = self._unfinished()
         self._watch_deadlines(episodes)
         column = self._column
         if column is None:
@@ -174,6 +176,14 @@ class Labeller:
         """Return the counters and how far labels are behind."""
         return {"backlog_frames": self.backlog, "stride": self._strides.stride, **self.counters}
 
+    def _unfinished(self) -> Mapping[EpisodeKey, EpisodeInfo]:
+        """Return the episodes that are to be labelled, and those that were finished since the store last looked."""
+        found = self._store.episodes()
+        if found is not self._found:
+            self._found = found
+            self._episodes = {info.key: info for info in found if info.key not in self._finished}
+        return self._episodes
+
     def _switch(self, judge: ServedJudge) -> None:
         """Start the column of another version; a learner that trains with one changes over when it has caught up."""
         for session in self._sessions.values():
@@ -181,6 +191,7 @@ class Labeller:
         self._sessions.clear()
         self._finished.clear()
         self._waiting_ns.clear()
+        self._found = None
         self._judge, self._column = judge, self._store.column(judge.version)
         active = self._store.active()
         self._active, self._caught_up = active == judge.version, False
@@ -198,6 +209,8 @@ class Labeller:
         now, column = self._clock.now_ns(), self._column
         backlog, caught_up = 0, column is not None
         for key, info in episodes.items():
+            if key in self._finished:
+                continue
             missing = info.observations - (0 if column is None else column.labelled(key))
             backlog += missing
             if missing <= 0:
@@ -229,6 +242,15 @@ class Labeller:
                     self._leave_out(info.key, column, error)
         return sent
 
+    def _leave_out(self, key: EpisodeKey, column: Column, error: DatasetError) -> None:
+        """Go on without an episode whose recording is torn: it is trained on with the labels it has."""
+        self._link.close(self._sessions.pop(key).name)
+        self._finished.add(key)
+        column.hold(key)
+        self.counters["unreadable"] += 1
+        self._events({"event": "unreadable", "episode": str(key)})
+        log.error("%s cannot be labelled any further: %s", key, error)
+
     def _open(self, info: EpisodeInfo, column: Column) -> _Session | None:
         if self._clock.now_ns() < self._retry_ns.get(info.key, 0):
             return None
@@ -242,15 +264,6 @@ class Labeller:
             if stride != self._config.stride:
                 self._events({"event": "stride", "episode": str(info.key), "stride": stride})
         name = self._link.open(info.task)
-    def _leave_out(self, key: EpisodeKey, column: Column, error: DatasetError) -> None:
-        """Go on without an episode whose recording is torn: it is trained on with the labels it has."""
-        self._link.close(self._sessions.pop(key).name)
-        self._finished.add(key)
-        column.hold(key)
-        self.counters["unreadable"] += 1
-        self._events({"event": "unreadable", "episode": str(key)})
-        log.error("%s cannot be labelled any further: %s", key, error)
-
         if name is None:
             return None
         session = _Session(EpisodeLabels(stride), name, self._patience_ns)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # Two labels of one frame may differ by what batches of different sizes do to the judge's arithmetic.
 _ROUNDING = 2e-3
+# Between two looks passes this many times what one took, and no more than this: a look at 10,000 episodes takes 50 ms.
+_REST, _LONGEST_REST_NS = 9, NS
 
 
 class StoredEpisodes:
@@ -54,7 +56,7 @@ class StoredEpisodes:
         self._reader, self.arena = StoreReader(root, leave_out_torn=True), ArenaReader(root)
         self._clock: Clock = clock or MonotonicClock()
         self._every_ns = int(every_s * NS)
-        self._looked_ns: int | None = None
+        self._look_ns = self._clock.now_ns()
         self._found: list[EpisodeInfo] = []
         self._made: list[StoredColumn] = []
 
@@ -66,10 +68,9 @@ class StoredEpisodes:
         Raises:
             DatasetError: If the replay memory was made anew: then everything begun on the old one is void.
         """
-        now = self._clock.now_ns()
-        if self._looked_ns is not None and now - self._looked_ns < self._every_ns:
+        began = self._clock.now_ns()
+        if began < self._look_ns:
             return self._found
-        self._looked_ns = now
         infos = self._reader.episodes()
         if self.arena.refresh():
             raise DatasetError(
@@ -81,6 +82,8 @@ class StoredEpisodes:
             for info in infos
             if info.key in slots and info.kind != "evaluation" and not self._left_out(info, slots[info.key])
         ]
+        now = self._clock.now_ns()
+        self._look_ns = max(began + self._every_ns, now + min((now - began) * _REST, _LONGEST_REST_NS))
         whole = {info.key for info in self._found if info.end is not None}
         for column in self._made:
             column.restore(whole)
@@ -102,6 +105,10 @@ class StoredEpisodes:
         """Return the version that the learner trains with, None before the first."""
         return active_version(self._root)
 
+    def _left_out(self, info: EpisodeInfo, slot: int) -> bool:
+        # The store leaves out of the replay memory, as if discarded, what it could not read.
+        return info.discarded or bool(self.arena.table["discarded"][slot])
+
     def _as_far_as_held(self, info: EpisodeInfo, slot: int) -> EpisodeInfo:
         entry = self.arena.table[slot]
         held = int(entry["observations"])
@@ -113,18 +120,14 @@ class StoredEpisodes:
 
 class StoredColumn:
     """Implements :class:`roborl.loops.learner.label.Column` on the store's progress columns.
-    def _left_out(self, info: EpisodeInfo, slot: int) -> bool:
-        # The store leaves out of the replay memory, as if discarded, what it could not read.
-        return info.discarded or bool(self.arena.table["discarded"][slot])
-
 
     Args:
         arena: The replay memory.
         version: Of the reward model.
+        alive: Called between episodes whose saved labels are taken in.
 
     Attributes:
         columns: What is written.
-        alive: Called between episodes whose saved labels are taken in.
     """
 
     def __init__(self, arena: ArenaReader, version: str, *, alive: Callable[[], None] = lambda: None) -> None:

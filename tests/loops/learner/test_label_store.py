@@ -237,3 +237,19 @@ def test_a_labeller_gives_signs_of_life_while_saved_labels_are_taken_in(rig: Rig
     signs: list[int] = []
     StoredEpisodes(rig.root, clock=rig.clock, alive=lambda: signs.append(1)).column("steps")
     assert len(signs) == 3
+
+
+def test_looks_that_take_long_are_made_less_often(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, found = [0], StoreReader.episodes
+
+    def slowly(reader: StoreReader) -> list[EpisodeInfo]:
+        looks[0] += 1
+        rig.clock.advance(0.1)
+        return found(reader)
+
+    monkeypatch.setattr(StoreReader, "episodes", slowly)
+    _, episodes = rig.labeller()
+    for _ in range(100):
+        rig.clock.advance(0.05)
+        episodes.episodes()
+    assert looks == [6], "one in a second"
