@@ -113,25 +113,27 @@ class TransitionIndex:
     """
 
     def __init__(self) -> None:
-        self._persons: dict[int, tuple[int, int, Ints]] = {}
+        self._persons: dict[int, Ints] = {}
+        self._looked_at: tuple[Ints, Ints] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._cache: dict[str, tuple[Ints, Ints, Drawn]] = {}
 
     def update(self, extent: Extent, table: NDArray[Any], source: NDArray[np.uint8]) -> None:
         """Take over a new extent; only episodes that changed are looked at step by step."""
         self._extent, self._table = extent, table
         self._cache.clear()
-        online = np.flatnonzero((extent.length > 0) & (table["kind"] == ONLINE))
-        kept: dict[int, tuple[int, int, Ints]] = {}
-        for slot, ordinal, length in zip(
-            online.tolist(), extent.ordinal[online].tolist(), extent.length[online].tolist(), strict=True
-        ):
-            known = self._persons.get(slot)
-            if known is None or known[:2] != (ordinal, length):
-                start = int(extent.start[slot])
-                steps = np.flatnonzero(source[start : start + length] == _PERSON)
-                known = (ordinal, length, steps)
-            kept[slot] = known
-        self._persons = kept
+        online = (extent.length > 0) & (table["kind"] == ONLINE)
+        ordinal, length = np.where(online, extent.ordinal, 0), np.where(online, extent.length, 0)
+        before = self._looked_at
+        if before[0].size != ordinal.size:
+            self._persons.clear()
+            before = (np.zeros_like(ordinal), np.zeros_like(length))
+        for slot in np.flatnonzero((ordinal != before[0]) | (length != before[1])).tolist():
+            start = int(extent.start[slot])
+            steps = np.flatnonzero(source[start : start + int(length[slot])] == _PERSON)
+            self._persons.pop(slot, None)
+            if steps.size:
+                self._persons[slot] = steps
+        self._looked_at = (ordinal, length)
 
     def count(self, index_set: str) -> int:
         """Return how many transitions a set has."""
@@ -192,7 +194,7 @@ class TransitionIndex:
         slots = np.flatnonzero(chosen & (length > 0))
         extra = [
             (slot, steps)
-            for slot, (_, _, steps) in self._persons.items()
+            for slot, steps in sorted(self._persons.items())
             if "person" in names and not chosen[slot]
         ]
         return (

@@ -117,7 +117,8 @@ class ReplaySource:
         self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
         self._imported, self._ahead = imported, ahead
         self._reported = set(reported)
-        self._closed: set[int] = set()
+        # By ordinal of the episode, whether its end has been looked at.
+        self._closed: NDArray[np.bool_] = np.zeros(0, np.bool_)
         # By ordinal of the episode, the most transitions of it that could be sampled at any time. It never falls: what is
         # evicted, or waits for the labels of another version, has been counted.
         self._counted: NDArray[np.int32] = np.zeros(0, np.int32)
@@ -144,12 +145,10 @@ class ReplaySource:
         counts, table = sampler.counts(), sampler.reader.table
         self._count()
         online = (table["ordinal"] > 0) & (table["kind"] == ONLINE)
-        finished = [
-            slot
-            for slot in np.flatnonzero(online & (table["ended"] == 1) & (table["awaits_verdict"] == 0))
-            if int(table["ordinal"][slot]) not in self._closed
-        ]
-        finished.sort(key=lambda slot: int(table["ordinal"][slot]))
+        self._closed = _reaching(self._closed, int(table["ordinal"].max(initial=-1)))
+        over = np.flatnonzero(online & (table["ended"] == 1) & (table["awaits_verdict"] == 0))
+        finished = over[~self._closed[table["ordinal"][over]]]
+        finished = finished[np.argsort(table["ordinal"][finished])]
         results = [self._result(int(slot)) for slot in finished]
         return Experience(
             committed=int(table["ordinal"].max(initial=0)) + int(table["observations"][online].sum()),
@@ -163,9 +162,7 @@ class ReplaySource:
 
     def _count(self) -> None:
         ordinals, lengths = self._sampler.online()
-        missing = int(ordinals.max(initial=-1)) + 1 - self._counted.size
-        if missing > 0:
-            self._counted = np.pad(self._counted, (0, missing + self._counted.size))
+        self._counted = _reaching(self._counted, int(ordinals.max(initial=-1)))
         self._counted[ordinals] = np.maximum(self._counted[ordinals], lengths)
 
     def _recorded_whole(self, counts: dict[str, int]) -> bool:
@@ -188,7 +185,7 @@ class ReplaySource:
     def _result(self, slot: int) -> EpisodeResult | None:
         reader = self._sampler.reader
         entry = reader.table[slot]
-        self._closed.add(int(entry["ordinal"]))
+        self._closed[entry["ordinal"]] = True
         key = reader.columns.keys[slot].decode()
         if key in self._reported:
             return None
@@ -212,3 +209,9 @@ class ReplaySource:
             end=info.end.value if info.end is not None else "",
             policy_version=int(versions[-1]) if versions.size else 0,
         )
+
+
+def _reaching[T: np.generic](array: NDArray[T], index: int) -> NDArray[T]:
+    """Return the array, with zeros behind it where it does not reach that far."""
+    missing = index + 1 - array.size
+    return np.pad(array, (0, missing + array.size)) if missing > 0 else array
