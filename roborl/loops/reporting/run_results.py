@@ -166,7 +166,7 @@ def online_curves(results: RunResults, count: int) -> tuple[list[ProgressCurve],
     if not version:
         return [], []
     curves = []
-    for info in StoreReader(root).episodes():
+    for info in StoreReader(root, leave_out_torn=True).episodes():
         labels = (
             load_labels(root, info.key, version) if info.kind == "online" and not info.discarded else None
         )
@@ -227,6 +227,6 @@ def _timed(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _stored(root: Path) -> list[EpisodeInfo]:
     try:
-        return StoreReader(root).episodes()
+        return StoreReader(root, leave_out_torn=True).episodes()
     except DatasetError:
         return []
