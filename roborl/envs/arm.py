@@ -11,7 +11,7 @@ import numpy as np
 from lerobot.robots.robot import Robot
 
 from roborl.clock import Clock
-from roborl.envs.bench import Bench
+from roborl.envs.bench import Bench, device_type
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.cameras import Freshness, age_ns, frame_age_s
 from roborl.envs.kinematics import Kinematics
@@ -91,9 +91,9 @@ class Arm:
         if not calibrated:
             raise ConfigError(
                 "The robot is not calibrated, or its motors hold another calibration than its file",
-                seen=f"{self.bench.robot.type} with id {self.robot.id!r}, file {self.robot.calibration_fpath}",
+                seen=f"{device_type(self.bench.robot)} with id {self.robot.id!r}, file {self.robot.calibration_fpath}",
                 allowed="motors that are calibrated as the file says",
-                remedy=f"Run lerobot-calibrate --robot.type={self.bench.robot.type} --robot.id={self.robot.id} and its port",
+                remedy=f"Run lerobot-calibrate --robot.type={device_type(self.bench.robot)} --robot.id={self.robot.id} and its port",
             )
         self.begin_episode()
 

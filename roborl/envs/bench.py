@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from lerobot.robots.config import RobotConfig
 from lerobot.robots.robot import Robot
@@ -217,6 +217,17 @@ def resolve(bench: Bench) -> Bench:
     return bench
 
 
+def device_type(config: Any) -> str:
+    """Return the type of a robot's or teleoperator's configuration; where LeRobot has several names for one, the newest.
+
+    Example:
+        >>> device_type(load_bench("so101_desk").robot)  # an SO-100's driver, which has both names
+        'so101_follower'
+    """
+    names = [name for name, kind in type(config).get_known_choices().items() if kind is type(config)]
+    return str(names[-1])
+
+
 def register_robot_types() -> None:
     """Make LeRobot's own robots and cameras, and those of installed ``lerobot_*`` plug-ins, known by name."""
     for module in _LEROBOT_TYPES:
@@ -241,7 +252,7 @@ def make_robot(bench: Bench) -> Robot:
             raise error.__cause__ from error
         raise ConfigError(
             "The robot of this bench cannot be made",
-            seen=f"{bench.robot.type}: {spelt_out(error)}",
+            seen=f"{device_type(bench.robot)}: {spelt_out(error)}",
             allowed="a robot whose driver is installed, and whose calibration file is whole where it has one",
             remedy="Install what the message names, for an SO-101: pip install 'roborl[so101]'; or calibrate again under"
             f" id {bench.robot.id}",

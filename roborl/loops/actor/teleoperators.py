@@ -13,6 +13,7 @@ from lerobot.teleoperators.config import TeleoperatorConfig
 from lerobot.teleoperators.teleoperator import Teleoperator
 
 from roborl.config import load
+from roborl.envs.bench import device_type
 from roborl.envs.servos import DEVICE_FAULTS, close_port, diagnosis, steady
 from roborl.errors import ConfigError, RobotError, spelt_out
 
@@ -52,7 +53,7 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
     except Exception as error:  # foreign code, as in roborl.envs.bench.make_robot
         raise ConfigError(
             "The teleoperator cannot be made",
-            seen=f"{config.type}: {spelt_out(error)}",
+            seen=f"{device_type(config)}: {spelt_out(error)}",
             allowed="a device whose driver is installed, and whose calibration file is whole where it has one",
             remedy="Install what the message names, for a leader arm: pip install 'roborl[so101]'; or calibrate again under"
             f" id {config.id}",
@@ -81,7 +82,7 @@ def connect_teleoperator(teleoperator: Any) -> None:
                 seen=f"{teleoperator.name} with id {teleoperator.id!r}, file {teleoperator.calibration_fpath}",
                 allowed="motors that are calibrated as the file says",
                 remedy="Give the id that it was calibrated under, or calibrate it: lerobot-calibrate"
-                f" --teleop.type={teleoperator.config.type} --teleop.port=PORT --teleop.id=NAME",
+                f" --teleop.type={device_type(teleoperator.config)} --teleop.port=PORT --teleop.id=NAME",
             )
         teleoperator.get_action()
     except ConfigError:

@@ -72,7 +72,7 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
         overrides: Dotted overrides.
         look: Whether to read the motors and open the cameras.
     """
-    from roborl.envs.bench import load_bench
+    from roborl.envs.bench import device_type, load_bench
 
     try:
         bench = load_bench(name, overrides)
@@ -82,7 +82,7 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
     yield Finding(
         what=f"bench {name}",
         ok=True,
-        says=f"{bench.robot.type}, {bench.control_hz:g} Hz, task: {bench.task}",
+        says=f"{device_type(bench.robot)}, {bench.control_hz:g} Hz, task: {bench.task}",
     )
     if not bench.simulated:
         yield Finding(what="if control dies", ok=True, says=bench.if_control_dies)
@@ -94,7 +94,7 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
 
 def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
     """Yield what can be said of a physical arm without moving it: driver, port, calibration file, motors."""
-    from roborl.envs.bench import make_robot
+    from roborl.envs.bench import device_type, make_robot
     from roborl.envs.devices import missing_devices
 
     try:
@@ -102,7 +102,7 @@ def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
     except RoborlError as error:
         yield Finding(what="driver", ok=False, says=str(error))
         return
-    yield Finding(what="driver", ok=True, says=f"of {bench.robot.type}")
+    yield Finding(what="driver", ok=True, says=f"of {device_type(bench.robot)}")
     port = getattr(bench.robot, "port", None)
     if port is not None:
         plugged = "port" not in dict(missing_devices(bench))
@@ -119,8 +119,12 @@ def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
 
 
 def _calibrate(bench: Any) -> str:
+    from roborl.envs.bench import device_type
+
     robot = bench.robot
-    return f"lerobot-calibrate --robot.type={robot.type} --robot.port={robot.port} --robot.id={robot.id}"
+    return (
+        f"lerobot-calibrate --robot.type={device_type(robot)} --robot.port={robot.port} --robot.id={robot.id}"
+    )
 
 
 def _ranges(bench: Any, robot: Any) -> Iterator[Finding]:
