@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lerobot.teleoperators.so_leader import SOLeaderTeleopConfig
 
 from roborl.errors import ConfigError, RobotError
 from roborl.loops.actor.teleoperators import connect_teleoperator
@@ -16,7 +16,7 @@ class Leader:
     """Connects as LeRobot's leader arms do."""
 
     name, id, calibration_fpath = "so_leader", "desk", "calibration/desk.json"
-    config = SimpleNamespace(type="so101_leader")
+    config = SOLeaderTeleopConfig(port="/dev/ttyACM1", id="desk")
 
     def __init__(self, *, calibrated: bool = True, port: bool = True) -> None:
         self.bus, self.is_calibrated, self._port = object(), calibrated, port
