@@ -127,35 +127,28 @@ def episode_files(root: Path) -> list[Path]:
 
 
 def _episode_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        schema = pq.read_schema(path)
-        names = [name for name in schema.names if not name.startswith("stats/")]
-        return pq.read_table(path, columns=names).to_pylist()  # type: ignore[no-any-return]
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(
-            "An episode table of the dataset is torn",
-            seen=f"{path}: {error}",
-            allowed="a whole parquet file",
-            remedy=_REPAIR,
-        ) from error
+    return _rows(path, "An episode table of the dataset is torn", without="stats/")
 
 
 def _tasks(path: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
-    try:
-        table = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(
-            "The dataset's table of tasks is torn",
-            seen=f"{path}: {error}",
-            allowed="a whole parquet file",
-            remedy=_REPAIR,
-        ) from error
+    table = _rows(path, "The dataset's table of tasks is torn")
     # LeRobot keeps the instruction in the pandas index; its name differs between versions.
     return {
         int(row["task_index"]): str(next(v for k, v in row.items() if k != "task_index")) for row in table
     }
+
+
+def _rows(path: Path, torn: str, *, without: str = "") -> list[dict[str, Any]]:
+    """Return the rows of a parquet file, without the columns whose names begin with ``without``."""
+    try:
+        names = [name for name in pq.read_schema(path).names if not (without and name.startswith(without))]
+        return pq.read_table(path, columns=names).to_pylist()  # type: ignore[no-any-return]
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            torn, seen=f"{path}: {error}", allowed="a whole parquet file", remedy=_REPAIR
+        ) from error
 
 
 def add_episode_columns(

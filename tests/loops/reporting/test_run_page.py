@@ -64,6 +64,7 @@ def test_it_says_how_episodes_ended_who_drove_and_what_died(tmp_path: Path) -> N
     ):
         assert words_said in said, words_said
     assert "store ready" not in said
+    assert "{{" not in page.read_text()
     addresses = re.findall(r'(?:src|srcset|href)="([^"]*)"', page.read_text())
     assert addresses
     assert all(address.startswith("data:") for address in addresses), "the page asks nothing of a network"
