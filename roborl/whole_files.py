@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import glob
 import json
+import math
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,27 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = False) -> None
     """Write a small file; see :func:`whole_file`. Text is written as UTF-8."""
     with whole_file(path, sync=sync) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """Return results as JSON that every reader takes: a number that is not finite becomes null, as JSON has no word for it.
+
+    Args:
+        value: Mappings, sequences, texts and numbers; anything else must be a number to ``float``.
+        indent: Spaces per level; None for one line.
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
 def read_json(path: Path, *, remedy: str) -> Any:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import multiprocessing
 import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from roborl.errors import ConfigError
-from roborl.whole_files import read_json, require_writable, whole_file, write_whole
+from roborl.whole_files import as_json, read_json, require_writable, whole_file, write_whole
 
 TEXTS = ("short", "long " * 20_000)
 
@@ -75,6 +78,16 @@ def test_a_full_disk_is_told_with_the_file_that_it_did_not_take(tmp_path: Path) 
     with pytest.raises(OSError, match="No space left") as caught:
         half()
     assert caught.value.filename == str(tmp_path / "file")
+
+
+def test_what_json_has_no_number_for_is_null_however_deep_it_lies() -> None:
+    told = {
+        "a": math.nan,
+        "b": [1, np.float32(math.inf), (2.5, np.int64(3))],
+        "c": {"d": "NaN", "e": None, "f": True},
+    }
+    read = json.loads(as_json(told), parse_constant=pytest.fail)
+    assert read == {"a": None, "b": [1, None, [2.5, 3]], "c": {"d": "NaN", "e": None, "f": True}}
 
 
 def test_json_that_is_torn_is_an_error_of_four_parts(tmp_path: Path) -> None:

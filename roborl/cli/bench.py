@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
-from roborl.whole_files import require_writable, write_whole
+from roborl.whole_files import as_json, require_writable, write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +323,7 @@ def _measure(name: str, config: Config) -> dict[str, Any]:
     run = importlib.import_module(f"roborl.loops.benchmarks.{name.replace('-', '_')}").run
     result: dict[str, Any] = run(**(benchmark.quick if config.quick else {}))
     result["bars"] = [bar.check(result) for bar in benchmark.bars]
-    write_whole(config.out / f"{name}.json", json.dumps(result, indent=2, default=float) + "\n")
+    write_whole(config.out / f"{name}.json", as_json(result, indent=2) + "\n")
     print(table(name, result), file=sys.stderr)
     return result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 
 from roborl.config import HelpShown, parse
 from roborl.errors import ConfigError, RoborlError
+from roborl.whole_files import as_json
 
 VERBS = {
     "demo": "record, train a reward model, learn online from it, report: in simulation, on a CPU",
@@ -82,6 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"roborl {verb}: stopped by Ctrl-C", file=sys.stderr)
         return 1
     if result is not None:
-        print(json.dumps(result, default=float))
+        print(as_json(result))
         return int(result.get("exit", 0))
     return 0

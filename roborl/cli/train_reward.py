@@ -7,7 +7,6 @@ stage-aware model is trained from scratch; ``--model perceptual`` recognises ste
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from roborl.errors import ConfigError
 from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
-from roborl.whole_files import require_writable, write_whole
+from roborl.whole_files import as_json, require_writable, write_whole
 
 Config = TrainRewardConfig
 
@@ -64,7 +63,7 @@ def main(config: Any) -> dict[str, Any]:
         report = _compare(config)
     else:
         report = _adapt(config)
-    write_whole(config.out / "report.json", json.dumps(report, indent=2) + "\n")
+    write_whole(config.out / "report.json", as_json(report, indent=2) + "\n")
     return report
 
 

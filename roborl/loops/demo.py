@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,7 @@ from roborl.loops.stages import Stages, claim
 from roborl.policies.small import SmallPolicy
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
-from roborl.whole_files import write_whole
+from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +236,7 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         "online": online,
         "stages_s": {name: result["wall_s"] for name, result in stages.done.items()},
     }
-    write_whole(config.out / FIGURES, json.dumps(figures, indent=1, default=float))
+    write_whole(config.out / FIGURES, as_json(figures, indent=1))
     page = write_report(config.out)
     log.info("The report is at %s", page)
     return figures | {"report": str(page)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from roborl.whole_files import write_whole
+from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +34,7 @@ class JsonLines:
 
     def __call__(self, line: Mapping[str, Any]) -> None:
         """Append one line; a number that is not finite becomes null, which JSON has no other word for."""
-        plain = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in (self._common | dict(line)).items()
-        }
-        raw = json.dumps(plain, default=float).encode() + b"\n"
+        raw = as_json(self._common | dict(line)).encode() + b"\n"
         if not written(self._path, lambda: self._append(raw), told=self.lost > 0):
             self.lost += 1
 

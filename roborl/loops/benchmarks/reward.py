@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import Counter
@@ -32,7 +31,7 @@ from roborl.rewards.model import RewardModel
 from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
-from roborl.whole_files import write_whole
+from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -146,4 +145,4 @@ def _write(config: BenchRewardConfig, result: BenchRewardResult) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     write_whole(config.out / "progress.png", png(progress_panels(result, LIGHT)))
     write_whole(config.out / "reliability.png", png(reliability_panels(result, LIGHT)))
-    write_whole(config.out / RESULT, json.dumps(result.as_dict(config), indent=2, default=str) + "\n")
+    write_whole(config.out / RESULT, as_json(result.as_dict(config), indent=2) + "\n")

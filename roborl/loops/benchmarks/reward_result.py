@@ -62,7 +62,7 @@ class BenchRewardResult:
         return format_table({name: found.figures for name, found in self.measured.items()})
 
     def as_dict(self, config: BenchRewardConfig) -> dict[str, Any]:
-        """Return plain values; JSON knows no NaN, so a figure that is not there is null."""
+        """Return plain values; a figure that is not there is NaN."""
         entries = {
             name: {
                 "place": self.places.get(name, ""),
@@ -73,18 +73,15 @@ class BenchRewardResult:
             for name, found in self.measured.items()
         }
         by_time = entries.pop(TIME_ONLY, None)
-        stated: dict[str, Any] = _no_nan(
-            {
-                "format": FORMAT,
-                "settings": draccus.encode(config),
-                "episodes": self.cohort.described(),
-                "require": list(self.require),
-                "met": self.met,
-                "models": entries,
-                "time_only": by_time,
-            }
-        )
-        return stated
+        return {
+            "format": FORMAT,
+            "settings": draccus.encode(config),
+            "episodes": self.cohort.described(),
+            "require": list(self.require),
+            "met": self.met,
+            "models": entries,
+            "time_only": by_time,
+        }
 
 
 def format_table(figures: Mapping[str, Mapping[str, float]]) -> str:
@@ -97,11 +94,3 @@ def format_table(figures: Mapping[str, Mapping[str, float]]) -> str:
         cells = "".join(f"  {'-' if math.isnan(value) else format(value, '.3f'):>{w}}" for w, value in values)
         lines.append(f"{meaning:<{width}}{cells}  {key}")
     return "\n".join(lines)
-
-
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _no_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_no_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

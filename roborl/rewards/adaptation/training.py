@@ -23,6 +23,7 @@ from roborl.rewards.adaptation.lessons import Album, Lessons, Sample
 from roborl.rewards.adaptation.teaching import Teacher
 from roborl.rewards.adaptation.weights import LearningWeights
 from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
+from roborl.whole_files import as_json
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +226,7 @@ class _Run:
         path = self.workspace / "log.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
-            file.write(json.dumps({k: None if v != v else v for k, v in figures.items()}) + "\n")
+            file.write(as_json(figures) + "\n")
         if self.log is not None:
             self.log(figures)
 
