@@ -339,6 +339,9 @@ class Trainer[B]:
         except OSError as error:
             if self._publisher.version == 0:
                 raise  # No actor can begin without one.
+            self._metrics(
+                {"kind": "refused", "reason": f"the disk does not take them: {error.strerror}"} | note
+            )
             log.error("New weights are not published, for the disk does not take them: %s", error)
             return
         if published:

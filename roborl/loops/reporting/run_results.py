@@ -81,7 +81,7 @@ class RunResults:
         settings: Its resolved settings: those of ``train``, or of ``learn`` where the learner stood alone.
         episodes: Finished online episodes in order: ``number success discarded steps person end policy_version minute``.
         training: The trainer's figures over time, each with its ``minute``.
-        events: Starts, deaths, recoveries and degraded modes of its processes.
+        events: Starts, deaths, recoveries and degraded modes of its processes, and weights that were refused.
     """
 
     run: RunFolder
@@ -149,7 +149,14 @@ def read_run(run: RunFolder) -> RunResults:
         settings=settings,
         episodes=episodes,
         training=[line for line in lines if line.get("kind") == "train"],
-        events=read_lines(run.events),
+        events=[
+            *read_lines(run.events),
+            *(
+                {"child": "trainer", "event": "weights refused"}
+                for line in lines
+                if line.get("kind") == "refused"
+            ),
+        ],
     )
 
 

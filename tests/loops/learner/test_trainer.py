@@ -303,6 +303,7 @@ def test_a_full_disk_costs_a_version_and_not_the_trainer(
         full.setattr("roborl.learning.publish.save_file", no_room)
         assert bench.turn(1.0) > 0
         assert bench.trainer.report()["version"] == before
+        assert "No space left" in bench.of("refused")[-1]["reason"]
     bench.memory.grow(20)
     bench.turn(1.0)
     assert bench.trainer.report()["version"] == before + 1

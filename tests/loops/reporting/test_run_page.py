@@ -46,6 +46,7 @@ def test_it_says_how_episodes_ended_who_drove_and_what_died(tmp_path: Path) -> N
         training(0, critic_loss=0.5, clone_loss=None),
         *(episode(n, 5 * n, success=n > 10, end="success" if n > 10 else "time_limit") for n in range(1, 31)),
         episode(31, 160, person=30, end="watchdog", success=None),
+        {"kind": "refused", "at_ns": 0, "reason": "the disk does not take them"},
         events=("started", "ready", "died", "died", "finished"),
     )
     page = write_run_page(run, {"restarts": {"store": 2}})
@@ -59,6 +60,7 @@ def test_it_says_how_episodes_ended_who_drove_and_what_died(tmp_path: Path) -> N
         "time limit 10",
         "watchdog 1",
         "store died 2",
+        "trainer weights refused 1",
         "processes restarted 2",
         "policy-invariant",
     ):
