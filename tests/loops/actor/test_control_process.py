@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -116,11 +117,14 @@ def test_on_a_physical_bench_the_operator_is_told_what_the_arm_does_when_control
         run=tmp_path,
         operator="none",
         ring_mb=1,
+        # It runs in this process, which tests other things afterwards.
+        priority="normal",
     )
     child = Child("control", None, ctypes.c_int64(0))
     child.stop()
     try:
         control_process.main(child, config)
     finally:
+        gc.unfreeze()
         shutil.rmtree(folder_of(config))
     assert "Should this control process die: the arm sinks slowly" in caplog.text

@@ -81,6 +81,8 @@ def config(desk: DeskArm, tmp_path: Path) -> Iterator[ActConfig]:
         operator="none",
         episodes=1,
         ring_mb=1,
+        # It runs in this process, which tests other things afterwards.
+        priority="normal",
     )
     yield made
     shutil.rmtree(folder_of(made))
