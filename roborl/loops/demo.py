@@ -21,6 +21,7 @@ from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.first_policy import first_policy
 from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.learn_config import ShapingConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.learnt import learnt_policy
@@ -84,6 +85,8 @@ class DemoConfig:
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # how progress becomes reward; scale 0 learns from the operator's button alone
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    # the labeller
+    labels: LabelConfig = field(default_factory=LabelConfig)
     # the algorithm
     rlpd: RlpdConfig = field(default_factory=RlpdConfig)
     # the trainer
@@ -355,6 +358,7 @@ def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -
                 failures=True,
             ),
             shaping=config.shaping,
+            labels=config.labels,
             rlpd=config.rlpd,
             trainer=trainer,
             episodes=config.episodes,

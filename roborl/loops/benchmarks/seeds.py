@@ -46,7 +46,13 @@ ARMS = (
     CLONE,
     "shaped without demonstrations",
     "sparse without demonstrations",
+    "shaped held",
+    "blind held",
 )
+CONDITIONS = (" without demonstrations", " held")
+"""Ends of names of arms: such an arm is set beside the full one under the same condition."""
+
+HELD_STEPS = 4
 DEMO = DemoConfig(filmed=0)
 STAGED = replace(
     DEMO,
@@ -91,7 +97,8 @@ def run(
     Args:
         scenes: Simulated tasks.
         arms: Names out of :data:`ARMS`. "blind" has a critic that is not told the potential, "shuffled" scores that are
-            shuffled in time within their episode, and the clone of all demonstrations does not learn online.
+            shuffled in time within their episode, and the clone of all demonstrations does not learn online. "held" scores
+            every fourth observation, as a judge does that needs its time; the potential stands still in between.
         seeds: Seeds per task.
         first_seed: The first to be tried. Settings were chosen on earlier ones.
         episodes: Online episodes of a run.
@@ -245,10 +252,12 @@ def of_arm(config: DemoConfig, arm: str) -> DemoConfig:
         config = replace(config, shaping=ShapingConfig(scale=0.0))
     if arm == "shuffled":
         config = replace(config, shaping=replace(config.shaping, shuffled=True))
-    if arm == "blind":
+    if arm.startswith("blind"):
         config = replace(config, rlpd=replace(config.rlpd, critic_sees_potential=False))
     if arm.endswith("without demonstrations"):
         config = replace(config, replay_demonstrations=False)
+    if arm.endswith(" held"):
+        config = replace(config, labels=replace(config.labels, stride=HELD_STEPS))
     return config
 
 
@@ -300,7 +309,7 @@ def differences(results: Sequence[Mapping[str, Any]], full: str = "shaped") -> d
     found: dict[str, dict[str, Any]] = {}
     for scene in sorted({scene for scene, _, _ in final}):
         for arm in sorted({arm for s, arm, _ in final if s == scene}):
-            ours = f"{full} without demonstrations" if arm.endswith("without demonstrations") else full
+            ours = full + next((condition for condition in CONDITIONS if arm.endswith(condition)), "")
             seeds = sorted(s for sc, a, s in final if (sc, a) == (scene, ours) and (scene, arm, s) in final)
             if arm == ours or len(seeds) < 2:
                 continue
