@@ -11,7 +11,7 @@ from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_frames import LeRobotFilm
 from roborl.data.lerobot_info import camera_keys
 from roborl.data.lerobot_io import read_one
-from roborl.data.relabel_source import LeftOut, RelabelSource, lit_camera
+from roborl.data.relabel_source import LeftOut, RelabelSource, first_lit
 from roborl.errors import DatasetError
 
 
@@ -36,7 +36,7 @@ class LeRobotSubset:
         cameras: Sequence[str] = (),
         rate_hz: float | None = None,
     ) -> None:
-        self._files = load_files(place)
+        self._files, self._wanted = load_files(place), split
         self._splits = _ranges(self._files.info.get("splits") or {})
         keys = camera_keys(self._files.features)
         if absent := [name for name in cameras if name not in keys] or not keys:
@@ -55,12 +55,17 @@ class LeRobotSubset:
             )
         self._cameras = {name: keys[name] for name in cameras or keys}
         self._rate_hz = rate_hz or float(self._files.info["fps"])
-        self._rows = [row for row in self._files.episodes if not split or self._split(row) == split]
+        self._rows = [row for row in self._files.episodes if not split or self._split_of(row) == split]
 
     @property
     def name(self) -> str:
         """The dataset's name: that of its folder."""
         return self._files.root.resolve().name
+
+    @property
+    def split(self) -> str:
+        """Which split it is, empty for all of them."""
+        return self._wanted
 
     def __len__(self) -> int:
         """How many episodes it has."""
@@ -79,12 +84,12 @@ class LeRobotSubset:
         films = {
             name: LeRobotFilm(files=self._files, row=row, key=key) for name, key in self._cameras.items()
         }
-        camera = lit_camera(films)
+        camera = first_lit((name, film.read([0])[0]) for name, film in films.items())
         if camera is None:
             return LeftOut.BLACK
         return RelabelSource(
             dataset=self.name,
-            split=self._split(row),
+            split=self._split_of(row),
             episode=f"{episode.index:06d}",
             task=episode.task.strip(),
             camera=camera,
@@ -94,7 +99,7 @@ class LeRobotSubset:
             film=films[camera],
         )
 
-    def _split(self, row: Mapping[str, Any]) -> str:
+    def _split_of(self, row: Mapping[str, Any]) -> str:
         index = int(row["episode_index"])
         return next((name for range_, name in self._splits.items() if index in range_), "train")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -85,6 +85,7 @@ class LeftOut(StrEnum):
     UNSUCCESSFUL = "that failed"
     DISCARDED = "that are to be kept out of training"
     SHORT = "of fewer than two observations"
+    DAMAGED = "that cannot be read"
 
 
 class Subset(Protocol):
@@ -93,6 +94,11 @@ class Subset(Protocol):
     @property
     def name(self) -> str:
         """The dataset's name."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Which split it is, empty for all of them."""
         ...
 
     def __len__(self) -> int:
@@ -108,12 +114,12 @@ class Subset(Protocol):
         ...
 
 
-def lit_camera(films: Mapping[str, Film]) -> str | None:
-    """Return the first camera whose first picture is not black, None where all of them are; blocks.
+def first_lit(pictures: Iterable[tuple[str, Image]]) -> str | None:
+    """Return the first camera whose picture is not black, None where all of them are.
 
     Several datasets of Open X-Embodiment hold streams of nothing.
 
-    Raises:
-        DatasetError: If a picture cannot be decoded.
+    Args:
+        pictures: Cameras with their first picture; no more of them are taken than needed.
     """
-    return next((name for name, film in films.items() if film.read([0])[0].max() > _BLACK), None)
+    return next((name for name, picture in pictures if picture.max() > _BLACK), None)
