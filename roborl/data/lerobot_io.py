@@ -71,7 +71,7 @@ def read_episodes(
     episodes: Sequence[int] | None = None,
     with_images: bool = True,
 ) -> Iterator[DatasetEpisode]:
-    """Read the episodes of a dataset of ours, or of any LeRobotDataset v3, one at a time.
+    """Read the episodes of a dataset of ours, or of any LeRobotDataset v3 or v2, one at a time.
 
     A foreign dataset has no observation after its last action. An episode that ended in success or failure keeps that
     action, with its last observation repeated (nothing is bootstrapped from it); a truncated one loses it. Without

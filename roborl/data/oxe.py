@@ -12,6 +12,7 @@ import yaml
 from roborl.errors import ConfigError
 from roborl.paths import dataset_file
 
+_ON_ARM = ("wrist", "hand", "gripper")
 _PORT, _CONVERTED = "_lerobot", "_converted_externally_to_rlds"
 
 
@@ -71,6 +72,16 @@ def known_dataset(name: str) -> KnownDataset | None:
     """
     plain, table = name.removesuffix(_PORT), known_datasets()
     return table.get(plain) or table.get(plain + _CONVERTED) or table.get(f"{plain}_dataset{_CONVERTED}")
+
+
+def is_on_arm(camera: str) -> bool:
+    """Whether a camera moves with the arm, by its name.
+
+    Example:
+        >>> is_on_arm("wrist_image"), is_on_arm("exterior_image_1_left")
+        (True, False)
+    """
+    return any(word in camera.lower() for word in _ON_ARM)
 
 
 def _known(facts: Mapping[str, Any]) -> KnownDataset:

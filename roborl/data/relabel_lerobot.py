@@ -11,6 +11,7 @@ from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_frames import LeRobotFilm
 from roborl.data.lerobot_info import camera_keys
 from roborl.data.lerobot_io import read_one
+from roborl.data.oxe import is_on_arm, known_dataset
 from roborl.data.relabel_source import LeftOut, RelabelSource, first_lit
 from roborl.errors import DatasetError
 
@@ -21,7 +22,8 @@ class LeRobotSubset:
     Args:
         place: A folder, or an id on the hub.
         split: The split to read, as ``meta/info.json`` names it; empty for all of them.
-        cameras: Which to try, in this order; empty for all in the dataset's order.
+        cameras: Which to try, in this order; empty for those that ``datasets/oxe.yaml`` names, or all, those from outside
+            first.
         rate_hz: Observations per second; None for what the dataset says.
 
     Raises:
@@ -53,7 +55,9 @@ class LeRobotSubset:
                 allowed=sorted(set(self._splits.values())),
                 remedy="Name one of these, or none",
             )
-        self._cameras = {name: keys[name] for name in cameras or keys}
+        self._known = known_dataset(self.name)
+        named = [name for name in (self._known.images if self._known else ()) if name in keys]
+        self._cameras = {name: keys[name] for name in cameras or named or sorted(keys, key=is_on_arm)}
         self._rate_hz = rate_hz or float(self._files.info["fps"])
         self._rows = [row for row in self._files.episodes if not split or self._split_of(row) == split]
 
@@ -97,6 +101,8 @@ class LeRobotSubset:
             count=int(row["length"]),
             success=episode.success,
             film=films[camera],
+            onset=self._known.onset if self._known else None,
+            on_arm=is_on_arm(camera) or bool(self._known and self._known.wrist_only),
         )
 
     def _split_of(self, row: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roborl.data.oxe import is_on_arm
 from roborl.data.relabel_source import LeftOut, RelabelSource, first_lit
 from roborl.data.rlds.conversion import first_observation, read_pictures, task_of, verdict_of
 from roborl.data.rlds.dataset import RldsDataset
@@ -111,4 +112,5 @@ class RldsSubset:
             success=verdict_of(episode, mapping),
             film=RldsFilm(dataset=self._dataset, place=place, mapping=mapping, camera=camera, first=first),
             onset=mapping.onset,
+            on_arm=mapping.wrist_only or is_on_arm(camera),
         )

@@ -40,6 +40,7 @@ class RelabelSource:
         success: Whether the task was done at its end, None where nobody says.
         film: Its pictures.
         onset: Share of the episode after which the task is done, where that is known of the dataset.
+        on_arm: Whether the camera moves with the arm, as far as that is known.
         origin: Name of the episode that it was copied or cut from; its own where it was not.
     """
 
@@ -53,6 +54,7 @@ class RelabelSource:
     success: bool | None
     film: Film
     onset: float | None = None
+    on_arm: bool = False
     origin: str = ""
 
     def read(self, indices: Iterable[int]) -> dict[int, Image]:

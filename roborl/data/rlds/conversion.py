@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.rlds.episode import STEPS, RldsEpisode
 from roborl.data.rlds.mapping import RldsMapping
+from roborl.errors import DatasetError
 from roborl.types import EndCause, Image
 
 _STILL = 1e-4  # What is left of no motion in floating point; the gripper, last, may be anything.
@@ -57,11 +58,7 @@ def convert(
     shown = [*range(first, episode.count), *([episode.count - 1] if repeat else [])]
     return DatasetEpisode(
         task=task_of(episode, mapping),
-        images={
-            name: np.stack([pictures[i] for i in shown])
-            for name in cameras
-            for pictures in [read_pictures(episode, mapping, name, range(first, episode.count))]
-        },
+        images={name: _film(episode, mapping, name, shown) for name in cameras},
         state=_side_by_side(episode, mapping.state)[shown],
         action=action[first : first + steps],
         reward=_rewards(episode, first, steps, verdict),
@@ -120,6 +117,18 @@ def verdict_of(episode: RldsEpisode, mapping: RldsMapping) -> bool | None:
         return True
     reward = STEPS + "reward"
     return True if episode.has(reward) and bool((episode.numbers(reward) > 0).any()) else None
+
+
+def _film(episode: RldsEpisode, mapping: RldsMapping, camera: str, shown: Sequence[int]) -> NDArray[np.uint8]:
+    found = read_pictures(episode, mapping, camera, sorted(set(shown)))
+    if len(sizes := {picture.shape for picture in found.values()}) > 1:
+        raise DatasetError(
+            "The pictures of an episode differ in size",
+            seen=f"{sorted(sizes)} of camera {camera}",
+            allowed="one size within an episode",
+            remedy="Leave this camera out: name others with images",
+        )
+    return np.stack([found[i] for i in shown])
 
 
 def _closed(episode: RldsEpisode) -> bool:

@@ -20,6 +20,11 @@ STEPS = "steps/"
 _FLAGS = ("is_first", "is_last", "is_terminal")
 
 
+def _is_letter(code: int) -> bool:
+    """Whether a number is a code point that text can hold: no zero, and no half of a pair."""
+    return 0 < code < 0xD800 or 0xDFFF < code < 0x110000
+
+
 class RldsEpisode:
     """The steps of one record.
 
@@ -94,7 +99,7 @@ class RldsEpisode:
         leaf, values = self._found(path)
         if leaf.kind == "tensor" and np.dtype(leaf.dtype).kind in "iu" and len(leaf.shape) == 1:
             rows = np.atleast_2d(self.numbers(path))
-            return ["".join(chr(c) for c in row if 0 < c < 0x110000) for row in rows.tolist()]
+            return ["".join(chr(c) for c in row if _is_letter(c)) for row in rows.tolist()]
         if leaf.kind != "text" or not isinstance(values, list):
             self._wrong(path, f"a {leaf.name}", "text")
         if leaf.depth > 1 or len(values) != (self.count if leaf.depth else 1):

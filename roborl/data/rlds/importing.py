@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_repair import FolderLock, begun, drop_torn
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.rlds.conversion import convert
 from roborl.data.rlds.dataset import RldsDataset
@@ -76,12 +78,11 @@ def import_rlds(
     """
     dataset = RldsDataset(place, split=split, strict=strict)
     mapping = map_features(dataset.info, instruction=instruction, images=images, rate_hz=rate_hz)
-    begun = (out / "meta" / "info.json").is_file()
-    writer, size = None, dict(describe(out).cameras) if begun else {}
-    there = {e.key for e in read_episodes(out, with_images=False)} if begun else set()
+    there, size = _written(out)
+    writer: DatasetWriter | None = None
     counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0}
     total = len(dataset) if limit is None else min(limit, len(dataset))
-    try:
+    with contextlib.ExitStack() as stack:
         for index in range(total):
             key = _key(dataset, index)
             if key in there:
@@ -99,13 +100,10 @@ def import_rlds(
                 counts["short"] += 1
                 continue
             size = size or {name: (p.shape[1], p.shape[2]) for name, p in episode.images.items()}
-            writer = writer or _writer(out, dataset, mapping, size, video)
+            writer = writer or stack.enter_context(_writer(out, dataset, mapping, size, video))
             writer.append(_of_size(episode, size))
             counts["episodes"] += 1
             on_episode(index + 1, total)
-    finally:
-        if writer is not None:
-            writer.close()
     if not counts["episodes"] + counts["present"]:
         raise DatasetError(
             "There was no episode to import",
@@ -113,6 +111,19 @@ def import_rlds(
             allowed="at least one of two observations",
         )
     return Imported(**counts)
+
+
+def _written(out: Path) -> tuple[set[str], dict[str, tuple[int, int]]]:
+    """Return the episodes that an import has, having dropped what a kill tore, and the size of their pictures."""
+    if not begun(out):
+        return set(), {}
+    lock = FolderLock(out)
+    try:
+        drop_torn(out)
+    finally:
+        lock.close()
+    keys = {episode.key for episode in read_episodes(out, with_images=False)}
+    return keys, dict(describe(out).cameras) if keys else {}
 
 
 def _key(dataset: RldsDataset, index: int) -> str:
@@ -140,7 +151,6 @@ def _writer(
         cameras=size,
         state_names=mapping.state_names,
         action_names=mapping.action_names,
-        robot_type=dataset.info.name,
         video=video,
     )
 

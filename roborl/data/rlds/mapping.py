@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from roborl.data.oxe import known_dataset
+from roborl.data.oxe import is_on_arm, known_dataset
 from roborl.data.rlds.episode import STEPS
 from roborl.data.rlds.features import Leaf
 from roborl.data.rlds.shards import RldsInfo
@@ -13,7 +13,6 @@ from roborl.errors import ConfigError, DatasetError
 
 _OBSERVATION, _ACTION = STEPS + "observation/", STEPS + "action"
 _WIDEST_STATE = 64
-_FROM_THE_ARM = ("wrist", "hand", "gripper", "eye_in")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +30,7 @@ class RldsMapping:
         success: What says whether an episode succeeded, empty where nothing does.
         demonstrations: Whether every episode is known to have succeeded.
         onset: Share of an episode after which the task is usually done, None where that is not known.
+        wrist_only: Whether there is no view from outside, whatever the cameras are called.
         bgr: Whether blue and red are swapped in the pictures.
         still_start: Whether the first action is no motion and to be left out.
     """
@@ -45,6 +45,7 @@ class RldsMapping:
     success: str
     demonstrations: bool
     onset: float | None
+    wrist_only: bool
     bgr: bool
     still_start: bool
 
@@ -77,7 +78,9 @@ def map_features(
     tasks = [_find(features, name) for name in told if instruction or _has(features, name)]
     pictures = [path for path, leaf in features.items() if leaf.is_picture and path.startswith(STEPS)]
     wanted = images or [name for name in (known.images if known else ()) if _has(features, name)]
-    cameras = [_find(features, name) for name in wanted] or sorted(pictures, key=_from_the_arm)
+    cameras = [_find(features, name) for name in wanted] or sorted(
+        pictures, key=lambda path: is_on_arm(camera_name(path))
+    )
     if wrong := [path for path in cameras if path not in pictures] or not cameras:
         raise DatasetError(
             "The dataset has no such pictures" if cameras else "The dataset has no pictures",
@@ -103,6 +106,7 @@ def map_features(
         success=known.success if known else _verdict(features),
         demonstrations=known is not None and not known.success,
         onset=known.onset if known else None,
+        wrist_only=known is not None and known.wrist_only,
         bgr=known is not None and known.bgr,
         still_start=known is not None and known.still_start,
     )
@@ -180,7 +184,3 @@ def _names(features: Mapping[str, Leaf], paths: Sequence[str]) -> tuple[str, ...
 def _verdict(features: Mapping[str, Leaf]) -> str:
     places = ("success", "episode_metadata/success", "is_success", "episode_metadata/is_success")
     return next((path for path in places if path in features and features[path].depth == 0), "")
-
-
-def _from_the_arm(path: str) -> bool:
-    return any(word in path.rsplit("/", 1)[-1] for word in _FROM_THE_ARM)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.oxe import known_dataset, known_datasets
 from roborl.data.rlds.conversion import convert, task_of
 from roborl.data.rlds.dataset import RldsDataset
+from roborl.data.rlds.episode import RldsEpisode
 from roborl.data.rlds.mapping import RldsMapping, map_features
 from roborl.errors import ConfigError, DatasetError
-from roborl.testing.rlds import rlds_episode, write_rlds
+from roborl.testing.rlds import example, rlds_episode, write_rlds
 from roborl.types import EndCause
 
 
@@ -30,10 +35,10 @@ def first(dataset: RldsDataset, **options: Any) -> DatasetEpisode:
 
 
 def test_the_last_step_is_there_for_its_observation(tmp_path: Path) -> None:
-    given = rlds_episode(1, steps=4)
-    steps = given["steps"]
+    one = rlds_episode(1, steps=4)
+    steps = one["steps"]
     steps["action"][-1] = 1e9
-    found = first(written(tmp_path, given))
+    found = first(written(tmp_path, one))
     assert (found.steps, found.success, found.end, found.repeated_last) == (4, True, EndCause.SUCCESS, False)
     assert (found.task, found.index) == ("put the cube in bowl 1", 3)
     np.testing.assert_array_equal(found.action, steps["action"][:4])
@@ -86,22 +91,22 @@ def test_of_an_unknown_dataset_a_reward_is_a_success_and_none_is_no_verdict(tmp_
 
 
 def test_the_first_action_of_bridge_is_none_and_left_out(tmp_path: Path) -> None:
-    given = rlds_episode(0, steps=4)
-    given["steps"]["action"][0] = [1e-10, 0, 0, -2e-7, 0, 0, 1]
-    still = first(written(tmp_path, given, name="bridge"))
-    np.testing.assert_array_equal(still.action, given["steps"]["action"][1:4])
-    np.testing.assert_array_equal(still.images["image"], given["steps"]["observation"]["image"][1:])
+    one = rlds_episode(0, steps=4)
+    one["steps"]["action"][0] = [1e-10, 0, 0, -2e-7, 0, 0, 1]
+    still = first(written(tmp_path, one, name="bridge"))
+    np.testing.assert_array_equal(still.action, one["steps"]["action"][1:4])
+    np.testing.assert_array_equal(still.images["image"], one["steps"]["observation"]["image"][1:])
     moving = first(written(tmp_path / "b", rlds_episode(0, steps=4), name="bridge"))
     assert (moving.steps, still.steps) == (4, 3)
-    elsewhere = first(written(tmp_path / "c", given))
+    elsewhere = first(written(tmp_path / "c", one))
     assert elsewhere.steps == 4, "only where it is known to mean nothing"
 
 
 def test_blue_and_red_of_one_dataset_are_swapped_back(tmp_path: Path) -> None:
-    given = rlds_episode(0)
+    one = rlds_episode(0)
     name = "nyu_rot_dataset_converted_externally_to_rlds"
-    found = first(written(tmp_path, given, name=name)).images["image"]
-    np.testing.assert_array_equal(found, given["steps"]["observation"]["image"][..., ::-1])
+    found = first(written(tmp_path, one, name=name)).images["image"]
+    np.testing.assert_array_equal(found, one["steps"]["observation"]["image"][..., ::-1])
 
 
 def test_parts_of_state_and_action_are_put_side_by_side(tmp_path: Path) -> None:
@@ -176,6 +181,52 @@ def test_what_nobody_knows_has_to_be_said(tmp_path: Path) -> None:
 def test_an_episode_without_a_step_is_none(tmp_path: Path) -> None:
     dataset = written(tmp_path, rlds_episode(0, steps=0))
     assert convert(dataset.episode(0), map_features(dataset.info), cameras=[]) is None
+
+
+def test_pictures_of_several_sizes_in_an_episode_are_told(tmp_path: Path) -> None:
+    one = rlds_episode(0, steps=2)
+    root = write_rlds(tmp_path / "viola" / "1.0.0", [one])
+    features = root / "features.json"
+    features.write_text(features.read_text().replace('["16", "20", "3"]', '["-1", "-1", "3"]'))
+    flat = {name: one["steps"][name] for name in ("is_last", "action")}
+    sizes = [np.zeros((8, 8 + t, 3), np.uint8) for t in range(3)]
+    pictures = [cv2.imencode(".png", picture)[1].tobytes() for picture in sizes]
+    record = example(
+        {f"steps/{n}": v for n, v in flat.items()}
+        | {
+            "steps/observation/image": pictures,
+            "steps/observation/state": one["steps"]["observation"]["state"],
+        }
+    )
+    dataset = RldsDataset(root)
+    episode = RldsEpisode(record, dataset.info.features, "it")
+    with pytest.raises(DatasetError, match=r"differ in size\. Found: \[\(8, 8, 3\), .*image"):
+        convert(episode, map_features(dataset.info), cameras=["image"])
+
+
+SMALL = {"image": np.full((3, 2, 2, 3), 50, np.uint8), "state": np.ones((3, 1), np.float32)}
+FUZZED = rlds_episode(0, steps=2, observation=SMALL, language_embedding=None)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> RldsDataset:
+    return RldsDataset(write_rlds(tmp_path_factory.mktemp("fuzz") / "viola" / "1.0.0", [FUZZED]))
+
+
+@settings(max_examples=60)
+@given(changes=st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=4))
+def test_nothing_but_our_error_leaves_a_damaged_episode(
+    fuzzed: RldsDataset, changes: list[tuple[int, int]]
+) -> None:
+    steps = {f"steps/{n}": v for n, v in FUZZED["steps"].items() if n != "observation"}
+    pictures = [cv2.imencode(".png", picture)[1].tobytes() for picture in SMALL["image"]]
+    seen = {"steps/observation/image": pictures, "steps/observation/state": SMALL["state"]}
+    record = bytearray(example({**steps, **seen}))
+    for place, byte in changes:
+        record[place % len(record)] = byte
+    mapping = map_features(fuzzed.info)
+    with contextlib.suppress(DatasetError):
+        convert(RldsEpisode(bytes(record), fuzzed.info.features, "it"), mapping, cameras=["image"])
 
 
 def test_the_table_of_datasets_is_whole_and_found_by_ports_names() -> None:
