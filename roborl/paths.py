@@ -1,7 +1,8 @@
-"""Where the data folders are: beside the package in a checkout, inside it in a wheel."""
+"""Where the data folders are: beside the package in a checkout, inside it in a wheel; and where what is made again lies."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from roborl.errors import ConfigError
@@ -17,6 +18,28 @@ def source_root() -> Path | None:
 
 def _data_root() -> Path:
     return source_root() or _PACKAGE
+
+
+def cache_folder(name: str) -> Path:
+    """Return where files lie that can be made again; nobody has made the folder yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roborl" / name
+
+
+def dataset_file(name: str) -> Path:
+    """Return ``datasets/<name>``.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    path = _data_root() / "datasets" / name
+    if not path.is_file():
+        raise ConfigError(
+            "A file of the installation is missing",
+            seen=path,
+            allowed="a whole one",
+            remedy="Install roborl again",
+        )
+    return path
 
 
 def robot_folder(name: str) -> Path:

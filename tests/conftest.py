@@ -22,7 +22,17 @@ settings.load_profile("roborl")
 @pytest.fixture(scope="session")
 def table_data() -> Path:
     """Two filmed episodes of clearing a table by a real robot: data that lies beside the project and never in it."""
-    place = "shared/data/robo_dopamine_table"
+    return beside("shared/data/robo_dopamine_table")
+
+
+@pytest.fixture(scope="session")
+def bridge_data() -> Path:
+    """25 episodes of a real WidowX as RLDS, cut to ten steps each."""
+    return beside("shared/data/bridge_rlds/bridge_dataset")
+
+
+def beside(place: str) -> Path:
+    """Return real data that lies beside the project; skip the test where there is none."""
     found = next((p / place for p in Path(__file__).parents if (p / place).is_dir()), None)
     if found is None:
         pytest.skip(f"needs the real data beside the project, in {place}")

@@ -50,7 +50,7 @@ def test_every_module_is_named_for_what_it_does() -> None:
 def test_every_package_travels_in_the_wheel() -> None:
     packages = {name_of(path) for path in MODULES if path.name == "__init__.py"}
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    assert listed == packages | {"roborl.robots", "roborl.hardware_configs"}
+    assert listed == packages | {"roborl.robots", "roborl.hardware_configs", "roborl.datasets"}
 
 
 def test_packages_without_a_module_do_not_exist() -> None:

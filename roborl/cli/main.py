@@ -21,6 +21,7 @@ VERBS = {
     "serve": "judge camera streams for any number of clients",
     "watch": "follow one camera stream and print its progress",
     "record": "record demonstrations into a LeRobotDataset",
+    "import": "turn an RLDS dataset of Open X-Embodiment into a LeRobotDataset",
     "evaluate": "measure the success rate of a policy, with an interval",
     "annotate": "mark the sub-tasks of a dataset's episodes",
     "train-reward": "train a reward model on a dataset",

@@ -169,7 +169,7 @@ def write_annotations(
     Raises:
         DatasetError: If an annotation does not fit its episode.
     """
-    files = load_files(root)
+    files = load_files(root, to_write=True)
     fps = float(files.info["fps"])
     lengths = {int(row["episode_index"]): int(row["length"]) for row in files.episodes}
     given = {index: tuple(marks) for index, marks in subtasks.items() if marks}

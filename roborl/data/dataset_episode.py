@@ -82,7 +82,7 @@ class DatasetEpisode:
         failure: The kind of a scripted failure, empty otherwise.
         discarded: True where the operator asked to keep it out of training.
         repeated_last: True where the last observation is a copy of the one before it, because the file has none.
-        key: The identity it had in a store, empty otherwise.
+        key: The identity it had in a store, or in the RLDS dataset it was imported from; empty otherwise.
         index: Its ``episode_index`` in the file it was read from, -1 otherwise.
         provenance: Where actions and rewards came from, None where the file does not say.
         benchmark_progress: Privileged progress, float32 (T + 1,), for benchmarks and tests only; None elsewhere.

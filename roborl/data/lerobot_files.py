@@ -1,4 +1,4 @@
-"""The files of a LeRobotDataset v3 on disk: finding, reading and rewriting its metadata."""
+"""The files of a LeRobotDataset on disk: finding, reading and rewriting its metadata. Version 2 is read, not written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roborl.data.lerobot_v2 import read_v2
 from roborl.errors import DatasetError
 from roborl.whole_files import whole_file, write_whole
 
@@ -46,16 +47,20 @@ class Files:
     def data_file(self, row: Mapping[str, Any]) -> Path:
         """Return the parquet file that holds an episode's frames."""
         return self.root / str(self.info["data_path"]).format(
-            chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
+            **_numbers(row, "data"), episode_index=row["episode_index"]
         )
 
     def video_file(self, row: Mapping[str, Any], key: str) -> Path:
         """Return the video that holds an episode's pictures of one camera."""
         return self.root / str(self.info["video_path"]).format(
-            video_key=key,
-            chunk_index=row[f"videos/{key}/chunk_index"],
-            file_index=row[f"videos/{key}/file_index"],
+            video_key=key, **_numbers(row, f"videos/{key}"), episode_index=row["episode_index"]
         )
+
+
+def _numbers(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return what file names of either version are made of; the first two are those of v3."""
+    chunk = row[f"{kind}/chunk_index"]
+    return {"chunk_index": chunk, "file_index": row[f"{kind}/file_index"], "episode_chunk": chunk}
 
 
 def locate(source: str | Path) -> Path:
@@ -87,11 +92,15 @@ def locate(source: str | Path) -> Path:
         ) from error
 
 
-def load_files(source: str | Path) -> Files:
+def load_files(source: str | Path, *, to_write: bool = False) -> Files:
     """Read the metadata of a dataset.
 
+    Args:
+        source: A folder, or an id on the hub.
+        to_write: Whether it will be written, which one of version 2 is not.
+
     Raises:
-        DatasetError: If it is missing, unreadable or not of version 3.
+        DatasetError: If it is missing, unreadable or of another version.
     """
     root = locate(source)
     try:
@@ -104,15 +113,18 @@ def load_files(source: str | Path) -> Files:
             allowed="JSON as LeRobot writes it",
             remedy=_REPAIR,
         ) from error
-    if not version.startswith("v3."):
+    if not version.startswith(("v3.",) if to_write else ("v3.", "v2.")):
         raise DatasetError(
             "The dataset has another format version",
             seen=version,
-            allowed="v3.x",
+            allowed="v3.x" if to_write else "v3.x or v2.x",
             remedy="Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<id>",
         )
-    episodes = [row for path in episode_files(root) for row in _episode_rows(path)]
-    tasks = _tasks(root / "meta" / "tasks.parquet")
+    if version.startswith("v2."):
+        episodes, tasks = read_v2(root, info)
+    else:
+        episodes = [row for path in episode_files(root) for row in _episode_rows(path)]
+        tasks = _tasks(root / "meta" / "tasks.parquet")
     return Files(
         root=root,
         info=info,

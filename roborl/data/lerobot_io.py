@@ -71,7 +71,7 @@ def read_episodes(
     episodes: Sequence[int] | None = None,
     with_images: bool = True,
 ) -> Iterator[DatasetEpisode]:
-    """Read the episodes of a dataset of ours, or of any LeRobotDataset v3, one at a time.
+    """Read the episodes of a dataset of ours, or of any LeRobotDataset v3 or v2, one at a time.
 
     A foreign dataset has no observation after its last action. An episode that ended in success or failure keeps that
     action, with its last observation repeated (nothing is bootstrapped from it); a truncated one loses it. Without
@@ -109,16 +109,30 @@ def read_episodes(
         if chosen is not None and index not in chosen:
             continue
         told = success.get(index) if isinstance(success, Mapping) else success
-        episode = _read_one(files, row, views, told)
+        episode = read_one(files, row, views, told)
         if episode is None:
             log.warning("episode %d of %s has a single frame and is skipped", index, files.root)
         else:
             yield episode
 
 
-def _read_one(
-    files: Files, row: Mapping[str, Any], views: Mapping[str, tuple[str, tuple[int, int]]], told: bool | None
+def read_one(
+    files: Files,
+    row: Mapping[str, Any],
+    views: Mapping[str, tuple[str, tuple[int, int]]],
+    told: bool | None = None,
 ) -> DatasetEpisode | None:
+    """Read one episode, None where it has a single frame.
+
+    Args:
+        files: The dataset's metadata.
+        row: The episode's row of it.
+        views: By our names of the cameras, their column, and the height and width wanted.
+        told: The verdict; None for what the file says.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
     index, length, features = int(row["episode_index"]), int(row["length"]), files.features
     stored = [key for key, _ in views.values() if features[key]["dtype"] == "image"]
     plain = [name for name, feature in features.items() if feature["dtype"] not in ("image", "video")]

@@ -109,7 +109,7 @@ def drop_torn(root: Path) -> int:
             path.unlink()
     _put_back(root)
     _even_out(root)
-    files = load_files(root)
+    files = load_files(root, to_write=True)
     _drop_surplus(files)
     kept = [row for row in files.episodes if files.data_file(row).is_file()]
     lost = int(files.info["total_episodes"]) - len(kept)

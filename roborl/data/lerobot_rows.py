@@ -83,7 +83,8 @@ def features_of(
     }
     return {
         **pictures,
-        STATE: column("float32", state_names),
+        # LeRobot has no column of no width.
+        **({STATE: column("float32", state_names)} if state_names else {}),
         ACTION: column("float32", action_names),
         PROPOSED: column("float32", action_names),
         STAMPS: column("int64", ["state", *cameras]),
@@ -107,7 +108,6 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
         row: dict[str, Any] = {IMAGES + name: episode.images[name][t] for name in cameras}
         row |= {
             "task": episode.task,
-            STATE: episode.state[t],
             ACTION: action,
             PROPOSED: action if known is None or last else known.proposed[t],
             STAMPS: known.stamp_ns[t] if known else np.zeros(1 + len(cameras), np.int64),
@@ -131,6 +131,8 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
             KEY: episode.key,
             FAILURE: episode.failure,
         }
+        if episode.state.shape[1]:
+            row[STATE] = episode.state[t]
         if progress and episode.benchmark_progress is not None:
             row[BENCHMARK_PROGRESS] = episode.benchmark_progress[t : t + 1]
         yield row

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
-from roborl.data.lerobot_columns import ACTION, STATE
+from roborl.data.lerobot_columns import ACTION
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_repair import (
     FolderLock,
@@ -46,7 +46,7 @@ class DatasetWriter:
         path: The folder.
         fps: Observations per second.
         cameras: Height and width by camera name.
-        state_names: One per state dimension.
+        state_names: One per state dimension; none for a dataset without a state.
         action_names: One per action dimension.
         robot_type: The robot's name, for LeRobot.
         scales: What the numbers of states and actions stand for, where that is known.
@@ -74,7 +74,7 @@ class DatasetWriter:
     ) -> None:
         self._path, self._fps, self._robot_type = path, fps, robot_type
         self._checkpoint_every, self._video = checkpoint_every, video
-        self._cameras = dict(cameras)
+        self._cameras, self._state_names = dict(cameras), tuple(state_names)
         self._benchmark = benchmark_progress
         self._features = features_of(
             cameras, state_names, action_names, video=video, progress=benchmark_progress
@@ -210,7 +210,7 @@ class DatasetWriter:
 
     def _check(self, episode: DatasetEpisode) -> None:
         seen = {name: pixels.shape[1:3] for name, pixels in episode.images.items()}
-        state, action = self._features[STATE]["shape"][0], self._features[ACTION]["shape"][0]
+        state, action = len(self._state_names), self._features[ACTION]["shape"][0]
         if seen != self._cameras or episode.state.shape[1] != state or episode.action.shape[1] != action:
             raise DatasetError(
                 "The episode does not have the form of the dataset",

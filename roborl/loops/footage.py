@@ -1,4 +1,4 @@
-"""Filmed episodes for judges, from a LeRobotDataset or from a folder of videos with their keyframes."""
+"""Filmed episodes for judges, from a LeRobotDataset, an RLDS dataset, or a folder of videos with their keyframes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from roborl.data.annotations import read_keyframes
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.rlds.shards import find_rlds
 from roborl.errors import DatasetError
 from roborl.loops.failed_episodes import verdicts
+from roborl.loops.rlds_footage import read_rlds_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.references import count_frames, video_frames
 from roborl.types import Image
@@ -37,9 +39,9 @@ def read_footage(
     """Return the episodes of a dataset, without decoding a picture.
 
     Args:
-        dataset: A LeRobotDataset v3 (folder or hub id); or a folder that holds one folder per episode, each with
-            ``annotated_keyframes.json`` and a video per camera, and ``task_instruction.json`` with ways of saying
-            the one task of them all.
+        dataset: A LeRobotDataset (folder or hub id); an RLDS dataset that ``datasets/oxe.yaml`` knows; or a folder that
+            holds one folder per episode, each with ``annotated_keyframes.json`` and a video per camera, and
+            ``task_instruction.json`` with ways of saying the one task of them all.
         episodes: Which, by number, in this order; all where none is named. In a folder of videos they count from 0, by
             name.
         camera_map: Our camera name to the dataset's, where they differ.
@@ -53,6 +55,8 @@ def read_footage(
     """
     if is_footage(dataset):
         found, rate = _filmed(Path(dataset), episodes, camera_map or {}, failed)
+    elif find_rlds(dataset) is not None:
+        found, rate = read_rlds_footage(dataset, episodes, camera_map or {}, failed)
     else:
         info = describe(dataset)
         rate, success = info.fps, verdicts(failed, info.episodes)

@@ -368,8 +368,8 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     write_episodes(tmp_path / "d", random_episode(0))
     info = tmp_path / "d/meta/info.json"
     whole = info.read_text()
-    info.write_text(whole.replace("v3.0", "v2.1"))
-    with pytest.raises(DatasetError, match=r"v2\.1.*convert_dataset"):
+    info.write_text(whole.replace("v3.0", "v1.6"))
+    with pytest.raises(DatasetError, match=r"v1\.6.*convert_dataset"):
         describe(tmp_path / "d")
     info.write_text(whole[:-9])
     with pytest.raises(DatasetError, match=r"info\.json"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from roborl.errors import ModelLoadError
+from roborl.paths import cache_folder
 from roborl.rewards.judges.checkpoints import copy_here, find_checkpoint
 from roborl.rewards.judges.config import JudgeKind
 from roborl.rewards.judges.opening import open_judge
@@ -104,8 +104,7 @@ def _say_what_to_serve(checkpoint: str) -> None:
 
 def _converted(published: Path) -> Path:
     """Return where the native copy of a published checkpoint lies, or will."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roborl" / "converted"
-    return cache / f"vlac-{_fingerprint(published)}"
+    return cache_folder("converted") / f"vlac-{_fingerprint(published)}"
 
 
 def _is_whole(converted: Path) -> bool:

@@ -1,0 +1,119 @@
+"""Episodes of a LeRobotDataset for relabelling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from roborl.data.lerobot_files import load_files
+from roborl.data.lerobot_frames import LeRobotFilm
+from roborl.data.lerobot_info import camera_keys
+from roborl.data.lerobot_io import read_one
+from roborl.data.oxe import is_on_arm, known_dataset
+from roborl.data.relabel_source import LeftOut, RelabelSource, first_lit
+from roborl.errors import DatasetError
+
+
+class LeRobotSubset:
+    """The episodes of a LeRobotDataset.
+
+    Args:
+        place: A folder, or an id on the hub.
+        split: The split to read, as ``meta/info.json`` names it; empty for all of them.
+        cameras: Which to try, in this order; empty for those that ``datasets/oxe.yaml`` names, or all, those from outside
+            first.
+        rate_hz: Observations per second; None for what the dataset says.
+
+    Raises:
+        DatasetError: If the dataset cannot be read, or has no such camera or split.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        *,
+        split: str = "",
+        cameras: Sequence[str] = (),
+        rate_hz: float | None = None,
+    ) -> None:
+        self._files, self._wanted = load_files(place), split
+        self._splits = _ranges(self._files.info.get("splits") or {})
+        keys = camera_keys(self._files.features)
+        if absent := [name for name in cameras if name not in keys] or not keys:
+            raise DatasetError(
+                "The dataset has no such camera",
+                seen=absent if cameras else f"no camera at all in {place}",
+                allowed=sorted(keys),
+                remedy="Name one of these with camera",
+            )
+        if split and split not in self._splits.values():
+            raise DatasetError(
+                "The dataset has no such split",
+                seen=split,
+                allowed=sorted(set(self._splits.values())),
+                remedy="Name one of these, or none",
+            )
+        self._known = known_dataset(self.name)
+        named = [name for name in (self._known.images if self._known else ()) if name in keys]
+        self._cameras = {name: keys[name] for name in cameras or named or sorted(keys, key=is_on_arm)}
+        self._rate_hz = rate_hz or float(self._files.info["fps"])
+        self._rows = [row for row in self._files.episodes if not split or self._split_of(row) == split]
+
+    @property
+    def name(self) -> str:
+        """The dataset's name: that of its folder."""
+        return self._files.root.resolve().name
+
+    @property
+    def split(self) -> str:
+        """Which split it is, empty for all of them."""
+        return self._wanted
+
+    def __len__(self) -> int:
+        """How many episodes it has."""
+        return len(self._rows)
+
+    def open(self, place: int) -> RelabelSource | LeftOut:
+        """Read what one episode is about; see :class:`~roborl.data.relabel_source.Subset`."""
+        row = self._rows[place]
+        episode = read_one(self._files, row, {})
+        if episode is None:
+            return LeftOut.SHORT
+        if episode.discarded:
+            return LeftOut.DISCARDED
+        if not episode.task.strip():
+            return LeftOut.NO_TASK
+        films = {
+            name: LeRobotFilm(files=self._files, row=row, key=key) for name, key in self._cameras.items()
+        }
+        camera = first_lit((name, film.read([0])[0]) for name, film in films.items())
+        if camera is None:
+            return LeftOut.BLACK
+        return RelabelSource(
+            dataset=self.name,
+            split=self._split_of(row),
+            episode=f"{episode.index:06d}",
+            task=episode.task.strip(),
+            camera=camera,
+            rate_hz=self._rate_hz,
+            count=int(row["length"]),
+            success=episode.success,
+            film=films[camera],
+            onset=self._known.onset if self._known else None,
+            on_arm=is_on_arm(camera) or bool(self._known and self._known.wrist_only),
+        )
+
+    def _split_of(self, row: Mapping[str, Any]) -> str:
+        index = int(row["episode_index"])
+        return next((name for range_, name in self._splits.items() if index in range_), "train")
+
+
+def _ranges(splits: Mapping[str, Any]) -> dict[range, str]:
+    """Return the episodes of each split that LeRobot writes as ``first:last + 1``."""
+    found = {}
+    for name, text in splits.items():
+        if match := re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", str(text)):
+            found[range(int(match[1]), int(match[2]))] = str(name)
+    return found

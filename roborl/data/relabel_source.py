@@ -1,0 +1,127 @@
+"""One filmed episode as relabelling takes it, wherever it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from roborl.errors import DatasetError
+from roborl.types import Image
+
+_BLACK = 8  # Compression leaves a little in a picture of nothing.
+
+
+class Film(Protocol):
+    """Where the pictures of one camera of an episode come from."""
+
+    def read(self, indices: Sequence[int]) -> dict[int, Image]:
+        """Decode observations by index, uint8 RGB (h, w, 3) each; blocks.
+
+        Raises:
+            DatasetError: If one cannot be decoded.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RelabelSource:
+    """An episode seen by one camera, without its pictures: they are decoded when they are asked for.
+
+    Attributes:
+        dataset: The dataset that it is from.
+        split: The dataset's own split that it is in.
+        episode: Its name, the only one of its kind in dataset and split, the same whenever the dataset is read.
+        task: The instruction in words, never empty.
+        camera: Whose pictures.
+        rate_hz: Observations per second.
+        count: Observations.
+        success: Whether the task was done at its end, None where nobody says.
+        film: Its pictures.
+        onset: Share of the episode after which the task is done, where that is known of the dataset.
+        on_arm: Whether the camera moves with the arm, as far as that is known.
+        origin: Name of the episode that it was copied or cut from; its own where it was not.
+    """
+
+    dataset: str
+    split: str
+    episode: str
+    task: str
+    camera: str
+    rate_hz: float
+    count: int
+    success: bool | None
+    film: Film
+    onset: float | None = None
+    on_arm: bool = False
+    origin: str = ""
+
+    def read(self, indices: Iterable[int]) -> dict[int, Image]:
+        """Decode the observations that are asked for; blocks.
+
+        Args:
+            indices: Each from 0 to ``count - 1``.
+
+        Returns:
+            uint8 RGB (h, w, 3) by index, of the caller's own.
+
+        Raises:
+            DatasetError: If the episode has no such observation, or it cannot be decoded.
+        """
+        wanted = sorted(set(indices))
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.count:
+            raise DatasetError(
+                f"Episode {self.episode} of {self.dataset} has no such observation",
+                seen=[i for i in wanted if not 0 <= i < self.count][:5],
+                allowed=f"0 to {self.count - 1}",
+            )
+        return self.film.read(wanted) if wanted else {}
+
+
+class LeftOut(StrEnum):
+    """Why an episode is of no use for relabelling."""
+
+    NO_TASK = "without an instruction"
+    BLACK = "with a black first picture in every camera"
+    UNSUCCESSFUL = "that failed"
+    DISCARDED = "that are to be kept out of training"
+    SHORT = "of fewer than two observations"
+    DAMAGED = "that cannot be read"
+
+
+class Subset(Protocol):
+    """Episodes of one dataset and split, each of which is opened on its own."""
+
+    @property
+    def name(self) -> str:
+        """The dataset's name."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Which split it is, empty for all of them."""
+        ...
+
+    def __len__(self) -> int:
+        """How many episodes it has, those that are of no use among them."""
+        ...
+
+    def open(self, place: int) -> RelabelSource | LeftOut:
+        """Read what one episode is about, without its pictures; blocks.
+
+        Raises:
+            DatasetError: If it cannot be read.
+        """
+        ...
+
+
+def first_lit(pictures: Iterable[tuple[str, Image]]) -> str | None:
+    """Return the first camera whose picture is not black, None where all of them are.
+
+    Several datasets of Open X-Embodiment hold streams of nothing.
+
+    Args:
+        pictures: Cameras with their first picture; no more of them are taken than needed.
+    """
+    return next((name for name, picture in pictures if picture.max() > _BLACK), None)

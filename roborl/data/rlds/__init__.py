@@ -1,0 +1,1 @@
+"""Episodes out of RLDS datasets as TFDS writes them, without TensorFlow."""

@@ -1,0 +1,165 @@
+"""An RLDS dataset into a LeRobotDataset v3, which all else reads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_repair import FolderLock, begun, drop_torn
+from roborl.data.lerobot_writer import DatasetWriter
+from roborl.data.rlds.conversion import convert
+from roborl.data.rlds.dataset import RldsDataset
+from roborl.data.rlds.mapping import RldsMapping, map_features
+from roborl.errors import DatasetError
+from roborl.images import resized
+from roborl.types import EpisodeKey
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What an import came to.
+
+    Attributes:
+        episodes: Written now.
+        present: Written before.
+        damaged: Left out because their record cannot be read.
+        short: Left out because they have no step.
+    """
+
+    episodes: int
+    present: int
+    damaged: int
+    short: int
+
+
+def import_rlds(
+    place: str | Path,
+    out: Path,
+    *,
+    split: str = "",
+    images: Sequence[str] = (),
+    instruction: str = "",
+    rate_hz: float | None = None,
+    limit: int | None = None,
+    video: bool = False,
+    strict: bool = False,
+    on_episode: Callable[[int, int], None] = lambda done, of: None,
+) -> Imported:
+    """Write episodes of an RLDS dataset into a LeRobotDataset v3.
+
+    After a kill the same call goes on behind the last whole episode. Pictures of another size than the first episode's are
+    resized to it. Actions and states keep the dataset's own units.
+
+    Args:
+        place: The RLDS dataset.
+        out: The LeRobotDataset, new or begun by this function.
+        split: Which split; empty for the only one, or "train".
+        images: Which pictures; by default those that ``datasets/oxe.yaml`` names, or all in colour.
+        instruction: What holds the task, where that is not known.
+        rate_hz: Observations per second, where that is not known.
+        limit: How many episodes at most, from the first; None for all.
+        video: Whether to store MP4 rather than exact pictures.
+        strict: Whether anything damaged ends the import. Otherwise it is left out and counted.
+        on_episode: Told how many episodes are gone through, and of how many.
+
+    Raises:
+        ConfigError: If nobody says how many observations a second has.
+        DatasetError: If something cannot be read or written, or ``out`` is a dataset of another form.
+    """
+    dataset = RldsDataset(place, split=split, strict=strict)
+    mapping = map_features(dataset.info, instruction=instruction, images=images, rate_hz=rate_hz)
+    there, size = _written(out)
+    writer: DatasetWriter | None = None
+    counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0}
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    with contextlib.ExitStack() as stack:
+        for index in range(total):
+            key = _key(dataset, index)
+            if key in there:
+                counts["present"] += 1
+                continue
+            try:
+                episode = convert(dataset.episode(index), mapping, cameras=list(mapping.cameras), key=key)
+            except DatasetError as error:
+                if strict:
+                    raise
+                log.warning("an episode is left out: %s", error)
+                counts["damaged"] += 1
+                continue
+            if episode is None:
+                counts["short"] += 1
+                continue
+            size = size or {name: (p.shape[1], p.shape[2]) for name, p in episode.images.items()}
+            writer = writer or stack.enter_context(_writer(out, dataset, mapping, size, video))
+            writer.append(_of_size(episode, size))
+            counts["episodes"] += 1
+            on_episode(index + 1, total)
+    if not counts["episodes"] + counts["present"]:
+        raise DatasetError(
+            "There was no episode to import",
+            seen=f"{counts['damaged']} damaged and {counts['short']} without a step in {dataset.info.root}",
+            allowed="at least one of two observations",
+        )
+    return Imported(**counts)
+
+
+def _written(out: Path) -> tuple[set[str], dict[str, tuple[int, int]]]:
+    """Return the episodes that an import has, having dropped what a kill tore, and the size of their pictures."""
+    if not begun(out):
+        return set(), {}
+    lock = FolderLock(out)
+    try:
+        drop_torn(out)
+    finally:
+        lock.close()
+    keys = {episode.key for episode in read_episodes(out, with_images=False)}
+    return keys, dict(describe(out).cameras) if keys else {}
+
+
+def _key(dataset: RldsDataset, index: int) -> str:
+    """Return the identity of an episode, by which an import knows which it has."""
+    shard, record = (int(n) for n in dataset.name(index).split("-"))
+    actor = f"rlds-{dataset.info.name}-{dataset.split}"
+    return str(EpisodeKey(actor=actor, incarnation=shard + 1, episode=record))
+
+
+def _writer(
+    out: Path,
+    dataset: RldsDataset,
+    mapping: RldsMapping,
+    size: Mapping[str, tuple[int, int]],
+    video: bool,
+) -> DatasetWriter:
+    fps = max(1, round(mapping.rate_hz))
+    if fps != mapping.rate_hz:
+        log.warning(
+            "a LeRobotDataset has a whole number of frames a second: %g Hz become %d", mapping.rate_hz, fps
+        )
+    return DatasetWriter(
+        out,
+        fps=fps,
+        cameras=size,
+        state_names=mapping.state_names,
+        action_names=mapping.action_names,
+        video=video,
+    )
+
+
+def _of_size(episode: DatasetEpisode, size: Mapping[str, tuple[int, int]]) -> DatasetEpisode:
+    if all(pixels.shape[1:3] == size.get(name) for name, pixels in episode.images.items()):
+        return episode
+    images = {
+        name: np.stack([resized(p, size.get(name, p.shape[:2])) for p in pixels])
+        for name, pixels in episode.images.items()
+    }
+    return replace(episode, images=images)

@@ -1,0 +1,128 @@
+"""An RLDS dataset becomes a LeRobotDataset once, whatever interrupts it, and what is damaged is left out and counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from roborl.cli.main import main
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
+from roborl.data.rlds import importing
+from roborl.data.rlds.importing import import_rlds
+from roborl.errors import DatasetError
+from roborl.testing.rlds import rlds_episode, write_rlds
+
+
+class Killed(BaseException):
+    """What SIGKILL is to the code."""
+
+
+def test_an_import_goes_on_where_it_was_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [rlds_episode(seed, steps=2) for seed in range(4)]
+    given.insert(1, rlds_episode(9, steps=0))
+    # Pictures of another size than the first episode's.
+    given[3]["steps"]["observation"]["image"] = np.full((3, 32, 40, 3), 90, np.uint8)
+    root = write_rlds(tmp_path / "viola" / "1.0.0", given, shards=2)
+    features = root / "features.json"
+    features.write_text(features.read_text().replace('["16", "20", "3"]', '["-1", "-1", "3"]'))
+    (shard,) = root.glob("*-00001-of-00002")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:40] + b"!!" + whole[42:])
+    out = tmp_path / "out"
+
+    def end(done: int, of: int) -> None:
+        assert of == 5
+        if done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        import_rlds(root, out, on_episode=end)
+    assert main(["import", "--dataset", str(root), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"dataset": str(out), "episodes": 2, "present": 2, "damaged": 1, "short": 0}
+    assert "an episode is left out" in caplog.text
+    info = describe(out)
+    assert (info.fps, list(info.cameras)) == (20, ["image", "wrist_image"])
+    found = list(read_episodes(out))
+    assert [e.key for e in found] == [
+        "rlds-viola-train-0001-000000",
+        "rlds-viola-train-0001-000001",
+        "rlds-viola-train-0001-000002",
+        "rlds-viola-train-0002-000001",
+    ]
+    for episode, seed in zip(found, (0, 1, 3, 2), strict=True):
+        steps = rlds_episode(seed, steps=2)["steps"]
+        np.testing.assert_array_equal(episode.action, steps["action"][:2])
+        np.testing.assert_array_equal(episode.state, steps["observation"]["state"])
+        np.testing.assert_array_equal(episode.images["wrist_image"], steps["observation"]["wrist_image"])
+        assert (episode.task, episode.success) == (f"put the cube in bowl {seed % 2}", True)
+    assert {e.images["image"].shape for e in found} == {(3, 16, 20, 3)}
+    shard.write_bytes(whole)
+    again = import_rlds(root, out)
+    assert (again.episodes, again.present, again.damaged, again.short) == (0, 4, 0, 1)
+    shard.write_bytes(whole[:40] + b"!!" + whole[42:])
+    with pytest.raises(DatasetError, match="not what was written"):
+        import_rlds(root, tmp_path / "strict", strict=True)
+
+
+@pytest.mark.slow
+def test_an_import_that_is_killed_goes_on_behind_its_last_checkpoint(tmp_path: Path) -> None:
+    root = write_rlds(tmp_path / "viola" / "1.0.0", [rlds_episode(seed, steps=2) for seed in range(4)])
+    script = (
+        "import os, sys; from pathlib import Path; from roborl.data.rlds.importing import import_rlds; "
+        "import_rlds(sys.argv[1], Path(sys.argv[2]), on_episode=lambda n, _: n == 3 and os.kill(os.getpid(), 9))"
+    )
+    child = subprocess.run([sys.executable, "-c", script, str(root), str(tmp_path / "out")], check=False)
+    assert child.returncode == -9
+    import_rlds(root, tmp_path / "out")
+    found = list(read_episodes(tmp_path / "out"))
+    assert [e.key[-6:] for e in found] == ["000000", "000001", "000002", "000003"]
+    for seed, episode in enumerate(found):
+        np.testing.assert_array_equal(episode.action, rlds_episode(seed, steps=2)["steps"]["action"][:2])
+
+
+def test_a_dataset_without_a_state_is_imported(tmp_path: Path) -> None:
+    observation = {"front_rgb": np.full((3, 8, 8, 3), 50, np.uint8)}
+    root = write_rlds(tmp_path / "roboturk" / "0.1.0", [rlds_episode(0, steps=2, observation=observation)])
+    assert main(["import", "--dataset", str(root), "--out", str(tmp_path / "out"), "--episodes", "1"]) == 0
+    (episode,) = read_episodes(tmp_path / "out")
+    assert (episode.state.shape, list(episode.images)) == ((3, 0), ["front_rgb"])
+
+
+def test_a_rate_that_is_no_whole_number_is_rounded_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_rlds(tmp_path / "desk" / "1.0.0", [rlds_episode(0, steps=0)])
+    with pytest.raises(DatasetError, match=r"no episode to import\. Found: 0 damaged and 1 without a step"):
+        import_rlds(root, tmp_path / "out", rate_hz=12.5)
+    made = []
+
+    def refuse(out: Path, **said: Any) -> None:
+        made.append(said["fps"])
+        raise Killed
+
+    monkeypatch.setattr(importing, "DatasetWriter", refuse)
+    write_rlds(root, [rlds_episode(0)])
+    with pytest.raises(Killed):
+        import_rlds(root, tmp_path / "out", rate_hz=12.5)
+    assert made == [12]
+    assert "12.5 Hz become 12" in caplog.text
+
+
+def test_misuse_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_rlds(tmp_path / "desk" / "1.0.0", [rlds_episode(0)])
+    out = str(tmp_path / "out")
+    assert main(["import", "--dataset", str(root), "--out", out]) == 2
+    assert "Say it with rate_hz" in capsys.readouterr().err
+    assert main(["import", "--dataset", str(root), "--out", out, "--episodes", "0"]) == 2
+    assert main(["import", "--dataset", str(tmp_path), "--out", out]) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,36 @@
+"""An RLDS dataset is taken wherever filmed episodes are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.errors import DatasetError
+from roborl.loops.footage import read_footage
+from roborl.testing.rlds import rlds_episode, write_rlds
+
+
+def test_episodes_of_rlds_are_footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cut = rlds_episode(1, steps=3, is_last=np.zeros(4, bool))
+    still = rlds_episode(2, steps=3)
+    still["steps"]["action"][0] = 0
+    root = write_rlds(tmp_path / "bridge" / "0.1.0", [rlds_episode(0, steps=4), cut, still])
+    found, rate = read_footage(str(root), camera_map={"front": "image"}, failed=[1])
+    assert rate == 5
+    assert [(e.count, e.kind, e.keyframes, e.tasks) for e in found] == [
+        (5, "success", (0, 4), ("put the cube in bowl 0",)),
+        (5, "failure", (), ("put the cube in bowl 1",)),
+        (3, "success", (0, 2), ("put the cube in bowl 0",)),
+    ]
+    for episode, given, steps in ((found[1], cut, [0, 3, 3]), (found[2], still, [1, 2, 3])):
+        wanted = [0, 3, 4] if steps == [0, 3, 3] else [0, 1, 2]
+        pictures = episode.footage.read({"front": wanted, "wrist_image": []})["front"]
+        for index, step in zip(wanted, steps, strict=True):
+            np.testing.assert_array_equal(pictures[index], given["steps"]["observation"]["image"][step])
+    with pytest.raises(DatasetError, match=r"lacks a camera\. Found: \['top'\]"):
+        found[0].footage.read({"top": [0]})
+    with pytest.raises(DatasetError, match="no such episodes"):
+        read_footage(str(root), episodes=[7])
