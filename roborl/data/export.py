@@ -30,7 +30,9 @@ from roborl.types import EpisodeKey, RewardSource
 
 log = logging.getLogger(__name__)
 
-_FINGERPRINT, _VERSION = b"roborl_dataset_fingerprint", b"roborl_progress_version"
+FINGERPRINT, VERSION = b"roborl_dataset_fingerprint", b"roborl_progress_version"
+"""Keys of the metadata of a file that goes with a dataset: the dataset's fingerprint, and the reward model's version."""
+
 _MODES = {"demo": "demo", "failure": "failure", "evaluation": "evaluate", "online": "train"}
 
 type Progress = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -246,8 +248,8 @@ def write_progress(
     ).replace_schema_metadata(
         {
             b"reward_model_path": version.encode(),
-            _VERSION: version.encode(),
-            _FINGERPRINT: fingerprint(dataset).encode(),
+            VERSION: version.encode(),
+            FINGERPRINT: fingerprint(dataset).encode(),
         }
     )
     path = progress_path(dataset, version, folder=folder)
@@ -276,14 +278,7 @@ def read_progress(dataset: Path, version: str | Path) -> dict[int, Progress]:
             remedy="Label the dataset: roborl label",
         )
     table = _progress_table(path)
-    written, now = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode(), fingerprint(dataset)
-    if written and written != now:
-        raise DatasetError(
-            "The progress was written for other data: the dataset was merged, cut or edited since",
-            seen=f"fingerprint {written}",
-            allowed=now,
-            remedy="Label the dataset again",
-        )
+    check_fingerprint(table, dataset, "progress", "Label the dataset again")
     index = table.column("episode_index").to_numpy()
     values = table.column("progress_sparse").to_numpy().astype(np.float32)
     spread = (
@@ -307,13 +302,35 @@ def read_progress(dataset: Path, version: str | Path) -> dict[int, Progress]:
     return found
 
 
+def check_fingerprint(table: pa.Table, dataset: Path, what: str, remedy: str) -> None:
+    """See whether a file that goes with a dataset was written for it as it is now; one that does not say is let pass.
+
+    Args:
+        table: What the file holds.
+        dataset: The dataset's folder.
+        what: What that is, in a word.
+        remedy: What to do where it was not.
+
+    Raises:
+        DatasetError: If it was written for other data.
+    """
+    written, now = (table.schema.metadata or {}).get(FINGERPRINT, b"").decode(), fingerprint(dataset)
+    if written and written != now:
+        raise DatasetError(
+            f"The {what} was written for other data: the dataset was merged, cut or edited since",
+            seen=f"fingerprint {written}",
+            allowed=now,
+            remedy=remedy,
+        )
+
+
 def progress_version(path: Path) -> str:
     """Return the version that stands in a file of progress; its name where there is none.
 
     Raises:
         DatasetError: If it cannot be read.
     """
-    return (_progress_table(path).schema.metadata or {}).get(_VERSION, b"").decode() or path.stem
+    return (_progress_table(path).schema.metadata or {}).get(VERSION, b"").decode() or path.stem
 
 
 def _progress_table(path: Path) -> pa.Table:
