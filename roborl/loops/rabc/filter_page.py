@@ -97,6 +97,6 @@ def weights_figure(filtered: Filtered, theme: Theme) -> Figure:
     bins = np.clip(np.nan_to_num(reached, nan=-1.0) * _BINS, -1, _BINS - 1).astype(int)
     means = [weights[bins == k].mean() if (bins == k).any() else np.nan for k in range(_BINS)]
     along.bar((np.arange(_BINS) + 0.5) / _BINS, means, width=0.9 / _BINS, color=theme.accent)
-    along.set(xlabel="progress", ylim=(0, 1.04))
+    along.set(xlabel="progress", xlim=(0, 1), ylim=(0, 1.04))
     along.set_title("mean weight along the task", color=theme.ink, fontsize=9.5, loc="left")
     return figure
