@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from lerobot.rewards.sarm.rabc import RABCWeights
 from numpy.typing import NDArray
 
-from roborl.data.export import write_progress
+from roborl.data import weights
 from roborl.data.rabc import RabcSettings, weigh
 from roborl.data.weights import LEROBOT_KAPPA, read_weights, weights_path, write_weights
 from roborl.errors import ConfigError, DatasetError
-from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
+from roborl.testing.episodes import lerobot_recording
 
 Curve = NDArray[np.float32]
 CPU = torch.device("cpu")
@@ -104,10 +104,10 @@ def test_the_last_frames_of_what_was_done_count_and_those_of_what_was_not_do_not
 def test_a_weight_does_not_jump_and_never_falls_with_the_gain() -> None:
     progress = {i: curve(0.0, slope) for i, slope in enumerate(np.linspace(-0.1, 0.4, 200))}
     found = weigh(progress, lengths(progress), RabcSettings(chunk=1, kappa=0.2))
-    weights = np.array([w[0] for w in found.weights.values()])
-    assert (np.diff(weights) >= 0).all()
-    assert np.diff(weights).max() < 0.02
-    assert (weights[0], weights[-1]) == (0, 1)
+    course = np.array([w[0] for w in found.weights.values()])
+    assert (np.diff(course) >= 0).all()
+    assert np.diff(course).max() < 0.02
+    assert (course[0], course[-1]) == (0, 1)
 
 
 def test_a_quantile_sets_kappa() -> None:
@@ -149,9 +149,17 @@ def test_misuse_is_told() -> None:
             RabcSettings(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "d"
+    lerobot_recording(path, [10, 4, 9])
+    return path
+
+
 @pytest.mark.parametrize("kind", ["drawn", "all", "none", "half"])
-def test_lerobot_computes_from_our_file_the_weights_that_stand_in_it(tmp_path: Path, kind: str) -> None:
-    lerobot_recording(tmp_path / "d", [10, 4, 9])
+def test_lerobot_computes_from_our_file_the_weights_that_stand_in_it(
+    recording: Path, tmp_path: Path, kind: str
+) -> None:
     rng = np.random.default_rng(0)
     draw = {
         "drawn": lambda n: np.clip(rng.normal(0.5, 0.6, n), 0, 1),
@@ -159,14 +167,14 @@ def test_lerobot_computes_from_our_file_the_weights_that_stand_in_it(tmp_path: P
         "none": np.zeros,
         "half": lambda n: (np.arange(n) % 2).astype(float),
     }[kind]
-    weights = {i: draw(n).astype(np.float32) for i, n in enumerate([10, 4, 9])}
-    path = weights_path(tmp_path / "d", "v:1", 3)
-    write_weights(tmp_path / "d", path, weights, version="v:1", chunk=3)
-    found = read_weights(tmp_path / "d", path)
-    assert {i: w.tolist() for i, w in found.items()} == {i: w.tolist() for i, w in weights.items()}
+    drawn = {i: draw(n).astype(np.float32) for i, n in enumerate([10, 4, 9])}
+    path = weights_path(tmp_path, "v:1", 3)
+    write_weights(recording, path, drawn, version="v:1", chunk=3)
+    found = read_weights(recording, path)
+    assert {i: w.tolist() for i, w in found.items()} == {i: w.tolist() for i, w in drawn.items()}
     theirs = RABCWeights(path, chunk_size=3, kappa=LEROBOT_KAPPA, device=CPU)
     got = theirs._compute_weights(np.array([theirs._compute_delta(i) for i in range(23)], np.float32))
-    wanted = np.concatenate(list(weights.values()))
+    wanted = np.concatenate(list(drawn.values()))
     last = np.isin(np.arange(23), [9, 13, 22])
     np.testing.assert_allclose(got[~last], wanted[~last], atol=1e-5)
     np.testing.assert_allclose(got[last], 0.0, atol=1e-5)
@@ -175,15 +183,18 @@ def test_lerobot_computes_from_our_file_the_weights_that_stand_in_it(tmp_path: P
     assert len(pq.read_table(path)) <= 6 * 23
 
 
-def test_weights_of_other_data_are_refused(tmp_path: Path) -> None:
-    write_episodes(tmp_path / "d", random_episode(0))
-    path = weights_path(tmp_path / "d", "v", 2)
-    write_weights(tmp_path / "d", path, {0: np.ones(7, np.float32)}, version="v", chunk=2)
-    write_episodes(tmp_path / "d", random_episode(1))
+def test_weights_of_other_data_are_refused(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = weights_path(tmp_path, "v", 2)
+    ones = {i: np.ones(n, np.float32) for i, n in enumerate([10, 4, 9])}
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "fingerprint", lambda source: "other")
+        write_weights(recording, path, ones, version="v", chunk=2)
     with pytest.raises(DatasetError, match=r"weights was written for other data.*roborl filter"):
-        read_weights(tmp_path / "d", path)
+        read_weights(recording, path)
     with pytest.raises(DatasetError, match=r"episode 1 have another length.*none"):
-        write_weights(tmp_path / "d", path, {0: np.ones(7, np.float32)}, version="v", chunk=2)
-    progress = write_progress(tmp_path / "d", "v", {})
+        write_weights(recording, path, {0: ones[0]}, version="v", chunk=2)
+    path.write_bytes(b"torn")
     with pytest.raises(DatasetError, match="A file of weights cannot be read"):
-        read_weights(tmp_path / "d", progress)
+        read_weights(recording, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,17 @@ from roborl.testing.episodes import lerobot_recording, random_episode, write_epi
 VERSION = "brightness-all"
 
 
-def write(path: Path, count: int = 4) -> Path:
-    write_episodes(path, *(random_episode(i, steps=5 + i) for i in range(count)))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("written") / "d"
+    write_episodes(path, *(random_episode(i, steps=5 + i) for i in range(4)))
     return path
+
+
+@pytest.fixture
+def data(written: Path, tmp_path: Path) -> Path:
+    """Four episodes of 6 to 9 observations, of two tasks, without labels."""
+    return Path(shutil.copytree(written, tmp_path / "d"))
 
 
 def expected(dataset: Path, model: BrightnessModel | None = None) -> dict[int, list[float]]:
@@ -46,9 +55,8 @@ def expected(dataset: Path, model: BrightnessModel | None = None) -> dict[int, l
 
 
 def test_every_observation_has_the_score_that_its_model_gives_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = write(tmp_path / "d")
     assert roborl(["label", "--dataset", str(data), "--reward", "brightness", "--at_once", "3"]) == 0
     out, told = capsys.readouterr()
     figures = json.loads(out)
@@ -81,9 +89,7 @@ def test_a_foreign_dataset_has_a_score_in_each_of_its_rows_from_cameras_by_other
     assert table.column("index").to_pylist() == list(range(10))
 
 
-def test_what_a_kill_left_is_not_scored_again(tmp_path: Path) -> None:
-    data = write(tmp_path / "d")
-
+def test_what_a_kill_left_is_not_scored_again(data: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -105,8 +111,8 @@ def test_what_a_kill_left_is_not_scored_again(tmp_path: Path) -> None:
     assert label_dataset(config).written == ()
 
 
-def test_a_stopped_labelling_keeps_what_it_has(tmp_path: Path) -> None:
-    data, seen = write(tmp_path / "d"), list[int]()
+def test_a_stopped_labelling_keeps_what_it_has(data: Path) -> None:
+    seen: list[int] = []
     config = LabelConfig(dataset=str(data), reward="brightness", at_once=1)
     stopped = label_dataset(
         config, on_episode=lambda index, *_: seen.append(index), stopping=lambda: len(seen) > 0
@@ -116,18 +122,20 @@ def test_a_stopped_labelling_keeps_what_it_has(tmp_path: Path) -> None:
     assert label_dataset(config).written == tuple(i for i in range(4) if i not in seen)
 
 
-def test_a_dataset_that_changed_is_labelled_anew_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    data = write(tmp_path / "d", 2)
+def test_a_dataset_that_changed_is_labelled_anew_in_a_folder_of_its_own(data: Path, tmp_path: Path) -> None:
     config = LabelConfig(dataset=str(data), reward="brightness", out=tmp_path / "labels")
-    label_dataset(config)
-    write_episodes(data, random_episode(7))
-    # Another fingerprint: what stands there cannot be trusted to be of these frames.
+    path = label_dataset(config).path
+    table = pq.read_table(path)
+    pq.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, b"roborl_dataset_fingerprint": b"other"}),
+        path,
+    )
     again = label_dataset(config)
-    assert again.written == (0, 1, 2)
+    assert again.written == (0, 1, 2, 3)
     assert again.path.parent == tmp_path / "labels"
 
 
-def test_an_observation_without_a_score_is_missing_and_counted(tmp_path: Path) -> None:
+def test_an_observation_without_a_score_is_missing_and_counted(data: Path) -> None:
     class Blind(BrightnessJudge):
         def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
             odd = [q.now[0].shape == (16, 20, 3) and int(q.now[0][0, 0, 0]) % 2 for q in queries]
@@ -136,7 +144,6 @@ def test_an_observation_without_a_score_is_missing_and_counted(tmp_path: Path) -
                 for blind, reply in zip(odd, super().answer(queries), strict=True)
             ]
 
-    data = write(tmp_path / "d", 2)
     with serving({"m": BrightnessModel(judge=Blind())}) as server:
         labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
     blind = {e.index: [bool(int(p[0, 0, 0]) % 2) for p in e.images["front"]] for e in read_episodes(data)}
@@ -147,8 +154,7 @@ def test_an_observation_without_a_score_is_missing_and_counted(tmp_path: Path) -
     assert labelled.figures()["reasons"] == {"no reply": missing}
 
 
-def test_two_versions_are_two_files(tmp_path: Path) -> None:
-    data = write(tmp_path / "d", 2)
+def test_two_versions_are_two_files(data: Path) -> None:
     with serving({"a": BrightnessModel(("front",)), "b": BrightnessModel(("wrist",))}) as server:
         paths = {
             label_dataset(LabelConfig(dataset=str(data), server=server.endpoint, model=name)).path
@@ -157,7 +163,7 @@ def test_two_versions_are_two_files(tmp_path: Path) -> None:
     assert len(paths) == 2
 
 
-def test_each_task_is_shown_a_demonstration_of_its_own(tmp_path: Path) -> None:
+def test_each_task_is_shown_a_demonstration_of_its_own(data: Path) -> None:
     told: list[Any] = []
 
     class Noting(BrightnessModel):
@@ -165,7 +171,6 @@ def test_each_task_is_shown_a_demonstration_of_its_own(tmp_path: Path) -> None:
             told.append((task, sorted(references), references["goal/front"].mean()))
             return super().start(task, references)
 
-    data = write(tmp_path / "d")
     with serving({"m": Noting()}) as server:
         config = LabelConfig(
             dataset=str(data),
