@@ -30,11 +30,6 @@ class ShownEpisode:
     task: str
     observations: Sequence[Observation]
 
-    @property
-    def nbytes(self) -> int:
-        """Size of its pictures."""
-        return sum(frame.rgb.nbytes for o in self.observations for frame in o.frames.values())
-
 
 @dataclass(slots=True, eq=False)
 class _Watching:
@@ -45,6 +40,11 @@ class _Watching:
     pushed: int = 0
     most: int = 0
     scores: list[Score] = field(default_factory=list)
+    nbytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        shown = self.episode.observations
+        self.nbytes = sum(frame.rgb.nbytes for o in shown for frame in o.frames.values())
 
     def advance(self, line: ScoreLink) -> None:
         if self.session is None:
@@ -144,7 +144,7 @@ def score_episodes(
     over = False
     try:
         while not stopping():
-            held = sum(one.episode.nbytes for one in under_way)
+            held = sum(one.nbytes for one in under_way)
             if not over and len(under_way) < at_once and (not under_way or held < max_bytes):
                 try:
                     following = next(episodes)
