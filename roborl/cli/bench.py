@@ -18,8 +18,8 @@ from roborl.whole_files import as_json, require_writable, write_whole
 class Config:
     """What to measure; the first word after ``roborl bench`` stands for --what."""
 
-    # transport, replay, weights, sim, control, faults, two-computers, judging, seeds, judges, or all of them
-    # but the last two, which take hours
+    # transport, replay, weights, sim, control, faults, two-computers, judging, seeds, judges, rabc, or all of them
+    # but the last three, which take hours
     what: str = ""
     # folder for one JSON file per benchmark, named by it
     out: Path = Path("outputs/bench")
@@ -270,6 +270,30 @@ BENCHMARKS = {
             ),
         ),
     ),
+    "rabc": Benchmark(
+        quick={
+            "seeds": 1,
+            "settings": {
+                "demonstrations": 4,
+                "failures": 5,
+                "judged": 3,
+                "reward_steps": 30,
+                "evaluation": 6,
+                "encoder_updates": 60,
+                "actor_updates": 60,
+            },
+        },
+        bars=(
+            Bar(
+                name="success, weighted and without what ends below a half / everything",
+                read=lambda result: (
+                    result["table"]["weighted, without what ends below a half"]["success"]
+                    / max(result["table"]["everything"]["success"], 1e-9)
+                ),
+                least=1,
+            ),
+        ),
+    ),
     "judges": Benchmark(
         quick={"most_seeds": 1, "recorded": 3, "steps": 150, "adapting_steps": 60}
         | {"episodes": 15, "evaluation": 10},
@@ -282,7 +306,7 @@ BENCHMARKS = {
         ),
     ),
 }
-ALL = tuple(name for name in BENCHMARKS if name not in ("seeds", "judges"))
+ALL = tuple(name for name in BENCHMARKS if name not in ("seeds", "judges", "rabc"))
 
 
 def positional(args: Sequence[str]) -> list[str]:

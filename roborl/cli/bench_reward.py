@@ -28,12 +28,25 @@ def positional(args: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: If a list is torn.
     """
+    return gather(args, _REPEATED)
+
+
+def gather(args: Sequence[str], repeated: Sequence[str]) -> list[str]:
+    """Make one list of an option that is given several times.
+
+    Args:
+        args: The command line.
+        repeated: The options.
+
+    Raises:
+        ConfigError: If a list is torn.
+    """
     rest: list[str] = []
     found: dict[str, list[str]] = {}
     words = iter(args)
     for word in words:
         name, equals, value = word.partition("=")
-        if name not in _REPEATED:
+        if name not in repeated:
             rest.append(word)
             continue
         value = value if equals else next(words, "")

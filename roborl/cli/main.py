@@ -26,6 +26,8 @@ VERBS = {
     "annotate": "mark the sub-tasks of a dataset's episodes",
     "train-reward": "train a reward model on a dataset",
     "bench-reward": "measure reward models before they are trusted",
+    "label": "score every observation of a dataset with a reward model",
+    "filter": "weigh a labelled dataset by its progress (RA-BC), and leave episodes out",
     "bench": "measure transport, replay, weights, simulation, control and whole runs",
     "check": "look at this computer, its bench and cameras; --plan: what fits on its cards",
     "keys": "make CURVE keys for two computers",

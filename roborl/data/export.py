@@ -30,7 +30,9 @@ from roborl.types import EpisodeKey, RewardSource
 
 log = logging.getLogger(__name__)
 
-_FINGERPRINT, _VERSION = b"roborl_dataset_fingerprint", b"roborl_progress_version"
+FINGERPRINT, VERSION = b"roborl_dataset_fingerprint", b"roborl_progress_version"
+"""Keys of the metadata of a file that goes with a dataset: the dataset's fingerprint, and the reward model's version."""
+
 _MODES = {"demo": "demo", "failure": "failure", "evaluation": "evaluate", "online": "train"}
 
 type Progress = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -196,12 +198,14 @@ def import_dataset(dataset: Path, store: Store) -> int:
     return taken
 
 
-def progress_path(dataset: Path, version: str) -> Path:
-    """Return where the progress of a version stands beside a dataset."""
-    return dataset / f"roborl_progress_{re.sub(r'[^A-Za-z0-9._-]', '_', version)}.parquet"
+def progress_path(dataset: Path, version: str, *, folder: Path | None = None) -> Path:
+    """Return where the progress of a version stands: beside its dataset, or in another folder."""
+    return (folder or dataset) / f"roborl_progress_{re.sub(r'[^A-Za-z0-9._-]', '_', version)}.parquet"
 
 
-def write_progress(dataset: Path, version: str, progress: Mapping[int, Progress]) -> Path:
+def write_progress(
+    dataset: Path, version: str, progress: Mapping[int, Progress], *, folder: Path | None = None
+) -> Path:
     """Write progress beside a dataset with the columns that LeRobot's ``RABCWeights`` reads, and ours.
 
     LeRobot joins such files by the global ``index``, which merging, cutting or deleting changes without a trace; so the
@@ -211,6 +215,7 @@ def write_progress(dataset: Path, version: str, progress: Mapping[int, Progress]
         dataset: The dataset's folder.
         version: The reward model's version.
         progress: By episode index; episodes left out are NaN throughout, which RA-BC passes over.
+        folder: Where the file goes; None for beside the dataset.
 
     Returns:
         The file: ``index, episode_index, frame_index, progress_sparse, spread``.
@@ -243,41 +248,105 @@ def write_progress(dataset: Path, version: str, progress: Mapping[int, Progress]
     ).replace_schema_metadata(
         {
             b"reward_model_path": version.encode(),
-            _VERSION: version.encode(),
-            _FINGERPRINT: fingerprint(dataset).encode(),
+            VERSION: version.encode(),
+            FINGERPRINT: fingerprint(dataset).encode(),
         }
     )
-    path = progress_path(dataset, version)
+    path = progress_path(dataset, version, folder=folder)
     replace_table(path, table)
     return path
 
 
-def read_progress(dataset: Path, version: str) -> dict[int, Progress]:
+def read_progress(dataset: Path, version: str | Path) -> dict[int, Progress]:
     """Read what :func:`write_progress` wrote, by episode index; episodes without any progress are left out.
 
+    Args:
+        dataset: The dataset's folder.
+        version: The reward model's version, for the file beside the dataset; or the file itself. LeRobot's own files are
+            read as well: they have no spread, and only the number of their rows says whether they belong to the data.
+
     Raises:
-        DatasetError: If there is no such file, or the dataset is no longer the one it was written for.
+        DatasetError: If there is no such file, it holds no progress, or the dataset is not the one it was written for.
     """
-    path = progress_path(dataset, version)
+    path = version if isinstance(version, Path) else progress_path(dataset, version)
     if not path.is_file():
-        there = sorted(p.name for p in dataset.glob("roborl_progress_*.parquet"))
+        there = sorted(p.name for p in dataset.glob("*progress*.parquet"))
         raise DatasetError(
-            "There is no progress of this version", seen=version, allowed=there, remedy="Label the dataset"
+            "There is no progress of this version",
+            seen=version,
+            allowed=there,
+            remedy="Label the dataset: roborl label",
         )
-    table = pq.read_table(path)
-    written, now = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode(), fingerprint(dataset)
-    if written != now:
-        raise DatasetError(
-            "The progress was written for other data: the dataset was merged, cut or edited since",
-            seen=f"fingerprint {written}",
-            allowed=now,
-            remedy="Label the dataset again",
-        )
+    table = _progress_table(path)
+    check_fingerprint(table, dataset, "progress", "Label the dataset again")
     index = table.column("episode_index").to_numpy()
-    values, spread = (table.column(n).to_numpy().astype(np.float32) for n in ("progress_sparse", "spread"))
+    values = table.column("progress_sparse").to_numpy().astype(np.float32)
+    spread = (
+        table.column("spread").to_numpy().astype(np.float32)
+        if "spread" in table.column_names
+        else np.zeros_like(values)
+    )
+    lengths = {int(row["episode_index"]): int(row["length"]) for row in load_files(dataset).episodes}
     found = {}
     for episode in np.unique(index):
         rows = index == episode
+        if lengths.get(int(episode)) != rows.sum():
+            raise DatasetError(
+                "The progress was written for other data",
+                seen=f"{rows.sum()} rows of episode {episode} in {path}",
+                allowed=f"{lengths.get(int(episode), 0)}, as in {dataset}",
+                remedy="Label the dataset again",
+            )
         if not np.isnan(values[rows]).all():
             found[int(episode)] = (values[rows], spread[rows])
     return found
+
+
+def check_fingerprint(table: pa.Table, dataset: Path, what: str, remedy: str) -> None:
+    """See whether a file that goes with a dataset was written for it as it is now; one that does not say is let pass.
+
+    Args:
+        table: What the file holds.
+        dataset: The dataset's folder.
+        what: What that is, in a word.
+        remedy: What to do where it was not.
+
+    Raises:
+        DatasetError: If it was written for other data.
+    """
+    written, now = (table.schema.metadata or {}).get(FINGERPRINT, b"").decode(), fingerprint(dataset)
+    if written and written != now:
+        raise DatasetError(
+            f"The {what} was written for other data: the dataset was merged, cut or edited since",
+            seen=f"fingerprint {written}",
+            allowed=now,
+            remedy=remedy,
+        )
+
+
+def progress_version(path: Path) -> str:
+    """Return the version that stands in a file of progress; its name where there is none.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
+    return (_progress_table(path).schema.metadata or {}).get(VERSION, b"").decode() or path.stem
+
+
+def _progress_table(path: Path) -> pa.Table:
+    """Read a file of progress, its rows in the order of the frames."""
+    try:
+        table = pq.read_table(path)
+        if "progress_sparse" not in table.column_names and "progress_dense" in table.column_names:
+            table = table.append_column("progress_sparse", table.column("progress_dense"))
+        absent = {"index", "episode_index", "progress_sparse"} - set(table.column_names)
+        if absent:
+            raise ValueError(f"it lacks {sorted(absent)}")
+        return table.sort_by("index")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DatasetError(
+            "A file of progress cannot be read",
+            seen=f"{path}: {error}",
+            allowed="a parquet with index, episode_index and progress_sparse, as roborl label writes it",
+            remedy="Label the dataset: roborl label",
+        ) from error

@@ -7,6 +7,9 @@ objects sharply, those of later sub-tasks too. Failures that went through some s
 
 What a sub-task is done to lies still until that begins, so its end has to be seen at one place however the hand moves about.
 That holds in failures that completed nothing too, and teaches the encoder not to be misled by poses that no demonstration has.
+
+Where nobody has said which episodes succeeded, weights do, step by step (see :mod:`roborl.data.rabc`): a step that counts for
+nothing teaches neither action nor aim.
 """
 
 from __future__ import annotations
@@ -78,6 +81,7 @@ class CloningData:
         still: Whether neither that sub-task nor a later one has begun, and its end is not known, float32 (n, k) of 0 and 1.
         age: Rows since the first of the episode, int64 (n,).
         episode: Index of the demonstration, -1 for failures, int64 (n,).
+        weight: How much each row of a demonstration counts, float32 (n,), in [0, 1]; 1 for failures.
     """
 
     images: dict[str, Image]
@@ -89,6 +93,7 @@ class CloningData:
     still: NDArray[np.float32]
     age: NDArray[np.int64]
     episode: NDArray[np.int64]
+    weight: NDArray[np.float32]
 
     @property
     def first(self) -> NDArray[np.int64]:
@@ -108,6 +113,7 @@ class CloningData:
             still=self.still[keep],
             age=self.age[keep],
             episode=self.episode[keep],
+            weight=self.weight[keep],
         )
 
 
@@ -117,6 +123,7 @@ def cloning_data(
     *,
     cameras: Sequence[str],
     image_px: int,
+    weights: Sequence[NDArray[np.float32]] = (),
 ) -> CloningData:
     """Lay episodes out as arrays; an episode that is not annotated counts as one sub-task.
 
@@ -125,10 +132,12 @@ def cloning_data(
         failures: Their completed sub-tasks help the encoder; their actions are never cloned.
         cameras: Views to keep, in order.
         image_px: Side of the square pictures.
+        weights: How much each step of each demonstration counts, float32 (T,) in [0, 1]; all count fully where there are none.
 
     Raises:
-        DatasetError: If no demonstration has a step.
+        DatasetError: If no demonstration has a step, no step counts, or weights have another length.
     """
+    _check_weights(demonstrations, weights)
     episodes = [*demonstrations, *failures]
     rows = [(e, t) for e, episode in enumerate(episodes) for t in range(len(episode.action))]
     if not any(e < len(demonstrations) for e, _ in rows):
@@ -151,7 +160,18 @@ def cloning_data(
         still=((np.arange(len(names)) >= begun[:, None]) & (ends < 0)).astype(np.float32),
         age=np.array([t for _, t in rows]),
         episode=np.array([e if e < len(demonstrations) else -1 for e, _ in rows]),
+        weight=np.array([weights[e][t] if e < len(weights) else 1.0 for e, t in rows], np.float32),
     )
+
+
+def _check_weights(demonstrations: Sequence[DatasetEpisode], weights: Sequence[NDArray[np.float32]]) -> None:
+    given, steps = [len(row) for row in weights], [len(episode.action) for episode in demonstrations]
+    if given and (given != steps or not any(row.any() for row in weights)):
+        raise DatasetError(
+            "Demonstrations cannot be cloned by these weights",
+            seen=f"{given} weights, the largest {max(row.max(initial=0.0) for row in weights):g}",
+            allowed=f"{steps} in [0, 1], one above 0 at least",
+        )
 
 
 def _ends(episode: DatasetEpisode, t: int, names: Sequence[str], success: bool) -> list[int]:
@@ -260,7 +280,9 @@ def _train_encoder(
         images = {name: torch.from_numpy(pixels[rows]) for name, pixels in data.images.items()}
         state = torch.from_numpy(data.state[rows])
         action, progress, own, waypoints = heads(encoder.keypoints(images), state)
-        ahead, demo = torch.from_numpy(data.ahead[rows]), torch.from_numpy(data.episode[rows] >= 0).float()
+        counted = torch.from_numpy(data.weight[rows])
+        ahead = torch.from_numpy(data.ahead[rows]) * counted[:, None]
+        demo = torch.from_numpy(data.episode[rows] >= 0).float() * counted
         missed = (waypoints - torch.from_numpy(data.waypoints[rows])).square().mean(dim=2)
         astray = (action - torch.from_numpy(data.action[rows])).square().mean(dim=1)
         early = (progress - torch.from_numpy(data.progress[rows])).square()
@@ -287,7 +309,7 @@ def _train_encoder(
             policy.remaining.fit(
                 features,
                 torch.from_numpy(data.waypoints),
-                torch.from_numpy(data.ahead),
+                torch.from_numpy(data.ahead * data.weight[:, None]),
                 strayed=features - features[torch.from_numpy(data.first)],
                 still=torch.from_numpy(data.still),
                 weight=_STILL_SHARE * config.still_weight,
@@ -319,10 +341,16 @@ def _train_actor(
         inputs = policy.remaining(features, torch.from_numpy(data.state), first).clone()
     noise = torch.full((inputs.shape[1],), config.state_noise)
     noise[: features.shape[1]] = config.feature_noise
+    # Drawn as often as they count, so that no update is spent on rows that count for nothing.
+    share = None if (data.weight == 1).all() else data.weight / data.weight.sum(dtype=np.float64)
     policy.actor.train()
     optimiser = torch.optim.AdamW(policy.actor.parameters(), config.learning_rate, weight_decay=1e-4)
     for update in range(config.actor_updates):
-        rows = random.integers(len(data.state), size=config.batch_size)
+        rows = (
+            random.integers(len(data.state), size=config.batch_size)
+            if share is None
+            else random.choice(len(data.state), config.batch_size, p=share)
+        )
         seen = inputs[rows]
         proposed = policy.actor(seen + noise * torch.randn_like(seen))
         loss = functional.mse_loss(proposed, torch.from_numpy(data.action[rows]))

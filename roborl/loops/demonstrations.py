@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo, warn_of_cuts
 from roborl.data.lerobot_info import DatasetInfo, describe, map_cameras
+from roborl.data.weights import read_weights
 from roborl.envs.bench import Bench
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.robot_model import load_robot_model
@@ -56,6 +58,8 @@ class DemosConfig:
     units: Units = "auto"
     # LeRobot's calibration file of the recorded arm, for units normalised
     calibration: str = ""
+    # file that roborl filter wrote: how much each step counts where a first policy is cloned from them; empty: all alike
+    weights: str = ""
 
 
 def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
@@ -108,6 +112,25 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
             shown += not failed
             named = told is False or episode.index in config.failed
             yield _unpaid(episode) if named else episode
+
+
+def demo_weights(config: DemosConfig, bench: Bench) -> dict[int, NDArray[np.float32]] | None:
+    """Return how much each row of each demonstration counts, by the episode's index; None where all count alike.
+
+    Raises:
+        DatasetError: If the file cannot be read, was written for other data, or the recording would have to be thinned out.
+    """
+    if not config.weights:
+        return None
+    info = describe(config.path)
+    if abs(info.fps / bench.policy_hz - 1.0) > 0.01:
+        raise DatasetError(
+            "Demonstrations that are thinned out cannot be weighed step by step",
+            seen=f"{info.fps:g} Hz",
+            allowed=f"{bench.policy_hz:g} Hz",
+            remedy="Leave episodes out instead: roborl filter --drop RULE --out FOLDER",
+        )
+    return read_weights(info.root, Path(config.weights))
 
 
 def _unpaid(episode: DatasetEpisode) -> DatasetEpisode:

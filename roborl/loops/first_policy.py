@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.envs.bench import Bench
@@ -24,6 +25,7 @@ def first_policy(
     *,
     actor_episodes: int | None = None,
     seed: int,
+    weights: Mapping[int, NDArray[np.float32]] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> SmallPolicy:
     """Clone a policy; takes a minute or two on one thread.
@@ -36,10 +38,11 @@ def first_policy(
         actor_episodes: How many of the demonstrations are copied; None for all. The others, and the failures, teach only
             what to see.
         seed: Of initialisation and draws.
+        weights: How much each step counts, by the episode's index, float32 (T,) or longer; None for all alike.
         stopping: Asked now and then.
 
     Raises:
-        DatasetError: If no demonstration has a step.
+        DatasetError: If no demonstration has a step that counts.
         KeyboardInterrupt: If ``stopping`` says so.
     """
 
@@ -53,7 +56,13 @@ def first_policy(
         go_on()
         # One that nobody judged is taken for a demonstration, as everywhere.
         (failures if episode.success is False else demonstrations).append(_small(episode, bench))
-    data = cloning_data(demonstrations, failures, cameras=tuple(bench.cameras), image_px=bench.image_px)
+    data = cloning_data(
+        demonstrations,
+        failures,
+        cameras=tuple(bench.cameras),
+        image_px=bench.image_px,
+        weights=[] if weights is None else [weights[e.index][: e.steps] for e in demonstrations],
+    )
     shape = SmallPolicyConfig(
         cameras=tuple(bench.cameras),
         image_px=bench.image_px,

@@ -36,12 +36,13 @@ class Requirement:
     bound: float
 
     @classmethod
-    def parse(cls, text: str, figures: Collection[str]) -> Requirement:
+    def parse(cls, text: str, figures: Collection[str], *, option: str = "--require") -> Requirement:
         """Read a bar; nothing in it is ever executed.
 
         Args:
             text: The bar.
             figures: Names that it may speak of.
+            option: What it was given with.
 
         Raises:
             ConfigError: If it is not a figure, a comparator and a number.
@@ -56,7 +57,7 @@ class Requirement:
                 "A requirement cannot be read",
                 seen=text,
                 allowed=f"one of {', '.join(figures)}, then one of {' '.join(_COMPARATORS)}, then a number",
-                remedy=f"For example: --require '{next(iter(figures))}>=0.8'",
+                remedy=f"For example: {option} '{next(iter(figures))}>=0.8'",
             )
         return cls(name=match[1], comparator=match[2], bound=float(match[3]))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from roborl.clock import NS, Clock, Deadline, MonotonicClock
+from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.images import square
 from roborl.loops.reward_server import ServedJudge
@@ -21,7 +21,6 @@ from roborl.types import Image, Lane, Observation, Score
 log = logging.getLogger(__name__)
 
 _ASK_EVERY_S = 1.0
-_POLL_S = 0.05
 
 
 class ScoreLine:
@@ -217,60 +216,3 @@ def require_cameras(wanted: Sequence[str], recorded: Sequence[str]) -> None:
             remedy="Serve a model made for this bench's cameras (roborl train-reward learns under their names with"
             " --camera_map), or record them",
         )
-
-
-def score_over(
-    line: ScoreLine,
-    task: str,
-    observations: Sequence[Observation],
-    *,
-    deadline_s: float,
-    clock: Clock | None = None,
-) -> list[Score]:
-    """Have a finished episode scored by a reward server, as :func:`roborl.rewards.model.score_episode` scores one here.
-
-    A session that is lost is opened again and shown the episode from the start. Blocks.
-
-    Args:
-        line: The line to the server.
-        task: The instruction in words.
-        observations: All T + 1 observations, in order.
-        deadline_s: How long no further score may come from the server.
-        clock: The clock.
-
-    Returns:
-        One score per observation, in order.
-
-    Raises:
-        ConfigError: If the server has no such model, it wants a view that is not there, or it refuses the session.
-        DeadlineExceeded: If the server is away until the deadline.
-    """
-    clock = clock or MonotonicClock()
-    deadline = Deadline(deadline_s, clock)
-    session: str | None = None
-    pushed = most = 0
-    scores: list[Score] = []
-    while len(scores) < len(observations):
-        if deadline.passed:
-            if session is not None:
-                line.close(session)
-            raise DeadlineExceeded(
-                "The reward server does not score an episode",
-                seen=f"{most} of {len(observations)} scores, then nothing for {deadline_s:g} s",
-                remedy="See that roborl serve runs at that address, and what it says of this session",
-            )
-        if line.judge() is not None and session is None:
-            session, pushed, scores = line.open(task), 0, []
-        while session is not None and pushed < len(observations):
-            if not line.push(session, observations[pushed], score=True):
-                break
-            pushed += 1
-        came, lost = line.poll(_POLL_S)
-        scores += [score for name, score in came if name == session]
-        if len(scores) > most:  # not at every score: a session may be lost again and again
-            most, deadline = len(scores), Deadline(deadline_s, clock)
-        if session in lost:
-            session = None
-    assert session is not None, "scores came, so there is a session"
-    line.close(session)
-    return scores

@@ -104,7 +104,7 @@ class Remaining(nn.Module):
         Args:
             features: (n, features).
             ends: State at the end of each sub-task, (n, waypoints, state_dim).
-            known: Whether that is known and still ahead, (n, waypoints).
+            known: How much that counts, (n, waypoints), from 0, where it is not known or no longer ahead, to 1.
             strayed: How far the features are from those of another picture with the same ends, (n, features).
             still: Whether that other picture does have the same end, (n, waypoints).
             weight: What all the rows that are still weigh together beside all those whose end is known.
@@ -113,11 +113,12 @@ class Remaining(nn.Module):
         for k in range(len(self.bias)):
             rows = known[:, k] > 0
             x, y = torch.cat([features, ones], dim=1)[rows].double(), ends[rows, k].double()
-            square = x.T @ x + torch.eye(x.shape[1], dtype=x.dtype)
+            counted = known[rows, k, None].double()
+            square = x.T @ (counted * x) + torch.eye(x.shape[1], dtype=x.dtype)
             if weight and strayed is not None and still is not None and (same := still[:, k] > 0).any():
                 apart = torch.cat([strayed, 0.0 * ones], dim=1)[same].double()
-                square += weight * len(x) / len(apart) * (apart.T @ apart)
-            solved = torch.linalg.solve(square, x.T @ y).float()
+                square += weight * counted.sum() / len(apart) * (apart.T @ apart)
+            solved = torch.linalg.solve(square, x.T @ (counted * y)).float()
             self.weight[k], self.bias[k] = solved[:-1].T, solved[-1]
 
 

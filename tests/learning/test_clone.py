@@ -146,3 +146,33 @@ def test_a_goal_is_seen_at_one_place_however_the_hand_moves_about() -> None:
         missed[weight] = float(np.mean([(e - t).norm(dim=1).mean() for e, t in zip(seen, true, strict=True)]))
     assert strayed[1.0] < 0.5 * strayed[0.0], strayed
     assert missed[1.0] < 0.7 * missed[0.0], missed
+
+
+def test_a_step_that_counts_for_nothing_teaches_nothing() -> None:
+    few = CloneConfig(keypoints=8, encoder_updates=3, actor_updates=3, batch_size=16)
+    torch.set_num_threads(1)
+
+    def cloned(wrong: float, weights: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        bad = towards(1)
+        bad = replace(bad, action=bad.action * wrong, state=bad.state.copy())
+        bad.state[-1] *= wrong  # where its last sub-task ends
+        data = cloning_data([towards(0), bad], cameras=("front",), image_px=32, weights=weights)
+        policy = clone(few, replace(SHAPE, waypoints=2), data, seed=0)
+        seen = Observation(
+            frames={"front": Frame(rgb=towards(2).images["front"][0], camera="front", stamp_ns=0, id=0)},
+            state=towards(2).state[0],
+            stamp_ns=0,
+        )
+        return policy.act(seen)
+
+    all_, none = np.ones(6, np.float32), np.zeros(6, np.float32)
+    np.testing.assert_array_equal(cloned(1.0, [all_, none]), cloned(-1.0, [all_, none]))
+    assert not np.array_equal(cloned(1.0, []), cloned(-1.0, []))
+    np.testing.assert_array_equal(cloned(1.0, [all_, all_]), cloned(1.0, []))
+
+
+def test_weights_that_do_not_fit_are_told() -> None:
+    one = np.ones(6, np.float32)
+    for weights in ([one], [one, one[:5]], [0 * one, 0 * one]):
+        with pytest.raises(DatasetError, match=r"by these weights.*\[6, 6\] in \[0, 1\]"):
+            cloning_data([towards(0), towards(1)], cameras=("front",), image_px=32, weights=weights)

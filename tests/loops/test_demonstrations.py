@@ -15,6 +15,7 @@ from roborl.clock import FakeClock
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.weights import write_weights
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, CameraUse, load_bench
 from roborl.envs.config_sim_robot import SimCameraConfig
@@ -27,6 +28,7 @@ from roborl.loops.demonstrations import (
     DemosConfig,
     bench_demos,
     bench_episodes,
+    demo_weights,
     is_joint_recording,
     scales,
     warn_of_another_task,
@@ -357,3 +359,17 @@ def test_the_other_rate_is_thinned_out(bench: Bench, tmp_path: Path) -> None:
     slower = replace(bench, policy_hz=5.0)
     (demo,) = bench_demos(DemosConfig(path=str(tmp_path / "f")), slower)
     assert len(demo.steps) == len(executed) // 2
+
+
+def test_weights_go_with_a_recording_at_the_benchs_rate(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", random_episode(0))
+    path = tmp_path / "weights.parquet"
+    write_weights(tmp_path / "d", path, {0: np.linspace(1, 0, 7, dtype=np.float32)}, version="v", chunk=2)
+    bench = load_bench("so101_sim")
+    config = DemosConfig(path=str(tmp_path / "d"), weights=str(path))
+    found = demo_weights(config, replace(bench, policy_hz=10.0))
+    assert found is not None
+    assert found[0] == pytest.approx(np.linspace(1, 0, 7))
+    assert demo_weights(replace(config, weights=""), bench) is None
+    with pytest.raises(DatasetError, match=r"thinned out cannot be weighed.*10 Hz.*5 Hz"):
+        demo_weights(config, replace(bench, policy_hz=5.0))

@@ -18,7 +18,8 @@ import pytest
 import torch
 import yaml
 
-from roborl.loops.score_link import ScoreLine, score_over
+from roborl.loops.score_episodes import score_over
+from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import serving
 from roborl.rewards import registry
 from roborl.rewards.calibration import Calibration

@@ -17,7 +17,7 @@ from roborl.envs.bench_maps import action_map, state_map
 from roborl.errors import ConfigError
 from roborl.learning.publish import VersionShelf
 from roborl.loops.bench_scales import scales
-from roborl.loops.demonstrations import bench_episodes, warn_of_another_task
+from roborl.loops.demonstrations import bench_episodes, demo_weights, warn_of_another_task
 from roborl.loops.learner import learn_processes
 from roborl.loops.learner.learn_config import (
     BenchForm,
@@ -245,6 +245,7 @@ def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping
                 bench_episodes(config.demos, bench),
                 bench,
                 seed=config.seed,
+                weights=demo_weights(config.demos, bench),
                 stopping=stopping,
             ).save(draft)
         else:

@@ -1,0 +1,36 @@
+"""``roborl label``: a dataset and a reward model in, the progress of every observation out, beside the dataset."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from roborl.data.export import Progress
+from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_dataset import label_dataset
+from roborl.loops.supervise import Child
+
+Config = LabelConfig
+
+
+def main(config: LabelConfig) -> dict[str, Any]:
+    """Label until all is done, or Ctrl-C; return the figures, with ``exit`` 1 where it was stopped before the end."""
+    child = Child.alone("label")
+    labelled = label_dataset(config, on_episode=_show, stopping=lambda: child.stopping)
+    if labelled.stopped:
+        print("stopped; run the same again to go on behind the last whole episode", file=sys.stderr)
+    return labelled.figures() | ({"exit": 1} if labelled.stopped else {})
+
+
+def _show(index: int, labels: Progress, done: int, of: int) -> None:
+    values = labels[0][~np.isnan(labels[0])]
+    course = f"{values[0]:.2f} to {values[-1]:.2f}" if len(values) else "no score"
+    missing = len(labels[0]) - len(values)
+    print(
+        f"{done}/{of}  episode {index}: {len(labels[0])} observations, progress {course}"
+        + (f", {missing} missing" if missing else ""),
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,204 @@
+"""RA-BC weights: how much each frame of a dataset counts when it is cloned, by the progress that it leads to.
+
+Arrays have one value per row of an episode. A missing score is NaN, never a number.
+
+Source: Chen et al., "SARM: Stage-aware reward modeling for long horizon robot manipulation", arXiv 2509.25358, equations 8 and 9.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.errors import ConfigError
+from roborl.rewards.shaping import held, potential
+
+Rule = Literal["roborl", "lerobot"]
+
+LEROBOT_KAPPA = 0.01
+_EPSILON = 1e-6
+# Share of the chunk over which a gain is measured at least: over less, noise is taken for progress.
+_LEAST_LAG = 0.25
+
+type Curve = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RabcSettings:
+    """How frames are weighed."""
+
+    # actions in a chunk of the policy that is to be trained: gains of progress are measured over so many rows
+    chunk: int = 50
+    # roborl: see RabcSettings.kappa, pace, finished and doubt; lerobot: LeRobot's formula to the letter, with its kappa 0.01
+    rule: Rule = "roborl"
+    # gain over a chunk from which a frame counts fully; 0: from the pace or the quantile, and 0.01 under lerobot
+    kappa: float = 0.0
+    # kappa in units of the mean gain over a chunk in the episodes that finish, until they are done
+    pace: float = 1.0
+    # instead: kappa is this quantile of all gains, in (0, 1); 0: by the pace
+    kappa_quantile: float = 0.0
+    # progress from which the task counts as done: frames there that stay there count fully, though they gain nothing
+    finished: float = 0.9
+    # spread of the progress at which a frame counts half; infinite: the spread plays no part
+    doubt: float = math.inf
+
+    def __post_init__(self) -> None:
+        if (
+            self.chunk < 1
+            or self.kappa < 0
+            or self.pace <= 0
+            or not 0 <= self.kappa_quantile < 1
+            or not self.doubt > 0
+        ):
+            raise ConfigError(
+                "Frames cannot be weighed in this way",
+                seen=f"chunk {self.chunk}, kappa {self.kappa:g}, pace {self.pace:g}, kappa_quantile"
+                f" {self.kappa_quantile:g}, doubt {self.doubt:g}",
+                allowed="chunk ≥ 1, kappa ≥ 0, pace > 0, kappa_quantile in [0, 1), doubt > 0",
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Weighed:
+    """Weights of a dataset.
+
+    Attributes:
+        weights: By episode index, float32 in [0, 1], one per row.
+        gains: Gains over a chunk, NaN where progress is missing; by episode index.
+        kappa: The gain from which a frame counts fully.
+        unknown: Rows whose gain is not known.
+    """
+
+    weights: Mapping[int, Curve]
+    gains: Mapping[int, Curve]
+    kappa: float
+    unknown: int
+
+
+def weigh(
+    progress: Mapping[int, tuple[Curve, Curve]], lengths: Mapping[int, int], settings: RabcSettings
+) -> Weighed:
+    """Weigh every row of a dataset.
+
+    By LeRobot's rule a gain above κ counts fully, one below 0 nothing, and one between by a ramp from two standard
+    deviations below the mean gain to two above, which jumps at κ and gives a share to frames that stand still. At an
+    episode's end the gain is over fewer rows, and so small. A row without a gain counts fully.
+
+    Ours rises from 0 to 1 as the gain rises from 0 to κ; κ comes from the data's own pace; where the episode ends or the task is
+    done within the chunk the gain until there is scaled up, and a task that is done and stays done counts fully. A missing score holds the last one. A row
+    without a gain counts as much as the others do on average.
+
+    Args:
+        progress: Progress and its spread by episode index, float32 (rows,) each; episodes may be left out.
+        lengths: Rows of every episode.
+        settings: How.
+
+    Example:
+        >>> rising = np.linspace(0, 1, 5, dtype=np.float32)
+        >>> standing = np.zeros(5, np.float32)
+        >>> found = weigh({0: (rising, standing), 1: (standing, standing)}, {0: 5, 1: 5}, RabcSettings(chunk=2))
+        >>> found.kappa, found.weights[0].tolist(), found.weights[1].tolist()
+        (0.5, [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0])
+    """
+    nothing = {index: np.full(rows, np.nan, np.float32) for index, rows in lengths.items()}
+    curves = {index: progress[index][0] if index in progress else nothing[index] for index in lengths}
+    if settings.rule == "lerobot":
+        return _by_lerobot(curves, settings)
+    curves = {index: _held(curve) for index, curve in curves.items()}
+    gains = {index: _gains(curve, settings) for index, curve in curves.items()}
+    kappa = settings.kappa or _kappa(curves, gains, settings)
+    weights = {
+        index: _ramp(curve, gains[index], progress[index][1] if index in progress else None, kappa, settings)
+        for index, curve in curves.items()
+    }
+    everything = np.concatenate(list(weights.values()))
+    known = everything[~np.isnan(everything)]
+    usual = np.float32(known.mean() if known.size else 1.0)
+    return Weighed(
+        weights={i: np.where(np.isnan(w), usual, w).astype(np.float32) for i, w in weights.items()},
+        gains=gains,
+        kappa=float(kappa),
+        unknown=len(everything) - known.size,
+    )
+
+
+def _by_lerobot(curves: Mapping[int, Curve], settings: RabcSettings) -> Weighed:
+    kappa = settings.kappa or LEROBOT_KAPPA
+    exact = {}
+    for index, curve in curves.items():
+        end = np.minimum(np.arange(len(curve)) + settings.chunk, len(curve) - 1)
+        exact[index] = curve.astype(np.float64)[end] - curve
+    every = np.concatenate(list(exact.values()))
+    every = every[~np.isnan(every)]
+    mean = max(float(every.mean()), 0.0) if every.size else 0.0
+    deviation = max(float(every.std()), _EPSILON) if every.size else _EPSILON
+    # In single precision from here on, as LeRobot has it: a gain at κ falls on the same side.
+    gains = {index: gain.astype(np.float32) for index, gain in exact.items()}
+    weights = {}
+    for index, gain in gains.items():
+        soft = np.clip((gain - (mean - 2 * deviation)) / (4 * deviation + _EPSILON), 0.0, 1.0)
+        counted = np.where(gain > kappa, 1.0, np.where(gain >= 0, soft, 0.0))
+        weights[index] = np.where(np.isnan(gain), 1.0, counted).astype(np.float32)
+    unknown = sum(int(np.isnan(gain).sum()) for gain in gains.values())
+    return Weighed(weights=weights, gains=gains, kappa=kappa, unknown=unknown)
+
+
+def _held(curve: Curve) -> Curve:
+    """Return a curve whose missing values hold the last one; NaN before the first."""
+    ids = np.flatnonzero(~np.isnan(curve))
+    filled = held(curve[ids], ids, len(curve))
+    filled[: ids[0] if ids.size else len(curve)] = np.nan
+    return filled
+
+
+def _gains(curve: Curve, settings: RabcSettings) -> Curve:
+    """Return the gain over a chunk from each row; where the episode ends or the task is done before, that until there, scaled up.
+
+    Over less than a quarter of a chunk nothing is measured: the last rows take rows before them in.
+    """
+    last = len(curve) - 1
+    if last < 1:
+        return np.full(len(curve), np.nan, np.float32)
+    rows = np.arange(last + 1)
+    end = np.minimum(rows + settings.chunk, last)
+    done = _next_done(curve, settings.finished)
+    end = np.where(curve[end] >= settings.finished, np.minimum(end, done), end)
+    start = np.maximum(0, np.minimum(rows, end - math.ceil(_LEAST_LAG * settings.chunk)))
+    gains: Curve = (curve[end] - curve[start]) * (settings.chunk / np.maximum(end - start, 1))
+    return gains.astype(np.float32)
+
+
+def _next_done(curve: Curve, finished: float) -> NDArray[np.int64]:
+    """Return for each row the next one after it at which the task is done, int64 (rows,); far away where there is none."""
+    never = 2 * len(curve)
+    places = np.where(curve >= finished, np.arange(len(curve)), never)
+    return np.append(np.minimum.accumulate(places[::-1])[::-1][1:], never)
+
+
+def _kappa(curves: Mapping[int, Curve], gains: Mapping[int, Curve], settings: RabcSettings) -> float:
+    if settings.kappa_quantile:
+        every = np.concatenate(list(gains.values()))
+        every = every[~np.isnan(every)]
+        return max(float(np.quantile(every, settings.kappa_quantile)), _EPSILON) if every.size else 1.0
+    worked = [curve for curve in curves.values() if len(curve) > 1]
+    done = [(c, int((c >= settings.finished).argmax())) for c in worked if c[-1] >= settings.finished]
+    # Where nothing finishes, what would finish in the length that the episodes have.
+    paces = [(float(c[first]), first) for c, first in done if first] or [(1.0, len(c) - 1) for c in worked]
+    rise, steps = np.sum(paces, axis=0) if paces else (1.0, settings.chunk)
+    return float(settings.pace * settings.chunk * rise / steps)
+
+
+def _ramp(curve: Curve, gain: Curve, spread: Curve | None, kappa: float, settings: RabcSettings) -> Curve:
+    weight = np.clip(gain / np.float32(kappa), 0.0, 1.0)
+    end = np.minimum(np.arange(len(curve)) + settings.chunk, len(curve) - 1)
+    weight[(curve >= settings.finished) & (curve[end] >= settings.finished)] = 1.0
+    if spread is None or math.isinf(settings.doubt):
+        return weight.astype(np.float32)
+    known = np.nan_to_num(spread)
+    weighed: Curve = potential(weight, np.maximum(known, known[end]), doubt=settings.doubt)
+    return weighed.astype(np.float32)

@@ -1,0 +1,78 @@
+"""Some episodes of a dataset as a dataset of their own: frames, videos and columns as they are, with their annotations."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from roborl.data.annotations import from_episode_row, write_annotations
+from roborl.data.lerobot_files import load_files
+from roborl.errors import ConfigError
+
+
+def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int, int]:
+    """Copy episodes with everything that stands in their rows, the last observations of ours included; blocks.
+
+    Args:
+        dataset: The dataset's folder.
+        out: A new folder, which appears whole or not at all.
+        episodes: Their indices; one at least.
+
+    Returns:
+        The new index of each, by the old one.
+
+    Raises:
+        ConfigError: If ``out`` is there already.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(
+            "There is something where the filtered dataset is to go",
+            seen=out,
+            allowed="a new folder",
+            remedy="Give another --out, or delete it",
+        )
+    chosen = sorted(episodes)
+    places = {old: new for new, old in enumerate(chosen)}
+    files = load_files(dataset)
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    left_out = [
+        int(row["episode_index"]) for row in files.episodes if int(row["episode_index"]) not in places
+    ]
+    if left_out:
+        from lerobot.datasets.dataset_tools import delete_episodes
+        from lerobot.datasets.lerobot_dataset import LeRobotDataset
+        from lerobot.utils.utils import SuppressProgressBars
+
+        with SuppressProgressBars():
+            delete_episodes(
+                LeRobotDataset(f"local/{dataset.name}", root=dataset, video_backend="pyav"),
+                left_out,
+                output_dir=draft,
+                repo_id=f"local/{out.name}",
+            )
+        _annotate(dataset, draft, places)
+    else:
+        shutil.copytree(dataset, draft, ignore=shutil.ignore_patterns("roborl_*.parquet", ".*"))
+    if out.exists():
+        out.rmdir()
+    draft.rename(out)
+    return places
+
+
+def _annotate(dataset: Path, copy: Path, places: dict[int, int]) -> None:
+    """Carry the marks of sub-tasks over, which LeRobot's tool leaves behind."""
+    files = load_files(dataset)
+    fps = float(files.info["fps"])
+    for prefix in ("sparse", "dense"):
+        marks = {
+            places[int(row["episode_index"])]: from_episode_row(
+                row, fps=fps, last=int(row["length"]) - 1, prefix=prefix
+            )
+            for row in files.episodes
+            if int(row["episode_index"]) in places
+        }
+        if any(marks.values()):
+            write_annotations(copy, marks, prefix=prefix, language=False)

@@ -1,0 +1,243 @@
+"""A labelled dataset weighed frame by frame and, by rules, without the episodes that are not worth cloning."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roborl.data.export import Progress, progress_path, progress_version, read_progress, write_progress
+from roborl.data.lerobot_files import Files, load_files
+from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
+from roborl.data.rabc import Weighed, weigh
+from roborl.data.weights import LEROBOT_KAPPA, weights_path, write_weights
+from roborl.errors import DatasetError
+from roborl.loops.rabc.dataset_copy import copy_episodes
+from roborl.loops.rabc.episode_figures import episode_figures
+from roborl.loops.rabc.filter_config import FilterConfig
+
+log = logging.getLogger(__name__)
+
+DISCARDED = "discarded by its operator"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FilteredEpisode:
+    """What became of an episode.
+
+    Attributes:
+        index: Its index in the dataset.
+        success: The verdict in the dataset, which plays no part.
+        progress: NaN where a score is missing, float32 (rows,).
+        weights: How much each row with an action counts, before any rule.
+        figures: See :func:`roborl.loops.rabc.episode_figures.episode_figures`.
+        dropped: The rules that leave it out; empty where it stays.
+    """
+
+    index: int
+    success: bool | None
+    progress: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    figures: Mapping[str, float]
+    dropped: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if self.dropped:
+            return "left out: " + ", ".join(self.dropped)
+        return "no scores" if np.isnan(self.progress).all() else "kept"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Filtered:
+    """What a filtering came to.
+
+    Attributes:
+        version: The reward model's.
+        dataset: The dataset that the weights are of: the filtered one, where it was written.
+        weights: File of the weights.
+        episodes: All that the dataset held.
+        kappa: Gain from which a frame counts fully.
+        unknown: Rows whose gain is not known.
+        command: How LeRobot's trainer goes on.
+    """
+
+    version: str
+    dataset: Path
+    weights: Path
+    episodes: tuple[FilteredEpisode, ...]
+    kappa: float
+    unknown: int
+    command: str
+
+    @property
+    def kept(self) -> tuple[FilteredEpisode, ...]:
+        """The episodes that stay."""
+        return tuple(episode for episode in self.episodes if not episode.dropped)
+
+    def figures(self) -> dict[str, Any]:
+        """Return plain values; the shares are of the frames of episodes that stay."""
+        left = np.concatenate([episode.weights for episode in self.kept])
+        full, none = float((left >= 1).mean()), float((left <= 0).mean())
+        return {
+            "version": self.version,
+            "dataset": str(self.dataset),
+            "weights": str(self.weights),
+            "kappa": self.kappa,
+            "mean_weight": float(left.mean()),
+            "share_full": full,
+            "share_soft": 1.0 - full - none,
+            "share_none": none,
+            "frames": len(left),
+            "unknown": self.unknown,
+            "episodes": len(self.episodes),
+            "kept": len(self.kept),
+            "dropped": [episode.index for episode in self.episodes if episode.dropped],
+            "command": self.command,
+        }
+
+
+def filter_dataset(config: FilterConfig) -> Filtered:
+    """Weigh the frames of a dataset, decide which episodes stay, and write what follows from it; blocks.
+
+    Weights go beside the dataset, with 0 for episodes that are left out. With ``config.out`` the episodes that stay become a
+    dataset of their own, with progress and weights beside it. No verdict, reward or privileged progress plays a part.
+
+    Raises:
+        DatasetError: If dataset or progress cannot be read or do not belong together, or no frame is left.
+        ConfigError: If there is a folder at ``config.out``.
+    """
+    files = load_files(config.dataset)
+    path = find_progress(files.root, config.progress)
+    progress = read_progress(files.root, path)
+    version = progress_version(path)
+    lengths = {int(row["episode_index"]): int(row["length"]) for row in files.episodes}
+    weighed = weigh(progress, lengths, config)
+    episodes = _judged(config, files, progress, weighed)
+    if not any(e.weights.any() for e in episodes if not e.dropped):
+        raise DatasetError(
+            "Nothing is left to clone",
+            seen=f"{sum(not e.dropped for e in episodes)} of {len(episodes)} episodes stay, kappa {weighed.kappa:g}",
+            allowed="one frame above 0 at least",
+            remedy="Loosen --drop, lower --pace or --kappa, or look at the labels",
+        )
+    weights = {e.index: _of_rows(e, lengths[e.index]) for e in episodes}
+    root, chosen = files.root, [e.index for e in episodes if not e.dropped]
+    if config.out is not None:
+        places = copy_episodes(files.root, config.out, chosen)
+        root = config.out
+        weights = {new: weights[old] for old, new in places.items()}
+        write_progress(root, version, {new: progress[old] for old, new in places.items() if old in progress})
+    into = weights_path(root, version, config.chunk)
+    write_weights(root, into, weights, version=version, chunk=config.chunk)
+    return Filtered(
+        version=version,
+        dataset=root,
+        weights=into,
+        episodes=episodes,
+        kappa=weighed.kappa,
+        unknown=weighed.unknown,
+        command=train_command(
+            config, root, into, chosen if config.out is None and len(chosen) < len(episodes) else []
+        ),
+    )
+
+
+def find_progress(root: Path, named: str) -> Path:
+    """Return the file of progress that is named, or the only one beside a dataset.
+
+    Args:
+        root: The dataset.
+        named: A file, or a version; empty for the only one.
+
+    Raises:
+        DatasetError: If there is none, or several and none is named.
+    """
+    if named:
+        return Path(named) if Path(named).is_file() else progress_path(root, named)
+    there = sorted(root.glob("*progress*.parquet"))
+    if len(there) != 1:
+        raise DatasetError(
+            "It is not clear by which progress to weigh",
+            seen=[path.name for path in there] or f"no file of progress in {root}",
+            allowed="one file beside the dataset, or one that is named with --progress",
+            remedy="Name it" if there else "Label the dataset first: roborl label",
+        )
+    return there[0]
+
+
+def train_command(config: FilterConfig, root: Path, weights: Path, episodes: list[int]) -> str:
+    """Return the command with which LeRobot trains a policy by the weights.
+
+    Args:
+        config: Chunk and kind of the policy.
+        root: The dataset.
+        weights: The file of weights.
+        episodes: Those to train on; empty for all.
+    """
+    words = [
+        "lerobot-train",
+        f"--dataset.repo_id=local/{root.name}",
+        f"--dataset.root={root}",
+        *([f"--dataset.episodes=[{','.join(map(str, episodes))}]"] if episodes else []),
+        f"--policy.type={config.policy}",
+        f"--policy.chunk_size={config.chunk}",
+        f"--policy.n_action_steps={config.chunk}",
+        "--policy.push_to_hub=false",
+        "--sample_weighting.type=rabc",
+        f"--sample_weighting.progress_path={weights}",
+        f"--sample_weighting.kappa={LEROBOT_KAPPA:g}",
+        f"--output_dir=outputs/train/{root.name}",
+    ]
+    return shlex.join(words)
+
+
+def _judged(
+    config: FilterConfig, files: Files, progress: Mapping[int, Progress], weighed: Weighed
+) -> tuple[FilteredEpisode, ...]:
+    rules, ours = config.rules(), describe(files.root).ours
+    found = {e.index: e for e in read_episodes(files.root, with_images=False)}
+    episodes = []
+    for index, weights in weighed.weights.items():
+        # In a dataset of ours the last row is an observation in which nothing was done.
+        acted = weights[:-1] if ours else weights
+        curve = progress[index][0] if index in progress else np.full(len(weights), np.nan, np.float32)
+        figures = episode_figures(
+            curve, weighed.gains[index], acted, kappa=weighed.kappa, finished=config.finished
+        )
+        # A rule says nothing of an episode without scores: NaN meets none.
+        dropped = [
+            f"{text} ({figures[rule.name]:.2f})"
+            for text, rule in zip(config.drop, rules, strict=True)
+            if rule.holds(figures)
+        ]
+        known = found.get(index)
+        if known is not None and known.discarded:
+            dropped.append(DISCARDED)
+        episodes.append(
+            FilteredEpisode(
+                index=index,
+                success=known.success if known else None,
+                progress=curve,
+                weights=acted,
+                figures=figures,
+                dropped=tuple(dropped),
+            )
+        )
+    return tuple(episodes)
+
+
+def _of_rows(episode: FilteredEpisode, rows: int) -> NDArray[np.float32]:
+    """Return a weight for each row: 0 in which nothing was done, and throughout an episode that is left out."""
+    weights = np.zeros(rows, np.float32)
+    if not episode.dropped:
+        weights[: len(episode.weights)] = episode.weights
+    return weights

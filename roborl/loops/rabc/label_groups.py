@@ -1,0 +1,104 @@
+"""Who scores which episodes of a dataset, and under which version."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roborl.clock import Deadline, MonotonicClock
+from roborl.data.lerobot_files import load_files
+from roborl.errors import DatasetError, DeadlineExceeded
+from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.references import NoDemonstration, read_demonstration
+from roborl.loops.reward_server import ServedJudge
+from roborl.loops.score_link import ScoreLine
+from roborl.rewards.references import Pictures, told
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LabelGroup:
+    """Episodes with which the same demonstration is shown.
+
+    Attributes:
+        task: An instruction to try a session with.
+        references: The demonstration.
+        episodes: Their indices.
+    """
+
+    task: str
+    references: Mapping[str, Pictures]
+    episodes: tuple[int, ...]
+
+
+def groups_of(config: LabelConfig, root: Path, cameras: Sequence[str]) -> tuple[list[LabelGroup], int]:
+    """Return a dataset's episodes by the demonstration that goes with them, and how many are left out for want of one.
+
+    Args:
+        config: The demonstration, and another task than the episodes' own.
+        root: The dataset.
+        cameras: Names of the views.
+
+    Raises:
+        DatasetError: If there is no episode, or the demonstration cannot be read or is of no task of the dataset.
+    """
+    tasks = {
+        int(row["episode_index"]): config.task or next(iter(row.get("tasks") or ()), "")
+        for row in load_files(root).episodes
+    }
+    if not tasks:
+        raise DatasetError("The dataset has no episode", seen=root, allowed="one or more")
+    if not config.references.path:
+        return [LabelGroup(task=next(iter(tasks.values())), references={}, episodes=tuple(tasks))], 0
+    groups, left_out = [], 0
+    for task in dict.fromkeys(tasks.values()):
+        episodes = tuple(index for index, of in tasks.items() if of == task)
+        try:
+            shown = read_demonstration(config.references, cameras, task)
+        except NoDemonstration as error:
+            log.warning("%d episodes are left out: %s", len(episodes), error)
+            left_out += len(episodes)
+            continue
+        groups.append(LabelGroup(task=task, references=shown, episodes=episodes))
+    if not groups:
+        raise DatasetError(
+            "Nobody demonstrates a task of the dataset",
+            seen=sorted(set(tasks.values())),
+            allowed=f"a task of {config.references.path}",
+            remedy="Name the demonstration: --references.episode NUMBER, or the task: --task",
+        )
+    return groups, left_out
+
+
+def meet(line: ScoreLine, deadline_s: float) -> ServedJudge:
+    """Wait until the server says who is judging there, and return it.
+
+    Raises:
+        ConfigError: If it has no such model, or that wants a view which is not recorded.
+        DeadlineExceeded: If it is away.
+    """
+    deadline = Deadline(deadline_s, MonotonicClock())
+    while (judge := line.judge()) is None:
+        if deadline.passed:
+            raise DeadlineExceeded(
+                "The reward server is away",
+                seen=f"nothing for {deadline_s:g} s",
+                remedy="See that roborl serve runs at that address",
+            )
+        line.poll(_POLL_S)
+    return judge
+
+
+def version_of(judges: Sequence[ServedJudge]) -> str:
+    """Return the version of a file of labels: that of its scores, or of all where tasks have demonstrations of their own."""
+    versions = list(dict.fromkeys(judge.version for judge in judges))
+    if len(versions) == 1:
+        return versions[0]
+    model = versions[0].rpartition("-")[0]
+    return told(model, hashlib.sha256("\n".join(sorted(versions)).encode()).hexdigest()[:12])

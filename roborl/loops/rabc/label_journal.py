@@ -1,0 +1,94 @@
+"""What a labelling has done so far: a line per episode, beside the file that is written at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from roborl.data.export import Progress
+from roborl.errors import DatasetError
+from roborl.loops.run_files import read_lines
+
+log = logging.getLogger(__name__)
+
+
+class LabelJournal:
+    """Keeps the labels of finished episodes over a kill; one process at a time has it.
+
+    Args:
+        path: The journal; one of another version or of other data is begun anew.
+        version: The reward model's.
+        fingerprint: The dataset's.
+
+    Attributes:
+        progress: What stands in it, by episode index.
+
+    Raises:
+        DatasetError: If another process is labelling here.
+    """
+
+    def __init__(self, path: Path, *, version: str, fingerprint: str) -> None:
+        self._path = path
+        self._file = path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise DatasetError(
+                "Another process labels this dataset with the same version",
+                seen=path,
+                allowed="one at a time",
+                remedy="Wait until it is done",
+            ) from error
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked, do not label the dataset twice at once: %s", path, error)
+        lines = read_lines(path)
+        begun = {"version": version, "fingerprint": fingerprint}
+        if lines[:1] != [begun]:
+            if lines:
+                log.warning("%s was begun for other data: it is begun anew", path)
+            self._file.truncate(0)
+            lines = []
+            self._write(begun)
+        elif not path.read_bytes().endswith(b"\n"):
+            self._file.write(b"\n")  # behind a line that a kill has torn
+        self.progress: dict[int, Progress] = {
+            line["episode"]: (_read(line["progress"]), _read(line["spread"])) for line in lines[1:]
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, episode: int, progress: Progress) -> None:
+        """Write an episode's labels down; they are on the disk when this returns."""
+        self.progress[episode] = progress
+        self._write({"episode": episode, "progress": _plain(progress[0]), "spread": _plain(progress[1])})
+
+    def remove(self) -> None:
+        """Remove the journal: what it held stands elsewhere."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, line: object) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _plain(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+def _read(values: list[float | None]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.array([np.nan if value is None else value for value in values], np.float32)

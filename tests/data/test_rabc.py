@@ -1,0 +1,200 @@
+"""RA-BC weights: LeRobot's to the letter where asked for, and what ours mends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lerobot.rewards.sarm.rabc import RABCWeights
+from numpy.typing import NDArray
+
+from roborl.data import weights
+from roborl.data.rabc import RabcSettings, weigh
+from roborl.data.weights import LEROBOT_KAPPA, read_weights, weights_path, write_weights
+from roborl.errors import ConfigError, DatasetError
+from roborl.testing.episodes import lerobot_recording
+
+Curve = NDArray[np.float32]
+CPU = torch.device("cpu")
+
+
+def curve(*values: float) -> tuple[Curve, Curve]:
+    return np.array(values, np.float32), np.zeros(len(values), np.float32)
+
+
+def lengths(progress: dict[int, tuple[Curve, Curve]]) -> dict[int, int]:
+    return {index: len(values) for index, (values, _) in progress.items()}
+
+
+def line(start: float, end: float, rows: int) -> list[float]:
+    return np.linspace(start, end, rows).tolist()
+
+
+def by_lerobot(path: Path, progress: dict[int, tuple[Curve, Curve]], chunk: int, kappa: float) -> Curve:
+    values = np.concatenate([v for v, _ in progress.values()])
+    episode = np.concatenate([np.full(len(v), index) for index, (v, _) in progress.items()])
+    table = pa.table({"index": np.arange(len(values)), "episode_index": episode, "progress_sparse": values})
+    pq.write_table(table, path)
+    theirs = RABCWeights(path, chunk_size=chunk, kappa=kappa, device=CPU)
+    return theirs._compute_weights(
+        np.array([theirs._compute_delta(i) for i in range(len(values))], np.float32)
+    )
+
+
+@settings(max_examples=25)
+@given(
+    rows=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    chunk=st.integers(1, 50),
+    seed=st.integers(0, 999),
+    missing=st.sampled_from([0.0, 0.2, 1.0]),
+    scale=st.sampled_from([0.001, 0.05, 1.0]),
+)
+def test_the_rule_by_the_name_of_lerobot_is_lerobots(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[int],
+    chunk: int,
+    seed: int,
+    missing: float,
+    scale: float,
+) -> None:
+    rng = np.random.default_rng(seed)
+    progress = {}
+    for index, count in enumerate(rows):
+        values = np.cumsum(rng.normal(0.2, 1.0, count)) * scale
+        values[rng.random(count) < missing] = np.nan
+        progress[index] = curve(*values)
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=chunk, rule="lerobot"))
+    theirs = by_lerobot(tmp_path_factory.mktemp("p") / "p.parquet", progress, chunk, 0.01)
+    np.testing.assert_array_equal(np.concatenate(list(found.weights.values())), theirs)
+
+
+def test_kappa_goes_with_the_pace_of_the_data_and_not_with_its_length() -> None:
+    for rows in (101, 401):
+        progress = {0: curve(*line(0, 1, rows)), 1: curve(*line(0, 0.1, rows))}
+        found = weigh(progress, lengths(progress), RabcSettings(chunk=20))
+        assert found.kappa == pytest.approx(20 / (rows - 1))
+        assert found.weights[0] == pytest.approx(np.ones(rows), abs=1e-4)
+        assert found.weights[1] == pytest.approx(np.full(rows, 0.1), abs=1e-4)
+        # LeRobot's is 0.01 whatever the data: it lets the short failure pass and cuts the long one off.
+        theirs = weigh(progress, lengths(progress), RabcSettings(chunk=20, rule="lerobot"))
+        assert (theirs.weights[1][: rows // 2] == 1).all() == (rows == 101)
+
+
+def test_the_last_frames_of_what_was_done_count_and_those_of_what_was_not_do_not() -> None:
+    done = [*line(0, 0.98, 30), *[0.98] * 15]
+    undone = [*line(0, 0.95, 30), *line(0.95, 0.2, 15)]
+    stalled = [*line(0, 0.5, 15), *[0.5] * 30]
+    progress = {i: curve(*values) for i, values in enumerate((done, undone, stalled))}
+    ours = weigh(progress, lengths(progress), RabcSettings(chunk=10))
+    assert ours.weights[0].min() > 0.9
+    assert (ours.weights[1][30:] == 0).all()
+    assert (ours.weights[2][16:] == 0).all()
+    theirs = weigh(progress, lengths(progress), RabcSettings(chunk=10, rule="lerobot"))
+    assert theirs.weights[0][-1] < 1.0
+    assert theirs.weights[1][-1] > 0.0
+    assert theirs.weights[2][-1] > 0.0
+
+
+def test_a_weight_does_not_jump_and_never_falls_with_the_gain() -> None:
+    progress = {i: curve(0.0, slope) for i, slope in enumerate(np.linspace(-0.1, 0.4, 200))}
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=1, kappa=0.2))
+    course = np.array([w[0] for w in found.weights.values()])
+    assert (np.diff(course) >= 0).all()
+    assert np.diff(course).max() < 0.02
+    assert (course[0], course[-1]) == (0, 1)
+
+
+def test_a_quantile_sets_kappa() -> None:
+    progress = {0: curve(*line(0, 0.5, 101)), 1: curve(*line(0, 0.1, 101))}
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=10, kappa_quantile=0.75))
+    assert found.kappa == pytest.approx(0.05)
+
+
+def test_what_is_not_known_counts_as_the_rest_does() -> None:
+    values, spread = curve(*line(0, 1, 21))
+    holes = values.copy()
+    holes[[3, 4]] = np.nan
+    late = values.copy()
+    late[:2] = np.nan
+    progress = {0: (values, spread), 1: (holes, spread), 2: (late, spread)}
+    found = weigh(progress, {**lengths(progress), 3: 7}, RabcSettings(chunk=5, pace=2.0))
+    known = np.concatenate([found.weights[0], found.weights[1], found.weights[2][2:]])
+    assert found.unknown == 2 + 7
+    assert found.weights[3] == pytest.approx(np.full(7, known.mean()))
+    assert found.weights[2][:2] == pytest.approx(np.full(2, known.mean()))
+    nothing = weigh({}, {0: 3}, RabcSettings())
+    assert (nothing.weights[0] == 1).all()
+
+
+def test_doubt_lowers_a_weight_and_never_makes_one() -> None:
+    values = np.float32(line(0, 1, 21))
+    spread = np.where(np.arange(21) == 10, 0.1, 0.0).astype(np.float32)
+    still = np.zeros(21, np.float32)
+    progress = {0: (values, spread), 1: (still, spread + 1)}
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=5, doubt=0.1))
+    np.testing.assert_allclose(found.weights[0][[5, 10]], 0.5, rtol=1e-4)
+    np.testing.assert_allclose(found.weights[0][[4, 6, 11]], 1.0, rtol=1e-4)
+    assert not found.weights[1].any()
+
+
+def test_misuse_is_told() -> None:
+    for wrong in ({"chunk": 0}, {"pace": 0.0}, {"kappa_quantile": 1.0}, {"doubt": 0.0}):
+        with pytest.raises(ConfigError, match="cannot be weighed"):
+            RabcSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "d"
+    lerobot_recording(path, [10, 4, 9])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["drawn", "all", "none", "half"])
+def test_lerobot_computes_from_our_file_the_weights_that_stand_in_it(
+    recording: Path, tmp_path: Path, kind: str
+) -> None:
+    rng = np.random.default_rng(0)
+    draw = {
+        "drawn": lambda n: np.clip(rng.normal(0.5, 0.6, n), 0, 1),
+        "all": np.ones,
+        "none": np.zeros,
+        "half": lambda n: (np.arange(n) % 2).astype(float),
+    }[kind]
+    drawn = {i: draw(n).astype(np.float32) for i, n in enumerate([10, 4, 9])}
+    path = weights_path(tmp_path, "v:1", 3)
+    write_weights(recording, path, drawn, version="v:1", chunk=3)
+    found = read_weights(recording, path)
+    assert {i: w.tolist() for i, w in found.items()} == {i: w.tolist() for i, w in drawn.items()}
+    theirs = RABCWeights(path, chunk_size=3, kappa=LEROBOT_KAPPA, device=CPU)
+    got = theirs._compute_weights(np.array([theirs._compute_delta(i) for i in range(23)], np.float32))
+    wanted = np.concatenate(list(drawn.values()))
+    last = np.isin(np.arange(23), [9, 13, 22])
+    np.testing.assert_allclose(got[~last], wanted[~last], atol=1e-5)
+    np.testing.assert_allclose(got[last], 0.0, atol=1e-5)
+    assert ((got == 0) == (wanted == 0))[~last].all()
+    assert ((got == 1) == (wanted > 0.999))[~last].all()
+    assert len(pq.read_table(path)) <= 6 * 23
+
+
+def test_weights_of_other_data_are_refused(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = weights_path(tmp_path, "v", 2)
+    ones = {i: np.ones(n, np.float32) for i, n in enumerate([10, 4, 9])}
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "fingerprint", lambda source: "other")
+        write_weights(recording, path, ones, version="v", chunk=2)
+    with pytest.raises(DatasetError, match=r"weights was written for other data.*roborl filter"):
+        read_weights(recording, path)
+    with pytest.raises(DatasetError, match=r"episode 1 have another length.*none"):
+        write_weights(recording, path, {0: ones[0]}, version="v", chunk=2)
+    path.write_bytes(b"torn")
+    with pytest.raises(DatasetError, match="A file of weights cannot be read"):
+        read_weights(recording, path)

@@ -1,0 +1,115 @@
+"""A labelled dataset filtered: what counts, what goes, and what stands in the dataset that is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from roborl.cli.main import main as roborl
+from roborl.data.export import read_progress, write_progress
+from roborl.data.lerobot_io import read_episodes
+from roborl.data.weights import read_weights
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.rabc.dataset_copy import copy_episodes
+from roborl.loops.rabc.filter_config import FilterConfig
+from roborl.loops.rabc.filter_dataset import DISCARDED, filter_dataset, find_progress, train_command
+from roborl.testing.episodes import random_episode, write_episodes
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes that come to the end, one that stalls, one that goes back, one discarded, one without scores."""
+    data = tmp_path_factory.mktemp("labelled") / "d"
+    write_episodes(data, *(random_episode(i, STEPS, discarded=i == 4) for i in range(6)))
+    curves: Mapping[int, list[float]] = {
+        0: np.linspace(0, 1, STEPS + 1).tolist(),
+        1: np.linspace(0, 0.96, STEPS + 1).tolist(),
+        2: [0.0, 0.1, 0.2, *[0.2] * (STEPS - 2)],
+        3: [*np.linspace(0, 0.6, 5), *np.linspace(0.5, 0.3, STEPS - 4)],
+        4: np.linspace(0, 1, STEPS + 1).tolist(),
+    }
+    spread = np.zeros(STEPS + 1, np.float32)
+    write_progress(data, "v1", {i: (np.float32(values), spread) for i, values in curves.items()})
+    return data
+
+
+def test_a_dataset_without_what_is_not_worth_cloning(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ["--dataset", str(labelled), "--chunk", "2", "--report", str(tmp_path / "report")]
+    drop = ["--drop", "progress<0.5", "--drop", "regression>0.25", "--out", str(tmp_path / "out")]
+    assert roborl(["filter", *told, *drop]) == 0
+    out, said = capsys.readouterr()
+    figures = json.loads(out)
+    assert (figures["episodes"], figures["kept"], figures["dropped"]) == (6, 3, [2, 3, 4])
+    assert "progress<0.5 (0.20)" in said
+    assert "no scores" in said
+    assert DISCARDED in said
+    assert "lerobot-train" in said
+    kept = list(read_episodes(tmp_path / "out"))
+    before = list(read_episodes(labelled, episodes=[0, 1, 5]))
+    for ours, theirs in zip(kept, before, strict=True):
+        assert ours.steps == STEPS
+        assert ours.key == theirs.key
+        assert ours.subtasks == theirs.subtasks != ()
+        np.testing.assert_array_equal(ours.images["front"], theirs.images["front"])
+        np.testing.assert_array_equal(ours.state, theirs.state)
+        np.testing.assert_array_equal(ours.action, theirs.action)
+    assert len(LeRobotDataset("local/out", root=tmp_path / "out")) == 3 * (STEPS + 1)
+    weights = read_weights(tmp_path / "out", Path(figures["weights"]))
+    assert weights[0].tolist() == pytest.approx([1.0] * STEPS + [0.0], abs=0.05)
+    assert list(read_progress(tmp_path / "out", "v1")) == [0, 1]
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "3 of 6 episodes stay" in page
+    assert "progress&lt;0.5" in page
+    assert (tmp_path / "report" / "weights.png").stat().st_size > 1000
+    rows = json.loads((tmp_path / "report" / "filter.json").read_text())["by_episode"]
+    assert [row["verdict"] for row in rows][-1] == "no scores"
+
+
+def test_without_a_copy_what_is_left_out_counts_for_nothing(labelled: Path) -> None:
+    filtered = filter_dataset(FilterConfig(dataset=str(labelled), chunk=2, drop=["flat>0.5"]))
+    weights = read_weights(labelled, filtered.weights)
+    assert [e.index for e in filtered.episodes if e.dropped] == [2, 4]
+    assert not weights[2].any()
+    assert not weights[4].any()
+    assert weights[0][:-1].min() > 0.9
+    assert not weights[0][-1]  # An observation in which nothing was done.
+    assert weights[5][0] == pytest.approx(np.mean(np.concatenate([weights[5][:-1]])))
+    assert "--dataset.episodes=[0,1,3,5]" in filtered.command.replace("'", "")
+    by_theirs = filter_dataset(FilterConfig(dataset=str(labelled), chunk=2, rule="lerobot"))
+    assert by_theirs.kappa == 0.01
+
+
+def test_what_cannot_be_filtered_is_told(labelled: Path, tmp_path: Path) -> None:
+    config = FilterConfig(dataset=str(labelled), chunk=2)
+    with pytest.raises(DatasetError, match=r"Nothing is left to clone.*0 of 6 episodes"):
+        filter_dataset(replace(config, drop=["steps>0"]))
+    with pytest.raises(DatasetError, match=r"no progress of this version.*v1"):
+        filter_dataset(replace(config, progress="v2"))
+    with pytest.raises(ConfigError, match=r"requirement cannot be read.*--drop"):
+        FilterConfig(dataset="d", drop=["reward<1"])
+    with pytest.raises(ConfigError, match="nothing to filter"):
+        FilterConfig()
+    with pytest.raises(DatasetError, match=r"no file of progress.*roborl label"):
+        find_progress(tmp_path, "")
+    (tmp_path / "something").mkdir()
+    (tmp_path / "something" / "there").touch()
+    with pytest.raises(ConfigError, match="something where the filtered"):
+        copy_episodes(labelled, tmp_path / "something", [0])
+
+
+def test_the_command_names_the_chunk_that_the_weights_are_for() -> None:
+    config = FilterConfig(dataset="d", chunk=7, policy="pi0")
+    words = train_command(config, Path("a/d"), Path("a/d/w.parquet"), []).split()
+    assert "--policy.chunk_size=7" in words
+    assert "--policy.type=pi0" in words
+    assert not [word for word in words if word.startswith("--dataset.episodes")]

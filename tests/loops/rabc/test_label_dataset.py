@@ -1,0 +1,212 @@
+"""Labels of a dataset are those of its reward model, whatever stands in between: a server, a kill, a foreign file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from roborl.cli.main import main as roborl
+from roborl.data.dataset_episode import to_episode
+from roborl.data.export import progress_path, progress_version, read_progress
+from roborl.data.lerobot_io import read_episodes
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_dataset import label_dataset
+from roborl.loops.rabc.label_journal import LabelJournal
+from roborl.loops.references_config import ReferencesConfig
+from roborl.loops.score_episodes import read_ahead
+from roborl.loops.serve import serving
+from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
+from roborl.rewards.model import score_episode
+from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
+
+VERSION = "brightness-all"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("written") / "d"
+    write_episodes(path, *(random_episode(i, steps=5 + i) for i in range(4)))
+    return path
+
+
+@pytest.fixture
+def data(written: Path, tmp_path: Path) -> Path:
+    """Four episodes of 6 to 9 observations, of two tasks, without labels."""
+    return Path(shutil.copytree(written, tmp_path / "d"))
+
+
+def expected(dataset: Path, model: BrightnessModel | None = None) -> dict[int, list[float]]:
+    model = model or BrightnessModel()
+    return {
+        e.index: [
+            s.progress for s in score_episode(model, e.task, to_episode(replace(e, key="")).observations)
+        ]
+        for e in read_episodes(dataset)
+    }
+
+
+def test_every_observation_has_the_score_that_its_model_gives_alone(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert roborl(["label", "--dataset", str(data), "--reward", "brightness", "--at_once", "3"]) == 0
+    out, told = capsys.readouterr()
+    figures = json.loads(out)
+    assert (figures["version"], figures["episodes"], figures["observations"]) == (VERSION, 4, 30)
+    assert (figures["missing"], figures["present"]) == (0, 0)
+    assert figures["observations_per_s"] > 0
+    assert "4/4  episode" in told
+    found = read_progress(data, VERSION)
+    for index, values in expected(data).items():
+        np.testing.assert_array_equal(found[index][0], np.float32(values))
+    assert Path(figures["progress"]) == progress_path(data, VERSION)
+    assert progress_version(progress_path(data, VERSION)) == VERSION
+    assert not list(data.glob(".*journal"))
+
+
+def test_a_foreign_dataset_has_a_score_in_each_of_its_rows_from_cameras_by_other_names(
+    tmp_path: Path,
+) -> None:
+    lerobot_recording(tmp_path / "f", [4, 6])
+    with serving({"m": BrightnessModel(("front",), image_px=16)}) as server:
+        config = LabelConfig(dataset=str(tmp_path / "f"), server=server.endpoint)
+        with pytest.raises(ConfigError, match="cameras that are not recorded"):
+            label_dataset(config)
+        labelled = label_dataset(replace(config, camera_map={"front": "laptop"}))
+    rows = [25 * (t + 1) / 3 / 255 for t in range(6)]
+    assert labelled.progress[0][0] == pytest.approx(rows[:4], abs=1e-3)
+    assert labelled.progress[1][0] == pytest.approx(rows, abs=1e-3)
+    assert labelled.value_order == pytest.approx(1.0)
+    table = pq.read_table(labelled.path)
+    assert table.column("index").to_pylist() == list(range(10))
+
+
+def test_what_a_kill_left_is_not_scored_again(data: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def die(index: int, labels: object, done: int, of: int) -> None:
+        if done == 2:
+            raise Killed
+
+    config = LabelConfig(dataset=str(data), reward="brightness", at_once=1)
+    with pytest.raises(Killed):
+        label_dataset(config, on_episode=die)
+    assert not progress_path(data, VERSION).exists()
+    (journal,) = data.glob(".*journal")
+    journal.write_bytes(journal.read_bytes() + b'{"episode": 2, "progr')
+    again = label_dataset(config)
+    assert again.written == (2, 3)
+    for index, values in expected(data).items():
+        np.testing.assert_array_equal(again.progress[index][0], np.float32(values))
+    assert list(read_progress(data, VERSION)) == [0, 1, 2, 3]
+    assert label_dataset(config).written == ()
+
+
+def test_a_stopped_labelling_keeps_what_it_has(data: Path) -> None:
+    seen: list[int] = []
+    config = LabelConfig(dataset=str(data), reward="brightness", at_once=1)
+    stopped = label_dataset(
+        config, on_episode=lambda index, *_: seen.append(index), stopping=lambda: len(seen) > 0
+    )
+    assert stopped.stopped
+    assert not stopped.path.exists()
+    assert label_dataset(config).written == tuple(i for i in range(4) if i not in seen)
+
+
+def test_a_dataset_that_changed_is_labelled_anew_in_a_folder_of_its_own(data: Path, tmp_path: Path) -> None:
+    config = LabelConfig(dataset=str(data), reward="brightness", out=tmp_path / "labels")
+    path = label_dataset(config).path
+    table = pq.read_table(path)
+    pq.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, b"roborl_dataset_fingerprint": b"other"}),
+        path,
+    )
+    again = label_dataset(config)
+    assert again.written == (0, 1, 2, 3)
+    assert again.path.parent == tmp_path / "labels"
+
+
+def test_an_observation_without_a_score_is_missing_and_counted(data: Path) -> None:
+    class Blind(BrightnessJudge):
+        def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
+            odd = [q.now[0].shape == (16, 20, 3) and int(q.now[0][0, 0, 0]) % 2 for q in queries]
+            return [
+                (float("nan"), 0.0) if blind else reply
+                for blind, reply in zip(odd, super().answer(queries), strict=True)
+            ]
+
+    with serving({"m": BrightnessModel(judge=Blind())}) as server:
+        labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
+    blind = {e.index: [bool(int(p[0, 0, 0]) % 2) for p in e.images["front"]] for e in read_episodes(data)}
+    assert {i: np.isnan(v).tolist() for i, (v, _) in labelled.progress.items()} == blind
+    missing = sum(map(sum, blind.values()))
+    assert missing > 0
+    assert labelled.figures()["missing"] == missing
+    assert labelled.figures()["reasons"] == {"no reply": missing}
+
+
+def test_two_versions_are_two_files(data: Path) -> None:
+    with serving({"a": BrightnessModel(("front",)), "b": BrightnessModel(("wrist",))}) as server:
+        paths = {
+            label_dataset(LabelConfig(dataset=str(data), server=server.endpoint, model=name)).path
+            for name in "ab"
+        }
+    assert len(paths) == 2
+
+
+def test_each_task_is_shown_a_demonstration_of_its_own(data: Path) -> None:
+    told: list[Any] = []
+
+    class Noting(BrightnessModel):
+        def start(self, task: str, references: Any) -> Any:
+            told.append((task, sorted(references), references["goal/front"].mean()))
+            return super().start(task, references)
+
+    with serving({"m": Noting()}) as server:
+        config = LabelConfig(
+            dataset=str(data),
+            server=server.endpoint,
+            references=ReferencesConfig(path=str(data), frames=1),
+        )
+        labelled = label_dataset(config)
+        one = label_dataset(replace(config, references=ReferencesConfig(path=str(data), frames=1, episode=1)))
+    assert {task for task, _, _ in told} == {"put the cube in bowl 0", "put the cube in bowl 1"}
+    assert {len({goal for task, _, goal in told[:6] if task.endswith(str(i))}) for i in (0, 1)} == {1}
+    assert len(labelled.progress) == 4
+    assert len({VERSION, labelled.version, one.version}) == 3
+
+
+def test_two_processes_do_not_label_the_same(tmp_path: Path) -> None:
+    with (
+        LabelJournal(tmp_path / "j", version="v", fingerprint="f"),
+        pytest.raises(DatasetError, match="Another process labels"),
+    ):
+        LabelJournal(tmp_path / "j", version="v", fingerprint="f")
+
+
+def test_misuse_is_told() -> None:
+    for wrong in ({}, {"dataset": "d"}, {"dataset": "d", "reward": "a", "server": "b"}):
+        with pytest.raises(ConfigError, match="a reward model or a server"):
+            LabelConfig(**wrong)
+    with pytest.raises(ConfigError, match="at_once 0"):
+        LabelConfig(dataset="d", reward="r", at_once=0)
+
+
+def test_what_is_read_ahead_fails_where_it_is_waited_for() -> None:
+    def items() -> Any:
+        yield 1
+        raise DatasetError("torn")
+
+    found: list[int] = []
+    with read_ahead(items()) as ahead, pytest.raises(DatasetError, match="torn"):
+        found.extend(item for item in ahead if item is not None)
+    assert found == [1]
