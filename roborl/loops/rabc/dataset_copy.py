@@ -9,6 +9,7 @@ from pathlib import Path
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.lerobot_files import load_files
 from roborl.errors import ConfigError
+from roborl.pretrained import standing_in
 
 
 def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int, int]:
@@ -46,7 +47,9 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
         from lerobot.utils.utils import SuppressProgressBars
 
-        with SuppressProgressBars():
+        # Its tool opens the copy without saying how, and then looks for FFmpeg's libraries, which need not be there.
+        decoder = "lerobot.datasets.lerobot_dataset.get_safe_default_video_backend"
+        with SuppressProgressBars(), standing_in(decoder, lambda: "pyav"):
             delete_episodes(
                 LeRobotDataset(f"local/{dataset.name}", root=dataset, video_backend="pyav"),
                 left_out,
