@@ -25,6 +25,7 @@ VERBS = {
     "annotate": "mark the sub-tasks of a dataset's episodes",
     "train-reward": "train a reward model on a dataset",
     "bench-reward": "measure reward models before they are trusted",
+    "relabel": "make questions with scores from 1 to 5 out of recorded episodes",
     "bench": "measure transport, replay, weights, simulation, control and whole runs",
     "check": "look at this computer, its bench and cameras; --plan: what fits on its cards",
     "keys": "make CURVE keys for two computers",
