@@ -242,12 +242,14 @@ def _lessons(config: AdaptConfig, rate: float) -> Lessons:
             return HopLessons(open_dopamine(config.model), config.samples)
         case AdaptVlacConfig():
             return ChangeLessons(open_vlac(config.model), config.samples)
-    if not config.model.camera:
+    # A graded video has one view, whatever it is called.
+    camera = config.model.camera or ("front" if is_graded(config.dataset) else "")
+    if not camera:
         raise ConfigError(
             "It is not said which camera the judge looks at", remedy="Name it: --model.camera front"
         )
     check_rate(config.model.observation_hz, rate, "dataset")
-    return ScoreLessons(open_roboreward(config.model), config.model.camera, config.samples)
+    return ScoreLessons(open_roboreward(config.model), camera, config.samples)
 
 
 def _silent(episodes: Sequence[FilmedEpisode], samples: Sequence[Sample]) -> list[str]:
