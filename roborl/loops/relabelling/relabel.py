@@ -44,10 +44,12 @@ def relabel(
         JudgeDown: If a network cannot be reached any more. What was answered is kept.
     """
     episodes, left_out = prepare(config)
-    respondents = open_respondents(config)
-    names = told_names(respondents)
     config.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        respondents = open_respondents(config)
+        names = told_names(respondents)
+        for who in respondents.values():
+            stack.callback(who.close)
         stack.callback(FolderLock(config.out).close)
         logs = {stage: StageLog(config.out / STAGES / f"{stage}.jsonl") for stage in Stage}
         videos = StageLog(config.out / STAGES / "assemble.jsonl")
@@ -103,6 +105,8 @@ def plan(config: RelabelConfig) -> dict[str, object]:
     )
     for _ in _each(episodes, asker, dry):
         pass
+    for who in dry.values():
+        who.close()
     calls, tries = asker.tally.calls, config.attempts
     written = calls[Stage.WRITE]
     return {

@@ -41,6 +41,10 @@ class Respondent(Protocol):
         """Ask; the reply is None where it gives none."""
         ...
 
+    def close(self) -> None:
+        """Drop what is under way."""
+        ...
+
 
 def open_respondents(config: RelabelConfig) -> dict[Role, Respondent]:
     """Open who plays each role; none where there is no model.
@@ -103,6 +107,10 @@ class Dry:
         reply.set_result(VlmReply(text=made_up(words)))
         return reply
 
+    def close(self) -> None:
+        """As of the network."""
+        self.who.close()
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Endpoints:
@@ -122,6 +130,9 @@ class _Endpoints:
     def submit(self, query: VlmQuery) -> Future[VlmReply | None]:
         return self.judge.submit(query)
 
+    def close(self) -> None:
+        self.judge.close()
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Here:
@@ -138,6 +149,9 @@ class _Here:
 
     def submit(self, query: VlmQuery) -> Future[VlmReply | None]:
         return self.thread.submit(lambda: self.judge.answer([query])[0])
+
+    def close(self) -> None:
+        self.thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _open(place: str, config: JudgeConfig, max_pixels: int) -> Respondent:

@@ -13,7 +13,7 @@ import draccus
 
 from roborl.data.relabel_rows import SPLITS, RelabelRow
 from roborl.loops.relabelling.asking import Tally
-from roborl.loops.relabelling.config import FIGURES, RelabelConfig
+from roborl.loops.relabelling.config import FAKE, FIGURES, RelabelConfig
 from roborl.loops.relabelling.sources import RelabelSource, identity
 from roborl.loops.requirements import Requirement
 from roborl.rewards.grades import HIGHEST, LOWEST
@@ -150,6 +150,8 @@ class RelabelResult:
         """How rows were verified, in words."""
         if not self.names:
             return "Nothing was verified: every score below 5 is a proposal, and every original is taken for a success"
+        if any(name.startswith(f"{FAKE} ") for name in self.names.values()):
+            return "Replies were made up, to try what happens: no row says anything about its video"
         how = (
             "without being shown the proposed score"
             if self.config.verify == "blind"

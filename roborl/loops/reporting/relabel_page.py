@@ -40,11 +40,13 @@ def write_relabel_page(folder: Path, result: RelabelResult) -> None:
     rejects = [reject for episode in result.episodes for reject in episode.found.rejects]
     unreadable = Counter(reject.stage for reject in rejects if reject.rule == "unreadable")
     broken = Counter(reject.stage for reject in rejects if reject.rule != "unreadable")
+    warnings = _warnings(result)
     text = fill(
         "relabel.html",
-        headline=f"{len(result.rows):,} rows from {len(result.episodes):,} episodes",
-        verification=result.verification,
-        warnings=_warnings(result),
+        rows=len(result.rows),
+        episodes=len(result.episodes),
+        verification="" if warnings and warnings[0] == result.verification else result.verification,
+        warnings=warnings,
         levels=LEVELS,
         counts=result.counts,
         facts=[
@@ -82,7 +84,8 @@ def write_relabel_page(folder: Path, result: RelabelResult) -> None:
 
 
 def _warnings(result: RelabelResult) -> list[str]:
-    said = [f"Not met: {text}" for text in result.missed]
+    said = [] if result.names and "made up" not in result.verification else [result.verification]
+    said += [f"Not met: {text}" for text in result.missed]
     unfinished = int(result.figures["unfinished"])
     if unfinished:
         said.append(

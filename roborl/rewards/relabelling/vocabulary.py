@@ -114,12 +114,14 @@ def named_things(text: str) -> list[str]:
     Example:
         >>> named_things("Put the small red cup into the drying rack, then close the drawer")
         ['cup', 'rack', 'drawer']
+        >>> named_things("turn the cup gently so that it faces the plate, touching nothing")
+        ['cup', 'plate', 'nothing']
     """
     found: list[str] = []
     run = ""
     for clause in re.split(r"[,;.:]", text.lower()):
         for word in words_of(clause):
-            if word in _RELATIONS or word in VERBS:
+            if _names_nothing(word):
                 found += [run] if run else []
                 run = ""
             else:
@@ -127,6 +129,19 @@ def named_things(text: str) -> list[str]:
         found += [run] if run else []
         run = ""
     return found
+
+
+def _names_nothing(word: str) -> bool:
+    """Whether a word relates, describes or says what is done."""
+    if word in _RELATIONS or word in _EMPTY or word.endswith("ly"):
+        return True
+    bases = {word}
+    for ending in ("s", "es", "d", "ed", "ing"):
+        if word.endswith(ending):
+            base = word[: -len(ending)]
+            # As in "placing" and "putting".
+            bases |= {base, base + "e", base[:-1] if base[-1:] == base[-2:-1] else base}
+    return bool(bases & VERBS)
 
 
 def vocabulary(texts: Iterable[str]) -> set[str]:

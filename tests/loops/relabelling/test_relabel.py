@@ -13,12 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from roborl.cli.main import main
+from roborl.data.lerobot_repair import FolderLock
 from roborl.data.relabel_rows import SPLITS, read_rows
 from roborl.data.stage_log import StageLog
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.relabelling import preparing
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.loops.relabelling.relabel import plan, relabel
+from roborl.loops.reporting.relabel_page import write_relabel_page
 from roborl.rewards.graded_videos import read_graded
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.model import JudgeDown
@@ -337,3 +340,57 @@ def test_settings_that_cannot_work_are_told(tmp_path, sources):
 def test_reasons_of_rejection_are_said_to_whom_is_asked_again():
     assert again([]) == ""
     assert "- because" in again(["because"])
+
+
+def test_the_page_shows_what_there_is_and_escapes_what_was_said(tmp_path, sources, monkeypatch):
+    monkeypatch.setattr("roborl.loops.relabelling.relabel.write_relabel_page", write_relabel_page)
+    sources[:] = [
+        BarSource(episode="0", task="put the <b>cup</b> on the plate"),
+        BarSource(episode="1", task=TASKS[1]),
+    ]
+    relabel(config_of(tmp_path, require=["rows>=1000"]))
+    page = (tmp_path / "report.html").read_text()
+    for said in (
+        "rows from 2 episodes",
+        "Nothing was verified",
+        "Not met: rows",
+        "&lt;b&gt;cup&lt;/b&gt;",
+    ):
+        assert said in page
+    assert "<b>cup" not in page
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_command_line_says_what_came_and_a_bar_that_is_missed_fails(tmp_path, capsys):
+    words = ["relabel", "--source", "a", "--source", "b", "--out", str(tmp_path / "o"), "--model", "fake"]
+    assert main([*words, "--dry_run", "true"]) == 0
+    assert json.loads(capsys.readouterr().out)["calls"] > 30
+    assert not (tmp_path / "o").exists()
+    assert main([*words, "--require", "rows>=1", "--require", "text_only<=0.1"]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["met"] is False
+    assert "rows>=1: met" in err
+    assert "text_only<=0.1: not met" in err
+    assert "made up" in err
+    assert main(["relabel", "--out", str(tmp_path / "p"), "--model", "elsewhere@"]) == 2
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    lock = FolderLock(tmp_path)
+    with pytest.raises(DatasetError, match="writes into this"):
+        relabel(config_of(tmp_path))
+    lock.close()
+
+
+@pytest.mark.slow
+def test_a_network_of_this_machine_that_babbles_leaves_no_row(tmp_path):
+    from roborl.testing.tiny_vlms import build_tiny_vlm
+
+    network = build_tiny_vlm(tmp_path / "tiny", "qwen3_vl")
+    here = JudgeConfig(device="cpu", dtype="float32")
+    result = relabel(
+        config_of(tmp_path / "o", model=str(network), judge=here, episodes=1, attempts=1, max_tokens=8)
+    )
+    assert result.rows == []
+    assert result.figures["unreadable"] == 1.0
