@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from draccus.utils import is_choice_type, is_union
+
+from roborl.errors import ConfigError
 
 
 def with_lists(config_class: type[Any], args: Sequence[str]) -> list[str]:
@@ -28,6 +30,33 @@ def with_lists(config_class: type[Any], args: Sequence[str]) -> list[str]:
             option = ""
         rest.append(word)
     return rest
+
+
+def gathered(args: Sequence[str], repeated: Collection[str]) -> list[str]:
+    """Return the arguments with the values of each of some options as one list.
+
+    Args:
+        args: As typed.
+        repeated: Options that take lists.
+
+    Raises:
+        ConfigError: If a list is torn.
+
+    Example:
+        >>> gathered(["--model", "a", "--lag", "4", "--model=b"], ["--model"])
+        ['--lag', '4', '--model', '["a", "b"]']
+    """
+    rest: list[str] = []
+    found: dict[str, list[str]] = {}
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in repeated:
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        found.setdefault(name, []).extend(_listed_words(name, value) if value.startswith("[") else [value])
+    return [*rest, *(part for name, values in found.items() for part in (name, json.dumps(values)))]
 
 
 def kinds_at(declared: Any, names: Sequence[str]) -> list[Any]:
@@ -86,3 +115,16 @@ def _inner(declared: Any, name: str) -> Iterator[Any]:
                 yield hints[name]
         elif args := typing.get_args(kind):
             yield args[1] if typing.get_origin(kind) is dict else args[0]
+
+
+def _listed_words(name: str, value: str) -> list[str]:
+    """Return a list that is written as YAML writes it."""
+    try:
+        return list(yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{name} cannot be read as a list",
+            seen=value,
+            allowed="a word, or a list such as '[a, b]'",
+            remedy=f"Close its brackets and quotes, or give {name} once for each word",
+        ) from error

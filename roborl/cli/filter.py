@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from roborl.cli.bench_reward import gather
+from roborl.config_fields import gathered
 from roborl.loops.rabc.filter_config import FilterConfig
 
 Config = FilterConfig
@@ -19,7 +19,7 @@ def positional(args: Sequence[str]) -> list[str]:
         >>> positional(["--drop", "progress<0.5", "--chunk", "8"])
         ['--chunk', '8', '--drop', '["progress<0.5"]']
     """
-    return gather(args, ("--drop",))
+    return gathered(args, ("--drop",))
 
 
 def main(config: FilterConfig) -> dict[str, Any]:

@@ -28,6 +28,7 @@ VERBS = {
     "bench-reward": "measure reward models before they are trusted",
     "label": "score every observation of a dataset with a reward model",
     "filter": "weigh a labelled dataset by its progress (RA-BC), and leave episodes out",
+    "relabel": "make questions with scores from 1 to 5 out of recorded episodes",
     "bench": "measure transport, replay, weights, simulation, control and whole runs",
     "check": "look at this computer, its bench and cameras; --plan: what fits on its cards",
     "keys": "make CURVE keys for two computers",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_frames import LeRobotFilm
 from roborl.data.lerobot_info import camera_keys
@@ -101,13 +102,22 @@ class LeRobotSubset:
             count=int(row["length"]),
             success=episode.success,
             film=films[camera],
-            onset=self._known.onset if self._known else None,
+            onset=_marked_onset(episode) or (self._known.onset if self._known else None),
             on_arm=is_on_arm(camera) or bool(self._known and self._known.wrist_only),
         )
 
     def _split_of(self, row: Mapping[str, Any]) -> str:
         index = int(row["episode_index"])
         return next((name for range_, name in self._splits.items() if index in range_), "train")
+
+
+def _marked_onset(episode: DatasetEpisode) -> float | None:
+    """Return the share of an episode after which its last marked sub-task is done, None where none is marked."""
+    return (
+        episode.subtasks[-1].end / episode.steps
+        if episode.success is not False and episode.subtasks
+        else None
+    )
 
 
 def _ranges(splits: Mapping[str, Any]) -> dict[range, str]:

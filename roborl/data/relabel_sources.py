@@ -36,6 +36,7 @@ def open_sources(
     cap: int | None = None,
     seed: int = 0,
     strict: bool = False,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[RelabelSource]:
     """Open the episodes of a dataset one at a time, without their pictures.
 
@@ -54,6 +55,7 @@ def open_sources(
             larger cap draws those of a smaller one first.
         seed: Of the draw.
         strict: Whether anything that is damaged is an error; otherwise it is left out, counted and told.
+        left_out: Gets how many episodes are passed over, by reason.
 
     Returns:
         Episodes, dataset by dataset, in the same order each time.
@@ -70,10 +72,11 @@ def open_sources(
         )
     asked = _Asked(split=split, camera=camera, instruction=instruction, rate_hz=rate_hz, strict=strict)
     subsets = _subsets(place, asked)
+    tally: Counter[str] = Counter() if left_out is None else left_out
     return (
         source
         for subset in subsets
-        for source in _drawn(subset, success, failures=failures, cap=cap, seed=seed, strict=strict)
+        for source in _drawn(subset, success, tally, failures=failures, cap=cap, seed=seed, strict=strict)
     )
 
 
@@ -151,7 +154,14 @@ def _of_videos(path: Path, asked: _Asked) -> list[Subset]:
 
 
 def _drawn(
-    subset: Subset, success: bool | None, *, failures: bool, cap: int | None, seed: int, strict: bool
+    subset: Subset,
+    success: bool | None,
+    tally: Counter[str],
+    *,
+    failures: bool,
+    cap: int | None,
+    seed: int,
+    strict: bool,
 ) -> Iterator[RelabelSource]:
     order: Sequence[int] = range(len(subset))
     if cap is not None:
@@ -178,6 +188,7 @@ def _drawn(
             continue
         given += 1
         yield source
+    tally.update(left_out)
     if left_out:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         log.warning("%s: %d episodes taken, left out: %s", subset.name, given, reasons)

@@ -40,23 +40,24 @@ class GradedVideo:
         group: Its subset.
         task: The instruction in words.
         level: The grade, 1 to 5.
+        ladder: What it shares with other questions about the same episode; empty where that is not said.
     """
 
     file: Path
     group: str
     task: str
     level: int
+    ladder: str = ""
 
     def digest(self) -> str:
         """Return the identity of the video: copies of it under other names have the same."""
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
-    def observations(self, view: str, rate_hz: float) -> list[Observation]:
-        """Decode the video; blocks.
+    def places(self, rate_hz: float) -> list[int]:
+        """Return the frames that are observations at some rate, the last one among them; blocks while it goes through them.
 
         Args:
-            view: Name for its only camera.
-            rate_hz: Observations per second; a slower video gives all its frames. The last frame is always among them.
+            rate_hz: Observations per second; a slower video gives all its frames.
 
         Raises:
             DatasetError: If it has no frame.
@@ -70,7 +71,19 @@ class GradedVideo:
                 "A graded video cannot be read", seen=self.file, allowed="a video with at least one frame"
             )
         step = max(1.0, frame_hz / rate_hz)
-        places = sorted({*np.arange(0, count, step).astype(int).tolist(), count - 1})
+        return sorted({*np.arange(0, count, step).astype(int).tolist(), count - 1})
+
+    def observations(self, view: str, rate_hz: float) -> list[Observation]:
+        """Decode the video; blocks.
+
+        Args:
+            view: Name for its only camera.
+            rate_hz: Observations per second; a slower video gives all its frames. The last frame is always among them.
+
+        Raises:
+            DatasetError: If it has no frame.
+        """
+        places = self.places(rate_hz)
         frames = video_frames(self.file, places)
         return [
             Observation(
@@ -213,4 +226,10 @@ def _read_line(folder: Path, number: int, line: str) -> GradedVideo:
             remedy="Fetch the dataset again",
         )
     parts = Path(name).parts
-    return GradedVideo(file=file, group=parts[0] if len(parts) > 1 else folder.name, task=task, level=level)
+    return GradedVideo(
+        file=file,
+        group=parts[0] if len(parts) > 1 else folder.name,
+        task=task,
+        level=level,
+        ladder=str(row.get("ladder", "")),
+    )

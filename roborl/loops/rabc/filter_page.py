@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from roborl.loops.rabc.filter_config import FilterConfig
 from roborl.loops.rabc.filter_dataset import Filtered
-from roborl.loops.reporting.pages import draw, fill, percent
+from roborl.loops.reporting.filling import fill, percent
+from roborl.loops.reporting.pages import draw
 from roborl.loops.reporting.plots import Theme, legend, new_figure
 from roborl.whole_files import write_whole
 

@@ -1,9 +1,7 @@
-"""What every report page is made of: a template, figures that stand in the page itself, and figures in words."""
+"""What the pages of training runs share: figures that stand in the page itself, and how the run fared in words."""
 
 from __future__ import annotations
 
-import base64
-import math
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,37 +11,13 @@ from matplotlib.figure import Figure
 
 from roborl.errors import RoborlError
 from roborl.loops.reporting import plots
+from roborl.loops.reporting.filling import data_address
 from roborl.loops.reporting.run_results import ProgressCurve, RunResults, online_curves
 from roborl.loops.run_files import read_status
 from roborl.rewards.forms import INVARIANT_IN_THE_END, NOT_POLICY_INVARIANT, NOT_YET_INVARIANT
 from roborl.whole_files import write_whole
 
 _CURVES = 10
-
-
-def fill(template: str, **values: Any) -> str:
-    """Return the page of a template of this package; what the values say is text and never markup.
-
-    Args:
-        template: File name.
-        values: All that the template names.
-    """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("roborl.loops.reporting", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "number": _number,
-        "seconds": _seconds,
-        "counted": _counted,
-    }
-    return environment.get_template(template).render(**values)
 
 
 def draw(folder: Path, name: str, figure: Callable[[plots.Theme], Figure]) -> dict[str, str]:
@@ -55,11 +29,6 @@ def draw(folder: Path, name: str, figure: Callable[[plots.Theme], Figure]) -> di
     light, dark = plots.png(figure(plots.LIGHT)), plots.png(figure(plots.DARK))
     write_whole(folder / f"{name}.png", light)
     return {"light": data_address("image/png", light), "dark": data_address("image/png", dark)}
-
-
-def data_address(kind: str, content: bytes) -> str:
-    """Return an address that holds the content itself."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def online(run: RunResults, missing: list[str]) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
@@ -122,20 +91,3 @@ def running_facts(run: RunResults, told: Mapping[str, Any]) -> list[tuple[str, s
     if "restarts" in told:
         facts.append(("processes restarted", f"{sum(told['restarts'].values())}"))
     return facts
-
-
-def percent(share: float) -> str:
-    """Return a share in words, a dash for none."""
-    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
-
-
-def _number(value: float) -> str:
-    return "not measured" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value < 90 else f"{value / 60:.1f} min"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

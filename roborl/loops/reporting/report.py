@@ -19,15 +19,8 @@ from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.reporting import plots
 from roborl.loops.reporting.before_after import cut, read_video, strip, write_before_after
-from roborl.loops.reporting.pages import (
-    data_address,
-    draw,
-    fill,
-    of_its_reward,
-    online,
-    percent,
-    running_facts,
-)
+from roborl.loops.reporting.filling import data_address, fill, percent
+from roborl.loops.reporting.pages import draw, of_its_reward, online, running_facts
 from roborl.loops.reporting.results import Results, held_out_curves, read_results
 from roborl.loops.reporting.run_results import ProgressCurve, Rate
 from roborl.rewards.registry import load_reward_model

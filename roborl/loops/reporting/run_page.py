@@ -13,7 +13,8 @@ import yaml
 from roborl.errors import RoborlError
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.reporting import plots
-from roborl.loops.reporting.pages import draw, fill, of_its_reward, online, percent, running_facts
+from roborl.loops.reporting.filling import fill, percent
+from roborl.loops.reporting.pages import draw, of_its_reward, online, running_facts
 from roborl.loops.reporting.run_results import Rate, RunResults, read_run
 from roborl.whole_files import write_whole
 

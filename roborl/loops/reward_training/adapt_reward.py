@@ -14,6 +14,7 @@ import numpy as np
 from roborl.errors import ConfigError, DatasetError
 from roborl.images import encode_png
 from roborl.loops.footage import read_footage
+from roborl.loops.graded_footage import is_graded, read_graded_footage, split_ladders
 from roborl.loops.reward_training.training_episodes import split
 from roborl.loops.run_files import versions_here
 from roborl.rewards.adaptation.changes import ChangeConfig, ChangeLessons
@@ -40,7 +41,9 @@ logger = logging.getLogger(__name__)
 class _AdaptConfig:
     """What all kinds of judges share."""
 
-    dataset: str  # a LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json
+    # A LeRobotDataset (folder or hub id), or a folder of videos with annotated_keyframes.json; for roboreward also a split of
+    # graded videos, such as roborl relabel writes.
+    dataset: str
     out: Path  # folder for the judge, its resume point, its log and its report
     episodes: list[int] = field(default_factory=list)  # which episodes; empty: all
     failed: list[int] = field(default_factory=list)  # which failed, whatever the dataset says
@@ -97,9 +100,7 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
         TrainingError: If the training comes to nothing.
     """
     _check(config)
-    episodes, rate = read_footage(
-        config.dataset, episodes=config.episodes, camera_map=config.camera_map, failed=config.failed
-    )
+    episodes, rate = _read(config)
     train, rest = _parted(episodes, config)
     lessons = _lessons(config, rate)
     guess = TimeGuess.of(train)
@@ -202,9 +203,27 @@ def _check(config: AdaptConfig) -> None:
         )
 
 
+def _read(config: AdaptConfig) -> tuple[list[FilmedEpisode], float]:
+    """Return the episodes of a dataset, or the questions of a folder of graded videos, and the observations per second."""
+    if not is_graded(config.dataset):
+        return read_footage(
+            config.dataset, episodes=config.episodes, camera_map=config.camera_map, failed=config.failed
+        )
+    if not isinstance(config, AdaptRoboRewardConfig) or config.failed or config.one_shot:
+        raise ConfigError(
+            "Graded videos are no episodes to learn from in this way",
+            seen=config.dataset,
+            allowed="--model roboreward, without --failed and --one_shot: the grades say what failed",
+        )
+    rate = config.model.observation_hz
+    return read_graded_footage(config.dataset, rate_hz=rate, episodes=config.episodes), rate
+
+
 def _parted(
     episodes: Sequence[FilmedEpisode], config: AdaptConfig
 ) -> tuple[list[FilmedEpisode], list[FilmedEpisode]]:
+    if episodes[0].ladder:
+        return split_ladders(episodes, config.training.held_out, config.training.seed)
     if not config.one_shot:
         return split(episodes, config.training.held_out, config.training.seed)
     first, *others = episodes
@@ -223,12 +242,14 @@ def _lessons(config: AdaptConfig, rate: float) -> Lessons:
             return HopLessons(open_dopamine(config.model), config.samples)
         case AdaptVlacConfig():
             return ChangeLessons(open_vlac(config.model), config.samples)
-    if not config.model.camera:
+    # A graded video has one view, whatever it is called.
+    camera = config.model.camera or ("front" if is_graded(config.dataset) else "")
+    if not camera:
         raise ConfigError(
             "It is not said which camera the judge looks at", remedy="Name it: --model.camera front"
         )
     check_rate(config.model.observation_hz, rate, "dataset")
-    return ScoreLessons(open_roboreward(config.model), config.model.camera, config.samples)
+    return ScoreLessons(open_roboreward(config.model), camera, config.samples)
 
 
 def _silent(episodes: Sequence[FilmedEpisode], samples: Sequence[Sample]) -> list[str]:

@@ -49,6 +49,8 @@ class FilmedEpisode:
             of a success where nothing is marked, empty for a failure.
         reached: Progress at the end of a failure, where it is known.
         subtasks: The marked sub-tasks with their names, where a reader keeps them.
+        level: The grade from 1 to 5 that somebody gave to the whole of it for its first instruction; None for most.
+        ladder: What it shares with others that were made from the same recording; empty where it stands alone.
         footage: Its pictures.
     """
 
@@ -60,6 +62,8 @@ class FilmedEpisode:
     keyframes: tuple[int, ...] = ()
     reached: float | None = None
     subtasks: tuple[Span, ...] = ()
+    level: int | None = None
+    ladder: str = ""
 
     @property
     def success(self) -> bool:

@@ -46,7 +46,8 @@ class ScoreConfig:
 class ScoreLessons:
     """Draws videos that end where their score is known.
 
-    A failure teaches the score of the progress it reached, never 5; one of unknown progress teaches nothing.
+    A failure teaches the score of the progress it reached, never 5; one of unknown progress teaches nothing. A graded video
+    teaches its grade, and nothing else is made of it.
 
     Args:
         model: The judge of videos, with its words.
@@ -70,7 +71,9 @@ class ScoreLessons:
         found: list[Sample] = []
         for place, episode in enumerate(episodes):
             whole = episode.count - 1
-            if episode.success:
+            if episode.level is not None:
+                found.append(self._sample(place, whole, episode.tasks[0], episode.level, guess))
+            elif episode.success:
                 for score, share in zip(LEVELS, _SHARES, strict=True):
                     for _ in range(self._videos.videos):
                         away = rng.uniform(-self._videos.jitter, self._videos.jitter)

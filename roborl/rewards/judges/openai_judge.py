@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -45,10 +45,6 @@ class _Endpoint:
     seats: threading.Semaphore
     rests_until: float = 0.0
     failed: int = 0
-
-
-class _Unreachable(Exception):
-    """No endpoint gave any answer to a question."""
 
 
 class OpenAiJudge:
@@ -133,27 +129,30 @@ class OpenAiJudge:
             JudgeDown: If no endpoint could be reached for any of them.
             ShapeError: If a question has several clips of different instants, and clips are shown as videos.
         """
-        bodies = [self._writer.body(query, self.model) for query in queries]
-        deadline = time.monotonic() + self._config.deadline_s
-        futures = [
-            self._threads.submit(self._ask, query, body, deadline)
-            for query, body in zip(queries, bodies, strict=True)
-        ]
+        futures = [self.submit(query) for query in queries]
         replies: list[VlmReply | None] = []
-        unreachable = 0
+        away: list[JudgeDown] = []
         for future in futures:
             try:
                 replies.append(future.result())
-            except _Unreachable:
-                unreachable += 1
+            except JudgeDown as error:
+                away.append(error)
                 replies.append(None)
-        if queries and unreachable == len(queries):
-            raise JudgeDown(
-                "No endpoint of the judge answers",
-                seen=[endpoint.url for endpoint in self._endpoints],
-                remedy="Start one, such as: vllm serve MODEL; the judge asks again by itself",
-            )
+        if queries and len(away) == len(queries):
+            raise away[0]
         return replies
+
+    def submit(self, query: VlmQuery) -> Future[VlmReply | None]:
+        """Ask one question without waiting; called by one thread, as :meth:`answer` is.
+
+        Returns:
+            The reply to come: None where no endpoint gave one in time, JudgeDown where none could be reached.
+
+        Raises:
+            ShapeError: As :meth:`answer`.
+        """
+        body = self._writer.body(query, self.model)
+        return self._threads.submit(self._ask, query, body, time.monotonic() + self._config.deadline_s)
 
     def close(self) -> None:
         """Drop the connections."""
@@ -203,7 +202,11 @@ class OpenAiJudge:
             if attempt + 1 < config.attempts and self._all_rest():
                 time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
         if not reached:
-            raise _Unreachable
+            raise JudgeDown(
+                "No endpoint of the judge answers",
+                seen=[endpoint.url for endpoint in self._endpoints],
+                remedy="Start one, such as: vllm serve MODEL; the judge asks again by itself",
+            )
         return None
 
     def _next_endpoint(self) -> _Endpoint:

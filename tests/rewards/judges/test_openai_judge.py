@@ -653,3 +653,23 @@ def test_a_reward_model_conforms_over_an_endpoint(stub):
     check_reward_model(model, observations=shown)
     assert all(score.valid and score.spread > 0 for score in score_episode(model, "t", shown))
     judge.close()
+
+
+def test_questions_that_nobody_waits_for_come_back_one_by_one(stub, judge_at):
+    held = threading.Event()
+
+    def say(body):
+        if float(pictures_of(body)[0].mean()) > 100:
+            held.wait(5)
+        return by_brightness(body)
+
+    endpoint = stub(say)
+    judge = judge_at(endpoint, backoff_s=0.0, attempts=1)
+    slow, quick = judge.submit(ask(255)), judge.submit(ask(0))
+    assert quick.result(5).text == "ANSWER: 1"
+    assert not slow.done()
+    held.set()
+    assert slow.result(5).text == "ANSWER: 5"
+    endpoint.close()
+    with pytest.raises(JudgeDown, match="No endpoint"):
+        judge.submit(ask(0)).result(5)

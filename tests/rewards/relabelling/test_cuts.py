@@ -1,0 +1,61 @@
+"""Videos end where their score says, and networks are always shown the end."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roborl.rewards.relabelling.cheap import cheap_proposals
+from roborl.rewards.relabelling.cuts import Timeline, clips, glimpses
+from roborl.rewards.relabelling.proposals import Kind, LadderConfig
+
+TIMELINES = st.builds(
+    Timeline,
+    count=st.integers(2, 400),
+    rate_hz=st.sampled_from([3.0, 5.0, 10.0, 29.97, 30.0]),
+    onset=st.floats(0.05, 1.0),
+    video_hz=st.sampled_from([2.0, 10.0]),
+)
+SHARES = {1: 0.1, 2: 0.3, 3: 0.5, 4: 0.7}
+
+
+@given(TIMELINES)
+def test_cuts_keep_order_and_clips_of_higher_scores_end_later(timeline: Timeline) -> None:
+    whole = timeline.whole()
+    assert whole[0] == 0
+    assert whole[-1] == timeline.count - 1
+    assert list(whole) == sorted(whole)
+    assert timeline.rate_hz < timeline.video_hz or len(set(whole)) == len(whole)
+    ends = [places[-1] for _, (_, places) in sorted(clips(timeline, SHARES).items())]
+    assert ends == sorted(set(ends))
+    assert all(0 < end <= timeline.onset * (timeline.count - 1) + 0.5 for end in ends)
+    back = timeline.rewind(0.3)
+    if back is not None:
+        assert back[: len(whole)] == whole
+        assert list(back[len(whole) :]) == sorted(back[len(whole) :], reverse=True)
+        assert back[-1] == round(0.3 * timeline.onset * (timeline.count - 1))
+
+
+@given(TIMELINES, st.sampled_from([0.5, 1.0, 2.0]))
+def test_networks_see_evenly_spaced_moments_and_the_true_last_one(
+    timeline: Timeline, frame_hz: float
+) -> None:
+    places = timeline.whole()
+    shown, stamps = glimpses(places, timeline.video_hz, frame_hz)
+    assert shown[0] == places[0]
+    assert shown[-1] == places[-1]
+    assert len(shown) == len(stamps) >= 2
+    assert list(stamps) == sorted(stamps)
+    assert len(shown) <= max(2, 2 + (len(places) - 1) * frame_hz / timeline.video_hz)
+
+
+def test_cheap_rows_depend_on_the_episode_alone_and_take_no_instruction_that_says_the_same() -> None:
+    timeline = Timeline(count=50, rate_hz=10, onset=1.0, video_hz=10)
+    others = ["Place cup into the sink", "open the drawer", "put the cup in sink"]
+    config = LadderConfig(wrong_tasks=3, rewinds=2)
+    rows = cheap_proposals("e1", "put the cup in the sink", timeline, others, config, 0)
+    assert rows == cheap_proposals("e1", "put the cup in the sink", timeline, others[::-1], config, 0)
+    assert [row.task for row in rows if row.kind is Kind.WRONG_TASK] == ["open the drawer"]
+    assert sum(row.kind is Kind.REWIND for row in rows) == 2
+    assert [row.level for row in rows if row.kind is Kind.CLIP] == [1, 2, 3, 4]
+    assert {row.level for row in rows if row.kind is Kind.ORIGINAL} == {5}
