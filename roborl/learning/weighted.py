@@ -251,7 +251,7 @@ class Weighted:
         share = torch.where(error > 0, self.config.expectile, 1.0 - self.config.expectile)
         loss = (share * error.square()).mean()
         self._value_optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._value_optimiser.step()
         with torch.no_grad():
             torch._foreach_lerp_(
@@ -273,7 +273,7 @@ class Weighted:
         )
         loss = (weight[counts].to(losses) * losses).sum() / len(batch)
         self._policy_optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(list(self.policy.learnt.values()), self._most_norm)
         self._policy_optimiser.step()
         return {"policy_loss": losses.detach().mean().item()}

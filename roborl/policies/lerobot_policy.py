@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,8 @@ _IMAGES = OBS_IMAGES + "."
 _AT_TRAINED_SIZE = ("act", "diffusion", "gaussian_actor", "tdmpc", "vqbet")
 # Their ``predict_action_chunk`` needs what ``select_action`` has gathered, or is not there.
 _ONE_AT_A_TIME = ("gaussian_actor", "lingbot_va", "tdmpc", "vqbet")
+# Of an action's range [-1, 1]: what the network's unit must stand for, or the policy does not command that part of an action.
+_LEAST_UNIT = 1e-2
 # They always answer alike; the others draw their actions.
 _DRAWS_NOTHING = ("act",)
 
@@ -110,6 +111,8 @@ class LeRobotPolicy:
         self.online, self._version = online, 0
         self.learnt = learnt_parameters(parts, online) if online else {}
         self._explorer = self._made_to_explore(explore, seed)
+        if online:
+            self._middle, self._commanded = self._reach()
 
     @property
     def version(self) -> int:
@@ -168,7 +171,9 @@ class LeRobotPolicy:
     ) -> torch.Tensor:
         """Return how far the policy is from having chosen each chunk itself, (b,), with gradients of what learns.
 
-        Pre-processing is that of acting. Steps behind ``horizon`` repeat the last one, as LeRobot pads, and do not count.
+        Pre-processing is that of acting. Steps behind ``horizon`` repeat the last one, as LeRobot pads, and do not count. Nor do
+        parts of an action that all but stood still in its training data: scaled by next to nothing, whatever exploration or a
+        person did there would count more than all the rest, and the policy could not do it.
 
         Args:
             images: Camera to uint8 (b, h, w, 3), as replay memory keeps them.
@@ -180,7 +185,8 @@ class LeRobotPolicy:
         steps = np.arange(int(parts.config.chunk_size))
         kept = np.minimum(steps, horizon[:, None] - 1)
         batch = self._batch({name: images[name] for name in self.cameras}, state)
-        batch["action"] = torch.from_numpy(np.take_along_axis(chunk, kept[:, :, None], axis=1))
+        actions = torch.from_numpy(np.take_along_axis(chunk, kept[:, :, None], axis=1))
+        batch["action"] = torch.where(self._commanded, actions, self._middle)
         batch[IS_PAD] = torch.from_numpy(steps >= horizon[:, None])
         parts.model.train()
         try:
@@ -191,15 +197,6 @@ class LeRobotPolicy:
     def actor_weights(self) -> dict[str, NDArray[np.float32]]:
         """Copy what learns, float32 by name; nothing outside a run."""
         return learnt_arrays(self.learnt)
-
-    def frozen(self) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield the bytes of every tensor that does not learn, by name: of the network, and of what it normalises by."""
-        parts = self._parts
-        tensors = [(name, t) for name, t in parts.model.state_dict().items() if name not in self.learnt]
-        for number, step in enumerate((*parts.before.steps, *parts.after.steps)):
-            tensors += [(f"{number}.{name}", tensor) for name, tensor in step.state_dict().items()]
-        for name, tensor in sorted(tensors, key=itemgetter(0)):
-            yield name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
     def load_actor(self, weights: Mapping[str, NDArray[Any]], version: int) -> None:
         """Replace what learns.
@@ -244,6 +241,23 @@ class LeRobotPolicy:
         else:
             log.info("A policy of the kind %s draws its actions, and explores by that alone", self.kind)
         return None
+
+    def _reach(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the action in the middle of what the network commands, float32 (a,), and which parts of it it does command."""
+        with torch.inference_mode():
+            middle, beside = (
+                self._parts.after(torch.full((1, 1, self.action_dim), value, device=self._device))[0, 0]
+                .cpu()
+                .float()
+                for value in (0.0, 1.0)
+            )
+        commanded = (beside - middle).abs() >= _LEAST_UNIT
+        if not commanded.all():
+            log.warning(
+                "Parts %s of an action all but stood still in the policy's training data: it does not learn to move them",
+                (~commanded).nonzero().flatten().tolist(),
+            )
+        return middle.clone(), commanded.clone()
 
     def _pictures(self, observation: Observation) -> dict[str, Image]:
         """Return what the policy is shown, uint8 (1, h, w, 3) by camera."""

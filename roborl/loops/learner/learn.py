@@ -29,6 +29,8 @@ from roborl.loops.learner.store import imported
 from roborl.loops.run_files import JsonLines, read_status, versions_here
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.supervise import ChildSpec, ProcessGroup
+from roborl.policies.lerobot_files import is_lerobot_policy
+from roborl.pretrained import read_description
 from roborl.rewards.forms import the_form
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,14 @@ _HANG_S = 30.0
 _POLL_S = 0.1
 _SHOWN_RUNS = 3
 _VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
+
+
+def preload(run: RunFolder) -> tuple[str, ...]:
+    """Return what the fork server loads for the processes of a run: for a LeRobot policy its classes too, which take longest."""
+    if not is_lerobot_policy(run.policy):
+        return PRELOAD
+    kind = read_description(run.policy)["type"]
+    return (*PRELOAD, "roborl.policies.lerobot_policy", f"lerobot.policies.{kind}.modeling_{kind}")
 
 
 def require_run(config: LearnSettings) -> None:
@@ -189,7 +199,7 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
         if config.rollback:
             ask_rollback(run, config.rollback)
         keeper = SettingsKeeper(JsonLines(run.events), specs, {run.learner: config})
-        group = ProcessGroup(specs, preload=PRELOAD, on_event=keeper)
+        group = ProcessGroup(specs, preload=preload(run), on_event=keeper)
         try:
             group.start()
             while not stopping():

@@ -16,7 +16,7 @@ from roborl.clock import NS
 from roborl.errors import DatasetError, ModelLoadError
 from roborl.learning.algorithm import Algorithm
 from roborl.learning.publish import ProbeActions, probe_with
-from roborl.loops.architecture import architecture
+from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.learner.algorithms import chosen, make_algorithm, sampling_of, settings_of
 from roborl.loops.learner.label import Labeller
 from roborl.loops.learner.learn_config import (
@@ -239,7 +239,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             action_dim=form.action_dim,
             policy_hz=form.policy_hz,
             scales=asdict(form.scales) if form.scales else None,
-            version=architecture(policy, algorithm.actor_weights()),
+            version=folder_architecture(run.policy) or architecture(policy, algorithm.actor_weights()),
         ),
         keys=config.security.load(),
     )
