@@ -103,6 +103,12 @@ def test_a_run_is_made_ready_with_a_whole_copy_and_says_what_learns(
         assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))
 
 
+def test_an_algorithm_that_cannot_learn_the_policy_is_refused_before_one_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"algorithm cannot learn this policy.*the small policy"):
+        prepare(LearnConfig(run=tmp_path / "run", algorithm="weighted"))
+    assert not RunFolder(tmp_path / "run").policy.exists()
+
+
 def test_a_policy_that_is_no_runs_takes_no_weights(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes weights only as the policy of a run"):
         run_actor(ActConfig(run=tmp_path / "act", policy=trained, weights="tcp://127.0.0.1:1"))
@@ -127,15 +133,10 @@ def test_it_learns_in_a_run_is_evaluated_and_goes_home(
     run = tmp_path / "run"
     command = ["train", "--policy", str(trained), "--demos", str(recorded.root), "--run", str(run)]
     command += ["--bench_overrides", "[--robot.scene=Reach, --max_steps=12]", "--episodes", "3"]
-    command += [
-        "--trainer.budget.start_at",
-        "4",
-        "--trainer.budget.ratio",
-        "0.5",
-        "--trainer.publish_every",
-        "4",
-    ]
-    command += ["--trainer.probes", "2", "--weighted.batch_size", "8", "--weighted.encoder", "cnn"]
+    # Between two episodes the arm waits for what it has earned, and so for other weights.
+    command += ["--trainer.budget.ratio", "0.5", "--trainer.budget.hold_actors_at", "2"]
+    command += ["--trainer.budget.start_at", "4", "--trainer.publish_every", "2", "--trainer.probes", "2"]
+    command += ["--weighted.batch_size", "8", "--weighted.encoder", "cnn"]
     assert main([*command, "--weighted.learn", "[model.decoder, model.action_head]"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["trainer"]["version"] > 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
@@ -16,12 +17,13 @@ from roborl.rewards.forms import RewardForm
 
 
 def chosen(config: LearnConfig) -> str:
-    """Return the name of the algorithm; of auto, what the policy in the run's folder asks for.
+    """Return the name of the algorithm; of auto, what the policy asks for that the run has, or is to begin with.
 
     Raises:
         ConfigError: If the algorithm cannot learn that policy.
     """
-    lerobot = is_lerobot_policy(RunFolder(config.run).policy)
+    begun = RunFolder(config.run).policy
+    lerobot = is_lerobot_policy(begun if begun.exists() or not config.policy else Path(config.policy))
     fitting = "weighted" if lerobot else "rlpd"
     if config.algorithm == "auto":
         return fitting

@@ -116,8 +116,8 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
     if config.demos.path and config.demos.path not in imported(run.imports):
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)
         warn_of_another_task(config.demos, bench)
-    place_policy(config, form, run, stopping)
     algorithm = chosen(config)
+    place_policy(config, form, run, stopping)
     if not run.learner.exists():
         keep_settings(run.learner, config)
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **versions_here(_VERSIONS)})
