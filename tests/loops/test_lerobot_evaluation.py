@@ -127,6 +127,7 @@ def test_chunks_are_as_long_as_the_policy_acts_them_out(trained: Path, asked: in
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_it_learns_in_a_run_is_evaluated_and_goes_home(
     trained: Path, recorded: LeRobotDatasetMetadata, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
