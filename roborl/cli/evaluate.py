@@ -110,7 +110,7 @@ def _policy(config: Config, task: str) -> Callable[[Any], Any]:
 
     torch.set_num_threads(config.threads)
     folder = Path(config.policy)
-    policy = learnt_policy(folder) if is_run(folder) else load_policy(folder, task=task)
+    policy = learnt_policy(folder, task=task) if is_run(folder) else load_policy(folder, task=task)
     return lambda env: policy
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from roborl.loops.learner.learn import run_learner
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder
+from roborl.loops.learnt import leave_pretrained
 from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
 
@@ -19,7 +20,7 @@ def positional(args: Sequence[str]) -> list[str]:
 
 
 def main(config: LearnConfig) -> dict[str, Any]:
-    """Run until Ctrl-C or SIGTERM, which save first; leave a report."""
+    """Run until Ctrl-C or SIGTERM, which save first; leave a report, and a LeRobot policy for LeRobot."""
     child = Child.alone("learn")
     told = run_learner(config, lambda: child.stopping)
     if "trainer" not in told:
@@ -27,4 +28,5 @@ def main(config: LearnConfig) -> dict[str, Any]:
     # What draws is loaded once learning has ended.
     from roborl.loops.reporting.run_page import leave_run_page
 
-    return told | leave_run_page(RunFolder(config.run), told)
+    run = RunFolder(config.run)
+    return told | leave_pretrained(run) | leave_run_page(run, told)

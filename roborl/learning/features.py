@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from roborl.data.arena import PAD, ArenaReader, Columns
 from roborl.errors import ConfigError
 from roborl.images import square
-from roborl.policies.small import SmallPolicy
+from roborl.rewards.training.encoders import FrameEncoder
 
 # Rows per call of the encoder: beyond this a batch no longer gets cheaper per picture.
 _BATCH = 64
+
+
+class PictureEncoder(Protocol):
+    """A frozen network that looks at one picture of each camera.
+
+    Attributes:
+        output_dim: Size of what it makes of them.
+    """
+
+    output_dim: int
+
+    def __call__(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Encode uint8 pictures (b, h, w, 3) by camera into float32 (b, output_dim)."""
+        ...
+
+
+class EachCamera:
+    """Looks at each camera's picture with the same frame encoder.
+
+    Args:
+        encoder: The frame encoder; its weights stay as they are.
+        cameras: The cameras, in order.
+    """
+
+    def __init__(self, encoder: FrameEncoder, cameras: Sequence[str]) -> None:
+        self.encoder, self._cameras = encoder.eval().requires_grad_(False), tuple(cameras)
+        self.output_dim = encoder.dim * len(self._cameras)
+
+    def __call__(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Encode as :class:`PictureEncoder` says: a vector per camera, one after the other."""
+        return torch.cat([self.encoder(images[camera]) for camera in self._cameras], dim=1)
 
 
 class FeatureCache:
@@ -23,15 +56,19 @@ class FeatureCache:
     A row that the store has given to another episode since is encoded again.
 
     Args:
-        policy: Whose frozen encoder looks at the pictures.
+        encoder: What looks at the pictures.
         arena: The replay memory; its owner refreshes it.
+        cameras: The cameras that the encoder looks through.
+        image_px: Side of the square pictures that it is shown.
 
     Raises:
-        ConfigError: If the replay memory lacks a camera that the policy looks through.
+        ConfigError: If the replay memory lacks one of those cameras.
     """
 
-    def __init__(self, policy: SmallPolicy, arena: ArenaReader) -> None:
-        missing = sorted(set(policy.config.cameras) - set(arena.layout.cameras))
+    def __init__(
+        self, encoder: PictureEncoder, arena: ArenaReader, *, cameras: Sequence[str], image_px: int
+    ) -> None:
+        missing = sorted(set(cameras) - set(arena.layout.cameras))
         if missing:
             raise ConfigError(
                 "The policy looks through cameras that the replay memory does not have",
@@ -39,7 +76,8 @@ class FeatureCache:
                 allowed=list(arena.layout.cameras),
                 remedy="Use a policy that was made on this bench",
             )
-        self._policy, self._arena = policy, arena
+        self._encoder, self._cameras, self._side = encoder, tuple(cameras), image_px
+        self._arena = arena
         self._columns: Columns | None = None
         self._table: NDArray[Any] | None = None
         self._adopt()
@@ -66,7 +104,7 @@ class FeatureCache:
         if self._columns is not arena.columns:
             self._columns = arena.columns
             count = arena.layout.rows
-            self._features = np.zeros((count, self._policy.encoder.output_dim), np.float32)
+            self._features = np.zeros((count, self._encoder.output_dim), np.float32)
             self._encoded = np.full(count, -1, np.int64)
         if self._table is not arena.table:
             self._table = table = arena.table
@@ -81,12 +119,11 @@ class FeatureCache:
 
     @torch.inference_mode()
     def _encode(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        side = self._policy.config.image_px
         images = {}
-        for camera in self._policy.config.cameras:
+        for camera in self._cameras:
             pictures = self._arena.columns.frames[camera][rows][:, PAD:-PAD, PAD:-PAD]
-            if pictures.shape[1] != side:
-                pictures = np.stack([square(picture, side) for picture in pictures])
+            if pictures.shape[1] != self._side:
+                pictures = np.stack([square(picture, self._side) for picture in pictures])
             images[camera] = torch.from_numpy(np.ascontiguousarray(pictures))
-        features: NDArray[np.float32] = self._policy.encoder(images).numpy()
+        features: NDArray[np.float32] = self._encoder(images).numpy()
         return features

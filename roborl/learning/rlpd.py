@@ -7,15 +7,12 @@ leaves the part of a success in which it went nowhere. The critics are told the 
 actor never is, so the shaped values stay the task's values minus the potential however late, held or noisy that potential
 is.
 
-Once critics have converged, shaping speaks no more: by its own law every action is worth what the task says. So critics begin
-with a short look ahead, where the potential stands for most of what is to come, and end with the whole.
+What critics are taught towards, and how far they look ahead, is in :mod:`roborl.learning.targets`.
 
 Source:
     Ball et al., Efficient Online Reinforcement Learning with Offline Data (ICML 2023); Fujimoto & Gu, A Minimalist
     Approach to Offline Reinforcement Learning (NeurIPS 2021) for the normalised actor loss; Peng et al., Advantage-Weighted
-    Regression (2019) and Nair et al., AWAC (2020) for cloning by advantage; Ng, Harada & Russell, Policy Invariance under
-    Reward Transformations (ICML 1999) for the shaping; Cheng, Kolobov & Swaminathan, Heuristic-Guided Reinforcement Learning
-    (NeurIPS 2021) for the growing look ahead.
+    Regression (2019) and Nair et al., AWAC (2020) for cloning by advantage.
 """
 
 from __future__ import annotations
@@ -35,9 +32,10 @@ from roborl.data.arena import ArenaReader
 from roborl.errors import ModelLoadError
 from roborl.learning.features import FeatureCache
 from roborl.learning.sampling import Batch
+from roborl.learning.targets import Targets
 from roborl.policies.networks import Critics
 from roborl.policies.small import SmallPolicy, Weights, to_arrays
-from roborl.rewards.forms import RewardForm, reward_of
+from roborl.rewards.forms import RewardForm
 
 # So that no single action outweighs the rest.
 _MOST_WEIGHT = 20.0
@@ -113,12 +111,18 @@ class Rlpd:
     ) -> None:
         torch.manual_seed(seed)
         self.config = config
-        self.form, self._reward = form, reward_of(form)
-        self.features = FeatureCache(policy, arena)
-        self._remaining, self._from_first = policy.remaining, policy.config.from_first
+        self.form = form
+        self.shaped = Targets(
+            form,
+            discount=config.discount,
+            lookahead=config.lookahead,
+            lookahead_updates=config.lookahead_updates,
+        )
+        shape = policy.config
+        self.features = FeatureCache(policy.encoder, arena, cameras=shape.cameras, image_px=shape.image_px)
+        self._remaining, self._from_first = policy.remaining, shape.from_first
         self.actor = copy.deepcopy(policy.actor).train()
         self.averaged = copy.deepcopy(policy.actor).requires_grad_(False)
-        shape = policy.config
         inputs = policy.remaining.output_dim + shape.action_dim + 1
         self.critics = Critics(inputs, config.members, config.width)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
@@ -132,7 +136,7 @@ class Rlpd:
         next_inputs = self._inputs(batch.next_rows, batch.next_state)
         action = torch.from_numpy(batch.action)
         potential = torch.from_numpy(batch.potential)
-        target = self._target(batch, next_inputs, potential)
+        target = self._target(batch, next_inputs)
         metrics = self._update_critics(inputs, action, potential, target)
         if self.updates % self.config.actor_every == 0:
             metrics |= self._update_actor(batch, inputs, action, potential, target)
@@ -146,11 +150,7 @@ class Rlpd:
     @property
     def lookahead(self) -> float:
         """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
-        config = self.config
-        if self.form is not RewardForm.POTENTIAL:
-            return 1.0
-        grown = min(1.0, self.updates / config.lookahead_updates) if config.lookahead_updates else 0.0
-        return config.lookahead + grown * (1.0 - config.lookahead)
+        return self.shaped.lookahead(self.updates)
 
     def actor_weights(self) -> Weights:
         """Copy what an actor process needs: the averaged actor, never critics or the frozen encoder."""
@@ -211,28 +211,16 @@ class Rlpd:
         return values
 
     @torch.no_grad()
-    def _target(self, batch: Batch, next_inputs: Tensor, potential: Tensor) -> Tensor:
+    def _target(self, batch: Batch, next_inputs: Tensor) -> Tensor:
         config = self.config
         next_potential = torch.from_numpy(batch.next_potential)
-        terminated = torch.from_numpy(batch.terminated)
-        horizon = torch.from_numpy(batch.horizon)
         next_action = self.actor(next_inputs)
         noise = (config.target_noise * torch.randn_like(next_action)).clamp_(-0.3, 0.3)
         members = torch.randperm(config.members)[: config.subset]
         next_values = self._values(
             self.targets, next_inputs, (next_action + noise).clamp_(-1, 1), next_potential, members
         )
-        reward = self._reward(
-            torch.from_numpy(batch.reward),
-            potential,
-            next_potential,
-            terminated,
-            discount=config.discount,
-            horizon=horizon,
-        )
-        bootstrap = next_values.min(dim=0).values
-        handed_back = (self.lookahead * config.discount) ** horizon
-        return torch.as_tensor(reward + handed_back * (~terminated) * bootstrap)
+        return self.shaped.of(batch, next_values.min(dim=0).values, self.updates)
 
     def _update_critics(
         self, inputs: Tensor, action: Tensor, potential: Tensor, target: Tensor
@@ -252,9 +240,8 @@ class Rlpd:
         self.critics.requires_grad_(False)
         values = self._values(self.critics, inputs, proposal, potential).mean(dim=0)
         self.critics.requires_grad_(True)
-        # The task's value is what the critics say plus the potential it was shaped with.
-        added = potential if self.form is RewardForm.POTENTIAL else 0.0
-        scale = (values.detach() + added).abs().mean().clamp_min(config.least_value)
+        worth = self.shaped.task_value(values.detach(), potential)
+        scale = worth.abs().mean().clamp_min(config.least_value)
         error = (proposal - action).square().sum(dim=1)
         shown = torch.from_numpy(batch.demo | batch.person).float()
         clone_loss = (shown * error).sum() / shown.sum().clamp_min(1)

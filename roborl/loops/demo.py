@@ -36,6 +36,7 @@ from roborl.loops.stages import Stages, claim
 from roborl.policies.small import SmallPolicy
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
+from roborl.roles import Policy
 from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)
@@ -305,9 +306,7 @@ def _clone(config: DemoConfig, bench: Bench, folders: Folders, into: Path) -> di
     return {"demonstrations": sum(bool(e.success) for e in episodes), "cloned": config.clone_from}
 
 
-def _measure(
-    config: DemoConfig, bench: Bench, folders: Folders, policy: SmallPolicy, when: str
-) -> dict[str, Any]:
+def _measure(config: DemoConfig, bench: Bench, folders: Folders, policy: Policy, when: str) -> dict[str, Any]:
     result = _evaluate(
         config,
         bench,
@@ -326,7 +325,7 @@ def _reward(config: DemoConfig, folders: Folders) -> str:
     return config.judge or str(folders.reward)
 
 
-def _evaluate(config: DemoConfig, bench: Bench, policy: SmallPolicy, **options: Any) -> Evaluation:
+def _evaluate(config: DemoConfig, bench: Bench, policy: Policy, **options: Any) -> Evaluation:
     torch.set_num_threads(1)
     result = evaluate(
         lambda env: policy,

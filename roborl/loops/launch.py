@@ -314,7 +314,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
         keeper = SettingsKeeper(JsonLines(run.events), learner, {own: config, run.learner: learning})
-        group = ProcessGroup(specs, preload=_PRELOAD, on_event=keeper)
+        group = ProcessGroup(specs, preload=(*act.PRELOAD, *learn.preload(run)), on_event=keeper)
         actors = [
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from roborl.errors import ModelLoadError
+from roborl.errors import ModelLoadError, RoborlError
 from roborl.learning.publish import VersionShelf
 from roborl.loops.learner.learn_config import RunFolder
-from roborl.policies.small import SmallPolicy
+from roborl.policies import load_policy
+from roborl.policies.lerobot_files import is_lerobot_policy
+
+if TYPE_CHECKING:
+    from roborl.policies.lerobot_policy import LeRobotPolicy
+    from roborl.policies.small import SmallPolicy
+
+log = logging.getLogger(__name__)
 
 
 def is_run(folder: Path) -> bool:
@@ -15,22 +24,50 @@ def is_run(folder: Path) -> bool:
     return RunFolder(folder).learner.is_file() or RunFolder(folder).versions.is_dir()
 
 
-def learnt_policy(run: Path) -> SmallPolicy:
+def learnt_policy(run: Path, *, task: str = "", seed: int = 0) -> SmallPolicy | LeRobotPolicy:
     """Return the policy with the last published weights of a run: the last, not the best.
+
+    Args:
+        run: The run's folder.
+        task: The instruction in words, for a policy that reads it.
+        seed: Of the noise that some policies draw their actions from.
 
     Raises:
         ModelLoadError: If the run published none, or they cannot be read.
     """
-    folder = RunFolder(run)
-    shelf = VersionShelf(folder.versions)
+    version, weights = _last(RunFolder(run))
+    policy = load_policy(RunFolder(run).policy, task=task, seed=seed)
+    policy.load_actor(weights, version)
+    return policy
+
+
+def leave_pretrained(run: RunFolder) -> dict[str, Any]:
+    """Write the LeRobot policy that a run has learnt as LeRobot saves one, and return where; nothing of any other policy.
+
+    What cannot be written is said, and does not fail the run.
+    """
+    if not is_lerobot_policy(run.policy):
+        return {}
+    from roborl.policies.lerobot_learning import save_learnt
+
+    try:
+        version, weights = _last(run)
+        save_learnt(run.policy, weights, run.pretrained)
+    except (RoborlError, OSError) as error:
+        log.error("The policy is not left for LeRobot: %s", error)
+        return {}
+    log.info("Version %d of the policy lies in %s as LeRobot saves one", version, run.pretrained)
+    return {"pretrained_model": str(run.pretrained)}
+
+
+def _last(run: RunFolder) -> tuple[int, dict[str, Any]]:
+    shelf = VersionShelf(run.versions)
     versions = shelf.versions()
     if not versions:
         raise ModelLoadError(
             "The run has published no policy",
-            seen=folder.versions,
+            seen=run.versions,
             allowed="a folder of versions",
             remedy="Let the run get as far as its first version",
         )
-    policy = SmallPolicy.load(folder.policy)
-    policy.load_actor(shelf.get(versions[-1]), versions[-1])
-    return policy
+    return versions[-1], shelf.get(versions[-1])

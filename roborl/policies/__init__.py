@@ -19,7 +19,7 @@ def load_policy(
     Args:
         folder: What a policy was saved to.
         task: The instruction in words, for a policy that reads it.
-        explore: How it explores; None for not at all. A LeRobot policy never does, and says so.
+        explore: How it explores; None for not at all. A LeRobot policy does in a run alone, and says so.
         seed: Of exploration, and of the noise that some policies draw their actions from.
 
     Raises:

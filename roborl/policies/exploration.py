@@ -66,7 +66,10 @@ class Explorer:
         self._noise, self._left = self._random.normal(size=self._noise.size), 0
 
     def __call__(self, action: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return an action (1, a) with noise, one component held where there is a burst; not yet within bounds."""
+        """Return actions (h, a) with noise, one component held where there is a burst; not yet within bounds.
+
+        A chunk counts as one step: noise and burst hold for all of it.
+        """
         config, random = self.config, self._random
         kept = config.persistence
         self._noise = kept * self._noise + np.sqrt(1 - kept**2) * random.normal(size=self._noise.size)

@@ -12,6 +12,9 @@ from roborl.errors import ModelLoadError
 from roborl.pretrained import CONFIG
 
 PROCESSOR_FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
+ONLINE = "online.json"
+"""What a run leaves in the folder of its LeRobot policy: see :class:`roborl.policies.lerobot_learning.OnlineForm`."""
+
 _LARGEST_BYTES = 1 << 20
 # Modules in which LeRobot itself keeps processor steps.
 _MODULE = re.compile(r"lerobot\.processor(\.\w+)*|lerobot\.policies\.\w+\.processor_\w+")
@@ -20,6 +23,11 @@ _MODULE = re.compile(r"lerobot\.processor(\.\w+)*|lerobot\.policies\.\w+\.proces
 def is_lerobot_policy(folder: Path) -> bool:
     """Return whether a policy's folder was saved by LeRobot and not by roborl; nothing is opened."""
     return (folder / CONFIG).is_file() and not (folder / "policy.json").exists()
+
+
+def is_runs_policy(folder: Path) -> bool:
+    """Return whether a LeRobot policy's folder is that of a run, which says what of it learns; nothing is opened."""
+    return (folder / ONLINE).is_file()
 
 
 def check_processor_files(folder: Path) -> dict[str, list[str]]:

@@ -43,6 +43,7 @@ class LeRobotParts:
         after: The post-processor: what the network writes to actions.
         known: Names of the features that the training data had statistics of.
         renamed: What the pre-processor calls by another name: the network's name to the dataset's.
+        trains: Names of the parameters that LeRobot's own trainer would change; the others it keeps frozen.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class LeRobotParts:
     after: Any
     known: frozenset[str]
     renamed: dict[str, str]
+    trains: frozenset[str]
 
 
 def open_policy(folder: Path) -> LeRobotParts:
@@ -94,6 +96,7 @@ def open_policy(folder: Path) -> LeRobotParts:
         ) from error
     _load_weights(model, folder / WEIGHTS)
     known = _check_statistics(folder, (*before.steps, *after.steps))
+    trains = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return LeRobotParts(
         kind=kind,
         config=config,
@@ -102,6 +105,7 @@ def open_policy(folder: Path) -> LeRobotParts:
         after=after,
         known=known,
         renamed={new: old for step in before.steps for old, new in getattr(step, "rename_map", {}).items()},
+        trains=trains,
     )
 
 

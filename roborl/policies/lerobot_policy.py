@@ -1,4 +1,4 @@
-"""Any policy of LeRobot's that was saved in a folder, as a policy of ours: it acts, and does not learn here."""
+"""Any policy of LeRobot's that was saved in a folder, as a policy of ours: it acts, and in a run it learns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ import torch
 from lerobot.configs import FeatureType
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from roborl.errors import ModelLoadError
-from roborl.policies.exploration import ExplorationConfig
+from roborl.images import square
+from roborl.policies.exploration import ExplorationConfig, Explorer
+from roborl.policies.lerobot_learning import (
+    IS_PAD,
+    OnlineForm,
+    learnt_arrays,
+    learnt_parameters,
+    load_learnt,
+    sample_losses,
+)
 from roborl.policies.lerobot_opening import LeRobotParts, open_policy
-from roborl.types import Observation
+from roborl.types import Image, Observation
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +36,10 @@ _IMAGES = OBS_IMAGES + "."
 _AT_TRAINED_SIZE = ("act", "diffusion", "gaussian_actor", "tdmpc", "vqbet")
 # Their ``predict_action_chunk`` needs what ``select_action`` has gathered, or is not there.
 _ONE_AT_A_TIME = ("gaussian_actor", "lingbot_va", "tdmpc", "vqbet")
+# Of an action's range [-1, 1]: what the network's unit must stand for, or the policy does not command that part of an action.
+_LEAST_UNIT = 1e-2
+# They always answer alike; the others draw their actions.
+_DRAWS_NOTHING = ("act",)
 
 
 class LeRobotPolicy:
@@ -35,16 +49,33 @@ class LeRobotPolicy:
     Chunks are as long as LeRobot would execute them, ``n_action_steps``. A policy that looks back over several
     observations, or smooths over its chunks, gives one action at a time and must be asked at every step.
 
+    The policy of a run sees what replay memory keeps: every picture is reduced to a square, and brought from there to the
+    size that it was trained with. What of it learns takes weights from a learner.
+
     Args:
         parts: The opened policy.
         task: The instruction in words.
-        seed: Of the noise that some kinds draw their actions from.
+        seed: Of the noise that some kinds draw their actions from, and of exploration.
+        online: What a run makes of it; None where it is no run's, and learns nothing.
+        explore: How it explores in a run; for a kind that draws its actions by itself, not at all.
+
+    Attributes:
+        learnt: The parameters that learn, by name; none outside a run.
 
     Raises:
-        ModelLoadError: If it reads something else than cameras and state, or writes no action.
+        ModelLoadError: If it reads something else than cameras and state, or writes no action; or if it is to learn and
+            cannot.
     """
 
-    def __init__(self, parts: LeRobotParts, *, task: str = "", seed: int = 0) -> None:
+    def __init__(
+        self,
+        parts: LeRobotParts,
+        *,
+        task: str = "",
+        seed: int = 0,
+        online: OnlineForm | None = None,
+        explore: ExplorationConfig | None = None,
+    ) -> None:
         config = parts.config
         self.kind, self._parts, self._task = parts.kind, parts, task
         inputs = {parts.renamed.get(key, key): feature for key, feature in config.input_features.items()}
@@ -77,14 +108,33 @@ class LeRobotPolicy:
         )
         self._device = torch.device(config.device)
         self._random = np.random.default_rng(seed)
+        self.online, self._version = online, 0
+        self.learnt = learnt_parameters(parts, online) if online else {}
+        self._explorer = self._made_to_explore(explore, seed)
+        if online:
+            self._middle, self._commanded = self._reach()
 
     @property
     def version(self) -> int:
-        """Always 0: its weights come from no learner."""
-        return 0
+        """Version of the weights, 0 where they come from no learner."""
+        return self._version
+
+    @property
+    def parts(self) -> LeRobotParts:
+        """The policy as LeRobot runs it."""
+        return self._parts
+
+    @property
+    def chunk_steps(self) -> int:
+        """How many steps of a chunk it acts out, n_action_steps; of chunks that it smooths over, all."""
+        config = self._parts.config
+        smooths = getattr(config, "temporal_ensemble_coeff", None) is not None
+        return int(config.chunk_size if smooths else config.n_action_steps)
 
     def reset(self) -> None:
         """Forget the observations and actions of the episode so far."""
+        if self._explorer:
+            self._explorer.reset()
         for part in (self._parts.model, self._parts.before, self._parts.after):
             part.reset()
 
@@ -100,28 +150,69 @@ class LeRobotPolicy:
         mixed = torch.autocast(self._device.type) if parts.config.use_amp else nullcontext()
         with mixed, torch.random.fork_rng(devices=[self._device] if cuda else []):
             torch.manual_seed(int(self._random.integers(2**62)))
-            batch = parts.before(self._batch(observation))
+            batch = parts.before(self._batch(self._pictures(observation), observation.state[None]))
             if self._single:
                 actions = parts.model.select_action(batch)
             else:
                 chunk = parts.model.predict_action_chunk(batch)
                 actions = chunk[:, : getattr(parts.config, "n_action_steps", None)]
             actions = parts.after(actions)
-        found: NDArray[np.float32] = np.atleast_2d(actions[0].float().cpu().numpy())
-        return np.clip(found, -1.0, 1.0)
+        found: NDArray[np.floating] = np.atleast_2d(actions[0].float().cpu().numpy())
+        if self._explorer:
+            found = self._explorer(found)
+        return np.clip(found, -1.0, 1.0).astype(np.float32)
+
+    def losses(
+        self,
+        images: Mapping[str, Image],
+        state: NDArray[np.float32],
+        chunk: NDArray[np.float32],
+        horizon: NDArray[np.int64],
+    ) -> torch.Tensor:
+        """Return how far the policy is from having chosen each chunk itself, (b,), with gradients of what learns.
+
+        Pre-processing is that of acting. Steps behind ``horizon`` repeat the last one, as LeRobot pads, and do not count. Nor do
+        parts of an action that all but stood still in its training data: scaled by next to nothing, whatever exploration or a
+        person did there would count more than all the rest, and the policy could not do it.
+
+        Args:
+            images: Camera to uint8 (b, h, w, 3), as replay memory keeps them.
+            state: float32 (b, s).
+            chunk: Actions, float32 (b, h, a).
+            horizon: How many of them are real, int64 (b,).
+        """
+        parts = self._parts
+        steps = np.arange(int(parts.config.chunk_size))
+        kept = np.minimum(steps, horizon[:, None] - 1)
+        batch = self._batch({name: images[name] for name in self.cameras}, state)
+        actions = torch.from_numpy(np.take_along_axis(chunk, kept[:, :, None], axis=1))
+        batch["action"] = torch.where(self._commanded, actions, self._middle)
+        batch[IS_PAD] = torch.from_numpy(steps >= horizon[:, None])
+        parts.model.train()
+        try:
+            return sample_losses(parts, parts.before(batch))
+        finally:
+            parts.model.eval()
+
+    def actor_weights(self) -> dict[str, NDArray[np.float32]]:
+        """Copy what learns, float32 by name; nothing outside a run."""
+        return learnt_arrays(self.learnt)
 
     def load_actor(self, weights: Mapping[str, NDArray[Any]], version: int) -> None:
-        """Refuse: weights that a learner publishes are those of the small policy.
+        """Replace what learns.
 
         Raises:
-            ModelLoadError: Always.
+            ModelLoadError: If it is no run's policy, or they are not finite or do not fit; the old ones stay.
         """
-        raise ModelLoadError(
-            "A LeRobot policy takes no weights from a learner",
-            seen=f"version {version}",
-            allowed="the weights in its folder",
-            remedy="Learning online fine-tunes the small policy only; run this one without a learner's weights",
-        )
+        if self.online is None:
+            raise ModelLoadError(
+                "A LeRobot policy takes weights only as the policy of a run",
+                seen=f"version {version}",
+                allowed="the folder named policy in a run, where roborl learn has put it",
+                remedy="Name that folder, or run this one without a learner's weights",
+            )
+        load_learnt(self.learnt, weights, f"version {version}")
+        self._version = version
 
     @classmethod
     def load(
@@ -130,24 +221,59 @@ class LeRobotPolicy:
         """Read what LeRobot saved; arguments as for the class.
 
         Args:
-            folder: Such as ``pretrained_model`` of a checkpoint.
+            folder: Such as ``pretrained_model`` of a checkpoint, or the policy of a run.
             task: The instruction in words.
-            explore: Ignored, and said so: exploration is for what learns.
-            seed: Of the noise that some kinds draw their actions from.
+            explore: How the policy of a run explores. Outside a run it is ignored, and that is said.
+            seed: Of the noise that some kinds draw their actions from, and of exploration.
 
         Raises:
             ModelLoadError: If it cannot be used, see :func:`roborl.policies.lerobot_opening.open_policy`.
         """
-        if explore is not None:
-            log.warning("A LeRobot policy does not explore: it acts as it was trained")
-        return cls(open_policy(folder), task=task, seed=seed)
+        return cls(open_policy(folder), task=task, seed=seed, online=OnlineForm.read(folder), explore=explore)
 
-    def _batch(self, observation: Observation) -> dict[str, Any]:
-        batch: dict[str, Any] = {
-            _IMAGES + name: torch.tensor(frame.rgb).permute(2, 0, 1).contiguous().float().div(255)[None]
-            for name, frame in observation.frames.items()
-        }
-        return batch | {OBS_STATE: torch.tensor(observation.state)[None], "task": self._task}
+    def _made_to_explore(self, explore: ExplorationConfig | None, seed: int) -> Explorer | None:
+        if explore is None:
+            return None
+        if self.online is None:
+            log.warning("A LeRobot policy that is no run's does not explore: it acts as it was trained")
+        elif self.kind in _DRAWS_NOTHING:
+            return Explorer(explore, self.action_dim, seed=seed)
+        else:
+            log.info("A policy of the kind %s draws its actions, and explores by that alone", self.kind)
+        return None
+
+    def _reach(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the action in the middle of what the network commands, float32 (a,), and which parts of it it does command."""
+        with torch.inference_mode():
+            middle, beside = (
+                self._parts.after(torch.full((1, 1, self.action_dim), value, device=self._device))[0, 0]
+                .cpu()
+                .float()
+                for value in (0.0, 1.0)
+            )
+        commanded = (beside - middle).abs() >= _LEAST_UNIT
+        if not commanded.all():
+            log.warning(
+                "Parts %s of an action all but stood still in the policy's training data: it does not learn to move them",
+                (~commanded).nonzero().flatten().tolist(),
+            )
+        return middle.clone(), commanded.clone()
+
+    def _pictures(self, observation: Observation) -> dict[str, Image]:
+        """Return what the policy is shown, uint8 (1, h, w, 3) by camera."""
+        if self.online is None:
+            return {name: frame.rgb[None] for name, frame in observation.frames.items()}
+        side = self.online.image_px
+        return {name: square(observation.frames[name].rgb, side)[None] for name in self.cameras}
+
+    def _batch(self, images: Mapping[str, Image], state: NDArray[np.float32]) -> dict[str, Any]:
+        batch: dict[str, Any] = {OBS_STATE: torch.tensor(state), "task": [self._task] * len(state)}
+        for name, pictures in images.items():
+            shown = torch.tensor(pictures).permute(0, 3, 1, 2).contiguous().float().div(255)
+            if self.online is not None and tuple(shown.shape[2:]) != self.cameras[name]:
+                shown = functional.interpolate(shown, self.cameras[name], mode="bilinear")
+            batch[_IMAGES + name] = shown
+        return batch
 
     def _check(self, observation: Observation) -> None:
         sizes = {name: frame.rgb.shape[:2] for name, frame in observation.frames.items()}
@@ -159,7 +285,7 @@ class LeRobotPolicy:
                 remedy="Use the bench that its dataset was recorded on, or name the bench's cameras as they are there",
             )
         wrong = {name: sizes[name] for name, size in self.cameras.items() if sizes[name] != size}
-        if wrong and self._sized:
+        if wrong and self._sized and self.online is None:
             raise ModelLoadError(
                 "The LeRobot policy was trained on pictures of another size",
                 seen=f"{wrong}, height and width",

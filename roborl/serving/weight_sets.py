@@ -18,6 +18,8 @@ from roborl.serving.sockets import Limits
 type Arrays = Mapping[str, NDArray[Any]]
 
 CHUNK_BYTES = 1 << 20
+MOST_BYTES = 1 << 30
+"""The largest set that a subscriber takes."""
 LIMITS = Limits(part_bytes=4 << 20, queue=256)
 _ALIGN = 64
 _DTYPES = frozenset({"<f4", "<f2", "<f8", "<i8", "<i4", "|u1", "|i1", "|b1"})

@@ -19,6 +19,7 @@ from roborl.serving.security import Keys
 from roborl.serving.weight_sets import (
     CHUNK_BYTES,
     LIMITS,
+    MOST_BYTES,
     WeightSet,
     check_finite,
     chunks,
@@ -66,7 +67,7 @@ class WeightsSubscriber:
         name: str,
         handshake: Handshake,
         keys: Keys | None = None,
-        most_bytes: int = 1 << 30,
+        most_bytes: int = MOST_BYTES,
         clock: Clock | None = None,
     ) -> None:
         self.version = 0

@@ -40,6 +40,11 @@ def small(cameras: tuple[str, ...], image_px: int) -> SmallPolicy:
     )
 
 
+def cached(policy: SmallPolicy, arena: ArenaReader) -> FeatureCache:
+    shape = policy.config
+    return FeatureCache(policy.encoder, arena, cameras=shape.cameras, image_px=shape.image_px)
+
+
 def spec(capacity_bytes: int) -> StoreSpec:
     return StoreSpec(
         cameras=CAMERAS,
@@ -63,7 +68,7 @@ def truth(policy: SmallPolicy, arena: ArenaReader, rows: np.ndarray) -> np.ndarr
 def test_features_stay_those_of_the_picture_while_rows_are_used_again(tmp_path: Path) -> None:
     store = Store.open(tmp_path, spec(170_000))
     policy, arena = small(("front", "wrist"), 16), ArenaReader(tmp_path)
-    cache = FeatureCache(policy, arena)
+    cache = cached(policy, arena)
     calls: list[int] = []
     policy.encoder.register_forward_hook(lambda _m, _a, out: calls.append(len(out)))
     sequence = 0
@@ -86,7 +91,7 @@ def test_each_row_is_encoded_once_in_batches(tmp_path: Path) -> None:
     store = Store.open(tmp_path, spec(4 << 20))
     fill(store, range(10), 12)
     policy, arena = small(("wrist",), 16), ArenaReader(tmp_path)
-    cache = FeatureCache(policy, arena)
+    cache = cached(policy, arena)
     calls: list[int] = []
     policy.encoder.register_forward_hook(lambda _m, _a, out: calls.append(len(out)))
     rows = np.concatenate(
@@ -101,6 +106,6 @@ def test_each_row_is_encoded_once_in_batches(tmp_path: Path) -> None:
 def test_a_policy_with_a_camera_that_is_not_stored_is_refused(tmp_path: Path) -> None:
     store = Store.open(tmp_path, spec(1 << 20))
     with pytest.raises(ConfigError, match="cameras") as caught:
-        FeatureCache(small(("front", "top"), 16), ArenaReader(tmp_path))
+        cached(small(("front", "top"), 16), ArenaReader(tmp_path))
     assert caught.value.seen == ["top"]
     store.close()

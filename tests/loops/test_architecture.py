@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from roborl.errors import HandshakeMismatch
 from roborl.loops.actor.act_config import ActConfig, Card
 from roborl.loops.actor.io import weights_handshake
-from roborl.loops.architecture import architecture
+from roborl.loops.architecture import architecture, folder_architecture
 from roborl.policies.exploration import ExplorationConfig
+from roborl.policies.lerobot_learning import OnlineForm
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.serving.handshake import Handshake
 from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
@@ -122,3 +124,27 @@ def test_a_policy_of_which_nothing_is_known_leaves_the_field_open() -> None:
     config = ActConfig(policy_factory="roborl.testing.policies:random_policy")
     assert weights_handshake(config, CARD) == Handshake(action_dim=3)
     assert architecture(RandomPolicy()) is None
+
+
+def test_the_lerobot_policy_of_a_run_is_known_by_its_files(tmp_path: Path) -> None:
+    def folder(name: str, *, weights: bytes = b"w", statistics: bytes = b"s", **online: Any) -> str | None:
+        made = tmp_path / name
+        made.mkdir()
+        (made / "config.json").write_text(json.dumps({"type": "act", "device": name}))
+        (made / "model.safetensors").write_bytes(weights)
+        (made / "policy_preprocessor_step_3.safetensors").write_bytes(statistics)
+        if online:
+            OnlineForm(**online).write(made)
+        return folder_architecture(made)
+
+    form = {"image_px": 64, "learn": ("lora",)}
+    known = folder("a", **form)
+    assert known is not None
+    assert known.startswith("kind=act image_px=64 learn=['lora']")
+    assert folder("b", **form) == known
+    others = [folder("c", weights=b"x", **form), folder("d", statistics=b"x", **form)]
+    others += [folder("e", **form | {"image_px": 96}), folder("f")]
+    assert known not in others
+    assert others[-1] is None
+    config = ActConfig(policy=tmp_path / "a")
+    assert weights_handshake(config, CARD).version == known

@@ -133,7 +133,7 @@ def test_it_takes_no_weights_and_does_not_explore(
     policy = load_policy(saved("act"), explore=ExplorationConfig(std=5.0))
     assert "does not explore" in caplog.text
     np.testing.assert_array_equal(policy.act(SEEN[0]), load_policy(saved("act")).act(SEEN[0]))
-    with pytest.raises(ModelLoadError, match=r"takes no weights from a learner.*version 3"):
+    with pytest.raises(ModelLoadError, match=r"takes weights only as the policy of a run.*version 3"):
         policy.load_actor({}, 3)
 
 

@@ -19,7 +19,7 @@ from roborl.loops.actor.control_settings import Waiting
 from roborl.loops.actor.status import LIFE, StatusSlot
 from roborl.loops.run_files import JsonLines
 from roborl.loops.supervise import ChildSpec, ProcessGroup
-from roborl.policies.lerobot_files import is_lerobot_policy
+from roborl.policies.lerobot_files import is_lerobot_policy, is_runs_policy
 from roborl.types import EpisodeKey
 
 log = logging.getLogger(__name__)
@@ -253,12 +253,12 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
         ConfigError: If a learner's weights are asked for and the policy takes none.
         RoborlError: If a process cannot do its work.
     """
-    if config.weights and is_lerobot_policy(config.policy):
+    if config.weights and is_lerobot_policy(config.policy) and not is_runs_policy(config.policy):
         raise ConfigError(
-            "A LeRobot policy takes no weights from a learner",
+            "A LeRobot policy takes weights only as the policy of a run",
             seen=f"policy {config.policy}, weights {config.weights}",
-            allowed="weights empty, or the folder of a small policy of roborl's",
-            remedy="Leave --weights out to run the policy as it is: learning online fine-tunes the small policy only",
+            allowed="the folder named policy in the learner's run, which says what of it learns, or weights empty",
+            remedy="Copy that folder to this computer and name it with --policy, or leave --weights out to run this one as it is",
         )
     if config.mode == "train" and not config.weights and not is_lerobot_policy(config.policy):
         log.warning(

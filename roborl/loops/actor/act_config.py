@@ -68,17 +68,19 @@ class ActConfig(ActSettings):
     actor: str = "arm"
     # Address where the learner's store takes steps.
     steps: str = "tcp://127.0.0.1:5550"
-    # Address where the trainer publishes weights; empty keeps those of the policy folder, as a LeRobot policy must. Where it
-    # is given and the mode is train, no episode begins before the learner has been met.
+    # Address where the trainer publishes weights; empty keeps those of the policy folder. Where it is given and the mode is
+    # train, no episode begins before the learner has been met.
     weights: str = ""
     # Keys for links that leave this machine.
     security: SecurityConfig = field(default_factory=SecurityConfig)
-    # Folder of the policy to start from: one of ours, or as LeRobot saves it.
+    # Folder of the policy to start from: one of ours, or as LeRobot saves it. To take weights, a LeRobot policy has to be the one
+    # in the learner's run folder, or a copy of it.
     policy: Path = Path("outputs/policy")
     # module:function that makes the policy out of (folder, task=, explore=, seed=): the instruction in words, and how it
     # explores, None for not at all.
     policy_factory: str = "roborl.policies:load_policy"
-    # Whether the policy explores where its episodes are for training; a LeRobot policy never does.
+    # Whether the policy explores where its episodes are for training. A LeRobot policy does in a run alone, and a kind that draws
+    # its actions by itself explores by nothing else.
     explore: bool = True
     # And how.
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)

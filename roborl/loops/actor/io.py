@@ -16,7 +16,7 @@ from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.inference import await_card, policy_maker
 from roborl.loops.actor.shared import WeightsSlot
 from roborl.loops.actor.status import StatusSlot
-from roborl.loops.architecture import architecture
+from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.supervise import Child
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def weights_handshake(config: ActConfig, card: Card) -> Handshake:
         action_dim=card.action_dim,
         policy_hz=card.policy_hz,
         scales=card.scales,
-        version=architecture(policy_maker(config)(card.task)),
+        version=folder_architecture(config.policy) or architecture(policy_maker(config)(card.task)),
     )
 
 

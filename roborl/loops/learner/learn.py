@@ -5,11 +5,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from roborl.envs.bench import load_bench
@@ -17,19 +15,22 @@ from roborl.envs.bench_maps import action_map, state_map
 from roborl.errors import ConfigError
 from roborl.learning.publish import VersionShelf
 from roborl.loops.bench_scales import scales
-from roborl.loops.demonstrations import bench_episodes, demo_weights, warn_of_another_task
+from roborl.loops.demonstrations import warn_of_another_task
 from roborl.loops.learner import learn_processes
+from roborl.loops.learner.algorithms import chosen, settings_of
 from roborl.loops.learner.learn_config import (
     BenchForm,
     LearnConfig,
     LearnSettings,
     RunFolder,
 )
+from roborl.loops.learner.start_policy import place_policy
 from roborl.loops.learner.store import imported
 from roborl.loops.run_files import JsonLines, read_status, versions_here
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy
+from roborl.pretrained import read_description
 from roborl.rewards.forms import the_form
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ PRELOAD = (
     "zarr",
     "roborl.loops.learner.learn_processes",
     "roborl.data.store",
+    "roborl.learning.weighted",
     "roborl.learning.rlpd",
     "roborl.loops.learner.label_store",
     "roborl.loops.score_link",
@@ -51,6 +53,14 @@ _HANG_S = 30.0
 _POLL_S = 0.1
 _SHOWN_RUNS = 3
 _VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
+
+
+def preload(run: RunFolder) -> tuple[str, ...]:
+    """Return what the fork server loads for the processes of a run: for a LeRobot policy its classes too, which take longest."""
+    if not is_lerobot_policy(run.policy):
+        return PRELOAD
+    kind = read_description(run.policy)["type"]
+    return (*PRELOAD, "roborl.policies.lerobot_policy", f"lerobot.policies.{kind}.modeling_{kind}")
 
 
 def require_run(config: LearnSettings) -> None:
@@ -87,7 +97,8 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
     A run that goes on keeps the configuration that it has until its processes work with this one.
 
     Raises:
-        ConfigError: If the folder holds a run that is not to be resumed, or bench, policy and run do not fit together.
+        ConfigError: If the folder holds a run that is not to be resumed, or bench, policy, algorithm and run do not fit
+            together.
         ModelLoadError: If the policy folder cannot be used.
         DatasetError: If the demonstrations cannot be read, or a policy is to be cloned and they do not fit the bench.
         KeyboardInterrupt: If ``stopping`` says so meanwhile.
@@ -105,24 +116,26 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
     if config.demos.path and config.demos.path not in imported(run.imports):
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)
         warn_of_another_task(config.demos, bench)
-    _place_policy(config, form, run, stopping)
+    algorithm = chosen(config)
+    place_policy(config, form, run, stopping)
     if not run.learner.exists():
         keep_settings(run.learner, config)
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **versions_here(_VERSIONS)})
     form_of_reward, says = reward_form(config)
-    JsonLines(run.metrics)({"kind": "run", "reward_form": form_of_reward, "says": says, "seed": config.seed})
-    log.info("Reward: %s, %s", form_of_reward, says)
+    told = {"algorithm": algorithm, "reward_form": form_of_reward, "says": says, "seed": config.seed}
+    JsonLines(run.metrics)({"kind": "run", **told})
+    log.info("Algorithm: %s. Reward: %s, %s", algorithm, form_of_reward, says)
     return form
 
 
 def reward_form(config: LearnConfig) -> tuple[str, str]:
     """Return how the reward is formed, and whether that leaves the optimal policy alone."""
-    named = [config.shaping.form] if config.shaped else []
+    named, settings = [config.shaping.form] if config.shaped else [], settings_of(config)
     form, says = the_form(
         named,
-        critic_sees_potential=config.rlpd.critic_sees_potential,
-        lookahead=config.rlpd.lookahead,
-        lookahead_grows=config.rlpd.lookahead_updates > 0,
+        critic_sees_potential=settings.critic_sees_potential,
+        lookahead=settings.lookahead,
+        lookahead_grows=settings.lookahead_updates > 0,
     )
     return str(form), says
 
@@ -186,7 +199,7 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
         if config.rollback:
             ask_rollback(run, config.rollback)
         keeper = SettingsKeeper(JsonLines(run.events), specs, {run.learner: config})
-        group = ProcessGroup(specs, preload=PRELOAD, on_event=keeper)
+        group = ProcessGroup(specs, preload=preload(run), on_event=keeper)
         try:
             group.start()
             while not stopping():
@@ -214,75 +227,6 @@ def ask_rollback(run: RunFolder, version: int) -> None:
     fresh = run.rollback.with_name(f".rollback.{os.getpid()}")
     fresh.write_text(str(version))
     fresh.replace(run.rollback)
-
-
-def _place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping: Callable[[], bool]) -> None:
-    """Put the policy that training starts from into the run folder, once."""
-    import torch
-
-    from roborl.loops.first_policy import first_policy
-    from roborl.policies.small import SmallPolicy, SmallPolicyConfig
-
-    if not run.policy.exists():
-        draft = run.root / ".policy.draft"
-        shutil.rmtree(draft, ignore_errors=True)
-        if config.policy and is_lerobot_policy(Path(config.policy)):
-            raise ConfigError(
-                "Learning online does not fine-tune a LeRobot policy",
-                seen=config.policy,
-                allowed="the folder of a small policy of roborl's, or none: then one is cloned from demonstrations",
-                remedy="Run it as it is with roborl evaluate or roborl act, or fine-tune it with lerobot-train",
-            )
-        if config.policy:
-            SmallPolicy.load(Path(config.policy))
-            shutil.copytree(config.policy, draft)
-        elif config.demos.path:
-            log.info("No policy to start from was given: one is cloned from %s", config.demos.path)
-            bench = load_bench(config.bench, config.bench_overrides, config.plugins)
-            torch.set_num_threads(config.trainer.threads)
-            first_policy(
-                config.clone,
-                bench_episodes(config.demos, bench),
-                bench,
-                seed=config.seed,
-                weights=demo_weights(config.demos, bench),
-                stopping=stopping,
-            ).save(draft)
-        else:
-            log.warning("Neither a policy nor demonstrations were given: it starts from random weights")
-            shape = SmallPolicyConfig(
-                cameras=tuple(form.cameras),
-                image_px=form.image_px,
-                state_dim=form.state_dim,
-                action_dim=form.action_dim,
-            )
-            torch.manual_seed(config.seed)
-            SmallPolicy(shape).save(draft)
-        _check_shape(draft, form)
-        draft.rename(run.policy)
-    _check_shape(run.policy, form)  # One that was there may be of another bench.
-
-
-def _check_shape(folder: Path, form: BenchForm) -> None:
-    from roborl.policies.small import SmallPolicy
-
-    shape = SmallPolicy.load(folder).config
-    for name in ("state_dim", "action_dim"):
-        if getattr(shape, name) != getattr(form, name):
-            raise ConfigError(
-                f"The policy does not fit the bench: {name} differs",
-                seen=getattr(shape, name),
-                allowed=getattr(form, name),
-                remedy="Give a policy that was made on this bench",
-            )
-    missing = sorted(set(shape.cameras) - set(form.cameras))
-    if missing:
-        raise ConfigError(
-            "The policy looks through cameras that the bench does not have",
-            seen=missing,
-            allowed=sorted(form.cameras),
-            remedy="Give a policy that was made on this bench",
-        )
 
 
 @contextmanager

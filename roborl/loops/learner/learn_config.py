@@ -11,6 +11,7 @@ from roborl.data.scales import Scales
 from roborl.errors import ConfigError
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
+from roborl.learning.weighted import WeightedConfig
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.replay import MixConfig
@@ -36,6 +37,11 @@ class RunFolder:
     def policy(self) -> Path:
         """The policy that training started from; actors load it and swap in published weights."""
         return self.root / "policy"
+
+    @property
+    def pretrained(self) -> Path:
+        """A LeRobot policy with the newest weights, as LeRobot saves one; written when learning ends."""
+        return self.root / "pretrained_model"
 
     @property
     def versions(self) -> Path:
@@ -135,8 +141,9 @@ class LearnSettings:
     bench_overrides: list[str] = field(default_factory=list)
     # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot
     plugins: list[str] = field(default_factory=list)
-    # folder of the small policy to start from, not of LeRobot's; empty for one that is cloned from the demonstrations, or
-    # has random weights where there are none
+    # folder of the policy to start from, roborl's small one or LeRobot's, trained on what roborl record wrote; empty for a small
+    # one that is cloned from the demonstrations, or has random weights where there are none. A LeRobot policy learns from the
+    # pictures that replay memory keeps, squares of the bench's image_px, and is shown no finer ones during the run
     policy: str = ""
     # demonstrations for the replay memory
     demos: DemosConfig = field(default_factory=DemosConfig)
@@ -148,12 +155,15 @@ class LearnSettings:
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
     # the share of demonstrations in a batch
     mix: MixConfig = field(default_factory=MixConfig)
-    # which algorithm learns: rlpd, or module:function that makes one (roborl.learning.algorithm.Algorithm) out of this
-    # configuration, the policy and the replay memory; its batches bring pictures where its `images` is true
-    algorithm: str = "rlpd"
-    # settings of the algorithm; another one reads batch_size, demo_fraction, discount and n_step of them, and has to form
-    # the reward as shaping says
+    # which algorithm learns: auto for rlpd where the policy is the small one, and weighted where it is LeRobot's; or
+    # module:function that makes one (roborl.learning.algorithm.Algorithm) out of this configuration, the policy and the replay
+    # memory; its batches bring pictures where its `images` is true
+    algorithm: str = "auto"
+    # settings of rlpd; one of your own reads batch_size, demo_fraction, discount and n_step of them, and has to form the reward
+    # as shaping says
     rlpd: RlpdConfig = field(default_factory=RlpdConfig)
+    # settings of weighted
+    weighted: WeightedConfig = field(default_factory=WeightedConfig)
     # the trainer
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     # the labeller

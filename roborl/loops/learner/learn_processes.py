@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import shutil
 import time
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from roborl.clock import NS
-from roborl.errors import ConfigError, DatasetError, ModelLoadError
+from roborl.errors import DatasetError, ModelLoadError
 from roborl.learning.algorithm import Algorithm
 from roborl.learning.publish import ProbeActions, probe_with
-from roborl.loops.architecture import architecture
+from roborl.loops.architecture import architecture, folder_architecture
+from roborl.loops.learner.algorithms import chosen, make_algorithm, sampling_of, settings_of
 from roborl.loops.learner.label import Labeller
 from roborl.loops.learner.learn_config import (
     BenchForm,
@@ -214,9 +214,9 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     from roborl.data.arena import ArenaReader
     from roborl.data.reader import StoreReader
     from roborl.learning.publish import PolicyPublisher, VersionShelf
-    from roborl.learning.sampling import Sampler, SamplingConfig
+    from roborl.learning.sampling import Sampler
     from roborl.loops.learner.replay import ReplaySource
-    from roborl.policies.small import SmallPolicy
+    from roborl.policies import load_policy
     from roborl.serving.handshake import Handshake
     from roborl.serving.weights import WeightsPublisher
 
@@ -226,19 +226,9 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     arena = _await_store(child, lambda: ArenaReader(run.store))
     if arena is None:
         return
-    settings = config.rlpd
-    sampling = SamplingConfig(
-        n_step=settings.n_step,
-        discount=settings.discount,
-        potential_scale=config.shaping.scale if config.shaped else 0.0,
-        potential_doubt=config.shaping.doubt,
-        shuffled=config.shaping.shuffled,
-        need_labels=config.shaped,
-        label_deadline_s=config.labels.deadline_s,
-        reuse_arrays=True,
-    )
-    sampler = Sampler(arena, sampling, config.seed)
-    policy = SmallPolicy.load(run.policy)
+    policy = load_policy(run.policy, task=form.task, seed=config.seed)
+    settings = settings_of(config)
+    sampler = Sampler(arena, sampling_of(config, policy), config.seed)
     algorithm: Algorithm[Any] = make_algorithm(config, policy, arena)
     recording = StoreReader(run.store, leave_out_torn=True)
     told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
@@ -249,7 +239,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             action_dim=form.action_dim,
             policy_hz=form.policy_hz,
             scales=asdict(form.scales) if form.scales else None,
-            version=architecture(policy, algorithm.actor_weights()),
+            version=folder_architecture(run.policy) or architecture(policy, algorithm.actor_weights()),
         ),
         keys=config.security.load(),
     )
@@ -269,7 +259,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         publisher=PolicyPublisher(publisher, VersionShelf(run.versions)),
         config=config.trainer,
         folder=run.checkpoints,
-        identity=form.identity(config.algorithm),
+        identity=form.identity(chosen(config)),
         metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
         probe=_Probe(policy, recording, config.trainer.probes),
         history=(len(told), sum(success is True for success in told.values())),
@@ -291,32 +281,6 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             time.sleep(0.02)
     trainer.finish()
     publisher.close()
-
-
-def make_algorithm(config: LearnConfig, policy: Any, arena: Any) -> Algorithm[Any]:
-    """Build the configured algorithm around a policy.
-
-    Raises:
-        ConfigError: If there is no such algorithm.
-    """
-    if config.algorithm == "rlpd":
-        from roborl.learning.rlpd import Rlpd
-        from roborl.rewards.forms import RewardForm
-
-        form = RewardForm(config.shaping.form) if config.shaped else RewardForm.SPARSE
-        return Rlpd(config.rlpd, policy, arena, form=form, seed=config.seed)
-    module, _, function = config.algorithm.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            "There is no such algorithm",
-            seen=config.algorithm,
-            allowed="rlpd, or module:function",
-            remedy="Check the spelling, and that the module can be imported",
-        ) from error
-    algorithm: Algorithm[Any] = make(config, policy, arena)
-    return algorithm
 
 
 class _Probe:

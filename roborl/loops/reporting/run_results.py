@@ -19,6 +19,7 @@ from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.run_files import read_lines
+from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval
 
@@ -106,7 +107,15 @@ class RunResults:
     def updates(self) -> tuple[int, int]:
         """Updates that were made, and after how many critics look all the way ahead."""
         made = max((int(line.get("updates", 0)) for line in self.training), default=0)
-        return made, int(self.settings.get("rlpd", {}).get("lookahead_updates", 0))
+        return made, int(self.algorithm.get("lookahead_updates", 0))
+
+    @property
+    def algorithm(self) -> dict[str, Any]:
+        """The settings of the algorithm that learnt; one of the user's own has those of rlpd."""
+        lerobot = is_lerobot_policy(self.run.policy)
+        weighted = lerobot and self.settings.get("algorithm", "auto") in ("auto", "weighted")
+        found: dict[str, Any] = self.settings.get("weighted" if weighted else "rlpd", {})
+        return found
 
     @property
     def head_start(self) -> int:
@@ -119,12 +128,11 @@ class RunResults:
         shaping = self.settings.get("shaping", {})
         scale = float(shaping.get("scale", 0.0))
         shaped = bool(self.settings.get("reward")) and scale > 0
-        rlpd = self.settings.get("rlpd", {})
         made, needed = self.updates
         return the_form(
             [shaping.get("form", "potential")] if shaped else [],
-            critic_sees_potential=bool(rlpd.get("critic_sees_potential", True)),
-            lookahead=float(rlpd.get("lookahead", 1.0)),
+            critic_sees_potential=bool(self.algorithm.get("critic_sees_potential", True)),
+            lookahead=float(self.algorithm.get("lookahead", 1.0)),
             lookahead_grows=needed > 0,
             grown=made >= needed,
         )

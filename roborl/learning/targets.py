@@ -1,0 +1,65 @@
+"""What critics are taught towards: the shaped return of a transition, and as much of what follows as they look ahead to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from roborl.learning.sampling import Batch
+from roborl.rewards.forms import RewardForm, reward_of
+
+
+class Targets:
+    """Shaped n-step targets with a look ahead that grows.
+
+    Once critics have converged, shaping speaks no more: by its own law every action is worth what the task says. So critics
+    begin with a short look ahead, where the potential stands for most of what is to come, and end with the whole. Where no
+    potential stands in, they look all the way at once.
+
+    Args:
+        form: How progress becomes reward.
+        discount: The one discount, of the return and of the shaping.
+        lookahead: What part of the value beyond the potential each step hands back, at the beginning.
+        lookahead_updates: Updates after which it has grown to 1; 0: it never grows.
+
+    Source:
+        Ng, Harada & Russell, Policy Invariance under Reward Transformations (ICML 1999) for the shaping; Cheng, Kolobov &
+        Swaminathan, Heuristic-Guided Reinforcement Learning (NeurIPS 2021) for the growing look ahead.
+    """
+
+    def __init__(
+        self, form: RewardForm, *, discount: float, lookahead: float, lookahead_updates: int
+    ) -> None:
+        self.form, self._reward = form, reward_of(form)
+        self._discount, self._first, self._grows_for = discount, lookahead, lookahead_updates
+
+    def lookahead(self, updates: int) -> float:
+        """Return what part of the value beyond the potential each step hands back after so many updates."""
+        if self.form is not RewardForm.POTENTIAL:
+            return 1.0
+        grown = min(1.0, updates / self._grows_for) if self._grows_for else 0.0
+        return self._first + grown * (1.0 - self._first)
+
+    def of(self, batch: Batch, next_values: Tensor, updates: int) -> Tensor:
+        """Return the targets of a batch, (b,).
+
+        Args:
+            batch: The transitions.
+            next_values: What the observations behind them are worth, (b,); not looked at where the task ended.
+            updates: How many updates have been made.
+        """
+        terminated, horizon = torch.from_numpy(batch.terminated), torch.from_numpy(batch.horizon)
+        reward = self._reward(
+            torch.from_numpy(batch.reward),
+            torch.from_numpy(batch.potential),
+            torch.from_numpy(batch.next_potential),
+            terminated,
+            discount=self._discount,
+            horizon=horizon,
+        )
+        handed_back = (self.lookahead(updates) * self._discount) ** horizon
+        return torch.as_tensor(reward + handed_back * (~terminated) * next_values)
+
+    def task_value(self, values: Tensor, potential: Tensor) -> Tensor:
+        """Return what the task's value is where critics say ``values``: those plus the potential they are shaped with."""
+        return values + potential if self.form is RewardForm.POTENTIAL else values

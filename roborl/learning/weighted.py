@@ -1,0 +1,279 @@
+"""Advantage-weighted fine-tuning of a LeRobot policy: it imitates what it is shown, and what went better than expected.
+
+The policy learns by its own imitation loss, so any network whose loss is known sample by sample will do: no likelihood and no
+gradient through sampling is asked for. A chunk that a person commanded, or a demonstration, counts once; a chunk of practice
+counts e to the power of its advantage where that is positive, and not at all where it is not. The advantage of a chunk is the
+shaped return over it and what the observation behind it is worth, less what the observation before it was worth. An ensemble of
+small networks says what observations are worth, from a frozen encoder's features, the state and the stored potential; the policy
+is never told the potential. So the shaped values stay the task's values minus the potential, however late, held or noisy that
+potential is, and the advantage of a converged ensemble is the task's own.
+
+What values are taught towards, and how far they look ahead, is in :mod:`roborl.learning.targets`.
+
+Source:
+    Peng et al., Advantage-Weighted Regression (2019), equation 10, for the weights; Kostrikov, Nair & Levine, Offline
+    Reinforcement Learning with Implicit Q-Learning (ICLR 2022), equation 5, for expectile regression, here of n-step targets
+    without action values; Physical Intelligence, pi*0.6: a VLA That Learns From Experience (2025) for advantages of chunks under
+    a value of observations alone, in fine-tuning a vision-language-action policy (RECAP).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from roborl.data.arena import ArenaReader
+from roborl.errors import ConfigError
+from roborl.learning.features import EachCamera, FeatureCache
+from roborl.learning.publish import Weights
+from roborl.learning.sampling import Batch
+from roborl.learning.targets import Targets
+from roborl.policies.networks import Critics
+from roborl.rewards.forms import RewardForm
+from roborl.rewards.training.encoders import build_frame_encoder
+
+if TYPE_CHECKING:
+    from roborl.policies.lerobot_policy import LeRobotPolicy
+
+# So that no single chunk outweighs the rest.
+_MOST_WEIGHT = 20.0
+# Size of a vector of the encoder cnn; the others have their own.
+_CNN_DIM = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedConfig:
+    """Settings of the algorithm."""
+
+    # chunks per update
+    batch_size: int = 32
+    # share of a batch drawn from demonstrations and successes
+    demo_fraction: float = 0.5
+    # the one discount, of the return and of the shaping
+    discount: float = 0.98
+    # longest chunk that is weighed and imitated, steps; 0: as many as the policy acts out, its n_action_steps. Chunks end where
+    # new weights come in, too: with trainer.publish_every below chunk times budget.ratio most of practice is in shorter ones
+    n_step: int = 0
+    # what part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain potential
+    # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1
+    lookahead: float = 0.9
+    # updates after which it has grown to 1; 0: it never grows, and the run says so
+    lookahead_updates: int = 20_000
+    # what learns of the policy: all that LeRobot's trainer would change (of SmolVLA, the expert and not the vision-language
+    # model); lora: adapters of low rank where LeRobot puts them; or names of modules, such as [model.action_out_proj]
+    learn: list[str] = field(default_factory=lambda: ["all"])
+    # rank of those adapters
+    lora_rank: int = 16
+    # learning rate of the policy; 0: what LeRobot trains its kind with. Optimiser and clipping are LeRobot's
+    learning_rate: float = 0.0
+    # advantage, relative to the mean value, that makes a chunk of practice count e times as much
+    temperature: float = 0.1
+    # values below this are not scaled up further, so that untaught values do not move the policy
+    least_value: float = 0.1
+    # frozen encoder of the pictures for the values: efficientnet-lite0, cnn (random) or pretrained:FOLDER-OR-HUB-ID
+    encoder: str = "efficientnet-lite0"
+    # which expectile of the targets values are taught towards; 0.5: their mean, higher: nearer to the best that was done
+    expectile: float = 0.7
+    # networks in the ensemble
+    members: int = 4
+    # units per hidden layer of each
+    width: int = 128
+    # learning rate of the values
+    value_learning_rate: float = 3e-4
+    # share of the values that enters their targets at each update
+    polyak: float = 0.005
+    # false breaks the invariance; the run then says so
+    critic_sees_potential: bool = True
+
+    def __post_init__(self) -> None:
+        if not (
+            self.temperature > 0 and 0.0 < self.expectile < 1.0 and self.n_step >= 0 and self.lora_rank > 0
+        ):
+            raise ConfigError(
+                "Chunks cannot be weighed with these settings",
+                seen=f"temperature={self.temperature:g} expectile={self.expectile:g} n_step={self.n_step} "
+                f"lora_rank={self.lora_rank}",
+                allowed="temperature > 0, expectile between 0 and 1, n_step >= 0, lora_rank >= 1",
+            )
+        if not self.learn or (len(self.learn) > 1 and {"all", "lora"} & set(self.learn)):
+            raise ConfigError(
+                "It is not clear what of the policy learns",
+                seen=self.learn,
+                allowed="all, or lora, or names of modules",
+                remedy="Set --weighted.learn to one of these",
+            )
+
+
+class Weighted:
+    """The learner's side of the algorithm.
+
+    Args:
+        config: Settings.
+        policy: The policy of a run. It is the one that learns: what it does when asked is what would be published now.
+        arena: The replay memory that batches are drawn from; features of pictures are looked up there by row.
+        form: How progress becomes reward.
+        seed: Of network initialisation and of every draw.
+    """
+
+    images = True
+
+    def __init__(
+        self,
+        config: WeightedConfig,
+        policy: LeRobotPolicy,
+        arena: ArenaReader,
+        *,
+        form: RewardForm = RewardForm.POTENTIAL,
+        seed: int,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.config, self.policy = config, policy
+        self.shaped = Targets(
+            form,
+            discount=config.discount,
+            lookahead=config.lookahead,
+            lookahead_updates=config.lookahead_updates,
+        )
+        side, cameras = arena.layout.image_px, tuple(policy.cameras)
+        encoder = EachCamera(build_frame_encoder(config.encoder, px=side, dim=_CNN_DIM), cameras)
+        self._encoder = encoder.encoder
+        self.features = FeatureCache(encoder, arena, cameras=cameras, image_px=side)
+        inputs = encoder.output_dim + arena.layout.state_dim + 1
+        self.values = Critics(inputs, config.members, config.width)
+        self.targets = copy.deepcopy(self.values).requires_grad_(False)
+        self._value_optimiser = torch.optim.Adam(
+            self.values.parameters(), config.value_learning_rate, fused=True
+        )
+        preset = policy.parts.config.get_optimizer_preset()
+        if config.learning_rate:
+            preset = replace(preset, lr=config.learning_rate)
+        self._most_norm = preset.grad_clip_norm or float("inf")
+        self._policy_optimiser: torch.optim.Optimizer = preset.build(list(policy.learnt.values()))
+        self.updates = 0
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """Improve values and policy on one drawn batch of chunks."""
+        told = self._told(batch.rows, batch.state, batch.potential)
+        with torch.no_grad():
+            after = self._told(batch.next_rows, batch.next_state, batch.next_potential)
+            target = self.shaped.of(batch, self.targets(after).mean(dim=0), self.updates)
+            weight, metrics = self._weigh(batch, self.targets(told).mean(dim=0), target)
+        metrics |= self._update_values(told, target)
+        metrics |= self._update_policy(batch, weight)
+        self.updates += 1
+        return metrics
+
+    @property
+    def lookahead(self) -> float:
+        """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
+        return self.shaped.lookahead(self.updates)
+
+    def actor_weights(self) -> Weights:
+        """Copy what of the policy learns, and nothing else of it; nothing of the values."""
+        return self.policy.actor_weights()
+
+    def load_actor_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from older weights; the values stay, and learn about the policy as it acts.
+
+        Raises:
+            ModelLoadError: If they are not this policy's.
+        """
+        self.policy.load_actor(weights, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training goes on from: what learns, optimisers, counter and generator."""
+        return {
+            "policy": {name: parameter.detach() for name, parameter in self.policy.learnt.items()},
+            "encoder": self._encoder.state_dict(),
+            "values": self.values.state_dict(),
+            "targets": self.targets.state_dict(),
+            "policy_optimiser": self._policy_optimiser.state_dict(),
+            "value_optimiser": self._value_optimiser.state_dict(),
+            "updates": self.updates,
+            "generator": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
+        with torch.no_grad():
+            for name, parameter in self.policy.learnt.items():
+                parameter.copy_(state["policy"][name])
+        self._encoder.load_state_dict(state["encoder"])
+        self.values.load_state_dict(state["values"])
+        self.targets.load_state_dict(state["targets"])
+        self._policy_optimiser.load_state_dict(state["policy_optimiser"])
+        self._value_optimiser.load_state_dict(state["value_optimiser"])
+        self.updates = int(state["updates"])
+        torch.set_rng_state(state["generator"])
+
+    def _told(
+        self, rows: NDArray[np.int64], state: NDArray[np.float32], potential: NDArray[np.float32]
+    ) -> Tensor:
+        """Return what values are told of observations, (b, inputs)."""
+        features = torch.from_numpy(self.features.rows(rows))
+        seen = potential if self.config.critic_sees_potential else np.zeros_like(potential)
+        return torch.cat(
+            [
+                # Encoders differ in scale.
+                functional.layer_norm(features, features.shape[1:]),
+                torch.from_numpy(state),
+                torch.from_numpy(seen)[:, None],
+            ],
+            dim=1,
+        )
+
+    def _weigh(self, batch: Batch, value: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Return what each chunk counts in imitation, (b,)."""
+        config = self.config
+        worth = self.shaped.task_value(value, torch.from_numpy(batch.potential))
+        scale = worth.abs().mean().clamp_min(config.least_value)
+        advantage = (target - value) / scale
+        better = (advantage / config.temperature).exp().clamp_max(_MOST_WEIGHT) * (advantage > 0)
+        shown = torch.from_numpy(batch.demo | batch.person)
+        practice = int((~shown).sum())
+        taken = float((better > 0)[~shown].sum()) / max(practice, 1)
+        return torch.where(shown, 1.0, better), {
+            "advantage": advantage.mean().item(),
+            "practice_imitated": taken,
+        }
+
+    def _update_values(self, told: Tensor, target: Tensor) -> dict[str, float]:
+        values = self.values(told)
+        error = target - values
+        share = torch.where(error > 0, self.config.expectile, 1.0 - self.config.expectile)
+        loss = (share * error.square()).mean()
+        self._value_optimiser.zero_grad()
+        loss.backward()
+        self._value_optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.targets.parameters()), list(self.values.parameters()), self.config.polyak
+            )
+        return {"value_loss": loss.item(), "value": values.mean().item(), "target": target.mean().item()}
+
+    def _update_policy(self, batch: Batch, weight: Tensor) -> dict[str, float]:
+        # What counts nothing need not be looked at: it has no gradient.
+        counts = np.flatnonzero(weight.numpy() > 0)
+        if not counts.size:
+            return {"policy_loss": 0.0}
+        assert batch.chunk is not None, "drawn with chunked"
+        losses = self.policy.losses(
+            {camera: pictures[counts] for camera, pictures in batch.images.items()},
+            batch.state[counts],
+            batch.chunk[counts],
+            batch.horizon[counts],
+        )
+        loss = (weight[counts].to(losses) * losses).sum() / len(batch)
+        self._policy_optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(list(self.policy.learnt.values()), self._most_norm)
+        self._policy_optimiser.step()
+        return {"policy_loss": losses.detach().mean().item()}

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from roborl.learning.sampling import Batch
+from roborl.learning.targets import Targets
+from roborl.rewards.forms import RewardForm
+
+GAMMA, LENGTH, CHUNK = 0.9, 6, 3
+LEVELS = np.array([0.0, 0.3, 0.8], np.float32)
+
+
+def transitions(states: NDArray[np.int64], potential: Any, following: Any) -> Batch:
+    """Chunks along a chain whose last step is rewarded and ends it; each state may carry any of the potentials."""
+    horizon = np.minimum(CHUNK, LENGTH - states)
+    terminated = states + horizon == LENGTH
+    nothing, rows = np.zeros((states.size, 1), np.float32), np.zeros(states.size, np.int64)
+    return Batch(
+        images={},
+        next_images={},
+        state=nothing,
+        next_state=nothing,
+        action=nothing,
+        chunk=None,
+        reward=(terminated * GAMMA ** (horizon - 1)).astype(np.float32),
+        potential=np.asarray(potential, np.float32),
+        next_potential=np.asarray(following, np.float32),
+        terminated=terminated,
+        horizon=horizon,
+        person=np.zeros(states.size, bool),
+        demo=np.zeros(states.size, bool),
+        rows=rows,
+        next_rows=rows,
+        version="",
+    )
+
+
+def test_shaped_values_of_a_chain_are_the_tasks_minus_the_potential_however_it_wanders() -> None:
+    targets = Targets(RewardForm.POTENTIAL, discount=GAMMA, lookahead=1.0, lookahead_updates=0)
+    states = np.repeat(np.arange(LENGTH), LEVELS.size**2)
+    now, after = (grid.ravel() for grid in np.meshgrid(np.arange(LEVELS.size), np.arange(LEVELS.size)))
+    now, after = np.tile(now, LENGTH), np.tile(after, LENGTH)
+    batch = transitions(states, LEVELS[now], LEVELS[after])
+    values = torch.zeros(LENGTH + 1, LEVELS.size)
+    for _ in range(LENGTH):
+        found = targets.of(
+            batch, values[torch.from_numpy(states + batch.horizon), torch.from_numpy(after)], 0
+        )
+        # The mean over what the next potential happens to be.
+        values[:LENGTH] = found.reshape(LENGTH, LEVELS.size, LEVELS.size).mean(dim=1)
+    task = GAMMA ** (LENGTH - 1 - np.arange(LENGTH))
+    np.testing.assert_allclose(values[:LENGTH], task[:, None] - LEVELS, atol=1e-5)
+    advantage = found - values[torch.from_numpy(states), torch.from_numpy(now)]
+    np.testing.assert_allclose(advantage, 0.0, atol=1e-5)  # on a chain no chunk is better than another
+
+
+@pytest.mark.parametrize("form", list(RewardForm))
+def test_the_look_ahead_is_for_potentials_and_grows_to_one(form: RewardForm) -> None:
+    targets = Targets(form, discount=GAMMA, lookahead=0.5, lookahead_updates=10)
+    found = [targets.lookahead(updates) for updates in (0, 5, 10, 99)]
+    assert found == ([0.5, 0.75, 1.0, 1.0] if form is RewardForm.POTENTIAL else [1.0] * 4)
+    forever = Targets(form, discount=GAMMA, lookahead=0.5, lookahead_updates=0).lookahead(10**9)
+    assert forever == (0.5 if form is RewardForm.POTENTIAL else 1.0)
