@@ -153,6 +153,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
                 episodes=config.by_hand,
                 video=config.video,
                 on_episode=_show,
+                on_lost=lambda error: say(f"\nThis episode is lost, and is to be shown once more. {error}"),
             )
         finally:
             disconnect_teleoperator(teleoperator)
