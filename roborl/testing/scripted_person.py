@@ -72,6 +72,7 @@ class ScriptedPerson:
         self._expert = make_expert(arms.scene, action=action, noise=Noise(action=0.1), seed=seed)
         self._said = ""
         self._waits = self._watches = False
+        self._commands = 0
         self._typed_s = self._hand_s = 0.0
         self._from = self._to = arms.leader.model.home.copy()
         self.scenes = self.successes = 0
@@ -83,7 +84,7 @@ class ScriptedPerson:
         if ASKS in self._said:
             self._said = self._said.partition(ASKS)[2]
             self._make_ready(now_s)
-        elif self._waits and self._arms.home():
+        elif self._waits and self._arms.home() and self._arms.commands > self._commands:
             self._begin(now_s)
         elif self._waits and now_s - self._typed_s > _AGAIN_S:
             self._type(READY, now_s)
@@ -96,6 +97,7 @@ class ScriptedPerson:
         self.scenes += 1
         self._waits, self._watches = True, False
         self._note()
+        self._commands = self._arms.commands
         self._type(READY, now_s)
 
     def _type(self, key: str, now_s: float) -> None:
@@ -103,7 +105,7 @@ class ScriptedPerson:
         self._keyboard.type(key)
 
     def _begin(self, now_s: float) -> None:
-        """The arm stands in its home pose: from now on there is something to do, and to judge."""
+        """The arm is driven, and stands in its home pose: from now on there is something to do, and to judge."""
         self._waits, self._watches = False, True
         self._hand_s = now_s - 1.0 / _HAND_HZ
         self._from = self._to = self._arms.leader.joints()

@@ -16,6 +16,8 @@ from roborl.envs.scene import Scene
 from roborl.envs.tasks.registry import make_task
 from roborl.testing.desk import DeskArm
 from roborl.testing.picture_post import PicturePost
+from roborl.testing.servo_chain import Instruction
+from roborl.types import Image
 
 CAMERAS = ("front", "wrist")
 FOLLOWER, LEADER = "desk", "leader"
@@ -106,6 +108,7 @@ class SimulatedArms:
         self._open.enter_context(self.follower)
         self._open.enter_context(self.leader)
         self._open.callback(self.scene.close)
+        self._draw()  # The first picture takes longer than a camera waits for one.
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,8 +148,7 @@ class SimulatedArms:
             self.following.look(goals, joints, now_s)
         if now_s >= self._picture_at_s and self._post.asked_for:
             self._picture_at_s = now_s + 1.0 / self._camera_hz
-            side = self._image_px
-            self._post.send({name: self.scene.render(name, side, side) for name in CAMERAS})
+            self._post.send(self._draw())
 
     def make_ready(self, seed: int) -> None:
         """Lay the objects out anew, clear of the arm, which stays where it is."""
@@ -155,9 +157,18 @@ class SimulatedArms:
             if not self._touched():
                 return
 
+    @property
+    def commands(self) -> int:
+        """How many times the follower was told where to go, since it was plugged in."""
+        return self.follower.chain.asked[Instruction.SYNC_WRITE]
+
     def home(self, tolerance: float = 4.0) -> bool:
         """Return whether the follower stands in its home pose, each joint within ``tolerance``."""
         return bool(np.abs(self.scene.joints() - self.scene.robot.home).max() < tolerance)
+
+    def _draw(self) -> dict[str, Image]:
+        side = self._image_px
+        return {name: self.scene.render(name, side, side) for name in CAMERAS}
 
     def _touched(self) -> bool:
         """Return whether the arm touches anything; its own parts do not touch each other."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -176,6 +177,7 @@ def _mark(config: Config, arms: SimulatedArms, watched: Path) -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the trial; return 0 when done, 1 when a command failed, 2 on misuse."""
     sys.setswitchinterval(_SWITCH_S)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config = parse(
             Config, sys.argv[1:] if args is None else args, prog="python -m roborl.testing.simulated_desk"

@@ -31,8 +31,9 @@ class Terminal:
         self._verb, self._log, self._out = args[0], log, log.with_suffix(".out")
         self._keys, theirs = os.openpty()
         with log.open("wb") as words, self._out.open("wb") as result:
+            # In a session of its own, a Ctrl-C here reaches it once, when this is left.
             self._process = subprocess.Popen(
-                [*_ROBORL, *args], stdin=theirs, stdout=result, stderr=words, close_fds=True
+                [*_ROBORL, *args], stdin=theirs, stdout=result, stderr=words, start_new_session=True
             )
         os.close(theirs)
         self._heard = log.open(encoding="utf-8", errors="replace")

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lerobot.motors.feetech.tables import STS_SMS_SERIES_CONTROL_TABLE
 
 from roborl.clock import NS, FakeClock
 from roborl.envs.actions import ActionConfig
 from roborl.errors import RoborlError
 from roborl.hil.operator import ASKS
 from roborl.testing.scripted_person import ScriptedPerson
+from roborl.testing.servo_chain import Instruction
 from roborl.testing.simulated_arms import SimulatedArms
 from roborl.testing.terminal import Terminal
 
 ACTION = ActionConfig(step_m=0.012, gripper_step=25.0)
 TICK_S = 0.02
+GOAL = STS_SMS_SERIES_CONTROL_TABLE["Goal_Position"][0]
 
 
 class Keys:
@@ -60,7 +63,8 @@ class Desk:
             if follow and tick % 5 == 0:
                 for name, servo in arms.follower.chain.servos.items():
                     goal = arms.leader.chain.servos[name]["Present_Position"]
-                    servo.write(42, int(goal).to_bytes(2, "little"))
+                    servo.write(GOAL, int(goal).to_bytes(2, "little"))
+                arms.follower.chain.asked[Instruction.SYNC_WRITE] += 1
             arms.advance()
             self.person.look()
             solve = arms.scene.kinematics.position
@@ -94,7 +98,7 @@ def test_it_judges_nothing_before_the_arm_was_home_and_types_again_what_was_not_
     with desk.arms:
         away = desk.arms.scene.robot.home + np.array([30.0, 0, 0, 0, 0, 0])
         for name, steps in desk.arms.follower.steps(away).items():
-            desk.arms.follower.chain.servos[name].write(42, steps.to_bytes(2, "little"))
+            desk.arms.follower.chain.servos[name].write(GOAL, steps.to_bytes(2, "little"))
         desk.drive(0.5, follow=False)
         desk.keys.said = ASKS
         desk.drive(7.0, follow=False)
