@@ -207,10 +207,20 @@ def _whole_episode(
         except SafetyStop:
             raise
         except RobotError as error:
-            policy.read()
-            env.arm.begin_episode()
+            if not _both_answer(env, policy):
+                raise
             on_lost(error)
     return run_episode(env, policy, seed=seed, keep=True)
+
+
+def _both_answer(env: RobotEnv, policy: HandPolicy) -> bool:
+    try:
+        policy.read()
+        env.arm.begin_episode()
+    except RobotError:
+        return False
+    connected: bool = env.arm.robot.is_connected
+    return connected
 
 
 @contextlib.contextmanager

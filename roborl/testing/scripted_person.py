@@ -54,6 +54,7 @@ class ScriptedPerson:
     Attributes:
         scenes: How many scenes it has made ready.
         successes: How many times it has pressed success.
+        rates_hz: How often a second the follower was told where to go, in each scene that ended with success.
     """
 
     def __init__(
@@ -72,10 +73,11 @@ class ScriptedPerson:
         self._expert = make_expert(arms.scene, action=action, noise=Noise(action=0.1), seed=seed)
         self._said = ""
         self._waits = self._watches = False
-        self._commands = 0
+        self._commands, self._begun_s = 0, 0.0
         self._typed_s = self._hand_s = 0.0
         self._from = self._to = arms.leader.model.home.copy()
         self.scenes = self.successes = 0
+        self.rates_hz: list[float] = []
 
     def look(self) -> None:
         """Do what is to be done now. Call it often; it never waits."""
@@ -107,6 +109,7 @@ class ScriptedPerson:
     def _begin(self, now_s: float) -> None:
         """The arm is driven, and stands in its home pose: from now on there is something to do, and to judge."""
         self._waits, self._watches = False, True
+        self._commands, self._begun_s = self._arms.commands, now_s
         self._hand_s = now_s - 1.0 / _HAND_HZ
         self._from = self._to = self._arms.leader.joints()
         self._expert.reset()
@@ -123,6 +126,7 @@ class ScriptedPerson:
         if self._arms.scene.succeeded:
             self._note()
             self.successes += 1
+            self.rates_hz.append((self._arms.commands - self._commands) / (now_s - self._begun_s))
             self._watches = False
             self._type(SUCCESS, now_s)
 

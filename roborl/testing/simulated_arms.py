@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.scene import Scene
@@ -31,32 +30,30 @@ _PATIENT = {"stale_s": 2.0, "frozen_frames": 10, "action_deadline_s": 5.0, "oper
 
 
 class Following:
-    """How near the followed joints come to their goals.
-
-    Attributes:
-        samples: How often a settled arm was looked at.
-    """
+    """How near the followed joints come to their goals, once these have stood for a while and while they move."""
 
     def __init__(self, joints: int) -> None:
         self._goals: Joints = np.full(joints, np.inf)
         self._since_s = 0.0
-        self._sum, self._most = np.zeros(joints), np.zeros(joints)
-        self.samples = 0
+        self._errors: dict[str, list[Joints]] = {"settled": [], "moving": []}
 
     def look(self, goals: Joints, joints: Joints, now_s: float) -> None:
-        """Take one look; an arm whose goals have stood for a while is settled."""
+        """Take one look."""
         if not np.array_equal(goals, self._goals):
             self._goals, self._since_s = goals.copy(), now_s
-        elif now_s - self._since_s > _SETTLED_S:
-            error = np.abs(goals - joints)
-            self._sum += error
-            self._most = np.maximum(self._most, error)
-            self.samples += 1
+        settled = now_s - self._since_s > _SETTLED_S
+        self._errors["settled" if settled else "moving"].append(np.abs(goals - joints))
 
-    def figures(self) -> dict[str, list[float]]:
-        """Return the mean and the largest distance of a settled joint from its goal, in LeRobot's units, per joint."""
-        mean: NDArray[np.float64] = self._sum / max(1, self.samples)
-        return {"mean": mean.round(3).tolist(), "most": self._most.round(3).tolist()}
+    def figures(self) -> dict[str, dict[str, list[float]]]:
+        """Return the mean and the largest distance of a joint from its goal, in LeRobot's units, per joint."""
+        return {
+            when: {
+                "mean": np.mean(errors, axis=0).round(3).tolist(),
+                "most": np.max(errors, axis=0).round(3).tolist(),
+            }
+            for when, errors in self._errors.items()
+            if errors
+        }
 
 
 class SimulatedArms:

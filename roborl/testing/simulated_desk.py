@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from roborl.config import parse
+from roborl.config import HelpShown, parse
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, RoborlError
 from roborl.loops.learner.learn_config import RunFolder
@@ -121,6 +121,7 @@ def try_all(config: Config, arms: SimulatedArms) -> dict[str, Any]:
     action = load_bench(str(path)).action
     watched = config.folder / "watched.jsonl"
     results: dict[str, Any] = {}
+    rates_hz: list[float] = []
     for step, words in commands(config, arms, path).items():
         if step == "marks":
             _mark(config, arms, watched)
@@ -140,11 +141,13 @@ def try_all(config: Config, arms: SimulatedArms) -> dict[str, Any]:
                 person.look()
                 time.sleep(_LOOK_S)
             results[step] = terminal.result()
+        rates_hz += person.rates_hz
         spent_s = time.monotonic() - began
         say(
             f"{step}: done in {spent_s:.0f} s; scenes made ready {person.scenes}, success pressed {person.successes}"
         )
-    return results | {"following": arms.following.figures(), "lost_s": round(arms.lost_s, 3)}
+    figures = {"control_hz": [round(rate, 1) for rate in rates_hz], "lost_s": round(arms.lost_s, 3)}
+    return results | {"figures": {"following": arms.following.figures(), **figures}}
 
 
 def stay(arms: SimulatedArms, config: Config) -> None:
@@ -176,12 +179,12 @@ def _mark(config: Config, arms: SimulatedArms, watched: Path) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the trial; return 0 when done, 1 when a command failed, 2 on misuse."""
-    sys.setswitchinterval(_SWITCH_S)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config = parse(
             Config, sys.argv[1:] if args is None else args, prog="python -m roborl.testing.simulated_desk"
         )
+        sys.setswitchinterval(_SWITCH_S)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with SimulatedArms(
             config.folder,
             config.scene,
@@ -192,6 +195,8 @@ def main(args: list[str] | None = None) -> int:
             if config.stay:
                 stay(arms, config)
             result = try_all(config, arms)
+    except HelpShown:
+        return 0
     except ConfigError as error:
         say(str(error))
         return 2
@@ -201,7 +206,7 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 1
     write_whole(config.folder / "trial.json", json.dumps(result, indent=1))
-    print(json.dumps({name: result[name] for name in ("following", "lost_s")}))  # noqa: T201
+    print(json.dumps(result["figures"]))  # noqa: T201
     return 0
 
 

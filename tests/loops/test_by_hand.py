@@ -139,6 +139,18 @@ def test_a_recording_ends_where_arm_or_leader_stay_silent(
     lost: list[RobotError] = []
     with pytest.raises(RobotError, match=r"does not answer.*unplugged"):
         record_by_hand(bench.env, bench.operator, silent, tmp_path / "d", episodes=1, on_lost=lost.append)
+
+    def no_port() -> None:
+        raise RobotError("The robot cannot be connected", seen="no such port")
+
+    bench.env.arm.disconnect()
+    connect = bench.env.arm.connect
+    monkeypatch.setattr(bench.env.arm, "connect", no_port)
+    with pytest.raises(RobotError, match="no such port"):
+        record_by_hand(
+            bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=1, on_lost=lost.append
+        )
+    monkeypatch.setattr(bench.env.arm, "connect", connect)
     assert not lost
 
     def dead(index: int, **kwargs: Any) -> Any:

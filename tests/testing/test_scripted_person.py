@@ -87,6 +87,7 @@ def test_the_leader_leads_as_the_expert_would_and_success_is_pressed_once_it_is_
         desk.drive(20.0)
         assert desk.keys.typed == "rs"
         assert desk.arms.scene.succeeded
+        assert desk.person.rates_hz == [pytest.approx(10.0, rel=0.1)]
         assert max(desk.leads) < 3 * ACTION.step_m
         stages = [json.loads(line)["stage"] for line in desk.watched.read_text().splitlines()]
         assert stages[0] == 0
