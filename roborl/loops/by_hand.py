@@ -168,6 +168,7 @@ def record_by_hand(
     Raises:
         SafetyStop: If the person stops the recording.
         RobotError: If robot or teleoperator do not answer, or the robot fails several times running.
+        OSError: If the dataset cannot be written.
     """
     # A simulated bench does not keep time by itself, and a person cannot follow one that runs free.
     rate = Rate(env.bench.policy_hz, MonotonicClock()) if env.bench.simulated else None
@@ -177,6 +178,8 @@ def record_by_hand(
         there = [e.key for e in read_episodes(path, with_images=False)] if writer.episodes else []
         mine = [EpisodeKey.parse(key).episode for key in there if key.startswith(f"{PERSON}-")]
         result.present = {PERSON: len(mine)} if mine else {}
+        if len(mine) < episodes:
+            writer.prepare()
 
         def lose(error: RobotError) -> None:
             result.rejected[PERSON] = result.rejected.get(PERSON, 0) + 1

@@ -131,6 +131,18 @@ def test_an_episode_whose_camera_was_late_is_lost_alone_and_shown_once_more(
     assert kept.steps == 3, "pressed at the fifth look, of which the lost episode had two"
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anybody_is_asked_for_a_scene(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with({2: Button.SUCCESS})
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(bench, "reset", lambda seed: pytest.fail("the person was asked"))
+    with pytest.raises(OSError, match="file"):
+        record_by_hand(
+            bench.env, bench.operator, Leader(bench), tmp_path / "file" / "demos" / "d", episodes=1
+        )
+
+
 def test_a_recording_ends_where_arm_or_leader_stay_silent(
     bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
