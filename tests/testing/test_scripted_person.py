@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from roborl.clock import NS, FakeClock
 from roborl.envs.actions import ActionConfig
 from roborl.errors import RoborlError
 from roborl.hil.operator import ASKS
+from roborl.testing.own_hands import OwnHands
 from roborl.testing.scripted_person import ScriptedPerson
 from roborl.testing.servo_chain import Instruction
 from roborl.testing.simulated_arms import SimulatedArms
@@ -105,6 +108,22 @@ def test_it_judges_nothing_before_the_arm_was_home_and_types_again_what_was_not_
         desk.drive(7.0, follow=False)
         assert desk.keys.typed == "rr"
         np.testing.assert_allclose(desk.arms.leader.joints(), desk.arms.scene.robot.home, atol=0.2)
+
+
+def test_who_sits_there_asks_for_a_scene_with_enter_and_is_told_the_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs, ours = os.pipe()
+    said: list[str] = []
+    with os.fdopen(theirs) as stdin, os.fdopen(ours, "w") as fingers:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        hands = OwnHands(said.append)
+        assert hands.read() == ""
+        print(file=fingers, flush=True)
+        assert hands.read() == ASKS
+        assert hands.read() == ""
+    hands.type("s")
+    assert said[-1] == "Press s at the command's terminal."
 
 
 def test_a_command_at_a_terminal_that_fails_says_so_with_its_last_words(tmp_path: Path) -> None:
