@@ -152,7 +152,8 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
                 config.out,
                 episodes=config.by_hand,
                 video=config.video,
-                on_episode=_show,
+                on_episode=lambda kind, done, wanted: say(f"{done}/{wanted} {kind}"),
+                on_lost=lambda error: say(f"This episode is lost, and is to be shown once more. {error}"),
             )
         finally:
             disconnect_teleoperator(teleoperator)

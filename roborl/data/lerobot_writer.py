@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import signal
 import threading
@@ -32,6 +33,7 @@ from roborl.data.lerobot_repair import (
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
 from roborl.errors import DatasetError
+from roborl.whole_files import require_writable
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +116,15 @@ class DatasetWriter:
         finally:
             if self._lock is not None:
                 self._lock.close()
+
+    def prepare(self) -> None:
+        """Load what writing needs, which takes seconds, and see whether the folder can be written: before a person's work.
+
+        Raises:
+            OSError: If it cannot.
+        """
+        require_writable(self._path / "episode" if self._path.is_dir() else self._path)
+        importlib.import_module("lerobot.datasets.lerobot_dataset")
 
     def append(self, episode: DatasetEpisode) -> int:
         """Write one episode; return its index.

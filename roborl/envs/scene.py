@@ -53,17 +53,22 @@ class Scene:
         self._held_s = 0.0
         self.reset(seed)
 
-    def reset(self, seed: int | None) -> None:
+    def reset(self, seed: int | None, *, arm_stays: bool = False) -> None:
         """Put arm and objects at a random start.
 
         Args:
             seed: The same seed gives the same start and the same looks; None takes a fresh one.
+            arm_stays: Leave the arm where it stands and is told to be, as a person does who lays out the objects.
         """
         rng = np.random.default_rng(seed)
+        stood, told = self.joints(), self.commanded()
         mujoco.mj_resetData(self.model, self.data)
         self._appearance.vary(rng)
         start = self.kinematics.position(self.robot.home) + rng.uniform(-1, 1, 3) * (0.015, 0.02, 0.008)
         self._set_joints(self.kinematics.solve(start, self.robot.home, iterations=50))
+        if arm_stays:
+            self._set_joints(stood)
+            self.command(told)
         mujoco.mj_forward(self.model, self.data)
         self.task.place(self, rng)
         mujoco.mj_forward(self.model, self.data)

@@ -9,6 +9,9 @@ from roborl.errors import SafetyStop
 from roborl.hil.presses import Button, Press, Presses
 from roborl.roles import Operator
 
+ASKS = "Make the scene ready and step back, then press r."
+"""What the person is asked before each episode."""
+
 
 class PersonOperator:
     """A :class:`roborl.roles.Operator` behind buttons.
@@ -50,7 +53,7 @@ class PersonOperator:
         """
         for press in self._presses.take():
             self._pass_on(press)
-        self._say("Make the scene ready and step back, then press r. Ctrl-C ends the run.")
+        self._say(f"{ASKS} Ctrl-C ends the run.")
         while not self._stopping():
             taken = self._presses.take()
             for press in taken:

@@ -25,11 +25,12 @@ from roborl.hil.keyboard import TerminalKeyboard
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.loops.record import Recorded, open_writer, to_dataset_episode
-from roborl.loops.rollout import run_episode
+from roborl.loops.rollout import Rollout, run_episode
 from roborl.types import EpisodeKey, Observation, Source
 
 PERSON = "person"
 _POLL_S = 0.05
+_FAULTS_IN_A_ROW = 5
 
 
 class HandPolicy:
@@ -59,15 +60,23 @@ class HandPolicy:
         """
         if self._rate is not None:
             self._rate.wait()
+        return self._action(self.read())[None]
+
+    def read(self) -> dict[str, Any]:
+        """Return the device's present values.
+
+        Raises:
+            RobotError: If it does not answer.
+        """
         try:
-            wanted = self._teleoperator.get_action()
+            values: dict[str, Any] = self._teleoperator.get_action()
         except DEVICE_FAULTS as error:
             raise RobotError(
                 "The teleoperator does not answer",
                 seen=spelt_out(error),
                 remedy="Check its cable and power; finished episodes are kept",
             ) from error
-        return self._action(wanted)[None]
+        return values
 
     def _action(self, wanted: dict[str, Any]) -> NDArray[np.float32]:
         keys = self._arm.model.position_keys
@@ -139,10 +148,12 @@ def record_by_hand(
     episodes: int,
     video: bool = False,
     on_episode: Callable[[str, int, int], None] = lambda kind, done, wanted: None,
+    on_lost: Callable[[RobotError], None] = lambda error: None,
 ) -> Recorded:
     """Record a person's demonstrations until there are so many; continue where an earlier call stopped.
 
-    Every episode is whole on the disk before the next begins. An episode that nobody judged is kept without a verdict.
+    Every episode is whole on the disk before the next begins. An episode that nobody judged is kept without a verdict. One
+    in which the robot failed for a moment, as with a picture that came late, is lost, and shown once more.
 
     Args:
         env: The environment, with ``operator`` as its operator.
@@ -152,10 +163,12 @@ def record_by_hand(
         episodes: How many shall stand in it, discarded ones included.
         video: Store MP4 rather than exact pictures.
         on_episode: Told after each.
+        on_lost: Told why an episode is lost.
 
     Raises:
         SafetyStop: If the person stops the recording.
-        RobotError: If robot or teleoperator fail.
+        RobotError: If robot or teleoperator do not answer, or the robot fails several times running.
+        OSError: If the dataset cannot be written.
     """
     # A simulated bench does not keep time by itself, and a person cannot follow one that runs free.
     rate = Rate(env.bench.policy_hz, MonotonicClock()) if env.bench.simulated else None
@@ -165,8 +178,15 @@ def record_by_hand(
         there = [e.key for e in read_episodes(path, with_images=False)] if writer.episodes else []
         mine = [EpisodeKey.parse(key).episode for key in there if key.startswith(f"{PERSON}-")]
         result.present = {PERSON: len(mine)} if mine else {}
+        if len(mine) < episodes:
+            writer.prepare()
+
+        def lose(error: RobotError) -> None:
+            result.rejected[PERSON] = result.rejected.get(PERSON, 0) + 1
+            on_lost(error)
+
         for number in range(len(mine), episodes):
-            rollout = run_episode(env, policy, seed=number, keep=True)
+            rollout = _whole_episode(env, policy, number, lose)
             key = EpisodeKey(actor=PERSON, incarnation=1, episode=1 + max(mine, default=-1))
             episode = to_dataset_episode(rollout, env.task, key=key, source=Source.PERSON)
             writer.append(replace(episode, discarded=operator.discarded))
@@ -174,6 +194,36 @@ def record_by_hand(
             result.written[PERSON] = result.written.get(PERSON, 0) + 1
             on_episode(PERSON, number + 1, episodes)
     return result
+
+
+def _whole_episode(
+    env: RobotEnv, policy: HandPolicy, seed: int, on_lost: Callable[[RobotError], None]
+) -> Rollout:
+    """Run episodes until the robot has got through one.
+
+    Raises:
+        RobotError: If it or the teleoperator do not answer, or it fails several times running.
+    """
+    for _ in range(_FAULTS_IN_A_ROW - 1):
+        try:
+            return run_episode(env, policy, seed=seed, keep=True)
+        except SafetyStop:
+            raise
+        except RobotError as error:
+            if not _both_answer(env, policy):
+                raise
+            on_lost(error)
+    return run_episode(env, policy, seed=seed, keep=True)
+
+
+def _both_answer(env: RobotEnv, policy: HandPolicy) -> bool:
+    try:
+        policy.read()
+        env.arm.begin_episode()
+    except RobotError:
+        return False
+    connected: bool = env.arm.robot.is_connected
+    return connected
 
 
 @contextlib.contextmanager

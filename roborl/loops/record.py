@@ -40,7 +40,8 @@ class Recorded:
     Attributes:
         written: Episodes written now, by kind.
         present: Episodes that were there before, by kind.
-        rejected: Attempts thrown away, by kind: an expert that failed, a failure that succeeded.
+        rejected: Attempts thrown away, by kind: an expert that failed, a failure that succeeded, a robot that
+            failed in somebody's hands.
     """
 
     written: dict[str, int] = field(default_factory=dict)

@@ -329,6 +329,7 @@ def _run(
         format="%(asctime)s %(name)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stderr,
+        force=True,  # What the fork server loaded has a handler of its own there, which keeps INFO to itself.
     )
     child = Child(name, link, beat)
     child._take_signals(handles_interrupt=handles_interrupt)

@@ -59,7 +59,7 @@ class Servo:
     Args:
         id: Its number on the bus.
         now_s: The clock that it moves by.
-        speed_per_s: Steps that it turns in a second, of 4096 a turn.
+        speed_per_s: Steps that it turns in a second, of 4096 a turn; 0: it turns only as it is placed.
 
     Attributes:
         powered: Whether it has power.
@@ -112,6 +112,15 @@ class Servo:
         self._put(name, value)
         self._kept = bytes(self._memory[:_KEPT_BELOW])
 
+    @property
+    def driven_to(self) -> int | None:
+        """Where it turns to, in steps as it reports them, within its limits; None while it has no torque."""
+        if not self.powered or not self._memory[_address("Torque_Enable")] or self._fault:
+            return None
+        return min(
+            self._get("Max_Position_Limit"), max(self._get("Min_Position_Limit"), self._get("Goal_Position"))
+        )
+
     def place(self, position: int) -> None:
         """Turn it by hand to where it reports ``position``."""
         self.turn()
@@ -157,11 +166,10 @@ class Servo:
         now_s, before_s = self._now_s(), self._since_s
         self._since_s = now_s
         offset = self._get("Homing_Offset")
-        if self.powered and self._memory[_address("Torque_Enable")] and not self._fault:
-            goal = self._get("Goal_Position")
-            goal = min(self._get("Max_Position_Limit"), max(self._get("Min_Position_Limit"), goal))
-            way, reach = goal + offset - self._angle, self._speed_per_s * (now_s - before_s)
-            self._angle += max(-reach, min(reach, way))
+        goal, reach = self.driven_to, self._speed_per_s * (now_s - before_s)
+        # Without a speed nothing is written: whoever places it may do so from another thread.
+        if goal is not None and reach:
+            self._angle += max(-reach, min(reach, goal + offset - self._angle))
         self._put("Present_Position", round(self._angle) - offset)
 
     def _get(self, name: str) -> int:

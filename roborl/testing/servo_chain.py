@@ -40,6 +40,7 @@ class ServoChain:
         names: The servos' names, by which tests ask for them; their numbers count from 1.
         now_s: The clock that the servos move by.
         byte_s: How long a byte takes on the wire; 10 µs at 1 Mbaud. 0: no time.
+        speed_per_s: Steps that a servo turns in a second; 0: they turn only as they are placed.
 
     Attributes:
         servos: By name.
@@ -59,9 +60,11 @@ class ServoChain:
         *,
         now_s: Callable[[], float] = time.monotonic,
         byte_s: float = 0.0,
+        speed_per_s: float = 3000.0,
     ) -> None:
         self.port, self.now_s, self._byte_s = port, now_s, byte_s
-        self.servos = {name: Servo(number, now_s) for number, name in enumerate(names, start=1)}
+        numbered = enumerate(names, start=1)
+        self.servos = {name: Servo(number, now_s, speed_per_s) for number, name in numbered}
         self.lose_every = self.garble_every = self.broken = self._said = 0
         self.late_s = self.awake_s = 0.0
         self.asked = dict.fromkeys(Instruction, 0)

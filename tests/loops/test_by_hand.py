@@ -110,6 +110,72 @@ def test_stopping_keeps_what_is_finished_and_the_next_call_goes_on(
     ]
 
 
+def test_an_episode_whose_camera_was_late_is_lost_alone_and_shown_once_more(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with({5: Button.SUCCESS})
+    observe, looks, lost = bench.env.arm.observe, iter(range(99)), []
+
+    def late_once(index: int, **kwargs: Any) -> Any:
+        if next(looks) == 3:
+            raise RobotError("Camera 'wrist' is stale")
+        return observe(index, **kwargs)
+
+    monkeypatch.setattr(bench.env.arm, "observe", late_once)
+    result = record_by_hand(
+        bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=1, on_lost=lost.append
+    )
+    assert [str(error) for error in lost] == ["Camera 'wrist' is stale."]
+    assert (result.written, result.rejected) == ({"person": 1}, {"person": 1})
+    (kept,) = read_episodes(tmp_path / "d")
+    assert kept.steps == 3, "pressed at the fifth look, of which the lost episode had two"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anybody_is_asked_for_a_scene(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with({2: Button.SUCCESS})
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(bench, "reset", lambda seed: pytest.fail("the person was asked"))
+    with pytest.raises(OSError, match="file"):
+        record_by_hand(
+            bench.env, bench.operator, Leader(bench), tmp_path / "file" / "demos" / "d", episodes=1
+        )
+
+
+def test_a_recording_ends_where_arm_or_leader_stay_silent(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with({})
+    silent = Device(ConnectionError("unplugged"))
+    lost: list[RobotError] = []
+    with pytest.raises(RobotError, match=r"does not answer.*unplugged"):
+        record_by_hand(bench.env, bench.operator, silent, tmp_path / "d", episodes=1, on_lost=lost.append)
+
+    def no_port() -> None:
+        raise RobotError("The robot cannot be connected", seen="no such port")
+
+    bench.env.arm.disconnect()
+    connect = bench.env.arm.connect
+    monkeypatch.setattr(bench.env.arm, "connect", no_port)
+    with pytest.raises(RobotError, match="no such port"):
+        record_by_hand(
+            bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=1, on_lost=lost.append
+        )
+    monkeypatch.setattr(bench.env.arm, "connect", connect)
+    assert not lost
+
+    def dead(index: int, **kwargs: Any) -> Any:
+        raise RobotError("Camera 'wrist' is stale")
+
+    monkeypatch.setattr(bench.env.arm, "observe", dead)
+    with pytest.raises(RobotError, match="stale"):
+        record_by_hand(
+            bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=1, on_lost=lost.append
+        )
+    assert len(lost) == 4
+
+
 class Device:
     def __init__(self, action: dict[str, Any] | Exception) -> None:
         self._action = action

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -52,6 +53,14 @@ def test_a_child_that_returns_is_finished_and_one_that_hangs_is_replaced(tmp_pat
         "stuck finished",
     ]
     assert group.restarts == {"short": 0, "stuck": 1}
+
+
+def test_what_a_child_says_is_heard_and_timed_whatever_was_loaded_before_it(tmp_path: Path) -> None:
+    spec = ChildSpec(name="a", target=children.speak, args=(tmp_path / "heard",))
+    group = ProcessGroup([spec], preload=PRELOAD)
+    group.start()
+    wait_for(lambda: [group.poll(0.05), group.finished("a")][1], 20)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d roborl\.\S+ INFO All is well", (tmp_path / "heard").read_text())
 
 
 def test_every_child_is_ended_though_ending_one_raises(tmp_path: Path) -> None:

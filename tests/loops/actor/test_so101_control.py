@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import shutil
 import threading
 import time
@@ -68,6 +69,7 @@ class Inference:
 
 @pytest.fixture
 def config(desk: DeskArm, tmp_path: Path) -> Iterator[ActConfig]:
+    scheduled = os.sched_getscheduler(0)
     made = ActConfig(
         bench=str(desk.bench()),
         # A busy machine is no fault of the arm's.
@@ -81,12 +83,12 @@ def config(desk: DeskArm, tmp_path: Path) -> Iterator[ActConfig]:
         operator="none",
         episodes=1,
         ring_mb=1,
-        # It runs in this process, which tests other things afterwards.
-        priority="normal",
+        priority="normal",  # as root it would keep the tests after this one at that of real time
     )
     yield made
     shutil.rmtree(folder_of(made))
     gc.unfreeze()
+    assert os.sched_getscheduler(0) == scheduled, "the tests after this one run as those before it"
 
 
 def run(config: ActConfig, at_index: dict[int, Callable[[], None]]) -> list[Any]:
