@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.encoding import scheduled_as_before
 from roborl.data.lerobot_columns import ACTION
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_repair import (
@@ -138,7 +139,7 @@ class DatasetWriter:
         from lerobot.utils.utils import SuppressProgressBars
 
         # Half of an episode's rows without its metadata would mislead LeRobot's readers.
-        with interrupt_later(), SuppressProgressBars(), self._taken_by_the_disk():
+        with interrupt_later(), SuppressProgressBars(), scheduled_as_before(), self._taken_by_the_disk():
             keep_marks(self._path, self._fresh | {self.episodes: episode.subtasks})
             for row in rows_of(episode, list(self._cameras), progress=self._benchmark):
                 self._dataset.add_frame(row)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, Subtask
+from roborl.data.encoding import scheduled_as_before
 from roborl.data.lerobot_writer import write_dataset
 from roborl.types import EndCause, RewardSource, Source
 
@@ -166,5 +167,6 @@ def lerobot_recording(
                     **{n: np.array([v[e] if t == count - 1 else 0], v.dtype) for n, v in extra.items()},
                 }
             )
-        dataset.save_episode(parallel_encoding=False)
+        with scheduled_as_before():
+            dataset.save_episode(parallel_encoding=False)
     dataset.finalize()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from roborl.data.annotations import from_episode_row, write_annotations
+from roborl.data.encoding import scheduled_as_before
 from roborl.data.lerobot_files import load_files
 from roborl.errors import ConfigError
 from roborl.pretrained import standing_in
@@ -49,7 +50,7 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
 
         # Its tool opens the copy without saying how, and then looks for FFmpeg's libraries, which need not be there.
         decoder = "lerobot.datasets.lerobot_dataset.get_safe_default_video_backend"
-        with SuppressProgressBars(), standing_in(decoder, lambda: "pyav"):
+        with SuppressProgressBars(), scheduled_as_before(), standing_in(decoder, lambda: "pyav"):
             delete_episodes(
                 LeRobotDataset(f"local/{dataset.name}", root=dataset, video_backend="pyav"),
                 left_out,
