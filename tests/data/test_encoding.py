@@ -12,10 +12,13 @@ from roborl.data.encoding import scheduled_as_before
 
 
 def test_the_scheduling_of_before_comes_back_also_after_an_error() -> None:
-    before = os.sched_getscheduler(0)
-    with pytest.raises(ValueError, match="torn"), scheduled_as_before():
+    def encode() -> None:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # which everybody may
         raise ValueError("torn")
+
+    before = os.sched_getscheduler(0)
+    with pytest.raises(ValueError, match="torn"), scheduled_as_before():
+        encode()
     assert os.sched_getscheduler(0) == before
 
 
