@@ -267,6 +267,7 @@ def _train_encoder(
     shown = np.flatnonzero(data.episode >= 0)
     failed = np.flatnonzero((data.episode < 0) & data.ahead.any(axis=1))
     of_failures = int(config.batch_size * config.failure_share) if failed.size else 0
+    share = _share(data.weight[shown])
     at_first: Tensor | None = None
     for update in range(config.encoder_updates):
         since = update - int(_STILL_FROM * config.encoder_updates)
@@ -274,15 +275,13 @@ def _train_encoder(
             at_first = _at_first(encoder, heads, data)
             failed = np.flatnonzero((data.episode < 0) & (data.ahead + data.still).any(axis=1))
             of_failures = int(config.batch_size * config.failure_share) if failed.size else 0
-        rows = random.choice(shown, config.batch_size - of_failures)
+        rows = random.choice(shown, config.batch_size - of_failures, p=share)
         if of_failures:
             rows = np.concatenate([rows, random.choice(failed, of_failures)])
         images = {name: torch.from_numpy(pixels[rows]) for name, pixels in data.images.items()}
         state = torch.from_numpy(data.state[rows])
         action, progress, own, waypoints = heads(encoder.keypoints(images), state)
-        counted = torch.from_numpy(data.weight[rows])
-        ahead = torch.from_numpy(data.ahead[rows]) * counted[:, None]
-        demo = torch.from_numpy(data.episode[rows] >= 0).float() * counted
+        ahead, demo = torch.from_numpy(data.ahead[rows]), torch.from_numpy(data.episode[rows] >= 0).float()
         missed = (waypoints - torch.from_numpy(data.waypoints[rows])).square().mean(dim=2)
         astray = (action - torch.from_numpy(data.action[rows])).square().mean(dim=1)
         early = (progress - torch.from_numpy(data.progress[rows])).square()
@@ -341,8 +340,7 @@ def _train_actor(
         inputs = policy.remaining(features, torch.from_numpy(data.state), first).clone()
     noise = torch.full((inputs.shape[1],), config.state_noise)
     noise[: features.shape[1]] = config.feature_noise
-    # Drawn as often as they count, so that no update is spent on rows that count for nothing.
-    share = None if (data.weight == 1).all() else data.weight / data.weight.sum(dtype=np.float64)
+    share = _share(data.weight)
     policy.actor.train()
     optimiser = torch.optim.AdamW(policy.actor.parameters(), config.learning_rate, weight_decay=1e-4)
     for update in range(config.actor_updates):
@@ -360,6 +358,11 @@ def _train_actor(
         if update % 50 == 0:
             on_progress("actor", update, config.actor_updates)
     policy.actor.eval()
+
+
+def _share(weight: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """Return how often rows are to be drawn: as often as they count, so that no update is spent on what counts for nothing."""
+    return None if (weight == 1).all() else weight / weight.sum(dtype=np.float64)
 
 
 def _encode(encode: Callable[[dict[str, Tensor]], Tensor], images: dict[str, Image]) -> Tensor:
