@@ -211,11 +211,11 @@ def drive(tmp_path: Path, kills: int, *, by_line: bool) -> None:
 
 
 def test_killed_at_random_instants(tmp_path: Path) -> None:
-    drive(tmp_path, 20, by_line=False)
+    drive(tmp_path, 12, by_line=False)
 
 
 def test_killed_at_random_lines(tmp_path: Path) -> None:
-    drive(tmp_path, 25, by_line=True)
+    drive(tmp_path, 15, by_line=True)
 
 
 @pytest.mark.slow

@@ -76,7 +76,9 @@ def test_nothing_to_clone_is_said() -> None:
         cloning_data([], cameras=("front",), image_px=32)
 
 
-@pytest.mark.parametrize(("waypoints", "from_first"), [(0, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("waypoints", "from_first"), [(0, False), pytest.param(2, False, marks=pytest.mark.slow), (2, True)]
+)
 def test_a_clone_does_what_was_shown_on_pictures_it_has_not_seen(waypoints: int, from_first: bool) -> None:
     torch.set_num_threads(1)
     data = cloning_data([towards(seed) for seed in range(60)], cameras=("front",), image_px=32)
@@ -126,6 +128,7 @@ def test_what_has_not_begun_lies_still_in_failures() -> None:
     assert not cloning_data([towards(0)], [unmarked], cameras=("front",), image_px=32).still.any()
 
 
+@pytest.mark.slow
 def test_a_goal_is_seen_at_one_place_however_the_hand_moves_about() -> None:
     torch.set_num_threads(1)
     shown = [reaching(seed, success=True) for seed in range(12)]

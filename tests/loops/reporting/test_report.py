@@ -172,6 +172,12 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing, where a test is about words."""
+    monkeypatch.setattr(report, "draw", lambda *_: {"light": "data:,", "dark": "data:,"})
+
+
 def write_settings(
     root: Path, *, critic_sees_potential: bool, scale: float = 1.0, form: str = "potential", **rlpd: float
 ) -> None:
@@ -214,11 +220,13 @@ def test_one_page_needs_nothing_else_and_says_what_the_files_say(folder: Path) -
     assert "quick run" not in seen.words
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_run_of_little_of_everything_says_that_its_figures_mean_nothing(folder: Path) -> None:
     (folder / "demo.yaml").write_text("quick: true\n")
     assert "This was a quick run." in Page(write_report(folder).read_text()).words
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_settings_are_text_and_never_markup(folder: Path) -> None:
     (folder / "demo.yaml").write_text("scene: <script>alert(1)</script>\nseed: 0\nclone_from: 1\n")
     seen = Page(write_report(folder).read_text())
@@ -226,6 +234,7 @@ def test_settings_are_text_and_never_markup(folder: Path) -> None:
     assert "<script>alert(1)</script>" in seen.words
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("sees", "scale", "label", "formula"),
     [
@@ -244,6 +253,7 @@ def test_the_page_carries_the_label_of_its_reward(
     assert ("progress after − progress before" in words) == formula
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(("needed", "label"), [(10**9, "not yet policy-invariant"), (1, "once critics look")])
 def test_the_page_says_whether_critics_came_to_look_all_the_way_ahead(
     folder: Path, needed: int, label: str
@@ -255,6 +265,7 @@ def test_the_page_says_whether_critics_came_to_look_all_the_way_ahead(
     assert ("the best policy may have been another one" in words) == (needed > 1)
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("form", ["progress", "difference", "positive"])
 def test_a_reward_that_is_no_potential_is_called_by_its_name(folder: Path, form: str) -> None:
     write_settings(folder, critic_sees_potential=True, form=form)
