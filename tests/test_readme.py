@@ -46,18 +46,24 @@ def test_one_command_with_its_output_and_its_picture_come_first() -> None:
     assert PICTURE.stat().st_size < 150_000
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files_and_headings(page: str) -> None:
-    headings = {
+def headings_of(text: str) -> set[str]:
+    return {
         re.sub(r"[^a-z0-9 -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in PAGES[page].splitlines()
+        for line in text.splitlines()
         if line.startswith("#")
     }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page: str) -> None:
+    headings = headings_of(PAGES[page])
     for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
         if target.startswith("#"):
             assert target[1:] in headings, target
         elif not target.startswith("https://"):
-            assert ((ROOT / page).parent / target).exists(), target
+            file, _, heading = target.partition("#")
+            assert ((ROOT / page).parent / file).exists(), target
+            assert not heading or heading in headings_of(PAGES[file]), target
 
 
 def test_the_readme_leads_to_every_page_of_commands() -> None:

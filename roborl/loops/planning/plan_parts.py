@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,6 +57,12 @@ class PlannedJudge:
         return -(-length // pad) * pad + pad
 
 
+@functools.cache
+def _published_blueprint(network: str) -> Blueprint:
+    """Return the network that published settings describe; advice tries each in every number format."""
+    return Blueprint(json.loads(network))
+
+
 def plan_judge(place: str, kept: Kept | None, *, height_px: int, width_px: int) -> PlannedJudge | None:
     """Look a judge up.
 
@@ -76,7 +84,7 @@ def plan_judge(place: str, kept: Kept | None, *, height_px: int, width_px: int) 
     if judge.kind is not JudgeKind.TRANSFORMERS:
         return None
     if published is not None:
-        blueprint, saved = Blueprint(published.network), Kept.BF16
+        blueprint, saved = _published_blueprint(json.dumps(published.network)), Kept.BF16
     else:
         blueprint, files = read_blueprint(settings.checkpoint)
         saved = files.kept

@@ -319,7 +319,7 @@ def bench(max_steps: int) -> list[str]:
 
 
 def test_an_episode_ends_once_it_is_done_and_the_label_lane_says_how_it_came_out(tmp_path: Path) -> None:
-    done_at, limit = 60, 400
+    done_at, limit = 30, 400
     run, ipc = tmp_path / "run", f"ipc://{tmp_path}"
     learning = LearnConfig(
         run=run,

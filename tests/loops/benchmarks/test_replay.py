@@ -6,6 +6,7 @@ from roborl.cli.bench import BENCHMARKS
 from roborl.loops.benchmarks.replay import run
 
 
+@pytest.mark.slow
 def test_measures_every_buffer_and_says_the_ratios() -> None:
     pytest.importorskip("torchrl")
     result = run(transitions=100, batch_size=8, rounds=2)

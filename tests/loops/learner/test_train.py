@@ -33,7 +33,7 @@ def command(run: Path, episodes: int) -> list[str]:
     return [
         *ROBORL,
         *("train", "--run", str(run)),
-        *("--bench_overrides", "[--robot.scene=Reach]", "--reward", "brightness"),
+        *("--bench_overrides", "[--robot.scene=Reach, --time_scale=3]", "--reward", "brightness"),
         *("--episodes", str(episodes), "--actors", "2", "--finish_s", "30"),
         *("--trainer.budget.start_at", "20", "--trainer.budget.ratio", "1", "--trainer.publish_every", "20"),
         *("--rlpd.batch_size", "16", "--rlpd.members", "2", "--rlpd.width", "16"),
