@@ -26,8 +26,9 @@ QUICKENED = {
     "roborl serve outputs/reach-reward": "",
     "roborl watch outputs/reach ": "",
     "roborl bench-reward --model outputs/reach-reward ": "",
+    "roborl filter --dataset outputs/reach ": "",
 }
-"""What to add to a long command, by how it begins. What it requires of its result is left out: with so little, it is poor."""
+"""What to add to a long command, by how it begins. What it requires of its result, or drops of it, is left out: with so little, it is poor."""
 _WAITS = "roborl serve "
 _STOPS_S = 30.0
 
@@ -61,9 +62,8 @@ def runnable(command: str) -> str | None:
 
 
 def _without_bars(words: list[str]) -> list[str]:
-    return [
-        word for before, word in zip(["", *words], words, strict=False) if "--require" not in (before, word)
-    ]
+    bars = {"--require", "--drop"}
+    return [word for before, word in zip(["", *words], words, strict=False) if not bars & {before, word}]
 
 
 def run_block(block: list[str]) -> Iterator[str]:
