@@ -172,10 +172,12 @@ class StubEndpoint:
                     stub._under_way += 1
                     stub.most = max(stub.most, stub._under_way)
                 try:
-                    self.send(*stub.say(body))
+                    answered = stub.say(body)
                 finally:
+                    # Before the answer is out: with it the client may ask the next question.
                     with lock:
                         stub._under_way -= 1
+                self.send(*answered)
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
