@@ -79,7 +79,7 @@ def test_what_says_the_same_is_told_from_what_says_otherwise() -> None:
 
 
 def test_an_instruction_put_right_is_still_the_same() -> None:
-    assert cleaning_fault("Put the cup into the sink.", "put te cup in to sink") is None
+    assert cleaning_fault("Put the cup into the sink.", "put the cuup in to sink") is None
     assert cleaning_fault("Open the fridge and take out the milk", "put cup in sink") is not None
 
 
