@@ -18,8 +18,6 @@ from roborl.rewards.adaptation.lessons import Footage
 from roborl.rewards.relabelling.cheap import drawn_at
 from roborl.types import Image
 
-_FAILED = "that failed, and nobody graded"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraFilm:
@@ -60,10 +58,7 @@ def chosen_sources(config: RelabelConfig, left_out: Counter[str]) -> list[Relabe
                     seen=f"{source.dataset}: {places[source.dataset]} and {place}",
                     allowed="a folder with a name of its own for each",
                 )
-            if source.success is False:
-                left_out[_FAILED] += 1
-            else:
-                found.append(source)
+            found.append(source)
     return found
 
 
