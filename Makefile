@@ -6,7 +6,8 @@ PYENV   := $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python $(HOME)/.pyenv/v
 PYTHON  ?= $(shell for p in python3.12 python3.13 python3 $(PYENV); do \
              command -v $$p >/dev/null 2>&1 || continue; \
              $$p -c 'import sys; raise SystemExit(sys.version_info < (3, 12))' 2>/dev/null && { command -v $$p; break; }; done)
-# How many processes test side by side; all tests of a file run in one of them.
+# How many processes test side by side; all tests of a file run in one of them. One that crashes is not replaced: by file,
+# pytest-xdist would then wait for ever.
 JOBS    ?= 2
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -16,7 +17,8 @@ demo: $(STAMP)
 	$(BIN)/roborl demo
 
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart 0
 
 test-slow: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

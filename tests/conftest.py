@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 # On a busy machine any example may take long.
 settings.register_profile("roborl", deadline=None)
 settings.load_profile("roborl")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _memory_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give back the memory of runs that tests killed: 250 MB each, and their folders stay for three more sessions."""
+    yield
+    act_config = sys.modules.get("roborl.loops.actor.act_config")
+    if act_config is not None:
+        act_config.give_back_memory(of=tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

@@ -33,10 +33,12 @@ from roborl.data.lerobot_repair import (
 )
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.whole_files import require_writable
 
 log = logging.getLogger(__name__)
+
+_SMALLEST_FILMED_PX = 32
 
 
 class DatasetWriter:
@@ -58,6 +60,7 @@ class DatasetWriter:
         checkpoint_every: Make the files whole after so many episodes; 0 only at the end.
 
     Raises:
+        ConfigError: If the pictures are too small for a video.
         DatasetError: If there is a dataset of another form.
     """
 
@@ -75,6 +78,8 @@ class DatasetWriter:
         benchmark_progress: bool = False,
         checkpoint_every: int = 50,
     ) -> None:
+        if video:
+            _check_encodable(cameras)
         self._path, self._fps, self._robot_type = path, fps, robot_type
         self._checkpoint_every, self._video = checkpoint_every, video
         self._cameras, self._state_names = dict(cameras), tuple(state_names)
@@ -290,6 +295,18 @@ def write_dataset(
             writer.append(episode)
             count += 1
     return count
+
+
+def _check_encodable(cameras: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse pictures on which SVT-AV1 would end the process: of 24 x 24 pixels by a division, of 640 x 16 by a wild read."""
+    small = {name: size for name, size in cameras.items() if min(size) < _SMALLEST_FILMED_PX}
+    if small:
+        raise ConfigError(
+            "The pictures are too small for a video",
+            seen=", ".join(f"{name} {width} x {height}" for name, (height, width) in small.items()),
+            allowed=f"{_SMALLEST_FILMED_PX} pixels and more on either side",
+            remedy="Leave video out, which stores exact pictures, or make them larger",
+        )
 
 
 def _size(pixels: np.ndarray[Any, Any]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from lerobot.robots.robot import Robot
 from roborl.clock import Clock
 from roborl.envs.bench import Bench, device_type
 from roborl.envs.bench_maps import action_map, state_map
-from roborl.envs.cameras import Freshness, age_ns, frame_age_s
+from roborl.envs.cameras import Freshness, age_ns, close_after_reading, frame_age_s
 from roborl.envs.kinematics import Kinematics
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
@@ -58,6 +58,7 @@ class Arm:
     def __init__(self, bench: Bench, robot: Robot, clock: Clock) -> None:
         self.bench, self.robot = bench, robot
         steady(robot)
+        close_after_reading(getattr(robot, "cameras", {}))
         self._clock = clock
         self.model = load_robot_model(bench.model)
         self.kinematics = Kinematics(self.model)

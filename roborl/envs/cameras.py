@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,38 @@ class Freshness:
                 allowed=f"{self._frozen_frames} identical frames",
                 remedy="Reconnect the camera",
             )
+
+
+def close_after_reading(cameras: Mapping[str, Any]) -> None:
+    """Make LeRobot's network cameras close when their last read is over, and never in the middle of it.
+
+    LeRobot 0.6.1 waits two seconds for the thread that reads, which may be in a read for five, then closes the socket
+    under it, and where the connecting fails it does not wait at all. A socket of ZeroMQ that two threads use ends the whole
+    process: one disconnecting of 25 did, once the computer with the cameras was gone.
+
+    Args:
+        cameras: By name, not connected yet. Those of other types are left as they are.
+    """
+    from lerobot.cameras.zmq.camera_zmq import ZMQCamera
+
+    for camera in cameras.values():
+        if isinstance(camera, ZMQCamera):
+            _close_after_reading(camera)
+
+
+def _close_after_reading(camera: Any) -> None:
+    read, close, reading = camera._read_from_hardware, camera._cleanup, threading.Lock()
+
+    def read_alone() -> Any:
+        with reading:
+            return read()
+
+    def close_alone() -> None:
+        camera._connected = False  # The thread that reads ends at its next attempt.
+        with reading:
+            close()
+
+    camera._read_from_hardware, camera._cleanup = read_alone, close_alone
 
 
 def frame_age_s(cameras: Mapping[str, Any], name: str) -> float:

@@ -8,6 +8,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -27,7 +28,7 @@ from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe, map_cameras
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter, interrupt_later, write_dataset
-from roborl.errors import DatasetError, ShapeError
+from roborl.errors import ConfigError, DatasetError, ShapeError
 from roborl.testing.episodes import (
     ACTION,
     CAMERAS,
@@ -359,6 +360,16 @@ def test_cameras_that_do_not_fit_are_named(tmp_path: Path) -> None:
     }
     with pytest.raises(DatasetError, match="webcam"):
         map_cameras(["laptop"], ["front"], {"front": "webcam"})
+
+
+def test_pictures_that_would_end_the_video_encoder_and_the_process_are_refused(tmp_path: Path) -> None:
+    form: dict[str, Any] = {"fps": 10, "state_names": ["x"], "action_names": ["x"]}
+    cameras = {"front": (48, 64), "wrist": (16, 640)}
+    with pytest.raises(ConfigError, match=r"too small for a video.*wrist 640 x 16.*32 pixels") as refused:
+        DatasetWriter(tmp_path / "d", cameras=cameras, video=True, **form)
+    assert "front" not in str(refused.value)
+    DatasetWriter(tmp_path / "d", cameras=cameras, video=False, **form)
+    DatasetWriter(tmp_path / "d", cameras={"front": (32, 32)}, video=True, **form)
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

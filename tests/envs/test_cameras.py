@@ -1,7 +1,13 @@
+import contextlib
+import threading
+import time
+
 import numpy as np
 import pytest
+from lerobot.cameras.zmq import ZMQCameraConfig
+from lerobot.cameras.zmq.camera_zmq import ZMQCamera
 
-from roborl.envs.cameras import Freshness
+from roborl.envs.cameras import Freshness, close_after_reading
 from roborl.errors import RobotError
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -49,3 +55,48 @@ def test_cameras_are_watched_one_by_one() -> None:
             watch.check("wrist", PICTURE, 0.0, pose(3 * step))
     with pytest.raises(RobotError, match="'wrist' is frozen"):
         watch.check("wrist", PICTURE, 0.0, pose(6))
+
+
+def network_camera(port: int = 1, **timing: int) -> ZMQCamera:
+    """LeRobot's camera of another computer, which is not there."""
+    where = {"server_address": "127.0.0.1", "port": port, "camera_name": "front"}
+    return ZMQCamera(ZMQCameraConfig(**where, width=32, height=32, fps=30, **timing))
+
+
+def test_a_network_camera_is_not_closed_in_the_middle_of_a_read() -> None:
+    camera = network_camera()
+    camera._connected = True
+    within, found_within = threading.Event(), []
+
+    def read() -> None:
+        if not camera._connected:
+            raise ConnectionError
+        within.set()
+        time.sleep(0.2)
+        within.clear()
+
+    def keep_reading() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                camera._read_from_hardware()
+
+    camera._read_from_hardware, camera._cleanup = read, lambda: found_within.append(within.is_set())
+    close_after_reading({"front": camera})
+    reader = threading.Thread(target=keep_reading)
+    reader.start()
+    assert within.wait(2.0)
+    camera._cleanup()
+    assert found_within == [False]
+    reader.join(2.0)
+    assert not reader.is_alive()
+
+
+def test_a_network_camera_that_shows_nothing_fails_and_its_reader_ends() -> None:
+    camera = network_camera(timeout_ms=1300, warmup_s=1)
+    close_after_reading({"front": camera})
+    with pytest.raises(RuntimeError, match="Failed to connect"):
+        camera.connect()
+    assert camera.socket is None
+    assert camera.thread is not None
+    camera.thread.join(2.0)
+    assert not camera.thread.is_alive()

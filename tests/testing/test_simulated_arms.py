@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lerobot.cameras.zmq import ZMQCameraConfig
 
 from roborl.clock import NS, FakeClock
 from roborl.envs.bench import load_bench, make_robot
+from roborl.envs.cameras import close_after_reading
 from roborl.testing.servo_chain import ServoChain
 from roborl.testing.simulated_arms import SimulatedArms
 
@@ -113,7 +115,9 @@ def test_lerobots_camera_shows_the_scene_and_never_twice_the_same(simulated: Des
     arms = simulated.arms
     config = load_bench(str(arms.bench())).robot.cameras["front"]  # type: ignore[attr-defined]
     assert isinstance(config, ZMQCameraConfig)
-    camera = make_cameras_from_configs({"front": config})["front"]
+    cameras = make_cameras_from_configs({"front": replace(config, timeout_ms=500)})
+    close_after_reading(cameras)
+    camera = cameras["front"]
     connected = threading.Thread(target=camera.connect, kwargs={"warmup": False})
     connected.start()
     pictures: list[Any] = []

@@ -14,7 +14,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.hil.keyboard import HELP, TerminalKeyboard
 from roborl.hil.presses import PressSender
 from roborl.loops.actor import control_process, inference, io, live, teleop
-from roborl.loops.actor.act_config import ActConfig, shared_folder
+from roborl.loops.actor.act_config import ActConfig, give_back_memory, shared_folder
 from roborl.loops.actor.control_settings import Waiting
 from roborl.loops.actor.status import LIFE, StatusSlot
 from roborl.loops.run_files import JsonLines
@@ -92,6 +92,7 @@ class Actor:
     ) -> None:
         self._config, self._stopping, self._meanwhile = config, stopping, meanwhile
         config.run.mkdir(parents=True, exist_ok=True)
+        give_back_memory()
         self.folder = shared_folder(config.run, config.actor)
         (self.folder / "actor.json").unlink(missing_ok=True)
         counted = (*_PROCESSES, "live") if config.live.on else _PROCESSES

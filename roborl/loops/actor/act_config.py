@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ Priority = Literal["normal", "nice", "fifo"]
 Mode = Literal["train", "evaluate"]
 
 _MEMORY_DISK = Path("/dev/shm")
+_MEMORY = "roborl-"
+_WHOSE = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
@@ -158,9 +161,43 @@ def shared_folder(run: Path, actor: str) -> Path:
     process writes to. It outlives the processes, not the machine: after a restart of that, ``roborl train`` recalls the
     actors' counts from its store, and ``roborl act`` begins again with the first episode and the first scene.
     """
-    if os.access(_MEMORY_DISK, os.W_OK):
-        folder = _MEMORY_DISK / f"roborl-{actor}-{zlib.crc32(str(run.resolve()).encode()):08x}"
-    else:
+    if not os.access(_MEMORY_DISK, os.W_OK):
         folder = run / "shared" / actor
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+    run.mkdir(parents=True, exist_ok=True)  # Before its memory: what has no run is given back.
+    folder = _MEMORY_DISK / f"{_MEMORY}{actor}-{zlib.crc32(str(run.resolve()).encode()):08x}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if not (folder / _WHOSE).exists():
+        whose = {"run": str(run.resolve()), "device": run.stat().st_dev}
+        write_whole(folder / _WHOSE, json.dumps(whose))
     return folder
+
+
+def give_back_memory(of: Path | None = None) -> int:
+    """Remove the shared folders in memory whose run folder is gone, and return how many.
+
+    A run that was killed leaves its steps in memory for the start that goes on with it. Without its run folder there will be
+    no such start, and its ring would stay until the machine is switched off. A run folder on a disk that is not there
+    now is not gone.
+
+    Args:
+        of: Folder whose runs give their memory back too, gone or not.
+    """
+    given = 0
+    for path in _MEMORY_DISK.glob(f"{_MEMORY}*/{_WHOSE}"):
+        try:
+            whose = json.loads(path.read_text())
+        except OSError:
+            continue  # Another user's, or just removed by another start.
+        run = Path(whose["run"])
+        if _gone(run, whose["device"]) or (of is not None and run.is_relative_to(of.resolve())):
+            shutil.rmtree(path.parent, ignore_errors=True)
+            given += 1
+    return given
+
+
+def _gone(run: Path, device: int) -> bool:
+    """Tell whether the folder does not exist, and the disk that it was on is there."""
+    above = next(folder for folder in (run, *run.parents) if folder.exists())
+    return above != run and above.stat().st_dev == device

@@ -184,7 +184,11 @@ def _look(bench: Any, camera: str, recorded: tuple[int, int]) -> Finding:
 def _physical(bench: Any, camera: str) -> Image:
     from lerobot.cameras.utils import make_cameras_from_configs
 
-    opened = make_cameras_from_configs({camera: bench.robot.cameras[camera]})[camera]
+    from roborl.envs.cameras import close_after_reading
+
+    cameras = make_cameras_from_configs({camera: bench.robot.cameras[camera]})
+    close_after_reading(cameras)
+    opened = cameras[camera]
     opened.connect()
     try:
         picture: Image = opened.read()

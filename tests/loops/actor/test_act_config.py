@@ -1,0 +1,58 @@
+"""Tests for the memory that the processes of an actor share: whose it is, and when it is given back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from roborl.loops.actor import act_config
+from roborl.loops.actor.act_config import give_back_memory, shared_folder
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A memory disk of the test's own."""
+    disk = tmp_path / "memory"
+    disk.mkdir()
+    monkeypatch.setattr(act_config, "_MEMORY_DISK", disk)
+    return disk
+
+
+def test_memory_of_a_run_that_was_killed_stays_for_the_start_that_goes_on(tmp_path: Path) -> None:
+    left = shared_folder(tmp_path / "run", "arm") / "ring.bin"
+    left.write_bytes(b"steps")
+    assert give_back_memory() == 0
+    assert shared_folder(tmp_path / "run", "arm") / "ring.bin" == left
+    assert left.read_bytes() == b"steps"
+
+
+def test_memory_of_a_run_whose_folder_is_gone_is_given_back(tmp_path: Path) -> None:
+    gone = [shared_folder(tmp_path / "outputs" / "old", name) for name in ("arm", "learner")]
+    kept = shared_folder(tmp_path / "run", "arm")
+    shutil.rmtree(tmp_path / "outputs")
+    assert give_back_memory() == 2
+    assert [folder.exists() for folder in (*gone, kept)] == [False, False, True]
+
+
+def test_a_run_on_a_disk_that_is_not_there_now_keeps_its_memory(tmp_path: Path) -> None:
+    folder = shared_folder(tmp_path / "drive" / "run", "arm")
+    whose = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(whose | {"device": whose["device"] + 1}))
+    shutil.rmtree(tmp_path / "drive")
+    assert give_back_memory() == 0
+    assert folder.exists()
+
+
+def test_runs_of_one_folder_give_back_all_they_have(tmp_path: Path) -> None:
+    own, other = (shared_folder(tmp_path / name / "run", "arm") for name in ("own", "other"))
+    assert give_back_memory(of=tmp_path / "own") == 1
+    assert (own.exists(), other.exists()) == (False, True)
+
+
+def test_without_a_memory_disk_the_folder_lies_in_the_run(tmp_path: Path, memory: Path) -> None:
+    memory.rmdir()
+    assert shared_folder(tmp_path / "run", "arm") == tmp_path / "run" / "shared" / "arm"
+    assert give_back_memory() == 0
