@@ -24,11 +24,17 @@ class ShownEpisode:
         index: What its caller knows it by.
         task: The instruction in words.
         observations: All T + 1 of them, in order.
+        stride: How far apart those that get a score are. The last always gets one, and all are seen.
     """
 
     index: int
     task: str
     observations: Sequence[Observation]
+    stride: int = 1
+
+    def scored(self, index: int) -> bool:
+        """Return whether the observation at ``index`` gets a score of its own."""
+        return index % self.stride == 0 or index == len(self.observations) - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -41,9 +47,11 @@ class _Watching:
     most: int = 0
     scores: list[Score] = field(default_factory=list)
     nbytes: int = field(init=False)
+    asked: int = field(init=False)
 
     def __post_init__(self) -> None:
         shown = self.episode.observations
+        self.asked = sum(self.episode.scored(index) for index in range(len(shown)))
         self.nbytes = sum(frame.rgb.nbytes for o in shown for frame in o.frames.values())
 
     def advance(self, line: ScoreLink) -> None:
@@ -53,7 +61,7 @@ class _Watching:
         while (
             self.session is not None
             and self.pushed < len(shown)
-            and line.push(self.session, shown[self.pushed], score=True)
+            and line.push(self.session, shown[self.pushed], score=self.episode.scored(self.pushed))
         ):
             self.pushed += 1
 
@@ -132,7 +140,7 @@ def score_episodes(
         stopping: Ends it early; what is under way is let go.
 
     Yields:
-        An episode's index and one score per observation, as soon as all are there.
+        An episode's index and one score per observation that gets one, as soon as all are there.
 
     Raises:
         ConfigError: If the server has no such model, it wants a view that is not there, or it refuses the session.
@@ -169,7 +177,7 @@ def score_episodes(
                     one.most, deadline = len(one.scores), Deadline(deadline_s, clock)
                 if one.session in lost:
                     one.session = None
-            for one in [w for w in under_way if len(w.scores) == len(w.episode.observations)]:
+            for one in [w for w in under_way if len(w.scores) == w.asked]:
                 if one.session is not None:
                     line.close(one.session)
                 under_way.remove(one)
@@ -207,7 +215,7 @@ def score_over(
 
 def _silent(under_way: Sequence[_Watching], deadline_s: float) -> DeadlineExceeded:
     scored = sum(one.most for one in under_way)
-    of = sum(len(one.episode.observations) for one in under_way)
+    of = sum(one.asked for one in under_way)
     return DeadlineExceeded(
         "The reward server does not score an episode",
         seen=f"{scored} of {of} scores, then nothing for {deadline_s:g} s",

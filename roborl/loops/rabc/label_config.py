@@ -30,6 +30,8 @@ class LabelConfig:
     camera_map: dict[str, str] = field(default_factory=dict)
     # the instruction in words; empty for each episode's own
     task: str = ""
+    # score every so many observations of an episode, and its last; those in between hold the score before them
+    stride: int = 1
     # folder for the file, which is named by the model's version; empty: the dataset's own
     out: Path | None = None
     # episodes that are scored side by side
@@ -51,10 +53,11 @@ class LabelConfig:
                 allowed="--dataset, and either --reward or --server",
                 remedy="For example: roborl label --dataset outputs/reach --reward outputs/reach-reward",
             )
-        if min(self.at_once, self.max_batch, self.memory_mb, self.threads) < 1 or self.deadline_s <= 0:
+        counts = (self.stride, self.at_once, self.max_batch, self.memory_mb, self.threads)
+        if min(counts) < 1 or self.deadline_s <= 0:
             raise ConfigError(
                 "A dataset cannot be labelled in this way",
-                seen=f"at_once {self.at_once}, max_batch {self.max_batch}, memory_mb {self.memory_mb},"
+                seen=f"stride {self.stride}, at_once {self.at_once}, max_batch {self.max_batch}, memory_mb {self.memory_mb},"
                 f" threads {self.threads}, deadline_s {self.deadline_s:g}",
-                allowed="at_once, max_batch, memory_mb and threads ≥ 1, deadline_s > 0",
+                allowed="stride, at_once, max_batch, memory_mb and threads ≥ 1, deadline_s > 0",
             )

@@ -94,7 +94,7 @@ def label_dataset(
 ) -> Labelled:
     """Score the episodes that have no labels of this version yet, and write the progress of all; blocks.
 
-    Every score is made of its own observation and earlier ones. A labelling that was killed goes on behind the last whole
+    Every score is made of its own observation and earlier ones, and held over those that get none. A labelling that was killed goes on behind the last whole
     episode. Where an observation has no score its progress is NaN.
 
     Args:
@@ -139,6 +139,8 @@ def label_dataset(
         lines = [line_for(group.task, group.references) for group in groups]
         judges = [meet(line, config.deadline_s) for line in lines]
         version = version_of(judges)
+        if config.stride > 1:
+            version += f"-every{config.stride}"
         path = progress_path(info.root, version, folder=config.out)
         require_writable(path)
         mark = fingerprint(info.root)
@@ -239,14 +241,19 @@ class _Work:
             for ours, theirs in views.items()
         }
         for episode in read_episodes(self.info.root, cameras=sizes, camera_map=views, episodes=indices):
-            yield _to_show(episode, self.config.task, self.info.fps)
+            yield _to_show(episode, self.config, self.info.fps)
 
 
-def _to_show(episode: DatasetEpisode, task: str, fps: float) -> ShownEpisode:
+def _to_show(episode: DatasetEpisode, config: LabelConfig, fps: float) -> ShownEpisode:
     observations = to_episode(replace(episode, key=""), fps=fps).observations
     # A foreign file has no observation after its last action: there is one row less.
     rows = len(observations) - episode.repeated_last
-    return ShownEpisode(index=episode.index, task=task or episode.task, observations=observations[:rows])
+    return ShownEpisode(
+        index=episode.index,
+        task=config.task or episode.task,
+        observations=observations[:rows],
+        stride=config.stride,
+    )
 
 
 def _labels(scores: Sequence[Score], version: str) -> Progress:
@@ -258,10 +265,11 @@ def _labels(scores: Sequence[Score], version: str) -> Progress:
             allowed=version,
             remedy="Run the same again: another version is another file",
         )
-    return (
-        np.array([score.progress if score.valid else np.nan for score in scores], np.float32),
-        np.array([score.spread if score.valid else np.nan for score in scores], np.float32),
-    )
+    # Each score up to the next; the last observation has one.
+    held = np.diff([score.frame_id for score in scores], append=scores[-1].frame_id + 1)
+    progress = np.array([score.progress if score.valid else np.nan for score in scores], np.float32)
+    spread = np.array([score.spread if score.valid else np.nan for score in scores], np.float32)
+    return progress.repeat(held), spread.repeat(held)
 
 
 def _value_order(root: Path, progress: Mapping[int, Progress]) -> float:

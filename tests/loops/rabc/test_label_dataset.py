@@ -72,6 +72,28 @@ def test_every_observation_has_the_score_that_its_model_gives_alone(
     assert not list(data.glob(".*journal"))
 
 
+def test_with_a_stride_every_so_many_and_the_last_are_scored_and_held_in_between(data: Path) -> None:
+    asked: list[int] = []
+
+    class Counting(BrightnessJudge):
+        def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
+            asked.append(len(queries))
+            return super().answer(queries)
+
+    with serving({"m": BrightnessModel(judge=Counting())}) as server:
+        config = LabelConfig(dataset=str(data), server=server.endpoint, stride=3)
+        labelled = label_dataset(config)
+        label_dataset(replace(config, stride=1))
+    assert labelled.version == f"{VERSION}-every3"
+    for index, values in expected(data).items():
+        last = len(values) - 1
+        held = [values[t if t == last else t - t % 3] for t in range(len(values))]
+        np.testing.assert_array_equal(labelled.progress[index][0], np.float32(held))
+    # Of 6, 7, 8 and 9 observations; then of all 30, into another file.
+    assert sum(asked) == (2 + 1) + 3 + (3 + 1) + (3 + 1) + 30
+    assert len(read_progress(data, VERSION)) == len(read_progress(data, f"{VERSION}-every3")) == 4
+
+
 def test_a_foreign_dataset_has_a_score_in_each_of_its_rows_from_cameras_by_other_names(
     tmp_path: Path,
 ) -> None:
