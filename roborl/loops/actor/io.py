@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _IDLE_S = 0.004
+_SAY_AFTER_S = 1.0
 _SAY_AGAIN_S = 60.0
 _SAY_S = 0.5
 
@@ -144,11 +145,11 @@ class IoLoop:
             status["met"] = 1
         status["connected"] = alive = self._sender.alive
         if alive:
-            if self._away_since is not None:
+            if self._away_since is not None and now >= self._away_since + _SAY_AFTER_S:
                 log.info("The learner is back after %.0f s", now - self._away_since)
             self._away_since = None
         elif self._away_since is None:
-            self._away_since, self._say_at = now, now + 1.0
+            self._away_since, self._say_at = now, now + _SAY_AFTER_S
         elif now >= self._say_at:
             self._say_at = now + _SAY_AGAIN_S
             status.add("link_faults")
