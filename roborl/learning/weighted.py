@@ -112,6 +112,21 @@ class WeightedConfig:
             )
 
 
+def value_networks(
+    config: WeightedConfig, cameras: tuple[str, ...], *, image_px: int, state_dim: int
+) -> tuple[EachCamera, Critics]:
+    """Return the frozen encoder of pictures, and the ensemble that says what observations are worth.
+
+    Args:
+        config: Settings.
+        cameras: What the policy looks through.
+        image_px: Side of the square pictures in the replay memory.
+        state_dim: Size of the state.
+    """
+    encoder = EachCamera(build_frame_encoder(config.encoder, px=image_px, dim=_CNN_DIM), cameras)
+    return encoder, Critics(encoder.output_dim + state_dim + 1, config.members, config.width)
+
+
 class Weighted:
     """The learner's side of the algorithm.
 
@@ -143,11 +158,11 @@ class Weighted:
             lookahead_updates=config.lookahead_updates,
         )
         side, cameras = arena.layout.image_px, tuple(policy.cameras)
-        encoder = EachCamera(build_frame_encoder(config.encoder, px=side, dim=_CNN_DIM), cameras)
+        encoder, self.values = value_networks(
+            config, cameras, image_px=side, state_dim=arena.layout.state_dim
+        )
         self._encoder = encoder.encoder
         self.features = FeatureCache(encoder, arena, cameras=cameras, image_px=side)
-        inputs = encoder.output_dim + arena.layout.state_dim + 1
-        self.values = Critics(inputs, config.members, config.width)
         self.targets = copy.deepcopy(self.values).requires_grad_(False)
         self._value_optimiser = torch.optim.Adam(
             self.values.parameters(), config.value_learning_rate, fused=True

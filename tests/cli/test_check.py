@@ -150,6 +150,7 @@ def test_a_judge_that_learns_takes_more_and_less_with_checkpointing(run: Run) ->
         (["--plan", "--policy", "smolvla", "--policy_device", "tpu"], "no such device"),
         (["--plan", "--judge", "vlac-2b", "--dtype", "int3"], "no such dtype"),
         (["--plan", "--learner", "policy-full"], "no policy to learn"),
+        (["--plan", "--learner", "weighted-lora"], "no policy to learn"),
         (["--plan", "--learner", "ppo"], "no such learner"),
         (["--judge", "vlac-2b"], "no plan is asked for"),
     ],

@@ -23,7 +23,15 @@ from roborl.loops.planning.memory_plan import (
 from roborl.rewards.judges.footprint import Kept
 from roborl.rewards.pool import PoolConfig
 
-LEARNERS = ("rlpd", "judge-lora", "judge-full", "policy-lora", "policy-full")
+LEARNERS = (
+    "rlpd",
+    "judge-lora",
+    "judge-full",
+    "policy-lora",
+    "policy-full",
+    "weighted-lora",
+    "weighted-full",
+)
 # Formats that a judge may be kept in instead, with bits per weight; others are as large as one of these.
 _LADDER = {Kept.BF16: 16.0, Kept.INT8: 8.0, Kept.NF4: 4.5}
 
@@ -46,13 +54,14 @@ class PlanConfig:
     # Policy: small, smolvla, pi0, pi05, act, or the folder of one; empty for none.
     policy: str = ""
     # Learner: rlpd, or judge-lora or judge-full (train-reward on that judge, which then does not serve), or policy-lora
-    # or policy-full (LeRobot's trainer on that policy); empty for none.
+    # or policy-full (LeRobot's trainer on that policy), or weighted-lora or weighted-full (roborl train with that policy);
+    # empty for none.
     learner: str = ""
     # Questions or observations that are learnt from at once, for all but rlpd; 0 for the trainer's own number.
     learner_batch: int = 0
     # Whether a judge's activations are computed again in the backward pass.
     checkpointing: bool = False
-    # Cameras that the policy looks through; a small policy and rlpd take those of the bench.
+    # Cameras that the policy looks through; a small policy and the replay memory take those of the bench.
     cameras: int = 2
     # Where the judge lies: cpu or cuda:0, cuda:1, ...
     judge_device: str = "cuda:0"
@@ -83,8 +92,8 @@ class PlanConfig:
                 f" learner_batch {self.learner_batch}, card_gib {self.card_gib}",
                 allowed="at least 1 of each, learner_batch ≥ 0, cards above 0 GiB",
             )
-        for part in ("judge", "policy"):
-            if self.learner.startswith(f"{part}-") and not getattr(self, part):
+        for learner, part in (("judge", "judge"), ("policy", "policy"), ("weighted", "policy")):
+            if self.learner.startswith(f"{learner}-") and not getattr(self, part):
                 raise ConfigError(
                     f"A learner has no {part} to learn",
                     seen=self.learner,
@@ -110,7 +119,7 @@ def make_plan(
 
     Args:
         config: What is to run.
-        bench: Bench file, for a small policy and for rlpd.
+        bench: Bench file, for a small policy and for a run's replay memory.
         bench_overrides: Dotted overrides of it.
         say: Takes lines for people.
 
@@ -183,9 +192,11 @@ def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> I
     from roborl.loops.planning import plan_learning
 
     small = config.policy == plan_learning.SMALL
+    who, _, how = config.learner.partition("-")
+    own_batch = 1
     if config.policy and not small:
         yield from plan_learning.policy_parts(config.policy, config.policy_device, cameras=config.cameras)
-    if small or config.learner == "rlpd":
+    if small or who in ("rlpd", "weighted"):
         from roborl.loops.learner.learn import form_of
         from roborl.loops.learner.learn_config import LearnConfig
 
@@ -193,17 +204,20 @@ def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> I
         form = form_of(learn)
         if small:
             yield from plan_learning.small_policy_parts(form)
-        if config.learner == "rlpd":
+        if who == "rlpd":
             yield from plan_learning.rlpd_parts(form, learn.store)
-    if config.learner.startswith("policy-"):
+        if who == "weighted":
+            yield from plan_learning.weighted_parts(form, learn.store)
+            own_batch = learn.weighted.batch_size
+    if who in ("policy", "weighted"):
         from roborl.rewards.adaptation.config import Method
 
         yield from plan_learning.policy_training_parts(
             config.policy,
             config.learner_device,
-            Method(config.learner.removeprefix("policy-")),
+            Method(how),
             cameras=config.cameras,
-            batch=config.learner_batch or 1,
+            batch=config.learner_batch or own_batch,
         )
 
 

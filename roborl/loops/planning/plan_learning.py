@@ -34,7 +34,6 @@ def small_policy_parts(form: BenchForm) -> Iterator[Part]:
 
 def rlpd_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
     """Yield what ``roborl learn`` takes: all of it in the computer's memory."""
-    from roborl.data.arena import ArenaLayout
     from roborl.learning.rlpd import RlpdConfig
 
     config, at = RlpdConfig(), Process("learner", HOST)
@@ -49,6 +48,34 @@ def rlpd_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
     yield at.estimated(
         "activations", _SINGLE * config.batch_size * _PER_UNIT * units, f"a batch of {config.batch_size}"
     )
+    yield from _replay_parts(form, store, 3 * _shape(form).keypoints * len(form.cameras))
+
+
+def weighted_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
+    """Yield what ``roborl learn`` takes in the computer's memory for a LeRobot policy, beside the policy that learns."""
+    from roborl.learning.weighted import WeightedConfig, value_networks
+
+    config, at = WeightedConfig(), Process("learner", HOST)
+    encoder, values = value_networks(
+        config, tuple(form.cameras), image_px=form.image_px, state_dim=form.state_dim
+    )
+    frozen, learn = (
+        sum(tensor.numel() for tensor in module.state_dict().values()) for module in (encoder.encoder, values)
+    )
+    yield at.measured(
+        "values' weights",
+        _SINGLE * (frozen + 2 * learn),
+        f"{config.encoder}, which is frozen, values and targets",
+    )
+    yield at.measured("values' gradients, Adam", learning_bytes(learn), "12 bytes for each that learns")
+    yield from _replay_parts(form, store, encoder.output_dim)
+
+
+def _replay_parts(form: BenchForm, store: StoreConfig, features: int) -> Iterator[Part]:
+    """Yield what the replay memory takes, with so many numbers kept of each observation's pictures."""
+    from roborl.data.arena import ArenaLayout
+
+    at = Process("learner", HOST)
     arena = ArenaLayout.fitting(
         cameras=tuple(form.cameras),
         image_px=form.image_px,
@@ -60,7 +87,6 @@ def rlpd_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
     yield at.measured(
         "replay pictures", store.capacity_bytes, f"store.capacity_bytes: {arena.rows:,} observations"
     )
-    features = 3 * _shape(form).keypoints * len(form.cameras)
     # Beside the features of a row: who owned it when it was encoded, and who does now.
     yield at.measured("replay features", arena.rows * (_SINGLE * features + 16), f"{features} numbers each")
 
@@ -96,7 +122,7 @@ def policy_parts(name: str, device: str, *, cameras: int) -> Iterator[Part]:
 def policy_training_parts(
     name: str, device: str, method: Method, *, cameras: int, batch: int
 ) -> Iterator[Part]:
-    """Yield what LeRobot's trainer takes for a policy; arguments as above.
+    """Yield what a policy takes as it learns, by LeRobot's trainer or by ours; arguments as above.
 
     Args:
         name: As above; a folder must be of one of those kinds.

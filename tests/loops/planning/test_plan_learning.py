@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
+from roborl.learning.weighted import WeightedConfig, value_networks
 from roborl.loops.learner.learn_config import BenchForm, StoreConfig
 from roborl.loops.planning.memory_plan import Part
 from roborl.loops.planning.plan_learning import (
@@ -20,6 +21,7 @@ from roborl.loops.planning.plan_learning import (
     policy_training_parts,
     rlpd_parts,
     small_policy_parts,
+    weighted_parts,
 )
 from roborl.policies.networks import Critics
 from roborl.policies.published import POLICIES
@@ -82,6 +84,18 @@ def test_replay_features_are_those_of_the_observations_that_fit() -> None:
     features = 3 * 16 * 2
     rows = (1 << 26) / (2 * 40 * 40 * 3)  # with fewer bytes for all but the pictures
     assert small == pytest.approx(rows * (4 * features + 16), rel=0.05)
+
+
+def test_a_run_with_a_policy_of_lerobots_keeps_values_and_features_in_the_computers_memory() -> None:
+    config = WeightedConfig()
+    encoder, values = value_networks(config, ("front", "wrist"), image_px=32, state_dim=7)
+    parts = by_name(list(weighted_parts(FORM, StoreConfig(capacity_bytes=1 << 26))))
+    assert parts["values' weights"].nbytes == nbytes(encoder.encoder) + 2 * nbytes(values)
+    rlpd = by_name(list(rlpd_parts(FORM, StoreConfig(capacity_bytes=1 << 26))))
+    assert parts["replay pictures"] == rlpd["replay pictures"]
+    rows = rlpd["replay features"].nbytes // (4 * 3 * 16 * 2 + 16)
+    assert parts["replay features"].nbytes == rows * (4 * encoder.output_dim + 16)
+    assert {part.device for part in parts.values()} == {"cpu"}
 
 
 def test_a_small_policy_is_planned_as_it_is_saved(tmp_path: Path) -> None:
