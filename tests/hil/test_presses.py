@@ -1,5 +1,6 @@
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from roborl.clock import NS, FakeClock
 from roborl.errors import SafetyStop
 from roborl.hil.keyboard import TerminalKeyboard
+from roborl.hil.keystrokes import Keystrokes
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.types import EpisodeKey
@@ -130,8 +132,9 @@ def test_keys_become_presses_with_the_frame_on_the_screen(tmp_path: Path) -> Non
     presses = Presses(tmp_path)
     reading, writing = os.pipe()
     with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: (KEY, 9), reading) as keyboard:
-        os.write(writing, b"sX \n")
-        assert keyboard.poll() == [Button.SUCCESS, Button.STOP]
+        for typed, button in ((b"s\n", Button.SUCCESS), (b" ", Button.STOP)):
+            os.write(writing, typed)
+            assert keyboard.poll() == [button]
         taken = presses.take()
     assert [(p.button, p.index) for p in taken if p.button is not Button.ALIVE] == [
         (Button.SUCCESS, 9),
@@ -150,8 +153,83 @@ def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
     with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, terminal) as keyboard:
         assert termios.tcgetattr(terminal)[3] != before[3]
         os.write(master, b"f")
+        assert os.read(master, 64) == b"\x1b[?2004h", "pastes are to be marked"
         until = time.monotonic() + 2
         while keyboard.poll() != [Button.FAILURE]:
             assert time.monotonic() < until
     assert termios.tcgetattr(terminal)[3] == before[3]
+    assert os.read(master, 64) == b"\x1b[?2004l"
     assert Button.FAILURE in [press.button for press in presses.take()]
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> Iterator[Callable[[bytes], list[Button]]]:
+    """What a keyboard makes of bytes that come at once."""
+    reading, writing = os.pipe()
+    presses = Presses(tmp_path)
+    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, reading) as keyboard:
+
+        def poll(arrived: bytes) -> list[Button]:
+            os.write(writing, arrived)
+            return keyboard.poll()
+
+        yield poll
+    presses.close()
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        *(
+            b"\x1b[D",
+            b"\x1bOD",
+            b"\x1b[1;5D",
+            b"\x1b[F",
+            b"\x1bOF",
+            b"\x1bOR",
+            b"\x1bOS",
+            b"\x1bO5S",
+            b"\x1b[13~",
+        ),
+        *(b"\x1b[[D", b"\x1b[[E", b"\x1b[115;5u", b"\x1b[<0;33;12M", b"\x1b\x1b[D", b"\x1b", b"\x1bf"),
+        *(b"\x1b[200~left \x1b[D\nend\x1b[201~", b"\x1b[200~e\x1b[201~\x1b[200~ \x1b[201~"),
+    ],
+)
+def test_arrows_function_keys_and_pastes_press_nothing(
+    typed: Callable[[bytes], list[Button]], sequence: bytes
+) -> None:
+    assert typed(sequence) == []
+    assert typed(sequence + b"e" if sequence != b"\x1b" else b"e") == [Button.ESTOP]
+
+
+@pytest.mark.parametrize(
+    "sequence", [b"\x1b[1;5D", b"\x1bOS", b"\x1b[[D", b"\x1b[200~safe and sound\x1b[201~"]
+)
+def test_what_comes_in_pieces_is_put_together(sequence: bytes) -> None:
+    for cut in range(len(sequence) + 1):
+        keystrokes = Keystrokes()
+        halves = [keystrokes.take(half, 10.0) for half in (sequence[:cut], sequence[cut:] + b"s")]
+        assert halves == ["", "s"]
+
+
+def test_what_is_never_finished_is_forgotten_soon() -> None:
+    keystrokes = Keystrokes()
+    for begun in (b"\x1b", b"\x1b[", b"\x1bO", b"\x1b[200~a paste"):
+        assert keystrokes.take(begun, 10.0) == ""
+        assert keystrokes.take(b"", 10.2) == ""
+        assert keystrokes.take(b"e", 10.4) == "e"
+    assert keystrokes.take(b"\x1b", 20.0) == ""
+    assert keystrokes.take(b"e", 20.1) == "\x1be", "Escape, and then the emergency stop"
+
+
+def test_of_several_keys_at_once_only_a_stop_is_obeyed_and_the_rest_is_told(
+    typed: Callable[[bytes], list[Button]], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert typed(b"pizza") == []
+    assert not caplog.messages, "none of them is a key"
+    assert typed(b"start") == []
+    assert "press again" in caplog.text
+    assert typed(b"left over") == [Button.STOP, Button.ESTOP]
+    assert typed(b"fff") == [Button.FAILURE] * 3, "a key that is held"
