@@ -24,6 +24,7 @@ from roborl.hil.devices import DeltaMap
 from roborl.hil.keyboard import TerminalKeyboard
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
+from roborl.loops.actor.teleoperators import check_plugged_in
 from roborl.loops.record import Recorded, open_writer, to_dataset_episode
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.types import EpisodeKey, Observation, Source
@@ -70,6 +71,7 @@ class HandPolicy:
         """
         try:
             values: dict[str, Any] = self._teleoperator.get_action()
+            check_plugged_in(self._teleoperator)
         except DEVICE_FAULTS as error:
             raise RobotError(
                 "The teleoperator does not answer",

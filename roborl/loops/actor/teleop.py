@@ -84,6 +84,7 @@ def main(child: Child, config: ActConfig) -> None:
     began = time.monotonic()
     from roborl.envs.servos import DEVICE_FAULTS
     from roborl.loops.actor.teleoperators import (
+        check_plugged_in,
         connect_teleoperator,
         disconnect_teleoperator,
         read_teleoperator,
@@ -104,6 +105,7 @@ def main(child: Child, config: ActConfig) -> None:
         child.ready(import_s)
         while not child.stopping:
             reading, buttons = reader.read()
+            check_plugged_in(teleoperator)
             slot.publish(reading)
             for button in buttons:
                 sender.press(button)

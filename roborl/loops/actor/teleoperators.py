@@ -103,6 +103,27 @@ def connect_teleoperator(teleoperator: Any) -> None:
             signal.signal(signal.SIGTERM, ends)  # A gamepad's library takes the signal for itself.
 
 
+def check_plugged_in(teleoperator: Any) -> None:
+    """Raise if a gamepad was unplugged or switched off since it was connected.
+
+    LeRobot 0.6.1 reads one that is gone as a pad at rest, and does not find it again once it is back. Any other device
+    speaks for itself.
+
+    Args:
+        teleoperator: Connected, and read just before.
+
+    Raises:
+        ConnectionError: If it is gone.
+    """
+    joystick = getattr(getattr(teleoperator, "gamepad", None), "joystick", None)
+    if joystick is None:
+        return
+    pads = importlib.import_module("pygame").joystick
+    own = joystick.get_instance_id()  # Places in the list change with what is plugged in, this number never.
+    if not any(pads.Joystick(place).get_instance_id() == own for place in range(pads.get_count())):
+        raise ConnectionError("the gamepad was unplugged or switched off")
+
+
 def disconnect_teleoperator(teleoperator: Any) -> None:
     """Disconnect a teleoperator if it is connected. One that does not answer any more is told of, and its port closed."""
     if not teleoperator.is_connected:
