@@ -70,7 +70,7 @@ def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str
         "This teleoperator does not fit the bench's actions",
         seen=f"{sorted(map(str, features.get('names', features)))} for {bench.action.kind}",
         allowed="delta_x, delta_y, delta_z for ee_delta, or the joints of the bench's own model",
-        remedy="Choose a gamepad, keyboard_ee, or a leader arm of the same kind as the robot",
+        remedy="Choose a gamepad, or a leader arm of the same kind as the robot",
     )
 
 

@@ -20,6 +20,7 @@ from roborl.errors import ConfigError, RobotError, spelt_out
 log = logging.getLogger(__name__)
 
 _DEVICES = ("gamepad", "keyboard", "so_leader", "koch_leader", "omx_leader")
+_KEYBOARDS = ("keyboard", "keyboard_ee", "keyboard_rover")
 
 
 def read_teleoperator(path: Path) -> Teleoperator:
@@ -37,8 +38,18 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
     """Return the teleoperator of a configuration, not yet connected.
 
     Raises:
-        ConfigError: If its driver is not installed, its settings do not fit or its calibration file cannot be read.
+        ConfigError: If it is a keyboard, its driver is not installed, its settings do not fit or its calibration file
+            cannot be read.
     """
+    # LeRobot 0.6.1 forgets a key that is held whenever it is asked for events, and never forgets one that was let go where
+    # it is not: the gripper closes for ever.
+    if device_type(config) in _KEYBOARDS:
+        raise ConfigError(
+            "LeRobot's keyboards do not hold an arm: they forget keys that are held, and hear those of every window",
+            seen=device_type(config),
+            allowed="a gamepad, or a leader arm of the same kind as the robot",
+            remedy="Use one of those; success, failure and stop stay on the terminal's keyboard",
+        )
     if getattr(config, "use_degrees", True) is False:
         raise ConfigError(
             "The teleoperator gives its joints in other units than degrees",

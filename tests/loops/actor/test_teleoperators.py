@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from lerobot.teleoperators.so_leader import SOLeaderTeleopConfig
 
 from roborl.errors import ConfigError, RobotError
-from roborl.loops.actor.teleoperators import connect_teleoperator
+from roborl.loops.actor.teleoperators import connect_teleoperator, read_teleoperator
 
 
 class Leader:
@@ -77,3 +78,10 @@ def test_a_gamepad_that_is_not_plugged_in_is_found_at_once_and_sigterm_still_end
     with pytest.raises(RobotError, match="gamepad does not answer"):
         connect_teleoperator(Pad())
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("kind", ["keyboard_ee", "keyboard"])
+def test_a_keyboard_is_refused_as_a_device_and_the_reason_is_given(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "keys.yaml").write_text(f"type: {kind}\n")
+    with pytest.raises(ConfigError, match=rf"forget keys that are held.*{kind}.*gamepad"):
+        read_teleoperator(tmp_path / "keys.yaml")
