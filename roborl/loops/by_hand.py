@@ -32,6 +32,7 @@ from roborl.types import EpisodeKey, Observation, Source
 PERSON = "person"
 _POLL_S = 0.05
 _FAULTS_IN_A_ROW = 5
+_VERDICTS = (Button.SUCCESS, Button.FAILURE, Button.DISCARD)
 
 
 class HandPolicy:
@@ -98,6 +99,8 @@ class HandPolicy:
 class HandOperator:
     """The person who demonstrates, behind buttons: ready, success, failure, discard, stop.
 
+    Between two episodes, while the scene is made ready and the arm goes home, a stop alone counts; who judges then is told.
+
     Args:
         presses: Where the buttons arrive.
         say: Shows the person a line of text.
@@ -110,7 +113,8 @@ class HandOperator:
     def __init__(self, presses: Presses, *, say: Callable[[str], None], clock: Clock) -> None:
         self._presses = presses
         self._person = PersonOperator(presses, say=say, clock=clock, on_press=self._hear)
-        self.discarded = False
+        self._say = say
+        self._running = self.discarded = False
 
     def reset(self, seed: int | None) -> None:
         """Wait until the scene is ready.
@@ -118,11 +122,21 @@ class HandOperator:
         Raises:
             SafetyStop: If the person stops the recording instead.
         """
+        self._running = self.discarded = False
         self._person.reset(seed)
-        self.discarded = False
+
+    def watch(self, observation: Observation) -> None:
+        """Take an episode's first observation for its beginning: from there on it is what is judged.
+
+        Raises:
+            SafetyStop: If the person stopped the recording just before.
+        """
+        if not self._running:
+            self.verdict()
+            self._running = True
 
     def verdict(self) -> bool | None:
-        """Return the newest verdict; a discard ends the episode like a failure.
+        """Return the newest verdict, None between episodes; a discard ends the episode like a failure.
 
         Raises:
             SafetyStop: If the person stops the recording; the episode under way is not kept.
@@ -130,15 +144,18 @@ class HandOperator:
         said: bool | None = None
         for press in self._presses.take():
             self._hear(press)
-            if press.button is Button.DISCARD:
-                self.discarded = True
-            if press.button in (Button.SUCCESS, Button.FAILURE, Button.DISCARD):
+            if self._running and press.button in _VERDICTS:
+                self.discarded = self.discarded or press.button is Button.DISCARD
                 said = press.button is Button.SUCCESS
         return said
 
     def _hear(self, press: Any) -> None:
         if press.button in (Button.STOP, Button.ESTOP):
             raise SafetyStop("The person stopped the recording", remedy="Run the same command again to go on")
+        if press.button in _VERDICTS and not self._running:
+            self._say(
+                f"No episode is under way: {press.button.value} has no effect, what is recorded stays as it is."
+            )
 
 
 def record_by_hand(
@@ -188,7 +205,7 @@ def record_by_hand(
             on_lost(error)
 
         for number in range(len(mine), episodes):
-            rollout = _whole_episode(env, policy, number, lose)
+            rollout = _whole_episode(env, policy, operator, number, lose)
             key = EpisodeKey(actor=PERSON, incarnation=1, episode=1 + max(mine, default=-1))
             episode = to_dataset_episode(rollout, env.task, key=key, source=Source.PERSON)
             writer.append(replace(episode, discarded=operator.discarded))
@@ -199,7 +216,11 @@ def record_by_hand(
 
 
 def _whole_episode(
-    env: RobotEnv, policy: HandPolicy, seed: int, on_lost: Callable[[RobotError], None]
+    env: RobotEnv,
+    policy: HandPolicy,
+    operator: HandOperator,
+    seed: int,
+    on_lost: Callable[[RobotError], None],
 ) -> Rollout:
     """Run episodes until the robot has got through one.
 
@@ -208,14 +229,14 @@ def _whole_episode(
     """
     for _ in range(_FAULTS_IN_A_ROW - 1):
         try:
-            return run_episode(env, policy, seed=seed, keep=True)
+            return run_episode(env, policy, seed=seed, keep=True, watch=operator.watch)
         except SafetyStop:
             raise
         except RobotError as error:
             if not _both_answer(env, policy):
                 raise
             on_lost(error)
-    return run_episode(env, policy, seed=seed, keep=True)
+    return run_episode(env, policy, seed=seed, keep=True, watch=operator.watch)
 
 
 def _both_answer(env: RobotEnv, policy: HandPolicy) -> bool:

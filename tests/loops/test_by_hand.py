@@ -16,6 +16,7 @@ from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.envs.sim_robot import SimRobot
 from roborl.errors import ConfigError, RobotError, SafetyStop
+from roborl.hil.operator import ASKS
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.loops.by_hand import HandOperator, HandPolicy, record_by_hand
 from roborl.types import EndCause, Source
@@ -29,12 +30,17 @@ class Bench:
         self.clock = FakeClock()
         self.operator = HandOperator(Presses(folder), say=self._say, clock=self.clock)
         self._looks, self._presses = 0, presses
+        self.said: list[str] = []
+        self.keys: list[list[Button]] = []
         bench = load_bench("so101_sim", ["--robot.scene=Reach", "--max_steps=9"])
         self.env = RobotEnv(bench, operator=self)
         self.scene = self.env.scene
 
     def _say(self, line: str) -> None:
-        self.sender.press(Button.READY)
+        self.said.append(line)
+        if ASKS in line:
+            for button in self.keys.pop(0) if self.keys else [Button.READY]:
+                self.sender.press(button)
 
     def reset(self, seed: int | None) -> None:
         self.operator.reset(seed)
@@ -92,6 +98,32 @@ def test_a_person_records_judges_and_discards(
     assert set(won.provenance.source) == {Source.PERSON}
     assert np.abs(won.action).max() > 0.1
     assert won.subtasks == ()
+
+
+def test_what_is_pressed_between_two_episodes_judges_neither_and_is_told(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with({})
+    bench.keys = [[Button.READY], [Button.FAILURE, Button.READY]]
+    bench.env.arm.connect()
+    begin = bench.env.arm.begin_episode
+
+    def go_home() -> None:
+        """On its way home a physical arm asks for stops."""
+        begin()
+        bench.sender.press(Button.DISCARD)
+        assert bench.operator.verdict() is None
+        bench.sender.press(Button.SUCCESS)
+
+    monkeypatch.setattr(bench.env.arm, "begin_episode", go_home)
+    record_by_hand(bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=2)
+    kept = list(read_episodes(tmp_path / "d"))
+    assert [(e.steps, e.success, e.discarded) for e in kept] == [(9, None, False)] * 2
+    told = [line.split()[5] for line in bench.said if "has no effect" in line]
+    assert told == ["discard", "success", "failure", "discard", "success"]
+    monkeypatch.setattr(bench.env.arm, "begin_episode", lambda: bench.sender.press(Button.STOP))
+    with pytest.raises(SafetyStop, match="stopped the recording"):
+        record_by_hand(bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=3)
 
 
 def test_stopping_keeps_what_is_finished_and_the_next_call_goes_on(

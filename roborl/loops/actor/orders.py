@@ -7,6 +7,7 @@ from collections.abc import Callable
 from roborl.clock import NS, Clock
 from roborl.errors import SafetyStop
 from roborl.hil.presses import Button, Press, Presses
+from roborl.loops.actor.remarks import Remarks
 from roborl.records import Verdict
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
@@ -44,6 +45,7 @@ class Orders:
         done: Callable[[EpisodeKey], bool] = lambda _: False,
     ) -> None:
         self._presses, self._clock, self._on_press, self._done = presses, clock, on_press, done
+        self._remarks = Remarks()
         self._silence_ns = None if silence_s is None else int(silence_s * NS)
         self._heard_ns = clock.now_ns()
         self._shows_life = False
@@ -56,7 +58,8 @@ class Orders:
         self.late: list[Verdict] = []
 
     def begin(self, key: EpisodeKey) -> None:
-        """Listen for episode ``key`` from now on."""
+        """Listen for episode ``key`` from now on; what was to be said on the way to it is said now, with the arm at rest."""
+        self._remarks.tell()
         self._key, self._index, self.running = key, -1, True
         self._heard_ns = self._clock.now_ns()
         self.end, self.discard, self.verdict = None, False, None
@@ -95,19 +98,29 @@ class Orders:
         """
         stop = False
         for press in self._presses.take() if self._presses is not None else ():
-            self.hear(press)
+            self._hear(press)
             stop = stop or press.button is Button.STOP
         return stop
 
     def hear(self, press: Press) -> None:
-        """Obey one press that came between episodes; a stop has nothing to stop, unless it is the emergency stop.
+        """Obey one press that came between episodes, with the arm at rest.
+
+        A stop has nothing to stop, unless it is the emergency stop. A discard comes too late, which is said.
 
         Raises:
             SafetyStop: On an emergency stop.
         """
+        self._hear(press)
+        self._remarks.tell()
+
+    def _hear(self, press: Press) -> None:
         if press.button is Button.ESTOP:
             raise SafetyStop("The operator pressed the emergency stop")
-        if press.button not in (Button.STOP, Button.DISCARD):
+        if press.button is Button.DISCARD:
+            self._remarks.keep(
+                "discard", "No episode runs: discard has no effect, what is recorded stays as it is"
+            )
+        elif press.button is not Button.STOP:
             self._obey(press)
 
     def _obey(self, press: Press) -> None:
