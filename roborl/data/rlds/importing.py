@@ -78,6 +78,10 @@ def import_rlds(
     """
     dataset = RldsDataset(place, split=split, strict=strict)
     mapping = map_features(dataset.info, instruction=instruction, images=images, rate_hz=rate_hz)
+    if mapping.unused_action:
+        log.warning(
+            "of the actions of %s these are left out: %s", dataset.info.name, ", ".join(mapping.unused_action)
+        )
     there, size = _written(out)
     writer: DatasetWriter | None = None
     counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0}
