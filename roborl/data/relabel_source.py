@@ -85,6 +85,7 @@ class LeftOut(StrEnum):
     NO_TASK = "without an instruction"
     BLACK = "with a black first picture in every camera"
     UNSUCCESSFUL = "that failed"
+    UNJUDGED = "of which nobody says whether they succeeded"
     DISCARDED = "that are to be kept out of training"
     SHORT = "of fewer than two observations"
     DAMAGED = "that cannot be read"

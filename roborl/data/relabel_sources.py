@@ -50,7 +50,7 @@ def open_sources(
         instruction: What of an RLDS dataset holds the task, where ``datasets/oxe.yaml`` does not know.
         rate_hz: Observations per second, where nobody says or it is wrong.
         success: The verdict on all episodes, whatever the datasets say.
-        failures: Whether episodes that failed are wanted too.
+        failures: Whether episodes are wanted too that failed, or of which nobody says whether they succeeded.
         cap: Most episodes of each dataset and split, drawn uniformly without repetition; None for all, in their order. A
             larger cap draws those of a smaller one first.
         seed: Of the draw.
@@ -181,8 +181,8 @@ def _drawn(
             source = LeftOut.DAMAGED
         if isinstance(source, RelabelSource) and success is not None:
             source = replace(source, success=success)
-        if isinstance(source, RelabelSource) and source.success is False and not failures:
-            source = LeftOut.UNSUCCESSFUL
+        if isinstance(source, RelabelSource) and not source.success and not failures:
+            source = LeftOut.UNJUDGED if source.success is None else LeftOut.UNSUCCESSFUL
         if isinstance(source, LeftOut):
             left_out[source] += 1
             continue

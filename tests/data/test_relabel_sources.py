@@ -133,6 +133,11 @@ def test_episodes_of_rlds_are_sources(tmp_path: Path, caplog: pytest.LogCaptureF
     np.testing.assert_array_equal(found[0].read([4])[4], given[0]["steps"]["observation"]["image"][4])
     (told,) = {s.success for s in open_sources(str(root), success=False)}
     assert told is False
+    left_out = Counter[str]()
+    judged = list(open_sources(str(root), failures=False, left_out=left_out))
+    assert [s.episode for s in judged] == ["00000-000000", "00000-000001"]
+    assert left_out["of which nobody says whether they succeeded"] == 1
+    assert len(list(open_sources(str(root), failures=False, success=True))) == 3
 
 
 @pytest.mark.usefixtures("cached")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roborl.data.relabel_sources import RelabelSource
+from roborl.data.relabel_sources import LeftOut, RelabelSource
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.loops.relabelling.sources import chosen_sources, identity, split_of
@@ -112,6 +112,9 @@ def prepare(config: RelabelConfig) -> tuple[list[Prepared], Counter[str]]:
             "No episode can be relabelled",
             seen=dict(left_out) or "no episode",
             allowed="a successful episode with an instruction and two observations or more",
+            remedy="Where nobody says whether they succeeded, and they did: --success true"
+            if left_out[LeftOut.UNJUDGED]
+            else "",
         )
     if strange := sorted(set(config.onsets) - {source.dataset for source in sources}):
         raise ConfigError(

@@ -88,6 +88,7 @@ def _opened(place: str, config: RelabelConfig, left_out: Counter[str]) -> Iterat
         camera=config.camera,
         instruction=config.instruction,
         rate_hz=config.rate_hz,
+        success=config.success,
         failures=False,
         cap=config.episodes or None,
         seed=config.seed,

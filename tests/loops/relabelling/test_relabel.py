@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from roborl.rewards.relabelling.rules import Brief, first_fault
 from roborl.rewards.relabelling.wording import VERIFY_BLIND, VERIFY_SHOWN, again
 from roborl.testing.endpoint import StubEndpoint, answer
 from roborl.testing.relabelling import Cast, bars
+from roborl.testing.rlds import rlds_episode, write_rlds
 
 TASKS = ("put the cup on the plate", "open the drawer of the cabinet", "wipe the counter")
 QUICK = JudgeConfig(clips="pictures", backoff_s=0.001, deadline_s=20.0, timeout_s=5.0, attempts=3)
@@ -319,6 +321,21 @@ def test_an_endpoint_that_answers_nothing_ends_the_run_and_what_was_answered_is_
         relabel(config_of(tmp_path, endpoint))
     assert len(StageLog(tmp_path / "stages" / "clean.jsonl", dry=True)) == 3
     assert len(cast.words["verify_blind"]) < 40
+
+
+def test_an_episode_of_which_nobody_knows_how_it_ended_is_no_5(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    silent = rlds_episode(1, steps=4, reward=np.zeros(5, np.float32))
+    root = write_rlds(tmp_path / "desk" / "1.0.0", [rlds_episode(0, steps=4), silent])
+    config = config_of(tmp_path / "o", source=[str(root)], rate_hz=5.0)
+    result = relabel(config)
+    assert [e.source.episode for e in result.episodes] == ["00000-000000"]
+    assert result.left_out == {"of which nobody says whether they succeeded": 1}
+    assert len(relabel(replace(config, success=True)).episodes) == 2
+    write_rlds(root, [silent])
+    with pytest.raises(DatasetError, match=r"No episode can be relabelled.*--success true"):
+        relabel(config)
 
 
 def test_settings_that_cannot_work_are_told(tmp_path, sources):
