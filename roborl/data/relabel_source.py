@@ -13,6 +13,10 @@ from roborl.types import Image
 _BLACK = 8  # Compression leaves a little in a picture of nothing.
 
 
+class DamagedEpisode(DatasetError):
+    """An episode of which pictures cannot be read; others of its dataset may be whole."""
+
+
 class Film(Protocol):
     """Where the pictures of one camera of an episode come from."""
 
@@ -67,7 +71,8 @@ class RelabelSource:
             uint8 RGB (h, w, 3) by index, of the caller's own.
 
         Raises:
-            DatasetError: If the episode has no such observation, or it cannot be decoded.
+            DamagedEpisode: If one cannot be decoded, or is not there.
+            DatasetError: If the episode has no such observation.
         """
         wanted = sorted(set(indices))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < self.count:
@@ -76,7 +81,23 @@ class RelabelSource:
                 seen=[i for i in wanted if not 0 <= i < self.count][:5],
                 allowed=f"0 to {self.count - 1}",
             )
-        return self.film.read(wanted) if wanted else {}
+        try:
+            found = self.film.read(wanted) if wanted else {}
+        except DatasetError as error:
+            raise DamagedEpisode(
+                error.problem,
+                seen=f"{self.dataset} {self.episode}, {self.camera}: {error.seen}",
+                allowed=error.allowed,
+                remedy=error.remedy,
+            ) from error
+        if absent := sorted(set(wanted) - set(found)):
+            raise DamagedEpisode(
+                "An episode lacks pictures",
+                seen=f"{self.dataset} {self.episode}, {self.camera}: {absent[:5]}",
+                allowed=f"all of 0 to {self.count - 1}",
+                remedy="Fetch the dataset again",
+            )
+        return found
 
 
 class LeftOut(StrEnum):

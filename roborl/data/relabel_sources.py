@@ -13,13 +13,13 @@ import numpy as np
 
 from roborl.data.relabel_lerobot import LeRobotSubset
 from roborl.data.relabel_rlds import RldsSubset
-from roborl.data.relabel_source import LeftOut, RelabelSource, Subset
+from roborl.data.relabel_source import DamagedEpisode, LeftOut, RelabelSource, Subset
 from roborl.data.relabel_videos import CAMERA, open_videos, splits_of
 from roborl.data.rlds.shards import describe_rlds, find_rlds
 from roborl.errors import ConfigError, DatasetError
 from roborl.rewards.graded_videos import METADATA
 
-__all__ = ["LeftOut", "RelabelSource", "open_sources", "part_of"]
+__all__ = ["DamagedEpisode", "LeftOut", "RelabelSource", "open_sources", "part_of"]
 
 log = logging.getLogger(__name__)
 

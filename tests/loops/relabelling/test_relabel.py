@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from roborl.cli.main import main
 from roborl.data.lerobot_repair import FolderLock
 from roborl.data.relabel_rows import SPLITS, read_rows
+from roborl.data.relabel_source import Film
 from roborl.data.stage_log import StageLog
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.relabelling import sources as relabelled
@@ -321,6 +322,66 @@ def test_an_endpoint_that_answers_nothing_ends_the_run_and_what_was_answered_is_
         relabel(config_of(tmp_path, endpoint))
     assert len(StageLog(tmp_path / "stages" / "clean.jsonl", dry=True)) == 3
     assert len(cast.words["verify_blind"]) < 40
+
+
+def test_questions_that_an_endpoint_always_refuses_end_no_run(tmp_path, stub, sources):
+    sources += [bars(episode=str(i), task=TASKS[i % 3]) for i in range(3, 11)]
+    cast = Cast(TASKS, lambda stage, n, body: (400, {"error": "too long"}) if stage == "analyse" else None)
+    endpoint = stub(cast)
+    first = relabel(config_of(tmp_path, endpoint))
+    assert first.tally.unanswered["analyse"] == first.figures["unfinished"] == len(sources)
+    assert {row.kind for row in rows_of(tmp_path)} == {"original", "clip", "rewind", "wrong_task"}
+    # Nor does a run that asks nothing else, and so hears nothing but refusals.
+    again = relabel(config_of(tmp_path, endpoint))
+    assert (again.rows, again.tally.calls.total()) == (first.rows, len(sources))
+    # Who never answered anything refuses everything.
+    with pytest.raises(JudgeDown, match="answers nothing"):
+        relabel(config_of(tmp_path / "b", stub(lambda body: (400, {"error": "no such model"}))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torn:
+    film: Film
+    whole: int
+
+    def read(self, indices):
+        if max(indices) >= self.whole:
+            raise DatasetError("A picture cannot be decoded", seen=max(indices))
+        return self.film.read(indices)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_episode_with_a_picture_that_cannot_be_decoded_is_left_out_alone(tmp_path, stub, sources, asked):
+    whole = relabel(config_of(tmp_path / "whole", stub(Cast(TASKS)) if asked else None))
+    sources[1] = replace(sources[1], film=Torn(film=sources[1].film, whole=20))
+    cast = Cast(TASKS)
+    config = config_of(tmp_path / "torn", stub(cast) if asked else None)
+    for _ in range(2):
+        result = relabel(config)
+        assert result.left_out == {"that failed": 1, "that cannot be read": 1}
+        kept = [replace(row, models={}) for row in whole.rows if row.source_episode != "1"]
+        assert [replace(row, models={}) for row in result.rows] == kept
+        assert not asked or result.figures["unfinished"] == 0
+    sources[:] = [sources[1]]
+    with pytest.raises(DatasetError, match="No episode can be relabelled.*cannot be read"):
+        relabel(config)
+
+
+def test_replies_under_way_are_written_down_before_a_run_ends_with_an_error(tmp_path, stub, monkeypatch):
+    def instead(stage, before, body):
+        if stage == "analyse":
+            time.sleep(0.2)
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("roborl.loops.relabelling.assemble.Assembler.rows", full)
+    endpoint = stub(Cast(TASKS, instead))
+    config = config_of(tmp_path, endpoint)
+    with pytest.raises(OSError, match="no space"):
+        relabel(config)
+    logged = sum(len(path.read_text().splitlines()) for path in (tmp_path / "stages").glob("*.jsonl"))
+    assert logged == len(endpoint.asked)
 
 
 def test_an_episode_of_which_nobody_knows_how_it_ended_is_no_5(tmp_path, monkeypatch):
