@@ -43,6 +43,7 @@ class RelabelSource:
         count: Observations.
         success: Whether the task was done at its end, None where nobody says.
         film: Its pictures.
+        content: Digest of what was recorded, by which it is told from another one recorded under the same name.
         onset: Share of the episode after which the task is done, where that is known of the dataset.
         on_arm: Whether the camera moves with the arm, as far as that is known.
         origin: Name of the episode that it was copied or cut from; its own where it was not.
@@ -57,6 +58,7 @@ class RelabelSource:
     count: int
     success: bool | None
     film: Film
+    content: str
     onset: float | None = None
     on_arm: bool = False
     origin: str = ""

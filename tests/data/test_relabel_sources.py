@@ -34,6 +34,7 @@ def source(episode: str, **changes: str) -> RelabelSource:
         count=10,
         success=True,
         film=NoFilm(),
+        content="",
         origin=changes.get("origin", ""),
     )
 
@@ -67,6 +68,7 @@ def test_a_recording_of_ours_gives_its_usable_episodes(
         ("000002", False, 7, "front"),
     ]
     assert {(s.dataset, s.split, s.rate_hz) for s in found} == {("recorded", "train", 10.0)}
+    assert len({s.content for s in found}) == 2
     assert "2 episodes taken" in caplog.text
     for reason in ("1 without an instruction", "1 with a black", "1 that are to be kept out"):
         assert reason in caplog.text

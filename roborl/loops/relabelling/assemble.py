@@ -147,7 +147,9 @@ class Assembler:
         found: dict[int, Image] = {}
         for start in range(0, len(indices), _AT_ONCE):
             part = indices[start : start + _AT_ONCE]
-            found |= {index: _smaller(picture, self._video_px) for index, picture in source.read(part).items()}
+            found |= {
+                index: _smaller(picture, self._video_px) for index, picture in source.read(part).items()
+            }
         return found
 
     def _origin(self, proposal: Proposal) -> tuple[dict[str, str], dict[str, str]]:

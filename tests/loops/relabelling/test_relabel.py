@@ -27,6 +27,7 @@ from roborl.loops.reporting.relabel_page import write_relabel_page
 from roborl.rewards.graded_videos import read_graded
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.model import JudgeDown
+from roborl.rewards.references import video_frames
 from roborl.rewards.relabelling.questions import Verify
 from roborl.rewards.relabelling.replies import read_analysis
 from roborl.rewards.relabelling.rules import Brief, first_fault
@@ -363,7 +364,7 @@ def test_an_episode_with_a_picture_that_cannot_be_decoded_is_left_out_alone(tmp_
         assert [replace(row, models={}) for row in result.rows] == kept
         assert not asked or result.figures["unfinished"] == 0
     sources[:] = [sources[1]]
-    with pytest.raises(DatasetError, match="No episode can be relabelled.*cannot be read"):
+    with pytest.raises(DatasetError, match=r"No episode can be relabelled.*cannot be read"):
         relabel(config)
 
 
@@ -397,6 +398,34 @@ def test_an_episode_of_which_nobody_knows_how_it_ended_is_no_5(tmp_path, monkeyp
     write_rlds(root, [silent])
     with pytest.raises(DatasetError, match=r"No episode can be relabelled.*--success true"):
         relabel(config)
+
+
+def session(folder, level):
+    one = rlds_episode(0, steps=11)
+    one["steps"]["observation"]["image"] = np.full((12, 32, 32, 3), level, np.uint8)
+    return write_rlds(folder / "1.0.0", [one])
+
+
+def test_a_dataset_recorded_anew_in_its_place_keeps_none_of_the_old_videos(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = config_of(tmp_path / "o", source=[str(tmp_path / "desk")], rate_hz=5.0)
+    for level in (40, 220):
+        session(tmp_path / "desk", level)
+        row = next(row for row in relabel(config).rows if row.kind == "original")
+        pictures = video_frames(tmp_path / "o" / "train" / row.file_name, [3])
+        assert abs(int(pictures[3].mean()) - level) < 5
+
+
+def test_two_sessions_of_one_name_in_a_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for day, level in (("monday", 50), ("tuesday", 200)):
+        session(tmp_path / "made" / day / "desk", level)
+        (tmp_path / "both" / day).mkdir(parents=True)
+        (tmp_path / "made" / day / "desk" / "1.0.0").rename(tmp_path / "both" / day / "1.0.0")
+    with pytest.raises(ConfigError, match="Two episodes of a source have one name"):
+        relabel(config_of(tmp_path / "o", source=[str(tmp_path / "both")], rate_hz=5.0))
 
 
 def test_settings_that_cannot_work_are_told(tmp_path, sources):
