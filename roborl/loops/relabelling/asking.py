@@ -51,7 +51,7 @@ class Tally:
 
     Attributes:
         calls: Questions asked, by stage.
-        known: Questions whose replies stood in the log, by stage.
+        known: Questions whose replies stood in the log, or that another episode asked, by stage.
         unanswered: Questions that nobody answered, by stage.
         unasked: Questions that the budget left out, by stage.
         pictures: Pictures sent.
@@ -96,6 +96,7 @@ class Asker:
         self._under_way: dict[Future[VlmReply | None], tuple[_Episode, int]] = {}
         self._busy: Counter[str] = Counter()
         self._ready: dict[int, _Episode] = {}
+        self._twins: dict[str, list[tuple[_Episode, int]]] = {}
         self._in_vain = 0
         self._answering: set[str] = set()
 
@@ -158,12 +159,21 @@ class Asker:
             for at, question in enumerate(episode.questions):
                 line = self._logs[question.stage].get(episode.keys[at])
                 if line is None:
-                    self._waiting.append((episode, at))
+                    self._wait(episode, at)
                 else:
                     self._answering.add(self._respondents[question.role].identity)
                     self.tally.known[question.stage] += 1
                     episode.replies[at] = VlmReply(text=str(line["reply"]), ended=bool(line["ended"]))
         return None
+
+    def _wait(self, episode: _Episode, at: int) -> None:
+        """Have a question asked, unless another episode has asked the same and waits for the reply."""
+        key = episode.keys[at]
+        if key in self._twins:
+            self._twins[key].append((episode, at))
+        else:
+            self._twins[key] = []
+            self._waiting.append((episode, at))
 
     def _submit(self) -> list[_Episode]:
         """Ask what waits, as far as there are seats and budget; return the episodes whose pictures cannot be read."""
@@ -233,7 +243,7 @@ class Asker:
                 # One that answers others refuses this one for what it is: too many such must not end each run anew.
                 reply, in_vain = None, not known
             if reply is None:
-                self._in_vain += in_vain
+                self._in_vain += in_vain * (1 + len(self._twins[episode.keys[at]]))
                 self.tally.unanswered[episode.questions[at].stage] += 1
             else:
                 self._in_vain = 0
@@ -243,8 +253,12 @@ class Asker:
         return fault
 
     def _take(self, episode: _Episode, at: int, reply: VlmReply | None) -> None:
-        episode.replies[at] = reply
-        self._ready[episode.place] = episode
+        twins = self._twins.pop(episode.keys[at])
+        for one, place in [(episode, at), *twins]:
+            one.replies[place] = reply
+            self._ready[one.place] = one
+        if reply is not None:
+            self.tally.known[episode.questions[at].stage] += len(twins)
 
     def _note(self, episode: _Episode, at: int, respondent: Respondent, reply: VlmReply) -> None:
         question = episode.questions[at]
@@ -271,7 +285,8 @@ class Asker:
 
     def _key(self, episode: _Episode, question: Question) -> str:
         stated = [
-            episode.name,
+            # An instruction is put right once, however many episodes have it, or have it for a wrong one.
+            "" if question.stage is Stage.CLEAN else episode.name,
             question.input_sha256(*self._sampling),
             question.wording.sha256,
             self._respondents[question.role].identity,

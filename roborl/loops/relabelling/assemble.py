@@ -157,8 +157,6 @@ class Assembler:
         if not self._names:
             return {}, {}
         roles, words = [Role.WRITER, Role.VERIFIER], ["clean", f"verify_{self._verify}"]
-        if proposal.kind is Kind.WRONG_TASK:
-            roles, words = roles[1:], words[1:]
         if proposal.kind in (Kind.COUNTERFACTUAL, Kind.PARAPHRASE):
             roles = [Role.MODEL, *roles]
             words += ["analyse", "plan", "write" if proposal.kind is Kind.COUNTERFACTUAL else "paraphrase"]

@@ -98,7 +98,7 @@ def plan(config: RelabelConfig) -> dict[str, object]:
 
     Returns:
         ``calls`` and ``pictures`` if every reply can be used at once, by stage; ``calls_at_most`` if each is rejected as
-        often as may be; ``answered_before`` for what stands in the logs.
+        often as may be; ``answered_before`` for what stands in the logs, or is asked for another episode.
 
     Raises:
         ConfigError: As :func:`relabel`.

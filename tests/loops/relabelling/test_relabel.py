@@ -33,7 +33,7 @@ from roborl.rewards.relabelling.replies import read_analysis
 from roborl.rewards.relabelling.rules import Brief, first_fault
 from roborl.rewards.relabelling.wording import VERIFY_BLIND, VERIFY_SHOWN, again
 from roborl.testing.endpoint import StubEndpoint, answer
-from roborl.testing.relabelling import Cast, bars
+from roborl.testing.relabelling import Cast, asked_in, bars
 from roborl.testing.rlds import rlds_episode, write_rlds
 
 TASKS = ("put the cup on the plate", "open the drawer of the cabinet", "wipe the counter")
@@ -129,6 +129,27 @@ def test_a_verifier_that_is_shown_the_score_is_asked_to_confirm_it(tmp_path, stu
         assert (row.verified, row.verifier_score) == ("shown", None)
         asked = VERIFY_SHOWN.fill(task=row.task, again="", level=str(row.reward))
         assert asked in cast.words["verify_shown"]
+
+
+def test_every_instruction_is_put_right_once_that_of_another_episode_too(tmp_path, stub, sources):
+    sources += [bars(episode=str(i), task=TASKS[i % 3]) for i in range(3, 9)]
+    cast = Cast(TASKS)
+    result = relabel(config_of(tmp_path, stub(cast), max_calls=400))
+    assert len(cast.words["clean"]) == len(TASKS)
+    wrong = [row for row in result.rows if row.kind == "wrong_task"]
+    assert len(wrong) == len(sources)
+    assert {row.task[0].isupper() for row in result.rows} == {True}
+    assert set(wrong[0].models) == {"writer", "verifier"}
+    assert "clean" in wrong[0].prompts
+    # One that says the same as the episode's own once it is put right is none for it.
+    said = answer('{"task": "Open the drawer of the cabinets"}')
+    cast = Cast(
+        TASKS, lambda stage, n, body: said if stage == "clean" and "drawer" in asked_in(body) else None
+    )
+    sources[:] = [bars(episode="1", task=TASKS[1]), bars(episode="4", task="open drawer of the old cabinet")]
+    alike = relabel(config_of(tmp_path / "b", stub(cast)))
+    assert not [row for row in alike.rows if row.kind == "wrong_task"]
+    assert [r.rule for e in alike.episodes for r in e.found.rejects if r.kind == "wrong_task"] == ["copy"] * 2
 
 
 def test_commands_are_written_from_1_to_4_each_seeing_the_ones_before(tmp_path, stub):
