@@ -24,6 +24,8 @@ class KnownDataset:
         rate_hz: Observations per second.
         images: Pictures below ``steps/observation``, the view from outside first; empty where that is not known.
         instruction: Features below ``steps`` that hold the task, to be tried in this order; empty where it is not known.
+        action: Features below ``steps/action`` that make an action where it has parts, in order, the gripper last; empty
+            where it is one vector, or not known.
         onset: Share of an episode after which the task is usually done, None where nobody said.
         wrist_only: Whether there is no view from outside.
         bgr: Whether blue and red are swapped in the pictures.
@@ -34,6 +36,7 @@ class KnownDataset:
     rate_hz: float
     images: tuple[str, ...] = ()
     instruction: tuple[str, ...] = ()
+    action: tuple[str, ...] = ()
     onset: float | None = None
     wrist_only: bool = False
     bgr: bool = False
@@ -85,7 +88,7 @@ def is_on_arm(camera: str) -> bool:
 
 
 def _known(facts: Mapping[str, Any]) -> KnownDataset:
-    lists = {key: tuple(map(str, facts[key])) for key in ("images", "instruction") if key in facts}
+    lists = {key: tuple(map(str, facts[key])) for key in ("images", "instruction", "action") if key in facts}
     known = KnownDataset(**{**facts, **lists})
     if not known.rate_hz > 0 or not (known.onset is None or 0 < known.onset <= 1):
         raise ValueError(f"rate_hz {known.rate_hz}, onset {known.onset}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_files import load_files
@@ -102,6 +105,7 @@ class LeRobotSubset:
             count=int(row["length"]),
             success=episode.success,
             film=films[camera],
+            content=_digest(episode),
             onset=_marked_onset(episode) or (self._known.onset if self._known else None),
             on_arm=is_on_arm(camera) or bool(self._known and self._known.wrist_only),
         )
@@ -109,6 +113,14 @@ class LeRobotSubset:
     def _split_of(self, row: Mapping[str, Any]) -> str:
         index = int(row["episode_index"])
         return next((name for range_, name in self._splits.items() if index in range_), "train")
+
+
+def _digest(episode: DatasetEpisode) -> str:
+    """Return a digest of the motion: that of no two episodes is the same to the last bit."""
+    found = hashlib.sha256()
+    for values in (episode.state, episode.action):
+        found.update(np.ascontiguousarray(values).tobytes())
+    return found.hexdigest()[:16]
 
 
 def _marked_onset(episode: DatasetEpisode) -> float | None:

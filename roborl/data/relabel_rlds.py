@@ -111,6 +111,7 @@ class RldsSubset:
             count=episode.count - first,
             success=verdict_of(episode, mapping),
             film=RldsFilm(dataset=self._dataset, place=place, mapping=mapping, camera=camera, first=first),
+            content=self._dataset.digest(place),
             onset=mapping.onset,
             on_arm=mapping.wrist_only or is_on_arm(camera),
         )

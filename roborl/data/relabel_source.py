@@ -13,6 +13,10 @@ from roborl.types import Image
 _BLACK = 8  # Compression leaves a little in a picture of nothing.
 
 
+class DamagedEpisode(DatasetError):
+    """An episode of which pictures cannot be read; others of its dataset may be whole."""
+
+
 class Film(Protocol):
     """Where the pictures of one camera of an episode come from."""
 
@@ -39,6 +43,7 @@ class RelabelSource:
         count: Observations.
         success: Whether the task was done at its end, None where nobody says.
         film: Its pictures.
+        content: Digest of what was recorded, by which it is told from another one recorded under the same name.
         onset: Share of the episode after which the task is done, where that is known of the dataset.
         on_arm: Whether the camera moves with the arm, as far as that is known.
         origin: Name of the episode that it was copied or cut from; its own where it was not.
@@ -53,6 +58,7 @@ class RelabelSource:
     count: int
     success: bool | None
     film: Film
+    content: str
     onset: float | None = None
     on_arm: bool = False
     origin: str = ""
@@ -67,7 +73,8 @@ class RelabelSource:
             uint8 RGB (h, w, 3) by index, of the caller's own.
 
         Raises:
-            DatasetError: If the episode has no such observation, or it cannot be decoded.
+            DamagedEpisode: If one cannot be decoded, or is not there.
+            DatasetError: If the episode has no such observation.
         """
         wanted = sorted(set(indices))
         if wanted and not 0 <= wanted[0] <= wanted[-1] < self.count:
@@ -76,7 +83,23 @@ class RelabelSource:
                 seen=[i for i in wanted if not 0 <= i < self.count][:5],
                 allowed=f"0 to {self.count - 1}",
             )
-        return self.film.read(wanted) if wanted else {}
+        try:
+            found = self.film.read(wanted) if wanted else {}
+        except DatasetError as error:
+            raise DamagedEpisode(
+                error.problem,
+                seen=f"{self.dataset} {self.episode}, {self.camera}: {error.seen}",
+                allowed=error.allowed,
+                remedy=error.remedy,
+            ) from error
+        if absent := sorted(set(wanted) - set(found)):
+            raise DamagedEpisode(
+                "An episode lacks pictures",
+                seen=f"{self.dataset} {self.episode}, {self.camera}: {absent[:5]}",
+                allowed=f"all of 0 to {self.count - 1}",
+                remedy="Fetch the dataset again",
+            )
+        return found
 
 
 class LeftOut(StrEnum):
@@ -85,6 +108,7 @@ class LeftOut(StrEnum):
     NO_TASK = "without an instruction"
     BLACK = "with a black first picture in every camera"
     UNSUCCESSFUL = "that failed"
+    UNJUDGED = "of which nobody says whether they succeeded"
     DISCARDED = "that are to be kept out of training"
     SHORT = "of fewer than two observations"
     DAMAGED = "that cannot be read"

@@ -13,13 +13,13 @@ import numpy as np
 
 from roborl.data.relabel_lerobot import LeRobotSubset
 from roborl.data.relabel_rlds import RldsSubset
-from roborl.data.relabel_source import LeftOut, RelabelSource, Subset
+from roborl.data.relabel_source import DamagedEpisode, LeftOut, RelabelSource, Subset
 from roborl.data.relabel_videos import CAMERA, open_videos, splits_of
 from roborl.data.rlds.shards import describe_rlds, find_rlds
 from roborl.errors import ConfigError, DatasetError
 from roborl.rewards.graded_videos import METADATA
 
-__all__ = ["LeftOut", "RelabelSource", "open_sources", "part_of"]
+__all__ = ["DamagedEpisode", "LeftOut", "RelabelSource", "open_sources", "part_of"]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def open_sources(
         instruction: What of an RLDS dataset holds the task, where ``datasets/oxe.yaml`` does not know.
         rate_hz: Observations per second, where nobody says or it is wrong.
         success: The verdict on all episodes, whatever the datasets say.
-        failures: Whether episodes that failed are wanted too.
+        failures: Whether episodes are wanted too that failed, or of which nobody says whether they succeeded.
         cap: Most episodes of each dataset and split, drawn uniformly without repetition; None for all, in their order. A
             larger cap draws those of a smaller one first.
         seed: Of the draw.
@@ -181,8 +181,8 @@ def _drawn(
             source = LeftOut.DAMAGED
         if isinstance(source, RelabelSource) and success is not None:
             source = replace(source, success=success)
-        if isinstance(source, RelabelSource) and source.success is False and not failures:
-            source = LeftOut.UNSUCCESSFUL
+        if isinstance(source, RelabelSource) and not source.success and not failures:
+            source = LeftOut.UNJUDGED if source.success is None else LeftOut.UNSUCCESSFUL
         if isinstance(source, LeftOut):
             left_out[source] += 1
             continue

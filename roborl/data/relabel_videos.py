@@ -113,6 +113,7 @@ class VideoSubset:
             count=count,
             success=video.level == HIGHEST,
             film=film,
+            content=video.digest(),
             onset=known.onset if known else None,
             origin=_COPY.sub(r"\1", name),
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.relabel_rlds import RldsFilm
 from roborl.data.rlds.conversion import convert
 from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.mapping import RldsMapping, map_features
-from roborl.errors import DatasetError
-from roborl.loops.failed_episodes import verdicts
+from roborl.errors import ConfigError, DatasetError
+from roborl.loops.failed_episodes import verdicts, with_task
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.types import Image
 
@@ -72,29 +73,41 @@ def read_rlds_footage(
     """
     dataset = RldsDataset(place)
     pictures = [path for path, leaf in dataset.info.features.items() if leaf.is_picture]
-    mapping = map_features(dataset.info, images=pictures)
+    try:
+        mapping = map_features(dataset.info, images=pictures)
+    except ConfigError as error:
+        raise ConfigError(
+            error.problem,
+            seen=error.seen,
+            allowed="a dataset that it knows, or a LeRobotDataset",
+            remedy=f"roborl import --dataset {place} --rate_hz 5 --out FOLDER, for 5 a second, and take that",
+        ) from error
     told = verdicts(failed, len(dataset))
-    found = []
+    read: list[DatasetEpisode] = []
+    observations: dict[int, int] = {}
     for number in [i for i in episodes or range(len(dataset)) if 0 <= i < len(dataset)]:
         record = dataset.episode(number)
         success = told.get(number) if isinstance(told, Mapping) else told
         episode = convert(record, mapping, cameras=[], success=success, index=number)
-        if episode is None:
-            continue
+        if episode is not None:
+            read.append(episode)
+            observations[number] = record.count
+    found = []
+    for episode in with_task(read, place):
         last = episode.steps - int(episode.repeated_last)
         succeeded = episode.success is not False
         found.append(
             FilmedEpisode(
-                name=f"episode {number} of {place}",
+                name=f"episode {episode.index} of {place}",
                 tasks=(episode.task,),
                 count=episode.steps + 1,
                 kind="success" if succeeded else "failure",
                 keyframes=(0, episode.steps) if succeeded else (),
                 footage=RldsFootage(
                     dataset=dataset,
-                    place=number,
+                    place=episode.index,
                     mapping=mapping,
-                    first=record.count - 1 - last,
+                    first=observations[episode.index] - 1 - last,
                     last=last,
                     camera_map=dict(camera_map),
                 ),

@@ -37,6 +37,7 @@ def bars(episode: str, task: str, *, count: int = 31, success: bool | None = Tru
         count=count,
         success=success,
         film=_Bars(count=count, corner=20 * (int(episode) % 12)),
+        content=episode,
     )
 
 

@@ -34,6 +34,7 @@ def source(episode: str, **changes: str) -> RelabelSource:
         count=10,
         success=True,
         film=NoFilm(),
+        content="",
         origin=changes.get("origin", ""),
     )
 
@@ -67,6 +68,7 @@ def test_a_recording_of_ours_gives_its_usable_episodes(
         ("000002", False, 7, "front"),
     ]
     assert {(s.dataset, s.split, s.rate_hz) for s in found} == {("recorded", "train", 10.0)}
+    assert len({s.content for s in found}) == 2
     assert "2 episodes taken" in caplog.text
     for reason in ("1 without an instruction", "1 with a black", "1 that are to be kept out"):
         assert reason in caplog.text
@@ -133,6 +135,11 @@ def test_episodes_of_rlds_are_sources(tmp_path: Path, caplog: pytest.LogCaptureF
     np.testing.assert_array_equal(found[0].read([4])[4], given[0]["steps"]["observation"]["image"][4])
     (told,) = {s.success for s in open_sources(str(root), success=False)}
     assert told is False
+    left_out = Counter[str]()
+    judged = list(open_sources(str(root), failures=False, left_out=left_out))
+    assert [s.episode for s in judged] == ["00000-000000", "00000-000001"]
+    assert left_out["of which nobody says whether they succeeded"] == 1
+    assert len(list(open_sources(str(root), failures=False, success=True))) == 3
 
 
 @pytest.mark.usefixtures("cached")

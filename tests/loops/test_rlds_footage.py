@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops.footage import read_footage
 from roborl.testing.rlds import rlds_episode, write_rlds
 
@@ -34,3 +34,20 @@ def test_episodes_of_rlds_are_footage(tmp_path: Path, monkeypatch: pytest.Monkey
         found[0].footage.read({"top": [0]})
     with pytest.raises(DatasetError, match="no such episodes"):
         read_footage(str(root), episodes=[7])
+
+
+def test_what_teaches_nothing_is_left_out_and_what_is_taken_on_trust_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cut = rlds_episode(1, steps=3, is_last=np.zeros(4, bool))
+    silent = rlds_episode(2, steps=3, language_instruction=[""] * 4)
+    root = write_rlds(tmp_path / "viola" / "0.1.0", [rlds_episode(0, steps=3), cut, silent])
+    found, _ = read_footage(str(root))
+    assert [e.name.split()[1] for e in found] == ["0", "1"]
+    assert "1 episodes without an instruction are left out" in caplog.text
+    assert "nobody says of 1 episodes whether they succeeded" in caplog.text
+    with pytest.raises(DatasetError, match="have no instruction"):
+        read_footage(str(root), episodes=[2])
+    with pytest.raises(ConfigError, match=r"How many observations a second.*roborl import"):
+        read_footage(str(write_rlds(tmp_path / "desk" / "0.1.0", [rlds_episode(0, steps=3)])))

@@ -22,7 +22,7 @@ from roborl.data.rlds.mapping import RldsMapping
 from roborl.errors import DatasetError
 from roborl.types import EndCause, Image
 
-_STILL = 1e-4  # What is left of no motion in floating point; the gripper, last, may be anything.
+_STILL = 1e-4  # What is left of no motion in floating point.
 
 
 def convert(
@@ -95,7 +95,7 @@ def first_observation(
     if not mapping.still_start or episode.count < 2:
         return 0
     action = _side_by_side(episode, mapping.action) if action is None else action
-    return int(bool((np.abs(action[0, :-1]) < _STILL).all()))
+    return int(bool((np.abs(action[0, _arm(mapping)]) < _STILL).all()))
 
 
 def verdict_of(episode: RldsEpisode, mapping: RldsMapping) -> bool | None:
@@ -117,6 +117,13 @@ def verdict_of(episode: RldsEpisode, mapping: RldsMapping) -> bool | None:
         return True
     reward = STEPS + "reward"
     return True if episode.has(reward) and bool((episode.numbers(reward) > 0).any()) else None
+
+
+def _arm(mapping: RldsMapping) -> list[int]:
+    """Return the dimensions of an action that move the arm: all but the gripper's, which is last where no name tells it."""
+    names = mapping.action_names
+    arm = [place for place, name in enumerate(names) if "gripper" not in name]
+    return arm if len(arm) < len(names) else arm[:-1]
 
 
 def _film(episode: RldsEpisode, mapping: RldsMapping, camera: str, shown: Sequence[int]) -> NDArray[np.uint8]:

@@ -72,6 +72,15 @@ class RldsDataset:
         shard, _, record = self._at(place)
         return f"{shard.number:05d}-{record:06d}"
 
+    def digest(self, place: int) -> str:
+        """Return what tells an episode's record from another of the same name: its length and checksum; blocks.
+
+        Raises:
+            DatasetError: If it cannot be read.
+        """
+        _, file, record = self._at(place)
+        return f"{int(file.index.lengths[record])}-{file.checksum(record):08x}"
+
     def episode(self, place: int) -> RldsEpisode:
         """Read one episode, checked; blocks.
 

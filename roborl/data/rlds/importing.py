@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,11 +18,15 @@ from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.rlds.conversion import convert
 from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.mapping import RldsMapping, map_features
+from roborl.data.stage_log import StageLog
 from roborl.errors import DatasetError
 from roborl.images import resized
 from roborl.types import EpisodeKey
 
 log = logging.getLogger(__name__)
+
+_RECORDS = Path("meta") / "rlds_records.jsonl"
+"""Digests of the records that episodes were made from, by their keys, which another dataset of that name may have as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +78,22 @@ def import_rlds(
 
     Raises:
         ConfigError: If nobody says how many observations a second has.
-        DatasetError: If something cannot be read or written, or ``out`` is a dataset of another form.
+        DatasetError: If something cannot be read or written, or ``out`` is a dataset of another form or was imported from
+            other records of the same name.
     """
     dataset = RldsDataset(place, split=split, strict=strict)
     mapping = map_features(dataset.info, instruction=instruction, images=images, rate_hz=rate_hz)
+    if mapping.unused_action:
+        log.warning(
+            "of the actions of %s these are left out: %s", dataset.info.name, ", ".join(mapping.unused_action)
+        )
     there, size = _written(out)
     writer: DatasetWriter | None = None
     counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0}
     total = len(dataset) if limit is None else min(limit, len(dataset))
+    if there:
+        _check_same(out, dataset, there, total)
+    records: StageLog | None = None
     with contextlib.ExitStack() as stack:
         for index in range(total):
             key = _key(dataset, index)
@@ -102,6 +114,10 @@ def import_rlds(
             size = size or {name: (p.shape[1], p.shape[2]) for name, p in episode.images.items()}
             writer = writer or stack.enter_context(_writer(out, dataset, mapping, size, video))
             writer.append(_of_size(episode, size))
+            if records is None:  # behind the first episode, since the folder is the writer's to make
+                records = StageLog(out / _RECORDS)
+                stack.callback(records.close)
+            records.append(key, {"record": dataset.digest(index)})
             counts["episodes"] += 1
             on_episode(index + 1, total)
     if not counts["episodes"] + counts["present"]:
@@ -124,6 +140,21 @@ def _written(out: Path) -> tuple[set[str], dict[str, tuple[int, int]]]:
         lock.close()
     keys = {episode.key for episode in read_episodes(out, with_images=False)}
     return keys, dict(describe(out).cameras) if keys else {}
+
+
+def _check_same(out: Path, dataset: RldsDataset, there: Collection[str], total: int) -> None:
+    """Refuse to go on with what was imported from other records, whose episodes would be taken for those of this dataset."""
+    records = StageLog(out / _RECORDS, dry=True)
+    for index in range(total):
+        key = _key(dataset, index)
+        known = records.get(key) if key in there else None
+        if known is not None and known["record"] != dataset.digest(index):
+            raise DatasetError(
+                "The folder holds episodes of another dataset of this name, or they were recorded anew",
+                seen=f"{key} in {out} differs from record {dataset.name(index)} of {dataset.info.root}",
+                allowed="the records that the import was begun with",
+                remedy="Import into another folder",
+            )
 
 
 def _key(dataset: RldsDataset, index: int) -> str:

@@ -24,6 +24,7 @@ class RldsMapping:
         cameras: Pictures by camera name, those from outside first.
         state: Numbers that make the state, one behind the other.
         action: The same for actions.
+        unused_action: What else the dataset has for its actions.
         state_names: One per dimension.
         action_names: The same.
         rate_hz: Observations per second.
@@ -39,6 +40,7 @@ class RldsMapping:
     cameras: Mapping[str, str]
     state: tuple[str, ...]
     action: tuple[str, ...]
+    unused_action: tuple[str, ...]
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
     rate_hz: float
@@ -88,7 +90,7 @@ def map_features(
             allowed=sorted(map(camera_name, pictures)) or "uint8 (h, w, 3) below steps",
             remedy="Name one of these with image" if pictures else "",
         )
-    state, action = _state(features), _actions(features)
+    state, action = _state(features), _actions(features, known.action if known else ())
     if not action:
         raise DatasetError(
             "The dataset has no action",
@@ -100,6 +102,7 @@ def map_features(
         cameras={camera_name(path): path for path in cameras},
         state=state,
         action=action,
+        unused_action=tuple(path for path in _below_action(features) if path not in action),
         state_names=_names(features, state),
         action_names=_names(features, action),
         rate_hz=rate,
@@ -161,16 +164,29 @@ def _state(features: Mapping[str, Leaf]) -> tuple[str, ...]:
     )
 
 
-def _actions(features: Mapping[str, Leaf]) -> tuple[str, ...]:
+def _actions(features: Mapping[str, Leaf], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the parts of an action: those that are known, if all of them are there, or else every vector but the wish to end."""
+    told = tuple(f"{_ACTION}/{name}" for name in known)
+    if told and all(path in features and _is_command(features[path]) for path in told):
+        return told
     return tuple(
         path
-        for path, leaf in sorted(features.items())
-        if (path == _ACTION or path.startswith(_ACTION + "/")) and _is_vector(leaf)
+        for path in _below_action(features)
+        if _is_command(features[path]) and not path.rsplit("/", 1)[-1].startswith("terminate")
     )
 
 
+def _below_action(features: Mapping[str, Leaf]) -> list[str]:
+    return sorted(path for path in features if path == _ACTION or path.startswith(_ACTION + "/"))
+
+
+def _is_command(leaf: Leaf) -> bool:
+    """Whether each step has numbers here: a gripper that opens or closes is often a truth value or a whole number."""
+    return leaf.depth == 1 and bool(leaf.width) and len(leaf.shape) < 2
+
+
 def _is_vector(leaf: Leaf) -> bool:
-    return leaf.depth == 1 and bool(leaf.width) and len(leaf.shape) < 2 and leaf.dtype.startswith("float")
+    return _is_command(leaf) and leaf.dtype.startswith("float")
 
 
 def _names(features: Mapping[str, Leaf], paths: Sequence[str]) -> tuple[str, ...]:

@@ -96,6 +96,22 @@ class RecordFile:
         """How many whole records it has."""
         return len(self.index.offsets)
 
+    def checksum(self, place: int) -> int:
+        """Return the checksum that stands behind one record, without reading the record; blocks.
+
+        Raises:
+            DatasetError: If it cannot be read.
+        """
+        offset, length = int(self.index.offsets[place]), int(self.index.lengths[place])
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset + _HEADER.size + length)
+                return int.from_bytes(file.read(_FOOTER_BYTES), "little")
+        except OSError as error:
+            raise DatasetError(
+                "A TFRecord file cannot be read", seen=f"{self.path}: {error}", remedy=_FETCH
+            ) from error
+
     def read(self, place: int) -> bytes:
         """Return one record, having checked it; blocks.
 

@@ -6,22 +6,28 @@ it, and what is written down is never asked for again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
+from roborl.data.relabel_sources import DamagedEpisode
 from roborl.data.stage_log import StageLog
+from roborl.errors import DatasetError
 from roborl.loops.relabelling.respondents import Respondent
-from roborl.rewards.judges.queries import VlmReply
+from roborl.rewards.judges.queries import Refused, VlmReply
 from roborl.rewards.model import JudgeDown
 from roborl.rewards.relabelling.ladder import Asking
 from roborl.rewards.relabelling.proposals import Relabelled
 from roborl.rewards.relabelling.questions import Question, Role, Stage
 from roborl.rewards.relabelling.replies import UnreadableReply
 from roborl.types import Image
+
+log = logging.getLogger(__name__)
 
 _IN_VAIN = 8  # questions in a row without a reply, after which going on is no use
 
@@ -36,6 +42,7 @@ class _Episode:
     questions: list[Question] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     replies: dict[int, VlmReply | None] = field(default_factory=dict)
+    damaged: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +51,7 @@ class Tally:
 
     Attributes:
         calls: Questions asked, by stage.
-        known: Questions whose replies stood in the log, by stage.
+        known: Questions whose replies stood in the log, or that another episode asked, by stage.
         unanswered: Questions that nobody answered, by stage.
         unasked: Questions that the budget left out, by stage.
         pictures: Pictures sent.
@@ -89,12 +96,14 @@ class Asker:
         self._under_way: dict[Future[VlmReply | None], tuple[_Episode, int]] = {}
         self._busy: Counter[str] = Counter()
         self._ready: dict[int, _Episode] = {}
+        self._twins: dict[str, list[tuple[_Episode, int]]] = {}
         self._in_vain = 0
+        self._answering: set[str] = set()
 
     def run(
         self, episodes: Iterable[tuple[str, Asking[Relabelled]]], *, at_once: int
-    ) -> Iterator[tuple[int, Relabelled]]:
-        """Yield the place of each episode with what came of it, as they are done.
+    ) -> Iterator[tuple[int, Relabelled | None]]:
+        """Yield the place of each episode with what came of it, as they are done; None where its pictures cannot be read.
 
         Args:
             episodes: Identity and questions of each.
@@ -116,13 +125,21 @@ class Asker:
                     active -= 1
                     yield place, done
             if not active:
+                self.finish()
                 return
-            self._submit()
+            for damaged in self._submit():
+                active -= 1
+                yield damaged.place, None
             for episode in self._settle():
                 done = self._advance(episode)
                 if done is not None:
                     active -= 1
                     yield episode.place, done
+
+    def finish(self) -> None:
+        """Wait for what is under way and write it down, as far as that can be: it is paid for."""
+        with contextlib.suppress(DatasetError):
+            self._collect(ALL_COMPLETED)
 
     def _advance(self, episode: _Episode, *, first: bool = False) -> Relabelled | None:
         """Give an episode its replies as long as all of them are there; return what came of it once it is done."""
@@ -142,16 +159,29 @@ class Asker:
             for at, question in enumerate(episode.questions):
                 line = self._logs[question.stage].get(episode.keys[at])
                 if line is None:
-                    self._waiting.append((episode, at))
+                    self._wait(episode, at)
                 else:
+                    self._answering.add(self._respondents[question.role].identity)
                     self.tally.known[question.stage] += 1
                     episode.replies[at] = VlmReply(text=str(line["reply"]), ended=bool(line["ended"]))
         return None
 
-    def _submit(self) -> None:
-        """Ask what waits, as far as there are seats and budget."""
+    def _wait(self, episode: _Episode, at: int) -> None:
+        """Have a question asked, unless another episode has asked the same and waits for the reply."""
+        key = episode.keys[at]
+        if key in self._twins:
+            self._twins[key].append((episode, at))
+        else:
+            self._twins[key] = []
+            self._waiting.append((episode, at))
+
+    def _submit(self) -> list[_Episode]:
+        """Ask what waits, as far as there are seats and budget; return the episodes whose pictures cannot be read."""
+        damaged = []
         for _ in range(len(self._waiting)):
             episode, at = self._waiting.popleft()
+            if episode.damaged:
+                continue
             question = episode.questions[at]
             if 0 < self._max_calls <= self.tally.calls.total():
                 self.tally.unasked[question.stage] += 1
@@ -162,7 +192,13 @@ class Asker:
                 self._waiting.append((episode, at))
                 continue
             shown, _ = question.moments
-            pictures = self._look(episode.place, sorted(set(shown))) if shown else {}
+            try:
+                pictures = self._look(episode.place, sorted(set(shown))) if shown else {}
+            except DamagedEpisode as error:
+                log.warning("an episode is left out: %s", error)
+                episode.damaged = True
+                damaged.append(episode)
+                continue
             query = question.query(
                 [pictures[index] for index in shown],
                 max_tokens=self._sampling[0],
@@ -172,6 +208,7 @@ class Asker:
             self.tally.pictures += len(shown)
             self._busy[respondent.identity] += 1
             self._under_way[respondent.submit(query)] = (episode, at)
+        return damaged
 
     def _settle(self) -> list[_Episode]:
         """Wait until a reply is in, write down all that are, and return the episodes whose questions all have one."""
@@ -197,22 +234,31 @@ class Asker:
             episode, at = self._under_way.pop(future)
             respondent = self._respondents[episode.questions[at].role]
             self._busy[respondent.identity] -= 1
+            known = respondent.identity in self._answering
             try:
-                reply = future.result()
+                reply, in_vain = future.result(), True
             except JudgeDown as error:
-                fault, reply = error, None
+                fault, reply, in_vain = error, None, True
+            except Refused:
+                # One that answers others refuses this one for what it is: too many such must not end each run anew.
+                reply, in_vain = None, not known
             if reply is None:
-                self._in_vain += 1
+                self._in_vain += in_vain * (1 + len(self._twins[episode.keys[at]]))
                 self.tally.unanswered[episode.questions[at].stage] += 1
             else:
                 self._in_vain = 0
+                self._answering.add(respondent.identity)
                 self._note(episode, at, respondent, reply)
             self._take(episode, at, reply)
         return fault
 
     def _take(self, episode: _Episode, at: int, reply: VlmReply | None) -> None:
-        episode.replies[at] = reply
-        self._ready[episode.place] = episode
+        twins = self._twins.pop(episode.keys[at])
+        for one, place in [(episode, at), *twins]:
+            one.replies[place] = reply
+            self._ready[one.place] = one
+        if reply is not None:
+            self.tally.known[episode.questions[at].stage] += len(twins)
 
     def _note(self, episode: _Episode, at: int, respondent: Respondent, reply: VlmReply) -> None:
         question = episode.questions[at]
@@ -239,7 +285,8 @@ class Asker:
 
     def _key(self, episode: _Episode, question: Question) -> str:
         stated = [
-            episode.name,
+            # An instruction is put right once, however many episodes have it, or have it for a wrong one.
+            "" if question.stage is Stage.CLEAN else episode.name,
             question.input_sha256(*self._sampling),
             question.wording.sha256,
             self._respondents[question.role].identity,

@@ -13,7 +13,6 @@ import numpy as np
 from roborl.data.relabel_rows import RelabelRow
 from roborl.data.relabel_sources import RelabelSource
 from roborl.data.stage_log import StageLog
-from roborl.errors import DatasetError
 from roborl.images import resized
 from roborl.loops.relabelling.sources import identity
 from roborl.loops.video import write_video
@@ -54,7 +53,8 @@ class Assembler:
         """Write what is not there yet; return the rows of an episode, by kind and score.
 
         Raises:
-            DatasetError: If pictures cannot be read.
+            DamagedEpisode: If pictures cannot be read.
+            DatasetError: If the log cannot be written.
         """
         ladder = identity(source)
         folder = slug(source.dataset)
@@ -147,16 +147,9 @@ class Assembler:
         found: dict[int, Image] = {}
         for start in range(0, len(indices), _AT_ONCE):
             part = indices[start : start + _AT_ONCE]
-            read = source.read(part)
-            absent = sorted(set(part) - set(read))
-            if absent:
-                raise DatasetError(
-                    "An episode lacks pictures",
-                    seen=f"{source.dataset} {source.episode}, {source.camera}: {absent[:5]}",
-                    allowed=f"all of 0 to {source.count - 1}",
-                    remedy="Fetch the dataset again, or leave the episode out",
-                )
-            found |= {index: _smaller(picture, self._video_px) for index, picture in read.items()}
+            found |= {
+                index: _smaller(picture, self._video_px) for index, picture in source.read(part).items()
+            }
         return found
 
     def _origin(self, proposal: Proposal) -> tuple[dict[str, str], dict[str, str]]:
@@ -164,8 +157,6 @@ class Assembler:
         if not self._names:
             return {}, {}
         roles, words = [Role.WRITER, Role.VERIFIER], ["clean", f"verify_{self._verify}"]
-        if proposal.kind is Kind.WRONG_TASK:
-            roles, words = roles[1:], words[1:]
         if proposal.kind in (Kind.COUNTERFACTUAL, Kind.PARAPHRASE):
             roles = [Role.MODEL, *roles]
             words += ["analyse", "plan", "write" if proposal.kind is Kind.COUNTERFACTUAL else "paraphrase"]

@@ -72,7 +72,10 @@ class RelabelConfig(LadderConfig):
     instruction: str = ""
     # observations per second, Hz, where nobody says or it is wrong; by default what the sources and datasets/oxe.yaml say
     rate_hz: float | None = None
-    # most episodes of each source, drawn evenly; 0 for all
+    # whether the episodes succeeded, whatever the sources say; by default what they say of each, and one of which nobody
+    # says it is left out
+    success: bool | None = None
+    # most episodes of each dataset and split of a source, drawn evenly; 0 for all
     episodes: int = 0
     # share of an episode after which its task is done, where neither marked sub-tasks nor datasets/oxe.yaml say, in (0, 1]
     onset: float = 1.0

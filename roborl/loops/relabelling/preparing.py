@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roborl.data.relabel_sources import RelabelSource
+from roborl.data.relabel_sources import LeftOut, RelabelSource
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.loops.relabelling.sources import chosen_sources, identity, split_of
@@ -67,18 +67,12 @@ class Looks:
         """Return pictures of an episode; all that it will need are decoded at once, which blocks.
 
         Raises:
-            DatasetError: If one cannot be read.
+            DamagedEpisode: If one cannot be read.
         """
         kept = self._kept.setdefault(place, {})
         if absent := set(indices) - set(kept):
             episode = self._episodes[place]
             kept |= episode.source.read(sorted(absent | set(episode.looked_at())))
-            if missing := sorted(absent - set(kept)):
-                raise DatasetError(
-                    "An episode lacks pictures",
-                    seen=f"{episode.source.dataset} {episode.source.episode}: {missing[:5]}",
-                    allowed=f"all of 0 to {episode.source.count - 1}",
-                )
         return kept
 
     def forget(self, place: int) -> None:
@@ -108,11 +102,7 @@ def prepare(config: RelabelConfig) -> tuple[list[Prepared], Counter[str]]:
     left_out: Counter[str] = Counter()
     sources = chosen_sources(config, left_out)
     if not sources:
-        raise DatasetError(
-            "No episode can be relabelled",
-            seen=dict(left_out) or "no episode",
-            allowed="a successful episode with an instruction and two observations or more",
-        )
+        raise nothing_left(left_out)
     if strange := sorted(set(config.onsets) - {source.dataset for source in sources}):
         raise ConfigError(
             "An onset is given for a source that is not there",
@@ -128,6 +118,22 @@ def prepare(config: RelabelConfig) -> tuple[list[Prepared], Counter[str]]:
         _prepared(source, split, list(tasks[source.dataset, split]), config)
         for source, split in zip(sources, splits, strict=True)
     ], left_out
+
+
+def nothing_left(left_out: Counter[str]) -> DatasetError:
+    """Return the error to raise where every episode was left out.
+
+    Args:
+        left_out: How many, by reason.
+    """
+    return DatasetError(
+        "No episode can be relabelled",
+        seen=dict(left_out) or "no episode",
+        allowed="a successful episode with an instruction, of two observations or more that can be read",
+        remedy="Where nobody says whether they succeeded, and they did: --success true"
+        if left_out[LeftOut.UNJUDGED]
+        else "",
+    )
 
 
 def _prepared(source: RelabelSource, split: str, tasks: Sequence[str], config: RelabelConfig) -> Prepared:

@@ -10,12 +10,14 @@ from dataclasses import asdict
 
 from roborl.data.lerobot_repair import FolderLock
 from roborl.data.relabel_rows import SPLITS, write_rows
+from roborl.data.relabel_sources import DamagedEpisode, LeftOut
 from roborl.data.stage_log import StageLog
+from roborl.errors import RoborlError
 from roborl.loops.relabelling.asking import Asker
 from roborl.loops.relabelling.assemble import Assembler
 from roborl.loops.relabelling.card import write_card
 from roborl.loops.relabelling.config import REJECTS, RESULT, STAGES, RelabelConfig
-from roborl.loops.relabelling.preparing import Looks, Prepared, no_looks, prepare
+from roborl.loops.relabelling.preparing import Looks, Prepared, no_looks, nothing_left, prepare
 from roborl.loops.relabelling.respondents import Dry, Respondent, open_respondents, told_names
 from roborl.loops.relabelling.result import Episode, RelabelResult
 from roborl.loops.reporting.relabel_page import write_relabel_page
@@ -65,16 +67,22 @@ def relabel(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
         )
-        done: dict[int, Episode] = {}
-        for place, found in _each(episodes, asker, respondents):
-            looks.forget(place)
-            one = episodes[place]
-            rows = assembler.rows(one.source, one.timeline, one.split, found.rows)
-            done[place] = Episode(source=one.source, split=one.split, found=found, rows=tuple(rows))
-            on_episode(len(done), len(episodes), asker.tally.calls.total())
+        done: dict[int, Episode | None] = {}
+        try:
+            for place, found in _each(episodes, asker, respondents):
+                looks.forget(place)
+                done[place] = _assembled(episodes[place], found, assembler)
+                on_episode(len(done), len(episodes), asker.tally.calls.total())
+        except (RoborlError, OSError):
+            asker.finish()
+            raise
+        if damaged := sum(episode is None for episode in done.values()):
+            left_out[LeftOut.DAMAGED] += damaged
+        if damaged == len(episodes):
+            raise nothing_left(left_out)
         result = RelabelResult(
             config=config,
-            episodes=tuple(done[place] for place in range(len(episodes))),
+            episodes=tuple(episode for _, episode in sorted(done.items()) if episode is not None),
             left_out=dict(left_out),
             names=names,
             tally=asker.tally,
@@ -90,7 +98,7 @@ def plan(config: RelabelConfig) -> dict[str, object]:
 
     Returns:
         ``calls`` and ``pictures`` if every reply can be used at once, by stage; ``calls_at_most`` if each is rejected as
-        often as may be; ``answered_before`` for what stands in the logs.
+        often as may be; ``answered_before`` for what stands in the logs, or is asked for another episode.
 
     Raises:
         ConfigError: As :func:`relabel`.
@@ -120,10 +128,22 @@ def plan(config: RelabelConfig) -> dict[str, object]:
     }
 
 
+def _assembled(one: Prepared, found: Relabelled | None, assembler: Assembler) -> Episode | None:
+    """Return an episode with its rows; None where its pictures cannot be read, which ends no run: others are whole."""
+    if found is None:
+        return None
+    try:
+        rows = assembler.rows(one.source, one.timeline, one.split, found.rows)
+    except DamagedEpisode as error:
+        log.warning("an episode is left out: %s", error)
+        return None
+    return Episode(source=one.source, split=one.split, found=found, rows=tuple(rows))
+
+
 def _each(
     episodes: Sequence[Prepared], asker: Asker, respondents: Mapping[Role, Respondent]
-) -> Iterator[tuple[int, Relabelled]]:
-    """Yield what came of each episode with its place, as they are done."""
+) -> Iterator[tuple[int, Relabelled | None]]:
+    """Yield what came of each episode with its place, as they are done; None where its pictures cannot be read."""
     if not respondents:
         for place, episode in enumerate(episodes):
             yield place, episode.ladder().unasked()

@@ -12,7 +12,7 @@ from pathlib import Path
 from roborl.data.oxe import is_on_arm
 from roborl.data.relabel_sources import RelabelSource, open_sources, part_of
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.footage import is_footage, read_footage
+from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.rewards.adaptation.lessons import Footage
 from roborl.rewards.relabelling.cheap import drawn_at
@@ -45,10 +45,11 @@ def chosen_sources(config: RelabelConfig, left_out: Counter[str]) -> list[Relabe
 
     Raises:
         DatasetError: If a dataset cannot be read, or lacks the camera.
-        ConfigError: If two have one name.
+        ConfigError: If two sources or episodes have one name.
     """
     found: list[RelabelSource] = []
     places: dict[str, str] = {}
+    named: set[tuple[str, str, str]] = set()
     for place in config.source:
         opened = _filmed(place, config) if is_footage(place) else _opened(place, config, left_out)
         for source in opened:
@@ -58,12 +59,21 @@ def chosen_sources(config: RelabelConfig, left_out: Counter[str]) -> list[Relabe
                     seen=f"{source.dataset}: {places[source.dataset]} and {place}",
                     allowed="a folder with a name of its own for each",
                 )
+            name = (source.dataset, source.split, source.episode)
+            if name in named:
+                raise ConfigError(
+                    "Two episodes of a source have one name, by which rows tell them apart",
+                    seen=f"{' '.join(name)}, twice in {place}",
+                    allowed="datasets whose names differ in one folder",
+                    remedy="Relabel each of them on its own, into a folder of its own",
+                )
+            named.add(name)
             found.append(source)
     return found
 
 
 def identity(source: RelabelSource) -> str:
-    """Return what an episode is known by in logs and rows: 16 hex digits over all that is known of it."""
+    """Return what an episode is known by in logs and rows: 16 hex digits over all that is known of it and what was recorded."""
     stated = [
         source.dataset,
         source.split,
@@ -72,6 +82,7 @@ def identity(source: RelabelSource) -> str:
         source.camera,
         source.rate_hz,
         source.count,
+        source.content,
     ]
     return hashlib.sha256(json.dumps(stated).encode()).hexdigest()[:16]
 
@@ -88,6 +99,7 @@ def _opened(place: str, config: RelabelConfig, left_out: Counter[str]) -> Iterat
         camera=config.camera,
         instruction=config.instruction,
         rate_hz=config.rate_hz,
+        success=config.success,
         failures=False,
         cap=config.episodes or None,
         seed=config.seed,
@@ -102,6 +114,8 @@ def _filmed(place: str, config: RelabelConfig) -> list[RelabelSource]:
     found = []
     for number, episode in enumerate(episodes):
         edges, last = episode.keyframes, episode.count - 1
+        assert isinstance(episode.footage, VideoFootage), "it was found in a folder of videos"
+        video = episode.footage.folder / f"{view}.mp4"
         marked = bool(edges) and edges != (0, last) and 0 < edges[-1] <= last
         found.append(
             RelabelSource(
@@ -114,6 +128,7 @@ def _filmed(place: str, config: RelabelConfig) -> list[RelabelSource]:
                 count=episode.count,
                 success=episode.success,
                 film=CameraFilm(footage=episode.footage, camera=view),
+                content=hashlib.sha256(video.read_bytes()).hexdigest() if video.is_file() else "",
                 onset=edges[-1] / last if marked else None,
             )
         )

@@ -28,7 +28,7 @@ from roborl.rewards.judges.endpoint_grid import misseen_tokens
 from roborl.rewards.judges.endpoint_replies import UNREADABLE, read_reply
 from roborl.rewards.judges.endpoint_requests import RequestWriter
 from roborl.rewards.judges.picture_sizes import PictureSizes
-from roborl.rewards.judges.queries import Cells, VlmQuery, VlmReply
+from roborl.rewards.judges.queries import Cells, Refused, VlmQuery, VlmReply
 from roborl.rewards.model import JudgeDown
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,8 @@ class OpenAiJudge:
         for future in futures:
             try:
                 replies.append(future.result())
+            except Refused:
+                replies.append(None)
             except JudgeDown as error:
                 away.append(error)
                 replies.append(None)
@@ -146,7 +148,8 @@ class OpenAiJudge:
         """Ask one question without waiting; called by one thread, as :meth:`answer` is.
 
         Returns:
-            The reply to come: None where no endpoint gave one in time, JudgeDown where none could be reached.
+            The reply to come: None where no endpoint gave one in time, JudgeDown where none could be reached, Refused where
+            one says that the question itself cannot be answered.
 
         Raises:
             ShapeError: As :meth:`answer`.
@@ -187,6 +190,10 @@ class OpenAiJudge:
                     endpoint.failed = 0
                     return reply
                 self._fail(f"status {response.status_code}", endpoint, self._refusal(response))
+                if response.status_code in _REFUSED:
+                    raise Refused(
+                        "An endpoint refuses a question", seen=f"{endpoint.url}: {self._refusal(response)}"
+                    )
                 if response.status_code not in _AGAIN:
                     return None
                 pause_s = max(pause_s, _retry_after_s(response))

@@ -13,11 +13,15 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
-from roborl.errors import ShapeError
+from roborl.errors import RoborlError, ShapeError
 from roborl.types import Image
 
 type Cells = tuple[int, int, int]
 """What a network sees of a picture or clip: instants, rows and columns of visual tokens."""
+
+
+class Refused(RoborlError):
+    """A question that a judge does not answer however often it is asked, such as one that is too long for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

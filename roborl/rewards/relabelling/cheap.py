@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Mapping, Sequence
 
 from roborl.rewards.grades import HIGHEST, LOWEST
@@ -37,10 +38,24 @@ def cheap_proposals(
         if back is not None:
             share = config.clips[level]
             found.append(Proposal(kind=Kind.REWIND, task=task, level=level, places=back, share=share))
-    other = [words for words in dict.fromkeys(sorted(others)) if not much_alike(words, task)]
-    for words in sorted(_drawn(f"{seed} wrong task {name}", dict.fromkeys(other), config.wrong_tasks)):
+    for words in _donated(f"{seed} wrong task {name}", task, others, config.wrong_tasks):
         found.append(Proposal(kind=Kind.WRONG_TASK, task=words, level=LOWEST, places=whole))
     return found
+
+
+def _donated(key: str, task: str, others: Sequence[str], count: int) -> list[str]:
+    """Return so many different instructions that do not say the same as a task; which, the key decides.
+
+    Few are compared with the task, which takes long: those that would be drawn.
+    """
+    found: list[str] = []
+    order = [(drawn_at(f"{key} {words}"), words) for words in set(others)] if count else []
+    heapq.heapify(order)
+    while order and len(found) < count:
+        _, words = heapq.heappop(order)
+        if not much_alike(words, task):
+            found.append(words)
+    return sorted(found)
 
 
 def drawn_at(text: str) -> float:

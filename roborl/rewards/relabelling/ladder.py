@@ -8,7 +8,7 @@ left for another run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from roborl.rewards.relabelling.cuts import Places, Timeline, glimpses
 from roborl.rewards.relabelling.proposals import Kind, LadderConfig, Proposal, Reject, Relabelled
 from roborl.rewards.relabelling.questions import Order, Question, Stage, Verify
 from roborl.rewards.relabelling.replies import Analysis, FailurePlan, UnreadableReply, Verdict
-from roborl.rewards.relabelling.rules import Brief, Fault, cleaning_fault, first_fault
+from roborl.rewards.relabelling.rules import Brief, Fault, cleaning_fault, first_fault, much_alike
 from roborl.rewards.relabelling.wording import MOST_WORDS
 
 _SHORTEST = 0.8  # of the words of an instruction, that it can still be said in
@@ -48,6 +48,7 @@ class Ladder:
     ) -> None:
         self._recorded, self._timeline, self._cheap, self._config = task, timeline, cheap, config
         self._found = Relabelled(task=task)
+        self._wrong: list[str] = []
 
     def unasked(self) -> Relabelled:
         """Return the rows that need nobody to write them, unverified."""
@@ -56,24 +57,39 @@ class Ladder:
 
     def run(self) -> Asking[Relabelled]:
         """Ask for everything; return what came of it."""
-        found = self._found
-        try:
-            yield from self._clean()
-        except _Unanswered:
+        found, wrong = self._found, [p.task for p in self._cheap if p.kind is Kind.WRONG_TASK]
+        own, *others = yield from _side_by_side([self._clean(task) for task in (self._recorded, *wrong)])
+        if own is None:
             return found
-        own = (Kind.ORIGINAL, Kind.CLIP, Kind.REWIND)
-        named = [replace(p, task=found.task) if p.kind in own else p for p in self._cheap]
-        yield from self._verify_together(named)
+        found.task, found.cleaned = own
+        yield from self._verify_together(self._named(dict(zip(wrong, others, strict=True))))
         if self._config.counterfactuals or self._config.paraphrases:
             with suppress(_Unanswered):
                 yield from self._write_all()
         return found
 
-    def _clean(self) -> Asking[None]:
-        make = partial(ask.ask_clean, self._recorded)
-        cleaned = yield from self._attempts(make, lambda text: cleaning_fault(text, self._recorded))
-        if cleaned is not None:
-            self._found.task, self._found.cleaned = cleaned, True
+    def _clean(self, recorded: str) -> Asking[tuple[str, bool] | None]:
+        """Return an instruction and whether it was put right; as recorded where it cannot be, None where nobody answered."""
+        make = partial(ask.ask_clean, recorded)
+        try:
+            cleaned = yield from self._attempts(make, lambda text: cleaning_fault(text, recorded))
+        except _Unanswered:
+            return None
+        return (recorded, False) if cleaned is None else (cleaned, True)
+
+    def _named(self, wrong: Mapping[str, tuple[str, bool] | None]) -> list[Proposal]:
+        """Return the cheap rows with instructions put right, those of other episodes too: else spelling would give a 1 away."""
+        named = []
+        for proposal in self._cheap:
+            if proposal.kind is not Kind.WRONG_TASK:
+                named.append(replace(proposal, task=self._found.task))
+            elif (other := wrong[proposal.task]) is not None:
+                if much_alike(other[0], self._found.task):
+                    self._reject(Stage.CLEAN, Fault(rule="copy", detail="it says the same"), proposal)
+                    continue
+                named.append(replace(proposal, task=other[0]))
+        self._wrong = [proposal.task for proposal in named if proposal.kind is Kind.WRONG_TASK]
+        return named
 
     def _write_all(self) -> Asking[None]:
         found, moments = self._found, self._moments(self._timeline.whole())
@@ -88,7 +104,6 @@ class Ladder:
     def _write(self, analysis: Analysis, plan: FailurePlan) -> Asking[None]:
         written: list[str] = []
         own = list(dict.fromkeys([self._found.task, self._recorded]))
-        others = [p.task for p in self._cheap if p.kind is Kind.WRONG_TASK]
         length = len(self._found.task.split())
         for level, failure in enumerate(plan.failures if self._config.counterfactuals else (), start=LOWEST):
             main = plan.main_object if level >= HIGHEST - 2 else ""
@@ -101,14 +116,16 @@ class Ladder:
                 words=min(length + 2, MOST_WORDS),
                 main_object=main,
             )
-            brief = Brief(analysis=analysis, known=own, unlike=[*own, *written, *others], main_object=main)
+            brief = Brief(
+                analysis=analysis, known=own, unlike=[*own, *written, *self._wrong], main_object=main
+            )
             row = yield from self._one(
                 Proposal(kind=Kind.COUNTERFACTUAL, task="", level=level, places=self._timeline.whole()),
                 partial(ask.ask_command, order),
                 brief,
             )
             written += [row.task] if row is not None else []
-        yield from self._paraphrase(analysis, plan.main_object, own, [*written, *others])
+        yield from self._paraphrase(analysis, plan.main_object, own, [*written, *self._wrong])
 
     def _paraphrase(self, analysis: Analysis, main: str, own: list[str], others: list[str]) -> Asking[None]:
         said = list(own)
@@ -190,20 +207,10 @@ class Ladder:
     def _verify_together(self, proposals: Sequence[Proposal]) -> Asking[None]:
         """Verify proposals that do not depend on each other, side by side."""
         names = [f"{p.kind} {number}" for number, p in enumerate(proposals)]
-        asked = [self._verify(p, name) for p, name in zip(proposals, names, strict=True)]
-        judged: dict[int, Verdict | Fault | None] = {}
-        waiting = {place: next(each) for place, each in enumerate(asked)}
-        while waiting:
-            replies = yield [question for listed in waiting.values() for question in listed]
-            on = {}
-            for (place, _), reply in zip(waiting.items(), replies, strict=True):
-                try:
-                    on[place] = asked[place].send([reply])
-                except StopIteration as ended:
-                    judged[place] = ended.value
-            waiting = on
-        for place, proposal in enumerate(proposals):
-            verdict = judged[place]
+        judged = yield from _side_by_side(
+            [self._verify(p, name) for p, name in zip(proposals, names, strict=True)]
+        )
+        for verdict, proposal in zip(judged, proposals, strict=True):
             if verdict is not None:
                 self._weigh(verdict, proposal)
 
@@ -299,6 +306,22 @@ class Ladder:
 
     def _moments(self, places: Places) -> ask.Moments:
         return glimpses(places, self._timeline.video_hz, self._config.frame_hz)
+
+
+def _side_by_side[T](asked: Sequence[Asking[T]]) -> Asking[list[T]]:
+    """Ask what several ask, one question each at a time, side by side; return what comes of each."""
+    found: dict[int, T] = {}
+    waiting: dict[int, list[Question]] = {place: next(each) for place, each in enumerate(asked)}
+    while waiting:
+        replies = yield [question for listed in waiting.values() for question in listed]
+        on = {}
+        for place, reply in zip(waiting, replies, strict=True):
+            try:
+                on[place] = asked[place].send([reply])
+            except StopIteration as ended:
+                found[place] = ended.value
+        waiting = on
+    return [found[place] for place in range(len(asked))]
 
 
 def _spread(lengths: Sequence[int], count: int) -> list[int]:

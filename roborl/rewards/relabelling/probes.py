@@ -46,7 +46,7 @@ class Probe:
 
 
 def words_probe(texts: Sequence[str], levels: Sequence[int], episodes: Sequence[str]) -> Probe:
-    """Return how far scores can be told from instructions alone: their words, pairs of words and lengths.
+    """Return how far scores can be told from instructions alone: their words, pairs of words, lengths and spelling.
 
     Args:
         texts: An instruction per row.
@@ -59,11 +59,11 @@ def words_probe(texts: Sequence[str], levels: Sequence[int], episodes: Sequence[
         seen = Counter(term for count, use in zip(counts, known, strict=True) if use for term in count)
         terms = [term for term, _ in sorted(seen.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_TERMS]]
         place = {term: at for at, term in enumerate(terms)}
-        found = np.zeros((len(texts), len(terms) + 2))
+        found = np.zeros((len(texts), len(terms) + 6))
         for row, (text, count) in enumerate(zip(texts, counts, strict=True)):
             for term in count & place.keys():
                 found[row, place[term]] = 1.0
-            found[row, -2:] = len(text.split()) / 8.0, len(text) / 40.0
+            found[row, -6:] = len(text.split()) / 8.0, len(text) / 40.0, *_spelling(text)
         return found
 
     return _probe(features, levels, episodes)
@@ -90,6 +90,18 @@ def look_of(first: Image, last: Image, frames: int) -> Features:
 def _terms(text: str) -> set[str]:
     words = [stem(word) for word in words_of(text)]
     return {*words, *(f"{a} {b}" for a, b in zip(["<", *words], [*words, ">"], strict=True))}
+
+
+def _spelling(text: str) -> tuple[float, float, float, float]:
+    """Return how a text is written, of which its words say nothing: first letter, last mark, other marks, capitals within."""
+    rest = text[1:-1]
+    marks = sum(not (letter.isascii() and (letter.isalpha() or letter == " ")) for letter in rest)
+    return (
+        float(text[:1].isupper()),
+        float(not text[-1:].isalnum()),
+        float(marks > 0),
+        float(any(letter.isupper() for letter in rest)),
+    )
 
 
 def _probe(

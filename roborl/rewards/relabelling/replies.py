@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roborl.rewards.grades import HIGHEST, LOWEST
+from roborl.rewards.relabelling.vocabulary import words_of
 
 _FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 _LONGEST = 2000  # characters of one text
@@ -85,6 +86,8 @@ def read_analysis(text: str) -> Analysis:
     """Read what a video shows."""
     said = _object(text, "scene", "objects", "actions", "final_state")
     objects = tuple(dict.fromkeys(name.lower() for name in _lines(said["objects"], "objects")))
+    if not any(map(words_of, objects)):
+        raise UnreadableReply("no object has a name in English words")
     return Analysis(
         scene=_line(said["scene"], "scene"),
         objects=objects,
@@ -101,6 +104,8 @@ def plan_reader(analysis: Analysis) -> Callable[[str], FailurePlan]:
         main = _line(said["main_object"], "main_object").lower()
         if main not in analysis.objects:
             raise UnreadableReply(f"main_object {main!r} is not in the list of objects")
+        if not words_of(main):
+            raise UnreadableReply(f"main_object {main!r} is no name in English words")
         entries = said["failures"]
         if not isinstance(entries, list) or len(entries) != HIGHEST - LOWEST:
             raise UnreadableReply("failures is no list of four")

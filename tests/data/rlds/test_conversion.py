@@ -102,6 +102,46 @@ def test_the_first_action_of_bridge_is_none_and_left_out(tmp_path: Path) -> None
     assert elsewhere.steps == 4, "only where it is known to mean nothing"
 
 
+@pytest.mark.parametrize(
+    ("name", "gripper", "values"),
+    [
+        ("bridge", "open_gripper", np.arange(5) < 2),
+        ("toto", "open_gripper", np.arange(5) < 2),
+        ("kuka", "gripper_closedness_action", np.ones((5, 1), np.float32)),
+    ],
+)
+def test_the_parts_of_a_known_action_stand_in_order_the_gripper_last(
+    tmp_path: Path, name: str, gripper: str, values: np.ndarray
+) -> None:
+    rng = np.random.default_rng(1)
+    motion = {part: rng.normal(size=(5, 3)).astype(np.float32) for part in ("rotation_delta", "world_vector")}
+    action = {gripper: values, **motion, "terminate_episode": np.zeros(5, np.float32)}
+    found = first(written(tmp_path, rlds_episode(0, steps=4, action=action), name=name))
+    wanted = np.column_stack([motion["world_vector"], motion["rotation_delta"], values])
+    np.testing.assert_array_equal(found.action, wanted[:4].astype(np.float32))
+
+
+def test_the_gripper_of_bc_z_is_not_lost(tmp_path: Path) -> None:
+    ahead = np.zeros((7, 30), np.float32)
+    action = {"future/xyz_residual": ahead, "future/axis_angle_residual": ahead}
+    action |= {
+        "future/target_close": np.ones((7, 10), np.int64),
+        "terminate_episode": np.zeros((7, 3), np.int32),
+    }
+    found = first(written(tmp_path, rlds_episode(0, action=action), name="bc_z"))
+    assert found.action.shape == (6, 70)
+    assert (found.action[:, 60:] == 1).all()
+
+
+def test_of_an_action_in_parts_the_gripper_alone_may_move_in_a_still_start(tmp_path: Path) -> None:
+    still = np.zeros((5, 3), np.float32)
+    action = {"world_vector": still.copy(), "rotation_delta": still.copy(), "open_gripper": np.ones(5, bool)}
+    assert first(written(tmp_path, rlds_episode(0, steps=4, action=action), name="bridge")).steps == 3
+    action["world_vector"][0, 2] = 0.1
+    moving = written(tmp_path / "b", rlds_episode(0, steps=4, action=action), name="bridge")
+    assert first(moving).steps == 4, "the last dimension of a part is no gripper"
+
+
 def test_blue_and_red_of_one_dataset_are_swapped_back(tmp_path: Path) -> None:
     one = rlds_episode(0)
     name = "nyu_rot_dataset_converted_externally_to_rlds"
@@ -114,8 +154,10 @@ def test_parts_of_state_and_action_are_put_side_by_side(tmp_path: Path) -> None:
     action = {
         "world_vector": rng.normal(size=(5, 3)).astype(np.float32),
         "gripper": rng.normal(size=5).astype(np.float32),
-        "terminate": np.zeros((5, 3), np.int32),
-        "open": np.ones(5, bool),
+        "terminate_episode": np.zeros(5, np.float32),
+        "open": np.arange(5) < 2,
+        "mode": np.arange(5, dtype=np.int64),
+        "name": ["go"] * 5,
     }
     observation = {
         "rgb_gripper": rng.integers(9, 99, (5, 8, 8, 3), np.uint8),
@@ -129,16 +171,18 @@ def test_parts_of_state_and_action_are_put_side_by_side(tmp_path: Path) -> None:
     mapping = map_features(dataset.info, rate_hz=4)
     assert mapping.action_names == (
         "action_gripper",
+        "action_mode",
+        "action_open",
         "action_world_vector_0",
         "action_world_vector_1",
         "action_world_vector_2",
     )
+    assert mapping.unused_action == ("steps/action/name", "steps/action/terminate_episode")
     assert mapping.state == ("steps/observation/closed", "steps/observation/pose")
     assert list(mapping.cameras) == ["rgb_static", "rgb_gripper"], "the view from outside first"
     found = first(dataset, rate_hz=4)
-    np.testing.assert_array_equal(
-        found.action, np.c_[action["gripper"], action["world_vector"]][:4].astype(np.float32)
-    )
+    parts = [action[name] for name in ("gripper", "mode", "open", "world_vector")]
+    np.testing.assert_array_equal(found.action, np.column_stack(parts)[:4].astype(np.float32))
     assert found.state.shape == (5, 8)
 
 

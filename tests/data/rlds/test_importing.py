@@ -98,6 +98,28 @@ def test_a_dataset_without_a_state_is_imported(tmp_path: Path) -> None:
     assert (episode.state.shape, list(episode.images)) == ((3, 0), ["front_rgb"])
 
 
+def test_a_second_session_of_one_name_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    monday, tuesday = (tmp_path / day / "desk" for day in ("monday", "tuesday"))
+    write_rlds(monday / "1.0.0", [rlds_episode(0, steps=2), rlds_episode(1, steps=2)])
+    write_rlds(tuesday / "1.0.0", [rlds_episode(7, steps=2)])
+    out = tmp_path / "out"
+    assert import_rlds(monday, out, rate_hz=5, limit=1).episodes == 1
+    with pytest.raises(DatasetError, match=r"another dataset of this name.*another folder"):
+        import_rlds(tuesday, out, rate_hz=5)
+    again = import_rlds(monday, out, rate_hz=5)
+    assert (again.episodes, again.present) == (1, 1)
+    assert import_rlds(tuesday, tmp_path / "other", rate_hz=5).episodes == 1
+
+
+def test_what_of_an_action_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    action = {"open": np.ones(3, bool), "terminate_episode": np.zeros(3, np.float32)}
+    root = write_rlds(tmp_path / "desk" / "1.0.0", [rlds_episode(0, steps=2, action=action)])
+    import_rlds(root, tmp_path / "out", rate_hz=5)
+    assert "left out: steps/action/terminate_episode" in caplog.text
+    (episode,) = read_episodes(tmp_path / "out", with_images=False)
+    assert episode.action.tolist() == [[1.0], [1.0]]
+
+
 def test_a_rate_that_is_no_whole_number_is_rounded_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,9 @@ import os
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from roborl.cli.main import main
 from roborl.data.lerobot_repair import FolderLock
 from roborl.data.relabel_rows import SPLITS, read_rows
+from roborl.data.relabel_source import Film
 from roborl.data.stage_log import StageLog
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.relabelling import sources as relabelled
@@ -25,12 +27,14 @@ from roborl.loops.reporting.relabel_page import write_relabel_page
 from roborl.rewards.graded_videos import read_graded
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.model import JudgeDown
+from roborl.rewards.references import video_frames
 from roborl.rewards.relabelling.questions import Verify
 from roborl.rewards.relabelling.replies import read_analysis
 from roborl.rewards.relabelling.rules import Brief, first_fault
 from roborl.rewards.relabelling.wording import VERIFY_BLIND, VERIFY_SHOWN, again
 from roborl.testing.endpoint import StubEndpoint, answer
-from roborl.testing.relabelling import Cast, bars
+from roborl.testing.relabelling import Cast, asked_in, bars
+from roborl.testing.rlds import rlds_episode, write_rlds
 
 TASKS = ("put the cup on the plate", "open the drawer of the cabinet", "wipe the counter")
 QUICK = JudgeConfig(clips="pictures", backoff_s=0.001, deadline_s=20.0, timeout_s=5.0, attempts=3)
@@ -125,6 +129,27 @@ def test_a_verifier_that_is_shown_the_score_is_asked_to_confirm_it(tmp_path, stu
         assert (row.verified, row.verifier_score) == ("shown", None)
         asked = VERIFY_SHOWN.fill(task=row.task, again="", level=str(row.reward))
         assert asked in cast.words["verify_shown"]
+
+
+def test_every_instruction_is_put_right_once_that_of_another_episode_too(tmp_path, stub, sources):
+    sources += [bars(episode=str(i), task=TASKS[i % 3]) for i in range(3, 9)]
+    cast = Cast(TASKS)
+    result = relabel(config_of(tmp_path, stub(cast), max_calls=400))
+    assert len(cast.words["clean"]) == len(TASKS)
+    wrong = [row for row in result.rows if row.kind == "wrong_task"]
+    assert len(wrong) == len(sources)
+    assert {row.task[0].isupper() for row in result.rows} == {True}
+    assert set(wrong[0].models) == {"writer", "verifier"}
+    assert "clean" in wrong[0].prompts
+    # One that says the same as the episode's own once it is put right is none for it.
+    said = answer('{"task": "Open the drawer of the cabinets"}')
+    cast = Cast(
+        TASKS, lambda stage, n, body: said if stage == "clean" and "drawer" in asked_in(body) else None
+    )
+    sources[:] = [bars(episode="1", task=TASKS[1]), bars(episode="4", task="open drawer of the old cabinet")]
+    alike = relabel(config_of(tmp_path / "b", stub(cast)))
+    assert not [row for row in alike.rows if row.kind == "wrong_task"]
+    assert [r.rule for e in alike.episodes for r in e.found.rejects if r.kind == "wrong_task"] == ["copy"] * 2
 
 
 def test_commands_are_written_from_1_to_4_each_seeing_the_ones_before(tmp_path, stub):
@@ -319,6 +344,109 @@ def test_an_endpoint_that_answers_nothing_ends_the_run_and_what_was_answered_is_
         relabel(config_of(tmp_path, endpoint))
     assert len(StageLog(tmp_path / "stages" / "clean.jsonl", dry=True)) == 3
     assert len(cast.words["verify_blind"]) < 40
+
+
+def test_questions_that_an_endpoint_always_refuses_end_no_run(tmp_path, stub, sources):
+    sources += [bars(episode=str(i), task=TASKS[i % 3]) for i in range(3, 11)]
+    cast = Cast(TASKS, lambda stage, n, body: (400, {"error": "too long"}) if stage == "analyse" else None)
+    endpoint = stub(cast)
+    first = relabel(config_of(tmp_path, endpoint))
+    assert first.tally.unanswered["analyse"] == first.figures["unfinished"] == len(sources)
+    assert {row.kind for row in rows_of(tmp_path)} == {"original", "clip", "rewind", "wrong_task"}
+    # Nor does a run that asks nothing else, and so hears nothing but refusals.
+    again = relabel(config_of(tmp_path, endpoint))
+    assert (again.rows, again.tally.calls.total()) == (first.rows, len(sources))
+    # Who never answered anything refuses everything.
+    with pytest.raises(JudgeDown, match="answers nothing"):
+        relabel(config_of(tmp_path / "b", stub(lambda body: (400, {"error": "no such model"}))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torn:
+    film: Film
+    whole: int
+
+    def read(self, indices):
+        if max(indices) >= self.whole:
+            raise DatasetError("A picture cannot be decoded", seen=max(indices))
+        return self.film.read(indices)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_episode_with_a_picture_that_cannot_be_decoded_is_left_out_alone(tmp_path, stub, sources, asked):
+    whole = relabel(config_of(tmp_path / "whole", stub(Cast(TASKS)) if asked else None))
+    sources[1] = replace(sources[1], film=Torn(film=sources[1].film, whole=20))
+    cast = Cast(TASKS)
+    config = config_of(tmp_path / "torn", stub(cast) if asked else None)
+    for _ in range(2):
+        result = relabel(config)
+        assert result.left_out == {"that failed": 1, "that cannot be read": 1}
+        kept = [replace(row, models={}) for row in whole.rows if row.source_episode != "1"]
+        assert [replace(row, models={}) for row in result.rows] == kept
+        assert not asked or result.figures["unfinished"] == 0
+    sources[:] = [sources[1]]
+    with pytest.raises(DatasetError, match=r"No episode can be relabelled.*cannot be read"):
+        relabel(config)
+
+
+def test_replies_under_way_are_written_down_before_a_run_ends_with_an_error(tmp_path, stub, monkeypatch):
+    def instead(stage, before, body):
+        if stage == "analyse":
+            time.sleep(0.2)
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("roborl.loops.relabelling.assemble.Assembler.rows", full)
+    endpoint = stub(Cast(TASKS, instead))
+    config = config_of(tmp_path, endpoint)
+    with pytest.raises(OSError, match="no space"):
+        relabel(config)
+    logged = sum(len(path.read_text().splitlines()) for path in (tmp_path / "stages").glob("*.jsonl"))
+    assert logged == len(endpoint.asked)
+
+
+def test_an_episode_of_which_nobody_knows_how_it_ended_is_no_5(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    silent = rlds_episode(1, steps=4, reward=np.zeros(5, np.float32))
+    root = write_rlds(tmp_path / "desk" / "1.0.0", [rlds_episode(0, steps=4), silent])
+    config = config_of(tmp_path / "o", source=[str(root)], rate_hz=5.0)
+    result = relabel(config)
+    assert [e.source.episode for e in result.episodes] == ["00000-000000"]
+    assert result.left_out == {"of which nobody says whether they succeeded": 1}
+    assert len(relabel(replace(config, success=True)).episodes) == 2
+    write_rlds(root, [silent])
+    with pytest.raises(DatasetError, match=r"No episode can be relabelled.*--success true"):
+        relabel(config)
+
+
+def session(folder, level):
+    one = rlds_episode(0, steps=11)
+    one["steps"]["observation"]["image"] = np.full((12, 32, 32, 3), level, np.uint8)
+    return write_rlds(folder / "1.0.0", [one])
+
+
+def test_a_dataset_recorded_anew_in_its_place_keeps_none_of_the_old_videos(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = config_of(tmp_path / "o", source=[str(tmp_path / "desk")], rate_hz=5.0)
+    for level in (40, 220):
+        session(tmp_path / "desk", level)
+        row = next(row for row in relabel(config).rows if row.kind == "original")
+        pictures = video_frames(tmp_path / "o" / "train" / row.file_name, [3])
+        assert abs(int(pictures[3].mean()) - level) < 5
+
+
+def test_two_sessions_of_one_name_in_a_folder_are_refused(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for day, level in (("monday", 50), ("tuesday", 200)):
+        session(tmp_path / "made" / day / "desk", level)
+        (tmp_path / "both" / day).mkdir(parents=True)
+        (tmp_path / "made" / day / "desk" / "1.0.0").rename(tmp_path / "both" / day / "1.0.0")
+    with pytest.raises(ConfigError, match="Two episodes of a source have one name"):
+        relabel(config_of(tmp_path / "o", source=[str(tmp_path / "both")], rate_hz=5.0))
 
 
 def test_settings_that_cannot_work_are_told(tmp_path, sources):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roborl.rewards.relabelling import cheap
 from roborl.rewards.relabelling.cheap import cheap_proposals
 from roborl.rewards.relabelling.cuts import Timeline, clips, glimpses
 from roborl.rewards.relabelling.proposals import Kind, LadderConfig
@@ -59,3 +61,20 @@ def test_cheap_rows_depend_on_the_episode_alone_and_take_no_instruction_that_say
     assert sum(row.kind is Kind.REWIND for row in rows) == 2
     assert [row.level for row in rows if row.kind is Kind.CLIP] == [1, 2, 3, 4]
     assert {row.level for row in rows if row.kind is Kind.ORIGINAL} == {5}
+
+
+def test_few_instructions_are_compared_with_the_task_and_the_draw_is_that_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timeline = Timeline(count=50, rate_hz=10, onset=1.0, video_hz=10)
+    others = [f"put the cup in box {number}" for number in range(200)]
+    drawn = {}
+    for count in (0, 2, 4):
+        compared = []
+        monkeypatch.setattr(cheap, "much_alike", lambda one, other, at=compared: bool(at.append(one)))
+        rows = cheap_proposals("e1", "open the drawer", timeline, others, LadderConfig(wrong_tasks=count), 0)
+        drawn[count] = [row.task for row in rows if row.kind is Kind.WRONG_TASK]
+        assert len(compared) == len(drawn[count]) == count
+    assert set(drawn[2]) < set(drawn[4])
+    lowest = sorted(others, key=lambda words: cheap.drawn_at(f"0 wrong task e1 {words}"))[:4]
+    assert drawn[4] == sorted(lowest)

@@ -26,6 +26,13 @@ def test_words_that_tell_the_score_are_found_out_and_so_is_their_number() -> Non
     assert by_length.low > by_length.chance
 
 
+def test_spelling_that_tells_the_score_is_found_out() -> None:
+    levels = [1 if place % 2 else 5 for place in range(150)]
+    for spelt in (str.capitalize, lambda text: f"{text}.", lambda text: text.replace(" ", "_", 1), str.title):
+        texts = [spelt(words(4)) if level == 5 else words(4) for level in levels]
+        assert words_probe(texts, levels, EPISODES).accuracy > 0.95
+
+
 def test_words_that_do_not_tell_it_are_worth_a_guess_however_many_rows_a_score_has() -> None:
     levels = [5 if RNG.random() < 0.7 else int(RNG.integers(1, 5)) for _ in EPISODES]
     probe = words_probe([words(4) for _ in levels], levels, EPISODES)

@@ -137,6 +137,17 @@ def test_a_plan_is_one_failure_for_each_score_in_order_about_an_object_in_view()
             plan_reader(SEEN)(json.dumps(plan | wrong))
 
 
+def test_objects_named_in_another_script_are_asked_for_again() -> None:
+    seen = {"scene": "桌子", "objects": ["杯子"], "actions": ["移动"], "final_state": "杯子在盘子上"}
+    with pytest.raises(UnreadableReply, match="English"):
+        read_analysis(json.dumps(seen))
+    mixed = read_analysis(json.dumps(seen | {"objects": ["杯子", "plate"]}))
+    plan = {"failures": [{"score": level, "failure": f"wants {level}"} for level in (1, 2, 3, 4)]}
+    assert plan_reader(mixed)(json.dumps(plan | {"main_object": "plate"})).main_object == "plate"
+    with pytest.raises(UnreadableReply, match="English"):
+        plan_reader(mixed)(json.dumps(plan | {"main_object": "杯子"}))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.dictionaries(
