@@ -263,6 +263,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
         probe=_Probe(policy, recording, config.trainer.probes),
         history=(len(told), sum(success is True for success in told.values())),
+        beat=child.beat,
     )
     with _asked_version(run) as version:
         trainer.start(resume=True, rollback=version)
@@ -315,7 +316,7 @@ class _Probe:
 
 @contextmanager
 def _asked_version(run: RunFolder) -> Iterator[int]:
-    """Yield the version to go back to, 0 for none. The request stays until it is met, or cannot be: a kill loses none."""
+    """Yield the version to go back to, 0 for none. The request stays until it was met, or could not be: a kill loses none."""
     try:
         wanted = run.rollback.read_text()
     except FileNotFoundError:

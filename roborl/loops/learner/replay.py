@@ -15,7 +15,7 @@ from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.mixing import Mixer, Schedule, Share
 from roborl.learning.sampling import Batch, Sampler
-from roborl.loops.learner.train import EpisodeResult, Experience
+from roborl.loops.learner.experience import EpisodeResult, Experience
 from roborl.types import EpisodeKey, Source
 
 
@@ -82,7 +82,7 @@ class MixConfig:
 
 
 class ReplaySource:
-    """Implements :class:`roborl.loops.learner.train.BatchSource`.
+    """Implements :class:`roborl.loops.learner.experience.BatchSource`.
 
     Args:
         sampler: The replay memory.
