@@ -27,9 +27,10 @@ LABELS = np.dtype(
         ("ordinal", "<i8"),  # The episode these labels are of, with its first row: entries are used again.
         ("start", "<i8"),
         ("labelled", "<i8"),  # Observations labelled, in frame order.
-        ("deadline", "<i8"),  # 1 where its steps may be sampled without waiting for more labels.
+        ("deadline", "<i8"),  # What its steps are sampled without, rather than wait any longer: see below.
     ]
 )
+NO_LABELS, NO_VERDICT = 1, 2  # The labels that it lacks; these and, once it is over, the verdict.
 _VERSION = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
@@ -114,11 +115,16 @@ class ProgressColumns:
             self.table["labelled"][slot] = stop
         return True
 
-    def mark_deadline(self, key: EpisodeKey) -> bool:
-        """Let the steps of an episode be sampled as they are labelled now; return False where it is not in memory."""
+    def mark_deadline(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
+        """Let the steps of an episode be sampled as they are labelled now; return False where it is not in memory.
+
+        Args:
+            key: The episode.
+            verdict: Do not wait for the verdict on it either, once it is over.
+        """
         slot = self._claim(key)
         if slot is not None:
-            self.table["deadline"][slot] = 1
+            self.table["deadline"][slot] = NO_VERDICT if verdict else NO_LABELS
         return slot is not None
 
     def restore(self, keys: Iterable[EpisodeKey]) -> int:

@@ -38,7 +38,7 @@ class RabcSettings:
     rule: Rule = "roborl"
     # gain over a chunk from which a frame counts fully; 0: from the pace or the quantile, and 0.01 under lerobot
     kappa: float = 0.0
-    # kappa in units of the mean gain over a chunk in the episodes that finish, until they are done
+    # kappa in units of the mean gain over a chunk in the episodes that finish, from where they begin until they are done
     pace: float = 1.0
     # instead: kappa is this quantile of all gains, in (0, 1); 0: by the pace
     kappa_quantile: float = 0.0
@@ -90,8 +90,9 @@ def weigh(
     episode's end the gain is over fewer rows, and so small. A row without a gain counts fully.
 
     Ours rises from 0 to 1 as the gain rises from 0 to κ; κ comes from the data's own pace; where the episode ends or the task is
-    done within the chunk the gain until there is scaled up, and a task that is done and stays done counts fully. A missing score holds the last one. A row
-    without a gain counts as much as the others do on average.
+    done within the chunk the gain until there is scaled up, and a task that is done and stays done counts fully. A missing score
+    holds the last one with its spread; a chunk without a score has no gain. A row without a gain counts as much as the others
+    do on average.
 
     Args:
         progress: Progress and its spread by episode index, float32 (rows,) each; episodes may be left out.
@@ -109,8 +110,9 @@ def weigh(
     curves = {index: progress[index][0] if index in progress else nothing[index] for index in lengths}
     if settings.rule == "lerobot":
         return _by_lerobot(curves, settings)
+    read = {index: ~np.isnan(curve) for index, curve in curves.items()}
     curves = {index: _held(curve) for index, curve in curves.items()}
-    gains = {index: _gains(curve, settings) for index, curve in curves.items()}
+    gains = {index: _gains(curve, read[index], settings) for index, curve in curves.items()}
     kappa = settings.kappa or _kappa(curves, gains, settings)
     weights = {
         index: _ramp(curve, gains[index], progress[index][1] if index in progress else None, kappa, settings)
@@ -156,10 +158,11 @@ def _held(curve: Curve) -> Curve:
     return filled
 
 
-def _gains(curve: Curve, settings: RabcSettings) -> Curve:
+def _gains(curve: Curve, read: NDArray[np.bool_], settings: RabcSettings) -> Curve:
     """Return the gain over a chunk from each row; where the episode ends or the task is done before, that until there, scaled up.
 
-    Over less than a quarter of a chunk nothing is measured: the last rows take rows before them in.
+    Over less than a quarter of a chunk nothing is measured: the last rows take rows before them in. Nor is anything where no
+    score was read behind the first row, (rows,): what is held there did not stand still.
     """
     last = len(curve) - 1
     if last < 1:
@@ -170,7 +173,8 @@ def _gains(curve: Curve, settings: RabcSettings) -> Curve:
     end = np.where(curve[end] >= settings.finished, np.minimum(end, done), end)
     start = np.maximum(0, np.minimum(rows, end - math.ceil(_LEAST_LAG * settings.chunk)))
     gains: Curve = (curve[end] - curve[start]) * (settings.chunk / np.maximum(end - start, 1))
-    return gains.astype(np.float32)
+    scores = np.cumsum(read)
+    return np.where(scores[end] > scores[start], gains, np.nan).astype(np.float32)
 
 
 def _next_done(curve: Curve, finished: float) -> NDArray[np.int64]:
@@ -185,10 +189,12 @@ def _kappa(curves: Mapping[int, Curve], gains: Mapping[int, Curve], settings: Ra
         every = np.concatenate(list(gains.values()))
         every = every[~np.isnan(every)]
         return max(float(np.quantile(every, settings.kappa_quantile)), _EPSILON) if every.size else 1.0
-    worked = [curve for curve in curves.values() if len(curve) > 1]
+    scored = [curve[~np.isnan(curve)] for curve in curves.values()]
+    worked = [curve for curve in scored if len(curve) > 1]
     done = [(c, int((c >= settings.finished).argmax())) for c in worked if c[-1] >= settings.finished]
+    paces = [(float(c[first] - c[0]), first) for c, first in done if c[first] > c[0]]
     # Where nothing finishes, what would finish in the length that the episodes have.
-    paces = [(float(c[first]), first) for c, first in done if first] or [(1.0, len(c) - 1) for c in worked]
+    paces = paces or [(float(1.0 - c[0]), len(c) - 1) for c in worked if c[0] < 1.0]
     rise, steps = np.sum(paces, axis=0) if paces else (1.0, settings.chunk)
     return float(settings.pace * settings.chunk * rise / steps)
 
@@ -199,6 +205,6 @@ def _ramp(curve: Curve, gain: Curve, spread: Curve | None, kappa: float, setting
     weight[(curve >= settings.finished) & (curve[end] >= settings.finished)] = 1.0
     if spread is None or math.isinf(settings.doubt):
         return weight.astype(np.float32)
-    known = np.nan_to_num(spread)
+    known = np.nan_to_num(_held(spread))
     weighed: Curve = potential(weight, np.maximum(known, known[end]), doubt=settings.doubt)
     return weighed.astype(np.float32)

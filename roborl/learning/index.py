@@ -54,6 +54,7 @@ def measure(
     table: NDArray[Any],
     labelled: Ints,
     given_up: Bools,
+    unjudged: Bools,
     *,
     window: int,
     need_labels: bool,
@@ -62,12 +63,13 @@ def measure(
 
     A step of an open episode waits until its whole window is there; a finished one cuts windows at its end. A step waits
     for the labels of both its observations, unless they were given up on; no label is needed of a terminal observation.
-    An episode whose outcome comes from a judge waits for the verdict, unless its labels were given up on.
+    An episode whose outcome comes from a judge waits for the verdict, unless it is over and that was given up on.
 
     Args:
         table: Entries of :data:`roborl.data.arena.EPISODE`, (episodes,).
         labelled: Observations labelled, (episodes,).
         given_up: Where missing labels are not waited for, (episodes,).
+        unjudged: Where a missing verdict is not waited for, (episodes,).
         window: Longest transition, steps.
         need_labels: False where there is no reward model.
     """
@@ -78,7 +80,7 @@ def measure(
     usable = (table["ordinal"] > 0) & (table["discarded"] == 0) & (table["kind"] != EVALUATION)
     needed = np.where(terminal, last, last + 1)
     complete = over & (labelled >= needed)
-    undecided = (table["awaits_verdict"] == 1) & ~terminal & ~given_up
+    undecided = (table["awaits_verdict"] == 1) & ~terminal & ~(unjudged & over)
     present = np.where(over, last, np.maximum(observations - window, 0))
     present = np.where(usable & ~undecided, present, 0)
     if not need_labels:

@@ -89,6 +89,23 @@ class VersionShelf:
                 draft,
                 metadata={"note": json.dumps(dict(note))},
             )
+        self._thin(version)
+
+    def put_again(self, version: int, new: int) -> None:
+        """Keep the weights of ``version`` as ``new`` too, in the same file where the disk can do that: it takes no room.
+
+        Raises:
+            ModelLoadError: If that version is not on the shelf or its file is torn.
+            OSError: If the disk does not take them.
+        """
+        try:
+            self._path(new).hardlink_to(self._path(version))
+        except OSError:
+            self.put(new, self.get(version), {"rolled_back_to": version})
+        self._thin(new)
+
+    def _thin(self, version: int) -> None:
+        """Drop the versions that are not kept any longer once ``version`` is the newest."""
         for old in self.versions()[1:]:
             # The steps double, so what stays now stood in every selection before.
             if old % (1 << ((version - old) // self._keep).bit_length()):
@@ -174,10 +191,11 @@ class PolicyPublisher:
 
         Raises:
             ModelLoadError: If the version is not on the shelf.
+            OSError: If the disk does not take it; the last good one stays in force.
         """
         weights = self._shelf.get(version)
         new = self.version + 1
-        self._shelf.put(new, weights, {"rolled_back_to": version})
+        self._shelf.put_again(version, new)
         self._link.publish(new, weights)
         self.version = new
         return new

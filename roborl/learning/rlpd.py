@@ -29,10 +29,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from roborl.data.arena import ArenaReader
-from roborl.errors import ModelLoadError
+from roborl.errors import ConfigError, ModelLoadError
 from roborl.learning.features import FeatureCache
 from roborl.learning.sampling import Batch
-from roborl.learning.targets import Targets
+from roborl.learning.targets import Targets, check_lookahead
 from roborl.policies.networks import Critics
 from roborl.policies.small import SmallPolicy, Weights, to_arrays
 from roborl.rewards.forms import RewardForm
@@ -85,6 +85,20 @@ class RlpdConfig:
     least_value: float = 0.1
     # false breaks the invariance; the run then says so
     critic_sees_potential: bool = True
+
+    def __post_init__(self) -> None:
+        check_lookahead(self.lookahead, self.lookahead_updates)
+        if (
+            min(self.batch_size, self.members, self.subset, self.actor_every) < 1
+            or not self.advantage_temperature > 0.0
+        ):
+            raise ConfigError(
+                "RLPD cannot learn with these settings",
+                seen=f"batch_size={self.batch_size} members={self.members} subset={self.subset} "
+                f"actor_every={self.actor_every} advantage_temperature={self.advantage_temperature:g}",
+                allowed="1 or more each, advantage_temperature > 0",
+                remedy="To clone no other actions by their advantage: advantage_weight 0",
+            )
 
 
 class Rlpd:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.clock import NS, Clock, MonotonicClock
-from roborl.data.arena import DEMO, ONLINE, PAD, ArenaReader
-from roborl.data.columns import ProgressColumns, active_version
+from roborl.data.arena import DEMO, FAILURE, ONLINE, PAD, ArenaReader
+from roborl.data.columns import NO_LABELS, NO_VERDICT, ProgressColumns, active_version
 from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.gather import ImageGather
@@ -46,7 +46,8 @@ class SamplingConfig:
         shuffled: Give each observation the label of another one of its episode, the same at every draw once all are there.
             A control: such a reward is as invariant as any, and knows nothing.
         need_labels: Wait for progress labels. False where there is no reward model: then Φ = 0.
-        label_deadline_s: After this long since it was seen to end, an episode is sampled with the labels it has.
+        label_deadline_s: After this long since it was seen to end, an episode is sampled with the labels it has; a recorded
+            one only while there are no labels at all.
         reuse_arrays: Give the same picture arrays out again at each call, which saves the time to allocate them. A batch
             is then good until the next one is drawn.
     """
@@ -154,11 +155,15 @@ class Sampler:
             self._labels = ProgressColumns(self.reader, version)
         table = self.reader.table
         labelled, deadline = self._read_labels(table)
-        config = self.config
+        overdue, config = self._overdue(table, labelled), self.config
+        # Once there is a column, its labeller says when a verdict, and labels of what is recorded, are no longer waited for.
+        unlabelled = overdue & (self._labels is None)
+        given_up = np.where(np.isin(table["kind"], (DEMO, FAILURE)), unlabelled, overdue)
         self._extent = measure(
             table,
             labelled,
-            deadline | self._overdue(table, labelled),
+            (deadline >= NO_LABELS) | given_up,
+            (deadline >= NO_VERDICT) | unlabelled,
             window=config.n_step,
             need_labels=config.need_labels,
         )
@@ -328,16 +333,16 @@ class Sampler:
         }
         self._labels = None
 
-    def _read_labels(self, table: NDArray[Any]) -> tuple[Ints, Bools]:
+    def _read_labels(self, table: NDArray[Any]) -> tuple[Ints, Ints]:
         if self._labels is None:
-            return np.zeros(table.size, np.int64), np.zeros(table.size, bool)
+            return np.zeros(table.size, np.int64), np.zeros(table.size, np.int64)
         mapped = self._labels.table
         before = mapped["ordinal"].copy()
         labels = mapped.copy()
         valid = (
             (before == table["ordinal"]) & (mapped["ordinal"] == before) & (labels["start"] == table["start"])
         )
-        return np.where(valid, labels["labelled"], 0), valid & (labels["deadline"] == 1)
+        return np.where(valid, labels["labelled"], 0), np.where(valid, labels["deadline"], 0)
 
     def _overdue(self, table: NDArray[Any], labelled: Ints) -> Bools:
         """Return the episodes that ended more than the label deadline ago and are not labelled to their end."""

@@ -5,8 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from roborl.errors import ConfigError
 from roborl.learning.sampling import Batch
 from roborl.rewards.forms import RewardForm, reward_of
+
+
+def check_lookahead(lookahead: float, lookahead_updates: int) -> None:
+    """See whether values can look ahead like this; arguments as for :class:`Targets`.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    if not (0.0 <= lookahead <= 1.0 and lookahead_updates >= 0):
+        raise ConfigError(
+            "Values cannot look ahead like this",
+            seen=f"lookahead={lookahead:g} lookahead_updates={lookahead_updates}",
+            allowed="lookahead in [0, 1], lookahead_updates >= 0",
+            remedy="For plain potential shaping: lookahead 1",
+        )
 
 
 class Targets:

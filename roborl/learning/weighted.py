@@ -35,7 +35,7 @@ from roborl.errors import ConfigError
 from roborl.learning.features import EachCamera, FeatureCache
 from roborl.learning.publish import Weights
 from roborl.learning.sampling import Batch
-from roborl.learning.targets import Targets
+from roborl.learning.targets import Targets, check_lookahead
 from roborl.policies.networks import Critics
 from roborl.rewards.forms import RewardForm
 from roborl.rewards.training.encoders import build_frame_encoder
@@ -94,14 +94,18 @@ class WeightedConfig:
     critic_sees_potential: bool = True
 
     def __post_init__(self) -> None:
+        check_lookahead(self.lookahead, self.lookahead_updates)
         if not (
-            self.temperature > 0 and 0.0 < self.expectile < 1.0 and self.n_step >= 0 and self.lora_rank > 0
+            self.temperature > 0
+            and 0.0 < self.expectile < 1.0
+            and self.n_step >= 0
+            and min(self.lora_rank, self.batch_size, self.members) >= 1
         ):
             raise ConfigError(
                 "Chunks cannot be weighed with these settings",
                 seen=f"temperature={self.temperature:g} expectile={self.expectile:g} n_step={self.n_step} "
-                f"lora_rank={self.lora_rank}",
-                allowed="temperature > 0, expectile between 0 and 1, n_step >= 0, lora_rank >= 1",
+                f"lora_rank={self.lora_rank} batch_size={self.batch_size} members={self.members}",
+                allowed="temperature > 0, expectile between 0 and 1, n_step >= 0, 1 or more of the others",
             )
         if not self.learn or (len(self.learn) > 1 and {"all", "lora"} & set(self.learn)):
             raise ConfigError(

@@ -46,8 +46,19 @@ class ExplorationConfig:
             )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stray:
+    """How one step strays: noise (a,), and the value at which a burst holds a component, None outside one."""
+
+    noise: NDArray[np.float64]
+    burst: tuple[int, float] | None
+
+
 class Explorer:
     """Adds to actions what explores.
+
+    How a step strays is drawn once. What an answer draws for more steps than are acted out until the next answer, that one
+    takes over: noise and bursts last as many steps whatever the length of chunks, and however late they come.
 
     Args:
         config: How.
@@ -60,25 +71,45 @@ class Explorer:
         self._random = np.random.default_rng(seed)
         self._noise: NDArray[np.float64] = np.zeros(action_dim)
         self._component, self._value, self._left = 0, 0.0, 0
+        self._ahead: list[_Stray] = []
+        self._step: int | None = None
 
     def reset(self) -> None:
         """Begin an episode: draw fresh noise, end a burst."""
         self._noise, self._left = self._random.normal(size=self._noise.size), 0
+        self._ahead.clear()
+        self._step = None
 
-    def __call__(self, action: NDArray[np.floating]) -> NDArray[np.floating]:
+    def __call__(self, action: NDArray[np.floating], step: int | None = None) -> NDArray[np.floating]:
         """Return actions (h, a) with noise, one component held where there is a burst; not yet within bounds.
 
-        A chunk counts as one step: noise and burst hold for all of it.
+        Args:
+            action: What the policy would do at the next h steps, (h, a).
+            step: Index of the first of them in the episode; None where each answer is for one step after the last one's.
         """
+        passed = 1 if step is None or self._step is None else max(1, step - self._step)
+        self._step = step
+        del self._ahead[:passed]
+        while len(self._ahead) < len(action):
+            self._ahead.append(self._draw())
+        strays = self._ahead[: len(action)]
+        strayed: NDArray[np.floating] = action + self.config.std * np.stack([stray.noise for stray in strays])
+        for row, stray in zip(strayed, strays, strict=True):
+            if stray.burst is not None:
+                component, value = stray.burst
+                row[component] = value
+        return strayed
+
+    def _draw(self) -> _Stray:
+        """Draw how the step after the last one drawn strays."""
         config, random = self.config, self._random
         kept = config.persistence
         self._noise = kept * self._noise + np.sqrt(1 - kept**2) * random.normal(size=self._noise.size)
-        strayed: NDArray[np.floating] = action + config.std * self._noise
         if not self._left and random.random() < config.burst_rate:
             self._component = int(random.integers(self._noise.size))
             self._value = float(random.choice((-1.0, 1.0)) * random.uniform(0.5, 1.0))
             self._left = int(random.integers(1, config.burst_steps + 1))
-        if self._left:
-            strayed[:, self._component] = self._value
-            self._left -= 1
-        return strayed
+        if not self._left:
+            return _Stray(self._noise, None)
+        self._left -= 1
+        return _Stray(self._noise, (self._component, self._value))

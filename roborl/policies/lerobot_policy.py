@@ -159,7 +159,8 @@ class LeRobotPolicy:
             actions = parts.after(actions)
         found: NDArray[np.floating] = np.atleast_2d(actions[0].float().cpu().numpy())
         if self._explorer:
-            found = self._explorer(found)
+            index = max((frame.id for frame in observation.frames.values()), default=None)
+            found = self._explorer(found, index)
         return np.clip(found, -1.0, 1.0).astype(np.float32)
 
     def losses(

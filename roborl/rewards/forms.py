@@ -99,7 +99,7 @@ def the_form(
         )
     form = forms.pop() if forms else RewardForm.SPARSE
     seen = form is RewardForm.SPARSE or critic_sees_potential or potential_of_frame
-    short = form is RewardForm.POTENTIAL and lookahead < 1.0
+    short = form is RewardForm.POTENTIAL and lookahead != 1.0
     if not (form.policy_invariant and seen) or (short and not lookahead_grows):
         return form, NOT_POLICY_INVARIANT
     if not short:

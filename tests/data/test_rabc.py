@@ -86,6 +86,18 @@ def test_kappa_goes_with_the_pace_of_the_data_and_not_with_its_length() -> None:
         assert (theirs.weights[1][: rows // 2] == 1).all() == (rows == 101)
 
 
+@pytest.mark.parametrize("start", [0.0, 0.2, 0.6])
+def test_kappa_is_the_pace_of_what_finishes_wherever_progress_begins(start: float) -> None:
+    late = np.float32([np.nan] * 30 + line(start, 1, 101))
+    progress = {0: curve(*line(start, 1, 101)), 1: (late, np.zeros(131, np.float32))}
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=10))
+    assert found.kappa == pytest.approx((1 - start) / 10)
+    assert found.weights[0] == pytest.approx(np.ones(101), abs=1e-4)
+    unfinished = {0: curve(*line(start, 0.85, 101))}
+    found = weigh(unfinished, lengths(unfinished), RabcSettings(chunk=10))
+    assert found.kappa == pytest.approx((1 - start) / 10), "what would finish in that length"
+
+
 def test_the_last_frames_of_what_was_done_count_and_those_of_what_was_not_do_not() -> None:
     done = [*line(0, 0.98, 30), *[0.98] * 15]
     undone = [*line(0, 0.95, 30), *line(0.95, 0.2, 15)]
@@ -141,6 +153,28 @@ def test_doubt_lowers_a_weight_and_never_makes_one() -> None:
     np.testing.assert_allclose(found.weights[0][[5, 10]], 0.5, rtol=1e-4)
     np.testing.assert_allclose(found.weights[0][[4, 6, 11]], 1.0, rtol=1e-4)
     assert not found.weights[1].any()
+
+
+def test_a_score_that_was_not_read_is_as_doubtful_as_the_last_one() -> None:
+    values, spread = np.float32(line(0, 0.8, 41)), np.full(41, 0.3, np.float32)
+    holes = [values.copy(), spread.copy()]
+    for column in holes:
+        column[5::5] = np.nan
+    settings = RabcSettings(chunk=5, kappa=0.1, doubt=0.1)
+    found = weigh({0: (values, spread), 1: (holes[0], holes[1])}, {0: 41, 1: 41}, settings)
+    assert found.weights[1].max() <= found.weights[0].max() * 1.3
+
+
+def test_a_stretch_without_scores_is_unknown_and_does_not_stand_still() -> None:
+    values = np.float32(line(0, 0.8, 41))
+    values[10:25] = np.nan
+    progress = {0: (values, np.where(np.isnan(values), np.nan, 0).astype(np.float32))}
+    found = weigh(progress, {0: 41}, RabcSettings(chunk=5, kappa=0.1))
+    assert found.unknown == 11, "rows 9 to 19 have chunks without a score"
+    assert np.isnan(found.gains[0][9:20]).all()
+    assert found.weights[0].min() > 0.15
+    still = curve(*np.where(np.arange(41) < 10, line(0, 0.8, 41), 0.18))
+    assert not weigh({0: still}, {0: 41}, RabcSettings(chunk=5, kappa=0.1)).unknown
 
 
 def test_misuse_is_told() -> None:

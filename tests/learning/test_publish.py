@@ -102,6 +102,37 @@ def test_rolling_back_makes_a_new_version_of_the_old_weights(tmp_path: Path) -> 
     assert caught.value.allowed == [1, 2, 3, 4]
 
 
+def no_room(*_: object, **__: object) -> None:
+    raise SafetensorError("I/O error: No space left on device")
+
+
+def test_rolling_back_takes_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = PolicyPublisher(Link(), VersionShelf(tmp_path, keep=4))
+    for value in range(30):
+        publisher.offer(weights(value / 100), {})
+    monkeypatch.setattr("roborl.learning.publish.save_file", no_room)
+    assert publisher.roll_back(1) == 31
+    kept = VersionShelf(tmp_path)
+    np.testing.assert_array_equal(kept.get(31)["bias"], weights(0.0)["bias"])
+    assert kept.versions()[-4:] == [28, 29, 30, 31]
+    assert 27 not in kept.versions(), "older ones make way as ever"
+
+
+def test_a_disk_without_links_keeps_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    publisher = PolicyPublisher(Link(), VersionShelf(tmp_path))
+    publisher.offer(weights(0.1), {})
+    assert publisher.roll_back(1) == 2
+    np.testing.assert_array_equal(publisher.weights(2)["bias"], weights(0.1)["bias"])
+    monkeypatch.setattr("roborl.learning.publish.save_file", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        publisher.roll_back(1)
+    assert publisher.version == 2
+
+
 def test_the_shelf_keeps_the_newest_and_ever_fewer_of_the_older_versions(tmp_path: Path) -> None:
     shelf = VersionShelf(tmp_path, keep=4)
     count = {}
@@ -130,9 +161,6 @@ def test_a_torn_version_is_an_error_of_ours(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_older_version_and_no_draft(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_room(*_: object, **__: object) -> None:
-        raise SafetensorError("I/O error: No space left on device")
-
     shelf = VersionShelf(tmp_path)
     shelf.put(1, weights(0.1), {})
     monkeypatch.setattr("roborl.learning.publish.save_file", no_room)

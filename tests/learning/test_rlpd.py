@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from roborl.codec import join
 from roborl.data.arena import ArenaReader
 from roborl.data.store import Store, StoreSpec
+from roborl.errors import ConfigError
 from roborl.learning.rlpd import Rlpd, RlpdConfig
 from roborl.learning.sampling import Batch
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
@@ -226,3 +227,22 @@ def test_the_actor_is_told_in_learning_what_it_was_told_when_it_acted(
     store.close()
     np.testing.assert_allclose(proposed, acted, atol=1e-4)
     assert np.ptp(proposed, axis=0).min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lookahead": 1.2},
+        {"lookahead": -0.1},
+        {"lookahead_updates": -1},
+        {"batch_size": 0},
+        {"members": 0},
+        {"subset": 0},
+        {"actor_every": 0},
+        {"advantage_temperature": 0.0},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RlpdConfig(**settings)
+    assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))

@@ -287,6 +287,48 @@ def test_labels_that_are_late_hold_back_their_steps_until_the_deadline(tmp_path:
     assert draws.sample(200).next_potential.max() == 1.0
 
 
+def test_recorded_episodes_are_not_drawn_without_labels_once_there_are_some(tmp_path: Path) -> None:
+    world, clock = World(tmp_path), FakeClock()
+    world.episode(0, 10, kind="demo")
+    draws = world.sampler(clock, label_deadline_s=5.0)
+    clock.advance(6.0)
+    draws.refresh()
+    assert draws.counts()["demo"] == 10, "no judge was ever there"
+    columns = world.label("v1", {0: [0.1, 0.2, 0.3]})
+    switch(world.root, "v1")
+    draws.refresh()
+    assert draws.counts()["demo"] == 2
+    columns.mark_deadline(key(0))
+    draws.refresh()
+    assert draws.counts()["demo"] == 10
+
+
+def test_a_verdict_is_waited_for_until_the_episode_is_over_and_its_judge_is_given_up_on(
+    tmp_path: Path,
+) -> None:
+    world, clock = World(tmp_path), FakeClock()
+    world.begin(0)
+    for _ in range(11):
+        world.arrive(0)
+    world.change(0, meta={"outcome": "judge"})
+    columns = world.label("v1", {0: [0.1, 0.2, 0.3]})
+    switch(world.root, "v1")
+    draws = world.sampler(clock, label_deadline_s=5.0)
+
+    def drawn() -> int:
+        clock.advance(6.0)
+        draws.refresh()
+        return draws.counts()["all"]
+
+    columns.mark_deadline(key(0), verdict=True)
+    assert not drawn(), "it is open"
+    columns.mark_deadline(key(0))
+    world.change(0, end=EndCause.TIME_LIMIT)
+    assert not drawn(), "only its labels are late"
+    columns.mark_deadline(key(0), verdict=True)
+    assert drawn() == 10
+
+
 def test_labels_that_are_worth_nothing_change_nothing(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.episode(0, 9)

@@ -221,7 +221,17 @@ def test_it_goes_on_exactly_where_it_was(saved: Callable[[str], Path], tmp_path:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": 0.0}, {"expectile": 1.0}, {"learn": []}, {"learn": ["lora", "all"]}]
+    "settings",
+    [
+        {"temperature": 0.0},
+        {"expectile": 1.0},
+        {"learn": []},
+        {"learn": ["lora", "all"]},
+        {"lookahead": 1.2},
+        {"lookahead_updates": -1},
+        {"batch_size": 0},
+        {"members": 0},
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:

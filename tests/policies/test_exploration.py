@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -35,6 +37,27 @@ def test_a_burst_holds_one_component_for_a_few_steps() -> None:
     assert same.mean() > 0.8, "held from step to step"
     # 19 free steps come before one that begins a burst, and that lasts 2.5.
     assert burst.mean() == pytest.approx(2.5 / 21.5, abs=0.03)
+
+
+def test_a_chunk_strays_step_by_step_as_single_actions_do_however_much_of_it_is_acted_out() -> None:
+    config, chunk = ExplorationConfig(burst_rate=0.2), np.zeros((50, SIZE), np.float32)
+    one_by_one = strayed(config, 200)
+    assert max(len(list(run)) for _, run in groupby(np.abs(one_by_one).max(axis=1) >= 0.5)) < 50
+    for replan in (1, 7, 50):
+        explorer = Explorer(config, SIZE, seed=1)
+        explorer.reset()
+        acted = [explorer(chunk, step)[:replan] for step in range(0, 200, replan)]
+        np.testing.assert_array_equal(np.concatenate(acted)[:200], one_by_one)
+
+
+def test_a_chunk_that_comes_late_goes_on_with_the_burst_of_the_one_before() -> None:
+    explorer, chunk = (
+        Explorer(ExplorationConfig(burst_rate=0.5), SIZE, seed=1),
+        np.zeros((20, SIZE), np.float32),
+    )
+    before, after = explorer(chunk, 4), explorer(chunk, 10)
+    np.testing.assert_array_equal(after[:14], before[6:])
+    assert explorer(chunk, 100).shape == chunk.shape, "nothing of it was left"
 
 
 def test_a_burst_ends_with_its_episode() -> None:

@@ -138,9 +138,10 @@ def test_weights_that_do_not_fit_or_are_not_finite_leave_the_old_ones(saved: Sav
 
 def test_a_kind_that_answers_alike_explores_and_one_that_draws_does_not(saved: Saved) -> None:
     explore = ExplorationConfig(std=0.3)
-    assert not np.allclose(
-        opened(saved("act", HEAD), explore=explore).act(SEEN[0]), opened(saved("act", HEAD)).act(SEEN[0])
+    strays = opened(saved("act", HEAD), explore=explore).act(SEEN[0]) - opened(saved("act", HEAD)).act(
+        SEEN[0]
     )
+    assert len(np.unique(strays[:, 0])) == len(strays) > 1, "each step in its own way"
     vla = saved("smolvla", ("all",))
     np.testing.assert_array_equal(opened(vla, explore=explore).act(SEEN[0]), opened(vla).act(SEEN[0]))
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from roborl.errors import ConfigError
 from roborl.learning.algorithm import Algorithm
+from roborl.learning.mixing import Share
 from roborl.learning.rlpd import Rlpd, RlpdConfig
 from roborl.learning.sampling import SamplingConfig
 from roborl.learning.weighted import Weighted, WeightedConfig
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder
+from roborl.loops.learner.replay import recorded
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import RewardForm
 
@@ -40,6 +42,24 @@ def chosen(config: LearnConfig) -> str:
 def settings_of(config: LearnConfig) -> RlpdConfig | WeightedConfig:
     """Return the settings of the algorithm; one of the user's own has those of rlpd."""
     return config.weighted if chosen(config) == "weighted" else config.rlpd
+
+
+def mix_of(config: LearnConfig) -> dict[str, Share]:
+    """Return the share of each index set in a batch.
+
+    Raises:
+        ConfigError: If the shares leave nothing for online experience, or nothing for the head start to be made on.
+    """
+    settings, head_start = settings_of(config), config.trainer.budget.head_start
+    mix = config.mix.shares(settings.demo_fraction, failures=config.demos.failures)
+    if head_start and not any(share.at(0, natural=1.0) for share in recorded(mix).values()):
+        raise ConfigError(
+            "A head start would never end, for no recorded episode has a share in a batch",
+            seen=f"trainer.budget.head_start={head_start}, demo_fraction={settings.demo_fraction:g}",
+            allowed="a share for demonstrations from the first update on, or for recorded failures",
+            remedy="Raise demo_fraction, or set --trainer.budget.head_start 0",
+        )
+    return mix
 
 
 def sampling_of(config: LearnConfig, policy: Any) -> SamplingConfig:

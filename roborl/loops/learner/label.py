@@ -13,6 +13,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.errors import DatasetError
 from roborl.loops.learner.judging import Verdicts
 from roborl.loops.learner.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
+from roborl.loops.learner.lateness import Lateness
 from roborl.loops.reward_server import ScoreLink, ServedJudge
 from roborl.types import EpisodeKey, Observation, Score
 
@@ -45,8 +46,13 @@ class Column(Protocol):
         """Record the stride of an episode, before its first label."""
         ...
 
-    def hold(self, key: EpisodeKey) -> bool:
-        """Let the episode be trained on without the labels it lacks; False where that was so already."""
+    def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
+        """Let the episode be trained on without the labels it lacks; False where that was so already.
+
+        Args:
+            key: The episode.
+            verdict: Once it is over, without the verdict that it may lack, too.
+        """
         ...
 
     def finish(self, key: EpisodeKey) -> None:
@@ -132,30 +138,22 @@ class Labeller:
         self._column: Column | None = None
         self._active = self._caught_up = False
         self._sessions: dict[EpisodeKey, _Session] = {}
-        self._waiting_ns: dict[EpisodeKey, int] = {}
+        self._lateness = Lateness(config.deadline_s)
         self._retry_ns: dict[EpisodeKey, int] = {}
         self._finished: set[EpisodeKey] = set()
         self._found: Sequence[EpisodeInfo] | None = None
         self._episodes: dict[EpisodeKey, EpisodeInfo] = {}
-        self._listened_ns, self._patience_ns = self._clock.now_ns(), 0
-        self.backlog = 0
-        names = (
-            "scored",
-            "missing",
-            "rebuilt",
-            "held",
-            "changed",
-            "foreign",
-            "verdicts",
-            "unjudged",
-            "unreadable",
-        )
-        self.counters = dict.fromkeys(names, 0)
+        self._met_ns = self._listened_ns = self._clock.now_ns()
+        self._patience_ns = 0
+        self.backlog = self._behind = 0
+        names = ("scored", "missing", "rebuilt", "held", "changed", "foreign", "verdicts", "unjudged")
+        self.counters = dict.fromkeys((*names, "unreadable"), 0)
 
     def turn(self, timeout_s: float = 0.02) -> bool:
         """Do what is due; return whether anything was sent or came in."""
         judge = self._link.judge()
         if judge is not None:
+            self._met_ns = self._clock.now_ns()
             if judge != self._judge:
                 self._switch(judge)
             self._judge = judge
@@ -190,7 +188,7 @@ class Labeller:
             self._link.close(session.name)
         self._sessions.clear()
         self._finished.clear()
-        self._waiting_ns.clear()
+        self._lateness.clear()
         self._found = None
         self._judge, self._column = judge, self._store.column(judge.version)
         active = self._store.active()
@@ -206,47 +204,53 @@ class Labeller:
         self._events({"event": "column", "version": self._judge.version})
 
     def _watch_deadlines(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
+        """Let episodes go that wait too long; for what is recorded, and for verdicts, only a judge that is away lets go."""
         now, column = self._clock.now_ns(), self._column
-        backlog, caught_up = 0, column is not None
+        away = now - self._met_ns > self._config.deadline_s * NS
+        self.backlog, self._behind, caught_up = 0, 0, column is not None
         for key, info in episodes.items():
             if key in self._finished:
                 continue
-            missing = info.observations - (0 if column is None else column.labelled(key))
-            backlog += missing
+            labelled = 0 if column is None else column.labelled(key)
+            missing = info.observations - labelled
+            self.backlog += missing
+            self._behind += 0 if info.recorded else missing
             if missing <= 0:
-                self._waiting_ns.pop(key, None)
+                self._lateness.forget(key)
                 if info.end is not None and key not in self._sessions and not self._awaited(info):
                     self._finish(key, column)
                 continue
             caught_up = caught_up and info.end is None
-            since = self._waiting_ns.setdefault(key, now)
-            if column is not None and now - since > self._config.deadline_s * NS and column.hold(key):
+            late = away if info.recorded else self._lateness.late(key, labelled, info.observations, now)
+            if column is not None and late and column.hold(key, verdict=away):
                 self.counters["held"] += 1
                 self._events({"event": "held", "episode": str(key), "unlabelled": missing})
                 log.warning(
                     "Labels of %s are late by %g s: its potential is held", key, self._config.deadline_s
                 )
-        self.backlog, self._caught_up = backlog, caught_up
+        self._caught_up = caught_up
 
     def _send(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column) -> bool:
-        sent = False
+        sent = waiting = False
         # What the robot does now comes before what was recorded long ago.
         for info in sorted(episodes.values(), key=lambda info: (info.recorded, info.ordinal)):
             if info.key in self._finished or not info.observations:
                 continue
             session = self._sessions.get(info.key) or self._open(info, column)
-            if session is not None:
-                try:
-                    sent |= self._push(info, session)
-                except DatasetError as error:
-                    self._leave_out(info.key, column, error)
+            if session is None or (info.recorded and waiting):
+                continue
+            waiting = waiting or (not info.recorded and len(self._due(info, session)) > 0)
+            try:
+                sent |= self._push(info, session)
+            except DatasetError as error:
+                self._leave_out(info.key, column, error)
         return sent
 
     def _leave_out(self, key: EpisodeKey, column: Column, error: DatasetError) -> None:
         """Go on without an episode whose recording is torn: it is trained on with the labels it has."""
         self._link.close(self._sessions.pop(key).name)
         self._finished.add(key)
-        column.hold(key)
+        column.hold(key, verdict=True)
         self.counters["unreadable"] += 1
         self._events({"event": "unreadable", "episode": str(key)})
         log.error("%s cannot be labelled any further: %s", key, error)
@@ -255,11 +259,11 @@ class Labeller:
         if self._clock.now_ns() < self._retry_ns.get(info.key, 0):
             return None
         labelled = column.labelled(info.key) >= info.observations > 0 and info.end is not None
-        if len(self._sessions) >= self._config.sessions or (labelled and not self._awaited(info)):
+        if len(self._sessions) >= self._places(info) or (labelled and not self._awaited(info)):
             return None
         stride = column.stride(info.key)
         if not stride:
-            stride = self._config.stride if info.recorded else self._strides.next_stride(self.backlog)
+            stride = self._config.stride if info.recorded else self._strides.next_stride(self._behind)
             column.set_stride(info.key, stride)
             if stride != self._config.stride:
                 self._events({"event": "stride", "episode": str(info.key), "stride": stride})
@@ -270,9 +274,16 @@ class Labeller:
         self._sessions[info.key] = session
         return session
 
+    def _places(self, info: EpisodeInfo) -> int:
+        """Return how many sessions there may be with this one; what is recorded leaves one to what the robot does now."""
+        sessions = self._config.sessions
+        return sessions if not info.recorded or sessions == 1 else sessions - 1
+
+    def _due(self, info: EpisodeInfo, session: _Session) -> range:
+        return session.labels.due(info.observations, info.end is not None, self._config.window)
+
     def _push(self, info: EpisodeInfo, session: _Session) -> bool:
-        labels, ended = session.labels, info.end is not None
-        due = labels.due(info.observations, ended, self._config.window)
+        labels, ended, due = session.labels, info.end is not None, self._due(info, session)
         if not labels.unanswered:
             session.heard_ns = self._patience_ns
         sent = False

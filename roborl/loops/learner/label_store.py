@@ -13,7 +13,7 @@ import numpy as np
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.arena import ArenaReader
-from roborl.data.columns import ProgressColumns, active_version, switch
+from roborl.data.columns import NO_LABELS, NO_VERDICT, ProgressColumns, active_version, switch
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
@@ -174,15 +174,16 @@ class StoredColumn:
         with self._strides_file.open("ab", buffering=0) as file:
             file.write(json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
 
-    def hold(self, key: EpisodeKey) -> bool:
-        """Let the episode be trained on without the labels it lacks; False where that was so already."""
+    def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
+        """Let the episode be trained on without the labels, and maybe the verdict, it lacks; False where it was held already."""
         slot = self._arena.slot(key)
         if slot is None:
             return False
         entry, labels = self._arena.table[slot], self.columns.table[slot]
-        if labels["ordinal"] == entry["ordinal"] and labels["deadline"]:
-            return False
-        return self.columns.mark_deadline(key)
+        before = labels["deadline"] if labels["ordinal"] == entry["ordinal"] else 0
+        if before < (NO_VERDICT if verdict else NO_LABELS):
+            self.columns.mark_deadline(key, verdict=verdict)
+        return not before
 
     def finish(self, key: EpisodeKey) -> None:
         """Keep the episode's labels with its recording, as soon as that is sealed."""

@@ -28,7 +28,8 @@ class LabelConfig:
     window: int = 32
     # episodes that are labelled side by side
     sessions: int = 8
-    # seconds an episode waits for labels before it is trained on with its potential held
+    # seconds that a label may be missing before its episode is trained on with its potential held. A recorded episode waits
+    # for its labels, and one whose outcome is left to a reward model for that, until the model has been away for so long
     deadline_s: float = 30.0
     # seconds between losing a session and opening another
     retry_s: float = 0.2

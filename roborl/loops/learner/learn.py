@@ -17,7 +17,7 @@ from roborl.learning.publish import VersionShelf
 from roborl.loops.bench_scales import scales
 from roborl.loops.demonstrations import warn_of_another_task
 from roborl.loops.learner import learn_processes
-from roborl.loops.learner.algorithms import chosen, settings_of
+from roborl.loops.learner.algorithms import chosen, mix_of, settings_of
 from roborl.loops.learner.learn_config import (
     BenchForm,
     LearnConfig,
@@ -117,6 +117,7 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)
         warn_of_another_task(config.demos, bench)
     algorithm = chosen(config)
+    mix_of(config)  # What cannot be mixed is refused before a policy is made.
     place_policy(config, form, run, stopping)
     if not run.learner.exists():
         keep_settings(run.learner, config)

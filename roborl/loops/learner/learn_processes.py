@@ -17,7 +17,7 @@ from roborl.errors import DatasetError, ModelLoadError
 from roborl.learning.algorithm import Algorithm
 from roborl.learning.publish import ProbeActions, probe_with
 from roborl.loops.architecture import architecture, folder_architecture
-from roborl.loops.learner.algorithms import chosen, make_algorithm, sampling_of, settings_of
+from roborl.loops.learner.algorithms import chosen, make_algorithm, mix_of, sampling_of, settings_of
 from roborl.loops.learner.label import Labeller
 from roborl.loops.learner.learn_config import (
     BenchForm,
@@ -227,7 +227,6 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     if arena is None:
         return
     policy = load_policy(run.policy, task=form.task, seed=config.seed)
-    settings = settings_of(config)
     sampler = Sampler(arena, sampling_of(config, policy), config.seed)
     algorithm: Algorithm[Any] = make_algorithm(config, policy, arena)
     recording = StoreReader(run.store, leave_out_torn=True)
@@ -247,8 +246,8 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         algorithm=algorithm,
         source=ReplaySource(
             sampler,
-            config.mix.shares(settings.demo_fraction, failures=config.demos.failures),
-            settings.batch_size,
+            mix_of(config),
+            settings_of(config).batch_size,
             images=algorithm.images,
             info=recording.info,
             reported=told,
@@ -263,6 +262,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
         probe=_Probe(policy, recording, config.trainer.probes),
         history=(len(told), sum(success is True for success in told.values())),
+        beat=child.beat,
     )
     with _asked_version(run) as version:
         trainer.start(resume=True, rollback=version)
@@ -315,7 +315,7 @@ class _Probe:
 
 @contextmanager
 def _asked_version(run: RunFolder) -> Iterator[int]:
-    """Yield the version to go back to, 0 for none. The request stays until it is met, or cannot be: a kill loses none."""
+    """Yield the version to go back to, 0 for none. The request stays until it was met, or could not be: a kill loses none."""
     try:
         wanted = run.rollback.read_text()
     except FileNotFoundError:

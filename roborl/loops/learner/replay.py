@@ -15,7 +15,7 @@ from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.mixing import Mixer, Schedule, Share
 from roborl.learning.sampling import Batch, Sampler
-from roborl.loops.learner.train import EpisodeResult, Experience
+from roborl.loops.learner.experience import EpisodeResult, Experience
 from roborl.types import EpisodeKey, Source
 
 
@@ -66,7 +66,7 @@ class MixConfig:
         demos = "demo+success+person" if self.with_successes else "demo"
         shares = {
             "online": Share(
-                kind="linear" if self.kind == "linear" else "fixed",
+                kind="rest" if self.kind == "proportional" else self.kind,
                 share=1.0 - demo_fraction - failed,
                 final=1.0 - self.final - failed,
                 over_updates=self.over_updates,
@@ -74,15 +74,24 @@ class MixConfig:
         }
         if demo_fraction or self.kind != "fixed":
             shares[demos] = Share(
-                kind=self.kind, share=demo_fraction, final=self.final, over_updates=self.over_updates
+                kind=self.kind,
+                share=demo_fraction,
+                final=self.final,
+                over_updates=self.over_updates,
+                most=1.0 - failed,
             )
         if failed:
             shares["failure"] = Share(share=failed)
         return shares
 
 
+def recorded(mix: Mapping[str, Share]) -> dict[str, Share]:
+    """Return the part of a mix that is drawn from recorded episodes, by index set."""
+    return {"demo" if "demo" in name else name: mix[name] for name in mix if name != "online"}
+
+
 class ReplaySource:
-    """Implements :class:`roborl.loops.learner.train.BatchSource`.
+    """Implements :class:`roborl.loops.learner.experience.BatchSource`.
 
     Args:
         sampler: The replay memory.
@@ -111,9 +120,7 @@ class ReplaySource:
         ahead: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sampler, self._mixer = sampler, Mixer(sampler, mix)
-        self._recorded_mixer = Mixer(
-            sampler, {"demo" if "demo" in name else name: mix[name] for name in mix if name != "online"}
-        )
+        self._recorded_mixer = Mixer(sampler, recorded(mix))
         self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
         self._imported, self._ahead = imported, ahead
         self._reported = set(reported)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, ModelLoadError, TrainingError
@@ -15,77 +15,15 @@ from roborl.learning.algorithm import Algorithm
 from roborl.learning.budget import BudgetConfig, ReplayBudget
 from roborl.learning.checkpoint import Checkpoint, check_shapes, checkpoints, load_checkpoint, save_checkpoint
 from roborl.learning.publish import PolicyPublisher, ProbeActions
+from roborl.loops.beating import beating
+from roborl.loops.learner.experience import BatchSource, Experience
 from roborl.loops.run_files import written
 
 log = logging.getLogger(__name__)
 
 _LONGEST_BURST_S = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeResult:
-    """A finished online episode, for the metrics.
-
-    Attributes:
-        key: Its key as text.
-        steps: Transitions.
-        person: Of those, how many a person commanded.
-        reward: Sum of the task's rewards.
-        success: The verdict, None where there was none.
-        end: Why it ended.
-        policy_version: Version behind its last step.
-    """
-
-    key: str
-    steps: int
-    person: int
-    reward: float
-    success: bool | None
-    end: str
-    policy_version: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experience:
-    """What the store holds for the trainer.
-
-    Attributes:
-        committed: Online observations ever committed; moves while an actor is alive.
-        sampleable: Online transitions of this run that ever became sampleable, each counted once.
-        finished: Online episodes that ended since the last look, in the order they ended.
-        policy_version: Version behind the newest step, 0 for none.
-        held: Transitions that may be sampled with their potential held, because labels are late.
-        label_version: Version of the labels behind the potentials, empty for none.
-        recorded: Recorded episodes stand there whole, with their labels.
-    """
-
-    committed: int
-    sampleable: int
-    finished: Sequence[EpisodeResult]
-    policy_version: int
-    held: int
-    label_version: str = ""
-    recorded: bool = False
-
-
-class BatchSource[B](Protocol):
-    """The replay memory, seen from the trainer."""
-
-    def refresh(self) -> Experience:
-        """Take in what is new."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return, for a checkpoint, which transitions have been counted as sampleable."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue counting from a checkpoint: what it counted is not counted again, whenever it comes into memory."""
-        ...
-
-    def sample(self) -> B | None:
-        """Draw the next batch, None while there is nothing to draw: sizes, mixing and shaping inputs are its business."""
-        ...
+# After a checkpoint passes at least this many times what writing it took.
+_SAVING_REST = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +33,7 @@ class TrainerConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     # updates between two published versions
     publish_every: int = 100
-    # seconds between two checkpoints
+    # seconds between two checkpoints; longer where they take more than a tenth of the time
     checkpoint_every_s: float = 20.0
     # checkpoints kept
     keep_checkpoints: int = 3
@@ -133,6 +71,7 @@ class Trainer[B]:
         metrics: Takes one line of figures at a time.
         probe: Returns the gate's probe once there are observations to try weights on.
         history: Online episodes and successes that this run has reported before.
+        beat: Shows a sign of life; called from another thread, too, while a checkpoint is written.
         clock: The clock.
     """
 
@@ -148,11 +87,12 @@ class Trainer[B]:
         metrics: Callable[[dict[str, Any]], None],
         probe: Callable[[], ProbeActions | None] = lambda: None,
         history: tuple[int, int] = (0, 0),
+        beat: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
         self._algorithm, self._source, self._publisher = algorithm, source, publisher
         self._config, self._folder, self._identity = config, folder, identity
-        self._metrics, self._probe = metrics, probe
+        self._metrics, self._probe, self._beat = metrics, probe, beat
         self._clock: Clock = clock or MonotonicClock()
         self.budget = ReplayBudget(config.budget)
         self._seen = self._committed = 0
@@ -162,7 +102,8 @@ class Trainer[B]:
         self._unpublished = self._unsaved = 0
         self._nothing_to_draw = False
         now = self._clock.now_ns()
-        self._heard_ns = self._refreshed_ns = self._reported_ns = self._saved_ns = now
+        self._heard_ns = self._refreshed_ns = self._reported_ns = now
+        self._save_ns = now + int(config.checkpoint_every_s * NS)
         self._reported_updates = 0
 
     def start(self, *, resume: bool, rollback: int = 0) -> None:
@@ -179,12 +120,8 @@ class Trainer[B]:
         found = checkpoints(self._folder) if resume else []
         if found:
             self._load(found[-1])
-        if rollback:
-            self.roll_back(rollback)
-        elif self._publisher.version == 0:
-            self._publish({"from": "start"})
-        else:
-            self._send_again()
+        if not (rollback and self.roll_back(rollback)):
+            self._send_first()
         self._reported_updates = self.budget.updates
 
     def turn(self) -> int:
@@ -201,7 +138,7 @@ class Trainer[B]:
         if self._unpublished >= self._config.publish_every:
             self._publish({})
         now = self._clock.now_ns()
-        if self._unsaved and now - self._saved_ns >= self._config.checkpoint_every_s * NS:
+        if self._unsaved and now >= self._save_ns:
             self.save()
         if now - self._reported_ns >= self._config.metrics_every_s * NS:
             self._report(now)
@@ -210,11 +147,23 @@ class Trainer[B]:
     def roll_back(self, version: int) -> int:
         """Publish an older version under a new number, train on from it, and save that.
 
+        Returns:
+            The new number; 0 where the disk does not take it, and then everything stays as it was.
+
         Raises:
             ModelLoadError: If that version is not kept.
         """
-        self._algorithm.load_actor_weights(self._publisher.weights(version))
-        new = self._publisher.roll_back(version)
+        weights = self._publisher.weights(version)
+        try:
+            new = self._publisher.roll_back(version)
+        except OSError as error:
+            log.error(
+                "Version %d is not put in force again, for the disk does not take it: %s. Make room, and ask again",
+                version,
+                error,
+            )
+            return 0
+        self._algorithm.load_actor_weights(weights)
         self._metrics({"kind": "rollback", "version": new, "rolled_back_to": version})
         log.warning("Version %d is in force again, as version %d", version, new)
         self._unpublished = 0
@@ -234,9 +183,14 @@ class Trainer[B]:
 
         Where the disk takes none, the last one stays and the next is due in its time.
         """
-        self._saved_ns = self._clock.now_ns()
-        if not self._unsaved and checkpoints(self._folder):
-            return
+        began = self._clock.now_ns()
+        if self._unsaved or not checkpoints(self._folder):
+            with beating(self._beat):
+                self._write()
+        now = self._clock.now_ns()
+        self._save_ns = now + max(int(self._config.checkpoint_every_s * NS), _SAVING_REST * (now - began))
+
+    def _write(self) -> None:
         parts = {
             "algorithm": self._algorithm.state_dict(),
             "budget": self.budget.state_dict(),
@@ -255,8 +209,11 @@ class Trainer[B]:
         """True while experience has come in within the last ``silence_s``."""
         return self._clock.now_ns() - self._heard_ns < self._config.budget.silence_s * NS
 
-    def _send_again(self) -> None:
+    def _send_first(self) -> None:
         """Send the last version for actors that join now; where it is torn, as by a loss of power, send what was loaded."""
+        if self._publisher.version == 0:
+            self._publish({"from": "start"})
+            return
         try:
             self._publisher.republish()
         except ModelLoadError as error:

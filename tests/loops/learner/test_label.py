@@ -40,6 +40,7 @@ class FakeColumn:
     progress: dict[EpisodeKey, list[float]] = field(default_factory=dict)
     strides: dict[EpisodeKey, int] = field(default_factory=dict)
     held: list[EpisodeKey] = field(default_factory=list)
+    unjudged: set[EpisodeKey] = field(default_factory=set)
     finished: list[EpisodeKey] = field(default_factory=list)
     active: bool = False
 
@@ -61,7 +62,9 @@ class FakeColumn:
     def set_stride(self, key: EpisodeKey, stride: int) -> None:
         self.strides[key] = stride
 
-    def hold(self, key: EpisodeKey) -> bool:
+    def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
+        if verdict:
+            self.unjudged.add(key)
         if key in self.held:
             return False
         self.held.append(key)
@@ -118,6 +121,7 @@ class FakeServer:
         self.answering = True
         self.garbled: set[int] = set()
         self.done_from = 2.0
+        self.most = 1_000_000  # scores that a poll brings
         self.pushes: list[tuple[str, int]] = []
         self.closed: list[str] = []
         self._sessions: dict[str, list[int]] = {}
@@ -167,7 +171,7 @@ class FakeServer:
     def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
         if self.away or not self.answering:
             return [], []
-        out, lost, self._out, self._lost = self._out, self._lost, [], []
+        out, lost, self._out, self._lost = self._out[: self.most], self._lost, self._out[self.most :], []
         return out, lost
 
     def crash(self) -> None:
@@ -326,6 +330,41 @@ def test_a_dead_server_costs_the_deadline_once_per_episode_and_labels_catch_up_i
     assert rig.labeller.counters["rebuilt"] >= 1
 
 
+def test_an_episode_whose_labels_follow_close_behind_is_never_late_however_long_it_runs() -> None:
+    rig = Rig(deadline_s=10.0)
+    rig.server.most = 0
+    key = rig.store.begin(0)
+    for second in range(100):
+        rig.store.grow(key, [second])
+        rig.server.most = int(second >= 2)  # what comes is what was asked two seconds before
+        rig.turns(1, seconds=1.0)
+    assert len(rig.labels(key)) == 98
+    assert not rig.labeller.counters["held"]
+    rig.server.most = 0
+    rig.turns(22, seconds=1.0)
+    assert rig.store.columns["v1"].held == [key]
+    assert not rig.store.columns["v1"].unjudged, "the judge is there, and so the verdict is waited for"
+    rig.server.away = True
+    rig.turns(9, seconds=1.0)
+    assert not rig.store.columns["v1"].unjudged
+    rig.turns(2, seconds=1.0)
+    assert rig.store.columns["v1"].unjudged == {key}
+    assert rig.labeller.counters["held"] == 1
+
+
+def test_a_recorded_episode_is_waited_for_while_the_judge_answers() -> None:
+    rig = Rig(deadline_s=10.0)
+    rig.server.most = 1
+    key = rig.store.begin(0, "demo")
+    rig.store.grow(key, [5] * 50, EndCause.SUCCESS)
+    rig.turns(30, seconds=1.0)
+    assert len(rig.labels(key)) == 30
+    assert not rig.store.columns["v1"].held
+    rig.server.away = True
+    rig.turns(12, seconds=1.0)
+    assert rig.store.columns["v1"].held == [key]
+
+
 def test_a_server_that_says_nothing_for_longer_than_it_may_loses_its_session() -> None:
     rig = Rig()
     key = rig.store.begin(0)
@@ -433,6 +472,19 @@ def test_the_stride_grows_at_an_episode_boundary_and_is_recorded() -> None:
     assert noted == {str(key): stride for key, stride in strides.items() if stride != 1}
 
 
+def test_recorded_episodes_do_not_make_the_stride_of_what_the_robot_does_grow() -> None:
+    rig = Rig(behind_frames=50)
+    for number in range(20):
+        rig.store.grow(rig.store.begin(number, "demo"), VALUES, EndCause.SUCCESS)
+    rig.server.most = 1
+    rig.turns(1)
+    online = rig.store.begin(20)
+    rig.store.grow(online, VALUES[:3])
+    rig.turns(1)
+    assert rig.labeller.report()["backlog_frames"] > 200
+    assert rig.store.columns["v1"].strides[online] == 1
+
+
 def test_a_restarted_labeller_keeps_the_stride_an_episode_began_with() -> None:
     rig = Rig(stride=2)
     key = rig.store.begin(0)
@@ -506,6 +558,25 @@ def test_demonstrations_are_labelled_and_give_way_to_what_the_robot_does_now() -
     rig.turns()
     for key in demos:
         np.testing.assert_allclose(rig.labels(key), expected(VALUES), atol=1e-6)
+
+
+def test_a_place_stays_free_of_what_is_recorded_and_its_frames_wait_while_an_online_one_has_some() -> None:
+    rig = Rig(window=16, sessions=3)
+    for number in range(4):
+        rig.store.grow(rig.store.begin(number, "demo"), [3] * 100, EndCause.SUCCESS)
+    rig.server.most = 1
+    rig.turns(3)
+    assert {name for name, _ in rig.server.pushes} == {"s1", "s2"}
+    online = rig.store.begin(9)
+    for value in VALUES:
+        rig.store.grow(online, [value])
+        before = len(rig.server.pushes)
+        rig.turns(1)
+        assert {name for name, _ in rig.server.pushes[before:]} == {"s3"}
+    rig.server.most = 1000
+    rig.turns(3)
+    assert len(rig.labels(online)) == len(VALUES)
+    assert rig.server.pushes[-1][0] != "s3"
 
 
 def test_unsent_frames_are_not_skipped_when_a_push_is_turned_down() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from roborl.clock import FakeClock
 from roborl.codec import join
-from roborl.data.columns import active_version, load_labels, save_labels
+from roborl.data.columns import NO_VERDICT, active_version, load_labels, save_labels
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
@@ -178,6 +178,10 @@ def test_a_held_episode_is_marked_once(rig: Rig) -> None:
     column = episodes.column("steps")
     assert column.hold(key)
     assert not column.hold(key)
+    assert not column.hold(key, verdict=True), "its labels were given up on before"
+    assert column.columns.table["deadline"].max() == NO_VERDICT
+    assert not column.hold(key)
+    assert column.columns.table["deadline"].max() == NO_VERDICT
     assert not column.hold(EpisodeKey(actor="nobody", incarnation=1, episode=0))
 
 
@@ -228,7 +232,7 @@ def test_a_torn_recording_ends_the_labels_of_its_episode_alone(rig: Rig, part: s
     if part != "zarr.json":
         assert labeller.counters["unreadable"] == 1
         slot = episodes.arena.slot(torn)
-        assert episodes.column("steps").columns.table["deadline"][slot] == 1, "it is not waited for"
+        assert episodes.column("steps").columns.table["deadline"][slot] == NO_VERDICT, "it is not waited for"
 
 
 def test_a_labeller_gives_signs_of_life_while_saved_labels_are_taken_in(rig: Rig) -> None:

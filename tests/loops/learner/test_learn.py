@@ -9,7 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -39,6 +39,7 @@ from roborl.loops.actor.io import weights_handshake
 from roborl.loops.demonstrations import DemosConfig, bench_demos
 from roborl.loops.launch import Addresses, TrainConfig, addresses, run_training, serve_main
 from roborl.loops.learner import learn, learn_processes
+from roborl.loops.learner.algorithms import mix_of
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.learn import learner_specs
 from roborl.loops.learner.learn_config import (
@@ -48,6 +49,7 @@ from roborl.loops.learner.learn_config import (
     ShapingConfig,
     StoreConfig,
 )
+from roborl.loops.learner.replay import MixConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.record import record_scripted
 from roborl.loops.run_files import JsonLines, read_lines, read_status
@@ -631,6 +633,32 @@ def test_a_run_says_whether_its_reward_leaves_the_optimal_policy_alone(
     change: dict[str, Any], says: tuple[str, str]
 ) -> None:
     assert learn.reward_form(replace(LearnConfig(reward="tcp://127.0.0.1:1"), **change)) == says
+
+
+@pytest.mark.parametrize(
+    ("mix", "failures", "fits"),
+    [
+        (MixConfig(), False, False),
+        (MixConfig(kind="linear"), False, False),
+        (MixConfig(kind="proportional"), False, True),
+        (MixConfig(), True, True),
+    ],
+)
+def test_a_head_start_needs_a_share_for_what_is_recorded(
+    tmp_path: Path, mix: MixConfig, failures: bool, fits: bool
+) -> None:
+    config = LearnConfig(
+        run=tmp_path / "run",
+        demos=DemosConfig(path="demos", failures=failures),
+        rlpd=RlpdConfig(demo_fraction=0.0),
+        mix=mix,
+        trainer=TrainerConfig(budget=BudgetConfig(head_start=10)),
+    )
+    with nullcontext() if fits else pytest.raises(ConfigError, match="never end") as caught:
+        mix_of(config)
+    if not fits:
+        assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))
+    assert mix_of(replace(config, trainer=TrainerConfig()))
 
 
 def test_a_disk_with_little_room_is_warned_of_and_not_all_the_time(

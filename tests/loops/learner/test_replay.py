@@ -14,6 +14,7 @@ from roborl.data.reader import StoreReader
 from roborl.data.sealed import episode_of
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
+from roborl.learning.mixing import split_batch
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.learner.replay import MixConfig, ReplaySource
 from roborl.records import Arrival, Verdict, pack_record
@@ -238,6 +239,25 @@ def test_the_share_of_demonstrations_can_follow_a_schedule() -> None:
         MixConfig().shares(0.8, failures=True)
     with pytest.raises(ConfigError, match="final"):
         MixConfig(final=1.5)
+
+
+@pytest.mark.parametrize(
+    ("online", "demos", "failures", "parts"),
+    [
+        (100, 100, None, {"online": 50, "demo": 50}),
+        (100, 900, None, {"online": 10, "demo": 90}),
+        (900, 100, None, {"online": 50, "demo": 50}),
+        (10, 990, 1000, {"online": 25, "demo": 50, "failure": 25}),
+        (0, 10, None, {"demo": 100}),
+        (10, 0, None, {"online": 100}),
+    ],
+)
+def test_a_proportional_share_is_what_there_is_of_demonstrations(
+    online: int, demos: int, failures: int | None, parts: dict[str, int]
+) -> None:
+    mix = MixConfig(kind="proportional", with_successes=False).shares(0.5, failures=failures is not None)
+    counts = {"online": online, "demo": demos} | ({"failure": failures} if failures is not None else {})
+    assert split_batch(100, mix, counts, 0) == parts
 
 
 def test_eviction_takes_nothing_back_from_what_was_earned(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from roborl.clock import FakeClock
+from roborl.clock import NS, Deadline, FakeClock, MonotonicClock
 from roborl.errors import ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig
-from roborl.learning.checkpoint import checkpoints
+from roborl.learning.checkpoint import checkpoints, save_checkpoint
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
-from roborl.loops.learner.train import EpisodeResult, Experience, Trainer, TrainerConfig
+from roborl.loops.learner import learn, learn_processes
+from roborl.loops.learner.experience import EpisodeResult, Experience
+from roborl.loops.learner.learn_config import RunFolder
+from roborl.loops.learner.train import Trainer, TrainerConfig
 
 IDENTITY = {"algorithm": "tiny", "state_dim": 3, "action_dim": 2}
 
@@ -112,6 +118,7 @@ class Bench:
         self.clock = FakeClock()
         self.algorithm, self.memory, self.link = TinyAlgorithm(size), Memory(), Link()
         self.lines: list[dict[str, Any]] = []
+        self.beats = 0
         self.trainer = Trainer(
             algorithm=self.algorithm,
             source=self.memory,
@@ -120,8 +127,12 @@ class Bench:
             folder=folder / "checkpoints",
             identity=identity,
             metrics=self.lines.append,
+            beat=self._beat,
             clock=self.clock,
         )
+
+    def _beat(self) -> None:
+        self.beats += 1
 
     def turn(self, seconds: float = 0.2) -> int:
         self.clock.advance(seconds)
@@ -341,6 +352,55 @@ def test_checkpoints_come_with_time_and_only_when_something_was_learned(tmp_path
     written = path.stat().st_mtime_ns
     bench.turn(61.0)
     assert path.stat().st_mtime_ns == written
+
+
+def test_checkpoints_that_take_long_come_less_often_and_beat_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path, checkpoint_every_s=20.0)
+    bench.trainer.start(resume=False)
+    saves: list[float] = []
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        patience = Deadline(10.0, MonotonicClock())
+        while not bench.beats and not patience.passed:
+            time.sleep(0.01)
+        bench.clock.advance(12.0)
+        saves.append(bench.clock.now_ns() / NS)
+        save_checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr("roborl.loops.learner.train.save_checkpoint", slow)
+    for _ in range(1000):
+        bench.memory.grow(1)
+        bench.turn(1.0)
+    assert bench.beats, "or a long one would pass for a trainer that hangs"
+    assert [round(later - before) for before, later in pairwise(saves)] == [120] * (len(saves) - 1)
+    assert len(saves) > 5
+
+
+def test_a_disk_that_does_not_take_an_older_version_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(40)
+    bench.turn()
+    bench.trainer.finish()
+    learned, version = bench.algorithm.bias.detach().clone(), bench.link.versions[-1]
+    monkeypatch.setattr(VersionShelf, "put_again", full)
+    run = RunFolder(tmp_path)
+    learn.ask_rollback(run, 1)
+    learn_processes._roll_back_if_asked(run, bench.trainer)
+    assert not run.rollback.exists()
+    assert torch.equal(bench.algorithm.bias, learned)
+    assert bench.link.versions[-1] == version
+    assert bench.of("rollback") == []
+    again = Bench(tmp_path)
+    again.trainer.start(resume=True, rollback=1)
+    assert again.link.versions == [version]
 
 
 def test_rolling_back_puts_older_weights_in_force_and_trains_on_from_them(tmp_path: Path) -> None:
