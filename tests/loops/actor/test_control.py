@@ -74,9 +74,13 @@ class Arm:
         self.actions.append(executed)
         return executed
 
-    def begin_return(self) -> int:
+    def begin_return(self) -> bool:
         self._note("begin_return")
-        return 7
+        return self.calls[-2] != "follows"
+
+    def follows(self) -> bool:
+        self._note("follows")
+        return True
 
     def check_home(self) -> None:
         self._note("check_home")
@@ -538,9 +542,10 @@ def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
 def test_a_physical_arm_goes_home_at_the_control_rate_before_each_episode(tmp_path: Path) -> None:
     bench = Bench(tmp_path, goes_home=True, episodes=2)
     bench.loop.run()
-    assert bench.arm.calls[:11] == ["begin_episode", "begin_return", *["tick"] * 7, "check_home", "observe"]
-    assert bench.arm.calls.count("begin_return") == 2
-    np.testing.assert_allclose(np.diff(bench.arm.sent_ns[:7]) / NS, PERIOD_S)
+    way = ["begin_return", *["tick"] * 5, "follows", "begin_return", *["tick"] * 25, "check_home"]
+    assert bench.arm.calls[: len(way) + 2] == ["begin_episode", *way, "observe"]
+    assert bench.arm.calls.count("check_home") == 2
+    np.testing.assert_allclose(np.diff(bench.arm.sent_ns[:30]) / NS, PERIOD_S)
     assert bench.status["ticks"] == 2 * 6 * 5
 
 
