@@ -41,6 +41,7 @@ _SPARE_SLOTS = 8
 _CAUSES = tuple(EndCause)
 _FAULTS_IN_A_ROW = 5
 _LOOKS_PER_PERIOD = 10
+_SILENT = "The operator's keyboard gives no sign of life: the arm stops"
 
 
 class ControlLoop:
@@ -197,8 +198,10 @@ class ControlLoop:
             return self._stopping() or self._orders.asks_for_stop()
 
         self._rate = Rate(self._settings.control_hz, self._clock)
-        there = go_home(self._arm, self._rate, stopped)
+        there = not stopped() and go_home(self._arm, self._rate, stopped)
         if not there:
+            if self._orders.silent:
+                self._lose_operator(_SILENT)
             self._stop_arm()
         return there
 
@@ -354,7 +357,7 @@ class ControlLoop:
         if self._orders.verdict is not None:
             self._commit(self._orders.verdict)
         if self._orders.end is EndCause.WATCHDOG:
-            self._lose_operator("The operator's keyboard gives no sign of life: the arm stops")
+            self._lose_operator(_SILENT)
         self._orders.finish(self._index)
         self._status["last_end"] = _CAUSES.index(cause)
         self._status.add("episodes")

@@ -22,7 +22,7 @@ class Orders:
         presses: The buttons, None where there are none.
         clock: For the silence of the operator's device.
         silence_s: Clock seconds without a sign of life that end an episode, counted once there was one: a device that
-            sends presses alone is not missed. None for no limit.
+            sends presses alone is not missed; and that stop the arm on its way home. None for no limit.
         on_press: Gets the presses that mean nothing here, such as taking over.
         done: Says whether somebody who watches calls the task of an episode done; must not wait.
 
@@ -71,8 +71,7 @@ class Orders:
         for press in self._presses.take() if self._presses is not None else ():
             self._heard_ns = self._clock.now_ns()
             self._obey(press)
-        limit_ns = self._silence_ns if self._shows_life else None
-        if limit_ns is not None and self._clock.now_ns() - self._heard_ns > limit_ns:
+        if self.silent:
             self.end = self.end or EndCause.WATCHDOG
         if self._key is not None and self._done(self._key):
             self.end = self.end or EndCause.JUDGE_STOP
@@ -88,7 +87,7 @@ class Orders:
                 self.hear(press)
 
     def asks_for_stop(self) -> bool:
-        """Take in what was pressed while the arm moves between episodes; True where it must stop.
+        """Take in what was pressed while the arm moves between episodes; True where it must stop, or the device is silent.
 
         Raises:
             SafetyStop: On an emergency stop.
@@ -97,7 +96,14 @@ class Orders:
         for press in self._presses.take() if self._presses is not None else ():
             self.hear(press)
             stop = stop or press.button is Button.STOP
-        return stop
+        return stop or self.silent
+
+    @property
+    def silent(self) -> bool:
+        """Whether the operator's device has shown life, and none for too long."""
+        if self._silence_ns is None or not self._shows_life:
+            return False
+        return self._clock.now_ns() - self._heard_ns > self._silence_ns
 
     def hear(self, press: Press) -> None:
         """Obey one press that came between episodes; a stop has nothing to stop, unless it is the emergency stop.
@@ -105,6 +111,7 @@ class Orders:
         Raises:
             SafetyStop: On an emergency stop.
         """
+        self._heard_ns = self._clock.now_ns()
         if press.button is Button.ESTOP:
             raise SafetyStop("The operator pressed the emergency stop")
         if press.button not in (Button.STOP, Button.DISCARD):

@@ -579,6 +579,25 @@ def test_a_stop_on_the_way_home_holds_the_arm(tmp_path: Path, button: Button, ep
     assert len(bench.operator.seeds) == 1 + episodes
 
 
+def test_a_keyboard_that_dies_on_the_way_home_stops_the_arm(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, goes_home=True, by_person=True, silence_s=0.25)
+
+    def answer() -> None:
+        if len(bench.arm.calls) == 0:
+            bench.keys.press(Button.ALIVE)
+            bench.keys.press(Button.READY)
+        else:
+            bench.keys.press(Button.ESTOP)
+
+    bench.answer = answer
+    bench.loop.run()
+    assert bench.arm.calls[-1] == "hold"
+    assert "observe" not in bench.arm.calls
+    assert (bench.arm.sent_ns[0] - NS) / NS < 0.1
+    assert 10 <= bench.arm.calls.count("tick") <= 14
+    assert (bench.status["operator_lost"], bench.status["episodes"]) == (1, 0)
+
+
 def test_others_can_keep_episodes_from_beginning(bench: Bench) -> None:
     bench.waiting = Waiting.LEARNER_PAUSED
     until = bench.clock.now_ns() + NS
