@@ -45,5 +45,13 @@ class Supervisor(Protocol):
     def decide(
         self, observation: Observation, proposed: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], Source] | None:
-        """Return the action to execute, float32 (a,), and who chose it; None where the arm must stop."""
+        """Return the action to execute, float32 (a,), and who chose it; None where the arm must stop.
+
+        May be asked several times in one step, as long as nobody acts. ``proposed`` is no move where the policy has
+        proposed nothing for this step; the policy is not given the arm then.
+        """
+        ...
+
+    def release(self) -> None:
+        """Take note that an episode is over: the next one is the policy's, unless a person takes over anew."""
         ...

@@ -155,7 +155,7 @@ class Command:
 
     Attributes:
         action: The action executed, after person and safety, in [-1, 1], float32 (a,).
-        proposed: What the policy had proposed, float32 (a,).
+        proposed: What the policy had proposed, float32 (a,); no move where it had proposed nothing while a person acted.
         source: Who chose the executed action.
         policy_version: Version of the weights behind the proposal; 0 for none.
     """

@@ -27,8 +27,8 @@ class ActionConfig:
         gripper_step: Gripper change, of its 0 to 100.
         joint_step_deg: Change of each joint under "joint_delta".
         leash_m: How far the set-point may lead the measured end effector, so that a blocked arm does not wind up.
-        leash_deg: The same for each joint under "joint_delta".
-        gripper_leash: The same for the gripper; it bounds the squeeze.
+        leash_deg: The same for each joint, under "joint_delta" and on the way home.
+        gripper_leash: The same for the gripper, always; it bounds the squeeze.
     """
 
     kind: Literal["ee_delta", "joint_delta"] = "ee_delta"
@@ -55,6 +55,9 @@ class ActionMap:
         config: What an action means.
         box_low_m: Lowest x, y, z a target may have, (3,).
         box_high_m: Highest x, y, z, (3,).
+
+    Attributes:
+        leash: How far each joint's set-point may lead where it is measured, degrees and the gripper's 0 to 100, (n,).
     """
 
     def __init__(
@@ -66,8 +69,8 @@ class ActionMap:
         self._gripper = model.gripper_index
         self._others = np.array([i for i in range(len(model.joint_names)) if i != self._gripper])
         self._scale = np.full(len(model.joint_names), config.joint_step_deg)
-        self._leash = np.full(len(model.joint_names), config.leash_deg)
-        self._scale[self._gripper], self._leash[self._gripper] = config.gripper_step, config.gripper_leash
+        self.leash = np.full(len(model.joint_names), config.leash_deg)
+        self._scale[self._gripper], self.leash[self._gripper] = config.gripper_step, config.gripper_leash
 
     @property
     def size(self) -> int:
@@ -96,7 +99,7 @@ class ActionMap:
         else:
             wanted = self._towards(bounded[:3] * self._config.step_m, set_point, measured)
             wanted[self._gripper] = set_point[self._gripper] + self._config.gripper_step * bounded[3]
-        free = np.clip(wanted, measured - self._leash, measured + self._leash)
+        free = np.clip(wanted, measured - self.leash, measured + self.leash)
         if self._config.kind == "ee_delta":
             wanted[self._gripper] = free[self._gripper]
         else:

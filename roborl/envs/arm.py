@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 from lerobot.robots.robot import Robot
@@ -14,6 +13,7 @@ from roborl.clock import Clock
 from roborl.envs.bench import Bench, device_type
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.cameras import Freshness, age_ns, close_after_reading, frame_age_s
+from roborl.envs.homing import towards
 from roborl.envs.kinematics import Kinematics
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
@@ -30,8 +30,13 @@ from roborl.errors import ConfigError, RobotError, ShapeError, spelt_out
 from roborl.images import resized
 from roborl.types import Frame, Observation, Vector
 
-# Degrees, or parts of the gripper's 100: where the way home may end.
+# Degrees, or parts of the gripper's 100: where the way home may end, and what is no motion of a set-point.
 _AT_HOME = 2.0
+_STILL = 1e-6
+_HOMEWARD_SPEED = 0.25
+"""Share of the joints' largest speeds at which the arm goes home, where the bench does not allow less."""
+_SAG = 0.5
+"""Share of its leash by which a joint may miss its home under the arm's own weight."""
 _SAME_ACTION = 0.01
 """A stored action this near to the one asked for is it: the rest is the inverse kinematics' rounding."""
 
@@ -201,31 +206,65 @@ class Arm:
         asked = np.clip(action, -1.0, 1.0)
         return asked if np.abs(executed - asked).max() < _SAME_ACTION else executed
 
-    def begin_return(self, *, speed: float = 0.25) -> int:
-        """Plan the way back to the home pose, for a physical arm between episodes.
-
-        Args:
-            speed: Share of the joints' largest speeds.
+    def begin_return(self) -> bool:
+        """Plan the set-points of the coming policy step on the straight way of the joints to the home pose.
 
         Returns:
-            How often to call :meth:`tick` until the arm is there, or as near as the workspace box lets it.
+            False where none is left: the set-point is there, or as near as the workspace box lets it.
         """
-        start, home = self._sent, self.model.home
-        limit = speed * self.model.max_velocity / self.bench.control_hz
-        ticks = max(1, math.ceil(float((np.abs(home - start.joints) / limit).max())))
-        planned, before = [], start
-        for tick in range(1, ticks + 1):
-            before, hit = self._filter(start.joints + (home - start.joints) * (tick / ticks), before)
+        speed = np.minimum(_HOMEWARD_SPEED * self.model.max_velocity, self._filter.velocity)
+        period_s = 1.0 / self.bench.control_hz
+        planned: list[SetPoint] = []
+        before = self._sent
+        while len(planned) < self.ticks_per_step:
+            wanted = towards(self.model.home, before, speed, self._filter.acceleration, period_s)
+            after, hit = self._filter(wanted, before)
+            moves = np.abs([after.joints - before.joints, before.velocity * period_s])
+            if moves.max() < _STILL:
+                break
             self.limits_hit.update(hit)
-            planned.append(before)
+            planned.append(after)
+            before = after
         self._plan = planned[::-1]
-        return ticks
+        return bool(planned)
 
-    def check_home(self) -> None:
-        """See whether the way home ended there.
+    def follows(self) -> bool:
+        """Read the joints, and return whether each of them is within its leash of the set-point.
 
         Raises:
-            RobotError: If it did not: from there, no straight way of the joints leads home within the limits.
+            RobotError: If the robot does not answer, or a joint is not finite.
+        """
+        self._measured = self._read_joints()
+        return bool(np.all(np.abs(self._sent.joints - self._measured) <= self._actions.leash))
+
+    def give_way(self) -> Never:
+        """Hold the arm where it was last measured, so that it pushes no more.
+
+        Raises:
+            RobotError: Always: with the joints that were held up.
+        """
+        told, leash = self._sent.joints, self._actions.leash
+        self._sent = SetPoint(joints=self._measured.copy(), velocity=np.zeros(len(told)))
+        self.hold()
+        held_up = np.abs(told - self._measured) > _SAG * leash
+        raise RobotError(
+            "Something is in the arm's way home",
+            seen=", ".join(
+                f"{key} {self._measured[i]:.0f}, told {told[i]:.0f}"
+                for i, key in enumerate(self.model.position_keys)
+                if held_up[i]
+            ),
+            allowed=f"on the way within {leash.min():g} degrees of where it is told to be, the gripper within"
+            f" {leash[self.model.gripper_index]:g}; at home within half of that",
+            remedy="Clear its way, and look for a stiff joint or a caught cable; or correct action.leash_deg and gripper_leash",
+        )
+
+    def check_home(self) -> None:
+        """See whether the way home ended there, and whether the arm is where it was told to be.
+
+        Raises:
+            RobotError: If it did not: from there, no straight way of the joints leads home within the limits. Or if the arm is
+                held up; it holds where it is then. Or if it does not answer.
         """
         if np.abs(self._sent.joints - self.model.home).max() > _AT_HOME:
             raise RobotError(
@@ -235,6 +274,9 @@ class Arm:
                 remedy="Move it by hand, power off, to where its fingers point down above the middle of the workspace; or"
                 " correct safety.workspace_low_m and workspace_high_m",
             )
+        self._measured = self._read_joints()
+        if np.any(np.abs(self._measured - self.model.home) > _SAG * self._actions.leash):
+            self.give_way()
 
     def _spelt(self, joints: Joints) -> str:
         return ", ".join(f"{name} {value:.0f}" for name, value in self.model.to_features(joints).items())

@@ -49,7 +49,7 @@ class WatchdogConfig:
     Attributes:
         stale_s: Greatest age of a camera frame.
         frozen_frames: How many identical frames in a row are taken for a frozen camera while the arm moves; 0: any.
-        action_deadline_s: Longest wait for an action before the episode is ended.
+        action_deadline_s: Longest wait for an action before the episode is ended, and for the next chunk before the arm holds.
         operator_silence_s: Longest silence of a device that sends signs of life, as the terminal's keyboard does four
             times a second, before the episode is ended; 0: any. Nothing is asked of a device that sends presses alone.
     """

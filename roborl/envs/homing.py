@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from roborl.clock import Rate
+import numpy as np
+
+from roborl.clock import NS, Rate
+from roborl.envs.robot_model import Joints
+from roborl.envs.safety import SetPoint
 
 if TYPE_CHECKING:
     # Only for its type: behind it stands lerobot, which loads torch.
     from roborl.envs.arm import Arm
 
+_PATIENCE_S = 0.2
+"""How long a set-point waits for an arm that lags behind it. Servos under load are late by less than that."""
+_SETTLING_S = 0.5
+
 
 def go_home(arm: Arm, rate: Rate, stopped: Callable[[], bool]) -> bool:
-    """Bring the arm to its home pose from wherever it was left, slowly and within all limits.
+    """Bring the arm to its home pose from wherever it was left, slowly and within all limits, and let it come to rest.
+
+    Once in a policy period the joints are read. Where one lags behind its set-point by more than its leash, the set-point
+    waits; where it does not come after, something is in the way, and the arm yields.
 
     Args:
         arm: Its set-point is where it was measured.
@@ -24,12 +36,47 @@ def go_home(arm: Arm, rate: Rate, stopped: Callable[[], bool]) -> bool:
         False where it was stopped on the way.
 
     Raises:
-        RobotError: If it does not answer, or cannot get there.
+        RobotError: If it does not answer, cannot get there, or something is in its way: it holds where it is then.
     """
-    for _ in range(arm.begin_return()):
+    behind_s = 0.0
+    while behind_s or arm.begin_return():
+        if not _pass(arm.ticks_per_step, arm, rate, stopped):
+            return False
+        behind_s = 0.0 if arm.follows() else behind_s + arm.ticks_per_step * rate.period_ns / NS
+        if behind_s > _PATIENCE_S:
+            arm.give_way()
+    if not _pass(math.ceil(_SETTLING_S * NS / rate.period_ns), arm, rate, stopped):
+        return False
+    arm.check_home()
+    return True
+
+
+def towards(home: Joints, before: SetPoint, speed: Joints, acceleration: Joints, period_s: float) -> Joints:
+    """Return the joints that a set-point makes for in the coming control period, on the straight way home, (n,).
+
+    The joint with the longest way sets the pace of all, and they brake so early that none overshoots.
+
+    Args:
+        home: Where it goes, (n,).
+        before: The set-point.
+        speed: The largest of each joint, units per second, (n,).
+        acceleration: The largest change of that speed, units per second squared, (n,).
+        period_s: Time between two set-points.
+    """
+    way = home - before.joints
+    far = np.maximum(np.abs(way), 1e-9)
+    # All of it in shares of the way that is left: the speed now, its largest, and its largest change in a period.
+    now = float(before.velocity @ way) / float(far @ far) * period_s
+    pace, change = (float((limit / far).min()) for limit in (speed * period_s, acceleration * period_s**2))
+    brake = math.sqrt(0.25 * change**2 + 2.0 * change) - 0.5 * change
+    return before.joints + way * min(1.0, pace, brake, max(0.0, now) + change)
+
+
+def _pass(ticks: int, arm: Arm, rate: Rate, stopped: Callable[[], bool]) -> bool:
+    """Let control periods pass; False where the arm was stopped meanwhile."""
+    for _ in range(ticks):
         arm.tick()
         rate.wait()
         if stopped():
             return False
-    arm.check_home()
     return True

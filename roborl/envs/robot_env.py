@@ -111,15 +111,17 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         return self._observe(), {"is_success": False}
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        """Act for one policy period.
+        """Act for one policy period, and observe at the end of the last set-point's control period, as the actor does.
 
         Raises:
             RobotError: If the robot does not answer or a camera fails.
         """
         executed = self.arm.begin_step(np.asarray(action, dtype=np.float32))
+        if self._rate.remaining_ns() < -self._rate.period_ns:
+            self._rate.wait()  # A policy that took long sets the pace anew, rather than two set-points at once.
         for _ in range(self.arm.ticks_per_step):
-            self._rate.wait()
             self.arm.tick()
+            self._rate.wait()
         self._index += 1
         seen = self._observe()
         verdict = self._operator.verdict()

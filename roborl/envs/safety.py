@@ -75,14 +75,18 @@ class SafetyFilter:
         kinematics: The robot.
         config: The bench's bounds.
         period_s: Time between two set-points.
+
+    Attributes:
+        velocity: The largest speed of each joint's set-point, units per second, (n,).
+        acceleration: The largest change of that speed, units per second squared, (n,).
     """
 
     def __init__(self, kinematics: Kinematics, config: SafetyConfig, period_s: float) -> None:
         model = kinematics.model
         self._kinematics, self._period_s = kinematics, period_s
         self._lower, self._upper = model.lower, model.upper
-        self._velocity = model.max_velocity * config.velocity_scale
-        self._acceleration = model.max_acceleration * config.acceleration_scale
+        self.velocity = model.max_velocity * config.velocity_scale
+        self.acceleration = model.max_acceleration * config.acceleration_scale
         self._box_low, self._box_high = np.array(config.workspace_low_m), np.array(config.workspace_high_m)
 
     def __call__(self, wanted: Joints, before: SetPoint) -> tuple[SetPoint, frozenset[Limit]]:
@@ -99,9 +103,9 @@ class SafetyFilter:
         lower, upper = np.minimum(self._lower, before.joints), np.maximum(self._upper, before.joints)
         joints = self._within(np.clip(wanted, lower, upper), wanted, Limit.POSITION, hit)
         velocity = (joints - before.joints) / self._period_s
-        slower = np.clip(velocity, -self._velocity, self._velocity)
+        slower = np.clip(velocity, -self.velocity, self.velocity)
         velocity = self._within(slower, velocity, Limit.VELOCITY, hit)
-        change = self._acceleration * self._period_s
+        change = self.acceleration * self._period_s
         softer = np.clip(velocity, before.velocity - change, before.velocity + change)
         velocity = self._within(softer, velocity, Limit.ACCELERATION, hit)
         joints = np.clip(before.joints + velocity * self._period_s, lower, upper)

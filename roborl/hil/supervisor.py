@@ -66,6 +66,9 @@ class PolicyOnly:
         """Return the proposal."""
         return proposed, Source.POLICY
 
+    def release(self) -> None:
+        """Nobody has taken over."""
+
 
 class Intervention:
     """A person takes over by clutch or by motion, and the policy has the arm otherwise.
@@ -93,8 +96,15 @@ class Intervention:
         return self._reading(self._clock.now_ns()) is not None
 
     def force(self, engaged: bool) -> None:
-        """Take over, or give back, by a button; the trigger keeps working beside it."""
+        """Take over, or give back, by a button, until the episode is over; the trigger keeps working beside it.
+
+        Between two episodes it counts for the next one.
+        """
         self._forced = engaged
+
+    def release(self) -> None:
+        """Give back what a button took over."""
+        self._forced = False
 
     def decide(
         self, observation: Observation, proposed: NDArray[np.float32]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from roborl.clock import FakeClock
 from roborl.envs.bench import Bench, CameraUse, load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
@@ -214,3 +215,23 @@ def test_a_person_stops_the_arm_on_its_way_home() -> None:
     with pytest.raises(SafetyStop):
         env.reset(seed=0)
     assert len(robot.sent) == 5
+
+
+@pytest.mark.parametrize("policy_s", [0.0, 0.0325])
+def test_a_physical_arm_is_observed_a_control_period_after_its_last_set_point(
+    monkeypatch: pytest.MonkeyPatch, policy_s: float
+) -> None:
+    """As the actor observes it: what is shown and what is practised have one phase."""
+    clock = FakeClock()
+    monkeypatch.setattr("roborl.envs.robot_env.MonotonicClock", lambda: clock)
+    env, robot, _ = physical()
+    env.reset(seed=0)
+    sent_ns: list[int] = []
+    monkeypatch.setattr(robot, "send_action", lambda action: sent_ns.append(clock.now_ns()))
+    for _ in range(3):
+        clock.advance(policy_s)
+        env.step(np.zeros(4, dtype=np.float32))
+        assert env.last_observation is not None
+        assert env.last_observation.stamp_ns - sent_ns[-1] == pytest.approx(5e6, abs=10)
+    assert np.diff(sent_ns).max() <= 5e6 + 10 + policy_s * 1e9
+    assert np.diff(sent_ns).min() >= 1e6 - 10, "nor are two set-points sent at once"

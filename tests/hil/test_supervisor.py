@@ -88,6 +88,18 @@ def test_a_button_takes_over_without_the_clutch() -> None:
     assert desk.decide([0.5, 0.5]) is Source.POLICY
 
 
+def test_what_a_button_took_over_is_given_back_at_the_episodes_end() -> None:
+    desk = Desk(trigger=Trigger.CLUTCH)
+    desk.supervisor.force(True)
+    assert desk.decide([0.5, 0.5]) is Source.PERSON
+    desk.supervisor.release()
+    assert desk.decide([0.0, 0.0]) is Source.POLICY
+    desk.supervisor.force(True)
+    assert desk.decide([0.5, 0.5]) is Source.PERSON, "pressed between two episodes it counts for the next one"
+    desk.supervisor.release()
+    assert desk.decide([0.5, 0.5], clutch=True) is Source.PERSON, "a clutch that is held is no button"
+
+
 @given(st.lists(st.floats(width=32), min_size=2, max_size=2))
 def test_whatever_the_device_says_the_action_is_within_limits(action: list[float]) -> None:
     desk = Desk(trigger=Trigger.CLUTCH)

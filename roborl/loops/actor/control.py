@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roborl.clock import NS, Clock, Rate
 from roborl.data.journal import Journal
@@ -22,13 +21,14 @@ from roborl.loops.actor.control_settings import ControlSettings, Waiting
 from roborl.loops.actor.newest_chunk import NewestChunk
 from roborl.loops.actor.orders import Orders
 from roborl.loops.actor.remarks import Remarks
-from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Request
+from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.ticks import TickTrace
+from roborl.loops.actor.turns import Turn, Turns
 from roborl.loops.seeds import SCENES, scene_seed
 from roborl.records import Arrival, Begin, End, Record
 from roborl.roles import Operator, Supervisor
-from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource, Source
+from roborl.types import Command, EndCause, EpisodeKey, Observation, RewardSource
 
 if TYPE_CHECKING:
     # Only for its type: behind it stands lerobot, which loads torch.
@@ -41,6 +41,7 @@ _SPARE_SLOTS = 8
 _CAUSES = tuple(EndCause)
 _FAULTS_IN_A_ROW = 5
 _LOOKS_PER_PERIOD = 10
+_SILENT = "The operator's keyboard gives no sign of life: the arm stops"
 
 
 class ControlLoop:
@@ -79,16 +80,23 @@ class ControlLoop:
         stopping: Callable[[], bool] = lambda: False,
         sign_of_life: Callable[[], None] = lambda: None,
     ) -> None:
-        self._arm, self._operator, self._supervisor = arm, operator, supervisor
+        self._arm, self._operator = arm, operator
         self._journal, self._observations = journal, observations
         self._status, self._clock, self._settings = status, clock, settings
         self._orders = orders or Orders(None, clock)
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
         self._trace, self._remarks = TickTrace(status), Remarks()
-        self._newest = NewestChunk(chunks, status, self._remarks)
+        newest = NewestChunk(
+            chunks,
+            status,
+            self._remarks,
+            replan_steps=settings.replan_steps,
+            patience_steps=settings.patience_steps(arm.ticks_per_step),
+        )
+        self._turns = Turns(supervisor, newest, status, self._remarks, arm.action_dim)
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
-        self._index = self._person_at = -1
+        self._index = -1
         self._faults = 0
 
     def run(self) -> None:
@@ -139,8 +147,8 @@ class ControlLoop:
             self._fault(error)
             self._rest()
             return None
-        self._key, self._index, self._person_at = self._journal.next_key(), -1, -1
-        self._newest.forget()
+        self._key, self._index = self._journal.next_key(), -1
+        self._turns.begin(self._key)
         self._status.add("begun")
         self._orders.begin(self._key)
         self._status["episode"] = self._key.episode
@@ -197,8 +205,10 @@ class ControlLoop:
             return self._stopping() or self._orders.asks_for_stop()
 
         self._rate = Rate(self._settings.control_hz, self._clock)
-        there = go_home(self._arm, self._rate, stopped)
+        there = not stopped() and go_home(self._arm, self._rate, stopped)
         if not there:
+            if self._orders.silent:
+                self._lose_operator(_SILENT)
             self._stop_arm()
         return there
 
@@ -208,10 +218,10 @@ class ControlLoop:
         while True:
             if self._index >= self._settings.max_steps:
                 return EndCause.TIME_LIMIT
-            chunk = self._await_chunk(observation)
-            if chunk is None:
+            turn = self._await_turn(observation)
+            if turn is None:
                 return self._orders.end or EndCause.WATCHDOG
-            command = self._act(observation, chunk)
+            command = self._act(turn)
             if command is None:
                 return self._orders.end or EndCause.WATCHDOG
             self._trace.enter("observe")
@@ -243,62 +253,57 @@ class ControlLoop:
         )
         self._status["index"] = self._index
 
-    def _await_chunk(self, observation: Observation) -> Chunk | None:
-        """Hold until there is an action for this observation; None where the episode must end instead."""
+    def _await_turn(self, observation: Observation) -> Turn | None:
+        """Hold until somebody acts at this observation; None where the episode must end instead."""
         self._trace.enter("look")
-        chunk = self._look_for_chunk()
-        wanted = chunk is None or self._index - chunk.first >= self._settings.replan_steps
+        wanted = self._turns.wanted(self._index)
         self._trace.enter("publish")
         self._observations.publish(
             Request(key=self._key, index=self._index, wanted=wanted, observation=observation)
         )
-        self._trace.enter("look")
         until_ns = self._clock.now_ns() + int(
             self._settings.action_deadline_s * self._settings.time_scale * NS
         )
-        while chunk is None:
-            chunk = self._look_within_period()
-            if chunk is None:
-                if self._clock.now_ns() > until_ns:
-                    self._remarks.keep(
-                        "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
-                    )
-                    return None
-                self._status.add("holds")
-                self._trace.enter("send")
-                if not self._settings.world_waits:
-                    self._arm.hold()
-                if not self._next_tick():
-                    return None
-                self._trace.enter("look")
-        return chunk
+        while True:
+            self._trace.enter("look")
+            turn = self._turn_within_period(observation)
+            if turn is not None:
+                return turn
+            if self._turns.lost:
+                self._lose_operator("The take-over device is silent while the person has the arm: it stops")
+                return None
+            if self._clock.now_ns() > until_ns:
+                self._remarks.keep(
+                    "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
+                )
+                return None
+            self._status.add("holds")
+            self._trace.enter("send")
+            if not self._settings.world_waits:
+                self._arm.hold()
+            if not self._next_tick():
+                return None
 
-    def _look_within_period(self) -> Chunk | None:
-        """Look for a chunk several times until most of the control period has passed: sleep that it would sleep anyway."""
+    def _turn_within_period(self, observation: Observation) -> Turn | None:
+        """Ask whose turn it is until most of the control period has passed: sleep that it would sleep anyway.
+
+        Then a person acts without the policy's proposal, unless the world waits for it.
+        """
         slice_ns = self._rate.period_ns // _LOOKS_PER_PERIOD
-        for _ in range(_LOOKS_PER_PERIOD - 2):
-            chunk = self._look_for_chunk()
-            left_ns = self._rate.remaining_ns()
-            if chunk is not None or left_ns < 2 * slice_ns:
-                return chunk
+        for looks_left in reversed(range(_LOOKS_PER_PERIOD - 2)):
+            last = looks_left == 0 or self._rate.remaining_ns() < 2 * slice_ns
+            alone = last and not self._settings.world_waits
+            turn = self._turns.take(observation, self._index, alone=alone)
+            if turn is not None or last or self._turns.lost:
+                return turn
             self._clock.sleep_until(self._clock.now_ns() + slice_ns)
         return None
 
-    def _act(self, observation: Observation, chunk: Chunk) -> Command | None:
+    def _act(self, turn: Turn) -> Command | None:
         """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
         self._trace.enter("decide")
-        proposed: NDArray[np.float32] = chunk.actions[self._index - chunk.first]
-        decision = self._supervisor.decide(observation, proposed)
-        if decision is None:
-            self._lose_operator("The take-over device is silent while the person has the arm: it stops")
-            return None
-        chosen, source = decision
-        if source is Source.PERSON:
-            self._status.add("takeovers", self._index == 0 or self._person_at < self._index - 1)
-            self._status.add("person_steps")
-            self._person_at = self._index
-        executed = self._arm.begin_step(chosen)
-        if not np.array_equal(executed, chosen):
+        executed = self._arm.begin_step(turn.action)
+        if not np.array_equal(executed, turn.action):
             self._status.add("clipped")
         for _ in range(self._arm.ticks_per_step):
             self._trace.enter("send")
@@ -307,14 +312,10 @@ class ControlLoop:
                 return None
         return Command(
             action=np.array(executed, np.float32),
-            proposed=np.array(proposed, np.float32),
-            source=source,
-            policy_version=chunk.policy_version,
+            proposed=np.array(turn.proposed, np.float32),
+            source=turn.source,
+            policy_version=turn.policy_version,
         )
-
-    def _look_for_chunk(self) -> Chunk | None:
-        self._newest.look()
-        return self._newest.usable(self._key, self._index, person_at=self._person_at)
 
     def _next_tick(self) -> bool:
         """Wait for the next control period; False where the episode must end."""
@@ -354,8 +355,9 @@ class ControlLoop:
         if self._orders.verdict is not None:
             self._commit(self._orders.verdict)
         if self._orders.end is EndCause.WATCHDOG:
-            self._lose_operator("The operator's keyboard gives no sign of life: the arm stops")
+            self._lose_operator(_SILENT)
         self._orders.finish(self._index)
+        self._turns.finish()
         self._status["last_end"] = _CAUSES.index(cause)
         self._status.add("episodes")
         self._status.add("successes", cause is EndCause.SUCCESS)

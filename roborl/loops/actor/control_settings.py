@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -32,7 +33,8 @@ class ControlSettings:
         episodes: How many to run in all, None for no end.
         seed: Which set of scenes to run through.
         replan_steps: After how many steps of a chunk another one is asked for.
-        action_deadline_s: Wall seconds without an action after which the episode ends.
+        action_deadline_s: Wall seconds without an action after which the episode ends; and for which the arm goes on with a
+            chunk while the next one, asked for, does not come.
         stop_s: How long the arm is held, in seconds, before a stop counts as done.
         time_scale: How many clock seconds pass per wall second.
         world_waits: Let a simulated world stand still while no action is there, so that an episode does not depend on
@@ -58,3 +60,8 @@ class ControlSettings:
         for name in ("control_hz", "max_steps", "replan_steps", "action_deadline_s", "time_scale"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is out of range", seen=getattr(self, name), allowed="above 0")
+
+    def patience_steps(self, ticks_per_step: int) -> int:
+        """Return the policy steps, each of so many control ticks, that make up ``action_deadline_s``; at least 1."""
+        deadline_s = self.action_deadline_s * self.time_scale
+        return math.ceil(deadline_s * self.control_hz / ticks_per_step - 1e-9)

@@ -23,7 +23,7 @@ class Orders:
         presses: The buttons, None where there are none.
         clock: For the silence of the operator's device.
         silence_s: Clock seconds without a sign of life that end an episode, counted once there was one: a device that
-            sends presses alone is not missed. None for no limit.
+            sends presses alone is not missed; and that stop the arm on its way home. None for no limit.
         on_press: Gets the presses that mean nothing here, such as taking over.
         done: Says whether somebody who watches calls the task of an episode done; must not wait.
 
@@ -74,8 +74,7 @@ class Orders:
         for press in self._presses.take() if self._presses is not None else ():
             self._heard_ns = self._clock.now_ns()
             self._obey(press)
-        limit_ns = self._silence_ns if self._shows_life else None
-        if limit_ns is not None and self._clock.now_ns() - self._heard_ns > limit_ns:
+        if self.silent:
             self.end = self.end or EndCause.WATCHDOG
         if self._key is not None and self._done(self._key):
             self.end = self.end or EndCause.JUDGE_STOP
@@ -91,7 +90,7 @@ class Orders:
                 self.hear(press)
 
     def asks_for_stop(self) -> bool:
-        """Take in what was pressed while the arm moves between episodes; True where it must stop.
+        """Take in what was pressed while the arm moves between episodes; True where it must stop, or the device is silent.
 
         Raises:
             SafetyStop: On an emergency stop.
@@ -100,7 +99,14 @@ class Orders:
         for press in self._presses.take() if self._presses is not None else ():
             self._hear(press)
             stop = stop or press.button is Button.STOP
-        return stop
+        return stop or self.silent
+
+    @property
+    def silent(self) -> bool:
+        """Whether the operator's device has shown life, and none for too long."""
+        if self._silence_ns is None or not self._shows_life:
+            return False
+        return self._clock.now_ns() - self._heard_ns > self._silence_ns
 
     def hear(self, press: Press) -> None:
         """Obey one press that came between episodes, with the arm at rest.
@@ -114,6 +120,7 @@ class Orders:
         self._remarks.tell()
 
     def _hear(self, press: Press) -> None:
+        self._heard_ns = self._clock.now_ns()
         if press.button is Button.ESTOP:
             raise SafetyStop("The operator pressed the emergency stop")
         if press.button is Button.DISCARD:

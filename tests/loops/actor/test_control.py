@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource,
 
 CAMERAS = {"front": (4, 4, 3)}
 PERIOD_S = 0.02
+BY_HAND = np.float32([-1, -1])
 
 
 class Arm:
@@ -47,7 +48,7 @@ class Arm:
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
-        self.ticks_per_step = 5
+        self.ticks_per_step, self.action_dim = 5, 2
         self.calls: list[str] = []
         self.sent_ns: list[int] = []
         self.actions: list[np.ndarray] = []
@@ -74,9 +75,13 @@ class Arm:
         self.actions.append(executed)
         return executed
 
-    def begin_return(self) -> int:
+    def begin_return(self) -> bool:
         self._note("begin_return")
-        return 7
+        return self.calls[-2] != "follows"
+
+    def follows(self) -> bool:
+        self._note("follows")
+        return True
 
     def check_home(self) -> None:
         self._note("check_home")
@@ -88,6 +93,22 @@ class Arm:
     def hold(self) -> None:
         self._note("hold")
         self.sent_ns.append(self.clock.now_ns())
+
+
+class Scripted:
+    """A supervisor: the person commands the steps of ``person``, the device is lost at step ``lost_at``."""
+
+    def __init__(self, person: Collection[int], lost_at: int = -1) -> None:
+        self.person, self.lost_at, self.released = person, lost_at, 0
+
+    def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source] | None:
+        index = int(observation.state[0])
+        if index == self.lost_at:
+            return None
+        return (BY_HAND, Source.PERSON) if index in self.person else (proposed, Source.POLICY)
+
+    def release(self) -> None:
+        self.released += 1
 
 
 class Operator:
@@ -106,7 +127,7 @@ class Operator:
 
 
 class Inference:
-    """Answers each wanted request after ``latency_s``, or not at all where that is None."""
+    """Answers the newest wanted request after ``latency_s``, or none where that is None; one at a time."""
 
     def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
         self.requests = ObservationSlot(folder, cameras, state_dim)
@@ -118,7 +139,7 @@ class Inference:
         self._due: tuple[int, Chunk] | None = None
 
     def __call__(self, now_ns: int) -> None:
-        request = self.requests.newest()
+        request = self.requests.newest() if self._due is None else None
         if request is not None and request.wanted and self.latency_s is not None:
             self.asked.append((request.key, request.index))
             chunk = Chunk(
@@ -321,17 +342,11 @@ def test_each_action_was_chosen_for_its_own_step(
 ) -> None:
     """An action names the observation it was chosen at and its place in the chunk, so a wrong pairing shows."""
 
-    class Sometimes:
-        def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source]:
-            if int(observation.state[0]) in person:
-                return np.float32([-1, -1]), Source.PERSON
-            return proposed, Source.POLICY
-
     bench = Bench(
         tmp_path_factory.mktemp("bench"),
         max_steps=12,
         replan_steps=min(replan, length),
-        supervisor=Sometimes(),
+        supervisor=Scripted(person),
     )
     bench.inference.latency_s = latency_s
 
@@ -346,12 +361,19 @@ def test_each_action_was_chosen_for_its_own_step(
         command = after.command
         assert command is not None
         chosen_at, meant_for = np.round(command.proposed * 64).astype(int)
-        assert meant_for == before.index == int(before.observation.state[0])
+        assert before.index == int(before.observation.state[0])
         assert (command.source is Source.PERSON) == (before.index in person)
-        # No action that was chosen before a person's last step drives the arm afterwards.
-        assert all(taken >= before.index or chosen_at > taken for taken in person)
+        if command.policy_version == 0:
+            # A person does not wait for the policy to propose something.
+            assert command.source is Source.PERSON
+            assert not command.proposed.any()
+        else:
+            assert (command.policy_version, meant_for) == (7, before.index)
         if command.source is Source.PERSON:
-            np.testing.assert_array_equal(command.action, np.float32([-1, -1]))
+            np.testing.assert_array_equal(command.action, BY_HAND)
+        else:
+            # No action that was chosen before a person's last step drives the arm afterwards.
+            assert all(taken >= before.index or chosen_at > taken for taken in person)
 
 
 def test_silent_inference_stops_the_arm_and_ends_the_episode_as_data(tmp_path: Path) -> None:
@@ -363,6 +385,92 @@ def test_silent_inference_stops_the_arm_and_ends_the_episode_as_data(tmp_path: P
     assert "tick" not in bench.arm.calls
     assert bench.arm.calls[-1] == "hold"
     assert bench.status["watchdogs"] == 1
+
+
+def die_at(bench: Bench, index: int) -> None:
+    """Let the policy give its last answer at observation ``index``."""
+
+    def fall_silent(now_ns: int) -> None:
+        if bench.inference.asked and bench.inference.asked[-1][1] >= index:
+            bench.inference.latency_s = None
+
+    bench.clock.during.append(fall_silent)
+
+
+@pytest.mark.parametrize(("replan_steps", "steps"), [(1, 3 + 1 + 5), (4, 4 + 4 + 5), (50, 50)])
+def test_inference_that_dies_stops_the_arm_before_its_last_chunk_is_used_up(
+    tmp_path: Path, replan_steps: int, steps: int
+) -> None:
+    """Once the next chunk was asked for, the arm acts on for the deadline, then holds as long, then stops."""
+    bench = Bench(tmp_path, action_deadline_s=0.5, replan_steps=replan_steps, max_steps=100, slots=200)
+    bench.inference.length = 50
+    die_at(bench, 3 if replan_steps < 50 else 0)
+    bench.loop.run()
+    (end,) = ends(bench)
+    assert (end.cause, end.index) == (EndCause.WATCHDOG, steps)
+    assert bench.arm.calls.count("tick") == 5 * steps
+    # The deadline, and the stop itself.
+    assert 25 <= bench.arm.calls.count("hold") <= 25 + 2 + 10
+
+
+def test_a_policy_that_is_slow_but_within_its_deadline_is_not_taken_for_silent(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, action_deadline_s=0.5, max_steps=40, slots=200)
+    bench.inference.length, bench.inference.latency_s = 50, 0.4
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.TIME_LIMIT
+    assert bench.status["holds"] <= 21, "before the first answer alone"
+
+
+@pytest.mark.parametrize(("length", "latency_s"), [(50, 0.2), (1, 0.2), (1, 0.7), (1, None)])
+def test_a_person_does_not_wait_for_the_policy(tmp_path: Path, length: int, latency_s: float | None) -> None:
+    """Be it slow, slower than its deadline, or dead."""
+    bench = Bench(tmp_path, action_deadline_s=0.5, max_steps=30, slots=200, supervisor=Scripted(range(30)))
+    bench.inference.length, bench.inference.latency_s = length, latency_s
+    bench.loop.run()
+    assert [(end.cause, end.index) for end in ends(bench)] == [(EndCause.TIME_LIMIT, 30)]
+    assert bench.status["holds"] == 0
+    assert bench.arm.sent_ns[-1] - NS <= 30 * 5 * PERIOD_S * NS
+    commands = [arrival.command for arrival in arrivals(bench)[1:]]
+    if length == 50:
+        # All but what was there before the first answer.
+        assert [command.policy_version for command in commands] == [0] * 2 + [7] * 28
+        np.testing.assert_array_equal(commands[-1].proposed, np.float32([0.5, 0.5]))
+    else:
+        assert {(command.policy_version, *command.proposed) for command in commands} == {(0, 0.0, 0.0)}
+
+
+def test_a_proposal_that_comes_within_the_period_stands_beside_what_the_person_did(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, supervisor=Scripted(range(6)))
+    bench.inference.latency_s = 0.011
+    bench.loop.run()
+    assert {arrival.command.policy_version for arrival in arrivals(bench)[1:]} == {7}
+    assert bench.status["holds"] == 0
+
+
+def test_once_the_person_lets_go_a_dead_policy_stops_the_arm(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, action_deadline_s=0.3, max_steps=30, slots=200, supervisor=Scripted(range(10)))
+    bench.inference.latency_s = None
+    bench.loop.run()
+    assert [(end.cause, end.index) for end in ends(bench)] == [(EndCause.WATCHDOG, 10)]
+    assert bench.arm.calls[-1] == "hold"
+
+
+def test_a_world_that_waits_gives_a_person_the_proposal_too(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, world_waits=True, supervisor=Scripted(range(6)))
+    bench.inference.latency_s = 0.07
+    bench.loop.run()
+    assert {arrival.command.policy_version for arrival in arrivals(bench)[1:]} == {7}
+
+
+def test_a_take_over_by_button_ends_with_its_episode_and_the_log_hears_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = Scripted((1, 2, 4))
+    bench = Bench(tmp_path, episodes=2, supervisor=supervisor)
+    bench.loop.run()
+    assert supervisor.released == 2
+    said = [record.getMessage() for record in caplog.records if "the person had" in record.getMessage()]
+    assert said == [f"{end.key}: the person had the arm in steps 1 to 2, 4" for end in ends(bench)]
 
 
 @pytest.mark.parametrize("call", ["observe", "tick", "begin_step"])
@@ -538,9 +646,10 @@ def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
 def test_a_physical_arm_goes_home_at_the_control_rate_before_each_episode(tmp_path: Path) -> None:
     bench = Bench(tmp_path, goes_home=True, episodes=2)
     bench.loop.run()
-    assert bench.arm.calls[:11] == ["begin_episode", "begin_return", *["tick"] * 7, "check_home", "observe"]
-    assert bench.arm.calls.count("begin_return") == 2
-    np.testing.assert_allclose(np.diff(bench.arm.sent_ns[:7]) / NS, PERIOD_S)
+    way = ["begin_return", *["tick"] * 5, "follows", "begin_return", *["tick"] * 25, "check_home"]
+    assert bench.arm.calls[: len(way) + 2] == ["begin_episode", *way, "observe"]
+    assert bench.arm.calls.count("check_home") == 2
+    np.testing.assert_allclose(np.diff(bench.arm.sent_ns[:30]) / NS, PERIOD_S)
     assert bench.status["ticks"] == 2 * 6 * 5
 
 
@@ -572,6 +681,25 @@ def test_a_stop_on_the_way_home_holds_the_arm(tmp_path: Path, button: Button, ep
     assert bench.arm.calls[2:6] == ["tick", "tick", "tick", "hold"]
     assert bench.status["episodes"] == episodes
     assert len(bench.operator.seeds) == 1 + episodes
+
+
+def test_a_keyboard_that_dies_on_the_way_home_stops_the_arm(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, goes_home=True, by_person=True, silence_s=0.25)
+
+    def answer() -> None:
+        if len(bench.arm.calls) == 0:
+            bench.keys.press(Button.ALIVE)
+            bench.keys.press(Button.READY)
+        else:
+            bench.keys.press(Button.ESTOP)
+
+    bench.answer = answer
+    bench.loop.run()
+    assert bench.arm.calls[-1] == "hold"
+    assert "observe" not in bench.arm.calls
+    assert (bench.arm.sent_ns[0] - NS) / NS < 0.1
+    assert 10 <= bench.arm.calls.count("tick") <= 14
+    assert (bench.status["operator_lost"], bench.status["episodes"]) == (1, 0)
 
 
 def test_others_can_keep_episodes_from_beginning(bench: Bench) -> None:
@@ -810,16 +938,7 @@ def test_a_device_that_was_alive_between_episodes_alone_is_missed(tmp_path: Path
 
 
 def test_a_take_over_device_that_is_lost_stops_the_arm_as_data(tmp_path: Path) -> None:
-    class Losing:
-        """The person has steps 1, 2 and 4; the device is lost at step 5."""
-
-        def decide(self, observation: Observation, proposed: np.ndarray) -> tuple[np.ndarray, Source] | None:
-            index = int(observation.state[0])
-            if index == 5:
-                return None
-            return proposed, Source.PERSON if index in (1, 2, 4) else Source.POLICY
-
-    bench = Bench(tmp_path, supervisor=Losing())
+    bench = Bench(tmp_path, supervisor=Scripted((1, 2, 4), lost_at=5))
     bench.loop.run()
     assert (ends(bench)[0].cause, ends(bench)[0].index) == (EndCause.WATCHDOG, 5)
     assert bench.arm.calls[-2:] == ["hold", "hold"]

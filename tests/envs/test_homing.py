@@ -1,0 +1,121 @@
+"""The way home: slow and straight whatever the bench allows, patient with servos that lag, and yielding to what is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from roborl.clock import FakeClock, Rate
+from roborl.envs.arm import Arm
+from roborl.envs.bench import Bench
+from roborl.envs.homing import go_home
+from roborl.envs.safety import SafetyConfig
+from roborl.errors import RobotError
+from roborl.testing.stub_robot import StubRobot, StubRobotConfig
+
+AWAY = np.array([33.5, 35.4, -31.9, 86.5, 0.0, 10.0])
+QUARTER = 0.25 * np.array([180, 180, 180, 240, 240, 400])
+
+
+class Servos(StubRobot):
+    """A robot that gets a share of its way at each set-point, may sag, and may be held up.
+
+    Attributes:
+        share: Of the way to the set-point that is made in a control period.
+        stop: Nothing gets beyond it, (n,): the shoulder is lifted by the way home, and lowers its angle.
+        sag: How far it hangs below where it is told to be, (n,).
+    """
+
+    share, stop, sag = 1.0, np.full(6, -np.inf), np.zeros(6)
+
+    def send_action(self, action: Mapping[str, float]) -> dict[str, float]:
+        before = self.joints
+        super().send_action(action)
+        self.joints = np.maximum(before + self.share * (self.joints + self.sag - before), self.stop)
+        return dict(action)
+
+
+def make_arm(**safety: float) -> tuple[Arm, Servos]:
+    bench = Bench(
+        robot=StubRobotConfig(), model="so101_sim", task="wave", max_steps=20, safety=SafetyConfig(**safety)
+    )
+    robot = Servos(bench.robot)
+    robot.joints = AWAY.copy()
+    arm = Arm(bench, robot, FakeClock())
+    arm.connect()
+    return arm, robot
+
+
+def home(arm: Arm) -> bool:
+    return go_home(arm, Rate(arm.bench.control_hz, FakeClock()), lambda: False)
+
+
+@pytest.mark.parametrize("acceleration_scale", [1.0, 0.05, 0.02])
+@pytest.mark.parametrize("velocity_scale", [1.0, 0.2, 0.1, 0.03])
+def test_the_way_home_is_straight_and_never_faster_than_the_bench_allows(
+    velocity_scale: float, acceleration_scale: float
+) -> None:
+    arm, robot = make_arm(velocity_scale=velocity_scale, acceleration_scale=acceleration_scale)
+    assert home(arm)
+    way = np.vstack([AWAY, robot.sent])
+    np.testing.assert_allclose(way[-1], arm.model.home, atol=1e-3)
+    speed = np.diff(way, axis=0) * arm.bench.control_hz
+    assert np.all(np.abs(speed) <= min(0.25, velocity_scale) * arm.model.max_velocity + 1e-6)
+    change = np.diff(speed, axis=0) * arm.bench.control_hz
+    assert np.all(np.abs(change) <= acceleration_scale * arm.model.max_acceleration + 1e-3)
+    far = arm.model.home - AWAY
+    share = (way - AWAY)[:, far != 0] / far[far != 0]
+    np.testing.assert_allclose(share, share[:, :1].repeat(share.shape[1], axis=1), atol=1e-3)
+    assert share.max() < 1.001, "it does not overshoot"
+
+
+def test_where_the_workspace_box_is_in_the_way_the_arm_is_no_faster_either() -> None:
+    arm, robot = make_arm()
+    start = np.array([30.0, -30.0, 11.0, -87.0, 22.0, 84.0])
+    robot.joints = start.copy()
+    arm.begin_episode()
+    with pytest.raises(RobotError, match="cannot get to its home pose by itself"):
+        home(arm)
+    speed = np.abs(np.diff(np.vstack([start, robot.sent]), axis=0)) * arm.bench.control_hz
+    assert np.all(speed <= QUARTER + 1e-6)
+
+
+def test_an_arm_that_is_blocked_yields_where_it_was_stopped() -> None:
+    arm, robot = make_arm()
+    robot.stop = np.array([-np.inf, 20.0, *[-np.inf] * 4])
+    with pytest.raises(
+        RobotError, match=r"in the arm's way home. Found: shoulder_lift.pos 20, told \d\. .*leash"
+    ):
+        home(arm)
+    told = np.array(robot.sent)[:, 1]
+    # The leash, and what the set-point makes in a policy period until it is noticed.
+    assert told.min() >= 20.0 - arm.bench.action.leash_deg - QUARTER[1] / arm.bench.policy_hz
+    np.testing.assert_array_equal(robot.sent[-1], robot.joints)
+    robot.stop = np.full(6, -np.inf)
+    arm.hold()
+    assert robot.joints[1] == 20.0, "nothing snaps once the way is free"
+
+
+def test_an_arm_that_is_held_up_just_before_its_home_yields_too() -> None:
+    arm, robot = make_arm()
+    robot.stop = np.array([-np.inf, arm.model.home[1] + 8.0, *[-np.inf] * 4])
+    with pytest.raises(RobotError, match=r"shoulder_lift.pos -8, told -16\."):
+        home(arm)
+    np.testing.assert_array_equal(arm.set_point, robot.joints)
+
+
+@pytest.mark.parametrize("late_s", [0.05, 0.15, 0.3])
+def test_servos_that_are_late_and_sag_are_waited_for(late_s: float) -> None:
+    arm, robot = make_arm()
+    robot.share = 1.0 - np.exp(-1.0 / (late_s * arm.bench.control_hz))
+    robot.sag = np.array([0.0, 3.0, 3.0, 2.0, 0.0, 0.0])
+    assert home(arm)
+    np.testing.assert_allclose(robot.joints, arm.model.home + robot.sag, atol=2.5)
+
+
+def test_an_arm_that_is_stopped_on_its_way_plans_no_further() -> None:
+    arm, robot = make_arm()
+    assert not go_home(arm, Rate(50.0, FakeClock()), lambda: len(robot.sent) == 7)
+    assert len(robot.sent) == 7
