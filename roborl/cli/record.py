@@ -42,7 +42,8 @@ class Config:
     seed: int = 0  # which set of scenes, 0 to 39,999
     # also store the simulator's true progress, to measure reward models against
     benchmark_progress: bool = False
-    by_hand: int = 0  # how many demonstrations by a person with the teleoperator
+    # how many demonstrations by a person with the teleoperator, besides those that the person discards
+    by_hand: int = 0
     teleop: TeleoperatorConfig | None = None  # LeRobot's own configuration, like --teleop.type so101_leader
     video: bool = False  # store MP4 (smaller, lossy, slow to write) rather than exact pictures
 
@@ -158,3 +159,6 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
         finally:
             disconnect_teleoperator(teleoperator)
             env.close()
+                on_begin=lambda limit_s: say(
+                    f"The next episode takes {limit_s:g} s at most: say before that how it went."
+                ),
