@@ -26,6 +26,8 @@ class Config:
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
     # further overrides of the bench file, such as --bench_overrides '[--max_steps=80]'
     bench_overrides: list[str] = field(default_factory=list)
+    # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot
+    plugins: list[str] = field(default_factory=list)
     episodes: int = 50  # how many scenes
     seed: int = 0  # which set of scenes, 0 to 39,999
     purpose: ScenePurpose = "evaluation"  # tuning: scenes to choose settings on, never reported
@@ -57,7 +59,7 @@ def main(config: Config) -> dict[str, Any]:
     from roborl.loops.requirements import Requirement
 
     requirement = Requirement.parse(config.require, FIGURES) if config.require else None
-    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides))
+    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides), config.plugins)
     if not bench.simulated:
         raise ConfigError(
             "A physical bench needs its operator to evaluate on",

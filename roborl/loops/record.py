@@ -73,7 +73,7 @@ def open_writer(
         action_names=[*(f"delta_{axis}" for axis in axes), "delta_gripper"]
         if bench.action.kind == "ee_delta"
         else [f"delta_{name}" for name in arm.model.joint_names],
-        robot_type=bench.model,
+        robot_type=arm.model.name,
         scales=scales(bench),
         video=video,
         benchmark_progress=benchmark_progress,

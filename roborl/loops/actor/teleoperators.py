@@ -11,6 +11,7 @@ from typing import Any
 
 from lerobot.teleoperators.config import TeleoperatorConfig
 from lerobot.teleoperators.teleoperator import Teleoperator
+from lerobot.utils.import_utils import register_third_party_plugins
 
 from roborl.config import load
 from roborl.envs.bench import device_type
@@ -22,14 +23,20 @@ log = logging.getLogger(__name__)
 _DEVICES = ("gamepad", "keyboard", "so_leader", "koch_leader", "omx_leader")
 
 
+def register_teleoperators() -> None:
+    """Make LeRobot's own teleoperators, and those of installed ``lerobot_*`` plug-ins, known by name."""
+    for name in _DEVICES:  # Importing a package is what registers its type name.
+        importlib.import_module(f"lerobot.teleoperators.{name}")
+    register_third_party_plugins()
+
+
 def read_teleoperator(path: Path) -> Teleoperator:
     """Return the teleoperator that a YAML file describes, not yet connected.
 
     Raises:
         ConfigError: If the file does not fit, names an unknown device, or its driver is not installed.
     """
-    for name in _DEVICES:  # Importing a package is what registers its type name.
-        importlib.import_module(f"lerobot.teleoperators.{name}")
+    register_teleoperators()
     return make_teleoperator(load(TeleoperatorConfig, path))
 
 
