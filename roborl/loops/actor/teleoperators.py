@@ -75,7 +75,7 @@ def connect_teleoperator(teleoperator: Any) -> None:
         teleoperator: As :func:`make_teleoperator` returns it.
 
     Raises:
-        ConfigError: If it is not calibrated as its file says.
+        ConfigError: If it is not calibrated as its file says, or its driver is not installed.
         RobotError: If it does not answer.
     """
     asks = "calibrate" in inspect.signature(teleoperator.connect).parameters
@@ -94,6 +94,13 @@ def connect_teleoperator(teleoperator: Any) -> None:
         teleoperator.get_action()
     except ConfigError:
         raise
+    except ImportError as error:
+        raise ConfigError(
+            f"The teleoperator {teleoperator.name} lacks its driver",
+            seen=spelt_out(error),
+            allowed="a device whose driver is installed",
+            remedy="Install what the message names, for a gamepad: pip install 'roborl[gamepad]'",
+        ) from error
     except (
         Exception
     ) as error:  # a driver is foreign code: a gamepad that is not plugged in is an AttributeError
