@@ -65,7 +65,8 @@ def main(config: Config) -> dict[str, Any]:
             "A physical bench needs its operator to evaluate on",
             seen=config.bench,
             allowed="a simulated bench",
-            remedy="Run roborl act with --mode evaluate on the robot's computer",
+            remedy=f"On the robot's computer: roborl act --mode evaluate --bench {config.bench} --policy {config.policy} "
+            f"--episodes {config.episodes}",
         )
 
     def show(outcome: Outcome, done: int) -> None:
@@ -107,12 +108,11 @@ def _policy(config: Config, task: str) -> Callable[[Any], Any]:
         return lambda env: make_expert(env.scene, action=env.bench.action)
     import torch
 
-    from roborl.loops.learnt import is_run, learnt_policy
-    from roborl.policies import load_policy
+    from roborl.loops.learnt import policy_of, warn_of_start
 
     torch.set_num_threads(config.threads)
-    folder = Path(config.policy)
-    policy = learnt_policy(folder, task=task) if is_run(folder) else load_policy(folder, task=task)
+    warn_of_start(Path(config.policy))
+    policy = policy_of(Path(config.policy), task=task)
     return lambda env: policy
 
 
