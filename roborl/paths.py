@@ -43,19 +43,19 @@ def dataset_file(name: str) -> Path:
 
 
 def robot_folder(name: str) -> Path:
-    """Return ``robots/<name>``, which holds robot.yaml and its model files.
+    """Return ``robots/<name>``, which holds robot.yaml and its model files; or the folder that ``name`` is the path of.
 
     Raises:
         ConfigError: If there is no such robot.
     """
     root = _data_root() / "robots"
-    folder = root / name
-    if not (folder / "robot.yaml").is_file():
+    folder = next((f for f in (root / name, Path(name)) if (f / "robot.yaml").is_file()), None)
+    if folder is None:
         raise ConfigError(
             "There is no such robot",
             seen=name,
-            allowed=sorted(p.parent.name for p in root.glob("*/robot.yaml")),
-            remedy="Add a folder with a robot.yaml under robots/",
+            allowed=[*sorted(p.parent.name for p in root.glob("*/robot.yaml")), "the path of a folder"],
+            remedy="Give the path of a folder with a robot.yaml",
         )
     return folder
 

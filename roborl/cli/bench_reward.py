@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from roborl.config_fields import gathered
-from roborl.loops.benchmarks.reward import bench_reward
 from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 
 Config = BenchRewardConfig
@@ -24,6 +23,7 @@ def positional(args: Sequence[str]) -> list[str]:
 
 def main(config: BenchRewardConfig) -> dict[str, Any]:
     """Measure, print the table to stderr, return each model's figures, with ``exit`` 1 where a bar is missed."""
+    from roborl.loops.benchmarks.reward import bench_reward
 
     def show(model: str, done: int, of: int) -> None:
         print(f"{model}: video {done}/{of}", file=sys.stderr, flush=True)

@@ -21,6 +21,8 @@ class Config(PlanConfig):
     bench: str = "so101_sim"
     # Dotted overrides of it, such as --bench_overrides '[--robot.scene=Reach]'.
     bench_overrides: list[str] = field(default_factory=list)
+    # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot.
+    plugins: list[str] = field(default_factory=list)
     # Open the bench's cameras and read its motors; nothing is written to them, and the arm stays as it is.
     look: bool = True
 
@@ -39,9 +41,12 @@ def main(config: Config) -> dict[str, Any]:
     """Look, or plan.
 
     Raises:
-        ConfigError: If the plan names something that does not exist, or is not asked for.
+        ConfigError: If a plug-in cannot be imported, or the plan names something that does not exist or is not asked for.
         DoesNotFit: If the plan does not fit.
     """
+    from roborl.envs.bench import import_plugins
+
+    import_plugins(config.plugins)
     if config.plan:
         from roborl.loops.planning.check_plan import make_plan
 

@@ -26,6 +26,8 @@ class Config:
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
     # further overrides of the bench file, such as --bench_overrides '[--max_steps=80]'
     bench_overrides: list[str] = field(default_factory=list)
+    # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot
+    plugins: list[str] = field(default_factory=list)
     episodes: int = 50  # how many scenes
     seed: int = 0  # which set of scenes, 0 to 39,999
     purpose: ScenePurpose = "evaluation"  # tuning: scenes to choose settings on, never reported
@@ -57,13 +59,14 @@ def main(config: Config) -> dict[str, Any]:
     from roborl.loops.requirements import Requirement
 
     requirement = Requirement.parse(config.require, FIGURES) if config.require else None
-    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides))
+    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides), config.plugins)
     if not bench.simulated:
         raise ConfigError(
             "A physical bench needs its operator to evaluate on",
             seen=config.bench,
             allowed="a simulated bench",
-            remedy="Run roborl act with --mode evaluate on the robot's computer",
+            remedy=f"On the robot's computer: roborl act --mode evaluate --bench {config.bench} --policy {config.policy} "
+            f"--episodes {config.episodes}",
         )
 
     def show(outcome: Outcome, done: int) -> None:
@@ -105,12 +108,11 @@ def _policy(config: Config, task: str) -> Callable[[Any], Any]:
         return lambda env: make_expert(env.scene, action=env.bench.action)
     import torch
 
-    from roborl.loops.learnt import is_run, learnt_policy
-    from roborl.policies import load_policy
+    from roborl.loops.learnt import policy_of, warn_of_start
 
     torch.set_num_threads(config.threads)
-    folder = Path(config.policy)
-    policy = learnt_policy(folder, task=task) if is_run(folder) else load_policy(folder, task=task)
+    warn_of_start(Path(config.policy))
+    policy = policy_of(Path(config.policy), task=task)
     return lambda env: policy
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from roborl.loops.learner.learn import run_learner
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder
-from roborl.loops.learnt import leave_pretrained
+from roborl.loops.learnt import leave_pretrained, leave_run_page
 from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
 
@@ -25,8 +25,5 @@ def main(config: LearnConfig) -> dict[str, Any]:
     told = run_learner(config, lambda: child.stopping)
     if "trainer" not in told:
         return told
-    # What draws is loaded once learning has ended.
-    from roborl.loops.reporting.run_page import leave_run_page
-
     run = RunFolder(config.run)
     return told | leave_pretrained(run) | leave_run_page(run, told)

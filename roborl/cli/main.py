@@ -34,6 +34,16 @@ VERBS = {
     "keys": "make CURVE keys for two computers",
 }
 
+# Packages by the extra that brings them.
+_EXTRAS = {
+    "learn": ("jinja2", "matplotlib", "num2words", "scipy", "efficientnet_lite_pytorch"),
+    "vlm": ("accelerate", "httpx", "peft", "transformers"),
+    "sim": ("mujoco",),
+    "so101": ("scservo_sdk",),
+    "gamepad": ("hid", "pygame"),
+    "bench": ("grpc", "gym_hil", "lz4", "tensordict", "torchrl"),
+}
+
 # What a write to an open file fails with, which does not know its name.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
@@ -69,6 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RoborlError as error:
         print(f"roborl {verb}: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, brings in _EXTRAS.items() if package in brings), None)
+        if extra is None:
+            raise
+        missing = ConfigError(
+            "A package that this needs is not installed",
+            seen=package,
+            allowed=f"what the extra [{extra}] brings",
+            remedy=f"pip install 'roborl[{extra}]'",
+        )
+        print(f"roborl {verb}: {missing}", file=sys.stderr)
+        return 2
     except OSError as error:
         if error.filename is None and error.errno not in _DISK:
             raise

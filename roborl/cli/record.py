@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lerobot.teleoperators import gamepad, koch_leader, so_leader
+import yaml
 from lerobot.teleoperators.config import TeleoperatorConfig
-from lerobot.utils.import_utils import register_third_party_plugins
 
 from roborl.cli.evaluate import overrides_of
+from roborl.envs.bench import import_plugins
 from roborl.errors import ConfigError
+from roborl.loops.actor.teleoperators import register_teleoperators
 
 if TYPE_CHECKING:
     from roborl.envs.bench import Bench
     from roborl.loops.record import Recorded
 
-TELEOPERATORS = (gamepad, koch_leader, so_leader)
-"""Importing a package is what registers its type names with LeRobot; installed plug-ins register themselves below."""
-
-register_third_party_plugins()
+register_teleoperators()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class Config:
     scene: str = ""  # simulated task, if another than the bench file's: Reach, PickCube, PickPlace, ...
     # further overrides of the bench file, such as --bench_overrides '[--robot.randomisation=mild]'
     bench_overrides: list[str] = field(default_factory=list)
+    # Python modules to import first: they register robots, cameras or teleoperators of your own with LeRobot
+    plugins: list[str] = field(default_factory=list)
     scripted: int = 0  # how many demonstrations by the scripted expert
     failures: int = 0  # how many scripted failures of each kind
     failure_kinds: list[str] = field(default_factory=list)  # which kinds; empty: all that the task knows
@@ -42,7 +44,8 @@ class Config:
     seed: int = 0  # which set of scenes, 0 to 39,999
     # also store the simulator's true progress, to measure reward models against
     benchmark_progress: bool = False
-    by_hand: int = 0  # how many demonstrations by a person with the teleoperator
+    # how many demonstrations by a person with the teleoperator, besides those that the person discards
+    by_hand: int = 0
     teleop: TeleoperatorConfig | None = None  # LeRobot's own configuration, like --teleop.type so101_leader
     video: bool = False  # store MP4 (smaller, lossy, slow to write) rather than exact pictures
 
@@ -64,11 +67,25 @@ class Config:
             )
 
 
+def positional(args: Sequence[str]) -> list[str]:
+    """Import what ``--plugins`` names before ``--teleop.type`` is read, which may be of theirs.
+
+    Raises:
+        ConfigError: If one cannot be imported.
+    """
+    words = [word for argument in args for word in argument.split("=", 1)]
+    for option, value in pairwise(words):
+        if option == "--plugins":
+            named = yaml.safe_load(value)
+            import_plugins(named if isinstance(named, list) else [])
+    return list(args)
+
+
 def main(config: Config) -> dict[str, Any]:
     """Record; return how many episodes of each kind were written."""
     from roborl.envs.bench import load_bench
 
-    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides))
+    bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides), config.plugins)
     scripted = bool(config.scripted or config.failures)
     if scripted == bool(config.by_hand) or (scripted and not bench.simulated):
         raise ConfigError(
@@ -152,6 +169,9 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
                 config.out,
                 episodes=config.by_hand,
                 video=config.video,
+                on_begin=lambda limit_s: say(
+                    f"The next episode takes {limit_s:g} s at most: say before that how it went."
+                ),
                 on_episode=lambda kind, done, wanted: say(f"{done}/{wanted} {kind}"),
                 on_lost=lambda error: say(f"This episode is lost, and is to be shown once more. {error}"),
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from roborl.loops.launch import TrainConfig, run_training
 from roborl.loops.learner.learn_config import RunFolder
-from roborl.loops.learnt import leave_pretrained
+from roborl.loops.learnt import leave_pretrained, leave_run_page
 from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
 
@@ -23,8 +23,5 @@ def main(config: TrainConfig) -> dict[str, Any]:
     """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arms first and then save; leave a report, and a LeRobot policy for LeRobot."""
     child = Child.alone("train")
     told = run_training(config, lambda: child.stopping)
-    # What draws is loaded once the arms are still.
-    from roborl.loops.reporting.run_page import leave_run_page
-
     run = RunFolder(config.run)
     return told | leave_pretrained(run) | leave_run_page(run, told)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from roborl.envs.bench import import_plugins
 from roborl.loops.supervise import Child
 from roborl.loops.watch import WatchConfig, watch
 from roborl.types import Score
@@ -22,6 +23,7 @@ def positional(args: Sequence[str]) -> list[str]:
 
 def main(config: WatchConfig) -> dict[str, Any]:
     """Watch until the source ends, or Ctrl-C; return the course of progress as figures."""
+    import_plugins(config.plugins)
     child = Child.alone("watch")
     watched = watch(config, on_score=_show, stopping=lambda: child.stopping)
     if sys.stderr.isatty():

@@ -162,6 +162,18 @@ def load_bench(name_or_path: str, overrides: Sequence[str] = (), plugins: Sequen
     Raises:
         ConfigError: If the file is missing or a field does not fit, or there is no such plug-in.
     """
+    import_plugins(plugins)
+    register_robot_types()
+    path = bench_file(name_or_path)
+    return resolve(parse(Bench, ["--config_path", str(path), *overrides], prog=str(path)))
+
+
+def import_plugins(plugins: Sequence[str]) -> None:
+    """Import modules that register robots, cameras or teleoperators with LeRobot.
+
+    Raises:
+        ConfigError: If there is no such module.
+    """
     for plugin in plugins:
         try:
             importlib.import_module(plugin)
@@ -172,9 +184,6 @@ def load_bench(name_or_path: str, overrides: Sequence[str] = (), plugins: Sequen
                 allowed="a module that Python finds",
                 remedy="Install it, or correct plugins",
             ) from error
-    register_robot_types()
-    path = bench_file(name_or_path)
-    return resolve(parse(Bench, ["--config_path", str(path), *overrides], prog=str(path)))
 
 
 def resolve(bench: Bench) -> Bench:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -12,11 +12,12 @@ from roborl.clock import Clock, FakeClock, MonotonicClock, Rate
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, load_bench, make_robot
 from roborl.envs.homing import go_home
-from roborl.envs.scene import Scene
-from roborl.envs.sim_robot import SimOperator, SimRobot
 from roborl.errors import ConfigError
 from roborl.roles import Operator
 from roborl.types import Observation
+
+if TYPE_CHECKING:
+    from roborl.envs.scene import Scene
 
 
 class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
@@ -50,13 +51,15 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._images = images
         robot = make_robot(self.bench)
         if operator is None:
-            if not isinstance(robot, SimRobot):
+            if not self.bench.simulated:
                 raise ConfigError(
                     "A physical bench needs somebody who resets the scene and judges",
                     seen="no operator",
                     allowed="an object with reset and verdict",
                     remedy="Pass operator=",
                 )
+            from roborl.envs.sim_robot import SimOperator  # MuJoCo is for simulated benches alone.
+
             operator = SimOperator(robot)
         self._operator = operator
         self._clock: Clock = FakeClock() if self.bench.simulated else MonotonicClock()
@@ -83,11 +86,12 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         Raises:
             ConfigError: On a physical bench.
         """
-        if not isinstance(self.arm.robot, SimRobot):
+        if not self.bench.simulated:
             raise ConfigError(
                 "Only a simulated bench has a scene", seen=self.arm.robot.name, allowed="so101_sim"
             )
-        return self.arm.robot.scene
+        scene: Scene = self.arm.robot.scene
+        return scene
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -85,7 +85,7 @@ class RobotModel:
 
 
 def load_robot_model(name: str) -> RobotModel:
-    """Read ``robots/<name>/robot.yaml``.
+    """Read ``robots/<name>/robot.yaml``, or that of the folder that ``name`` is the path of.
 
     Raises:
         ConfigError: If the folder is missing or a field does not fit.

@@ -40,7 +40,8 @@ class Reading:
 class InterventionConfig:
     """How a person takes over and gives back."""
 
-    # What takes over: holding the clutch (safer, and the choice for leader arms), or moving the device.
+    # What takes over: holding the clutch, which is a gamepad's RB (safer), or moving the device. A leader arm has no clutch: t on
+    # the keyboard takes over with it, and g gives back, whatever stands here.
     trigger: Trigger = Trigger.CLUTCH
     # With the motion trigger: the largest component of an action that still counts as rest, in [0, 1].
     rest: float = 0.05

@@ -13,7 +13,7 @@ def scales(bench: Bench) -> Scales:
     model = load_robot_model(bench.model)
     low, high = workspace(bench)
     return Scales(
-        model=bench.model,
+        model=model.name,
         state_low=(*model.lower.tolist(), *low.tolist()),
         state_high=(*model.upper.tolist(), *high.tolist()),
         action_unit=tuple(action_map(bench).unit.tolist()),

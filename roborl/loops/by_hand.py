@@ -19,7 +19,7 @@ from roborl.envs.arm import Arm
 from roborl.envs.bench_maps import action_map
 from roborl.envs.robot_env import RobotEnv
 from roborl.envs.servos import DEVICE_FAULTS
-from roborl.errors import ConfigError, RobotError, SafetyStop, spelt_out
+from roborl.errors import ConfigError, RoborlError, RobotError, SafetyStop, spelt_out
 from roborl.hil.devices import DeltaMap
 from roborl.hil.keyboard import TerminalKeyboard
 from roborl.hil.operator import PersonOperator
@@ -27,7 +27,7 @@ from roborl.hil.presses import Button, Presses, PressSender
 from roborl.loops.actor.teleoperators import check_plugged_in
 from roborl.loops.record import Recorded, open_writer, to_dataset_episode
 from roborl.loops.rollout import Rollout, run_episode
-from roborl.types import EpisodeKey, Observation, Source
+from roborl.types import EndCause, EpisodeKey, Observation, Source
 
 PERSON = "person"
 _POLL_S = 0.05
@@ -166,21 +166,24 @@ def record_by_hand(
     *,
     episodes: int,
     video: bool = False,
+    on_begin: Callable[[float], None] = lambda limit_s: None,
     on_episode: Callable[[str, int, int], None] = lambda kind, done, wanted: None,
-    on_lost: Callable[[RobotError], None] = lambda error: None,
+    on_lost: Callable[[RoborlError], None] = lambda error: None,
 ) -> Recorded:
     """Record a person's demonstrations until there are so many; continue where an earlier call stopped.
 
-    Every episode is whole on the disk before the next begins. An episode that nobody judged is kept without a verdict. One
-    in which the robot failed for a moment, as with a picture that came late, is lost, and shown once more.
+    Every episode is whole on the disk before the next begins. One that nobody judged before its time was out is not kept:
+    without a verdict it would be taken for a success. Nor is one in which the robot failed for a moment, as with a picture
+    that came late. Either is shown once more.
 
     Args:
         env: The environment, with ``operator`` as its operator.
         operator: The person's buttons.
         teleoperator: A connected ``lerobot`` teleoperator.
         path: The dataset.
-        episodes: How many shall stand in it, discarded ones included.
+        episodes: How many shall stand in it, besides those that the person discarded.
         video: Store MP4 rather than exact pictures.
+        on_begin: Told before each how many seconds it may take.
         on_episode: Told after each.
         on_lost: Told why an episode is lost.
 
@@ -194,25 +197,41 @@ def record_by_hand(
     policy = HandPolicy(teleoperator, env.arm, rate)
     result = Recorded()
     with open_writer(path, env, video=video, checkpoint_every=1) as writer:
-        there = [e.key for e in read_episodes(path, with_images=False)] if writer.episodes else []
-        mine = [EpisodeKey.parse(key).episode for key in there if key.startswith(f"{PERSON}-")]
-        result.present = {PERSON: len(mine)} if mine else {}
-        if len(mine) < episodes:
+        there = list(read_episodes(path, with_images=False)) if writer.episodes else []
+        there = [episode for episode in there if episode.key.startswith(f"{PERSON}-")]
+        mine = [EpisodeKey.parse(episode.key).episode for episode in there]
+        kept = sum(episode.success is not None and not episode.discarded for episode in there)
+        result.present = {PERSON: kept} if kept else {}
+        if kept < episodes:
             writer.prepare()
 
-        def lose(error: RobotError) -> None:
+        def lose(error: RoborlError) -> None:
             result.rejected[PERSON] = result.rejected.get(PERSON, 0) + 1
             on_lost(error)
 
-        for number in range(len(mine), episodes):
-            rollout = _whole_episode(env, policy, operator, number, lose)
+        while kept < episodes:
+            on_begin(env.bench.max_steps / env.bench.policy_hz)
+            rollout = _whole_episode(env, policy, operator, len(mine), lose)
+            if rollout.end is EndCause.TIME_LIMIT:
+                lose(_out_of_time(env))
+                continue
             key = EpisodeKey(actor=PERSON, incarnation=1, episode=1 + max(mine, default=-1))
             episode = to_dataset_episode(rollout, env.task, key=key, source=Source.PERSON)
             writer.append(replace(episode, discarded=operator.discarded))
             mine.append(key.episode)
             result.written[PERSON] = result.written.get(PERSON, 0) + 1
-            on_episode(PERSON, number + 1, episodes)
+            kept += not operator.discarded
+            on_episode(PERSON, kept, episodes)
     return result
+
+
+def _out_of_time(env: RobotEnv) -> RoborlError:
+    limit_s = env.bench.max_steps / env.bench.policy_hz
+    return RoborlError(
+        "Out of time, no verdict: not counted",
+        seen=f"{limit_s:g} s without success, failure or discard",
+        remedy="Say how it went before that, or give it more time with max_steps in the bench file",
+    )
 
 
 def _whole_episode(

@@ -32,7 +32,7 @@ from roborl.loops.learner.learn_config import (
     RunFolder,
 )
 from roborl.loops.references import read_demonstration
-from roborl.loops.reward_gate import RewardGate
+from roborl.loops.reward_gate import RewardGate, require_question, require_verdicts
 from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.score_link import require_cameras
@@ -211,7 +211,7 @@ def serve_main(child: Child, config: ServeConfig) -> None:
 
 
 def gate_main(child: Child, config: TrainConfig) -> None:
-    """Load the reward model, see whether it passes, and begin an episode with what sessions will bring."""
+    """Load the reward model, see whether it passes, and have it ask a first question with what sessions will bring."""
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     references = read_demonstration(config.references, tuple(bench.cameras), bench.task)
     model = find_loader(config.reward)()
@@ -221,17 +221,19 @@ def gate_main(child: Child, config: TrainConfig) -> None:
     views = model.cameras or tuple(bench.cameras)
     shown = of_cameras(references, views)
     config.reward_gate.check(model.version, digest(shown))
-    model.start(bench.task, shown)
+    require_verdicts(model, bench, config.labels.verdict)
+    require_question(model, model.start(bench.task, shown), bench)
 
 
 def pass_gate(config: TrainConfig) -> None:
-    """Return once the reward model has passed its gate and begun an episode. No arm has a process before that.
+    """Return once the reward model has passed its gate and asked a question. No arm has a process before that.
 
     The model is loaded in a process of its own, whose end gives the memory back.
 
     Raises:
-        ConfigError: If it does not pass, wants cameras that the bench does not have, or lacks a reference.
-        RoborlError: If it or the demonstration cannot be read.
+        ConfigError: If it does not pass, wants cameras that the bench does not have, lacks a reference, or is to judge by a
+            word that it never says.
+        RoborlError: If it or the demonstration cannot be read, or it cannot ask about what the bench records.
     """
     if not config.reward:
         return

@@ -22,7 +22,7 @@ from roborl.loops.bench_scales import scales
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.loops.seeds import Purpose, scene_seed
 from roborl.roles import Policy
-from roborl.types import EndCause, EpisodeKey, Observation, RewardSource, Source
+from roborl.types import EpisodeKey, Observation, RewardSource, Source
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def open_writer(
         action_names=[*(f"delta_{axis}" for axis in axes), "delta_gripper"]
         if bench.action.kind == "ee_delta"
         else [f"delta_{name}" for name in arm.model.joint_names],
-        robot_type=bench.model,
+        robot_type=arm.model.name,
         scales=scales(bench),
         video=video,
         benchmark_progress=benchmark_progress,
@@ -298,11 +298,7 @@ def to_dataset_episode(
         state=np.stack([o.state for o in observations]),
         action=np.stack(rollout.executed),
         reward=np.array(rollout.rewards, np.float32),
-        success=True
-        if rollout.success
-        else None
-        if rollout.end is EndCause.TIME_LIMIT and not failure
-        else False,
+        success=rollout.success,
         end=rollout.end,
         subtasks=subtasks,
         failure=failure,

@@ -5,11 +5,65 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from roborl.envs.bench import Bench
+from roborl.envs.bench_maps import state_map
 from roborl.errors import ConfigError
+from roborl.images import square
 from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.measured import read_measured, row_of
+from roborl.rewards.model import Fold, RewardModel, says_done
+from roborl.types import Frame, Observation
+
+
+def require_question(model: RewardModel[Any, Any], fold: Fold[Any, Any], bench: Bench) -> None:
+    """See whether a model can ask about what a bench records; nobody is asked.
+
+    Args:
+        model: The model.
+        fold: A new episode of its.
+        bench: The bench; it is asked about one black observation of its cameras.
+
+    Raises:
+        RoborlError: If it cannot: every observation of a run would go without a score.
+    """
+    pictures = {
+        name: np.zeros((bench.cameras[name].height_px, bench.cameras[name].width_px, 3), np.uint8)
+        for name in model.cameras or tuple(bench.cameras)
+    }
+    frames = {
+        name: Frame(
+            rgb=rgb if model.image_px is None else square(rgb, model.image_px), camera=name, stamp_ns=0, id=0
+        )
+        for name, rgb in pictures.items()
+    }
+    state = np.zeros(state_map(bench).size, np.float32)
+    fold.queries(Observation(frames=frames, state=state, stamp_ns=0))
+
+
+def require_verdicts(model: RewardModel[Any, Any], bench: Bench, verdict: str) -> None:
+    """See whether a model can judge the episodes of a bench that leaves that to it.
+
+    Args:
+        model: The model.
+        bench: The bench.
+        verdict: By what it judges: done or terminal01.
+
+    Raises:
+        ConfigError: If no episode could ever succeed.
+    """
+    if bench.outcome == "judge" and verdict == "done" and not says_done(model):
+        raise ConfigError(
+            "The reward model is to judge episodes by saying done, and never says it",
+            seen=f"{model.version}, outcome judge, labels.verdict done",
+            allowed="a model that says when a task is done, or another verdict",
+            remedy="Set --labels.verdict terminal01, which grades an episode by its last score; or, for RoboReward, done_score"
+            " in its file of settings",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ class WatchConfig:
 
     # What to watch: a video, a folder of videos named after their cameras, a LeRobotDataset, or a bench.
     source: str = ""
+    # Python modules to import first: they register cameras of your own with LeRobot.
+    plugins: list[str] = field(default_factory=list)
     # Which episode of a dataset.
     episode: int = 0
     # Observations per second; 0 for every recorded one, and 10 on a bench.

@@ -31,6 +31,16 @@ _LONGEST = 400
 _STARTS_FROM: dict[str, Any] = {"pretrained_backbone_weights": None, "load_vlm_weights": False}
 
 
+def extra_of(kind: str) -> str:
+    """Return the extra of LeRobot's that brings what a kind of policy needs.
+
+    Example:
+        >>> [extra_of(kind) for kind in ("pi0", "pi05", "smolvla")]
+        ['pi', 'pi', 'smolvla']
+    """
+    return {"pi0": "pi", "pi05": "pi", "pi0_fast": "pi", "wall_x": "wallx"}.get(kind, kind)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeRobotParts:
     """A policy as LeRobot runs it.
@@ -83,7 +93,7 @@ def open_policy(folder: Path) -> LeRobotParts:
             "A package that LeRobot needs for this policy is missing",
             seen=f"{kind}: {error}",
             allowed="the packages of LeRobot's extra for it",
-            remedy=f"pip install 'lerobot[{kind}]'",
+            remedy=f"pip install 'lerobot[{extra_of(kind)}]'",
         ) from error
     except (
         Exception

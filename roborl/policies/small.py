@@ -161,7 +161,7 @@ class SmallPolicy:
                 seen=f"{folder}: {type(error).__name__}: {error}",
                 allowed="policy.json and policy.safetensors as a policy saves them, or config.json, model.safetensors and "
                 "processors as LeRobot does",
-                remedy="Give the folder of a policy, such as the one in a run's folder",
+                remedy="Give the folder that a policy was saved to; roborl act and evaluate take a run's folder too, and run what it learnt",
             ) from error
         if not all(np.isfinite(array).all() for array in tensors.values()):
             raise ModelLoadError(

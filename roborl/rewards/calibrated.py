@@ -12,7 +12,7 @@ from typing import Any
 from roborl.errors import ConfigError
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.measured import read_measured, row_of
-from roborl.rewards.model import Fold, References, RewardModel
+from roborl.rewards.model import Fold, References, RewardModel, says_done
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Observation, Score
 
@@ -82,6 +82,7 @@ class CalibratedModel:
         self.inner, self._calibration = model, calibration
         rule = getattr(getattr(model, "config", None), "done", None)
         self._rule = rule if isinstance(rule, DoneRule) else None
+        self.says_done = self._rule is not None or says_done(model)
 
     def start(self, task: str, references: References) -> CalibratedFold:
         """Return the fold of a new episode.

@@ -180,6 +180,8 @@ class ClipModel:
         config: What it looks at and compares with.
     """
 
+    says_done = False
+
     def __init__(self, judge: VectorJudge, config: ClipConfig) -> None:
         self.judge = judge
         self.config = config

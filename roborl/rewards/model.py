@@ -108,6 +108,11 @@ class RewardModel[Q, R](Protocol):
         ...
 
 
+def says_done(model: RewardModel[Any, Any]) -> bool:
+    """Return whether a model ever says that a task is done; one that never does has ``says_done = False``."""
+    return bool(getattr(model, "says_done", True))
+
+
 def observation_id(observation: Observation) -> int:
     """Return the index of an observation in its episode, as its frames carry it."""
     return max(frame.id for frame in observation.frames.values())

@@ -279,6 +279,7 @@ class RoboRewardModel:
         self.prompt = prompt
         self.config = config
         self.cameras = (config.camera,) if config.camera else ()
+        self.says_done = config.done_score > 0
         self.image_px: int | None = None
         self.version = version_of(
             f"roboreward-{prompt.origin}", config, judge=judge.identity, prompt=prompt.sha256
@@ -350,7 +351,7 @@ def _the_only_view(observation: Observation) -> str:
         raise ShapeError(
             "RoboReward looks at one view, and there are several",
             seen=sorted(observation.frames),
-            remedy="Name the one it shall look at: camera",
+            remedy="Name the one it shall look at, as camera in the model's file of settings",
         )
     return next(iter(observation.frames))
 

@@ -140,7 +140,7 @@ class SoleFold:
                 "SOLE-R1 needs a view that is missing, or does not know which of several is meant",
                 seen=sorted(observation.frames),
                 allowed=list(self._cameras) or "one view",
-                remedy="Name the views, the external camera first: cameras",
+                remedy="Name the views, the external camera first, as cameras in the model's file of settings",
             )
         views = tuple(observation.frames[name].rgb for name in cameras)
         first = self._first or views
@@ -175,6 +175,8 @@ class SoleModel:
         prompt: The words of the question.
         config: How it is asked.
     """
+
+    says_done = False
 
     def __init__(self, judge: VlmJudge, prompt: Prompt, config: SoleConfig) -> None:
         self.judge = judge

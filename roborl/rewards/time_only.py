@@ -77,6 +77,8 @@ class TimeOnlyModel:
         curve: Progress at each instant, in [0, 1], as :func:`mean_progress` returns it.
     """
 
+    says_done = False
+
     def __init__(self, curve: NDArray[np.float64]) -> None:
         self.cameras: tuple[str, ...] = ()
         self.image_px: int | None = None

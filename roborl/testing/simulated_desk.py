@@ -42,7 +42,7 @@ class Config:
     demonstrations: int = 5  # recorded by hand
     reward_steps: int = 60  # optimiser steps of the reward model
     clone_updates: int = 60  # updates of the first policy's encoder, and of its actor
-    episodes: int = 3  # of practice
+    episodes: int = 3  # of practice, and of the evaluation after it
     image_px: int = 96  # side of the cameras' pictures
     camera_hz: float = 15.0  # pictures per second
     seed: int = 0  # of scenes, pictures and the hand
@@ -102,6 +102,17 @@ def commands(config: Config, arms: SimulatedArms, bench: Path) -> dict[str, list
                 "trainer.budget.start_at": 20,
                 "act.ring_mb": 16,
                 **({"resume": "true"} if RunFolder(run).begun else {}),
+            },
+        ),
+        "act": (
+            "act",
+            {
+                "bench": wired,
+                "mode": "evaluate",
+                "policy": run,
+                "episodes": config.episodes,
+                "run": at / "act",
+                "ring_mb": 16,
             },
         ),
     }

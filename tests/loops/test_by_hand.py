@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.envs.sim_robot import SimRobot
-from roborl.errors import ConfigError, RobotError, SafetyStop
+from roborl.errors import ConfigError, RoborlError, RobotError, SafetyStop
 from roborl.hil.operator import ASKS
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.loops.by_hand import HandOperator, HandPolicy, record_by_hand
@@ -78,32 +79,41 @@ def bench_with(tmp_path: Path) -> Callable[[dict[int, Button]], Bench]:
 def test_a_person_records_judges_and_discards(
     bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path
 ) -> None:
-    bench = bench_with({5: Button.SUCCESS, 8: Button.DISCARD})
+    bench = bench_with({5: Button.SUCCESS, 8: Button.DISCARD, 20: Button.FAILURE})
     told: list[int] = []
+    limits_s: list[float] = []
+    lost: list[RoborlError] = []
     result = record_by_hand(
         bench.env,
         bench.operator,
         Leader(bench),
         tmp_path / "d",
-        episodes=3,
+        episodes=2,
+        on_begin=limits_s.append,
         on_episode=lambda kind, done, wanted: told.append(done),
+        on_lost=lost.append,
     )
-    assert result.written == {"person": 3}
-    assert told == [1, 2, 3]
-    won, dropped, late = read_episodes(tmp_path / "d")
+    assert (result.written, result.rejected) == ({"person": 3}, {"person": 1})
+    assert told == [1, 1, 2], "what the person discards is not counted"
+    assert limits_s == [0.9] * 4
+    (late,) = lost
+    assert re.search(r"Out of time, no verdict: not counted.*0\.9 s.*max_steps", str(late))
+    won, dropped, failed = read_episodes(tmp_path / "d")
     assert (won.steps, won.end, won.success, won.discarded) == (5, EndCause.SUCCESS, True, False)
     assert (dropped.steps, dropped.end, dropped.discarded) == (3, EndCause.FAILURE, True)
-    assert (late.steps, late.end, late.success, late.discarded) == (9, EndCause.TIME_LIMIT, None, False)
+    assert (failed.steps, failed.end, failed.success, failed.discarded) == (3, EndCause.FAILURE, False, False)
     assert won.provenance is not None
     assert set(won.provenance.source) == {Source.PERSON}
     assert np.abs(won.action).max() > 0.1
     assert won.subtasks == ()
+    again = record_by_hand(bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=2)
+    assert (again.present, again.written) == ({"person": 2}, {})
 
 
 def test_what_is_pressed_between_two_episodes_judges_neither_and_is_told(
     bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = bench_with({})
+    bench = bench_with({5: Button.FAILURE, 10: Button.FAILURE})
     bench.keys = [[Button.READY], [Button.FAILURE, Button.READY]]
     bench.env.arm.connect()
     begin = bench.env.arm.begin_episode
@@ -118,7 +128,7 @@ def test_what_is_pressed_between_two_episodes_judges_neither_and_is_told(
     monkeypatch.setattr(bench.env.arm, "begin_episode", go_home)
     record_by_hand(bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=2)
     kept = list(read_episodes(tmp_path / "d"))
-    assert [(e.steps, e.success, e.discarded) for e in kept] == [(9, None, False)] * 2
+    assert [(e.steps, e.success, e.discarded) for e in kept] == [(5, False, False)] * 2
     told = [line.split()[5] for line in bench.said if "has no effect" in line]
     assert told == ["discard", "success", "failure", "discard", "success"]
     monkeypatch.setattr(bench.env.arm, "begin_episode", lambda: bench.sender.press(Button.STOP))
@@ -180,7 +190,7 @@ def test_a_recording_ends_where_arm_or_leader_stay_silent(
 ) -> None:
     bench = bench_with({})
     silent = Device(ConnectionError("unplugged"))
-    lost: list[RobotError] = []
+    lost: list[RoborlError] = []
     with pytest.raises(RobotError, match=r"does not answer.*unplugged"):
         record_by_hand(bench.env, bench.operator, silent, tmp_path / "d", episodes=1, on_lost=lost.append)
 

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from roborl.cli.main import main
+from roborl.config import parse
 from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError
+from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.evaluate import FIGURES, LINGER_FRAMES, Evaluation, Outcome, evaluate
 from roborl.loops.requirements import Requirement
 from roborl.loops.rollout import run_episode
@@ -168,6 +170,16 @@ def test_the_bar_sets_the_exit_code(
     report = json.loads(said.out)
     assert (report["success"], report["episodes"], report["met"]) == (1.0, 2.0, code == 0)
     assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_physical_bench_is_told_the_command_that_measures_a_policy_on_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["evaluate", "--policy", "outputs/desk", "--bench", "so101_desk"]) == 2
+    told = capsys.readouterr().err.partition("roborl act ")[2].split()
+    config = parse(ActConfig, [word.rstrip(".") for word in told], prog="roborl act")
+    assert (config.bench, config.policy, config.episodes) == ("so101_desk", Path("outputs/desk"), 50)
+    assert config.alone
 
 
 def test_any_reward_model_may_watch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

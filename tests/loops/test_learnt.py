@@ -10,7 +10,7 @@ import pytest
 from roborl.errors import ModelLoadError
 from roborl.learning.publish import VersionShelf
 from roborl.loops.learner.learn_config import RunFolder
-from roborl.loops.learnt import is_run, learnt_policy
+from roborl.loops.learnt import is_run, learnt_policy, policy_of, warn_of_start
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 
 
@@ -32,6 +32,22 @@ def test_the_last_published_weights_are_the_ones_that_count(tmp_path: Path) -> N
     assert all((array == 12).all() for array in to_arrays(learnt.actor).values())
     assert is_run(tmp_path)
     assert not is_run(run.policy)
+
+
+def test_a_run_stands_for_what_it_has_learnt_and_the_policy_in_it_for_its_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    made = policy()
+    made.save(run.policy)
+    VersionShelf(run.versions).put(4, to_arrays(made.actor), {})
+    made.save(tmp_path / "policy")
+    assert [policy_of(folder).version for folder in (run.root, run.policy, tmp_path / "policy")] == [4, 0, 0]
+    warn_of_start(run.root)
+    warn_of_start(tmp_path / "policy")
+    assert not caplog.records
+    warn_of_start(run.policy)
+    assert f"what it has learnt: {run.root}" in caplog.text
 
 
 def test_a_run_without_a_published_policy_is_refused(tmp_path: Path) -> None:

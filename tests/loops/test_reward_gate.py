@@ -1,24 +1,33 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roborl.envs.bench import load_bench
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, ShapeError
 from roborl.loops.launch import TrainConfig, gate_main, pass_gate, run_training
-from roborl.loops.reward_gate import RewardGate
+from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.reward_gate import RewardGate, require_question
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
 from roborl.rewards.benchmark import FIGURES
+from roborl.rewards.calibrated import CalibratedModel
+from roborl.rewards.calibration import Calibration
 from roborl.rewards.measured import FORMAT
+from roborl.rewards.model import says_done
+from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
 from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.sole import SoleConfig, SoleModel
 from roborl.rewards.training.labels import StagePlan
+from roborl.testing.vlms import ScriptedVlm
 
 
 def written(folder: Path, *, version: str = "brightness-all", **changes: Any) -> str:
@@ -107,9 +116,10 @@ def test_training_asks_before_any_arm_has_a_process(tmp_path: Path) -> None:
     assert not run.exists()
 
 
-def sarm(folder: Path, *cameras: str, trained_hz: float) -> str:
+def sarm(folder: Path, *cameras: str, trained_hz: float, use_state: bool = False) -> str:
     plan = StagePlan(names=("a",), shares=(1.0,))
-    network = SarmNetwork(SarmConfig(image_px=16, frame_dim=8, dim=8, members=1), plan, cameras, 6)
+    config = SarmConfig(image_px=16, frame_dim=8, dim=8, members=1, use_state=use_state)
+    network = SarmNetwork(config, plan, cameras, 6)
     model = freeze_sarm(network, plan, cameras=cameras, tasks=("t",), state_dim=6, trained_hz=trained_hz)
     save_sarm(model, folder)
     return str(folder)
@@ -138,6 +148,44 @@ def test_a_model_that_learnt_from_another_rate_passes_with_a_warning(
     (said,) = caplog.messages
     assert "learnt from 60 observations per second" in said
     assert "in the bench" in said
+
+
+def test_a_model_that_cannot_ask_about_what_the_bench_records_is_refused(tmp_path: Path) -> None:
+    place = sarm(tmp_path / "model", "front", "wrist", trained_hz=10.0, use_state=True)
+    with pytest.raises(ShapeError, match=r"state.*9"):
+        gate_main(Child.alone("gate"), TrainConfig(run=tmp_path / "run", reward=place))
+    bench, prompt = load_bench("so101_sim"), own_prompt(CONTRACT)
+    judge = ScriptedVlm(lambda query: None)
+    for blind in (
+        RoboRewardModel(judge, prompt, RoboRewardConfig()),
+        SoleModel(judge, prompt, SoleConfig()),
+    ):
+        with pytest.raises(ShapeError, match=r"several.*settings"):
+            require_question(blind, blind.start("reach", {}), bench)
+    for told in (
+        RoboRewardModel(judge, prompt, RoboRewardConfig(camera="front")),
+        SoleModel(judge, prompt, SoleConfig(cameras=("front", "wrist"))),
+    ):
+        require_question(told, told.start("reach", {}), bench)
+
+
+def test_a_model_that_never_says_done_judges_no_episodes_by_that_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, prompt = ScriptedVlm(lambda query: None), own_prompt(CONTRACT)
+    model = RoboRewardModel(judge, prompt, RoboRewardConfig(camera="front"))
+    monkeypatch.setattr("roborl.loops.launch.find_loader", lambda place: lambda: model)
+    config = TrainConfig(run=tmp_path / "run", reward="it")
+    gate_main(Child.alone("gate"), config)
+    config = replace(config, bench_overrides=["--outcome=judge"])
+    with pytest.raises(ConfigError, match=r"never says it.*terminal01.*done_score"):
+        gate_main(Child.alone("gate"), config)
+    gate_main(Child.alone("gate"), replace(config, labels=LabelConfig(verdict="terminal01")))
+    model = RoboRewardModel(judge, prompt, RoboRewardConfig(camera="front", done_score=4.5))
+    gate_main(Child.alone("gate"), config)
+    line = Calibration.from_dict({"raw": [0.0, 1.0], "calibrated": [0.0, 0.9]})
+    sole = SoleModel(judge, prompt, SoleConfig(cameras=("front",)))
+    assert [says_done(CalibratedModel(one, line)) for one in (model, sole)] == [True, False]
 
 
 def test_a_calibrated_model_passes_by_its_own_benchmark(tmp_path: Path) -> None:

@@ -63,17 +63,25 @@ def test_the_follower_goes_where_the_leader_is_led_and_the_episode_is_kept(
     assert leader.holds == [False] * 6, "it can be led"
     Hand(leader, teleoperator)
     keys = PressSender(tmp_path, "test")
-    operator = HandOperator(
-        Presses(tmp_path), say=lambda line: keys.press(Button.READY), clock=MonotonicClock()
-    )
-    env = RobotEnv(load_bench(str(desk.bench()), [f"--max_steps={STEPS}"]), operator=operator)
+
+    class Person(HandOperator):
+        looks = 0
+
+        def verdict(self) -> bool | None:
+            self.looks += 1
+            if self.looks == STEPS + 1:  # The first look is before the first step.
+                keys.press(Button.SUCCESS)
+            return super().verdict()
+
+    operator = Person(Presses(tmp_path), say=lambda line: keys.press(Button.READY), clock=MonotonicClock())
+    env = RobotEnv(load_bench(str(desk.bench()), [f"--max_steps={STEPS + 5}"]), operator=operator)
     record_by_hand(env, operator, teleoperator, tmp_path / "demos", episodes=1)
     np.testing.assert_allclose(desk.joints()[[0, 5]], leader.joints()[[0, 5]], atol=8.0)
     assert desk.joints()[0] < -5
     disconnect_teleoperator(teleoperator)
     env.close()
     (episode,) = read_episodes(tmp_path / "demos")
-    assert (episode.steps, episode.end) == (STEPS, EndCause.TIME_LIMIT)
+    assert (episode.steps, episode.end) == (STEPS, EndCause.SUCCESS)
     assert episode.provenance is not None
     assert set(episode.provenance.source) == {Source.PERSON}
     assert np.all(episode.action[1:, 1] > 0.1), "to the side, along y"

@@ -92,5 +92,7 @@ def test_a_new_user_gets_from_the_check_to_a_practised_policy(tmp_path: Path) ->
     trial = json.loads((folder / "trial.json").read_text())
     assert not trial["check"]["failed"]
     assert trial["train"]["labeller"]["scored"] > 0
+    assert trial["act"]["episodes"] == 2
+    assert trial["act"]["policy_version"] > 0
     assert max(trial["figures"]["following"]["settled"]["mean"]) < 1.0
     assert len(trial["figures"]["control_hz"]) >= wanted

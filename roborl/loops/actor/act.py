@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from roborl.loops.actor.status import LIFE, StatusSlot
 from roborl.loops.run_files import JsonLines
 from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy, is_runs_policy
+from roborl.rewards.metrics import wilson_interval
 from roborl.types import EpisodeKey
 
 log = logging.getLogger(__name__)
@@ -250,6 +253,9 @@ class _NoKeyboard:
 def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Run an actor to its end and return its figures.
 
+    An evaluation without a learner has a folder of its own in the run's, so that steps which an earlier start left for a
+    learner stay there; once it is over, its counts are given back, and the next one begins anew.
+
     Raises:
         ConfigError: If a learner's weights are asked for and the policy takes none.
         RoborlError: If a process cannot do its work.
@@ -266,7 +272,25 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
             "No --weights: the arm keeps to the policy in %s, whatever a learner makes of its experience",
             config.policy,
         )
-    return Actor(config, stopping).run()
+    if not config.alone:
+        return Actor(config, stopping).run()
+    config = replace(config, run=config.run / "evaluation")
+    figures = Actor(config, stopping).run()
+    shutil.rmtree(folder_of(config))
+    return figures | _success(figures["successes"], figures["episodes"])
+
+
+def _success(successes: int, episodes: int) -> dict[str, float]:
+    """Return the success rate and its 95 % Wilson interval, and say them; nothing where no episode was run."""
+    if not episodes:
+        return {}
+    low, high = wilson_interval(successes, episodes)
+    rate = successes / episodes
+    log.info(
+        "%d/%d succeeded: %.0f %% (95 %% interval %.0f to %.0f %%)",
+        *(successes, episodes, 100 * rate, 100 * low, 100 * high),
+    )
+    return {"success": rate, "success_low": low, "success_high": high}
 
 
 def folder_of(config: ActConfig) -> Path:

@@ -46,7 +46,8 @@ class ActSettings:
     live: LiveConfig = field(default_factory=LiveConfig)
     # Simulation only: the world stands still while no action is there, so that load does not change an episode.
     world_waits: bool = True
-    # Memory for steps that the learner does not have yet, in MB; two episodes always fit.
+    # Memory for steps that the learner does not have yet, in MB; two episodes always fit. 256 hold a minute of two cameras of
+    # 320 x 240 at 10 Hz; while the learner is away for longer, the arm waits between episodes.
     ring_mb: int = 256
     # How long to wait at the end until the learner has every step, in seconds.
     drain_s: float = 60.0
@@ -69,19 +70,20 @@ class ActConfig(ActSettings):
     run: Path = Path("outputs/act")
     # Name of this actor, part of every episode's key: no two actors of a learner share one.
     actor: str = "arm"
-    # Address where the learner's store takes steps.
-    steps: str = "tcp://127.0.0.1:5550"
+    # Address where the learner's store takes steps. Empty: tcp://127.0.0.1:5550, or nowhere where the mode is evaluate and no
+    # weights are taken; such an evaluation needs no learner, keeps no steps, and begins anew each time.
+    steps: str = ""
     # Address where the trainer publishes weights; empty keeps those of the policy folder. Where it is given and the mode is
     # train, no episode begins before the learner has been met.
     weights: str = ""
     # Keys for links that leave this machine.
     security: SecurityConfig = field(default_factory=SecurityConfig)
-    # Folder of the policy to start from: one of ours, or as LeRobot saves it. To take weights, a LeRobot policy has to be the one
-    # in the learner's run folder, or a copy of it.
+    # Folder of the policy to start from: one of ours, as LeRobot saves it, or a run's, for what it has learnt. To take weights,
+    # a LeRobot policy has to be the one in the learner's run folder, or a copy of it.
     policy: Path = Path("outputs/policy")
     # module:function that makes the policy out of (folder, task=, explore=, seed=): the instruction in words, and how it
     # explores, None for not at all.
-    policy_factory: str = "roborl.policies:load_policy"
+    policy_factory: str = "roborl.loops.learnt:policy_of"
     # Whether the policy explores where its episodes are for training. A LeRobot policy does in a run alone, and a kind that draws
     # its actions by itself explores by nothing else.
     explore: bool = True
@@ -107,6 +109,16 @@ class ActConfig(ActSettings):
                 allowed="the address of a reward server, or use auto",
                 remedy="Name it with --live.server",
             )
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is an evaluation that no learner has a part in: nobody keeps its steps."""
+        return self.mode == "evaluate" and not self.steps and not self.weights
+
+    @property
+    def store(self) -> str:
+        """Address where steps go, unless they go nowhere."""
+        return self.steps or "tcp://127.0.0.1:5550"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,6 +137,14 @@ def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Jou
     """
     slot_bytes = sum(math.prod(shape) for shape in card.cameras.values()) + 4 * card.state_dim + 8192
     slots = max(ring_mb * 1_000_000 // slot_bytes, 2 * (max_steps + 16))
+    if card.policy_hz:
+        log.info(
+            "Memory for %d steps, %.0f s of them: while the learner is away for longer, the arm waits between episodes"
+            " (ring_mb %d)",
+            slots,
+            slots / card.policy_hz,
+            ring_mb,
+        )
     until = time.monotonic() + _RING_WAIT_S
     while True:
         try:

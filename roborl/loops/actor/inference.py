@@ -72,6 +72,7 @@ class InferenceLoop:
         self._weights, self._published = weights, published
         self._status = status
         self._policy = make_policy()
+        status["policy_version"] = self._policy.version
         self._key: EpisodeKey | None = None
         self._seen_version = 0
         self._loaded: tuple[int, Weights] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,13 +13,15 @@ from roborl.clock import MonotonicClock, Rate
 from roborl.errors import ConfigError, RobotError, spelt_out
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
-from roborl.hil.supervisor import Reading
+from roborl.hil.supervisor import Reading, Trigger
 from roborl.loops.actor.act_config import ActConfig, shared_folder
 from roborl.loops.actor.shared import MessageSlot
 from roborl.loops.supervise import Child
 
 if TYPE_CHECKING:
     from roborl.envs.bench import Bench
+
+log = logging.getLogger(__name__)
 
 _READ_HZ = 60.0
 _SLOT_BYTES = 4096
@@ -74,6 +77,15 @@ def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str
     )
 
 
+def warn_without_clutch(teleoperator: Any, trigger: Trigger) -> None:
+    """Say how to take over where the clutch is to do it and the device has none, as LeRobot's leader arms."""
+    if trigger is Trigger.CLUTCH and not hasattr(teleoperator, "get_teleop_events"):
+        log.warning(
+            "The teleoperator %s has no clutch: press t to take over and g to give back, or set intervention.trigger to motion",
+            teleoperator.name,
+        )
+
+
 def main(child: Child, config: ActConfig) -> None:
     """Read the device until stopped.
 
@@ -95,6 +107,7 @@ def main(child: Child, config: ActConfig) -> None:
     )
     teleoperator = read_teleoperator(Path(config.teleop))
     to_action = make_map(bench, teleoperator.action_features)
+    warn_without_clutch(teleoperator, config.intervention.trigger)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
     slot, sender = ReadingSlot(folder), PressSender(folder, teleoperator.name)

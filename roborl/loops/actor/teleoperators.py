@@ -11,6 +11,7 @@ from typing import Any
 
 from lerobot.teleoperators.config import TeleoperatorConfig
 from lerobot.teleoperators.teleoperator import Teleoperator
+from lerobot.utils.import_utils import register_third_party_plugins
 
 from roborl.config import load
 from roborl.envs.bench import device_type
@@ -23,14 +24,20 @@ _DEVICES = ("gamepad", "keyboard", "so_leader", "koch_leader", "omx_leader")
 _KEYBOARDS = ("keyboard", "keyboard_ee", "keyboard_rover")
 
 
+def register_teleoperators() -> None:
+    """Make LeRobot's own teleoperators, and those of installed ``lerobot_*`` plug-ins, known by name."""
+    for name in _DEVICES:  # Importing a package is what registers its type name.
+        importlib.import_module(f"lerobot.teleoperators.{name}")
+    register_third_party_plugins()
+
+
 def read_teleoperator(path: Path) -> Teleoperator:
     """Return the teleoperator that a YAML file describes, not yet connected.
 
     Raises:
         ConfigError: If the file does not fit, names an unknown device, or its driver is not installed.
     """
-    for name in _DEVICES:  # Importing a package is what registers its type name.
-        importlib.import_module(f"lerobot.teleoperators.{name}")
+    register_teleoperators()
     return make_teleoperator(load(TeleoperatorConfig, path))
 
 
@@ -79,7 +86,7 @@ def connect_teleoperator(teleoperator: Any) -> None:
         teleoperator: As :func:`make_teleoperator` returns it.
 
     Raises:
-        ConfigError: If it is not calibrated as its file says.
+        ConfigError: If it is not calibrated as its file says, or its driver is not installed.
         RobotError: If it does not answer.
     """
     asks = "calibrate" in inspect.signature(teleoperator.connect).parameters
@@ -98,6 +105,13 @@ def connect_teleoperator(teleoperator: Any) -> None:
         teleoperator.get_action()
     except ConfigError:
         raise
+    except ImportError as error:
+        raise ConfigError(
+            f"The teleoperator {teleoperator.name} lacks its driver",
+            seen=spelt_out(error),
+            allowed="a device whose driver is installed",
+            remedy="Install what the message names, for a gamepad: pip install 'roborl[gamepad]'",
+        ) from error
     except (
         Exception
     ) as error:  # a driver is foreign code: a gamepad that is not plugged in is an AttributeError

@@ -27,7 +27,8 @@ class FilterConfig(RabcSettings):
     out: Path | None = None
     # folder for the report: filter.json, weights.png and report.html
     report: Path = Path("outputs/filter")
-    # kind of policy in the command that is printed: smolvla, pi0, pi05 or another whose loss LeRobot can weigh
+    # kind of policy in the command that is printed: smolvla, pi0 or pi05, which begin with their published weights, or another
+    # whose loss LeRobot can weigh
     policy: str = "smolvla"
 
     def __post_init__(self) -> None:

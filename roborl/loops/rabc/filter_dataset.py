@@ -26,6 +26,7 @@ from roborl.loops.rabc.filter_config import FilterConfig
 log = logging.getLogger(__name__)
 
 DISCARDED = "discarded by its operator"
+_PUBLISHED = {"smolvla": "lerobot/smolvla_base", "pi0": "lerobot/pi0_base", "pi05": "lerobot/pi05_base"}
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -177,18 +178,23 @@ def find_progress(root: Path, named: str) -> Path:
 def train_command(config: FilterConfig, root: Path, weights: Path, episodes: list[int]) -> str:
     """Return the command with which LeRobot trains a policy by the weights.
 
+    The policy begins with what LeRobot published of its kind; by the kind alone, LeRobot would begin with random numbers.
+
     Args:
         config: Chunk and kind of the policy.
         root: The dataset.
         weights: The file of weights.
         episodes: Those to train on; empty for all.
     """
+    published = _PUBLISHED.get(config.policy, "")
     words = [
         "lerobot-train",
         f"--dataset.repo_id=local/{root.name}",
         f"--dataset.root={root}",
         *([f"--dataset.episodes=[{','.join(map(str, episodes))}]"] if episodes else []),
         f"--policy.type={config.policy}",
+        # Not --policy.path: it would bring the cameras that the published policy was trained with, and LeRobot refuses others.
+        *([f"--policy.pretrained_path={published}"] if published else []),
         f"--policy.chunk_size={config.chunk}",
         f"--policy.n_action_steps={config.chunk}",
         "--policy.push_to_hub=false",

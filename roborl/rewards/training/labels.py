@@ -89,7 +89,7 @@ def plan_stages(successes: Sequence[Sequence[Span] | None]) -> StagePlan:
             "The successful episodes must go through the same subtasks in the same order",
             seen=sorted(orders) or "each of them repeats one",
             allowed="one order, and at least one episode with each subtask once",
-            remedy="Correct it with roborl annotate, or mark the odd episodes as failures",
+            remedy="Correct it with roborl annotate, or name the odd episodes as failures: --failed '[3, 7]'",
         )
     ratios = []
     for spans in straight:

@@ -261,6 +261,11 @@ class VlacModel:
         """Views it looks at."""
         return self.config.cameras
 
+    @property
+    def says_done(self) -> bool:
+        """Whether it is asked for that."""
+        return self.config.done is not DoneQuestion.OFF
+
     def start(self, task: str, references: References) -> VlacFold:
         """Return the fold of a new episode.
 

@@ -19,11 +19,12 @@ import pytest
 from roborl.codec import split
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError
-from roborl.loops.actor.act import Actor, folder_of
+from roborl.learning.publish import VersionShelf
+from roborl.loops.actor.act import Actor, folder_of, run_actor
 from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.actor.control_settings import Waiting
 from roborl.loops.actor.status import StatusSlot
-from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.records import Arrival, Begin, End, Record, unpack_record
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps import StepsReceiver
@@ -310,6 +311,32 @@ def test_an_actor_of_another_architecture_ends_before_it_takes_weights(
     finally:
         publisher.close()
         shutil.rmtree(folder_of(config))
+
+
+def test_what_a_run_has_learnt_is_measured_without_a_learner_and_anew_each_time(tmp_path: Path) -> None:
+    shape = SmallPolicyConfig(
+        cameras=("front",), image_px=16, state_dim=9, action_dim=4, keypoints=2, width=8
+    )
+    policy = SmallPolicy(shape)
+    policy.save(tmp_path / "run" / "policy")
+    VersionShelf(tmp_path / "run" / "versions").put(12, to_arrays(policy.actor), {})
+    config = ActConfig(
+        bench_overrides=[*BENCH, "--time_scale=100"],
+        run=tmp_path / "act",
+        policy=tmp_path / "run",
+        mode="evaluate",
+        episodes=5,
+        ring_mb=1,  # Holds three of them.
+    )
+    with Ring.create(folder_of(config) / "ring.bin", slots=4, slot_bytes=64) as ring:
+        ring.append([b"of an earlier start, which a learner is still to have"])
+    figures = run_actor(config)
+    assert (figures["episodes"], figures["policy_version"], figures["not_durable"]) == (5, 12, 0)
+    assert figures["success_low"] <= figures["success"] == figures["successes"] / 5 <= figures["success_high"]
+    with Ring.attach(folder_of(config) / "ring.bin") as ring:
+        assert (ring.head, ring.acknowledged) == (1, 0)
+    assert not list(folder_of(replace(config, run=config.run / "evaluation")).glob("*.status"))
+    shutil.rmtree(folder_of(config))
 
 
 def test_a_status_names_the_process_it_belongs_to(tmp_path: Path) -> None:

@@ -17,8 +17,14 @@ from roborl.envs.bench import load_bench
 from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.actor import control_process
 from roborl.loops.actor.act import folder_of
-from roborl.loops.actor.act_config import ActConfig
-from roborl.loops.actor.control_process import gate, make_judge_stop, make_operator, make_settings
+from roborl.loops.actor.act_config import ActConfig, Card
+from roborl.loops.actor.control_process import (
+    gate,
+    make_judge_stop,
+    make_operator,
+    make_settings,
+    open_journal,
+)
 from roborl.loops.actor.control_settings import Waiting
 from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
 from roborl.loops.actor.live_config import LiveConfig
@@ -101,6 +107,19 @@ def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) ->
     assert (blocked(), alone()) == (Waiting.LEARNER_PAUSED, Waiting.LEARNER_PAUSED)
     io["paused"] = 0
     assert (blocked(), alone()) == (Waiting.NOTHING, Waiting.NOTHING)
+
+
+def test_an_actor_says_how_long_its_learner_may_be_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cameras = {"front": (240, 320, 3), "wrist": (240, 320, 3)}
+    card = Card(
+        actor="arm", bench="b", cameras=cameras, state_dim=9, action_dim=4, real_time=True, policy_hz=10.0
+    )
+    with caplog.at_level("INFO"):
+        open_journal(tmp_path / "ring.bin", card, max_steps=5, ring_mb=25).close()
+    assert "Memory for 53 steps, 5 s of them" in caplog.text
+    assert "waits between episodes (ring_mb 25)" in caplog.text
 
 
 def test_on_a_physical_bench_the_operator_is_told_what_the_arm_does_when_control_dies(

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,19 +18,28 @@ from roborl.codec import split
 from roborl.data.ring import Ring
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
-from roborl.hil.supervisor import Intervention, InterventionConfig, PolicyOnly, Reading
+from roborl.hil.supervisor import Intervention, InterventionConfig, PolicyOnly, Reading, Trigger
 from roborl.loops.actor.act import Actor, folder_of
 from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.actor.control_process import gate
 from roborl.loops.actor.control_settings import Waiting
 from roborl.loops.actor.status import StatusSlot
-from roborl.loops.actor.teleop import ReadingSlot, make_map
+from roborl.loops.actor.teleop import ReadingSlot, make_map, warn_without_clutch
 from roborl.loops.actor.teleoperators import read_teleoperator
 from roborl.records import Arrival, End, unpack_record
 from roborl.testing import config_stub_teleoperator
 from roborl.types import EndCause, Source
 
 PLUGIN = config_stub_teleoperator.__name__
+
+
+def test_who_has_no_clutch_is_told_how_to_take_over(caplog: pytest.LogCaptureFixture) -> None:
+    leader = SimpleNamespace(name="so_leader")
+    warn_without_clutch(leader, Trigger.MOTION)
+    warn_without_clutch(SimpleNamespace(name="gamepad", get_teleop_events=dict), Trigger.CLUTCH)
+    assert not caplog.messages
+    warn_without_clutch(leader, Trigger.CLUTCH)
+    assert "so_leader has no clutch: press t to take over and g to give back" in caplog.text
 
 
 def test_a_person_takes_over_and_gives_back_and_a_dead_device_stops_the_arm(tmp_path: Path) -> None:

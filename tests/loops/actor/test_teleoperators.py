@@ -53,6 +53,16 @@ class Pad:
         return {"delta_x": self.gamepad.get_axis(0)}
 
 
+def test_a_gamepad_without_its_driver_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks() -> None:
+        raise ImportError("'pygame' is required but not installed")
+
+    pad = Pad()
+    monkeypatch.setattr(pad, "connect", lacks)
+    with pytest.raises(ConfigError, match=r"lacks its driver.*pygame.*roborl\[gamepad\]"):
+        connect_teleoperator(pad)
+
+
 def test_a_leader_is_connected_without_a_question() -> None:
     leader = Leader()
     connect_teleoperator(leader)

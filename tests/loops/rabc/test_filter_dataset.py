@@ -107,6 +107,25 @@ def test_what_cannot_be_filtered_is_told(labelled: Path, tmp_path: Path) -> None
         copy_episodes(labelled, tmp_path / "something", [0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "published"),
+    [
+        ("smolvla", ["lerobot/smolvla_base"]),
+        ("pi0", ["lerobot/pi0_base"]),
+        ("pi05", ["lerobot/pi05_base"]),
+        ("mine", []),
+    ],
+)
+def test_the_command_begins_with_published_weights_and_takes_the_datasets_cameras(
+    kind: str, published: list[str]
+) -> None:
+    config = FilterConfig(dataset="d", policy=kind)
+    words = train_command(config, Path("a/d"), Path("a/d/w.parquet"), []).split()
+    told = [word.partition("=")[2] for word in words if word.startswith("--policy.pretrained_path")]
+    assert told == published
+    assert not [word for word in words if word.startswith("--policy.path")]
+
+
 def test_the_command_names_the_chunk_that_the_weights_are_for() -> None:
     config = FilterConfig(dataset="d", chunk=7, policy="pi0")
     words = train_command(config, Path("a/d"), Path("a/d/w.parquet"), []).split()

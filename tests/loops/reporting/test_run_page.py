@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from roborl.loops.learner.learn_config import RunFolder
-from roborl.loops.reporting.run_page import leave_run_page, write_run_page
+from roborl.loops.learnt import leave_run_page
+from roborl.loops.reporting.run_page import write_run_page
 from roborl.loops.reporting.run_results import read_run
 
 S = 1_000_000_000
