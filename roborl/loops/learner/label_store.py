@@ -35,6 +35,7 @@ class StoredEpisodes:
         root: The store's folder.
         clock: Paces the looks at the folder.
         every_s: Least seconds between two of them; a look that takes longer is made less often.
+        sync: Whether the store flushes episodes to the disk itself: then their labels are as well.
         alive: Called between episodes whose saved labels are taken in, of which there may be thousands.
 
     Attributes:
@@ -50,9 +51,10 @@ class StoredEpisodes:
         *,
         clock: Clock | None = None,
         every_s: float = 0.05,
+        sync: bool = False,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        self._root, self._alive = root, alive
+        self._root, self._sync, self._alive = root, sync, alive
         self._reader, self.arena = StoreReader(root, leave_out_torn=True), ArenaReader(root)
         self._clock: Clock = clock or MonotonicClock()
         self._every_ns = int(every_s * NS)
@@ -96,7 +98,7 @@ class StoredEpisodes:
 
     def column(self, version: str) -> StoredColumn:
         """Return the column of a version, made where there is none, with what was saved of it."""
-        column = StoredColumn(self.arena, version, alive=self._alive)
+        column = StoredColumn(self.arena, version, sync=self._sync, alive=self._alive)
         column.restore({key for key, slot in self.arena.slots().items() if self.arena.table["ended"][slot]})
         self._made.append(column)
         return column
@@ -124,16 +126,24 @@ class StoredColumn:
     Args:
         arena: The replay memory.
         version: Of the reward model.
+        sync: Whether what is saved with an episode is flushed to the disk itself.
         alive: Called between episodes whose saved labels are taken in.
 
     Attributes:
         columns: What is written.
     """
 
-    def __init__(self, arena: ArenaReader, version: str, *, alive: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        arena: ArenaReader,
+        version: str,
+        *,
+        sync: bool = False,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.version = version
         self._arena, self._alive = arena, alive
-        self.columns = ProgressColumns(arena, version, write=True)
+        self.columns = ProgressColumns(arena, version, write=True, sync=sync)
         self._restored: set[EpisodeKey] = set()
         self._strides_file = arena.root / "arena" / "progress" / version / "strides.jsonl"
         self._strides = _read_strides(self._strides_file)
