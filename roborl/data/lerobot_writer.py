@@ -30,6 +30,7 @@ from roborl.data.lerobot_repair import (
     keep_before,
     keep_marks,
     kept_marks,
+    torn,
 )
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
@@ -148,6 +149,7 @@ class DatasetWriter:
 
         # Half of an episode's rows without its metadata would mislead LeRobot's readers.
         with interrupt_later(), SuppressProgressBars(), scheduled_as_before(), self._taken_by_the_disk():
+            keep_before(self._path)
             keep_marks(self._path, self._fresh | {self.episodes: episode.subtasks})
             for row in rows_of(episode, list(self._cameras), progress=self._benchmark):
                 # LeRobot wants a row to have its language columns, and nothing in them yet.
@@ -170,6 +172,9 @@ class DatasetWriter:
             self._dataset = None
             with contextlib.suppress(OSError):
                 (self._path / "images").rmdir()
+            if torn(self._path):  # A full disk: the copies are what there is.
+                drop_torn(self._path)
+                self.episodes = len(load_files(self._path).episodes)
             self._annotate(self._fresh)
             forget_before(self._path)
             self._fresh.clear()
@@ -179,12 +184,11 @@ class DatasetWriter:
 
         name = f"local/{self._path.name}"
         if self.episodes:
-            keep_before(self._path)
             return LeRobotDataset.resume(name, root=self._path, video_backend="pyav")
         if self._path.is_dir():
             self._lock = self._lock or FolderLock(self._path)
             clear(self._path)
-        made = LeRobotDataset.create(
+        made: Any = LeRobotDataset.create(
             name,
             fps=self._fps,
             features=self._features,
@@ -194,7 +198,6 @@ class DatasetWriter:
             use_videos=self._video,
         )
         self._lock = FolderLock(self._path)
-        keep_before(self._path)
         return made
 
     @contextlib.contextmanager
