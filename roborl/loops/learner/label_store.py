@@ -18,6 +18,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.loops.learner.labelling import LabelledRows
+from roborl.loops.run_files import append_line
 from roborl.types import EpisodeKey, Observation
 
 log = logging.getLogger(__name__)
@@ -179,10 +180,15 @@ class StoredColumn:
         return self._strides.get(str(key), 0)
 
     def set_stride(self, key: EpisodeKey, stride: int) -> None:
-        """Record the stride of an episode."""
+        """Record the stride of an episode.
+
+        Raises:
+            OSError: If the disk does not take it.
+        """
+        append_line(
+            self._strides_file, json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n"
+        )
         self._strides[str(key)] = stride
-        with self._strides_file.open("ab", buffering=0) as file:
-            file.write(json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
 
     def hold(self, key: EpisodeKey) -> bool:
         """Let the episode be trained on without the labels it lacks; False where that was so already."""
