@@ -55,9 +55,7 @@ class ProgressColumns:
         DatasetError: If the version has no columns here, or its name cannot be a folder's.
     """
 
-    def __init__(
-        self, reader: ArenaReader, version: str, *, write: bool = False, sync: bool = False
-    ) -> None:
+    def __init__(self, reader: ArenaReader, version: str, *, write: bool = False, sync: bool = False) -> None:
         if not _VERSION.fullmatch(version):
             raise DatasetError("A version cannot name a folder", seen=version, allowed=_VERSION.pattern)
         self.version, self.reader, self._sync = version, reader, sync

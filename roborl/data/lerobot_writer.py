@@ -92,7 +92,9 @@ class DatasetWriter:
             self._features = scales.written(self._features)
         self._subtasks: dict[int, Sequence[Subtask]] = {}
         self._fresh: dict[int, Sequence[Subtask]] = {}  # Of episodes since the last checkpoint.
-        self._language: tuple[str, ...] = ()  # Columns of an annotated dataset that are filled in at a checkpoint.
+        self._language: tuple[
+            str, ...
+        ] = ()  # Columns of an annotated dataset that are filled in at a checkpoint.
         self._dataset: Any = None
         self.episodes = 0
         # Two writers would each take the other's open files for those of a killed one.

@@ -106,7 +106,9 @@ def test_recording_goes_on_after_an_annotation_which_stays_in_both_formats(
     whole = [path.read_bytes() for path in before]
     with dataset_writer(dataset) as writer:
         for number in (4, 5, 6):  # A checkpoint between them.
-            writer.append(random_episode(number, subtasks=() if number == 5 else random_episode(number).subtasks))
+            writer.append(
+                random_episode(number, subtasks=() if number == 5 else random_episode(number).subtasks)
+            )
     assert [path.read_bytes() for path in before] == whole
     assert [len(e.subtasks) for e in read_episodes(dataset)] == [2, 0, 0, 0, 2, 0, 2]
     stock = LeRobotDataset("local/d", root=dataset)
@@ -136,7 +138,9 @@ def test_a_column_that_new_episodes_lack_is_told_before_they_are_recorded(tmp_pa
     progress = np.linspace(0, 1, 7, dtype=np.float32)
     with dataset_writer(tmp_path / "d", benchmark_progress=True) as writer:
         writer.append(random_episode(0, benchmark_progress=progress))
-    with pytest.raises(DatasetError, match=r"lack.*benchmark\.progress.*Allowed.*benchmark progress here too"):
+    with pytest.raises(
+        DatasetError, match=r"lack.*benchmark\.progress.*Allowed.*benchmark progress here too"
+    ):
         dataset_writer(tmp_path / "d")
 
 

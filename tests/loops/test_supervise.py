@@ -143,7 +143,8 @@ def test_ctrl_c_ends_a_group_in_its_order_and_quietly(
     """Ctrl-C sends SIGINT to every process in the foreground, the children among them."""
     events: list[str] = []
     specs = [
-        ChildSpec(name=name, target=children.wait, args=(tmp_path / name,), lasting=True) for name in ("a", "b")
+        ChildSpec(name=name, target=children.wait, args=(tmp_path / name,), lasting=True)
+        for name in ("a", "b")
     ]
     group = ProcessGroup(
         specs, preload=PRELOAD, on_event=lambda event: events.append(f"{event['child']} {event['event']}")

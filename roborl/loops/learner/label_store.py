@@ -185,9 +185,7 @@ class StoredColumn:
         Raises:
             OSError: If the disk does not take it.
         """
-        append_line(
-            self._strides_file, json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n"
-        )
+        append_line(self._strides_file, json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
         self._strides[str(key)] = stride
 
     def hold(self, key: EpisodeKey) -> bool:

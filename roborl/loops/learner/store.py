@@ -194,7 +194,9 @@ class DemoImport:
         self._imports = _imports(marker)
         for other, done in self._imports.items():
             if other != source and not done:
-                log.warning("The demonstrations in %s were not all taken; name them again for the rest", other)
+                log.warning(
+                    "The demonstrations in %s were not all taken; name them again for the rest", other
+                )
         self._episodes = None if not source or self._imports.get(source) else self._opened(read)
         # The first one is read at once: a dataset that does not fit is told before anything is started on it.
         self._next = None if self._episodes is None else self._following(self._episodes)
