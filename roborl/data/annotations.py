@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,7 @@ def write_annotations(
     shares = stage_shares([marks for index, marks in given.items() if index in whole])
     write_json(root / "meta" / f"temporal_proportions_{prefix}.json", shares)
     if language:
-        _write_language(root, given, fps)
+        write_language(root, given)
     return shares
 
 
@@ -214,9 +214,22 @@ def _check_fits(index: int, marks: Sequence[Subtask], lengths: Mapping[int, int]
         previous = mark.end
 
 
-def _write_language(root: Path, given: Mapping[int, Sequence[Subtask]], fps: float) -> None:
-    files = load_files(root)
-    for path in dict.fromkeys(files.data_file(row) for row in files.episodes):
+def write_language(
+    root: Path, subtasks: Mapping[int, Sequence[Subtask]], *, episodes: Collection[int] | None = None
+) -> None:
+    """Write sub-tasks into ``language_persistent``, replacing those there; whatever else stands in that column stays.
+
+    Args:
+        root: The dataset's folder.
+        subtasks: By episode index, each fitting its episode.
+        episodes: The only ones to write; by default all, of which those absent from ``subtasks`` become unannotated.
+    """
+    files = load_files(root, to_write=True)
+    fps = float(files.info["fps"])
+    held = {int(row["episode_index"]): files.data_file(row) for row in files.episodes}
+    chosen = held.keys() if episodes is None else set(episodes)
+    given = {index: marks for index, marks in subtasks.items() if index in chosen}
+    for path in dict.fromkeys(path for index, path in held.items() if index in chosen):
         table = pq.read_table(path)
         rows = {
             index: [
@@ -235,15 +248,17 @@ def _write_language(root: Path, given: Mapping[int, Sequence[Subtask]], fps: flo
         old = (
             table.column(LANGUAGE).to_pylist() if LANGUAGE in table.column_names else [None] * table.num_rows
         )
-        kept = [[row for row in frame or () if row.get("style") != "subtask"] for frame in old]
         indices = table.column("episode_index").to_pylist()
+        kept = [
+            [row for row in frame or () if index not in chosen or row.get("style") != "subtask"]
+            for index, frame in zip(indices, old, strict=True)
+        ]
         per_frame = [
             sorted([*others, *rows.get(index, [])], key=lambda row: row["timestamp"])
             for index, others in zip(indices, kept, strict=True)
         ]
-        columns = {LANGUAGE: pa.array(per_frame)}
-        if EVENTS not in table.column_names:
-            columns[EVENTS] = pa.array([[]] * table.num_rows)
+        said = table.column(EVENTS).to_pylist() if EVENTS in table.column_names else [None] * table.num_rows
+        columns = {LANGUAGE: pa.array(per_frame), EVENTS: pa.array([frame or [] for frame in said])}
         for name, array in columns.items():
             if name in table.column_names:
                 table = table.set_column(table.column_names.index(name), name, array)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.types import EpisodeKey
-from roborl.whole_files import write_whole
+from roborl.whole_files import whole_file, write_whole
 
 PAD = 4
 ONLINE, DEMO, EVALUATION, FAILURE = range(4)  # Indices into roborl.data.episodes.KINDS.
@@ -132,12 +132,11 @@ def map_array(path: Path, dtype: np.dtype[Any] | str, shape: tuple[int, ...], *,
     dtype = np.dtype(dtype)
     size = dtype.itemsize * int(np.prod(shape))
     if write and not path.exists():
-        with open(path, "wb") as file:
+        with whole_file(path) as draft, draft.open("wb") as file:
             try:
                 # Reserved now: on a full disk a later store into the mapping would be a bus error.
                 os.posix_fallocate(file.fileno(), 0, size)
             except OSError as error:
-                path.unlink()
                 raise DatasetError(
                     "There is no room for the replay memory",
                     seen=f"{size} bytes for {path.name}: {error.strerror}",

@@ -7,6 +7,7 @@ version at a time and changes to another as a whole. What is final also goes int
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterable
@@ -18,9 +19,12 @@ import zarr
 from numpy.typing import NDArray
 
 from roborl.data.arena import ArenaReader, map_array
+from roborl.data.sealed import flush_files, flush_names
 from roborl.errors import DatasetError, ShapeError
 from roborl.types import EpisodeKey, Vector
 from roborl.whole_files import write_whole
+
+log = logging.getLogger(__name__)
 
 LABELS = np.dtype(
     [
@@ -41,6 +45,7 @@ class ProgressColumns:
         reader: The replay memory they stand beside; the caller refreshes it.
         version: Hash of model, prompt, view set, calibration and judge settings.
         write: Map them for writing, making them where there are none. Only one process, the labeller, does.
+        sync: Flush what is saved with an episode to the disk itself, as the store does with the episode.
 
     Attributes:
         progress: float32 (rows,), in [0, 1].
@@ -51,10 +56,10 @@ class ProgressColumns:
         DatasetError: If the version has no columns here, or its name cannot be a folder's.
     """
 
-    def __init__(self, reader: ArenaReader, version: str, *, write: bool = False) -> None:
+    def __init__(self, reader: ArenaReader, version: str, *, write: bool = False, sync: bool = False) -> None:
         if not _VERSION.fullmatch(version):
             raise DatasetError("A version cannot name a folder", seen=version, allowed=_VERSION.pattern)
-        self.version, self.reader = version, reader
+        self.version, self.reader, self._sync = version, reader, sync
         folder = _folder(reader.root) / version
         if write:
             folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +155,8 @@ class ProgressColumns:
         if not entry["ended"] or self.labelled(key) < entry["observations"]:
             return False
         rows = slice(int(entry["start"]), int(entry["start"] + entry["observations"]))
-        save_labels(self.reader.root, key, self.version, self.progress[rows], self.spread[rows], details)
+        columns = self.progress[rows], self.spread[rows]
+        save_labels(self.reader.root, key, self.version, *columns, details, sync=self._sync)
         return True
 
     def _claim(self, key: EpisodeKey) -> int | None:
@@ -173,8 +179,12 @@ def save_labels(
     progress: Vector,
     spread: Vector,
     details: dict[str, Any] | None = None,
+    *,
+    sync: bool = False,
 ) -> None:
     """Write one version's labels into a sealed episode's group, whole or not at all; what is there is left alone.
+
+    What is there and torn is replaced.
 
     Args:
         store_root: The store's folder.
@@ -183,6 +193,7 @@ def save_labels(
         progress: float32 (T + 1,).
         spread: float32 (T + 1,).
         details: Plain values worth keeping, such as the stride.
+        sync: Flush them to the disk itself first, so that the loss of power cannot find them half there.
 
     Raises:
         DatasetError: If the episode is not sealed.
@@ -192,25 +203,42 @@ def save_labels(
         raise DatasetError("Labels wait for their episode to be sealed", seen=str(key))
     final, staged = episode / f"progress_{version}", store_root / "labels.tmp" / str(key)
     if final.exists():
-        return
+        if load_labels(store_root, key, version) is not None:
+            return
+        shutil.rmtree(final)
     shutil.rmtree(staged, ignore_errors=True)
     staged.parent.mkdir(exist_ok=True)
     zarr.create_array(
         staged,
         data=np.stack([progress, spread], axis=1),
+        fill_value=np.nan,  # What a file that is gone reads as: no label is.
         attributes={"version": version, "columns": ["progress", "spread"], **(details or {})},
     )
+    if sync:
+        flush_files(staged)
     staged.rename(final)
+    if sync:
+        flush_names(episode)
 
 
 def load_labels(store_root: Path, key: EpisodeKey, version: str) -> tuple[Vector, Vector] | None:
-    """Read what :func:`save_labels` wrote, None where there is none: progress and spread, float32 (T + 1,) each."""
+    """Read what :func:`save_labels` wrote, None where there is none: progress and spread, float32 (T + 1,) each.
+
+    Labels that a loss of power has torn are told and count as none: they are made again.
+    """
     path = store_root / "store.zarr" / str(key) / f"progress_{version}"
     if not path.is_dir():
         return None
-    array: Any = zarr.open_array(path, mode="r")
-    values = np.asarray(array[:], np.float32)
-    return values[:, 0].copy(), values[:, 1].copy()
+    try:
+        array: Any = zarr.open_array(path, mode="r")
+        values = np.asarray(array[:], np.float32)
+        progress, spread = values.T.copy()
+        if not np.isfinite(values).all():
+            raise ValueError("it lacks a part")
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        log.warning("the labels of %s by %s are torn and left out: %s", key, version, error)
+        return None
+    return progress, spread
 
 
 def versions(store_root: Path) -> list[str]:

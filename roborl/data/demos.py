@@ -20,6 +20,8 @@ from roborl.types import Episode, EpisodeKey
 
 log = logging.getLogger(__name__)
 
+_RATE_SHARE = 0.01  # By which a recording's rate may differ from the policy's.
+
 type Convert = Callable[[DatasetEpisode, DatasetInfo], DatasetEpisode]
 """An episode as recorded, at the policy's rate, to one with the bench's own states and actions."""
 
@@ -92,6 +94,13 @@ def iterate_demos(
         DatasetError: If cameras, state, actions, rate or the robot's model do not fit.
     """
     info = describe(source)
+    if info.fps / spec.policy_hz < 1.0 - _RATE_SHARE:
+        raise DatasetError(
+            "The dataset was recorded at a lower rate than the policy acts",
+            seen=f"{info.fps:g} Hz",
+            allowed=f"{spec.policy_hz:g} Hz, or more to be thinned out",
+            remedy="Record at that rate, or set the bench's policy_hz to the dataset's",
+        )
     if convert is None:
         _check_actions(info, spec)
         convert = _own_recording(info, spec)
@@ -229,9 +238,9 @@ def _check_actions(info: DatasetInfo, spec: DemoSpec) -> None:
             allowed=spec.action_dim,
             remedy="If they are absolute joint targets, say --demos.actions targets",
         )
-    if abs(info.fps / spec.policy_hz - 1.0) > 0.01:
+    if info.fps / spec.policy_hz > 1.0 + _RATE_SHARE:
         raise DatasetError(
-            "The dataset was recorded at another rate than the policy acts",
+            "The dataset was recorded at a higher rate than the policy acts",
             seen=f"{info.fps:g} Hz",
             allowed=f"{spec.policy_hz:g} Hz",
             remedy="If its actions are absolute joint targets, say --demos.actions targets: then it is thinned out",

@@ -14,3 +14,5 @@ KIND, META = "episode_kind", "episode_meta"
 DISCARDED, FAILURE = "discarded", "failure_kind"
 BENCHMARK_PROGRESS = "benchmark.progress"
 LANGUAGE, EVENTS = "language_persistent", "language_events"
+FILLED_IN = frozenset({"timestamp", "frame_index", "episode_index", "index", "task_index"})
+"""Those that LeRobot writes itself."""

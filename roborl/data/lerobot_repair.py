@@ -66,9 +66,9 @@ class FolderLock:
 
 
 def keep_before(root: Path) -> None:
-    """Copy what LeRobot will rewrite in place, which is whole now."""
+    """Copy what LeRobot will rewrite in place, as far as it is whole now."""
     for name in _IN_PLACE:
-        if (root / "meta" / name).is_file():
+        if _whole(root / "meta" / name):
             (root / "meta" / ".before").mkdir(exist_ok=True)
             write_whole(root / "meta" / ".before" / name, (root / "meta" / name).read_bytes())
 
@@ -86,6 +86,11 @@ def kept_marks(root: Path) -> dict[int, tuple[Subtask, ...]]:
     return {int(index): tuple(Subtask(**mark) for mark in given) for index, given in found.items()}
 
 
+def torn(root: Path) -> bool:
+    """Return whether a file that LeRobot rewrites in place is not whole, as where the disk was full meanwhile."""
+    return any((root / "meta" / name).is_file() and not _whole(root / "meta" / name) for name in _IN_PLACE)
+
+
 def forget_before(root: Path) -> None:
     """Remove the copies: the dataset is whole."""
     shutil.rmtree(root / "meta" / ".before", ignore_errors=True)
@@ -95,7 +100,7 @@ def drop_torn(root: Path) -> int:
     """Drop what a killed recording left torn, keep every finished episode.
 
     LeRobot writes parquet footers only when it is finalised, so a kill leaves its newest files unreadable while
-    ``meta/info.json`` counts their episodes. Does nothing to a whole dataset.
+    ``meta/info.json`` counts their episodes. One that is put back counts too few. Does nothing to a whole dataset.
 
     Returns:
         The number of episodes lost.
@@ -113,23 +118,23 @@ def drop_torn(root: Path) -> int:
     _drop_surplus(files)
     kept = [row for row in files.episodes if files.data_file(row).is_file()]
     lost = int(files.info["total_episodes"]) - len(kept)
-    if lost <= 0:
-        return 0
-    known = {files.data_file(row) for row in kept}
-    for path in sorted((root / "data").glob("*/*.parquet")):
-        if path not in known:
-            path.unlink()
-    frames = sum(int(row["length"]) for row in kept)
-    write_json(
-        root / "meta" / "info.json",
-        {
-            **files.info,
-            "total_episodes": len(kept),
-            "total_frames": frames,
-            "splits": {"train": f"0:{len(kept)}"},
-        },
-    )
-    return lost
+    if lost > 0 or (root / "meta" / ".before").is_dir():
+        known = {files.data_file(row) for row in kept}
+        for path in sorted((root / "data").glob("*/*.parquet")):
+            if path not in known:
+                path.unlink()
+    if lost:
+        write_json(
+            root / "meta" / "info.json",
+            {
+                **files.info,
+                "total_episodes": len(kept),
+                "total_frames": sum(int(row["length"]) for row in kept),
+                "total_tasks": len(files.tasks),
+                "splits": {"train": f"0:{len(kept)}"},
+            },
+        )
+    return max(0, lost)
 
 
 def begun(path: Path) -> bool:

@@ -15,10 +15,10 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from roborl.data.annotations import from_episode_row, write_annotations
+from roborl.data.annotations import from_episode_row, write_annotations, write_language
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.encoding import scheduled_as_before
-from roborl.data.lerobot_columns import ACTION
+from roborl.data.lerobot_columns import ACTION, BENCHMARK_PROGRESS, EVENTS, FILLED_IN, LANGUAGE
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_repair import (
     FolderLock,
@@ -30,6 +30,7 @@ from roborl.data.lerobot_repair import (
     keep_before,
     keep_marks,
     kept_marks,
+    torn,
 )
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
@@ -91,6 +92,9 @@ class DatasetWriter:
             self._features = scales.written(self._features)
         self._subtasks: dict[int, Sequence[Subtask]] = {}
         self._fresh: dict[int, Sequence[Subtask]] = {}  # Of episodes since the last checkpoint.
+        self._language: tuple[
+            str, ...
+        ] = ()  # Columns of an annotated dataset that are filled in at a checkpoint.
         self._dataset: Any = None
         self.episodes = 0
         # Two writers would each take the other's open files for those of a killed one.
@@ -103,12 +107,14 @@ class DatasetWriter:
             _check_same(self._features, files.features, fps, float(files.info["fps"]))
             _check_scales(scales, Scales.of(files.features))
             self.episodes = len(files.episodes)
+            self._language = tuple(name for name in (LANGUAGE, EVENTS) if name in files.features)
             for row in files.episodes:
-                marks = from_episode_row(row, fps=fps, last=int(row["length"]) - 1)
+                marks = from_episode_row(row, fps=fps, last=int(row["length"]) - 1, prefix="sparse")
                 self._subtasks[int(row["episode_index"])] = marks
         if self.episodes:
             self._tidy()
         else:
+            self._language = ()
             clear(path)
 
     def __enter__(self) -> Self:
@@ -145,9 +151,11 @@ class DatasetWriter:
 
         # Half of an episode's rows without its metadata would mislead LeRobot's readers.
         with interrupt_later(), SuppressProgressBars(), scheduled_as_before(), self._taken_by_the_disk():
+            keep_before(self._path)
             keep_marks(self._path, self._fresh | {self.episodes: episode.subtasks})
             for row in rows_of(episode, list(self._cameras), progress=self._benchmark):
-                self._dataset.add_frame(row)
+                # LeRobot wants a row to have its language columns, and nothing in them yet.
+                self._dataset.add_frame(row | dict.fromkeys(self._language))
             # Encoding in this process: a pool would start again for every episode.
             self._dataset.save_episode(parallel_encoding=False)
             index = self.episodes
@@ -166,8 +174,10 @@ class DatasetWriter:
             self._dataset = None
             with contextlib.suppress(OSError):
                 (self._path / "images").rmdir()
-            if any(self._subtasks.values()):
-                write_annotations(self._path, self._subtasks, language=False)
+            if torn(self._path):  # A full disk: the copies are what there is.
+                drop_torn(self._path)
+                self.episodes = len(load_files(self._path).episodes)
+            self._annotate(self._fresh)
             forget_before(self._path)
             self._fresh.clear()
 
@@ -176,12 +186,11 @@ class DatasetWriter:
 
         name = f"local/{self._path.name}"
         if self.episodes:
-            keep_before(self._path)
             return LeRobotDataset.resume(name, root=self._path, video_backend="pyav")
         if self._path.is_dir():
             self._lock = self._lock or FolderLock(self._path)
             clear(self._path)
-        made = LeRobotDataset.create(
+        made: Any = LeRobotDataset.create(
             name,
             fps=self._fps,
             features=self._features,
@@ -191,7 +200,6 @@ class DatasetWriter:
             use_videos=self._video,
         )
         self._lock = FolderLock(self._path)
-        keep_before(self._path)
         return made
 
     @contextlib.contextmanager
@@ -221,9 +229,16 @@ class DatasetWriter:
         }
         if missing:
             self._subtasks |= missing
-            write_annotations(self._path, self._subtasks, language=False)
+            self._annotate(missing)
         forget_before(self._path)
         clear_drafts(self._path)
+
+    def _annotate(self, episodes: Iterable[int]) -> None:
+        """Write the sub-tasks, into the data files only those of these episodes: the others have them."""
+        if any(self._subtasks.values()):
+            write_annotations(self._path, self._subtasks, language=False)
+        if self._language:
+            write_language(self._path, self._subtasks, episodes=set(episodes))
 
     def _check(self, episode: DatasetEpisode) -> None:
         seen = {name: pixels.shape[1:3] for name, pixels in episode.images.items()}
@@ -319,7 +334,6 @@ def _check_same(
     fps: float,
     their_fps: float,
 ) -> None:
-    # Annotation adds language columns, and LeRobot adds its bookkeeping ones: neither matters here.
     different = {
         name: theirs[name]["shape"] if name in theirs else "absent"
         for name, feature in ours.items()
@@ -327,6 +341,16 @@ def _check_same(
         or list(theirs[name]["shape"]) != list(feature["shape"])
         or theirs[name]["dtype"] != feature["dtype"]
     }
+    # Annotation adds language columns, and LeRobot adds its bookkeeping ones: neither matters here.
+    unknown = sorted(theirs.keys() - ours.keys() - FILLED_IN - {LANGUAGE, EVENTS})
+    if unknown:
+        raise DatasetError(
+            "The dataset to continue has columns that these episodes lack",
+            seen=", ".join(unknown),
+            allowed=", ".join(ours),
+            remedy="Record into a new path"
+            + (", or store benchmark progress here too" if unknown == [BENCHMARK_PROGRESS] else ""),
+        )
     if different or fps != their_fps:
         raise DatasetError(
             "The dataset to continue has another form",

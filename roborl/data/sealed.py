@@ -99,10 +99,10 @@ def seal(
     for name, column in _columns(rows, sorted(frames)).items():
         group.create_array(name, data=column, chunks=column.shape if column.size else "auto")
     if sync:
-        _flush(folder)
+        flush_files(folder)
     folder.rename(final)
     if sync:
-        _flush_folder(root)
+        flush_names(root)
     return final
 
 
@@ -289,14 +289,16 @@ def to_arrivals(episode: Episode) -> Iterator[Arrival]:
         )
 
 
-def _flush(folder: Path) -> None:
+def flush_files(folder: Path) -> None:
+    """Have every file in a folder and below it on the disk itself."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_names(folder: Path) -> None:
+    """Have the names in a folder on the disk itself, such as one that was put there by a rename."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

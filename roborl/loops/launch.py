@@ -277,7 +277,14 @@ def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec])
             threads=config.serve_threads,
         )
         specs.append(
-            ChildSpec(name="serve", target=serve_main, args=(serving,), hang_s=_HANG_S, start_s=_LOAD_S)
+            ChildSpec(
+                name="serve",
+                target=serve_main,
+                args=(serving,),
+                hang_s=_HANG_S,
+                start_s=_LOAD_S,
+                lasting=True,
+            )
         )
     return specs
 

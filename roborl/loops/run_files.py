@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -35,12 +37,22 @@ class JsonLines:
     def __call__(self, line: Mapping[str, Any]) -> None:
         """Append one line; a number that is not finite becomes null, which JSON has no other word for."""
         raw = as_json(self._common | dict(line)).encode() + b"\n"
-        if not written(self._path, lambda: self._append(raw), told=self.lost > 0):
+        if not written(self._path, lambda: append_line(self._path, raw), told=self.lost > 0):
             self.lost += 1
 
-    def _append(self, raw: bytes) -> None:
-        with self._path.open("ab", buffering=0) as file:
-            file.write(raw)
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, its end included, in one write; where a kill or a full disk left half a line, it ends that first.
+
+    Raises:
+        OSError: If the disk does not take the whole of it.
+    """
+    with path.open("a+b", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+        raw = b"\n" + line if torn else line
+        if (count := file.write(raw)) != len(raw):
+            raise OSError(errno.ENOSPC, f"{count} of {len(raw)} bytes written")
 
 
 def write_status(path: Path, status: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ type Event = dict[str, str | int | float | None]
 _LONGEST_PAUSE_S = 5.0
 _STEADY_S = 2.0
 _ORPHAN_GRACE_S = 10.0
+_ENDED_PAUSE_S = 1.0
 _ERROR_EXIT = 3
 
 
@@ -107,6 +108,8 @@ class ChildSpec:
             watches for its end only.
         start_s: How long it may go without :meth:`Child.beat` until it is ready.
         handles_interrupt: Whether Ctrl-C reaches the child itself; the others wait for their parent's word.
+        lasting: Whether its work is never done: where it returns without having been asked to, as after a SIGTERM from
+            outside, that is a death.
     """
 
     name: str
@@ -115,6 +118,7 @@ class ChildSpec:
     hang_s: float | None = None
     start_s: float = 120.0
     handles_interrupt: bool = False
+    lasting: bool = False
 
 
 class _Life:
@@ -138,7 +142,7 @@ class _Life:
 class ProcessGroup:
     """Starts processes, starts again those that die, ends them in order.
 
-    A child that returns is finished. One that dies is started again at once, and after growing pauses where it keeps
+    A child that returns is finished, unless it is a lasting one. One that dies is started again at once, and after growing pauses where it keeps
     dying within seconds. A child that reports an error before it was ever ready ends the group: another start would not
     help it.
 
@@ -282,7 +286,7 @@ class ProcessGroup:
     def _see_to_death(self, life: _Life, exit_code: int) -> None:
         name, now = life.spec.name, time.monotonic()
         self._bury(life)
-        if exit_code == 0:
+        if exit_code == 0 and not life.spec.lasting:
             life.finished = True
             self._note(life, "finished")
             return
@@ -294,6 +298,9 @@ class ProcessGroup:
         life.died = now if life.died is None else life.died
         life.failures = 1 if now - life.started > _STEADY_S else life.failures + 1
         pause_s = 0.0 if life.failures <= 2 else min(_LONGEST_PAUSE_S, 0.1 * 2**life.failures)
+        if exit_code == 0:
+            # Whoever sent it SIGTERM may have sent it to the whole group, which is then about to end.
+            pause_s = max(pause_s, _ENDED_PAUSE_S)
         life.due = now + pause_s
         log.warning("%s died (exit code %d); it is started again in %.1f s", name, exit_code, pause_s)
         if pause_s == 0.0:

@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +24,9 @@ from roborl.data.annotations import (
 from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_writer import DatasetWriter
 from roborl.errors import DatasetError
-from roborl.testing.episodes import random_episode, write_episodes
+from roborl.testing.episodes import ACTION, CAMERAS, STATE, random_episode, write_episodes
 from roborl.types import EndCause
 
 
@@ -40,6 +42,18 @@ def dataset(tmp_path: Path) -> Path:
             tmp_path / "d", random_episode(2 * i, subtasks=()), random_episode(2 * i + 1, subtasks=())
         )
     return tmp_path / "d"
+
+
+def dataset_writer(path: Path, *, benchmark_progress: bool = False) -> DatasetWriter:
+    return DatasetWriter(
+        path,
+        fps=10,
+        cameras=CAMERAS,
+        state_names=STATE,
+        action_names=ACTION,
+        benchmark_progress=benchmark_progress,
+        checkpoint_every=2,
+    )
 
 
 def test_annotations_stand_in_both_formats_and_are_read_from_each(dataset: Path) -> None:
@@ -81,6 +95,53 @@ def test_an_annotated_dataset_can_be_continued(dataset: Path) -> None:
     write_annotations(dataset, {0: [mark("reach", 0, 6)]}, language=False)
     write_episodes(dataset, random_episode(9))
     assert [len(e.subtasks) for e in read_episodes(dataset)] == [1, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("prefix", ["sparse", "dense"])
+def test_recording_goes_on_after_an_annotation_which_stays_in_both_formats(
+    dataset: Path, prefix: str
+) -> None:
+    write_annotations(dataset, {0: [mark("reach", 0, 3), mark("lift", 3, 6)]}, prefix=prefix)
+    before = sorted((dataset / "data").glob("*/*.parquet"))
+    whole = [path.read_bytes() for path in before]
+    with dataset_writer(dataset) as writer:
+        for number in (4, 5, 6):  # A checkpoint between them.
+            writer.append(
+                random_episode(number, subtasks=() if number == 5 else random_episode(number).subtasks)
+            )
+    assert [path.read_bytes() for path in before] == whole
+    assert [len(e.subtasks) for e in read_episodes(dataset)] == [2, 0, 0, 0, 2, 0, 2]
+    stock = LeRobotDataset("local/d", root=dataset)
+    frames = [stock[7 * index + 2] for index in range(7)]
+    assert [len(f["language_persistent"]) for f in frames] == [2, 0, 0, 0, 2, 0, 2]
+    assert [f["language_events"] for f in frames] == [[]] * 7
+
+
+def test_a_kill_before_new_marks_are_written_beside_old_ones_loses_neither(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    write_annotations(dataset, {0: [mark("reach", 0, 6)]})
+    with monkeypatch.context() as patch:
+        patch.setattr("roborl.data.lerobot_writer.write_annotations", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_episodes(dataset, random_episode(9))
+    with dataset_writer(dataset):
+        pass
+    stock = LeRobotDataset("local/d", root=dataset)
+    assert [len(stock[7 * index]["language_persistent"]) for index in range(5)] == [1, 0, 0, 0, 2]
+
+
+def test_a_column_that_new_episodes_lack_is_told_before_they_are_recorded(tmp_path: Path) -> None:
+    progress = np.linspace(0, 1, 7, dtype=np.float32)
+    with dataset_writer(tmp_path / "d", benchmark_progress=True) as writer:
+        writer.append(random_episode(0, benchmark_progress=progress))
+    with pytest.raises(
+        DatasetError, match=r"lack.*benchmark\.progress.*Allowed.*benchmark progress here too"
+    ):
+        dataset_writer(tmp_path / "d")
 
 
 @pytest.mark.parametrize(

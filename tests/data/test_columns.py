@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import zarr
 
 from roborl.codec import join
 from roborl.data import columns as columns_module
-from roborl.data.arena import ArenaReader
+from roborl.data.arena import ArenaReader, map_array
 from roborl.data.columns import (
     ProgressColumns,
     active_version,
@@ -161,6 +162,52 @@ def test_saved_labels_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest
     # A sealed episode with labels in it still reads as itself.
     with Store.open(tmp_path, SPEC) as store:
         assert store.infos()[0].observations == 6
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("part", ["zarr.json", "c/0/0"])
+def test_saved_labels_that_a_loss_of_power_tore_are_left_out_and_made_again(
+    tmp_path: Path, part: str, gone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "store.zarr" / str(key(0))).mkdir(parents=True)
+    ones = np.ones(6, np.float32)
+    save_labels(tmp_path, key(0), "v1", ones, ones, sync=True)
+    torn = tmp_path / "store.zarr" / str(key(0)) / "progress_v1" / part
+    if gone:
+        torn.unlink()
+    else:
+        torn.write_bytes(b"")
+    assert load_labels(tmp_path, key(0), "v1") is None
+    assert "torn" in caplog.text
+    save_labels(tmp_path, key(0), "v1", 0 * ones, ones)
+    np.testing.assert_array_equal(load_labels(tmp_path, key(0), "v1"), [0 * ones, ones])
+
+
+def test_what_is_saved_is_on_the_disk_before_it_has_its_name_where_the_store_syncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store.zarr" / str(key(0))).mkdir(parents=True)
+    flushed: list[str] = []
+    monkeypatch.setattr("os.fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    save_labels(tmp_path, key(0), "v1", np.ones(6, np.float32), np.ones(6, np.float32), sync=True)
+    assert {"zarr.json", "0"} <= {Path(path).name for path in flushed[:-1]}
+    assert all("labels.tmp" in path for path in flushed[:-1])
+    assert flushed[-1] == str(tmp_path / "store.zarr" / str(key(0)))
+
+
+def test_a_column_that_a_kill_left_half_made_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.posix_fallocate", killed)
+        # A kill leaves what is there: nothing is tidied up after it.
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            map_array(tmp_path / "progress.f32", "<f4", (100,), write=True)
+    assert map_array(tmp_path / "progress.f32", "<f4", (100,), write=True).shape == (100,)
 
 
 def test_the_active_version_is_one_that_exists(tmp_path: Path) -> None:

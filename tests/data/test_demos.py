@@ -74,6 +74,13 @@ def test_a_recording_is_converted_at_the_policys_rate(tmp_path: Path) -> None:
         load_demos(tmp_path / "f", THEIRS, convert=shrink)
 
 
+def test_a_recording_slower_than_the_policy_is_refused_converted_or_not(tmp_path: Path) -> None:
+    lerobot_recording(tmp_path / "f", [7], fps=5)
+    for convert in (None, lambda episode, _: replace(episode, action=episode.action / 100)):
+        with pytest.raises(DatasetError, match=r"lower rate.*Found: 5 Hz.*Allowed: 10 Hz.*policy_hz"):
+            load_demos(tmp_path / "f", THEIRS, convert=convert)
+
+
 def test_thinning_keeps_the_last_observation_and_all_reward() -> None:
     whole = random_episode(0, 11, subtasks=(), reward=np.arange(11, dtype=np.float32))
     thin = thin_out(whole, 3.0)

@@ -228,6 +228,35 @@ def test_a_full_disk_costs_one_episode_and_is_told(tmp_path: Path, part: str) ->
     assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 14
 
 
+@pytest.mark.parametrize("name", ["info.json", "stats.json", "tasks.parquet"])
+def test_a_disk_that_is_full_while_lerobot_rewrites_a_file_costs_no_whole_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def tear(_: object, root: Path) -> None:
+        (root / "meta" / name).write_bytes(b"")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def record() -> None:
+        with dataset_writer(tmp_path / "d") as writer:
+            writer.append(random_episode(2))
+            monkeypatch.setattr(f"lerobot.datasets.dataset_metadata.write_{Path(name).stem}", tear)
+            writer.append(random_episode(3, task="stack the cubes"))
+
+    write_episodes(tmp_path / "d", random_episode(0), random_episode(1))
+    with pytest.raises(DatasetError, match=r"No space left.*Allowed.*Make room"):
+        record()
+    monkeypatch.undo()
+    # The episode is whole where its rows were out before the disk was full.
+    kept = [0, 1, 2] if name == "tasks.parquet" else [0, 1, 2, 3]
+    assert [e.key for e in read_episodes(tmp_path / "d")] == [random_episode(i).key for i in kept]
+    stock = LeRobotDataset("local/d", root=tmp_path / "d")
+    assert stock.meta.total_episodes == len(kept)
+    assert len({stock[7 * i]["task"] for i in range(len(kept))}) == len(kept) - 1
+    write_episodes(tmp_path / "d", random_episode(7))
+    assert [e.key for e in read_episodes(tmp_path / "d")] == [random_episode(i).key for i in (*kept, 7)]
+    assert not list(tmp_path.rglob(".*"))
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "d" / "meta").mkdir(parents=True)
     note = tmp_path / "d" / "meta" / "note.txt"

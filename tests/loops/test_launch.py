@@ -200,6 +200,7 @@ def test_processes_end_with_the_arms_first_and_the_judge_last() -> None:
         *("control-arm0", "inference-arm0", "io-arm0", "control-arm1", "inference-arm1", "io-arm1"),
         *("trainer", "labeller", "store", "serve"),
     ]
+    assert [spec.name for spec in specs if not spec.lasting] == ["control-arm0", "control-arm1"]
 
 
 def test_a_large_reward_model_has_minutes_to_load_in_the_run_as_at_its_gate() -> None:

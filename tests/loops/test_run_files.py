@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,35 @@ def test_a_full_disk_costs_lines_and_is_told_once(caplog: pytest.LogCaptureFixtu
             lines({"kind": "x"})
     assert lines.lost == 5
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+_FILLS_UP = """
+import resource, signal, sys
+from pathlib import Path
+from roborl.loops.run_files import JsonLines
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+lines = JsonLines(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+for number in range(9):
+    lines({"number": number, "pad": "x" * 10})
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(lines.lost)
+"""
+
+
+def test_a_line_of_which_the_disk_took_half_is_counted_and_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    told = subprocess.run(
+        [sys.executable, "-c", _FILLS_UP, str(path)], capture_output=True, text=True, check=True
+    )
+    whole = [line["number"] for line in read_lines(path)]
+    assert whole == [0, 1]
+    assert len(path.read_bytes()) == 100
+    assert int(told.stdout) == 9 - len(whole)
+    lines = JsonLines(path)  # Another process may write the next one.
+    for number in (9, 10):
+        lines({"number": number})
+    assert [line["number"] for line in read_lines(path)] == [0, 1, 9, 10]
 
 
 def test_a_status_that_cannot_be_written_leaves_the_older_one_and_is_told(

@@ -117,6 +117,49 @@ def test_a_death_is_noticed_at_once_and_the_process_is_back(tmp_path: Path) -> N
     assert max(group.recoveries_s["a"][:2]) < 3.0
 
 
+def test_a_lasting_child_that_somebody_else_ends_is_started_again(tmp_path: Path) -> None:
+    events: list[tuple[object, object]] = []
+    spec = ChildSpec(name="a", target=children.wait, args=(tmp_path / "pid",), lasting=True)
+    group = ProcessGroup(
+        [spec],
+        preload=PRELOAD,
+        on_event=lambda event: events.append((event["event"], event.get("exit_code"))),
+    )
+    group.start()
+    wait_for(lambda: [group.poll(0.05), group.ready("a")][1], 20)
+    first = group.pid("a")
+    os.kill(first, signal.SIGTERM)
+    wait_for(lambda: [group.poll(0.05), group.ready("a") and group.pid("a") != first][1], 20)
+    assert not group.finished("a")
+    assert group.restarts == {"a": 1}
+    group.stop()
+    assert [*dict.fromkeys(events)] == [("started", None), ("ready", None), ("died", 0), ("finished", None)]
+    assert group.finished("a")
+
+
+def test_ctrl_c_ends_a_group_in_its_order_and_quietly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C sends SIGINT to every process in the foreground, the children among them."""
+    events: list[str] = []
+    specs = [
+        ChildSpec(name=name, target=children.wait, args=(tmp_path / name,), lasting=True)
+        for name in ("a", "b")
+    ]
+    group = ProcessGroup(
+        specs, preload=PRELOAD, on_event=lambda event: events.append(f"{event['child']} {event['event']}")
+    )
+    group.start()
+    wait_for(lambda: [group.poll(0.05), all(group.ready(name) for name in "ab")][1], 20)
+    for name in "ab":
+        os.kill(group.pid(name), signal.SIGINT)
+    group.poll(0.3)
+    group.stop()
+    assert events[-2:] == ["a finished", "b finished"]
+    assert not any("died" in event for event in events)
+    assert not caplog.records
+
+
 class Idle:
     """A process that only counts how often it is killed."""
 

@@ -61,6 +61,7 @@ def actor_specs(config: ActConfig, suffix: str = "") -> list[ChildSpec]:
             args=(config,),
             hang_s=_HANG_S,
             handles_interrupt=name == "control",
+            lasting=name != "control",  # Which alone comes to its own end, when its episodes are done.
         )
         for name in process_names(config)
     ]

@@ -8,6 +8,7 @@ import mmap
 import os
 from pathlib import Path
 
+from roborl.errors import ConfigError
 from roborl.whole_files import whole_file
 
 
@@ -15,6 +16,9 @@ def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
     """Map ``path`` if it is a file of that size with that header, else replace it in one step by a zeroed one.
 
     Of several who make it at the same time one does; each waits for no more than that.
+
+    Raises:
+        ConfigError: If there is no room for it.
     """
     found = _map_found(path, size, header)
     if found is not None:
@@ -25,8 +29,17 @@ def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
         if found is not None:
             return found
         with whole_file(path) as draft, draft.open("w+b") as file:
+            try:
+                # Reserved now: in a memory disk that is full a later store into the mapping would be a bus error.
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise ConfigError(
+                    "There is no room for what the actor's processes share",
+                    seen=f"{size} bytes for {path}: {error.strerror}",
+                    allowed=f"{_free_bytes(path.parent)} bytes, which are free there",
+                    remedy="Free some, give the memory disk more (docker run --shm-size), or lower ring_mb",
+                ) from error
             file.write(header)
-            file.truncate(size)
             file.flush()
             return mmap.mmap(file.fileno(), size)
 
@@ -36,3 +49,8 @@ def _map_found(path: Path, size: int, header: bytes) -> mmap.mmap | None:
         if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
             return mmap.mmap(file.fileno(), size)
     return None
+
+
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

@@ -18,6 +18,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.loops.learner.labelling import LabelledRows
+from roborl.loops.run_files import append_line
 from roborl.types import EpisodeKey, Observation
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class StoredEpisodes:
         root: The store's folder.
         clock: Paces the looks at the folder.
         every_s: Least seconds between two of them; a look that takes longer is made less often.
+        sync: Whether the store flushes episodes to the disk itself: then their labels are as well.
         alive: Called between episodes whose saved labels are taken in, of which there may be thousands.
 
     Attributes:
@@ -50,9 +52,10 @@ class StoredEpisodes:
         *,
         clock: Clock | None = None,
         every_s: float = 0.05,
+        sync: bool = False,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        self._root, self._alive = root, alive
+        self._root, self._sync, self._alive = root, sync, alive
         self._reader, self.arena = StoreReader(root, leave_out_torn=True), ArenaReader(root)
         self._clock: Clock = clock or MonotonicClock()
         self._every_ns = int(every_s * NS)
@@ -96,7 +99,7 @@ class StoredEpisodes:
 
     def column(self, version: str) -> StoredColumn:
         """Return the column of a version, made where there is none, with what was saved of it."""
-        column = StoredColumn(self.arena, version, alive=self._alive)
+        column = StoredColumn(self.arena, version, sync=self._sync, alive=self._alive)
         column.restore({key for key, slot in self.arena.slots().items() if self.arena.table["ended"][slot]})
         self._made.append(column)
         return column
@@ -124,16 +127,24 @@ class StoredColumn:
     Args:
         arena: The replay memory.
         version: Of the reward model.
+        sync: Whether what is saved with an episode is flushed to the disk itself.
         alive: Called between episodes whose saved labels are taken in.
 
     Attributes:
         columns: What is written.
     """
 
-    def __init__(self, arena: ArenaReader, version: str, *, alive: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        arena: ArenaReader,
+        version: str,
+        *,
+        sync: bool = False,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.version = version
         self._arena, self._alive = arena, alive
-        self.columns = ProgressColumns(arena, version, write=True)
+        self.columns = ProgressColumns(arena, version, write=True, sync=sync)
         self._restored: set[EpisodeKey] = set()
         self._strides_file = arena.root / "arena" / "progress" / version / "strides.jsonl"
         self._strides = _read_strides(self._strides_file)
@@ -169,10 +180,13 @@ class StoredColumn:
         return self._strides.get(str(key), 0)
 
     def set_stride(self, key: EpisodeKey, stride: int) -> None:
-        """Record the stride of an episode."""
+        """Record the stride of an episode.
+
+        Raises:
+            OSError: If the disk does not take it.
+        """
+        append_line(self._strides_file, json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
         self._strides[str(key)] = stride
-        with self._strides_file.open("ab", buffering=0) as file:
-            file.write(json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
 
     def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
         """Let the episode be trained on without the labels, and maybe the verdict, it lacks; False where it was held already."""

@@ -174,7 +174,8 @@ def learner_specs(config: LearnConfig, form: BenchForm) -> list[ChildSpec]:
         parts.append(("labeller", learn_processes.labeller_main))
     parts.append(("store", learn_processes.store_main))
     return [
-        ChildSpec(name=name, target=target, args=(config, form), hang_s=_HANG_S) for name, target in parts
+        ChildSpec(name=name, target=target, args=(config, form), hang_s=_HANG_S, lasting=True)
+        for name, target in parts
     ]
 
 

@@ -103,7 +103,8 @@ class StoreConfig:
 
     # bytes of the replay memory
     capacity_bytes: int = 1 << 30
-    # flush each record to the disk itself, so that it survives the loss of power and not only the death of a process
+    # flush each record, and the labels of an episode, to the disk itself, so that they survive the loss of power and
+    # not only the death of a process
     sync: bool = False
 
 

@@ -157,21 +157,27 @@ def imported(marker: Path) -> list[str]:
     Raises:
         ConfigError: If that cannot be read.
     """
+    return [source for source, done in _imports(marker).items() if done]
+
+
+def _imports(marker: Path) -> dict[str, bool]:
+    """Return the sources in the order in which their imports began, and whether each is complete."""
     remedy = 'Write into it which --demos.path are in the store, in their order, such as ["outputs/reach"]'
-    done: list[str] = read_json(marker, remedy=remedy) if marker.exists() else []
-    return done
+    found = read_json(marker, remedy=remedy) if marker.exists() else []
+    return dict((entry["begun"], False) if isinstance(entry, dict) else (entry, True) for entry in found)
 
 
 class DemoImport:
     """Takes demonstrations into the store one at a time, once in the life of a run.
 
-    A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor.
+    A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor,
+    whether or not the import before it was complete.
 
     Args:
         source: What names them; another name is another import.
         read: Opens them.
         sink: The store.
-        marker: File that tells which imports are complete.
+        marker: File that tells which imports have begun, and which of them are complete.
 
     Attributes:
         imported: Episodes taken since the start of this process.
@@ -185,8 +191,13 @@ class DemoImport:
     ) -> None:
         self._source, self._sink, self._marker = source, sink, marker
         self.imported = 0
-        self._done = imported(marker)
-        self._episodes = None if not source or source in self._done else self._opened(read)
+        self._imports = _imports(marker)
+        for other, done in self._imports.items():
+            if other != source and not done:
+                log.warning(
+                    "The demonstrations in %s were not all taken; name them again for the rest", other
+                )
+        self._episodes = None if not source or self._imports.get(source) else self._opened(read)
         # The first one is read at once: a dataset that does not fit is told before anything is started on it.
         self._next = None if self._episodes is None else self._following(self._episodes)
 
@@ -204,14 +215,22 @@ class DemoImport:
         if self._episodes is None:
             return
         if self._next is None:
+            self._mark(done=True)
             self._episodes = None
-            write_whole(self._marker, json.dumps([*self._done, self._source]))
             return
+        if self._source not in self._imports:
+            self._mark(done=False)
         try:
             self.imported += self._sink.import_episode(self._next)
         except RoborlError as error:
             raise self._unusable(error) from error
         self._next = self._following(self._episodes)
+
+    def _mark(self, *, done: bool) -> None:
+        marked = self._imports | {self._source: done}
+        entries = [name if done else {"begun": name} for name, done in marked.items()]
+        write_whole(self._marker, json.dumps(entries))
+        self._imports = marked
 
     def _opened(self, read: Callable[[], Iterator[Episode]]) -> Iterator[Episode]:
         try:
@@ -226,7 +245,8 @@ class DemoImport:
             raise self._unusable(error) from error
         if episode is None:
             return None
-        return replace(episode, key=replace(episode.key, incarnation=1 + len(self._done)))
+        place = list(self._imports | {self._source: False}).index(self._source)
+        return replace(episode, key=replace(episode.key, incarnation=1 + place))
 
     def _unusable(self, error: Exception) -> ConfigError:
         told = error if isinstance(error, RoborlError) else DatasetError(type(error).__name__, seen=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roborl.errors import ShapeError, WireError
+from roborl.errors import ConfigError, ShapeError, WireError
 from roborl.loops.actor.shared import (
     Chunk,
     ChunkSlot,
@@ -79,6 +80,20 @@ def test_all_who_make_a_slot_at_once_have_the_same_one(tmp_path: Path) -> None:
             assert [slot.read() is not None for slot in slots] == [True] * 3
             for slot in slots:
                 slot.close()
+
+
+def test_a_slot_that_memory_has_no_room_for_is_told_with_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(ConfigError, match=r"no room.*\d+ bytes for .*a\.slot: No space.*Allowed: \d+ bytes"):
+        MessageSlot(tmp_path / "a.slot", 200)
+    assert not list(tmp_path.glob("*a.slot*"))
+    monkeypatch.undo()
+    MessageSlot(tmp_path / "a.slot", 200)
 
 
 def test_a_foreign_file_is_no_slot(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from roborl.codec import Part
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.sealed import episode_of
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.learner.store import DemoImport, StoreLoop
+from roborl.loops.learner.store import DemoImport, StoreLoop, imported
 from roborl.records import Arrival
 from roborl.testing.experience import episode_records
 from roborl.types import EndCause, Episode, EpisodeKey
@@ -160,6 +160,25 @@ def test_demonstrations_come_in_once_whenever_the_process_dies(count: int, turns
     assert len(set(shelf.keys)) == 2 * count
 
 
+@given(st.integers(0, 3))
+def test_another_source_after_a_stop_in_mid_import_is_kept_apart_and_the_first_goes_on(turns: int) -> None:
+    marker, shelf = Path(tempfile.mkdtemp()) / "demos.json", Shelf()
+    first = DemoImport("a", lambda: map(demo, range(4)), shelf, marker)
+    for _ in range(turns):
+        first.turn()
+    another = DemoImport("b", lambda: map(demo, range(4)), shelf, marker)
+    while not another.complete:
+        another.turn()
+    assert another.imported == 4, "none passes for one of the first source"
+    assert imported(marker) == ["b"]
+    again = DemoImport("a", lambda: map(demo, range(4)), shelf, marker)
+    while not again.complete:
+        again.turn()
+    assert again.imported == 4 - turns
+    assert len(set(shelf.keys)) == 8
+    assert sorted(imported(marker)) == ["a", "b"]
+
+
 def test_a_dataset_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
     def broken() -> Iterator[Episode]:
         raise DatasetError("another action size")
@@ -185,7 +204,7 @@ def test_a_demonstration_that_cannot_be_used_ends_the_run_whichever_it_is(
     with pytest.raises(ConfigError) as caught:
         demos.turn()
     assert len(shelf.keys) == 2
-    assert not marker.exists()
+    assert imported(marker) == []
     assert caught.value.problem.startswith("The demonstrations in a cannot be used: ")
     assert str(caught.value.seen) in ("nan", "'reward'")
     assert caught.value.allowed == "a dataset whose every episode fits the bench"
