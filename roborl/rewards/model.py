@@ -23,8 +23,16 @@ type References = Mapping[str, NDArray[Any]]
 """What a model is told beside the task, by name: ``goal/front`` uint8 (h, w, 3), ``demo/front`` uint8 (t, h, w, 3)."""
 
 
+NO_REPLY = "no reply"
+"""What a missing score says, among other words, where its judge gave no answer; the same may have one another time."""
+
+
 class JudgeDown(RoborlError):
     """A judge that cannot answer anything at present, such as an endpoint that is away; asking in halves is no use."""
+
+
+class JudgeSilent(JudgeDown):
+    """A judge that is there, and answers none of what it is asked; it may be the questions."""
 
 
 class Judge[Q, R](Protocol):
