@@ -24,7 +24,7 @@ type References = Mapping[str, NDArray[Any]]
 
 
 NO_REPLY = "no reply"
-"""What a missing score says, among other words, where its judge gave no answer; the same may have one another time."""
+"""What a missing score says, behind other words or alone, where its judge gave no answer."""
 
 
 class JudgeDown(RoborlError):
@@ -155,6 +155,11 @@ def state_of(observation: Observation, size: int) -> NDArray[np.float32]:
 def missing(frame_id: int, reason: str, *, version: str) -> Score:
     """Return the score of an observation that has none; ``reason`` goes where the reply would be."""
     return Score(frame_id=frame_id, progress=0.0, raw=math.nan, valid=False, version=version, reply=reason)
+
+
+def unanswered(score: Score) -> bool:
+    """Return whether a score is missing for want of an answer: asked another time, the same judge may give one."""
+    return not score.valid and score.reply.endswith(NO_REPLY)
 
 
 def progress_of(scores: Sequence[Score]) -> NDArray[np.float32]:
