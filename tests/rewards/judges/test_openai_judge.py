@@ -625,6 +625,12 @@ def test_a_judge_whose_endpoints_are_all_away_is_down_and_comes_back(stub, judge
     assert judge.answer([ask(0)])[0].text == "ANSWER: 1"
 
 
+def test_half_a_character_in_a_reply_is_no_harm(stub, judge_at):
+    said = b'{"choices": [{"message": {"content": "It is done \\ud83d"}, "finish_reason": "stop"}]}'
+    (reply,) = judge_at(stub(lambda body: (200, said))).answer([ask(0, choices=())])
+    assert reply.text.endswith("It is done ?")
+
+
 @pytest.mark.parametrize("away_for", [3, 10**6], ids=["moment", "long"])
 def test_an_endpoint_that_goes_away_in_the_middle_of_a_batch_leaves_no_question_unanswered(
     stub, judge_at, away_for
