@@ -22,6 +22,7 @@ from roborl.rewards.pool import PoolConfig
 from roborl.rewards.registry import load_reward_model
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, ScoreOverdue, SessionLost, SessionOpened, SessionRefused
+from roborl.testing.proxy import TcpProxy
 from roborl.types import Frame, Lane, Observation
 
 VIEWS = ["front"]
@@ -323,6 +324,20 @@ def test_a_client_is_told_that_its_session_was_forgotten():
         ]
         assert lost.session == quiet
         assert "nobody touched it" in lost.reason
+
+
+def test_large_references_open_a_session_over_a_slow_line():
+    """A part of a message that takes longer than the connection's own silence may last."""
+    demonstration = {"demo/front": np.zeros((10, 480, 640, 3), np.uint8)}
+    nbytes = demonstration["demo/front"].nbytes
+    with (
+        serving() as server,
+        TcpProxy(int(server.endpoint.rsplit(":", 1)[1]), rate_bytes_s=nbytes / 7.5) as line,
+        client_of(line.endpoint) as client,
+    ):
+        client.open_session("t", VIEWS, references=demonstration)
+        (opened,) = until(client, bool, seconds=20.0)
+        assert isinstance(opened, SessionOpened)
 
 
 def start(endpoint):
