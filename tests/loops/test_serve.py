@@ -396,3 +396,5 @@ def test_folders_can_be_named_without_an_option():
         "2",
     ]
     assert serve_cli.positional(["--threads", "2"]) == ["--threads", "2"]
+    with pytest.raises(ConfigError, match=r"apart by name.*A/reward.*--models"):
+        serve_cli.positional(["A/reward", "B/reward"])
