@@ -49,7 +49,7 @@ class BatchAsker[Q, R]:
         self._most, self._calm = max_batch, 0
         self._call_began_ns: int | None = None
         self._made = 0
-        self._lately = (1,)
+        self._lately: tuple[int, ...] = (1,)
         self.max_batch = max_batch
         self.calls = 0
         self.queries = 0

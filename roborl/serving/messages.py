@@ -93,10 +93,10 @@ def read_message(parts: Sequence[Part]) -> Message:
 
 
 def sendable(text: str) -> str:
-    """Return words of others as they can be sent: cut where they are very long, and "?" for what is half a character.
+    r"""Return words of others as they can be sent: cut where they are very long, and "?" for what is half a character.
 
     Example:
-        >>> sendable("done \\ud83d"), len(sendable("x" * 1_000_000))
+        >>> sendable("done \ud83d"), len(sendable("x" * 1_000_000))
         ('done ?', 65536)
     """
     return text[:_MOST_CHARACTERS].encode("utf-8", "replace").decode("utf-8")

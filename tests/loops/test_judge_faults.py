@@ -184,7 +184,9 @@ def test_an_endpoint_that_goes_away_costs_time_and_no_label() -> None:
         health = server.check_health()["models"]["m"]
     assert valid(before + away + after) == [True] * 6
     assert [score.frame_id for score in before + away + after] == list(range(6))
-    assert [score.progress for score in away + after] == pytest.approx([score.progress for score in before] * 2)
+    assert [score.progress for score in away + after] == pytest.approx(
+        [score.progress for score in before] * 2
+    )
     assert health["faults"]["JudgeDown"] >= 1
     assert health["away_s"] == 0.0
 

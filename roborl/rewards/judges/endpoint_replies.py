@@ -80,10 +80,14 @@ def _whole(text: str) -> str:
 
 
 def _token(place: dict[str, Any]) -> Token:
-    others = [(_whole(str(other["token"])), math.exp(float(other["logprob"]))) for other in place["top_logprobs"]]
+    others = [
+        (_whole(str(other["token"])), math.exp(float(other["logprob"]))) for other in place["top_logprobs"]
+    ]
     if not all(p <= 1.0 + _ROUNDING for _, p in others):
         raise ValueError("probabilities that are none")
-    return Token(text=_whole(str(place["token"])), alternatives=tuple(sorted(others, key=lambda pair: -pair[1])))
+    return Token(
+        text=_whole(str(place["token"])), alternatives=tuple(sorted(others, key=lambda pair: -pair[1]))
+    )
 
 
 def _spelling(text: str, tokens: Sequence[Token]) -> tuple[Token, ...]:
