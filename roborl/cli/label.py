@@ -16,12 +16,18 @@ Config = LabelConfig
 
 
 def main(config: LabelConfig) -> dict[str, Any]:
-    """Label until all is done, or Ctrl-C; return the figures, with ``exit`` 1 where it was stopped before the end."""
+    """Label until all is done, or Ctrl-C; return the figures, with ``exit`` 1 where it was stopped or the judge owes answers."""
     child = Child.alone("label")
     labelled = label_dataset(config, on_episode=_show, stopping=lambda: child.stopping)
     if labelled.stopped:
         print("stopped; run the same again to go on behind the last whole episode", file=sys.stderr)
-    return labelled.figures() | ({"exit": 1} if labelled.stopped else {})
+    if labelled.unanswered:
+        print(
+            f"the judge gave no answer on some observations of {len(labelled.unanswered)} episodes;"
+            " run the same again to ask about them",
+            file=sys.stderr,
+        )
+    return labelled.figures() | ({"exit": 1} if labelled.stopped or labelled.unanswered else {})
 
 
 def _show(index: int, labels: Progress, done: int, of: int) -> None:

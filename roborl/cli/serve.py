@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from roborl.errors import ConfigError
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
 
@@ -14,11 +15,22 @@ Config = ServeConfig
 
 
 def positional(args: Sequence[str]) -> list[str]:
-    """Turn folders named without an option into models, each by its folder's name."""
+    """Turn folders named without an option into models, each by its folder's name.
+
+    Raises:
+        ConfigError: If two have the same name.
+    """
     count = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     if not count:
         return list(args)
     models = {Path(folder).name: folder for folder in args[:count]}
+    if len(models) < count:
+        raise ConfigError(
+            "Clients could not tell these reward models apart by name",
+            seen=list(args[:count]),
+            allowed="folders of different names",
+            remedy="Name them yourself, such as: roborl serve --models '{a: A/reward, b: B/reward}'",
+        )
     return ["--models", json.dumps(models), *args[count:]]
 
 

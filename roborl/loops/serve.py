@@ -51,7 +51,7 @@ class ServeConfig:
     credits: int = 32
     # Threads of the tensor library.
     threads: int = 1
-    # A judge that needs longer for one batch counts as hung, and the server ends to be started again, s.
+    # A judge that needs longer for one call counts as hung, and the server ends to be started again, s.
     judge_deadline_s: float = 120.0
     # How often a line of statistics is logged, s; 0 for never.
     report_s: float = 60.0
@@ -111,14 +111,18 @@ class RewardServer:
                 self._link.send_score(outcome.session_id, replace(outcome.score, timings_ms=timings))
             except WireError:  # the client closed the session meanwhile and opened another under its name
                 self.stale += 1
+        for session in self.pool.collect_forgotten():
+            self._link.drop(session, f"nobody touched it for {self._config.pool.idle_s:g} s")
 
     def statistics(self) -> dict[str, Any]:
         """Return what clients that ask are told, as of the last second: counts, ages, and what each model looks at.
 
-        ``reply_limit_s`` is the longest that a label session may go without a reply while frames of it are under way.
+        ``reply_limit_s`` is the longest that a label session may go without a reply while frames of it are under way and
+        the judge is there, as far as can be told from how many calls batches have lately taken.
         """
         statistics = self.pool.statistics() | {"stale": self.stale}
-        statistics["reply_limit_s"] = self._config.judge_deadline_s * self._config.pool.most_batches
+        calls = max((figures["calls_at_once"] for figures in statistics["models"].values()), default=1)
+        statistics["reply_limit_s"] = self._config.judge_deadline_s * self._config.pool.most_batches * calls
         for name, model in self.pool.models.items():
             statistics["models"][name] |= {
                 "cameras": list(model.cameras),
@@ -262,6 +266,7 @@ def summary(statistics: Mapping[str, Any]) -> str:
         parts.append(
             f"{name}: {scored} scored, {missing} missing, {figures['mean_batch']:.1f} a batch,"
             f" labels {figures['label_behind_s']:.1f} s behind"
+            + (f", its judge is away for {figures['away_s']:.0f} s" if figures["away_s"] else "")
         )
     return "; ".join(parts)
 

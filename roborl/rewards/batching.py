@@ -1,16 +1,20 @@
 """Judging in batches, with every way in which a judge or a fold can fail contained.
 
 What a judge answers does not depend on what else was in its batch, and what it fails at does not either: a batch that
-fails is asked again in halves, so a query goes unanswered only if it fails on its own.
+fails is asked again in halves, so a query goes unanswered only if it fails on its own. A judge that is away fails at
+nothing: that is told apart, for whoever can wait to ask the same again.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import RoborlError
 from roborl.rewards.model import Judge, JudgeDown, missing
 from roborl.rewards.sessions import Pick
@@ -20,6 +24,7 @@ log = logging.getLogger(__name__)
 
 # Failing once in so many calls costs little.
 _CALM_CALLS = 100
+_LATELY = 64  # batches
 
 
 class BatchAsker[Q, R]:
@@ -29,6 +34,7 @@ class BatchAsker[Q, R]:
         judge: Who answers.
         max_batch: Most queries per call. Where a call runs out of memory and a part of it does not, the part's size is the
             limit from then on; after :data:`_CALM_CALLS` full calls twice as many are tried again.
+        clock: For how long a call lasts.
 
     Attributes:
         max_batch: The present limit.
@@ -37,30 +43,49 @@ class BatchAsker[Q, R]:
         faults: Failed calls by name of the fault.
     """
 
-    def __init__(self, judge: Judge[Q, R], max_batch: int) -> None:
+    def __init__(self, judge: Judge[Q, R], max_batch: int, clock: Clock | None = None) -> None:
         self._judge = judge
+        self._clock: Clock = clock or MonotonicClock()
         self._most, self._calm = max_batch, 0
+        self._call_began_ns: int | None = None
+        self._made = 0
+        self._lately: tuple[int, ...] = (1,)
         self.max_batch = max_batch
         self.calls = 0
         self.queries = 0
         self.faults: Counter[str] = Counter()
 
-    def ask(self, queries: Sequence[Q]) -> list[R | None]:
-        """Return one reply per query, in order; None where there is none."""
-        replies: list[R | None] = []
-        start = 0
-        while start < len(queries):
-            part = queries[start : start + self.max_batch]
-            replies += self._ask_part(part)
-            start += len(part)
+    @property
+    def in_call_s(self) -> float:
+        """How long the judge has been at the present call, s; 0 between calls. Any thread may read it."""
+        began_ns = self._call_began_ns
+        return 0.0 if began_ns is None else (self._clock.now_ns() - began_ns) / NS
+
+    @property
+    def most_calls(self) -> int:
+        """Most calls, answered or not, that it has lately taken to answer what was asked at once. Any thread may read it."""
+        return max(*self._lately, self._made)
+
+    def ask(self, queries: Sequence[Q]) -> list[R | JudgeDown | None]:
+        """Return one reply per query, in order; None where there is none, and JudgeDown where the judge was away."""
+        replies: list[R | JudgeDown | None] = []
+        self._lately = (*self._lately[-_LATELY:], max(self._made, math.ceil(len(queries) / self.max_batch)))
+        self._made = 0
+        while len(replies) < len(queries):
+            start = len(replies)
+            replies += self._ask_part(queries[start : start + self.max_batch])
+            if isinstance(replies[-1], JudgeDown):  # each further part would cost all of a judge's patience
+                replies += [replies[-1]] * (len(queries) - len(replies))
         return replies
 
-    def _ask_part(self, part: Sequence[Q]) -> list[R | None]:
+    def _ask_part(self, part: Sequence[Q]) -> list[R | JudgeDown | None]:
+        self._made += 1
+        self._call_began_ns = self._clock.now_ns()
         try:
             replies = list(self._judge.answer(part))
         except JudgeDown as error:
             self._note("JudgeDown", error)
-            return [None] * len(part)
+            return [error] * len(part)
         except (
             Exception
         ) as error:  # a judge is foreign code on a device: whatever it raises must not end the server
@@ -74,12 +99,14 @@ class BatchAsker[Q, R]:
                 return list(replies)
             full = False
             self._note("wrong number of replies", f"{len(replies)} replies to {len(part)} queries")
+        finally:
+            self._call_began_ns = None
         if len(part) == 1:
             return [None]
         half = len(part) // 2
         halves = [*self._ask_part(part[:half]), *self._ask_part(part[half:])]
         # A card that is full whatever is asked, as while the learner is at its peak, says nothing of the batch.
-        if full and any(reply is not None for reply in halves):
+        if full and any(reply is not None and not isinstance(reply, JudgeDown) for reply in halves):
             self.max_batch, self._calm = min(self.max_batch, half), 0
         return halves
 
@@ -96,23 +123,34 @@ class BatchAsker[Q, R]:
             log.warning("judge fault %r, %d so far: %s", fault, self.faults[fault], detail)
 
 
-def judge_batch(picks: Sequence[Pick], asker: BatchAsker[Any, Any]) -> list[Score]:
-    """Return the score of each pick; whatever goes wrong with one makes that one missing.
+@dataclass(slots=True, eq=False)
+class Asked:
+    """An observation on its way through a judge.
 
-    Args:
-        picks: Observations to score, those of one session in order.
-        asker: The way to the judge of their model.
+    Attributes:
+        pick: The observation.
+        queries: What its fold wants to know; None where it cannot be asked about.
+        silent_since_ns: Since when a judge that is there has not answered it; None where it was not asked in vain.
     """
-    asked = [_questions(pick) for pick in picks]
-    replies = iter(asker.ask([query for queries in asked for query in queries or ()]))
-    return [
-        _score(pick, None if queries is None else [next(replies) for _ in queries])
-        for pick, queries in zip(picks, asked, strict=True)
-    ]
+
+    pick: Pick
+    queries: list[Any] | None
+    silent_since_ns: int | None = None
+
+    def score(self, replies: Sequence[Any]) -> Score:
+        """Let the fold make a score of the replies, one per query; whatever goes wrong makes it missing."""
+        index, session = self.pick.chosen.id, self.pick.session
+        if self.queries is None:
+            return missing(index, "the observation cannot be asked about", version=session.version)
+        try:
+            return session.fold.fold(index, replies)
+        except Exception as error:  # a fold is a plug-in: a reply that it chokes on is a missing score
+            log.warning("the replies on observation %d of %s cannot be read: %s", index, session.id, error)
+            return missing(index, f"cannot be read: {type(error).__name__}", version=session.version)
 
 
-def _questions(pick: Pick) -> list[Any] | None:
-    """Show a fold what was passed over and ask what it wants to know; None where the observation cannot be scored."""
+def ask_about(pick: Pick) -> Asked:
+    """Show a fold what was passed over, and ask it what it wants to know of the observation."""
     fold = pick.session.fold
     for waiting in pick.passed:
         try:
@@ -120,23 +158,18 @@ def _questions(pick: Pick) -> list[Any] | None:
         except RoborlError as error:
             log.debug("observation %d of %s cannot be kept: %s", waiting.id, pick.session.id, error)
     try:
-        return list(fold.queries(pick.chosen.observation))
+        return Asked(pick, list(fold.queries(pick.chosen.observation)))
     except (
         Exception
     ) as error:  # a fold is a plug-in, fed with a client's data: one bad observation is one missing score
         log.warning("observation %d of %s cannot be asked about: %s", pick.chosen.id, pick.session.id, error)
-        return None
+        return Asked(pick, None)
 
 
-def _score(pick: Pick, replies: list[Any] | None) -> Score:
-    index, version = pick.chosen.id, pick.session.version
-    if replies is None:
-        return missing(index, "the observation cannot be asked about", version=version)
-    try:
-        return pick.session.fold.fold(index, replies)
-    except Exception as error:  # as above: a reply that the fold chokes on is a missing score
-        log.warning("the replies on observation %d of %s cannot be read: %s", index, pick.session.id, error)
-        return missing(index, f"cannot be read: {type(error).__name__}", version=version)
+def put(batch: Sequence[Asked], asker: BatchAsker[Any, Any]) -> list[list[Any]]:
+    """Put the queries of several observations to a judge; return the replies to each, as :meth:`BatchAsker.ask` does."""
+    replies = iter(asker.ask([query for asked in batch for query in asked.queries or ()]))
+    return [[next(replies) for _ in asked.queries or ()] for asked in batch]
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from roborl.rewards.measured import read_measured, row_of
 from roborl.rewards.model import Fold, References, RewardModel, says_done
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Observation, Score
+
+log = logging.getLogger(__name__)
 
 
 class CalibratedFold(Fold[Any, Any]):
@@ -68,7 +71,7 @@ class CalibratedFold(Fold[Any, Any]):
 
 
 class CalibratedModel:
-    """A reward model with a calibration, which is part of its version.
+    """A reward model with a calibration, which is part of its version; it is told in the log where it can never say done.
 
     Args:
         model: The model that was measured.
@@ -83,6 +86,14 @@ class CalibratedModel:
         rule = getattr(getattr(model, "config", None), "done", None)
         self._rule = rule if isinstance(rule, DoneRule) else None
         self.says_done = self._rule is not None or says_done(model)
+        highest = calibration.calibrated[-1]
+        if self._rule is not None and self._rule.progress > highest:
+            log.warning(
+                "this calibrated judge never says done: that takes a progress of %g, and its calibration maps nothing above"
+                " %.3f. Set done.progress in the model's settings to somewhat less than that, then measure and name it anew",
+                self._rule.progress,
+                highest,
+            )
 
     def start(self, task: str, references: References) -> CalibratedFold:
         """Return the fold of a new episode.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.model import References, missing, views_of
+from roborl.rewards.model import NO_REPLY, References, missing, views_of
 from roborl.rewards.references import take_reference
 from roborl.rewards.settings import settings_at, version_of
 from roborl.types import Image, Observation, Score
@@ -157,7 +157,7 @@ class ClipFold:
         (vectors,) = replies
         version = self._model.version
         if vectors is None:
-            return missing(observation_id, "no reply", version=version)
+            return missing(observation_id, NO_REPLY, version=version)
         if not np.isfinite(vectors).all():
             return missing(observation_id, "not finite", version=version)
         rewards = self._model.rewards(vectors, self._target)

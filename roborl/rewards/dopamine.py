@@ -22,7 +22,7 @@ from roborl.rewards.hop_replies import hop_of
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
-from roborl.rewards.model import Fold, References, missing, observation_id, views_of
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, views_of
 from roborl.rewards.prompts import Prompt, PromptConfig
 from roborl.rewards.references import read_references, references_key, take_reference
 from roborl.rewards.settings import PLACES, read_settings, version_of
@@ -326,7 +326,7 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
 def _why_missing(said: Mapping[Perspective, VlmReply | None], hops: Mapping[Perspective, Hop | None]) -> str:
     lost = next(name for name, hop in hops.items() if hop is None)
     reply = said[lost]
-    return f"{lost}: no reply" if reply is None else f"{lost}: no hop in {reply.text[:200]!r}"
+    return f"{lost}: {NO_REPLY}" if reply is None else f"{lost}: no hop in {reply.text[:200]!r}"
 
 
 def _for_people(said: Mapping[Perspective, VlmReply | None], weight: float) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from roborl.errors import ShapeError
-from roborl.rewards.model import References, missing
+from roborl.rewards.model import NO_REPLY, References, missing
 from roborl.types import Image, Observation, Score
 
 
@@ -61,7 +61,7 @@ class BrightnessFold:
         """Take the brightness as progress."""
         (reply,) = replies
         if reply is None or not all(map(math.isfinite, reply)):
-            return missing(observation_id, "no reply", version=self._version)
+            return missing(observation_id, NO_REPLY, version=self._version)
         progress, change = reply
         self._sum += change
         return Score(

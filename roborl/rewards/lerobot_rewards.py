@@ -29,7 +29,7 @@ from roborl.rewards.lerobot_judges import (
     TopRewardJudge,
 )
 from roborl.rewards.lerobot_loading import LerobotModel, load_lerobot_model
-from roborl.rewards.model import References, missing, observation_id, views_of
+from roborl.rewards.model import NO_REPLY, References, missing, observation_id, views_of
 from roborl.rewards.sarm.published_model import PublishedModel
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.rewards.settings import settings_at
@@ -119,7 +119,7 @@ class LerobotFold:
         (reply,) = replies
         version = self._model.version
         if reply is None:
-            return missing(observation_id, "no reply", version=version)
+            return missing(observation_id, NO_REPLY, version=version)
         if not (math.isfinite(reply.progress) and math.isfinite(reply.raw)):
             return missing(observation_id, "not finite", version=version)
         done = None

@@ -23,8 +23,16 @@ type References = Mapping[str, NDArray[Any]]
 """What a model is told beside the task, by name: ``goal/front`` uint8 (h, w, 3), ``demo/front`` uint8 (t, h, w, 3)."""
 
 
+NO_REPLY = "no reply"
+"""What a missing score says, behind other words or alone, where its judge gave no answer."""
+
+
 class JudgeDown(RoborlError):
     """A judge that cannot answer anything at present, such as an endpoint that is away; asking in halves is no use."""
+
+
+class JudgeSilent(JudgeDown):
+    """A judge that is there, and answers none of what it is asked; it may be the questions."""
 
 
 class Judge[Q, R](Protocol):
@@ -152,6 +160,11 @@ def state_of(observation: Observation, size: int) -> NDArray[np.float32]:
 def missing(frame_id: int, reason: str, *, version: str) -> Score:
     """Return the score of an observation that has none; ``reason`` goes where the reply would be."""
     return Score(frame_id=frame_id, progress=0.0, raw=math.nan, valid=False, version=version, reply=reason)
+
+
+def unanswered(score: Score) -> bool:
+    """Return whether a score is missing for want of an answer: asked another time, the same judge may give one."""
+    return not score.valid and score.reply.endswith(NO_REPLY)
 
 
 def progress_of(scores: Sequence[Score]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -12,7 +12,7 @@ from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, RoborlError
-from roborl.rewards.batching import BatchAsker, judge_batch
+from roborl.rewards.desk import Desk
 from roborl.rewards.model import References, RewardModel, missing
 from roborl.rewards.sessions import EpisodeSession, Pick, Receipt
 from roborl.types import Lane, Observation, Score
@@ -35,15 +35,21 @@ class PoolConfig:
     max_bytes: int = 1 << 30
     # Most sessions at once.
     max_sessions: int = 256
-    # A session that nobody has touched for so long is forgotten, s.
+    # A session with nothing to judge that nobody has touched for so long is forgotten, s.
     idle_s: float = 600.0
+    # Pause before a judge that is away is asked again for labels, s; doubled each time, up to 30 s.
+    retry_s: float = 1.0
+    # Longest that a label waits for a judge that is reached and answers nothing, s; for one that cannot be reached it
+    # waits without end.
+    silent_s: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or not 0 < self.live_share < 1:
+        if self.max_batch < 1 or not 0 < self.live_share < 1 or self.retry_s <= 0 or self.silent_s < 0:
             raise ConfigError(
                 "The reward server's settings cannot be used",
-                seen=f"max_batch {self.max_batch}, live_share {self.live_share}",
-                allowed="max_batch ≥ 1, 0 < live_share < 1",
+                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, retry_s {self.retry_s},"
+                f" silent_s {self.silent_s}",
+                allowed="max_batch ≥ 1, 0 < live_share < 1, retry_s > 0, silent_s ≥ 0",
             )
 
     @property
@@ -54,7 +60,8 @@ class PoolConfig:
     @property
     def most_batches(self) -> int:
         """How many batches it takes at most until a label session that waits is answered, the one under way included."""
-        return 1 + math.ceil(self.max_sessions / max(1, self.max_batch - self.live_most))
+        # Where one lane alone fills a batch, labels have every other.
+        return 1 + math.ceil(self.max_sessions / (self.max_batch - self.live_most or 0.5))
 
 
 class UnknownSession(RoborlError):
@@ -74,20 +81,6 @@ class Outcome:
     session_id: str
     score: Score
     age_s: float
-
-
-class _Desk:
-    """One model, its sessions' turns and its counts."""
-
-    def __init__(self, model: RewardModel[Any, Any], max_batch: int) -> None:
-        self.model = model
-        self.asker: BatchAsker[Any, Any] = BatchAsker(model.judge, max_batch)
-        self.busy_since_ns: int | None = None
-        self.scored: Counter[str] = Counter()
-        self.missing: Counter[str] = Counter()
-        self.ages_s: dict[Lane, deque[float]] = {lane: deque(maxlen=512) for lane in Lane}
-        self.busy_ns = 0
-        self.passed_over = 0
 
 
 class SessionPool:
@@ -111,11 +104,21 @@ class SessionPool:
         self.config = config or PoolConfig()
         self._clock: Clock = clock or MonotonicClock()
         self._on_outcome = on_outcome
-        self._desks = {name: _Desk(model, self.config.max_batch) for name, model in models.items()}
+        self._desks = {
+            name: Desk(
+                model,
+                self.config.max_batch,
+                retry_s=self.config.retry_s,
+                silent_s=self.config.silent_s,
+                clock=self._clock,
+            )
+            for name, model in models.items()
+        }
         self._sessions: dict[str, EpisodeSession] = {}
         self._outcomes: deque[Outcome] = deque()
         self._turns = count(1)
         self._forgotten = 0
+        self._newly_forgotten: list[str] = []
         self._arrival = threading.Condition()
 
     @property
@@ -221,6 +224,12 @@ class SessionPool:
             self._outcomes.clear()
         return outcomes
 
+    def collect_forgotten(self) -> list[str]:
+        """Return the sessions that were forgotten since the last call because nobody touched them."""
+        with self._arrival:
+            forgotten, self._newly_forgotten = self._newly_forgotten, []
+        return forgotten
+
     def work(self, model: str, stop: threading.Event, *, poll_s: float = 0.1) -> None:
         """Judge batch after batch for one model until told to stop; blocks."""
         while not stop.is_set():
@@ -238,13 +247,12 @@ class SessionPool:
             if self._due_in_s(model) > 0:
                 return False
             picks = self._gather(model)
-            began_ns = desk.busy_since_ns = self._clock.now_ns()
-        scores = judge_batch(picks, desk.asker)
+            began_ns = self._clock.now_ns()
+        scored = desk.judge(picks)
         with self._arrival:
             now_ns = self._clock.now_ns()
-            desk.busy_since_ns = None
             desk.busy_ns += now_ns - began_ns
-            for pick, score in zip(picks, scores, strict=True):
+            for pick, score in scored:
                 self._deliver(desk, pick, score, now_ns)
         self._on_outcome()
         return True
@@ -260,9 +268,9 @@ class SessionPool:
                 "models": {name: self._statistics(name, desk, now_ns) for name, desk in self._desks.items()},
             }
 
-    def _statistics(self, name: str, desk: _Desk, now_ns: int) -> dict[str, Any]:
+    def _statistics(self, name: str, desk: Desk, now_ns: int) -> dict[str, Any]:
         asker = desk.asker
-        busy = desk.busy_since_ns
+        away = desk.away_since_ns
         return {
             "version": desk.model.version,
             "scored": dict(desk.scored),
@@ -273,7 +281,9 @@ class SessionPool:
             "mean_batch": asker.queries / asker.calls if asker.calls else 0.0,
             "max_batch": asker.max_batch,
             "busy_s": desk.busy_ns / NS,
-            "in_call_s": 0.0 if busy is None else (now_ns - busy) / NS,
+            "in_call_s": asker.in_call_s,
+            "calls_at_once": asker.most_calls,
+            "away_s": 0.0 if away is None else (now_ns - away) / NS,
             "label_behind_s": self._label_behind_s(name),
             "age_s": {
                 str(lane): {"mean": sum(ages) / len(ages), "max": max(ages)}
@@ -296,22 +306,29 @@ class SessionPool:
     def _of(self, model: str) -> list[EpisodeSession]:
         return [session for session in self._sessions.values() if session.model_name == model]
 
+    def _askable(self, model: str) -> list[EpisodeSession]:
+        """Return the sessions that a judge may be asked about: while labels wait for it, no more of them are taken."""
+        waits = bool(self._desks[model].again)
+        return [session for session in self._of(model) if not waits or session.lane is Lane.LIVE]
+
     def _due_in_s(self, model: str) -> float:
-        sessions = self._of(model)
+        desk, now_ns = self._desks[model], self._clock.now_ns()
+        desk.forget(lambda session: self._sessions.get(session.id) is not session)
+        again_s = max(0.0, (desk.resume_ns - now_ns) / NS) if desk.again else math.inf
+        sessions = self._askable(model)
         since = {s.id: since_ns for s in sessions if (since_ns := s.waiting_since_ns()) is not None}
         if not since:
-            return math.inf
-        now_ns = self._clock.now_ns()
+            return again_s
         expected = {s.id for s in sessions if now_ns - s.touched_ns < _EXPECTED_S * NS}
-        if expected <= since.keys() or sum(s.ready for s in sessions) >= self._desks[model].asker.max_batch:
+        if expected <= since.keys() or sum(s.ready for s in sessions) >= desk.asker.max_batch:
             return 0.0
         waited_s = (now_ns - min(since.values())) / NS
-        return max(0.0, self.config.max_wait_s - waited_s)
+        return min(again_s, max(0.0, self.config.max_wait_s - waited_s))
 
     def _gather(self, model: str) -> list[Pick]:
         """Take turns: live first up to its share, then labels, then more live if there is room; longest unserved first."""
-        most = self.config.max_batch
-        ready = [session for session in self._of(model) if session.waiting_since_ns() is not None]
+        most, desk = self.config.max_batch, self._desks[model]
+        ready = [session for session in self._askable(model) if session.waiting_since_ns() is not None]
         live = [session for session in ready if session.lane is Lane.LIVE]
         label = [session for session in ready if session.lane is Lane.LABEL]
         picks: list[Pick] = []
@@ -327,14 +344,18 @@ class SessionPool:
                         session.turn = next(self._turns)
                         picks.append(pick)
 
-        rounds(live, self.config.live_most if label else most)
+        live_most = self.config.live_most if label else most
+        if label and live and live_most == most:  # one lane alone fills a batch: they alternate
+            live_most = 0 if desk.label_first else most
+            desk.label_first = not desk.label_first
+        rounds(live, live_most)
         rounds(label, most)
         rounds(live, most)
         return picks
 
-    def _deliver(self, desk: _Desk, pick: Pick, score: Score, now_ns: int) -> None:
+    def _deliver(self, desk: Desk, pick: Pick, score: Score, now_ns: int) -> None:
         session = pick.session
-        session.delivered()
+        session.delivered(now_ns)
         if self._sessions.get(session.id) is not session:
             return
         for waiting in pick.passed:
@@ -352,14 +373,16 @@ class SessionPool:
 
     def _label_behind_s(self, model: str) -> float:
         since = [s.waiting_since_ns() for s in self._of(model) if s.lane is Lane.LABEL]
+        since += [asked.pick.chosen.arrived_ns for asked in self._desks[model].again]
         oldest_ns = min((ns for ns in since if ns is not None), default=None)
         return 0.0 if oldest_ns is None else (self._clock.now_ns() - oldest_ns) / NS
 
     def _forget_idle(self) -> None:
         before_ns = self._clock.now_ns() - int(self.config.idle_s * NS)
-        for session in [s for s in self._sessions.values() if s.touched_ns < before_ns]:
+        for session in [s for s in self._sessions.values() if s.idle and s.touched_ns < before_ns]:
             del self._sessions[session.id]
             self._forgotten += 1
+            self._newly_forgotten.append(session.id)
 
 
 def _outcome(session: EpisodeSession, score: Score, age_ns: int) -> Outcome:

@@ -23,7 +23,7 @@ from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
-from roborl.rewards.model import References, missing, observation_id
+from roborl.rewards.model import NO_REPLY, References, missing, observation_id
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import read_settings, version_of
@@ -241,7 +241,7 @@ class RoboRewardFold:
         """Return the probabilities of the levels, or why there are none."""
         config = self._model.config
         if reply is None:
-            return "no reply"
+            return NO_REPLY
         if any(rows * columns < config.min_cells for _, rows, columns in reply.cells):
             return f"the network saw too little of the frames: {_spell_cells(reply.cells)}; min_pixels enlarges them"
         if config.reading is Reading.PROBABILITIES and reply.probabilities is not None:

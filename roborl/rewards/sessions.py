@@ -96,7 +96,7 @@ class EpisodeSession:
         self.touched_ns = 0
         self.turn = 0
         self._frames: deque[Waiting] = deque()
-        self._out = False
+        self._out = 0
 
     def push(self, observation: Observation, *, score: bool, now_ns: int, room_bytes: int) -> Receipt:
         """Take an observation; one that was taken before is accepted again and ignored.
@@ -115,6 +115,11 @@ class EpisodeSession:
             self.nbytes += waiting.nbytes
             self.next_id = waiting.id + 1
         return Receipt(accepted=waiting.id < self.next_id, next_id=self.next_id)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to judge, here or at the judge."""
+        return not self._out and self.waiting_since_ns() is None
 
     @property
     def ready(self) -> int:
@@ -138,12 +143,13 @@ class EpisodeSession:
         passed = tuple(self._frames.popleft() for _ in range(place))
         chosen = self._frames.popleft()
         self.nbytes -= chosen.nbytes + sum(waiting.nbytes for waiting in passed)
-        self._out = True
+        self._out += 1
         return Pick(self, passed, chosen)
 
-    def delivered(self) -> None:
-        """Note that the score of what was taken is out; only then does the live lane hand out the next."""
-        self._out = False
+    def delivered(self, now_ns: int) -> None:
+        """Note that a score of what was taken is out; only then does the live lane hand out the next."""
+        self._out -= 1
+        self.touched_ns = now_ns
 
     def _has_room(self, waiting: Waiting, room_bytes: int) -> bool:
         # A lane with nothing to score takes some more whatever the room: it would never empty itself otherwise.

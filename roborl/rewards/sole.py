@@ -25,7 +25,7 @@ from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
-from roborl.rewards.model import References, missing
+from roborl.rewards.model import NO_REPLY, References, missing
 from roborl.rewards.parsing import parse_signed_percent
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import read_settings, version_of
@@ -153,7 +153,7 @@ class SoleFold:
         reply = replies[0] if len(replies) == 1 else None
         version = self._model.version
         if reply is None:
-            return missing(observation_id, "no reply", version=version)
+            return missing(observation_id, NO_REPLY, version=version)
         answer = parse_answer(reply.text)
         if answer is None:
             return missing(observation_id, f"cannot be read: {reply.text}", version=version)

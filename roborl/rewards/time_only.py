@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import DatasetError
-from roborl.rewards.model import Fold, References, missing, observation_id
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id
 from roborl.types import Observation, Score
 
 
@@ -66,7 +66,7 @@ class _TimeFold(Fold[int, float]):
     def fold(self, observation_id: int, replies: Sequence[float | None]) -> Score:
         (progress,) = replies
         if progress is None:
-            return missing(observation_id, "no reply", version=self._version)
+            return missing(observation_id, NO_REPLY, version=self._version)
         return Score(frame_id=observation_id, progress=progress, raw=progress, version=self._version)
 
 

@@ -13,6 +13,8 @@ from roborl.errors import WireError
 BEAT_S = 0.2
 SILENCE_S = 0.9
 
+_MOST_CHARACTERS = 1 << 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
@@ -88,3 +90,13 @@ def read_message(parts: Sequence[Part]) -> Message:
     if not isinstance(kind, str):
         raise WireError("A message does not say its kind", seen=type(kind).__name__)
     return Message(kind=kind, fields=fields, parts=parts)
+
+
+def sendable(text: str) -> str:
+    r"""Return words of others as they can be sent: cut where they are very long, and "?" for what is half a character.
+
+    Example:
+        >>> sendable("done \ud83d"), len(sendable("x" * 1_000_000))
+        ('done ?', 65536)
+    """
+    return text[:_MOST_CHARACTERS].encode("utf-8", "replace").decode("utf-8")

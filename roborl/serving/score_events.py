@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from roborl.errors import ShapeError, WireError
+from roborl.serving.messages import sendable
 from roborl.types import Image, Lane, Score, Vector
 
 __all__ = [
@@ -139,9 +140,10 @@ _MOST_SPREAD = float(np.finfo(np.float32).max)
 
 
 def score_to_wire(score: Score) -> dict[str, Any]:
-    """Return a score as plain values."""
+    """Return a score as plain values, its reply as far as it can be sent."""
     return {name: getattr(score, name) for name in _FIELDS if name != "timings_ms"} | {
-        "timings_ms": {name: float(ms) for name, ms in score.timings_ms.items()}
+        "reply": sendable(score.reply),
+        "timings_ms": {name: float(ms) for name, ms in score.timings_ms.items()},
     }
 
 

@@ -7,6 +7,7 @@ A session lives as long as the connection it was opened on.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from roborl.clock import Clock
 from roborl.errors import WireError
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import Peer, ServerLink
-from roborl.serving.messages import Message
+from roborl.serving.messages import Message, sendable
 from roborl.serving.score_events import (
     FramePushed,
     Lane,
@@ -31,6 +32,8 @@ from roborl.serving.score_events import (
 from roborl.serving.security import Keys
 from roborl.serving.sockets import Limits
 from roborl.types import Score
+
+log = logging.getLogger(__name__)
 
 _LIMITS = Limits(part_bytes=32 << 20, queue=256)
 _MAX_SESSIONS = 1024
@@ -115,7 +118,7 @@ class ScoreServer:
     def refuse(self, session: str, reason: str) -> None:
         """Turn a session down; ``reason`` is shown to the person at the client."""
         if (entry := self._sessions.pop(session, None)) is not None:
-            self._send(entry.peer, "refusal", session=entry.name, reason=reason)
+            self._send(entry.peer, "refusal", session=entry.name, reason=sendable(reason))
 
     def send_score(self, session: str, score: Score) -> bool:
         """Answer a frame and give its credit back; return False where the session is gone.
@@ -139,7 +142,7 @@ class ScoreServer:
     def drop(self, session: str, reason: str) -> None:
         """End a session from this side: its client is told that it is lost, and may rebuild it."""
         if (entry := self._sessions.pop(session, None)) is not None:
-            self._send(entry.peer, "unknown", session=entry.name, reason=reason)
+            self._send(entry.peer, "unknown", session=entry.name, reason=sendable(reason))
 
     def set_statistics(self, statistics: Mapping[str, Any]) -> None:
         """Set what clients that ask for statistics are told besides the transport's own: plain values."""
@@ -246,6 +249,20 @@ class ScoreServer:
         while self._outbox:
             peer, kind, fields = self._outbox[0]
             present = self._link.peers.get(peer.address) is peer
-            if present and not self._link.send(peer, kind, **fields) and self._link.alive(peer):
-                return
+            try:
+                if present and not self._link.send(peer, kind, **fields) and self._link.alive(peer):
+                    return
+            except WireError as error:
+                self._give_up(peer, kind, fields.get("session"), error)
             self._outbox.popleft()
+
+    def _give_up(self, peer: Peer, kind: str, name: str | None, error: WireError) -> None:
+        """Let go of a message that cannot be written, and of its session: the client would wait for it for ever."""
+        self._link.counters["unsendable"] += 1
+        if self._link.counters["unsendable"].bit_count() == 1:  # the 1st, 2nd, 4th: it must not fill the log
+            log.error("scores link: a %r message to %s cannot be sent: %s", kind, peer.name, error)
+        session = f"{peer.client}/{name}"
+        if session in self._sessions:
+            self._forget(session)
+            reason = "what the server had to say of it cannot be sent"
+            self._outbox.append((peer, "unknown", {"session": name, "reason": reason}))

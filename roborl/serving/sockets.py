@@ -160,9 +160,12 @@ class Socket:
             zmq.RECONNECT_IVL_MAX: 500,
             zmq.CONNECT_TIMEOUT: 2000,
             zmq.HANDSHAKE_IVL: 5000,
-            # A half-open connection is given up after this silence; live ones are noticed by the link's own beats.
+            # A half-open connection is given up when so long nothing that was sent is received, ms; that the other side is
+            # dead, the link's own beats tell before.
+            zmq.TCP_MAXRT: 5000,
+            # Of a peer nothing is heard while a part of a message is under way: 32 MB take half a minute at 10 Mbit/s.
             zmq.HEARTBEAT_IVL: 1000,
-            zmq.HEARTBEAT_TIMEOUT: 5000,
+            zmq.HEARTBEAT_TIMEOUT: 60_000,
         }.items():
             self._socket.setsockopt(option, value)
 

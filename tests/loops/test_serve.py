@@ -16,12 +16,13 @@ from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError
 from roborl.loops import serve as serve_loop
 from roborl.loops.serve import ServeConfig, serve, summary
 from roborl.loops.supervise import Child
-from roborl.rewards.fake import BrightnessJudge, BrightnessModel
+from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import score_episode
 from roborl.rewards.pool import PoolConfig
 from roborl.rewards.registry import load_reward_model
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, ScoreOverdue, SessionLost, SessionOpened, SessionRefused
+from roborl.testing.proxy import TcpProxy
 from roborl.types import Frame, Lane, Observation
 
 VIEWS = ["front"]
@@ -278,6 +279,67 @@ def test_a_hanging_judge_is_overdue_at_the_client_and_ends_the_server():
         release.set()
 
 
+def test_a_judge_that_takes_many_calls_for_a_batch_is_not_hung():
+    """Eight queries an observation, one a call: each call is short, the batch is not."""
+
+    class Several(BrightnessModel):
+        def start(self, task, references):
+            return SeveralFold((), self.version)
+
+    class SeveralFold(BrightnessFold):
+        def queries(self, observation):
+            return super().queries(observation) * 8
+
+        def fold(self, observation_id, replies):
+            return super().fold(observation_id, replies[:1])
+
+    options = {"judge_deadline_s": 0.2, "pool": PoolConfig(max_batch=1)}
+    with (
+        serving({"m": Several(judge=Slow())}, **options) as server,
+        client_of(server.endpoint) as client,
+    ):
+        session = client.open_session("t", VIEWS)
+        until(client, bool)
+        limit_s = server.statistics()["reply_limit_s"]
+        for index, images in enumerate(pictures(0, 2)):
+            client.push_frame(session, index, images)
+        scored = []
+        while len(scored) < 2:
+            scored += client.poll(0.01)
+            server.check_health()
+        assert max(event.round_trip_ms for event in scored) > 200
+        assert server.statistics()["reply_limit_s"] == 8 * limit_s
+
+
+def test_a_client_is_told_that_its_session_was_forgotten():
+    with serving(pool=PoolConfig(idle_s=0.05)) as server, client_of(server.endpoint) as client:
+        quiet = client.open_session("t", VIEWS)
+        until(client, bool)
+        time.sleep(0.1)
+        client.open_session("t", VIEWS)
+        (lost,) = [
+            event
+            for event in until(client, lambda events: any(isinstance(e, SessionLost) for e in events))
+            if isinstance(event, SessionLost)
+        ]
+        assert lost.session == quiet
+        assert "nobody touched it" in lost.reason
+
+
+def test_large_references_open_a_session_over_a_slow_line():
+    """A part of a message that takes longer than the connection's own silence may last."""
+    demonstration = {"demo/front": np.zeros((10, 480, 640, 3), np.uint8)}
+    nbytes = demonstration["demo/front"].nbytes
+    with (
+        serving() as server,
+        TcpProxy(int(server.endpoint.rsplit(":", 1)[1]), rate_bytes_s=nbytes / 7.5) as line,
+        client_of(line.endpoint) as client,
+    ):
+        client.open_session("t", VIEWS, references=demonstration)
+        (opened,) = until(client, bool, seconds=20.0)
+        assert isinstance(opened, SessionOpened)
+
+
 def start(endpoint):
     run = "from roborl.cli.main import main; raise SystemExit(main())"
     return subprocess.Popen(
@@ -334,3 +396,5 @@ def test_folders_can_be_named_without_an_option():
         "2",
     ]
     assert serve_cli.positional(["--threads", "2"]) == ["--threads", "2"]
+    with pytest.raises(ConfigError, match=r"apart by name.*A/reward.*--models"):
+        serve_cli.positional(["A/reward", "B/reward"])

@@ -99,6 +99,17 @@ def test_a_done_rule_reads_calibrated_progress_and_a_missing_score_stays_missing
     assert after[0].spread == pytest.approx(0.125)
 
 
+def test_a_done_rule_above_all_that_the_map_gives_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    low = Calibration(raw=(0.2, 0.6), calibrated=(0.0, 0.93))
+    CalibratedModel(Told([], DoneRule(progress=0.93)), low)
+    CalibratedModel(Told([], DoneRule(progress=0.95)), MAP)
+    CalibratedModel(BrightnessModel(), low)
+    assert "never says done" not in caplog.text
+    CalibratedModel(Told([], DoneRule(progress=0.95)), low)
+    assert "never says done: that takes a progress of 0.95" in caplog.text
+    assert "0.930" in caplog.text
+
+
 def test_a_calibrated_model_counts_on_the_rate_that_its_model_counts_on() -> None:
     timed = BrightnessModel()
     timed.config = SimpleNamespace(observation_hz=30.0)  # type: ignore[attr-defined]

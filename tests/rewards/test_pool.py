@@ -12,7 +12,7 @@ from roborl.clock import FakeClock
 from roborl.errors import ConfigError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
-from roborl.rewards.model import JudgeDown, missing, score_episode
+from roborl.rewards.model import JudgeDown, JudgeSilent, missing, score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
 from roborl.types import Frame, Lane, Observation
 
@@ -260,7 +260,7 @@ def test_reasons_of_missing_scores_are_counted_without_end():
     ("fail", "fault"),
     [
         (raising(RuntimeError("kernel")), "RuntimeError"),
-        (raising(JudgeDown("The endpoint is away")), "JudgeDown"),
+        (raising(JudgeSilent("The endpoint says nothing")), "JudgeDown"),
         (raising(MemoryError()), "out of memory"),
         (lambda call, queries: [], "wrong number of replies"),
         (lambda call, queries: [(0.5, 0.0)] * (len(queries) + 1), "wrong number of replies"),
@@ -271,7 +271,7 @@ def test_reasons_of_missing_scores_are_counted_without_end():
 def test_a_failing_judge_costs_scores_that_are_counted_and_never_the_server(fail, fault):
     broken = True
     judge = Script(lambda call, queries: fail(call, queries) if broken else None)
-    pool = pool_of(judge)
+    pool = pool_of(judge, silent_s=0.0)
     open_(pool, "a")
     frames = episode(0, 6)
     for frame in frames[:3]:
@@ -285,6 +285,126 @@ def test_a_failing_judge_costs_scores_that_are_counted_and_never_the_server(fail
     statistics = pool.statistics()["models"]["m"]
     assert sum(statistics["missing"].values()) == 3
     assert fault is None or statistics["faults"][fault] >= 1
+
+
+def outage(clock, pool, away, frames):
+    """Show a label and a live session frames while a judge may be away; return the outcomes and what health says of it."""
+    outcomes, told = [], []
+    for i, frame in enumerate(frames):
+        for name in ("a", "live"):
+            pool.push(name, frame)
+        clock.advance(1.0)
+        away["now"] = 5 <= i < 65
+        while pool.step("m"):
+            pass
+        outcomes += pool.collect()
+        told.append(pool.statistics()["models"]["m"]["away_s"])
+    return outcomes, told
+
+
+def test_a_judge_that_is_away_for_a_minute_costs_no_label_and_they_catch_up_in_order():
+    clock, away = FakeClock(), {"now": False}
+    judge = Script(raising(JudgeDown("The endpoint is away"), lambda call, queries: away["now"]))
+    pool = pool_of(judge, clock, max_batch=8)
+    open_(pool, "a")
+    open_(pool, "live", Lane.LIVE)
+    frames = episode(0, 80)
+    outcomes, told = outage(clock, pool, away, frames)
+    assert facts(of(outcomes, "a")) == facts(score_episode(BrightnessModel(), "task", frames))
+    assert [s.frame_id for s in of(outcomes, "live")] == list(range(80))
+    assert {s.valid for s in of(outcomes, "live")[5:65]} == {False}
+    assert [told[i] > 0 for i in (4, 5 + 10, 64, 65)] == [False, True, True, False]
+    assert told[64] == pytest.approx(59.0)
+
+
+def test_without_a_live_lane_a_judge_that_is_away_is_asked_ever_more_seldom_and_what_is_closed_is_let_go():
+    clock, judge = FakeClock(), Script(raising(JudgeDown("The endpoint is away")))
+    pool = pool_of(judge, clock, max_batch=4)
+    for name in "ab":
+        open_(pool, name)
+        for frame in episode(0, 10):
+            pool.push(name, frame)
+    asked = []
+    for second in range(200):
+        while pool.step("m"):
+            asked.append(second)
+        clock.advance(1.0)
+    assert asked == [0, 1, 3, 7, 15, 31, 61, 91, 121, 151, 181]
+    assert set(judge.sizes) == {4}
+    assert pool.collect() == []
+    assert pool.statistics()["models"]["m"]["label_behind_s"] == 200.0
+    pool.close("a")
+    clock.advance(60.0)
+    pool.step("m")
+    assert judge.sizes[-1] == 2
+
+
+def test_a_judge_that_is_there_and_answers_nothing_costs_its_labels_after_a_while():
+    clock, judge = FakeClock(), Script(raising(JudgeSilent("too late"), lambda call, queries: True))
+    pool = pool_of(judge, clock, max_batch=4, silent_s=10.0)
+    open_(pool, "a")
+    for frame in episode(0, 3):
+        pool.push("a", frame)
+    outcomes, seconds = [], 0
+    while not outcomes:
+        pool.step("m")
+        outcomes = pool.collect()
+        clock.advance(1.0)
+        seconds += 1
+    assert [(s.frame_id, s.valid) for s in of(outcomes, "a")] == [(0, False), (1, False), (2, False)]
+    assert 10 <= seconds <= 17
+
+
+def test_a_thread_whose_judge_is_away_stops_at_once():
+    pool = pool_of(Script(raising(JudgeDown("away"))), retry_s=20.0)
+    stop = threading.Event()
+    worker = threading.Thread(target=pool.work, args=("m", stop))
+    open_(pool, "a")
+    pool.push("a", observation(0, 1))
+    worker.start()
+    stop.set()
+    worker.join(2.0)
+    assert not worker.is_alive()
+
+
+class Several(BrightnessModel):
+    """A model that asks five queries of each observation, as several views and pairs make."""
+
+    def start(self, task, references):
+        return SeveralFold((), self.version)
+
+
+class SeveralFold(BrightnessFold):
+    def queries(self, observation):
+        return super().queries(observation) * 5
+
+    def fold(self, observation_id, replies):
+        return super().fold(observation_id, replies[:1])
+
+
+@pytest.mark.parametrize(("room", "calls"), [(32, 5), (1, 160)])
+def test_how_long_a_judge_is_at_a_call_is_told_and_how_many_calls_a_batch_takes(room, calls):
+    clock, seen = FakeClock(), []
+
+    class Steady(BrightnessJudge):
+        def answer(self, queries):
+            if len(queries) > room:
+                raise MemoryError
+            clock.advance(10.0)
+            seen.append(pool.statistics()["models"]["m"]["in_call_s"])
+            return super().answer(queries)
+
+    pool = SessionPool({"m": Several(judge=Steady())}, PoolConfig(max_batch=32), clock=clock)
+    open_(pool, "a")
+    for frame in episode(0, 32):
+        pool.push("a", frame)
+    pool.step("m")
+    assert len(pool.collect()) == 32
+    assert seen == [10.0] * calls
+    figures = pool.statistics()["models"]["m"]
+    assert figures["in_call_s"] == 0.0
+    assert calls <= figures["calls_at_once"] <= 2 * calls
+    assert figures["busy_s"] == pytest.approx(10.0 * calls)
 
 
 def test_one_poisonous_query_does_not_take_its_batch_with_it():
@@ -410,7 +530,7 @@ def test_a_replaced_or_closed_session_sends_nothing_more():
         pool.push("a", observation(1, 1))
 
 
-@pytest.mark.parametrize(("max_batch", "max_sessions"), [(2, 5), (4, 9), (8, 20)])
+@pytest.mark.parametrize(("max_batch", "max_sessions"), [(1, 4), (2, 5), (4, 9), (8, 20)])
 def test_a_label_session_that_waits_is_answered_within_so_many_batches(max_batch, max_sessions):
     pool = pool_of(max_batch=max_batch, max_sessions=max_sessions)
     live = max(1, max_batch // 2)
@@ -443,6 +563,49 @@ def test_forgotten_and_surplus_sessions():
     clock.advance(6.0)
     open_(pool, "c")
     assert pool.statistics()["forgotten"] == 2
+
+
+def test_a_session_with_frames_that_wait_is_never_forgotten_and_who_forgets_says_so():
+    clock = FakeClock()
+    pool = pool_of(clock=clock, max_batch=8, idle_s=600.0)
+    names = [f"s{i}" for i in range(8)]
+    for name in names:
+        open_(pool, name)
+        for frame in episode(0, 32):
+            pool.push(name, frame)
+    open_(pool, "quiet")
+    answered = dict.fromkeys(names, 0)
+    for turn in range(32):
+        assert pool.step("m")
+        clock.advance(32.0)
+        for outcome in pool.collect():
+            answered[outcome.session_id] += 1
+        open_(pool, f"another {turn}")
+        pool.close(f"another {turn}")
+    assert set(answered.values()) == {32}
+    assert pool.collect_forgotten() == ["quiet"]
+    assert pool.collect_forgotten() == []
+    # What was answered just now is not idle either.
+    assert pool.statistics()["sessions"] == 8
+    clock.advance(601.0)
+    open_(pool, "later")
+    assert pool.collect_forgotten() == names
+
+
+def test_where_one_lane_fills_a_batch_they_take_turns():
+    pool = pool_of(max_batch=1)
+    for name in ("one", "two"):
+        open_(pool, name, Lane.LIVE)
+    open_(pool, "label")
+    for frame in episode(0, 20):
+        pool.push("label", frame)
+    served = []
+    for turn in range(20):
+        for name in ("one", "two"):
+            pool.push(name, observation(turn, 9))
+        pool.step("m")
+        served += [o.session_id for o in pool.collect() if o.score.valid]
+    assert served == ["one", "label", "two", "label"] * 5
 
 
 def test_a_thread_per_model_delivers_and_stops():

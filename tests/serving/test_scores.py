@@ -411,6 +411,42 @@ def test_a_score_survives_the_wire(score: Score) -> None:
     assert all(getattr(back, field.name) == getattr(score, field.name) for field in fields(Score))
 
 
+@pytest.mark.parametrize("reply", ["done \ud83d", "x" * 3_000_000], ids=["half a character", "long"])
+def test_an_odd_reply_costs_its_own_words_at_most(
+    judge: Judge, client: Client, until: Any, reply: str
+) -> None:
+    judge.held = True
+    session = client.client.open_session("t", ["front", "wrist"])
+    until(lambda: client.of(SessionOpened), judge.turn, client.turn)
+    client.client.push_frame(session, 0, picture(0))
+    until(lambda: judge.seen, judge.turn, client.turn)
+    judge.server.send_score(judge.seen[0].session, Score(frame_id=0, progress=0.5, raw=0.5, reply=reply))
+    until(lambda: client.of(Scored), judge.turn, client.turn)
+    said = client.of(Scored)[0].score.reply
+    assert said[:5] == reply[:5]
+    assert len(said) < 100_000
+
+
+def test_a_message_that_cannot_be_written_costs_its_session_and_never_the_server(
+    judge: Judge, client: Client, until: Any
+) -> None:
+    judge.held = True
+    session = client.client.open_session("t", ["front", "wrist"])
+    until(lambda: client.of(SessionOpened), judge.turn, client.turn)
+    client.client.push_frame(session, 0, picture(0))
+    until(lambda: judge.seen, judge.turn, client.turn)
+    judge.server.send_score(judge.seen[0].session, Score(frame_id=0, progress=0.5, raw=0.5, version="\ud83d"))
+    until(lambda: client.of(SessionLost), judge.turn, client.turn)
+    assert "cannot be sent" in client.of(SessionLost)[0].reason
+    assert judge.gone == [judge.seen[0].session]
+    assert judge.server.statistics()["transport"]["unsendable"] == 1
+    judge.held = False
+    again = client.client.open_session("t", ["front", "wrist"])
+    until(lambda: len(client.of(SessionOpened)) == 2, judge.turn, client.turn)
+    client.client.push_frame(again, 0, picture(9))
+    until(lambda: client.of(Scored), judge.turn, client.turn)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

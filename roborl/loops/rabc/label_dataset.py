@@ -29,6 +29,7 @@ from roborl.loops.score_episodes import ShownEpisode, read_ahead, score_episodes
 from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
 from roborl.rewards.metrics import value_order_correlation
+from roborl.rewards.model import unanswered
 from roborl.rewards.pool import PoolConfig
 from roborl.rewards.references import Pictures
 from roborl.rewards.registry import load_reward_model
@@ -53,6 +54,7 @@ class Labelled:
         progress: By episode index.
         written: Episodes scored now.
         left_out: Episodes of a single row, or of a task that nobody demonstrates.
+        unanswered: Episodes with observations that the judge gave no answer on; labelling again asks about them anew.
         reasons: Why scores are missing, of those scored now, most often first.
         value_order: Mean correlation of progress with time over the successes; NaN without one.
         wall_s: Seconds that scoring took.
@@ -64,6 +66,7 @@ class Labelled:
     progress: Mapping[int, Progress]
     written: tuple[int, ...]
     left_out: int
+    unanswered: tuple[int, ...]
     reasons: Mapping[str, int]
     value_order: float
     wall_s: float
@@ -79,6 +82,7 @@ class Labelled:
             "present": len(self.progress) - len(self.written),
             "left_out": self.left_out,
             "observations": sum(len(values) for values, _ in self.progress.values()),
+            "unanswered": len(self.unanswered),
             "missing": sum(int(np.isnan(values).sum()) for values, _ in self.progress.values()),
             "reasons": dict(self.reasons),
             "observations_per_s": scored / self.wall_s if scored else None,
@@ -92,7 +96,7 @@ def label_dataset(
     on_episode: OnEpisode = lambda index, labels, done, of: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labelled:
-    """Score the episodes that have no labels of this version yet, and write the progress of all; blocks.
+    """Score the episodes that have no labels of this version yet, or whose judge gave no answer, and write the progress of all; blocks.
 
     Every score is made of its own observation and earlier ones, and held over those that get none. A labelling that was killed goes on behind the last whole
     episode. Where an observation has no score its progress is NaN.
@@ -149,6 +153,7 @@ def label_dataset(
             LabelJournal(path.with_name(f".{path.name}.journal"), version=version, fingerprint=mark)
         )
         known |= journal.progress
+        known = {index: labels for index, labels in known.items() if index not in journal.unanswered}
         work = _Work(config, info, journal, on_episode, stopping)
         began = time.monotonic()
         for group, line, judge in zip(groups, lines, judges, strict=True):
@@ -159,7 +164,7 @@ def label_dataset(
         stopped = stopping() and not work.done_all
         if not stopped and (work.written or not path.is_file() or journal.progress):
             write_progress(info.root, version, known, folder=config.out)
-        if not stopped:
+        if not stopped and not journal.unanswered:
             journal.remove()
     return Labelled(
         version=version,
@@ -167,6 +172,7 @@ def label_dataset(
         progress=known,
         written=tuple(work.written),
         left_out=left_out + work.skipped,
+        unanswered=tuple(sorted(journal.unanswered)),
         reasons=dict(work.reasons.most_common(_REASONS)),
         value_order=_value_order(info.root, known),
         wall_s=wall_s,
@@ -222,7 +228,7 @@ class _Work:
             ):
                 labels = _labels(scores, version)
                 known[index] = labels
-                self.journal.add(index, labels)
+                self.journal.add(index, labels, unanswered=sum(map(unanswered, scores)))
                 self.written.append(index)
                 self.reasons.update(score.reply[:80] for score in scores if not score.valid)
                 self.on_episode(index, labels, len(known), self.info.episodes)

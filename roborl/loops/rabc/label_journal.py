@@ -1,4 +1,7 @@
-"""What a labelling has done so far: a line per episode, beside the file that is written at the end."""
+"""What a labelling has done so far: a line per episode, beside the file that is written at the end.
+
+It stays behind that file while the judge owes answers: they are asked for again by the next labelling.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ class LabelJournal:
 
     Attributes:
         progress: What stands in it, by episode index.
+        unanswered: Episodes of these with observations that the judge gave no answer on.
 
     Raises:
         DatasetError: If another process is labelling here.
@@ -62,6 +66,8 @@ class LabelJournal:
         self.progress: dict[int, Progress] = {
             line["episode"]: (_read(line["progress"]), _read(line["spread"])) for line in lines[1:]
         }
+        owed = {line["episode"]: line.get("unanswered", 0) for line in lines[1:]}
+        self.unanswered = {episode for episode, count in owed.items() if count}
 
     def __enter__(self) -> Self:
         return self
@@ -71,10 +77,20 @@ class LabelJournal:
     ) -> None:
         self._file.close()
 
-    def add(self, episode: int, progress: Progress) -> None:
-        """Write an episode's labels down; they are on the disk when this returns."""
+    def add(self, episode: int, progress: Progress, *, unanswered: int = 0) -> None:
+        """Write an episode's labels down; they are on the disk when this returns.
+
+        Args:
+            episode: Its index.
+            progress: Its labels, in place of those of before.
+            unanswered: How many observations the judge gave no answer on.
+        """
         self.progress[episode] = progress
-        self._write({"episode": episode, "progress": _plain(progress[0]), "spread": _plain(progress[1])})
+        self.unanswered.discard(episode)
+        if unanswered:
+            self.unanswered.add(episode)
+        line = {"episode": episode, "progress": _plain(progress[0]), "spread": _plain(progress[1])}
+        self._write(line | {"unanswered": unanswered})
 
     def remove(self) -> None:
         """Remove the journal: what it held stands elsewhere."""

@@ -114,7 +114,7 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
         order = np.random.default_rng([training.seed, 3]).permutation(len(samples))
         samples, held_out = [samples[i] for i in order[count:]], [samples[i] for i in order[:count]]
         rest, kind_of_held_out = train, "other questions about the same episodes"
-    held_out = held_out[: max(training.report, training.measure)]
+    held_out = draw_some(held_out, max(training.report, training.measure), training.seed)
     logger.info(
         "%d questions about %d episodes to learn from, %d about %s to measure with",
         len(samples),
@@ -140,6 +140,17 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
     }
     _save(config, lessons, adapted, train, albums[0], report)
     return report
+
+
+def draw_some(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
+    """Return samples of all episodes, cameras and kinds, in order of which they are drawn; all as they are where they are few.
+
+    The same for the same seed, and of those any first part is of all of them as well.
+    """
+    if len(samples) <= most:
+        return list(samples)
+    order = np.random.default_rng([seed, 4]).permutation(len(samples))
+    return [samples[i] for i in order[:most]]
 
 
 def measure(lessons: Lessons, samples: Sequence[Sample], album: Album) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def read_reply(
     text = choice["message"]["content"] or ""
     if not isinstance(text, str):
         raise ValueError("a reply that is no text")
+    text = _whole(text)
     text += _trimmed_stop(query, choice, text)
     places = (choice.get("logprobs") or {}).get("content") or []
     tokens = _spelling(text, [_token(place) for place in places])
@@ -73,11 +74,20 @@ def _trimmed_stop(query: VlmQuery, choice: dict[str, Any], text: str) -> str:
     return stop if isinstance(stop, str) and stop in query.stop and not text.endswith(stop) else ""
 
 
+def _whole(text: str) -> str:
+    """Return text with a "?" for each half of a character: JSON may hold such, and no file or message can."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _token(place: dict[str, Any]) -> Token:
-    others = [(str(other["token"]), math.exp(float(other["logprob"]))) for other in place["top_logprobs"]]
+    others = [
+        (_whole(str(other["token"])), math.exp(float(other["logprob"]))) for other in place["top_logprobs"]
+    ]
     if not all(p <= 1.0 + _ROUNDING for _, p in others):
         raise ValueError("probabilities that are none")
-    return Token(text=str(place["token"]), alternatives=tuple(sorted(others, key=lambda pair: -pair[1])))
+    return Token(
+        text=_whole(str(place["token"])), alternatives=tuple(sorted(others, key=lambda pair: -pair[1]))
+    )
 
 
 def _spelling(text: str, tokens: Sequence[Token]) -> tuple[Token, ...]:

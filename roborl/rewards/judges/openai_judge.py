@@ -1,7 +1,8 @@
 """Endpoints that speak OpenAI's protocol as one judge: this is how judging outgrows one machine.
 
 Several endpoints are asked in turn; one that fails rests for a while. A question that no endpoint answers in time has
-no reply, and where none of them can be reached at all the judge says that it is down.
+no reply, and where none of them can be reached at all the judge says that it is down. One that goes away in the middle
+of a batch is no different: what it did not take is asked again, and not passed off as unanswered.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from roborl.rewards.judges.endpoint_replies import UNREADABLE, read_reply
 from roborl.rewards.judges.endpoint_requests import RequestWriter
 from roborl.rewards.judges.picture_sizes import PictureSizes
 from roborl.rewards.judges.queries import Cells, Refused, VlmQuery, VlmReply
-from roborl.rewards.model import JudgeDown
+from roborl.rewards.model import JudgeDown, JudgeSilent
 
 log = logging.getLogger(__name__)
 
 _REFUSED = frozenset((400, 422))
 _AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
+_NOBODY = frozenset((502, 503))  # what a proxy says while there is nobody behind it
 
 
 @dataclass(slots=True, eq=False)
@@ -126,50 +128,60 @@ class OpenAiJudge:
         """Return one reply per query; None where no endpoint gave one in time.
 
         Raises:
-            JudgeDown: If no endpoint could be reached for any of them.
+            JudgeDown: If no endpoint could be reached for any of them, or for the last of them: all may be asked again.
+            JudgeSilent: If endpoints were reached, and gave no reply to any of them.
             ShapeError: If a question has several clips of different instants, and clips are shown as videos.
         """
-        futures = [self.submit(query) for query in queries]
-        replies: list[VlmReply | None] = []
-        away: list[JudgeDown] = []
-        for future in futures:
-            try:
-                replies.append(future.result())
-            except Refused:
-                replies.append(None)
-            except JudgeDown as error:
-                away.append(error)
-                replies.append(None)
-        if queries and len(away) == len(queries):
-            raise away[0]
+        deadline = time.monotonic() + self._config.deadline_s
+        replies: list[VlmReply | None] = [None] * len(queries)
+        left = list(range(len(queries)))
+        while left:
+            away: dict[int, JudgeDown] = {}
+            futures = [(place, self._submit(queries[place], deadline)) for place in left]
+            for place, future in futures:
+                try:
+                    replies[place] = future.result()
+                except Refused:
+                    continue  # Asked again, it would be refused again.
+                except JudgeDown as error:
+                    away[place] = error
+            lost = [place for place, error in away.items() if not isinstance(error, JudgeSilent)]
+            if len(away) == len(queries) or (lost and (lost == left or time.monotonic() >= deadline)):
+                raise away[lost[0]] if lost else next(iter(away.values()))
+            left = lost
         return replies
 
     def submit(self, query: VlmQuery) -> Future[VlmReply | None]:
         """Ask one question without waiting; called by one thread, as :meth:`answer` is.
 
         Returns:
-            The reply to come: None where no endpoint gave one in time, JudgeDown where none could be reached, Refused where
-            one says that the question itself cannot be answered.
+            The reply to come: None where no endpoint gave one in time, JudgeDown where none could be reached, JudgeSilent where
+            none that was reached said anything, Refused where one says that the question itself cannot be answered.
 
         Raises:
             ShapeError: As :meth:`answer`.
         """
-        body = self._writer.body(query, self.model)
-        return self._threads.submit(self._ask, query, body, time.monotonic() + self._config.deadline_s)
+        return self._submit(query, time.monotonic() + self._config.deadline_s)
 
     def close(self) -> None:
         """Drop the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
+    def _submit(self, query: VlmQuery, deadline: float) -> Future[VlmReply | None]:
+        return self._threads.submit(self._ask, query, self._writer.body(query, self.model), deadline)
+
     def _ask(self, query: VlmQuery, body: dict[str, Any], deadline: float) -> VlmReply | None:
         """Ask endpoint after endpoint until one answers, the attempts are used up or the time is."""
         config = self._config
-        reached = False
+        reached, connected = False, True
         for attempt in range(config.attempts):
             endpoint = self._next_endpoint()
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not endpoint.seats.acquire(timeout=left_s):
+            if left_s <= 0:
+                break
+            if not endpoint.seats.acquire(timeout=left_s):
+                connected = True  # others sit there
                 break
             pause_s = config.backoff_s * 2**attempt
             try:
@@ -178,7 +190,8 @@ class OpenAiJudge:
                 response = self._client.post(
                     f"{endpoint.url}/chat/completions", json=body, timeout=min(config.timeout_s, left_s)
                 )
-                reached = True
+                nobody = response.status_code in _NOBODY
+                reached, connected = reached or not nobody, not nobody
                 if response.status_code == httpx.codes.OK:
                     reply = read_reply(
                         query,
@@ -198,8 +211,10 @@ class OpenAiJudge:
                     return None
                 pause_s = max(pause_s, _retry_after_s(response))
             except httpx.TimeoutException as error:
+                connected = not isinstance(error, httpx.ConnectTimeout)
                 self._fail("timeout", endpoint, error)
             except httpx.HTTPError as error:
+                connected = not isinstance(error, httpx.ConnectError)
                 self._fail("unreachable", endpoint, error)
             except UNREADABLE as error:
                 self._fail("unreadable", endpoint, error)
@@ -208,11 +223,19 @@ class OpenAiJudge:
             self._rest(endpoint, pause_s)
             if attempt + 1 < config.attempts and self._all_rest():
                 time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
-        if not reached:
+        urls = [endpoint.url for endpoint in self._endpoints]
+        if not connected:
             raise JudgeDown(
                 "No endpoint of the judge answers",
-                seen=[endpoint.url for endpoint in self._endpoints],
+                seen=urls,
                 remedy="Start one, such as: vllm serve MODEL; the judge asks again by itself",
+            )
+        if not reached:
+            raise JudgeSilent(
+                "No endpoint of the judge answers in time",
+                seen=urls,
+                allowed=f"{config.deadline_s:g} s",
+                remedy="See what it is busy with, or set judge.deadline_s and judge.timeout_s to what it needs",
             )
         return None
 

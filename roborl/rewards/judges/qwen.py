@@ -57,8 +57,12 @@ class QwenFamily:
         """Preprocess a clip: one element per two frames, the last one doubled where their number is odd."""
         each = self._processor.video_processor.temporal_patch_size
         count = -(-len(clip.frames) // each) * each
+        frames = [*clip.frames, *[clip.frames[-1]] * (count - len(clip.frames))]
+        # The library doubles a last frame too, but counts it not when it shrinks a clip to limits: they would be exceeded.
+        # Without limits of ours a clip is seen as the library has it, which is what checkpoints are trained with.
+        limited = self._min_pixels or self._max_pixels
         made = self._processor.video_processor(
-            videos=[torch.stack([channels_first(frame) for frame in clip.frames])],
+            videos=[torch.stack([channels_first(frame) for frame in (frames if limited else clip.frames)])],
             # The limits of Qwen3-VL's clips are for all frames together, those of Qwen2.5-VL's for each.
             size=self._limits(self._processor.video_processor, count if self._stamped else 1),
             do_sample_frames=False,
@@ -66,7 +70,6 @@ class QwenFamily:
         )
         instants, rows, columns = made["video_grid_thw"][0].tolist()
         pixels = made["pixel_values_videos"].reshape(instants, rows * columns, -1)
-        frames = [*clip.frames, *[clip.frames[-1]] * (count - len(clip.frames))]
         return tuple(
             self._patches(
                 picture_key(*frames[each * i : each * (i + 1)]) + f"{rows}x{columns}".encode(),

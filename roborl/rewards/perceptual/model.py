@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import ShapeError
 from roborl.images import square
-from roborl.rewards.model import Fold, References, missing, views_of
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, views_of
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.order import advance, step_moves
 from roborl.rewards.perceptual.selection import Looks
@@ -139,7 +139,7 @@ class PerceptualFold(Fold[Sight, Features]):
         (vector,) = replies
         model = self._model
         if vector is None:
-            return missing(observation_id, "no reply", version=model.version)
+            return missing(observation_id, NO_REPLY, version=model.version)
         if not np.isfinite(vector).all():
             return missing(observation_id, "not finite", version=model.version)
         looks, statistics = model.statistics.looks, model.statistics

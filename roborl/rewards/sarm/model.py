@@ -12,7 +12,7 @@ from torch import Tensor
 
 from roborl.images import square
 from roborl.rewards.judges.queries import picture_key
-from roborl.rewards.model import Fold, References, missing, observation_id, state_of, views_of
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, state_of, views_of
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.sightings import Sighting, Sightings
@@ -156,7 +156,7 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
         (reply,) = replies
         model = self._model
         if reply is None:
-            return missing(observation_id, "no reply", version=model.version)
+            return missing(observation_id, NO_REPLY, version=model.version)
         if not (math.isfinite(reply.progress) and math.isfinite(reply.spread)):
             return missing(observation_id, "not finite", version=model.version)
         progress = min(max(reply.progress, 0.0), 1.0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from roborl.rewards.model import Fold, References, missing, observation_id, state_of, views_of
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, state_of, views_of
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.rewards.sarm.sightings import Sighting, Sightings
 from roborl.rewards.sarm.smoothing import SureMean
@@ -294,7 +294,7 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         (reply,) = replies
         model = self._model
         if reply is None:
-            return missing(observation_id, "no reply", version=model.version)
+            return missing(observation_id, NO_REPLY, version=model.version)
         if not (math.isfinite(reply.progress) and all(map(math.isfinite, reply.classes))):
             return missing(observation_id, "not finite", version=model.version)
         stage = int(np.argmax(reply.classes))

@@ -19,7 +19,7 @@ from PIL import Image as Pictures
 
 from roborl.errors import ConfigError
 from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
-from roborl.rewards.model import Fold, References, missing, observation_id, views_of
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, views_of
 from roborl.rewards.recurrences import (
     Abstention,
     Change,
@@ -172,7 +172,8 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         change, why = self._read_pairs(pairs)
         abstains = self._abstention.see(_written(pairs))
         if change is None:
-            return missing(observation_id, f"{why}: {said}", version=model.version)
+            unanswered = f"; {NO_REPLY}" if any(reply is None for reply in pairs) else ""
+            return missing(observation_id, f"{why}: {said}{unanswered}", version=model.version)
         quiet = quieten(change.mean, rise=config.quiet_rise, fall=config.quiet_fall)
         value = advance_with_doubt(
             self._value, Change(mean=quiet, error=change.error), config.recurrence, floor=config.floor

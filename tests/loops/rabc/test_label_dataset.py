@@ -23,9 +23,10 @@ from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.loops.rabc.label_journal import LabelJournal
 from roborl.loops.references_config import ReferencesConfig
 from roborl.loops.score_episodes import read_ahead
-from roborl.loops.serve import serving
+from roborl.loops.serve import ServeConfig, serving
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
-from roborl.rewards.model import score_episode
+from roborl.rewards.model import JudgeDown, score_episode
+from roborl.rewards.pool import PoolConfig
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 
 VERSION = "brightness-all"
@@ -174,6 +175,58 @@ def test_an_observation_without_a_score_is_missing_and_counted(data: Path) -> No
     assert missing > 0
     assert labelled.figures()["missing"] == missing
     assert labelled.figures()["reasons"] == {"no reply": missing}
+
+
+def test_a_judge_that_is_away_for_a_while_leaves_no_hole(data: Path) -> None:
+    asked = [0]
+
+    class Away(BrightnessJudge):
+        def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
+            asked[0] += 1
+            if 2 <= asked[0] <= 4:
+                raise JudgeDown("No endpoint of the judge answers")
+            return super().answer(queries)
+
+    pool = PoolConfig(max_batch=4, retry_s=0.02)
+    served = ServeConfig(endpoint="tcp://127.0.0.1:*", pool=pool)
+    with serving({"m": BrightnessModel(judge=Away())}, served) as server:
+        labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
+    assert asked[0] > 4
+    assert labelled.figures()["missing"] == 0
+    for index, values in expected(data).items():
+        np.testing.assert_array_equal(labelled.progress[index][0], np.float32(values))
+
+
+def test_what_the_judge_gave_no_answer_on_is_asked_again_by_the_next_labelling(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[int] = []
+
+    class Mute(BrightnessJudge):
+        def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
+            replies = super().answer(queries)
+            if not asked:  # of the first episode
+                replies[0] = (float("nan"), 0.0)
+            asked.append(len(queries))
+            return replies
+
+    with serving({"m": BrightnessModel(judge=Mute())}) as server:
+        args = ["label", "--dataset", str(data), "--server", server.endpoint, "--at_once", "1"]
+        assert roborl(args) == 1
+        out, told = capsys.readouterr()
+        figures = json.loads(out)
+        assert (figures["episodes"], figures["unanswered"]) == (4, 1)
+        assert "run the same again" in told
+        lacking = [int(np.isnan(values).sum()) for values, _ in read_progress(data, VERSION).values()]
+        assert lacking == [1, 0, 0, 0]  # what stands there can be used meanwhile
+        assert sum(asked) == 30
+        assert roborl(args) == 0
+        assert sum(asked) == 30 + 6
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["present"], figures["missing"], figures["unanswered"]) == (3, 0, 0)
+    for index, values in expected(data).items():
+        np.testing.assert_array_equal(read_progress(data, VERSION)[index][0], np.float32(values))
+    assert not list(data.glob(".*journal"))
 
 
 def test_two_versions_are_two_files(data: Path) -> None:

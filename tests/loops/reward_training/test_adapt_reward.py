@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 import cv2
@@ -14,6 +15,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.errors import DatasetError
 from roborl.loops.footage import read_footage
+from roborl.loops.reward_training.adapt_reward import draw_some
 from roborl.rewards.registry import load_reward_model
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import EndCause
@@ -158,6 +160,19 @@ def test_videos_with_keyframes_say_the_same(videos):
         read_footage(str(videos), episodes=[2])
     with pytest.raises(DatasetError, match=r"no .*front\.mp4"):
         read_footage(str(videos))[0][0].footage.read({"front": [0]})
+
+
+def test_what_is_measured_with_is_of_all_other_episodes_and_cameras():
+    questions = [
+        (episode, camera) for episode in range(5) for camera in ("front", "wrist") for _ in range(80)
+    ]
+    some = draw_some(questions, 256, seed=0)
+    counts = Counter(some[:64])
+    assert len(some) == 256
+    assert set(counts) == set(questions)
+    assert max(counts.values()) < 3 * 64 / len(counts)
+    assert some == draw_some(questions, 256, seed=0) != draw_some(questions, 256, seed=1)
+    assert draw_some(questions, 1000, seed=0) == questions
 
 
 def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, capsys, caplog):

@@ -23,7 +23,7 @@ from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.openai_judge import OpenAiJudge
 from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.judges.queries import Clip, VlmQuery
-from roborl.rewards.model import JudgeDown, score_episode
+from roborl.rewards.model import JudgeDown, JudgeSilent, score_episode
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, open_roboreward
 from roborl.rewards.vlac.replies import read_change
@@ -604,7 +604,7 @@ def test_a_slow_endpoint_costs_no_more_than_the_deadline(stub, judge_at):
 
     judge = judge_at(stub(dawdling), deadline_s=0.5, timeout_s=0.2)
     began = time.monotonic()
-    with pytest.raises(JudgeDown):
+    with pytest.raises(JudgeSilent, match="in time"):
         judge.answer([ask(0), ask(1)])
     assert time.monotonic() - began < 1.5
     assert judge.faults["timeout"] >= 2
@@ -616,12 +616,54 @@ def test_a_judge_whose_endpoints_are_all_away_is_down_and_comes_back(stub, judge
     url = endpoint.url
     judge = judge_at(url, attempts=2)
     endpoint.close()
-    with pytest.raises(JudgeDown, match="vllm serve"):
+    with pytest.raises(JudgeDown, match="vllm serve") as down:
         judge.answer([ask(0)])
+    assert not isinstance(down.value, JudgeSilent)
     with pytest.raises(JudgeDown, match="served_model"):
         judge_at(url)
     stub(port=endpoint.server.server_port)
     assert judge.answer([ask(0)])[0].text == "ANSWER: 1"
+
+
+def test_half_a_character_in_a_reply_is_no_harm(stub, judge_at):
+    said = b'{"choices": [{"message": {"content": "It is done \\ud83d"}, "finish_reason": "stop"}]}'
+    (reply,) = judge_at(stub(lambda body: (200, said))).answer([ask(0, choices=())])
+    assert reply.text.endswith("It is done ?")
+
+
+@pytest.mark.parametrize("away_for", [3, 10**6], ids=["moment", "long"])
+def test_an_endpoint_that_goes_away_in_the_middle_of_a_batch_leaves_no_question_unanswered(
+    stub, judge_at, away_for
+):
+    """As behind a proxy, which tells with 503 that nobody is there."""
+    count = [0]
+
+    def going(body):
+        count[0] += 1
+        return (503, {}) if 4 < count[0] <= 4 + away_for else by_brightness(body)
+
+    judge = judge_at(stub(going), attempts=2, concurrency=1)
+    questions = [ask(0)] * 8
+    if away_for > 8:
+        with pytest.raises(JudgeDown) as down:
+            judge.answer(questions)
+        assert not isinstance(down.value, JudgeSilent)
+        count[0] = -100
+    assert [reply.text for reply in judge.answer(questions)] == ["ANSWER: 1"] * 8
+
+
+def test_one_question_that_is_not_answered_in_time_costs_the_others_nothing(stub, judge_at):
+    release = threading.Event()
+
+    def say(body):
+        if float(pictures_of(body)[0].mean()) > 100:
+            release.wait(5.0)
+        return by_brightness(body)
+
+    judge = judge_at(stub(say), deadline_s=1.0, timeout_s=0.2, attempts=2)
+    first, none, last = judge.answer([ask(0), ask(255), ask(0)])
+    release.set()
+    assert (first.text, none, last.text) == ("ANSWER: 1", None, "ANSWER: 1")
 
 
 def test_the_model_is_the_only_one_served_or_has_to_be_named(stub, judge_at):

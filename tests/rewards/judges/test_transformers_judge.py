@@ -306,6 +306,10 @@ def test_the_pixels_are_those_that_are_set(judge_of):
     assert judge_of("qwen3_vl").cells(query)[0] == (1, 1, 2)
     wide = judge_of("qwen3_vl", min_pixels=12_544, max_pixels=76_800)
     assert wide.cells(query)[0] == (1, 7, 10)
+    large = np.zeros((480, 640, 3), np.uint8)
+    for count in range(2, 8):  # a clip of an odd number of frames is no larger than one of a frame more
+        film = Clip(frames=(large,) * count, stamps_s=tuple(map(float, range(count))))
+        assert wide.cells(VlmQuery(parts=(film,))) == (((count + 1) // 2, 7, 10),)
     assert wide.answer([query])[0].cells == wide.cells(query)
     assert wide.identity != judge_of("qwen3_vl").identity
 
