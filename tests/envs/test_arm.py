@@ -64,8 +64,8 @@ def test_a_healthy_robot_runs_and_its_frames_have_the_recording_resolution() -> 
 def test_each_fault_is_raised_as_a_robot_error_within_a_few_steps(fault: Fault, message: str) -> None:
     arm, robot = stub_arm(fault, after=12)
     with pytest.raises(RobotError, match=message):
-        # A camera that delivers nothing new is stale after four of these pauses.
-        run(arm, 12, pause_s=0.06 if fault is Fault.SLOW_CAMERA else 0.0)
+        # A camera that delivers nothing new is stale after two of these pauses, before it is frozen.
+        run(arm, 12, pause_s=0.12 if fault is Fault.SLOW_CAMERA else 0.0)
     assert len(robot.sent) <= 12 + 4 * arm.ticks_per_step
 
 
