@@ -3,9 +3,10 @@ from __future__ import annotations
 import errno
 import json
 import math
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,27 +48,34 @@ def test_the_draft_of_a_process_that_was_killed_is_removed_and_a_live_one_is_not
     assert sorted(os.listdir(tmp_path)) == [live.name, "file[1]"]
 
 
-def _write_on(path: Path) -> None:
-    while True:
-        for text in TEXTS:
-            write_whole(path, text)
+# In processes of their own, not forked: one that is forked while other threads run may never come to its first write.
+WRITE_ON = """
+import sys
+from pathlib import Path
+from roborl.whole_files import write_whole
+
+while True:
+    for text in ("short", "long " * 20_000):
+        write_whole(Path(sys.argv[1]), text)
+"""
 
 
 def test_a_reader_never_sees_half_a_file_while_two_writers_are_killed(tmp_path: Path) -> None:
-    path, seen = tmp_path / "file", set()
-    write_whole(path, TEXTS[0])
+    path = tmp_path / "file"
     for _ in range(5):
-        writers = [multiprocessing.get_context("fork").Process(target=_write_on, args=(path,)) for _ in "ab"]
-        for writer in writers:
-            writer.start()
-        for _ in range(200):
+        write_whole(path, TEXTS[0])
+        writers = [subprocess.Popen([sys.executable, "-c", WRITE_ON, str(path)]) for _ in "ab"]
+        seen: set[str] = set()
+        until = time.monotonic() + 60
+        while seen != set(TEXTS) and time.monotonic() < until:
             seen.add(path.read_text())
+        for _ in range(200):
+            assert path.read_text() in TEXTS
         for writer in writers:
-            assert writer.pid is not None
-            os.kill(writer.pid, signal.SIGKILL)
-            writer.join()
+            writer.kill()
+            writer.wait()
         assert path.read_text() in TEXTS
-    assert seen == set(TEXTS)
+        assert seen == set(TEXTS)
 
 
 def test_a_full_disk_is_told_with_the_file_that_it_did_not_take(tmp_path: Path) -> None:
