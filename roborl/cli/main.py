@@ -40,7 +40,7 @@ _EXTRAS = {
     "vlm": ("accelerate", "httpx", "peft", "transformers"),
     "sim": ("mujoco",),
     "so101": ("scservo_sdk",),
-    "gamepad": ("hid", "pygame"),
+    "gamepad": ("pygame",),
     "bench": ("grpc", "gym_hil", "lz4", "tensordict", "torchrl"),
 }
 

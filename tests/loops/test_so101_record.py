@@ -24,7 +24,7 @@ from roborl.loops.actor.teleoperators import (
 from roborl.loops.by_hand import HandOperator, record_by_hand
 from roborl.testing.desk import DeskArm
 from roborl.testing.servo_chain import ServoChain
-from roborl.types import EndCause, Source
+from roborl.types import EndCause, Observation, Source
 
 STEPS = 6
 
@@ -65,13 +65,13 @@ def test_the_follower_goes_where_the_leader_is_led_and_the_episode_is_kept(
     keys = PressSender(tmp_path, "test")
 
     class Person(HandOperator):
-        looks = 0
+        seen = 0
 
-        def verdict(self) -> bool | None:
-            self.looks += 1
-            if self.looks == STEPS + 1:  # The first look is before the first step.
+        def watch(self, observation: Observation) -> None:
+            super().watch(observation)
+            self.seen += 1
+            if self.seen == STEPS:  # Before the last step, after which the verdict is looked for.
                 keys.press(Button.SUCCESS)
-            return super().verdict()
 
     operator = Person(Presses(tmp_path), say=lambda line: keys.press(Button.READY), clock=MonotonicClock())
     env = RobotEnv(load_bench(str(desk.bench()), [f"--max_steps={STEPS + 5}"]), operator=operator)
