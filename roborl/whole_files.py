@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, RoborlError
 
 _ABANDONED_S = 3600.0
 
@@ -52,6 +52,31 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = False) -> None
     """Write a small file; see :func:`whole_file`. Text is written as UTF-8."""
     with whole_file(path, sync=sync) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def reserve(
+    file: IO[bytes], size: int, path: Path, *, what: str, remedy: str, error: type[RoborlError]
+) -> None:
+    """Take the room of a file that will be mapped: without it, a later store into the mapping would be a bus error.
+
+    Args:
+        file: The file, or its draft, open for writing; it then has that size, filled with zeros.
+        size: Bytes.
+        path: Where it will lie, for the message.
+        what: What it holds, for the message.
+        remedy: What helps where there is no room.
+        error: What is raised then.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as full:
+        disk = os.statvfs(path.parent)
+        raise error(
+            f"There is no room for {what}",
+            seen=f"{size} bytes for {path}: {full.strerror}",
+            allowed=f"{disk.f_bavail * disk.f_frsize} bytes, which are free there",
+            remedy=remedy,
+        ) from full
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:

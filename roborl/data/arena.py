@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.types import EpisodeKey
-from roborl.whole_files import whole_file, write_whole
+from roborl.whole_files import reserve, whole_file, write_whole
 
 PAD = 4
 ONLINE, DEMO, EVALUATION, FAILURE = range(4)  # Indices into roborl.data.episodes.KINDS.
@@ -133,15 +132,14 @@ def map_array(path: Path, dtype: np.dtype[Any] | str, shape: tuple[int, ...], *,
     size = dtype.itemsize * int(np.prod(shape))
     if write and not path.exists():
         with whole_file(path) as draft, draft.open("wb") as file:
-            try:
-                # Reserved now: on a full disk a later store into the mapping would be a bus error.
-                os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                raise DatasetError(
-                    "There is no room for the replay memory",
-                    seen=f"{size} bytes for {path.name}: {error.strerror}",
-                    remedy="Free some space or lower capacity_bytes",
-                ) from error
+            reserve(
+                file,
+                size,
+                path,
+                what="the replay memory",
+                remedy="Free some space or lower capacity_bytes",
+                error=DatasetError,
+            )
     found = path.stat().st_size if path.exists() else None
     if found != size:
         raise DatasetError(

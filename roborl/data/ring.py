@@ -21,7 +21,7 @@ import xxhash
 
 from roborl.codec import Part
 from roborl.errors import DatasetError
-from roborl.whole_files import whole_file
+from roborl.whole_files import reserve, whole_file
 
 _MAGIC = int.from_bytes(b"RBRLRNG2", "little")
 _HEADER_BYTES = 4096
@@ -103,15 +103,14 @@ class Ring:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as draft, draft.open("wb") as file:
             size = _HEADER_BYTES + slots * _stride(slot_bytes)
-            try:
-                # Reserved now: a full disk must not become a bus error in the control process later.
-                os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                raise DatasetError(
-                    "There is no room for the ring",
-                    seen=f"{size} bytes at {path}: {error.strerror}",
-                    remedy="Free some space or choose fewer slots",
-                ) from error
+            reserve(
+                file,
+                size,
+                path,
+                what="the ring",
+                remedy="Free some space or choose fewer slots",
+                error=DatasetError,
+            )
             identity, incarnation = secrets.randbits(63), secrets.randbelow(_INCARNATIONS)
             file.write(struct.pack("=6Q", _MAGIC, slots, slot_bytes, identity, incarnation, 0))
         return cls(path, writer=True)

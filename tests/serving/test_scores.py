@@ -411,16 +411,23 @@ def test_a_score_survives_the_wire(score: Score) -> None:
     assert all(getattr(back, field.name) == getattr(score, field.name) for field in fields(Score))
 
 
-@pytest.mark.parametrize("reply", ["done \ud83d", "x" * 3_000_000], ids=["half a character", "long"])
-def test_an_odd_reply_costs_its_own_words_at_most(
-    judge: Judge, client: Client, until: Any, reply: str
-) -> None:
+def show_one(judge: Judge, client: Client, until: Any) -> str:
+    """Have the judge see one frame, and hold its score back; return the name that the server knows the session by."""
     judge.held = True
     session = client.client.open_session("t", ["front", "wrist"])
     until(lambda: client.of(SessionOpened), judge.turn, client.turn)
     client.client.push_frame(session, 0, picture(0))
     until(lambda: judge.seen, judge.turn, client.turn)
-    judge.server.send_score(judge.seen[0].session, Score(frame_id=0, progress=0.5, raw=0.5, reply=reply))
+    return str(judge.seen[0].session)
+
+
+@pytest.mark.parametrize("reply", ["done \ud83d", "x" * 3_000_000], ids=["half a character", "long"])
+def test_an_odd_reply_costs_its_own_words_at_most(
+    judge: Judge, client: Client, until: Any, reply: str
+) -> None:
+    judge.server.send_score(
+        show_one(judge, client, until), Score(frame_id=0, progress=0.5, raw=0.5, reply=reply)
+    )
     until(lambda: client.of(Scored), judge.turn, client.turn)
     said = client.of(Scored)[0].score.reply
     assert said[:5] == reply[:5]
@@ -430,12 +437,9 @@ def test_an_odd_reply_costs_its_own_words_at_most(
 def test_a_message_that_cannot_be_written_costs_its_session_and_never_the_server(
     judge: Judge, client: Client, until: Any
 ) -> None:
-    judge.held = True
-    session = client.client.open_session("t", ["front", "wrist"])
-    until(lambda: client.of(SessionOpened), judge.turn, client.turn)
-    client.client.push_frame(session, 0, picture(0))
-    until(lambda: judge.seen, judge.turn, client.turn)
-    judge.server.send_score(judge.seen[0].session, Score(frame_id=0, progress=0.5, raw=0.5, version="\ud83d"))
+    judge.server.send_score(
+        show_one(judge, client, until), Score(frame_id=0, progress=0.5, raw=0.5, version="\ud83d")
+    )
     until(lambda: client.of(SessionLost), judge.turn, client.turn)
     assert "cannot be sent" in client.of(SessionLost)[0].reason
     assert judge.gone == [judge.seen[0].session]

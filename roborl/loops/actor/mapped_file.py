@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from roborl.errors import ConfigError
-from roborl.whole_files import whole_file
+from roborl.whole_files import reserve, whole_file
 
 
 def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
@@ -29,16 +29,14 @@ def map_file(path: Path, size: int, header: bytes) -> mmap.mmap:
         if found is not None:
             return found
         with whole_file(path) as draft, draft.open("w+b") as file:
-            try:
-                # Reserved now: in a memory disk that is full a later store into the mapping would be a bus error.
-                os.posix_fallocate(file.fileno(), 0, size)
-            except OSError as error:
-                raise ConfigError(
-                    "There is no room for what the actor's processes share",
-                    seen=f"{size} bytes for {path}: {error.strerror}",
-                    allowed=f"{_free_bytes(path.parent)} bytes, which are free there",
-                    remedy="Free some, give the memory disk more (docker run --shm-size), or lower ring_mb",
-                ) from error
+            reserve(
+                file,
+                size,
+                path,
+                what="what the actor's processes share",
+                remedy="Free some, give the memory disk more (docker run --shm-size), or lower ring_mb",
+                error=ConfigError,
+            )
             file.write(header)
             file.flush()
             return mmap.mmap(file.fileno(), size)
@@ -49,8 +47,3 @@ def _map_found(path: Path, size: int, header: bytes) -> mmap.mmap | None:
         if os.fstat(file.fileno()).st_size == size and file.read(len(header)) == header:
             return mmap.mmap(file.fileno(), size)
     return None
-
-
-def _free_bytes(folder: Path) -> int:
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
