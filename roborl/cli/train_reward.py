@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.locks import FolderLock
 from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
@@ -55,16 +57,20 @@ def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
 def main(config: Any) -> dict[str, Any]:
     """Train, print the figures to stderr, write ``report.json`` and, where there is one, a figure beside the model, return the figures."""
     require_writable(config.out / "report.json")
-    if isinstance(config, TrainRewardConfig):
-        report = _train(config)
-    elif isinstance(config, TrainPerceptualConfig):
-        report = _learn(config)
-    elif isinstance(config, TrainPairsConfig):
-        report = _compare(config)
-    else:
-        report = _adapt(config)
-    write_whole(config.out / "report.json", as_json(report, indent=2) + "\n")
+    with closing(FolderLock(config.out, "Another training writes into this folder")):
+        report = _report(config)
+        write_whole(config.out / "report.json", as_json(report, indent=2) + "\n")
     return report
+
+
+def _report(config: Any) -> dict[str, Any]:
+    if isinstance(config, TrainRewardConfig):
+        return _train(config)
+    if isinstance(config, TrainPerceptualConfig):
+        return _learn(config)
+    if isinstance(config, TrainPairsConfig):
+        return _compare(config)
+    return _adapt(config)
 
 
 def _train(config: TrainRewardConfig) -> dict[str, Any]:

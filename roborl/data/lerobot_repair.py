@@ -6,10 +6,8 @@ the former lie in ``meta/.before`` while it writes; what lacks the latter is dro
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,41 +26,6 @@ log = logging.getLogger(__name__)
 
 _IN_PLACE = ("info.json", "stats.json", "tasks.parquet")
 _MARKS = "marks.json"
-
-
-class FolderLock:
-    """Keeps a dataset's folder for one writer, until it is closed or its process ends.
-
-    Args:
-        path: The folder.
-
-    Raises:
-        DatasetError: If another writer has it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._fd: int | None = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise DatasetError(
-                "Another recording writes into this dataset",
-                seen=path,
-                allowed="one at a time",
-                remedy="Wait until it is done, or give another path",
-            ) from error
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked, do not write into it twice at once: %s", path, error)
-
-    def close(self) -> None:
-        """Give the folder back."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-    def __del__(self) -> None:
-        self.close()
 
 
 def keep_before(root: Path) -> None:

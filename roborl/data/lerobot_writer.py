@@ -21,7 +21,6 @@ from roborl.data.encoding import scheduled_as_before
 from roborl.data.lerobot_columns import ACTION, BENCHMARK_PROGRESS, EVENTS, FILLED_IN, LANGUAGE
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_repair import (
-    FolderLock,
     begun,
     clear,
     clear_drafts,
@@ -35,6 +34,7 @@ from roborl.data.lerobot_repair import (
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
 from roborl.errors import ConfigError, DatasetError
+from roborl.locks import FolderLock
 from roborl.whole_files import require_writable
 
 log = logging.getLogger(__name__)

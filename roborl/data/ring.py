@@ -9,7 +9,6 @@ both sides look at are aligned 8-byte stores, so neither side can see half of on
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import secrets
@@ -21,6 +20,7 @@ import xxhash
 
 from roborl.codec import Part
 from roborl.errors import DatasetError
+from roborl.locks import lock
 from roborl.whole_files import reserve, whole_file
 
 _MAGIC = int.from_bytes(b"RBRLRNG2", "little")
@@ -64,18 +64,18 @@ class Ring:
             ) from error
         try:
             if writer:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(
+                    self._file,
+                    path,
+                    busy="This ring has a writer already",
+                    remedy="Stop the other control process",
+                )
             size = os.fstat(self._file.fileno()).st_size
             if size < _HEADER_BYTES:
                 raise DatasetError("This file is not a ring", seen=f"{size} bytes", remedy="Delete it")
             # Pages are mapped now rather than by faults inside a control period, unless that would fill the memory.
             populate = getattr(mmap, "MAP_POPULATE", 0) if size <= _POPULATED_BYTES else 0
             self._map = mmap.mmap(self._file.fileno(), size, flags=mmap.MAP_SHARED | populate)
-        except BlockingIOError as error:
-            self._file.close()
-            raise DatasetError(
-                "This ring has a writer already", seen=path, remedy="Stop the other control process"
-            ) from error
         except DatasetError:
             self._file.close()
             raise

@@ -12,7 +12,6 @@ How far each ring has been taken is read from logs and groups, so no separate co
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import shutil
 import threading
@@ -32,6 +31,7 @@ from roborl.data.sealed import create_root, read_arrivals, rewrite_info, seal, t
 from roborl.data.sealer import Sealer
 from roborl.data.spec import StoreSpec, check_form, misfit
 from roborl.errors import DatasetError, WireError
+from roborl.locks import lock
 from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
 from roborl.types import EndCause, Episode, EpisodeKey, RewardSource
 
@@ -369,12 +369,13 @@ class Store:
 def _take_lock(root: Path) -> TextIO:
     file = open(root / "lock", "w")  # noqa: SIM115  (held for as long as the store is open)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise DatasetError(
-            "This store is open in another process",
-            seen=root,
+        lock(
+            file,
+            root,
+            busy="This store is open in another process",
             remedy="Stop that process or choose another folder",
-        ) from error
+        )
+    except DatasetError:
+        file.close()
+        raise
     return file

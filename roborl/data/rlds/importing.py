@@ -13,7 +13,7 @@ import numpy as np
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.lerobot_repair import FolderLock, begun, drop_torn
+from roborl.data.lerobot_repair import begun, drop_torn
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.rlds.conversion import convert
 from roborl.data.rlds.dataset import RldsDataset
@@ -21,6 +21,7 @@ from roborl.data.rlds.mapping import RldsMapping, map_features
 from roborl.data.stage_log import StageLog
 from roborl.errors import DatasetError
 from roborl.images import resized
+from roborl.locks import FolderLock
 from roborl.types import EpisodeKey
 
 log = logging.getLogger(__name__)

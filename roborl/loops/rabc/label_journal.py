@@ -5,7 +5,6 @@ It stays behind that file while the judge owes answers: they are asked for again
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ import numpy as np
 
 from roborl.data.export import Progress
 from roborl.errors import DatasetError
+from roborl.locks import lock
 from roborl.loops.run_files import read_lines
 
 log = logging.getLogger(__name__)
@@ -42,17 +42,10 @@ class LabelJournal:
         self._path = path
         self._file = path.open("ab")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            lock(self._file, path, busy="Another process labels this dataset with the same version")
+        except DatasetError:
             self._file.close()
-            raise DatasetError(
-                "Another process labels this dataset with the same version",
-                seen=path,
-                allowed="one at a time",
-                remedy="Wait until it is done",
-            ) from error
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked, do not label the dataset twice at once: %s", path, error)
+            raise
         lines = read_lines(path)
         begun = {"version": version, "fingerprint": fingerprint}
         if lines[:1] != [begun]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from roborl.data.lerobot_repair import FolderLock
 from roborl.data.relabel_rows import SPLITS, write_rows
 from roborl.data.relabel_sources import DamagedEpisode, LeftOut
 from roborl.data.stage_log import StageLog
 from roborl.errors import RoborlError
+from roborl.locks import FolderLock
 from roborl.loops.relabelling.asking import Asker
 from roborl.loops.relabelling.assemble import Assembler
 from roborl.loops.relabelling.card import write_card

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roborl.cli.main import main
-from roborl.data.lerobot_repair import FolderLock
 from roborl.data.relabel_rows import SPLITS, read_rows
 from roborl.data.relabel_source import Film
 from roborl.data.stage_log import StageLog
 from roborl.errors import ConfigError, DatasetError
+from roborl.locks import FolderLock
 from roborl.loops.relabelling import sources as relabelled
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.loops.relabelling.relabel import plan, relabel

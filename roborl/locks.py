@@ -1,0 +1,62 @@
+"""Files and folders that one process at a time may write: the lock goes with the process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from roborl.errors import DatasetError
+
+log = logging.getLogger(__name__)
+
+
+def lock(file: int | IO[Any], path: Path, *, busy: str, remedy: str = "Wait until it is done") -> None:
+    """Keep an open file for this process until it is closed. Without locks on the file system that is only a warning.
+
+    Args:
+        file: The open file or folder, or its descriptor.
+        path: Its name.
+        busy: What to say of whoever has it.
+        remedy: What to do then.
+
+    Raises:
+        DatasetError: If another process has it; the file stays open.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise DatasetError(busy, seen=path, allowed="one at a time", remedy=remedy) from error
+    except OSError as error:
+        log.warning("%s cannot be locked, do not write to it twice at once: %s", path, error)
+
+
+class FolderLock:
+    """Keeps a folder for one writer, until it is closed or its process ends.
+
+    Args:
+        path: The folder.
+        busy: What to say of whoever has it.
+
+    Raises:
+        DatasetError: If another process has it.
+    """
+
+    def __init__(self, path: Path, busy: str = "Another recording writes into this dataset") -> None:
+        self._fd: int | None = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            lock(self._fd, path, busy=busy, remedy="Wait until it is done, or give another path")
+        except DatasetError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the folder back."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __del__(self) -> None:
+        self.close()
