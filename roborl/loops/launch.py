@@ -25,6 +25,7 @@ from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.learner import learn
+from roborl.loops.learner.judging import require_rule
 from roborl.loops.learner.learn import learner_specs, prepare, result
 from roborl.loops.learner.learn_config import (
     LearnConfig,
@@ -32,13 +33,14 @@ from roborl.loops.learner.learn_config import (
     RunFolder,
 )
 from roborl.loops.references import read_demonstration
-from roborl.loops.reward_gate import RewardGate, require_question, require_verdicts
+from roborl.loops.reward_gate import RewardGate, require_question
 from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.score_link import require_cameras
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
+from roborl.rewards.model import says_done
 from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
@@ -221,7 +223,8 @@ def gate_main(child: Child, config: TrainConfig) -> None:
     views = model.cameras or tuple(bench.cameras)
     shown = of_cameras(references, views)
     config.reward_gate.check(model.version, digest(shown))
-    require_verdicts(model, bench, config.labels.verdict)
+    if bench.outcome == "judge":
+        require_rule(model.version, config.labels.verdict, says_done=says_done(model))
     require_question(model, model.start(bench.task, shown), bench)
 
 

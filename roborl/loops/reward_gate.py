@@ -16,7 +16,7 @@ from roborl.images import square
 from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.measured import read_measured, row_of
-from roborl.rewards.model import Fold, RewardModel, says_done
+from roborl.rewards.model import Fold, RewardModel
 from roborl.types import Frame, Observation
 
 
@@ -43,27 +43,6 @@ def require_question(model: RewardModel[Any, Any], fold: Fold[Any, Any], bench: 
     }
     state = np.zeros(state_map(bench).size, np.float32)
     fold.queries(Observation(frames=frames, state=state, stamp_ns=0))
-
-
-def require_verdicts(model: RewardModel[Any, Any], bench: Bench, verdict: str) -> None:
-    """See whether a model can judge the episodes of a bench that leaves that to it.
-
-    Args:
-        model: The model.
-        bench: The bench.
-        verdict: By what it judges: done or terminal01.
-
-    Raises:
-        ConfigError: If no episode could ever succeed.
-    """
-    if bench.outcome == "judge" and verdict == "done" and not says_done(model):
-        raise ConfigError(
-            "The reward model is to judge episodes by saying done, and never says it",
-            seen=f"{model.version}, outcome judge, labels.verdict done",
-            allowed="a model that says when a task is done, or another verdict",
-            remedy="Set --labels.verdict terminal01, which grades an episode by its last score; or, for RoboReward, done_score"
-            " in its file of settings",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,14 @@ class ServedJudge:
         version: Hash of model, prompt, view set, calibration and judge settings.
         cameras: The views it wants; empty for all.
         image_px: Side of the square pictures it looks at; None for the recording's size.
+        says_done: Whether it ever says that a task is done.
         reply_limit_s: Longest that its server lets a session with frames under way go without a reply, s.
     """
 
     version: str
     cameras: tuple[str, ...] = ()
     image_px: int | None = None
+    says_done: bool = True
     reply_limit_s: float = field(default=600.0, compare=False)
 
 

@@ -196,6 +196,7 @@ class ScoreLine:
             version=self._version,
             cameras=cameras,
             image_px=model.get("image_px"),
+            says_done=bool(model.get("says_done", True)),
             reply_limit_s=float(statistics.get("reply_limit_s", ServedJudge.reply_limit_s)),
         )
         require_cameras(cameras, self._cameras)

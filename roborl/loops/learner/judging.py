@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from roborl.data.episodes import EpisodeInfo
+from roborl.errors import ConfigError
 from roborl.loops.learner.labelling import EpisodeLabels, VerdictRule
+from roborl.loops.reward_server import ServedJudge
 from roborl.records import Verdict
 from roborl.rewards.grades import HIGHEST, LOWEST, level_of
 from roborl.rewards.transforms import RewardTransform
@@ -24,6 +26,27 @@ class VerdictBook(Protocol):
     def give(self, verdict: Verdict) -> None:
         """Give a verdict, durably; one on an episode that has one is dropped."""
         ...
+
+
+def require_rule(version: str, rule: VerdictRule, *, says_done: bool) -> None:
+    """See whether a reward model can judge episodes by a rule.
+
+    Args:
+        version: The model's.
+        rule: The rule.
+        says_done: Whether the model ever says that a task is done.
+
+    Raises:
+        ConfigError: If no episode could ever succeed.
+    """
+    if rule == "done" and not says_done:
+        raise ConfigError(
+            "The reward model is to judge episodes by saying done, and never says it",
+            seen=f"{version}, outcome judge, labels.verdict done",
+            allowed="a model that says when a task is done, or another verdict",
+            remedy="Set --labels.verdict terminal01, which grades an episode by its last score; or, for RoboReward, done_score"
+            " in its file of settings",
+        )
 
 
 class Verdicts:
@@ -49,10 +72,20 @@ class Verdicts:
         """Return whether an episode still waits for its verdict."""
         return info.awaits_verdict and info.key not in self._settled and not self._book.given(info.key)
 
-    def look(self, info: EpisodeInfo, labels: EpisodeLabels) -> Verdict | None:
-        """Give the verdict on an episode once its labels allow one; return it where that is now."""
+    def look(self, info: EpisodeInfo, labels: EpisodeLabels, by: ServedJudge) -> Verdict | None:
+        """Give the verdict on an episode once its labels allow one; return it where that is now.
+
+        Args:
+            info: The episode.
+            labels: Its labels.
+            by: Whose labels those are.
+
+        Raises:
+            ConfigError: If it cannot judge by this rule.
+        """
         if not self.awaited(info):
             return None
+        require_rule(by.version, self._rule, says_done=by.says_done)
         whole = info.end is not None and labels.done == info.observations
         judge = self._done if self._rule == "done" else self._graded
         verdict = judge(info, labels, whole)

@@ -344,9 +344,9 @@ class Labeller:
         return self._verdicts is not None and self._verdicts.awaited(info)
 
     def _judge_episode(self, info: EpisodeInfo, labels: EpisodeLabels) -> None:
-        if self._verdicts is None or not self._awaited(info):
+        if self._verdicts is None or self._judge is None or not self._awaited(info):
             return
-        verdict = self._verdicts.look(info, labels)
+        verdict = self._verdicts.look(info, labels, self._judge)
         if verdict is not None:
             self.counters["verdicts"] += 1
             told = {"index": verdict.index, "success": verdict.success, "reward": verdict.reward}

@@ -121,6 +121,7 @@ class FakeServer:
         self.answering = True
         self.garbled: set[int] = set()
         self.done_from = 2.0
+        self.says_done = True
         self.most = 1_000_000  # scores that a poll brings
         self.pushes: list[tuple[str, int]] = []
         self.closed: list[str] = []
@@ -130,7 +131,9 @@ class FakeServer:
         self._count = 0
 
     def judge(self) -> ServedJudge | None:
-        return None if self.away else ServedJudge(version=self.version, reply_limit_s=self.reply_limit_s)
+        if self.away:
+            return None
+        return ServedJudge(version=self.version, reply_limit_s=self.reply_limit_s, says_done=self.says_done)
 
     def open(self, task: str) -> str | None:
         if self.away:
@@ -623,6 +626,18 @@ def test_no_step_leads_to_the_first_frame_so_done_there_counts_from_the_next() -
     rig = Rig()
     rig.server.done_from = 0.0
     assert judge(rig, VALUES) == verdict(1, True)
+
+
+def test_a_served_judge_that_never_says_done_is_refused_once_an_episode_waits_for_that() -> None:
+    rig = Rig()
+    rig.server.says_done = False
+    rig.store.grow(rig.store.begin(1), VALUES, EndCause.SUCCESS)
+    rig.turns()
+    with pytest.raises(ConfigError, match=r"never says it.*v1.*terminal01"):
+        judge(rig, VALUES)
+    rig = Rig(verdict="terminal01")
+    rig.server.says_done = False
+    assert judge(rig, VALUES) is not None
 
 
 @pytest.mark.parametrize("end", list(EndCause))
