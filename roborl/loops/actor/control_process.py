@@ -76,6 +76,8 @@ def main(child: Child, config: ActConfig) -> None:
         scales=asdict(scales_module.scales(bench)),
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
+    if not config.alone:
+        log.info("%s", memory_of(journal, bench.policy_hz, config.ring_mb))
     count_lost_episode(journal, status)
     status["incarnation"] = journal.incarnation
     card.write(folder)
@@ -137,14 +139,6 @@ def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Jou
     """
     slot_bytes = sum(math.prod(shape) for shape in card.cameras.values()) + 4 * card.state_dim + 8192
     slots = max(ring_mb * 1_000_000 // slot_bytes, 2 * (max_steps + 16))
-    if card.policy_hz:
-        log.info(
-            "Memory for %d steps, %.0f s of them: while the learner is away for longer, the arm waits between episodes"
-            " (ring_mb %d)",
-            slots,
-            slots / card.policy_hz,
-            ring_mb,
-        )
     until = time.monotonic() + _RING_WAIT_S
     while True:
         try:
@@ -153,6 +147,15 @@ def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Jou
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
+
+
+def memory_of(journal: Journal, policy_hz: float, ring_mb: int) -> str:
+    """Return what an operator is told of how long the learner may be away."""
+    slots = journal.ring.slots
+    return (
+        f"Memory for {slots} steps, {slots / policy_hz:.0f} s of them: while the learner is away for longer,"
+        f" the arm waits between episodes (ring_mb {ring_mb})"
+    )
 
 
 def count_lost_episode(journal: Journal, status: StatusSlot) -> None:

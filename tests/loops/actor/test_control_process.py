@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import shutil
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from roborl.loops.actor.control_process import (
     make_judge_stop,
     make_operator,
     make_settings,
+    memory_of,
     open_journal,
 )
 from roborl.loops.actor.control_settings import Waiting
@@ -109,17 +111,15 @@ def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) ->
     assert (blocked(), alone()) == (Waiting.NOTHING, Waiting.NOTHING)
 
 
-def test_an_actor_says_how_long_its_learner_may_be_away(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_actor_says_how_long_its_learner_may_be_away(tmp_path: Path) -> None:
     cameras = {"front": (240, 320, 3), "wrist": (240, 320, 3)}
     card = Card(
         actor="arm", bench="b", cameras=cameras, state_dim=9, action_dim=4, real_time=True, policy_hz=10.0
     )
-    with caplog.at_level("INFO"):
-        open_journal(tmp_path / "ring.bin", card, max_steps=5, ring_mb=25).close()
-    assert "Memory for 53 steps, 5 s of them" in caplog.text
-    assert "waits between episodes (ring_mb 25)" in caplog.text
+    with closing(open_journal(tmp_path / "ring.bin", card, max_steps=5, ring_mb=25)) as journal:
+        told = memory_of(journal, 10.0, 25)
+    assert "Memory for 53 steps, 5 s of them" in told
+    assert "waits between episodes (ring_mb 25)" in told
 
 
 def test_on_a_physical_bench_the_operator_is_told_what_the_arm_does_when_control_dies(
