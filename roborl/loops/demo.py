@@ -86,10 +86,10 @@ class DemoConfig:
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # how progress becomes reward; scale 0 learns from the operator's button alone
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
-    # the labeller
-    labels: LabelConfig = field(default_factory=LabelConfig)
-    # the algorithm
-    rlpd: RlpdConfig = field(default_factory=RlpdConfig)
+    # the labeller; every fourth observation is scored, as by a judge that takes its time
+    labels: LabelConfig = field(default_factory=lambda: LabelConfig(stride=4))
+    # the algorithm; its returns span as many steps as a score stands for, so that each holds one gain and none is lucky
+    rlpd: RlpdConfig = field(default_factory=lambda: RlpdConfig(n_step=4))
     # the trainer
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(

@@ -18,6 +18,7 @@ from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare, try_clone
 from roborl.loops.grid import Cell, code_version, run_grid
+from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.learn_config import (
     RunFolder,
     ShapingConfig,
@@ -46,13 +47,12 @@ ARMS = (
     CLONE,
     "shaped without demonstrations",
     "sparse without demonstrations",
-    "shaped held",
-    "blind held",
+    "shaped dense",
+    "blind dense",
 )
-CONDITIONS = (" without demonstrations", " held")
+CONDITIONS = (" without demonstrations", " dense")
 """Ends of names of arms: such an arm is set beside the full one under the same condition."""
 
-HELD_STEPS = 4
 DEMO = DemoConfig(filmed=0)
 STAGED = replace(
     DEMO,
@@ -61,6 +61,7 @@ STAGED = replace(
     failures=60,
     clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
     rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
+    labels=LabelConfig(),
     shaping=ShapingConfig(scale=0.5),
     trainer=replace(DEMO.trainer, budget=replace(DEMO.trainer.budget, ratio=8.0, head_start=30_000)),
 )
@@ -99,8 +100,8 @@ def run(
     Args:
         scenes: Simulated tasks.
         arms: Names out of :data:`ARMS`. "blind" has a critic that is not told the potential, "shuffled" scores that are
-            shuffled in time within their episode, and the clone of all demonstrations does not learn online. "held" scores
-            every fourth observation, as a judge does that needs its time; the potential stands still in between.
+            shuffled in time within their episode, and the clone of all demonstrations does not learn online. "dense" scores
+            every observation, for which a large judge has no time; otherwise the potential stands still between scores.
         seeds: Seeds per task.
         first_seed: The first to be tried. Settings were chosen on earlier ones.
         episodes: Online episodes of a run.
@@ -258,8 +259,8 @@ def of_arm(config: DemoConfig, arm: str) -> DemoConfig:
         config = replace(config, rlpd=replace(config.rlpd, critic_sees_potential=False))
     if arm.endswith("without demonstrations"):
         config = replace(config, replay_demonstrations=False)
-    if arm.endswith(" held"):
-        config = replace(config, labels=replace(config.labels, stride=HELD_STEPS))
+    if arm.endswith(" dense"):
+        config = replace(config, labels=replace(config.labels, stride=1))
     return config
 
 

@@ -46,9 +46,9 @@ def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
     assert bare.shaping.scale == 0
     assert not bare.replay_demonstrations
     assert of_arm(base, "shuffled").shaping.shuffled
-    held = of_arm(base, "blind held")
-    assert held.labels.stride == 4
-    assert not held.rlpd.critic_sees_potential
+    dense = of_arm(base, "blind dense")
+    assert (base.labels.stride, dense.labels.stride) == (4, 1)
+    assert not dense.rlpd.critic_sees_potential
     assert len({str(of_arm(base, arm)) for arm in ARMS if arm != CLONE}) == len(ARMS) - 1
 
 
@@ -64,9 +64,9 @@ def test_differences_are_paired_over_the_seeds_that_both_have() -> None:
 
 
 def test_an_arm_is_set_beside_the_full_one_under_its_own_condition() -> None:
-    arms = ("shaped", "blind", "shaped held", "blind held", "sparse without demonstrations")
+    arms = ("shaped", "blind", "shaped dense", "blind dense", "sparse without demonstrations")
     found = differences([result(arm, seed, 0.5) for arm in arms for seed in (1, 2)])
-    assert set(found) == {"Reach: shaped - blind", "Reach: shaped held - blind held"}
+    assert set(found) == {"Reach: shaped - blind", "Reach: shaped dense - blind dense"}
 
 
 def test_episodes_to_a_rate_counts_the_window() -> None:
