@@ -35,7 +35,7 @@ def observation(key: EpisodeKey, index: int) -> Observation:
 
 def command(key: EpisodeKey, step: int, source: Source = Source.POLICY, policy_version: int = 1) -> Command:
     """Return the command of a step: its action names episode and step."""
-    action = np.array([key.episode / 1000, step / 1000, key.incarnation % 1000 / 1000], np.float32)
+    action = np.array([key.episode % 256 / 1000, step / 1000, key.incarnation % 1000 / 1000], np.float32)
     return Command(action=action, proposed=-action, source=source, policy_version=policy_version)
 
 
