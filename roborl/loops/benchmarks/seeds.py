@@ -101,7 +101,7 @@ def run(
         scenes: Simulated tasks.
         arms: Names out of :data:`ARMS`. "blind" has a critic that is not told the potential, "shuffled" scores that are
             shuffled in time within their episode, and the clone of all demonstrations does not learn online. "dense" scores
-            every observation, for which a large judge has no time; otherwise the potential stands still between scores.
+            every observation, for which a large judge has no time, on tasks where the full run does not.
         seeds: Seeds per task.
         first_seed: The first to be tried. Settings were chosen on earlier ones.
         episodes: Online episodes of a run.
@@ -142,7 +142,7 @@ def run(
         )
         for seed_number in range(seeds)
         for scene in scenes
-        for arm in arms
+        for arm in arms_on(common[scene], arms)
         for seed in [taken[scene][seed_number]]
     ]
 
@@ -242,6 +242,16 @@ def gate(
         else:
             rejected.append({"scene": config.scene, "seed": seed, "success": success})
     return taken, rejected
+
+
+def arms_on(config: DemoConfig, arms: Sequence[str]) -> list[str]:
+    """Return the arms that make sense with a task's settings: where every observation is scored anyway, none is "dense".
+
+    Example:
+        >>> arms_on(STAGED, ["shaped", "shaped dense"])
+        ['shaped']
+    """
+    return [arm for arm in arms if not arm.endswith(" dense") or config.labels.stride > 1]
 
 
 def of_arm(config: DemoConfig, arm: str) -> DemoConfig:

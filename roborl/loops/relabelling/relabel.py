@@ -52,7 +52,7 @@ def relabel(
         names = told_names(respondents)
         for who in respondents.values():
             stack.callback(who.close)
-        stack.callback(FolderLock(config.out).close)
+        stack.callback(FolderLock(config.out, "Another relabelling writes into this folder").close)
         logs = {stage: StageLog(config.out / STAGES / f"{stage}.jsonl") for stage in Stage}
         videos = StageLog(config.out / STAGES / "assemble.jsonl")
         for each in (*logs.values(), videos):

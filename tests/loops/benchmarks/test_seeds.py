@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from roborl.loops.benchmarks import seeds as bench_seeds
-from roborl.loops.benchmarks.seeds import ARMS, CLONE, curves, differences, episodes_to, of_arm, summary
+from roborl.loops.benchmarks.seeds import (
+    ARMS,
+    CLONE,
+    STAGED,
+    arms_on,
+    curves,
+    differences,
+    episodes_to,
+    of_arm,
+    summary,
+)
 from roborl.loops.demo import DemoConfig
 
 
@@ -50,6 +60,11 @@ def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
     assert (base.labels.stride, dense.labels.stride) == (4, 1)
     assert not dense.rlpd.critic_sees_potential
     assert len({str(of_arm(base, arm)) for arm in ARMS if arm != CLONE}) == len(ARMS) - 1
+
+
+def test_no_arm_is_the_full_run_under_another_name() -> None:
+    assert arms_on(DemoConfig(), ARMS) == list(ARMS)
+    assert set(ARMS) - set(arms_on(STAGED, ARMS)) == {"shaped dense", "blind dense"}
 
 
 def test_differences_are_paired_over_the_seeds_that_both_have() -> None:
