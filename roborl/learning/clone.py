@@ -48,6 +48,8 @@ class CloneConfig:
     channels: int = 16
     # updates of the encoder
     encoder_updates: int = 1500
+    # weight, beside the action's, of seeing where sub-tasks end
+    aim_weight: float = 10.0
     # share of the encoder's batches drawn from failures, where they completed a sub-task
     failure_share: float = 0.4
     # weight of seeing the end of a sub-task that has not begun where the episode's first picture shows it; failures that
@@ -287,7 +289,7 @@ def _train_encoder(
         early = (progress - torch.from_numpy(data.progress[rows])).square()
         loss = (
             _mean(astray, demo)
-            + _mean(missed, ahead)
+            + config.aim_weight * _mean(missed, ahead)
             + 0.5 * functional.mse_loss(own, state)
             + 0.1 * _mean(early, demo)
         )
