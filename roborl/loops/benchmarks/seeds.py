@@ -62,12 +62,10 @@ STAGED = replace(
     clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
     rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
     labels=LabelConfig(),
-    shaping=ShapingConfig(scale=0.5),
     trainer=replace(DEMO.trainer, budget=replace(DEMO.trainer.budget, ratio=8.0, head_start=30_000)),
 )
-"""Settings for tasks of more stages than the demonstration run's: better eyes and more scenes to learn to see on, more patience,
-and half of what there is to gain kept for the task itself, so that a judge that takes nearly done for done does not end the
-search. Larger batches, half as often: on the seed that this was chosen on, PickPlace was learnt to the end so. Few demonstrations,
+"""Settings for tasks of more stages than the demonstration run's: better eyes and more scenes to learn to see on, and more
+patience. Larger batches, half as often: on the seed that this was chosen on, PickPlace was learnt to the end so. Few demonstrations,
 for these eyes learn from failures too: cloned from 18, PickPlace was solved without practice, and from 8 it is not."""
 
 STARTS = Path("outputs/bench/starts")
