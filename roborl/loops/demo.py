@@ -84,9 +84,8 @@ class DemoConfig:
     judge: str = ""
     # the demonstration that it is shown, for one that compares with it
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
-    # how progress becomes reward; half of what there is to gain is kept for the button, so that a judge that takes nearly
-    # done for done does not end the search; scale 0 learns from the operator's button alone
-    shaping: ShapingConfig = field(default_factory=lambda: ShapingConfig(scale=0.5))
+    # how progress becomes reward; scale 0 learns from the operator's button alone
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
     # the labeller; every fourth observation is scored, as by a judge that takes its time
     labels: LabelConfig = field(default_factory=lambda: LabelConfig(stride=4))
     # the algorithm; its returns span as many steps as a score stands for, so that each holds one gain and none is lucky

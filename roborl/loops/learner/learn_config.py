@@ -114,8 +114,9 @@ class ShapingConfig:
 
     # potential leaves the best policy alone; progress, difference and positive do not, and the run says so
     form: Form = "potential"
-    # reward that full progress is worth; 0 trains on the task's reward alone
-    scale: float = 1.0
+    # reward that full progress is worth, where the task's is 1; a part is kept for the task, so that a judge that takes
+    # nearly done for done does not end the search; 0 trains on the task's reward alone
+    scale: float = 0.5
     # spread of a score at which it counts half; .inf lets every score count fully
     doubt: float = math.inf
     # a control: shuffle the scores of each episode in time
