@@ -36,10 +36,11 @@ class SamplingConfig:
     """How transitions are made from stored steps.
 
     Attributes:
-        n_step: Steps a transition spans where nothing cuts it; with ``chunked``, the length of a chunk.
+        n_step: Steps a transition spans where nothing cuts it; with ``chunked``, the length of a chunk. Where another source
+            takes over it ends, so that no action is credited with what a person did next; a chunk also where other weights
+            propose.
         discount: The learner's γ, for Σγⁱrᵢ.
         chunked: Hand over all the actions of a transition, not only the first.
-        cut_at_swaps: End a transition where another source takes over or other weights propose. Always so for chunks.
         shift_px: Random shift of pictures in each direction, 0 to 4 px.
         potential_scale: Reward that full progress is worth; 0: labels that are there are not looked at.
         potential_doubt: Spread of a score at which it counts half; infinite to let every score count fully.
@@ -55,7 +56,6 @@ class SamplingConfig:
     n_step: int = 1
     discount: float = 0.97
     chunked: bool = False
-    cut_at_swaps: bool = False
     shift_px: int = PAD
     potential_scale: float = 1.0
     potential_doubt: float = math.inf
@@ -256,13 +256,12 @@ class Sampler:
 
     def _horizon(self, rows: Ints, remaining: Ints) -> Ints:
         horizon = np.minimum(remaining, self.config.n_step)
-        if self.config.n_step > 1 and (self.config.chunked or self.config.cut_at_swaps):
-            columns = self.reader.columns
-            source, version = columns.source.take(rows), columns.policy_version.take(rows)
+        columns = self.reader.columns
+        cutting = (columns.source, columns.policy_version) if self.config.chunked else (columns.source,)
+        for column in cutting if self.config.n_step > 1 else ():
+            first = column.take(rows)
             for step in range(self.config.n_step - 1, 0, -1):
-                later = rows + step
-                other = columns.source.take(later, mode="clip") != source
-                other |= columns.policy_version.take(later, mode="clip") != version
+                other = column.take(rows + step, mode="clip") != first
                 horizon = np.where(other & (step < horizon), step, horizon)
         return horizon
 

@@ -118,11 +118,9 @@ def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple
             continue
         horizon = 1
         while horizon < window:
-            swapped = (episode["sources"][t + horizon], episode["versions"][t + horizon]) != (
-                episode["sources"][t],
-                episode["versions"][t],
-            )
-            if swapped and (config.chunked or config.cut_at_swaps):
+            taken_over = episode["sources"][t + horizon] != episode["sources"][t]
+            swapped = episode["versions"][t + horizon] != episode["versions"][t]
+            if taken_over or (swapped and config.chunked):
                 break
             horizon += 1
         terminated = terminal and t + horizon == last
@@ -138,7 +136,6 @@ def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple
     made=episodes(),
     n_step=st.integers(1, 4),
     chunked=st.booleans(),
-    cut=st.booleans(),
     need_labels=st.booleans(),
 )
 def test_draws_what_the_definition_says(
@@ -146,7 +143,6 @@ def test_draws_what_the_definition_says(
     made: list[dict[str, Any]],
     n_step: int,
     chunked: bool,
-    cut: bool,
     need_labels: bool,
 ) -> None:
     world = World(tmp_path_factory.mktemp("world"))
@@ -180,7 +176,6 @@ def test_draws_what_the_definition_says(
         n_step=n_step,
         discount=0.5,
         chunked=chunked,
-        cut_at_swaps=cut,
         need_labels=need_labels,
         shift_px=0,
         potential_scale=2.0,
