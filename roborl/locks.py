@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,3 +62,26 @@ class FolderLock:
 
     def __del__(self) -> None:
         self.close()
+
+
+@contextmanager
+def kept(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Keep a piece of work that several processes share for this one while the block runs.
+
+    Args:
+        path: An empty file that stands for it; made if missing, and left there.
+        wait: Block until whoever has it is done, so that it is always this process's.
+
+    Returns:
+        Whether it is this process's; False while another one has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        mine = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            mine = False
+        except OSError as error:
+            log.warning("%s cannot be locked, do not start this twice at once: %s", path, error)
+        yield mine

@@ -1,4 +1,7 @@
-"""Runs grids of long experiments: every cell is a file, so that a grid can be stopped and resumed at any instant."""
+"""Runs grids of long experiments: every cell is a file, so that a grid can be stopped and resumed at any instant.
+
+Started several times on one folder, a grid is shared: each process runs cells that no other one has begun.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roborl.locks import kept
 from roborl.paths import source_root
 from roborl.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 
 type Result = dict[str, Any]
+
+LOOK_AGAIN_S = 2.0
+"""How often a process looks whether what another one does is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,31 +57,44 @@ def run_grid(
 ) -> list[Result]:
     """Run the cells that have no file yet, in order, and return the results of all that have one.
 
+    Cells that other processes run are waited for, and run here should those processes end before they are done.
+
     Args:
         cells: The grid.
         run: Runs one cell; its result must be plain values.
         folder: Where cells are written, each at once and whole when it is done.
         commit: Name of the code; the checkout's commit where None.
-        stop_after_s: Begin no further cell after so many seconds.
+        stop_after_s: Begin no further cell after so many seconds, and wait for no other process.
 
     Returns:
         A result for each finished cell, with ``arm``, ``seed``, ``commit`` and ``wall_s`` added.
     """
     commit = commit or code_version()
     folder.mkdir(parents=True, exist_ok=True)
-    begun, results = time.monotonic(), []
-    for cell in cells:
-        path = folder / f"{cell.key(commit)}.json"
-        if not _whole(path):
-            if time.monotonic() - begun > stop_after_s:
+    files = {folder / f"{cell.key(commit)}.json": cell for cell in cells}
+    begun = time.monotonic()
+    while True:
+        elsewhere = False
+        for path, cell in files.items():
+            if _whole(path) or time.monotonic() - begun > stop_after_s:
                 continue
-            logger.info("cell %s", path.stem)
-            started = time.monotonic()
-            result = {"arm": cell.arm, "seed": cell.seed, "commit": commit, "config": dict(cell.config)}
-            result |= run(cell) | {"wall_s": round(time.monotonic() - started, 1)}
-            write_whole(path, json.dumps(result, indent=1))
-        results.append(json.loads(path.read_text()))
-    return results
+            with kept(at_work(path)) as mine:
+                elsewhere |= not mine
+                if mine and not _whole(path):
+                    logger.info("cell %s", path.stem)
+                    started = time.monotonic()
+                    result = {"arm": cell.arm, "seed": cell.seed, "commit": commit}
+                    result |= {"config": dict(cell.config)} | run(cell)
+                    result |= {"wall_s": round(time.monotonic() - started, 1)}
+                    write_whole(path, json.dumps(result, indent=1))
+        if not elsewhere or time.monotonic() - begun > stop_after_s:
+            return [json.loads(path.read_text()) for path in files if _whole(path)]
+        time.sleep(LOOK_AGAIN_S)
+
+
+def at_work(path: Path) -> Path:
+    """Return the file that a process locks while it makes ``path``."""
+    return path.parent / "at_work" / path.name
 
 
 def _whole(path: Path) -> bool:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roborl.loops.grid import Cell, run_grid
+from roborl.locks import kept
+from roborl.loops import grid
+from roborl.loops.grid import Cell, at_work, run_grid
 
 CELLS = [
     Cell(arm=arm, seed=seed, config={"task": "Reach"}) for arm in ("shaped", "sparse") for seed in (0, 1)
@@ -52,9 +55,9 @@ def test_a_cell_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no"):
         run_grid(CELLS[:1], fail, tmp_path, commit="abc")
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.json"))
     run_grid(CELLS[:1], lambda cell: {"x": 1}, tmp_path, commit="abc")
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.json")
     assert json.loads(file.read_text())["x"] == 1
 
 
@@ -62,3 +65,34 @@ def test_a_cell_that_a_loss_of_power_has_torn_runs_again(tmp_path: Path) -> None
     for _ in range(2):
         assert run_grid(CELLS[:1], lambda cell: {"figure": 1}, tmp_path, commit="x")[0]["figure"] == 1
         next(tmp_path.glob("*.json")).write_text("")
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_cell_that_another_process_runs_is_waited_for_and_run_if_that_ends_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finishes: bool
+) -> None:
+    monkeypatch.setattr(grid, "LOOK_AGAIN_S", 0.01)
+    path = tmp_path / f"{CELLS[0].key('abc')}.json"
+    taken, ran, others_turn = threading.Event(), [], threading.Event()
+
+    def other() -> None:
+        with kept(at_work(path)) as mine:
+            assert mine
+            taken.set()
+            assert others_turn.wait(10), "the rest of the grid is run meanwhile"
+            if finishes:
+                path.write_text('{"x": "theirs"}')
+
+    def run(cell: Cell) -> dict[str, Any]:
+        ran.append(cell)
+        if len(ran) == len(CELLS) - 1:
+            others_turn.set()
+        return {"x": "ours"}
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert taken.wait(10)
+    results = run_grid(CELLS, run, tmp_path, commit="abc")
+    thread.join()
+    assert ran == CELLS[1:] + ([] if finishes else CELLS[:1])
+    assert [result["x"] for result in results] == ["theirs" if finishes else "ours"] + ["ours"] * 3

@@ -16,9 +16,10 @@ from roborl import config as configuration
 from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
+from roborl.locks import kept
 from roborl.loops.benchmarks.seeds import STARTS, gate, learn_cell, prepared_folder, settings_on, summarise
 from roborl.loops.demo import DemoConfig, Folders
-from roborl.loops.grid import Cell, code_version, run_grid
+from roborl.loops.grid import Cell, at_work, code_version, run_grid
 from roborl.loops.learner.learn_config import ShapingConfig
 from roborl.loops.record import record_scripted
 from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
@@ -203,6 +204,11 @@ def _adapt_to(dataset: Path, judge: Path, others: _Others, steps: int, seed: int
 def _learn_others(out: Path, commit: str, scene: str, *, recorded: int, steps: int) -> _Others:
     given = {"recorded": recorded, "steps": steps}
     root = out / Cell(arm="others", seed=0, config=given).key(commit)
+    with kept(at_work(root), wait=True):
+        return _learn_others_in(root, scene, recorded=recorded, steps=steps)
+
+
+def _learn_others_in(root: Path, scene: str, *, recorded: int, steps: int) -> _Others:
     stages = Stages(root)
     datasets = {name: root / name for name in NAMES if name != scene}
     for name, dataset in datasets.items():

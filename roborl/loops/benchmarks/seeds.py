@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,8 +17,9 @@ import numpy as np
 from roborl.envs.tasks.registry import TASKS
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
+from roborl.locks import kept
 from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare, try_clone
-from roborl.loops.grid import Cell, code_version, run_grid
+from roborl.loops.grid import LOOK_AGAIN_S, Cell, at_work, code_version, run_grid
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.learn_config import (
     RunFolder,
@@ -90,7 +92,7 @@ def run(
     stop_after_s: float = float("inf"),
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the grid, going on where an earlier call stopped.
+    """Run the grid, going on where an earlier call stopped; several processes on one folder share it.
 
     A seed takes part if its clone succeeds on at most ``base_at_most`` of the evaluation scenes; further seeds are
     prepared until there are ``seeds`` of them, and those that were turned away are reported.
@@ -214,7 +216,7 @@ def gate(
     base_at_most: float,
     ready: Callable[[DemoConfig], Any] | None = None,
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """Prepare seeds until there are enough whose clone mostly fails.
+    """Prepare seeds until there are enough whose clone mostly fails. Several processes on one folder share the work.
 
     Args:
         config: Settings on one task.
@@ -227,19 +229,32 @@ def gate(
     Returns:
         The seeds that take part; and those that were turned away, each with ``scene seed success``.
     """
-    taken: list[int] = []
-    rejected: list[dict[str, Any]] = []
-    for seed in count(first_seed):
-        if len(taken) == seeds:
-            break
-        start = replace(config, seed=seed, out=folder(seed))
-        success = try_clone(start)
-        if success <= base_at_most:
-            (ready or prepare)(start)
-            taken.append(seed)
-        else:
-            rejected.append({"scene": config.scene, "seed": seed, "success": success})
-    return taken, rejected
+    outcomes: dict[int, float] = {}
+    while True:
+        taken: list[int] = []
+        elsewhere: list[int] = []
+        for seed in count(first_seed):
+            # One that another process has in its hands may pass: only if it does not, a further one is looked at.
+            if len(taken) + len(elsewhere) == seeds:
+                break
+            if seed not in outcomes:
+                with kept(at_work(folder(seed))) as mine:
+                    if not mine:
+                        elsewhere.append(seed)
+                        continue
+                    start = replace(config, seed=seed, out=folder(seed))
+                    success = try_clone(start)
+                    if success <= base_at_most:
+                        (ready or prepare)(start)
+                    outcomes[seed] = success
+            if outcomes[seed] <= base_at_most:
+                taken.append(seed)
+        if not elsewhere:
+            rejected = [seed for seed in outcomes if outcomes[seed] > base_at_most and seed < max(taken)]
+            return taken, [
+                {"scene": config.scene, "seed": s, "success": outcomes[s]} for s in sorted(rejected)
+            ]
+        time.sleep(LOOK_AGAIN_S)
 
 
 def arms_on(config: DemoConfig, arms: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,38 @@ def test_a_finished_cell_gives_its_replay_memory_back_and_keeps_its_episodes(
         assert (found["success"], found["episodes"]) == (0.9, [True])
         assert found["says"] == "policy-invariant once critics look all the way ahead"
         assert [path.name for path in store.iterdir()] == ["store.zarr"]
+
+
+def test_a_gate_that_is_shared_takes_the_same_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_seeds, "LOOK_AGAIN_S", 0.01)
+    clones = {3: 0.0, 4: 0.5, 5: 0.1, 6: 0.0, 7: 0.0}
+    tried: list[tuple[str, int]] = []
+    begun = {3: threading.Event(), 4: threading.Event()}
+
+    def try_clone(config: DemoConfig) -> float:
+        tried.append((threading.current_thread().name, config.seed))
+        if config.seed in begun:  # Each of the two has one in its hands before either goes on.
+            begun[config.seed].set()
+            assert all(event.wait(10) for event in begun.values())
+        return clones[config.seed]
+
+    monkeypatch.setattr(bench_seeds, "try_clone", try_clone)
+    found: dict[str, Any] = {}
+
+    def look(name: str) -> None:
+        found[name] = bench_seeds.gate(
+            DemoConfig(),
+            lambda seed: tmp_path / f"{seed}",
+            seeds=2,
+            first_seed=3,
+            base_at_most=0.1,
+            ready=lambda start: None,
+        )
+
+    threads = [threading.Thread(target=look, args=(name,), name=name) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found["a"] == found["b"] == ([3, 5], [{"scene": "PickCube", "seed": 4, "success": 0.5}])
+    assert {name for name, seed in tried if seed in (3, 4)} == {"a", "b"}
