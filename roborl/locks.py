@@ -27,12 +27,19 @@ def lock(file: int | IO[Any], path: Path, *, busy: str, remedy: str = "Wait unti
     Raises:
         DatasetError: If another process has it; the file stays open.
     """
+    if not _lock(file, path):
+        raise DatasetError(busy, seen=path, allowed="one at a time", remedy=remedy)
+
+
+def _lock(file: int | IO[Any], path: Path, *, wait: bool = False) -> bool:
+    """Return whether the file is this process's now."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DatasetError(busy, seen=path, allowed="one at a time", remedy=remedy) from error
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
     except OSError as error:
         log.warning("%s cannot be locked, do not write to it twice at once: %s", path, error)
+    return True
 
 
 class FolderLock:
@@ -77,11 +84,4 @@ def kept(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        mine = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            mine = False
-        except OSError as error:
-            log.warning("%s cannot be locked, do not start this twice at once: %s", path, error)
-        yield mine
+        yield _lock(file, path, wait=wait)

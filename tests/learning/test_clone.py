@@ -174,6 +174,18 @@ def test_a_step_that_counts_for_nothing_teaches_nothing() -> None:
     np.testing.assert_array_equal(cloned(1.0, [all_, all_]), cloned(1.0, []))
 
 
+def test_the_encoder_is_taught_by_the_aim_as_hard_as_is_asked_for() -> None:
+    data = cloning_data([towards(seed) for seed in range(4)], cameras=("front",), image_px=32)
+
+    def taught(weight: float) -> torch.Tensor:
+        few = CloneConfig(keypoints=8, encoder_updates=3, actor_updates=1, batch_size=16, aim_weight=weight)
+        return torch.cat([p.flatten() for p in clone(few, SHAPE, data, seed=0).encoder.parameters()])
+
+    hardly, as_before, hard = taught(1.0), taught(1.0), taught(10.0)
+    assert torch.equal(hardly, as_before)
+    assert not torch.allclose(hardly, hard, atol=1e-5)
+
+
 def test_weights_that_do_not_fit_are_told() -> None:
     one = np.ones(6, np.float32)
     for weights in ([one], [one, one[:5]], [0 * one, 0 * one]):

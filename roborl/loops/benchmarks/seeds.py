@@ -250,10 +250,10 @@ def gate(
             if outcomes[seed] <= base_at_most:
                 taken.append(seed)
         if not elsewhere:
-            rejected = [seed for seed in outcomes if outcomes[seed] > base_at_most and seed < max(taken)]
-            return taken, [
-                {"scene": config.scene, "seed": s, "success": outcomes[s]} for s in sorted(rejected)
+            rejected = [
+                s for s in sorted(outcomes) if outcomes[s] > base_at_most and s < max(taken, default=0)
             ]
+            return taken, [{"scene": config.scene, "seed": s, "success": outcomes[s]} for s in rejected]
         time.sleep(LOOK_AGAIN_S)
 
 
