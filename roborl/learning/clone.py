@@ -57,6 +57,9 @@ class CloneConfig:
     still_weight: float = 0.0
     # tell the actor where the episode's first pictures show the ends of sub-tasks too
     from_first: bool = False
+    # tell the actor, not the critics, of the pictures no more than what remains of the way to the ends of sub-tasks: for tasks
+    # whose sub-tasks are marked and end where something has to be seen
+    ways_alone: bool = False
     # updates of the actor on frozen features
     actor_updates: int = 1000
     # frames per update

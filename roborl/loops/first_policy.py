@@ -72,6 +72,7 @@ def first_policy(
         channels=config.channels,
         waypoints=data.ahead.shape[1],
         from_first=config.from_first,
+        ways_alone=config.ways_alone,
     )
 
     def tell(stage: str, done: int, of: int) -> None:

@@ -129,15 +129,17 @@ class Actor(nn.Module):
         input_dim: Size of what it is told.
         action_dim: Size of an action.
         width: Units per hidden layer.
+        skipped: How many of the first inputs it leaves out of account.
     """
 
-    def __init__(self, input_dim: int, action_dim: int, width: int = 256) -> None:
+    def __init__(self, input_dim: int, action_dim: int, width: int = 256, skipped: int = 0) -> None:
         super().__init__()
-        self.layers = perceptron(input_dim, action_dim, width)
+        self._skipped = skipped
+        self.layers = perceptron(input_dim - skipped, action_dim, width)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return mean actions in [-1, 1], (b, action_dim), for inputs (b, input_dim)."""
-        return torch.tanh(self.layers(inputs))
+        return torch.tanh(self.layers(inputs[:, self._skipped :]))
 
 
 class EnsembleLinear(nn.Module):

@@ -42,6 +42,7 @@ class SmallPolicyConfig:
         waypoints: Sub-tasks whose ends are read off the features, for the way that remains; 0: none.
         from_first: Whether they are read off the episode's first pictures too: the first that it is asked about, which are later
             ones where a person begins the episode or the policy's process was started anew.
+        ways_alone: Whether the actor is told of the pictures only what remains of the way to each of those ends.
         width: Units per hidden layer of the actor.
     """
 
@@ -53,6 +54,7 @@ class SmallPolicyConfig:
     channels: int = 16
     waypoints: int = 0
     from_first: bool = False
+    ways_alone: bool = False
     width: int = 256
 
 
@@ -74,7 +76,8 @@ class SmallPolicy:
         self.remaining = Remaining(
             self.encoder.output_dim, config.state_dim, config.waypoints, from_first=config.from_first
         )
-        self.actor = Actor(self.remaining.output_dim, config.action_dim, config.width)
+        skipped = self.encoder.output_dim if config.ways_alone else 0
+        self.actor = Actor(self.remaining.output_dim, config.action_dim, config.width, skipped)
         self._version = 0
         self._first: Tensor | None = None
         self.encoder.eval()

@@ -116,6 +116,30 @@ def reaching(seed: int, *, success: bool, steps: int = 6) -> DatasetEpisode:
     )
 
 
+def test_an_actor_that_is_told_the_ways_alone_takes_one_demonstration_to_other_places() -> None:
+    torch.set_num_threads(1)
+
+    def shown(seed: int) -> DatasetEpisode:
+        episode = reaching(seed, success=True)
+        return replace(episode, action=episode.state[-1] - episode.state[:-1])
+
+    data = cloning_data([shown(seed) for seed in range(30)], cameras=("front",), image_px=32)
+    config = CloneConfig(encoder_updates=200, actor_updates=200, batch_size=32)
+    missed = {}
+    for alone in (False, True):
+        shape = replace(SHAPE, waypoints=1, ways_alone=alone)
+        policy = clone(config, shape, data, actor_episodes=1, seed=0)
+        errors = []
+        for seed in range(1000, 1020):
+            episode = shown(seed)
+            frame = Frame(rgb=episode.images["front"][0], camera="front", stamp_ns=0, id=0)
+            policy.reset()
+            acted = policy.act(Observation(frames={"front": frame}, state=episode.state[0], stamp_ns=0))
+            errors.append(np.linalg.norm(acted[0] - episode.action[0]))
+        missed[alone] = float(np.mean(errors))
+    assert missed[True] < 0.75 * missed[False], missed
+
+
 def test_what_has_not_begun_lies_still_in_failures() -> None:
     nothing_done = replace(towards(1), success=False, subtasks=(Subtask(name="a", start=0, end=6),))
     half_done = replace(towards(2), success=False)

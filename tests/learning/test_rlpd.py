@@ -196,14 +196,19 @@ def test_a_learner_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a if name != "/generator")
 
 
-@pytest.mark.parametrize("from_first", [False, True])
+@pytest.mark.parametrize(("from_first", "ways_alone"), [(False, False), (True, False), (True, True)])
 def test_the_actor_is_told_in_learning_what_it_was_told_when_it_acted(
-    tmp_path: Path, from_first: bool
+    tmp_path: Path, from_first: bool, ways_alone: bool
 ) -> None:
     sizes = {"image_px": 16, "state_dim": STATE_DIM, "action_dim": ACTION_DIM}
     store = Store.open(tmp_path, StoreSpec(cameras=CAMERAS, max_steps=8, capacity_bytes=1 << 20, **sizes))  # type: ignore[arg-type]
     shape = SmallPolicyConfig(
-        cameras=tuple(CAMERAS), keypoints=2, waypoints=2, from_first=from_first, **sizes
+        cameras=tuple(CAMERAS),
+        keypoints=2,
+        waypoints=2,
+        from_first=from_first,
+        ways_alone=ways_alone,
+        **sizes,
     )  # type: ignore[arg-type]
     torch.manual_seed(0)
     policy = SmallPolicy(shape)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,14 +64,17 @@ def test_the_folder_of_an_older_release_is_read(tmp_path: Path) -> None:
     policy.save(tmp_path)
     described = json.loads((tmp_path / "policy.json").read_text())
     described |= {"exploration_std": 0.1, "noise_persistence": 0.5}
-    del described["channels"], described["from_first"]
+    del described["channels"], described["from_first"], described["ways_alone"]
     (tmp_path / "policy.json").write_text(json.dumps(described))
     assert load_policy(tmp_path).config == SHAPE
 
 
-@pytest.mark.parametrize("channels", [16, 24])
-def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path, channels: int) -> None:
-    policy = SmallPolicy(replace(SHAPE, channels=channels))
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"channels": 24}, {"waypoints": 2, "ways_alone": True}, {"waypoints": 1, "from_first": True}],
+)
+def test_a_policy_comes_back_from_its_folder_as_it_was(tmp_path: Path, other: dict[str, Any]) -> None:
+    policy = SmallPolicy(replace(SHAPE, **other))
     policy.save(tmp_path)
     assert np.array_equal(load_policy(tmp_path).act(observation(4)), policy.act(observation(4)))
 
