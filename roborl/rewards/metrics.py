@@ -176,6 +176,29 @@ def paired_interval(
     return bootstrap_interval(a - b, confidence=confidence, seed=seed)
 
 
+def student_interval(ours: ArrayLike, theirs: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Return Student's interval of the mean difference of two arms measured on the same seeds: honest for as few as five.
+
+    Resampling so few takes their spread for smaller than it is; this takes their differences to be normal.
+
+    Args:
+        ours: One result per pair, (n,), two at least.
+        theirs: The other arm's results in the same order, (n,).
+        confidence: Coverage.
+
+    Example:
+        >>> low, high = student_interval([0.9, 1.0, 0.8], [0.4, 0.5, 0.5])
+        >>> round(low, 2), round(high, 2)
+        (0.15, 0.72)
+    """
+    from scipy.stats import t
+
+    a, b = _pair(ours, theirs)
+    difference = _finite("Student's interval", a - b, at_least=2)
+    half = t.ppf(0.5 + confidence / 2, difference.size - 1) * difference.std(ddof=1) / difference.size**0.5
+    return float(difference.mean() - half), float(difference.mean() + half)
+
+
 def _finite(what: str, values: ArrayLike, *, at_least: int) -> NDArray[np.float64]:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or array.size < at_least or not np.isfinite(array).all():

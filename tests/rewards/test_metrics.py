@@ -14,6 +14,7 @@ from roborl.rewards.metrics import (
     paired_interval,
     rank_correlation,
     ranks,
+    student_interval,
     value_order_correlation,
     voc_f1,
     wilson_interval,
@@ -64,6 +65,21 @@ def test_the_paired_interval_covers_as_often_as_it_says_and_uses_the_pairing():
         hits += low <= 0.3 <= high
         assert high - low < 0.3  # unpaired it would be about 0.9
     assert 89 <= hits <= 100
+
+
+def test_students_interval_covers_as_often_as_it_says_with_five_pairs_where_resampling_does_not():
+    rng = np.random.default_rng(0)
+    covered = np.zeros(2)
+    for seed in range(400):
+        ours = 0.3 + 0.2 * rng.normal(size=5)
+        for k, (low, high) in enumerate(
+            (student_interval(ours, np.zeros(5)), paired_interval(ours, np.zeros(5), seed=seed))
+        ):
+            covered[k] += low <= 0.3 <= high
+    assert 0.92 <= covered[0] / 400 <= 0.98
+    assert covered[1] / 400 < 0.9
+    with pytest.raises(ShapeError):
+        student_interval([0.5], [0.4])
 
 
 def test_curves():

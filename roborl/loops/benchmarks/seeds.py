@@ -35,7 +35,7 @@ from roborl.rewards.forms import (
     NOT_YET_INVARIANT,
     POLICY_INVARIANT,
 )
-from roborl.rewards.metrics import paired_interval
+from roborl.rewards.metrics import paired_interval, student_interval
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def run(
 
     Returns:
         ``cells``, ``table`` by task and arm, ``differences`` of shaped minus every other arm paired over seeds with 95 %
-        intervals, ``rejected`` seeds, and the path of ``plot``.
+        intervals by resampling and by Student's t, in the end and in practice, ``rejected`` seeds, and the path of ``plot``.
     """
     changed: dict[str, Any] = {"episodes": episodes, "evaluation": evaluation} | dict(settings or {})
     common = {scene: settings_on(scene, changed) for scene in scenes}
@@ -330,22 +330,34 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def differences(results: Sequence[Mapping[str, Any]], full: str = "shaped") -> dict[str, dict[str, Any]]:
-    """Return the full arm minus each other arm of the same task, over the seeds that both have."""
-    final = {(r["config"]["scene"], r["config"]["arm"], r["seed"]): r["success"] for r in results}
+    """Return the full arm minus each other arm of the same task, over the seeds that both have: in the end and in practice."""
+    by_cell = {(r["config"]["scene"], r["config"]["arm"], r["seed"]): r for r in results}
     found: dict[str, dict[str, Any]] = {}
-    for scene in sorted({scene for scene, _, _ in final}):
-        for arm in sorted({arm for s, arm, _ in final if s == scene}):
+    for scene in sorted({scene for scene, _, _ in by_cell}):
+        for arm in sorted({arm for s, arm, _ in by_cell if s == scene}):
             ours = full + next((condition for condition in CONDITIONS if arm.endswith(condition)), "")
-            seeds = sorted(s for sc, a, s in final if (sc, a) == (scene, ours) and (scene, arm, s) in final)
+            seeds = sorted(
+                s for sc, a, s in by_cell if (sc, a) == (scene, ours) and (scene, arm, s) in by_cell
+            )
             if arm == ours or len(seeds) < 2:
                 continue
-            a, b = ([final[scene, name, seed] for seed in seeds] for name in (ours, arm))
-            found[f"{scene}: {ours} - {arm}"] = {
-                "mean": float(np.mean(a) - np.mean(b)),
-                "interval": list(paired_interval(a, b)),
-                "seeds": seeds,
-            }
+            pairs = [(by_cell[scene, ours, seed], by_cell[scene, arm, seed]) for seed in seeds]
+            of = _difference([(a["success"], b["success"]) for a, b in pairs]) | {"seeds": seeds}
+            if all(a["episodes"] and b["episodes"] for a, b in pairs):
+                of["in practice"] = _difference(
+                    [(np.mean(a["episodes"]), np.mean(b["episodes"])) for a, b in pairs]
+                )
+            found[f"{scene}: {ours} - {arm}"] = of
     return found
+
+
+def _difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    a, b = zip(*pairs, strict=True)
+    return {
+        "mean": float(np.mean(a) - np.mean(b)),
+        "interval": list(paired_interval(a, b)),
+        "interval by t": list(student_interval(a, b)),
+    }
 
 
 def settings_on(scene: str, changed: Mapping[str, Any]) -> DemoConfig:

@@ -77,6 +77,25 @@ def test_differences_are_paired_over_the_seeds_that_both_have() -> None:
     assert found["seeds"] == [2, 3]
     assert found["mean"] == pytest.approx(0.4)
     assert found["interval"][0] > 0
+    assert found["in practice"]["mean"] == 0
+
+
+def test_an_arm_that_only_comes_as_far_more_slowly_is_behind_in_practice() -> None:
+    quick, slow = [True] * 8 + [False] * 2, [True] * 5 + [False] * 5
+    results = [result("shaped", seed, 1.0, quick[seed:] + quick[:seed]) for seed in (1, 2, 3)]
+    results += [result("blind", seed, 1.0, slow) for seed in (1, 2)]
+    results += [result("blind", 3, 1.0, [*slow[1:], True])]
+    found = differences(results)["Reach: shaped - blind"]
+    assert (found["mean"], found["interval"], found["interval by t"]) == (0, [0, 0], [0, 0])
+    assert found["in practice"]["mean"] == pytest.approx(0.3)
+    low, high = found["in practice"]["interval by t"]
+    assert low == pytest.approx(0.3) == high
+
+
+def test_what_did_not_practise_has_no_difference_in_practice() -> None:
+    cloned = [result(CLONE, seed, 0.4) | {"episodes": []} for seed in (1, 2)]
+    found = differences([*(result("shaped", seed, 0.9) for seed in (1, 2)), *cloned])
+    assert "in practice" not in found[f"Reach: shaped - {CLONE}"]
 
 
 def test_an_arm_is_set_beside_the_full_one_under_its_own_condition() -> None:
