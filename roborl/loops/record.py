@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.lerobot_writer import DatasetWriter
+from roborl.data.lerobot_writer import DatasetWriter, interrupt_later
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import DatasetError, RoborlError
 from roborl.loops.bench_scales import scales
@@ -136,8 +136,9 @@ def record_scripted(
             if str(key) in present:
                 result.present[kind] = result.present.get(kind, 0) + 1
             else:
-                episode = _attempt(env, make_script, kind, key, seed, result)
-                writer.append(episode)
+                # Between episodes alone: in the middle of one, a library's callback or destructor may swallow an interrupt.
+                with interrupt_later():
+                    writer.append(_attempt(env, make_script, kind, key, seed, result))
                 result.written[kind] = result.written.get(kind, 0) + 1
             on_episode(kind, done, len(wanted))
     return result
