@@ -104,7 +104,7 @@ def write_video(path: Path, frames: Iterable[Image], *, fps: float) -> int:
     ):
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.pix_fmt = "yuv420p"
-        # Macroblock trees make libx264 write other bytes for the same pictures now and then, and rows are known by their video's.
+        # Macroblock trees make libx264 write other bytes for the same pictures now and then, and a row is known by its video's bytes.
         stream.options = {"crf": "23", "preset": "veryfast", "mbtree": "0"}
         for picture in frames:
             even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
