@@ -36,7 +36,10 @@ class JudgeSilent(JudgeDown):
 
 
 class Judge[Q, R](Protocol):
-    """Answers queries. May be a network on a device, an endpoint, or a fake."""
+    """Answers queries. May be a network on a device, an endpoint, or a fake.
+
+    One that has a limit of its own may say so as an attribute ``at_once``: so many queries are put to it in one call at most.
+    """
 
     def answer(self, queries: Sequence[Q]) -> list[R]:
         """Return one reply per query, in order.

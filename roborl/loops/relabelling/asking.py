@@ -215,9 +215,9 @@ class Asker:
         fault = self._collect(FIRST_COMPLETED)
         if self._in_vain >= _IN_VAIN:
             self._collect(ALL_COMPLETED)
-            raise fault or JudgeDown(
+            raise JudgeDown(
                 "A network answers nothing",
-                seen=f"{self._in_vain} questions in a row without a reply",
+                seen=f"{self._in_vain} questions in a row without a reply" + (f"; {fault}" if fault else ""),
                 remedy="See the log above for what it says; against a field of the request, set judge.extensions false."
                 " What was answered is kept: run the same again",
             )

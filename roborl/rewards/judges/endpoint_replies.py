@@ -12,7 +12,9 @@ from roborl.rewards.judges.queries import Token, VlmQuery, VlmReply
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading a body of another form than agreed can raise, whatever stands where in it."""
 
-_LARGEST = 4 << 20  # bytes
+LARGEST = 4 << 20
+"""Most bytes of an answer."""
+
 _ROUNDING = 1e-3  # by which a probability may exceed 1
 
 
@@ -37,8 +39,6 @@ def read_reply(
     Raises:
         Exception: One of :data:`UNREADABLE`, if the body is of another form.
     """
-    if len(content) > _LARGEST:
-        raise ValueError(f"a reply of {len(content)} bytes")
     answered = json.loads(content)
     (choice,) = answered["choices"]
     text = choice["message"]["content"] or ""

@@ -1,14 +1,17 @@
 """Endpoints that speak OpenAI's protocol as one judge: this is how judging outgrows one machine.
 
 Several endpoints are asked in turn; one that fails rests for a while. A question that no endpoint answers in time has
-no reply, and where none of them can be reached at all the judge says that it is down. One that goes away in the middle
-of a batch is no different: what it did not take is asked again, and not passed off as unanswered.
+no reply, and where none of them can be reached at all the judge says that it is down. One that goes away, or breaks, in
+the middle of a batch is no different: what it did not take is asked again, and not passed off as unanswered. A
+question's time begins as it is sent, so what stands before it in a queue costs it nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -26,7 +29,7 @@ from roborl.errors import ConfigError
 from roborl.rewards.judges.checkpoints import cell_px_of, checkpoint_key, copy_here
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.endpoint_grid import misseen_tokens
-from roborl.rewards.judges.endpoint_replies import UNREADABLE, read_reply
+from roborl.rewards.judges.endpoint_replies import LARGEST, UNREADABLE, read_reply
 from roborl.rewards.judges.endpoint_requests import RequestWriter
 from roborl.rewards.judges.picture_sizes import PictureSizes
 from roborl.rewards.judges.queries import Cells, Refused, VlmQuery, VlmReply
@@ -34,8 +37,7 @@ from roborl.rewards.model import JudgeDown, JudgeSilent
 
 log = logging.getLogger(__name__)
 
-_REFUSED = frozenset((400, 422))
-_AGAIN = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
+_REFUSED = frozenset((400, 413, 422))
 _NOBODY = frozenset((502, 503))  # what a proxy says while there is nobody behind it
 
 
@@ -46,7 +48,11 @@ class _Endpoint:
     url: str
     seats: threading.Semaphore
     rests_until: float = 0.0
-    failed: int = 0
+    said: str = ""
+
+
+class _NotTaken(JudgeSilent):
+    """No endpoint had a seat for a question in time: nothing is known of it."""
 
 
 class OpenAiJudge:
@@ -64,6 +70,7 @@ class OpenAiJudge:
 
     Attributes:
         model: Name of the model at the endpoints.
+        at_once: Questions that are under way at most; further ones queue.
         faults: Failed attempts by reason.
 
     Raises:
@@ -100,9 +107,8 @@ class OpenAiJudge:
         self._writer = RequestWriter(config, self._sizes)
         self.faults: Counter[str] = Counter()
         self.model = config.served_model or self._only_model()
-        self._threads = ThreadPoolExecutor(
-            config.concurrency * len(self._endpoints), thread_name_prefix="endpoint"
-        )
+        self.at_once = config.concurrency * len(self._endpoints)
+        self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="endpoint")
         asked = [config.prefills, config.extensions, asdict(self._sizes)]
         known = json.dumps([self.model, checkpoint_key(checkpoint), *asked])
         self._identity = f"endpoint-{xxhash.xxh3_128(known.encode()).hexdigest()[:16]}"
@@ -125,29 +131,34 @@ class OpenAiJudge:
         return self._sizes.cells(query) if self._cells_known else None
 
     def answer(self, queries: Sequence[VlmQuery]) -> list[VlmReply | None]:
-        """Return one reply per query; None where no endpoint gave one in time.
+        """Return one reply per query; None where no endpoint gave one in time, though they answered others then.
 
         Raises:
             JudgeDown: If no endpoint could be reached for any of them, or for the last of them: all may be asked again.
-            JudgeSilent: If endpoints were reached, and gave no reply to any of them.
+            JudgeSilent: If endpoints were reached, and gave no reply to any of them, or to none of the last of them.
             ShapeError: If a question has several clips of different instants, and clips are shown as videos.
         """
-        deadline = time.monotonic() + self._config.deadline_s
+        deadline = time.monotonic() + self._config.deadline_s * math.ceil(len(queries) / self.at_once)
         replies: list[VlmReply | None] = [None] * len(queries)
         left = list(range(len(queries)))
+        witness: int | None = None
         while left:
             away: dict[int, JudgeDown] = {}
-            futures = [(place, self._submit(queries[place], deadline)) for place in left]
+            futures = [(place, self.submit(queries[place])) for place in left]
             for place, future in futures:
                 try:
                     replies[place] = future.result()
                 except Refused:
-                    continue  # Asked again, it would be refused again.
+                    pass  # Asked again, it would be refused again.
                 except JudgeDown as error:
                     away[place] = error
-            lost = [place for place, error in away.items() if not isinstance(error, JudgeSilent)]
-            if len(away) == len(queries) or (lost and (lost == left or time.monotonic() >= deadline)):
+                    continue
+                witness = place
+            lost = [p for p, error in away.items() if isinstance(error, _NotTaken) or not _silent(error)]
+            if witness is None or (lost and (lost == left or time.monotonic() >= deadline)):
                 raise away[lost[0]] if lost else next(iter(away.values()))
+            if len(lost) < len(away):
+                self._check_there(queries[witness])
             left = lost
         return replies
 
@@ -161,21 +172,30 @@ class OpenAiJudge:
         Raises:
             ShapeError: As :meth:`answer`.
         """
-        return self._submit(query, time.monotonic() + self._config.deadline_s)
+        return self._threads.submit(
+            self._ask, query, self._writer.body(query, self.model), self._config.attempts
+        )
 
     def close(self) -> None:
         """Drop the connections."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _submit(self, query: VlmQuery, deadline: float) -> Future[VlmReply | None]:
-        return self._threads.submit(self._ask, query, self._writer.body(query, self.model), deadline)
+    def _check_there(self, witness: VlmQuery) -> None:
+        """See whether what went unanswered is the questions' fault: ask one that was answered again.
 
-    def _ask(self, query: VlmQuery, body: dict[str, Any], deadline: float) -> VlmReply | None:
+        Raises:
+            JudgeDown: If that has no answer either; JudgeSilent where an endpoint is reached.
+        """
+        with contextlib.suppress(Refused):
+            self._ask(witness, self._writer.body(witness, self.model), len(self._endpoints))
+
+    def _ask(self, query: VlmQuery, body: dict[str, Any], attempts: int) -> VlmReply | None:
         """Ask endpoint after endpoint until one answers, the attempts are used up or the time is."""
         config = self._config
-        reached, connected = False, True
-        for attempt in range(config.attempts):
+        deadline = time.monotonic() + config.deadline_s
+        reached, connected, taken, garbled = False, True, False, False
+        for attempt in range(attempts):
             endpoint = self._next_endpoint()
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -183,32 +203,26 @@ class OpenAiJudge:
             if not endpoint.seats.acquire(timeout=left_s):
                 connected = True  # others sit there
                 break
+            taken = True
             pause_s = config.backoff_s * 2**attempt
             try:
                 began = time.monotonic()
-                left_s = max(deadline - began, 1e-3)
-                response = self._client.post(
-                    f"{endpoint.url}/chat/completions", json=body, timeout=min(config.timeout_s, left_s)
-                )
+                response = self._post(endpoint, body, min(config.timeout_s, max(deadline - began, 1e-3)))
                 nobody = response.status_code in _NOBODY
                 reached, connected = reached or not nobody, not nobody
                 if response.status_code == httpx.codes.OK:
-                    reply = read_reply(
+                    return read_reply(
                         query,
                         response.content,
                         prefilled=config.prefills,
                         sent=self._sizes.sent(query),
                         took_ms=(time.monotonic() - began) * 1e3,
                     )
-                    endpoint.failed = 0
-                    return reply
                 self._fail(f"status {response.status_code}", endpoint, self._refusal(response))
                 if response.status_code in _REFUSED:
                     raise Refused(
                         "An endpoint refuses a question", seen=f"{endpoint.url}: {self._refusal(response)}"
                     )
-                if response.status_code not in _AGAIN:
-                    return None
                 pause_s = max(pause_s, _retry_after_s(response))
             except httpx.TimeoutException as error:
                 connected = not isinstance(error, httpx.ConnectTimeout)
@@ -217,12 +231,15 @@ class OpenAiJudge:
                 connected = not isinstance(error, httpx.ConnectError)
                 self._fail("unreachable", endpoint, error)
             except UNREADABLE as error:
+                garbled = True
                 self._fail("unreadable", endpoint, error)
             finally:
                 endpoint.seats.release()
             self._rest(endpoint, pause_s)
-            if attempt + 1 < config.attempts and self._all_rest():
+            if attempt + 1 < attempts and self._all_rest():
                 time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
+        if garbled:
+            return None
         urls = [endpoint.url for endpoint in self._endpoints]
         if not connected:
             raise JudgeDown(
@@ -230,14 +247,38 @@ class OpenAiJudge:
                 seen=urls,
                 remedy="Start one, such as: vllm serve MODEL; the judge asks again by itself",
             )
-        if not reached:
+        if reached:
             raise JudgeSilent(
-                "No endpoint of the judge answers in time",
-                seen=urls,
-                allowed=f"{config.deadline_s:g} s",
-                remedy="See what it is busy with, or set judge.deadline_s and judge.timeout_s to what it needs",
+                "No endpoint of the judge gives an answer",
+                seen={endpoint.url: endpoint.said for endpoint in self._endpoints},
+                remedy="See its log; for 401 or 403 set judge.key_variable, for 404 judge.served_model",
             )
-        return None
+        raise (JudgeSilent if taken else _NotTaken)(
+            "No endpoint of the judge answers in time",
+            seen=urls,
+            allowed=f"{config.deadline_s:g} s",
+            remedy="See what it is busy with, or set judge.deadline_s and judge.timeout_s to what it needs",
+        )
+
+    def _post(self, endpoint: _Endpoint, body: dict[str, Any], timeout_s: float) -> httpx.Response:
+        """Put a question to an endpoint and return its whole answer.
+
+        Raises:
+            httpx.HTTPError: If it cannot be reached, or is not done in time: one that sends a byte now and then is not.
+            ValueError: If it sends too much.
+        """
+        until = time.monotonic() + timeout_s
+        url = f"{endpoint.url}/chat/completions"
+        with self._client.stream("POST", url, json=body, timeout=timeout_s) as coming:
+            content = bytearray()
+            for part in coming.iter_bytes():
+                content += part
+                if len(content) > LARGEST:
+                    raise ValueError(f"a reply of more than {LARGEST} bytes")
+                if time.monotonic() > until:
+                    raise httpx.ReadTimeout(f"not done after {timeout_s:.1f} s")
+        headers = {name: value for name, value in coming.headers.items() if name == "retry-after"}
+        return httpx.Response(coming.status_code, headers=headers, content=bytes(content))
 
     def _next_endpoint(self) -> _Endpoint:
         """Return the next in turn that does not rest, or the one whose rest ends first."""
@@ -258,7 +299,7 @@ class OpenAiJudge:
     def _fail(self, fault: str, endpoint: _Endpoint, detail: object) -> None:
         with self._lock:
             self.faults[fault] += 1
-            endpoint.failed += 1
+            endpoint.said = f"{fault}: {detail}"[:200]
             count = self.faults[fault]
         if count.bit_count() == 1:  # the 1st, 2nd, 4th: an endpoint that is away must not fill the log
             log.warning("%s of %s, %d so far: %s", fault, endpoint.url, count, detail)
@@ -327,6 +368,10 @@ class OpenAiJudge:
             seen=[endpoint.url for endpoint in self._endpoints],
             remedy="Start one, or name the model as judge.served_model in the model's settings",
         )
+
+
+def _silent(error: JudgeDown) -> bool:
+    return isinstance(error, JudgeSilent)
 
 
 def _retry_after_s(response: httpx.Response) -> float:

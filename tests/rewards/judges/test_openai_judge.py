@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import shutil
 import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -715,3 +717,89 @@ def test_questions_that_nobody_waits_for_come_back_one_by_one(stub, judge_at):
     endpoint.close()
     with pytest.raises(JudgeDown, match="No endpoint"):
         judge.submit(ask(0)).result(5)
+
+
+def test_a_question_that_has_to_queue_is_answered_all_the_same(stub, judge_at):
+    """Eight rounds of 0.1 s, and 0.4 s for each question: no longer than that from when it is sent."""
+
+    def slowly(body):
+        time.sleep(0.1)
+        return by_brightness(body)
+
+    judge = judge_at(stub(slowly), concurrency=1, deadline_s=0.4, timeout_s=0.3)
+    assert [reply.text for reply in judge.answer([ask(255)] * 8)] == ["ANSWER: 5"] * 8
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 418, 500])
+def test_an_endpoint_that_gives_errors_is_silent_alone_and_harmless_beside_a_good_one(stub, judge_at, status):
+    broken = stub(lambda body: (status, {"error": "out of order"}))
+    with pytest.raises(JudgeSilent, match=f"status {status}: .*out of order"):
+        judge_at(broken).answer([ask(0)] * 3)
+    judge = judge_at(broken, stub(), served_model="toy")
+    assert [reply.text for reply in judge.answer([ask(255)] * 6)] == ["ANSWER: 5"] * 6
+
+
+def test_an_endpoint_that_breaks_in_the_middle_of_a_batch_leaves_no_question_unanswered(stub, judge_at):
+    count = [0]
+
+    def breaking(body):
+        count[0] += 1
+        return (500, {}) if count[0] > 3 else by_brightness(body)
+
+    judge = judge_at(stub(breaking), attempts=2, concurrency=1)
+    with pytest.raises(JudgeSilent):
+        judge.answer([ask(0)] * 6)
+    count[0] = -100
+    assert [reply.text for reply in judge.answer([ask(0)] * 6)] == ["ANSWER: 1"] * 6
+
+
+def test_a_question_that_an_endpoint_chokes_on_is_alone_without_a_reply(stub, judge_at):
+    judge = judge_at(
+        stub(lambda b: (500, {}) if float(pictures_of(b)[0].mean()) > 100 else by_brightness(b)), attempts=2
+    )
+    assert [reply and reply.text for reply in judge.answer([ask(0), ask(255)])] == ["ANSWER: 1", None]
+
+
+def test_an_answer_that_drips_is_cut_off_as_one_that_does_not_come(drip, judge_at):
+    judge = judge_at(drip(b" "), served_model="toy", attempts=1, timeout_s=0.3)
+    began = time.monotonic()
+    with pytest.raises(JudgeSilent, match="in time"):
+        judge.answer([ask(0)])
+    assert time.monotonic() - began < 1.0
+    assert judge.faults["timeout"] == 1
+
+
+def test_an_answer_without_end_is_no_reply(drip, judge_at):
+    judge = judge_at(drip(b" " * (1 << 20)), served_model="toy", attempts=1)
+    assert judge.answer([ask(0)]) == [None]
+    assert judge.faults["unreadable"] == 1
+
+
+@pytest.fixture
+def drip():
+    """Endpoints whose answers begin well and never end: the same bytes follow, twenty times a second."""
+    servers = []
+
+    def make(part):
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["content-length"]))
+                self.send_response(200)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for _ in range(100):
+                        self.wfile.write(part)
+                        self.wfile.flush()
+                        time.sleep(0.05)
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/v1"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
