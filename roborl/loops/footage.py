@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from roborl.loops.rlds_footage import read_rlds_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.references import count_frames, video_frames
 from roborl.types import Image
+
+log = logging.getLogger(__name__)
 
 KEYFRAMES = "annotated_keyframes.json"
 """Name of the file by which an episode of the second kind is known; Robo-Dopamine's own."""
@@ -67,7 +70,7 @@ def read_footage(
         found = recorded(usable, dataset, camera_map or {})
     if not found or (episodes and len(found) != len(episodes)):
         raise DatasetError(
-            "The dataset has no such episodes, or they have no instruction or are to be kept out of training",
+            "The dataset has no such episodes, or they have no instruction, repeat a sub-task or are to be kept out of training",
             seen=list(episodes) or "no episodes",
             allowed=f"different ones of {dataset}",
         )
@@ -80,9 +83,17 @@ def recorded(
     """Return the episodes of a LeRobotDataset as lessons take them.
 
     Without a verdict an episode is a success. A failure with marked sub-tasks has reached the share of the stages that
-    it got through, if its marks are a beginning of those of the successes and not all of them.
+    it got through, if its marks are a beginning of those of the successes: its last one was not completed. A success in
+    which a sub-task had to be done again is left out: what is asked of these judges rises from mark to mark.
     """
-    stages = max((e.subtasks for e in episodes if e.success is not False), key=len, default=())
+    marked = [[s.name for s in e.subtasks] for e in episodes if e.success is not False]
+    straight = [names for names in marked if len(set(names)) == len(names)]
+    stages = max(straight, key=len, default=[]) or max(marked, key=len, default=[])
+    undone = {e.index for e in episodes if e.success is not False and straight and _repeats(e.subtasks)}
+    if undone:
+        log.warning(
+            "left out of %s, for a sub-task in them is marked more than once: %s", dataset, sorted(undone)
+        )
     return [
         FilmedEpisode(
             name=f"episode {episode.index} of {dataset}",
@@ -94,6 +105,7 @@ def recorded(
             footage=DatasetFootage(dataset=dataset, index=episode.index, camera_map=dict(camera_map)),
         )
         for episode in episodes
+        if episode.index not in undone
     ]
 
 
@@ -235,7 +247,10 @@ def _edges(subtasks: Sequence[Subtask], last: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(edges))
 
 
-def _reached(subtasks: Sequence[Subtask], stages: Sequence[Subtask]) -> float | None:
-    names, whole = [s.name for s in subtasks], [s.name for s in stages]
-    begun = 0 < len(names) < len(whole) and names == whole[: len(names)]
-    return len(names) / len(whole) if begun else None
+def _repeats(subtasks: Sequence[Subtask]) -> bool:
+    return len({s.name for s in subtasks}) < len(subtasks)
+
+
+def _reached(subtasks: Sequence[Subtask], stages: Sequence[str]) -> float | None:
+    names = [s.name for s in subtasks]
+    return (len(names) - 1) / len(stages) if names and names == list(stages[: len(names)]) else None

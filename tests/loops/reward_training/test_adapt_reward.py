@@ -14,7 +14,9 @@ from roborl.cli.main import main
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.errors import DatasetError
+from roborl.loops import footage
 from roborl.loops.footage import read_footage
+from roborl.loops.record import spans
 from roborl.loops.reward_training.adapt_reward import draw_some
 from roborl.rewards.registry import load_reward_model
 from roborl.testing.tiny_vlms import build_tiny_vlm
@@ -113,13 +115,44 @@ def run(capsys, *arguments):
     return json.loads(out), err
 
 
+def test_a_failure_reached_what_it_completed_and_work_that_was_undone_is_no_lesson(caplog):
+    """By the marks that the recorder writes: the last span of a failure was not completed."""
+    names = ["reach", "grasp", "lift"]
+
+    def of(number, stages, success):
+        return recorded(
+            number,
+            success=success,
+            index=number,
+            subtasks=[(s.name, s.start, s.end) for s in spans(stages, names, success=success)],
+        )
+
+    straight = of(0, [0] * 8 + [1] * 6 + [2] * 7, True)
+    undone = of(1, [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4 + [2] * 5, True)
+    failed = [
+        of(2, [0] * 21, False),
+        of(3, [0] * 8 + [1] * 13, False),
+        of(4, [0] * 4 + [1] * 4 + [2] * 13, False),
+    ]
+    episodes = footage.recorded([undone, straight, *failed], "data", {})
+    assert [(e.kind, e.keyframes, e.reached and round(e.reached, 2)) for e in episodes] == [
+        ("success", (0, 8, 14, 20), None),
+        ("failure", (), 0.0),
+        ("failure", (), 0.33),
+        ("failure", (), 0.67),
+    ]
+    assert "marked more than once: [1]" in caplog.text
+    (again,) = footage.recorded([undone], "data", {})
+    assert again.keyframes == (0, 4, 8, 12, 16, 20), "where all repeat, that is the task"
+
+
 def test_episodes_say_what_is_known_about_them(dataset):
     episodes, rate = read_footage(str(dataset))
     assert rate == 10
     assert [e.kind for e in episodes] == ["success"] * 4 + ["stall"] * 2
     assert episodes[0].keyframes == (2, 8, 20)
     assert episodes[0].progress([0, 5, 8, 14]).tolist() == [0.0, 0.25, 0.5, 0.75]
-    assert [e.reached for e in episodes[4:]] == [0.5, None]
+    assert [e.reached for e in episodes[4:]] == [0.0, None]
     assert np.array_equal(episodes[1].footage.read({"front": [7]})["front"][7], bar(7, 160))
     (third,), _ = read_footage(str(dataset), episodes=[3], camera_map={"top": "front"})
     assert np.array_equal(third.footage.read({"top": [7]})["top"][7], bar(7, 180))
@@ -130,7 +163,7 @@ def test_episodes_say_what_is_known_about_them(dataset):
     said, _ = read_footage(str(dataset), failed=[1])
     assert [(e.kind, e.keyframes != (), e.reached) for e in said[:3]] == [
         ("success", True, None),
-        ("failure", False, None),
+        ("failure", False, 0.5),
         ("success", True, None),
     ]
     with pytest.raises(DatasetError, match="could have failed"):
