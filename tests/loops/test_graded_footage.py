@@ -76,6 +76,25 @@ def test_what_is_made_from_one_episode_stays_on_one_side(rows):
     assert split_ladders(episodes, 0.0, 0)[1] == []
 
 
+def test_copies_and_clips_of_a_recording_in_the_layout_of_roboreward_stay_on_one_side(rows, tmp_path):
+    folder, _ = rows
+    bytes_of = sorted(folder.glob("**/*.mp4"))[0].read_bytes()
+    names = [
+        "a_originalsplit_train_index_1.mp4",
+        "a_originalsplit_train_index_1_2.mp4",
+        "a_originalsplit_train_index_1_attempt_1_score_3.mp4",
+        "a_originalsplit_train_index_12.mp4",
+        "some_name.mp4",
+        "some_copy.mp4",
+    ]
+    for name in names:
+        (tmp_path / name).write_bytes(bytes_of)
+    lines = [{"file_name": name, "task": f"t{i}", "reward": 3} for i, name in enumerate(names)]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ladders = [e.ladder for e in read_graded_footage(str(tmp_path), rate_hz=10.0)]
+    assert [ladders.index(ladder) for ladder in ladders] == [0, 0, 0, 3, 4, 4]
+
+
 def test_other_judges_refuse_grades(rows, tmp_path, capsys):
     folder, _ = rows
     network = ["--dataset", str(folder), "--out", str(tmp_path), "--model.checkpoint", "none"]
