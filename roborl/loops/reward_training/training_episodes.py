@@ -143,16 +143,27 @@ def _kept_hz(fps: float, rate_hz: float) -> float:
 
 
 def _kept(count: int, fps: float, rate_hz: float) -> NDArray[np.int64]:
-    """Return the observations that are kept of ``count``, evenly spaced from the first on."""
+    """Return the observations that are kept of ``count``, evenly spaced back from the last: that is where the work is done."""
     every = fps / rate_hz if 0 < rate_hz < fps else 1.0
-    return np.unique(np.arange(0, count, every).astype(np.int64))
+    return np.unique(count - 1 - np.arange(0, count, every).astype(np.int64))
 
 
 def _spans(spans: Sequence[Span], places: NDArray[np.int64]) -> list[Span]:
-    """Return spans as the thinned-out episode counts, each edge at the first observation from it on."""
-    last = len(places) - 1
-    found = [(name, *np.searchsorted(places, [start, end]).clip(max=last)) for name, start, end in spans]
-    return [(name, int(start), int(end)) for name, start, end in found]
+    """Return spans as the thinned-out episode counts, each edge at the first observation from it on.
+
+    One that is passed between two observations still gets a step, from the one behind it or, at the end, from those before.
+    """
+    names = [name for name, _, _ in spans]
+    edges = [[int(np.searchsorted(places, edge)) for edge in span[1:]] for span in spans]
+    free = 0
+    for edge in edges:
+        edge[0] = max(edge[0], free)
+        free = edge[1] = max(edge[1], edge[0] + 1)
+    free = len(places) - 1
+    for edge in reversed(edges):
+        edge[1] = min(edge[1], free)
+        free = edge[0] = min(edge[0], edge[1] - 1)
+    return [(name, start, end) for name, (start, end) in zip(names, edges, strict=True)]
 
 
 def _thinned(episode: TrainingEpisode, fps: float, rate_hz: float) -> TrainingEpisode:

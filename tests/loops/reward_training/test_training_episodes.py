@@ -2,9 +2,12 @@
 
 import json
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from roborl.cli.main import main
 from roborl.data.lerobot_io import read_episodes
@@ -14,7 +17,8 @@ from roborl.loops.reward_training.train_reward import TrainRewardConfig
 from roborl.loops.reward_training.training_episodes import read_training
 from roborl.loops.video import write_video
 from roborl.rewards.sarm.checkpoint import load_sarm
-from roborl.rewards.training.episodes import resize_episode
+from roborl.rewards.training.episodes import TrainingEpisode, label_episode, resize_episode
+from roborl.rewards.training.labels import plan_stages
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 
 FPS, FRAMES = 30, 60
@@ -53,12 +57,39 @@ def test_videos_are_thinned_out_and_shrunk_and_their_marks_go_along(filmed):
         "high": (10, 16, 16, 3),
         "wrist": (10, 16, 16, 3),
     }
-    assert one.images["high"][:, 8, 8, 0] == pytest.approx(np.arange(0, 60, 6) * 3, abs=4)
-    assert one.images["wrist"][:, 8, 8, 0] == pytest.approx(np.arange(0, 60, 6) * 2, abs=4)
-    # Frames 0, 6, 12, …: "reach" begins with the first one from frame 7 on.
-    assert one.subtasks == [("reach", 2, 5), ("place", 5, 9)]
+    assert one.images["high"][:, 8, 8, 0] == pytest.approx(np.arange(5, 60, 6) * 3, abs=4)
+    assert one.images["wrist"][:, 8, 8, 0] == pytest.approx(np.arange(5, 60, 6) * 2, abs=4)
+    # Frames 5, 11, … 59: "reach" begins with the first one from frame 7 on.
+    assert one.subtasks == [("reach", 1, 5), ("place", 5, 9)]
     assert one.state.shape == (10, 0)
     assert (one.task, one.success) == ("clear the table", True)
+
+
+@given(
+    steps=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    before=st.integers(0, 10),
+    rate=st.floats(5, 30),
+)
+def test_marks_of_a_thinned_out_success_stay_in_order_and_only_its_last_observation_is_finished(
+    steps, before, rate
+):
+    edges = np.cumsum([before, *steps]).tolist()
+    spans = [(f"stage {i}", a, b) for i, (a, b) in enumerate(pairwise(edges))]
+    count = edges[-1] + 1
+    episode = TrainingEpisode(
+        images={"front": np.zeros((count, 1, 1, 3), np.uint8)},
+        state=np.arange(count, dtype=np.float32)[:, None],
+        task="t",
+        success=True,
+        subtasks=spans,
+        kind="success",
+    )
+    assume(count * rate / FPS > len(spans) + 1)
+    thinned = training_episodes._thinned(episode, FPS, rate)
+    assert thinned.state[-1] == count - 1, "the observation in which the work is done is left out"
+    labels = label_episode(thinned, plan_stages([spans]), failure_ceiling=1.0)
+    assert [name for name, _, _ in thinned.subtasks] == [name for name, _, _ in spans]
+    assert np.flatnonzero(labels.stage == len(spans)).tolist() == [thinned.frames - 1]
 
 
 def test_without_a_rate_every_frame_is_kept_and_cameras_and_episodes_are_chosen(filmed):
@@ -81,8 +112,8 @@ def test_a_dataset_is_thinned_out_in_the_same_way(tmp_path):
     assert rate_hz == 5
     assert whole.frames == 10
     assert half.frames == 5
-    np.testing.assert_array_equal(half.images["front"], whole.images["front"][::2])
-    np.testing.assert_array_equal(half.state, whole.state[::2])
+    np.testing.assert_array_equal(half.images["front"], whole.images["front"][1::2])
+    np.testing.assert_array_equal(half.state, whole.state[1::2])
     with pytest.raises(DatasetError, match="no such episodes"):
         read_training(str(tmp_path / "data"), episodes=[7])
 
@@ -132,7 +163,7 @@ def test_cameras_are_mapped_to_the_models_names(tmp_path):
 def test_cameras_of_videos_are_mapped_in_the_same_way(filmed):
     (one, _), _ = read(filmed, camera_map={"front": "high"}, rate_hz=1, side_px=16)
     assert list(one.images) == ["front", "wrist"]
-    assert one.images["front"][1, 8, 8, 0] == pytest.approx(90, abs=4)
+    assert one.images["front"][0, 8, 8, 0] == pytest.approx(29 * 3, abs=4)
 
 
 def test_failed_episodes_are_named(tmp_path, filmed):
