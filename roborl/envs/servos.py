@@ -89,10 +89,11 @@ def steady(device: Any) -> None:
 
 @contextlib.contextmanager
 def keeping_hold(robot: Robot) -> Iterator[None]:
-    """Let an arm whose servos all hold a place go on holding it while it is connected.
+    """Let an arm hold the place it is in while it is connected: servos with torque keep it, others get it where they stand.
 
     LeRobot 0.6.1 configures its serial arms with the torque off: the joints of an arm in mid-air then sink, and whatever
-    it carries with them. Servos under torque have their settings already, for LeRobot puts the torque on last.
+    it carries with them. Servos under torque have their settings already, for LeRobot puts the torque on last. And it puts
+    it on without a goal: a servo that was turned by hand meanwhile may still have the one of before, and runs to it.
 
     Args:
         robot: Not connected yet. One without servos on a bus is left as it is.
@@ -103,17 +104,36 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
         yield
         return
 
+    enable_torque = bus.enable_torque
+
+    def hold_here(motors: Any = None, num_retry: int = 0) -> None:
+        for name, place in _read(bus, "Present_Position", motors).items():
+            bus.write("Goal_Position", name, place, normalize=False, num_retry=READ_RETRIES)
+        enable_torque(motors, num_retry=num_retry)
+
     def configure_unless_holding() -> None:
-        if all(bus.sync_read("Torque_Enable", normalize=False, num_retry=READ_RETRIES).values()):
+        torque = _read(bus, "Torque_Enable")
+        limp = [name for name, on in torque.items() if not on]
+        if not limp:
             log.info("All servos hold their places: they keep the settings they have")
+        elif len(limp) < len(torque):
+            log.warning(
+                "Without torque while the others hold, and holding again now: %s", ", ".join(map(str, limp))
+            )
+            hold_here(limp, READ_RETRIES)
         else:
             configure()
 
-    arm.configure = configure_unless_holding
+    arm.configure, bus.enable_torque = configure_unless_holding, hold_here
     try:
         yield
     finally:
-        del arm.configure
+        del arm.configure, bus.enable_torque
+
+
+def _read(bus: Any, register: str, motors: Any = None) -> dict[str, int]:
+    values: dict[str, int] = bus.sync_read(register, motors, normalize=False, num_retry=READ_RETRIES)
+    return values
 
 
 def close_port(device: Any) -> None:
@@ -168,8 +188,7 @@ def weak_servos(bus: Any) -> dict[str, str]:
     """
     if not isinstance(bus, FeetechMotorsBus):
         return {}
-    faults = bus.sync_read("Status", normalize=False, num_retry=READ_RETRIES)
-    torque = bus.sync_read("Torque_Enable", normalize=False, num_retry=READ_RETRIES)
+    faults, torque = _read(bus, "Status"), _read(bus, "Torque_Enable")
     weak = {name: _words(bits) for name, bits in faults.items() if bits}
     return {name: "no torque" for name, on in torque.items() if not on} | weak
 

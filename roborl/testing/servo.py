@@ -54,7 +54,7 @@ class ServoFault(IntFlag):
 class Servo:
     """Turns towards its goal at a bounded speed while its torque is on, and stays where it is without.
 
-    Its goal is where it stands whenever its torque comes on. While a fault is upon it, it has no torque.
+    It keeps the goal that it was given last, whoever turns it meanwhile. While a fault is upon it, it has no torque.
 
     Args:
         id: Its number on the bus.
@@ -128,6 +128,7 @@ class Servo:
 
     def hold(self) -> None:
         """Put its torque on where it stands, as an earlier process left it."""
+        self._put("Goal_Position", self["Present_Position"])
         self.write(_address("Torque_Enable"), b"\1")
         self.was_limp = False
 
@@ -150,16 +151,12 @@ class Servo:
     def write(self, address: int, data: bytes) -> None:
         """Take registers; what can only be read stays as it is."""
         self.turn()
-        torque = self._memory[_address("Torque_Enable")]
         for place, value in enumerate(data, start=address):
             if place not in _FIXED:
                 self._memory[place] = value
         if not self._memory[_address("Lock")]:
             self._kept = bytes(self._memory[:_KEPT_BELOW])
-        now = self._memory[_address("Torque_Enable")]
-        self.was_limp |= not now
-        if now and not torque:
-            self._put("Goal_Position", self["Present_Position"])
+        self.was_limp |= not self._memory[_address("Torque_Enable")]
 
     def turn(self) -> None:
         """Move on to where it stands by now."""

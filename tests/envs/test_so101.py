@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lerobot.motors.feetech.tables import STS_SMS_SERIES_CONTROL_TABLE
 
 from roborl.clock import MonotonicClock
 from roborl.envs.arm import Arm
@@ -67,6 +68,33 @@ def test_a_limp_arm_is_given_its_settings_and_torque_where_it_stands(desk: DeskA
     np.testing.assert_allclose(desk.joints(), desk.model.home, atol=STEP)
     assert desk.chain.servos["gripper"]["Max_Torque_Limit"] == 500
     assert desk.chain.servos["elbow_flex"]["P_Coefficient"] == 16
+    arm.disconnect()
+
+
+def test_a_limp_arm_that_was_turned_by_hand_does_not_run_to_where_it_was_before(desk: DeskArm) -> None:
+    desk.let_hold()
+    for servo in desk.chain.servos.values():
+        servo.write(STS_SMS_SERIES_CONTROL_TABLE["Torque_Enable"][0], b"\0")
+    away = desk.model.home + np.array([40.0, -30.0, 30.0, -60.0, 0.0, -80.0])
+    desk.place(away)
+    stood = desk.joints()
+    arm = make_arm(desk)
+    arm.connect()
+    time.sleep(0.2)
+    assert all(desk.holds)
+    np.testing.assert_allclose(desk.joints(), stood, atol=STEP)
+    arm.disconnect()
+
+
+def test_a_servo_that_lost_its_torque_alone_costs_the_others_none(desk: DeskArm) -> None:
+    desk.let_hold()
+    gripper = desk.chain.servos["gripper"]
+    gripper.power(False)
+    gripper.power(True)
+    arm = make_arm(desk)
+    arm.connect()
+    assert all(desk.holds)
+    assert [name for name, servo in desk.chain.servos.items() if servo.was_limp] == ["gripper"]
     arm.disconnect()
 
 
