@@ -97,6 +97,7 @@ class ControlLoop:
         self._turns = Turns(supervisor, newest, status, self._remarks, arm.action_dim)
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
         self._index = -1
+        self._ended: tuple[EpisodeKey, bool] | None = None
         self._faults = 0
 
     def run(self) -> None:
@@ -360,6 +361,7 @@ class ControlLoop:
         self._turns.finish()
         self._status["last_end"] = _CAUSES.index(cause)
         self._status.add("episodes")
+        self._ended = (self._key, cause is EndCause.SUCCESS)
         self._status.add("successes", cause is EndCause.SUCCESS)
         self._status.add("watchdogs", cause is EndCause.WATCHDOG)
         self._status.add("judge_stops", cause is EndCause.JUDGE_STOP)
@@ -386,7 +388,11 @@ class ControlLoop:
         """Commit them as far as the ring has room beside the rest of a running episode."""
         kept = self._settings.max_steps - self._index + 3 if self._orders.running else 0
         while self._orders.late and self._journal.ring.free_slots > kept:
-            self._commit(self._orders.late.pop(0))
+            verdict = self._orders.late.pop(0)
+            self._commit(verdict)
+            if (verdict.key, not verdict.success) == self._ended:
+                self._ended = (verdict.key, verdict.success)
+                self._status.add("successes", 1 if verdict.success else -1)
 
     def _enough(self) -> bool:
         episodes = self._settings.episodes

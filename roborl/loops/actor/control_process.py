@@ -79,7 +79,7 @@ def main(child: Child, config: ActConfig) -> None:
     if not config.alone:
         log.info("%s", memory_of(journal, bench.policy_hz, config.ring_mb))
     count_lost_episode(journal, status)
-    status["incarnation"] = journal.incarnation
+    announce(journal, status)
     card.write(folder)
 
     def alive() -> None:
@@ -147,6 +147,12 @@ def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Jou
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
+
+
+def announce(journal: Journal, status: StatusSlot) -> None:
+    """Say which start this is. No episode of it is on the screen yet: what is pressed now is no verdict on one of its own."""
+    status["index"] = -1
+    status["incarnation"] = journal.incarnation
 
 
 def memory_of(journal: Journal, policy_hz: float, ring_mb: int) -> str:

@@ -157,6 +157,7 @@ class Orders:
         """Give the verdict to the observation that was on the screen, be it of this episode or of one before."""
         key = press.episode or self._key
         if key is None:
+            self._remarks.keep("verdict", "No episode has begun since this start: the verdict has no effect")
             return
         present = key == self._key
         newest = (

@@ -888,6 +888,25 @@ def test_a_verdict_that_comes_before_the_run_is_ended_is_kept(tmp_path: Path) ->
     assert (last.key, last.index, last.success) == (judged, 6, True)
 
 
+@pytest.mark.parametrize("pressed", [(), (Button.SUCCESS,), (Button.SUCCESS, Button.FAILURE)])
+def test_successes_that_are_pressed_after_the_time_limit_count(
+    tmp_path: Path, pressed: tuple[Button, ...]
+) -> None:
+    bench = Bench(tmp_path, by_person=True, episodes=2)
+    judged = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+
+    def answer() -> None:
+        if bench.status["episodes"]:
+            for button in pressed:
+                bench.keys.press(button, episode=judged, index=6)
+        bench.keys.press(Button.READY)
+
+    bench.answer = answer
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+    assert bench.status["successes"] == (pressed[-1:] == (Button.SUCCESS,))
+
+
 def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, episodes=2)
     earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)

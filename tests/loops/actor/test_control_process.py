@@ -20,6 +20,7 @@ from roborl.loops.actor import control_process
 from roborl.loops.actor.act import folder_of
 from roborl.loops.actor.act_config import ActConfig, Card
 from roborl.loops.actor.control_process import (
+    announce,
     gate,
     make_judge_stop,
     make_operator,
@@ -147,3 +148,24 @@ def test_on_a_physical_bench_the_operator_is_told_what_the_arm_does_when_control
         gc.unfreeze()
         shutil.rmtree(folder_of(config))
     assert "Should this control process die: the arm sinks slowly" in caplog.text
+
+
+def test_what_is_pressed_before_the_first_episode_of_a_start_names_none_of_its_own(tmp_path: Path) -> None:
+    status = StatusSlot(tmp_path, "control")
+    for field, value in {"incarnation": 1, "episode": 3, "index": 9}.items():  # As a predecessor left them.
+        status[field] = value
+    card = Card(
+        actor="arm",
+        bench="so101_sim",
+        cameras={},
+        state_dim=1,
+        action_dim=1,
+        real_time=True,
+        task="t",
+        simulated=True,
+        policy_hz=10.0,
+        scales={},
+    )
+    with closing(open_journal(tmp_path / "ring.bin", card, max_steps=4, ring_mb=1)) as journal:
+        announce(journal, status)
+        assert (status["incarnation"], status["index"]) == (journal.incarnation, -1)

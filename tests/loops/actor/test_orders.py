@@ -31,3 +31,13 @@ def test_a_discard_between_two_episodes_is_told_to_have_no_effect_with_the_arm_a
     keys.press(Button.DISCARD)
     orders.listen(0)
     assert orders.discard
+
+
+def test_a_verdict_before_the_first_episode_of_a_start_is_told_to_have_no_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys, orders = PressSender(tmp_path, "test"), Orders(Presses(tmp_path), FakeClock())
+    keys.press(Button.SUCCESS)
+    orders.rest()
+    assert "the verdict has no effect" in caplog.text
+    assert not orders.late
