@@ -45,7 +45,7 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
     """Return the teleoperator of a configuration, not yet connected.
 
     Raises:
-        ConfigError: If it is a keyboard, its driver is not installed, its settings do not fit or its calibration file
+        ConfigError: If it is a keyboard or a gamepad that is not missed, its driver is not installed, its settings do not fit or its calibration file
             cannot be read.
     """
     # LeRobot 0.6.1 forgets a key that is held whenever it is asked for events, and never forgets one that was let go where
@@ -56,6 +56,13 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
             seen=device_type(config),
             allowed="a gamepad, or a leader arm of the same kind as the robot",
             remedy="Use one of those; success, failure and stop stay on the terminal's keyboard",
+        )
+    if getattr(config, "hidapi_fallback", False):
+        raise ConfigError(
+            "LeRobot's HID gamepads do not stop an arm: one that is pulled out goes on as it was held last",
+            seen="hidapi_fallback=true",
+            allowed="false: a pad that pygame sees is missed once it is gone",
+            remedy="Leave it out",
         )
     if getattr(config, "use_degrees", True) is False:
         raise ConfigError(

@@ -90,6 +90,12 @@ def test_a_gamepad_that_is_not_plugged_in_is_found_at_once_and_sigterm_still_end
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_gamepad_that_is_not_missed_once_it_is_gone_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pad.yaml").write_text("type: gamepad\nhidapi_fallback: true\n")
+    with pytest.raises(ConfigError, match=r"pulled out.*hidapi_fallback=true.*Leave it out"):
+        read_teleoperator(tmp_path / "pad.yaml")
+
+
 @pytest.mark.parametrize("kind", ["keyboard_ee", "keyboard"])
 def test_a_keyboard_is_refused_as_a_device_and_the_reason_is_given(tmp_path: Path, kind: str) -> None:
     (tmp_path / "keys.yaml").write_text(f"type: {kind}\n")
