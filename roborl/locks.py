@@ -48,15 +48,21 @@ class FolderLock:
     Args:
         path: The folder.
         busy: What to say of whoever has it.
+        remedy: What to do then.
 
     Raises:
         DatasetError: If another process has it.
     """
 
-    def __init__(self, path: Path, busy: str = "Another recording writes into this dataset") -> None:
+    def __init__(
+        self,
+        path: Path,
+        busy: str = "Another recording writes into this dataset",
+        remedy: str = "Wait until it is done, or give another path",
+    ) -> None:
         self._fd: int | None = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            lock(self._fd, path, busy=busy, remedy="Wait until it is done, or give another path")
+            lock(self._fd, path, busy=busy, remedy=remedy)
         except DatasetError:
             self.close()
             raise

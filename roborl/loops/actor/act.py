@@ -15,6 +15,7 @@ from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
 from roborl.hil.keyboard import HELP, TerminalKeyboard
 from roborl.hil.presses import PressSender
+from roborl.locks import FolderLock
 from roborl.loops.actor import control_process, inference, io, live, teleop
 from roborl.loops.actor.act_config import ActConfig, give_back_memory, shared_folder
 from roborl.loops.actor.control_settings import Waiting
@@ -83,6 +84,9 @@ class Actor:
         group: A group that has this actor's processes among others, and that its owner starts, polls and stops; None
             makes one of its own.
         suffix: What the names of the processes end with in that group.
+
+    Raises:
+        DatasetError: If one of that name is at work on that run already; nothing of its is touched.
     """
 
     def __init__(
@@ -98,6 +102,11 @@ class Actor:
         config.run.mkdir(parents=True, exist_ok=True)
         give_back_memory()
         self.folder = shared_folder(config.run, config.actor)
+        self._lock = FolderLock(
+            self.folder,
+            busy="An actor of this name is at work on this run",
+            remedy="End it, or give this one another --actor, or another --run",
+        )
         (self.folder / "actor.json").unlink(missing_ok=True)
         counted = (*_PROCESSES, "live") if config.live.on else _PROCESSES
         self.status = {name: StatusSlot(self.folder, name) for name in counted}
@@ -138,6 +147,7 @@ class Actor:
         finally:
             # The arm first, whatever happened.
             self.group.stop()
+            self._lock.close()
         return self.report(time.monotonic() - began)
 
     def stop_arm(self) -> None:
@@ -151,6 +161,7 @@ class Actor:
         for name in self.names.values():
             self.group.end(name)
         self._tidy()
+        self._lock.close()
 
     def report(self, wall_s: float) -> dict[str, Any]:
         """Return what the actor did and how its processes fared."""

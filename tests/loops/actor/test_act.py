@@ -18,7 +18,7 @@ import pytest
 
 from roborl.codec import split
 from roborl.data.ring import Ring
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, DatasetError
 from roborl.learning.publish import VersionShelf
 from roborl.loops.actor.act import Actor, folder_of, run_actor
 from roborl.loops.actor.act_config import ActConfig
@@ -283,6 +283,22 @@ def test_a_second_actor_of_one_name_ends_before_it_moves_and_is_told_why(
         thread.join(30)
         shutil.rmtree(folder_of(second))
     check_experience(learner.records)
+
+
+def test_a_second_actor_on_the_same_run_is_refused_and_leaves_the_first_alone(config: ActConfig) -> None:
+    stop = threading.Event()
+    actor = Actor(config, stop.is_set)
+    thread, _ = run_in_thread(actor)
+    wait_for(lambda: actor.status["control"]["steps"] > 3)
+    try:
+        with pytest.raises(DatasetError, match=r"actor of this name.*--actor"):
+            Actor(config, lambda: False)
+        assert (folder_of(config) / "actor.json").exists()
+        before = actor.status["control"]["steps"]
+        wait_for(lambda: actor.status["control"]["steps"] > before + 30)
+    finally:
+        stop.set()
+        thread.join(30)
 
 
 def test_an_actor_of_another_architecture_ends_before_it_takes_weights(
