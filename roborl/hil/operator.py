@@ -12,6 +12,12 @@ from roborl.roles import Operator
 ASKS = "Make the scene ready and step back, then press r."
 """What the person is asked before each episode."""
 
+_DEAF_NS = 5 * NS
+_DEAF = (
+    "No keyboard is heard, so nobody can press r, success or stop: start this in a terminal of its own"
+    " (ssh -t, docker run -it), not in the background"
+)
+
 
 class PersonOperator:
     """A :class:`roborl.roles.Operator` behind buttons.
@@ -44,6 +50,7 @@ class PersonOperator:
         self.on_press = on_press
         self._stopping = stopping
         self._poll_ns = int(poll_s * NS)
+        self._heard = False
 
     def reset(self, seed: int | None) -> None:
         """Wait until the person says that the scene is ready; having said so before does not count.
@@ -52,10 +59,16 @@ class PersonOperator:
             SafetyStop: If the person presses the emergency stop instead, or the process must end.
         """
         for press in self._presses.take():
+            self._heard = True
             self._pass_on(press)
         self._say(f"{ASKS} Ctrl-C ends the run.")
+        asked_ns = self._clock.now_ns()
         while not self._stopping():
             taken = self._presses.take()
+            self._heard = self._heard or bool(taken)
+            if not self._heard and self._clock.now_ns() - asked_ns > _DEAF_NS:
+                self._heard = True
+                self._say(_DEAF)
             for press in taken:
                 self._pass_on(press)
             if any(press.button is Button.READY for press in taken):

@@ -96,6 +96,18 @@ def test_a_reset_waits_for_the_person_and_passes_late_verdicts_on(tmp_path: Path
     assert passed == [Button.FAILURE, Button.ALIVE, Button.SUCCESS]
 
 
+def test_a_person_whom_nobody_hears_is_told_so_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    clock = FakeClock()
+    operator = PersonOperator(
+        Presses(tmp_path), say=said.append, clock=clock, stopping=lambda: clock.now_ns() > 60 * NS
+    )
+    with pytest.raises(SafetyStop):
+        operator.reset(0)
+    assert [line for line in said if "No keyboard is heard" in line] == said[1:]
+    assert len(said) == 2
+
+
 def test_an_emergency_stop_ends_the_wait(tmp_path: Path) -> None:
     operator, _, _ = person(tmp_path, [Button.ESTOP])
     with pytest.raises(SafetyStop):
