@@ -17,7 +17,7 @@ from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter, interrupt_later
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import DatasetError, RoborlError
+from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.loops.bench_scales import scales
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.loops.seeds import Purpose, scene_seed
@@ -60,9 +60,17 @@ def open_writer(
     """Return a writer for what an environment perceives; the state's names are the robot's.
 
     Raises:
+        ConfigError: If the bench has no whole number of observations per second.
         DatasetError: If there is a dataset of another form, of other scales or of another task.
     """
     bench, arm = env.bench, env.arm
+    if not bench.policy_hz.is_integer():
+        raise ConfigError(
+            "A LeRobotDataset has a whole number of observations per second",
+            seen=f"policy_hz {bench.policy_hz:g}",
+            allowed="a whole number that divides control_hz",
+            remedy="Set policy_hz in the bench file before recording for it",
+        )
     axes = ["x", "y", "z"]
     joints = [f"{name}.pos" for name in arm.model.joint_names]
     writer = DatasetWriter(

@@ -142,6 +142,15 @@ def test_a_dataset_of_one_task_takes_no_other(env: RobotEnv, tmp_path: Path, dem
     assert (info.episodes, info.tasks) == (1, (env.task,))
 
 
+def test_a_rate_that_no_dataset_can_have_is_refused_before_anything_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--scripted", "1", "--bench_overrides", "[--policy_hz=12.5]", "--out", str(tmp_path / "d")]
+    assert main(["record", *words]) == 2
+    assert "policy_hz 12.5" in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
