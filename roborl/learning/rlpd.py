@@ -31,6 +31,7 @@ from torch.nn import functional
 from roborl.data.arena import ArenaReader
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.learning.features import FeatureCache
+from roborl.learning.optimisers import go_on
 from roborl.learning.sampling import Batch
 from roborl.learning.targets import Targets, check_lookahead
 from roborl.policies.networks import Critics
@@ -201,8 +202,8 @@ class Rlpd:
         self.averaged.load_state_dict(state["averaged"])
         self.critics.load_state_dict(state["critics"])
         self.targets.load_state_dict(state["targets"])
-        self._actor_optimiser.load_state_dict(state["actor_optimiser"])
-        self._critic_optimiser.load_state_dict(state["critic_optimiser"])
+        go_on(self._actor_optimiser, state["actor_optimiser"])
+        go_on(self._critic_optimiser, state["critic_optimiser"])
         self.updates = int(state["updates"])
         torch.set_rng_state(state["generator"])
 

@@ -33,6 +33,7 @@ from torch.nn import functional
 from roborl.data.arena import ArenaReader
 from roborl.errors import ConfigError
 from roborl.learning.features import EachCamera, FeatureCache
+from roborl.learning.optimisers import go_on
 from roborl.learning.publish import Weights
 from roborl.learning.sampling import Batch
 from roborl.learning.targets import Targets, check_lookahead
@@ -228,8 +229,8 @@ class Weighted:
         self._encoder.load_state_dict(state["encoder"])
         self.values.load_state_dict(state["values"])
         self.targets.load_state_dict(state["targets"])
-        self._policy_optimiser.load_state_dict(state["policy_optimiser"])
-        self._value_optimiser.load_state_dict(state["value_optimiser"])
+        go_on(self._policy_optimiser, state["policy_optimiser"])
+        go_on(self._value_optimiser, state["value_optimiser"])
         self.updates = int(state["updates"])
         torch.set_rng_state(state["generator"])
 

@@ -196,6 +196,21 @@ def test_a_learner_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a if name != "/generator")
 
 
+def test_a_learner_goes_on_with_the_learning_rate_that_it_is_told_now(tmp_path: Path) -> None:
+    first, random = algorithm(tmp_path / "a"), np.random.default_rng(0)
+    first.update(batch(random))
+    second = algorithm(tmp_path / "b", learning_rate=1e-7)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    before = tensors(copy.deepcopy(second.state_dict()))
+    second.update(batch(random))
+    after = tensors(second.state_dict())
+    moved = [
+        float((after[n] - before[n]).abs().max()) for n in after if n.startswith(("/actor/", "/critics/"))
+    ]
+    assert moved
+    assert max(moved) < 1e-5
+
+
 @pytest.mark.parametrize(("from_first", "ways_alone"), [(False, False), (True, False), (True, True)])
 def test_the_actor_is_told_in_learning_what_it_was_told_when_it_acted(
     tmp_path: Path, from_first: bool, ways_alone: bool
