@@ -17,6 +17,7 @@ from roborl.errors import DatasetError, ModelLoadError
 from roborl.learning.algorithm import Algorithm
 from roborl.learning.publish import ProbeActions, probe_with
 from roborl.loops.architecture import architecture, folder_architecture
+from roborl.loops.beating import beating
 from roborl.loops.learner.algorithms import chosen, make_algorithm, mix_of, sampling_of, settings_of
 from roborl.loops.learner.label import Labeller
 from roborl.loops.learner.learn_config import (
@@ -33,6 +34,8 @@ from roborl.types import Observation
 log = logging.getLogger(__name__)
 
 _STATUS_EVERY_S = 0.5
+_READS_S = 600.0
+"""Longest that one recorded episode may take to be read: minutes of it are decoded at the rate they were filmed at."""
 _STORE_WAIT_S = 60.0
 _SILENT_S = 5.0
 _WARN_EVERY_S = 600.0
@@ -127,7 +130,8 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     ticker, room = _Ticker(_STATUS_EVERY_S), _Room(run.store)
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
-        demos.turn()
+        with beating(child.beat, at_most_s=_READS_S):
+            demos.turn()
         loop.turn(0.05 if demos.complete else 0.0)
         child.beat()
         if ticker.due():

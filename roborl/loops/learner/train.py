@@ -22,6 +22,8 @@ from roborl.loops.run_files import written
 log = logging.getLogger(__name__)
 
 _LONGEST_BURST_S = 0.25
+# An update or a probe that takes longer hangs.
+_HANGS_S = 600.0
 # After a checkpoint passes at least this many times what writing it took.
 _SAVING_REST = 9
 
@@ -131,12 +133,15 @@ class Trainer[B]:
             self._refresh(now)
         due = min(self.budget.allowance(actor_alive=self.actor_alive), self._config.burst)
         made = 0
-        while made < due and self._update():
-            made += 1
-            if self._clock.now_ns() - now > _LONGEST_BURST_S * NS:
-                break  # On a busy machine the rest of the loop must have its turn too.
-        if self._unpublished >= self._config.publish_every:
-            self._publish({})
+        with beating(
+            self._beat, at_most_s=_HANGS_S
+        ):  # One update of a large policy may take a minute on a CPU.
+            while made < due and self._update():
+                made += 1
+                if self._clock.now_ns() - now > _LONGEST_BURST_S * NS:
+                    break  # On a busy machine the rest of the loop must have its turn too.
+            if self._unpublished >= self._config.publish_every:
+                self._publish({})
         now = self._clock.now_ns()
         if self._unsaved and now >= self._save_ns:
             self.save()

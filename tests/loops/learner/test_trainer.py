@@ -4,7 +4,7 @@ import errno
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,22 @@ def test_updates_wait_while_there_is_nothing_to_draw_and_hold_no_actor_back(tmp_
     bench.memory.empty = False
     assert bench.turn() == 44
     assert not bench.trainer.report()["nothing_to_draw"]
+
+
+def test_an_update_that_takes_long_shows_signs_of_life(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(10)
+    update = bench.algorithm.update
+
+    def slowly(batch: float) -> dict[str, float]:
+        time.sleep(1.3)
+        assert bench.beats
+        return update(batch)
+
+    bench.algorithm.update = slowly  # type: ignore[method-assign]
+    bench.trainer._config = replace(bench.trainer._config, burst=1)
+    assert bench.turn() == 1
 
 
 def test_a_silent_actor_stops_the_learner_when_it_has_nothing_new(tmp_path: Path) -> None:
