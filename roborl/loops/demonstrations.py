@@ -110,8 +110,8 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
             continue
         if not failed or config.failures:
             shown += not failed
-            named = told is False or episode.index in config.failed
-            yield _unpaid(episode) if named else episode
+            told_of = told is not None or episode.index in config.failed
+            yield _paid(episode) if told_of else episode
 
 
 def demo_weights(config: DemosConfig, bench: Bench) -> dict[int, NDArray[np.float32]] | None:
@@ -133,10 +133,10 @@ def demo_weights(config: DemosConfig, bench: Bench) -> dict[int, NDArray[np.floa
     return read_weights(info.root, Path(config.weights))
 
 
-def _unpaid(episode: DatasetEpisode) -> DatasetEpisode:
-    """Return a failure as such: the file, which knows nothing of it, may pay the last step as that of a success."""
+def _paid(episode: DatasetEpisode) -> DatasetEpisode:
+    """Return an episode whose outcome was told with the reward of that outcome: the file may know of another one, or of none."""
     reward = episode.reward.copy()
-    reward[-1] = min(reward[-1], 0.0)
+    reward[-1] = max(reward[-1], 1.0) if episode.success else min(reward[-1], 0.0)
     return replace(episode, reward=reward)
 
 

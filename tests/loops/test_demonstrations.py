@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.dataset_tools import delete_episodes
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -309,6 +311,15 @@ def test_failures_come_only_when_asked_for_and_do_not_count_as_demonstrations(tm
     assert sorted(bool(episode.success) for episode in both) == [False, False, True]
 
 
+def write_unpaid(folder: Path) -> None:
+    """Take the rewards out of a dataset."""
+    for path in folder.glob("data/**/*.parquet"):
+        table = pq.read_table(path)
+        place = table.column_names.index("next.reward")
+        zeros = pa.nulls(table.num_rows, table.schema.field(place).type).fill_null(0.0)
+        pq.write_table(table.set_column(place, table.schema.field(place), zeros), path)
+
+
 def test_failed_episodes_are_named_and_earn_nothing(bench: Bench, tmp_path: Path) -> None:
     env = RobotEnv(bench)
     record_scripted(env, tmp_path / "d", script_maker(), demonstrations=3)
@@ -320,6 +331,10 @@ def test_failed_episodes_are_named_and_earn_nothing(bench: Bench, tmp_path: Path
         assert (first.success, first.steps[-1].reward) == (True, 1.0)
         assert (second.success, second.steps[-1].reward) == (False, 0.0)
         assert second.end is EndCause.FAILURE
+    # As one with a column of rewards in which nobody was ever paid, and that says nothing of outcomes.
+    write_unpaid(tmp_path / "d")
+    paid = list(bench_demos(DemosConfig(path=str(tmp_path / "d"), success="all"), bench))
+    assert [(e.success, e.steps[-1].reward) for e in paid] == [(True, 1.0)] * 3
     with pytest.raises(DatasetError, match=r"failed.*Found: \[3\].*0 to 2"):
         list(bench_demos(replace(config, failed=[3]), bench))
 
