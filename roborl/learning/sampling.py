@@ -88,7 +88,7 @@ class Batch:
         next_potential: Φ of the next observation, float32 (b,); means nothing where terminated.
         terminated: The task itself ended within the horizon: nothing is bootstrapped, bool (b,).
         horizon: Steps, int64 (b,).
-        person: A person chose the first action, bool (b,).
+        person: A person chose the first action, in no recorded failure, bool (b,).
         demo: The episode is a demonstration, bool (b,).
         rows: Rows of the replay memory, int64 (b,).
         next_rows: Rows of the next observations, int64 (b,).
@@ -214,12 +214,20 @@ class Sampler:
             batch = self._gather(drawn, images=images)
             if self.reader.holds(drawn.slots, self._extent.ordinal.take(drawn.slots)):
                 return batch
-            # The store took rows back while they were being read: what was drawn may be of two episodes.
+            # The store took rows back while they were being read: what was drawn may be of two episodes, and a set empty now.
             self.refresh()
+            parts = self._still_there(parts)
         raise DatasetError(
             "The replay memory changes faster than it can be read",
             remedy="Raise capacity_bytes: it holds too few episodes",
         )
+
+    def _still_there(self, parts: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the parts without sets that have become empty; the largest of the others gets what was theirs."""
+        there = {name: count for name, count in parts.items() if self._index.count(name)}
+        if there and (left := sum(parts.values()) - sum(there.values())):
+            there[max(there, key=lambda name: there[name])] += left
+        return there or parts
 
     def _gather(self, drawn: Drawn, *, images: bool) -> Batch:
         # `take` rather than indexing throughout, and few calls: copying pictures empties the processor's caches, so that
@@ -247,7 +255,7 @@ class Sampler:
             next_potential=after,
             terminated=terminated,
             horizon=horizon,
-            person=columns.source.take(rows) == _PERSON,
+            person=(columns.source.take(rows) == _PERSON) & (self._kind.take(slots) != FAILURE),
             demo=self._demo.take(slots),
             rows=rows,
             next_rows=next_rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from roborl.learning.mixing import Mixer, Schedule, Share
 from roborl.learning.sampling import Batch, Sampler
 from roborl.loops.learner.experience import EpisodeResult, Experience
 from roborl.types import EpisodeKey, Source
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,7 @@ class ReplaySource:
         self._recorded_mixer = Mixer(sampler, recorded(mix))
         self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
         self._imported, self._ahead = imported, ahead
+        self._told_of_labels = False
         self._reported = set(reported)
         # By ordinal of the episode, whether its end has been looked at.
         self._closed: NDArray[np.bool_] = np.zeros(0, np.bool_)
@@ -157,6 +161,10 @@ class ReplaySource:
         finished = over[~self._closed[table["ordinal"][over]]]
         finished = finished[np.argsort(table["ordinal"][finished])]
         results = [self._result(int(slot)) for slot in finished]
+        whole = self._recorded_whole(counts) and self._imported()
+        if whole and self._lacks_labels and not self._told_of_labels:
+            self._told_of_labels = True
+            log.info("The head start waits for a reward model that scores what is recorded")
         return Experience(
             committed=int(table["ordinal"].max(initial=0)) + int(table["observations"][online].sum()),
             sampleable=int(self._counted.sum()),
@@ -164,8 +172,13 @@ class ReplaySource:
             policy_version=self._newest_version(online),
             held=counts["held"],
             label_version=sampler.version,
-            recorded=self._recorded_whole(counts) and self._imported(),
+            recorded=whole and not self._lacks_labels,
         )
+
+    @property
+    def _lacks_labels(self) -> bool:
+        # After a while steps are drawn without labels, whoever is late; a head start comes once only, and is not spent on such.
+        return self._sampler.config.need_labels and not self._sampler.version
 
     def _count(self) -> None:
         ordinals, lengths = self._sampler.online()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roborl.clock import FakeClock
 from roborl.codec import join
 from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns, switch
@@ -19,7 +21,7 @@ from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.learner.replay import MixConfig, ReplaySource
 from roborl.records import Arrival, Verdict, pack_record
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_instants, episode_records
-from roborl.types import EndCause, EpisodeKey, RewardSource
+from roborl.types import EndCause, EpisodeKey, RewardSource, Source
 
 SPEC = StoreSpec(
     cameras=CAMERAS,
@@ -34,9 +36,9 @@ SPEC = StoreSpec(
 class Rig:
     """A store written to by hand, and the trainer's view of it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **spec: int) -> None:
         self.root = root
-        self.store = Store.open(root, SPEC)
+        self.store = Store.open(root, replace(SPEC, **spec))
         self._sequence = 0
 
     def run(
@@ -65,8 +67,9 @@ class Rig:
         need_labels: bool = False,
         imported: bool = True,
         ahead: bool = False,
+        clock: FakeClock | None = None,
     ) -> ReplaySource:
-        sampler = Sampler(ArenaReader(self.root), SamplingConfig(need_labels=need_labels), 0)
+        sampler = Sampler(ArenaReader(self.root), SamplingConfig(need_labels=need_labels), 0, clock)
         shares = (mix or MixConfig()).shares(0.5)
         info = StoreReader(self.root).info
         return ReplaySource(
@@ -164,6 +167,36 @@ def test_recorded_episodes_stand_there_whole_once_they_have_come_in_and_are_labe
     assert not rig.source(need_labels=True).refresh().recorded
 
 
+def test_a_head_start_is_not_spent_on_what_no_reward_model_has_scored_yet(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.run(0, 6, EndCause.SUCCESS, mode="demo")
+    clock = FakeClock()
+    source = rig.source(need_labels=True, clock=clock)
+    source.refresh()
+    clock.advance(60.0)
+    with caplog.at_level(logging.INFO):
+        assert not source.refresh().recorded
+    assert "waits for a reward model" in caplog.text
+    assert source.sample() is not None, "drawn without labels, whoever is late"
+
+
+def test_a_set_that_the_store_empties_between_two_looks_leaves_its_part_to_the_others(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, capacity_bytes=150_000)
+    rig.run(0, 18, EndCause.SUCCESS)
+    rig.run(1, 18)
+    source = rig.source()
+    source.refresh()
+    number = 2
+    while not rig.store.health()["evicted"]:
+        rig.run(number, 18)
+        number += 1
+    drawn = source.sample()
+    assert drawn is not None
+    assert len(drawn) == 8
+    rig.store.close()
+
+
 def test_nothing_from_online_is_drawn_while_the_head_start_lasts(rig: Rig) -> None:
     rig.run(0, 6, EndCause.SUCCESS)
     rig.run(1, 6, EndCause.SUCCESS, mode="demo")
@@ -214,7 +247,11 @@ def test_recorded_failures_are_a_set_of_their_own_and_never_demonstrations(rig: 
     rig.run(0, 8)
     for number, success in enumerate((True, False)):
         key = EpisodeKey(actor="demo", incarnation=1, episode=number)
-        arrivals = [r for r in episode_records(key, 8, EndCause.TIME_LIMIT) if isinstance(r, Arrival)]
+        arrivals = [
+            replace(r, command=r.command and replace(r.command, source=Source.PERSON))
+            for r in episode_records(key, 8, EndCause.TIME_LIMIT)
+            if isinstance(r, Arrival)
+        ]
         info = replace(StoreReader(rig.root).episodes()[0], key=key)
         rig.store.import_episode(replace(episode_of(info, arrivals), success=success))
     sampler = Sampler(ArenaReader(rig.root), SamplingConfig(need_labels=False), 0)
@@ -223,8 +260,10 @@ def test_recorded_failures_are_a_set_of_their_own_and_never_demonstrations(rig: 
         "failure": 8,
         "online": 8,
     }
-    assert not sampler.sample(16, "failure").demo.any()
-    assert sampler.sample(16, "demo").demo.all()
+    # What a person did in them is no example either.
+    failures, shown = sampler.sample(16, "failure"), sampler.sample(16, "demo")
+    assert not (failures.demo | failures.person).any()
+    assert (shown.demo & shown.person).all()
 
 
 def test_the_share_of_demonstrations_can_follow_a_schedule() -> None:
