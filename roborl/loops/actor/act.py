@@ -108,6 +108,10 @@ class Actor:
             remedy="End it, or give this one another --actor, or another --run",
         )
         (self.folder / "actor.json").unlink(missing_ok=True)
+        if config.alone:  # An evaluation that was killed is no part of this one.
+            for pattern in ("*.status", "*.bin", "*.slot"):
+                for path in self.folder.glob(pattern):
+                    path.unlink()
         counted = (*_PROCESSES, "live") if config.live.on else _PROCESSES
         self.status = {name: StatusSlot(self.folder, name) for name in counted}
         # An earlier start may have had another learner.
@@ -171,6 +175,7 @@ class Actor:
             "actor": self._config.actor,
             "wall_s": wall_s,
             "episodes": control["episodes"],
+            "discarded": control["discarded"],
             "steps": control["steps"],
             "successes": control["successes"],
             "person_steps": control["person_steps"],
@@ -289,7 +294,7 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
     config = replace(config, run=config.run / "evaluation")
     figures = Actor(config, stopping).run()
     shutil.rmtree(folder_of(config))
-    return figures | _success(figures["successes"], figures["episodes"])
+    return figures | _success(figures["successes"], figures["episodes"] - figures["discarded"])
 
 
 def _success(successes: int, episodes: int) -> dict[str, float]:

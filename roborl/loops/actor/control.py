@@ -363,6 +363,7 @@ class ControlLoop:
         self._status.add("episodes")
         self._ended = (self._key, cause is EndCause.SUCCESS)
         self._status.add("successes", cause is EndCause.SUCCESS)
+        self._status.add("discarded", self._orders.discard)
         self._status.add("watchdogs", cause is EndCause.WATCHDOG)
         self._status.add("judge_stops", cause is EndCause.JUDGE_STOP)
         log.debug("%s ended at %d: %s", self._key, self._index, cause)

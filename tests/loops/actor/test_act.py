@@ -346,6 +346,8 @@ def test_what_a_run_has_learnt_is_measured_without_a_learner_and_anew_each_time(
     )
     with Ring.create(folder_of(config) / "ring.bin", slots=4, slot_bytes=64) as ring:
         ring.append([b"of an earlier start, which a learner is still to have"])
+    killed = StatusSlot(folder_of(replace(config, run=config.run / "evaluation")), "control")
+    killed["episodes"] = killed["successes"] = 3  # Of an evaluation of some other policy.
     figures = run_actor(config)
     assert (figures["episodes"], figures["policy_version"], figures["not_durable"]) == (5, 12, 0)
     assert figures["success_low"] <= figures["success"] == figures["successes"] / 5 <= figures["success_high"]
