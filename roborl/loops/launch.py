@@ -24,37 +24,29 @@ from roborl.loops.actor.act import Actor, actor_specs
 from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.gate import LOAD_S, heed, pass_gate
 from roborl.loops.learner import learn
-from roborl.loops.learner.judging import require_rule
 from roborl.loops.learner.learn import learner_specs, prepare, result
 from roborl.loops.learner.learn_config import (
     LearnConfig,
     LearnSettings,
     RunFolder,
 )
-from roborl.loops.references import read_demonstration
-from roborl.loops.reward_gate import RewardGate, require_question
+from roborl.loops.reward_gate import RewardGate
 from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
-from roborl.loops.score_link import require_cameras
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.policies.exploration import ExplorationConfig
-from roborl.rewards.model import says_done
-from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
-from roborl.rewards.references import digest, of_cameras
-from roborl.rewards.registry import find_loader
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.05
 _HANG_S = 30.0
-_LOAD_S = 600.0  # a reward model of 8 billion weights may take minutes to read
 _REPORT_S = 20.0
 _NICE = -5
 # A socket's path has about this many bytes at most.
 _LONGEST_SOCKET = 100
-_PRELOAD = (*act.PRELOAD, *learn.PRELOAD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +132,7 @@ def live_config(config: TrainConfig, where: Addresses) -> LiveConfig:
         return live
     if live.use == "auto" and not (live.stops and _outcome(config) == "judge"):
         return live
-    return replace(live, server=where.scores, references=config.references)
+    return replace(live, server=where.scores, references=config.demonstration)
 
 
 def _outcome(config: TrainConfig) -> str:
@@ -212,45 +204,6 @@ def serve_main(child: Child, config: ServeConfig) -> None:
     serve(child, config)
 
 
-def gate_main(child: Child, config: TrainConfig) -> None:
-    """Load the reward model, see whether it passes, and have it ask a first question with what sessions will bring."""
-    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
-    references = read_demonstration(config.references, tuple(bench.cameras), bench.task)
-    model = find_loader(config.reward)()
-    require_cameras(model.cameras, tuple(bench.cameras))
-    check_rate(told_rate(model), bench.policy_hz, "bench")
-    warn_of_rate(trained_rate(model), bench.policy_hz, "bench")
-    views = model.cameras or tuple(bench.cameras)
-    shown = of_cameras(references, views)
-    config.reward_gate.check(model.version, digest(shown))
-    if bench.outcome == "judge":
-        require_rule(model.version, config.labels.verdict, says_done=says_done(model))
-    require_question(model, model.start(bench.task, shown), bench)
-
-
-def pass_gate(config: TrainConfig) -> None:
-    """Return once the reward model has passed its gate and asked a question. No arm has a process before that.
-
-    The model is loaded in a process of its own, whose end gives the memory back.
-
-    Raises:
-        ConfigError: If it does not pass, wants cameras that the bench does not have, lacks a reference, or is to judge by a
-            word that it never says.
-        RoborlError: If it or the demonstration cannot be read, or it cannot ask about what the bench records.
-    """
-    if not config.reward:
-        return
-    spec = ChildSpec(name="gate", target=gate_main, args=(config,), start_s=_LOAD_S)
-    # The fork server starts once, with what its first group names.
-    group = ProcessGroup([spec], preload=_PRELOAD)
-    try:
-        group.start()
-        while not group.finished("gate"):
-            group.poll(_POLL_S)
-    finally:
-        group.stop()
-
-
 def require_arms(config: TrainConfig, bench: Bench) -> None:
     """See whether every actor has an arm of its own.
 
@@ -285,7 +238,7 @@ def train_specs(config: TrainConfig, where: Addresses, learner: list[ChildSpec])
                 target=serve_main,
                 args=(serving,),
                 hang_s=_HANG_S,
-                start_s=_LOAD_S,
+                start_s=LOAD_S,
                 lasting=True,
             )
         )
@@ -296,6 +249,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     """Run actors, learner and reward server until the episodes are done, and return where the run stands.
 
     Raises:
+        KeyboardInterrupt: If ``stopping`` says so before the arm has a process.
         ConfigError: If the configuration cannot be used, the bench has fewer arms than there are actors or lacks a device,
             there is no run to go on with, or the reward model does not pass its gate or lacks a reference.
         ModelLoadError: If the run is to be rolled back to a version that it does not keep.
@@ -306,7 +260,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     require_arms(config, bench)
     require_devices(bench)
-    pass_gate(config)
+    pass_gate(config, stopping)
     run, where = RunFolder(config.run), addresses(config.run)
     learning = learn_config(config, where)
     with ExitStack() as stack:
@@ -331,6 +285,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)
         ]
+        heed(stopping)  # From here on there is an arm to stop.
         # The specs stand in the order in which things must end.
         stack.callback(group.stop, grace_s=30.0)
         group.start()

@@ -11,6 +11,7 @@ import numpy as np
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
+from roborl.loops.failed_episodes import verdicts
 from roborl.loops.footage import VideoFootage, is_footage, read_footage, recorded
 from roborl.loops.references_config import ReferencesConfig as ReferencesConfig
 from roborl.rewards.adaptation.lessons import FilmedEpisode
@@ -92,18 +93,23 @@ def _find(config: ReferencesConfig, task: str) -> tuple[FilmedEpisode, list[str]
         return episode, [video.stem for video in videos]
     if is_footage(config.path):
         (episode,), _ = read_footage(
-            config.path, episodes=[max(config.episode, 0)], camera_map=config.camera_map
+            config.path,
+            episodes=[max(config.episode, 0)],
+            camera_map=config.camera_map,
+            failed=config.failed,
         )
         assert isinstance(episode.footage, VideoFootage), "it was found in a folder of videos"
         filmed = [video.stem for video in sorted(episode.footage.folder.glob("*.mp4"))]
         return _of_task(config, [episode], task), filmed
     chosen = None if config.episode < 0 else [config.episode]
+    info = describe(config.path)
+    told = verdicts(config.failed, info.episodes)
     read = (
         recorded([e], config.path, config.camera_map)[0]
-        for e in read_episodes(config.path, episodes=chosen, with_images=False)
+        for e in read_episodes(config.path, episodes=chosen, with_images=False, success=told)
         if not e.discarded
     )
-    return _of_task(config, read, task), sorted(describe(config.path).cameras)
+    return _of_task(config, read, task), sorted(info.cameras)
 
 
 def _of_task(config: ReferencesConfig, episodes: Iterable[FilmedEpisode], task: str) -> FilmedEpisode:

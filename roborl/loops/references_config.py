@@ -16,6 +16,9 @@ class ReferencesConfig:
     path: str = ""
     # which episode, whatever task it is of; -1: the first success of the task that is watched
     episode: int = -1
+    # numbers of episodes that failed, whatever the dataset says; in train and learn those of demos.failed, where both are of
+    # one recording and nothing is said here
+    failed: list[int] = field(default_factory=list)
     # most pictures of each camera, evenly spaced, the first and the last among them; 1: the last one alone, as the goal
     frames: int = 12
     # our camera name to the dataset's, where they differ

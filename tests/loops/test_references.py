@@ -18,13 +18,16 @@ from roborl.codec import join
 from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns, active_version
 from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.lerobot_io import read_episodes
 from roborl.data.store import Store, StoreSpec
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops import references
 from roborl.loops.benchmarks import reward as bench_reward
 from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
-from roborl.loops.launch import TrainConfig, pass_gate, run_training
+from roborl.loops.demonstrations import DemosConfig
+from roborl.loops.gate import pass_gate
+from roborl.loops.launch import TrainConfig, run_training
 from roborl.loops.learner.learn_config import (
     BenchForm,
     LearnConfig,
@@ -131,6 +134,24 @@ def test_the_first_success_of_the_task_is_shown_thinned_out(lamps: Path) -> None
     assert {name: pictures.shape for name, pictures in goal.items()} == {"goal/front": (16, 20, 3)}
     assert last_level(goal, "goal/front") == 100
     assert read_demonstration(ReferencesConfig(), ["front"], TASK) == {}
+
+
+def test_a_failure_that_only_the_command_line_knows_of_is_not_shown(lamps: Path) -> None:
+    config = ReferencesConfig(path=str(lamps))
+    first, *others = [
+        e.index for e in read_episodes(lamps, with_images=False) if e.success and e.task == TASK
+    ]
+    assert last_level(read_demonstration(replace(config, episode=first), ["front"], TASK)) == last_level(
+        read_demonstration(config, ["front"], TASK)
+    )
+    told = replace(config, failed=[first])
+    assert last_level(read_demonstration(told, ["front"], TASK)) == last_level(
+        read_demonstration(replace(config, episode=others[0]), ["front"], TASK)
+    )
+    learn = TrainConfig(references=config, demos=DemosConfig(path=str(lamps), failed=[first]))
+    assert learn.demonstration == told
+    other = replace(learn, references=ReferencesConfig(path="elsewhere"))
+    assert other.demonstration.failed == []
 
 
 @pytest.mark.parametrize(

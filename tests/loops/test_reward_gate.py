@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, ShapeError
-from roborl.loops.launch import TrainConfig, gate_main, pass_gate, run_training
+from roborl.loops.gate import gate_main, pass_gate
+from roborl.loops.launch import TrainConfig, run_training
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.reward_gate import RewardGate, require_question
 from roborl.loops.serve import ServeConfig, serve
@@ -106,6 +108,16 @@ def test_the_server_does_not_serve_a_model_that_does_not_pass(tmp_path: Path) ->
         serve(Child.alone("serve"), config)
 
 
+def test_ctrl_c_while_the_reward_model_loads_ends_the_run_before_any_arm_has_a_process(
+    tmp_path: Path,
+) -> None:
+    config = TrainConfig(run=tmp_path / "run", reward="brightness")
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, lambda: time.monotonic() - began > 0.5)
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_asks_before_any_arm_has_a_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = written(tmp_path)
@@ -174,7 +186,7 @@ def test_a_model_that_never_says_done_judges_no_episodes_by_that_word(
 ) -> None:
     judge, prompt = ScriptedVlm(lambda query: None), own_prompt(CONTRACT)
     model = RoboRewardModel(judge, prompt, RoboRewardConfig(camera="front"))
-    monkeypatch.setattr("roborl.loops.launch.find_loader", lambda place: lambda: model)
+    monkeypatch.setattr("roborl.loops.gate.find_loader", lambda place: lambda: model)
     config = TrainConfig(run=tmp_path / "run", reward="it")
     gate_main(Child.alone("gate"), config)
     config = replace(config, bench_overrides=["--outcome=judge"])

@@ -16,6 +16,7 @@ from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.loops.benchmarks.reward_config import BenchRewardConfig
+from roborl.loops.failed_episodes import verdicts
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.reward_training.training_episodes import split, to_training, views_of
 from roborl.rewards.benchmark import Subject
@@ -116,7 +117,8 @@ def _read(config: BenchRewardConfig, source: str) -> Iterator[TrainingEpisode]:
     count, info = 0, describe(source)
     views = views_of(list(info.cameras), config.cameras, config.camera_map)
     sizes = {ours: info.cameras[theirs] for ours, theirs in views.items()}
-    for episode in read_episodes(info.root, cameras=sizes, camera_map=views):
+    told = verdicts(config.failed, info.episodes)
+    for episode in read_episodes(info.root, cameras=sizes, camera_map=views, success=told):
         if config.episodes and count >= config.episodes:
             return
         if not episode.discarded:

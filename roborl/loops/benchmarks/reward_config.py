@@ -38,6 +38,8 @@ class BenchRewardConfig(BenchmarkSettings):
     validation: float = 0.3
     # most episodes of each dataset; 0 for all
     episodes: int = 0
+    # numbers of episodes that failed, whatever the dataset says, where there is one
+    failed: list[int] = field(default_factory=list)
     # the demonstration that models are shown, of each task its own, as training shows it; nobody is judged on it
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # of the choice of validation episodes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,6 +188,13 @@ class LearnSettings:
                 allowed="a head start on recorded episodes",
                 remedy="Name a dataset with --demos.path, or set --trainer.budget.head_start 0",
             )
+
+    @property
+    def demonstration(self) -> ReferencesConfig:
+        """What the reward model is shown: of the recording that is learnt from, no episode that is named there as failed."""
+        shown, demos = self.references, self.demos
+        same = bool(demos.failed) and shown.path == demos.path and not shown.failed
+        return replace(shown, failed=demos.failed) if same else shown
 
 
 @dataclass(frozen=True, kw_only=True)

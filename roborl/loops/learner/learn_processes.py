@@ -177,7 +177,7 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
 
     import_s = time.monotonic() - began
     run = RunFolder(config.run)
-    references = read_demonstration(config.references, tuple(form.cameras), form.task)
+    references = read_demonstration(config.demonstration, tuple(form.cameras), form.task)
     store = _await_store(child, lambda: StoredEpisodes(run.store, sync=config.store.sync, alive=child.beat))
     if store is None:
         return

@@ -1,0 +1,75 @@
+"""The gate of a run: its reward model is loaded, looked at and asked once, before any arm has a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from roborl.envs.bench import load_bench
+from roborl.loops.actor import act
+from roborl.loops.learner import learn
+from roborl.loops.learner.judging import require_rule
+from roborl.loops.references import read_demonstration
+from roborl.loops.reward_gate import require_question
+from roborl.loops.score_link import require_cameras
+from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.rewards.model import says_done
+from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
+from roborl.rewards.references import digest, of_cameras
+from roborl.rewards.registry import find_loader
+
+if TYPE_CHECKING:
+    from roborl.loops.launch import TrainConfig
+
+LOAD_S = 600.0
+"""Longest that a reward model may take to be read: one of 8 billion weights takes minutes."""
+
+_POLL_S = 0.05
+_PRELOAD = (*act.PRELOAD, *learn.PRELOAD)
+
+
+def heed(stopping: Callable[[], bool]) -> None:
+    """Raise KeyboardInterrupt if the run is to be stopped."""
+    if stopping():
+        raise KeyboardInterrupt
+
+
+def gate_main(child: Child, config: TrainConfig) -> None:
+    """Load the reward model, see whether it passes, and have it ask a first question with what sessions will bring."""
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+    references = read_demonstration(config.demonstration, tuple(bench.cameras), bench.task)
+    model = find_loader(config.reward)()
+    require_cameras(model.cameras, tuple(bench.cameras))
+    check_rate(told_rate(model), bench.policy_hz, "bench")
+    warn_of_rate(trained_rate(model), bench.policy_hz, "bench")
+    views = model.cameras or tuple(bench.cameras)
+    shown = of_cameras(references, views)
+    config.reward_gate.check(model.version, digest(shown))
+    if bench.outcome == "judge":
+        require_rule(model.version, config.labels.verdict, says_done=says_done(model))
+    require_question(model, model.start(bench.task, shown), bench)
+
+
+def pass_gate(config: TrainConfig, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Return once the reward model has passed its gate and asked a question. No arm has a process before that.
+
+    The model is loaded in a process of its own, whose end gives the memory back.
+
+    Raises:
+        KeyboardInterrupt: If ``stopping`` says so meanwhile.
+        ConfigError: If it does not pass, wants cameras that the bench does not have, lacks a reference, or is to judge by a
+            word that it never says.
+        RoborlError: If it or the demonstration cannot be read, or it cannot ask about what the bench records.
+    """
+    if not config.reward:
+        return
+    spec = ChildSpec(name="gate", target=gate_main, args=(config,), start_s=LOAD_S)
+    # The fork server starts once, with what its first group names.
+    group = ProcessGroup([spec], preload=_PRELOAD)
+    try:
+        group.start()
+        while not group.finished("gate"):
+            heed(stopping)
+            group.poll(_POLL_S)
+    finally:
+        group.stop()
