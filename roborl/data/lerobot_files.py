@@ -79,17 +79,28 @@ def locate(source: str | Path) -> Path:
             allowed="a folder with meta/info.json, or a hub id like owner/name",
             remedy="Check the path; record one with: roborl record",
         )
+    try:
+        return _fetch(str(source))
+    except Exception as error:  # hub clients raise from several libraries; all of them mean "not reachable"
+        said = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise DatasetError(
+            "There is no such folder here, and no such dataset can be fetched from the hub",
+            seen=f"{source} ({type(error).__name__}: {said})",
+            allowed="a folder with meta/info.json, or a dataset on the hub that you may read and a connection (HF_HUB_OFFLINE unset)",
+            remedy="Check path or id, or download it once and give its folder",
+        ) from error
+
+
+def _fetch(name: str) -> Path:
+    """Return the folder of a dataset on the hub; LeRobot itself fetches none of version 2."""
+    from huggingface_hub import snapshot_download
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.datasets.utils import BackwardCompatibilityError
 
     try:
-        return Path(LeRobotDataset(str(source)).root)
-    except Exception as error:  # hub clients raise from several libraries; all of them mean "not reachable"
-        raise DatasetError(
-            "This dataset cannot be fetched from the hub",
-            seen=f"{source} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
-            allowed="a v3 dataset that you may read, and a connection (HF_HUB_OFFLINE unset)",
-            remedy="Check the id, or download it once and give its folder",
-        ) from error
+        return Path(LeRobotDataset(name, video_backend="pyav").root)
+    except (BackwardCompatibilityError, NotImplementedError):  # of 2.1, and of 2.0
+        return Path(snapshot_download(name, repo_type="dataset"))
 
 
 def load_files(source: str | Path, *, to_write: bool = False) -> Files:

@@ -43,6 +43,10 @@ class LeRobotSubset:
         rate_hz: float | None = None,
     ) -> None:
         self._files, self._wanted = load_files(place), split
+        # What a hub's cache calls a dataset's folder is a commit.
+        self._name = (
+            self._files.root.resolve().name if Path(place).expanduser().exists() else Path(place).name
+        )
         self._splits = _ranges(self._files.info.get("splits") or {})
         keys = camera_keys(self._files.features)
         if absent := [name for name in cameras if name not in keys] or not keys:
@@ -67,8 +71,8 @@ class LeRobotSubset:
 
     @property
     def name(self) -> str:
-        """The dataset's name: that of its folder."""
-        return self._files.root.resolve().name
+        """The dataset's name: that of its folder, or on the hub."""
+        return self._name
 
     @property
     def split(self) -> str:

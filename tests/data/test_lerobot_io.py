@@ -14,7 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.utils import BackwardCompatibilityError
 from lerobot.utils.feature_utils import dataset_to_policy_features
+from packaging.version import Version
 from torch.utils.data import default_collate
 
 from roborl.data.annotations import stage_shares
@@ -24,7 +26,7 @@ from roborl.data.dataset_episode import (
     from_episode,
     to_episode,
 )
-from roborl.data.lerobot_files import fingerprint
+from roborl.data.lerobot_files import fingerprint, locate
 from roborl.data.lerobot_info import describe, map_cameras
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter, interrupt_later, write_dataset
@@ -317,8 +319,10 @@ def test_a_dataset_on_the_hub_is_fetched_or_its_absence_explained(
     asked = []
 
     class Hub:
-        def __init__(self, name: str) -> None:
+        def __init__(self, name: str, **options: str) -> None:
             asked.append(name)
+            if name == "someone/old":
+                raise BackwardCompatibilityError(name, Version("2.1"))
             if name != "someone/here":
                 raise ConnectionError("no route to the hub")
             self.root = tmp_path / "fetched"
@@ -327,7 +331,13 @@ def test_a_dataset_on_the_hub_is_fetched_or_its_absence_explained(
     assert describe("someone/here").episodes == 1
     with pytest.raises(DatasetError, match=r"someone/gone.*no route to the hub.*HF_HUB_OFFLINE"):
         describe("someone/gone")
-    assert asked == ["someone/here", "someone/gone"]
+    with pytest.raises(DatasetError, match=r"no such folder here.*outputs/rech"):
+        describe("outputs/rech")
+    # One of version 2, which LeRobot itself does not fetch.
+    old = str(tmp_path / "old")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, repo_type: old)
+    assert locate("someone/old") == tmp_path / "old"
+    assert asked == ["someone/here", "someone/gone", "outputs/rech", "someone/old"]
 
 
 def test_benchmark_progress_is_written_on_request_only(tmp_path: Path) -> None:
