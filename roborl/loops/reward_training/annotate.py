@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -128,7 +129,7 @@ def write_page(
     data = {
         "stages": list(names),
         "episodes": found,
-        "command": f"roborl annotate --dataset {dataset} --marks marks.json",
+        "command": shlex.join(["roborl", "annotate", "--dataset", str(dataset), "--marks", "marks.json"]),
     }
     template = package_files("roborl.loops.reward_training").joinpath("annotate.html").read_text()
     # A name such as "</script>" must not end the block it stands in.

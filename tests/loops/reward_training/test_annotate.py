@@ -41,6 +41,9 @@ def data_of(page: Path) -> dict[str, Any]:
     return dict(json.loads(block[1]))
 
 
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script here")
+
+
 def test_the_page_shows_every_frame_and_the_marks_so_far(dataset: Path, tmp_path: Path) -> None:
     assert write_page(dataset, tmp_path / "page.html") == 3
     data = data_of(tmp_path / "page.html")
@@ -56,14 +59,11 @@ def test_the_page_shows_every_frame_and_the_marks_so_far(dataset: Path, tmp_path
     assert abs(seen.astype(float).mean() - given.mean()) < 10
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script here")
-def test_what_the_page_saves_goes_into_the_dataset(dataset: Path, tmp_path: Path) -> None:
-    write_page(dataset, tmp_path / "page.html", stages=["reach", "lift", "</script>"])
-    text = (tmp_path / "page.html").read_text()
-    script = text.split("<script>")[1].split("</script>")[0]
-    presses = ["n", "1", "ArrowRight", "ArrowRight", "2", "ArrowRight", "3", "Backspace", "ArrowRight", "e"]
+def saved_after(page: Path, presses: list[str]) -> str:
+    """Return what a page saves once these keys were pressed."""
+    script = page.read_text().split("<script>")[1].split("</script>")[0]
     stub = f"""
-        const page = {json.dumps(json.dumps(data_of(tmp_path / "page.html")))};
+        const page = {json.dumps(json.dumps(data_of(page)))};
         const made = () => ({{ style: {{}}, append() {{}}, replaceChildren() {{}}, textContent: page }});
         const elements = {{}};
         let press;
@@ -76,8 +76,23 @@ def test_what_the_page_saves_goes_into_the_dataset(dataset: Path, tmp_path: Path
         for (const key of {json.dumps(presses)}) press({{ key, shiftKey: false, preventDefault() {{}} }});
         console.log(JSON.stringify(result()));
     """
-    saved = subprocess.run(["node", "-e", stub], capture_output=True, text=True, check=True).stdout
-    (tmp_path / "marks.json").write_text(saved)
+    return subprocess.run(["node", "-e", stub], capture_output=True, text=True, check=True).stdout
+
+
+@needs_node
+def test_marks_that_are_taken_away_on_the_page_leave_the_dataset(dataset: Path, tmp_path: Path) -> None:
+    write_page(dataset, tmp_path / "page.html")
+    (tmp_path / "marks.json").write_text(saved_after(tmp_path / "page.html", ["Backspace", "Backspace"]))
+    assert sorted(read_marks(dataset)) == [0]
+    assert main(["annotate", "--dataset", str(dataset), "--marks", str(tmp_path / "marks.json")]) == 0
+    assert read_marks(dataset) == {}
+
+
+@needs_node
+def test_what_the_page_saves_goes_into_the_dataset(dataset: Path, tmp_path: Path) -> None:
+    write_page(dataset, tmp_path / "page.html", stages=["reach", "lift", "</script>"])
+    presses = ["n", "1", "ArrowRight", "ArrowRight", "2", "ArrowRight", "3", "Backspace", "ArrowRight", "e"]
+    (tmp_path / "marks.json").write_text(saved_after(tmp_path / "page.html", presses))
     assert main(["annotate", "--dataset", str(dataset), "--marks", str(tmp_path / "marks.json")]) == 0
     assert read_marks(dataset) == {
         0: random_episode(0).subtasks,
