@@ -80,7 +80,7 @@ class DemoConfig:
     threads: int = 1
     # cloning; the actor goes by the ways that remain alone, so that practice in one place helps it in another
     clone: CloneConfig = field(default_factory=lambda: CloneConfig(ways_alone=True))
-    # reward model to practise with in place of one trained here, such as dopamine:judge/reward.yaml
+    # reward model to practise with in place of one trained here, such as dopamine:outputs/judge
     judge: str = ""
     # the demonstration that it is shown, for one that compares with it
     references: ReferencesConfig = field(default_factory=ReferencesConfig)

@@ -63,12 +63,14 @@ def read_settings(config_class: Any, place: str) -> Any:
     Args:
         config_class: The dataclass of settings; it has ``checkpoint``, ``judge`` and ``prompt``.
         place: A YAML file, a folder with weights, the name of a checkpoint in the hub's cache, or a folder that
-            ``roborl train-reward`` wrote: weights or an adapter, with :data:`SETTINGS` beside them.
+            ``roborl train-reward`` wrote, or its :data:`SETTINGS`: weights or an adapter, with those beside them.
 
     Raises:
         ConfigError: If the settings cannot be used.
     """
     path = Path(place)
+    if path.name == SETTINGS and (path.parent / RECORD).is_file():
+        path = path.parent
     if not (path / SETTINGS).is_file():
         return settings_at(config_class, place)
     config = configs.load(config_class, path / SETTINGS)
