@@ -6,13 +6,13 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from lerobot.teleoperators.config import TeleoperatorConfig
 
+from roborl import config as configuration
 from roborl.cli.evaluate import overrides_of
 from roborl.envs.bench import import_plugins
 from roborl.errors import ConfigError
@@ -73,11 +73,9 @@ def positional(args: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: If one cannot be imported.
     """
-    words = [word for argument in args for word in argument.split("=", 1)]
-    for option, value in pairwise(words):
-        if option == "--plugins":
-            named = yaml.safe_load(value)
-            import_plugins(named if isinstance(named, list) else [])
+    named = configuration.named(args, "plugins")
+    named = yaml.safe_load(named) if isinstance(named, str) else named
+    import_plugins(named if isinstance(named, list) else [str(named)] if named else [])
     return list(args)
 
 

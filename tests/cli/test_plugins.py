@@ -11,18 +11,28 @@ import pytest
 from roborl.cli import record
 from roborl.cli.main import main
 from roborl.config import parse
-from roborl.envs.bench import load_bench
+from roborl.envs.bench import import_plugins, load_bench
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import ConfigError
 from roborl.loops.bench_scales import scales
 from roborl.paths import robot_folder
 
 
-@pytest.mark.parametrize("option", [["--plugins", "[{}]"], ["--plugins=[{}]"]])
-def test_a_teleoperator_of_a_plug_in_records(option: list[str]) -> None:
+@pytest.mark.parametrize(
+    "option", [["--plugins", "[{}]"], ["--plugins=[{}]"], ["--plugins", "{}"], ["--config_path", "own.yaml"]]
+)
+def test_a_teleoperator_of_a_plug_in_records(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin = "roborl.testing.config_stub_teleoperator"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(f"plugins: [{plugin}]\n")
+    imported: list[str] = []
+    monkeypatch.setattr(record, "import_plugins", imported.extend)
+    import_plugins([plugin])
     words = [word.format(plugin) for word in option]
     told = record.positional(["--out", "d", *words, "--teleop.type", "stub_pad"])
+    assert imported == [plugin], "too late for the device's type"
     config = parse(record.Config, told, prog="roborl record")
     assert config.plugins == [plugin]
     assert type(config.teleop).__name__ == "StubTeleoperatorConfig"
