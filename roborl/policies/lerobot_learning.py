@@ -168,7 +168,7 @@ def save_learnt(source: Path, weights: Arrays, into: Path) -> None:
         ModelLoadError: If folder or weights cannot be used.
         OSError: If the disk does not take it.
     """
-    parts, form = open_policy(source), OnlineForm.read(source)
+    parts, form = open_policy(source, device="cpu"), OnlineForm.read(source)
     assert form is not None, "the policy of a run"
     load_learnt(learnt_parameters(parts, form), weights, "the version to be saved")
     if form.learn == (LORA,):

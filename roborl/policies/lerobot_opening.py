@@ -66,10 +66,14 @@ class LeRobotParts:
     trains: frozenset[str]
 
 
-def open_policy(folder: Path) -> LeRobotParts:
+def open_policy(folder: Path, *, device: str = "") -> LeRobotParts:
     """Read a folder that LeRobot saved, such as ``pretrained_model`` of a checkpoint.
 
     The network runs on the device that it was saved with, or on what LeRobot finds where that is not there.
+
+    Args:
+        folder: The folder.
+        device: Where it runs instead, such as ``cpu`` where it is only looked at.
 
     Raises:
         ModelLoadError: If a file is missing or foreign, if the weights are not exactly those that it describes or are not
@@ -78,6 +82,7 @@ def open_policy(folder: Path) -> LeRobotParts:
     _check_files(folder)
     steps = check_processor_files(folder)
     kind, config = _config(folder)
+    config.device = device or config.device
     device_step = "device_processor"
     overrides = {device_step: {"device": config.device}} if device_step in steps[PROCESSOR_FILES[0]] else {}
     try:

@@ -217,7 +217,13 @@ class LeRobotPolicy:
 
     @classmethod
     def load(
-        cls, folder: Path, *, task: str = "", explore: ExplorationConfig | None = None, seed: int = 0
+        cls,
+        folder: Path,
+        *,
+        task: str = "",
+        explore: ExplorationConfig | None = None,
+        seed: int = 0,
+        device: str = "",
     ) -> LeRobotPolicy:
         """Read what LeRobot saved; arguments as for the class.
 
@@ -226,11 +232,13 @@ class LeRobotPolicy:
             task: The instruction in words.
             explore: How the policy of a run explores. Outside a run it is ignored, and that is said.
             seed: Of the noise that some kinds draw their actions from, and of exploration.
+            device: Where it runs, if not where it was saved.
 
         Raises:
             ModelLoadError: If it cannot be used, see :func:`roborl.policies.lerobot_opening.open_policy`.
         """
-        return cls(open_policy(folder), task=task, seed=seed, online=OnlineForm.read(folder), explore=explore)
+        parts = open_policy(folder, device=device)
+        return cls(parts, task=task, seed=seed, online=OnlineForm.read(folder), explore=explore)
 
     def _made_to_explore(self, explore: ExplorationConfig | None, seed: int) -> Explorer | None:
         if explore is None:

@@ -87,7 +87,7 @@ def _check(folder: Path, config: LearnConfig, form: BenchForm) -> None:
     from roborl.policies import load_policy
     from roborl.policies.small import SmallPolicy
 
-    policy = load_policy(folder, task=form.task)
+    policy = load_policy(folder, task=form.task, device="cpu")  # The launcher lasts, and a card is others'.
     shape: Any = policy
     if isinstance(policy, SmallPolicy):
         shape = policy.config
