@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import sys
 import time
@@ -90,6 +92,15 @@ class Labelled:
         }
 
 
+def _shown_otherwise(config: LabelConfig, views: Mapping[str, str]) -> str:
+    """Return what a version of labels adds where the judge was told of another task, or saw views under other names."""
+    moved = {ours: theirs for ours, theirs in views.items() if ours != theirs}
+    if not (config.task or moved):
+        return ""
+    stated = json.dumps([config.task, moved], sort_keys=True)
+    return f"-as{hashlib.sha256(stated.encode()).hexdigest()[:8]}"
+
+
 def label_dataset(
     config: LabelConfig,
     *,
@@ -142,7 +153,7 @@ def label_dataset(
         groups, left_out = groups_of(config, info.root, tuple(views))
         lines = [line_for(group.task, group.references) for group in groups]
         judges = [meet(line, config.deadline_s) for line in lines]
-        version = version_of(judges)
+        version = version_of(judges) + _shown_otherwise(config, views)
         if config.stride > 1:
             version += f"-every{config.stride}"
         path = progress_path(info.root, version, folder=config.out)

@@ -238,6 +238,26 @@ def test_two_versions_are_two_files(data: Path) -> None:
     assert len(paths) == 2
 
 
+def test_labels_of_another_task_or_another_view_are_other_labels(data: Path) -> None:
+    with serving({"m": BrightnessModel(("front",))}) as server:
+        asked = LabelConfig(dataset=str(data), server=server.endpoint)
+        told = [
+            label_dataset(replace(asked, **changes))
+            for changes in (
+                {},
+                {"task": "one"},
+                {"task": "another"},
+                {"camera_map": {"front": "front"}},
+                {"camera_map": {"front": "wrist"}},
+            )
+        ]
+    plain, one, another, same, other = told
+    assert len({labelled.path for labelled in (plain, one, another, other)}) == 4
+    assert all(labelled.written for labelled in (plain, one, another, other))
+    assert (same.path, same.written) == (plain.path, ())
+    assert not np.array_equal(plain.progress[0][0], other.progress[0][0])
+
+
 def test_each_task_is_shown_a_demonstration_of_its_own(data: Path) -> None:
     told: list[Any] = []
 
