@@ -16,7 +16,7 @@ from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.scales import Scales
 from roborl.errors import DatasetError
-from roborl.types import Episode, EpisodeKey
+from roborl.types import EndCause, Episode, EpisodeKey
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def iterate_demos(
     for episode in read_episodes(info.root, cameras=spec.cameras, camera_map=camera_map, success=success):
         if episode.discarded:
             continue
-        whole = thin_out(episode, info.fps / spec.policy_hz)
+        whole = thin_out(as_judged(episode), info.fps / spec.policy_hz)
         if not (np.isfinite(whole.state).all() and np.isfinite(whole.action).all()):
             raise DatasetError(
                 f"Episode {episode.index} holds numbers that are not finite",
@@ -124,6 +124,39 @@ def to_demo(episode: DatasetEpisode, policy_hz: float, actor: str = "demo") -> E
     """Return a fitted demonstration for the store, keyed ``actor-0001-<episode_index>``."""
     key = EpisodeKey(actor=actor, incarnation=1, episode=episode.index)
     return to_episode(episode, key, fps=policy_hz)
+
+
+def as_judged(episode: DatasetEpisode) -> DatasetEpisode:
+    """Return an episode that a store gave out as that store sampled it: the observation that a verdict judged ends it.
+
+    What came after is left out, and the last step earns what the verdict came with. Any other episode is returned itself.
+    """
+    known = episode.provenance
+    if known is None or not 0 < known.verdict_index <= episode.steps or episode.success is None:
+        return episode
+    at = known.verdict_index
+    reward = episode.reward[:at].copy()
+    reward[-1] = float(episode.success) if known.verdict_reward is None else known.verdict_reward
+    return replace(
+        episode,
+        images={name: pixels[: at + 1] for name, pixels in episode.images.items()},
+        state=episode.state[: at + 1],
+        action=episode.action[:at],
+        reward=reward,
+        end=EndCause.SUCCESS if episode.success else EndCause.FAILURE,
+        subtasks=tuple(replace(p, end=min(p.end, at)) for p in episode.subtasks if p.start < at),
+        benchmark_progress=None
+        if episode.benchmark_progress is None
+        else episode.benchmark_progress[: at + 1],
+        provenance=replace(
+            known,
+            proposed=known.proposed[:at],
+            source=known.source[:at],
+            policy_version=known.policy_version[:at],
+            reward_source=known.reward_source[:at],
+            stamp_ns=known.stamp_ns[: at + 1],
+        ),
+    )
 
 
 def thin_out(episode: DatasetEpisode, factor: float) -> DatasetEpisode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from roborl.data.dataset_episode import DatasetEpisode, Provenance, from_episode
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.lerobot_files import fingerprint, load_files, replace_table
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_repair import begun, drop_torn
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.reader import StoreReader
 from roborl.data.sealed import to_arrivals
 from roborl.data.spec import stored_scales
 from roborl.data.store import Store
 from roborl.errors import DatasetError
+from roborl.locks import FolderLock
 from roborl.records import Begin, End, Record, Verdict, pack_record
 from roborl.types import EpisodeKey, RewardSource
 
@@ -85,6 +88,9 @@ def export_store(
         DatasetError: If there is no store, or ``out`` is a dataset of another form.
     """
     reader = StoreReader(store)
+    if begun(out):
+        with closing(FolderLock(out)):
+            drop_torn(out)
     counts = {"episodes": 0, "present": 0, "open": 0, "empty": 0}
     there = {e.key: e.index for e in _without_pictures(out)}
     writer: DatasetWriter | None = None

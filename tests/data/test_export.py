@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from lerobot.rewards.sarm.rabc import RABCWeights
 from roborl.codec import join
 from roborl.data.columns import save_labels
 from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.demos import DemoSpec, load_demos
 from roborl.data.export import (
     export_store,
     import_dataset,
@@ -24,6 +27,7 @@ from roborl.data.export import (
     write_progress,
 )
 from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_io import read_episodes
 from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
 from roborl.data.store import Store, StoreSpec
@@ -101,6 +105,55 @@ def test_out_and_back_loses_nothing(tmp_path: Path) -> None:
         for x, y in zip(a.arrivals(info.key), b.arrivals(info.key), strict=True):
             assert b"".join(map(bytes, pack_record(x))) == b"".join(map(bytes, pack_record(y)))
     assert b.info(EpisodeKey.parse(random_episode(1).key)).terminal_index == 4
+
+
+def test_episodes_of_a_store_are_demonstrations_up_to_the_frame_that_was_judged(tmp_path: Path) -> None:
+    """A person presses success while the next step is under way, and judges a time-out; no step was paid by the arm itself."""
+    unpaid = {"reward": np.zeros(6, np.float32)}
+    pressed, late = random_episode(0, **unpaid), random_episode(1, end=EndCause.TIME_LIMIT, **unpaid)
+    committed: list[Record] = []
+    for episode, index in ((pressed, 5), (late, 3)):
+        key = EpisodeKey.parse(episode.key)
+        committed += [*_without_verdict(episode)]
+        committed += [Verdict(key=key, index=index, success=True, source=RewardSource.OPERATOR)]
+    with Store.open(tmp_path / "a", SPEC) as store:
+        for sequence, record in enumerate(committed, start=1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+        assert store.wait_sealed(20)
+    export(tmp_path / "a", tmp_path / "d")
+    wanted = DemoSpec(cameras=dict(CAMERAS), state_dim=6, action_dim=4, policy_hz=10)
+    demos = load_demos(tmp_path / "d", wanted)
+    assert [(len(e.steps), e.success, e.end) for e in demos] == [
+        (5, True, EndCause.SUCCESS),
+        (3, True, EndCause.SUCCESS),
+    ]
+    assert [[step.reward for step in e.steps] for e in demos] == [[0.0] * 4 + [1.0], [0.0] * 2 + [1.0]]
+    np.testing.assert_array_equal(demos[1].observations[-1].state, late.state[3])
+
+
+def test_an_export_that_is_killed_goes_on(tmp_path: Path) -> None:
+    """Behind ten episodes LeRobot has begun a table that has no end yet."""
+    with Store.open(tmp_path / "a", SPEC) as store:
+        committed = [record for seed in range(13) for record in records_of(random_episode(seed))]
+        for sequence, record in enumerate(committed, start=1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+        assert store.wait_sealed(20)
+    killed = f"""
+import os
+from pathlib import Path
+from roborl.data.export import DatasetWriter, export_store
+append = DatasetWriter.append
+def append_and_die(writer, episode):
+    append(writer, episode)
+    if writer.episodes == 12:
+        os._exit(9)
+DatasetWriter.append = append_and_die
+export_store(Path({str(tmp_path / "a")!r}), Path({str(tmp_path / "d")!r}), fps=10, state_names={STATE}, action_names={ACTION})
+"""
+    assert subprocess.run([sys.executable, "-c", killed]).returncode == 9
+    export(tmp_path / "a", tmp_path / "d")
+    keys = [e.key for e in read_episodes(tmp_path / "d", with_images=False)]
+    assert sorted(keys) == sorted(random_episode(seed).key for seed in range(13))
 
 
 def test_an_export_names_the_scales_that_its_store_names(tmp_path: Path) -> None:
