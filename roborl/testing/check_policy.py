@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import RoborlError
 from roborl.roles import Policy
+from roborl.testing.observations import contents
 from roborl.types import Frame, Observation
 
 
@@ -107,12 +108,15 @@ def _episode(policy: Policy, shown: Sequence[Observation], action_dim: int) -> l
     chunks: list[NDArray[np.float32]] = []
     kept: list[NDArray[np.float32]] = []
     for observation in shown:
+        before = contents(observation)
         try:
             chunk = policy.act(observation)
         except ValueError as error:
             if "read-only" in str(error):
                 raise PolicyConformanceError("The policy writes into what it is shown") from error
             raise
+        # A tensor made of an array does not know that it must not be written to.
+        _require(contents(observation) == before, "writes into what it is shown")
         _check_chunk(chunk, action_dim)
         chunks.append(chunk)
         kept.append(chunk.copy())

@@ -23,6 +23,7 @@ from roborl.clock import FakeClock
 from roborl.errors import RoborlError
 from roborl.rewards.model import References, RewardModel, observation_id, score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool
+from roborl.testing.observations import contents
 from roborl.types import Frame, Observation, Score
 
 type Model = RewardModel[Any, Any]
@@ -88,7 +89,9 @@ def check_reward_model(
         return score_episode(model, task, episode, references=references, **options)
 
     _check_description(model)
+    before = [contents(observation) for observation in shown]
     first = scores(shown)
+    _require([contents(observation) for observation in shown] == before, "writes into what it is shown")
     _check_scores(model, shown, first)
     _require_equal("scores an episode otherwise the second time", first, scores(shown), tolerance)
     _require_equal(
@@ -173,16 +176,20 @@ def _check_two_folds(
 def _check_missing_replies(
     model: Model, task: str, shown: Sequence[Observation], references: References
 ) -> None:
+    """Lose all replies of the first observation from the middle on that is asked about."""
     fold = model.start(task, references)
+    lost: Score | None = None
     for index, observation in enumerate(shown):
         queries = fold.queries(observation)
-        lost = index == len(shown) // 2 and bool(queries)
+        loses = lost is None and index >= len(shown) // 2 and bool(queries)
         score = fold.fold(
-            observation_id(observation), [None] * len(queries) if lost else model.judge.answer(queries)
+            observation_id(observation), [None] * len(queries) if loses else model.judge.answer(queries)
         )
-        if lost:
+        if loses:
+            lost = score
             _require(not score.valid, "makes a number of replies that never came", score.progress)
-    _require(score.valid, "does not recover from one missing reply", score.reply)
+    _require(lost is not None, "asks nothing in the second half of an episode")
+    _require(score is lost or score.valid, "does not recover from one missing reply", score.reply)
 
 
 def _check_refusals(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,16 @@ class Reusing(Good):
         return self.buffer
 
 
+class WritingAsTensor(Good):
+    """A tensor of an array does not know that it is read-only."""
+
+    def act(self, observation: Observation) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.from_numpy(observation.state).clamp_(-0.1, 0.1)
+        return super().act(observation)
+
+
 class Remembering(Good):
     asked = 0
 
@@ -156,6 +167,7 @@ class Nameless(Good):
         (Empty, "another shape"),
         (Listed, "something else than an array"),
         (Writing, "writes into what it is shown"),
+        (WritingAsTensor, "writes into what it is shown"),
         (Reusing, "changes a chunk"),
         (Remembering, "beyond its reset"),
         (Unseeded, "when it is made anew"),

@@ -1,6 +1,7 @@
 """The conformance check passes the fakes and notices each broken clause."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from roborl.errors import ShapeError
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
-from roborl.rewards.model import missing
+from roborl.rewards.model import missing, observation_id
 from roborl.rewards.sarm.checkpoint import freeze_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
@@ -159,6 +160,35 @@ class Infinite(BrightnessFold):
         return Score(frame_id=observation_id, progress=0.5, raw=0.5, spread=math.inf, version=self._version)
 
 
+@with_fold
+class Painter(BrightnessFold):
+    def queries(self, observation):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.from_numpy(observation.frames["front"].rgb)[0] = 0
+        return super().queries(observation)
+
+
+class SeldomAndZeroForMissing(BrightnessModel):
+    """Asks about every fourth observation, and makes a number of a reply that never came."""
+
+    def start(self, task, references):
+        class Seldom(BrightnessFold):
+            asked = 0
+
+            def queries(self, observation):
+                asks = observation_id(observation) % 4 == 0
+                self.last = super().queries(observation) if asks else []
+                return self.last
+
+            def fold(self, observation_id, replies):
+                known = [reply for reply in replies if reply is not None]
+                value = 0.5 if known or not replies else 0.0
+                return Score(frame_id=observation_id, progress=value, raw=value, version=self._version)
+
+        return Seldom(self.cameras, self.version)
+
+
 class Shared(BrightnessModel):
     """One fold for all episodes."""
 
@@ -205,6 +235,8 @@ class Clairvoyant(BrightnessModel):
         (Remembering, "refuses a good observation"),
         (Shaken, "once it has refused"),
         (Infinite, "spread"),
+        (Painter, "writes into"),
+        (SeldomAndZeroForMissing, "never came"),
         (Shared, "mixes up two episodes"),
         (Clairvoyant, "later observations"),
     ],
