@@ -75,7 +75,7 @@ def test_an_unknown_benchmark_is_misuse(args: list[str], capsys: pytest.CaptureF
 def test_the_grids_are_held_to_bars_over_seeds() -> None:
     result = {
         "table": {"PickCube shaped": {"by_seed": {str(seed): 0.9 for seed in range(5)}}},
-        "differences": {"PickCube: shaped - sparse": {"interval": [0.1, 0.4]}},
+        "differences": {"PickCube: shaped - sparse": {"interval": [-0.1, 0.4], "interval by t": [0.1, 0.6]}},
     }
     bars = {bar["name"]: bar for bar in (bar.check(result) for bar in bench.BENCHMARKS["seeds"].bars)}
     assert bars["PickCube: seeds whose shaped run ends at 90 %"]["figure"] == 5

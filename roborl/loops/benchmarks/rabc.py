@@ -27,9 +27,11 @@ from roborl.data.weights import read_weights
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.robot_env import RobotEnv
 from roborl.learning.clone import CloneConfig
+from roborl.locks import kept
+from roborl.loops.benchmarks.seeds import difference
 from roborl.loops.evaluate import evaluate
 from roborl.loops.first_policy import first_policy
-from roborl.loops.grid import Cell, code_version, run_grid
+from roborl.loops.grid import Cell, at_work, code_version, run_grid
 from roborl.loops.rabc.filter_config import FilterConfig
 from roborl.loops.rabc.filter_dataset import filter_dataset
 from roborl.loops.rabc.label_config import LabelConfig
@@ -39,7 +41,7 @@ from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_r
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
 from roborl.loops.stages import Stages
-from roborl.rewards.metrics import paired_interval, wilson_interval
+from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.sarm.config import SarmTraining
 from roborl.types import EndCause
 
@@ -105,7 +107,8 @@ def run(
         settings: Fields of :class:`RabcBenchConfig` that are to be otherwise.
 
     Returns:
-        ``table`` by arm: successes, of how many, share and 95 % Wilson interval over all seeds' scenes, and by seed;
+        ``table`` by arm: successes, of how many, share, 95 % Wilson interval over all seeds' scenes as if one clone had met
+        them all, and by seed;
         ``differences`` of the weighted arms minus everything, paired over seeds; ``weights`` by seed and arm.
     """
     config = RabcBenchConfig(**(settings or {}))
@@ -147,8 +150,8 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for arm, entry in table.items():
         both = [seed for seed in entry["by_seed"] if seed in base]
         if arm != EVERYTHING and len(both) > 1:
-            pairs = [entry["by_seed"][s] for s in both], [base[s] for s in both]
-            differences[f"{arm} - {EVERYTHING}"] = list(paired_interval(*pairs))
+            pairs = [(entry["by_seed"][s], base[s]) for s in both]
+            differences[f"{arm} - {EVERYTHING}"] = difference(pairs) | {"seeds": both}
     return {"table": table, "differences": differences}
 
 
@@ -161,13 +164,15 @@ def clone_and_measure(config: RabcBenchConfig, arm: str, seed: int, prepared: Pa
     torch.set_num_threads(1)
     bench = load_bench("so101_sim", [f"--robot.scene={config.scene}"])
     stages = Stages(prepared)
-    stages.run("record", lambda: _record(config, bench, seed, prepared))
     told: dict[str, Any] = {}
     weights: dict[int, NDArray[np.float32]] | None = None
-    if arm in _RULES:
-        stages.run("train the reward model", lambda: _train(config, seed, prepared))
-        told["label"] = stages.run("label", lambda: _label(prepared))
-        weights, told["filter"] = _weigh(config, arm, prepared)
+    # Arms of a seed share what is prepared, and those that differ in the rule alone a file of weights.
+    with kept(at_work(prepared), wait=True):
+        stages.run("record", lambda: _record(config, bench, seed, prepared))
+        if arm in _RULES:
+            stages.run("train the reward model", lambda: _train(config, seed, prepared))
+            told["label"] = stages.run("label", lambda: _label(prepared))
+            weights, told["filter"] = _weigh(config, arm, prepared)
     chosen = None
     if arm == SUCCESSES:
         chosen = [e.index for e in read_episodes(prepared / "true", with_images=False) if e.success]

@@ -342,16 +342,17 @@ def differences(results: Sequence[Mapping[str, Any]], full: str = "shaped") -> d
             if arm == ours or len(seeds) < 2:
                 continue
             pairs = [(by_cell[scene, ours, seed], by_cell[scene, arm, seed]) for seed in seeds]
-            of = _difference([(a["success"], b["success"]) for a, b in pairs]) | {"seeds": seeds}
+            of = difference([(a["success"], b["success"]) for a, b in pairs]) | {"seeds": seeds}
             if all(a["episodes"] and b["episodes"] for a, b in pairs):
-                of["in practice"] = _difference(
+                of["in practice"] = difference(
                     [(np.mean(a["episodes"]), np.mean(b["episodes"])) for a, b in pairs]
                 )
             found[f"{scene}: {ours} - {arm}"] = of
     return found
 
 
-def _difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def difference(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Return the mean of first minus second over pairs, one of each seed, and its 95 % intervals, resampled and by Student's t."""
     a, b = zip(*pairs, strict=True)
     return {
         "mean": float(np.mean(a) - np.mean(b)),

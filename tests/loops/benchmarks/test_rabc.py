@@ -33,4 +33,6 @@ def test_the_table_pools_scenes_and_pairs_seeds() -> None:
     assert (entry["successes"], entry["of"], entry["by_seed"]) == (13, 20, {"1": 0.6, "2": 0.7})
     assert entry["low"] < 0.65 < entry["high"]
     assert list(said["differences"]) == [f"{WEIGHTED} - {EVERYTHING}"]
-    assert said["differences"][f"{WEIGHTED} - {EVERYTHING}"] == pytest.approx([0.5, 0.5])
+    found = said["differences"][f"{WEIGHTED} - {EVERYTHING}"]
+    assert found["seeds"] == ["1", "2"]
+    assert found["interval by t"] == pytest.approx([0.5, 0.5])
