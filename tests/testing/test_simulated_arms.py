@@ -91,6 +91,7 @@ def test_a_joint_without_torque_stays_where_it_stands(simulated: Desk) -> None:
     bus.write("Goal_Position", "shoulder_pan", 40.0)
     simulated.wait(0.5)
     np.testing.assert_allclose(arms.scene.joints(), before, atol=STEP)
+    bus.sync_write("Goal_Position", bus.sync_read("Present_Position", normalize=False), normalize=False)
     bus.enable_torque()
     simulated.wait(0.5)
     np.testing.assert_allclose(arms.scene.joints(), before, atol=STEP)
