@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,9 +111,8 @@ def test_ctrl_c_while_the_reward_model_loads_ends_the_run_before_any_arm_has_a_p
     tmp_path: Path,
 ) -> None:
     config = TrainConfig(run=tmp_path / "run", reward="brightness")
-    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_training(config, lambda: time.monotonic() - began > 0.5)
+        run_training(config, lambda: True)
     assert not (tmp_path / "run").exists()
 
 
