@@ -108,16 +108,11 @@ class ActionMap:
 
     def executed(self, before: Joints, after: Joints) -> Vector:
         """Return the action that moves the set-point from ``before`` to ``after``, in [-1, 1], float32 (a,)."""
-        action: Vector = np.clip(self.moved(before, after), -1.0, 1.0)
-        return action
-
-    def moved(self, before: Joints, after: Joints) -> Vector:
-        """Return the same without limits, float32 (a,)."""
         change = (after - before) / self._scale
         if self._config.kind == "ee_delta":
             moved = self._kinematics.position(after) - self._kinematics.position(before)
             change = np.append(moved / self._config.step_m, change[self._gripper])
-        action: Vector = change.astype(np.float32)
+        action: Vector = np.clip(change, -1.0, 1.0).astype(np.float32)
         return action
 
     def _towards(self, move: Point, set_point: Joints, measured: Joints) -> Joints:

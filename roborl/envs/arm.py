@@ -39,9 +39,6 @@ _SAG = 0.5
 """Share of its leash by which a joint may miss its home under the arm's own weight."""
 _SAME_ACTION = 0.01
 """A stored action this near to the one asked for is it: the rest is the inverse kinematics' rounding."""
-_SHARES = (1.0, 0.85, 0.7, 0.5)
-"""Parts of an action that are tried until the motion is no larger than the largest action: joints that may not turn round at once
-bend the way of the others, and what is sent must be what can be stored."""
 
 
 class Arm:
@@ -196,26 +193,18 @@ class Arm:
         if not np.all(np.isfinite(action)):
             self.limits_hit["not_finite"] += 1
             action = np.zeros_like(action)
-        start, asked = self._sent, np.clip(action, -1.0, 1.0)
-        for share in _SHARES:
-            planned, hits = self._planned(self._actions.target(share * asked, start.joints, self._measured))
-            moved = self._actions.moved(start.joints, planned[-1].joints)
-            if np.abs(moved).max() <= 1.0 + _SAME_ACTION:
-                break
-        self.limits_hit.update(hits)
-        self._plan = planned[::-1]
-        executed: Vector = np.clip(moved, -1.0, 1.0)
-        return asked if np.abs(executed - asked).max() < _SAME_ACTION else executed
-
-    def _planned(self, target: Joints) -> tuple[list[SetPoint], Counter[str]]:
-        """Return the set-points of a policy step towards joints, and the limits that bend them."""
-        start, planned, hits = self._sent, [self._sent], Counter[str]()
+        start = self._sent
+        target = self._actions.target(action, start.joints, self._measured)
+        planned, before = [], start
         for tick in range(1, self.ticks_per_step + 1):
             wanted = start.joints + (target - start.joints) * (tick / self.ticks_per_step)
-            after, hit = self._filter(wanted, planned[-1])
-            hits.update(hit)
-            planned.append(after)
-        return planned[1:], hits
+            before, hit = self._filter(wanted, before)
+            self.limits_hit.update(hit)
+            planned.append(before)
+        self._plan = planned[::-1]
+        executed = self._actions.executed(start.joints, before.joints)
+        asked = np.clip(action, -1.0, 1.0)
+        return asked if np.abs(executed - asked).max() < _SAME_ACTION else executed
 
     def begin_return(self) -> bool:
         """Plan the set-points of the coming policy step on the straight way of the joints to the home pose.
