@@ -105,23 +105,26 @@ def test_after_a_hiccup_a_new_episode_goes_on() -> None:
 @given(st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=12))
 @settings(max_examples=25)
 def test_the_stored_action_is_the_motion_that_was_sent(actions: list[list[float]]) -> None:
-    """Law 10: a stored action is the motion that was sent; of one beyond the largest action, the largest is stored.
+    """Law 10: a stored action is the motion that was sent.
 
-    Joints that turn round at once may bend the way of the others so that a motion exceeds it, by a quarter at most in 150 episodes of extreme actions.
+    Known and not mended: where limits of the joints bend a step, its motion may exceed the largest action, by a quarter at
+    most in 150 episodes of extreme actions; the largest is stored then.
     """
     arm, robot = stub_arm()
     arm.connect()
     for values in actions:
         before = arm.kinematics.position(robot.joints)
-        gripper = robot.joints[5]
+        gripper, limits = robot.joints[5], arm.limits_hit.total()
         stored = arm.begin_step(np.array(values, dtype=np.float32))
         for _ in range(arm.ticks_per_step):
             arm.tick()
         arm.observe(0, images=False)
         moved = arm.kinematics.position(robot.joints) - before
         moved /= arm.bench.action.step_m
-        assert np.abs(moved).max() <= 1.5
-        np.testing.assert_allclose(moved.clip(-1.0, 1.0), stored[:3], atol=0.05)
+        if arm.limits_hit.total() > limits:
+            assert np.abs(moved).max() <= 1.5
+            moved = moved.clip(-1.0, 1.0)
+        np.testing.assert_allclose(moved, stored[:3], atol=0.05)
         np.testing.assert_allclose((robot.joints[5] - gripper) / 34.0, stored[3], atol=0.011)
         assert np.abs(stored).max() <= 1.0
 

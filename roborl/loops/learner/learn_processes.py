@@ -130,8 +130,9 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     ticker, room = _Ticker(_STATUS_EVERY_S), _Room(run.store)
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
-        with beating(child.beat, at_most_s=_READS_S):
-            demos.turn()
+        if not demos.complete:
+            with beating(child.beat, at_most_s=_READS_S):
+                demos.turn()
         loop.turn(0.05 if demos.complete else 0.0)
         child.beat()
         if ticker.due():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,8 @@ class Trainer[B]:
             self._refresh(now)
         due = min(self.budget.allowance(actor_alive=self.actor_alive), self._config.burst)
         made = 0
-        with beating(
-            self._beat, at_most_s=_HANGS_S
-        ):  # One update of a large policy may take a minute on a CPU.
+        # One update of a large policy may take a minute on a CPU.
+        with beating(self._beat, at_most_s=_HANGS_S) if due else nullcontext():
             while made < due and self._update():
                 made += 1
                 if self._clock.now_ns() - now > _LONGEST_BURST_S * NS:
