@@ -92,6 +92,9 @@ class SafetyFilter:
     def __call__(self, wanted: Joints, before: SetPoint) -> tuple[SetPoint, frozenset[Limit]]:
         """Return the set-point nearest to ``wanted`` that may follow ``before``, and the limits that changed it.
 
+        Speed and acceleration are bounded by one factor for all joints of the chain, so that the end effector goes where it was
+        to go, only later; joint by joint, an arm that turns round fast would first sweep elsewhere.
+
         Places win over comfort: at a joint limit or the edge of the box the arm stops harder than its acceleration
         limit. A robot that starts beyond a joint limit or outside the workspace box, as one that rests on its stops may, moves
         back within all other limits, and never further away.
@@ -103,15 +106,24 @@ class SafetyFilter:
         lower, upper = np.minimum(self._lower, before.joints), np.maximum(self._upper, before.joints)
         joints = self._within(np.clip(wanted, lower, upper), wanted, Limit.POSITION, hit)
         velocity = (joints - before.joints) / self._period_s
-        slower = np.clip(velocity, -self.velocity, self.velocity)
+        slower = self._together(velocity, self.velocity)
         velocity = self._within(slower, velocity, Limit.VELOCITY, hit)
-        change = self.acceleration * self._period_s
-        softer = np.clip(velocity, before.velocity - change, before.velocity + change)
+        softer = before.velocity + self._together(
+            velocity - before.velocity, self.acceleration * self._period_s
+        )
         velocity = self._within(softer, velocity, Limit.ACCELERATION, hit)
         joints = np.clip(before.joints + velocity * self._period_s, lower, upper)
         kept = self._inside_box(joints, before.joints)
         joints = self._within(kept, joints, Limit.WORKSPACE, hit)
         return SetPoint(joints=joints, velocity=(joints - before.joints) / self._period_s), frozenset(hit)
+
+    def _together(self, change: Joints, largest: Joints) -> Joints:
+        """Return the change bounded by ``largest``, that of the chain's joints all by one factor."""
+        bounded = np.clip(change, -largest, largest)
+        chain = self._kinematics.model.chain_joints
+        excess = float((np.abs(change[chain]) / largest[chain]).max())
+        bounded[chain] = change[chain] / max(1.0, excess)
+        return bounded
 
     @staticmethod
     def _within(bounded: Joints, wanted: Joints, limit: Limit, hit: set[Limit]) -> Joints:

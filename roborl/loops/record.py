@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Provenance, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter, interrupt_later
+from roborl.envs.failures import Failure
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.loops.bench_scales import scales
@@ -161,10 +161,11 @@ def _attempt(
     env: RobotEnv, make_script: ScriptMaker, kind: str, key: EpisodeKey, seed: int, result: Recorded
 ) -> DatasetEpisode:
     purpose: Purpose = "demo" if kind == EXPERT else "failure"
-    # Each kind of failure has its own scenes, the same in every process.
-    block = zlib.crc32(kind.encode()) % 10 * 1000 if purpose == "failure" else 0
+    # The kinds of failure take turns, so that no two share a scene, however many are recorded; other kinds come last.
+    kinds = [EXPERT] if kind == EXPERT else [*Failure, kind]
     for attempt in range(_ATTEMPTS):
-        scene = scene_seed(purpose, seed, block + key.episode * _ATTEMPTS + attempt)
+        turn = key.episode * _ATTEMPTS + attempt
+        scene = scene_seed(purpose, seed, turn * len(kinds) + kinds.index(kind))
         watcher = SceneWatcher(env)
         rollout = run_episode(
             env,

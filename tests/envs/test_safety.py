@@ -39,6 +39,26 @@ def test_no_sequence_of_wishes_breaks_a_limit(wishes: list[list[float]]) -> None
         before = after
 
 
+def test_joints_that_are_too_slow_hold_the_others_back_but_not_the_gripper() -> None:
+    change = np.array([0.1, -30.0, 20.0, -10.0, 0.0, -2.0])
+    after, hit = FILTER(MODEL.home + change, REST)
+    done = (after.joints - MODEL.home) / np.where(change == 0.0, 1.0, change)
+    assert hit == {Limit.VELOCITY, Limit.ACCELERATION}
+    np.testing.assert_allclose(
+        done[:4], 0.04, rtol=1e-6
+    )  # 3000 degrees/s² for one tick of 0.02 s, of 30 degrees.
+    assert done[5] == pytest.approx(1.0)
+
+
+def test_an_arm_that_turns_round_keeps_to_the_way_between_both_motions() -> None:
+    there = np.array([10.0, -80.0, 90.0, -110.0, 0.0, 0.0])
+    moving = SetPoint(joints=MODEL.home, velocity=there)
+    after, _ = FILTER(MODEL.home - there * PERIOD_S * 0.9, moving)
+    share = after.velocity[:4] / there[:4]
+    assert share.max() < 1.0
+    np.testing.assert_allclose(share, share[0], rtol=1e-6)
+
+
 @given(wild)
 @settings(max_examples=40)
 def test_equal_inputs_give_equal_outputs(wish: list[float]) -> None:

@@ -26,6 +26,7 @@ from roborl.envs.robot_env import RobotEnv
 from roborl.errors import DatasetError, RoborlError
 from roborl.loops.by_hand import record_by_hand
 from roborl.loops.record import record_scripted, spans
+from roborl.loops.scripts import failure_kinds
 from roborl.loops.seeds import PURPOSES, scene_seed
 from roborl.roles import Policy
 from roborl.types import EndCause, Observation, RewardSource, Source
@@ -113,6 +114,21 @@ def test_a_stopped_recording_goes_on_and_equals_an_unstopped_one(env: RobotEnv, 
         assert a.subtasks == b.subtasks
         np.testing.assert_array_equal(a.action, b.action)
         np.testing.assert_array_equal(a.images["wrist"], b.images["wrist"])
+
+
+def test_no_two_kinds_of_failure_share_a_scene(tmp_path: Path) -> None:
+    env = RobotEnv(load_bench("so101_sim", ["--robot.scene=PickCube", "--max_steps=3"]))
+    seeds: dict[str, set[int]] = {}
+
+    def note(env: RobotEnv, kind: str, seed: int) -> Policy:
+        seeds.setdefault(kind, set()).add(seed)
+        return Idle()
+
+    kinds = failure_kinds(env)
+    record_scripted(env, tmp_path / "d", note, demonstrations=0, failures=4, failure_kinds=kinds)
+    env.close()
+    assert [len(seeds[kind]) for kind in kinds] == [4] * 7
+    assert len(set().union(*seeds.values())) == 28
 
 
 def test_the_simulators_truth_is_stored_on_request_only(env: RobotEnv, tmp_path: Path) -> None:
