@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
-from roborl.errors import RoborlError
 from roborl.rewards.model import Judge, JudgeDown, missing
-from roborl.rewards.sessions import Pick
+from roborl.rewards.sessions import EpisodeSession, Pick, Waiting
 from roborl.types import Score
 
 log = logging.getLogger(__name__)
@@ -149,16 +148,20 @@ class Asked:
             return missing(index, f"cannot be read: {type(error).__name__}", version=session.version)
 
 
+def pass_over(session: EpisodeSession, passed: Iterable[Waiting]) -> None:
+    """Show a fold observations that it is not asked about, oldest first."""
+    for waiting in passed:
+        try:
+            session.fold.skip(waiting.observation)
+        except Exception as error:  # a fold is a plug-in, fed with a client's data
+            log.debug("observation %d of %s cannot be kept: %s", waiting.id, session.id, error)
+
+
 def ask_about(pick: Pick) -> Asked:
     """Show a fold what was passed over, and ask it what it wants to know of the observation."""
-    fold = pick.session.fold
-    for waiting in pick.passed:
-        try:
-            fold.skip(waiting.observation)
-        except RoborlError as error:
-            log.debug("observation %d of %s cannot be kept: %s", waiting.id, pick.session.id, error)
+    pass_over(pick.session, pick.passed)
     try:
-        return Asked(pick, list(fold.queries(pick.chosen.observation)))
+        return Asked(pick, list(pick.session.fold.queries(pick.chosen.observation)))
     except (
         Exception
     ) as error:  # a fold is a plug-in, fed with a client's data: one bad observation is one missing score

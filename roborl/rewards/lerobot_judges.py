@@ -54,6 +54,11 @@ class RewardReply:
 class ShowingJudge(Protocol):
     """A :class:`~roborl.rewards.model.Judge` of showings."""
 
+    @property
+    def says_done(self) -> bool:
+        """Whether it has a threshold of success."""
+        ...
+
     def answer(self, queries: Sequence[Showing]) -> list[RewardReply]:
         """Return one reply per query."""
         ...
@@ -65,6 +70,8 @@ class RobometerJudge:
     Args:
         loaded: The model.
     """
+
+    says_done = True
 
     def __init__(self, loaded: LerobotModel) -> None:
         self._model = loaded.model
@@ -115,6 +122,7 @@ class TopRewardJudge:
         self._model = loaded.model
         self._encoder = loaded.encoder
         self._threshold = float(self._model.config.success_threshold)
+        self.says_done = math.isfinite(self._threshold)
         # With a threshold, compute_reward would throw the value away and return 0 or 1.
         self._model.config.success_threshold = -math.inf
 
@@ -136,7 +144,7 @@ class TopRewardJudge:
         return _in_groups(queries, lambda query: (len(query.frames), query.frames[0].shape), ask)
 
     def _reply(self, value: float) -> RewardReply:
-        finished = value > self._threshold if math.isfinite(self._threshold) else None
+        finished = value > self._threshold if self.says_done else None
         return RewardReply(progress=min(math.exp(value), 1.0), raw=value, finished=finished)
 
 
@@ -154,6 +162,7 @@ class ClassifierJudge:
         self._model = loaded.model
         config = loaded.model.config
         self.keys = tuple(key for key in config.input_features if key.startswith("observation.image"))
+        self.says_done = config.num_classes == 2
         self.sizes = tuple(tuple(config.input_features[key].shape[-2:]) for key in self.keys)
         mode = config.normalization_mapping["VISUAL"].name
         if mode not in ("MEAN_STD", "IDENTITY"):

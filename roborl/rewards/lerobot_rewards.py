@@ -159,6 +159,7 @@ class LerobotRewardModel:
         self.cameras = cameras
         self.frames = frames
         self.image_px = image_px
+        self.says_done = judge.says_done
         asked = [cameras, frames, config.frame_hz, config.observation_hz, config.done_frames]
         text = json.dumps({"files": digest, "asked": asked})
         self.version = f"lerobot-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, RoborlError
+from roborl.rewards.batching import pass_over
 from roborl.rewards.desk import Desk
 from roborl.rewards.model import References, RewardModel, missing
 from roborl.rewards.sessions import EpisodeSession, Pick, Receipt
@@ -233,6 +234,7 @@ class SessionPool:
     def work(self, model: str, stop: threading.Event, *, poll_s: float = 0.1) -> None:
         """Judge batch after batch for one model until told to stop; blocks."""
         while not stop.is_set():
+            self._pass_over(model)
             with self._arrival:
                 due_s = self._due_in_s(model)
                 if due_s > 0:
@@ -243,6 +245,7 @@ class SessionPool:
     def step(self, model: str) -> bool:
         """Judge one batch if one is due; return whether one was. Blocks for as long as the judge does."""
         desk = self._desks[model]
+        self._pass_over(model)
         with self._arrival:
             if self._due_in_s(model) > 0:
                 return False
@@ -256,6 +259,13 @@ class SessionPool:
                 self._deliver(desk, pick, score, now_ns)
         self._on_outcome()
         return True
+
+    def _pass_over(self, model: str) -> None:
+        """Show folds what waits in long runs that nobody asks about, whose pictures would fill the room."""
+        with self._arrival:
+            waiting = [(session, session.take_unscored()) for session in self._of(model)]
+        for session, passed in waiting:
+            pass_over(session, passed)
 
     def statistics(self) -> dict[str, Any]:
         """Return counts and ages as plain values, for the server's log and for clients that ask."""

@@ -15,7 +15,7 @@ from roborl.rewards.model import Fold, References, RewardModel, observation_id
 from roborl.types import Lane, Observation
 
 BACKLOG = 64
-"""Most observations that a lane keeps with nothing to score among them: the live lane lets go of older ones."""
+"""Most observations that a lane keeps with nothing to score among them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,6 +145,15 @@ class EpisodeSession:
         self.nbytes -= chosen.nbytes + sum(waiting.nbytes for waiting in passed)
         self._out += 1
         return Pick(self, passed, chosen)
+
+    def take_unscored(self) -> tuple[Waiting, ...]:
+        """Hand out what waits where there is much of it and nothing to score: a fold keeps less of it than a lane."""
+        if self.lane is Lane.LIVE or len(self._frames) < BACKLOG or self.waiting_since_ns() is not None:
+            return ()
+        passed = tuple(self._frames)
+        self._frames.clear()
+        self.nbytes = 0
+        return passed
 
     def delivered(self, now_ns: int) -> None:
         """Note that a score of what was taken is out; only then does the live lane hand out the next."""

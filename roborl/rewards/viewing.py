@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from roborl.errors import RoborlError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.metrics import negative_rate, value_order_correlation
-from roborl.rewards.model import References, RewardModel, missing
+from roborl.rewards.model import JudgeDown, JudgeSilent, References, RewardModel, missing
 from roborl.rewards.shaping import held
 from roborl.types import Observation, Score
 
 log = logging.getLogger(__name__)
 
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 _REASON = 160  # characters of a reason: a reply may be quoted in it
 
 
@@ -105,6 +106,7 @@ class Viewer:
     Args:
         model: Who looks.
         max_batch: Most queries per call of the judge.
+        pauses_s: After which pauses a judge that is away is asked again, s.
 
     Attributes:
         model: Who looks.
@@ -114,8 +116,11 @@ class Viewer:
         reasons: Why scores could not be read, and how many for each.
     """
 
-    def __init__(self, model: RewardModel[Any, Any], *, max_batch: int) -> None:
+    def __init__(
+        self, model: RewardModel[Any, Any], *, max_batch: int, pauses_s: Sequence[float] = _PAUSES_S
+    ) -> None:
         self.model = model
+        self._pauses_s = pauses_s
         self.observations = 0
         self.videos = 0
         self.refusals: list[RoborlError] = []
@@ -135,11 +140,16 @@ class Viewer:
             video: The observations.
             scored: Places to ask about; the model sees the others as well.
             references: What the model is told besides.
+
+        Raises:
+            JudgeDown: If its judge is away for good: that says nothing of the model.
         """
         self.videos += 1
         places, written = sorted(scored), None
         try:
             scores, written = self._watch(task, video, places, references)
+        except JudgeDown:
+            raise
         except RoborlError as error:
             self.refusals.append(error)
             scores = [missing(place, f"refused: {error}", version=self.model.version) for place in places]
@@ -181,7 +191,7 @@ class Viewer:
                 asked.append(list(fold.queries(observation)))
             else:
                 fold.skip(observation)
-        replies = iter(self._asker.ask([query for queries in asked for query in queries]))
+        replies = iter(self._ask([query for queries in asked for query in queries]))
         self.observations += len(places)
         scores = [
             self._score(fold, place, [next(replies) for _ in queries])
@@ -189,6 +199,24 @@ class Viewer:
         ]
         # Folds whose judge states a level in words keep that of the latest answer.
         return scores, getattr(fold, "written", None)
+
+    def _ask(self, queries: Sequence[Any]) -> list[Any]:
+        """Return a reply per query; of a judge that goes away for a moment it is asked again, as the label lane does."""
+        replies = self._asker.ask(queries)
+        for pause_s in self._pauses_s:
+            away = [place for place, reply in enumerate(replies) if isinstance(reply, JudgeDown)]
+            if not away:
+                return replies
+            log.warning("The judge is away, it is asked again in %g s: %s", pause_s, replies[away[0]])
+            time.sleep(pause_s)
+            for place, reply in zip(away, self._asker.ask([queries[place] for place in away]), strict=True):
+                replies[place] = reply
+        # One that is there and silent may be so because of the question, which then has no answer.
+        replies = [None if isinstance(reply, JudgeSilent) else reply for reply in replies]
+        lost = next((reply for reply in replies if isinstance(reply, JudgeDown)), None)
+        if lost is not None:
+            raise lost
+        return replies
 
     def _score(self, fold: Any, place: int, replies: list[Any]) -> Score:
         try:

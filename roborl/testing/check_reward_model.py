@@ -21,7 +21,7 @@ import pytest
 
 from roborl.clock import FakeClock
 from roborl.errors import RoborlError
-from roborl.rewards.model import References, RewardModel, observation_id, score_episode
+from roborl.rewards.model import References, RewardModel, observation_id, says_done, score_episode
 from roborl.rewards.pool import PoolConfig, SessionPool
 from roborl.testing.observations import contents
 from roborl.types import Frame, Observation, Score
@@ -152,6 +152,13 @@ def _check_scores(model: Model, shown: Sequence[Observation], scores: Sequence[S
             score.spread,
         )
     _require(any(score.valid for score in scores), "gives no valid score at all", scores[0].reply)
+    said = any(score.done is not None for score in scores)
+    _require(says_done(model) or not said, "says of a task whether it is done, and that it never does", said)
+    _require(
+        said or not says_done(model),
+        "never says whether a task is done; such a model has `says_done = False`",
+        said,
+    )
 
 
 def _check_two_folds(

@@ -15,7 +15,7 @@ from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES, BenchmarkSettings, Subject, measure, time_only_model
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.judges.queries import VlmJudge
-from roborl.rewards.model import Fold, missing
+from roborl.rewards.model import Fold, JudgeDown, JudgeSilent, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
 from roborl.rewards.time_only import mean_progress
@@ -86,6 +86,39 @@ def test_a_model_that_knows_the_progress_is_perfect() -> None:
     assert figures["video_only_success_rate"] == 1.0
     assert 0.0 <= figures["query_ms"] <= figures["query_p95_ms"]
     assert found.version == "brightness-all"
+
+
+class Away(BrightnessJudge):
+    """A judge that is away at some of its calls."""
+
+    def __init__(self, error: JudgeDown, *calls: int) -> None:
+        self.error, self.calls, self.number = error, calls, 0
+
+    def answer(self, queries: Sequence[Any]) -> list[tuple[float, float]]:
+        self.number += 1
+        if self.number in self.calls:
+            raise self.error
+        return super().answer(queries)
+
+
+def test_a_judge_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("roborl.rewards.viewing.time.sleep", pauses.append)
+    away = BrightnessModel(judge=Away(JudgeDown("away"), 3, 4, 5))
+    settings = replace(SETTINGS, max_batch=4)
+    of_both = [measure(model, VALIDATION, COHORT, settings).figures for model in (away, BrightnessModel())]
+    timed = ("query_ms", "query_p95_ms", "batch", "score_ms")
+    ours, undisturbed = ({k: v for k, v in figures.items() if k not in timed} for figures in of_both)
+    assert ours == pytest.approx(undisturbed, nan_ok=True)
+    assert pauses == [1.0, 2.0, 4.0]
+
+
+def test_a_judge_that_stays_away_says_nothing_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roborl.rewards.viewing.time.sleep", lambda pause_s: None)
+    with pytest.raises(JudgeDown, match="away"):
+        measure(BrightnessModel(judge=Away(JudgeDown("away"), *range(3, 99))), [], COHORT, SETTINGS)
+    silent = measure(BrightnessModel(judge=Away(JudgeSilent("mute"), *range(3, 11))), [], COHORT, SETTINGS)
+    assert 0.0 < silent.figures["unreadable"] < 1.0
 
 
 def test_a_model_of_time_alone_fails_on_failures_and_on_the_way_back() -> None:

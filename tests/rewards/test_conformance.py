@@ -169,8 +169,24 @@ class Painter(BrightnessFold):
         return super().queries(observation)
 
 
+@with_fold
+class NeverDone(BrightnessFold):
+    """Says of no observation whether the task is done, in a model that claims to say so."""
+
+    def fold(self, observation_id, replies):
+        return replace(super().fold(observation_id, replies), done=None)
+
+
+class Modest(BrightnessModel):
+    """Says when a task is done, and that it never does."""
+
+    says_done = False
+
+
 class SeldomAndZeroForMissing(BrightnessModel):
     """Asks about every fourth observation, and makes a number of a reply that never came."""
+
+    says_done = False
 
     def start(self, task, references):
         class Seldom(BrightnessFold):
@@ -192,6 +208,8 @@ class SeldomAndZeroForMissing(BrightnessModel):
 class Shared(BrightnessModel):
     """One fold for all episodes."""
 
+    says_done = False
+
     fold = None
 
     def start(self, task, references):
@@ -210,6 +228,8 @@ class Shared(BrightnessModel):
 
 class Clairvoyant(BrightnessModel):
     """Folds every score with whatever has been seen so far, also later than its observation."""
+
+    says_done = False
 
     def start(self, task, references):
         class Peeking(BrightnessFold):
@@ -236,6 +256,8 @@ class Clairvoyant(BrightnessModel):
         (Shaken, "once it has refused"),
         (Infinite, "spread"),
         (Painter, "writes into"),
+        (NeverDone, "never says whether a task is done"),
+        (Modest, "and that it never does"),
         (SeldomAndZeroForMissing, "never came"),
         (Shared, "mixes up two episodes"),
         (Clairvoyant, "later observations"),

@@ -516,6 +516,26 @@ def test_waiting_pictures_are_bounded_in_bytes_and_labels_wait_for_room_instead_
         assert [s.frame_id for s in of(outcomes, name)] == list(range(40))
 
 
+def test_a_stride_of_any_length_is_scored_in_a_room_of_any_size():
+    shown = []
+
+    class Fold(BrightnessFold):
+        def skip(self, observation):
+            shown.append(observation.frames["front"].id)
+
+    class Model(BrightnessModel):
+        def start(self, task, references):
+            return Fold(self.cameras, self.version)
+
+    pool = SessionPool({"m": Model()}, PoolConfig(max_bytes=10 * 48), clock=FakeClock())
+    open_(pool, "a")
+    for index, frame in enumerate(episode(0, 500)):
+        assert pool.push("a", frame, score=index == 499).accepted
+        pool.step("m")
+    assert [s.frame_id for s in of(pool.collect(), "a")] == [499]
+    assert shown == list(range(499))
+
+
 def test_a_replaced_or_closed_session_sends_nothing_more():
     pool = pool_of()
     open_(pool, "a")

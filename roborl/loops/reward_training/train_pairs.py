@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.train_reward import frame_latency_ms
 from roborl.loops.reward_training.training_episodes import read_training
@@ -196,7 +198,14 @@ def _measure(
     model: DopamineModel, demonstration: TrainingEpisode, config: TrainPairsConfig, px: int
 ) -> dict[str, HeldOutReport]:
     """Measure the judge as it is set and by each perspective alone, beside what the demonstration's timing is worth."""
-    episodes = list(_episodes(config.measured, config, px).values())
+    learnt = next(e for e in _episodes(config.demonstration, config, px).values() if e.success)
+    episodes = [e for e in _episodes(config.measured, config, px).values() if not _same(e, learnt)]
+    if not episodes:
+        raise DatasetError(
+            "The judge would be measured on what it learnt from",
+            seen=f"{config.measured}, whose only episode is the demonstration",
+            remedy="Name a dataset of other episodes: --measured",
+        )
     plan = plan_stages([demonstration.subtasks])
     plan = replace(plan, shares=(1.0 / len(plan.names),) * len(plan.names))
     asked = {FUSED: model.config.fusion}
@@ -206,6 +215,11 @@ def _measure(
         for name, fusion in asked.items()
     }
     return reports | {"time only": held_out_report(time_only([demonstration], plan), episodes, plan)}
+
+
+def _same(one: TrainingEpisode, other: TrainingEpisode) -> bool:
+    """Return whether two episodes show the same pictures, wherever they are kept."""
+    return all(np.array_equal(one.images[name], other.images[name]) for name in one.images)
 
 
 def _asking(model: DopamineModel, fusion: FusionConfig) -> DopamineModel:

@@ -347,6 +347,7 @@ class PublishedModel:
         self.cameras = cameras
         self.done_frames = done_frames
         self.image_px: int | None = None
+        self.says_done = network.shape.finished
         self.judge = PublishedJudge(network, encoder, window, scale)
         self._encoder = encoder
         self._scale = scale

@@ -16,10 +16,13 @@ from roborl.rewards.metrics import (
     value_order_correlation,
 )
 from roborl.rewards.model import Judge, RewardModel, score_episode
+from roborl.rewards.shaping import held
 from roborl.rewards.time_only import mean_progress
 from roborl.rewards.training.episodes import TrainingEpisode, as_video, label_episode
 from roborl.rewards.training.labels import StagePlan
 
+_GAINED = 0.05
+"""Progress below which an episode gained nothing that could be given back."""
 _FROZEN_FRAMES = 12
 _FROZEN_AT = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -27,7 +30,7 @@ type Shown = tuple[NDArray[np.float64], NDArray[np.float64]]
 """A model's progress along a video, and the true one."""
 
 type Watcher = Callable[[TrainingEpisode, Sequence[int]], NDArray[np.float64]]
-"""Shows a model chosen frames of an episode, in that order, as a video; returns its progress at each."""
+"""Shows a model chosen frames of an episode, in that order, as a video; returns its progress at each, NaN where it has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +65,13 @@ class HeldOutReport:
         forward: Mean value-order correlation of successes.
         backward: The same of successes played backwards, in the order in which they were played.
         frozen: Largest movement of the progress while one picture stands still.
-        undone: Mean share of the gained progress that is given back when a success runs back to its start.
+        undone: Mean share of the gained progress that is given back when a success runs back to its start, where any was.
         spliced: Mean rank correlation with the true progress of successes cut as :func:`splice` does.
         spliced_error: Mean absolute error against it.
         error: Mean absolute error against the true progress on successes: the privileged one where there is one, else
             that of the marked sub-tasks.
         final: Mean last progress of successes.
+        missing: Share of all scores that were missing; figures hold the one before, as a learner does.
         failures: One entry per kind.
         curves: Progress of the first success, and its true one, by how it was shown.
     """
@@ -81,6 +85,7 @@ class HeldOutReport:
     spliced_error: float
     error: float
     final: float
+    missing: float
     failures: tuple[KindReport, ...]
     curves: Mapping[str, Shown] = field(default_factory=dict)
 
@@ -99,9 +104,32 @@ def watcher(model: RewardModel[Any, Any], judge: Judge[Any, Any] | None = None) 
 
     def watch(episode: TrainingEpisode, order: Sequence[int]) -> NDArray[np.float64]:
         scores = score_episode(model, episode.task, as_video(episode, order), judge=judge or model.judge)
-        return np.array([score.progress for score in scores])
+        return np.array([score.progress if score.valid else np.nan for score in scores])
 
     return watch
+
+
+class _Holding:
+    """Watches as a learner does: where a score is missing, the one before is held, and 0 before the first.
+
+    Args:
+        watch: Who is asked.
+
+    Attributes:
+        asked: Scores asked for.
+        missing: How many of them were missing.
+    """
+
+    def __init__(self, watch: Watcher) -> None:
+        self._watch = watch
+        self.asked = self.missing = 0
+
+    def __call__(self, episode: TrainingEpisode, order: Sequence[int]) -> NDArray[np.float64]:
+        progress = self._watch(episode, order)
+        known = np.flatnonzero(~np.isnan(progress))
+        self.asked += len(progress)
+        self.missing += len(progress) - len(known)
+        return held(progress[known], known, len(progress))
 
 
 def time_only(demonstrations: Sequence[TrainingEpisode], plan: StagePlan) -> Watcher:
@@ -136,6 +164,7 @@ def splice(frames: int) -> list[int]:
 
 def held_out_report(watch: Watcher, episodes: Sequence[TrainingEpisode], plan: StagePlan) -> HeldOutReport:
     """Measure a model on held-out episodes, whose marks are of the plan's stages."""
+    watch = _Holding(watch)
     successes = [episode for episode in episodes if episode.success]
     forward, backward, frozen, undone, spliced, spliced_errors, errors, finals = ([] for _ in range(8))
     curves: dict[str, Shown] = {}
@@ -153,11 +182,17 @@ def held_out_report(watch: Watcher, episodes: Sequence[TrainingEpisode], plan: S
         spliced_errors.append(mean_absolute_error(*_known(shown["spliced"])))
         there_and_back = watch(episode, order + order[-2::-1])
         peak = there_and_back[: len(order)].max()
-        undone.append((peak - there_and_back[-1]) / max(peak - there_and_back[0], 1e-6))
+        gained = peak - there_and_back[0]
+        if gained > _GAINED:
+            undone.append((peak - there_and_back[-1]) / gained)
         for share in _FROZEN_AT:
             still = watch(episode, [round(share * (episode.frames - 1))] * _FROZEN_FRAMES)
             frozen.append(float(np.ptp(still)))
     kinds = sorted({episode.kind or "failure" for episode in episodes if not episode.success})
+    failures = tuple(
+        _kind_report(watch, kind, [e for e in episodes if not e.success and (e.kind or "failure") == kind])
+        for kind in kinds
+    )
     return HeldOutReport(
         successes=len(successes),
         forward=_mean(forward),
@@ -168,12 +203,8 @@ def held_out_report(watch: Watcher, episodes: Sequence[TrainingEpisode], plan: S
         spliced_error=_mean(spliced_errors),
         error=_mean(errors),
         final=_mean(finals),
-        failures=tuple(
-            _kind_report(
-                watch, kind, [e for e in episodes if not e.success and (e.kind or "failure") == kind]
-            )
-            for kind in kinds
-        ),
+        missing=watch.missing / max(1, watch.asked),
+        failures=failures,
         curves=curves,
     )
 
@@ -192,6 +223,7 @@ def leak(watch: Watcher, episode: TrainingEpisode, at: int) -> float:
         images=images, state=episode.state, task=episode.task, success=episode.success, kind=episode.kind
     )
     order = range(episode.frames)
+    watch = _Holding(watch)
     difference = watch(scrambled, order)[: at + 1] - watch(episode, order)[: at + 1]
     return float(np.abs(difference).max())
 
@@ -208,6 +240,7 @@ def format_reports(reports: dict[str, HeldOutReport]) -> str:
         ("error on a splice", "< time's", [r.spliced_error for r in reports.values()]),
         ("error against true progress", "≤ 0.08", [r.error for r in reports.values()]),
         ("final progress, successes", "→ 1", [r.final for r in reports.values()]),
+        ("scores that were missing", "→ 0", [r.missing for r in reports.values()]),
     ]
     for i, failure in enumerate(some.failures):
         label = f"{failure.kind} ({failure.episodes})"

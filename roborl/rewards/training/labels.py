@@ -109,8 +109,8 @@ def label_frames(
     completed and has within-stage labels; of any other span only the stage is known.
 
     A success is finished from the end of its last span on. Without spans it is one stage from first frame to last.
-    A failure may stop anywhere; frames that no span covers must not pass the end of the furthest stage completed so
-    far, nor ``failure_ceiling``.
+    A failure may stop anywhere; frames that no span covers must not pass the end of the furthest stage that was completed
+    by then or by the next span, which begins after it, nor ``failure_ceiling``.
 
     Raises:
         DatasetError: If a span names an unknown stage or is out of order.
@@ -128,25 +128,28 @@ def label_frames(
     ceiling = np.ones(frames, np.float32)
     if not success:
         ceiling[:] = failure_ceiling
-    furthest = 0.0
+    furthest, covered = 0.0, 0
     for position, (name, start, end) in enumerate(spans):
         if name not in index:
             raise DatasetError("An annotation names an unknown subtask", seen=name, allowed=plan.names)
         k = index[name]
+        if not success:
+            furthest = max(furthest, float(plan.starts[k]))
+            ceiling[covered:start] = min(failure_ceiling, furthest)
         following = spans[position + 1] if position + 1 < len(spans) else None
         if following is None:
             complete = success
         else:
             complete = index.get(following[0]) == k + 1 and (success or following[1] == end)
         last = end if complete and following is not None else end + 1
-        where = np.arange(start, min(last, frames))
+        where, covered = np.arange(start, min(last, frames)), last
         stage[where] = k
         ceiling[where] = 1.0
         if complete:
             within[where] = np.minimum(1.0, (where - start) / max(1, end - start))
             furthest = max(furthest, float(plan.starts[k + 1]))
-        elif following is None and not success:
-            ceiling[end + 1 :] = min(failure_ceiling, max(furthest, float(plan.starts[k])))
+    if spans and not success:
+        ceiling[covered:] = min(failure_ceiling, furthest)
     if success:
         first, last = spans[0][1], spans[-1][2]
         stage[:first], within[:first] = 0, 0.0

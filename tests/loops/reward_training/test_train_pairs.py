@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from roborl.cli.main import main
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training import train_pairs
 from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
 from roborl.loops.reward_training.training_episodes import read_training
@@ -99,6 +99,24 @@ def test_cameras_are_mapped_and_the_goal_is_kept_as_it_was_recorded(
     assert seen == {"other": {small}, "demo": {small, whole}, "test": {small}}
     adapted = load_reward_model(str(data / "out"))
     assert adapted.references["goal/top"].shape == (32, 32, 3)
+
+
+def test_a_judge_is_not_measured_on_the_demonstration_that_it_learnt_from(data: Path) -> None:
+    write_episodes(data / "one", crossing_episode(0, turns=9))
+    config = TrainPairsConfig(
+        out=data / "out",
+        dataset=[str(data / "other")],
+        demonstration=str(data / "demo"),
+        measured=str(data / "demo"),
+        model=FRONT,
+        network=PairNetworkConfig(image_px=16, keypoints=2, channels=2),
+        training=PairTraining(steps=2, episodes=2),
+    )
+    assert train_pairs_on(config).measured["as set"].successes == 1  # of two
+    with pytest.raises(DatasetError, match="measured on what it learnt from"):
+        train_pairs_on(
+            replace(config, out=data / "two", demonstration=str(data / "one"), measured=str(data / "one"))
+        )
 
 
 def test_what_does_not_go_together_is_refused(data: Path) -> None:

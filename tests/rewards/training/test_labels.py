@@ -86,6 +86,17 @@ def test_what_follows_the_last_span_of_a_failure_must_not_pass_what_was_achieved
     np.testing.assert_allclose(labels.ceiling[9:], 0.5)
 
 
+def test_between_the_spans_of_a_failure_nothing_passes_where_the_next_begins() -> None:
+    spans = [("reach", 3, 6), ("place", 10, 13)]
+    labels = label_frames(PLAN, 20, spans, success=False, failure_ceiling=1.0)
+    np.testing.assert_allclose(labels.ceiling[:3], 0.0)
+    np.testing.assert_allclose(labels.ceiling[3:7], 1.0)
+    np.testing.assert_allclose(labels.ceiling[7:10], 0.8)
+    np.testing.assert_allclose(labels.ceiling[14:], 0.8)
+    bounded = label_frames(PLAN, 20, spans, success=False, failure_ceiling=0.6)
+    np.testing.assert_allclose(bounded.ceiling[7:10], 0.6)
+
+
 def test_an_unannotated_failure_is_only_bounded() -> None:
     labels = label_frames(PLAN, 7, None, success=False, failure_ceiling=0.6)
     assert (labels.stage == UNKNOWN).all()
