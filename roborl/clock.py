@@ -77,7 +77,8 @@ class FakeClock:
 class Rate:
     """Ticks at a fixed rate without drift.
 
-    A tick that comes more than one period late moves the schedule on instead of being caught up in a burst.
+    A tick that comes more than one period late moves the schedule on instead of being caught up in a burst. Work that
+    begins late in a period and takes several of them keeps whole periods between its ticks by :meth:`begin_now`.
 
     Example:
         >>> clock = FakeClock()
@@ -90,13 +91,25 @@ class Rate:
         self.period_ns = int(NS / rate_hz)
         self._clock = clock
         self._next_ns = clock.now_ns() + self.period_ns
+        self._late_ns, self._late_ticks = 0, 0
 
     def wait(self) -> int:
         """Sleep until the next tick and return how late it began, in ns."""
         self._clock.sleep_until(self._next_ns)
         late_ns = self._clock.now_ns() - self._next_ns
         self._next_ns += self.period_ns * max(1, late_ns // self.period_ns + 1)
+        if self._late_ticks:
+            self._late_ticks -= 1
+            if not self._late_ticks:
+                self._next_ns -= self._late_ns
         return late_ns
+
+    def begin_now(self, ticks: int) -> None:
+        """Let the coming ticks be whole periods from now, but for the last of so many: that is due as before."""
+        into_ns = self.period_ns - self.remaining_ns()
+        if ticks > 1 and 0 < into_ns < self.period_ns:
+            self._late_ns, self._late_ticks = into_ns, ticks - 1
+            self._next_ns += into_ns
 
     @property
     def next_ns(self) -> int:

@@ -28,6 +28,35 @@ def test_a_long_stall_is_not_caught_up_in_a_burst() -> None:
     assert clock.now_ns() == 110_000_000
 
 
+def test_ticks_that_begin_late_in_a_period_are_whole_periods_apart_and_end_where_they_were_due() -> None:
+    clock = FakeClock()
+    rate = Rate(50.0, clock)
+    for _ in range(3):
+        clock.advance(0.016)
+        rate.begin_now(5)
+        began_ns = clock.now_ns()
+        instants = [rate.wait() or clock.now_ns() - began_ns for _ in range(5)]
+        assert instants == [20_000_000, 40_000_000, 60_000_000, 80_000_000, 84_000_000]
+    assert clock.now_ns() == 300_000_000
+
+
+def test_what_begins_late_and_stalls_is_back_on_its_grid_and_what_is_overdue_does_not_begin_late() -> None:
+    clock = FakeClock()
+    rate = Rate(50.0, clock)
+    clock.advance(0.010)
+    rate.begin_now(3)
+    clock.advance(0.060)  # to 70 ms; the first was due at 30
+    assert rate.wait() == 40_000_000
+    rate.wait()
+    assert clock.now_ns() == 90_000_000
+    rate.wait()
+    assert clock.now_ns() == 100_000_000
+    clock.advance(0.025)
+    overdue_ns = rate.next_ns
+    rate.begin_now(5)
+    assert rate.next_ns == overdue_ns
+
+
 def test_a_scaled_clock_runs_faster_than_life() -> None:
     life, fast = MonotonicClock(), MonotonicClock(scale=50.0)
     start_life, start_fast = life.now_ns(), fast.now_ns()

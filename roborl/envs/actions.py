@@ -107,11 +107,17 @@ class ActionMap:
         return np.clip(wanted, model.lower, model.upper)
 
     def executed(self, before: Joints, after: Joints) -> Vector:
-        """Return the action that moves the set-point from ``before`` to ``after``, in [-1, 1], float32 (a,)."""
+        """Return the action that moves the set-point from ``before`` to ``after``, float32 (a,), in [-1, 1].
+
+        Where that takes more than one step, it goes the same way, and less far; the gripper as far as it can.
+        """
         change = (after - before) / self._scale
+        gripper = self._gripper
         if self._config.kind == "ee_delta":
             moved = self._kinematics.position(after) - self._kinematics.position(before)
-            change = np.append(moved / self._config.step_m, change[self._gripper])
+            change, gripper = np.append(moved / self._config.step_m, change[gripper]), len(moved)
+        arm = np.arange(len(change)) != gripper
+        change[arm] /= max(1.0, float(np.abs(change[arm]).max()))
         action: Vector = np.clip(change, -1.0, 1.0).astype(np.float32)
         return action
 

@@ -62,7 +62,7 @@ class Expert:
         self._scene = scene
         self._plan = plan or (lambda scene: plan_for(scene.task, scene))
         self._action, self._noise = action or ActionConfig(), noise or Noise()
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng([seed, 13])  # not the stream that the scene looks by
         self._recover = recover
         self.reset()
 

@@ -78,7 +78,7 @@ class Stalled:
 
     def __init__(self, script: Expert, scene: Scene, progress: tuple[float, float], seed: int) -> None:
         self._script, self._scene, self._range = script, scene, progress
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng([seed, 11])  # not the stream that the scene looks by
         self.reset()
 
     def reset(self) -> None:

@@ -50,33 +50,43 @@ class Kinematics:
     ) -> Joints:
         """Return joints that bring the end effector to ``target`` with the fingers down as far as the limits allow.
 
-        Damped least squares from ``start``; within a few millimetres of it two or three iterations suffice. The last
-        joint of the chain turns the fingers about their own axis, which no point needs, and keeps its angle.
+        Damped least squares from ``start``; within a few millimetres of it two or three iterations suffice. Where the
+        fingers cannot be upright, the tilt that is left would pull at the position: as many iterations follow for that alone.
+        The last joint of the chain turns the fingers about their own axis, which no point needs, and keeps its angle.
 
         Args:
             target: Point in the base frame, metres, (3,).
             start: Joint vector to begin from, (n,).
-            iterations: Most iterations.
+            iterations: Most iterations of either.
             tolerance_m: Distance, with tilt weighted in, at which to stop.
 
         Returns:
             A new joint vector within the limits, (n,). A target out of reach gives the nearest pose found.
         """
         q = np.radians(start[self._index])
+        for tilt_weight_m in (_TILT_WEIGHT_M, 0.0):
+            if self._approach(q, target, tilt_weight_m, iterations, tolerance_m):
+                break
+        solved = start.copy()
+        solved[self._index] = np.degrees(np.clip(q, self._lower, self._upper))
+        return solved
+
+    def _approach(
+        self, q: Joints, target: Point, tilt_weight_m: float, iterations: int, tolerance_m: float
+    ) -> bool:
+        """Move ``q``, radians, in place; return whether that met the target."""
         free = slice(0, len(q) - 1)
         error, jacobian = np.empty(6), np.empty((6, len(q)))
         for _ in range(iterations):
             position, approach, points, axes = self._forward(q)
             error[:3] = target - position
-            error[3:] = _TILT_WEIGHT_M * _across(approach, _DOWN)
+            error[3:] = tilt_weight_m * _across(approach, _DOWN)
             if error @ error < tolerance_m**2:
-                break
+                return True
             jacobian[:3] = _across(axes.T, (position - points).T)
-            jacobian[3:] = _TILT_WEIGHT_M * axes.T
+            jacobian[3:] = tilt_weight_m * axes.T
             q[free] += self._step(jacobian[:, free], error, q[free], free)
-        solved = start.copy()
-        solved[self._index] = np.degrees(np.clip(q, self._lower, self._upper))
-        return solved
+        return False
 
     def _step(
         self, jacobian: NDArray[np.float64], error: NDArray[np.float64], q: Joints, free: slice

@@ -124,6 +124,25 @@ def load_robot_model(name: str) -> RobotModel:
             allowed=list(zip(model.lower.tolist(), model.upper.tolist(), strict=True)),
             remedy=f"Correct {path}",
         )
+    for field, values in (
+        ("max_velocity_per_s", model.max_velocity),
+        ("max_acceleration_per_s2", model.max_acceleration),
+    ):
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise ConfigError(
+                f"A joint's {field} is out of range",
+                seen=dict(zip(names, values.tolist(), strict=True)),
+                allowed="finite and above 0, also for a joint that no action turns",
+                remedy=f"Correct {path}",
+            )
+    lengths = np.linalg.norm([*model.chain_axes, model.tool_approach], axis=1)
+    if not np.allclose(lengths, 1.0, atol=1e-3):
+        raise ConfigError(
+            "A robot's chain has an axis that is no unit vector",
+            seen=[*model.chain_axes.tolist(), model.tool_approach.tolist()],
+            allowed="vectors of length 1: the axis of each link, and the tool's approach",
+            remedy=f"Correct {path}",
+        )
     return model
 
 

@@ -12,6 +12,8 @@ from roborl.envs.robot_model import Joints
 from roborl.errors import ConfigError
 
 _BISECTIONS = 6
+_SLACK_M = 0.0005
+"""How far outside the workspace box the end effector may be: the straight way of the joints along a face bends by less."""
 
 
 class Limit(StrEnum):
@@ -29,7 +31,7 @@ class SafetyConfig:
     """Bounds of a bench; the joints' own stand in the robot's model.
 
     Attributes:
-        workspace_low_m: Lowest x, y, z of the end effector in the base frame.
+        workspace_low_m: Lowest x, y, z of the end effector in the base frame, to half a millimetre.
         workspace_high_m: Highest x, y, z.
         velocity_scale: Share of the model's largest joint speeds to allow, (0, 1].
         acceleration_scale: Share of the model's largest joint accelerations to allow, (0, 1].
@@ -136,17 +138,21 @@ class SafetyFilter:
         return float(np.maximum(self._box_low - position, position - self._box_high).max())
 
     def _inside_box(self, joints: Joints, before: Joints) -> Joints:
-        """Return ``joints``, or the last point on the way to it that is not further outside than ``before``."""
-        if self._outside_m(joints) <= 1e-6:
+        """Return ``joints``, its chain only as far on the way as it is not further outside than ``before``."""
+        if self._outside_m(joints) <= _SLACK_M:
             return joints
-        allowed_m = max(1e-6, self._outside_m(before))
-        low, high = 0.0, 1.0
+        allowed_m = max(_SLACK_M, self._outside_m(before))
         if self._outside_m(joints) <= allowed_m:
             return joints
+        chain = self._kinematics.model.chain_joints
+        way = (joints - before)[chain]
+        kept, low, high = joints.copy(), 0.0, 1.0
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
-            if self._outside_m(before + middle * (joints - before)) <= allowed_m:
+            kept[chain] = before[chain] + middle * way
+            if self._outside_m(kept) <= allowed_m:
                 low = middle
             else:
                 high = middle
-        return before + low * (joints - before)
+        kept[chain] = before[chain] + low * way
+        return kept

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,10 @@ from roborl.types import Image
 
 SUCCESS_HELD_S = 0.2
 """A task counts as done once its condition has held for this long: two policy steps at 10 Hz."""
+
+
+_SQUEEZES = 0.7
+"""A contact whose normal is this near to the way that a finger closes, as a cosine, is with its inner face."""
 
 
 class Scene:
@@ -39,6 +46,7 @@ class Scene:
         spec = mujoco.MjSpec.from_file(str(robot_folder(robot.name) / "arm.xml"))
         task.build(spec)
         self.model = spec.compile()
+        self._longest_step_s = self.model.opt.timestep
         self.data = mujoco.MjData(self.model)
         self._pictures = Pictures(self.model)
         self._appearance = Appearance(self.model, randomisation)
@@ -102,8 +110,10 @@ class Scene:
         return joints
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; the task's condition is checked once at the end of it."""
-        mujoco.mj_step(self.model, self.data, max(1, round(seconds / self.model.opt.timestep)))
+        """Let time pass, in equal steps no longer than the model's; the task's condition is checked once at the end of it."""
+        steps = max(1, math.ceil(seconds / self._longest_step_s - 1e-9))
+        self.model.opt.timestep = seconds / steps
+        mujoco.mj_step(self.model, self.data, steps)
         self._held_s = self._held_s + seconds if self.task.satisfied(self) else 0.0
 
     def _to_model(self, joints: Joints) -> NDArray[np.float64]:
@@ -174,19 +184,23 @@ class Scene:
 
     def touching(self, body: str) -> tuple[bool, bool]:
         """Return whether the right and the left finger touch a body."""
-        body_id = self.model.body(body).id
-        pairs = self.data.contact.geom
-        bodies = self.model.geom_bodyid
-        right = left = False
-        for first, second in pairs.tolist():
-            if bodies[first] == body_id or bodies[second] == body_id:
-                right = right or self._fingers[0] in (first, second)
-                left = left or self._fingers[1] in (first, second)
-        return right, left
+        touched = {finger for finger, _ in self._touches(body)}
+        right, left = self._fingers
+        return right in touched, left in touched
 
     def grasped(self, body: str) -> bool:
-        """Return whether both fingers touch a body."""
-        return all(self.touching(body))
+        """Return whether a body is between the fingers: closed ones that press on it from outside do not hold it."""
+        held = {finger for finger, squeezes in self._touches(body) if squeezes > _SQUEEZES}
+        return len(held) == len(self._fingers)
+
+    def _touches(self, body: str) -> Iterator[tuple[int, float]]:
+        """Yield each finger that touches a body, and how far it does so along the way that it closes, [0, 1]."""
+        body_id, bodies = self.model.body(body).id, self.model.geom_bodyid
+        for pair, frame in zip(self.data.contact.geom.tolist(), self.data.contact.frame, strict=True):
+            finger = next((geom for geom in self._fingers if geom in pair), None)
+            if finger is not None and body_id in (bodies[pair[0]], bodies[pair[1]]):
+                closing = self.data.geom_xmat[finger].reshape(3, 3)[:, 1]
+                yield finger, abs(float(closing @ frame[:3]))
 
     # Pictures -------------------------------------------------------------------------------------------------
 

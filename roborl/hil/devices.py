@@ -42,12 +42,15 @@ class DeltaMap:
 class LeaderMap:
     """Leader arms: what the leader has moved within the last policy period, as an action.
 
-    Only movement counts, so the leader needs not stand as the follower does.
+    Only movement counts, so the leader needs not stand as the follower does. What a quick hand moves beyond the largest action
+    is lost, but for the gripper: closed by the person, it has no movement left to give, and goes on until it is closed.
 
     Args:
         names: The leader's joint keys in the order of the model, such as ``shoulder_pan.pos``.
         action_between: Returns the action that moves the arm from one joint vector (n,) to another.
         period_s: One policy period.
+        gripper: Index of the gripper among the joints.
+        gripper_step: Its largest movement in one policy period.
     """
 
     def __init__(
@@ -55,14 +58,22 @@ class LeaderMap:
         names: Sequence[str],
         action_between: Callable[[NDArray[np.float64], NDArray[np.float64]], Action],
         period_s: float,
+        *,
+        gripper: int,
+        gripper_step: float,
     ) -> None:
         self._names, self._action_between = names, action_between
         self._period_ns = int(period_s * NS)
+        self._gripper, self._gripper_step = gripper, gripper_step
         self._past: deque[tuple[int, NDArray[np.float64]]] = deque()
 
     def __call__(self, values: Mapping[str, Any], now_ns: int) -> Action:
         """Return the action, float32 (a,), in [-1, 1]."""
         now = np.array([float(values[name]) for name in self._names])
+        if self._past:
+            then_ns, then = self._past[-1]
+            most = self._gripper_step * (now_ns - then_ns) / self._period_ns
+            now[self._gripper] = then[self._gripper] + np.clip(now - then, -most, most)[self._gripper]
         self._past.append((now_ns, now))
         while len(self._past) > 2 and self._past[1][0] <= now_ns - self._period_ns:
             self._past.popleft()

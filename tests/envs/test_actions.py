@@ -66,3 +66,16 @@ def test_the_target_stays_in_the_box_however_long_it_is_pushed(direction: tuple[
 def test_a_step_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="step_m"):
         ActionConfig(step_m=0.0)
+
+
+@pytest.mark.parametrize("kind", ["ee_delta", "joint_delta"])
+def test_a_way_too_long_for_one_step_is_gone_in_the_same_direction(kind: str) -> None:
+    actions = action_map(kind)
+    goal = KINEMATICS.solve(KINEMATICS.position(HERE) + np.array([0.06, 0.02, 0.0]), HERE)
+    goal[MODEL.gripper_index] -= 10.0
+    action = actions.executed(HERE, goal)
+    whole = goal - HERE if kind == "joint_delta" else np.append([0.06, 0.02, 0.0], -10.0)
+    arm = slice(0, -1)
+    assert np.abs(action[arm]).max() == pytest.approx(1.0)
+    np.testing.assert_allclose(action[arm], whole[arm] / np.abs(whole[arm]).max(), atol=0.01)
+    assert action[-1] == pytest.approx(-10.0 / actions.unit[-1])

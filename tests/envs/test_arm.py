@@ -137,6 +137,45 @@ def test_an_arm_that_is_thrown_about_goes_no_other_way_than_what_is_stored() -> 
             np.testing.assert_allclose(moved, stored[:3], atol=0.05)
 
 
+def step(arm: Arm, robot: StubRobot, action: list[float]) -> np.ndarray:
+    """Carry an action out; return how the end effector moved, m."""
+    before = arm.kinematics.position(robot.joints)
+    arm.begin_step(np.array(action, dtype=np.float32))
+    for _ in range(arm.ticks_per_step):
+        arm.tick()
+    arm.observe(0, images=False)
+    return arm.kinematics.position(robot.joints) - before
+
+
+def test_an_arm_at_the_edge_of_its_workspace_slides_along_and_its_gripper_closes() -> None:
+    """The straight way of the joints between two points of a face bends out of the box by a fraction of a millimetre."""
+    arm, robot = stub_arm()
+    arm.connect()
+    for _ in range(14):
+        step(arm, robot, [0.0, 1.0, 0.0, 0.0])
+    for _ in range(3):
+        robot.joints[5] = 100.0
+        arm.begin_episode()
+        moved = step(arm, robot, [-0.8, 1.0, 0.0, -1.0])
+        np.testing.assert_allclose(moved, [-0.012, 0.0, 0.0], atol=1e-3)
+        assert robot.joints[5] == pytest.approx(75.0, abs=0.1)  # as far as its leash
+
+
+@pytest.mark.parametrize("place", [(0.2, 0.0, 0.11), (0.295, 0.0, 0.07), (0.25, 0.1, 0.1), (0.2, 0.0, 0.12)])
+def test_a_zero_action_holds_the_place_also_where_the_fingers_cannot_be_upright(
+    place: tuple[float, float, float],
+) -> None:
+    arm, robot = stub_arm()
+    arm.connect()
+    for _ in range(20):
+        way = (np.array(place) - arm.kinematics.position(robot.joints)) / arm.bench.action.step_m
+        step(arm, robot, [*np.clip(way, -1.0, 1.0), 0.0])
+    np.testing.assert_allclose(arm.kinematics.position(robot.joints), place, atol=5e-4)
+    for _ in range(100):
+        step(arm, robot, [0.0] * 4)
+    np.testing.assert_allclose(arm.kinematics.position(robot.joints), place, atol=5e-4)
+
+
 def test_an_action_that_is_not_finite_moves_nothing_and_is_counted() -> None:
     arm, _ = stub_arm()
     arm.connect()

@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import mujoco
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +12,7 @@ from roborl.envs.robot_model import load_robot_model
 from roborl.envs.scene import Scene
 from roborl.envs.tasks.registry import make_task
 from roborl.errors import ConfigError
+from roborl.paths import robot_folder
 
 MODEL = load_robot_model("so101_sim")
 KINEMATICS = Kinematics(MODEL)
@@ -63,3 +67,23 @@ def test_solving_never_leaves_the_limits_or_moves_the_gripper(share: list[float]
 def test_a_robot_that_reports_other_joints_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"shoulder_pan\.pos"):
         MODEL.from_features({"waist.pos": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("max_velocity_per_s", 0.0, "max_velocity_per_s is out of range"),
+        ("max_velocity_per_s", float("nan"), "max_velocity_per_s is out of range"),
+        ("max_acceleration_per_s2", -1.0, "max_acceleration_per_s2 is out of range"),
+        ("axis", [0.0, 2.0, 0.0], "no unit vector"),
+    ],
+)
+def test_a_description_that_no_limit_can_be_taken_from_is_refused(
+    tmp_path: Path, field: str, value: object, words: str
+) -> None:
+    raw = yaml.safe_load((robot_folder("so101_sim") / "robot.yaml").read_text())
+    part = raw["chain"][1] if field == "axis" else raw["joints"]["wrist_roll"]
+    part[field] = value
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=words):
+        load_robot_model(str(tmp_path))

@@ -13,6 +13,7 @@ KINEMATICS = Kinematics(MODEL)
 PERIOD_S = 0.02
 CONFIG = SafetyConfig(velocity_scale=0.5, acceleration_scale=0.5)
 FILTER = SafetyFilter(KINEMATICS, CONFIG, PERIOD_S)
+SLACK_M = 0.0005
 REST = SetPoint(joints=MODEL.home, velocity=np.zeros(6))
 
 wild = st.lists(st.floats(-1e4, 1e4) | st.just(float("nan")) | st.just(float("inf")), min_size=6, max_size=6)
@@ -35,7 +36,7 @@ def test_no_sequence_of_wishes_breaks_a_limit(wishes: list[list[float]]) -> None
         assert np.all(after.joints >= MODEL.lower - 1e-9)
         assert np.all(after.joints <= MODEL.upper + 1e-9)
         assert np.all(np.abs(speed) <= 0.5 * MODEL.max_velocity + 1e-6)
-        assert outside_m(after.joints) <= max(1e-6, outside_m(before.joints)) + 1e-6
+        assert outside_m(after.joints) <= max(SLACK_M, outside_m(before.joints)) + 1e-6
         before = after
 
 
@@ -98,7 +99,17 @@ def test_the_end_effector_stops_at_the_workspace_box() -> None:
         before, hit = FILTER(goal, before)
         hits |= hit
     assert Limit.WORKSPACE in hits
-    assert KINEMATICS.position(before.joints)[2] > CONFIG.workspace_low_m[2] - 1e-5
+    assert KINEMATICS.position(before.joints)[2] > CONFIG.workspace_low_m[2] - SLACK_M - 1e-6
+
+
+def test_the_edge_of_the_box_does_not_hold_the_gripper() -> None:
+    low = np.array([0.2, 0.0, CONFIG.workspace_low_m[2] - SLACK_M])
+    edge = SetPoint(joints=KINEMATICS.solve(low, MODEL.home, iterations=50), velocity=np.zeros(6))
+    below = KINEMATICS.solve(low - [0.0, 0.0, 0.01], edge.joints, iterations=50)
+    below[MODEL.gripper_index] -= 1.0
+    after, hit = FILTER(below, edge)
+    assert Limit.WORKSPACE in hit
+    assert after.joints[MODEL.gripper_index] == pytest.approx(edge.joints[MODEL.gripper_index] - 1.0)
 
 
 def test_an_arm_that_starts_outside_may_come_back_but_not_go_further() -> None:

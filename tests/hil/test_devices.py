@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,7 +56,7 @@ def test_a_leader_that_moves_steadily_gives_its_speed_per_policy_step(
     speed: float, read_s: float, start: float
 ) -> None:
     """However often it is read, and wherever it stands."""
-    leader = LeaderMap(NAMES, between, period_s=0.1)
+    leader = LeaderMap(NAMES, between, 0.1, gripper=1, gripper_step=10.0)
     action = np.zeros(2)
     for reading in range(12):
         at_s = reading * read_s
@@ -63,8 +64,20 @@ def test_a_leader_that_moves_steadily_gives_its_speed_per_policy_step(
     np.testing.assert_allclose(action, [speed * 0.1 / 10, 0.0], atol=abs(speed) * 0.1 / 10 * 0.25 + 1e-5)
 
 
+def test_a_gripper_that_was_squeezed_quickly_goes_on_until_it_is_closed() -> None:
+    leader = LeaderMap(NAMES, between, 0.1, gripper=1, gripper_step=10.0)
+    closed = 0.0
+    for reading in range(60):
+        at_s = reading / 60
+        action = leader({"a.pos": 0.0, "b.pos": 50.0 if at_s < 0.2 else 0.0}, int(at_s * NS))
+        if reading % 6 == 0:  # one policy step
+            closed += float(action[1])
+    assert closed == pytest.approx(-5.0, abs=0.3)
+    assert action[1] == 0.0
+
+
 def test_a_leader_at_rest_asks_for_no_motion() -> None:
-    leader = LeaderMap(NAMES, between, period_s=0.1)
+    leader = LeaderMap(NAMES, between, 0.1, gripper=1, gripper_step=10.0)
     for reading in range(5):
         action = leader({"a.pos": 40.0, "b.pos": -3.0}, reading * NS // 50)
     np.testing.assert_array_equal(action, [0, 0])
@@ -94,6 +107,8 @@ def test_the_clutch_is_the_devices_own_word() -> None:
     reading, _ = reader.read()
     assert reading.clutch
     assert reading.stamp_ns == NS
-    arm_reading, buttons = DeviceReader(Arm(), LeaderMap(NAMES, between, 0.1), clock).read()
+    arm_reading, buttons = DeviceReader(
+        Arm(), LeaderMap(NAMES, between, 0.1, gripper=1, gripper_step=10.0), clock
+    ).read()
     assert not arm_reading.clutch
     assert buttons == []

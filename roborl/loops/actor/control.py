@@ -306,6 +306,7 @@ class ControlLoop:
         executed = self._arm.begin_step(turn.action)
         if not np.array_equal(executed, turn.action):
             self._status.add("clipped")
+        self._rate.begin_now(self._arm.ticks_per_step)  # set-points are planned a period apart, and go out so
         for _ in range(self._arm.ticks_per_step):
             self._trace.enter("send")
             self._arm.tick()
@@ -396,5 +397,4 @@ class ControlLoop:
                 self._status.add("successes", 1 if verdict.success else -1)
 
     def _enough(self) -> bool:
-        episodes = self._settings.episodes
-        return episodes is not None and self._status["episodes"] >= episodes
+        return (episodes := self._settings.episodes) is not None and self._status["episodes"] >= episodes

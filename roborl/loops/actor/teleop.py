@@ -64,7 +64,13 @@ def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str
     model = importlib.import_module("roborl.envs.robot_model").load_robot_model(bench.model)
     if set(model.position_keys) <= set(features):
         actions = importlib.import_module("roborl.envs.bench_maps").action_map(bench)
-        return LeaderMap(model.position_keys, actions.executed, 1.0 / bench.policy_hz)
+        return LeaderMap(
+            model.position_keys,
+            actions.executed,
+            1.0 / bench.policy_hz,
+            gripper=model.gripper_index,
+            gripper_step=bench.action.gripper_step,
+        )
     if {"delta_x", "delta_y", "delta_z"} <= set(
         features.get("names", ())
     ) and bench.action.kind == "ee_delta":

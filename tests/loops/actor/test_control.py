@@ -312,6 +312,14 @@ def test_an_answer_within_the_period_costs_no_period(bench: Bench) -> None:
     assert bench.status["late_max_ns"] == 0
 
 
+def test_set_points_go_out_a_period_apart_though_their_step_began_late_in_its_period(bench: Bench) -> None:
+    """They are planned so: what follows sooner makes the joints faster than their limit."""
+    bench.inference.latency_s = 0.011
+    bench.loop.run()
+    np.testing.assert_allclose(np.diff(bench.arm.sent_ns) / NS, [PERIOD_S] * 29, atol=1e-6)
+    assert bench.status["late_max_ns"] == 0
+
+
 def test_a_world_that_waits_is_not_moved_by_holding(tmp_path: Path) -> None:
     bench = Bench(tmp_path, world_waits=True)
     bench.inference.latency_s = 0.07
