@@ -166,28 +166,41 @@ def timings(results: Results, theme: Theme) -> Figure:
 
 
 def arms(curves: Mapping[str, Mapping[str, Sequence[Sequence[bool]]]], window: int, theme: Theme) -> Figure:
-    """Draw the running success rate of online episodes, a panel per task, a line per arm with the spread of its seeds.
+    """Draw the running success rate of online episodes, a panel per task, a line per arm and a thin one for each of its seeds.
 
     Args:
         curves: By task and arm, the successes of each seed's episodes in order.
         window: Episodes in the running mean.
         theme: Colours.
     """
-    figure, panels = new_figure(theme, 4.2 * max(1, len(curves)), 3.4, max(1, len(curves)), share_y=True)
-    looks = list(product(("-", "--", ":"), (theme.accent, theme.bad, theme.good, theme.muted, theme.ink)))
+    figure, panels = new_figure(theme, 4.2 * max(1, len(curves)), 4.2, max(1, len(curves)), share_y=True)
+    looks = product(("-", "--", ":"), (theme.accent, theme.bad, theme.good, theme.muted, theme.ink))
+    look_of = dict(
+        zip(dict.fromkeys(arm for by_arm in curves.values() for arm in by_arm), looks, strict=False)
+    )
     for axes, (task, by_arm) in zip(panels, curves.items(), strict=False):
         axes.set_title(task, color=theme.ink, fontsize=10, loc="left")
-        for (style, colour), (arm, seeds) in zip(looks, by_arm.items(), strict=False):
+        for arm, seeds in by_arm.items():
+            style, colour = look_of[arm]
             length = min(map(len, seeds))
-            means = np.array([running_mean(won[:length], window) for won in seeds])
-            episode = np.arange(1, length + 1)
-            axes.plot(
-                episode, means.mean(axis=0), color=colour, ls=style, lw=1.8, label=f"{arm} ({len(seeds)})"
-            )
-            axes.fill_between(episode, means.min(axis=0), means.max(axis=0), color=colour, alpha=0.12, lw=0)
-        axes.set(ylim=(-0.03, 1.03), xlabel="online episodes")
-        legend(axes, theme, loc="upper left")
+            first = min(window, length)  # the first whole window
+            means = np.array([running_mean(won[:length], window)[first - 1 :] for won in seeds])
+            episode = np.arange(first, length + 1)
+            axes.plot(episode, means.T, color=colour, ls=style, lw=0.7, alpha=0.35)
+            axes.plot(episode, means.mean(axis=0), color=colour, ls=style, lw=2.2, label=arm)
+        axes.set(ylim=(-0.03, 1.03), xlim=(0, None), xlabel="online episodes")
     panels[0].set_ylabel(f"success, mean over {window}")
+    named = {
+        label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        named.values(),
+        named.keys(),
+        loc="outside lower left",
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=theme.ink,
+    )
     return figure
 
 
