@@ -107,6 +107,21 @@ class ArenaLayout:
             episodes=max(16, rows // 8),
         )
 
+    def check_room(self, recorded: int, max_steps: int) -> None:
+        """Make sure that ``recorded`` observations, which are never evicted, leave room to learn online.
+
+        Raises:
+            DatasetError: If not even two online episodes of ``max_steps`` fit beside them.
+        """
+        most = self.rows - 2 * (max_steps + 1)
+        if recorded > most:
+            raise DatasetError(
+                "Recorded episodes fill the replay memory",
+                seen=f"{recorded} of its {self.rows} observations",
+                allowed=f"at most {most}, which leaves room for two online episodes of {max_steps} steps",
+                remedy="Raise store.capacity_bytes, lower image_px or name fewer demonstrations",
+            )
+
     def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return dtype and whole shape of each per-row column by file name."""
         side = self.image_px + 2 * PAD

@@ -16,7 +16,7 @@ import logging
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -83,6 +83,7 @@ class Store:
         self.counts: Counter[str] = found.counts
         self._lock = threading.Lock()  # Over infos and attributes, which the sealing thread also touches.
         self._arena = ArenaWriter(root / "arena", layout)
+        self._told_of_room = False
         self._fill_arena(alive)
         self._sealer = Sealer(self._seal)
         for key in [key for key in self._open if self._infos[key].end is not None]:
@@ -152,7 +153,8 @@ class Store:
         Without a ``kind`` it is a demonstration, or a recorded failure where it is known to have failed.
 
         Raises:
-            DatasetError: If its form is not that of the store.
+            DatasetError: If its form is not that of the store, or it would leave no room in the replay memory for what
+                happens online.
         """
         if episode.key in self._infos:
             return False
@@ -178,6 +180,9 @@ class Store:
         if episode.success and not episode.end.terminated:
             verdict = Verdict(key=episode.key, index=info.steps, success=True, source=RewardSource.OPERATOR)
             info = replace(info, verdict=verdict)
+        if info.recorded:
+            rows = _recorded_rows(self._infos.values()) + info.observations
+            self._arena.layout.check_room(rows, self.spec.max_steps)
         seal(self._zarr, self._staging, info, arrivals, sync=self._sync)
         self._set(info)
         self._load(info)
@@ -317,7 +322,7 @@ class Store:
             wanted = [i for i in infos if i.key in self._arena or i.recorded or i.ordinal > oldest]
         else:
             replayed = [i for i in infos if i.kind != "evaluation"]
-            room = self._arena.layout.rows - sum(max(i.observations, 1) for i in replayed if i.recorded)
+            room = self._arena.layout.rows - _recorded_rows(replayed)
             wanted = []
             for info in reversed(replayed):
                 room -= 0 if info.recorded else max(info.observations, 1)
@@ -346,8 +351,15 @@ class Store:
         self._arena.update(info)
 
     def _place(self, info: EpisodeInfo, rows: int) -> None:
-        if info.kind != "evaluation" and info.key not in self._arena and not self._arena.place(info, rows):
-            self.counts["episodes_not_in_memory"] += 1
+        if info.kind == "evaluation" or info.key in self._arena or self._arena.place(info, rows):
+            return
+        self.counts["episodes_not_in_memory"] += 1
+        if not self._told_of_room:
+            self._told_of_room = True
+            why = f"recorded and open episodes leave no room for {rows} observations in the replay memory"
+            _log.warning(
+                "%s is not learnt from, and so may be others: %s; raise store.capacity_bytes", info.key, why
+            )
 
     def _recorded(self, key: EpisodeKey, start: int) -> Iterator[Arrival]:
         folder = self._zarr / str(key)
@@ -364,6 +376,11 @@ class Store:
 
     def _log_path(self, key: EpisodeKey) -> Path:
         return self.root / "logs" / f"{key}.log"
+
+
+def _recorded_rows(infos: Iterable[EpisodeInfo]) -> int:
+    """Return how much of the replay memory recorded episodes take, in observations."""
+    return sum(max(info.observations, 1) for info in infos if info.recorded)
 
 
 def _take_lock(root: Path) -> TextIO:

@@ -424,6 +424,48 @@ def test_recorded_failures_stay_when_memory_is_rebuilt_and_what_finds_no_room_is
         assert store.health()["episodes_not_in_memory"] == 20 - again
 
 
+def test_demonstrations_that_would_leave_no_room_for_what_happens_online_are_refused(tmp_path: Path) -> None:
+    spec = replace(SPEC, max_steps=20, capacity_bytes=263_000)
+    with Store.open(tmp_path / "source", replace(SPEC, max_steps=80)) as store:
+        for episode in range(4):
+            Feed(store)(*episode_records(key(episode, "teacher"), 79, EndCause.SUCCESS))
+        assert store.wait_sealed(20)
+    source = StoreReader(tmp_path / "source")
+    with Store.open(tmp_path / "store", spec) as store:
+        store.import_episode(source.episode(key(0, "teacher")))
+        with pytest.raises(
+            DatasetError,
+            match=r"fill the replay memory.*Found: 160 of its 162.*Allowed: at most 120.*capacity",
+        ):
+            store.import_episode(source.episode(key(1, "teacher")))
+        for episode in range(6):
+            Feed(store)(*episode_records(key(episode), 20))
+        draws = sampler(tmp_path / "store")
+        assert (draws.count("demo"), draws.count("online")) == (79, 60)
+        assert store.health()["episodes_not_in_memory"] == 0
+        assert store.wait_sealed(20)
+    with Store.open(tmp_path / "store", spec) as store:
+        assert len(store.infos()) == 7, "what was refused is not recorded either"
+
+
+def test_what_finds_no_room_beside_recorded_episodes_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store.open(tmp_path, replace(SPEC, max_steps=20, capacity_bytes=263_000)) as store:
+        for episode in range(8):
+            Feed(store)(*episode_records(key(episode), 20, mode="failure"))
+        assert "not_in_memory" not in caplog.text
+        for episode in range(8, 14):
+            Feed(store)(*episode_records(key(episode), 20))
+        health = store.health()
+        assert health["episodes_not_in_memory"] == 7
+        assert store.wait_sealed(20)
+    told = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
+    assert len(told) == 1
+    assert "arm-0001-000007" in told[0]
+    assert "store.capacity_bytes" in told[0]
+
+
 def test_too_little_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too small"):
         Store.open(tmp_path, replace(SPEC, capacity_bytes=1000))
