@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roborl.data.arena import (
     DEMO,
@@ -82,7 +83,7 @@ class ArenaWriter:
 
     def oldest_evictable(self) -> int | None:
         """Return the ordinal of the next episode to be evicted."""
-        ordinals = self._evictable()
+        ordinals = self._table["ordinal"][self._evictable()]
         return int(ordinals.min()) if ordinals.size else None
 
     def place(self, info: EpisodeInfo, rows: int) -> bool:
@@ -90,15 +91,15 @@ class ArenaWriter:
 
         It counts as open until :meth:`update` says otherwise, so that nobody takes it for whole while it is filled.
 
-        Returns False where it cannot fit beside what is never evicted; such an episode is recorded and not replayed.
+        Returns False, and evicts nothing, where it cannot fit beside what is recorded or open; such an episode is recorded
+        and not replayed.
         """
-        start = self._find(rows)
-        while start is None or not (self._table["ordinal"] == 0).any():
-            ordinals = self._evictable()
-            if not ordinals.size:
-                return False
-            self._evict(int(np.flatnonzero(self._table["ordinal"] == ordinals.min())[0]))
-            start = self._find(rows)
+        ordinals = self._table["ordinal"]
+        staying = (ordinals > 0) & ~self._evictable()
+        if staying.all() or self._find(rows, staying) is None:
+            return False
+        while (start := self._find(rows, ordinals > 0)) is None or (ordinals > 0).all():
+            self._evict(int(np.flatnonzero(ordinals == self.oldest_evictable())[0]))
         slot = int(np.flatnonzero(self._table["ordinal"] == 0)[0])
         entry = np.zeros((), EPISODE)
         entry["start"], entry["reserved"] = start, rows
@@ -178,11 +179,11 @@ class ArenaWriter:
             return float("nan")
         return float(info.verdict.success) if info.verdict.reward is None else info.verdict.reward
 
-    def _evictable(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _evictable(self) -> NDArray[np.bool_]:
         table = self._table
-        evictable: np.ndarray[tuple[int], np.dtype[np.int64]] = table["ordinal"][
+        evictable: NDArray[np.bool_] = (
             (table["ordinal"] > 0) & ~np.isin(table["kind"], (DEMO, FAILURE)) & (table["ended"] == 1)
-        ]
+        )
         return evictable
 
     def _evict(self, slot: int) -> None:
@@ -190,8 +191,9 @@ class ArenaWriter:
         del self._slots[self._keys[slot].decode()]
         self.evicted += 1
 
-    def _find(self, rows: int) -> int | None:
-        live = self._table[self._table["ordinal"] > 0]
+    def _find(self, rows: int, held: NDArray[np.bool_]) -> int | None:
+        """Return the first row of the first gap of ``rows`` that the ``held`` entries leave, None where there is none."""
+        live = self._table[held]
         order = np.argsort(live["start"])
         starts = np.append(live["start"][order], self.layout.rows)
         stops = np.insert((live["start"] + live["reserved"])[order], 0, 0)

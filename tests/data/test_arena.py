@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from roborl.data.arena import PAD, ArenaLayout, ArenaReader
 from roborl.data.arena_writer import ArenaWriter, pad_into
-from roborl.data.episodes import EpisodeInfo
+from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.errors import DatasetError
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_instants
@@ -69,6 +70,41 @@ def test_blocks_never_overlap_and_the_oldest_go_first(
         assert gone == sorted(gone, reverse=True), "the oldest first"
 
 
+def test_nothing_is_evicted_for_an_episode_that_can_never_fit(tmp_path: Path) -> None:
+    writer = ArenaWriter(tmp_path / "arena", LAYOUT)
+
+    def place(number: int, rows: int, kind: Kind, *, ended: bool = True) -> bool:
+        key = EpisodeKey(actor="a", incarnation=1, episode=number)
+        info = EpisodeInfo(key=key, ordinal=number, task="t", kind=kind)
+        there = writer.place(info, rows)
+        if ended:
+            writer.columns.table["observations"][writer.columns.table["ordinal"] == number] = rows
+            writer.update(replace(info, observations=rows, end=EndCause.TIME_LIMIT))
+        return there
+
+    # Of 100 rows 50 may be taken back, but never more than 30 in one piece.
+    assert all((place(1, 30, "online"), place(2, 40, "demo"), place(3, 20, "online")))
+    assert place(4, 10, "online", ended=False)
+    assert not place(5, 31, "demo")
+    assert writer.evicted == 0
+    assert place(6, 30, "demo")
+    assert writer.evicted == 1
+    assert not place(7, 21, "online")
+    assert place(8, 20, "online")
+    assert writer.evicted == 2
+
+
+def test_nothing_is_evicted_for_want_of_an_entry_that_is_never_given_back(tmp_path: Path) -> None:
+    writer = ArenaWriter(tmp_path / "arena", replace(LAYOUT, episodes=1))
+    infos = [
+        EpisodeInfo(
+            key=EpisodeKey(actor="a", incarnation=1, episode=n), ordinal=n, task="t", kind="demo", end=end
+        )
+        for n, end in ((1, EndCause.SUCCESS), (2, EndCause.SUCCESS))
+    ]
+    assert [writer.place(info, 5) for info in infos] == [True, False]
+
+
 def test_a_folder_that_is_no_arena_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no replay memory"):
         ArenaReader(tmp_path)
@@ -88,7 +124,7 @@ from dataclasses import replace
 from pathlib import Path
 from roborl.data.arena import ArenaLayout
 from roborl.data.arena_writer import ArenaWriter
-from roborl.data.episodes import EpisodeInfo
+from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.testing.experience import *
 layout = ArenaLayout(
     cameras=tuple(CAMERAS), image_px=8, state_dim=STATE_DIM, action_dim=ACTION_DIM, rows=100, episodes=12
