@@ -353,9 +353,10 @@ class ControlLoop:
             self._sign_of_life()
 
     def _finish(self, cause: EndCause) -> None:
-        self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
+        # The verdict first: whoever dies between the two leaves an end that the next start commits, and no verdict.
         if self._orders.verdict is not None:
             self._commit(self._orders.verdict)
+        self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
         if self._orders.end is EndCause.WATCHDOG:
             self._lose_operator(_SILENT)
         self._orders.finish(self._index)

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
 from roborl.codec import encode, split
+from roborl.data.arena import ArenaReader
 from roborl.data.journal import Journal
+from roborl.data.store import Store, StoreSpec
 from roborl.envs.arm import Arm as RealArm
 from roborl.envs.bench import Bench as Wiring
 from roborl.envs.bench import CameraUse, WatchdogConfig
@@ -26,6 +28,7 @@ from roborl.errors import RobotError
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Press, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
+from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.actor.control import ControlLoop
 from roborl.loops.actor.control_settings import ControlSettings, Waiting
 from roborl.loops.actor.judge_stop import JudgeStop, LiveScore, LiveSlot
@@ -33,7 +36,7 @@ from roborl.loops.actor.orders import Orders
 from roborl.loops.actor.shared import Chunk, ChunkSlot, MessageSlot, ObservationSlot, Slot
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.seeds import scene_seed
-from roborl.records import Arrival, Begin, End, Verdict, unpack_record
+from roborl.records import Arrival, Begin, End, Record, Verdict, unpack_record
 from roborl.testing.config_stub_robot import StubRobotConfig
 from roborl.testing.stub_robot import Fault, StubRobot
 from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Source
@@ -794,9 +797,49 @@ def test_a_verdict_belongs_to_the_frame_that_was_on_the_screen(
 
     bench.clock.during.append(press)
     bench.loop.run()
-    end, verdict = bench.records()[-2:]
+    verdict, end = bench.records()[-2:]
     assert (end.cause, end.index) == (EndCause.SUCCESS, 3)
     assert verdict == Verdict(key=end.key, index=judged, success=True, source=RewardSource.OPERATOR)
+
+
+def test_a_success_that_ended_an_episode_is_paid_although_the_actor_dies_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    commit = bench.journal.commit
+
+    def commit_until_killed(record: Record) -> int:
+        sequence = commit(record)
+        if isinstance(record, End | Verdict):
+            raise Killed
+        return sequence
+
+    monkeypatch.setattr(bench.journal, "commit", commit_until_killed)
+    bench.press_during_observe(4, Button.SUCCESS, index=2)
+    with pytest.raises(Killed):
+        bench.loop.run()
+    bench.journal.close()
+    ring = Journal(bench.folder / "ring.bin", actor="arm", slots=bench.slots, slot_bytes=2048).ring
+    spec = StoreSpec(
+        cameras={"front": (4, 4)},
+        image_px=4,
+        state_dim=3,
+        action_dim=2,
+        max_steps=6,
+        capacity_bytes=1 << 20,
+    )
+    with Store.open(bench.folder / "store", spec) as store:
+        for sequence in range(1, ring.head + 1):
+            store.ingest("ring", sequence, bytes(ring.read(sequence)))
+        config = SamplingConfig(need_labels=False, shift_px=0)
+        batch = Sampler(ArenaReader(bench.folder / "store"), config, seed=0).sample(100)
+    # The verdict ended the task at observation 2, which step 1 reached.
+    last = batch.state[:, 0] == 1
+    assert last.any()
+    np.testing.assert_array_equal(batch.terminated, last)
+    np.testing.assert_array_equal(batch.reward, last.astype(np.float32))
 
 
 @pytest.mark.parametrize("observe", [4, 7])
