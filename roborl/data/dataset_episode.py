@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import ShapeError
+from roborl.records import Verdict
 from roborl.types import (
     Command,
     EndCause,
@@ -126,6 +127,20 @@ class DatasetEpisode:
     def steps(self) -> int:
         """T, the number of steps; there is one observation more."""
         return len(self.action)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What was judged of it in its store; None where nobody did, or it was in none."""
+        known = self.provenance
+        if known is None or known.verdict_index < 0 or not self.key:
+            return None
+        return Verdict(
+            key=EpisodeKey.parse(self.key),
+            index=known.verdict_index,
+            success=self.success is True,
+            source=known.verdict_source,
+            reward=known.verdict_reward,
+        )
 
 
 def _check(name: str, array: object, dtype: type, dims: int, length: int) -> None:

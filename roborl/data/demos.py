@@ -16,7 +16,7 @@ from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.scales import Scales
 from roborl.errors import DatasetError
-from roborl.types import EndCause, Episode, EpisodeKey
+from roborl.types import EndCause, Episode, EpisodeKey, RewardSource
 
 log = logging.getLogger(__name__)
 
@@ -127,23 +127,25 @@ def to_demo(episode: DatasetEpisode, policy_hz: float, actor: str = "demo") -> E
 
 
 def as_judged(episode: DatasetEpisode) -> DatasetEpisode:
-    """Return an episode that a store gave out as that store sampled it: the observation that a verdict judged ends it.
+    """Return an episode that a store gave out as that store sampled it: where a verdict ended the task, the episode ends.
 
-    What came after is left out, and the last step earns what the verdict came with. Any other episode is returned itself.
+    What came after is left out, and the last step earns what the verdict came with, unless the environment paid for it.
+    Any other episode is returned itself.
     """
-    known = episode.provenance
-    if known is None or not 0 < known.verdict_index <= episode.steps or episode.success is None:
+    known, verdict = episode.provenance, episode.verdict
+    if known is None or verdict is None or not verdict.ends or not 0 < verdict.index <= episode.steps:
         return episode
-    at = known.verdict_index
+    at = verdict.index
     reward = episode.reward[:at].copy()
-    reward[-1] = float(episode.success) if known.verdict_reward is None else known.verdict_reward
+    if known.reward_source[at - 1] is not RewardSource.ENV:
+        reward[-1] = float(verdict.success) if verdict.reward is None else verdict.reward
     return replace(
         episode,
         images={name: pixels[: at + 1] for name, pixels in episode.images.items()},
         state=episode.state[: at + 1],
         action=episode.action[:at],
         reward=reward,
-        end=EndCause.SUCCESS if episode.success else EndCause.FAILURE,
+        end=EndCause.SUCCESS if verdict.success else EndCause.FAILURE,
         subtasks=tuple(replace(p, end=min(p.end, at)) for p in episode.subtasks if p.start < at),
         benchmark_progress=None
         if episode.benchmark_progress is None

@@ -28,7 +28,7 @@ from roborl.data.spec import stored_scales
 from roborl.data.store import Store
 from roborl.errors import DatasetError
 from roborl.locks import FolderLock
-from roborl.records import Begin, End, Record, Verdict, pack_record
+from roborl.records import Begin, End, Record, pack_record
 from roborl.types import EpisodeKey, RewardSource
 
 log = logging.getLogger(__name__)
@@ -171,14 +171,8 @@ def _records(episode: DatasetEpisode, key: EpisodeKey, known: Provenance) -> Ite
     meta = known.meta if known.kind in ("", "online") else {**known.meta, "mode": mode}
     yield Begin(key=key, task=episode.task, meta=meta)
     yield from to_arrivals(to_episode(episode, key))
-    if known.verdict_index >= 0:
-        yield Verdict(
-            key=key,
-            index=known.verdict_index,
-            success=episode.success is True,
-            source=known.verdict_source,
-            reward=known.verdict_reward,
-        )
+    if episode.verdict is not None:
+        yield episode.verdict
     yield End(key=key, index=episode.steps, cause=episode.end, discarded=episode.discarded)
 
 

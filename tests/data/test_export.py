@@ -15,6 +15,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.rewards.sarm.rabc import RABCWeights
 
 from roborl.codec import join
+from roborl.data.arena import ArenaReader
 from roborl.data.columns import save_labels
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import DemoSpec, load_demos
@@ -32,6 +33,7 @@ from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
+from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.records import End, Record, Verdict, pack_record
 from roborl.testing.episodes import (
     ACTION,
@@ -129,6 +131,38 @@ def test_episodes_of_a_store_are_demonstrations_up_to_the_frame_that_was_judged(
     ]
     assert [[step.reward for step in e.steps] for e in demos] == [[0.0] * 4 + [1.0], [0.0] * 2 + [1.0]]
     np.testing.assert_array_equal(demos[1].observations[-1].state, late.state[3])
+
+
+@pytest.mark.parametrize("end", [EndCause.TIME_LIMIT, EndCause.FAILURE])
+@pytest.mark.parametrize("paid", [None, 0.25])
+@pytest.mark.parametrize("by_arm", [False, True])
+def test_what_a_judge_did_not_see_done_is_sampled_as_before_when_it_comes_back(
+    tmp_path: Path, end: EndCause, paid: float | None, by_arm: bool
+) -> None:
+    plain = random_episode(0, end=end, reward=np.linspace(0.1, 0.6, 6, dtype=np.float32))
+    assert plain.provenance is not None
+    giver = RewardSource.ENV if by_arm else RewardSource.NONE
+    episode = replace(plain, provenance=replace(plain.provenance, reward_source=(giver,) * 6))
+    key = EpisodeKey.parse(episode.key)
+    judged = Verdict(key=key, index=5, success=False, source=RewardSource.JUDGE, reward=paid)
+    with Store.open(tmp_path / "a", SPEC) as store:
+        for sequence, record in enumerate([*_without_verdict(episode), judged], start=1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+        assert store.wait_sealed(20)
+    export(tmp_path / "a", tmp_path / "d")
+    wanted = DemoSpec(cameras=dict(CAMERAS), state_dim=6, action_dim=4, policy_hz=10)
+    with Store.open(tmp_path / "b", SPEC) as store:
+        assert [store.import_episode(demo) for demo in load_demos(tmp_path / "d", wanted)] == [True]
+        assert [info.kind for info in store.infos()] == ["failure"]
+    assert _transitions(tmp_path / "a") == _transitions(tmp_path / "b")
+
+
+def _transitions(store: Path) -> dict[float, tuple[float, bool, int]]:
+    """Return reward, end and horizon of each transition of a store by what stands in its first state."""
+    sampler = Sampler(ArenaReader(store), SamplingConfig(n_step=2, need_labels=False, shift_px=0), seed=0)
+    batch = sampler.sample(200)
+    values = zip(batch.reward.tolist(), batch.terminated.tolist(), batch.horizon.tolist(), strict=True)
+    return dict(zip(batch.state[:, 0].tolist(), values, strict=True))
 
 
 def test_an_export_that_is_killed_goes_on(tmp_path: Path) -> None:
