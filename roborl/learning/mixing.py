@@ -18,31 +18,29 @@ class Share:
 
     Attributes:
         kind: ``fixed``: always ``share``. ``linear``: from ``share`` to ``final`` over ``over_updates``.
-            ``proportional``: what the set has of all transitions in the mix, but never less than ``share`` nor more than
-            ``most``. ``rest``: what the other sets leave.
+            ``proportional``: of what fixed and linear shares leave, the part that the set has of all transitions in other
+            sets than theirs, but never less than ``share``. ``rest``: what the other sets leave.
         share: A part of the batch, 0 to 1.
         final: Where a linear share ends, 0 to 1.
         over_updates: Updates a linear share takes to get there.
-        most: Where a proportional share ends, 0 to 1.
     """
 
     kind: Schedule | Literal["rest"] = "fixed"
     share: float = 0.5
     final: float = 0.5
     over_updates: int = 1
-    most: float = 1.0
 
     def __post_init__(self) -> None:
-        shares = (self.share, self.final, self.most)
+        shares = (self.share, self.final)
         if not (min(shares) >= 0.0 and max(shares) <= 1.0 and self.over_updates >= 1):
             raise ConfigError(
                 "A share of the batch cannot be used",
-                seen=f"{self.share} to {self.final} over {self.over_updates}, at most {self.most}",
+                seen=f"{self.share} to {self.final} over {self.over_updates}",
                 allowed="shares in [0, 1], over_updates ≥ 1",
             )
 
     def at(self, update: int, natural: float) -> float:
-        """Return the share at one update, given the part of all transitions that the set naturally has; 0 for the rest."""
+        """Return the share at one update, given the one that the set has by its size; 0 for the rest."""
         match self.kind:
             case "fixed":
                 return self.share
@@ -50,7 +48,7 @@ class Share:
                 done = min(1.0, update / self.over_updates)
                 return self.share + done * (self.final - self.share)
             case "proportional":
-                return min(self.most, max(self.share, natural))
+                return max(self.share, natural)
             case "rest":
                 return 0.0
 
@@ -96,9 +94,12 @@ def split_batch(
 
 
 def _present_shares(mix: Mapping[str, Share], counts: Mapping[str, int], update: int) -> dict[str, float]:
-    everything = max(1, sum(counts[name] for name in mix))
+    present = {name: share for name, share in mix.items() if counts[name] > 0}
+    by_size = [name for name, share in present.items() if share.kind in ("proportional", "rest")]
+    unreserved = max(0.0, 1.0 - sum(present[name].at(update, 0.0) for name in present.keys() - set(by_size)))
+    everything = max(1, sum(counts[name] for name in by_size))
     shares = {
-        name: share.at(update, counts[name] / everything) for name, share in mix.items() if counts[name] > 0
+        name: share.at(update, unreserved * counts[name] / everything) for name, share in present.items()
     }
     left = max(0.0, 1.0 - sum(shares.values()))
     return {name: left if mix[name].kind == "rest" else share for name, share in shares.items()}

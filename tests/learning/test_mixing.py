@@ -26,11 +26,11 @@ def test_parts_add_up_and_come_from_sets_that_have_something(
         name: Share(kind=kinds[name], share=shares[name], final=1 - shares[name], over_updates=50)  # type: ignore[arg-type]
         for name in SETS
     }
-    everything = sum(counts.values())
-    wanted = {
-        name: mix[name].at(update, counts[name] / max(1, everything)) if counts[name] else 0.0
-        for name in SETS
-    }
+    there = [name for name in SETS if counts[name]]
+    shared = [name for name in there if kinds[name] == "proportional"]
+    left = max(0.0, 1.0 - sum(mix[name].at(update, 0.0) for name in there if name not in shared))
+    natural = {name: left * counts[name] / sum(counts[name] for name in shared) for name in shared}
+    wanted = {name: mix[name].at(update, natural.get(name, 0.0)) if name in there else 0.0 for name in SETS}
     total = sum(wanted.values())
     if total <= 0:
         with pytest.raises(DatasetError):
@@ -52,6 +52,18 @@ def test_a_proportional_share_has_a_floor() -> None:
     share = Share(kind="proportional", share=0.25)
     assert share.at(0, natural=0.1) == 0.25
     assert share.at(0, natural=0.7) == 0.7
+
+
+def test_a_proportional_share_is_of_what_no_other_share_is_set_aside_for() -> None:
+    mix = {
+        "online": Share(kind="rest"),
+        "demo": Share(kind="proportional", share=0.25),
+        "failure": Share(share=0.25),
+    }
+    counts = {"online": 900, "demo": 3000, "failure": 60}
+    assert split_batch(64, mix, counts, 0) == {"online": 11, "demo": 37, "failure": 16}
+    assert split_batch(64, mix, {**counts, "failure": 0}, 0) == {"online": 15, "demo": 49}
+    assert split_batch(64, mix, {**counts, "online": 0}, 0) == {"demo": 48, "failure": 16}
 
 
 def test_shares_out_of_range_are_refused() -> None:

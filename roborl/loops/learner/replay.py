@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class MixConfig:
     """How the share of demonstrations in a batch goes on from the algorithm's ``demo_fraction``."""
 
-    # fixed; linear: to `final` over `over_updates`; proportional: what there is of them, at least demo_fraction
+    # fixed; linear: to `final` over `over_updates`; proportional: by what there is of them, at least demo_fraction
     kind: Schedule = "fixed"
     # where a linear share ends
     final: float = 0.25
@@ -81,7 +81,6 @@ class MixConfig:
                 share=demo_fraction,
                 final=self.final,
                 over_updates=self.over_updates,
-                most=1.0 - failed,
             )
         if failed:
             shares["failure"] = Share(share=failed)
