@@ -146,6 +146,15 @@ class Sampler:
         """Version of the labels in use, empty before the first."""
         return self._labels.version if self._labels else ""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return, for a checkpoint, how far the random numbers have come: plain values, integers of up to 128 bits."""
+        return {"random": self._rng.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Draw on from a checkpoint; from the seed where it says nothing of draws."""
+        if "random" in state:
+            self._rng.bit_generator.state = state["random"]
+
     def refresh(self) -> None:
         """Take in new steps, ends, verdicts and labels, and the active version. Call it as often as steps arrive."""
         if self.reader.refresh():

@@ -61,11 +61,11 @@ class BatchSource[B](Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return, for a checkpoint, which transitions have been counted as sampleable."""
+        """Return, for a checkpoint, which transitions have been counted as sampleable, and how far draws have come."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue counting from a checkpoint: what it counted is not counted again, whenever it comes into memory."""
+        """Go on from a checkpoint: what it counted is not counted again, whenever it comes into memory."""
         ...
 
     def sample(self) -> B | None:

@@ -134,12 +134,14 @@ class ReplaySource:
         self._counted: NDArray[np.int32] = np.zeros(0, np.int32)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which online transitions have been counted, as int32 by ordinal of the episode."""
-        return {"counted": self._counted}
+        """Return which online transitions have been counted, as int32 by ordinal of the episode, and how far draws have come."""
+        return {"counted": self._counted, "sampler": self._sampler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Count on from a checkpoint."""
+        """Count and draw on from a checkpoint."""
         self._counted = np.array(state["counted"], np.int32)
+        # Checkpoints of earlier releases have no such part.
+        self._sampler.load_state_dict(state.get("sampler", {}))
 
     def sample(self) -> Batch | None:
         """Draw the next batch; None while all that it is made of waits for its labels, or has still to come."""

@@ -16,6 +16,7 @@ from roborl.data.reader import StoreReader
 from roborl.data.sealed import episode_of
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
+from roborl.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from roborl.learning.mixing import split_batch
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.learner.replay import MixConfig, ReplaySource
@@ -300,6 +301,31 @@ def test_a_proportional_share_is_what_there_is_of_demonstrations(
     mix = MixConfig(kind="proportional", with_successes=False).shares(0.5, failures=failures is not None)
     counts = {"online": online, "demo": demos} | ({"failure": failures} if failures is not None else {})
     assert split_batch(100, mix, counts, 0) == parts
+
+
+def test_a_source_that_goes_on_from_a_checkpoint_draws_what_it_would_have_drawn(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.run(0, 20)
+    rig.run(1, 20, mode="demo")
+    straight = rig.source()
+    straight.refresh()
+    drawn = [straight.sample() for _ in range(3)]
+    checkpoint = Checkpoint(step=3, identity={}, parts={"source": straight.state_dict()})
+    saved = load_checkpoint(save_checkpoint(tmp_path / "saved", checkpoint), {}).parts["source"]
+    resumed = rig.source()
+    resumed.load_state_dict(saved)
+    resumed.refresh()
+    for _ in range(3):
+        wanted, found = straight.sample(), resumed.sample()
+        assert wanted is not None
+        assert found is not None
+        np.testing.assert_array_equal(found.rows, wanted.rows)
+        for camera, pictures in wanted.images.items():
+            np.testing.assert_array_equal(found.images[camera], pictures)
+        assert not any((found.rows == batch.rows).all() for batch in drawn if batch is not None)
+    # Checkpoints of earlier releases say nothing of draws.
+    rig.source().load_state_dict({"counted": saved["counted"]})
 
 
 def test_eviction_takes_nothing_back_from_what_was_earned(tmp_path: Path) -> None:
