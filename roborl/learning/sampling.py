@@ -44,6 +44,7 @@ class SamplingConfig:
         shift_px: Random shift of pictures in each direction, 0 to 4 px.
         potential_scale: Reward that full progress is worth; 0: labels that are there are not looked at.
         potential_doubt: Spread of a score at which it counts half; infinite to let every score count fully.
+        every_potential: Hand over the potentials inside transitions too.
         shuffled: Give each observation the label of another one of its episode, the same at every draw once all are there.
             A control: such a reward is as invariant as any, and knows nothing.
         need_labels: Wait for progress labels. False where there is no reward model: then Φ = 0.
@@ -59,6 +60,7 @@ class SamplingConfig:
     shift_px: int = PAD
     potential_scale: float = 1.0
     potential_doubt: float = math.inf
+    every_potential: bool = False
     shuffled: bool = False
     need_labels: bool = True
     label_deadline_s: float = 30.0
@@ -85,7 +87,8 @@ class Batch:
         chunk: All actions executed, float32 (b, h, a), 0 from ``horizon`` on; None unless chunked.
         reward: Σγⁱrᵢ over the horizon, the task's reward alone, float32 (b,).
         potential: Φ of the observation acted in, float32 (b,).
-        next_potential: Φ of the next observation, float32 (b,); means nothing where terminated.
+        next_potential: Φ of the next observation, float32 (b,). Where terminated its score may not be there yet, and the
+            last one is held: potential shaping does not look at it.
         terminated: The task itself ended within the horizon: nothing is bootstrapped, bool (b,).
         horizon: Steps, int64 (b,).
         person: A person chose the first action, in no recorded failure, bool (b,).
@@ -93,6 +96,8 @@ class Batch:
         rows: Rows of the replay memory, int64 (b,).
         next_rows: Rows of the next observations, int64 (b,).
         version: Version of the labels behind the potentials, empty for none.
+        potentials: Φ of the observation acted in and of each one up to the next, held from there on, float32 (b, n + 1);
+            None unless asked for.
     """
 
     images: Mapping[str, Image]
@@ -111,6 +116,7 @@ class Batch:
     rows: Ints
     next_rows: Ints
     version: str
+    potentials: Floats | None = None
 
     def __len__(self) -> int:
         return self.rows.size
@@ -269,6 +275,7 @@ class Sampler:
             rows=rows,
             next_rows=next_rows,
             version=self.version,
+            potentials=self._every_potential(slots, start, rows, horizon) if config.every_potential else None,
         )
 
     def _horizon(self, rows: Ints, remaining: Ints) -> Ints:
@@ -301,8 +308,12 @@ class Sampler:
         chunk[~inside] = 0.0
         return chunk
 
+    def _every_potential(self, slots: Ints, start: Ints, rows: Ints, horizon: Ints) -> Floats:
+        offsets = np.minimum(np.arange(self.config.n_step + 1)[:, None], horizon)
+        return self._potentials(slots, start, rows + offsets).T
+
     def _potentials(self, slots: Ints, start: Ints, rows: Ints) -> Floats:
-        """Return Φ of observations ``rows`` (2, b) in the episodes at ``slots`` (b,)."""
+        """Return Φ of observations ``rows`` (n, b) in the episodes at ``slots`` (b,)."""
         if self._labels is None or not self.config.potential_scale:
             return np.zeros(rows.shape, np.float32)
         labelled = self._extent.labelled.take(slots)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from roborl.errors import ConfigError
 from roborl.learning.sampling import Batch
-from roborl.rewards.forms import RewardForm, reward_of
+from roborl.rewards.forms import RewardForm, reward_along
+from roborl.rewards.shaping import shaped_reward
 
 
 def check_lookahead(lookahead: float, lookahead_updates: int) -> None:
@@ -46,7 +47,7 @@ class Targets:
     def __init__(
         self, form: RewardForm, *, discount: float, lookahead: float, lookahead_updates: int
     ) -> None:
-        self.form, self._reward = form, reward_of(form)
+        self.form = form
         self._discount, self._first, self._grows_for = discount, lookahead, lookahead_updates
 
     def lookahead(self, updates: int) -> float:
@@ -65,16 +66,28 @@ class Targets:
             updates: How many updates have been made.
         """
         terminated, horizon = torch.from_numpy(batch.terminated), torch.from_numpy(batch.horizon)
-        reward = self._reward(
-            torch.from_numpy(batch.reward),
-            torch.from_numpy(batch.potential),
-            torch.from_numpy(batch.next_potential),
-            terminated,
-            discount=self._discount,
-            horizon=horizon,
-        )
+        reward = self._reward(batch)
         handed_back = (self.lookahead(updates) * self._discount) ** horizon
         return torch.as_tensor(reward + handed_back * (~terminated) * next_values)
+
+    def _reward(self, batch: Batch) -> Tensor:
+        reward, terminated, horizon = map(torch.from_numpy, (batch.reward, batch.terminated, batch.horizon))
+        if self.form is RewardForm.SPARSE:
+            return reward
+        if self.form is RewardForm.POTENTIAL:
+            now, after = map(torch.from_numpy, (batch.potential, batch.next_potential))
+            return shaped_reward(reward, now, after, terminated, discount=self._discount, horizon=horizon)
+        assert batch.potentials is not None, "drawn with every_potential"
+        return torch.from_numpy(
+            reward_along(
+                self.form,
+                batch.reward,
+                batch.potentials,
+                batch.terminated,
+                discount=self._discount,
+                horizon=batch.horizon,
+            )
+        )
 
     def task_value(self, values: Tensor, potential: Tensor) -> Tensor:
         """Return what the task's value is where critics say ``values``: those plus the potential they are shaped with."""

@@ -1,6 +1,7 @@
 """Every way of turning progress into reward, by name: one leaves the optimal policy alone, the others say that they do not.
 
-All have the signature of :func:`roborl.rewards.shaping.shaped_reward`, so a learner swaps one for another.
+Each is the reward of one step. Over several steps potential shaping needs the potentials at both ends alone; what others pay
+is summed along the way.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import StrEnum
 from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from roborl.errors import ConfigError
 from roborl.rewards.shaping import shaped_reward
@@ -19,27 +23,32 @@ NOT_POLICY_INVARIANT = "not policy-invariant"
 
 
 class RewardForm(StrEnum):
-    """How a drawn batch's reward is formed from task reward r, potential Φ, discount γ and horizon h."""
+    """How the reward of a step is formed from task reward r, the potentials Φ before and Φ′ after it, and discount γ."""
 
     SPARSE = "sparse"
     """r alone."""
     POTENTIAL = "potential"
-    """r + γʰΦ′ − Φ, with Φ′ = 0 where the task ended."""
+    """r + γΦ′ − Φ, with Φ′ = 0 where the task ended."""
     PROGRESS = "progress"
     """r + Φ′: pays for staying where progress is high."""
     DIFFERENCE = "difference"
     """r + Φ′ − Φ without discount and without the zero at the end: pays (1 − γ)Φ′ for staying."""
     POSITIVE = "positive"
-    """r + max(γʰΦ′ − Φ, 0): pays again for what was undone."""
+    """r + max(γΦ′ − Φ, 0): pays again for what was undone."""
 
     @property
     def policy_invariant(self) -> bool:
         """True where no optimal policy changes, given that the critic sees Φ (or Φ depends on the frame alone)."""
         return self in (RewardForm.SPARSE, RewardForm.POTENTIAL)
 
+    @property
+    def along_the_way(self) -> bool:
+        """True where a transition of several steps is paid for the potentials inside it too, see :func:`reward_along`."""
+        return not self.policy_invariant
+
 
 class RewardFunction(Protocol):
-    """The signature shared by all forms; see :func:`roborl.rewards.shaping.shaped_reward` for shapes."""
+    """The signature shared by all forms, for transitions of one step; see :func:`roborl.rewards.shaping.shaped_reward`."""
 
     def __call__(  # noqa: D102
         self,
@@ -49,13 +58,45 @@ class RewardFunction(Protocol):
         terminated: Any,
         *,
         discount: float,
-        horizon: Any = 1,
     ) -> Any: ...
 
 
 def reward_of(form: RewardForm) -> RewardFunction:
     """Return the function of a form."""
     return _FUNCTIONS[form]
+
+
+def reward_along[F: np.floating[Any]](
+    form: RewardForm,
+    reward: NDArray[F],
+    potentials: NDArray[F],
+    terminated: NDArray[np.bool_],
+    *,
+    discount: float,
+    horizon: NDArray[np.int64],
+) -> NDArray[F]:
+    """Return the reward of transitions of several steps: Σγⁱ of what the form makes of each.
+
+    Args:
+        form: The form.
+        reward: Task reward Σγⁱrᵢ, already discounted, (b,).
+        potentials: Φ of the observation acted in and of those after it, (b, n + 1); beyond the horizon they mean nothing.
+        terminated: True where the task itself ended at the last of these steps, (b,).
+        discount: The learner's own γ, in (0, 1].
+        horizon: Steps of each transition, 1 to n, (b,).
+
+    Example:
+        >>> path, more = np.array([[0.5, 0.5, 0.5]]), {"discount": 0.5, "horizon": np.array([2])}
+        >>> reward_along(RewardForm.PROGRESS, np.zeros(1), path, np.array([False]), **more)
+        array([0.75])
+    """
+    steps = np.arange(potentials.shape[1] - 1)
+    inside, last = steps < horizon[:, None], steps == horizon[:, None] - 1
+    before, after = np.where(inside, potentials[:, :-1], 0), np.where(inside, potentials[:, 1:], 0)
+    ended = last & terminated[:, None]
+    paid = reward_of(form)(np.zeros_like(before), before, after, ended, discount=discount)
+    total: NDArray[F] = (reward + (discount**steps * paid).sum(axis=1)).astype(reward.dtype)
+    return total
 
 
 def the_form(
@@ -107,30 +148,20 @@ def the_form(
     return form, NOT_YET_INVARIANT if grown is False else INVARIANT_IN_THE_END
 
 
-def _sparse(
-    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
-) -> Any:
+def _sparse(reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float) -> Any:
     return reward
 
 
-def _progress(
-    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
-) -> Any:
+def _progress(reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float) -> Any:
     return reward + next_potential
 
 
-def _difference(
-    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
-) -> Any:
+def _difference(reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float) -> Any:
     return reward + next_potential - potential
 
 
-def _positive(
-    reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float, horizon: Any = 1
-) -> Any:
-    change = shaped_reward(
-        reward * 0, potential, next_potential, terminated, discount=discount, horizon=horizon
-    )
+def _positive(reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float) -> Any:
+    change = shaped_reward(reward * 0, potential, next_potential, terminated, discount=discount)
     return reward + change * (change > 0)
 
 

@@ -109,7 +109,8 @@ def test_the_values_of_a_shaped_task_are_the_tasks_minus_the_potential(tmp_path:
 
 def test_each_form_of_reward_is_learnt_as_it_was_named(tmp_path: Path) -> None:
     drawn = batch(np.random.default_rng(0), potential=0.25)
-    drawn = replace(drawn, next_potential=np.full(SIZE, 0.75, np.float32))
+    before, after = drawn.potential, np.full(SIZE, 0.75, np.float32)
+    drawn = replace(drawn, next_potential=after, potentials=np.stack((before, after), axis=1))
     targets = {
         form: algorithm(tmp_path / form, form=form).update(drawn)["target"] - float(drawn.reward.mean())
         for form in RewardForm

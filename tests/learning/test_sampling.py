@@ -137,6 +137,7 @@ def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple
     n_step=st.integers(1, 4),
     chunked=st.booleans(),
     need_labels=st.booleans(),
+    every_potential=st.booleans(),
 )
 def test_draws_what_the_definition_says(
     tmp_path_factory: pytest.TempPathFactory,
@@ -144,6 +145,7 @@ def test_draws_what_the_definition_says(
     n_step: int,
     chunked: bool,
     need_labels: bool,
+    every_potential: bool,
 ) -> None:
     world = World(tmp_path_factory.mktemp("world"))
     for n, episode in enumerate(made):
@@ -180,6 +182,7 @@ def test_draws_what_the_definition_says(
         shift_px=0,
         potential_scale=2.0,
         potential_doubt=0.2,
+        every_potential=every_potential,
     )
     draws = Sampler(ArenaReader(world.root), config, seed=3)
     wanted = {(n, t): value for n, e in enumerate(made) for t, value in expected(e, config).items()}
@@ -207,7 +210,9 @@ def test_draws_what_the_definition_says(
         assert batch.next_state[i, 2] == t + horizon
         assert batch.person[i] == (made[n]["sources"][t] is Source.PERSON)
         assert batch.demo[i] == (made[n]["kind"] == "demo")
-        for value, index in ((batch.potential[i], t), (batch.next_potential[i], t + horizon)):
+        inside = () if batch.potentials is None else enumerate(batch.potentials[i, : horizon + 1], start=t)
+        ends = ((t, batch.potential[i]), (t + horizon, batch.next_potential[i]))
+        for index, value in (*ends, *inside):
             held = labels[n][: index + 1]
             phi = (
                 0.0 if not held else float(potential(np.array(held[-1]), np.array(0.1), scale=2.0, doubt=0.2))
@@ -220,6 +225,7 @@ def test_draws_what_the_definition_says(
             )
             assert not batch.chunk[i, horizon:].any()
     assert seen == set(wanted), "every one of them is drawn"
+    assert (batch.potentials is not None) == every_potential
 
 
 def test_a_persons_segments_keep_their_own_pictures(tmp_path: Path) -> None:

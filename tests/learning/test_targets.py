@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,36 @@ def test_shaped_values_of_a_chain_are_the_tasks_minus_the_potential_however_it_w
     np.testing.assert_allclose(values[:LENGTH], task[:, None] - LEVELS, atol=1e-5)
     advantage = found - values[torch.from_numpy(states), torch.from_numpy(now)]
     np.testing.assert_allclose(advantage, 0.0, atol=1e-5)  # on a chain no chunk is better than another
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("form", "worth"),
+    [
+        # Φ = 0.5 for ever: Φ / (1 − γ) where each step earns it.
+        (RewardForm.SPARSE, 0.0),
+        (RewardForm.POTENTIAL, -0.5),
+        (RewardForm.PROGRESS, 25.0),
+        (RewardForm.DIFFERENCE, 0.0),
+        (RewardForm.POSITIVE, 0.0),
+    ],
+)
+def test_staying_is_worth_the_same_however_far_transitions_reach(
+    form: RewardForm, worth: float, horizon: int
+) -> None:
+    targets = Targets(form, discount=0.98, lookahead=1.0, lookahead_updates=0)
+    half = np.full(1, 0.5, np.float32)
+    staying = replace(
+        transitions(np.zeros(1, np.int64), half, half),
+        reward=np.zeros(1, np.float32),
+        terminated=np.zeros(1, bool),
+        horizon=np.full(1, horizon),
+        potentials=np.full((1, 4), 0.5, np.float32),
+    )
+    value = torch.zeros(1)
+    for _ in range(1000):
+        value = targets.of(staying, value, 0)
+    assert float(value) == pytest.approx(worth, abs=1e-3)
 
 
 @pytest.mark.parametrize("form", list(RewardForm))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roborl.rewards.forms import RewardForm, reward_of
+from roborl.rewards.forms import RewardForm, reward_along, reward_of
 from roborl.rewards.judges.queries import VlmQuery
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.shaping import held, potential, shaped_reward
@@ -98,9 +98,7 @@ def test_no_bias_of_the_judge_flips_an_optimal_policy_while_as_a_bonus_it_flips_
 
 @pytest.mark.parametrize("form", RewardForm)
 def test_a_form_is_policy_invariant_exactly_if_it_says_so(form):
-    reward = reward_of(form)(
-        MDPS.reward, MDPS.here(PHI), MDPS.there(PHI), MDPS.ended, discount=MDPS.discount, horizon=1
-    )
+    reward = reward_of(form)(MDPS.reward, MDPS.here(PHI), MDPS.there(PHI), MDPS.ended, discount=MDPS.discount)
     assert (flips(reward) == 0) == form.policy_invariant
 
 
@@ -167,6 +165,45 @@ def test_chunks_of_any_length_telescope(seed, lengths, terminated, discount):
         discount=discount,
     )
     assert error(shaped_reward) < 1e-9
+
+
+def return_of(form, rewards, phi, cuts, terminated, discount):
+    """The return of an episode in one form of reward, from transitions that span what lies between ``cuts``."""
+    total, longest = 0.0, max(end - start for start, end in pairwise(cuts))
+    for start, end in pairwise(cuts):
+        chunk = np.array([sum(discount**i * r for i, r in enumerate(rewards[start:end]))])
+        # What lies behind the transition is not its own.
+        path = np.r_[phi[start : end + 1], np.full(longest - (end - start), np.nan)][None]
+        ends = np.array([terminated and end == cuts[-1]])
+        horizon = np.array([end - start])
+        total += (
+            discount**start * reward_along(form, chunk, path, ends, discount=discount, horizon=horizon)[0]
+        )
+    return total
+
+
+@settings(max_examples=60)
+@given(
+    form=st.sampled_from(RewardForm),
+    seed=st.integers(0, 10_000),
+    lengths=st.lists(st.integers(1, 7), min_size=30, max_size=30),
+    terminated=st.booleans(),
+    discount=st.floats(0.5, 1.0),
+)
+def test_each_form_pays_an_episode_the_same_however_it_is_cut(form, seed, lengths, terminated, discount):
+    rng = np.random.default_rng(seed)
+    rewards, phi = rng.normal(size=30), rng.random(31)
+    by_step = sum(
+        discount**t
+        * float(
+            reward_of(form)(
+                rewards[[t]], phi[[t]], phi[[t + 1]], np.array([terminated and t == 29]), discount=discount
+            )[0]
+        )
+        for t in range(30)
+    )
+    cut = return_of(form, rewards, phi, chunks_of(lengths, 30), terminated, discount)
+    assert cut == pytest.approx(by_step, abs=1e-9)
 
 
 def test_telescoping_notices_a_chunk_that_is_discounted_as_one_step():

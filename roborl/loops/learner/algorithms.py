@@ -72,6 +72,7 @@ def sampling_of(config: LearnConfig, policy: Any) -> SamplingConfig:
         discount=settings.discount,
         potential_scale=config.shaping.scale if config.shaped else 0.0,
         potential_doubt=config.shaping.doubt,
+        every_potential=_form(config).along_the_way,
         shuffled=config.shaping.shuffled,
         need_labels=config.shaped,
         label_deadline_s=config.labels.deadline_s,
@@ -85,7 +86,7 @@ def make_algorithm(config: LearnConfig, policy: Any, arena: Any) -> Algorithm[An
     Raises:
         ConfigError: If there is no such algorithm.
     """
-    form = RewardForm(config.shaping.form) if config.shaped else RewardForm.SPARSE
+    form = _form(config)
     name = chosen(config)
     if name == "rlpd":
         return Rlpd(config.rlpd, policy, arena, form=form, seed=config.seed)
@@ -103,6 +104,10 @@ def make_algorithm(config: LearnConfig, policy: Any, arena: Any) -> Algorithm[An
         ) from error
     algorithm: Algorithm[Any] = make(config, policy, arena)
     return algorithm
+
+
+def _form(config: LearnConfig) -> RewardForm:
+    return RewardForm(config.shaping.form) if config.shaped else RewardForm.SPARSE
 
 
 def _chunk_steps(settings: WeightedConfig, policy: Any) -> int:

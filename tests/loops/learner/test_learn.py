@@ -39,7 +39,7 @@ from roborl.loops.actor.io import weights_handshake
 from roborl.loops.demonstrations import DemosConfig, bench_demos
 from roborl.loops.launch import Addresses, TrainConfig, addresses, run_training, serve_main
 from roborl.loops.learner import learn, learn_processes
-from roborl.loops.learner.algorithms import mix_of
+from roborl.loops.learner.algorithms import mix_of, sampling_of
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.learn import learner_specs
 from roborl.loops.learner.learn_config import (
@@ -633,6 +633,17 @@ def test_a_run_says_whether_its_reward_leaves_the_optimal_policy_alone(
     change: dict[str, Any], says: tuple[str, str]
 ) -> None:
     assert learn.reward_form(replace(LearnConfig(reward="tcp://127.0.0.1:1"), **change)) == says
+
+
+@pytest.mark.parametrize(
+    ("form", "inside"), [("potential", False), ("progress", True), ("difference", True), ("positive", True)]
+)
+def test_potentials_inside_transitions_are_drawn_for_the_forms_that_pay_for_them(
+    form: Any, inside: bool
+) -> None:
+    config = LearnConfig(reward="tcp://127.0.0.1:1", shaping=ShapingConfig(form=form))
+    assert sampling_of(config, None).every_potential is inside
+    assert not sampling_of(replace(config, shaping=ShapingConfig(form=form, scale=0.0)), None).every_potential
 
 
 @pytest.mark.parametrize(
