@@ -28,7 +28,7 @@ type Floats = NDArray[np.float32]
 type Ints = NDArray[np.int64]
 type Bools = NDArray[np.bool_]
 
-_PERSON = SOURCES.index(Source.PERSON)
+_PERSON, _POLICY = SOURCES.index(Source.PERSON), SOURCES.index(Source.POLICY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class SamplingConfig:
 
     Attributes:
         n_step: Steps a transition spans where nothing cuts it; with ``chunked``, the length of a chunk. Where another source
-            takes over it ends, so that no action is credited with what a person did next; a chunk also where other weights
-            propose.
+            takes over it ends, so that no action is credited with what a person did next; a chunk of the policy's also where
+            other weights act.
         discount: The learner's γ, for Σγⁱrᵢ.
         chunked: Hand over all the actions of a transition, not only the first.
         shift_px: Random shift of pictures in each direction, 0 to 4 px.
@@ -281,12 +281,14 @@ class Sampler:
     def _horizon(self, rows: Ints, remaining: Ints) -> Ints:
         horizon = np.minimum(remaining, self.config.n_step)
         columns = self.reader.columns
-        cutting = (columns.source, columns.policy_version) if self.config.chunked else (columns.source,)
-        for column in cutting if self.config.n_step > 1 else ():
-            first = column.take(rows)
-            for step in range(self.config.n_step - 1, 0, -1):
-                other = column.take(rows + step, mode="clip") != first
-                horizon = np.where(other & (step < horizon), step, horizon)
+        source, version = columns.source.take(rows), columns.policy_version.take(rows)
+        acted = source == _POLICY
+        for step in range(self.config.n_step - 1, 0, -1):
+            other = columns.source.take(rows + step, mode="clip") != source
+            if self.config.chunked:
+                # Of what a person does the version is only that of a proposal, and 0 where there was none.
+                other |= acted & (columns.policy_version.take(rows + step, mode="clip") != version)
+            horizon = np.where(other & (step < horizon), step, horizon)
         return horizon
 
     def _reward(self, slots: Ints, rows: Ints, horizon: Ints, terminated: Bools) -> Floats:

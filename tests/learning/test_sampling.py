@@ -120,7 +120,8 @@ def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple
         while horizon < window:
             taken_over = episode["sources"][t + horizon] != episode["sources"][t]
             swapped = episode["versions"][t + horizon] != episode["versions"][t]
-            if taken_over or (swapped and config.chunked):
+            acted_on = episode["sources"][t] is Source.POLICY
+            if taken_over or (swapped and acted_on and config.chunked):
                 break
             horizon += 1
         terminated = terminal and t + horizon == last
