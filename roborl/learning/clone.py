@@ -52,7 +52,7 @@ class CloneConfig:
     aim_weight: float = 10.0
     # share of the encoder's batches drawn from failures, where they completed a sub-task
     failure_share: float = 0.4
-    # weight of seeing the end of a sub-task that has not begun where the episode's first picture shows it; failures that
+    # weight of seeing the end of a sub-task that is not over where the episode's first picture shows it; failures that
     # completed nothing are then drawn too; 0: never asked
     still_weight: float = 0.0
     # tell the actor where the episode's first pictures show the ends of sub-tasks too
@@ -83,7 +83,7 @@ class CloningData:
         progress: Share of the episode that is over, float32 (n,); meaningless for failures.
         waypoints: The state at the end of each of k sub-tasks, float32 (n, k, s).
         ahead: Whether that sub-task ends after this row and was completed, float32 (n, k) of 0 and 1.
-        still: Whether neither that sub-task nor a later one has begun, and its end is not known, float32 (n, k) of 0 and 1.
+        still: Whether that sub-task is under way or to come, and its end is not known, float32 (n, k) of 0 and 1.
         age: Rows since the first of the episode, int64 (n,).
         episode: Index of the demonstration, -1 for failures, int64 (n,).
         weight: How much each row of a demonstration counts, float32 (n,), in [0, 1]; 1 for failures.

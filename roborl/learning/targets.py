@@ -66,9 +66,8 @@ class Targets:
             updates: How many updates have been made.
         """
         terminated, horizon = torch.from_numpy(batch.terminated), torch.from_numpy(batch.horizon)
-        reward = self._reward(batch)
-        handed_back = (self.lookahead(updates) * self._discount) ** horizon
-        return torch.as_tensor(reward + handed_back * (~terminated) * next_values)
+        handed_back = (self.lookahead(updates) * self._discount) ** horizon * next_values
+        return self._reward(batch) + handed_back.masked_fill(terminated, 0.0)
 
     def _reward(self, batch: Batch) -> Tensor:
         reward, terminated, horizon = map(torch.from_numpy, (batch.reward, batch.terminated, batch.horizon))

@@ -140,7 +140,7 @@ def test_an_actor_that_is_told_the_ways_alone_takes_one_demonstration_to_other_p
     assert missed[True] < 0.75 * missed[False], missed
 
 
-def test_what_has_not_begun_lies_still_in_failures() -> None:
+def test_what_is_under_way_or_to_come_lies_still_in_failures() -> None:
     nothing_done = replace(towards(1), success=False, subtasks=(Subtask(name="a", start=0, end=6),))
     half_done = replace(towards(2), success=False)
     data = cloning_data([towards(0)], [nothing_done, half_done], cameras=("front",), image_px=32)

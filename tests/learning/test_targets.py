@@ -90,6 +90,13 @@ def test_staying_is_worth_the_same_however_far_transitions_reach(
     assert float(value) == pytest.approx(worth, abs=1e-3)
 
 
+@pytest.mark.parametrize("beyond", [float("inf"), float("nan")])
+def test_what_lies_behind_the_end_of_a_task_is_not_looked_at(beyond: float) -> None:
+    targets = Targets(RewardForm.POTENTIAL, discount=GAMMA, lookahead=1.0, lookahead_updates=0)
+    last = transitions(np.full(1, LENGTH - 1), np.zeros(1), np.zeros(1))
+    assert targets.of(last, torch.tensor([beyond]), 0).tolist() == [1.0]
+
+
 @pytest.mark.parametrize("form", list(RewardForm))
 def test_the_look_ahead_is_for_potentials_and_grows_to_one(form: RewardForm) -> None:
     targets = Targets(form, discount=GAMMA, lookahead=0.5, lookahead_updates=10)
