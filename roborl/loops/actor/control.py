@@ -167,8 +167,7 @@ class ControlLoop:
                 cause = self._steps(first)
                 self._faults = 0
             except RobotError as error:
-                cause = EndCause.WATCHDOG
-                fault = error
+                cause, fault = EndCause.WATCHDOG, error
             if cause in (EndCause.WATCHDOG, EndCause.OPERATOR_STOP, EndCause.ESTOP):
                 self._stop_arm()
             self._finish(cause)
