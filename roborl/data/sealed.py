@@ -36,17 +36,14 @@ _PER_STEP = ("action", "proposed", "source", "policy_version", "reward", "reward
 
 
 def create_root(path: Path) -> None:
-    """Make the zarr root group where there is none, and its description again where that is torn."""
+    """Make the zarr root group where there is none, and its description again where that is gone or torn."""
     described = path / "zarr.json"
-    if not described.exists():
-        zarr.open_group(path, mode="w")
+    path.mkdir(parents=True, exist_ok=True)
     try:
         json.loads(described.read_bytes())
-    except ValueError:
-        # By hand: zarr would empty the folder.
-        write_whole(
-            described, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}).encode()
-        )
+    except (FileNotFoundError, ValueError):
+        # By hand: zarr would empty the folder, which may hold episodes.
+        write_whole(described, json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}))
 
 
 def seal(

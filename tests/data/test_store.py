@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -672,6 +673,25 @@ def test_a_log_is_not_given_up_for_a_torn_recording(tmp_path: Path, monkeypatch:
     for record in StoreReader(tmp_path).arrivals(key(0)):
         check_arrival(record)
     assert len(StoreReader(tmp_path).episode(key(0)).steps) == 4
+
+
+@pytest.mark.parametrize("torn", [None, b"", b'{"attrib'])
+def test_a_store_whose_description_is_gone_or_torn_keeps_its_episodes(
+    tmp_path: Path, torn: bytes | None
+) -> None:
+    with Store.open(tmp_path, SPEC) as store:
+        for episode in range(2):
+            Feed(store)(*episode_records(key(episode), 4))
+        assert store.wait_sealed(20)
+    described = tmp_path / "store.zarr" / "zarr.json"
+    if torn is None:
+        described.unlink()
+    else:
+        described.write_bytes(torn)
+    with Store.open(tmp_path, SPEC):
+        assert [len(StoreReader(tmp_path).episode(key(episode)).steps) for episode in range(2)] == [4, 4]
+    group = zarr.open_group(tmp_path / "store.zarr", mode="r")
+    assert set(group.group_keys()) == {str(key(0)), str(key(1))}
 
 
 def test_sealing_holds_a_chunk_of_pictures_in_memory_and_not_the_episode(tmp_path: Path) -> None:
