@@ -139,6 +139,11 @@ class _Life:
         self.finished = False
 
 
+def restart_pause_s(failures: int) -> float:
+    """Return the seconds before a child that died so many times in a row, within seconds each, is started again."""
+    return 0.0 if failures <= 2 else min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(failures, 10))
+
+
 class ProcessGroup:
     """Starts processes, starts again those that die, ends them in order.
 
@@ -297,7 +302,7 @@ class ProcessGroup:
             )
         life.died = now if life.died is None else life.died
         life.failures = 1 if now - life.started > _STEADY_S else life.failures + 1
-        pause_s = 0.0 if life.failures <= 2 else min(_LONGEST_PAUSE_S, 0.1 * 2**life.failures)
+        pause_s = restart_pause_s(life.failures)
         if exit_code == 0:
             # Whoever sent it SIGTERM may have sent it to the whole group, which is then about to end.
             pause_s = max(pause_s, _ENDED_PAUSE_S)

@@ -13,7 +13,7 @@ import pytest
 
 from roborl.errors import RoborlError
 from roborl.loops.actor.act import PRELOAD
-from roborl.loops.supervise import ChildSpec, Event, ProcessGroup
+from roborl.loops.supervise import ChildSpec, Event, ProcessGroup, restart_pause_s
 from roborl.testing import children
 
 
@@ -115,6 +115,13 @@ def test_a_death_is_noticed_at_once_and_the_process_is_back(tmp_path: Path) -> N
     assert max(noticed_s) < 1.0
     assert group.restarts == {"a": 4}
     assert max(group.recoveries_s["a"][:2]) < 3.0
+
+
+def test_the_pause_before_another_start_grows_to_a_bound_however_often_a_child_dies() -> None:
+    pauses_s = [restart_pause_s(failures) for failures in range(1, 3000)]
+    assert pauses_s[:3] == [0.0, 0.0, 0.8]
+    assert pauses_s == sorted(pauses_s)
+    assert pauses_s[-1] == 5.0
 
 
 def test_a_lasting_child_that_somebody_else_ends_is_started_again(tmp_path: Path) -> None:
