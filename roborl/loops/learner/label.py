@@ -42,8 +42,8 @@ class Column(Protocol):
         """Return the stride that the episode is labelled with, 0 where none was recorded."""
         ...
 
-    def set_stride(self, key: EpisodeKey, stride: int) -> None:
-        """Record the stride of an episode, before its first label."""
+    def set_stride(self, key: EpisodeKey, stride: int) -> bool:
+        """Record the stride of an episode, before its first label; return whether that could be done now."""
         ...
 
     def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
@@ -264,7 +264,9 @@ class Labeller:
         stride = column.stride(info.key)
         if not stride:
             stride = self._config.stride if info.recorded else self._strides.next_stride(self._behind)
-            column.set_stride(info.key, stride)
+            if not column.set_stride(info.key, stride):
+                self._retry_ns[info.key] = self._clock.now_ns() + int(self._config.retry_s * NS)
+                return None
             if stride != self._config.stride:
                 self._events({"event": "stride", "episode": str(info.key), "stride": stride})
         name = self._link.open(info.task)

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.loops.learner.labelling import LabelledRows
-from roborl.loops.run_files import append_line
+from roborl.loops.run_files import append_line, written
 from roborl.types import EpisodeKey, Observation
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,11 @@ class StoredEpisodes:
         """Return the version that the learner trains with, None before the first."""
         return active_version(self._root)
 
+    @property
+    def faults(self) -> int:
+        """How often the disk did not take something; it is tried again."""
+        return sum(column.faults for column in self._made)
+
     def _left_out(self, info: EpisodeInfo, slot: int) -> bool:
         # The store leaves out of the replay memory, as if discarded, what it could not read.
         return info.discarded or bool(self.arena.table["discarded"][slot])
@@ -132,6 +138,7 @@ class StoredColumn:
 
     Attributes:
         columns: What is written.
+        faults: How often the disk did not take something; it is tried again.
     """
 
     def __init__(
@@ -149,6 +156,7 @@ class StoredColumn:
         self._strides_file = arena.root / "arena" / "progress" / version / "strides.jsonl"
         self._strides = _read_strides(self._strides_file)
         self._finished: dict[EpisodeKey, dict[str, Any]] = {}
+        self.faults = 0
 
     def restore(self, keys: Set[EpisodeKey]) -> None:
         """Take in what was saved with episodes that were not asked about before, as they come into the replay memory."""
@@ -179,14 +187,13 @@ class StoredColumn:
         """Return the stride that the episode is labelled with, 0 where none was recorded."""
         return self._strides.get(str(key), 0)
 
-    def set_stride(self, key: EpisodeKey, stride: int) -> None:
-        """Record the stride of an episode.
-
-        Raises:
-            OSError: If the disk does not take it.
-        """
-        append_line(self._strides_file, json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n")
+    def set_stride(self, key: EpisodeKey, stride: int) -> bool:
+        """Record the stride of an episode; return whether the disk took it."""
+        line = json.dumps({"episode": str(key), "stride": stride}).encode() + b"\n"
+        if not self._kept(self._strides_file, lambda: append_line(self._strides_file, line)):
+            return False
         self._strides[str(key)] = stride
+        return True
 
     def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
         """Let the episode be trained on without the labels, and maybe the verdict, it lacks; False where it was held already."""
@@ -204,10 +211,24 @@ class StoredColumn:
         self._finished[key] = {"stride": self.stride(key)}
 
     def save_finished(self) -> None:
-        """Save the columns of finished episodes whose recording has been sealed since."""
+        """Save the columns of finished episodes whose recording has been sealed since.
+
+        Where the disk does not take one, that one and those after it wait for another call.
+        """
         for key, details in list(self._finished.items()):
-            if self.columns.save(key, details) or self._arena.slot(key) is None:
-                del self._finished[key]
+            if not self._kept(self._arena.root / "store.zarr" / str(key), partial(self._save, key, details)):
+                # Last, lest it stands in the way of all others.
+                self._finished[key] = self._finished.pop(key)
+                return
+
+    def _save(self, key: EpisodeKey, details: dict[str, Any]) -> None:
+        if self.columns.save(key, details) or self._arena.slot(key) is None:
+            del self._finished[key]
+
+    def _kept(self, path: Path, write: Callable[[], object]) -> bool:
+        kept = written(path, write, told=self.faults > 0)
+        self.faults += not kept
+        return kept
 
     def activate(self) -> None:
         """Make this the version that the learner trains with."""

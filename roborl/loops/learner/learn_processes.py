@@ -206,7 +206,7 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         labeller.turn()
         child.beat()
         if ticker.due():
-            write_status(run.status("labeller"), labeller.report())
+            write_status(run.status("labeller"), labeller.report() | {"faults": store.faults})
     verdicts.close()
     line.leave()
 

@@ -59,8 +59,9 @@ class FakeColumn:
     def stride(self, key: EpisodeKey) -> int:
         return self.strides.get(key, 0)
 
-    def set_stride(self, key: EpisodeKey, stride: int) -> None:
+    def set_stride(self, key: EpisodeKey, stride: int) -> bool:
         self.strides[key] = stride
+        return True
 
     def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
         if verdict:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 
 from roborl.clock import FakeClock
 from roborl.codec import join
+from roborl.data import columns
 from roborl.data.columns import NO_VERDICT, active_version, load_labels, save_labels
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
+from roborl.loops.learner import label_store
 from roborl.loops.learner.label import Labeller
 from roborl.loops.learner.label_store import StoredEpisodes
 from roborl.loops.learner.labelling import LabelConfig, LabelledRows
@@ -183,6 +186,31 @@ def test_a_held_episode_is_marked_once(rig: Rig) -> None:
     assert not column.hold(key)
     assert column.columns.table["deadline"].max() == NO_VERDICT
     assert not column.hold(EpisodeKey(actor="nobody", incarnation=1, episode=0))
+
+
+def test_a_full_disk_delays_labels_and_ends_no_labeller(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    first, second = rig.begin(0, 4), rig.begin(1, 4)
+    assert rig.store.wait_sealed(10)
+    labeller, episodes = rig.labeller()
+    with monkeypatch.context() as disk:
+        disk.setattr(label_store, "append_line", full)
+        rig.turns(labeller)
+        assert labels(episodes, first) == [], "its stride was not recorded"
+    with monkeypatch.context() as disk:
+        disk.setattr(columns, "save_labels", full)
+        rig.turns(labeller, 30)
+        assert len(labels(episodes, first)) == len(labels(episodes, second)) == 5
+    assert load_labels(rig.root, first, "steps") is None
+    assert episodes.faults > 2
+    assert caplog.text.count("No space left") == 1, "it is told once"
+    rig.turns(labeller)
+    for key in (first, second):
+        assert load_labels(rig.root, key, "steps") is not None
 
 
 def test_labels_made_anew_are_compared_with_those_kept(rig: Rig) -> None:
