@@ -17,7 +17,7 @@ import yaml
 from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, ParsingError
 
-from roborl.config_fields import field_names, kinds_at, with_lists
+from roborl.config_fields import as_declared, field_names, kinds_at
 from roborl.errors import ConfigError
 
 # As the word it is: draccus leaves it to YAML, which writes a Python object that nothing may read back.
@@ -33,7 +33,8 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
 
     Of several files each stands on top of those before it, and the overrides on top of all.
 
-    ``--print_config`` writes the resolved YAML to stdout instead of returning. A single word stands for a list of one.
+    ``--print_config`` writes the resolved YAML to stdout instead of returning. A single word stands for a list of one, and
+    text and paths are taken as they are typed.
 
     Raises:
         ConfigError: With the dotted path of the field that is wrong, and the file where it stands.
@@ -44,7 +45,7 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), _one_file(rest, read) as words:
-            config = draccus.parse(config_class, args=with_lists(config_class, words), prog=prog)
+            config = draccus.parse(config_class, args=as_declared(config_class, words), prog=prog)
     except SystemExit as stop:
         if not stop.code:
             raise HelpShown from None

@@ -1,12 +1,13 @@
-"""What a configuration class says of its fields: which kinds they are, what they are called, which of them take lists."""
+"""What a configuration class says of its fields: which kinds they are, what they are called, which of them take lists or text."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -14,22 +15,41 @@ from draccus.utils import is_choice_type, is_union
 
 from roborl.errors import ConfigError
 
+_TAG = "tag:yaml.org,2002:"
 
-def with_lists(config_class: type[Any], args: Sequence[str]) -> list[str]:
-    """Return the arguments with a single word made a list of one, where a field takes a list of words or numbers."""
+
+def as_declared(config_class: type[Any], args: Sequence[str]) -> list[str]:
+    """Return the arguments as YAML that means what was typed, by the types of the fields.
+
+    Text and paths stay as they are, also within lists and mappings; a single word is a list of one where a field takes a
+    list of words or numbers; ``null`` is nothing where a field may be without a value.
+
+    Raises:
+        ConfigError: If a truth value stands for a number, nothing for either, fields for text, or a text begins with a word
+            that has another meaning.
+        yaml.YAMLError: If brackets or quotes are torn.
+    """
     rest: list[str] = []
     option = ""
     for word in args:
         if word.startswith("--"):
             option, equals, value = word.partition("=")
-            if equals and _takes_words(config_class, option):
-                word = f"{option}={_list_of_one(value)}"
-            option = "" if equals else option
-        elif option:
-            word = _list_of_one(word) if _takes_words(config_class, option) else word
-            option = ""
+            if equals:
+                word, option = f"{option}={_declared_word(config_class, option[2:], value)}", ""
+        elif option and word != "-h":
+            word, option = _declared_word(config_class, option[2:], word), ""
         rest.append(word)
     return rest
+
+
+def as_word(value: str | list[str] | dict[str, str]) -> str:
+    """Return text, or a list or mapping of texts, as one word of YAML that reads back equal, whatever the text holds.
+
+    Example:
+        >>> as_word(["01", "pick: the cube"])
+        '["01", "pick: the cube"]'
+    """
+    return yaml.safe_dump(value, default_style='"', default_flow_style=True, width=math.inf).strip()
 
 
 def gathered(args: Sequence[str], repeated: Collection[str]) -> list[str]:
@@ -54,9 +74,8 @@ def gathered(args: Sequence[str], repeated: Collection[str]) -> list[str]:
         if name not in repeated:
             rest.append(word)
             continue
-        value = value if equals else next(words, "")
-        found.setdefault(name, []).extend(_listed_words(name, value) if value.startswith("[") else [value])
-    return [*rest, *(part for name, values in found.items() for part in (name, json.dumps(values)))]
+        found.setdefault(name, []).extend(listed_words(name, value if equals else next(words, "")))
+    return [*rest, *(part for name, values in found.items() for part in (name, as_word(values)))]
 
 
 def kinds_at(declared: Any, names: Sequence[str]) -> list[Any]:
@@ -75,21 +94,125 @@ def field_names(kinds: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(named))
 
 
+def listed_words(name: str, value: str) -> list[str]:
+    """Return the words of a list that is written as YAML writes it, each as typed; anything else is one word.
+
+    Args:
+        name: The option, for the message.
+        value: What stands behind it.
+
+    Raises:
+        ConfigError: If the list is torn, or holds more than words.
+    """
+    if not value.startswith("["):
+        return [value]
+    try:
+        words = list(yaml.load(value, yaml.BaseLoader))
+    except yaml.YAMLError:
+        words = [None]
+    if all(isinstance(word, str) for word in words):
+        return words
+    raise ConfigError(
+        f"{name} cannot be read as a list",
+        seen=value,
+        allowed="a word, or a list such as '[a, b]'",
+        remedy=f"Close its brackets and quotes, or give {name} once for each word",
+    )
+
+
+def _declared_word(config_class: type[Any], name: str, value: str) -> str:
+    # The parser's own option for a file is no field.
+    kinds = [Path] if name == "config_path" else kinds_at(config_class, name.split("."))
+    if not kinds or not value or (value == "null" and NoneType in kinds):
+        return value
+    if _is_text(kinds):
+        if value.startswith("include"):
+            raise ConfigError(
+                f"The value of {name} begins with a word that has another meaning on a command line",
+                seen=value,
+                allowed="text that does not begin with include",
+                remedy="Put ./ before a path; write other text into a file, and name that with --config_path",
+            )
+        return as_word(value)
+    value = _list_of_one(value) if _takes_words(kinds) else value
+    node = yaml.compose(value, yaml.SafeLoader)
+    if node is None:
+        return value
+    _declare(node, kinds, name)
+    return value if isinstance(node, yaml.ScalarNode) else _serialised(node)
+
+
+def _declare(node: yaml.Node, kinds: Sequence[Any], name: str) -> None:
+    """Make text of what is declared as text in a tree of YAML, whatever it looks like.
+
+    Raises:
+        ConfigError: If a truth value stands for a number, nothing for either, or fields for text.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        if _is_text(kinds) and not (node.tag == f"{_TAG}null" and NoneType in kinds):
+            node.tag = f"{_TAG}str"
+        elif _is_amiss(node.tag, set(kinds)):
+            raise ConfigError(
+                f"{name} takes {'true or false' if bool in kinds else 'a number'}",
+                seen=node.value,
+                allowed="true, false" if bool in kinds else "a number, such as 1",
+                remedy=f"Correct --{name}, or leave it out",
+            )
+    elif _is_text(kinds):
+        raise ConfigError(
+            f"{name} takes text",
+            seen=_serialised(node),
+            allowed="a word, or text in quotes where it holds a colon, braces or brackets",
+            remedy="Put quotes around it, within those of the shell",
+        )
+    elif isinstance(node, yaml.SequenceNode):
+        held = [typing.get_args(kind)[0] for kind in kinds if _is_list(kind)]
+        for place, inner in enumerate(node.value):
+            _declare(inner, [kind for each in held for kind in _kinds(each)], f"{name}.{place}")
+    else:
+        for key, inner in node.value:
+            key.tag = f"{_TAG}str" if _named_by_text(kinds) else key.tag
+            held = [each for kind in kinds for each in _inner(kind, key.value)]
+            _declare(inner, [kind for each in held for kind in _kinds(each)], f"{name}.{key.value}")
+
+
+def _is_amiss(tag: str, kinds: Set[Any]) -> bool:
+    # The parser would read true as 1, and let nothing through for anything.
+    numbers = {int, float, NoneType}
+    return bool(kinds) and (
+        (tag == f"{_TAG}bool" and kinds <= numbers)
+        or (tag == f"{_TAG}null" and NoneType not in kinds and kinds <= numbers | {bool})
+    )
+
+
+def _serialised(node: yaml.Node) -> str:
+    return str(yaml.serialize(node, width=math.inf)).strip()
+
+
 def _list_of_one(value: str) -> str:
-    if not value.startswith("--"):
-        if "," in value:
-            return value  # more than one word, and brackets forgotten
-        try:
-            if isinstance(yaml.safe_load(value), list | dict | None):
-                return value
-        except yaml.YAMLError:
-            return value
-    return json.dumps([value], ensure_ascii=False)
+    # With a comma it is more than one word, and brackets forgotten.
+    return (
+        value if value.startswith("[") or ("," in value and not value.startswith("--")) else as_word([value])
+    )
 
 
-def _takes_words(config_class: type[Any], option: str) -> bool:
-    held = [typing.get_args(kind) for kind in kinds_at(config_class, option[2:].split(".")) if _is_list(kind)]
+def _takes_words(kinds: Sequence[Any]) -> bool:
+    held = [typing.get_args(kind) for kind in kinds if _is_list(kind)]
     return any(args and args[0] in (str, int, float, Path) for args in held)
+
+
+def _named_by_text(kinds: Sequence[Any]) -> bool:
+    return any(
+        dataclasses.is_dataclass(kind)
+        or (typing.get_origin(kind) is dict and _is_text(typing.get_args(kind)[:1]))
+        for kind in kinds
+    )
+
+
+def _is_text(kinds: Sequence[Any]) -> bool:
+    """Return whether all of the types are texts and paths, or none; what has choices is no free text."""
+    held = [kind for kind in kinds if kind is not NoneType]
+    return bool(held) and all(kind in (str, Path) for kind in held)
 
 
 def _is_list(kind: Any) -> bool:
@@ -115,16 +238,3 @@ def _inner(declared: Any, name: str) -> Iterator[Any]:
                 yield hints[name]
         elif args := typing.get_args(kind):
             yield args[1] if typing.get_origin(kind) is dict else args[0]
-
-
-def _listed_words(name: str, value: str) -> list[str]:
-    """Return a list that is written as YAML writes it."""
-    try:
-        return list(yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{name} cannot be read as a list",
-            seen=value,
-            allowed="a word, or a list such as '[a, b]'",
-            remedy=f"Close its brackets and quotes, or give {name} once for each word",
-        ) from error

@@ -8,6 +8,7 @@ import pytest
 
 from roborl.cli.main import VERBS, main
 from roborl.config import HelpShown, dump, load, named, parse
+from roborl.config_fields import as_word, gathered
 from roborl.errors import ConfigError
 
 
@@ -38,6 +39,16 @@ class Outer:
     words: tuple[str, ...] = ()
     # how to go
     gait: Gait = Gait.SLOW
+    # where to
+    place: Path = Path()
+    # what to do
+    task: str = ""
+    # and what to say, if anything
+    remark: str | None = "done"
+    # folders by name
+    models: dict[str, str] = field(default_factory=dict)
+    # how often
+    times: int = 1
 
 
 def test_a_file_and_overrides_make_one_configuration(tmp_path: Path) -> None:
@@ -102,6 +113,89 @@ def test_a_single_word_is_a_list_of_one(args: list[str], config: Outer) -> None:
     assert parse(Outer, args, prog="roborl x") == config
 
 
+TYPED = (
+    *(
+        "/x/pick #2",
+        "pick: the cube",
+        "2026_10_02",
+        "2026-10-02",
+        "1.10",
+        "01",
+        "007",
+        "on",
+        "[a, b]",
+        "{a}",
+        "&a",
+    ),
+    *(
+        "'a",
+        "a\nb",
+        " a ",
+        "-a",
+        "%",
+        "a\\b",
+        "🤖m",
+        "\x7f",
+        "x\udce4",
+        "{a: b, c}",
+        "!include a",
+        "# a",
+        "a:",
+        "~",
+    ),
+)
+
+
+@pytest.mark.parametrize("word", [*TYPED, "null"])
+def test_text_and_paths_are_taken_as_they_are_typed(word: str) -> None:
+    def read(*args: str) -> Outer:
+        return parse(Outer, args, prog="roborl x")
+
+    assert read("--place", word) == read(f"--place={word}") == Outer(place=Path(word))
+    assert read("--task", word) == read(f"--task={word}") == Outer(task=word)
+    assert read("--remark", word).remark == (None if word == "null" else word), "it may be without one"
+    assert read("--models", as_word({word: word})).models == {word: word}
+    told_twice = gathered(["--names", "a", f"--names={as_word([word])}"], ["--names"])
+    assert read(*told_twice).names == ["a", word]
+    if "," not in word and not word.startswith("["):
+        assert read("--names", word).names == read(f"--names={word}").names == [word]
+        assert read("--words", word).words == (word,)
+
+
+def test_text_within_lists_and_mappings_is_taken_as_it_is_typed() -> None:
+    def read(*args: str) -> Outer:
+        return parse(Outer, args, prog="roborl x")
+
+    assert read("--names", "[01, on, null, 'a: b']").names == ["01", "on", "null", "a: b"]
+    assert read("--models", "{on: 1.10, 02: 2026-10-02}").models == {"on": "1.10", "02": "2026-10-02"}
+    assert read("--sizes", "[1, 2.5, .inf]").sizes == [1.0, 2.5, float("inf")]
+    assert read("--inner", "{speed: 3}").inner == Inner(speed=3.0)
+    assert gathered(["--names", "[01, on]"], ["--names"]) == ["--names", '["01", "on"]']
+
+
+def test_a_file_is_found_by_its_name_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("2026_10_02", "a #2", "a: b"):
+        Path(name).write_text("names: [a]\n")
+        assert parse(Outer, ["--config_path", name], prog="roborl x").names == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("args", "seen"),
+    [
+        (["--times", "true"], "true"),
+        (["--times=null"], "null"),
+        (["--inner.speed", "on"], "on"),
+        (["--inner", "{speed: false}"], "false"),
+        (["--names", "[a: b]"], "{a: b}"),
+        (["--models", "{a: [b]}"], "[b]"),
+        (["--task", "include the cube"], "include the cube"),
+    ],
+)
+def test_a_word_of_another_kind_is_refused(args: list[str], seen: str) -> None:
+    assert seen in str(told(args).seen)
+
+
 def told(args: list[str]) -> ConfigError:
     """Return the error of arguments, which must have all four parts."""
     with pytest.raises(ConfigError) as caught:
@@ -131,7 +225,7 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "seen", "allowed"),
     [
-        ("foo: 1\nbar: 2\n", "foo, bar in ", "inner, names, sizes, words, gait"),
+        ("foo: 1\nbar: 2\n", "foo, bar in ", "inner, names, sizes, words, gait, place, task"),
         ("inner: {velocity: 1}\n", "velocity in ", "speed"),
         ("inner: 3\n", "3 in ", "speed"),
         ("inner:\n", "nothing in ", "speed"),

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from lerobot.teleoperators.config import TeleoperatorConfig
 
 from roborl import config as configuration
 from roborl.cli.evaluate import overrides_of
+from roborl.config_fields import listed_words
 from roborl.envs.bench import import_plugins
 from roborl.errors import ConfigError
 from roborl.loops.actor.teleoperators import register_teleoperators
@@ -71,11 +71,11 @@ def positional(args: Sequence[str]) -> list[str]:
     """Import what ``--plugins`` names before ``--teleop.type`` is read, which may be of theirs.
 
     Raises:
-        ConfigError: If one cannot be imported.
+        ConfigError: If one cannot be imported, or their list is torn.
     """
     named = configuration.named(args, "plugins")
-    named = yaml.safe_load(named) if isinstance(named, str) else named
-    import_plugins(named if isinstance(named, list) else [str(named)] if named else [])
+    named = listed_words("--plugins", named) if isinstance(named, str) else named
+    import_plugins([str(name) for name in named] if isinstance(named, list) else [])
     return list(args)
 
 

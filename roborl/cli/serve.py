@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from roborl.config_fields import as_word
 from roborl.errors import ConfigError
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
@@ -31,7 +31,7 @@ def positional(args: Sequence[str]) -> list[str]:
             allowed="folders of different names",
             remedy="Name them yourself, such as: roborl serve --models '{a: A/reward, b: B/reward}'",
         )
-    return ["--models", json.dumps(models), *args[count:]]
+    return ["--models", as_word(models), *args[count:]]
 
 
 def main(config: ServeConfig) -> dict[str, Any]:

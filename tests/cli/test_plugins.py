@@ -38,6 +38,11 @@ def test_a_teleoperator_of_a_plug_in_records(
     assert type(config.teleop).__name__ == "StubTeleoperatorConfig"
 
 
+def test_a_torn_list_of_plug_ins_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["record", "--out", "d", "--plugins", "[1"]) == 2
+    assert "--plugins cannot be read as a list. Found: [1." in capsys.readouterr().err
+
+
 def test_the_leader_arms_that_can_take_over_can_record() -> None:
     config = parse(
         record.Config,

@@ -55,6 +55,18 @@ def test_a_run_that_goes_on_has_its_own_settings_beneath_those_that_are_named(
     assert resolved("--config_path", str(file), *asked, "--rlpd.width=32") == changed
 
 
+@pytest.mark.parametrize("name", ["pick #2", "2026_10_02", "a: b", "🤖", "null"])
+def test_a_run_is_gone_on_with_whatever_its_name_looks_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin(Path("pick"), episodes=10)
+    own = begin(Path(name), episodes=20)
+    assert resolved("--run", name, "--resume", "true") == replace(own, resume=True)
+    with pytest.raises(ConfigError, match="rollback takes a number"):
+        resolved("--run", name, "--rollback", "true")
+
+
 def test_what_one_call_asked_for_is_not_asked_for_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     own = begin(run, episodes=20, resume=True, rollback=7)
