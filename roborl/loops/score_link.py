@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
-from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.errors import ConfigError, DeadlineExceeded, HandshakeMismatch
 from roborl.images import square
 from roborl.loops.reward_server import ServedJudge
 from roborl.rewards.observation_rate import check_rate, warn_of_rate
@@ -67,7 +68,7 @@ class ScoreLine:
         self._tried: ServedJudge | None = None
         self._trial: str | None = None
         self._accepted = False
-        self._ask_ns = 0
+        self._ask_ns = self._room_ns = 0
         self._open: set[str] = set()
         self._scores: list[tuple[str, Score]] = []
         self._lost: list[str] = []
@@ -76,15 +77,16 @@ class ScoreLine:
         """Return who is judging, None while the server is away.
 
         Raises:
-            ConfigError: If the server has no such model, or it wants a camera that is not recorded or counts on another rate
-                of observations.
+            ConfigError: If the server has no such model or does not fit this side, or the model wants a camera that is not
+                recorded or counts on another rate of observations.
         """
         if not (self._client.connected and self._client.alive):
             self._judge = None
         elif self._judge is None and self._clock.now_ns() >= self._ask_ns:
             self._ask_ns = self._clock.now_ns() + int(_ASK_EVERY_S * NS)
             try:
-                statistics = self._client.statistics(_ASK_EVERY_S)
+                with _telling():
+                    statistics = self._client.statistics(_ASK_EVERY_S)
             except DeadlineExceeded:
                 log.warning("The reward server does not say what it judges with; it is asked again")
                 return None
@@ -93,8 +95,8 @@ class ScoreLine:
         return self._judge
 
     def open(self, task: str) -> str | None:
-        """Ask for a session."""
-        if self._judge is None:
+        """Ask for a session; None while the server is away, and for a second after it had no room."""
+        if self._judge is None or self._clock.now_ns() < self._room_ns:
             return None
         views = self._views(self._judge)
         return self._client.open_session(
@@ -122,12 +124,15 @@ class ScoreLine:
         """Take in what came.
 
         Raises:
-            ConfigError: If a judge refuses the first session that it is asked for: it would refuse all others. In the live
-                lane, if it refuses any: there is but one at a time.
+            ConfigError: If the server does not fit this side, or a judge refuses the first session that it is asked for: it
+                would refuse all others. In the live lane, if it refuses any: there is but one at a time. A session for
+                which there is no room is lost.
         """
         scores: list[tuple[str, Score]] = []
         lost: list[str] = []
-        for event in self._client.poll(timeout_s):
+        with _telling():
+            events = self._client.poll(timeout_s)
+        for event in events:
             match event:
                 case SessionOpened():
                     self._open.add(event.session)
@@ -140,6 +145,10 @@ class ScoreLine:
                     scores.append((event.session, self._stamped(event.score)))
                 case SessionLost():
                     self._open.discard(event.session)
+                    lost.append(event.session)
+                case SessionRefused(full=True):
+                    log.warning("The reward server has no room for a session now: %s", event.reason)
+                    self._room_ns = self._clock.now_ns() + int(_ASK_EVERY_S * NS)
                     lost.append(event.session)
                 case SessionRefused() if self._lane is Lane.LIVE or not self._accepted:
                     raise ConfigError(
@@ -201,6 +210,15 @@ class ScoreLine:
         )
         require_cameras(cameras, self._cameras)
         return judge
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Raise a server that does not fit as what it is, another release or another address: no new start would help."""
+    try:
+        yield
+    except HandshakeMismatch as error:
+        raise ConfigError(str(error)) from error
 
 
 def require_cameras(wanted: Sequence[str], recorded: Sequence[str]) -> None:

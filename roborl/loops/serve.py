@@ -17,7 +17,8 @@ from roborl.loops.reward_gate import RewardGate
 from roborl.loops.supervise import Child
 from roborl.rewards.model import RewardModel, says_done
 from roborl.rewards.observation_rate import told_rate, trained_rate
-from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
+from roborl.rewards.pool import ServerFull, SessionPool, UnknownSession
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.registry import find_loader
 from roborl.serving.score_events import FramePushed, ServerEvent, SessionAsked, SessionGone
 from roborl.serving.scores import ScoreServer
@@ -174,7 +175,7 @@ class RewardServer:
                     )
                 except RoborlError as error:
                     log.warning("a session is refused: %s", error)
-                    self._link.refuse(session, str(error))
+                    self._link.refuse(session, str(error), full=isinstance(error, ServerFull))
                 else:
                     credits = 1 if event.lane is Lane.LIVE else self._config.credits
                     self._link.accept(session, version=version, credits=credits)

@@ -15,6 +15,7 @@ from roborl.errors import ConfigError, RoborlError
 from roborl.rewards.batching import pass_over
 from roborl.rewards.desk import Desk
 from roborl.rewards.model import References, RewardModel, missing
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.sessions import EpisodeSession, Pick, Receipt
 from roborl.types import Lane, Observation, Score
 
@@ -22,51 +23,12 @@ _REASONS = 32  # an unreadable reply may be any text: no more different ones are
 _EXPECTED_S = 0.5  # no batch waits for a session that has sent nothing for so long
 
 
-@dataclass(frozen=True, kw_only=True)
-class PoolConfig:
-    """How sessions share the judges."""
-
-    # Most observations gathered at once, and most queries in one call of a judge.
-    max_batch: int = 32
-    # Longest an observation waits for company before its batch goes off, s.
-    max_wait_s: float = 0.01
-    # Share of a batch that the live lane may take while labels are waiting, in (0, 1).
-    live_share: float = 0.5
-    # Most bytes of pictures kept waiting, all sessions together.
-    max_bytes: int = 1 << 30
-    # Most sessions at once.
-    max_sessions: int = 256
-    # A session with nothing to judge that nobody has touched for so long is forgotten, s.
-    idle_s: float = 600.0
-    # Pause before a judge that is away is asked again for labels, s; doubled each time, up to 30 s.
-    retry_s: float = 1.0
-    # Longest that a label waits for a judge that is reached and answers nothing, s; for one that cannot be reached it
-    # waits without end.
-    silent_s: float = 300.0
-
-    def __post_init__(self) -> None:
-        if self.max_batch < 1 or not 0 < self.live_share < 1 or self.retry_s <= 0 or self.silent_s < 0:
-            raise ConfigError(
-                "The reward server's settings cannot be used",
-                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, retry_s {self.retry_s},"
-                f" silent_s {self.silent_s}",
-                allowed="max_batch ≥ 1, 0 < live_share < 1, retry_s > 0, silent_s ≥ 0",
-            )
-
-    @property
-    def live_most(self) -> int:
-        """Observations of the live lane in a batch while labels are waiting."""
-        return max(1, int(self.max_batch * self.live_share))
-
-    @property
-    def most_batches(self) -> int:
-        """How many batches it takes at most until a label session that waits is answered, the one under way included."""
-        # Where one lane alone fills a batch, labels have every other.
-        return 1 + math.ceil(self.max_sessions / (self.max_batch - self.live_most or 0.5))
-
-
 class UnknownSession(RoborlError):
     """A session that this server does not have: it was lost, closed or forgotten. Its client opens it again."""
+
+
+class ServerFull(ConfigError):
+    """There is no room for another session now; there may be later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +113,8 @@ class SessionPool:
             The version of the model, which stands on every score.
 
         Raises:
-            ConfigError: If there is no such model, a view that it needs will not come, or there is no room.
+            ServerFull: If there is no room.
+            ConfigError: If there is no such model, or a view that it needs will not come.
         """
         name = next(iter(self._desks)) if not model and len(self._desks) == 1 else model
         if name not in self._desks:
@@ -170,8 +133,11 @@ class SessionPool:
         with self._arrival:
             self._forget_idle()
             if len(self._sessions) >= self.config.max_sessions and session_id not in self._sessions:
-                raise ConfigError(
-                    "The reward server is full", seen=len(self._sessions), allowed=self.config.max_sessions
+                raise ServerFull(
+                    "The reward server is full",
+                    seen=f"{len(self._sessions)} sessions",
+                    allowed=self.config.max_sessions,
+                    remedy="Wait until one ends, or serve with a larger --pool.max_sessions",
                 )
         try:
             session = EpisodeSession(

@@ -259,7 +259,8 @@ class ScoreClient:
                 self._events.append(SessionOpened(session=session, version=version, credits=entry.credits))
             case "refusal":
                 del self._sessions[session]
-                self._events.append(SessionRefused(session=session, reason=message.take("reason", str)))
+                reason, full = message.take("reason", str), message.fields.get("full") is True
+                self._events.append(SessionRefused(session=session, reason=reason, full=full))
             case "unknown":
                 self._lose(session, message.take("reason", str))
             case "taken":

@@ -95,10 +95,17 @@ class SessionOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRefused:
-    """At the client: the server does not judge this; asking again unchanged is of no use."""
+    """At the client: the server does not judge this; asking again unchanged is of no use, unless there is no room now.
+
+    Attributes:
+        session: The session.
+        reason: Why.
+        full: Whether it is for want of room, of which there may be some later.
+    """
 
     session: str
     reason: str
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

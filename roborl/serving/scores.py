@@ -115,10 +115,16 @@ class ScoreServer:
             entry.credits = credits
             self._send(entry.peer, "opened", session=entry.name, version=version, credits=credits)
 
-    def refuse(self, session: str, reason: str) -> None:
-        """Turn a session down; ``reason`` is shown to the person at the client."""
+    def refuse(self, session: str, reason: str, *, full: bool = False) -> None:
+        """Turn a session down.
+
+        Args:
+            session: Its name.
+            reason: Why, for the person at the client.
+            full: Whether it is for want of room: then the client may ask again later.
+        """
         if (entry := self._sessions.pop(session, None)) is not None:
-            self._send(entry.peer, "refusal", session=entry.name, reason=sendable(reason))
+            self._send(entry.peer, "refusal", session=entry.name, reason=sendable(reason), full=full)
 
     def send_score(self, session: str, score: Score) -> bool:
         """Answer a frame and give its credit back; return False where the session is gone.
@@ -211,7 +217,7 @@ class ScoreServer:
         )
         if len(self._sessions) >= _MAX_SESSIONS or session in self._sessions:
             reason = f"it is open already, or the server has {_MAX_SESSIONS} sessions"
-            self._send(peer, "refusal", session=name, reason=reason)
+            self._send(peer, "refusal", session=name, reason=reason, full=True)
             return
         self._sessions[session] = _Session(peer=peer, name=name, cameras=frozenset(cameras))
         self._events.append(asked)

@@ -22,7 +22,8 @@ import pytest
 from roborl.clock import FakeClock
 from roborl.errors import RoborlError
 from roborl.rewards.model import References, RewardModel, observation_id, says_done, score_episode
-from roborl.rewards.pool import PoolConfig, SessionPool
+from roborl.rewards.pool import SessionPool
+from roborl.rewards.pool_config import PoolConfig
 from roborl.testing.observations import contents
 from roborl.types import Frame, Observation, Score
 

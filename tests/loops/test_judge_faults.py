@@ -27,7 +27,7 @@ from roborl.rewards.hop_replies import write_hop
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.openai_judge import OpenAiJudge
 from roborl.rewards.judges.transformers_judge import TransformersJudge
-from roborl.rewards.pool import PoolConfig
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
 from roborl.serving.score_client import ScoreClient

@@ -15,7 +15,9 @@ from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import References
-from roborl.rewards.pool import PoolConfig
+from roborl.rewards.pool_config import PoolConfig
+from roborl.serving.handshake import Handshake
+from roborl.serving.weights import WeightsPublisher
 from roborl.types import Frame, Lane, Observation, Score
 
 
@@ -26,8 +28,8 @@ class Serving:
         self.endpoint = endpoint
         self._stop: threading.Event | None = None
 
-    def start(self, **models: BrightnessModel) -> None:
-        server = RewardServer(models, ServeConfig(endpoint=self.endpoint))
+    def start(self, *, pool: PoolConfig | None = None, **models: BrightnessModel) -> None:
+        server = RewardServer(models, ServeConfig(endpoint=self.endpoint, pool=pool or PoolConfig()))
         server.check_health()
         self._stop = stop = threading.Event()
 
@@ -164,6 +166,42 @@ def test_the_live_lane_sends_the_newest_and_tells_of_every_refusal(serving: Serv
     with pytest.raises(ConfigError, match=r"refuses.*Once is enough"):
         until(line, lambda _s, lost: None)
     line.leave()
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+def test_a_session_for_which_there_is_no_room_is_asked_for_again(
+    serving: Serving, lane: Lane, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving.start(pool=PoolConfig(max_sessions=1), reward=BrightnessModel())
+    other = ScoreLine(serving.endpoint, ("front", "wrist"))
+    until(other, lambda _s, _l: other.judge())
+    taken = other.open("shine")
+    assert taken is not None
+    push(other, taken, 0, 51)
+    line = ScoreLine(serving.endpoint, ("front", "wrist"), lane=lane)
+    until(line, lambda _s, _l: line.judge())
+    first = line.open("shine")
+    assert first is not None
+    until(line, lambda _s, lost: True if first in lost else None)
+    assert line.open("shine") is None, "the server is left alone for a while"
+    assert "no room" in caplog.text
+    other.close(taken)
+    until(other, lambda _s, _l: True)
+    session = until(line, lambda _s, _l: line.open("shine"))
+    push(line, session, 0, 51)
+    until(line, lambda scores, _l: scores or None)
+    line.leave()
+    other.leave()
+
+
+def test_a_server_that_speaks_of_something_else_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:
+    endpoint = f"ipc://{tmp_path_factory.mktemp('w') / 'weights.sock'}"
+    publisher = WeightsPublisher(endpoint, handshake=Handshake())
+    line = ScoreLine(endpoint, ("front", "wrist"))
+    with pytest.raises(ConfigError, match=r"disagree on link.*'weights' at the server.*'scores'"):
+        until(line, lambda _s, _l: None)
+    line.leave()
+    publisher.close()
 
 
 def test_a_server_that_died_loses_its_sessions_and_another_model_is_noticed(serving: Serving) -> None:

@@ -18,7 +18,7 @@ from roborl.loops.serve import ServeConfig, serve, summary
 from roborl.loops.supervise import Child
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import score_episode
-from roborl.rewards.pool import PoolConfig
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.registry import load_reward_model
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, ScoreOverdue, SessionLost, SessionOpened, SessionRefused

@@ -13,7 +13,8 @@ from roborl.errors import ConfigError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import JudgeDown, JudgeSilent, missing, score_episode
-from roborl.rewards.pool import PoolConfig, SessionPool, UnknownSession
+from roborl.rewards.pool import SessionPool, UnknownSession
+from roborl.rewards.pool_config import PoolConfig
 from roborl.types import Frame, Lane, Observation
 
 

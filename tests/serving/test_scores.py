@@ -206,6 +206,17 @@ def test_a_refusal_gives_the_reason(judge: Judge, client: Client, until: Any) ->
     assert not client.client.push_frame(session, 0, picture(0))
 
 
+def test_a_session_too_many_is_refused_for_want_of_room(
+    judge: Judge, client: Client, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roborl.serving.scores._MAX_SESSIONS", 1)
+    client.client.open_session("t", ["front"])
+    until(lambda: client.of(SessionOpened), client.turn, judge.turn)
+    client.client.open_session("t", ["front"])
+    until(lambda: client.of(SessionRefused), client.turn, judge.turn)
+    assert client.of(SessionRefused)[0].full
+
+
 def test_a_frame_that_does_not_fit_ends_its_session_with_the_reason(
     judge: Judge, client: Client, until: Any
 ) -> None:

@@ -29,7 +29,8 @@ from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import References, RewardModel
-from roborl.rewards.pool import PoolConfig, SessionPool
+from roborl.rewards.pool import SessionPool
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.conversion import convert_checkpoint

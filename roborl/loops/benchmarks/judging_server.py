@@ -21,7 +21,7 @@ from roborl.loops.benchmarks.sides import Pair
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
 from roborl.rewards.model import References, score_episode
-from roborl.rewards.pool import PoolConfig
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.roboreward import (
     RoboRewardConfig,
     RoboRewardFold,

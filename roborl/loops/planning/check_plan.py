@@ -21,7 +21,7 @@ from roborl.loops.planning.memory_plan import (
     used_bytes,
 )
 from roborl.rewards.judges.footprint import Kept
-from roborl.rewards.pool import PoolConfig
+from roborl.rewards.pool_config import PoolConfig
 
 LEARNERS = (
     "rlpd",

@@ -32,7 +32,7 @@ from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import unanswered
-from roborl.rewards.pool import PoolConfig
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.references import Pictures
 from roborl.rewards.registry import load_reward_model
 from roborl.types import Score

@@ -26,7 +26,7 @@ from roborl.loops.score_episodes import read_ahead
 from roborl.loops.serve import ServeConfig, serving
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
 from roborl.rewards.model import JudgeDown, score_episode
-from roborl.rewards.pool import PoolConfig
+from roborl.rewards.pool_config import PoolConfig
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 
 VERSION = "brightness-all"

@@ -23,7 +23,8 @@ from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
-from roborl.rewards.pool import PoolConfig, SessionPool
+from roborl.rewards.pool import SessionPool
+from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import find_loader, load_reward_model
 from roborl.rewards.roboreward import (

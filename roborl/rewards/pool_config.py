@@ -1,0 +1,51 @@
+"""How a reward server's sessions share its judges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from roborl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """How sessions share the judges."""
+
+    # Most observations gathered at once, and most queries in one call of a judge.
+    max_batch: int = 32
+    # Longest an observation waits for company before its batch goes off, s.
+    max_wait_s: float = 0.01
+    # Share of a batch that the live lane may take while labels are waiting, in (0, 1).
+    live_share: float = 0.5
+    # Most bytes of pictures kept waiting, all sessions together.
+    max_bytes: int = 1 << 30
+    # Most sessions at once.
+    max_sessions: int = 256
+    # A session with nothing to judge that nobody has touched for so long is forgotten, s.
+    idle_s: float = 600.0
+    # Pause before a judge that is away is asked again for labels, s; doubled each time, up to 30 s.
+    retry_s: float = 1.0
+    # Longest that a label waits for a judge that is reached and answers nothing, s; for one that cannot be reached it
+    # waits without end.
+    silent_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1 or not 0 < self.live_share < 1 or self.retry_s <= 0 or self.silent_s < 0:
+            raise ConfigError(
+                "The reward server's settings cannot be used",
+                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, retry_s {self.retry_s},"
+                f" silent_s {self.silent_s}",
+                allowed="max_batch ≥ 1, 0 < live_share < 1, retry_s > 0, silent_s ≥ 0",
+            )
+
+    @property
+    def live_most(self) -> int:
+        """Observations of the live lane in a batch while labels are waiting."""
+        return max(1, int(self.max_batch * self.live_share))
+
+    @property
+    def most_batches(self) -> int:
+        """How many batches it takes at most until a label session that waits is answered, the one under way included."""
+        # Where one lane alone fills a batch, labels have every other.
+        return 1 + math.ceil(self.max_sessions / (self.max_batch - self.live_most or 0.5))
