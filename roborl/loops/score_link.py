@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -206,10 +207,16 @@ class ScoreLine:
             cameras=cameras,
             image_px=model.get("image_px"),
             says_done=bool(model.get("says_done", True)),
-            reply_limit_s=float(statistics.get("reply_limit_s", ServedJudge.reply_limit_s)),
+            reply_limit_s=_limit_s(statistics.get("reply_limit_s")),
         )
         require_cameras(cameras, self._cameras)
         return judge
+
+
+def _limit_s(told: object) -> float:
+    """Return how long a server may go without a reply, in seconds, where it says so in earnest."""
+    fits = isinstance(told, int | float) and 0 < told < math.inf
+    return float(told) if fits else ServedJudge.reply_limit_s  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Desk:
     ) -> None:
         self.model = model
         self.asker: BatchAsker[Any, Any] = BatchAsker(model.judge, max_batch, clock)
-        self._clock, self._retry_s, self._silent_ns = clock, retry_s, int(silent_s * NS)
+        self._clock, self._retry_s, self._silent_ns = clock, retry_s, silent_s * NS
         self._pause_s = retry_s
         self.again: list[Asked] = []
         self.resume_ns = 0

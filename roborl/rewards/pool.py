@@ -354,7 +354,7 @@ class SessionPool:
         return 0.0 if oldest_ns is None else (self._clock.now_ns() - oldest_ns) / NS
 
     def _forget_idle(self) -> None:
-        before_ns = self._clock.now_ns() - int(self.config.idle_s * NS)
+        before_ns = self._clock.now_ns() - self.config.idle_s * NS
         for session in [s for s in self._sessions.values() if s.idle and s.touched_ns < before_ns]:
             del self._sessions[session.id]
             self._forgotten += 1

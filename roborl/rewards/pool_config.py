@@ -22,21 +22,24 @@ class PoolConfig:
     max_bytes: int = 1 << 30
     # Most sessions at once.
     max_sessions: int = 256
-    # A session with nothing to judge that nobody has touched for so long is forgotten, s.
+    # A session with nothing to judge that nobody has touched for so long is forgotten, s; .inf for never.
     idle_s: float = 600.0
     # Pause before a judge that is away is asked again for labels, s; doubled each time, up to 30 s.
     retry_s: float = 1.0
     # Longest that a label waits for a judge that is reached and answers nothing, s; for one that cannot be reached it
-    # waits without end.
+    # waits without end, as for any with .inf.
     silent_s: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1 or not 0 < self.live_share < 1 or self.retry_s <= 0 or self.silent_s < 0:
+        waits_s = (self.max_wait_s, self.idle_s, self.silent_s)
+        fits = self.max_batch >= 1 and 0 < self.live_share < 1 and 0 < self.retry_s < math.inf
+        if not fits or not all(wait_s >= 0 for wait_s in waits_s):
             raise ConfigError(
                 "The reward server's settings cannot be used",
-                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, retry_s {self.retry_s},"
-                f" silent_s {self.silent_s}",
-                allowed="max_batch ≥ 1, 0 < live_share < 1, retry_s > 0, silent_s ≥ 0",
+                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, max_wait_s {self.max_wait_s},"
+                f" idle_s {self.idle_s}, retry_s {self.retry_s}, silent_s {self.silent_s}",
+                allowed="max_batch ≥ 1, 0 < live_share < 1, retry_s > 0 and finite, the other times ≥ 0",
+                remedy="Correct them under pool",
             )
 
     @property

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import References
 from roborl.rewards.pool_config import PoolConfig
 from roborl.serving.handshake import Handshake
+from roborl.serving.score_client import ScoreClient
 from roborl.serving.weights import WeightsPublisher
 from roborl.types import Frame, Lane, Observation, Score
 
@@ -165,6 +168,22 @@ def test_the_live_lane_sends_the_newest_and_tells_of_every_refusal(serving: Serv
     assert line.open("shine") is not None
     with pytest.raises(ConfigError, match=r"refuses.*Once is enough"):
         until(line, lambda _s, lost: None)
+    line.leave()
+
+
+@pytest.mark.parametrize("told", [math.inf, math.nan, 0.0, "soon"])
+def test_a_server_that_names_no_end_is_given_up_after_a_while(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, told: object
+) -> None:
+    statistics = ScoreClient.statistics
+
+    def spoilt(client: ScoreClient, timeout_s: float) -> dict[str, Any]:
+        return statistics(client, timeout_s) | {"reply_limit_s": told}
+
+    monkeypatch.setattr(ScoreClient, "statistics", spoilt)
+    serving.start(reward=BrightnessModel())
+    line = ScoreLine(serving.endpoint, ("front", "wrist"))
+    assert until(line, lambda _s, _l: line.judge()).reply_limit_s == ServedJudge.reply_limit_s
     line.leave()
 
 

@@ -1,6 +1,7 @@
 """The reward server over real sockets: sessions, lanes, faults, rebuild after SIGKILL."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -384,8 +385,9 @@ def test_misuse_is_told_before_anything_starts(tmp_path):
     (tmp_path / "config.json").write_text('{"format": "os:system"}')
     with pytest.raises(ModelLoadError, match="does not read"):
         load_reward_model(str(tmp_path))
-    with pytest.raises(ConfigError):
-        ServeConfig(credits=0)
+    for settings in ({"credits": 0}, {"judge_deadline_s": math.inf}, {"judge_deadline_s": math.nan}):
+        with pytest.raises(ConfigError, match="settings cannot be used"):
+            ServeConfig(**settings)
 
 
 def test_folders_can_be_named_without_an_option():

@@ -586,6 +586,21 @@ def test_forgotten_and_surplus_sessions():
     assert pool.statistics()["forgotten"] == 2
 
 
+def test_without_end_a_server_forgets_no_session_and_waits_for_its_judge():
+    clock = FakeClock()
+    pool = pool_of(clock=clock, idle_s=math.inf, silent_s=math.inf)
+    open_(pool, "a")
+    clock.advance(1e6)
+    open_(pool, "b")
+    assert pool.statistics()["forgotten"] == 0
+
+
+@pytest.mark.parametrize("name", ["max_wait_s", "idle_s", "retry_s", "silent_s"])
+def test_times_that_are_none_are_refused(name: str):
+    with pytest.raises(ConfigError, match=f"{name} nan"):
+        PoolConfig(**{name: math.nan})
+
+
 def test_a_session_with_frames_that_wait_is_never_forgotten_and_who_forgets_says_so():
     clock = FakeClock()
     pool = pool_of(clock=clock, max_batch=8, idle_s=600.0)

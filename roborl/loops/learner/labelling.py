@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,11 +39,13 @@ class LabelConfig:
     verdict: VerdictRule = "done"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.stride <= self.max_stride or self.window < self.max_stride or self.sessions < 1:
+        strides = 1 <= self.stride <= self.max_stride <= self.window
+        if not strides or self.sessions < 1 or not 0 <= self.retry_s < math.inf:
             raise ConfigError(
                 "Labels cannot be made with these settings",
-                seen=f"stride={self.stride} max_stride={self.max_stride} window={self.window} sessions={self.sessions}",
-                allowed="1 <= stride <= max_stride <= window, sessions >= 1",
+                seen=f"stride={self.stride} max_stride={self.max_stride} window={self.window} sessions={self.sessions} "
+                f"retry_s={self.retry_s:g}",
+                allowed="1 <= stride <= max_stride <= window, sessions >= 1, retry_s >= 0 and finite",
             )
 
 

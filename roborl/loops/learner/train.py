@@ -36,7 +36,7 @@ class TrainerConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     # updates between two published versions
     publish_every: int = 100
-    # seconds between two checkpoints; longer where they take more than a tenth of the time
+    # seconds between two checkpoints, longer where they take more than a tenth of the time; .inf for one at the end alone
     checkpoint_every_s: float = 20.0
     # checkpoints kept
     keep_checkpoints: int = 3
@@ -52,12 +52,13 @@ class TrainerConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.publish_every, self.keep_checkpoints, self.burst, self.threads) < 1:
+        counts = (self.publish_every, self.keep_checkpoints, self.burst, self.threads)
+        if min(counts) < 1 or not self.checkpoint_every_s >= 0:
             raise ConfigError(
                 "The trainer cannot run with these settings",
                 seen=f"publish_every={self.publish_every} keep_checkpoints={self.keep_checkpoints} "
-                f"burst={self.burst} threads={self.threads}",
-                allowed="1 or more each",
+                f"burst={self.burst} threads={self.threads} checkpoint_every_s={self.checkpoint_every_s:g}",
+                allowed="1 or more each, checkpoint_every_s >= 0",
             )
 
 
@@ -106,7 +107,7 @@ class Trainer[B]:
         self._nothing_to_draw = False
         now = self._clock.now_ns()
         self._heard_ns = self._refreshed_ns = self._reported_ns = now
-        self._save_ns = now + int(config.checkpoint_every_s * NS)
+        self._save_ns = now + config.checkpoint_every_s * NS
         self._reported_updates = 0
 
     def start(self, *, resume: bool, rollback: int = 0) -> None:
@@ -193,7 +194,7 @@ class Trainer[B]:
             with beating(self._beat):
                 self._write()
         now = self._clock.now_ns()
-        self._save_ns = now + max(int(self._config.checkpoint_every_s * NS), _SAVING_REST * (now - began))
+        self._save_ns = now + max(self._config.checkpoint_every_s * NS, _SAVING_REST * (now - began))
 
     def _write(self) -> None:
         parts = {

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from roborl.clock import NS, Deadline, FakeClock, MonotonicClock
-from roborl.errors import ModelLoadError, TrainingError
+from roborl.errors import ConfigError, ModelLoadError, TrainingError
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.checkpoint import checkpoints, save_checkpoint
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
@@ -295,6 +295,18 @@ def test_experience_that_comes_back_into_memory_after_a_resume_earns_nothing_aga
     assert second.turn() == 20
     second.trainer.finish()
     assert second.of("train")[-1]["online_transitions"] == 5_010
+
+
+def test_checkpoints_that_are_never_due_are_written_at_the_end_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, checkpoint_every_s=math.inf)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(20)
+    assert bench.turn(1e6) > 0
+    assert checkpoints(tmp_path / "checkpoints") == []
+    bench.trainer.finish()
+    assert len(checkpoints(tmp_path / "checkpoints")) == 1
+    with pytest.raises(ConfigError, match="checkpoint_every_s=nan"):
+        TrainerConfig(checkpoint_every_s=math.nan)
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_trainer(
