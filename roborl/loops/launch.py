@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from roborl.clock import NS
 from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
@@ -59,7 +61,7 @@ class TrainConfig(LearnSettings):
     reward_gate: RewardGate = field(default_factory=RewardGate)
     # online episodes in all, with those of a run that goes on
     episodes: int = 150
-    # actors that share them; more than one in simulation only
+    # actors that share them, the same number whenever a run goes on; more than one in simulation only
     actors: int = 1
     # whether the policy explores
     explore: bool = True
@@ -199,6 +201,26 @@ def recall_earlier_episodes(config: TrainConfig, where: Addresses) -> None:
         )
 
 
+def require_actors(kept: Path, config: TrainConfig) -> None:
+    """See whether a run that goes on has as many actors as before: episodes and scenes are counted by an actor's name.
+
+    Args:
+        kept: The run's own settings; where they are not there, nothing is known.
+        config: Those of this call.
+
+    Raises:
+        ConfigError: If it has more or fewer.
+    """
+    before = yaml.safe_load(kept.read_text()).get("actors") if kept.is_file() else None
+    if before not in (None, config.actors):
+        raise ConfigError(
+            "A run goes on with as many actors as it began with",
+            seen=f"actors={config.actors} for {config.run}",
+            allowed=before,
+            remedy=f"Set --actors {before}, or begin another run",
+        )
+
+
 def serve_main(child: Child, config: ServeConfig) -> None:
     """Serve the reward model until stopped."""
     serve(child, config)
@@ -251,7 +273,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     Raises:
         KeyboardInterrupt: If ``stopping`` says so before the arm has a process.
         ConfigError: If the configuration cannot be used, the bench has fewer arms than there are actors or lacks a device,
-            there is no run to go on with, or the reward model does not pass its gate or lacks a reference.
+            there is no run to go on with or it has another number of actors, or the reward model does not pass its gate or lacks a reference.
         ModelLoadError: If the run is to be rolled back to a version that it does not keep.
         RoborlError: If a process cannot do its work.
     """
@@ -270,6 +292,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         stack.callback(shutil.rmtree, sockets, ignore_errors=True)
         own = run.settings("train")
         if run.learner.exists():
+            require_actors(own, config)
             say_changes(own, config)
         else:
             forget_earlier_run(config, where)

@@ -25,6 +25,7 @@ from roborl.loops.launch import (
     forget_earlier_run,
     learn_config,
     recall_earlier_episodes,
+    require_actors,
     require_arms,
     run_training,
     train_specs,
@@ -34,6 +35,7 @@ from roborl.loops.learner.learn import learner_specs
 from roborl.loops.learner.learn_config import BenchForm, LearnConfig, LearnSettings, RunFolder
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.references_config import ReferencesConfig
+from roborl.loops.run_settings import keep_settings
 from roborl.records import pack_record
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
 from roborl.types import EpisodeKey
@@ -180,6 +182,21 @@ def test_two_actors_do_not_drive_one_physical_arm(tmp_path: Path) -> None:
     assert not config.run.exists()
     require_arms(dataclasses.replace(config, actors=1), load_bench(str(bench), plugins=plugins))
     require_arms(TrainConfig(actors=2), load_bench("so101_sim"))
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (3, 2)])
+def test_a_run_goes_on_with_as_many_actors_as_it_began_with(tmp_path: Path, before: int, now: int) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.root.mkdir()
+    began = TrainConfig(run=run.root, actors=before)
+    keep_settings(run.settings("train"), began)
+    keep_settings(run.learner, learn_config(began, WHERE))
+    with pytest.raises(
+        ConfigError, match=rf"as many actors.*actors={now}.*Allowed: {before}\..*--actors {before}"
+    ):
+        run_training(dataclasses.replace(began, actors=now, resume=True))
+    require_actors(run.settings("train"), began)
+    require_actors(tmp_path / "none.yaml", began)
 
 
 def test_a_bench_of_a_plugin_is_known_to_the_learner_too(tmp_path: Path) -> None:
