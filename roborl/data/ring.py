@@ -71,8 +71,13 @@ class Ring:
                     remedy="Stop the other control process",
                 )
             size = os.fstat(self._file.fileno()).st_size
-            if size < _HEADER_BYTES:
-                raise DatasetError("This file is not a ring", seen=f"{size} bytes", remedy="Delete it")
+            if size < _HEADER_BYTES or size % 8:
+                raise DatasetError(
+                    "This file is not a ring",
+                    seen=f"{size} bytes in {path}",
+                    allowed="the whole of what was made",
+                    remedy="Delete it and start again",
+                )
             # Pages are mapped now rather than by faults inside a control period, unless that would fill the memory.
             populate = getattr(mmap, "MAP_POPULATE", 0) if size <= _POPULATED_BYTES else 0
             self._map = mmap.mmap(self._file.fileno(), size, flags=mmap.MAP_SHARED | populate)

@@ -54,6 +54,7 @@ class Socket:
         _check_address(endpoint, listen=listen)
         if listen:
             check_bind(endpoint, keys)
+            _check_unused(endpoint)
         _keep_freed_memory()
         self._context = zmq.Context()
         self._authenticator: ThreadAuthenticator | None = None
@@ -209,6 +210,27 @@ def _check_address(endpoint: str, *, listen: bool) -> None:
             allowed="tcp://HOST:PORT with a port below 65536, or ipc://PATH",
             remedy="Correct the endpoint in the configuration",
         )
+
+
+def _check_unused(endpoint: str) -> None:
+    # ZeroMQ takes a path over from whoever listens on it, without a word to either.
+    path = endpoint.removeprefix("ipc://")
+    if path == endpoint:
+        return
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(path)
+        except BlockingIOError:
+            pass  # Others wait there to be let in.
+        except OSError:
+            return  # There is nothing, or what a dead process has left.
+    raise ConfigError(
+        "This address cannot be listened on",
+        seen=f"{endpoint}: another process listens on it",
+        allowed="a path that nobody listens on",
+        remedy="Choose another path, or stop the process that holds this one",
+    )
 
 
 class _Guests:

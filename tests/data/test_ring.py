@@ -85,6 +85,15 @@ def test_a_file_that_is_no_ring_is_refused(tmp_path: Path) -> None:
             Ring.attach(tmp_path / name)
 
 
+@pytest.mark.parametrize("size", [4095, 4096, 4097, 5000])
+def test_a_ring_that_was_cut_is_refused(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "r.ring"
+    Ring.create(path, slots=4, slot_bytes=4096).close()
+    os.truncate(path, size)
+    with pytest.raises(DatasetError, match="not a ring"):
+        Ring(path)
+
+
 def test_a_ring_of_another_form_is_replaced_only_when_empty(tmp_path: Path) -> None:
     path = tmp_path / "ring.bin"
     with Ring.create(path, slots=2, slot_bytes=64) as ring:

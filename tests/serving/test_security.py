@@ -149,6 +149,20 @@ def test_an_address_in_use_is_named(opened: Callable[[Any], Any]) -> None:
         ScoreServer(server.endpoint)
 
 
+def test_a_path_in_use_is_named_and_one_that_was_left_is_taken(
+    opened: Callable[[Any], Any], until: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "a.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+        dead.listen()
+    server = opened(ScoreServer(f"ipc://{path}"))
+    with pytest.raises(ConfigError, match=rf"cannot be listened on.*{path}.*another process"):
+        ScoreServer(f"ipc://{path}")
+    client = opened(ScoreClient(server.endpoint, name="c"))
+    until(lambda: client.connected, lambda: client.poll(0.01), lambda: server.poll(0.01))
+
+
 def test_all_links_work_with_keys_over_a_line(
     folders: dict[str, Path], opened: Callable[[Any], Any], until: Any
 ) -> None:
