@@ -31,6 +31,8 @@ CHUNK = 16  # Observations per chunk: a labeller reads forward, a person looks a
 SOURCES = tuple(Source)
 REWARD_SOURCES = tuple(RewardSource)
 _CODEC = ZstdCodec(level=1)
+# What is nothing but zeros has a file, too; so one that lacks is gone. Recordings without the mark lack such files.
+_WHOLE: dict[str, Any] = {"config": {"write_empty_chunks": True}, "attributes": {"whole": True}}
 _PER_OBSERVATION = ("state", "stamp_ns", "frame_stamp_ns", "frame_id")
 _PER_STEP = ("action", "proposed", "source", "policy_version", "reward", "reward_source")
 
@@ -87,6 +89,7 @@ def seal(
                     dtype="uint8",
                     chunks=(CHUNK, *pixels.shape[1:]),
                     compressors=_CODEC,
+                    **_WHOLE,
                 )
             frames[camera][count : count + len(batch)] = pixels
         count += len(batch)
@@ -94,7 +97,7 @@ def seal(
     if count != info.observations:
         raise DatasetError("An episode cannot be sealed", seen=f"{count} arrivals", allowed=info.observations)
     for name, column in _columns(rows, sorted(frames)).items():
-        group.create_array(name, data=column, chunks=column.shape if column.size else "auto")
+        group.create_array(name, data=column, chunks=column.shape if column.size else "auto", **_WHOLE)
     if sync:
         flush_files(folder)
     folder.rename(final)
@@ -177,7 +180,7 @@ def read_arrivals(folder: Path, start: int = 0) -> Iterator[Arrival]:
     """Yield an episode's arrivals from index ``start`` on, a chunk of pictures in memory at a time.
 
     Raises:
-        DatasetError: If the folder is not a sealed episode, or a file of it is torn.
+        DatasetError: If the folder is not a sealed episode, or a file of it is torn or gone.
     """
     info = read_info(folder)
     try:
@@ -195,12 +198,12 @@ def read_arrivals(folder: Path, start: int = 0) -> Iterator[Arrival]:
 def _read(folder: Path, info: EpisodeInfo, start: int) -> Iterator[Arrival]:
     group: Any = zarr.open_group(folder, mode="r")
     columns: dict[str, NDArray[Any]] = {
-        name: np.asarray(group[name][:])
+        name: _rows(folder, group[name])
         for name in (_PER_OBSERVATION if info.observations else ()) + (_PER_STEP if info.steps else ())
     }
     cameras = sorted(name for name, _ in group["frames"].arrays()) if "frames" in group else []
     for first in range(start // CHUNK * CHUNK, info.observations, CHUNK):
-        pixels = {camera: np.asarray(group[f"frames/{camera}"][first : first + CHUNK]) for camera in cameras}
+        pixels = {camera: _rows(folder, group[f"frames/{camera}"], first) for camera in cameras}
         for index in range(max(first, start), min(first + CHUNK, info.observations)):
             frames = {
                 camera: Frame(
@@ -212,6 +215,15 @@ def _read(folder: Path, info: EpisodeInfo, start: int) -> Iterator[Arrival]:
                 for n, camera in enumerate(cameras)
             }
             yield _arrival(info, columns, index, frames)
+
+
+def _rows(folder: Path, array: Any, first: int = 0) -> NDArray[Any]:
+    """Return a chunk of pictures from row ``first`` on, or a whole column; zarr itself reads a file that is gone as zeros."""
+    if array.size and array.attrs.get("whole"):
+        key = array.metadata.encode_chunk_key((first // CHUNK, *[0] * (array.ndim - 1)))
+        if not (folder / array.path / key).is_file():
+            raise FileNotFoundError(f"{array.path}/{key} is gone")
+    return np.asarray(array[first : first + CHUNK] if array.path.startswith("frames/") else array[:])
 
 
 def _arrival(

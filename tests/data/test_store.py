@@ -22,7 +22,7 @@ from roborl.data.arena import FAILURE, ONLINE, ArenaReader
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
-from roborl.data.sealed import CHUNK, create_root, seal
+from roborl.data.sealed import CHUNK, create_root, read_arrivals, rewrite_info, seal
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.learning.sampling import Batch, Sampler, SamplingConfig
@@ -692,6 +692,32 @@ def test_a_store_whose_description_is_gone_or_torn_keeps_its_episodes(
         assert [len(StoreReader(tmp_path).episode(key(episode)).steps) for episode in range(2)] == [4, 4]
     group = zarr.open_group(tmp_path / "store.zarr", mode="r")
     assert set(group.group_keys()) == {str(key(0)), str(key(1))}
+
+
+@pytest.mark.parametrize("gone", ["frames/front", "state", "action", "reward"])
+def test_a_recording_that_lacks_a_file_is_told_and_one_of_zeros_is_read(tmp_path: Path, gone: str) -> None:
+    def arrivals() -> Iterator[Arrival]:
+        for index in range(2 * CHUNK):
+            record = arrival(key(0), index)
+            frames = {
+                name: replace(frame, rgb=np.zeros_like(frame.rgb))
+                for name, frame in record.observation.frames.items()
+            }
+            yield replace(record, observation=replace(record.observation, frames=frames))
+
+    create_root(tmp_path / "store.zarr")
+    (tmp_path / "staging").mkdir()
+    info = EpisodeInfo(key=key(0), ordinal=1, task="t", observations=2 * CHUNK, end=EndCause.TIME_LIMIT)
+    folder = seal(tmp_path / "store.zarr", tmp_path / "staging", info, arrivals())
+    assert len(list(read_arrivals(folder))) == 2 * CHUNK
+    rewrite_info(folder, replace(info, task="u"))
+    files = sorted(path for path in (folder / gone / "c").rglob("*") if path.is_file())
+    files[-1].unlink()
+    with pytest.raises(DatasetError, match=f"{gone}/c/.* is gone"):
+        list(read_arrivals(folder))
+    for described in folder.rglob("zarr.json"):
+        described.write_text(described.read_text().replace('"whole": true', '"whole": false'))
+    assert len(list(read_arrivals(folder))) == 2 * CHUNK, "without the mark nothing is known of what lacks"
 
 
 def test_sealing_holds_a_chunk_of_pictures_in_memory_and_not_the_episode(tmp_path: Path) -> None:
