@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roborl.envs.actions import ActionConfig
 from roborl.envs.experts import Expert, Noise
+from roborl.envs.failure_kinds import Failure
 from roborl.envs.kinematics import Point
 from roborl.envs.plans import (
     CLOSED,
@@ -37,25 +37,6 @@ from roborl.envs.tasks.push import PushCube
 from roborl.envs.tasks.reach import Reach
 from roborl.errors import ConfigError
 from roborl.types import Observation
-
-
-class Failure(StrEnum):
-    """How a script fails.
-
-    MISS closes the fingers beside the object and carries on with nothing in them. DROP loses it on the way.
-    WRONG_OBJECT does the task with the other object. STALL stops somewhere in the middle. UNDO comes close to
-    the end and takes everything back. NEAR_MISS is a MISS by a finger's breadth. WANDER goes from place to place
-    with the fingers anyhow, as an untrained policy does.
-    """
-
-    MISS = "miss"
-    DROP = "drop"
-    WRONG_OBJECT = "wrong_object"
-    STALL = "stall"
-    UNDO = "undo"
-    NEAR_MISS = "near_miss"
-    WANDER = "wander"
-
 
 _NEEDS_CARRYING = (Failure.DROP, Failure.NEAR_MISS, Failure.WANDER)
 """Elsewhere there is nothing to drop, and a near miss or a stroll may well succeed."""

@@ -15,7 +15,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Provenance, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter, interrupt_later
-from roborl.envs.failures import Failure
+from roborl.envs.failure_kinds import Failure
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.loops.bench_scales import scales

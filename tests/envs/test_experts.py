@@ -3,7 +3,8 @@ import pytest
 
 from roborl.envs.bench import load_bench
 from roborl.envs.experts import Noise, make_expert
-from roborl.envs.failures import Failure, failure_maker, failures_of
+from roborl.envs.failure_kinds import Failure
+from roborl.envs.failures import failure_maker, failures_of
 from roborl.envs.robot_env import RobotEnv
 from roborl.envs.tasks.registry import TASKS
 from roborl.errors import ConfigError
