@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from roborl.data.export import Progress
+from roborl.data.progress import Progress
 from roborl.loops.rabc.label_config import LabelConfig
 from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.loops.supervise import Child
@@ -31,11 +31,11 @@ def main(config: LabelConfig) -> dict[str, Any]:
 
 
 def _show(index: int, labels: Progress, done: int, of: int) -> None:
-    values = labels[0][~np.isnan(labels[0])]
+    values = labels.values[~np.isnan(labels.values)]
     course = f"{values[0]:.2f} to {values[-1]:.2f}" if len(values) else "no score"
-    missing = len(labels[0]) - len(values)
+    missing = len(labels.values) - len(values)
     print(
-        f"{done}/{of}  episode {index}: {len(labels[0])} observations, progress {course}"
+        f"{done}/{of}  episode {index}: {len(labels.values)} observations, progress {course}"
         + (f", {missing} missing" if missing else ""),
         file=sys.stderr,
         flush=True,

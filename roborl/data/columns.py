@@ -241,6 +241,12 @@ def load_labels(store_root: Path, key: EpisodeKey, version: str) -> tuple[Vector
     return progress, spread
 
 
+def saved_stride(store_root: Path, key: EpisodeKey, version: str) -> int:
+    """Return the distance between scored observations that was saved with the labels of a sealed episode; 1 where none was."""
+    array: Any = zarr.open_array(store_root / "store.zarr" / str(key) / f"progress_{version}", mode="r")
+    return int(array.attrs.get("stride", 1))
+
+
 def versions(store_root: Path) -> list[str]:
     """Return the versions that have columns here."""
     folder = _folder(store_root)

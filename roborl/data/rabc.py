@@ -80,6 +80,31 @@ class Weighed:
     unknown: int
 
 
+def on_lines(curve: Curve, scored: NDArray[np.bool_]) -> Curve:
+    """Return a curve whose rows between two scores lie on the line from one to the other.
+
+    What is held until the next score would stand still and then jump. That is right for a potential, which must not know what
+    comes; a weight may.
+
+    Args:
+        curve: Progress, NaN where a score is missing, float32 (rows,).
+        scored: Rows that the model was asked to score, bool (rows,).
+
+    Returns:
+        A new curve, NaN also in rows beside a missing score.
+
+    Example:
+        >>> on_lines(np.float32([0.0, 0.0, 0.4, 0.4, np.nan]), np.array([True, False, True, False, True])).tolist()
+        [0.0, 0.20000000298023224, 0.4000000059604645, nan, nan]
+    """
+    ids = np.flatnonzero(scored)
+    if not ids.size:
+        return np.full(len(curve), np.nan, np.float32)
+    rows = np.arange(len(curve))
+    lines = np.interp(rows, ids, curve[ids], left=np.nan, right=np.nan)
+    return np.where(scored, curve, lines).astype(np.float32)
+
+
 def weigh(
     progress: Mapping[int, tuple[Curve, Curve]], lengths: Mapping[int, int], settings: RabcSettings
 ) -> Weighed:
@@ -95,7 +120,8 @@ def weigh(
     do on average.
 
     Args:
-        progress: Progress and its spread by episode index, float32 (rows,) each; episodes may be left out.
+        progress: Progress and its spread by episode index, float32 (rows,) each, as :func:`on_lines` returns progress that
+            was held; episodes may be left out.
         lengths: Rows of every episode.
         settings: How.
 

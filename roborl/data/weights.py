@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from roborl.data.export import FINGERPRINT, VERSION, check_fingerprint
 from roborl.data.lerobot_files import fingerprint, load_files, replace_table
+from roborl.data.progress import FINGERPRINT, VERSION, check_fingerprint
 from roborl.errors import DatasetError
 
 LEROBOT_KAPPA = 0.999

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from lerobot.datasets.dataset_tools import delete_episodes
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.rewards.sarm.rabc import RABCWeights
 
@@ -19,16 +18,10 @@ from roborl.data.arena import ArenaReader
 from roborl.data.columns import save_labels
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import DemoSpec, load_demos
-from roborl.data.export import (
-    export_store,
-    import_dataset,
-    progress_path,
-    read_progress,
-    records_of,
-    write_progress,
-)
+from roborl.data.export import export_store, import_dataset, records_of
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.progress import progress_path, read_progress
 from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
 from roborl.data.store import Store, StoreSpec
@@ -41,7 +34,6 @@ from roborl.testing.episodes import (
     STATE,
     lerobot_recording,
     random_episode,
-    write_episodes,
 )
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
@@ -236,21 +228,16 @@ def test_progress_goes_along_and_lerobot_weighs_by_it(tmp_path: Path) -> None:
     assert weights.progress_lookup[7 + 6] == 1.0
 
 
-def test_progress_is_refused_beside_edited_data(tmp_path: Path) -> None:
-    write_episodes(tmp_path / "d", random_episode(0), random_episode(1))
-    write_progress(tmp_path / "d", "v1", {1: (np.zeros(7, np.float32), np.zeros(7, np.float32))})
-    cut = delete_episodes(
-        LeRobotDataset("local/d", root=tmp_path / "d"), [0], output_dir=tmp_path / "cut", repo_id="local/cut"
-    )
-    path = progress_path(tmp_path / "cut", "v1")
-    path.write_bytes(progress_path(tmp_path / "d", "v1").read_bytes())
-    assert len(cut) == 7
-    with pytest.raises(DatasetError, match=r"other data.*fingerprint.*Label the dataset again"):
-        read_progress(tmp_path / "cut", "v1")
-    with pytest.raises(DatasetError, match=r"no progress.*v2.*roborl_progress_v1"):
-        read_progress(tmp_path / "d", "v2")
-    with pytest.raises(DatasetError, match=r"episode 0.*Found: 3 and 3. Allowed: 7"):
-        write_progress(tmp_path / "d", "v1", {0: (np.zeros(3, np.float32), np.zeros(3, np.float32))})
+def test_progress_of_a_run_says_which_rows_its_labeller_scored(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    held = np.float32([0.0, 0.0, 0.0, 0.0, 0.8, 0.8, 1.0])
+    for seed, details in ((0, {}), (1, {"stride": 4})):
+        key = EpisodeKey.parse(random_episode(seed).key)
+        save_labels(tmp_path / "a", key, "v1", held, np.zeros(7, np.float32), details)
+    export(tmp_path / "a", tmp_path / "d", version="v1")
+    found = read_progress(tmp_path / "d", "v1")
+    assert found[0].scored.all()
+    assert np.flatnonzero(found[1].scored).tolist() == [0, 4, 6]
 
 
 def test_foreign_episodes_are_no_experience(tmp_path: Path) -> None:

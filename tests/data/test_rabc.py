@@ -15,7 +15,7 @@ from lerobot.rewards.sarm.rabc import RABCWeights
 from numpy.typing import NDArray
 
 from roborl.data import weights
-from roborl.data.rabc import RabcSettings, weigh
+from roborl.data.rabc import RabcSettings, on_lines, weigh
 from roborl.data.weights import LEROBOT_KAPPA, read_weights, weights_path, write_weights
 from roborl.errors import ConfigError, DatasetError
 from roborl.testing.episodes import lerobot_recording
@@ -175,6 +175,20 @@ def test_a_stretch_without_scores_is_unknown_and_does_not_stand_still() -> None:
     assert found.weights[0].min() > 0.15
     still = curve(*np.where(np.arange(41) < 10, line(0, 0.8, 41), 0.18))
     assert not weigh({0: still}, {0: 41}, RabcSettings(chunk=5, kappa=0.1)).unknown
+
+
+def test_rows_between_two_scores_lie_on_a_line_and_beside_a_missing_one_are_unknown() -> None:
+    true = np.float32(line(0, 0.8, 41))
+    scored = np.arange(41) % 8 == 0
+    held = true[np.arange(41) // 8 * 8]
+    np.testing.assert_allclose(on_lines(held, scored), true, atol=1e-6)
+    np.testing.assert_array_equal(on_lines(held, np.ones(41, np.bool_)), held)
+    held[16:24] = np.nan
+    found = on_lines(held, scored)
+    assert np.flatnonzero(np.isnan(found)).tolist() == list(range(9, 24))
+    np.testing.assert_allclose(found[24:], true[24:], atol=1e-6)
+    weighed = weigh({0: (found, 0 * held)}, {0: 41}, RabcSettings(chunk=5, kappa=0.1))
+    assert np.isnan(weighed.gains[0][8:19]).all(), "what is held there did not stand still"
 
 
 def test_misuse_is_told() -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.data.export import Progress, progress_path, progress_version, read_progress, write_progress
 from roborl.data.lerobot_files import Files, load_files
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.rabc import Weighed, weigh
+from roborl.data.progress import Progress, progress_path, progress_version, read_progress, write_progress
+from roborl.data.rabc import Weighed, on_lines, weigh
 from roborl.data.weights import LEROBOT_KAPPA, weights_path, write_weights
 from roborl.errors import DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
@@ -121,7 +121,8 @@ def filter_dataset(config: FilterConfig) -> Filtered:
     progress = read_progress(files.root, path)
     version = progress_version(path)
     lengths = {int(row["episode_index"]): int(row["length"]) for row in files.episodes}
-    weighed = weigh(progress, lengths, config)
+    curves = {i: (on_lines(labels.values, labels.scored), labels.spread) for i, labels in progress.items()}
+    weighed = weigh(curves, lengths, config)
     episodes = _judged(config, files, progress, weighed)
     if not any(e.weights.any() for e in episodes if not e.dropped):
         raise DatasetError(
@@ -215,7 +216,7 @@ def _judged(
     for index, weights in weighed.weights.items():
         # In a dataset of ours the last row is an observation in which nothing was done.
         acted = weights[:-1] if ours else weights
-        curve = progress[index][0] if index in progress else np.full(len(weights), np.nan, np.float32)
+        curve = progress[index].values if index in progress else np.full(len(weights), np.nan, np.float32)
         figures = episode_figures(
             curve, weighed.gains[index], acted, kappa=weighed.kappa, finished=config.finished
         )

@@ -30,7 +30,7 @@ class LabelConfig:
     camera_map: dict[str, str] = field(default_factory=dict)
     # the instruction in words; empty for each episode's own
     task: str = ""
-    # score every so many observations of an episode, and its last; those in between hold the score before them
+    # score every so many observations of an episode, and its last; those in between hold the score before them, and filter takes the line to the next
     stride: int = 1
     # folder for the file, which is named by the model's version; empty: the dataset's own
     out: Path | None = None

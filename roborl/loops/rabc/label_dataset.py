@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode, to_episode
-from roborl.data.export import Progress, progress_path, read_progress, write_progress
 from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.progress import Progress, progress_path, read_progress, write_progress
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.label_config import LabelConfig
 from roborl.loops.rabc.label_groups import groups_of, meet, version_of
@@ -76,16 +76,16 @@ class Labelled:
 
     def figures(self) -> dict[str, Any]:
         """Return plain values."""
-        scored = sum(len(self.progress[index][0]) for index in self.written)
+        scored = sum(len(self.progress[index].values) for index in self.written)
         return {
             "version": self.version,
             "progress": str(self.path),
             "episodes": len(self.progress),
             "present": len(self.progress) - len(self.written),
             "left_out": self.left_out,
-            "observations": sum(len(values) for values, _ in self.progress.values()),
+            "observations": sum(len(labels.values) for labels in self.progress.values()),
             "unanswered": len(self.unanswered),
-            "missing": sum(int(np.isnan(values).sum()) for values, _ in self.progress.values()),
+            "missing": sum(int(np.isnan(labels.values).sum()) for labels in self.progress.values()),
             "reasons": dict(self.reasons),
             "observations_per_s": scored / self.wall_s if scored else None,
             "value_order_correlation": None if np.isnan(self.value_order) else self.value_order,
@@ -286,12 +286,14 @@ def _labels(scores: Sequence[Score], version: str) -> Progress:
     held = np.diff([score.frame_id for score in scores], append=scores[-1].frame_id + 1)
     progress = np.array([score.progress if score.valid else np.nan for score in scores], np.float32)
     spread = np.array([score.spread if score.valid else np.nan for score in scores], np.float32)
-    return progress.repeat(held), spread.repeat(held)
+    scored = np.zeros(scores[-1].frame_id + 1, np.bool_)
+    scored[[score.frame_id for score in scores]] = True
+    return Progress(progress.repeat(held), spread.repeat(held), scored)
 
 
 def _value_order(root: Path, progress: Mapping[int, Progress]) -> float:
     curves = (
-        progress[episode.index][0]
+        progress[episode.index].values
         for episode in read_episodes(root, episodes=sorted(progress), with_images=False)
         if episode.success and not episode.discarded
     )

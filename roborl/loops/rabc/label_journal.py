@@ -10,11 +10,11 @@ import logging
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from roborl.data.export import Progress
+from roborl.data.progress import Progress
 from roborl.errors import DatasetError
 from roborl.locks import lock
 from roborl.loops.run_files import read_lines
@@ -56,9 +56,7 @@ class LabelJournal:
             self._write(begun)
         elif not path.read_bytes().endswith(b"\n"):
             self._file.write(b"\n")  # behind a line that a kill has torn
-        self.progress: dict[int, Progress] = {
-            line["episode"]: (_read(line["progress"]), _read(line["spread"])) for line in lines[1:]
-        }
+        self.progress: dict[int, Progress] = {line["episode"]: _labels(line) for line in lines[1:]}
         owed = {line["episode"]: line.get("unanswered", 0) for line in lines[1:]}
         self.unanswered = {episode for episode, count in owed.items() if count}
 
@@ -82,8 +80,15 @@ class LabelJournal:
         self.unanswered.discard(episode)
         if unanswered:
             self.unanswered.add(episode)
-        line = {"episode": episode, "progress": _plain(progress[0]), "spread": _plain(progress[1])}
-        self._write(line | {"unanswered": unanswered})
+        self._write(
+            {
+                "episode": episode,
+                "progress": _plain(progress.values),
+                "spread": _plain(progress.spread),
+                "scored": progress.scored.tolist(),
+                "unanswered": unanswered,
+            }
+        )
 
     def remove(self) -> None:
         """Remove the journal: what it held stands elsewhere."""
@@ -93,6 +98,13 @@ class LabelJournal:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def _labels(line: dict[str, Any]) -> Progress:
+    values = _read(line["progress"])
+    return Progress(
+        values, _read(line["spread"]), np.array(line.get("scored", np.ones(len(values))), np.bool_)
+    )
 
 
 def _plain(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[float | None]:

@@ -6,20 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from roborl.cli.main import main as roborl
-from roborl.data.export import read_progress, write_progress
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.progress import Progress, read_progress, write_progress
 from roborl.data.weights import read_weights
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
 from roborl.loops.rabc.filter_config import FilterConfig
 from roborl.loops.rabc.filter_dataset import DISCARDED, filter_dataset, find_progress, train_command
-from roborl.testing.episodes import random_episode, write_episodes
+from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_dataset import label_dataset
+from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
 
 STEPS = 8
 
@@ -36,8 +39,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         3: [*np.linspace(0, 0.6, 5), *np.linspace(0.5, 0.3, STEPS - 4)],
         4: np.linspace(0, 1, STEPS + 1).tolist(),
     }
-    spread = np.zeros(STEPS + 1, np.float32)
-    write_progress(data, "v1", {i: (np.float32(values), spread) for i, values in curves.items()})
+    spread, scored = np.zeros(STEPS + 1, np.float32), np.ones(STEPS + 1, np.bool_)
+    write_progress(data, "v1", {i: Progress(np.float32(c), spread, scored) for i, c in curves.items()})
     return data
 
 
@@ -87,6 +90,26 @@ def test_without_a_copy_what_is_left_out_counts_for_nothing(labelled: Path) -> N
     assert "--dataset.episodes=[0,1,3,5]" in filtered.command.replace("'", "")
     by_theirs = filter_dataset(FilterConfig(dataset=str(labelled), chunk=2, rule="lerobot"))
     assert by_theirs.kappa == 0.01
+
+
+@pytest.mark.parametrize("rule", ["roborl", "lerobot"])
+def test_frames_that_were_not_scored_count_as_those_around_them(
+    tmp_path: Path, rule: Literal["roborl", "lerobot"]
+) -> None:
+    """A film that grows brighter evenly, watched by a judge of brightness."""
+    grey = (np.arange(101) * 2).astype(np.uint8)
+    images = {n: np.broadcast_to(grey[:, None, None, None], (101, *s, 3)) for n, s in CAMERAS.items()}
+    write_episodes(tmp_path / "d", random_episode(0, 100, images=images, subtasks=()))
+    weighed = []
+    for stride in (1, 10, 20):
+        labelled = label_dataset(LabelConfig(dataset=str(tmp_path / "d"), reward="brightness", stride=stride))
+        config = FilterConfig(
+            dataset=str(tmp_path / "d"), chunk=8, progress=labelled.version, rule=rule, finished=0.7
+        )
+        weighed.append(filter_dataset(config).episodes[0].weights)
+    for weights in weighed[1:]:
+        assert weights == pytest.approx(weighed[0], abs=0.15)
+        assert weights[:90].min() > 0.85
 
 
 def test_what_cannot_be_filtered_is_told(labelled: Path, tmp_path: Path) -> None:

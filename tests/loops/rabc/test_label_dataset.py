@@ -15,8 +15,8 @@ import pytest
 
 from roborl.cli.main import main as roborl
 from roborl.data.dataset_episode import to_episode
-from roborl.data.export import progress_path, progress_version, read_progress
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.progress import progress_path, progress_version, read_progress
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.label_config import LabelConfig
 from roborl.loops.rabc.label_dataset import label_dataset
@@ -89,7 +89,8 @@ def test_with_a_stride_every_so_many_and_the_last_are_scored_and_held_in_between
     for index, values in expected(data).items():
         last = len(values) - 1
         held = [values[t if t == last else t - t % 3] for t in range(len(values))]
-        np.testing.assert_array_equal(labelled.progress[index][0], np.float32(held))
+        np.testing.assert_array_equal(labelled.progress[index].values, np.float32(held))
+        assert np.flatnonzero(labelled.progress[index].scored).tolist() == sorted({*range(0, last, 3), last})
     # Of 6, 7, 8 and 9 observations; then of all 30, into another file.
     assert sum(asked) == (2 + 1) + 3 + (3 + 1) + (3 + 1) + 30
     assert len(read_progress(data, VERSION)) == len(read_progress(data, f"{VERSION}-every3")) == 4
@@ -170,7 +171,7 @@ def test_an_observation_without_a_score_is_missing_and_counted(data: Path) -> No
     with serving({"m": BrightnessModel(judge=Blind())}) as server:
         labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
     blind = {e.index: [bool(int(p[0, 0, 0]) % 2) for p in e.images["front"]] for e in read_episodes(data)}
-    assert {i: np.isnan(v).tolist() for i, (v, _) in labelled.progress.items()} == blind
+    assert {i: np.isnan(v).tolist() for i, (v, *_) in labelled.progress.items()} == blind
     missing = sum(map(sum, blind.values()))
     assert missing > 0
     assert labelled.figures()["missing"] == missing
@@ -217,7 +218,7 @@ def test_what_the_judge_gave_no_answer_on_is_asked_again_by_the_next_labelling(
         figures = json.loads(out)
         assert (figures["episodes"], figures["unanswered"]) == (4, 1)
         assert "run the same again" in told
-        lacking = [int(np.isnan(values).sum()) for values, _ in read_progress(data, VERSION).values()]
+        lacking = [int(np.isnan(values).sum()) for values, *_ in read_progress(data, VERSION).values()]
         assert lacking == [1, 0, 0, 0]  # what stands there can be used meanwhile
         assert sum(asked) == 30
         assert roborl(args) == 0

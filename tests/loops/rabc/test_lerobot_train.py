@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from roborl.data.export import write_progress
+from roborl.data.progress import Progress, write_progress
 from roborl.loops.rabc.filter_config import FilterConfig
 from roborl.loops.rabc.filter_dataset import filter_dataset
 from roborl.testing.episodes import ACTION, CAMERAS, STATE, random_episode, write_episodes
@@ -25,8 +25,8 @@ _CHUNK = 6
 def test_the_command_that_filter_prints_trains_smolvla_by_our_weights(tmp_path: Path) -> None:
     data = tmp_path / "d"
     write_episodes(data, *(random_episode(i, 8) for i in range(3)))
-    rising, spread = np.linspace(0, 1, 9, dtype=np.float32), np.zeros(9, np.float32)
-    write_progress(data, "v1", {0: (rising, spread), 1: (rising, spread), 2: (0 * rising, spread)})
+    rising = Progress(np.linspace(0, 1, 9, dtype=np.float32), np.zeros(9, np.float32), np.ones(9, np.bool_))
+    write_progress(data, "v1", {0: rising, 1: rising, 2: rising._replace(values=rising.spread)})
     filtered = filter_dataset(FilterConfig(dataset=str(data), chunk=_CHUNK))
     policy = build_tiny_policy(
         tmp_path / "policy",
