@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.demos import as_judged
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_frames import LeRobotFilm
 from roborl.data.lerobot_info import camera_keys
@@ -86,9 +87,12 @@ class LeRobotSubset:
     def open(self, place: int) -> RelabelSource | LeftOut:
         """Read what one episode is about; see :class:`~roborl.data.relabel_source.Subset`."""
         row = self._rows[place]
-        episode = read_one(self._files, row, {})
-        if episode is None:
+        whole = read_one(self._files, row, {})
+        if whole is None:
             return LeftOut.SHORT
+        episode = as_judged(whole)
+        # A last observation that is the one before once more is no row.
+        count = episode.steps + 1 - episode.repeated_last
         if episode.discarded:
             return LeftOut.DISCARDED
         if not episode.task.strip():
@@ -106,11 +110,11 @@ class LeRobotSubset:
             task=episode.task.strip(),
             camera=camera,
             rate_hz=self._rate_hz,
-            count=int(row["length"]),
+            count=count,
             success=episode.success,
             film=films[camera],
             content=_digest(episode),
-            onset=_marked_onset(episode) or (self._known.onset if self._known else None),
+            onset=_marked_onset(episode, count) or (self._known.onset if self._known else None),
             on_arm=is_on_arm(camera) or bool(self._known and self._known.wrist_only),
         )
 
@@ -127,13 +131,11 @@ def _digest(episode: DatasetEpisode) -> str:
     return found.hexdigest()[:16]
 
 
-def _marked_onset(episode: DatasetEpisode) -> float | None:
-    """Return the share of an episode after which its last marked sub-task is done, None where none is marked."""
-    return (
-        episode.subtasks[-1].end / episode.steps
-        if episode.success is not False and episode.subtasks
-        else None
-    )
+def _marked_onset(episode: DatasetEpisode, count: int) -> float | None:
+    """Return the share of its observations after which the last marked sub-task is done, None where none is marked."""
+    if episode.success is False or not episode.subtasks:
+        return None
+    return min(1.0, episode.subtasks[-1].end / (count - 1))
 
 
 def _ranges(splits: Mapping[str, Any]) -> dict[range, str]:

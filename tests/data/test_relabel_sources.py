@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from roborl.data.dataset_episode import Subtask
 from roborl.data.relabel_source import RelabelSource
 from roborl.data.relabel_sources import open_sources, part_of
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.video import write_video
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 from roborl.testing.rlds import rlds_episode, write_rlds
-from roborl.types import EndCause, Image
+from roborl.types import EndCause, Image, RewardSource
 
 
 class NoFilm:
@@ -78,6 +80,23 @@ def test_a_recording_of_ours_gives_its_usable_episodes(
         np.testing.assert_array_equal(picture, random_episode(0).images["front"][i])
     assert [s.episode for s in open_sources(str(recorded), failures=False)] == ["000000"]
     assert {s.camera for s in open_sources(str(recorded), camera="wrist")} == {"wrist"}
+
+
+def test_an_episode_ends_at_the_observation_that_a_verdict_judged(tmp_path: Path) -> None:
+    known = random_episode(0).provenance
+    assert known is not None
+    judged = replace(known, verdict_index=3, verdict_source=RewardSource.JUDGE)
+    marks = (Subtask(name="reach", start=0, end=2), Subtask(name="lift", start=2, end=6))
+    write_episodes(
+        tmp_path / "d",
+        random_episode(0, end=EndCause.TIME_LIMIT, provenance=judged, subtasks=marks),
+        random_episode(1, subtasks=marks[:1]),
+    )
+    one, whole = open_sources(str(tmp_path / "d"))
+    assert (one.count, one.onset, one.success) == (4, 1.0, True)
+    assert (whole.count, whole.onset) == (7, pytest.approx(2 / 6))
+    with pytest.raises(DatasetError, match="Allowed: 0 to 3"):
+        one.read([4])
 
 
 def test_single_frames_of_a_video_are_those_of_their_episode(tmp_path: Path) -> None:
