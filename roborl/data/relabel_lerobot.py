@@ -12,6 +12,7 @@ import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import as_judged
+from roborl.data.lerobot_columns import LAST, REWARD, SUCCESS
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_frames import LeRobotFilm
 from roborl.data.lerobot_info import camera_keys
@@ -23,6 +24,8 @@ from roborl.errors import DatasetError
 
 class LeRobotSubset:
     """The episodes of a LeRobotDataset.
+
+    One that says nothing of success or reward is taken for demonstrations only where ``datasets/oxe.yaml`` knows it as such.
 
     Args:
         place: A folder, or an id on the hub.
@@ -67,6 +70,10 @@ class LeRobotSubset:
         self._known = known_dataset(self.name)
         named = [name for name in (self._known.images if self._known else ()) if name in keys]
         self._cameras = {name: keys[name] for name in cameras or named or sorted(keys, key=is_on_arm)}
+        features = self._files.features
+        self._judged = bool(
+            features.keys() & {LAST, SUCCESS, REWARD} or (self._known and not self._known.success)
+        )
         self._rate_hz = rate_hz or float(self._files.info["fps"])
         self._rows = [row for row in self._files.episodes if not split or self._split_of(row) == split]
 
@@ -111,7 +118,7 @@ class LeRobotSubset:
             camera=camera,
             rate_hz=self._rate_hz,
             count=count,
-            success=episode.success,
+            success=episode.success if self._judged else None,
             film=films[camera],
             content=_digest(episode),
             onset=_marked_onset(episode, count) or (self._known.onset if self._known else None),

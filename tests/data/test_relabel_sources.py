@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,28 @@ def test_an_episode_ends_at_the_observation_that_a_verdict_judged(tmp_path: Path
     assert (whole.count, whole.onset) == (7, pytest.approx(2 / 6))
     with pytest.raises(DatasetError, match="Allowed: 0 to 3"):
         one.read([4])
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "said"),
+    [
+        ("my_desk", {}, None),
+        ("my_desk", {"next.reward": np.float32([1, 0])}, True),
+        ("my_desk", {"next.success": [False, True]}, False),
+        ("viola_lerobot", {}, True),  # known as demonstrations
+        ("kuka_lerobot", {}, None),  # known to hold failures
+    ],
+)
+def test_a_foreign_episode_succeeded_where_its_file_says_so_or_all_of_its_dataset_did(
+    tmp_path: Path, name: str, columns: dict[str, Sequence[float]], said: bool | None
+) -> None:
+    lerobot_recording(tmp_path / name, [4, 4], columns=columns)
+    assert next(iter(open_sources(str(tmp_path / name)))).success is said
+    left_out = Counter[str]()
+    taken = list(open_sources(str(tmp_path / name), failures=False, left_out=left_out))
+    assert left_out["of which nobody says whether they succeeded"] == (2 if said is None else 0)
+    assert bool(taken) is (said is not None)
+    assert len(list(open_sources(str(tmp_path / name), failures=False, success=True))) == 2
 
 
 def test_single_frames_of_a_video_are_those_of_their_episode(tmp_path: Path) -> None:
