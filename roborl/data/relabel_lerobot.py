@@ -100,6 +100,8 @@ class LeRobotSubset:
         episode = as_judged(whole)
         # A last observation that is the one before once more is no row.
         count = episode.steps + 1 - episode.repeated_last
+        if count < 2:
+            return LeftOut.SHORT
         if episode.discarded:
             return LeftOut.DISCARDED
         if not episode.task.strip():

@@ -122,6 +122,13 @@ def test_a_foreign_episode_succeeded_where_its_file_says_so_or_all_of_its_datase
     assert len(list(open_sources(str(tmp_path / name), failures=False, success=True))) == 2
 
 
+def test_an_episode_of_one_observation_is_left_out(tmp_path: Path) -> None:
+    lerobot_recording(tmp_path / "f", [4, 1], columns={"next.success": [True, True]})
+    left_out = Counter[str]()
+    assert [s.count for s in open_sources(str(tmp_path / "f"), left_out=left_out)] == [4]
+    assert left_out == {"of fewer than two observations": 1}
+
+
 def test_single_frames_of_a_video_are_those_of_their_episode(tmp_path: Path) -> None:
     lerobot_recording(tmp_path / "films", [4, 6], video=True)
     second = list(open_sources(str(tmp_path / "films"), camera="laptop"))[1]

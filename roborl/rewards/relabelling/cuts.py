@@ -41,6 +41,11 @@ class Timeline:
                 allowed="two observations or more, rates > 0, onset in (0, 1]",
             )
 
+    @property
+    def done(self) -> int:
+        """The observation at which the task is done."""
+        return self._end(1.0)
+
     def whole(self) -> Places:
         """Return all of it at the rate of its videos, the last observation at the end."""
         return self._up_to(self.count - 1)
@@ -77,7 +82,7 @@ class Timeline:
 
 
 def clips(timeline: Timeline, shares: Mapping[int, float]) -> dict[int, tuple[float, Places]]:
-    """Return the clip of each level with its share, without such as end where that of a lower level does.
+    """Return the clip of each level with its share, without such as end where that of a lower level does, or the task is done.
 
     Example:
         >>> short = Timeline(count=4, rate_hz=5, onset=1.0, video_hz=5)
@@ -85,7 +90,7 @@ def clips(timeline: Timeline, shares: Mapping[int, float]) -> dict[int, tuple[fl
         [(2, 0.3, 1)]
     """
     found: dict[int, tuple[float, Places]] = {}
-    ends = set()
+    ends = {timeline.done}
     for level, share in sorted(shares.items()):
         places = timeline.clip(share)
         if places is not None and places[-1] not in ends:

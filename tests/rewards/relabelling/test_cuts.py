@@ -30,12 +30,20 @@ def test_cuts_keep_order_and_clips_of_higher_scores_end_later(timeline: Timeline
     assert timeline.rate_hz < timeline.video_hz or len(set(whole)) == len(whole)
     ends = [places[-1] for _, (_, places) in sorted(clips(timeline, SHARES).items())]
     assert ends == sorted(set(ends))
-    assert all(0 < end <= timeline.onset * (timeline.count - 1) + 0.5 for end in ends)
+    assert all(0 < end < round(timeline.onset * (timeline.count - 1)) for end in ends)
     back = timeline.rewind(0.3)
     if back is not None:
         assert back[: len(whole)] == whole
         assert list(back[len(whole) :]) == sorted(back[len(whole) :], reverse=True)
         assert back[-1] == round(0.3 * timeline.onset * (timeline.count - 1))
+
+
+def test_no_clip_shows_the_task_done() -> None:
+    for count in (2, 3):
+        timeline = Timeline(count=count, rate_hz=5.0, onset=1.0, video_hz=5.0)
+        assert all(places != timeline.whole() for _, places in clips(timeline, SHARES).values())
+    early = Timeline(count=11, rate_hz=5.0, onset=0.1, video_hz=5.0)
+    assert not clips(early, SHARES)
 
 
 @given(TIMELINES, st.sampled_from([0.5, 1.0, 2.0]))
