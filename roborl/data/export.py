@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from roborl.locks import FolderLock
 from roborl.records import Begin, End, Record, pack_record
 from roborl.types import EpisodeKey, RewardSource
 
+log = logging.getLogger(__name__)
+
 _MODES = {"demo": "demo", "failure": "failure", "evaluation": "evaluate", "online": "train"}
 
 
@@ -35,14 +38,18 @@ class Exported:
     Attributes:
         episodes: Episodes written now.
         present: Episodes that the dataset held before.
+        outdated: Keys of those of them that were judged, or judged otherwise, after they went out.
         open: Episodes left out because they have not ended.
+        unjudged: Episodes left out because their judge has not spoken yet.
         empty: Episodes left out because they have no step.
         labelled: Episodes whose progress went along.
     """
 
     episodes: int
     present: int
+    outdated: tuple[str, ...]
     open: int
+    unjudged: int
     empty: int
     labelled: int
 
@@ -56,10 +63,12 @@ def export_store(
     action_names: Sequence[str],
     robot_type: str = "",
     version: str | None = None,
+    unjudged: bool = False,
 ) -> Exported:
     """Write every finished episode of a store into a dataset, losing nothing that was recorded.
 
-    May run while the store is written, and again later: episodes that the dataset holds are not written twice.
+    May run while the store is written, and again later: episodes that the dataset holds are not written twice. What a dataset
+    holds keeps the verdict that it came with, so episodes whose outcome is left to a judge wait until it has spoken.
 
     Args:
         store: The store's folder.
@@ -69,6 +78,7 @@ def export_store(
         action_names: One per action dimension.
         robot_type: The robot's name, for LeRobot.
         version: Also write the progress of this version beside the dataset, see :func:`roborl.data.progress.write_progress`.
+        unjudged: Take episodes whose judge has not spoken as well: where it never will.
 
     Raises:
         DatasetError: If there is no store, or ``out`` is a dataset of another form.
@@ -77,14 +87,20 @@ def export_store(
     if begun(out):
         with closing(FolderLock(out)):
             drop_torn(out)
-    counts = {"episodes": 0, "present": 0, "open": 0, "empty": 0}
-    there = {e.key: e.index for e in _without_pictures(out)}
+    counts = {"episodes": 0, "present": 0, "open": 0, "empty": 0, "unjudged": 0}
+    before = {e.key: e for e in _without_pictures(out)}
+    there = {key: episode.index for key, episode in before.items()}
+    outdated = []
     writer: DatasetWriter | None = None
     try:
         for info in reader.episodes():
-            left_out = "open" if info.end is None else "empty" if info.steps == 0 else None
-            if left_out or str(info.key) in there:
-                counts[left_out or "present"] += 1
+            key = str(info.key)
+            if key in before:
+                counts["present"] += 1
+                outdated += [key] if _judged_otherwise(info, before[key]) else []
+                continue
+            if left_out := _left_out(info, unjudged=unjudged):
+                counts[left_out] += 1
                 continue
             episode = _exported(reader, info)
             if writer is None:
@@ -97,11 +113,19 @@ def export_store(
                     robot_type=robot_type,
                     scales=stored_scales(store),
                 )
-            there[str(info.key)] = writer.append(episode)
+            there[key] = writer.append(episode)
             counts["episodes"] += 1
     finally:
         if writer is not None:
             writer.close()
+    if outdated:
+        log.warning(
+            "%d episodes were judged otherwise after they went out, and %s keeps the old verdict: export into another folder"
+            " to have the new one: %s",
+            len(outdated),
+            out,
+            ", ".join(outdated[:5]),
+        )
     labels = {}
     if version is not None:
         for key, index in there.items():
@@ -110,7 +134,28 @@ def export_store(
                 stride = saved_stride(store, EpisodeKey.parse(key), version)
                 labels[index] = Progress(*found, every_so_many(stride, len(found[0])))
         write_progress(out, version, labels)
-    return Exported(**counts, labelled=len(labels))
+    return Exported(**counts, outdated=tuple(outdated), labelled=len(labels))
+
+
+def _left_out(info: EpisodeInfo, *, unjudged: bool) -> str | None:
+    """Return under which count an episode does not go out, None where it does."""
+    if info.end is None:
+        return "open"
+    if info.steps == 0:
+        return "empty"
+    return "unjudged" if info.awaits_verdict and not unjudged else None
+
+
+def _judged_otherwise(info: EpisodeInfo, episode: DatasetEpisode) -> bool:
+    known, verdict = episode.provenance, info.verdict
+    if known is None or verdict is None:
+        return False
+    return (known.verdict_index, known.verdict_source, known.verdict_reward, episode.success) != (
+        verdict.index,
+        verdict.source,
+        verdict.reward,
+        verdict.success,
+    )
 
 
 def _without_pictures(path: Path) -> Iterator[DatasetEpisode]:

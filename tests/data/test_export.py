@@ -76,7 +76,7 @@ def _without_verdict(episode: DatasetEpisode) -> list[Record]:
     return [record for record in records_of(episode) if not isinstance(record, Verdict)]
 
 
-def export(store: Path, out: Path, **options: str) -> object:
+def export(store: Path, out: Path, **options: str | bool) -> object:
     return export_store(store, out, fps=10, state_names=STATE, action_names=ACTION, **options)  # type: ignore[arg-type]
 
 
@@ -200,6 +200,37 @@ def test_an_export_goes_on_and_writes_nothing_twice(tmp_path: Path) -> None:
     result = export(tmp_path / "a", tmp_path / "d")
     assert (result.episodes, result.present) == (0, 3)  # type: ignore[attr-defined]
     assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == 21
+
+
+def test_an_episode_whose_judge_has_not_spoken_goes_out_once_it_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = random_episode(1).provenance
+    assert known is not None
+    left = replace(known, meta={"mode": "train", "outcome": "judge"})
+    left_to_judge = random_episode(1, end=EndCause.TIME_LIMIT, provenance=left)
+    key = EpisodeKey.parse(left_to_judge.key)
+
+    def ingest(store: Store, *records: Record) -> None:
+        for sequence, record in enumerate(records, start=store.last_sequence("ring") + 1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+        assert store.wait_sealed(20)
+
+    with Store.open(tmp_path / "a", SPEC) as store:
+        ingest(store, *_without_verdict(random_episode(0)), *_without_verdict(left_to_judge))
+        early = export(tmp_path / "a", tmp_path / "d")
+        assert (early.episodes, early.unjudged) == (1, 1)  # type: ignore[attr-defined]
+        as_it_is = export(tmp_path / "a", tmp_path / "all", unjudged=True)
+        assert (as_it_is.episodes, as_it_is.unjudged) == (2, 0)  # type: ignore[attr-defined]
+        said = Verdict(key=key, index=3, success=True, source=RewardSource.JUDGE)
+        ingest(store, said)
+        late = export(tmp_path / "a", tmp_path / "d")
+        assert (late.episodes, late.present, late.outdated) == (1, 1, ())  # type: ignore[attr-defined]
+        assert "judged otherwise" not in caplog.text
+        again = export(tmp_path / "a", tmp_path / "all")
+        assert (again.present, again.outdated) == (2, (str(key),))  # type: ignore[attr-defined]
+        assert "judged otherwise" in caplog.text
+    assert [e.success for e in read_episodes(tmp_path / "d", with_images=False)] == [True, True]
 
 
 def test_an_import_leaves_episodes_alone_that_the_store_knows(tmp_path: Path) -> None:
