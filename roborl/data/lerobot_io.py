@@ -180,9 +180,10 @@ def read_one(
         else np.r_[np.zeros(steps - 1), float(verdict is True)].astype(np.float32)
     )
     fps = float(files.info["fps"])
-    subtasks = from_episode_row(row, fps=fps, last=steps)
+    # Marks name rows of the file: not the last one once more.
+    subtasks = from_episode_row(row, fps=fps, last=length - 1)
     if not subtasks and LANGUAGE in column:
-        subtasks = from_language(column[LANGUAGE][0].as_py(), fps=fps, last=steps)
+        subtasks = from_language(column[LANGUAGE][0].as_py(), fps=fps, last=length - 1)
     return DatasetEpisode(
         task=files.tasks.get(int(column["task_index"][0].as_py()), ""),
         images=images,

@@ -26,7 +26,7 @@ _MOST_PICTURES = 400
 
 
 def read_marks(dataset: Path, *, prefix: str = "sparse") -> dict[int, tuple[Subtask, ...]]:
-    """Return the sub-tasks that stand in a dataset, by episode index.
+    """Return the sub-tasks that stand in a dataset and last for a frame or more, by episode index.
 
     Args:
         dataset: Its folder.
@@ -40,7 +40,8 @@ def read_marks(dataset: Path, *, prefix: str = "sparse") -> dict[int, tuple[Subt
     }
     if prefix == "sparse" and not any(rows.values()) and LANGUAGE in files.features:
         rows = {e.index: e.subtasks for e in read_episodes(dataset, with_images=False)}
-    return {index: marks for index, marks in rows.items() if marks}
+    lasting = {index: tuple(m for m in marks if m.start < m.end) for index, marks in rows.items()}
+    return {index: marks for index, marks in lasting.items() if marks}
 
 
 def apply_marks(

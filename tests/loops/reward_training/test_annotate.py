@@ -12,10 +12,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from roborl.cli.main import main
+from roborl.data.annotations import write_annotations, write_language
 from roborl.data.dataset_episode import Subtask
+from roborl.data.lerobot_files import add_episode_columns
+from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.annotate import apply_marks, read_marks, write_page
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
@@ -134,6 +138,27 @@ def test_a_recording_of_lerobot_is_annotated(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["stage_shares"] == pytest.approx({"grab": 0.6, "move": 0.4})
     assert main(["annotate", "--dataset", str(tmp_path / "f")]) == 0
     assert "1: grab 0-3, move 3-5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["frames", "language"])
+def test_marks_that_end_behind_the_last_row_do_not_keep_others_from_being_annotated(
+    tmp_path: Path, form: str
+) -> None:
+    """LeRobot writes the end as a count of rows, and in its other format no end at all."""
+    root = tmp_path / "f"
+    lerobot_recording(root, [10, 6])
+    marks = (Subtask(name="grab", start=0, end=4), Subtask(name="carry", start=4, end=9))
+    write_annotations(root, {0: marks}, language=False)
+    if form == "frames":
+        ends = {f"{start}subtask_end_frames": {0: [4, 10]} for start in ("", "sparse_")}
+        add_episode_columns(root, ends, dict.fromkeys(ends, pa.list_(pa.int64())))
+    else:
+        write_annotations(root, {}, language=False)
+        write_language(root, {0: [*marks, Subtask(name="rest", start=9, end=9)]})
+    (first, _) = read_episodes(root, with_images=False)
+    assert first.subtasks[:2] == marks
+    apply_marks(root, {1: [Subtask(name="grab", start=0, end=5)]})
+    assert read_marks(root)[0] == marks
 
 
 def test_misuse_is_explained(dataset: Path, tmp_path: Path) -> None:
