@@ -104,6 +104,24 @@ def test_what_the_page_saves_goes_into_the_dataset(dataset: Path, tmp_path: Path
     }
 
 
+@needs_node
+def test_marks_that_nobody_moves_on_the_page_stay_as_they_are(dataset: Path, tmp_path: Path) -> None:
+    apart = (Subtask(name="reach", start=0, end=2), Subtask(name="lift", start=3, end=5))
+    apply_marks(dataset, {0: apart})
+    write_page(dataset, tmp_path / "page.html")
+
+    def saved(*presses: str) -> list[tuple[str, int, int]]:
+        marks = json.loads(saved_after(tmp_path / "page.html", list(presses)))["0"]
+        return [(mark["name"], mark["start"], mark["end"]) for mark in marks]
+
+    assert saved() == [("reach", 0, 2), ("lift", 3, 5)]
+    assert saved("Backspace") == [("reach", 0, 2)]
+    right = ["ArrowRight"] * 4
+    assert saved(*right, "e") == [("reach", 0, 2), ("lift", 3, 4)]
+    assert saved(*right, "1") == [("reach", 0, 2), ("lift", 3, 4), ("reach", 4, 5)]
+    assert saved("Backspace", *right, "e") == [("reach", 0, 4)]
+
+
 def test_episodes_that_are_not_named_keep_their_marks_unless_told_otherwise(dataset: Path) -> None:
     marks = {1: [Subtask(name="reach", start=0, end=6)]}
     apply_marks(dataset, marks)
