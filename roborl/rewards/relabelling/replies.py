@@ -82,11 +82,16 @@ def read_command(text: str) -> str:
     return _line(_object(text, "command")["command"], "command")
 
 
+def _english(name: str) -> bool:
+    words = words_of(name)
+    return bool(words) and all(word.isascii() for word in words)
+
+
 def read_analysis(text: str) -> Analysis:
     """Read what a video shows."""
     said = _object(text, "scene", "objects", "actions", "final_state")
     objects = tuple(dict.fromkeys(name.lower() for name in _lines(said["objects"], "objects")))
-    if not any(map(words_of, objects)):
+    if not any(map(_english, objects)):
         raise UnreadableReply("no object has a name in English words")
     return Analysis(
         scene=_line(said["scene"], "scene"),
@@ -104,7 +109,7 @@ def plan_reader(analysis: Analysis) -> Callable[[str], FailurePlan]:
         main = _line(said["main_object"], "main_object").lower()
         if main not in analysis.objects:
             raise UnreadableReply(f"main_object {main!r} is not in the list of objects")
-        if not words_of(main):
+        if not _english(main):
             raise UnreadableReply(f"main_object {main!r} is no name in English words")
         entries = said["failures"]
         if not isinstance(entries, list) or len(entries) != HIGHEST - LOWEST:

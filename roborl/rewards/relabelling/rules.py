@@ -106,15 +106,19 @@ def much_alike(one: str, other: str) -> bool:
         False
     """
     first, second = gist(one), gist(other)
-    if first == second:
-        return True
+    if not first and not second:
+        return one.strip() == other.strip()
     if len(first) != len(second):
         return False
-    # A pair of words that differ by little is one word with a slip of the pen.
-    return all(
-        a == b
-        or (min(len(a), len(b)) > 4 and difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() > 0.85)
-        for a, b in zip(first, second, strict=True)
+    return all(a == b or _slipped(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _slipped(a: str, b: str) -> bool:
+    """Whether two words differ by so little that they are one with a slip of the pen; a number says which thing is meant."""
+    return (
+        min(len(a), len(b)) > 4
+        and not any(letter.isdigit() for letter in a + b)
+        and difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() > 0.85
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _ACTIONS = """
@@ -66,17 +67,21 @@ _SAME = {
 }
 _PADDING = "a an and carefully firmly gently it its just lightly neatly now of please quickly slowly that the then this top up"
 _EMPTY = frozenset(_PADDING.split())
-_WORD = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*")
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x3000)) if unicodedata.category(c)[0] == "M")
+# Thai, Lao, Burmese, Khmer, kana and Chinese are written without spaces: each letter is taken for a word.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_RUN = rf"[^\W_{_UNSPACED}](?:[^\W_{_UNSPACED}]|[{_MARKS}])*"
+_WORD = re.compile(rf"[^\W_](?<=[{_UNSPACED}])[{_MARKS}]*|{_RUN}(?:[-']{_RUN})*")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case.
+    """Return the words of a text in lower case; where a script has no spaces, its letters.
 
     Example:
         >>> words_of("Put the left-hand cup down.")
         ['put', 'the', 'left-hand', 'cup', 'down']
     """
-    return _WORD.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
 def stem(word: str) -> str:

@@ -71,6 +71,13 @@ def test_cheap_rows_depend_on_the_episode_alone_and_take_no_instruction_that_say
     assert {row.level for row in rows if row.kind is Kind.ORIGINAL} == {5}
 
 
+def test_instructions_without_latin_letters_are_swapped_as_well() -> None:
+    timeline = Timeline(count=50, rate_hz=10, onset=1.0, video_hz=10)
+    others = ["把杯子放进水槽。", "把书放在桌上", "打开抽屉"]
+    rows = cheap_proposals("e1", "把杯子放进水槽", timeline, others, LadderConfig(wrong_tasks=3), 0)
+    assert {row.task for row in rows if row.kind is Kind.WRONG_TASK} == {"把书放在桌上", "打开抽屉"}
+
+
 def test_few_instructions_are_compared_with_the_task_and_the_draw_is_that_of_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

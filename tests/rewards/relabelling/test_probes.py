@@ -26,6 +26,12 @@ def test_words_that_tell_the_score_are_found_out_and_so_is_their_number() -> Non
     assert by_length.low > by_length.chance
 
 
+def test_words_of_other_scripts_that_tell_the_score_are_found_out() -> None:
+    for things in ("杯碗锅勺盖盒", ["чашка", "миска", "ложка", "крышка", "полка", "тряпка"]):
+        texts = [f"放 {things[level]}" for level in LEVELS]
+        assert words_probe(texts, LEVELS, EPISODES).accuracy > 0.95
+
+
 def test_spelling_that_tells_the_score_is_found_out() -> None:
     levels = [1 if place % 2 else 5 for place in range(150)]
     for spelt in (str.capitalize, lambda text: f"{text}.", lambda text: text.replace(" ", "_", 1), str.title):

@@ -18,7 +18,7 @@ from roborl.rewards.relabelling.replies import (
     read_shown,
 )
 from roborl.rewards.relabelling.rules import Brief, cleaning_fault, first_fault, much_alike
-from roborl.rewards.relabelling.vocabulary import named_things
+from roborl.rewards.relabelling.vocabulary import named_things, words_of
 from roborl.rewards.relabelling.wording import WORDINGS
 
 SEEN = Analysis(
@@ -76,6 +76,34 @@ def test_what_says_the_same_is_told_from_what_says_otherwise() -> None:
     assert not much_alike("move the cup left", "move the cup right")
     assert not much_alike("put the cup on the plate", "put the plate on the cup")
     assert named_things("stack bowls onto blue towel and wipe counter") == ["bowls", "towel", "counter"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("把杯子放进水槽", "把杯子放进水槽。", True),
+        ("把杯子放进水槽", "把书放在桌上", False),
+        ("把杯子放进水槽", "把盘子放进水槽", False),
+        ("Положи чашку в раковину", "положи чашку в раковину.", True),
+        ("Положи чашку в раковину", "положи тарелку в раковину", False),
+        ("कप उठाओ", "केप उठाओ", False),  # vowels that stand above their letter
+        ("หยิบถ้วยใส่ในอ่างล้างจาน", "หยิบด้วยใส่ในอ่างล้างจาน", False),
+        ("open cabinet1", "open cabinet2", False),
+        ("open cabinet1", "Open the cabinet1", True),
+        ("!?", "...", False),
+        ("!?", "!?", True),
+    ],
+)
+def test_instructions_of_any_script_and_with_numbers_are_told_apart(
+    one: str, other: str, alike: bool
+) -> None:
+    assert much_alike(one, other) is alike
+
+
+def test_words_of_any_script_are_found() -> None:
+    assert words_of("Положи чашку, café cup_2!") == ["положи", "чашку", "café", "cup", "2"]
+    assert words_of("u\u0308ber") == words_of("\u00fcber")
+    assert words_of("把 cup 放") == ["把", "cup", "放"]
 
 
 def test_an_instruction_put_right_is_still_the_same() -> None:
