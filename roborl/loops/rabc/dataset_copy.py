@@ -26,6 +26,7 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
 
     Raises:
         ConfigError: If ``out`` is there already.
+        DatasetError: If the dataset cannot be read, or is of LeRobot's second version, which its tools do not cut.
     """
     if out.exists() and any(out.iterdir()):
         raise ConfigError(
@@ -36,7 +37,7 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
         )
     chosen = sorted(episodes)
     places = {old: new for new, old in enumerate(chosen)}
-    files = load_files(dataset)
+    files = load_files(dataset, to_write=True)
     draft = out.with_name(f".{out.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)

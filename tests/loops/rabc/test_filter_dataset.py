@@ -130,6 +130,22 @@ def test_what_cannot_be_filtered_is_told(labelled: Path, tmp_path: Path) -> None
         copy_episodes(labelled, tmp_path / "something", [0])
 
 
+def test_a_dataset_of_the_second_version_is_not_copied(labelled: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    (old / "meta").mkdir(parents=True)
+    info = json.loads((labelled / "meta" / "info.json").read_text()) | {"codebase_version": "v2.1"}
+    (old / "meta" / "info.json").write_text(json.dumps(info))
+    lines = [json.dumps({"episode_index": i, "length": STEPS + 1}) for i in range(2)]
+    (old / "meta" / "episodes.jsonl").write_text("\n".join(lines))
+    (old / "meta" / "tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "reach"}))
+    for chosen in ([0], [0, 1]):
+        with pytest.raises(
+            DatasetError, match=r"another format version\. Found: v2\.1\. Allowed: v3\.x\. Convert"
+        ):
+            copy_episodes(old, tmp_path / "out", chosen)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("kind", "published"),
     [
