@@ -85,8 +85,8 @@ def camera_keys(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the colour cameras of a dataset: short name to column."""
     found = {}
     for key, feature in features.items():
-        info = feature.get("info") or {}
-        depth = bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
+        said = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+        depth = bool(said.get("is_depth_map") or said.get("video.is_depth_map"))
         if feature["dtype"] in ("image", "video") and not depth:
             found[key.removeprefix(IMAGES).removeprefix("observation.")] = key
     return found
