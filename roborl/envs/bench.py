@@ -215,7 +215,7 @@ def resolve(bench: Bench) -> Bench:
             allowed="an instruction in words, at least 1 step, and a recording resolution per camera",
             remedy="Set task, max_steps and cameras in the bench file",
         )
-    if not bench.if_control_dies:
+    if not bench.if_control_dies.strip():
         raise ConfigError(
             "A physical bench must state what its arm does when nobody sends set-points any more",
             seen=f"if_control_dies={bench.if_control_dies!r}",
