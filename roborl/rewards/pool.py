@@ -200,13 +200,10 @@ class SessionPool:
     def work(self, model: str, stop: threading.Event, *, poll_s: float = 0.1) -> None:
         """Judge batch after batch for one model until told to stop; blocks."""
         while not stop.is_set():
-            self._pass_over(model)
-            with self._arrival:
-                due_s = self._due_in_s(model)
-                if due_s > 0:
-                    self._arrival.wait(min(due_s, poll_s))
-                    continue
-            self.step(model)
+            if not self.step(model):
+                with self._arrival:
+                    if (due_s := self._due_in_s(model)) > 0:
+                        self._arrival.wait(min(due_s, poll_s))
 
     def step(self, model: str) -> bool:
         """Judge one batch if one is due; return whether one was. Blocks for as long as the judge does."""
