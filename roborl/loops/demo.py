@@ -74,8 +74,8 @@ class DemoConfig:
     filmed: int = 4
     # times faster than life that the simulated arm runs while learning
     time_scale: float = 2.0
-    # seconds of optimisation for the reward model
-    reward_budget_s: float = 120.0
+    # seconds that the reward model may take for its steps, which two idle cores do in two thirds of it
+    reward_budget_s: float = 240.0
     # threads of the preparation, before actor and learner share the processor
     threads: int = 1
     # cloning; the actor goes by the ways that remain alone, so that practice in one place helps it in another

@@ -41,7 +41,7 @@ class SarmTraining:
     """How it is trained. Training ends at ``steps`` or at ``budget_s``, whichever comes first."""
 
     steps: int = 600  # optimiser steps
-    budget_s: float = 120.0  # seconds of optimisation; the learning rate follows whichever ends first
+    budget_s: float = 240.0  # seconds of optimisation; the learning rate follows whichever ends first
     episodes_per_step: int = 6  # episodes drawn for an optimiser step
     windows_per_episode: int = 16  # windows drawn of each
     failure_share: float = 0.5  # of the episodes of a step, where there are failures
