@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.launch import run_training
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.learnt import leave_pretrained, leave_run_page
 from roborl.loops.run_settings import on_top_of_the_runs
 from roborl.loops.supervise import Child
+from roborl.loops.train_config import TrainConfig
 
 Config = TrainConfig
 

@@ -13,7 +13,6 @@ from roborl.clock import Clock
 from roborl.envs.bench import Bench, device_type
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.cameras import Freshness, age_ns, close_after_reading, frame_age_s
-from roborl.envs.homing import towards
 from roborl.envs.kinematics import Kinematics
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
@@ -26,6 +25,7 @@ from roborl.envs.servos import (
     steady,
     weak_servos,
 )
+from roborl.envs.straight_way import towards
 from roborl.errors import ConfigError, RobotError, ShapeError, spelt_out
 from roborl.images import resized
 from roborl.types import Frame, Observation, Vector

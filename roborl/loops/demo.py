@@ -20,7 +20,7 @@ from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.first_policy import first_policy
-from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.launch import run_training
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.learn_config import ShapingConfig
 from roborl.loops.learner.train import TrainerConfig
@@ -33,6 +33,7 @@ from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_r
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
 from roborl.loops.stages import Stages, claim
+from roborl.loops.train_config import TrainConfig
 from roborl.policies.small import SmallPolicy
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from roborl.envs.bench import load_bench
 from roborl.loops.actor import act
@@ -13,13 +12,11 @@ from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import require_question
 from roborl.loops.score_link import require_cameras
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.loops.train_config import TrainConfig
 from roborl.rewards.model import says_done
 from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
-
-if TYPE_CHECKING:
-    from roborl.loops.launch import TrainConfig
 
 LOAD_S = 600.0
 """Longest that a reward model may take to be read: one of 8 billion weights takes minutes."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +20,17 @@ from roborl.envs.devices import require_devices
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.actor import act
 from roborl.loops.actor.act import Actor, actor_specs
-from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
-from roborl.loops.actor.live_config import LiveConfig
+from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.gate import LOAD_S, heed, pass_gate
 from roborl.loops.learner import learn
 from roborl.loops.learner.learn import learner_specs, prepare, result
-from roborl.loops.learner.learn_config import (
-    LearnConfig,
-    LearnSettings,
-    RunFolder,
-)
-from roborl.loops.reward_gate import RewardGate
+from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
-from roborl.policies.exploration import ExplorationConfig
+from roborl.loops.train_config import Addresses, TrainConfig, act_configs, addresses, learn_config
 
 log = logging.getLogger(__name__)
 
@@ -47,127 +38,6 @@ _POLL_S = 0.05
 _HANG_S = 30.0
 _REPORT_S = 20.0
 _NICE = -5
-# A socket's path has about this many bytes at most.
-_LONGEST_SOCKET = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(LearnSettings):
-    """What ``roborl train`` is told."""
-
-    # folder of the reward model to serve, or "brightness" for a dry run; empty trains on the task's reward alone
-    reward: str = ""
-    # what it must have shown in roborl bench-reward before anything moves
-    reward_gate: RewardGate = field(default_factory=RewardGate)
-    # online episodes in all, with those of a run that goes on
-    episodes: int = 150
-    # actors that share them, the same number whenever a run goes on; more than one in simulation only
-    actors: int = 1
-    # whether the policy explores
-    explore: bool = True
-    # and how
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    # how each actor runs its arm
-    act: ActSettings = field(default_factory=ActSettings)
-    # threads of the reward server's tensor library
-    serve_threads: int = 1
-    # seconds the learner may take after the last episode, to label and to make the updates it still owes
-    finish_s: float = 120.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.episodes < 1 or not 1 <= self.actors <= self.episodes:
-            raise ConfigError(
-                "There is nothing to do for every actor",
-                seen=f"episodes={self.episodes} actors={self.actors}",
-                allowed="1 <= actors <= episodes",
-            )
-        if self.act.teleop and self.actors > 1:
-            raise ConfigError(
-                "Only one arm can be taken over with one device",
-                seen=f"act.teleop={self.act.teleop} actors={self.actors}",
-                allowed="1 actor",
-                remedy="Set actors to 1, or leave act.teleop out",
-            )
-        if self.reward_gate.result and not self.reward:
-            raise ConfigError(
-                "A reward gate needs a reward model to let through",
-                seen=f"reward_gate.result {self.reward_gate.result}, reward empty",
-                allowed="both or neither",
-                remedy="Set reward to the model, or leave the gate out",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Addresses:
-    """Where the parts of one run find each other, on one machine."""
-
-    steps: str
-    weights: str
-    scores: str
-
-
-def addresses(run: Path) -> Addresses:
-    """Return addresses that belong to this run alone, and stay the same when a process starts again."""
-    folder = shared_folder(run, "learner")
-    if len(os.fsencode(folder / "weights.sock")) > _LONGEST_SOCKET:
-        folder = Path(tempfile.gettempdir()) / f"roborl-{zlib.crc32(str(run.resolve()).encode()):08x}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-    return Addresses(**{name: f"ipc://{folder / name}.sock" for name in ("steps", "weights", "scores")})
-
-
-def learn_config(config: TrainConfig, where: Addresses) -> LearnConfig:
-    """Return the learner's part of the configuration."""
-    shared = {field.name: getattr(config, field.name) for field in fields(LearnSettings)}
-    return LearnConfig(
-        **shared, steps=where.steps, weights=where.weights, reward=where.scores if config.reward else ""
-    )
-
-
-def live_config(config: TrainConfig, where: Addresses) -> LiveConfig:
-    """Return how the arms are watched live: by the run's own reward model, where its word done is the verdict."""
-    live = config.act.live
-    if config.labels.verdict != "done":
-        # The last score of an episode grades all of it, so its length is not for a score before that to choose.
-        live = replace(live, stops=False)
-    if live.server or not config.reward or live.use == "never":
-        return live
-    if live.use == "auto" and not (live.stops and _outcome(config) == "judge"):
-        return live
-    return replace(live, server=where.scores, references=config.demonstration)
-
-
-def _outcome(config: TrainConfig) -> str:
-    return load_bench(config.bench, config.bench_overrides, config.plugins).outcome
-
-
-def act_configs(config: TrainConfig, where: Addresses) -> list[ActConfig]:
-    """Return each actor's part of the configuration; the episodes are dealt out evenly.
-
-    Raises:
-        ConfigError: If the bench file cannot be used, or a live watch is asked for and there is no reward model.
-    """
-    share, rest = divmod(config.episodes, config.actors)
-    settings = {field.name: getattr(config.act, field.name) for field in fields(ActSettings)}
-    settings["live"] = live_config(config, where)
-    return [
-        ActConfig(
-            **settings,
-            bench=config.bench,
-            bench_overrides=config.bench_overrides,
-            plugins=config.plugins,
-            run=config.run,
-            actor="arm" if config.actors == 1 else f"arm{number}",
-            steps=where.steps,
-            weights=where.weights,
-            policy=RunFolder(config.run).policy,
-            explore=config.explore,
-            exploration=config.exploration,
-            episodes=share + (number < rest),
-            seed=config.seed + 1000 * number,
-        )
-        for number in range(config.actors)
-    ]
 
 
 def forget_earlier_run(config: TrainConfig, where: Addresses) -> None:

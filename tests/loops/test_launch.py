@@ -18,12 +18,7 @@ from roborl.loops.actor.act_config import ActSettings, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.launch import (
-    Addresses,
-    TrainConfig,
-    act_configs,
-    addresses,
     forget_earlier_run,
-    learn_config,
     recall_earlier_episodes,
     require_actors,
     require_arms,
@@ -36,6 +31,7 @@ from roborl.loops.learner.learn_config import BenchForm, LearnConfig, LearnSetti
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.references_config import ReferencesConfig
 from roborl.loops.run_settings import keep_settings
+from roborl.loops.train_config import Addresses, TrainConfig, act_configs, addresses, learn_config
 from roborl.records import pack_record
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
 from roborl.types import EpisodeKey

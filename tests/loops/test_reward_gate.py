@@ -10,11 +10,12 @@ import pytest
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, ShapeError
 from roborl.loops.gate import gate_main, pass_gate
-from roborl.loops.launch import TrainConfig, run_training
+from roborl.loops.launch import run_training
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.reward_gate import RewardGate, require_question
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
+from roborl.loops.train_config import TrainConfig
 from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.calibrated import CalibratedModel
 from roborl.rewards.calibration import Calibration

@@ -13,10 +13,10 @@ from roborl.cli import train as train_verb
 from roborl.config import load, parse
 from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
-from roborl.loops.launch import TrainConfig
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.supervise import Child, ChildSpec, Event
+from roborl.loops.train_config import TrainConfig
 
 
 def resolved(*args: str) -> TrainConfig:

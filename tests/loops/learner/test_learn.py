@@ -37,7 +37,7 @@ from roborl.loops import demonstrations
 from roborl.loops.actor.act_config import ActConfig, Card
 from roborl.loops.actor.io import weights_handshake
 from roborl.loops.demonstrations import DemosConfig, bench_demos
-from roborl.loops.launch import Addresses, TrainConfig, addresses, run_training, serve_main
+from roborl.loops.launch import run_training, serve_main
 from roborl.loops.learner import learn, learn_processes
 from roborl.loops.learner.algorithms import mix_of, sampling_of
 from roborl.loops.learner.labelling import LabelConfig
@@ -56,6 +56,7 @@ from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.scripts import script_maker
 from roborl.loops.serve import ServeConfig
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.loops.train_config import Addresses, TrainConfig, addresses
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End, Verdict
 from roborl.serving.handshake import Handshake
