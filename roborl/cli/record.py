@@ -44,7 +44,8 @@ class Config:
     seed: int = 0  # which set of scenes, 0 to 39,999
     # also store the simulator's true progress, to measure reward models against
     benchmark_progress: bool = False
-    # how many demonstrations by a person with the teleoperator, besides those that the person discards
+    # how many episodes by a person with the teleoperator the dataset shall have in all, successes and failures, besides
+    # those that the person discards
     by_hand: int = 0
     teleop: TeleoperatorConfig | None = None  # LeRobot's own configuration, like --teleop.type so101_leader
     video: bool = False  # store MP4 (smaller, lossy, slow to write) rather than exact pictures

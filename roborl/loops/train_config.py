@@ -24,7 +24,8 @@ _LONGEST_SOCKET = 100
 class TrainConfig(LearnSettings):
     """What ``roborl train`` is told."""
 
-    # folder of the reward model to serve, or "brightness" for a dry run; empty trains on the task's reward alone
+    # reward model, named as for roborl serve: a folder that train-reward left, NAME:CHECKPOINT of a published one, or
+    # "brightness" for a dry run; empty trains on the task's reward alone
     reward: str = ""
     # what it must have shown in roborl bench-reward before anything moves
     reward_gate: RewardGate = field(default_factory=RewardGate)
