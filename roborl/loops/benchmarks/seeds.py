@@ -44,6 +44,8 @@ CLONE = "clone of all demonstrations"
 ARMS = (
     "shaped",
     "sparse",
+    "sparse damped",
+    "shaped plain",
     "shuffled",
     "blind",
     CLONE,
@@ -75,6 +77,7 @@ STARTS = Path("outputs/bench/starts")
 
 _SAYS = (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT, INVARIANT_IN_THE_END, POLICY_INVARIANT)
 _WINDOW = 20
+_NOTHING = 1e-6
 _REACHED = 0.9
 
 
@@ -99,9 +102,10 @@ def run(
 
     Args:
         scenes: Simulated tasks.
-        arms: Names out of :data:`ARMS`. "blind" has a critic that is not told the potential, "shuffled" scores that are
-            shuffled in time within their episode, and the clone of all demonstrations does not learn online. "dense" scores
-            every observation, for which a large judge has no time, on tasks where the full run does not.
+        arms: Names out of :data:`ARMS`. The critics of "sparse" look all the way ahead, those of "sparse damped" as short as
+            the shaped run's, whose own look all the way in "shaped plain". "blind" has a critic that is not told the potential,
+            "shuffled" scores that are shuffled in time within their episode, and the clone of all demonstrations does not learn
+            online. "dense" scores every observation, for which a large judge has no time, on tasks where the full run does not.
         seeds: Seeds per task.
         first_seed: The first to be tried. Settings were chosen on earlier ones.
         episodes: Online episodes of a run.
@@ -268,14 +272,17 @@ def arms_on(config: DemoConfig, arms: Sequence[str]) -> list[str]:
 
 
 def of_arm(config: DemoConfig, arm: str) -> DemoConfig:
-    """Return the settings of one arm; arms differ in nothing else, but that critics without a potential look all the way ahead.
+    """Return the settings of one arm; arms differ in nothing else, but that the critics of "sparse" look all the way ahead.
 
     Example:
         >>> of_arm(DemoConfig(), "sparse").shaping.scale
         0.0
     """
     if arm.startswith("sparse"):
-        config = replace(config, shaping=ShapingConfig(scale=0.0))
+        # A potential so small that it pays nothing leaves the look ahead as it is with one.
+        config = replace(config, shaping=ShapingConfig(scale=_NOTHING if arm.endswith(" damped") else 0.0))
+    if arm.endswith(" plain"):
+        config = replace(config, rlpd=replace(config.rlpd, lookahead=1.0))
     if arm == "shuffled":
         config = replace(config, shaping=replace(config.shaping, shuffled=True))
     if arm.startswith("blind"):

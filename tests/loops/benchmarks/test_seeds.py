@@ -52,6 +52,10 @@ def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
     base = DemoConfig()
     assert of_arm(base, "shaped") == base
     assert of_arm(base, "sparse").shaping.scale == 0
+    damped = of_arm(base, "sparse damped")
+    assert 0 < damped.shaping.scale < 1e-5
+    assert damped.rlpd == base.rlpd
+    assert of_arm(base, "shaped plain").rlpd.lookahead == 1
     assert not of_arm(base, "blind").rlpd.critic_sees_potential
     bare = of_arm(base, "sparse without demonstrations")
     assert bare.shaping.scale == 0
