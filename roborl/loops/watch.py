@@ -130,7 +130,7 @@ def watch(
         stopping: Ends it early.
 
     Raises:
-        ConfigError: If there is no such source, the server refuses the session, or its model tells its network instants at
+        ConfigError: If there is no such source, the server refuses the session, or its model counts on observations at
             another rate than the source's.
         DatasetError: If the source or the demonstration cannot be read.
         DeadlineExceeded: If server or scores do not come in time.

@@ -8,6 +8,7 @@ Source: Robo-Dopamine, arXiv 2512.23703.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -70,9 +71,11 @@ class DopamineConfig:
     start_reference: StartReference = StartReference.EPISODE
     # What is compared and how it becomes progress.
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    # Least number of frames between the two moments of an incremental hop. Replies are rounded, and hops of less than
-    # about 0.02 drift.
-    hop_frames: int = 1
+    # Observations per second, Hz.
+    observation_hz: float = 10.0
+    # Least time between the two moments of an incremental hop, s; 0 for one observation. Replies are rounded, and hops of
+    # less than about 0.02 drift.
+    hop_s: float = 0.5
     # When the task counts as finished.
     done: DoneRule = field(default_factory=DoneRule)
     # Whether the probabilities of the judge's tokens refine the value and give its spread.
@@ -95,12 +98,17 @@ class DopamineConfig:
             )
         if self.start_reference is StartReference.DEMO and not self.goal:
             raise ConfigError("A demonstration has a goal as well", seen="start_reference demo, goal False")
-        if self.hop_frames < 1 or self.max_tokens < 8:
+        if not (0 <= self.hop_s < math.inf and 0 < self.observation_hz < math.inf) or self.max_tokens < 8:
             raise ConfigError(
                 "The reward model's settings cannot be used",
-                seen=f"hop_frames {self.hop_frames}, max_tokens {self.max_tokens}",
-                allowed="hop_frames ≥ 1, max_tokens ≥ 8",
+                seen=f"hop_s {self.hop_s}, observation_hz {self.observation_hz}, max_tokens {self.max_tokens}",
+                allowed="hop_s ≥ 0, observation_hz > 0, max_tokens ≥ 8",
             )
+
+    @property
+    def hop_frames(self) -> int:
+        """Least number of observations that an incremental hop spans."""
+        return max(1, round(self.hop_s * self.observation_hz))
 
     @property
     def cameras(self) -> tuple[str, ...]:

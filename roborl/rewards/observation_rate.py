@@ -16,7 +16,7 @@ _APART = 1.5  # times: demonstrations of one task differ as much in pace
 
 
 def told_rate(model: RewardModel[Any, Any]) -> float | None:
-    """Return the rate of observations that a model tells its network, Hz; None where it tells no time."""
+    """Return the rate of observations that a model is told to count on, Hz; None where none plays a part."""
     told = getattr(getattr(_inner(model), "config", None), "observation_hz", None)
     return None if told is None else float(told)
 
@@ -44,7 +44,7 @@ def check_rate(told_hz: float | None, rate_hz: float, where: str) -> None:
     """
     if told_hz is not None and abs(told_hz - rate_hz) > _APART_HZ:
         raise ConfigError(
-            "The reward model tells its network instants at another rate than there is",
+            "The reward model counts on another rate of observations than there is",
             seen=f"{rate_hz:g} Hz in the {where}, observation_hz {told_hz:g} in the model's settings",
             allowed="the same rate",
             remedy=f"Name the model by a file of settings with observation_hz: {rate_hz:g}; in training, set"

@@ -53,12 +53,14 @@ def server(tmp_path_factory, table_data):
         front=HIGH,
         left_wrist=LEFT,
         right_wrist=RIGHT,
+        observation_hz=RATE_HZ,
         references={f"goal/{HIGH}": str(table_data / "episode_001" / f"{HIGH}.mp4")},
     )
     vlac = settings(
         folder / "vlac.yaml",
         checkpoint=str(write_published_vlac(folder / "internvl")),
         cameras=CAMERAS,
+        observation_hz=RATE_HZ,
         image_px=IMAGE_PX,
         reference_frames=0,
         contradiction=1.0,

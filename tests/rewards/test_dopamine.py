@@ -54,7 +54,7 @@ REFERENCES = {
 
 def model_of(judge=None, *, perspectives=tuple(Perspective), fusion=None, **settings):
     fusion = fusion or FusionConfig(perspectives=perspectives)
-    config = DopamineConfig(**({"use_probabilities": False, "fusion": fusion} | settings))
+    config = DopamineConfig(**({"use_probabilities": False, "fusion": fusion, "hop_s": 0.0} | settings))
     return DopamineModel(judge=judge or ScriptedVlm(by_key), config=config, prompt=own_prompt(CONTRACT))
 
 
@@ -163,7 +163,7 @@ def test_with_a_demonstrations_start_the_backward_prefix_is_the_same_for_all_epi
 
 
 def test_hops_span_at_least_so_many_frames():
-    asked = asked_about(model_of(perspectives=(INCREMENTAL,), hop_frames=4, **THREE), range(11))
+    asked = asked_about(model_of(perspectives=(INCREMENTAL,), hop_s=0.4, **THREE), range(11))
     assert [shown(query)[2][1] for (query,) in asked[1:]] == [0, 0, 0, 0, 4, 4, 4, 4, 8, 8]
 
 
@@ -236,7 +236,7 @@ def test_references_of_the_model_stand_in_where_a_session_brings_none():
     [
         THREE,
         {"front": "front"},
-        {"front": "front", "right_wrist": "wrist", "hop_frames": 3},
+        {"front": "front", "right_wrist": "wrist", "hop_s": 0.3},
         *({"perspectives": (perspective,)} for perspective in Perspective),
         {"perspectives": (INCREMENTAL, FORWARD), "goal": False},
         {"fusion": FusionConfig(rule=FusionRule.CONSISTENCY), "start_reference": StartReference.DEMO},
@@ -264,6 +264,23 @@ def test_true_replies_give_the_true_curve(rule):
     assert [score.progress for score in scores] == pytest.approx(levels, abs=0.01)
     assert all(score.valid and score.version == model.version for score in scores)
     assert max(score.spread for score in scores) < 0.01
+
+
+@pytest.mark.parametrize("rate_hz", [10, 30])
+def test_whole_percent_add_up_at_any_rate(rate_hz):
+    """A task of 40 s, of which one observation is less than half a percent."""
+    last = 40 * rate_hz
+
+    def judge(query):
+        before, after = (frame * 256 + rest for frame, rest in (shown(query)[place] for place in (2, 5)))
+        return f"<score>{round(100 * (after - before) / (last - before)):+d}%</score>"
+
+    config = DopamineConfig(fusion=FusionConfig(perspectives=(INCREMENTAL,)), observation_hz=float(rate_hz))
+    model = DopamineModel(judge=ScriptedVlm(judge), config=config, prompt=own_prompt(CONTRACT))
+    film = [observe(i, front=picture(*divmod(i, 256))) for i in range(last + 1)]
+    scores = score_episode(model, "t", film, references=WHITE)
+    assert all(score.valid for score in scores)
+    assert scores[last // 2].progress == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.05])
@@ -399,7 +416,8 @@ def test_a_version_knows_judge_words_views_and_settings():
         {"fusion": FusionConfig(rule=FusionRule.CONSISTENCY)},
         {"fusion": FusionConfig(perspectives=(FORWARD,))},
         {"fusion": FusionConfig(perspectives=(FORWARD,)), "goal": False},
-        {"hop_frames": 2},
+        {"hop_s": 0.2},
+        {"observation_hz": 30.0},
         {"done": DoneRule(readings=4)},
         {"use_probabilities": False},
         {"max_tokens": 32},
@@ -423,7 +441,9 @@ def test_a_version_knows_judge_words_views_and_settings():
         ({"left_wrist": "front"}, "cameras"),
         ({"left_wrist": "w", "right_wrist": "w"}, "cameras"),
         ({"goal": False}, "backward"),
-        ({"hop_frames": 0}, "hop_frames"),
+        ({"hop_s": -0.1}, "hop_s"),
+        ({"hop_s": float("nan")}, "hop_s"),
+        ({"observation_hz": 0.0}, "observation_hz"),
         ({"max_tokens": 4}, "max_tokens"),
     ],
 )

@@ -53,7 +53,8 @@ def test_a_file_of_settings_sets_everything(load):
     model = load(
         front="high",
         right_wrist="wrist",
-        hop_frames=3,
+        observation_hz=30.0,
+        hop_s=0.1,
         start_reference="demo",
         fusion={"perspectives": ["forward", "backward"], "rule": "consistency", "floor": 0.2},
         done={"progress": 0.6, "readings": 5, "band": 0.02},
@@ -186,7 +187,7 @@ def test_a_hash_that_is_insisted_on_is_kept(load, tmp_path):
         {"unknown": 1},
         {"front": ""},
         {"goal": False},
-        {"hop_frames": "many"},
+        {"hop_s": "many"},
         {"fusion": {"perspectives": ["sideways"]}},
         {"judge": {"dtype": "float8"}},
     ],

@@ -15,6 +15,7 @@ from roborl.loops.reward_training.train_reward import frame_latency_ms
 from roborl.loops.reward_training.training_episodes import read_training
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.fusion import FusionConfig, Perspective
+from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.pairs.batches import prepare_task
 from roborl.rewards.pairs.checkpoint import load_pairs
 from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
@@ -47,8 +48,9 @@ class TrainPairsConfig:
     measured: str = ""  # dataset of the demonstration's task to measure on; empty: none
     # The model's camera name to that of these datasets, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
-    # How it is asked: cameras, perspectives and rules, as in the file of its settings.
-    model: DopamineConfig = field(default_factory=lambda: DopamineConfig(left_wrist="wrist"))
+    # How it is asked: cameras, perspectives and rules, as in the file of its settings. It states a hop by the
+    # probabilities of all, so that short ones are not rounded away.
+    model: DopamineConfig = field(default_factory=lambda: DopamineConfig(left_wrist="wrist", hop_s=0.1))
     network: PairNetworkConfig = field(default_factory=PairNetworkConfig)  # of a judge from scratch
     training: PairTraining = field(default_factory=PairTraining)
 
@@ -116,7 +118,7 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
     Raises:
         DatasetError: If a dataset cannot be read, or a task has no success.
         ModelLoadError: If ``start`` cannot be read.
-        ConfigError: If the settings do not go together.
+        ConfigError: If the settings do not go together, or it would be measured at another rate than it counts on.
         TrainingError: If the training comes to nothing.
     """
     cameras = config.model.cameras
@@ -162,11 +164,13 @@ def _read(
     """Read the episodes by task, that of the demonstration among them; and the demonstration, as it was recorded."""
     tasks: dict[str, list[TrainingEpisode]] = {}
     for dataset in config.dataset:
-        for episode in _episodes(dataset, config, px).values():
+        for episode in _episodes(dataset, config, px)[0].values():
             tasks.setdefault(episode.task, []).append(episode)
     if not config.demonstration:
         return tasks, None
-    shown = _episodes(config.demonstration, config, px)
+    shown, rate_hz = _episodes(config.demonstration, config, px)
+    if config.measured:
+        check_rate(config.model.observation_hz, rate_hz, "demonstration")
     first = next((number for number, episode in shown.items() if episode.success), None)
     if first is None:
         raise DatasetError(
@@ -174,7 +178,7 @@ def _read(
             seen=f"{len(shown)} episodes of {config.demonstration}, none successful",
         )
     # Once more, alone and at its recorded size: its end is kept as a picture of the goal.
-    demonstration = _episodes(config.demonstration, config, None, [first])[first]
+    demonstration = _episodes(config.demonstration, config, None, [first])[0][first]
     if demonstration.task in tasks:
         raise ConfigError(
             "The task of the demonstration is learnt from other episodes as well",
@@ -187,19 +191,20 @@ def _read(
 
 def _episodes(
     dataset: str, config: TrainPairsConfig, px: int | None, numbers: Sequence[int] = ()
-) -> dict[int, TrainingEpisode]:
-    read, _ = read_training(
+) -> tuple[dict[int, TrainingEpisode], float]:
+    return read_training(
         dataset, episodes=numbers, cameras=config.model.cameras, camera_map=config.camera_map, side_px=px
     )
-    return read
 
 
 def _measure(
     model: DopamineModel, demonstration: TrainingEpisode, config: TrainPairsConfig, px: int
 ) -> dict[str, HeldOutReport]:
     """Measure the judge as it is set and by each perspective alone, beside what the demonstration's timing is worth."""
-    learnt = next(e for e in _episodes(config.demonstration, config, px).values() if e.success)
-    episodes = [e for e in _episodes(config.measured, config, px).values() if not _same(e, learnt)]
+    learnt = next(e for e in _episodes(config.demonstration, config, px)[0].values() if e.success)
+    shown, rate_hz = _episodes(config.measured, config, px)
+    check_rate(config.model.observation_hz, rate_hz, "dataset")
+    episodes = [e for e in shown.values() if not _same(e, learnt)]
     if not episodes:
         raise DatasetError(
             "The judge would be measured on what it learnt from",

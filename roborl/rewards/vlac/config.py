@@ -46,8 +46,11 @@ class VlacConfig:
     recurrence: Recurrence = Recurrence.INVERSE
     # The value never falls below this; the start of the episode is 0. Without a limit one absurd reply decides an episode.
     floor: float = -1.0
-    # Least number of frames between the pictures of a pair. Replies are whole percent, so too short a hop reads as none.
-    hop_frames: int = 1
+    # Observations per second, Hz.
+    observation_hz: float = 10.0
+    # Least time from one anchor to the next, s; 0 for one observation. Replies are whole percent, so too short a hop reads
+    # as none: a task of more than about 25 s wants a fiftieth of its time.
+    hop_s: float = 0.5
     # A rise up to this counts as no change.
     quiet_rise: float = 0.0
     # A fall down to this counts as no change.
@@ -76,7 +79,8 @@ class VlacConfig:
             )
         counts_hold = (
             self.image_px >= 1
-            and self.hop_frames >= 1
+            and 0 <= self.hop_s < math.inf
+            and 0 < self.observation_hz < math.inf
             and self.max_tokens >= 4
             and min(self.reference_frames, self.abstain_pairs) >= 0
         )
@@ -89,9 +93,16 @@ class VlacConfig:
         ):
             raise ConfigError(
                 "The settings of the critic cannot be used",
-                seen=f"image_px {self.image_px}, hop_frames {self.hop_frames}, max_tokens {self.max_tokens},"
+                seen=f"image_px {self.image_px}, observation_hz {self.observation_hz}, hop_s {self.hop_s},"
+                f" max_tokens {self.max_tokens},"
                 f" reference_frames {self.reference_frames}, abstain_pairs {self.abstain_pairs}, floor {self.floor},"
                 f" quiet_rise {self.quiet_rise}, quiet_fall {self.quiet_fall}, contradiction {self.contradiction},"
                 f" done_mass {self.done_mass}",
-                allowed="image_px and hop_frames ≥ 1, max_tokens ≥ 4, counts ≥ 0, floor ≤ 0, the others in [0, 1]",
+                allowed="image_px ≥ 1, observation_hz > 0, hop_s ≥ 0, max_tokens ≥ 4, counts ≥ 0, floor ≤ 0, the others"
+                " in [0, 1]",
             )
+
+    @property
+    def hop_frames(self) -> int:
+        """Least number of observations from one anchor to the next."""
+        return max(1, round(self.hop_s * self.observation_hz))

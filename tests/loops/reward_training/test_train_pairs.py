@@ -113,6 +113,8 @@ def test_a_judge_is_not_measured_on_the_demonstration_that_it_learnt_from(data: 
         training=PairTraining(steps=2, episodes=2),
     )
     assert train_pairs_on(config).measured["as set"].successes == 1  # of two
+    with pytest.raises(ConfigError, match=r"10 Hz in the demonstration, observation_hz 30"):
+        train_pairs_on(replace(config, out=data / "fast", model=replace(FRONT, observation_hz=30.0)))
     with pytest.raises(DatasetError, match="measured on what it learnt from"):
         train_pairs_on(
             replace(config, out=data / "two", demonstration=str(data / "one"), measured=str(data / "one"))

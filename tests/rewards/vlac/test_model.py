@@ -63,7 +63,9 @@ def plain(query):
 
 
 def model_of(reply=plain, **settings):
-    config = VlacConfig(**({"image_px": PX, "reference_frames": 0, "done": DoneQuestion.OFF} | settings))
+    config = VlacConfig(
+        **({"image_px": PX, "reference_frames": 0, "done": DoneQuestion.OFF, "hop_s": 0.0} | settings)
+    )
     return VlacModel(judge=ScriptedVlm(reply), config=config)
 
 
@@ -139,7 +141,7 @@ def test_what_stands_before_the_pair_is_a_prefix_that_never_changes():
 
 
 def test_the_anchor_moves_on_only_after_enough_frames():
-    model = model_of(hop_frames=3, two_sided=False)
+    model = model_of(hop_s=0.3, two_sided=False)
     asked = asked_by(model, range(8))
     assert [shown(queries[0])[0][1] for queries in asked[1:]] == [0, 0, 0, 3, 3, 3, 6]
 
@@ -388,6 +390,23 @@ def test_a_video_with_a_segment_undone_is_followed():
     np.testing.assert_allclose([s.progress for s in scores], np.array(truth) / 100, atol=0.03)
 
 
+@pytest.mark.parametrize("rate_hz", [10, 30])
+def test_a_perfect_critic_of_whole_percent_is_heard_at_any_rate(rate_hz):
+    """A task of 40 s, of which one observation is less than half a percent."""
+    last = 40 * rate_hz
+
+    def reply(query):
+        earlier, later = (int(rgb[0, 0, 0]) * 256 + int(rgb[0, 0, 1]) for rgb in query.pictures)
+        return write_percent((later - earlier) / (last - min(earlier, later)))
+
+    config = VlacConfig(image_px=PX, reference_frames=0, done=DoneQuestion.OFF, observation_hz=float(rate_hz))
+    film = [observe(i, front=picture(*divmod(i, 256))) for i in range(last + 1)]
+    scores = score_episode(VlacModel(judge=ScriptedVlm(reply), config=config), "fold the towel", film)
+    assert all(score.valid for score in scores)
+    assert scores[last // 2].progress == pytest.approx(0.5, abs=0.03)
+    assert scores[last].progress > 0.95
+
+
 def test_order_correlation_forward_and_backward():
     truth = list(range(0, 91, 10))
     forward = scores_of(model_of(label_of(truth)), range(10))
@@ -403,7 +422,7 @@ def test_any_replies_keep_scores_in_bounds_and_causal(seed, rule, two_sided):
         draw = np.random.default_rng([seed, *query_key(query)])
         return "?" if draw.random() < 0.2 else write_percent(draw.uniform(-1, 1))
 
-    settings = {"recurrence": rule, "two_sided": two_sided, "hop_frames": 2, "contradiction": 1.0}
+    settings = {"recurrence": rule, "two_sided": two_sided, "hop_s": 0.2, "contradiction": 1.0}
     whole = scores_of(model_of(reply, **settings), range(10))
     part = scores_of(model_of(reply, **settings), range(5))
     assert [s.progress for s in part] == [s.progress for s in whole[:5]]
@@ -428,7 +447,7 @@ def any_reply(query):
         {},
         {"two_sided": False, "recurrence": Recurrence.LINEAR},
         {"reference_frames": 3, "done": DoneQuestion.GOAL, "recurrence": Recurrence.MIXED},
-        {"cameras": ("front", "wrist"), "reference_frames": 2, "done": DoneQuestion.TASK, "hop_frames": 2},
+        {"cameras": ("front", "wrist"), "reference_frames": 2, "done": DoneQuestion.TASK, "hop_s": 0.2},
     ],
 )
 def test_the_critic_conforms(reward_model_check, settings):
@@ -460,6 +479,8 @@ def test_a_judge_of_known_noise_conforms_and_spread_tells_of_it():
         {"done_votes": DoneVotes(votes=1)},
         {"image_px": 9},
         {"contradiction": 0.4},
+        {"hop_s": 0.2},
+        {"observation_hz": 30.0},
     ],
 )
 def test_every_setting_is_part_of_the_version(change):
@@ -509,7 +530,9 @@ def test_a_reference_that_is_needed_must_be_there(settings, references, words):
         {"cameras": ("front", "front")},
         {"cameras": ("",)},
         {"image_px": 0},
-        {"hop_frames": 0},
+        {"hop_s": -0.1},
+        {"hop_s": float("inf")},
+        {"observation_hz": 0.0},
         {"reference_frames": -1},
         {"abstain_pairs": -1},
         {"contradiction": 1.5},
