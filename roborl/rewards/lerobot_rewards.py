@@ -63,6 +63,9 @@ class LerobotRewardConfig:
     trained_hz: float = 30.0
     # SARM: whether to show it the state.
     use_state: bool = True
+    # SARM: whether the present observation may stand for all later ones. It is trained to look ahead, and is refused
+    # without.
+    repeat_present: bool = False
 
     def __post_init__(self) -> None:
         if self.frames < 0 or self.frames == 1 or self.done_frames < 1 or not self.trained_hz > 0:
@@ -265,7 +268,10 @@ def _open_sarm(loaded: LerobotModel, config: LerobotRewardConfig) -> PublishedMo
         LerobotSarmNetwork(loaded.model, shape, config.head),
         encoder,
         window=lerobot_window(
-            loaded.described, trained_hz=config.trained_hz, observation_hz=config.observation_hz
+            loaded.described,
+            trained_hz=config.trained_hz,
+            observation_hz=config.observation_hz,
+            repeat_present=config.repeat_present,
         ),
         scale=lerobot_scale(loaded.folder, own.state_key) if config.use_state else None,
         cameras=_cameras(config, (own.image_key,)),

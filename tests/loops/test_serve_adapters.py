@@ -134,7 +134,8 @@ def vlac(folder: Path) -> str:
 
 def lerobot_sarm(folder: Path) -> str:
     network, sees = build_tiny_lerobot_sarm(folder / "tiny"), build_tiny_clip(folder / "clip")
-    return "sarm:" + settings(folder, checkpoint=str(network), clip=str(sees), **CPU)
+    asked = {"clip": str(sees), "repeat_present": True}
+    return "sarm:" + settings(folder, checkpoint=str(network), **asked, **CPU)
 
 
 def opensarm(folder: Path) -> str:
@@ -163,11 +164,11 @@ def opensarm(folder: Path) -> str:
     )
 
 
-def bridge(build: Callable[[Path, Path], object]) -> Callable[[Path], str]:
+def bridge(build: Callable[[Path, Path], object], **asked: Any) -> Callable[[Path], str]:
     def made(folder: Path) -> str:
         build(folder / "tiny", folder / "backbone")
         where = {"checkpoint": str(folder / "tiny"), "backbone": str(folder / "backbone")}
-        return "lerobot:" + settings(folder, **where, **CPU)
+        return "lerobot:" + settings(folder, **where, **asked, **CPU)
 
     return made
 
@@ -183,7 +184,7 @@ PLACES: dict[str, Callable[[Path], str]] = {
     "clip": clip,
     "dopamine": dopamine,
     "lerobot classifier": bridge(build_tiny_classifier),
-    "lerobot sarm": bridge(tiny_sarm),
+    "lerobot sarm": bridge(tiny_sarm, repeat_present=True),
     "lerobot topreward": bridge(build_tiny_topreward),
     "roboreward": roboreward,
     "roborl-pairs-1": pairs,

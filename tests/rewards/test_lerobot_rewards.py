@@ -74,6 +74,7 @@ def qwen_vl_utils(monkeypatch):
 
 
 def opened(built, kind, **settings):
+    settings |= {"repeat_present": True} if kind == "sarm" else {}
     settings = {"checkpoint": str(built / kind), "backbone": str(built / f"{kind}-backbone")} | settings
     return open_lerobot(LerobotRewardConfig(**settings))
 
@@ -218,7 +219,9 @@ def test_sarm_through_lerobots_class_equals_sarm_converted(built, reward_model_c
     clip = str(built / "sarm-backbone")
     for head in ("sparse", "dense"):
         model = opened(built, "sarm", head=head)
-        settings = PublishedSarmConfig(checkpoint=str(built / "sarm"), clip=clip, head=head)
+        settings = PublishedSarmConfig(
+            checkpoint=str(built / "sarm"), clip=clip, head=head, repeat_present=True
+        )
         converted = open_published_sarm(settings)
         assert told_rate(model) == told_rate(converted) == 10.0
         assert model.window == converted.window
@@ -230,6 +233,8 @@ def test_sarm_through_lerobots_class_equals_sarm_converted(built, reward_model_c
             assert one.progress == pytest.approx(other.progress, abs=1e-5)
             assert one.raw == pytest.approx(other.raw, abs=1e-4)
     reward_model_check(model, task=TASK, observations=shown)
+    with pytest.raises(ConfigError, match="trained to look ahead"):
+        open_lerobot(LerobotRewardConfig(checkpoint=str(built / "sarm"), backbone=clip))
 
 
 def test_done_needs_several_finished_observations_in_a_row(built):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from roborl.errors import ModelLoadError
+from roborl.errors import ConfigError, ModelLoadError
 from roborl.pretrained import WEIGHTS
 from roborl.rewards.lerobot_checkpoint import training_statistics
 from roborl.rewards.sarm.published_model import PublishedWindow, StateScale, gap_of
@@ -63,7 +63,7 @@ def lerobot_shape(described: Mapping[str, Any], *, head: str) -> PublishedShape:
 
 
 def lerobot_window(
-    described: Mapping[str, Any], *, trained_hz: float, observation_hz: float
+    described: Mapping[str, Any], *, trained_hz: float, observation_hz: float, repeat_present: bool
 ) -> PublishedWindow:
     """Return the window that LeRobot's ``config.json`` states, at the rate of observations.
 
@@ -71,10 +71,20 @@ def lerobot_window(
         described: What the file says; not the rate, which is that of the dataset of training.
         trained_hz: Frames per second of that.
         observation_hz: Observations per second.
+        repeat_present: Whether the present observation may stand for all later ones, which the network was trained to see.
 
     Raises:
+        ConfigError: If it may not: a reward must not look ahead.
         ModelLoadError: If a field is missing.
     """
+    if not repeat_present:
+        raise ConfigError(
+            "This SARM checkpoint was trained to look ahead, which no reward may",
+            seen="a window centred on the present observation, repeat_present False",
+            allowed="a window that looks back alone, as of opensarm's checkpoints or of roborl train-reward",
+            remedy="Set repeat_present to True in the model's file of settings: the present observation then stands for all"
+            " later ones, and in mid-episode its scores differ from those that LeRobot computes offline",
+        )
     log.warning(
         "this SARM checkpoint was trained to look ahead; here the present observation stands for all later ones, as at"
         " the end of an episode, so in mid-episode its scores differ from those that LeRobot computes offline"

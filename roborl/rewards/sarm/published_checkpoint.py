@@ -56,6 +56,9 @@ class PublishedSarmConfig:
     observation_hz: float = 10.0
     # Whether to show it the state; without, it is shown zeros.
     use_state: bool = True
+    # LeRobot's: whether the present observation may stand for all later ones. They are trained to look ahead, and are
+    # refused without.
+    repeat_present: bool = False
 
     def __post_init__(self) -> None:
         if self.head not in _HEADS or not (self.trained_hz > 0 and self.observation_hz > 0):
@@ -89,7 +92,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
             raise ModelLoadError("This is another kind of model", seen=described["type"], allowed="sarm")
         published = split_weights(read_weights(folder))
         shape = lerobot_shape(described, head=config.head)
-        window = lerobot_window(described, **rates)
+        window = lerobot_window(described, **rates, repeat_present=config.repeat_present)
         scale = (
             lerobot_scale(folder, str(described.get("state_key", _STATE_KEY))) if config.use_state else None
         )

@@ -2,6 +2,7 @@
 
 The windows of opensarm look back alone. Those of LeRobot reach as far ahead as back, and a reward must not look ahead, so
 the present observation stands for all later ones: exactly what LeRobot shows the network at the last frame of an episode.
+In mid-episode that is not what they were trained on, so it is done only where the settings allow it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder, clip):
     return open_published_sarm(
-        PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), observation_hz=30.0)
+        PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), repeat_present=True, observation_hz=30.0)
     )
 
 
@@ -75,7 +75,7 @@ def damaged(source, target, change=lambda tensors: None, **fields):
 
 @pytest.mark.parametrize("head", ["sparse", "dense"])
 def test_the_network_says_what_lerobots_class_says(folder, clip, original, head):
-    config = PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), head=head)
+    config = PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), repeat_present=True, head=head)
     network = open_published_sarm(config).network
     generator = torch.Generator().manual_seed(1)
     frames, text, state = (
@@ -147,13 +147,15 @@ def test_two_instructions_in_one_batch_stay_apart(model, episode):
 
 def test_the_state_is_normalised_by_the_training_data_or_left_out(folder, clip, model, episode, tmp_path):
     state_free = open_published_sarm(
-        PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), use_state=False, observation_hz=30.0)
+        PublishedSarmConfig(
+            checkpoint=str(folder), clip=str(clip), repeat_present=True, use_state=False, observation_hz=30.0
+        )
     )
     assert state_free.version != model.version
     assert score_episode(state_free, TASK, episode)[-1] != score_episode(model, TASK, episode)[-1]
     bare = build_tiny_lerobot_sarm(tmp_path / "bare", statistics=False)
     with pytest.raises(ModelLoadError, match=r"observation.state was normalised.*lerobot-train"):
-        open_published_sarm(PublishedSarmConfig(checkpoint=str(bare), clip=str(clip)))
+        open_published_sarm(PublishedSarmConfig(checkpoint=str(bare), clip=str(clip), repeat_present=True))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,9 @@ def test_the_state_is_normalised_by_the_training_data_or_left_out(folder, clip, 
 def test_a_tensor_too_many_too_few_or_wrong_is_refused(folder, clip, tmp_path, change, words):
     config = damaged(folder, tmp_path / "damaged", change)
     with pytest.raises(ModelLoadError, match=words):
-        open_published_sarm(PublishedSarmConfig(checkpoint=config.checkpoint, clip=str(clip)))
+        open_published_sarm(
+            PublishedSarmConfig(checkpoint=config.checkpoint, clip=str(clip), repeat_present=True)
+        )
 
 
 @pytest.mark.parametrize(
@@ -188,22 +192,34 @@ def test_a_tensor_too_many_too_few_or_wrong_is_refused(folder, clip, tmp_path, c
 def test_a_description_that_does_not_fit_is_refused(folder, clip, tmp_path, fields, words):
     config = damaged(folder, tmp_path / "odd", **fields)
     with pytest.raises(ModelLoadError, match=words):
-        open_published_sarm(PublishedSarmConfig(checkpoint=config.checkpoint, clip=str(clip)))
+        open_published_sarm(
+            PublishedSarmConfig(checkpoint=config.checkpoint, clip=str(clip), repeat_present=True)
+        )
+
+
+def test_a_window_that_looks_ahead_is_refused_unless_the_settings_allow_it(folder):
+    with pytest.raises(
+        ConfigError, match=r"trained to look ahead.*repeat_present False.*repeat_present to True"
+    ):
+        load_reward_model(f"sarm:{folder}")
 
 
 def test_without_the_clip_network_it_was_trained_on_it_says_so(folder, tmp_path):
     with pytest.raises(ModelLoadError, match=r"openai/clip-vit-base-patch32.*hf download"):
-        load_reward_model(f"sarm:{folder}")
+        open_published_sarm(PublishedSarmConfig(checkpoint=str(folder), repeat_present=True))
     wide = build_tiny_lerobot_sarm(tmp_path / "wide", image_dim=24)
     with pytest.raises(ModelLoadError, match=r"vectors of 16.*pictures 24"):
         open_published_sarm(
-            PublishedSarmConfig(checkpoint=str(wide), clip=str(build_tiny_clip(tmp_path / "clip")))
+            PublishedSarmConfig(
+                checkpoint=str(wide), clip=str(build_tiny_clip(tmp_path / "clip")), repeat_present=True
+            )
         )
 
 
 def test_the_registry_reads_a_file_of_settings_and_warns_of_the_window(folder, clip, model, tmp_path, caplog):
     place = tmp_path / "sarm.yaml"
-    place.write_text(yaml.safe_dump({"checkpoint": str(folder), "clip": str(clip), "cameras": ["wrist"]}))
+    settings = {"checkpoint": str(folder), "clip": str(clip), "cameras": ["wrist"], "repeat_present": True}
+    place.write_text(yaml.safe_dump(settings))
     with caplog.at_level(logging.WARNING):
         read = load_reward_model(f"sarm:{place}")
     assert "trained to look ahead" in caplog.text
@@ -227,7 +243,9 @@ def test_a_window_reaches_as_far_back_in_time_as_in_training(
 ):
     rates = {"trained_hz": trained_hz, "observation_hz": observation_hz}
     with caplog.at_level(logging.WARNING):
-        read = open_published_sarm(PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), **rates))
+        read = open_published_sarm(
+            PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), repeat_present=True, **rates)
+        )
     assert read.window.gap == gap
     assert told_rate(read) == observation_hz
     assert words in caplog.text
