@@ -36,7 +36,10 @@ class OpenSarmConfig:
     behind: int = 4
     # Frames between neighbouring slots.
     frame_gap: int = 30
-    # Whether progress is smoothed as in opensarm's own inference: a mean of the ten latest sure readings.
+    # Whether a full window begins with the episode's first frame, as since opensarm's commit f93fec9 of 10 June 2026. A
+    # checkpoint from before was trained on windows that begin as many frames back as they have steps.
+    from_start: bool = True
+    # Whether progress is smoothed as in opensarm's own inference: a mean of the sure readings of the latest 100 frames.
     smooth: bool = True
 
 

@@ -26,6 +26,7 @@ from roborl.rewards.sarm.lerobot_layout import (
 from roborl.rewards.sarm.opensarm_layout import OpenSarmConfig, opensarm_scale, opensarm_shape, read_pickled
 from roborl.rewards.sarm.published_model import PublishedModel, PublishedWindow, gap_of
 from roborl.rewards.sarm.published_network import PublishedNetwork, PublishedShape
+from roborl.rewards.sarm.smoothing import smoothing_span
 from roborl.rewards.settings import settings_at
 
 _STATE_KEY, _IMAGE_KEY = "observation.state", "observation.images.top"
@@ -108,6 +109,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
             steps=config.opensarm.steps,
             gap=gap_of(config.opensarm.frame_gap, **rates),
             centred=False,
+            from_start=config.opensarm.from_start,
             behind=config.opensarm.behind,
         )
         scale = opensarm_scale(config.opensarm.norm_stats, shape.state_dim) if config.use_state else None
@@ -128,7 +130,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
         cameras=cameras,
         digest=content_hash(weights),
         config=config,
-        smooth=config.opensarm is not None and config.opensarm.smooth,
+        smooth=smoothing_span(**rates) if config.opensarm is not None and config.opensarm.smooth else 0,
     )
 
 

@@ -106,12 +106,15 @@ class PublishedWindow:
         steps: Slots besides the present one, as trained.
         gap: Observations between neighbouring slots.
         centred: Whether it was trained to reach ahead as far as back; the present then stands in the middle.
+        from_start: Whether the oldest slot is the episode's first observation however long ago that is; of windows that
+            look back alone.
         behind: Empty slots behind the last one, as trained.
     """
 
     steps: int
     gap: int
     centred: bool
+    from_start: bool = True
     behind: int = 0
 
     @property
@@ -132,6 +135,10 @@ class PublishedWindow:
             [0, 2, 5, 5, 5]
             >>> PublishedWindow(steps=4, gap=3, centred=False).indices(0, 5)
             [0, 1, 2, 4, 5]
+            >>> PublishedWindow(steps=4, gap=3, centred=False).indices(0, 20)
+            [0, 11, 14, 17, 20]
+            >>> PublishedWindow(steps=4, gap=3, centred=False, from_start=False).indices(0, 20)
+            [8, 11, 14, 17, 20]
         """
         if self.centred:
             half = self.steps // 2
@@ -140,6 +147,8 @@ class PublishedWindow:
             ]
         past = present - first
         if past >= self.gap * self.steps:
+            if not self.from_start:
+                first = present - self.gap * self.steps
             middle = [present - self.gap * k for k in range(self.steps - 1, 0, -1)]
         else:
             middle = [first + round(past * k / self.steps) for k in range(1, self.steps)]
@@ -268,7 +277,7 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         self._text = text
         self._seen = Sightings(reach=model.window.reach)
         self._finished = InARow(model.done_frames)
-        self._mean = SureMean() if model.smooth else None
+        self._mean = SureMean(model.smooth) if model.smooth else None
 
     def queries(self, observation: Observation) -> list[WindowQuery]:
         """Return one query: the window of this observation.
@@ -303,9 +312,11 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         if model.network.shape.finished:
             done = self._finished.read(stage == len(model.network.shape.stages))
         progress = min(max(reply.progress, 0.0), 1.0)
+        if self._mean is not None:
+            progress = self._mean.read(observation_id, progress, max(reply.classes))
         return Score(
             frame_id=observation_id,
-            progress=progress if self._mean is None else self._mean.read(progress, max(reply.classes)),
+            progress=progress,
             raw=reply.raw,
             done=done,
             stage=stage,
@@ -325,7 +336,7 @@ class PublishedModel:
         digest: Hash of the weights, as a part of the version.
         config: Its settings; the window is of their rate.
         done_frames: Finished observations in a row that make "done".
-        smooth: Whether progress is a mean of the latest sure readings.
+        smooth: Observations over which progress is a mean of the sure readings; 0 for the latest reading alone.
     """
 
     def __init__(
@@ -339,7 +350,7 @@ class PublishedModel:
         digest: str,
         config: Timed,
         done_frames: int = 2,
-        smooth: bool = False,
+        smooth: int = 0,
     ) -> None:
         self.network = network
         self.config = config

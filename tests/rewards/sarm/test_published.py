@@ -375,14 +375,28 @@ def test_opensarms_smoothing_is_on_by_default_and_part_of_the_version(opensarm, 
     fold = model.start(TASK, {})
     sure, unsure = (0.0, 1.0, 0.0, 0.0), (0.2, 0.8, 0.0, 0.0)
 
-    def score(progress, classes):
-        return fold.fold(0, [WindowReply(progress=progress, raw=1.5, classes=classes)])
+    def score(index, progress, classes):
+        return fold.fold(index, [WindowReply(progress=progress, raw=1.5, classes=classes)])
 
-    assert score(0.2, sure).progress == pytest.approx(0.2, abs=1e-5)
+    assert score(0, 0.2, sure).progress == pytest.approx(0.2, abs=1e-5)
     assert not fold.fold(1, [None]).valid
-    assert score(0.7, unsure).progress == pytest.approx(0.2, abs=1e-5)
-    assert score(0.4, sure).progress == pytest.approx(0.3, abs=1e-5)
-    assert score(0.4, sure).raw == 1.5
+    assert score(2, 0.7, unsure).progress == pytest.approx(0.2, abs=1e-5)
+    assert score(3, 0.4, sure).progress == pytest.approx(0.3, abs=1e-5)
+    assert score(4, 0.4, sure).raw == 1.5
+    assert score(104, 0.8, sure).progress == pytest.approx(0.8, abs=1e-5)  # the span at 30 Hz
+    slow = open_settings(opensarm[2] | {"opensarm": settings, "observation_hz": 10.0}, tmp_path)
+    assert (model.smooth, slow.smooth) == (100, 33)
+
+
+def test_a_checkpoint_from_before_windows_began_at_the_start_is_shown_its_own(opensarm, episode, tmp_path):
+    now = open_settings(opensarm[2], tmp_path)
+    asked = opensarm[2] | {"opensarm": opensarm[2]["opensarm"] | {"from_start": False}}
+    before = open_settings(asked, tmp_path)
+    assert before.version != now.version
+    folds = [model.start(TASK, {}) for model in (now, before)]
+    for observation in episode[:21]:
+        shown = [[s.id for s in fold.queries(observation)[0].slots] for fold in folds]
+    assert shown == [[0, 11, 14, 17, 20], [8, 11, 14, 17, 20]]
 
 
 # Of folding T-shirts: where each stage begins as a share of the task, in opensarm's utils/raw_data_utils.py.
