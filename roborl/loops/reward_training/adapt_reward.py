@@ -22,7 +22,7 @@ from roborl.rewards.adaptation.config import AdaptationTraining, Method
 from roborl.rewards.adaptation.hops import HopLessons
 from roborl.rewards.adaptation.lessons import Album, FilmedEpisode, Lessons, Sample, TimeGuess
 from roborl.rewards.adaptation.saving import save_adapted
-from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons
+from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons, until_done
 from roborl.rewards.adaptation.training import Adapted, Log, adapt
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, open_dopamine
 from roborl.rewards.hop_pairs import PairConfig
@@ -101,6 +101,8 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
     """
     _check(config)
     episodes, rate = _read(config)
+    if isinstance(config, AdaptRoboRewardConfig):
+        episodes = until_done(episodes, config.samples.onset)
     train, rest = _parted(episodes, config)
     lessons = _lessons(config, rate)
     guess = TimeGuess.of(train)

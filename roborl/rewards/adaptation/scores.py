@@ -1,13 +1,15 @@
 """Lessons for a judge of whole videos: successes cut short, and the score of how far they had come.
 
 Source: Lee et al., "RoboReward", arXiv 2601.00675: a success scores 5, its first 10, 30, 50 and 70 % score 1 to 4. Where
-sub-tasks are marked, those shares are of the progress and not of the time.
+sub-tasks are marked, those shares are of the progress and not of the time; else they are of the time until the task is
+done, which :func:`until_done` has to be told.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,6 +20,8 @@ from roborl.rewards.judges.queries import VlmQuery, VlmReply, expected_value
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.roboreward import LEVELS, RoboRewardModel, ask_score, frame_grid, write_score
 from roborl.types import Image
+
+log = logging.getLogger(__name__)
 
 _SHARES = (0.1, 0.3, 0.5, 0.7, 1.0)
 _DUMMY = np.zeros((1, 1, 3), np.uint8)
@@ -33,14 +37,41 @@ class ScoreConfig:
     jitter: float = 0.05
     # Videos per success that are shown with the instruction of another task, where there is one; they score 1.
     wrong_task: int = 2
+    # Share of an episode after which its task is done, where no sub-tasks are marked, in (0, 1].
+    onset: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.videos < 1 or not 0.0 <= self.jitter < 0.1 or self.wrong_task < 0:
+        counts_hold = self.videos >= 1 and self.wrong_task >= 0
+        if not (counts_hold and 0.0 <= self.jitter < 0.1 and 0.0 < self.onset <= 1.0):
             raise ConfigError(
                 "Videos cannot be drawn in this way",
-                seen=f"videos {self.videos}, jitter {self.jitter}, wrong_task {self.wrong_task}",
-                allowed="videos ≥ 1, jitter in [0, 0.1), wrong_task ≥ 0",
+                seen=f"videos {self.videos}, jitter {self.jitter}, wrong_task {self.wrong_task}, onset {self.onset}",
+                allowed="videos ≥ 1, jitter in [0, 0.1), wrong_task ≥ 0, onset in (0, 1]",
             )
+
+
+def until_done(episodes: Sequence[FilmedEpisode], onset: float) -> list[FilmedEpisode]:
+    """Return the episodes, the successes without marked sub-tasks done at a share of their time.
+
+    Warns of those where that share is 1: what is taught as the beginning of a task may show it done.
+
+    Args:
+        episodes: As they were read.
+        onset: Share of such an episode after which its task is done, in (0, 1].
+    """
+    unmarked = [e.success and e.level is None and e.keyframes == (0, e.count - 1) for e in episodes]
+    if any(unmarked) and onset == 1.0:
+        log.warning(
+            "%d of %d episodes have no marked sub-tasks, and are taught to be done with their last frame. Where one is done"
+            " earlier, a video of the finished task is taught as a lower score: mark the sub-tasks with roborl annotate, or"
+            " set --samples.onset to the share of an episode after which its task is done",
+            sum(unmarked),
+            len(episodes),
+        )
+    return [
+        replace(e, keyframes=(0, max(1, round(onset * (e.count - 1))))) if bare else e
+        for e, bare in zip(episodes, unmarked, strict=True)
+    ]
 
 
 class ScoreLessons:

@@ -17,8 +17,12 @@ from roborl.errors import DatasetError
 from roborl.loops import footage
 from roborl.loops.footage import read_footage
 from roborl.loops.record import spans
-from roborl.loops.reward_training.adapt_reward import draw_some
+from roborl.loops.reward_training import adapt_reward as adapting
+from roborl.loops.reward_training.adapt_reward import AdaptRoboRewardConfig, adapt_reward, draw_some
+from roborl.rewards.adaptation.scores import ScoreConfig
+from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.registry import load_reward_model
+from roborl.rewards.roboreward import RoboRewardConfig
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import EndCause
 
@@ -259,6 +263,33 @@ def test_a_dataset_adapts_a_judge_of_videos(dataset, network, tmp_path, capsys, 
     assert load_reward_model(f"roboreward:{tmp_path}").config.frames == 4
     packages = json.loads((tmp_path / "training.json").read_text())["packages"]
     assert packages.keys() == {"torch", "transformers", "python"}
+
+
+def test_unmarked_episodes_are_cut_by_the_time_until_their_task_is_done(network, tmp_path, monkeypatch):
+    write = {"fps": 10, "cameras": {"front": (PX, PX)}, "state_names": ["x"], "action_names": ["dx"]}
+    with DatasetWriter(tmp_path / "data", **write) as writer:
+        for number in range(2):
+            writer.append(recorded(number))
+    seen = []
+
+    def learn(lessons, samples, *rest, **more):
+        seen.extend(samples)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapting, "adapt", learn)
+    judge = JudgeConfig(device="cpu", dtype="float32")
+    model = RoboRewardConfig(checkpoint=str(network), judge=judge, camera="front", frames=4, min_cells=1)
+    config = AdaptRoboRewardConfig(
+        dataset=str(tmp_path / "data"),
+        out=tmp_path / "out",
+        model=model,
+        samples=ScoreConfig(jitter=0.0, wrong_task=0, onset=0.5),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        adapt_reward(config)
+    ends = {(s.value, s.spots[-1][2]) for s in seen}
+    assert ends == {(1, 1), (2, 3), (3, 5), (4, 7), (5, STEPS)}
+    assert all(s.guess == s.value for s in seen), "what knows the time alone is told as well"
 
 
 def test_a_dataset_adapts_a_pair_critic(dataset, tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 
 from roborl.errors import ConfigError
 from roborl.rewards.adaptation.lessons import Album, TimeGuess
-from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons
+from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons, until_done
 from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
@@ -34,6 +34,27 @@ def test_videos_end_where_their_score_is_reached():
         end = float(episode.progress(sample.spots[-1][2]))
         assert end == pytest.approx({1: 0.1, 2: 0.3, 3: 0.5, 4: 0.7, 5: 1.0}[sample.value], abs=0.06)
     assert {s.spots[-1][2] for s in samples if s.value == 3} <= set(range(18, 29))
+
+
+def test_unmarked_episodes_are_done_where_the_settings_say():
+    """Where the task is done at 70 %, a video of 70 % shows success; that of score 4 ends at 49 %."""
+    episodes = [film(101), film(51, 1, keyframes=(0, 20, 50)), film(51, 2, kind="drop", reached=0.5)]
+    told = until_done(episodes, 0.7)
+    assert [e.keyframes for e in told] == [(0, 70), (0, 20, 50), ()]
+    samples = drawn(lessons_of(ScoreConfig(videos=5, jitter=0.0)), told)
+    ends = {s.value: s.spots[-1][2] for s in samples if s.spots[0][0] == 0}
+    assert ends == {1: 7, 2: 21, 3: 35, 4: 49, 5: 100}
+
+
+def test_episodes_that_are_cut_by_time_are_warned_of(caplog):
+    marked, unmarked = film(51, keyframes=(0, 20, 50)), film(101)
+    for episodes, onset in (([marked], 1.0), ([unmarked], 0.9), ([film(51, level=3)], 1.0)):
+        until_done(episodes, onset)
+    assert caplog.messages == []
+    assert [e.keyframes for e in until_done([marked, unmarked], 1.0)] == [(0, 20, 50), (0, 100)]
+    (said,) = caplog.messages
+    assert said.startswith("1 of 2 episodes have no marked sub-tasks")
+    assert "--samples.onset" in said
 
 
 def test_failures_teach_what_they_reached_and_never_success():
@@ -86,3 +107,6 @@ def test_replies_are_read_as_in_watching():
 def test_settings_that_mean_nothing_are_refused():
     with pytest.raises(ConfigError, match="cannot be drawn"):
         ScoreConfig(jitter=0.2)
+    for onset in (0.0, 1.1):
+        with pytest.raises(ConfigError, match=r"onset .*onset in \(0, 1\]"):
+            ScoreConfig(onset=onset)
