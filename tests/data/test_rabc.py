@@ -74,6 +74,36 @@ def test_the_rule_by_the_name_of_lerobot_is_lerobots(
     np.testing.assert_array_equal(np.concatenate(list(found.weights.values())), theirs)
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "standing", "below_kappa"),
+    [(0.0185, 0.02, 0.27, 0.39), (0.0093, 0.012, 0.31, 0.51)],
+)
+def test_lerobots_ramp_gives_to_what_stands_still_and_jumps_at_kappa(
+    mean: float, deviation: float, standing: float, below_kappa: float
+) -> None:
+    told = np.array([0.0, 0.00999, 0.01001])
+    # Others on both sides bring all gains to this mean and deviation; the last row has none left, and counts as 0.
+    others, count = 100, 104
+    centre = (count * mean - told.sum()) / others
+    square = (count * (deviation**2 + mean**2) - (told**2).sum()) / others
+    away = np.tile([1.0, -1.0], others // 2) * np.sqrt(square - centre**2)
+    progress = {0: curve(0.0, *np.cumsum([*told, *(centre + away)]))}
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=1, rule="lerobot"))
+    assert (found.gains[0].mean(), found.gains[0].std()) == pytest.approx((mean, deviation), rel=1e-3)
+    assert found.weights[0][:3] == pytest.approx([standing, below_kappa, 1.0], abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chunk", "gain"), [(90, 25, 0.0093), (90, 50, 0.0185), (60, 50, 0.028), (200, 50, 0.0083)]
+)
+def test_the_mean_gain_over_a_chunk_is_its_share_of_the_task(seconds: int, chunk: int, gain: float) -> None:
+    """At 30 frames a second. LeRobot's kappa of 0.01 is above it for one task and far below for another."""
+    progress = {0: curve(*line(0, 1, 30 * seconds + 1))}
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=chunk, pace=1.0))
+    assert found.kappa == pytest.approx(gain, abs=3e-4)
+    assert found.gains[0].mean() == pytest.approx(gain, abs=3e-4)
+
+
 def test_kappa_goes_with_the_pace_of_the_data_and_not_with_its_length() -> None:
     for rows in (101, 401):
         progress = {0: curve(*line(0, 1, rows)), 1: curve(*line(0, 0.1, rows))}

@@ -50,6 +50,12 @@ def test_wilson_is_the_textbook_interval(case):
     assert wilson_interval(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@pytest.mark.parametrize(("successes", "low", "high"), [(10, 0.55, 0.95), (8, 0.39, 0.86)])
+def test_twelve_trials_tell_as_much_as_of_the_rates_that_sarm_published(successes, low, high):
+    """Its 83 and 67 % fit 10 and 8 of 12."""
+    assert wilson_interval(successes, 12) == pytest.approx((low, high), abs=0.005)
+
+
 def test_a_rate_of_nothing_is_refused():
     for case in ((0, 0), (3, 2), (-1, 4)):
         with pytest.raises(ShapeError):

@@ -435,6 +435,31 @@ def test_stages_become_progress_at_the_published_breakpoints(head, monkeypatch):
     np.testing.assert_allclose(opinion.progress[0], np.interp(raw, range(count + 1), bends), atol=1e-6)
 
 
+def test_at_full_size_it_has_the_published_numbers_of_parameters():
+    """Of opensarm: six classes of sparse stages and nine of dense ones, of which a converted network keeps one set."""
+    with torch.device("meta"):
+        network = PublishedNetwork(
+            PublishedShape(
+                stages=tuple(map(str, range(5))),
+                shares=(0.2,) * 5,
+                finished=True,
+                cameras=1,
+                frame_dim=512,
+                text_dim=512,
+                state_dim=14,
+                dim=768,
+                layers=8,
+                heads=12,
+                shuffled=True,
+            )
+        )
+    counts = [sum(p.numel() for p in part.parameters()) for part in (network.stage, network.within)]
+    assert [round(count / 1e6, 2) for count in counts] == [59.28, 59.87]
+    other_heads = 9 * (768 + 1), 768 + 1
+    whole = [count + left_out for count, left_out in zip(counts, other_heads, strict=True)]
+    assert [round(count / 1e6, 2) for count in whole] == [59.29, 59.87]
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
