@@ -1,7 +1,8 @@
 """How scores from 1 to 5, one per observation, become the rewards of an episode, by name.
 
 A learner pays the verdict of a judge by one of them, the one that pays for the last step alone; potential, delta and
-absolute are forms of its shaped reward as well, see :mod:`roborl.rewards.forms`.
+absolute are forms of its shaped reward as well, see :mod:`roborl.rewards.forms`. The scale of DSRL, 1 less at every step,
+is not among them: where a failure ends an episode as well, it pays for failing soon.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ class RewardTransform(StrEnum):
 
     TERMINAL01 = "terminal01"
     """(E − 1) / 4 at the last step, 0 elsewhere."""
-    DSRL = "dsrl"
-    """(E − 1) / 4 − 1 at the last step, −1 elsewhere: the scale on which DSRL counts steps to success."""
     POTENTIAL = "potential"
     """γΦ′ − Φ with Φ = (E − 1) / 4 of the part so far, and Φ = 0 at a true end: leaves the optimal policy alone."""
     DELTA = "delta"
@@ -69,8 +68,8 @@ class RewardTransform(StrEnum):
             ConfigError: If absolute scores are not forced.
 
         Example:
-            >>> RewardTransform.DSRL.rewards([1, 2, 5]).tolist()
-            [-1.0, 0.0]
+            >>> RewardTransform.DELTA.rewards([1, 2, 5]).tolist()
+            [0.25, 0.75]
         """
         e = np.asarray(scores, float)
         if e.ndim != 1 or e.size < 2 or not np.isfinite(e).all() or e.min() < 1 or e.max() > 5:
@@ -80,13 +79,11 @@ class RewardTransform(StrEnum):
                 allowed="at least two finite scores in 1 to 5, one per observation",
             )
         share = (e - 1) / 4
-        last = np.zeros(e.size - 1)
-        last[-1] = share[-1]
         match self:
             case RewardTransform.TERMINAL01:
+                last = np.zeros(e.size - 1)
+                last[-1] = share[-1]
                 return last
-            case RewardTransform.DSRL:
-                return last - 1
             case RewardTransform.DELTA:
                 return np.diff(share)
             case RewardTransform.POTENTIAL:

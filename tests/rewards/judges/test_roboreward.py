@@ -301,7 +301,6 @@ def test_rewards_by_name():
     share = (np.array(scores) - 1) / 4
     by = {t: t.rewards(scores, discount=0.9) for t in RewardTransform if t != "absolute"}
     assert by["terminal01"].tolist() == [0, 0, 0, 1]
-    assert by["dsrl"].tolist() == [-1, -1, -1, 0]
     assert by["delta"] == pytest.approx(np.diff(share))
     assert by["potential"] == pytest.approx([*(0.9 * share[1:4] - share[:3]), -share[3]])
     going_on = RewardTransform.POTENTIAL.rewards(scores, discount=0.9, terminated=False)
@@ -319,7 +318,7 @@ def test_absolute_scores_at_every_step_have_to_be_forced():
 @pytest.mark.parametrize("scores", [[3], [0.5, 2], [1, 6], [1, math.nan]])
 def test_scores_that_are_none_make_no_rewards(scores):
     with pytest.raises(ShapeError):
-        RewardTransform.DSRL.rewards(scores)
+        RewardTransform.TERMINAL01.rewards(scores)
 
 
 # --- what the network sees
