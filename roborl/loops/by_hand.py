@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from roborl.clock import Clock, MonotonicClock, Rate
 from roborl.data.lerobot_io import read_episodes
+from roborl.envs.answering import answers
 from roborl.envs.arm import Arm
 from roborl.envs.bench_maps import action_map
 from roborl.envs.robot_env import RobotEnv
@@ -261,11 +262,11 @@ def _whole_episode(
 def _both_answer(env: RobotEnv, policy: HandPolicy) -> bool:
     try:
         policy.read()
-        env.arm.begin_episode()
     except RobotError:
         return False
-    connected: bool = env.arm.robot.is_connected
-    return connected
+    clock = MonotonicClock()
+    rest = Rate(1 / _POLL_S, clock).wait
+    return answers(env.arm, clock, rest) and bool(env.arm.robot.is_connected)
 
 
 @contextlib.contextmanager

@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_made_is_told_before_anybody_is_asked_for_a_scen
         )
 
 
-def test_a_recording_ends_where_arm_or_leader_stay_silent(
+def test_a_recording_ends_where_arm_leader_or_camera_stay_silent(
     bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = bench_with({})
@@ -207,10 +207,29 @@ def test_a_recording_ends_where_arm_or_leader_stay_silent(
     monkeypatch.setattr(bench.env.arm, "connect", connect)
     assert not lost
 
-    def dead(index: int, **kwargs: Any) -> Any:
+    def unplugged(index: int, **kwargs: Any) -> Any:
         raise RobotError("Camera 'wrist' is stale")
 
-    monkeypatch.setattr(bench.env.arm, "observe", dead)
+    monkeypatch.setattr(bench.env.arm, "observe", unplugged)
+    with pytest.raises(RobotError, match="stale"):
+        record_by_hand(
+            bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=1, on_lost=lost.append
+        )
+    assert not lost, "nobody is asked for another scene"
+
+
+def test_a_recording_ends_where_the_robot_fails_again_and_again(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with({})
+    observe, looks, lost = bench.env.arm.observe, iter(range(99)), []
+
+    def flickers(index: int, **kwargs: Any) -> Any:
+        if next(looks) % 2 == 0:
+            raise RobotError("Camera 'wrist' is stale")
+        return observe(index, **kwargs)
+
+    monkeypatch.setattr(bench.env.arm, "observe", flickers)
     with pytest.raises(RobotError, match="stale"):
         record_by_hand(
             bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=1, on_lost=lost.append

@@ -15,6 +15,7 @@ import numpy as np
 
 from roborl.clock import NS, Clock, Rate
 from roborl.data.journal import Journal
+from roborl.envs.answering import answers
 from roborl.envs.homing import go_home
 from roborl.errors import RobotError, SafetyStop
 from roborl.loops.actor.control_settings import ControlSettings, Waiting
@@ -180,22 +181,15 @@ class ControlLoop:
         return cause
 
     def _fault(self, error: RobotError) -> None:
-        """Count a failure of the robot; several in a row, or a silent arm, are for a fresh process to deal with.
+        """Count a failure of the robot; several in a row, a silent arm or a dead camera are for a fresh process to deal with.
 
-        It connects the arm anew as soon as it answers, and asks nobody for a scene before.
+        It connects them anew as soon as they answer, and asks nobody for a scene before.
         """
         self._status.add("robot_faults")
         self._faults += 1
         log.warning("The robot failed: %s", error)
-        if self._faults >= _FAULTS_IN_A_ROW or not self._answers():
+        if self._faults >= _FAULTS_IN_A_ROW or not answers(self._arm, self._clock, self._rest):
             raise error
-
-    def _answers(self) -> bool:
-        try:
-            self._arm.begin_episode()
-        except RobotError:
-            return False
-        return True
 
     def _go_home(self) -> bool:
         """Bring the arm to its home pose; False where it had to stop on its way."""

@@ -495,7 +495,8 @@ def test_a_robot_that_fails_ends_the_episode_at_its_last_whole_step(bench: Bench
     end = ends(bench)[0]
     assert end.cause is EndCause.WATCHDOG
     assert end.index == arrivals(bench)[-1].index
-    assert bench.arm.calls[-2:] == ["hold", "begin_episode"], "it is stopped, then asked whether it answers"
+    stopped_then_asked = ["hold", "begin_episode", "observe"]
+    assert bench.arm.calls[-3:] == stopped_then_asked, "servos and cameras answer"
     assert bench.status["robot_faults"] == 1
 
 
@@ -565,14 +566,47 @@ def test_a_robot_that_comes_to_itself_goes_on_with_the_next_episode(
     assert [end.cause for end in ends(bench)] == causes
 
 
-def test_a_dead_camera_keeps_episodes_from_beginning_and_then_hands_over_to_a_fresh_process(
-    bench: Bench,
+def test_a_dead_camera_is_for_a_fresh_process_before_anybody_is_asked_for_another_scene(
+    tmp_path: Path,
 ) -> None:
-    def fail(name: str, count: int) -> None:
-        if name == "observe":
+    bench = Bench(tmp_path, goes_home=True, episodes=9)
+
+    def unplugged(name: str, count: int) -> None:
+        if name == "observe" and count >= 3:
             raise RobotError("no picture")
 
-    bench.arm.fault = fail
+    bench.arm.fault = unplugged
+    with pytest.raises(RobotError, match="no picture"):
+        bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.WATCHDOG]
+    assert len(bench.operator.seeds) == 1
+    assert bench.arm.calls.count("check_home") == 1
+    assert bench.status["robot_faults"] == 1
+
+
+def test_a_camera_that_stalls_for_a_moment_costs_its_episode_and_no_fresh_process(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, episodes=2)
+    back_ns = 0
+
+    def stalls(name: str, count: int) -> None:
+        nonlocal back_ns
+        if name == "observe" and count == 3:
+            back_ns = bench.clock.now_ns() + int(0.9 * NS)
+        if name == "observe" and bench.clock.now_ns() < back_ns:
+            raise RobotError("Camera 'wrist' is stale")
+
+    bench.arm.fault = stalls
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.WATCHDOG, EndCause.TIME_LIMIT]
+    assert len(bench.operator.seeds) == 2
+
+
+def test_a_camera_that_fails_again_and_again_is_handed_over_to_a_fresh_process(bench: Bench) -> None:
+    def flickers(name: str, count: int) -> None:
+        if name == "observe" and count % 2:
+            raise RobotError("no picture")
+
+    bench.arm.fault = flickers
     with pytest.raises(RobotError, match="no picture"):
         bench.loop.run()
     assert bench.ring.head == 0
@@ -674,7 +708,7 @@ def test_an_arm_that_does_not_get_home_begins_no_episode_and_is_tried_again(tmp_
     bench.arm.fault = astray
     bench.loop.run()
     assert bench.arm.calls.count("check_home") == 3
-    assert bench.arm.calls.count("observe") == 7, "one episode"
+    assert bench.arm.calls.count("observe") == 7 + 2, "one episode, and a look after each failure"
     assert len(bench.operator.seeds) == 3, "each time the operator is asked"
 
 
