@@ -13,7 +13,7 @@ import tty
 from collections.abc import Callable
 from types import TracebackType
 
-from roborl.hil.keystrokes import BRACKET_PASTES, LEAVE_PASTES, Keystrokes
+from roborl.hil.keystrokes import ASK_STATUS, BRACKET_PASTES, LEAVE_PASTES, STATUS, Keystrokes
 from roborl.hil.presses import Button, PressSender
 from roborl.types import EpisodeKey
 
@@ -31,6 +31,8 @@ KEYS = {
 }
 HELP = "s success · f failure · d discard · r scene ready · space stop · e emergency stop · t take over · g give back"
 _ALIVE_S = 0.25
+_UNANSWERED = 20
+_LAST_ANSWER_S = 0.1
 _STOPS = (Button.STOP, Button.ESTOP)
 _ENTER = frozenset("\r\n")
 
@@ -44,6 +46,10 @@ class TerminalKeyboard:
         descriptor: A terminal's file descriptor; standard input by default.
 
     Used as a context manager: inside it the terminal gives keys at once, without Enter, and marks what is pasted.
+
+    This process goes on living when the connection to a terminal far away is cut. So the terminal itself is asked how it is,
+    and its answers are the signs of life. One that has never answered is taken to live as long as this process does; so is
+    one inside tmux, screen or mosh, which answer in its place.
 
     Keys are pressed one at a time. Of different characters that come at once, from a terminal that does not mark its pastes,
     with Alt or from a hand that falls on the keyboard, only a stop is obeyed: one too many costs an episode, one too
@@ -60,7 +66,7 @@ class TerminalKeyboard:
         self._on_screen = on_screen
         self._fd = sys.stdin.fileno() if descriptor is None else descriptor
         self._before: list[object] | None = None
-        self._alive_at = 0.0
+        self._asked_s, self._asked, self._answers = 0.0, 0, False
         self._keystrokes = Keystrokes()
 
     def __enter__(self) -> TerminalKeyboard:
@@ -75,12 +81,15 @@ class TerminalKeyboard:
     ) -> None:
         if self._before is not None:
             self._tell_terminal(LEAVE_PASTES)
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)  # type: ignore[arg-type]
+            if self._answers:  # What comes later is typed into the shell.
+                select.select([self._fd], [], [], _LAST_ANSWER_S)
+            termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._before)  # type: ignore[arg-type]
             self._before = None
 
     def poll(self) -> list[Button]:
         """Send what was typed since the last call, and a sign of life now and then. Never waits."""
-        typed = self._keystrokes.take(self._read(), time.monotonic()).lower()
+        arrived = self._read()
+        typed = self._keystrokes.take(arrived, time.monotonic()).lower()
         buttons = [KEYS[key] for key in typed if key in KEYS]
         if len(set(typed) - _ENTER) > 1:
             stops = [button for button in _STOPS if button in buttons]
@@ -89,10 +98,25 @@ class TerminalKeyboard:
             buttons = stops
         for button in buttons:
             self._send(button)
-        if time.monotonic() - self._alive_at > _ALIVE_S:
-            self._alive_at = time.monotonic()
-            self._sender.press(Button.ALIVE)
+        self._show_life(answered=STATUS in arrived)
         return buttons
+
+    def _show_life(self, *, answered: bool) -> None:
+        """Pass on the terminal's answer as a sign of life, and ask it again now and then."""
+        due = time.monotonic() - self._asked_s > _ALIVE_S
+        if answered or (due and not self._answers):
+            self._sender.press(Button.ALIVE)
+        self._answers = self._answers or answered
+        if not due:
+            return
+        self._asked_s, self._asked = time.monotonic(), self._asked + 1
+        if self._before is None:
+            return
+        if self._asked == _UNANSWERED and not self._answers:
+            log.warning(
+                "This terminal does not say that it is there: a connection to it that is cut stops nothing"
+            )
+        self._tell_terminal(ASK_STATUS)
 
     def _read(self) -> bytes:
         read = b""
@@ -104,8 +128,10 @@ class TerminalKeyboard:
         return read
 
     def _tell_terminal(self, words: bytes) -> None:
-        with contextlib.suppress(OSError):  # One that is open for reading alone marks nothing.
-            os.write(self._fd, words)
+        # One that takes nothing any more would keep this process waiting; one that is open for reading alone is told nothing.
+        if select.select([], [self._fd], [], 0)[1]:
+            with contextlib.suppress(OSError):
+                os.write(self._fd, words)
 
     def _send(self, button: Button) -> None:
         screen = self._on_screen()

@@ -6,6 +6,8 @@ import re
 
 BRACKET_PASTES, LEAVE_PASTES = b"\x1b[?2004h", b"\x1b[?2004l"
 """Ask a terminal to mark pasted text as such, and not to any more."""
+ASK_STATUS, STATUS = b"\x1b[5n", b"\x1b[0n"
+"""Ask a terminal how it is, and what one says that is well."""
 
 _PASTE = re.compile(rb"\x1b\[200~.*?\x1b\[201~", re.DOTALL)
 # Control sequences, among them the function keys of Linux's console with a second bracket, and single shifts.

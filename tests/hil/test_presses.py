@@ -1,4 +1,8 @@
+import contextlib
 import os
+import select
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,10 +160,7 @@ def test_keys_become_presses_with_the_frame_on_the_screen(tmp_path: Path) -> Non
 
 
 def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
-    import pty
-    import termios
-
-    master, terminal = pty.openpty()
+    master, terminal = os.openpty()
     before = termios.tcgetattr(terminal)
     presses = Presses(tmp_path)
     with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, terminal) as keyboard:
@@ -170,8 +171,69 @@ def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
         while keyboard.poll() != [Button.FAILURE]:
             assert time.monotonic() < until
     assert termios.tcgetattr(terminal)[3] == before[3]
-    assert os.read(master, 64) == b"\x1b[?2004l"
+    assert os.read(master, 64).replace(b"\x1b[5n", b"") == b"\x1b[?2004l"
     assert Button.FAILURE in [press.button for press in presses.take()]
+
+
+class Terminal:
+    """A keyboard at a pseudo-terminal whose other end answers for as long as somebody is connected to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.far, self.near = os.openpty()
+        os.set_blocking(self.far, False)
+        self.presses = Presses(folder)
+        self.keyboard = TerminalKeyboard(PressSender(folder, "keyboard"), lambda: None, self.near)
+
+    def signs_of_life(self, *, connected: bool) -> int:
+        """Return how many of them are seen within 20 times their interval."""
+        self.presses.take()
+        until, seen = time.monotonic() + 0.4, 0
+        while time.monotonic() < until:
+            assert self.keyboard.poll() == []
+            if connected:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self.far, b"\x1b[0n" * os.read(self.far, 4096).count(b"\x1b[5n"))
+            time.sleep(0.005)
+            seen += sum(press.button is Button.ALIVE for press in self.presses.take())
+        return seen
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.setattr("roborl.hil.keyboard._ALIVE_S", 0.02)
+    terminal = Terminal(tmp_path)
+    with terminal.keyboard:
+        yield terminal
+    os.close(terminal.far)
+    os.close(terminal.near)
+
+
+def test_a_terminal_that_is_connected_no_more_gives_no_sign_of_life(terminal: Terminal) -> None:
+    assert terminal.signs_of_life(connected=True) > 2
+    terminal.signs_of_life(connected=False)
+    assert terminal.signs_of_life(connected=False) == 0
+    assert terminal.signs_of_life(connected=True) > 2
+
+
+def test_a_terminal_that_never_answers_is_taken_to_live_and_that_is_said(
+    terminal: Terminal, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roborl.hil.keyboard._UNANSWERED", 3)
+    assert terminal.signs_of_life(connected=False) > 2
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "a connection to it that is cut stops nothing" in said
+
+
+def test_a_terminal_that_takes_nothing_any_more_keeps_nobody_waiting(terminal: Terminal) -> None:
+    os.set_blocking(terminal.near, False)
+    while select.select([], [terminal.near], [], 0.1)[1]:
+        with contextlib.suppress(BlockingIOError):
+            os.write(terminal.near, b"x" * 256)
+    os.set_blocking(terminal.near, True)
+    polling = threading.Thread(target=lambda: terminal.signs_of_life(connected=False), daemon=True)
+    polling.start()
+    polling.join(10.0)
+    assert not polling.is_alive()
 
 
 @pytest.fixture
