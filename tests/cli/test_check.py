@@ -16,6 +16,7 @@ from roborl.cli.check import positional
 from roborl.cli.main import main
 from roborl.errors import ConfigError
 from roborl.loops.planning.check_machine import check_bench
+from roborl.paths import bench_file
 from roborl.testing.desk import DeskArm
 from roborl.testing.servo_chain import Instruction
 from roborl.testing.tiny_vlms import build_tiny_vlm
@@ -229,6 +230,48 @@ def test_cameras_that_do_not_answer_or_show_nothing_are_faults(
     assert not {"camera front", "camera wrist"} & set(
         run("--bench", "so101_desk", "--look", "false")[1]["failed"]
     )
+
+
+def test_cameras_that_answer_one_by_one_and_not_together_are_a_fault_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two uncompressed streams are too much for one USB hub: the second gives no picture while the first is open."""
+    from lerobot.cameras import utils
+
+    streaming: list[str] = []
+
+    class Camera:
+        def __init__(self, name: str, fourcc: str | None) -> None:
+            self.name, self.fourcc = name, fourcc
+
+        def connect(self) -> None:
+            streaming.append(self.name)
+
+        def read(self) -> Any:
+            if self.fourcc is None and len(streaming) > 1 and self.name == "wrist":
+                raise TimeoutError("Timed out waiting for frame")
+            return np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+
+        def disconnect(self) -> None:
+            streaming.remove(self.name)
+
+    monkeypatch.setattr(
+        utils,
+        "make_cameras_from_configs",
+        lambda configs: {n: Camera(n, c.fourcc) for n, c in configs.items()},
+    )
+
+    def wrist(bench: str) -> tuple[bool, str]:
+        (found,) = (f for f in check_bench(bench, [], look=True) if f.what == "camera wrist")
+        return found.ok, found.says
+
+    assert wrist("so101_desk")[0], "the file that is there to be copied has compressed pictures"
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(bench_file("so101_desk").read_text().replace("fourcc: MJPG, ", ""))
+    ok, says = wrist(str(plain))
+    assert not ok
+    assert re.search(r"Timed out.*alone.*fourcc: MJPG", says)
+    assert streaming == []
 
 
 def test_a_physical_arm_is_looked_at_without_being_touched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def check_cards() -> Iterator[Finding]:
 
 
 def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[Finding]:
-    """Yield whether a bench file can be used, whether its motors answer, and whether its cameras show anything.
+    """Yield whether a bench file can be used, its motors answer, and its cameras show something, all of them at once.
 
     Motors are read and not written to: an arm that holds a place goes on holding it.
 
@@ -88,8 +89,9 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
         yield Finding(what="if control dies", ok=True, says=bench.if_control_dies)
         yield from _arm(bench, look=look)
     if look:
+        pictures = _simulated(bench) if bench.simulated else _physical(bench)
         for camera, use in bench.cameras.items():
-            yield _look(bench, camera, (use.height_px, use.width_px))
+            yield _shows(camera, pictures[camera], (use.height_px, use.width_px))
 
 
 def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
@@ -168,12 +170,10 @@ def _motors(bench: Any, robot: Any, *, filed: bool) -> Finding:
     )
 
 
-def _look(bench: Any, camera: str, recorded: tuple[int, int]) -> Finding:
+def _shows(camera: str, picture: Image | str, recorded: tuple[int, int]) -> Finding:
     what = f"camera {camera}"
-    try:
-        picture = _simulated(bench, camera) if bench.simulated else _physical(bench, camera)
-    except Exception as error:  # a driver is foreign code: whatever it raises, the camera does not answer
-        return Finding(what=what, ok=False, says=f"{type(error).__name__}: {error}")
+    if isinstance(picture, str):
+        return Finding(what=what, ok=False, says=picture)
     height, width = picture.shape[:2]
     says = f"{width} x {height} px, recorded at {recorded[1]} x {recorded[0]}"
     if picture.min() == picture.max():
@@ -181,32 +181,57 @@ def _look(bench: Any, camera: str, recorded: tuple[int, int]) -> Finding:
     return Finding(what=what, ok=True, says=says)
 
 
-def _physical(bench: Any, camera: str) -> Image:
+def _physical(bench: Any) -> dict[str, Image | str]:
+    """Return a picture of each camera while all of them are open, as when an arm is driven; or in words why there is none."""
     from lerobot.cameras.utils import make_cameras_from_configs
 
     from roborl.envs.cameras import close_after_reading
 
-    cameras = make_cameras_from_configs({camera: bench.robot.cameras[camera]})
-    close_after_reading(cameras)
-    opened = cameras[camera]
-    opened.connect()
-    try:
-        picture: Image = opened.read()
-    finally:
-        opened.disconnect()
-    return picture
+    configs = bench.robot.cameras
+    opened: dict[str, Any] = {}
+    seen: dict[str, Image | str] = {}
+    for camera, config in configs.items():
+        try:
+            made = make_cameras_from_configs({camera: config})
+            close_after_reading(made)
+            made[camera].connect()
+            opened[camera] = made[camera]
+        except Exception as error:  # a driver is foreign code: whatever it raises, the camera does not answer
+            seen[camera] = _silent(configs, camera, error)
+    for camera, driver in opened.items():
+        try:
+            seen[camera] = driver.read()
+        except Exception as error:
+            seen[camera] = _silent(configs, camera, error)
+    for driver in opened.values():
+        with contextlib.suppress(Exception):
+            driver.disconnect()
+    return seen
 
 
-def _simulated(bench: Any, camera: str) -> Image:
+def _silent(configs: Any, camera: str, error: Exception) -> str:
+    says = f"{type(error).__name__}: {error}"
+    if len(configs) > 1 and getattr(configs[camera], "fourcc", "MJPG") != "MJPG":
+        says += (
+            "; if it shows something alone, the cameras together ask too much of one USB hub: set fourcc: MJPG for each of"
+            " them, or plug them into hubs of their own"
+        )
+    return says
+
+
+def _simulated(bench: Any) -> dict[str, Image | str]:
     from roborl.envs.bench import make_robot
 
     robot: Any = make_robot(bench)
-    robot.connect()
     try:
-        picture: Image = robot.get_observation()[camera]
-    finally:
-        robot.disconnect()
-    return picture
+        robot.connect()
+        try:
+            seen: dict[str, Image | str] = robot.get_observation()
+        finally:
+            robot.disconnect()
+    except Exception as error:  # the renderer is foreign code too
+        return dict.fromkeys(bench.cameras, f"{type(error).__name__}: {error}")
+    return seen
 
 
 def _version(name: str) -> str | None:
