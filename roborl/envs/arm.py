@@ -9,7 +9,7 @@ from typing import Any, Never
 import numpy as np
 from lerobot.robots.robot import Robot
 
-from roborl.clock import Clock
+from roborl.clock import NS, Clock
 from roborl.envs.bench import Bench, device_type
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.cameras import Freshness, age_ns, close_after_reading, frame_age_s
@@ -18,6 +18,7 @@ from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
 from roborl.envs.servos import (
     DEVICE_FAULTS,
+    OVERLOAD,
     READ_RETRIES,
     close_port,
     diagnosis,
@@ -37,6 +38,9 @@ _HOMEWARD_SPEED = 0.25
 """Share of the joints' largest speeds at which the arm goes home, where the bench does not allow less."""
 _SAG = 0.5
 """Share of its leash by which a joint may miss its home under the arm's own weight."""
+_OPENING = 5.0
+"""By how much of its 100 a gripper that was overloaded opens."""
+_OPENING_S = 0.1
 _SAME_ACTION = 0.01
 """A stored action this near to the one asked for is it: the rest is the inverse kinematics' rounding."""
 
@@ -119,6 +123,8 @@ class Arm:
 
     def begin_episode(self) -> None:
         """Take the measured pose for the set-point and forget the last episode's frames.
+
+        A gripper that has given up, for it squeezed for too long, is opened a little first. That takes a tenth of a second.
 
         Raises:
             RobotError: If the robot does not answer, a joint is not finite, or a servo cannot hold its joint.
@@ -324,8 +330,12 @@ class Arm:
         return self._pose({f"{name}.pos": value for name, value in positions.items()})
 
     def _require_hold(self) -> None:
+        bus: Any = getattr(self.robot, "bus", None)
         try:
-            weak = weak_servos(getattr(self.robot, "bus", None))
+            weak = weak_servos(bus)
+            if weak == {self.model.gripper: OVERLOAD}:
+                self._open_a_little(bus)
+                weak = weak_servos(bus)
         except DEVICE_FAULTS as error:
             raise self._fault("The robot does not report its servos' state", error) from error
         if weak:
@@ -335,6 +345,15 @@ class Arm:
                 allowed="torque on, and no fault",
                 remedy="Relieve the joint, let its servo cool down and switch the arm's power off and on; support the arm",
             )
+
+    def _open_a_little(self, bus: Any) -> None:
+        """Turn the gripper away from what it squeezes: a servo that gave up takes torque again for the other way alone."""
+        index = self.model.gripper_index
+        place = min(self._measured[index] + _OPENING, self.model.upper[index])
+        # To all servos at once, so that none answers: LeRobot takes an answer with a fault in it for none.
+        bus.sync_write("Goal_Position", {self.model.gripper: float(place)})
+        self._clock.sleep_until(self._clock.now_ns() + int(_OPENING_S * NS))
+        self._measured = self._read_joints()
 
     def _pose(self, seen: Mapping[str, Any]) -> Joints:
         """Return the joints that the robot reports; one that is no finite number is a joint that it does not know."""

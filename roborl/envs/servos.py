@@ -25,7 +25,8 @@ READ_RETRIES = 2
 _QUIET_S = 0.005
 """How long answers that are overdue may still come in, once one has."""
 
-_BITS = {1: "voltage", 2: "position sensor", 4: "heat", 8: "current", 32: "overload"}
+OVERLOAD = "overload"
+_BITS = {1: "voltage", 2: "position sensor", 4: "heat", 8: "current", 32: OVERLOAD}
 
 
 def steady(device: Any) -> None:
