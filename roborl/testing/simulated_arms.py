@@ -26,7 +26,13 @@ _MOST_BEHIND_S = 0.1
 _SETTLED_S = 0.3
 _DRAWS = 20
 # That the computer is busy with drawing is no fault of the arm's.
-_PATIENT = {"stale_s": 2.0, "frozen_frames": 10, "action_deadline_s": 5.0, "operator_silence_s": 10.0}
+_PATIENT = {
+    "stale_s": 2.0,
+    "frozen_frames": 10,
+    "action_deadline_s": 5.0,
+    "tick_deadline_s": 5.0,
+    "operator_silence_s": 10.0,
+}
 
 
 class Following:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
@@ -91,6 +91,10 @@ class _StubBus:
 class StubRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no types
     """Goes at once where it is told, until its fault comes.
 
+    Args:
+        config: Its fault and cameras.
+        sleep: What a slow bus spends its time with.
+
     Attributes:
         joints: Where it is, (n,).
         sent: Every joint vector it was told, for tests to look at.
@@ -99,8 +103,9 @@ class StubRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no typ
     config_class = StubRobotConfig
     name = "stub"
 
-    def __init__(self, config: StubRobotConfig) -> None:
+    def __init__(self, config: StubRobotConfig, sleep: Callable[[float], None] = time.sleep) -> None:
         super().__init__(config)
+        self._sleep = sleep
         self.config = config
         self.model = load_robot_model(config.model)
         self.joints = self.model.home.copy()
@@ -155,7 +160,7 @@ class StubRobot(Robot):  # type: ignore[misc]  # LeRobot's base class has no typ
             ConnectionError: When the bus is silent.
         """
         if self.faulty(Fault.SLOW_BUS):
-            time.sleep(self.config.slow_s)
+            self._sleep(self.config.slow_s)
         if self.faulty(Fault.BUS_TIMEOUT):
             raise ConnectionError("no status packet from the motors")
         if self.faulty(Fault.BUS_HICCUP):

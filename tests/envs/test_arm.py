@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roborl.clock import FakeClock
+from roborl.clock import NS, FakeClock
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, CameraUse, WatchdogConfig, load_bench, make_robot
 from roborl.errors import ConfigError, RobotError, ShapeError
@@ -26,8 +26,9 @@ def stub_arm(fault: str = "", *, after: int = 0, slow_s: float = 0.01) -> tuple[
         },
         watchdog=WatchdogConfig(stale_s=0.2, frozen_frames=3, action_deadline_s=0.5),
     )
-    robot = StubRobot(bench.robot)
-    return Arm(bench, robot, FakeClock()), robot
+    clock = FakeClock()
+    robot = StubRobot(bench.robot, sleep=clock.advance)
+    return Arm(bench, robot, clock), robot
 
 
 def run(arm: Arm, steps: int, *, pause_s: float = 0.0) -> None:
@@ -70,9 +71,12 @@ def test_each_fault_is_raised_as_a_robot_error_within_a_few_steps(fault: Fault, 
 
 
 def test_a_slow_bus_is_only_slow() -> None:
-    arm, robot = stub_arm(Fault.SLOW_BUS, slow_s=0.001)
+    """What it costs is the control loop's to judge."""
+    arm, robot = stub_arm(Fault.SLOW_BUS, after=5, slow_s=1.5)
     run(arm, 3)
     assert len(robot.sent) == 15
+    # Ten set-points and three looks.
+    assert arm.observe(3, images=False).stamp_ns == 13 * 1.5 * NS
 
 
 def test_a_bus_that_is_silent_from_the_start_says_so_at_connect() -> None:

@@ -23,8 +23,8 @@ from roborl.loops.actor.newest_chunk import NewestChunk
 from roborl.loops.actor.orders import Orders
 from roborl.loops.actor.remarks import Remarks
 from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request
-from roborl.loops.actor.status import StatusSlot
-from roborl.loops.actor.ticks import TickTrace
+from roborl.loops.actor.status import StatusSlot, count_end
+from roborl.loops.actor.ticks import TickDeadline, TickTrace
 from roborl.loops.actor.turns import Turn, Turns
 from roborl.loops.seeds import SCENES, scene_seed
 from roborl.records import Arrival, Begin, End, Record
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 # For verdicts on earlier episodes that may come while one runs.
 _SPARE_SLOTS = 8
-_CAUSES = tuple(EndCause)
 _FAULTS_IN_A_ROW = 5
 _LOOKS_PER_PERIOD = 10
 _SILENT = "The operator's keyboard gives no sign of life: the arm stops"
@@ -87,7 +86,8 @@ class ControlLoop:
         self._orders = orders or Orders(None, clock)
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
-        self._trace, self._remarks = TickTrace(status), Remarks()
+        self._trace, self._remarks = TickTrace(status, settings.time_scale), Remarks()
+        self._deadline = TickDeadline(settings, self._remarks)
         newest = NewestChunk(
             chunks,
             status,
@@ -224,6 +224,8 @@ class ControlLoop:
             # What was pressed meanwhile was pressed with the observation before on the screen.
             self._orders.listen(self._index)
             self._trace.enter("other")
+            if self._deadline.overdue(self._rate):
+                return self._orders.end or EndCause.WATCHDOG
             verdict = self._operator.verdict()
             self._arrive(observation, command, verdict)
             self._status.add("steps")
@@ -314,13 +316,7 @@ class ControlLoop:
 
     def _next_tick(self) -> bool:
         """Wait for the next control period; False where the episode must end."""
-        self._trace.enter("wait")
-        self._status["due_ns"] = self._rate.next_ns
-        due_ns = int(self._rate.remaining_ns() / self._settings.time_scale)
-        late_ns = int(self._rate.wait() / self._settings.time_scale)
-        self._trace.tick(late_ns, due_ns)
-        self._status.record_lateness(late_ns)
-        self._status.add("ticks")
+        missed = self._deadline.missed(self._trace.wait(self._rate))
         self._trace.enter("listen")
         self._sign_of_life()
         self._orders.listen(self._index)
@@ -328,7 +324,7 @@ class ControlLoop:
         if self._stopping():
             self._orders.end = self._orders.end or EndCause.OPERATOR_STOP
         self._trace.enter("other")
-        return self._orders.end is None
+        return self._orders.end is None and not missed
 
     def _lose_operator(self, how: str) -> None:
         self._status.add("operator_lost")
@@ -354,13 +350,8 @@ class ControlLoop:
             self._lose_operator(_SILENT)
         self._orders.finish(self._index)
         self._turns.finish()
-        self._status["last_end"] = _CAUSES.index(cause)
-        self._status.add("episodes")
         self._ended = (self._key, cause is EndCause.SUCCESS)
-        self._status.add("successes", cause is EndCause.SUCCESS)
-        self._status.add("discarded", self._orders.discard)
-        self._status.add("watchdogs", cause is EndCause.WATCHDOG)
-        self._status.add("judge_stops", cause is EndCause.JUDGE_STOP)
+        count_end(self._status, cause, discarded=self._orders.discard)
         log.debug("%s ended at %d: %s", self._key, self._index, cause)
 
     def _commit(self, record: Record) -> None:

@@ -177,6 +177,7 @@ def count_lost_episode(journal: Journal, status: StatusSlot) -> None:
 
 def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
     """Return the control loop's settings for a bench."""
+    world_waits = bench.simulated and config.world_waits
     return ControlSettings(
         task=bench.task,
         meta={
@@ -190,8 +191,10 @@ def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
         seed=config.seed,
         replan_steps=config.replan_steps,
         action_deadline_s=bench.watchdog.action_deadline_s,
+        # A world that waits for the arm loses nothing by a stall of the machine.
+        tick_deadline_s=0.0 if world_waits else bench.watchdog.tick_deadline_s,
         time_scale=bench.time_scale,
-        world_waits=bench.simulated and config.world_waits,
+        world_waits=world_waits,
         goes_home=not bench.simulated,
     )
 

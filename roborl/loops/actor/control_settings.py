@@ -35,6 +35,7 @@ class ControlSettings:
         replan_steps: After how many steps of a chunk another one is asked for.
         action_deadline_s: Wall seconds without an action after which the episode ends; and for which the arm goes on with a
             chunk while the next one, asked for, does not come.
+        tick_deadline_s: Wall seconds by which a control tick may be late before the episode ends; 0: any.
         stop_s: How long the arm is held, in seconds, before a stop counts as done.
         time_scale: How many clock seconds pass per wall second.
         world_waits: Let a simulated world stand still while no action is there, so that an episode does not depend on
@@ -51,6 +52,7 @@ class ControlSettings:
     seed: int = 0
     replan_steps: int = 1
     action_deadline_s: float = 1.0
+    tick_deadline_s: float = 0.0
     stop_s: float = 0.2
     time_scale: float = 1.0
     world_waits: bool = False

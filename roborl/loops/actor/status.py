@@ -13,7 +13,9 @@ import numpy as np
 
 from roborl.errors import ConfigError
 from roborl.loops.actor.mapped_file import map_file
+from roborl.types import EndCause
 
+_CAUSES = tuple(EndCause)
 _MAGIC = 0x3153544154535252
 
 LIFE = ("pid", "heartbeat_ns", "started_ns", "import_ns", "ready_ns", "starts")
@@ -119,6 +121,16 @@ class StatusSlot:
     def values(self) -> dict[str, int]:
         """Return all fields by name."""
         return {name: int(self._values[n]) for name, n in self._at.items()}
+
+
+def count_end(status: StatusSlot, cause: EndCause, *, discarded: bool) -> None:
+    """Count an episode of the control process under its end."""
+    status["last_end"] = _CAUSES.index(cause)
+    status.add("episodes")
+    status.add("successes", cause is EndCause.SUCCESS)
+    status.add("discarded", discarded)
+    status.add("watchdogs", cause is EndCause.WATCHDOG)
+    status.add("judge_stops", cause is EndCause.JUDGE_STOP)
 
 
 def late_bucket(late_ns: int) -> int:

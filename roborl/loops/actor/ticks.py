@@ -1,10 +1,13 @@
-"""Where the time of a late control tick went."""
+"""Control ticks: waiting for them, where the time of a late one went, and when one comes too late."""
 
 from __future__ import annotations
 
 import resource
 import time
 
+from roborl.clock import NS, Rate
+from roborl.loops.actor.control_settings import ControlSettings
+from roborl.loops.actor.remarks import Remarks
 from roborl.loops.actor.status import PHASES, StatusSlot
 
 _LATE_NS = 2_000_000
@@ -21,10 +24,11 @@ class TickTrace:
 
     Args:
         status: Of the control process; nobody else writes it.
+        time_scale: How many seconds of the loop's clock pass per wall second.
     """
 
-    def __init__(self, status: StatusSlot) -> None:
-        self._status = status
+    def __init__(self, status: StatusSlot, time_scale: float = 1.0) -> None:
+        self._status, self._time_scale = status, time_scale
         self._worst_ns = status["late_max_ns"]
         self.restart()
 
@@ -40,6 +44,17 @@ class TickTrace:
         now_ns = time.monotonic_ns()
         self._took_ns[self._phase] += now_ns - self._since_ns
         self._phase, self._since_ns = phase, now_ns
+
+    def wait(self, rate: Rate) -> int:
+        """Wait for the next tick, count it, and return how late it began, in nanoseconds of wall time."""
+        self.enter("wait")
+        self._status["due_ns"] = rate.next_ns
+        due_ns = int(rate.remaining_ns() / self._time_scale)
+        late_ns = int(rate.wait() / self._time_scale)
+        self.tick(late_ns, due_ns)
+        self._status.record_lateness(late_ns)
+        self._status.add("ticks")
+        return late_ns
 
     def tick(self, late_ns: int, due_ns: int) -> None:
         """End a period whose last phase was the wait for its tick.
@@ -66,6 +81,34 @@ class TickTrace:
         self._status["worst_cpu_ns"] = time.thread_time_ns() - self._cpu_ns
         self._status["worst_faults"] = usage.ru_minflt - before.ru_minflt
         self._status["worst_disk_faults"] = usage.ru_majflt - before.ru_majflt
+
+
+class TickDeadline:
+    """Says when a tick comes so late that the arm must stop: robot, driver or machine stood still, and nobody watched.
+
+    Args:
+        settings: How late a tick may be.
+        remarks: Where it is said.
+    """
+
+    def __init__(self, settings: ControlSettings, remarks: Remarks) -> None:
+        self._settings, self._remarks = settings, remarks
+
+    def missed(self, late_ns: int) -> bool:
+        """Return whether ``late_ns`` of wall time are too many."""
+        deadline_s = self._settings.tick_deadline_s
+        if not 0 < deadline_s * NS < late_ns:
+            return False
+        self._remarks.keep(
+            "tick",
+            f"A control tick came {late_ns / NS:.2f} s late, watchdog.tick_deadline_s allows {deadline_s:g} s:"
+            " the arm stops",
+        )
+        return True
+
+    def overdue(self, rate: Rate) -> bool:
+        """Return whether the tick that is due is too late already."""
+        return self.missed(int(-rate.remaining_ns() / self._settings.time_scale))
 
 
 def account(status: StatusSlot) -> dict[str, dict[str, float]]:

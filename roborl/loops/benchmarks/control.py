@@ -46,7 +46,7 @@ cameras:
 control_hz: 50
 policy_hz: 10
 max_steps: 100
-watchdog: {frozen_frames: 0}
+watchdog: {frozen_frames: 0, tick_deadline_s: 0}  # a late tick is what is measured
 if_control_dies: nothing moves
 """
 _CONTROL_HZ = 50.0

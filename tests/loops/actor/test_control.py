@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -175,7 +176,7 @@ class Bench:
 
     def __init__(self, folder: Path, **overrides: Any) -> None:
         self.folder = folder
-        self.clock = Ticking()
+        self.clock = overrides.pop("clock", None) or Ticking()
         self.arm = Arm(self.clock)
         arm = overrides.pop("arm", self.arm)
         cameras, state_dim = overrides.pop("sees", (CAMERAS, 3))
@@ -500,22 +501,79 @@ def test_a_robot_that_fails_ends_the_episode_at_its_last_whole_step(bench: Bench
     assert bench.status["robot_faults"] == 1
 
 
-def stub_bench(folder: Path, fault: Fault | None, **overrides: Any) -> Bench:
-    """The loop on a real arm before a robot that breaks after 23 set-points."""
+@pytest.mark.parametrize("call", ["observe", "tick", "begin_step"])
+@pytest.mark.parametrize("count", [4, 6])
+@pytest.mark.parametrize("blocked_s", [0.2, 3.0])
+def test_a_robot_call_that_blocks_for_longer_than_a_tick_may_be_late_ends_the_episode(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, call: str, count: int, blocked_s: float
+) -> None:
+    """Nothing of the step that it was in is an experience: its action did not have its time."""
+    bench = Bench(tmp_path, tick_deadline_s=0.25, max_steps=6)
+
+    def block(name: str, number: int) -> None:
+        if name == call and number == (count + 1 if call == "observe" else count):
+            bench.clock.advance(blocked_s)
+
+    bench.arm.fault = block
+    bench.loop.run()
+    (end,) = ends(bench)
+    spans_s = np.diff([arrival.observation.stamp_ns for arrival in arrivals(bench)]) / NS
+    remarks = [line for line in caplog.messages if "tick_deadline_s" in line]
+    if blocked_s < 0.25:
+        assert (end.cause, end.index) == (EndCause.TIME_LIMIT, 6)
+        assert not remarks
+        assert spans_s.max() > 0.2
+        return
+    steps = (count - 1) // bench.arm.ticks_per_step if call == "tick" else count - 1
+    assert (end.cause, end.index) == (EndCause.WATCHDOG, steps)
+    assert [arrival.index for arrival in arrivals(bench)] == list(range(steps + 1))
+    assert (spans_s < 0.15).all()
+    assert bench.arm.calls[-1] == "hold"
+    assert bench.status["watchdogs"] == 1
+    assert len(remarks) == 1
+    assert re.search(
+        r"came 2\.\d+ s late, watchdog\.tick_deadline_s allows 0\.25 s: the arm stops", remarks[0]
+    )
+
+
+def test_a_late_tick_counts_in_wall_seconds_and_0_allows_any(tmp_path: Path) -> None:
+    for deadline_s, cause in (
+        (0.25, EndCause.WATCHDOG),
+        (0.5, EndCause.TIME_LIMIT),
+        (0.0, EndCause.TIME_LIMIT),
+    ):
+        folder = tmp_path / str(deadline_s)
+        folder.mkdir()
+        bench = Bench(folder, tick_deadline_s=deadline_s, time_scale=2.0)
+
+        def block(name: str, number: int, clock: FakeClock = bench.clock) -> None:
+            if (name, number) == ("tick", 12):
+                clock.advance(0.8)
+
+        bench.arm.fault = block
+        bench.loop.run()
+        assert [end.cause for end in ends(bench)] == [cause]
+
+
+def stub_bench(folder: Path, fault: Fault | None, *, slow_s: float = 0.001, **overrides: Any) -> Bench:
+    """The loop on a real arm before a robot that breaks after 23 set-points, on one clock."""
+    clock = Ticking()
     wiring = Wiring(
-        robot=StubRobotConfig(fault=fault or "", fault_after=23, slow_s=0.001),
+        robot=StubRobotConfig(fault=fault or "", fault_after=23, slow_s=slow_s),
         model="so101_sim",
         task="wave",
         max_steps=40,
         cameras={name: CameraUse(height_px=64, width_px=64) for name in ("front", "wrist")},
         watchdog=WatchdogConfig(stale_s=0.02, frozen_frames=3),
     )
-    robot = StubRobot(wiring.robot)
-    arm = RealArm(wiring, robot, FakeClock())
+    robot = StubRobot(wiring.robot, sleep=clock.advance)
+    arm = RealArm(wiring, robot, clock)
     arm.connect()
     bench = Bench(
         folder,
+        clock=clock,
         arm=arm,
+        tick_deadline_s=wiring.watchdog.tick_deadline_s,
         sees=(arm.cameras, arm.state_dim),
         max_steps=40,
         slots=256,
@@ -554,7 +612,6 @@ def test_a_robot_that_breaks_for_good_ends_its_episode_and_then_the_process(
     ("fault", "causes"),
     [
         (None, [EndCause.TIME_LIMIT, EndCause.TIME_LIMIT]),
-        (Fault.SLOW_BUS, [EndCause.TIME_LIMIT, EndCause.TIME_LIMIT]),
         (Fault.BUS_HICCUP, [EndCause.WATCHDOG, EndCause.TIME_LIMIT]),
     ],
 )
@@ -564,6 +621,25 @@ def test_a_robot_that_comes_to_itself_goes_on_with_the_next_episode(
     bench = stub_bench(tmp_path, fault, episodes=2)
     bench.loop.run()
     assert [end.cause for end in ends(bench)] == causes
+
+
+@pytest.mark.parametrize(
+    ("slow_s", "late_ms", "cause"),
+    [
+        (0.005, (0, 0), EndCause.TIME_LIMIT),
+        (0.1, (70, 200), EndCause.TIME_LIMIT),
+        (1.0, (900, 2000), EndCause.WATCHDOG),
+    ],
+)
+def test_a_slow_bus_makes_ticks_late_and_beyond_their_deadline_ends_the_episode(
+    tmp_path: Path, slow_s: float, late_ms: tuple[float, float], cause: EndCause
+) -> None:
+    bench = stub_bench(tmp_path, Fault.SLOW_BUS, slow_s=slow_s, episodes=2)
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [cause] * 2
+    assert late_ms[0] <= bench.status["late_max_ns"] / 1e6 <= late_ms[1]
+    if cause is EndCause.WATCHDOG:
+        assert [end.index for end in ends(bench)] == [4, 0], "the bus was slow from the fifth step on"
 
 
 def test_a_dead_camera_is_for_a_fresh_process_before_anybody_is_asked_for_another_scene(

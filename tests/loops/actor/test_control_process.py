@@ -71,6 +71,14 @@ def test_a_simulation_keeps_its_verdict_to_itself_where_a_judge_gives_it(
     assert make_settings(config, bench).meta.get("outcome") == told
 
 
+@pytest.mark.parametrize(("world_waits", "deadline_s"), [(True, 0.0), (False, 0.25)])
+def test_a_late_tick_ends_no_episode_of_a_simulated_world_that_waits(
+    world_waits: bool, deadline_s: float
+) -> None:
+    settings = make_settings(ActConfig(world_waits=world_waits), load_bench("so101_sim"))
+    assert (settings.world_waits, settings.tick_deadline_s) == (world_waits, deadline_s)
+
+
 @pytest.mark.parametrize(
     ("outcome", "mode", "live", "stops"),
     [

@@ -77,6 +77,7 @@ def config(desk: DeskArm, tmp_path: Path) -> Iterator[ActConfig]:
             f"--max_steps={STEPS}",
             "--watchdog.stale_s=10",
             "--watchdog.action_deadline_s=10",
+            "--watchdog.tick_deadline_s=10",
         ],
         plugins=["roborl.testing.config_noise_camera"],
         run=tmp_path / "run",
