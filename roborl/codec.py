@@ -21,6 +21,8 @@ type Header = dict[str, Any]
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_PARTS = 256
+MAX_RECORD_BYTES = 64 << 20
+"""Of a step, laid end to end, on its way from an actor to its learner."""
 _MAX_DIMENSIONS = 8
 _MAX_PART_BYTES = (1 << 32) - 1
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from roborl.clock import Clock
-from roborl.codec import Part
+from roborl.codec import MAX_RECORD_BYTES, Part
 from roborl.errors import DatasetError, WireError
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ClientLink
@@ -17,7 +17,8 @@ from roborl.serving.sockets import Limits
 
 log = logging.getLogger(__name__)
 
-LIMITS = Limits(part_bytes=64 << 20, queue=1024)
+# Encryption makes each part some bytes longer.
+LIMITS = Limits(part_bytes=MAX_RECORD_BYTES + 1024, queue=1024)
 
 
 class StepsSender:
@@ -104,8 +105,16 @@ class StepsSender:
             blob: Its bytes; they must stay as they are until ``acknowledged >= seq``.
 
         Raises:
-            WireError: If ``seq`` is not the next one.
+            WireError: If ``seq`` is not the next one, or the record is longer than the receiver takes.
         """
+        if len(blob) > MAX_RECORD_BYTES:
+            # It would hang up whenever the record came, and none behind it would ever arrive.
+            raise WireError(
+                f"Record {seq} is too long to be sent",
+                seen=f"{len(blob)} bytes",
+                allowed=f"{MAX_RECORD_BYTES} bytes",
+                remedy="Record smaller pictures: lower height_px and width_px under cameras in the bench file",
+            )
         if not self._link.up or len(self._window) >= self._most:
             return False
         if self._window and self._window_bytes + len(blob) > self._most_bytes:

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from roborl.clock import NS, FakeClock
+from roborl.codec import MAX_RECORD_BYTES
 from roborl.errors import DatasetError, DeadlineExceeded, HandshakeMismatch, WireError
 from roborl.serving.handshake import PROTOCOL_VERSION, Handshake
 from roborl.serving.links import ClientLink
+from roborl.serving.security import Keys, make_keys
 from roborl.serving.steps import StepsReceiver, StepsSender
 from roborl.testing.proxy import TcpProxy
 
@@ -69,6 +71,48 @@ def test_every_record_arrives_once_in_order_and_unchanged(make: Any, until: Any)
     until(lambda: sender.acknowledged == 300, lambda: feed(sender, 300), lambda: log.turn(receiver, 0))
     assert log.rings["r1"] == [blob(seq) for seq in range(1, 301)]
     assert receiver.rings["r1"].duplicates == receiver.rings["r1"].gaps == 0
+
+
+@pytest.mark.parametrize("size", [MAX_RECORD_BYTES + 1, 1 << 30])
+def test_a_record_that_the_receiver_would_hang_up_on_is_refused_and_those_beside_it_arrive(
+    make: Any, until: Any, size: int
+) -> None:
+    log, receiver, sender = make()
+    until(lambda: sender.acknowledged == 3, lambda: feed(sender, 3), lambda: log.turn(receiver, 0))
+    with pytest.raises(
+        WireError, match=rf"Record 4 is too long.*{size} bytes.*67108864.*height_px"
+    ) as caught:
+        sender.offer(4, bytes(size))
+    error = caught.value
+    assert all((error.problem, error.seen, error.allowed, error.remedy))
+    assert sender.next_sequence == 4
+    until(lambda: sender.acknowledged == 9, lambda: feed(sender, 9), lambda: log.turn(receiver, 0))
+    assert log.rings["r1"] == [blob(seq) for seq in range(1, 10)]
+    assert sender.counters()["welcomed"] == 1
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_the_longest_record_that_is_taken_arrives(
+    opened: Callable[[Any], Any], handshake: Handshake, tmp_path: Path, until: Any, locked: bool
+) -> None:
+    names = ["learner", "robot"]
+    folders = make_keys(tmp_path / "keys", names)
+    learner, robot = (Keys.load(folders[name]) if locked else None for name in names)
+    receiver = opened(StepsReceiver(LOCAL, handshake=handshake, last_sequence=lambda ring: 0, keys=learner))
+    sender = opened(
+        StepsSender(receiver.endpoint, ring_id="r1", actor="left", handshake=handshake, keys=robot)
+    )
+    until(lambda: sender.connected, lambda: sender.poll(0.01), lambda: receiver.poll(0.01))
+    assert sender.offer(1, bytes(MAX_RECORD_BYTES))
+    came: list = []
+    until(
+        lambda: came,
+        lambda: sender.poll(0.01),
+        lambda: came.extend(receiver.poll(0.01)),
+        within_s=20.0,
+    )
+    assert len(came[0].blob) == MAX_RECORD_BYTES
+    assert sender.counters()["welcomed"] == 1
 
 
 def test_acknowledged_means_written_not_received(make: Any, until: Any) -> None:

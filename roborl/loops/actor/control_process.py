@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roborl.clock import MonotonicClock
-from roborl.codec import split
+from roborl.codec import MAX_RECORD_BYTES, split
 from roborl.data.journal import Journal
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.hil.operator import Nobody, PersonOperator, WithoutVerdict
 from roborl.hil.presses import Button, Press, Presses
 from roborl.hil.supervisor import Intervention, PolicyOnly
@@ -136,8 +136,17 @@ def open_journal(path: Path, card: Card, *, max_steps: int, ring_mb: int) -> Jou
 
     Raises:
         DatasetError: If somebody else keeps it, or its ring has another form and is not empty.
+        ConfigError: If a step's pictures are more than can be sent.
     """
     slot_bytes = sum(math.prod(shape) for shape in card.cameras.values()) + 4 * card.state_dim + 8192
+    if slot_bytes > MAX_RECORD_BYTES:
+        pictures = ", ".join(f"{name} {shape[0]} x {shape[1]}" for name, shape in card.cameras.items())
+        raise ConfigError(
+            "The pictures of one step are more than can be sent",
+            seen=f"{slot_bytes / 1e6:.1f} MB: {pictures}",
+            allowed=f"{MAX_RECORD_BYTES / 1e6:.1f} MB in all",
+            remedy="Record smaller ones: lower height_px and width_px under cameras in the bench file",
+        )
     slots = max(ring_mb * 1_000_000 // slot_bytes, 2 * (max_steps + 16))
     until = time.monotonic() + _RING_WAIT_S
     while True:

@@ -15,6 +15,7 @@ import pytest
 
 from roborl.clock import NS, FakeClock, MonotonicClock
 from roborl.envs.bench import load_bench
+from roborl.errors import ConfigError
 from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.actor import control_process
 from roborl.loops.actor.act import folder_of
@@ -118,6 +119,22 @@ def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) ->
     assert (blocked(), alone()) == (Waiting.LEARNER_PAUSED, Waiting.LEARNER_PAUSED)
     io["paused"] = 0
     assert (blocked(), alone()) == (Waiting.NOTHING, Waiting.NOTHING)
+
+
+def test_cameras_whose_pictures_cannot_be_sent_are_refused_before_anything_is_recorded(
+    tmp_path: Path,
+) -> None:
+    cameras = {"front": (3000, 4000, 3), "wrist": (3000, 4000, 3)}
+    card = Card(
+        actor="arm", bench="b", cameras=cameras, state_dim=9, action_dim=4, real_time=True, policy_hz=10.0
+    )
+    with pytest.raises(
+        ConfigError, match=r"72\.0 MB: front 3000 x 4000, wrist.*67\.1 MB.*height_px"
+    ) as caught:
+        open_journal(tmp_path / "ring.bin", card, max_steps=5, ring_mb=25)
+    error = caught.value
+    assert all((error.problem, error.seen, error.allowed, error.remedy))
+    assert not (tmp_path / "ring.bin").exists()
 
 
 def test_an_actor_says_how_long_its_learner_may_be_away(tmp_path: Path) -> None:
