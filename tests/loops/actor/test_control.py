@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -1147,6 +1149,146 @@ def test_control_loads_no_tensor_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class Outside(logging.Handler):
+    """Notes what leaves the process while it looks: files, sockets, imports, processes and the log."""
+
+    _EVENTS = ("open", "socket.", "import", "subprocess.", "os.", "shutil.", "tempfile.", "mmap.")
+    _looking: Outside | None = None
+    _hooked = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    @classmethod
+    def _hook(cls, event: str, arguments: tuple[Any, ...]) -> None:
+        if cls._looking is not None and event.startswith(cls._EVENTS):
+            cls._looking.seen.append(f"{event} {arguments[:1]}")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._looking is self:
+            self.seen.append(f"log {record.getMessage()}")
+
+    def watch(self, bench: Bench) -> None:
+        """Run the loop, and look while an episode's steps are taken."""
+        if not Outside._hooked:  # a hook is for good
+            sys.addaudithook(Outside._hook)
+            Outside._hooked = True
+        root, steps = logging.getLogger(), bench.loop._steps
+
+        def looked_at(first: Observation) -> EndCause:
+            Outside._looking = self
+            try:
+                return steps(first)
+            finally:
+                Outside._looking = None
+
+        bench.loop._steps = looked_at  # type: ignore[method-assign]
+        level = root.level
+        root.addHandler(self)
+        root.setLevel(logging.DEBUG)
+        try:
+            bench.loop.run()
+        finally:
+            root.removeHandler(self)
+            root.setLevel(level)
+
+
+def eventful(folder: Path, **overrides: Any) -> Bench:
+    """An episode in which much happens: a slow policy, a person, a press of another, a late verdict, a watcher."""
+    bench = Bench(folder, episodes=2, supervisor=Scripted((1, 2)), silence_s=5.0, **overrides)
+    bench.inference.latency_s = 0.07
+    earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+
+    def press(now_ns: int) -> None:
+        # By others: what they do is none of the loop's.
+        looking, Outside._looking = Outside._looking, None
+        if len(bench.arm.sent_ns) == 10:
+            bench.keys.press(Button.ALIVE)
+            bench.live.publish(watched(bench, done=False))
+        if bench.status["begun"] == 2:
+            bench.keys.press(Button.FAILURE, episode=earlier, index=5)
+        Outside._looking = looking
+
+    bench.clock.during.append(press)
+    return bench
+
+
+def test_the_control_path_calls_no_file_no_network_and_no_log(tmp_path: Path) -> None:
+    """Law 13. Chunks, observations and records go through memory that was mapped before."""
+    bench = eventful(tmp_path)
+    outside = Outside()
+    outside.watch(bench)
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT] * 2
+    assert bench.status["person_steps"] == 4
+    assert bench.status["holds"] > 0
+    assert any(isinstance(record, Verdict) for record in bench.records())
+    assert outside.seen == []
+
+
+def test_nor_does_a_real_arm_before_a_robot_that_answers_at_once(tmp_path: Path) -> None:
+    bench = stub_bench(tmp_path, None)
+    outside = Outside()
+    outside.watch(bench)
+    assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT]
+    assert outside.seen == []
+
+
+@pytest.mark.parametrize(
+    "how", ["no action", "a late tick", "a malformed chunk", "a lost device", "a broken bus"]
+)
+def test_nor_does_it_where_an_episode_ends_by_a_watchdog(tmp_path: Path, how: str) -> None:
+    overrides: dict[str, Any] = {"action_deadline_s": 0.3, "tick_deadline_s": 0.25}
+    if how == "a lost device":
+        overrides["supervisor"] = Scripted((), lost_at=3)
+    bench = Bench(tmp_path, **overrides)
+    match how:
+        case "no action":
+            bench.inference.latency_s = None
+        case "a malformed chunk":
+            bench.inference.act = lambda observation: np.full((1, 2), np.nan, np.float32)
+
+    def fault(call: str, count: int) -> None:
+        if (call, count) == ("tick", 7):
+            if how == "a late tick":
+                bench.clock.advance(1.0)
+            if how == "a broken bus":
+                raise RobotError("no answer")
+
+    bench.arm.fault = fault
+    outside = Outside()
+    outside.watch(bench)
+    assert [end.cause for end in ends(bench)] == [EndCause.WATCHDOG]
+    assert outside.seen == []
+
+
+@pytest.mark.parametrize(
+    ("wait", "noticed"),
+    [
+        (lambda folder: (folder / "x").write_text("x"), "open"),
+        (os.listdir, "os.listdir"),
+        (lambda folder: socket.socket().close(), "socket."),
+        (lambda folder: logging.getLogger("roborl.envs").info("a tick"), "log a tick"),
+        (lambda folder: subprocess.run(["true"], check=False), "subprocess.Popen"),
+        (lambda folder: __import__("nturl2path"), "import"),
+    ],
+)
+def test_what_a_tick_waits_for_outside_would_be_noticed(
+    tmp_path: Path, wait: Callable[[Path], object], noticed: str
+) -> None:
+    bench = Bench(tmp_path)
+
+    def fault(call: str, count: int) -> None:
+        if (call, count) == ("tick", 12):
+            sys.modules.pop("nturl2path", None)
+            wait(tmp_path)
+
+    bench.arm.fault = fault
+    outside = Outside()
+    outside.watch(bench)
+    assert any(event.startswith(noticed) for event in outside.seen), outside.seen
 
 
 def watched(bench: Bench, episode: int = 0, **said: Any) -> LiveScore:
