@@ -220,7 +220,7 @@ class Honest:
 
     @staticmethod
     def record(seq: int) -> bytes:
-        return seq.to_bytes(4, "little") * 250
+        return seq.to_bytes(4, "little") * 25
 
     def turn(self) -> None:
         self.sender.poll(0)
@@ -388,28 +388,57 @@ def fuzz(server: Any, seeds: list, turn: Callable[[], object], count: int, seed:
     context.term()
 
 
+class Newest:
+    """A publisher of a version at every hundredth turn, each with its own number for weights, and who takes them."""
+
+    def __init__(self, publisher: WeightsPublisher, subscriber: WeightsSubscriber) -> None:
+        self.publisher, self.subscriber = publisher, subscriber
+        self.turns = self.published = self.here = self.taken = 0
+
+    def turn(self) -> None:
+        if self.turns % 100 == 0:
+            self.published += 1
+            self.publisher.publish(self.published, {"w": np.full(4, self.published, np.float32)})
+        self.turns += 1
+        self.take(0.0005)
+
+    def take(self, timeout_s: float) -> None:
+        new = self.subscriber.newest(timeout_s)
+        if new is not None:
+            version, weights = new
+            assert version > self.here
+            np.testing.assert_array_equal(weights["w"], np.full(4, version, np.float32))
+            self.here, self.taken = version, self.taken + 1
+
+
 @pytest.mark.parametrize("link", ["steps", "weights", "scores"])
 @pytest.mark.parametrize(
     "count", [3_400, pytest.param(333_400, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_no_message_kills_a_server(link: str, count: int, opened: Callable[[Any], Any], until: Any) -> None:
+    """And whoever spoke with it before goes on, over the same connection."""
     match link:
         case "steps":
-            server = opened(StepsReceiver(LOCAL, handshake=OPEN, last_sequence=lambda ring: 0))
-            client = StepsSender(server.endpoint, ring_id="good", actor="a", handshake=OPEN)
-            turn = lambda: server.poll(0)  # noqa: E731
+            honest = Honest(opened)
+            server, client, turn, wait = honest.receiver, honest.sender, honest.turn, honest.sender.poll
         case "weights":
             server = opened(WeightsPublisher(LOCAL, handshake=OPEN))
-            server.publish(1, {"w": np.ones(4, np.float32)})
-            client = WeightsSubscriber(server.endpoint, name="a", handshake=OPEN)
-            turn = lambda: time.sleep(0.0005)  # noqa: E731
+            client = opened(WeightsSubscriber(server.endpoint, name="a", handshake=OPEN))
+            newest, wait = Newest(server, client), client.newest
+            turn = newest.turn
         case _:
             server = opened(ScoreServer(LOCAL))
-            client = ScoreClient(server.endpoint, name="a")
-            turn = lambda: server.poll(0)  # noqa: E731
-    opened(client)
+            client = opened(ScoreClient(server.endpoint, name="a"))
+            turn, wait = lambda: (client.poll(0), server.poll(0)), client.poll
+    until(lambda: client.connected, lambda: wait(0.01), turn)
     fuzz(server, SEEDS[link], turn, count, seed=count)
     counters = server.counters() if hasattr(server, "counters") else server._link.counters
     assert counters["malformed"] > count // 4
-    wait = client.newest if link == "weights" else client.poll
+    if link == "steps":
+        assert len(honest.rings["good"]) > count // 4
+        honest.check(until)
+    elif link == "weights":
+        until(lambda: newest.here == newest.published, lambda: newest.take(0.01))
+        assert newest.taken > 2
     until(lambda: client.connected, lambda: wait(0.01), turn)
+    assert client._link.counters["welcomed"] == 1

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import random
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.clock import FakeClock
-from roborl.codec import Part
+from roborl.codec import Part, join
 from roborl.data.episodes import EpisodeInfo
-from roborl.data.sealed import episode_of
+from roborl.data.sealed import episode_of, read_arrivals
+from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.learner.store import DemoImport, StoreLoop, imported
-from roborl.records import Arrival
-from roborl.testing.experience import episode_records
+from roborl.records import Arrival, pack_record
+from roborl.serving.handshake import Handshake
+from roborl.serving.steps import StepsReceiver, StepsSender
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_arrival, episode_records
 from roborl.types import EndCause, Episode, EpisodeKey
 
 
@@ -83,6 +89,85 @@ def test_nothing_is_acknowledged_before_it_is_stored_and_all_is_in_the_end(
         assert wire.acknowledged.get(ring, 0) == count
     assert loop.records == sum(sent.values())
     assert loop.waiting == 0
+
+
+def mutated(blob: bytes, rng: random.Random) -> bytes:
+    """Return a record of which a little is wrong, in its header for the most part."""
+    broken = bytearray(blob)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(min(len(broken), 300 if rng.random() < 0.9 else len(broken)))
+        match rng.randrange(4):
+            case 0:
+                broken[at] = rng.randrange(256)
+            case 1:
+                broken[at] ^= 1 << rng.randrange(8)
+            case 2 if len(broken) > 8:
+                del broken[at : at + rng.randint(1, 4)]
+            case _:
+                broken[at:at] = rng.randbytes(2)
+    return bytes(broken)
+
+
+@pytest.mark.parametrize(
+    "records", [600, pytest.param(60_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_a_store_that_is_sent_nonsense_keeps_all_that_others_send_and_opens_again(
+    tmp_path: Path, records: int
+) -> None:
+    """Over real links. Who sends it keeps to the protocol: all of it is received, and comes to the store."""
+    rng = random.Random(records)
+    spec = StoreSpec(
+        cameras=CAMERAS,
+        image_px=8,
+        state_dim=STATE_DIM,
+        action_dim=ACTION_DIM,
+        max_steps=6,
+        capacity_bytes=1 << 22,
+    )
+    keys = [EpisodeKey(actor="honest", incarnation=1, episode=n) for n in range(8)]
+    good = [join(pack_record(record)) for key in keys for record in episode_records(key, 5)]
+    theirs = [
+        join(pack_record(record))
+        for n in range(50)
+        for record in episode_records(EpisodeKey(actor="arm", incarnation=1, episode=n), 4)
+    ]
+    with ExitStack() as opened:
+        store = opened.enter_context(Store.open(tmp_path / "store", spec))
+        receiver = StepsReceiver(
+            "tcp://127.0.0.1:*", handshake=Handshake(), last_sequence=store.last_sequence
+        )
+        opened.callback(receiver.close)
+        honest, attacker = (
+            StepsSender(receiver.endpoint, ring_id=name, actor=name, handshake=Handshake())
+            for name in ("honest", "attacker")
+        )
+        opened.callback(honest.close)
+        opened.callback(attacker.close)
+        loop = StoreLoop(receiver, store)
+        until_s = time.monotonic() + 60.0 + records / 100
+        while honest.acknowledged < len(good) or attacker.acknowledged < records:
+            assert time.monotonic() < until_s, "not all of it was acknowledged"
+            honest.poll(0)
+            attacker.poll(0)
+            # As many of the one as of the other, in share.
+            if honest.next_sequence <= len(good) * attacker.next_sequence // records:
+                honest.offer(honest.next_sequence, good[honest.next_sequence - 1])
+            if attacker.next_sequence <= records:
+                seq = attacker.next_sequence
+                attacker.offer(seq, mutated(theirs[seq % len(theirs)], rng))
+            loop.turn(0)
+        assert loop.faults == loop.waiting == 0
+        assert store.counts["refused"] > records // 4
+    with Store.open(tmp_path / "store", spec) as store:
+        assert store.last_sequence("honest") == len(good)
+        assert store.last_sequence("attacker") == records
+        infos = {info.key: info for info in store.infos()}
+        for key in keys:
+            assert (infos[key].observations, infos[key].end) == (6, EndCause.TIME_LIMIT)
+            arrivals = list(read_arrivals(tmp_path / "store" / "store.zarr" / str(key)))
+            assert [record.index for record in arrivals] == list(range(6))
+            for record in arrivals:
+                check_arrival(record)
 
 
 @pytest.mark.parametrize("error", [DatasetError("The disk is full"), OSError(28, "No space left on device")])
