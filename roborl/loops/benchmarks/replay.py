@@ -1,8 +1,8 @@
 """How fast a batch leaves replay memory, and what a step costs on its way in, beside what others offer.
 
 All buffers hold the same transitions: two 128 px cameras, a state, an action. All are asked for the same number of them with
-observation and next observation, 50 MB of pixels for 256. Ours also shifts each picture, sums three steps of reward and
-reads two potentials; the others do none of that. Each buffer has a process to itself: in a shared one, whoever allocates next
+observation and next observation, 50 MB of pixels for 256. Ours also shifts each picture, sums three steps of reward,
+reads two potentials and shapes the reward by them; the others do none of that. Each buffer has a process to itself: in a shared one, whoever allocates next
 pays for the thousands of small blocks that another has freed. Rounds alternate, and medians are taken, so that a busy machine
 slows all alike. Ours, LeRobot's and TorchRL's use as many threads as torch takes by itself.
 """
@@ -31,6 +31,7 @@ from roborl.data.store import Store, StoreSpec
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.benchmarks.sides import Side
 from roborl.records import Arrival, Begin, pack_record
+from roborl.rewards.shaping import shaped_reward
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Observation, Source
 
 _CAMERAS = ("front", "wrist")
@@ -183,7 +184,19 @@ def _ours(root: Path, pixels: Pixels, transitions: int, batch_size: int) -> Fill
     times = _fill_arena(root, pixels, -(-transitions // _STEPS))
     config = SamplingConfig(n_step=3, shift_px=4, potential_doubt=0.1, reuse_arrays=True)
     sampler = Sampler(ArenaReader(root), config, seed=0)
-    return lambda: sampler.sample(batch_size), times
+
+    def draw() -> NDArray[Any]:
+        batch = sampler.sample(batch_size)
+        return shaped_reward(
+            batch.reward,
+            batch.potential,
+            batch.next_potential,
+            batch.terminated,
+            discount=config.discount,
+            horizon=batch.horizon,
+        )
+
+    return draw, times
 
 
 def _take(root: Path, pixels: Pixels, transitions: int, batch_size: int) -> Filled:

@@ -1,16 +1,24 @@
-"""How long new weights take from the trainer's arrays to arrays that an actor may use, 12 M parameters.
+"""How long new weights take from the trainer's arrays into the policy of an actor, 12 M parameters.
 
-The way on, through shared memory into the inference process and its policy, is not in it. Ours checks that all values are finite on both sides and compares check sums; the others check nothing. Each side is a
-process of its own on this machine, both look at the same monotonic clock, rounds of all paths alternate, medians count.
+Two instants are noted. *Received*: the actor's I/O process has arrays that it may hand on; with this the others are
+compared, for they go no further. *Applied*: ours has handed them on through shared memory to the inference process, and its
+policy has loaded them; that process looks for them every millisecond here, in a run between two chunks.
+
+Ours checks that all values are finite, in the trainer, in the I/O process and in the policy, and compares check sums; the
+others check nothing. Each side is a process of its own on this machine, all look at the same monotonic clock, rounds of all
+paths alternate, medians count.
 """
 
 from __future__ import annotations
 
 import io
+import shutil
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,17 +26,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roborl.loops.actor.act_config import shared_folder
+from roborl.loops.actor.inference import InferenceLoop, LearningPolicy
+from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, WeightsSlot
+from roborl.loops.actor.status import StatusSlot
 from roborl.loops.benchmarks.peers import PicklePublisher, PickleSubscriber
-from roborl.loops.benchmarks.sides import Pair
+from roborl.loops.benchmarks.sides import Pair, Side
 from roborl.serving.handshake import Handshake
 from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
 from roborl.whole_files import write_whole
 
-_LAYERS, _ROWS, _COLUMNS = 12, 1000, 1000
+_LAYERS, _SIDE = 12, 1000
+_LOOK_S = 0.001
 
 OURS = "ours, one machine (ipc)"
 OURS_TCP = "ours, tcp"
 PICKLE = "pickle+lz4 publish/subscribe"
+RECEIVED, APPLIED = "received", "applied"
 
 
 def run(*, rounds: int = 15) -> dict[str, Any]:
@@ -38,19 +52,22 @@ def run(*, rounds: int = 15) -> dict[str, Any]:
         rounds: How often each is measured; medians count.
 
     Returns:
-        Milliseconds from publication to arrays in use, those of a flat copy and of serialising alone, and the bar.
+        Milliseconds from publication to arrays received and to weights applied, by path; those of a flat copy and of
+        serialising alone; and the bar.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        pairs = {
-            OURS: Pair(_subscribe, (folder, "ipc"), _publish, ()),
-            OURS_TCP: Pair(_subscribe, (folder, "tcp"), _publish, ()),
-            PICKLE: Pair(_subscribe_pickle, (folder,), _publish_pickle, ()),
-        }
-        try:
-            return _measure(pairs, rounds)
-        finally:
-            for pair in pairs.values():
-                pair.close()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_:
+        pairs = {}
+        for name, transport in ((OURS, "ipc"), (OURS_TCP, "tcp")):
+            shared = shared_folder(Path(folder), transport)
+            open_.callback(shutil.rmtree, shared, ignore_errors=True)
+            applier = Side(_apply, (str(shared),))
+            open_.callback(applier.close)
+            applier.go("are you ready?")
+            pairs[name] = Pair(_subscribe, (folder, transport, str(shared)), _publish, (str(shared),))
+            open_.callback(pairs[name].close)
+        pairs[PICKLE] = Pair(_subscribe_pickle, (folder,), _publish_pickle, ())
+        open_.callback(pairs[PICKLE].close)
+        return _measure(pairs, rounds)
 
 
 def _measure(pairs: dict[str, Pair], rounds: int) -> dict[str, Any]:
@@ -62,31 +79,31 @@ def _measure(pairs: dict[str, Pair], rounds: int) -> dict[str, Any]:
         "torch.save and load": lambda: _torch_round_trip(weights),
         "safetensors save and load": lambda: _safetensors_round_trip(weights),
     }
-    took_ms: dict[str, list[float]] = {name: [] for name in (*local, *pairs)}
+    took_ms: dict[str, list[float]] = defaultdict(list)
     for turn in range(rounds + 2):
         for name, path in local.items():
             begun_s = time.perf_counter()
             path()
             took_ms[name].append(1e3 * (time.perf_counter() - begun_s))
         for name, pair in pairs.items():
-            took_ms[name].append(1e3 * pair.go(turn + 1))
+            for what, took_s in pair.go(turn + 1).items():
+                took_ms[f"{name}, {what}"].append(1e3 * took_s)
     medians = {name: statistics.median(values[2:]) for name, values in took_ms.items()}
     bar_ms = 3 * medians["flat copy"] + 10
+    ours = f"{OURS}, {RECEIVED}"
     return {
         "parameters": flat.size,
         "ms": {name: round(value, 2) for name, value in medians.items()},
         "bar_ms": round(bar_ms, 2),
         "ratios": {
-            f"{name} / {OURS}": round(medians[name] / medians[OURS], 2) for name in medians if name != OURS
+            f"{name} / {ours}": round(medians[name] / medians[ours], 2) for name in medians if name != ours
         },
     }
 
 
 def _weights() -> dict[str, NDArray[np.float32]]:
     rng = np.random.default_rng(0)
-    return {
-        f"layer{i}.weight": rng.standard_normal((_ROWS, _COLUMNS), dtype=np.float32) for i in range(_LAYERS)
-    }
+    return {f"layer{i}.weight": rng.standard_normal((_SIDE, _SIDE), dtype=np.float32) for i in range(_LAYERS)}
 
 
 def _torch_round_trip(weights: dict[str, NDArray[np.float32]]) -> None:
@@ -104,21 +121,61 @@ def _safetensors_round_trip(weights: dict[str, NDArray[np.float32]]) -> None:
     load(save(dict(weights)))
 
 
-def _subscribe(ready: Callable[[Any], None], folder: str, transport: str) -> None:
-    """Wait for the publisher's address in a file, and write into another when each version was applied."""
+def _subscribe(ready: Callable[[Any], None], folder: str, transport: str, shared: str) -> None:
+    """Wait for the publisher's address in a file, hand each version on as the I/O process does, and say when it was received."""
     here = Path(folder) / transport
     here.mkdir()
     ready(str(here))
     endpoint = _await_text(here / "endpoint")
     subscriber = WeightsSubscriber(endpoint, name="bench", handshake=Handshake())
+    weights, status = WeightsSlot(Path(shared)), StatusSlot(Path(shared), "io")
     while True:
         new = subscriber.newest(0.5)
         if new is not None:
-            applied_ns = time.monotonic_ns()
-            write_whole(here / f"applied-{new[0]}", str(applied_ns))
+            received_ns = time.monotonic_ns()
+            weights.write(*new)
+            status["weights_version"] = new[0]
+            write_whole(here / f"{RECEIVED}-{new[0]}", str(received_ns))
 
 
-def _publish(line: Connection, folder: str) -> None:
+def _apply(line: Connection, shared: str) -> None:
+    """Load each version into a policy as the inference process does, and write into a file when that was done."""
+    import torch  # here, as above
+
+    torch.set_num_threads(1)  # as in the inference process
+    folder = Path(shared)
+    status, io_status = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
+    loop = InferenceLoop(
+        _policy,
+        action_dim=1,
+        observations=ObservationSlot(folder, {}, 1),
+        chunks=ChunkSlot(folder),
+        weights=WeightsSlot(folder).read,
+        published=lambda: io_status["weights_version"],
+        status=status,
+    )
+    line.send(line.recv())
+    version = 0
+    while True:
+        loop.turn(_LOOK_S)
+        if status["policy_version"] != version:
+            applied_ns, version = time.monotonic_ns(), status["policy_version"]
+            write_whole(folder / f"{APPLIED}-{version}", str(applied_ns))
+
+
+def _policy() -> LearningPolicy:
+    """Return a policy of the usual kind whose actor is as large as what is published."""
+    from torch import nn
+
+    from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+
+    policy = SmallPolicy(SmallPolicyConfig(cameras=("front",), image_px=32, state_dim=1, action_dim=1))
+    layers = {f"layer{i}": nn.Linear(_SIDE, _SIDE, bias=False) for i in range(_LAYERS)}
+    policy.actor = nn.ModuleDict(layers)  # type: ignore[assignment]  # never asked to act
+    return policy
+
+
+def _publish(line: Connection, folder: str, shared: str) -> None:
     here = Path(folder)
     endpoint = f"ipc://{here}/weights.sock" if here.name == "ipc" else "tcp://127.0.0.1:*"
     publisher = WeightsPublisher(endpoint, handshake=Handshake())
@@ -128,8 +185,9 @@ def _publish(line: Connection, folder: str) -> None:
         version = line.recv()
         begun_ns = time.monotonic_ns()
         publisher.publish(version, weights)
-        applied_ns = int(_await_text(here / f"applied-{version}"))
-        line.send((applied_ns - begun_ns) / 1e9)
+        received_ns = int(_await_text(here / f"{RECEIVED}-{version}"))
+        applied_ns = int(_await_text(Path(shared) / f"{APPLIED}-{version}"))
+        line.send({RECEIVED: (received_ns - begun_ns) / 1e9, APPLIED: (applied_ns - begun_ns) / 1e9})
 
 
 def _subscribe_pickle(ready: Callable[[Any], None], folder: str) -> None:
@@ -140,8 +198,8 @@ def _subscribe_pickle(ready: Callable[[Any], None], folder: str) -> None:
     while True:
         message = subscriber.receive(0.5)
         if message is not None:
-            applied_ns = time.monotonic_ns()
-            write_whole(here / f"applied-{message['version']}", str(applied_ns))
+            received_ns = time.monotonic_ns()
+            write_whole(here / f"{RECEIVED}-{message['version']}", str(received_ns))
 
 
 def _publish_pickle(line: Connection, folder: str) -> None:
@@ -152,8 +210,8 @@ def _publish_pickle(line: Connection, folder: str) -> None:
         version = line.recv()
         begun_ns = time.monotonic_ns()
         publisher.publish({"version": version, "weights": weights})
-        applied_ns = int(_await_text(here / f"applied-{version}"))
-        line.send((applied_ns - begun_ns) / 1e9)
+        received_ns = int(_await_text(here / f"{RECEIVED}-{version}"))
+        line.send({RECEIVED: (received_ns - begun_ns) / 1e9})
 
 
 def _await_text(path: Path) -> str:

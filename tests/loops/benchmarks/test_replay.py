@@ -1,9 +1,22 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from roborl.cli.bench import BENCHMARKS
+from roborl.loops.benchmarks import replay
 from roborl.loops.benchmarks.replay import run
+
+
+def test_what_is_timed_of_ours_ends_with_shaped_rewards(tmp_path: Path) -> None:
+    draw, inserts = replay._ours(tmp_path, replay._pixels(), transitions=49, batch_size=8)
+    shaped = draw()
+    assert isinstance(shaped, np.ndarray)
+    assert shaped.shape == (8,)
+    assert (shaped != 0).any(), "the task gives no reward, and progress grows"
+    assert len(inserts) == 50
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import operator
 
 import pytest
 
+from roborl.cli.bench import BENCHMARKS
 from roborl.errors import DeadlineExceeded
 from roborl.loops.benchmarks import sides, transport, weights
 
@@ -26,8 +27,13 @@ def test_every_path_carries_whole_transitions() -> None:
 def test_every_way_of_publishing_weights_is_measured() -> None:
     result = weights.run(rounds=1)
     assert result["parameters"] == 12_000_000
-    assert len(result["ms"]) == 6
+    assert len(result["ms"]) == 8
     assert all(took_ms > 0 for took_ms in result["ms"].values())
+    for path in (weights.OURS, weights.OURS_TCP):
+        # On the way into the policy, all of it is copied three times and looked at once more.
+        applied, received = (result["ms"][f"{path}, {what}"] for what in (weights.APPLIED, weights.RECEIVED))
+        assert applied > received + result["ms"]["flat copy"]
+    assert all(bar.read(result) > 0 for bar in BENCHMARKS["weights"].bars)
     assert result["bar_ms"] == pytest.approx(3 * result["ms"]["flat copy"] + 10, abs=0.05)
 
 
