@@ -2,7 +2,8 @@
 
 What a judge answers does not depend on what else was in its batch, and what it fails at does not either: a batch that
 fails is asked again in halves, so a query goes unanswered only if it fails on its own. A judge that is away fails at
-nothing: that is told apart, for whoever can wait to ask the same again.
+nothing: that is told apart, for whoever can wait to ask the same again. A judge that has lost its device ends the
+process, which answers nothing more.
 """
 
 from __future__ import annotations
@@ -66,7 +67,11 @@ class BatchAsker[Q, R]:
         return max(*self._lately, self._made)
 
     def ask(self, queries: Sequence[Q]) -> list[R | JudgeDown | None]:
-        """Return one reply per query, in order; None where there is none, and JudgeDown where the judge was away."""
+        """Return one reply per query, in order; None where there is none, and JudgeDown where the judge was away.
+
+        Raises:
+            AcceleratorError: Torch's own: the device is lost to this process, and every later call would fail as well.
+        """
         replies: list[R | JudgeDown | None] = []
         self._lately = (*self._lately[-_LATELY:], max(self._made, math.ceil(len(queries) / self.max_batch)))
         self._made = 0
@@ -89,6 +94,9 @@ class BatchAsker[Q, R]:
             Exception
         ) as error:  # a judge is foreign code on a device: whatever it raises must not end the server
             full = _out_of_memory(error)
+            # Only a new process gets a lost device back, and has the labels that this one would leave missing.
+            if not full and type(error).__name__ == "AcceleratorError":
+                raise
             self._note("out of memory" if full else type(error).__name__, error)
         else:
             if len(replies) == len(part):
@@ -176,5 +184,11 @@ def put(batch: Sequence[Asked], asker: BatchAsker[Any, Any]) -> list[list[Any]]:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    # By name, so that a server of endpoints need not load torch to recognise torch's own error.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # By name, so that a server of endpoints need not load torch to recognise torch's own errors. Torch's allocator has
+    # one for memory; what a library asks of the driver on its own fails with the general one.
+    name = type(error).__name__
+    return (
+        isinstance(error, MemoryError)
+        or name == "OutOfMemoryError"
+        or (name == "AcceleratorError" and "out of memory" in str(error))
+    )

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
 from roborl.cli import serve as serve_cli
-from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError
+from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError, RoborlError
 from roborl.loops import serve as serve_loop
 from roborl.loops.serve import ServeConfig, serve, summary
 from roborl.loops.supervise import Child
@@ -278,6 +279,27 @@ def test_a_hanging_judge_is_overdue_at_the_client_and_ends_the_server():
         with pytest.raises(DeadlineExceeded, match="did not answer in time"):
             server.check_health()
         release.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_judge_that_loses_its_device_ends_the_server_before_a_label_goes_missing():
+    class Lost(BrightnessJudge):
+        def answer(self, queries):
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+    with (
+        serving({"m": BrightnessModel(judge=Lost())}) as server,
+        client_of(server.endpoint) as client,
+    ):
+        session = client.open_session("t", VIEWS)
+        until(client, bool)
+        client.push_frame(session, 0, pictures(0, 1)[0])
+        for thread in threading.enumerate():
+            if thread.name == "judge m":
+                thread.join(5)
+        with pytest.raises(RoborlError, match="thread of the reward server has ended"):
+            server.check_health()
+        assert client.poll(0.2) == []
 
 
 def test_a_judge_that_takes_many_calls_for_a_batch_is_not_hung():

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -263,6 +264,7 @@ def test_reasons_of_missing_scores_are_counted_without_end():
         (raising(RuntimeError("kernel")), "RuntimeError"),
         (raising(JudgeSilent("The endpoint says nothing")), "JudgeDown"),
         (raising(MemoryError()), "out of memory"),
+        (raising(torch.AcceleratorError("CUDA error: out of memory")), "out of memory"),
         (lambda call, queries: [], "wrong number of replies"),
         (lambda call, queries: [(0.5, 0.0)] * (len(queries) + 1), "wrong number of replies"),
         (lambda call, queries: [(math.nan, 0.0)] * len(queries), None),
@@ -286,6 +288,18 @@ def test_a_failing_judge_costs_scores_that_are_counted_and_never_the_server(fail
     statistics = pool.statistics()["models"]["m"]
     assert sum(statistics["missing"].values()) == 3
     assert fault is None or statistics["faults"][fault] >= 1
+
+
+def test_a_judge_that_loses_its_device_ends_its_thread_and_leaves_no_score():
+    judge = Script(raising(torch.AcceleratorError("CUDA error: unknown error")))
+    pool = pool_of(judge)
+    open_(pool, "a")
+    for frame in episode(0, 3):
+        pool.push("a", frame)
+    with pytest.raises(torch.AcceleratorError):
+        pool.step("m")
+    assert judge.sizes == [3]
+    assert pool.collect() == []
 
 
 def outage(clock, pool, away, frames):
