@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,6 +31,8 @@ from roborl.records import Arrival
 from roborl.types import EpisodeKey, Image, RewardSource
 from roborl.whole_files import write_whole
 
+log = logging.getLogger(__name__)
+
 
 class ArenaWriter:
     """The one writer of an arena.
@@ -45,6 +48,7 @@ class ArenaWriter:
     def __init__(self, folder: Path, layout: ArenaLayout) -> None:
         self.folder, self.layout = folder, layout
         self.evicted = 0
+        self._told_of_eviction = False
         self.reused = self._trusted()
         if not self.reused:
             shutil.rmtree(folder, ignore_errors=True)
@@ -99,7 +103,9 @@ class ArenaWriter:
         if staying.all() or self._find(rows, staying) is None:
             return False
         while (start := self._find(rows, ordinals > 0)) is None or (ordinals > 0).all():
-            self._evict(int(np.flatnonzero(ordinals == self.oldest_evictable())[0]))
+            slot = int(np.flatnonzero(ordinals == self.oldest_evictable())[0])
+            self._tell_of_eviction(slot)
+            self._evict(slot)
         slot = int(np.flatnonzero(self._table["ordinal"] == 0)[0])
         entry = np.zeros((), EPISODE)
         entry["start"], entry["reserved"] = start, rows
@@ -185,6 +191,17 @@ class ArenaWriter:
             (table["ordinal"] > 0) & ~np.isin(table["kind"], (DEMO, FAILURE)) & (table["ended"] == 1)
         )
         return evictable
+
+    def _tell_of_eviction(self, slot: int) -> None:
+        if self._told_of_eviction:
+            return
+        self._told_of_eviction = True
+        log.warning(
+            "The replay memory is full, at %d observations: from %s on the oldest online episodes are no longer learnt from, "
+            "a person's corrections among them. The recording keeps all; for more room raise --store.capacity_bytes",
+            self.layout.rows,
+            self._keys[slot].decode(),
+        )
 
     def _evict(self, slot: int) -> None:
         self._table["ordinal"][slot] = 0

@@ -32,6 +32,7 @@ class DatasetInfo:
         state_dim: Length of the state, 0 where there is none.
         action_dim: Length of an action, 0 where there is none.
         episodes: How many.
+        frames: How many they have together.
         tasks: The instructions of its episodes.
         ours: True where last observations, verdicts and proposals are stored.
         stages: Sub-task names in order, empty without annotations.
@@ -47,6 +48,7 @@ class DatasetInfo:
     state_dim: int
     action_dim: int
     episodes: int
+    frames: int
     tasks: tuple[str, ...]
     ours: bool
     stages: tuple[str, ...]
@@ -72,6 +74,7 @@ def describe(source: str | Path) -> DatasetInfo:
         state_dim=_width(features.get(STATE)),
         action_dim=_width(features.get(ACTION)),
         episodes=len(files.episodes),
+        frames=sum(int(row["length"]) for row in files.episodes),
         # Not those of the table: it also names tasks whose episodes were deleted.
         tasks=tuple(dict.fromkeys(task for row in files.episodes for task in row.get("tasks") or ())),
         ours=LAST in features,

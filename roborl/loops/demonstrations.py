@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -155,6 +156,17 @@ def warn_of_another_task(config: DemosConfig, bench: Bench) -> None:
             ", ".join(map(repr, shown)),
             bench.task,
         )
+
+
+def recorded_observations(config: DemosConfig, policy_hz: float) -> int:
+    """Return about how many observations demonstrations bring to a bench of this rate.
+
+    Raises:
+        DatasetError: If the dataset cannot be read.
+    """
+    info = describe(config.path)
+    share = min(1.0, config.limit / max(info.episodes, 1)) if config.limit else 1.0
+    return math.ceil(share * info.frames * min(1.0, policy_hz / info.fps))
 
 
 def _warn_of_another_aspect(config: DemosConfig, info: DatasetInfo, bench: Bench) -> None:

@@ -168,7 +168,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             forget_earlier_run(config, where)
             keep_settings(own, config)  # One that is stopped while its policy is made goes on with them.
         recall_earlier_episodes(config, where)
-        learner = learner_specs(learning, prepare(learning, stopping))
+        learner = learner_specs(learning, prepare(learning, stopping, episodes=config.episodes))
         specs = train_specs(config, where, learner)
         if config.rollback:
             learn.ask_rollback(run, config.rollback)

@@ -351,7 +351,7 @@ def test_what_makes_no_sense_is_kept_counted_and_acknowledged(tmp_path: Path) ->
     assert [a.index for a in StoreReader(tmp_path).arrivals(key(0))] == list(range(5))
 
 
-def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path) -> None:
+def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = replace(SPEC, capacity_bytes=150_000)
     source = tmp_path / "source"
     with Store.open(source, SPEC) as store:
@@ -371,6 +371,9 @@ def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path) -> None:
                 batch = draws.sample(20)
                 check_instants(batch.images, batch.state, batch.action)
         assert store.health()["evicted"] > 10
+        (told,) = [r.getMessage() for r in caplog.records if "replay memory is full" in r.getMessage()]
+        assert "from arm-0001-000000 on" in told
+        assert "--store.capacity_bytes" in told
         size = sum(path.stat().st_size for path in (root / "arena").glob("*.*"))
         assert size <= spec.capacity_bytes + 1000
         held = sorted(k.episode for k in draws.reader.slots() if k.actor == "arm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from roborl.envs.bench_maps import action_map, state_map
 from roborl.errors import ConfigError
 from roborl.learning.publish import VersionShelf
 from roborl.loops.bench_scales import scales
-from roborl.loops.demonstrations import warn_of_another_task
+from roborl.loops.demonstrations import recorded_observations, warn_of_another_task
 from roborl.loops.learner import learn_processes
 from roborl.loops.learner.algorithms import chosen, mix_of, settings_of
 from roborl.loops.learner.learn_config import (
@@ -91,10 +92,17 @@ def require_run(config: LearnSettings) -> None:
     )
 
 
-def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -> BenchForm:
+def prepare(
+    config: LearnConfig, stopping: Callable[[], bool] = lambda: False, *, episodes: int = 0
+) -> BenchForm:
     """Make the run folder ready: its policy, its resolved configuration, the versions it ran with.
 
     A run that goes on keeps the configuration that it has until its processes work with this one.
+
+    Args:
+        config: The configuration.
+        stopping: Whether the run is to be stopped.
+        episodes: Online episodes that the run is to have, 0 where nobody knows: what the replay memory is compared with.
 
     Raises:
         ConfigError: If the folder holds a run that is not to be resumed, or bench, policy, algorithm and run do not fit
@@ -116,6 +124,8 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
     if config.demos.path and config.demos.path not in imported(run.imports):
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)
         warn_of_another_task(config.demos, bench)
+    if not run.learner.exists():
+        tell_of_memory(config, form, episodes)
     algorithm = chosen(config)
     mix_of(config)  # What cannot be mixed is refused before a policy is made.
     place_policy(config, form, run, stopping)
@@ -127,6 +137,43 @@ def prepare(config: LearnConfig, stopping: Callable[[], bool] = lambda: False) -
     JsonLines(run.metrics)({"kind": "run", **told})
     log.info("Algorithm: %s. Reward: %s, %s", algorithm, form_of_reward, says)
     return form
+
+
+def tell_of_memory(config: LearnConfig, form: BenchForm, episodes: int) -> None:
+    """Say how much the replay memory holds, as a warning where that is less than a run may need.
+
+    Args:
+        config: The configuration.
+        form: The bench.
+        episodes: Online episodes of the run, 0 where nobody knows.
+
+    Raises:
+        ConfigError: If not even two episodes fit into it.
+        DatasetError: If the demonstrations cannot be read.
+    """
+    recorded = recorded_observations(config.demos, form.policy_hz) if config.demos.path else 0
+    rows, longest = form.arena(config.store).rows, form.max_steps + 1
+    need = recorded + episodes * longest
+    if not episodes:
+        log.info(
+            "The replay memory holds %d online episodes of up to %d observations beside the %d of the demonstrations. Of more "
+            "the oldest are no longer learnt from; --store.capacity_bytes makes room",
+            max(0, rows - recorded) // longest,
+            longest,
+            recorded,
+        )
+    elif need > rows:
+        log.warning(
+            "The replay memory holds %d observations, and this run may have %d: %d of demonstrations, which stay, and %d "
+            "episodes of up to %d. The oldest of these will no longer be learnt from, a person's corrections among them. "
+            "All fit with --store.capacity_bytes %d",
+            rows,
+            need,
+            recorded,
+            episodes,
+            longest,
+            math.ceil(need * config.store.capacity_bytes / rows),
+        )
 
 
 def reward_form(config: LearnConfig) -> tuple[str, str]:

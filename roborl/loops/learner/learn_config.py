@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from roborl.data.arena import ArenaLayout
 from roborl.data.scales import Scales
 from roborl.errors import ConfigError
 from roborl.learning.clone import CloneConfig
@@ -101,7 +102,7 @@ class RunFolder:
 class StoreConfig:
     """The store process."""
 
-    # bytes of the replay memory
+    # bytes of the replay memory; once it is full the oldest online episodes go, and are no longer learnt from
     capacity_bytes: int = 1 << 30
     # flush each record, and the labels of an episode, to the disk itself, so that they survive the loss of power and
     # not only the death of a process
@@ -241,6 +242,21 @@ class BenchForm:
     max_steps: int
     policy_hz: float
     scales: Scales | None = None
+
+    def arena(self, store: StoreConfig) -> ArenaLayout:
+        """Return the form of the replay memory.
+
+        Raises:
+            ConfigError: If not even two episodes fit into it.
+        """
+        return ArenaLayout.fitting(
+            cameras=tuple(self.cameras),
+            image_px=self.image_px,
+            state_dim=self.state_dim,
+            action_dim=self.action_dim,
+            capacity_bytes=store.capacity_bytes,
+            max_steps=self.max_steps,
+        )
 
     def identity(self, algorithm: str) -> dict[str, Any]:
         """Return what a checkpoint of ``algorithm`` on this bench was made for."""

@@ -73,17 +73,7 @@ def weighted_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
 
 def _replay_parts(form: BenchForm, store: StoreConfig, features: int) -> Iterator[Part]:
     """Yield what the replay memory takes, with so many numbers kept of each observation's pictures."""
-    from roborl.data.arena import ArenaLayout
-
-    at = Process("learner", HOST)
-    arena = ArenaLayout.fitting(
-        cameras=tuple(form.cameras),
-        image_px=form.image_px,
-        state_dim=form.state_dim,
-        action_dim=form.action_dim,
-        capacity_bytes=store.capacity_bytes,
-        max_steps=form.max_steps,
-    )
+    at, arena = Process("learner", HOST), form.arena(store)
     yield at.measured(
         "replay pictures", store.capacity_bytes, f"store.capacity_bytes: {arena.rows:,} observations"
     )

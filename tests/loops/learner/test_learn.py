@@ -478,6 +478,36 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(
     assert caplog.text.count(f"they show {bench.task!r}") == 1
 
 
+def test_a_run_that_may_need_more_replay_memory_than_there_is_says_so_at_its_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = load_bench("so101_sim", ["--robot.scene=Reach"])
+    env = RobotEnv(bench)
+    record_scripted(env, tmp_path / "demos", script_maker(), demonstrations=2)
+    env.close()
+    demos = DemosConfig(path=str(tmp_path / "demos"))
+    shown = demonstrations.recorded_observations(demos, bench.policy_hz)
+    assert shown == sum(len(demo.steps) + 1 for demo in bench_demos(demos, bench))
+    half = demonstrations.recorded_observations(replace(demos, limit=1), bench.policy_hz / 2)
+    assert 0.2 * shown < half < 0.4 * shown
+    config = LearnConfig(run=tmp_path / "run", bench_overrides=["--robot.scene=Reach"], demos=demos)
+    form = learn.form_of(config)
+    fits = (form.arena(config.store).rows - shown) // (form.max_steps + 1)
+    with caplog.at_level("WARNING"):
+        learn.tell_of_memory(config, form, fits)
+    assert not caplog.text
+    with caplog.at_level("WARNING"):
+        learn.tell_of_memory(config, form, fits + 1)
+    (told,) = caplog.messages
+    assert f"{shown} of demonstrations" in told
+    enough = StoreConfig(capacity_bytes=int(told.rsplit(" ", 1)[1]))
+    assert form.arena(enough).rows == pytest.approx(shown + (fits + 1) * (form.max_steps + 1), abs=1)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        learn.tell_of_memory(config, form, 0)
+    assert f"holds {fits} online episodes" in caplog.text
+
+
 class Story:
     """A store process of this very process: what its actors are told, and where its import stands."""
 
