@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -51,6 +52,8 @@ class ActSettings:
     ring_mb: int = 256
     # How long to wait at the end until the learner has every step, in seconds.
     drain_s: float = 60.0
+    # Threads of the policy's network. More than one take cores that control and trainer share.
+    threads: int = 1
     # Scheduling of the control process: normal, nice, or fifo (real time); as far as the system allows. A
     # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
     priority: Priority = "fifo"
@@ -100,8 +103,11 @@ class ActConfig(ActSettings):
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.actor):
             raise ConfigError("The actor's name cannot be used", seen=self.actor, allowed=_NAME.pattern)
-        if self.episodes < 0 or self.ring_mb < 1:
-            raise ConfigError("episodes or ring_mb is out of range", seen=(self.episodes, self.ring_mb))
+        if self.episodes < 0 or self.ring_mb < 1 or self.threads < 1:
+            raise ConfigError(
+                "episodes, ring_mb or threads is out of range",
+                seen=(self.episodes, self.ring_mb, self.threads),
+            )
         if self.live.use == "always" and not self.live.server:
             raise ConfigError(
                 "There is no reward server to watch the arm",
@@ -135,6 +141,7 @@ class Card:
         task: The instruction in words.
         simulated: Whether the robot is.
         policy_hz: Steps per second; None where nobody says.
+        action_deadline_s: Wall seconds that it waits for an action.
         scales: What the numbers of states and actions stand for, as :class:`roborl.data.scales.Scales` names it.
     """
 
@@ -147,6 +154,7 @@ class Card:
     task: str = ""
     simulated: bool = False
     policy_hz: float | None = None
+    action_deadline_s: float = math.inf
     scales: dict[str, str | tuple[float, ...]] | None = None
 
     def write(self, folder: Path) -> None:

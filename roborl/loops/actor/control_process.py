@@ -73,6 +73,7 @@ def main(child: Child, config: ActConfig) -> None:
         task=bench.task,
         simulated=bench.simulated,
         policy_hz=bench.policy_hz,
+        action_deadline_s=bench.watchdog.action_deadline_s,
         scales=asdict(scales_module.scales(bench)),
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)

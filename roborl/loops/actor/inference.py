@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.priority import raise_priority
 from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Request, WeightsSlot
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.beating import beating
 from roborl.loops.supervise import Child
 from roborl.roles import Policy
 from roborl.types import EpisodeKey, Frame, Observation
@@ -30,6 +33,11 @@ type Weights = Mapping[str, NDArray[Any]]
 _IDLE_S = 0.05
 _LIMIT = 1.0 + 1e-3
 _CARD_S = 120.0
+_TRIES = 3
+# An action that takes longer hangs.
+_HANGS_S = 600.0
+# A policy that takes longer shows by itself that it is at work, well before it would count as hanging.
+_SLOW_S = 1.0
 
 
 class LearningPolicy(Policy, Protocol):
@@ -79,8 +87,19 @@ class InferenceLoop:
         self._good: tuple[int, Weights] | None = None
         self._on_trial = False
 
-    def warm_up(self, cameras: Mapping[str, tuple[int, int, int]], state_dim: int) -> None:
-        """Choose an action for a blank observation, so that the first real one finds everything loaded.
+    def warm_up(
+        self, cameras: Mapping[str, tuple[int, int, int]], state_dim: int, *, within_s: float = math.inf
+    ) -> float:
+        """Choose actions for a blank observation, so that the first real one finds everything loaded.
+
+        Args:
+            cameras: Picture shapes (h, w, 3) by camera name.
+            state_dim: Size of the state.
+            within_s: How long it may take once all is loaded, s. Where it takes longer it is tried again, for a computer
+                that starts everything at once is slow for a moment.
+
+        Returns:
+            How long it took at best, s.
 
         Raises:
             ModelLoadError: If that action has another size than the robot's.
@@ -89,9 +108,8 @@ class InferenceLoop:
             name: Frame(rgb=np.zeros(shape, np.uint8), camera=name, stamp_ns=0, id=0)
             for name, shape in cameras.items()
         }
-        actions = self._policy.act(
-            Observation(frames=frames, state=np.zeros(state_dim, np.float32), stamp_ns=0)
-        )
+        blank = Observation(frames=frames, state=np.zeros(state_dim, np.float32), stamp_ns=0)
+        actions = self._policy.act(blank)
         if actions.shape[1:] != (self._action_dim,):
             raise ModelLoadError(
                 "The policy's actions do not fit this robot",
@@ -100,6 +118,13 @@ class InferenceLoop:
                 remedy="Give the folder of a policy that was made for this bench",
             )
         self._policy.reset()
+        took_s, tries = math.inf, 0
+        while took_s > within_s and tries < _TRIES:
+            began = time.perf_counter()
+            self._policy.act(blank)
+            took_s, tries = min(took_s, time.perf_counter() - began), tries + 1
+            self._policy.reset()
+        return took_s
 
     def turn(self, timeout_s: float = _IDLE_S) -> None:
         """Answer one observation, waiting up to ``timeout_s`` for it, then see to new weights."""
@@ -220,8 +245,38 @@ def await_card(folder: Path, child: Child) -> Card | None:
     return None
 
 
+def check_speed(took_s: float, card: Card, threads: int) -> None:
+    """See whether actions come before the bench stops waiting for them; in simulation that is a warning.
+
+    Args:
+        took_s: How long the policy takes to choose actions, s.
+        card: What the control process says of the bench.
+        threads: Threads of the policy's network.
+
+    Raises:
+        ConfigError: If the arm of a physical bench would stop at the first step of every episode.
+    """
+    if took_s <= card.action_deadline_s:
+        return
+    error = ConfigError(
+        "The policy is slower than the bench waits for an action",
+        seen=f"{took_s:.2f} s for each choice of actions, threads={threads}",
+        allowed=f"{card.action_deadline_s:g} s",
+        remedy="Run it on a GPU; show it fewer pixels; give it more threads, with act --threads or train --act.threads; or raise "
+        "watchdog.action_deadline_s of the bench",
+    )
+    if not card.simulated:
+        raise error
+    log.warning("Every episode will end at its first step. %s", error)
+
+
 def main(child: Child, config: ActConfig) -> None:
-    """Run the inference process until it is stopped."""
+    """Run the inference process until it is stopped.
+
+    Raises:
+        ConfigError: If the policy cannot be made, or is slower than a physical bench waits for an action.
+        ModelLoadError: If it does not fit the robot.
+    """
     began = time.monotonic()
     make_policy = policy_maker(config)
     import_s = time.monotonic() - began
@@ -245,10 +300,10 @@ def main(child: Child, config: ActConfig) -> None:
     )
     torch = sys.modules.get("torch")
     if torch is not None:
-        # One more thread would take the core that control and trainer share.
-        torch.set_num_threads(1)
+        torch.set_num_threads(config.threads)
     try:
-        loop.warm_up(card.cameras, card.state_dim)
+        with beating(child.beat, at_most_s=_HANGS_S):
+            took_s = loop.warm_up(card.cameras, card.state_dim, within_s=card.action_deadline_s)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ModelLoadError(
             "The policy does not fit this robot",
@@ -256,8 +311,10 @@ def main(child: Child, config: ActConfig) -> None:
             allowed=f"cameras {sorted(card.cameras)}, state of {card.state_dim}, action of {card.action_dim}",
             remedy="Give the folder of a policy that was made for this bench",
         ) from error
+    check_speed(took_s, card, config.threads)
     status.ready(import_s)
     child.ready(import_s)
     while not child.stopping:
-        loop.turn()
+        with beating(child.beat, at_most_s=_HANGS_S) if took_s > _SLOW_S else nullcontext():
+            loop.turn()
         child.beat()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,12 @@ import numpy as np
 import pytest
 
 from roborl.errors import ConfigError, ModelLoadError
-from roborl.loops.actor.act_config import ActConfig
-from roborl.loops.actor.inference import InferenceLoop, policy_maker
+from roborl.loops.actor import act_config, inference
+from roborl.loops.actor.act_config import ActConfig, Card
+from roborl.loops.actor.inference import InferenceLoop, check_speed, policy_maker
 from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request, WeightsSlot
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.supervise import Child
 from roborl.types import EpisodeKey, Frame, Observation
 
 CAMERAS = {"front": (4, 4, 3)}
@@ -25,11 +30,13 @@ class Policy:
         self.bias = np.zeros(2, np.float32)
         self.version = 0
         self.resets = 0
+        self.takes_s = [0.0]
 
     def reset(self) -> None:
         self.resets += 1
 
     def act(self, observation: Observation) -> np.ndarray:
+        time.sleep(self.takes_s.pop(0) if len(self.takes_s) > 1 else self.takes_s[0])
         return self.bias[None]
 
     def load_actor(self, weights: Any, version: int) -> None:
@@ -148,6 +155,67 @@ def test_actions_of_another_size_are_refused_before_the_first_episode(side: Side
     side.made[0].bias = np.zeros(3, np.float32)
     with pytest.raises(ModelLoadError, match=r"actions do not fit this robot.*\(1, 3\).*\(h, 2\)"):
         side.loop.warm_up(CAMERAS, 3)
+
+
+@pytest.mark.parametrize(
+    ("takes_s", "slow"),
+    [([0.3, 0.0], False), ([0.3, 0.3, 0.3, 0.0], False), ([0.3, 0.3, 0.3, 0.3, 0.0], True)],
+)
+def test_only_the_first_choice_of_actions_and_a_moment_of_load_may_take_their_time(
+    side: Side, takes_s: list[float], slow: bool
+) -> None:
+    side.made[0].takes_s = takes_s
+    took_s = side.loop.warm_up(CAMERAS, 3, within_s=0.2)
+    assert (took_s > 0.2) is slow
+    assert side.made[0].takes_s == [0.0]
+
+
+def test_a_policy_that_is_slower_than_its_bench_waits_is_refused_before_an_arm_moves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    card = Card(
+        actor="arm",
+        bench="b",
+        cameras=CAMERAS,
+        state_dim=3,
+        action_dim=2,
+        real_time=True,
+        action_deadline_s=0.5,
+    )
+    check_speed(0.5, card, 1)
+    with pytest.raises(
+        ConfigError,
+        match=r"slower than.*Found: 0.95 s.*threads=2.*Allowed: 0.5 s.*--act.threads.*action_deadline_s",
+    ):
+        check_speed(0.95, card, 2)
+    assert not caplog.text
+    check_speed(0.95, replace(card, simulated=True), 1)
+    assert "first step. The policy is slower" in caplog.text
+
+
+def test_the_inference_process_ends_where_its_policy_is_too_slow_on_the_threads_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    monkeypatch.setattr(act_config, "_MEMORY_DISK", tmp_path)
+    factory = "roborl.testing.policies:random_policy"
+    config = ActConfig(run=tmp_path / "run", policy_factory=factory, threads=3)
+    card = Card(
+        actor="arm",
+        bench="b",
+        cameras=CAMERAS,
+        state_dim=3,
+        action_dim=4,
+        real_time=False,
+        action_deadline_s=0.0,
+    )
+    card.write(act_config.shared_folder(config.run, config.actor))
+    with pytest.raises(ConfigError, match=r"slower than the bench waits.*threads=3"):
+        inference.main(Child("inference", None, ctypes.c_int64(0)), config)
+    assert threads == [3]
+    with pytest.raises(ConfigError, match="threads is out of range"):
+        replace(config, threads=0)
 
 
 def test_a_policy_is_told_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
