@@ -18,7 +18,7 @@ from draccus.utils import DecodingError, ParsingError
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 
 from roborl.errors import ModelLoadError, RoborlError
@@ -28,7 +28,9 @@ from roborl.pretrained import CONFIG, WEIGHTS, read_description, standing_in
 _ADAPTER = "adapter_config.json"
 _LONGEST = 400
 # What a network is filled with before its own weights are: all of them stand in the folder.
-_STARTS_FROM: dict[str, Any] = {"pretrained_backbone_weights": None, "load_vlm_weights": False}
+_FROM_VLM = "load_vlm_weights"
+_STARTS_FROM: dict[str, Any] = {"pretrained_backbone_weights": None, _FROM_VLM: False}
+_FORMATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def extra_of(kind: str) -> str:
@@ -109,7 +111,7 @@ def open_policy(folder: Path, *, device: str = "") -> LeRobotParts:
             allowed="one whose every file, and the tokeniser that it names, lies on this computer: nothing is fetched",
             remedy="Copy the whole folder again; what it names on the hub is fetched with: hf download",
         ) from error
-    _load_weights(model, folder / WEIGHTS)
+    _load_weights(model, folder / WEIGHTS, as_saved=hasattr(config, _FROM_VLM))
     known = _check_statistics(folder, (*before.steps, *after.steps))
     trains = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return LeRobotParts(
@@ -170,9 +172,20 @@ def _config(folder: Path) -> tuple[str, Any]:
         ) from error
 
 
-def _load_weights(model: Any, path: Path) -> None:
-    """Fill a network. LeRobot 0.6.1 loads with ``strict=False``, and a warning is all there is of a foreign file."""
+def _load_weights(model: Any, path: Path, *, as_saved: bool) -> None:
+    """Fill a network. LeRobot 0.6.1 loads with ``strict=False``, and a warning is all there is of a foreign file.
+
+    Args:
+        model: The network.
+        path: Its weights.
+        as_saved: Whether they keep the number formats that they have there; else they take those of the network.
+
+    Raises:
+        ModelLoadError: If they are not exactly the network's, or not finite.
+    """
     try:
+        if as_saved:
+            _take_formats(model, path)
         load_model(model, path, strict=True)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ModelLoadError(
@@ -182,6 +195,19 @@ def _load_weights(model: Any, path: Path) -> None:
             remedy="Copy the whole folder again",
         ) from error
     _check_finite("The weights", path, model.state_dict())
+
+
+def _take_formats(model: Any, path: Path) -> None:
+    """Give the parameters of a network the number formats that they have in a file.
+
+    LeRobot 0.6.1 trains SmolVLA on a language model that it reads in half precision. Built from its description, that
+    model has other formats, and for some descriptions such as do not fit together.
+    """
+    with safe_open(path, "pt") as file:
+        formats = {name: _FORMATS.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if (found := formats.get(name)) is not None and parameter.is_floating_point():
+            parameter.data = parameter.data.to(found)
 
 
 def _check_statistics(folder: Path, steps: tuple[Any, ...]) -> frozenset[str]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from roborl.errors import ModelLoadError
 from roborl.policies import load_policy
 from roborl.policies.exploration import ExplorationConfig
+from roborl.policies.lerobot_learning import OnlineForm
 from roborl.policies.lerobot_opening import open_policy
 from roborl.policies.lerobot_policy import LeRobotPolicy
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
@@ -99,6 +100,35 @@ def test_it_acts_as_in_lerobots_own_loop(saved: Callable[[str], Path], kind: str
             with torch.inference_mode():
                 wanted = after(theirs.select_action(before(batch)))[0].numpy()
             np.testing.assert_allclose(action, np.clip(wanted, -1.0, 1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("parts", [("text_config",), ("text_config", "vision_config")])
+def test_a_policy_on_a_language_model_in_half_precision_runs_in_the_formats_that_it_was_trained_in(
+    tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    from transformers import AutoConfig, SmolVLMForConditionalGeneration
+
+    backbone, folder = tmp_path / "backbone", tmp_path / "vla"
+    form: dict[str, Any] = SHAPE | {"kind": "smolvla", "backbone": backbone}
+    build_tiny_policy(tmp_path / "bare", **form)
+    SmolVLMForConditionalGeneration(AutoConfig.from_pretrained(backbone)).save_pretrained(backbone)
+    build_tiny_policy(folder, **form, load_vlm_weights=True)
+    # What the published description says of itself differs from model to model.
+    change(backbone, "config.json", lambda c: [c[part].update(dtype="bfloat16") for part in parts])
+    theirs: Any = SmolVLAPolicy.from_pretrained(folder)
+    OnlineForm(image_px=32).write(folder)
+    policy = LeRobotPolicy.load(folder)
+    formats = {name: parameter.dtype for name, parameter in theirs.named_parameters()}
+    assert set(formats.values()) == {torch.float32, torch.bfloat16}
+    assert {name: parameter.dtype for name, parameter in policy.parts.model.named_parameters()} == formats
+    assert np.isfinite(policy.act(SEEN[0])).all()
+    pictures = {name: np.zeros((2, 32, 32, 3), np.uint8) for name in CAMERAS}
+    ends = np.array([4, 2])
+    loss = policy.losses(pictures, np.zeros((2, 5), np.float32), np.zeros((2, 4, 3), np.float32), ends).sum()
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in policy.learnt.values())
+    policy.load_actor(policy.actor_weights(), 1)
 
 
 def test_the_instruction_reaches_a_policy_that_reads(saved: Callable[[str], Path]) -> None:
