@@ -22,13 +22,21 @@ LOAD_S = 600.0
 """Longest that a reward model may take to be read: one of 8 billion weights takes minutes."""
 
 _POLL_S = 0.05
-_PRELOAD = (*act.PRELOAD, *learn.PRELOAD)
 
 
 def heed(stopping: Callable[[], bool]) -> None:
     """Raise KeyboardInterrupt if the run is to be stopped."""
     if stopping():
         raise KeyboardInterrupt
+
+
+def preload(config: TrainConfig) -> tuple[str, ...]:
+    """Return what the fork server loads for all processes of a run.
+
+    Raises:
+        ModelLoadError: If the description of a LeRobot policy cannot be read.
+    """
+    return (*act.PRELOAD, *learn.preload(config))
 
 
 def gate_main(child: Child, config: TrainConfig) -> None:
@@ -62,7 +70,7 @@ def pass_gate(config: TrainConfig, stopping: Callable[[], bool] = lambda: False)
         return
     spec = ChildSpec(name="gate", target=gate_main, args=(config,), start_s=LOAD_S)
     # The fork server starts once, with what its first group names.
-    group = ProcessGroup([spec], preload=_PRELOAD)
+    group = ProcessGroup([spec], preload=preload(config))
     try:
         group.start()
         while not group.finished("gate"):

@@ -18,11 +18,10 @@ from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.devices import require_devices
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.actor import act
 from roborl.loops.actor.act import Actor, actor_specs
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.status import StatusSlot
-from roborl.loops.gate import LOAD_S, heed, pass_gate
+from roborl.loops.gate import LOAD_S, heed, pass_gate, preload
 from roborl.loops.learner import learn
 from roborl.loops.learner.learn import learner_specs, prepare, result
 from roborl.loops.learner.learn_config import RunFolder
@@ -173,7 +172,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         if config.rollback:
             learn.ask_rollback(run, config.rollback)
         keeper = SettingsKeeper(JsonLines(run.events), learner, {own: config, run.learner: learning})
-        group = ProcessGroup(specs, preload=(*act.PRELOAD, *learn.preload(run)), on_event=keeper)
+        group = ProcessGroup(specs, preload=preload(config), on_event=keeper)
         actors = [
             Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)

@@ -9,7 +9,7 @@ import pytest
 
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, ShapeError
-from roborl.loops.gate import gate_main, pass_gate
+from roborl.loops.gate import gate_main, pass_gate, preload
 from roborl.loops.launch import run_training
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.reward_gate import RewardGate, require_question
@@ -115,6 +115,33 @@ def test_ctrl_c_while_the_reward_model_loads_ends_the_run_before_any_arm_has_a_p
     with pytest.raises(KeyboardInterrupt):
         run_training(config, lambda: True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_classes_of_a_lerobot_policy_are_loaded_once_for_all_processes_with_a_reward_model_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    loaded: list[tuple[str, ...]] = []
+
+    class Group:
+        def __init__(self, specs: object, *, preload: tuple[str, ...]) -> None:
+            loaded.append(preload)
+
+        def finished(self, name: str) -> bool:
+            return True
+
+        def start(self) -> None: ...
+
+        def stop(self) -> None: ...
+
+    monkeypatch.setattr("roborl.loops.gate.ProcessGroup", Group)
+    config = TrainConfig(run=tmp_path / "run", reward="brightness", policy=str(tmp_path / "vla"))
+    place = config.run / "policy" if begun else Path(config.policy)
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps({"type": "smolvla"}))
+    pass_gate(replace(config, policy="") if begun else config)
+    assert loaded == [preload(config)]
+    assert "lerobot.policies.smolvla.modeling_smolvla" in loaded[0]
 
 
 def test_training_asks_before_any_arm_has_a_process(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from roborl.envs.bench import load_bench
@@ -56,11 +57,19 @@ _SHOWN_RUNS = 3
 _VERSIONS = ("roborl", "torch", "lerobot", "numpy", "mujoco", "pyzmq", "zarr")
 
 
-def preload(run: RunFolder) -> tuple[str, ...]:
-    """Return what the fork server loads for the processes of a run: for a LeRobot policy its classes too, which take longest."""
-    if not is_lerobot_policy(run.policy):
+def preload(config: LearnSettings) -> tuple[str, ...]:
+    """Return what the fork server loads for the processes of a run: for a LeRobot policy its classes too, which take longest.
+
+    The policy is the run's, or the one that it will begin with.
+
+    Raises:
+        ModelLoadError: If the description of a LeRobot policy cannot be read.
+    """
+    own = RunFolder(config.run).policy
+    policy = own if own.exists() else Path(config.policy)
+    if not (own.exists() or config.policy) or not is_lerobot_policy(policy):
         return PRELOAD
-    kind = read_description(run.policy)["type"]
+    kind = read_description(policy)["type"]
     return (*PRELOAD, "roborl.policies.lerobot_policy", f"lerobot.policies.{kind}.modeling_{kind}")
 
 
@@ -248,7 +257,7 @@ def run_learner(config: LearnConfig, stopping: Callable[[], bool] = lambda: Fals
         if config.rollback:
             ask_rollback(run, config.rollback)
         keeper = SettingsKeeper(JsonLines(run.events), specs, {run.learner: config})
-        group = ProcessGroup(specs, preload=preload(run), on_event=keeper)
+        group = ProcessGroup(specs, preload=preload(config), on_event=keeper)
         try:
             group.start()
             while not stopping():
