@@ -94,8 +94,7 @@ class BatchAsker[Q, R]:
             Exception
         ) as error:  # a judge is foreign code on a device: whatever it raises must not end the server
             full = _out_of_memory(error)
-            # Only a new process gets a lost device back, and has the labels that this one would leave missing.
-            if not full and type(error).__name__ == "AcceleratorError":
+            if device_lost(error):
                 raise
             self._note("out of memory" if full else type(error).__name__, error)
         else:
@@ -181,6 +180,14 @@ def put(batch: Sequence[Asked], asker: BatchAsker[Any, Any]) -> list[list[Any]]:
     """Put the queries of several observations to a judge; return the replies to each, as :meth:`BatchAsker.ask` does."""
     replies = iter(asker.ask([query for asked in batch for query in asked.queries or ()]))
     return [[next(replies) for _ in asked.queries or ()] for asked in batch]
+
+
+def device_lost(error: Exception) -> bool:
+    """Return whether an error is torch's for a device that it cannot use any more.
+
+    Only a new process gets such a device back, and has the labels that this one would leave missing.
+    """
+    return type(error).__name__ == "AcceleratorError" and not _out_of_memory(error)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, RoborlError
-from roborl.rewards.batching import pass_over
+from roborl.rewards.batching import device_lost, pass_over
 from roborl.rewards.desk import Desk
 from roborl.rewards.model import References, RewardModel, missing
 from roborl.rewards.pool_config import PoolConfig
@@ -115,6 +115,7 @@ class SessionPool:
         Raises:
             ServerFull: If there is no room.
             ConfigError: If there is no such model, or a view that it needs will not come.
+            AcceleratorError: Torch's own, if the model finds its device lost to this process.
         """
         name = next(iter(self._desks)) if not model and len(self._desks) == 1 else model
         if name not in self._desks:
@@ -151,6 +152,8 @@ class SessionPool:
         except RoborlError:
             raise
         except Exception as error:
+            if device_lost(error):
+                raise
             # A model is a plug-in, and is told things by a client: what it chokes on is refused.
             raise ConfigError(
                 f"The reward model {name!r} cannot start this episode",

@@ -302,6 +302,16 @@ def test_a_judge_that_loses_its_device_ends_its_thread_and_leaves_no_score():
     assert pool.collect() == []
 
 
+def test_a_model_that_finds_its_device_lost_as_an_episode_starts_refuses_nothing():
+    class Lost(BrightnessModel):
+        def start(self, task, references):
+            raise torch.AcceleratorError("CUDA error: unknown error")
+
+    pool = SessionPool({"m": Lost()}, PoolConfig(), clock=FakeClock())
+    with pytest.raises(torch.AcceleratorError):
+        open_(pool, "a")
+
+
 def outage(clock, pool, away, frames):
     """Show a label and a live session frames while a judge may be away; return the outcomes and what health says of it."""
     outcomes, told = [], []
