@@ -14,6 +14,7 @@ import pytest
 
 from roborl.cli.check import positional
 from roborl.cli.main import main
+from roborl.envs.kinematics import Kinematics
 from roborl.errors import ConfigError
 from roborl.loops.planning.check_machine import check_bench
 from roborl.paths import bench_file
@@ -310,10 +311,14 @@ def test_the_motors_of_a_physical_arm_are_asked_and_go_on_holding(desk: DeskArm)
         findings = check_bench(str(desk.bench()), [], look=True)
         return {finding.what: (finding.ok, finding.says) for finding in findings}
 
+    desk.place(desk.model.home)
     desk.let_hold()
     good = found()
     assert all(ok for ok, _ in good.values())
     assert good["motors"][1] == "6 answer, calibrated as the file says"
+    tip = Kinematics(desk.model).position(desk.joints())
+    assert re.findall(r"-?\d\.\d+", good["tip"][1]) == [f"{axis:.3f}" for axis in tip]
+    assert good["tip"][1].endswith(" in the workspace box")
     assert "camera wrist" in good
     assert not any(servo.was_limp for servo in desk.chain.servos.values())
     assert desk.chain.asked[Instruction.WRITE] == desk.chain.asked[Instruction.SYNC_WRITE] == 0

@@ -117,7 +117,7 @@ def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
     if there and hasattr(robot, "bus"):
         yield from _ranges(bench, robot)
     if look and port is not None and plugged and hasattr(robot, "bus"):
-        yield _motors(bench, robot, filed=there)
+        yield from _motors(bench, robot, filed=there)
 
 
 def _calibrate(bench: Any) -> str:
@@ -147,26 +147,52 @@ def _ranges(bench: Any, robot: Any) -> Iterator[Finding]:
         yield Finding(what="joint ranges", ok=False, says=says)
 
 
-def _motors(bench: Any, robot: Any, *, filed: bool) -> Finding:
-    """Ask the motors whether they are there and hold the calibration of the file, where there is one."""
-    from roborl.envs.servos import DEVICE_FAULTS, close_port, diagnosis, steady
+def _motors(bench: Any, robot: Any, *, filed: bool) -> Iterator[Finding]:
+    """Ask the motors whether they are there and hold the calibration of the file, where there is one, and where the tip is."""
+    from roborl.envs.servos import DEVICE_FAULTS, READ_RETRIES, close_port, diagnosis, steady
 
     steady(robot)
+    positions: dict[str, float] = {}
     try:
         robot.bus.connect()
         calibrated = robot.is_calibrated
+        if filed and calibrated:
+            positions = robot.bus.sync_read("Present_Position", num_retry=READ_RETRIES)
     except DEVICE_FAULTS as error:
         says = diagnosis(robot) or " ".join(spelt_out(error).split())
-        return Finding(what="motors", ok=False, says=says)
+        yield Finding(what="motors", ok=False, says=says)
+        return
     finally:
         close_port(robot)
     if filed and not calibrated:
         says = f"they hold another calibration than the file: {_calibrate(bench)}, or the id of another arm"
-        return Finding(what="motors", ok=False, says=says)
-    return Finding(
+        yield Finding(what="motors", ok=False, says=says)
+        return
+    yield Finding(
         what="motors",
         ok=True,
         says=f"{len(robot.bus.motors)} answer{', calibrated as the file says' if filed else ''}",
+    )
+    if positions:
+        yield _tip(bench, positions)
+
+
+def _tip(bench: Any, positions: dict[str, float]) -> Finding:
+    """Say where the arm's tip is: led there by hand, the corners of a workspace box can be read off."""
+    import numpy as np
+
+    from roborl.envs.kinematics import Kinematics
+    from roborl.envs.robot_model import load_robot_model
+
+    model = load_robot_model(bench.model)
+    tip = Kinematics(model).position(model.from_features({f"{k}.pos": v for k, v in positions.items()}))
+    low, high = np.array(bench.safety.workspace_low_m), np.array(bench.safety.workspace_high_m)
+    inside = bool(np.all((low <= tip) & (tip <= high)))
+    x, y, z = (round(float(axis), 3) + 0.0 for axis in tip)
+    return Finding(
+        what="tip",
+        ok=True,
+        says=f"at x {x:.3f}, y {y:.3f}, z {z:.3f} m, {'in' if inside else 'outside'} the workspace box",
     )
 
 
