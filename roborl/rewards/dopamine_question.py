@@ -57,7 +57,7 @@ CONTRACT = PromptContract(
         "38e9ca57e14af89f77f2d1fbbb88b5c361994986a4097bc0f6b99cb911afe9a9",  # the authors' training data
     ),
 )
-"""What a wording must contain, our own, and the hashes of those that the published checkpoints learnt."""
+"""What a wording must contain, our own, and the hashes of the published ones: that of inference, which is to be asked, first."""
 
 
 def ask_hop(

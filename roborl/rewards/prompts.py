@@ -8,6 +8,7 @@ read by its string constants and never run. What was used is part of the version
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import logging
 import re
@@ -31,7 +32,8 @@ _LARGEST = 4 << 20  # bytes; a card or a source file of words is far smaller
 class PromptConfig:
     """Where the words of the question come from."""
 
-    # A text, card (.md) or Python source (.py) with the published wording; empty looks at the checkpoint's own card.
+    # A text, card (.md) or Python source (.py) with the published wording; empty looks at the checkpoint's own card, and
+    # at sources beside it for words that are known.
     file: str = ""
     # SHA-256 that the wording must have; empty for the known ones, or any where none is known.
     sha256: str = ""
@@ -48,7 +50,7 @@ class PromptContract:
         mark: The picture mark.
         slots: How often the instruction stands in it; 0 for at least once.
         words: Texts that tell it from other strings in a card or source, in any case.
-        known: SHA-256 of the published wording, where one is published.
+        known: SHA-256 of the published wordings, where some are published; first of the one that the authors ask with.
         published_states: What the published wording states beside the instruction, so that it cannot be used; empty where it can.
     """
 
@@ -113,7 +115,8 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
     Args:
         contract: What it must contain.
         config: Where to look, and what hash to insist on.
-        folder: The checkpoint's folder, whose card is looked at where no file is named; None where there is none.
+        folder: The checkpoint's folder, whose card and sources are looked at where no file is named; None where there is
+            none. Of its sources only words count whose hash is known or insisted on.
 
     Returns:
         The published wording where the user has it; else, with a warning, the project's own.
@@ -122,10 +125,12 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
         ConfigError: If the named file has no such wording or several, or none has the hash insisted on.
     """
     place = Path(config.file) if config.file else _card(folder)
-    candidates = dict.fromkeys(texts_of(place)) if place is not None else {}
     wanted = (config.sha256,) if config.sha256 else contract.known
+    candidates = dict.fromkeys(texts_of(place), place) if place is not None else {}
+    if not config.file:
+        candidates |= {text: path for text, path in _beside(folder) if digest_of(text) in wanted}
     fitting = {text: slot for text in candidates if (slot := contract.slot(text)) is not None}
-    known = {text: slot for text, slot in fitting.items() if digest_of(text) in wanted}
+    known = dict([(t, fitting[t]) for d in wanted for t in fitting if digest_of(t) == d][:1])
     if config.sha256 and not known:
         raise ConfigError(
             f"The wording for {contract.name} does not have the hash that is insisted on",
@@ -146,12 +151,14 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
         )
     if len(found) == 1:
         ((text, slot),) = found.items()
-        if not known and contract.known:
+        place, digest = candidates[text], digest_of(text)
+        if contract.known and digest != (config.sha256 or contract.known[0]):
             log.warning(
-                "the wording for %s in %s is not the published one (sha256 %s): expect other scores",
+                "the wording for %s in %s is not the published one%s (sha256 %s): expect other scores",
                 contract.name,
                 place,
-                digest_of(text)[:12],
+                " that its authors ask with" if known else "",
+                digest[:12],
             )
         return Prompt(
             template=text,
@@ -160,9 +167,7 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
             origin="known" if known else "found",
             place=str(place),
         )
-    reason = (
-        f"{len(found)} possible wordings in {place}" if place else "its card is not beside the checkpoint"
-    )
+    reason = f"{len(found)} possible wordings in {place}" if place else "neither card nor code is beside it"
     advice = "Name a copy of its card or code as prompt.file in the model's settings"
     if contract.published_states:
         reason = f"those also state {contract.published_states}, which this question cannot"
@@ -273,3 +278,10 @@ def _inner(node: ast.AST) -> str | None:
 def _card(folder: Path | None) -> Path | None:
     card = None if folder is None else folder / "README.md"
     return card if card is not None and card.is_file() else None
+
+
+def _beside(folder: Path | None) -> Iterator[tuple[str, Path]]:
+    """Yield the strings of the sources in a checkpoint's folder, each with its place; one that cannot be read has none."""
+    for path in sorted(folder.glob("*.py")) if folder is not None else ():
+        with contextlib.suppress(ConfigError):
+            yield from ((text, path) for text in texts_of(path))

@@ -1,5 +1,6 @@
 """A dopamine model from its checkpoint: by name or by a file of settings, and where the words of its question come from."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -15,7 +16,7 @@ from roborl.rewards.dopamine import DopamineModel, load_dopamine
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionRule, Perspective
 from roborl.rewards.measured import FORMAT
-from roborl.rewards.prompts import own_prompt
+from roborl.rewards.prompts import digest_of, own_prompt
 from roborl.rewards.registry import load_reward_model
 from roborl.testing.tiny_vlms import build_tiny_vlm
 
@@ -89,6 +90,16 @@ def test_the_users_copy_of_the_words_is_used_and_never_run(load, tmp_path, caplo
     assert "is not the published one" in caplog.text
     ours = DopamineModel(judge=model.judge, config=model.config, prompt=own_prompt(CONTRACT))
     assert ours.version.startswith("dopamine-own-")
+
+
+def test_the_published_words_are_found_in_the_code_beside_the_checkpoint(checkpoint, tmp_path, monkeypatch):
+    folder = shutil.copytree(checkpoint, tmp_path / "with_code")
+    (folder / "inference.py").write_text(f"import nothing_of_the_kind\nTEMPLATE = {WORDS!r}\n")
+    assert load_reward_model(f"dopamine:{folder}").prompt.origin == "own"
+    published = dataclasses.replace(CONTRACT, known=(digest_of(WORDS),))
+    monkeypatch.setattr("roborl.rewards.dopamine.CONTRACT", published)
+    model = load_reward_model(f"dopamine:{folder}")
+    assert (model.prompt.origin, model.prompt.template) == ("known", WORDS)
 
 
 def test_references_come_from_files(load, tmp_path):

@@ -1,6 +1,7 @@
 """Where the words of a question come from: the user's own copy, by hash where one is known, else our own."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -88,6 +89,42 @@ def test_without_a_copy_our_own_words_are_used_with_a_warning(tmp_path, caplog):
             prompt = load_prompt(KNOWN, PromptConfig(), folder)
         assert (prompt.origin, prompt.template) == ("own", KNOWN.own)
         assert "as prompt.file in the model's settings" in caplog.text
+
+
+def test_known_words_are_found_in_sources_beside_a_checkpoint(tmp_path, caplog):
+    (tmp_path / "README.md").write_text("```\nRate {task}! VERDICT:\n```\n")
+    (tmp_path / "inference.py").write_text("raise SystemExit('was run')\n" + SOURCES["constant"])
+    (tmp_path / "torn.py").write_bytes(b"\xff\xfe\x00")
+    with caplog.at_level(logging.WARNING):
+        prompt = load_prompt(KNOWN, PromptConfig(), tmp_path)
+    assert (prompt.origin, prompt.template) == ("known", PUBLISHED)
+    assert prompt.place == str(tmp_path / "inference.py")
+    assert not caplog.records
+    insisted = load_prompt(CONTRACT, PromptConfig(sha256=digest_of(PUBLISHED)), tmp_path)
+    assert insisted.template == PUBLISHED
+
+
+def test_unknown_words_in_sources_beside_a_checkpoint_do_not_count(tmp_path):
+    (tmp_path / "other.py").write_text('A = "Rate {task}! VERDICT:"\n')
+    for contract in (KNOWN, CONTRACT):
+        assert load_prompt(contract, PromptConfig(), tmp_path).origin == "own"
+
+
+def test_of_several_published_wordings_the_first_is_preferred_and_others_are_a_warning(tmp_path, caplog):
+    later = "Label {task}. VERDICT:"
+    contract = replace(KNOWN, known=(*KNOWN.known, digest_of(later)))
+    (tmp_path / "a_training.py").write_text(f"T = {later!r}\n")
+    for options in ({}, {"file": str(tmp_path / "a_training.py")}):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            prompt = load_prompt(contract, PromptConfig(**options), tmp_path)
+        assert (prompt.origin, prompt.template) == ("known", later)
+        assert "not the published one that its authors ask with" in caplog.text
+    caplog.clear()
+    assert load_prompt(contract, PromptConfig(sha256=digest_of(later)), tmp_path).template == later
+    (tmp_path / "inference.py").write_text(SOURCES["constant"])
+    assert load_prompt(contract, PromptConfig(), tmp_path).template == PUBLISHED
+    assert not caplog.records
 
 
 def test_a_card_with_several_possible_words_is_not_guessed_at(tmp_path, caplog):

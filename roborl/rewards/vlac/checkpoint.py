@@ -12,7 +12,7 @@ from roborl.errors import ModelLoadError
 from roborl.paths import cache_folder
 from roborl.rewards.judges.checkpoints import copy_here, find_checkpoint
 from roborl.rewards.judges.config import JudgeKind
-from roborl.rewards.judges.opening import open_judge
+from roborl.rewards.judges.opening import checkpoint_folder, open_judge
 from roborl.rewards.settings import read_settings
 from roborl.rewards.vlac.config import VlacConfig
 from roborl.rewards.vlac.model import VlacModel
@@ -47,7 +47,7 @@ def open_vlac(config: VlacConfig) -> VlacModel:
         ConfigError: If the words cannot be used.
         JudgeDown: If none of the endpoints that are to answer does.
     """
-    wording = load_wording(config.prompt)
+    wording = load_wording(config.prompt, checkpoint_folder(config.judge, config.checkpoint))
     checkpoint = config.checkpoint
     if config.judge.kind is JudgeKind.TRANSFORMERS:
         folder = native_checkpoint(checkpoint)

@@ -129,12 +129,14 @@ def weave(text: str, pictures: Sequence[Image], task: str) -> tuple[Part, ...]:
     return tuple(part for part in parts if not isinstance(part, str) or part)
 
 
-def load_wording(config: PromptConfig) -> VlacWording:
-    """Return the wording that the settings name; our own, with a warning, where they name none.
+def load_wording(config: PromptConfig, folder: Path | None = None) -> VlacWording:
+    """Return the wording that the settings name, else the published one beside the checkpoint, else with a warning our own.
 
     Args:
         config: ``file`` is the published ``model_utils.py``, with ``data_processing_vlm.py`` beside it or in one folder
             that is named instead, or a JSON file with the texts of :class:`VlacWording`.
+        folder: The checkpoint's folder, where both sources are looked for if no file is named; None where there is
+            none. Their words count only where their hash is known or insisted on.
 
     Raises:
         ConfigError: If a file cannot be read or lacks a text, or the texts do not have the hash insisted on.
@@ -142,13 +144,16 @@ def load_wording(config: PromptConfig) -> VlacWording:
     if config.file:
         place = Path(config.file)
         wording = _from_json(place) if place.suffix == ".json" else _from_sources(place)
+    elif (beside := _beside(folder, config.sha256 or _KNOWN)) is not None:
+        wording = beside
     else:
         log.warning(
             "vlac is asked in roborl's own words, to which a published checkpoint answers less well than to those it was"
-            " trained on. Name a copy of its evo_vlac/utils/model_utils.py as prompt.file in the model's settings"
+            " trained on. Put its evo_vlac/utils/model_utils.py and data_processing_vlm.py beside the checkpoint, or name"
+            " a copy as prompt.file in the model's settings"
         )
         wording = OUR_WORDING
-    if config.file and wording.sha256 == _KNOWN:
+    if wording.sha256 == _KNOWN:
         wording = replace(wording, origin="known")
     elif config.file:
         log.warning(
@@ -165,6 +170,17 @@ def load_wording(config: PromptConfig) -> VlacWording:
             remedy="Name the file that has it as prompt.file in the model's settings",
         )
     return wording
+
+
+def _beside(folder: Path | None, wanted: str) -> VlacWording | None:
+    """Return the words in the sources beside a checkpoint; None where there are none, or none of this hash."""
+    if folder is None:
+        return None
+    try:
+        wording = _from_sources(folder)
+    except ConfigError:
+        return None
+    return wording if wording.sha256 == wanted else None
 
 
 def _from_json(path: Path) -> VlacWording:

@@ -132,6 +132,18 @@ def test_our_own_words_are_a_visible_warning_and_so_are_unknown_ones(published, 
     assert read.version.startswith("vlac-found-")
 
 
+def test_the_words_are_looked_for_beside_the_published_checkpoint(published, monkeypatch):
+    looked = []
+
+    def load(config, folder):
+        looked.append(folder)
+        return OUR_WORDING
+
+    monkeypatch.setattr("roborl.rewards.vlac.checkpoint.load_wording", load)
+    open_vlac(settings_of(published))
+    assert looked == [published]
+
+
 def test_a_network_for_pictures_of_another_size_is_refused(published):
     with pytest.raises(ModelLoadError, match="image_px to 28"):
         open_vlac(settings_of(published, image_px=448))

@@ -100,6 +100,22 @@ def test_what_was_published_is_known_and_anything_else_is_a_warning(sources, mon
     assert not caplog.records
 
 
+def test_the_published_words_are_found_beside_a_checkpoint_and_others_there_do_not_count(
+    sources, monkeypatch, caplog
+):
+    found = load_wording(PromptConfig(file=str(sources)))
+    assert load_wording(PromptConfig(), sources) == OUR_WORDING
+    assert "beside the checkpoint" in caplog.text
+    assert load_wording(PromptConfig(sha256=found.sha256), sources).pair == found.pair
+    caplog.clear()
+    monkeypatch.setattr("roborl.rewards.vlac.wording._KNOWN", found.sha256)
+    known = load_wording(PromptConfig(), sources)
+    assert (known.origin, known.sha256) == ("known", found.sha256)
+    assert not caplog.records
+    (sources / "data_processing_vlm.py").unlink()
+    assert load_wording(PromptConfig(), sources) == OUR_WORDING
+
+
 def test_the_hash_covers_every_text_and_not_where_it_was_found():
     hashes = {dataclasses.replace(OUR_WORDING, **{name: text + " "}).sha256 for name, text in TEXTS.items()}
     assert len(hashes | {OUR_WORDING.sha256}) == len(TEXTS) + 1
