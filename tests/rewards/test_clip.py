@@ -84,7 +84,7 @@ def test_what_cannot_be_compared_is_refused():
 
 
 class PlainJudge:
-    """Red is the goal, green the baseline, blue neither; words are told apart by what they speak of."""
+    """Red is the goal, green the baseline, blue neither, but a wall; words are told apart by what they speak of."""
 
     identity = "plain"
 
@@ -95,7 +95,12 @@ class PlainJudge:
         ]
 
     def read(self, texts):
-        named = {"done": unit(1, 0, 0), "almost": unit(1, 0.2, 0), "table": unit(0, 1, 0)}
+        named = {
+            "done": unit(1, 0, 0),
+            "almost": unit(1, 0.2, 0),
+            "table": unit(0, 1, 0),
+            "wall": unit(0, 0, 1),
+        }
         return np.stack([next(v for word, v in named.items() if word in text) for text in texts]).astype(
             np.float32
         )
@@ -141,6 +146,19 @@ def test_without_a_demonstration_the_settings_say_what_counts_as_progress():
     scores = progress_of(model, [0.0, 0.5, 1.0], references={})
     assert [s.progress for s in scores] == pytest.approx([0.0, np.sqrt(0.5), 1.0])
     assert [s.raw for s in scores] == pytest.approx([0.0, np.sqrt(0.5), 1.0])
+
+
+@pytest.mark.parametrize(("strength", "reward"), [(0.0, 3 / 4), (0.5, 57 / 64), (1.0, 15 / 16)])
+def test_wordings_are_averaged_and_their_mean_keeps_its_length(strength, reward):
+    """By hand: g = (½, ½, 0), b = (½, 0, ½), so a picture at (1, 0, 0) is projected to (½, ¼, ¼)."""
+    model = model_of(
+        goal=("{task} done", "a table"),
+        baseline=("a wall", "{task} done"),
+        strength=strength,
+        demonstration=False,
+    )
+    (score,) = progress_of(model, [1.0], references={})
+    assert score.raw == pytest.approx(reward)
 
 
 def test_projection_takes_away_what_a_picture_shows_besides():

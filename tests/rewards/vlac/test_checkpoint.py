@@ -8,11 +8,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoProcessor
 
 from roborl import config as configs
 from roborl.errors import ModelLoadError
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind
+from roborl.rewards.judges.internvl import InternVlFamily
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import score_episode
 from roborl.rewards.prompts import PromptConfig
@@ -27,6 +29,7 @@ from roborl.testing.check_reward_model import random_observations
 from roborl.testing.endpoint import StubEndpoint, answer, pictures_of
 from roborl.testing.tiny_vlac import IMAGE_PX, write_published_vlac
 from roborl.testing.tiny_vlms import build_tiny_vlm
+from roborl.types import Frame, Observation
 
 reward_model_check = conformance.reward_model_check
 # A network that knows nothing contradicts itself, and rarely means yes or no.
@@ -142,6 +145,23 @@ def test_the_words_are_looked_for_beside_the_published_checkpoint(published, mon
     monkeypatch.setattr("roborl.rewards.vlac.checkpoint.load_wording", load)
     open_vlac(settings_of(published))
     assert looked == [published]
+
+
+def test_pixels_reach_the_network_as_published(model):
+    """Squeezed by the Lanczos filter whatever the aspect ratio, and set off against ImageNet's mean and deviation."""
+    wide = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    fold = model.start("open the drawer", demonstration())
+    for index in range(2):
+        frame = Frame(rgb=wide, camera="front", stamp_ns=index, id=index)
+        observation = Observation(frames={"front": frame}, state=np.zeros(6, np.float32), stamp_ns=index)
+        queries = fold.queries(observation)
+    shown = queries[0].pictures[-1]
+    family = InternVlFamily(model.judge.network.model, model.judge.network.processor)
+    (patches,) = family.patches_of_pictures([shown], [b"key"])
+    squeezed = Image.fromarray(wide).resize((IMAGE_PX, IMAGE_PX), Image.Resampling.LANCZOS)
+    expected = (np.asarray(squeezed) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    pixels = patches.pixels[0].permute(1, 2, 0).numpy()
+    assert pixels == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_network_for_pictures_of_another_size_is_refused(published):
