@@ -20,8 +20,7 @@ READERS: dict[str, Callable[[str], float | None]] = {
     "hop": read_hop,
     "pair": read_percent,
     "done": lambda text: read_done(VlmReply(text=text), least_mass=0.5),
-    # That person was told of 0 to 100; since then an answer may say that things are worse than at the start.
-    "percent": lambda text: value if (value := parse_answer(text)) is None or value >= 0 else None,
+    "percent": parse_answer,
 }
 """What the reward models read their judges' replies with."""
 
@@ -35,6 +34,12 @@ def read(contract: str, reply: str) -> float | None:
 def test_no_number_is_read_that_the_person_did_not_see(entry: dict) -> None:
     found = read(entry["contract"], entry["reply"])
     assert found is None or found == pytest.approx(entry["value"])
+
+
+def test_an_answer_below_zero_is_read_with_its_sign() -> None:
+    """SOLE-R1's authors clamp its answers to -100 and 100, so one below 0 is an answer, and no reply of wrong form."""
+    (entry,) = (entry for entry in CORPUS if entry["reply"] == "<answer>-10%</answer>")
+    assert read("percent", entry["reply"]) == pytest.approx(-10) == entry["value"]
 
 
 def test_the_plain_ones_are_read() -> None:
