@@ -1,8 +1,8 @@
 """SOLE-R1: one picture of the first, the previous and the current frame in, a reasoned percentage out.
 
-The frames stand side by side, and where there are two views the wrist's row is below the external camera's. The
-released code also pads each view to a square and leaves thin black gaps between them; here views are joined as they
-are. It does not ask about the first frame; here that one is asked about too.
+The frames stand side by side, and where there are two views the wrist's row is below the external camera's. Each view is
+padded to a square, with thin black gaps between them, as in the released code. That does not ask about the first frame;
+here it is asked about too.
 
 The published question also states the answer to the previous frame. A fold's questions depend on observations alone, so
 that they can be asked in any batch: this one does not state it, so none of the published wordings fits, and scores will
@@ -20,8 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image as Pictures
 
 from roborl.errors import ConfigError, ShapeError
+from roborl.images import resized
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
@@ -30,6 +32,9 @@ from roborl.rewards.parsing import parse_signed_percent
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import read_settings, version_of
 from roborl.types import Image, Observation, Score
+
+_SIDE_PX, _GAP_PX = 384, 5  # of each view's square, and between two of them
+_CELL_PX = 392  # a view's share of the whole picture, whose sides are then made multiples of 28 px
 
 CONTRACT = PromptContract(
     name="sole-r1",
@@ -84,23 +89,29 @@ def parse_answer(text: str) -> float | None:
 
 
 def compose(frames: Sequence[Sequence[Image]]) -> Image:
-    """Return the picture that is asked about, uint8 (views · h, 3 · w, 3).
+    """Return the picture that is asked about, uint8 (392 · views, 1176, 3): its sides are multiples of 28 px.
 
     Args:
-        frames: Views of the first, the previous and the current instant.
+        frames: Views of the first, the previous and the current instant, each of any size.
 
     Raises:
-        ShapeError: If there are not three instants, or not one or two views in each, all of one size.
+        ShapeError: If there are not three instants, or not one or two views in each.
     """
-    shapes = {view.shape for views in frames for view in views}
     counts = [len(views) for views in frames]
-    if counts not in ([1] * 3, [2] * 3) or len(shapes) != 1:
+    if counts not in ([1] * 3, [2] * 3):
         raise ShapeError(
             "SOLE-R1 cannot be shown these frames",
-            seen=f"{counts} views of sizes {sorted(shapes)}",
-            allowed="three instants with one or two views each, all of one size",
+            seen=f"{counts} views",
+            allowed="three instants with one or two views each",
         )
-    return np.hstack([np.vstack(list(views)) for views in frames])
+    step, rows = _SIDE_PX + _GAP_PX, counts[0]
+    joined = np.zeros((step * rows - _GAP_PX, step * 3 - _GAP_PX, 3), np.uint8)
+    for column, views in enumerate(frames):
+        for row, view in enumerate(views):
+            height, width = (max(px * _SIDE_PX // max(view.shape[:2]), 1) for px in view.shape[:2])
+            top, left = row * step + (_SIDE_PX - height) // 2, column * step + (_SIDE_PX - width) // 2
+            joined[top : top + height, left : left + width] = resized(view, (height, width))
+    return np.asarray(Pictures.fromarray(joined).resize((3 * _CELL_PX, rows * _CELL_PX)))
 
 
 class SoleFold:
@@ -122,7 +133,7 @@ class SoleFold:
         """Ask how much is done in this observation.
 
         Raises:
-            ShapeError: If a view is missing, of another size, or it is not known which is meant.
+            ShapeError: If a view is missing, or it is not known which is meant.
         """
         self.skip(observation)
         picture = compose((self._first, self._latest[0], self._latest[-1]))
@@ -143,9 +154,7 @@ class SoleFold:
                 remedy="Name the views, the external camera first, as cameras in the model's file of settings",
             )
         views = tuple(observation.frames[name].rgb for name in cameras)
-        first = self._first or views
-        compose((first, first, views))
-        self._cameras, self._first = cameras, first
+        self._cameras, self._first = cameras, self._first or views
         self._latest.append(views)
 
     def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
@@ -185,7 +194,11 @@ class SoleModel:
         self.cameras = config.cameras
         self.image_px: int | None = None
         self.version = version_of(
-            f"sole-r1-{prompt.origin}", config, judge=judge.identity, prompt=prompt.sha256
+            f"sole-r1-{prompt.origin}",
+            config,
+            judge=judge.identity,
+            prompt=prompt.sha256,
+            layout=[_SIDE_PX, _GAP_PX, _CELL_PX],
         )
 
     def start(self, task: str, references: References) -> SoleFold:
