@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from roborl.testing.tiny_vlms import build_tiny_vlm
@@ -41,6 +43,23 @@ def build_tiny_robometer(folder: Path | str, backbone: Path | str, *, seed: int 
         _enlarge(model)
         model.save_pretrained(folder)
     return Path(folder)
+
+
+def stand_in_for_qwen_vl_utils() -> ModuleType:
+    """Return what Robometer needs of a package of that name, which may not be installed: it fits pictures to patches."""
+
+    def process_vision_info(
+        conversations: Any, *, image_patch_size: int, **_: Any
+    ) -> tuple[Any, None, dict[str, Any]]:
+        side = 2 * image_patch_size
+        parts = [part for talk in conversations for turn in talk for part in turn["content"]]
+        images = [part["image"] for part in parts if part["type"] == "image"]
+        return [i.resize(tuple(max(1, round(s / side)) * side for s in i.size)) for i in images], None, {}
+
+    module = ModuleType("qwen_vl_utils")
+    module.__spec__ = ModuleSpec("qwen_vl_utils", None)
+    vars(module)["process_vision_info"] = process_vision_info
+    return module
 
 
 def build_tiny_topreward(folder: Path | str, backbone: Path | str, **fields: Any) -> Path:

@@ -1,29 +1,30 @@
 """Every reward model that the registry names, from its checkpoint to the scores that come back over a real socket.
 
 The checkpoints are small and random, of the real classes. What a random vision-language network writes is never an answer,
-so where an answer is to be written one of the right form takes its place, with a number that every pixel has a say in.
+so where an answer is to be written the network is taught first to spell such.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from lerobot.utils import import_utils
 
 from roborl.loops.score_episodes import score_over
 from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import serving
-from roborl.rewards import registry
+from roborl.rewards import lerobot_loading, registry
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.dopamine import DopamineConfig
+from roborl.rewards.dopamine_question import CONTRACT as HOP_WORDS
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.model import score_episode
 from roborl.rewards.pairs.config import PairNetworkConfig
@@ -36,11 +37,18 @@ from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.sole import CONTRACT as SOLE_WORDS
 from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.rewards.training.labels import StagePlan
 from roborl.testing.check_reward_model import random_observations
+from roborl.testing.spelling import teach_to_spell
 from roborl.testing.tiny_clip import build_tiny_clip
-from roborl.testing.tiny_lerobot_rewards import build_tiny_classifier, build_tiny_topreward
+from roborl.testing.tiny_lerobot_rewards import (
+    build_tiny_classifier,
+    build_tiny_robometer,
+    build_tiny_topreward,
+    stand_in_for_qwen_vl_utils,
+)
 from roborl.testing.tiny_lerobot_sarm import build_tiny_lerobot_sarm
 from roborl.testing.tiny_vlac import IMAGE_PX, write_published_vlac
 from roborl.testing.tiny_vlms import build_tiny_vlm
@@ -102,8 +110,8 @@ def clip(folder: Path) -> str:
 
 
 def dopamine(folder: Path) -> str:
-    network = build_tiny_vlm(folder / "tiny", "qwen2_5_vl")
-    limits = {"min_pixels": 1024, "max_pixels": 2048, "max_tokens": 8}
+    network = build_tiny_vlm(folder / "tiny", "qwen2_5_vl", width=64, words=[HOP_WORDS.own])
+    limits = {"min_pixels": 1024, "max_pixels": 2048}
     return "dopamine:" + settings(folder, checkpoint=str(network), judge=CPU, **limits)
 
 
@@ -114,13 +122,13 @@ def roboreward(folder: Path) -> str:
 
 
 def sole(folder: Path) -> str:
-    network = build_tiny_vlm(folder / "tiny", "qwen3_vl")
+    network = build_tiny_vlm(folder / "tiny", "qwen3_vl", width=64, words=[SOLE_WORDS.own])
     return "sole-r1:" + settings(
         folder,
         checkpoint=str(network),
         judge=CPU,
         cameras=["front", "wrist"],
-        max_tokens=8,
+        max_tokens=24,
         max_pixels=4096,
     )
 
@@ -183,7 +191,8 @@ PLACES: dict[str, Callable[[Path], str]] = {
     "calibrated": calibrated,
     "clip": clip,
     "dopamine": dopamine,
-    "lerobot classifier": bridge(build_tiny_classifier),
+    "lerobot reward_classifier": bridge(build_tiny_classifier),
+    "lerobot robometer": bridge(build_tiny_robometer),
     "lerobot sarm": bridge(tiny_sarm, repeat_present=True),
     "lerobot topreward": bridge(build_tiny_topreward),
     "roboreward": roboreward,
@@ -196,27 +205,29 @@ PLACES: dict[str, Callable[[Path], str]] = {
     "vlac": vlac,
 }
 # The form of an answer, where it is written.
-FORMS = {"dopamine": "<score>+{}%</score>", "sole-r1": "<answer>{}%</answer>"}
+FORMS = {"dopamine": "<score>{:+}%</score>", "sole-r1": "It moved. <answer>{}%</answer>"}
 
 
 def test_no_reward_model_of_the_registry_is_left_out() -> None:
     named = {*registry._FORMATS, *registry._NAMES, *registry._PUBLISHED, registry._CALIBRATED.rstrip(":")}
-    assert {place.split()[0] for place in PLACES} == named
+    bridged = {f"lerobot {kind}" for kind in lerobot_loading._KINDS}
+    assert {place.partition(" of ")[0] for place in PLACES} == named - {"lerobot"} | bridged
 
 
-def answer_in_form(judge: Any, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    babble = judge.answer
-
-    def answer(queries: Any) -> list[Any]:
-        numbers = [crc32(b"".join(rgb.tobytes() for rgb in query.pictures)) % 101 for query in queries]
-        return [
-            replace(reply, text=form.format(number), tokens=(), ended=True)
-            for reply, number in zip(babble(queries), numbers, strict=True)
-        ]
-
-    monkeypatch.setattr(judge, "answer", answer)
+def teach_answers(model: Any, form: str, films: dict[str, Any]) -> None:
+    fold = model.start(TASK, films)
+    lessons = random_observations(model, count=9, seed=1, state_dim=STATE_DIM)
+    asked = [query for shown in lessons for query in fold.queries(shown)]
+    teach_to_spell(model.judge, [(query, form.format(1 + number % 9)) for number, query in enumerate(asked)])
 
 
+@pytest.fixture
+def qwen_vl_utils(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qwen_vl_utils", stand_in_for_qwen_vl_utils())
+    monkeypatch.setitem(import_utils._require_package_cache, "qwen_vl_utils", True)
+
+
+@pytest.mark.usefixtures("qwen_vl_utils")
 @pytest.mark.parametrize("name", PLACES)
 def test_an_episode_comes_back_over_a_socket_scored_as_here(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -225,11 +236,11 @@ def test_an_episode_comes_back_over_a_socket_scored_as_here(
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = load_reward_model(PLACES[name](tmp_path))
-    if name in FORMS:
-        answer_in_form(model.judge, FORMS[name], monkeypatch)
     shown = random_observations(model, count=FRAMES, state_dim=STATE_DIM)
     cameras = sorted(shown[0].frames)
     films = {f"demo/{camera}": np.stack([o.images[camera] for o in shown[::-1]]) for camera in cameras}
+    if name in FORMS:
+        teach_answers(model, FORMS[name], films)
     here = score_episode(model, TASK, shown, references=films)
     with serving({"it": model}) as server:
         line = ScoreLine(server.endpoint, cameras, references=films)

@@ -1,7 +1,6 @@
 """The adapter with real networks of the two families that its checkpoints belong to, small and random.
 
-A random network says nothing that can be read. So its last layer, which turns hidden states into words, is taught to
-spell replies; which number it spells depends on the pictures, and means nothing.
+They are taught to spell replies; which number they spell depends on the pictures, and means nothing.
 """
 
 import time
@@ -23,6 +22,7 @@ from roborl.rewards.prompts import own_prompt
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored
 from roborl.testing import check_reward_model as conformance
+from roborl.testing.spelling import teach_to_spell
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import Frame, Observation
 
@@ -61,34 +61,15 @@ def questions(model, observations):
     return [query for observation in observations for query in fold.queries(observation)]
 
 
-def teach_to_spell(judge):
-    """Teach the network's last layer to spell some reply to each of some questions, token by token."""
-    model, tokenizer = judge.network.model, judge.network.processor.tokenizer
-    states, tokens = [], []
-    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0].float()))
-    for number, query in enumerate(questions(model_of(judge), watch(9, seed=1))):
-        reply = tokenizer(f"<score>{'+-'[number % 2]}{1 + number % 9}%</score>")["input_ids"]
-        starts = [tokenizer.decode(reply[:written]) for written in range(len(reply))]
-        judge.answer([replace(query, reply_start=start, max_tokens=1) for start in starts])
-        tokens += reply
-    hook.remove()
-    head = torch.zeros_like(model.lm_head.weight, requires_grad=True)
-    steps = torch.optim.Adam([head], lr=0.3)
-    for _ in range(100):
-        steps.zero_grad()
-        torch.nn.functional.cross_entropy(torch.cat(states) @ head.T, torch.tensor(tokens)).backward()
-        steps.step()
-    with torch.no_grad():
-        model.lm_head.weight.copy_(head)
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def judge(request, tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp(request.param)
     build_tiny_vlm(folder, request.param, width=64, words=[CONTRACT.own])
     judge = TransformersJudge.load(JudgeConfig(device="cpu"), str(folder))
-    teach_to_spell(judge)
+    asked = questions(model_of(judge), watch(9, seed=1))
+    signed = [f"{'+-'[number % 2]}{1 + number % 9}" for number in range(len(asked))]
+    teach_to_spell(judge, [(q, f"<score>{n}%</score>") for q, n in zip(asked, signed, strict=True)])
     return judge
 
 

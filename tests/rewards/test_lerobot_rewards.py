@@ -1,11 +1,9 @@
 """LeRobot's reward models as ours: equal to what LeRobot's classes say, without what is wrong with LeRobot 0.6.1."""
 
-import importlib.machinery
 import json
 import logging
 import math
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -36,6 +34,7 @@ from roborl.testing.tiny_lerobot_rewards import (
     build_tiny_classifier,
     build_tiny_robometer,
     build_tiny_topreward,
+    stand_in_for_qwen_vl_utils,
 )
 from roborl.testing.tiny_lerobot_sarm import build_tiny_lerobot_sarm
 from roborl.testing.tiny_vlms import build_tiny_vlm
@@ -58,18 +57,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def qwen_vl_utils(monkeypatch):
-    """Stands in for a package that LeRobot's Robometer needs and that may not be installed: it fits pictures to patches."""
-
-    def process_vision_info(conversations, *, image_patch_size, **_):
-        side = 2 * image_patch_size
-        parts = [part for talk in conversations for turn in talk for part in turn["content"]]
-        images = [part["image"] for part in parts if part["type"] == "image"]
-        return [i.resize(tuple(max(1, round(s / side)) * side for s in i.size)) for i in images], None, {}
-
-    module = types.ModuleType("qwen_vl_utils")
-    module.__spec__ = importlib.machinery.ModuleSpec("qwen_vl_utils", None)
-    module.process_vision_info = process_vision_info
-    monkeypatch.setitem(sys.modules, "qwen_vl_utils", module)
+    monkeypatch.setitem(sys.modules, "qwen_vl_utils", stand_in_for_qwen_vl_utils())
     monkeypatch.setitem(import_utils._require_package_cache, "qwen_vl_utils", True)
 
 

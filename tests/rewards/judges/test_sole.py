@@ -1,7 +1,6 @@
 """SOLE-R1: what it is shown and when, which answers count, and the way from a spec to scores."""
 
 from dataclasses import replace
-from zlib import crc32
 
 import cv2
 import numpy as np
@@ -14,6 +13,8 @@ from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sole import CONTRACT, SoleConfig, SoleModel, compose, parse_answer
 from roborl.testing.check_reward_model import check_reward_model, random_observations
+from roborl.testing.spelling import teach_to_spell
+from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.testing.vlms import ScriptedVlm
 from roborl.types import Frame, Observation
 
@@ -41,19 +42,6 @@ def shown(model, stride=1, count=6, views=("front",)):
 
 def half(query):
     return "It is open half way. <answer>50%</answer>"
-
-
-class Wellformed:
-    """Puts what a random network writes, which is never an answer, into the form of one: other words, other number."""
-
-    def __init__(self, judge):
-        self._judge = judge
-        self.identity = f"wellformed-{judge.identity}"
-        self.cells = judge.cells
-
-    def answer(self, queries):
-        replies = self._judge.answer(queries)
-        return [replace(r, text=f"{r.text}<answer>{crc32(r.text.encode()) % 101}%</answer>") for r in replies]
 
 
 @pytest.mark.parametrize(
@@ -142,19 +130,30 @@ def test_unclear_and_missing_views_are_refused_and_leave_the_fold_as_it_was():
         SoleConfig(cameras=("a", "b", "c"))
 
 
-def test_a_tiny_network_is_opened_by_its_spec_and_conforms(tiny, tmp_path):
+def test_a_tiny_network_is_opened_by_its_spec_and_conforms(tmp_path):
+    form = "It moved. <answer>{}%</answer>"
+    network = build_tiny_vlm(tmp_path / "tiny", "qwen3_vl", width=64, words=[CONTRACT.own, form])
     path = tmp_path / "sole.yaml"
     path.write_text(
-        f"checkpoint: {tiny['qwen3_vl']}\ncameras: [front]\nmax_tokens: 4\nmax_pixels: 4096\n"
-        "judge:\n  device: cpu\n"
+        f"checkpoint: {network}\ncameras: [front]\nmax_tokens: 24\nmax_pixels: 4096\njudge:\n  device: cpu\n"
     )
     model = load_reward_model(f"sole-r1:{path}")
     assert model.version.startswith("sole-r1-own-")
-    assert load_reward_model(f"sole-r1:{tiny['qwen3_vl']}").version != model.version
+    assert load_reward_model(f"sole-r1:{network}").version != model.version
     seen = random_observations(model, count=4)
     babble = score_episode(model, TASK, seen)
     assert [score.valid for score in babble] == [False] * 4
     assert all(score.reply.startswith("cannot be read") for score in babble)
-    check_reward_model(SoleModel(Wellformed(model.judge), model.prompt, model.config), observations=seen)
+
+    fold = model.start(TASK, {})
+    lessons = [
+        query for shown in random_observations(model, count=9, seed=1) for query in fold.queries(shown)
+    ]
+    teach_to_spell(model.judge, [(query, form.format(10 * n - 20)) for n, query in enumerate(lessons)])
+    scores = score_episode(model, TASK, seen)
+    assert all(score.valid for score in scores), [score.reply for score in scores]
+    assert len({score.raw for score in scores}) > 1, "it looks at the pictures"
+    assert [100 * parse_answer(score.reply) for score in scores] == pytest.approx([s.raw for s in scores])
+    check_reward_model(model, observations=seen)
     other = SoleModel(model.judge, model.prompt, replace(model.config, stride=2))
     assert other.version != model.version
