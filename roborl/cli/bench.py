@@ -229,14 +229,14 @@ BENCHMARKS = {
         quick={"rounds": 2, "observations": 2, "episodes": 4, "frames": 40, "load_s": 2.0},
         bars=(
             Bar(
-                name="a short question: eight sessions / one by one",
-                read=_ratio("a short question: eight sessions / one by one"),
+                name="RoboReward, two small frames: eight sessions / one by one",
+                read=_ratio("RoboReward, two small frames: eight sessions / one by one"),
                 least=3,
             ),
             *(
                 Bar(
                     name=f"{model}: gain of a batch / 3, or what the network alone gains if less",
-                    read=_ratio(f"{model}: gain of a batch / what the network allows"),
+                    read=_ratio(f"{model}: gain of a batch / 3, or what the network alone gains if less"),
                     least=1,
                 )
                 for model in ("Dopamine forward", "VLAC one-shot")

@@ -1,8 +1,9 @@
 """What the judging machinery is worth: batches, prefixes read once, the server's own time, and lanes under overload.
 
 The networks are small and random, built here in seconds: the ways through them are those of published checkpoints, and
-ratios are of one network with itself. What a batch can gain at most is a matter of the network and the machine; so the
-bare network's gain stands beside ours. Rounds alternate and medians are taken.
+ratios are of one network with itself. What a batch gains is a matter of the network and the machine; so the gain of the
+bare language network stands beside ours. It is no limit: a batch also shares what is done around that network. Rounds
+alternate and medians are taken.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.model import References, RewardModel
 from roborl.rewards.pool import SessionPool
 from roborl.rewards.pool_config import PoolConfig
-from roborl.rewards.prompts import own_prompt
+from roborl.rewards.prompts import Prompt, own_prompt
+from roborl.rewards.roboreward import RoboRewardConfig, RoboRewardModel
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.conversion import convert_checkpoint
 from roborl.rewards.vlac.model import VlacModel
@@ -49,7 +50,7 @@ _BOUND_MB = 8
 
 FORWARD, BACKWARD = "Dopamine forward", "Dopamine backward"
 ONE_SHOT = "VLAC one-shot"
-SHORT = "a short question"
+SHORT = "RoboReward, two small frames"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,13 @@ class _Case:
         checkpoint: Folder of the network.
         model: Takes a judge; returns the model.
         references: Draws what an episode is told.
+        px: Side of the pictures that its sessions are shown.
     """
 
     checkpoint: Path
     model: Callable[[TransformersJudge], RewardModel[Any, Any]]
     references: Callable[[np.random.Generator], References]
+    px: int = _PX
 
     def open(self, **options: Any) -> RewardModel[Any, Any]:
         config = JudgeConfig(device="cpu", dtype="float32", **options)
@@ -93,7 +96,7 @@ def run(
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             small = _small(folder)
-            short = _short(small[FORWARD], rounds)
+            short = _short(small.pop(SHORT), rounds)
             batches = {name: _batches(case, rounds) for name, case in small.items()}
             prefixes = {
                 name: _prefixes(case, observations, episodes) for name, case in _larger(folder).items()
@@ -107,9 +110,10 @@ def run(
         **server,
         "ratios": {
             f"{SHORT}: eight sessions / one by one": short["eight sessions / one by one"],
-            # Of three times, or of what the network alone gains where that is less.
             **{
-                f"{name}: gain of a batch / what the network allows": b["eight sessions / one by one"]
+                f"{name}: gain of a batch / 3, or what the network alone gains if less": b[
+                    "eight sessions / one by one"
+                ]
                 / min(3.0, b["network alone: eight / one by one"])
                 for name, b in batches.items()
             },
@@ -129,6 +133,18 @@ def _dopamine(perspective: Perspective, checkpoint: Path) -> _Case:
         checkpoint=checkpoint,
         model=lambda judge: DopamineModel(judge=judge, config=config, prompt=own_prompt(CONTRACT)),
         references=lambda rng: {"goal/front": _picture(rng)},
+    )
+
+
+def _roboreward(checkpoint: Path) -> _Case:
+    """A question with few words, and little for the network to do: what counts is the way to it."""
+    config = RoboRewardConfig(frames=2, min_cells=1, min_mass=0.0)
+    prompt = Prompt(template="Grade this: {task}", slot="{task}", mark="<image>", origin="found")
+    return _Case(
+        checkpoint=checkpoint,
+        model=lambda judge: RoboRewardModel(judge, prompt, config),
+        references=lambda rng: {},
+        px=64,
     )
 
 
@@ -153,7 +169,11 @@ def _small(folder: Path) -> dict[str, _Case]:
     native = folder / "vlac"
     convert_checkpoint(write_published_vlac(folder / "published"), native)
     grm = build_tiny_vlm(folder / "grm", "qwen3_vl", words=[CONTRACT.own])
-    return {FORWARD: _dopamine(Perspective.FORWARD, grm), ONE_SHOT: _vlac(native, IMAGE_PX)}
+    return {
+        SHORT: _roboreward(grm),
+        FORWARD: _dopamine(Perspective.FORWARD, grm),
+        ONE_SHOT: _vlac(native, IMAGE_PX),
+    }
 
 
 def _larger(folder: Path) -> dict[str, _Case]:
@@ -171,9 +191,8 @@ def _larger(folder: Path) -> dict[str, _Case]:
 def _batches(case: _Case, rounds: int) -> dict[str, float]:
     """Return scores per second of eight sessions in one pool by the most of a batch, and what the network alone gains."""
     rng = np.random.default_rng(0)
-    pools = {most: _EightSessions(case, most, rng) for most in _SIZES}
+    ways = _sessions(case, rng)
     alone = _NetworkAlone(case, rng)
-    ways = {f"scores/s, at most {most} a batch": pool.go for most, pool in pools.items()}
     ways |= {f"network alone, at most {most} a batch": partial(alone.go, most) for most in (1, SESSIONS)}
     rate = _rates(ways, rounds)
     ours, theirs = (
@@ -184,11 +203,14 @@ def _batches(case: _Case, rounds: int) -> dict[str, float]:
 
 
 def _short(case: _Case, rounds: int) -> dict[str, float]:
-    """Return questions per second likewise, where there is little for the network to do."""
-    short = _ShortQuestion(case, np.random.default_rng(0))
-    rate = _rates({f"scores/s, at most {most} a batch": partial(short.go, most) for most in _SIZES}, rounds)
+    """Return scores per second likewise, where there is little for the network to do."""
+    rate = _rates(_sessions(case, np.random.default_rng(0)), rounds)
     ours = rate[f"scores/s, at most {SESSIONS} a batch"] / rate["scores/s, at most 1 a batch"]
     return {**rate, "eight sessions / one by one": ours}
+
+
+def _sessions(case: _Case, rng: np.random.Generator) -> dict[str, Callable[[], float]]:
+    return {f"scores/s, at most {most} a batch": _EightSessions(case, most, rng).go for most in _SIZES}
 
 
 def _rates(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
@@ -207,39 +229,20 @@ class _EightSessions:
 
     def __init__(self, case: _Case, max_batch: int, rng: np.random.Generator) -> None:
         self._pool = SessionPool({"m": case.open()}, PoolConfig(max_batch=max_batch, max_wait_s=0.0))
-        self._rng, self._index = rng, 0
+        self._rng, self._px, self._index = rng, case.px, 0
         for session in range(SESSIONS):
             references = case.references(rng)
             self._pool.open(str(session), model="m", task=_TASK, cameras=["front"], references=references)
-        self.go()  # the first observation is not asked about
+        self.go()  # of the first observation hops are not asked about
 
     def go(self) -> float:
         """Return how long it takes to score the next observation of all sessions, s."""
         for session in range(SESSIONS):
-            self._pool.push(str(session), _observation(self._index, self._rng))
+            self._pool.push(str(session), _observation(self._index, self._rng, self._px))
         self._index += 1
         began = time.perf_counter()
         while self._pool.step("m"):
             pass
-        return time.perf_counter() - began
-
-
-class _ShortQuestion:
-    """The same by a question of two pictures and a few words, put to the judge directly: little but the way to it."""
-
-    def __init__(self, case: _Case, rng: np.random.Generator) -> None:
-        self._judge = case.open().judge
-        self._firsts, self._rng = [_picture(rng) for _ in range(SESSIONS)], rng
-
-    def go(self, most: int) -> float:
-        """Return how long one question of each session takes, s."""
-        queries = [
-            VlmQuery(parts=("lift the cube", first, "now", _picture(self._rng)), prefix=2, max_tokens=4)
-            for first in self._firsts
-        ]
-        began = time.perf_counter()
-        for part in batched(queries, most):
-            self._judge.answer(part)
         return time.perf_counter() - began
 
 
@@ -353,11 +356,11 @@ def _difference(one: VlmReply, other: VlmReply) -> float:
     return most
 
 
-def _observation(index: int, rng: np.random.Generator) -> Observation:
-    frame = Frame(rgb=_picture(rng), camera="front", stamp_ns=0, id=index)
+def _observation(index: int, rng: np.random.Generator, px: int = _PX) -> Observation:
+    frame = Frame(rgb=_picture(rng, px), camera="front", stamp_ns=0, id=index)
     return Observation(frames={"front": frame}, state=np.zeros(1, np.float32), stamp_ns=0)
 
 
-def _picture(rng: np.random.Generator) -> Image:
-    picture: Image = rng.integers(0, 256, (_PX, _PX, 3), np.uint8)
+def _picture(rng: np.random.Generator, px: int = _PX) -> Image:
+    picture: Image = rng.integers(0, 256, (px, px, 3), np.uint8)
     return picture

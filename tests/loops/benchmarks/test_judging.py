@@ -39,7 +39,15 @@ def test_batches_of_sessions_stand_beside_the_bare_network(cases: dict[str, Any]
     assert eight > one > 0
     # A whole score takes at least what the network needs for it.
     assert result["network alone, at most 1 a batch"] > 0.8 * one
-    assert bench_judging._short(cases[FORWARD], rounds=1)["eight sessions / one by one"] > 1.5
+
+
+def test_a_short_question_is_asked_by_the_sessions_of_a_reward_model(cases: dict[str, Any]) -> None:
+    sessions = bench_judging._EightSessions(cases[SHORT], 8, np.random.default_rng(0))
+    sessions.go()
+    scores = [outcome.score for outcome in sessions._pool.collect()]
+    assert len(scores) == 2 * 8
+    assert all(score.valid and score.reply for score in scores)
+    assert bench_judging._short(cases[SHORT], rounds=3)["eight sessions / one by one"] > 1.2
 
 
 @pytest.mark.parametrize("name", [FORWARD, ONE_SHOT])
