@@ -1,18 +1,28 @@
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 from roborl.clock import FakeClock
+from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, CameraUse, load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, SafetyStop
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig
+from roborl.rewards.model import score_episode
+from roborl.rewards.sarm.checkpoint import freeze_sarm
+from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.labels import StagePlan
 from roborl.testing.stub_robot import StubRobot, StubRobotConfig
 
 
@@ -74,26 +84,78 @@ def test_randomised_looks_change_the_pictures_but_not_the_starts() -> None:
     assert 1.0 < mild < strong
 
 
-def test_what_no_camera_sees_changes_no_observation() -> None:
-    """Law 12: neither hidden bodies nor the simulator's books reach what a policy or reward model is given."""
+UNDER_THE_TABLE = {
+    "red_cube": (0.2, 0.0, -0.4),
+    "blue_cube": (0.1, -0.1, -0.4),
+    "green_pad": (0.25, 0.1, -0.5),
+}
+ELSEWHERE_UNDER_IT = {
+    "red_cube": (0.1, 0.1, -0.3),
+    "blue_cube": (0.2, 0.1, -0.3),
+    "green_pad": (0.15, -0.1, -0.45),
+}
+IN_SIGHT = {**UNDER_THE_TABLE, "red_cube": (0.25, 0.0, 0.013)}
+
+
+@pytest.fixture
+def differing() -> Iterator[Callable[..., set[str]]]:
+    """What differs between two episodes with one seed, in which a policy acts and a reward model scores: law 12's check."""
     env = make()
+    names, state_dim = tuple(env.bench.cameras), env.arm.state_dim
+    torch.manual_seed(0)
+    shape = SmallPolicyConfig(cameras=names, image_px=32, state_dim=state_dim, action_dim=4)
+    policy = SmallPolicy(shape)
+    config, plan = SarmConfig(image_px=32, use_state=True), StagePlan(names=("put it there",), shares=(1.0,))
+    network = SarmNetwork(config, plan, names, state_dim)
+    model = freeze_sarm(network, plan, cameras=names, tasks=(env.task,), state_dim=state_dim)
 
-    def episode(hidden: tuple[float, float, float]) -> list[np.ndarray]:
+    def episode(places: dict[str, tuple[float, float, float]]) -> dict[str, list[Any]]:
         env.reset(seed=4)
-        env.scene.place("blue_cube", np.array(hidden))
-        env.scene.task._carry_m = hidden[0] + 1.0
-        env.scene._held_s = abs(hidden[1])
-        rng, seen = np.random.default_rng(0), []
-        for _ in range(5):
-            observation, *_ = env.step(rng.uniform(-1, 1, 4).astype(np.float32))
-            seen += [observation["agent_pos"], *observation["pixels"].values()]
-        return seen
+        policy.reset()
+        scene, books = env.scene, places["red_cube"]
+        free = scene.model.jnt_bodyid[scene.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
+        assert {*(scene.model.body(body).name for body in free), "green_pad"} == set(places)
+        for body, place in places.items():
+            scene.place(body, np.array(place))
+        scene.task._carry_m = scene.task._reach_m = books[0] + 1.0
+        scene._held_s = abs(books[1])
+        env.step(np.zeros(4, np.float32))
+        seen = [env.last_observation]
+        actions = []
+        for _ in range(4):
+            actions.append(policy.act(seen[-1])[0])
+            env.step(actions[-1])
+            seen.append(env.last_observation)
+        scores = [score.progress for score in score_episode(model, env.task, seen)]
+        assert len(set(scores)) > 1
+        views = [view for o in seen for view in (o.state, *(frame.rgb for frame in o.frames.values()))]
+        return {"observations": views, "actions": actions, "scores": scores}
 
-    under_the_table, elsewhere_under_it = episode((0.2, 0.0, -0.4)), episode((0.1, 0.1, -0.3))
-    in_sight = episode((0.25, 0.0, 0.013))
+    def compare(*both: dict[str, tuple[float, float, float]]) -> set[str]:
+        first, second = map(episode, both)
+        return {name for name in first if not all(map(np.array_equal, first[name], second[name]))}
+
+    yield compare
     env.close()
-    assert all(np.array_equal(a, b) for a, b in zip(under_the_table, elsewhere_under_it, strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(under_the_table, in_sight, strict=True))
+
+
+def test_what_no_camera_sees_changes_no_observation_no_action_and_no_score(
+    differing: Callable[..., set[str]],
+) -> None:
+    """Law 12: neither hidden bodies nor the simulator's books reach what a policy or reward model is given."""
+    assert differing(UNDER_THE_TABLE, ELSEWHERE_UNDER_IT) == set()
+    assert differing(UNDER_THE_TABLE, IN_SIGHT) == {"observations", "actions", "scores"}
+
+
+@pytest.mark.parametrize("body", list(UNDER_THE_TABLE))
+def test_the_pose_of_a_hidden_body_that_leaks_into_the_state_is_noticed(
+    differing: Callable[..., set[str]], monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    def leaking(arm: Arm, state: Callable[[Arm], Any] = Arm._state) -> Any:
+        return np.concatenate([state(arm)[:-3], arm.robot.scene.position(body)]).astype(np.float32)
+
+    monkeypatch.setattr(Arm, "_state", leaking)
+    assert differing(UNDER_THE_TABLE, ELSEWHERE_UNDER_IT) == {"observations", "actions", "scores"}
 
 
 def test_an_episode_ends_at_its_time_limit_without_success() -> None:
