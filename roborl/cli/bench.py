@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
+from roborl.loops.bars import Bar, Read, bar_row, figure, lined_up, number
 from roborl.whole_files import as_json, require_writable, write_whole
 
 
@@ -28,31 +29,6 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar:
-    """What a figure must reach.
-
-    Attributes:
-        name: The figure, in words.
-        read: Takes it from the benchmark's result.
-        least: It must be at least this; None for no such bound.
-        most: It must be at most this; None for no such bound.
-    """
-
-    name: str
-    read: Callable[[Mapping[str, Any]], float]
-    least: float | None = None
-    most: float | None = None
-
-    def check(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the figure beside its bar, and whether it is met."""
-        figure = self.read(result)
-        met = (self.least is None or figure >= self.least) and (self.most is None or figure <= self.most)
-        bounds = ((">=", self.least), ("<=", self.most))
-        bar = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
-        return {"name": self.name, "figure": figure, "bar": bar, "met": met}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """One word of ``roborl bench``, which names the module below :mod:`roborl.loops.benchmarks` whose ``run`` it is.
 
@@ -65,17 +41,8 @@ class Benchmark:
     quick: Mapping[str, Any]
 
 
-def _ratio(name: str) -> Callable[[Mapping[str, Any]], float]:
+def _ratio(name: str) -> Read:
     return lambda result: float(result["ratios"][name])
-
-
-def _figure(*path: str) -> Callable[[Mapping[str, Any]], float]:
-    def read(result: Any) -> float:
-        for name in path:
-            result = result[name]
-        return float(result)
-
-    return read
 
 
 # What an account of steps must not show, in words.
@@ -93,15 +60,15 @@ _FAULTS = {
 
 def _nothing_lost(*path: str, when: str = "") -> tuple[Bar, ...]:
     return tuple(
-        Bar(name=words + when, read=_figure(*path, fault), most=0) for fault, words in _FAULTS.items()
+        Bar(name=words + when, read=figure(*path, fault), most=0) for fault, words in _FAULTS.items()
     )
 
 
-def _seeds_at(arm: str, share: float) -> Callable[[Mapping[str, Any]], float]:
+def _seeds_at(arm: str, share: float) -> Read:
     return lambda result: sum(success >= share for success in result["table"][arm]["by_seed"].values())
 
 
-def _above(difference: str) -> Callable[[Mapping[str, Any]], float]:
+def _above(difference: str) -> Read:
     """Read the lower end of a difference's interval by Student's t, for resampling so few seeds covers too little.
 
     Not a number where too few seeds have both arms.
@@ -120,12 +87,12 @@ def _prefixes_kept() -> Iterator[Bar]:
         )
         yield Bar(
             name=f"{model}: replies with other words where it is kept",
-            read=_figure("prefixes", model, "replies with other words"),
+            read=figure("prefixes", model, "replies with other words"),
             most=0,
         )
         yield Bar(
             name=f"{model}: most that a probability differs",
-            read=_figure("prefixes", model, "most that a probability differs"),
+            read=figure("prefixes", model, "most that a probability differs"),
             most=1e-4,
         )
         yield Bar(
@@ -157,8 +124,8 @@ BENCHMARKS = {
             Bar(name="time of a draw, ours / numpy.take", read=_ratio("ours / numpy.take"), most=1.5),
             Bar(name="time of a draw, LeRobot's / ours", read=_ratio("lerobot / ours"), least=10),
             Bar(name="time of a draw, TorchRL's / ours", read=_ratio("torchrl / ours"), least=4),
-            Bar(name="insertion, ring, us", read=_figure("insert_us", "ring"), most=60),
-            Bar(name="insertion, replay memory, us", read=_figure("insert_us", "replay memory"), most=60),
+            Bar(name="insertion, ring, us", read=figure("insert_us", "ring"), most=60),
+            Bar(name="insertion, replay memory, us", read=figure("insert_us", "replay memory"), most=60),
         ),
     ),
     "weights": Benchmark(
@@ -181,7 +148,7 @@ BENCHMARKS = {
         bars=(
             Bar(
                 name="steps/s, two cameras, 96 px",
-                read=_figure("steps_per_s", "roborl/PickCube-v0"),
+                read=figure("steps_per_s", "roborl/PickCube-v0"),
                 least=100,
             ),
         ),
@@ -189,8 +156,8 @@ BENCHMARKS = {
     "control": Benchmark(
         quick={"ticks": 1000},
         bars=(
-            Bar(name="p99 lateness over a bare loop's, ms", read=_figure("p99_over_bare_ms"), most=2),
-            Bar(name="maximum lateness over a bare loop's, ms", read=_figure("max_over_bare_ms"), most=2),
+            Bar(name="p99 lateness over a bare loop's, ms", read=figure("p99_over_bare_ms"), most=2),
+            Bar(name="maximum lateness over a bare loop's, ms", read=figure("max_over_bare_ms"), most=2),
         ),
     ),
     "faults": Benchmark(
@@ -199,21 +166,19 @@ BENCHMARKS = {
             *_nothing_lost("account"),
             Bar(
                 name="control ticks that survivors missed, beyond a bare loop's share",
-                read=_figure("missed_ticks", "beyond the bare loop's share"),
+                read=figure("missed_ticks", "beyond the bare loop's share"),
                 most=0,
             ),
-            Bar(name="slowest detection, s", read=_figure("detection_s", "max"), most=1),
-            Bar(name="slowest return beyond imports, s", read=_figure("back_s", "max"), most=3),
-            Bar(
-                name="labels unlike those of an undisturbed scoring", read=_figure("labels", "wrong"), most=0
-            ),
-            Bar(name="labels that were taken back", read=_figure("labels", "taken_back"), most=0),
+            Bar(name="slowest detection, s", read=figure("detection_s", "max"), most=1),
+            Bar(name="slowest return beyond imports, s", read=figure("back_s", "max"), most=3),
+            Bar(name="labels unlike those of an undisturbed scoring", read=figure("labels", "wrong"), most=0),
+            Bar(name="labels that were taken back", read=figure("labels", "taken_back"), most=0),
             Bar(
                 name="rate of steps without reward server / with it",
-                read=_figure("server_away", "rate_ratio"),
+                read=figure("server_away", "rate_ratio"),
                 least=0.9,
             ),
-            Bar(name="frames without a label in the end", read=_figure("server_away", "missing"), most=0),
+            Bar(name="frames without a label in the end", read=figure("server_away", "missing"), most=0),
             *_nothing_lost("learner_away", "account", when=", learner away"),
         ),
     ),
@@ -221,8 +186,8 @@ BENCHMARKS = {
         quick={"cut_s": 5.0, "before_s": 5.0, "after_s": 5.0},
         bars=(
             *_nothing_lost("account"),
-            Bar(name="clients without the right keys that got in", read=_figure("strangers_in"), most=0),
-            Bar(name="clients with them that got in", read=_figure("friends_in"), least=1),
+            Bar(name="clients without the right keys that got in", read=figure("strangers_in"), most=0),
+            Bar(name="clients with them that got in", read=figure("friends_in"), least=1),
         ),
     ),
     "judging": Benchmark(
@@ -243,14 +208,14 @@ BENCHMARKS = {
             ),
             *_prefixes_kept(),
             Bar(
-                name="the server beyond the model, ms", read=_figure("server", "beyond the model, ms"), most=1
+                name="the server beyond the model, ms", read=figure("server", "beyond the model, ms"), most=1
             ),
-            Bar(name="load / sustainable", read=_figure("overload", "load / sustainable"), least=2.9),
-            Bar(name="live lane, age at most, s", read=_figure("overload", "live: age at most, s"), most=0.5),
-            Bar(name="labels missing", read=_figure("overload", "label: missing in the end"), most=0),
+            Bar(name="load / sustainable", read=figure("overload", "load / sustainable"), least=2.9),
+            Bar(name="live lane, age at most, s", read=figure("overload", "live: age at most, s"), most=0.5),
+            Bar(name="labels missing", read=figure("overload", "label: missing in the end"), most=0),
             Bar(
                 name="labels out of order or unlike an undisturbed scoring",
-                read=_figure("overload", "label: out of order or unlike an undisturbed scoring"),
+                read=figure("overload", "label: out of order or unlike an undisturbed scoring"),
                 most=0,
             ),
         ),
@@ -300,7 +265,7 @@ BENCHMARKS = {
         bars=(
             Bar(
                 name="PickPlace fused: success",
-                read=_figure("table", "PickPlace fused", "success"),
+                read=figure("table", "PickPlace fused", "success"),
                 least=0.95,
             ),
         ),
@@ -354,13 +319,8 @@ def _measure(name: str, config: Config) -> dict[str, Any]:
 
 def table(name: str, result: Mapping[str, Any]) -> str:
     """Return a benchmark's result for people: figures first, then the bars."""
-    rows = list(_rows({key: value for key, value in result.items() if key != "bars"}))
-    rows += [
-        (bar["name"], f"{_number(bar['figure'])}   (bar {bar['bar']}: {'met' if bar['met'] else 'MISSED'})")
-        for bar in result["bars"]
-    ]
-    width = max(len(label) for label, _ in rows)
-    return "\n".join([f"{name}", *(f"  {label:<{width}}  {value}" for label, value in rows)])
+    rows = _rows({key: value for key, value in result.items() if key != "bars"})
+    return "\n".join([name, *lined_up([*rows, *map(bar_row, result["bars"])])])
 
 
 def _rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -370,9 +330,5 @@ def _rows(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(entry, Mapping):
             rows += _rows(entry, f"{label}: ")
         else:
-            rows.append((label, _number(entry)))
+            rows.append((label, number(entry)))
     return rows
-
-
-def _number(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)

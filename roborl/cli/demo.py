@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass, fields
 from typing import Any
 
-from roborl.loops.demo import DemoConfig as Config
-from roborl.loops.demo import run_demo
+from roborl.loops.bars import bar_row, lined_up
+from roborl.loops.demo import DemoConfig, run_demo
 
-__all__ = ["Config", "main"]
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DemoConfig):
+    """Settings of the demonstration run, and what a missed bar means."""
+
+    # exit with 1 where a figure misses its bar; a quick run is held to none
+    require_bars: bool = False
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Run the demonstration and return its figures."""
-    return run_demo(config)
+    """Run the demonstration, print what it is held to, return its figures; ``exit`` is 1 where bars are required and missed."""
+    # What is required of a run is no setting of it: a folder that is done may be held to more.
+    result = run_demo(DemoConfig(**{field.name: getattr(config, field.name) for field in fields(DemoConfig)}))
+    for line in lined_up([bar_row(bar) for bar in result["bars"]]):
+        print(line, file=sys.stderr)
+    missed = [bar["name"] for bar in result["bars"] if not bar["met"]]
+    return {**result, "missed": missed, "exit": int(config.require_bars and bool(missed))}

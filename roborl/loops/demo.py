@@ -17,6 +17,7 @@ from roborl.envs.robot_env import RobotEnv
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.demo_bars import held_to_bars
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.first_policy import first_policy
@@ -43,6 +44,7 @@ from roborl.whole_files import as_json, write_whole
 log = logging.getLogger(__name__)
 
 _OUT = Path("outputs/demo")
+_TRAIN_REWARD = "train the reward model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +164,7 @@ def prepare(config: DemoConfig) -> dict[str, Any]:
     """
     folders, stages, bench = _prepare_clone(config)
     if not config.judge:
-        stages.run("train the reward model", lambda: _train_reward(config, folders))
+        stages.run(_TRAIN_REWARD, lambda: _train_reward(config, folders))
     return stages.run(
         "measure the clone",
         lambda: _measure(config, bench, folders, SmallPolicy.load(folders.policy), "before"),
@@ -222,7 +224,10 @@ def clone_all_and_measure(config: DemoConfig, *, prepared: Path) -> dict[str, An
 
 
 def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """Run every stage that has not been run in ``config.out`` and return the figures.
+    """Run every stage that has not been run in ``config.out``.
+
+    Returns:
+        The figures, and as ``bars`` those that have one beside it, unless the run is a quick one.
 
     Raises:
         ConfigError: If the folder holds a run with other settings.
@@ -241,6 +246,7 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         "online": online,
         "stages_s": {name: result["wall_s"] for name, result in stages.done.items()},
     }
+    figures["bars"] = [] if config.quick else held_to_bars(figures, stages.done.get(_TRAIN_REWARD))
     write_whole(config.out / FIGURES, as_json(figures, indent=1))
     page = write_report(config.out)
     log.info("The report is at %s", page)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from roborl.cli import bench
-from roborl.cli.bench import Bar, Benchmark
+from roborl.cli.bench import Benchmark
 from roborl.cli.main import main
+from roborl.loops.bars import Bar
 
 
 @pytest.fixture
@@ -53,17 +54,6 @@ def test_a_missed_bar_is_named_and_sets_the_exit_code(
     out, err = capsys.readouterr()
     assert json.loads(out)["missed"] == ["toy: figure"]
     assert "bar >= 3: MISSED" in err
-
-
-@pytest.mark.parametrize(("figure", "met"), [(2.9, False), (3.0, True), (4.0, True), (4.1, False)])
-def test_a_bar_has_one_or_two_sides(figure: float, met: bool) -> None:
-    bar = Bar(name="f", read=lambda result: result["f"], least=3, most=4)
-    assert bar.check({"f": figure})["met"] is met
-
-
-def test_no_figure_at_all_is_no_success() -> None:
-    bar = Bar(name="f", read=lambda result: result["f"], most=4)
-    assert not bar.check({"f": float("nan")})["met"]
 
 
 @pytest.mark.parametrize("args", [[], ["nothing"]])

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from roborl.cli.main import main
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops import demo
 from roborl.loops.demo import DemoConfig, run_demo
@@ -59,3 +62,89 @@ def test_a_torn_file_of_a_demonstration_is_told_in_four_parts(tmp_path: Path, na
     (tmp_path / name).write_text("{")
     with pytest.raises(DatasetError, match=rf"{name}.*Allowed.*backup"):
         read_results(tmp_path)
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """The stages of a run that meets its bars, to change before the run is shown."""
+    stages: dict[str, dict[str, Any]] = {
+        "train the reward model": {
+            "held_out": {"forward": 0.98, "backward": -0.97, "frozen": 0.02, "error": 0.07},
+            "leak": 0.0,
+            "frame_ms": 1.5,
+            "wall_s": 120.0,
+        },
+        "measure the clone": {"success": 0.08, "wall_s": 30.0},
+        "learn online": {"wall_s": 480.0},
+        "measure what was learnt": {"success": 0.96, "wall_s": 20.0},
+    }
+
+    def prepare(config: DemoConfig) -> dict[str, Any]:
+        (tmp_path / "stages.json").write_text(json.dumps(stages))
+        return stages["measure the clone"]
+
+    def learn(config: DemoConfig, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        return stages["learn online"], stages["measure what was learnt"]
+
+    monkeypatch.setattr(demo, "prepare", prepare)
+    monkeypatch.setattr(demo, "learn_and_measure", learn)
+    monkeypatch.setattr(demo, "write_report", lambda folder: folder / "report.html")
+    return stages
+
+
+def test_its_figures_stand_beside_their_bars(
+    done: dict[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--require_bars", "true"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["missed"] == []
+    assert {bar["name"]: bar["figure"] for bar in told["bars"]} == {
+        "success before": 0.08,
+        "success after": 0.96,
+        "minutes of all stages": pytest.approx(650 / 60),
+        "value order, successes": 0.98,
+        "value order, played backwards": -0.97,
+        "movement on a frozen video": 0.02,
+        "error against true progress": 0.07,
+        "change of earlier scores by later frames": 0.0,
+        "ms per observation": 1.5,
+    }
+    assert "bar >= 0.9: met" in err
+    assert json.loads((tmp_path / "figures.json").read_text())["bars"] == told["bars"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "missed"),
+    [
+        ("measure the clone", {"success": 0.12}, "success before"),
+        ("measure what was learnt", {"success": 0.88}, "success after"),
+        ("learn online", {"wall_s": 1200.0}, "minutes of all stages"),
+        ("train the reward model", {"leak": 0.1}, "change of earlier scores by later frames"),
+    ],
+)
+def test_a_bar_that_is_missed_is_named_and_sets_the_exit_code_where_bars_are_required(
+    done: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    change: dict[str, float],
+    missed: str,
+) -> None:
+    done[stage] |= change
+    assert main(["demo", "--out", str(tmp_path)]) == 0, "what it does is done"
+    assert main(["demo", "--out", str(tmp_path), "--require_bars", "true"]) == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["missed"] for line in out.splitlines()] == [[missed]] * 2
+    assert "MISSED" in err
+
+
+def test_a_reward_model_from_elsewhere_and_a_quick_run_are_held_to_less(
+    done: dict[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del done["train the reward model"]
+    assert main(["demo", "--out", str(tmp_path), "--judge", "brightness"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["bars"]) == 3
+    (tmp_path / "demo.yaml").unlink()
+    assert main(["demo", "--out", str(tmp_path), "--quick", "true", "--require_bars", "true"]) == 0
+    assert json.loads(capsys.readouterr().out)["bars"] == []
