@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _without_bars(words: list[str]) -> list[str]:
 
 
 def run_block(block: list[str]) -> Iterator[str]:
-    """Run the commands of one block in their order, and yield those that failed."""
+    """Run the commands of one block in their order, say how long each took, and yield those that failed."""
     waiting: list[tuple[str, subprocess.Popen[bytes]]] = []
     for command in block:
         line = runnable(command)
@@ -76,7 +77,11 @@ def run_block(block: list[str]) -> Iterator[str]:
         print(f"\n$ {line}", flush=True)
         if command.startswith(_WAITS) and "--help" not in line:
             waiting.append((command, subprocess.Popen(shlex.split(line))))
-        elif subprocess.run(line, shell=True, check=False).returncode:
+            continue
+        began = time.monotonic()
+        status = subprocess.run(line, shell=True, check=False).returncode
+        print(f"{line}: took {time.monotonic() - began:.0f} s", flush=True)
+        if status:
             yield command
     for command, process in waiting:
         process.send_signal(signal.SIGINT)

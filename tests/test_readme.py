@@ -147,7 +147,10 @@ def test_the_runner_of_commands_reports_what_fails_and_stops_what_waits(
     lines = {"roborl serve x": f"bash -c {shlex.quote(waits)}", "good": "sleep 0.5", "bad": "exit 3"}
     monkeypatch.setattr(RUNNER, "runnable", lines.get)
     assert list(RUNNER.run_block(["roborl serve x", "good", "bad", "elsewhere"])) == ["bad"]
-    assert "stopped" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "stopped" in out
+    assert re.search(r"^sleep 0.5: took \d+ s$", out, flags=re.M)
+    assert re.search(r"^exit 3: took \d+ s$", out, flags=re.M)
 
 
 def test_it_speaks_of_the_project_alone() -> None:
