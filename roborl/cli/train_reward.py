@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from roborl.config_fields import gathered
 from roborl.errors import ConfigError
 from roborl.locks import FolderLock
-from roborl.loops.reward_training.train_pairs import TrainPairsConfig, train_pairs_on
+from roborl.loops.reward_training.required import missed
+from roborl.loops.reward_training.train_pairs import FUSED, TrainPairsConfig, train_pairs_on
 from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 from roborl.whole_files import as_json, require_writable, write_whole
@@ -32,10 +34,12 @@ _OURS: dict[str, type[Any]] = {
 def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
     """Return the settings of the kind of model that the arguments name, and the arguments without that name.
 
+    ``--require A --require B`` stands for ``--require '["A", "B"]'``.
+
     Raises:
-        ConfigError: If there is no such kind.
+        ConfigError: If there is no such kind, or a list is torn.
     """
-    rest = list(args)
+    rest = gathered(args, ("--require",))
     name = _SARM
     for place, argument in enumerate(rest):
         if argument == "--model" or argument.startswith("--model="):
@@ -55,12 +59,27 @@ def choose(args: Sequence[str]) -> tuple[type[Any], list[str]]:
 
 
 def main(config: Any) -> dict[str, Any]:
-    """Train, print the figures to stderr, write ``report.json`` and, where there is one, a figure beside the model, return the figures."""
+    """Train, print the figures to stderr, write ``report.json`` and, where there is one, a figure beside the model.
+
+    Returns:
+        The figures, with ``exit`` 1 where a bar is missed.
+    """
     require_writable(config.out / "report.json")
     with closing(FolderLock(config.out, "Another training writes into this folder")):
         report = _report(config)
+        report |= _held_to(getattr(config, "require", []), report)
         write_whole(config.out / "report.json", as_json(report, indent=2) + "\n")
-    return report
+    return report | ({"exit": int(bool(report["missed"]))} if "missed" in report else {})
+
+
+def _held_to(bars: Sequence[str], report: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which bars are met, and return them and those that are missed; nothing where there are none."""
+    if not bars:
+        return {}
+    found = missed(bars, report["held_out"] if "held_out" in report else report["measured"][FUSED], report)
+    for text in bars:
+        _say(f"{text}: {'not met' if text in found else 'met'}")
+    return {"require": list(bars), "missed": found}
 
 
 def _report(config: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from roborl.errors import ConfigError, DatasetError
+from roborl.loops.reward_training.required import check_required
 from roborl.loops.reward_training.train_reward import frame_latency_ms
 from roborl.loops.reward_training.training_episodes import read_training
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
@@ -48,6 +49,8 @@ class TrainPairsConfig:
     measured: str = ""  # dataset of the demonstration's task to measure on; empty: none
     # The model's camera name to that of these datasets, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
+    # Bars like "forward>=0.95" on the figures of --measured as it is set; one that is missed sets the exit code.
+    require: list[str] = field(default_factory=list)
     # How it is asked: cameras, perspectives and rules, as in the file of its settings. It states a hop by the
     # probabilities of all, so that short ones are not rounded away.
     model: DopamineConfig = field(default_factory=lambda: DopamineConfig(left_wrist="wrist", hop_s=0.1))
@@ -55,6 +58,13 @@ class TrainPairsConfig:
     training: PairTraining = field(default_factory=PairTraining)
 
     def __post_init__(self) -> None:
+        check_required(self.require)
+        if self.require and not self.measured:
+            raise ConfigError(
+                "Nothing is measured that bars could be held against",
+                seen=f"require {self.require}, no measured",
+                remedy="Set --measured, or leave out --require",
+            )
         if self.measured and not self.demonstration:
             raise ConfigError(
                 "The judge cannot be measured without a picture of the goal",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from roborl.loops.reward_training.required import check_required
 from roborl.loops.reward_training.train_reward import frame_latency_ms
 from roborl.loops.reward_training.training_episodes import read_training, split
 from roborl.rewards.perceptual.checkpoint import save_perceptual
@@ -41,10 +42,15 @@ class TrainPerceptualConfig:
     cameras: list[str] = field(default_factory=list)
     # The model's camera name to the dataset's, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
+    # Bars like "forward>=0.95" on the figures of episodes it has not learnt from; one that is missed sets the exit code.
+    require: list[str] = field(default_factory=list)
     model: PerceptualConfig = field(default_factory=PerceptualConfig)
     demonstrations: int = 10  # most successes to learn from
     held_out: float = 0.2  # share of the episodes kept for the report, at least one of each kind
     seed: int = 0  # which ones
+
+    def __post_init__(self) -> None:
+        check_required(self.require)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

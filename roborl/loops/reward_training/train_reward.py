@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from roborl.errors import ConfigError, DatasetError
+from roborl.loops.reward_training.required import check_required
 from roborl.loops.reward_training.training_episodes import read_training, split
 from roborl.rewards.model import RewardModel
 from roborl.rewards.sarm.checkpoint import save_sarm
@@ -52,10 +53,13 @@ class TrainRewardConfig:
     cameras: list[str] = field(default_factory=list)
     # The model's camera name to the dataset's, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
+    # Bars like "forward>=0.95" on the figures of the held-out episodes; one that is missed sets the exit code.
+    require: list[str] = field(default_factory=list)
     model: SarmConfig = field(default_factory=SarmConfig)
     training: SarmTraining = field(default_factory=SarmTraining)
 
     def __post_init__(self) -> None:
+        check_required(self.require)
         if both := sorted(set(self.episodes) & set(self.held_out)):
             raise ConfigError(
                 "Episodes are to be learnt from and held out",

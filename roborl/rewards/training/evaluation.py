@@ -56,6 +56,13 @@ class KindReport:
     order: float
 
 
+FIGURES = (
+    *("forward", "backward", "frozen", "undone", "spliced", "spliced_error"),
+    *("error", "final", "missing", "successes"),
+)
+"""Names of a report's figures that bars may speak of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeldOutReport:
     """Figures of one model on held-out episodes; NaN where the episodes do not allow one.

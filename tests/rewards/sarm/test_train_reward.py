@@ -63,9 +63,15 @@ def test_a_dataset_becomes_a_model_with_figures(
         "--training.windows_per_episode",
         "4",
     ]
-    assert main(["train-reward", *arguments, *small, *brief]) == 0
+    bars = ["leak<=0.00001", "successes==1", "forward>=2"]
+    require = [word for bar in bars for word in ("--require", bar)]
+    assert main(["train-reward", *arguments, *small, *brief, *require]) == 1
     out, err = capsys.readouterr()
     figures = json.loads(out)
+    assert figures.pop("exit") == 1
+    assert (figures["require"], figures["missed"]) == (bars, ["forward>=2"])
+    assert "successes==1: met" in err
+    assert "forward>=2: not met" in err
     assert figures == json.loads((tmp_path / "model" / "report.json").read_text())
     assert list(figures["stages"]) == ["reach", "carry"]
     assert figures["held_out"]["successes"] == 1
@@ -76,6 +82,25 @@ def test_a_dataset_becomes_a_model_with_figures(
     model = load_sarm(tmp_path / "model")
     assert model.version == figures["version"]
     assert model.cameras == ("front", "wrist")
+
+
+@pytest.mark.parametrize("kind", ["sarm", "perceptual", "pairs"])
+def test_a_bar_that_cannot_be_read_is_refused_before_anything_is_trained(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", kind, "--dataset", "d", "--out", "o"]
+    assert main(["train-reward", *arguments, "--require", "voc>=0.9"]) == 2
+    err = capsys.readouterr().err
+    assert "voc>=0.9" in err
+    assert "forward" in err
+
+
+def test_bars_on_a_judge_of_pairs_that_nothing_measures_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--model", "pairs", "--dataset", "d", "--out", "o", "--require", "forward>=0.9"]
+    assert main(["train-reward", *arguments]) == 2
+    assert "--measured" in capsys.readouterr().err
 
 
 def test_every_kind_is_held_out_and_the_choice_is_the_seeds(world: World) -> None:
