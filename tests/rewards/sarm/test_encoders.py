@@ -49,31 +49,41 @@ def test_efficientnet_lite0_is_frozen_and_told_by_its_weights() -> None:
     assert vectors.std() > 0.0
 
 
-def _tiny_clip(folder: Path) -> Path:
+KINDS = ["clip", "siglip", "dinov2"]
+
+
+def _tiny(kind: str, folder: Path) -> Path:
+    """Write a small random network of a kind, with the processor that says how it wants its pictures."""
     transformers = pytest.importorskip("transformers")
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 16,
-        "patch_size": 8,
-    }
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    layers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = layers | {"intermediate_size": 16}
+    vision = text | {"image_size": 16, "patch_size": 8}
     torch.manual_seed(0)
-    config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=8)
-    transformers.CLIPModel(config).save_pretrained(folder)
-    transformers.CLIPImageProcessor(
-        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-    ).save_pretrained(folder)
+    if kind == "clip":
+        config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=8)
+        model = transformers.CLIPModel(config)
+        processor = transformers.CLIPImageProcessor(
+            size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+        )
+    elif kind == "siglip":
+        model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=vision, text_config=text))
+        processor = transformers.SiglipImageProcessor(size={"height": 16, "width": 16})
+    else:
+        model = transformers.Dinov2Model(transformers.Dinov2Config(**layers, image_size=28, patch_size=14))
+        processor = transformers.BitImageProcessor(
+            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+        )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
 
 
-def test_a_model_on_a_local_clip_trains_saves_and_notices_another_clip(
-    tmp_path: Path, world: Callable[[str, int], TrainingEpisode]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_on_a_local_network_trains_saves_and_notices_another(
+    tmp_path: Path, world: Callable[[str, int], TrainingEpisode], kind: str
 ) -> None:
-    clip = _tiny_clip(tmp_path / "clip")
-    config = SarmConfig(encoder=f"pretrained:{clip}", image_px=32, dim=8, attention_heads=2, members=1)
+    folder = _tiny(kind, tmp_path / kind)
+    config = SarmConfig(encoder=f"pretrained:{folder}", image_px=32, dim=8, attention_heads=2, members=1)
     episodes = [world("success", 0), world("miss", 1)]
     training = SarmTraining(steps=3, episodes_per_step=2, windows_per_episode=2)
     model = train_sarm(episodes, config, training, cache=tmp_path / "vectors").model
@@ -93,15 +103,17 @@ def test_a_model_on_a_local_clip_trains_saves_and_notices_another_clip(
     )
     import transformers
 
-    other = transformers.CLIPModel.from_pretrained(clip)
-    other.vision_model.post_layernorm.weight.data += 1.0
-    other.save_pretrained(clip)
+    other = transformers.AutoModel.from_pretrained(folder)
+    next(getattr(other, "vision_model", other).parameters()).data += 1.0
+    other.save_pretrained(folder)
     with pytest.raises(ModelLoadError, match="frozen encoder"):
         load_sarm(tmp_path / "model")
 
 
-def test_cached_vectors_are_those_of_these_pictures(tmp_path: Path) -> None:
-    encoder = build_frame_encoder(f"pretrained:{_tiny_clip(tmp_path / 'clip')}", px=16, dim=0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_cached_vectors_are_those_of_these_pictures(tmp_path: Path, kind: str) -> None:
+    encoder = build_frame_encoder(f"pretrained:{_tiny(kind, tmp_path / kind)}", px=16, dim=0)
+    assert encoder.identity.startswith(f"{kind}:")
     some, others = pictures(3, 16).numpy(), pictures(6, 16).numpy()[3:]
     first = frame_vectors(encoder, some, tmp_path / "v")
     np.testing.assert_array_equal(first, frame_vectors(encoder, some, tmp_path / "v"))
