@@ -100,6 +100,69 @@ def success_after_learning(potential_of, critic_sees, seed, *, discount=0.98, ep
     return np.mean([run(learn=False) for _ in range(20)])
 
 
+VERSIONS = (lambda state: state / GOAL, lambda state: 1.0 - state / GOAL)
+
+
+def as_a_whole(recorded, current):
+    """The learner's column is another one at once: every transition that is drawn reads it at both ends."""
+    return current, current, current
+
+
+def new_steps_alone(recorded, current):
+    """What is stored keeps the version that it was recorded with."""
+    return recorded, recorded, recorded
+
+
+def next_of_the_old(recorded, current):
+    """The potential behind a step is shaped with as the first version has it, whatever the critic is told."""
+    return current, 0, current
+
+
+def success_after_replay(switch, critic_sees, seed, *, discount=0.98, episodes=300, draws=4):
+    """Learn the corridor from a replay table whose version changes at half of the episodes; return the success then and in the end.
+
+    Args:
+        switch: Takes the version that a drawn transition was recorded with and the present one; returns those of Φ, of the Φ′
+            that it is shaped with, and of the Φ′ that the critic is told.
+    """
+    rng = random.Random(seed)
+    table = defaultdict(lambda: [0.0, 0.0, 0.0])
+    stored = []
+
+    def row(state, phi):
+        return table[state, round(phi, 4) if critic_sees else None]
+
+    def learn(state, action, after, recorded, current):
+        here, shaped, told = switch(recorded, current)
+        done, phi = after == GOAL, VERSIONS[here](state)
+        reward = shape(float(done), phi, VERSIONS[shaped](after), done, discount)
+        future = 0.0 if done else discount * max(row(after, VERSIONS[told](after)))
+        values = row(state, phi)
+        values[action] += 0.2 * (reward + future - values[action])
+
+    def run(version, learns):
+        state = 0
+        for _ in range(LIMIT):
+            values = row(state, VERSIONS[version](state))
+            action = rng.randrange(3) if learns and rng.random() < 0.2 else greedy(values, rng)
+            after = move(state, action)
+            if learns:
+                stored.append((state, action, after, version))
+                for drawn in rng.choices(stored, k=draws):
+                    learn(*drawn, version)
+            state = after
+            if state == GOAL:
+                return True
+        return False
+
+    found = []
+    for version in (0, 1):
+        for _ in range(episodes // 2):
+            run(version, True)
+        found.append(float(np.mean([run(version, False) for _ in range(20)])))
+    return tuple(found)
+
+
 def shape(reward, phi, phi_after, done, discount):
     return reward + (0.0 if done else discount * phi_after) - phi
 
@@ -123,6 +186,27 @@ def test_with_the_potential_as_input_learning_succeeds_in_every_seed(potential_o
 def test_without_it_learning_fails_in_most_seeds(potential_of):
     rates = [success_after_learning(potential_of, False, seed) for seed in SEEDS]
     assert sum(rate < 0.5 for rate in rates) >= 4, rates
+
+
+@pytest.mark.parametrize("critic_sees", [True, False])
+def test_a_version_that_changes_as_a_whole_is_learnt_through(critic_sees):
+    """Also by a blind critic: each version is of the frame alone."""
+    assert [success_after_replay(as_a_whole, critic_sees, seed) for seed in SEEDS] == [(1.0, 1.0)] * 5
+
+
+@pytest.mark.parametrize(
+    ("switch", "critic_sees"),
+    [(next_of_the_old, True), (next_of_the_old, False), (new_steps_alone, False)],
+)
+def test_a_version_that_changes_in_part_undoes_what_was_learnt(switch, critic_sees):
+    found = [success_after_replay(switch, critic_sees, seed) for seed in SEEDS]
+    assert [before for before, _ in found] == [1.0] * 5
+    assert sum(after < 0.5 for _, after in found) >= 4, found
+
+
+def test_a_critic_that_sees_the_potential_bears_versions_side_by_side():
+    """Law 2 where law 7 is broken: a transition whose two ends are of one version is right by itself."""
+    assert [success_after_replay(new_steps_alone, True, seed) for seed in SEEDS] == [(1.0, 1.0)] * 5
 
 
 @pytest.mark.parametrize("critic_sees", [False, True])
