@@ -18,6 +18,7 @@ from roborl.rewards.shaping import shaped_reward
 
 POLICY_INVARIANT = "policy-invariant"
 INVARIANT_IN_THE_END = "policy-invariant once critics look all the way ahead"
+INVARIANT_LATER = "not policy-invariant until critics look all the way ahead"
 NOT_YET_INVARIANT = "not yet policy-invariant"
 NOT_POLICY_INVARIANT = "not policy-invariant"
 
@@ -145,7 +146,7 @@ def the_form(
         return form, NOT_POLICY_INVARIANT
     if not short:
         return form, POLICY_INVARIANT
-    return form, NOT_YET_INVARIANT if grown is False else INVARIANT_IN_THE_END
+    return form, {None: INVARIANT_LATER, False: NOT_YET_INVARIANT, True: INVARIANT_IN_THE_END}[grown]
 
 
 def _sparse(reward: Any, potential: Any, next_potential: Any, terminated: Any, *, discount: float) -> Any:

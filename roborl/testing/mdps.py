@@ -56,8 +56,12 @@ class Mdps:
 
     def flipped(self, reward: Floats) -> NDArray[np.bool_]:
         """Return in which problems acting greedily for ``reward`` is not optimal for the task, bool (n,)."""
-        task, other = self.action_values(), self.action_values(reward)
-        chosen = np.take_along_axis(task, other.argmax(axis=2, keepdims=True), axis=2)[..., 0]
+        return self.misled(self.action_values(reward))
+
+    def misled(self, values: Floats) -> NDArray[np.bool_]:
+        """Return in which problems acting greedily for these values of actions (n, s, a) is not optimal for the task, bool (n,)."""
+        task = self.action_values()
+        chosen = np.take_along_axis(task, values.argmax(axis=2, keepdims=True), axis=2)[..., 0]
         loss = (task.max(axis=2) - chosen) * ~self.terminal
         return np.asarray((loss > 1e-6).any(axis=1))
 

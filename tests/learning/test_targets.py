@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from roborl.learning.sampling import Batch
 from roborl.learning.targets import Targets
-from roborl.rewards.forms import RewardForm
+from roborl.rewards.forms import (
+    INVARIANT_IN_THE_END,
+    NOT_YET_INVARIANT,
+    POLICY_INVARIANT,
+    RewardForm,
+    the_form,
+)
+from roborl.testing.mdps import random_mdps
 
 GAMMA, LENGTH, CHUNK = 0.9, 6, 3
 LEVELS = np.array([0.0, 0.3, 0.8], np.float32)
@@ -104,3 +111,50 @@ def test_the_look_ahead_is_for_potentials_and_grows_to_one(form: RewardForm) -> 
     assert found == ([0.5, 0.75, 1.0, 1.0] if form is RewardForm.POTENTIAL else [1.0] * 4)
     forever = Targets(form, discount=GAMMA, lookahead=0.5, lookahead_updates=0).lookahead(10**9)
     assert forever == (0.5 if form is RewardForm.POTENTIAL else 1.0)
+
+
+GROWS_FOR = 100
+
+
+@pytest.mark.parametrize(
+    ("lookahead", "updates", "says"),
+    [
+        (1.0, 0, POLICY_INVARIANT),
+        (0.9, GROWS_FOR, INVARIANT_IN_THE_END),
+        (0.9, 0, NOT_YET_INVARIANT),
+        (0.9, GROWS_FOR // 2, NOT_YET_INVARIANT),
+    ],
+)
+def test_targets_leave_optimal_policies_alone_exactly_where_their_run_may_say_so(
+    lookahead: float, updates: int, says: str
+) -> None:
+    """By exact iteration of the targets themselves, over every transition of random problems."""
+    mdps = random_mdps(500, seed=1)
+    phi = np.random.default_rng(2).random(mdps.terminal.shape)
+    shape = mdps.reward.shape
+    behind = np.broadcast_to(np.arange(shape[-1]), shape).ravel()
+    batch = replace(
+        transitions(behind, mdps.here(phi).ravel(), mdps.there(phi).ravel()),
+        reward=mdps.reward.ravel(),
+        potential=mdps.here(phi).ravel(),
+        next_potential=mdps.there(phi).ravel(),
+        terminated=mdps.ended.ravel(),
+        horizon=np.ones(behind.size, np.int64),
+    )
+    targets = Targets(
+        RewardForm.POTENTIAL, discount=mdps.discount, lookahead=lookahead, lookahead_updates=GROWS_FOR
+    )
+    values = np.zeros(shape[:3])
+    for _ in range(300):
+        best = torch.from_numpy(mdps.there(values.max(axis=2)).ravel())
+        found = targets.of(batch, best, updates).numpy().reshape(shape)
+        new = np.einsum("nsat,nsat->nsa", mdps.probability, found)
+        values, change = new, np.abs(new - values).max()
+        if change < 1e-9:
+            break
+    assert change < 1e-9
+    flips = int(mdps.misled(values).sum())
+    assert flips > 50 if says == NOT_YET_INVARIANT else flips == 0, flips
+    grown = targets.lookahead(updates) == 1.0
+    options = {"lookahead": lookahead, "lookahead_grows": True, "grown": grown}
+    assert the_form(["potential"], critic_sees_potential=True, **options)[1] == says

@@ -128,7 +128,11 @@ def test_a_run_says_whether_it_is_policy_invariant():
     short = {"critic_sees_potential": True, "lookahead": 0.9}
     assert the_form(["potential"], **short)[1] == "not policy-invariant"
     assert the_form(["potential"], critic_sees_potential=True, lookahead=1.2)[1] == "not policy-invariant"
-    assert the_form(["potential"], **short, lookahead_grows=True)[1].startswith("policy-invariant once")
+    grows = short | {"lookahead_grows": True}
+    live = "not policy-invariant until critics look all the way ahead"
+    assert the_form(["potential"], **grows)[1] == live
+    assert the_form(["potential"], **grows, grown=False)[1] == "not yet policy-invariant"
+    assert the_form(["potential"], **grows, grown=True)[1].startswith("policy-invariant once")
     assert (
         the_form(["potential"], critic_sees_potential=False, potential_of_frame=True)[1] == "policy-invariant"
     )

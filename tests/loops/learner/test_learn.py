@@ -652,7 +652,7 @@ def test_a_version_that_is_not_kept_is_refused_before_anything_is_started(
     ("change", "says"),
     [
         ({"rlpd": RlpdConfig(lookahead=1.0)}, ("potential", "policy-invariant")),
-        ({}, ("potential", "policy-invariant once critics look all the way ahead")),
+        ({}, ("potential", "not policy-invariant until critics look all the way ahead")),
         ({"rlpd": RlpdConfig(lookahead_updates=0)}, ("potential", "not policy-invariant")),
         ({"rlpd": RlpdConfig(critic_sees_potential=False)}, ("potential", "not policy-invariant")),
         ({"shaping": ShapingConfig(form="difference")}, ("difference", "not policy-invariant")),
