@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import io
@@ -14,6 +15,7 @@ from typing import Any
 
 import draccus
 import yaml
+from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, ParsingError
 
@@ -45,7 +47,7 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), _one_file(rest, read) as words:
-            config = draccus.parse(config_class, args=as_declared(config_class, words), prog=prog)
+            config = _parser(config_class, prog).parse_args(as_declared(config_class, words))
     except SystemExit as stop:
         if not stop.code:
             raise HelpShown from None
@@ -99,6 +101,15 @@ def named(args: Sequence[str], field: str) -> Any:
     """
     words = _words(args, field)
     return words[-1] if words else _layered(_files(args).values()).get(field)
+
+
+def _parser[C](config_class: type[C], prog: str) -> ArgumentParser[C]:
+    """Return the parser, whose help leaves out the option of a section as a whole: it takes no file, and is there twice."""
+    made = ArgumentParser(config_class, prog=prog)
+    for action in (action for group in made.parser._action_groups for action in group._group_actions):
+        if (action.help or "").startswith("Config file for "):
+            action.help = argparse.SUPPRESS
+    return made
 
 
 def _words(args: Sequence[str], option: str) -> list[str]:

@@ -39,7 +39,7 @@ _SAME_ASPECT = 0.02
 class DemosConfig:
     """Which demonstrations, and how to read them."""
 
-    # folder or hub id of a LeRobotDataset v3 or v2; empty: none
+    # folder or hub id of a LeRobotDataset v3 or v2, also given as --demos PATH; empty: none
     path: str = ""
     # our camera name to the dataset's, where not plain
     camera_map: dict[str, str] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,8 @@ from draccus.wrappers.field_wrapper import FieldWrapper
 
 import roborl.testing.config_stub_teleoperator  # noqa: F401  (a choice of --teleop wherever it is known)
 from roborl.cli import train_reward
-from roborl.cli.main import VERBS
+from roborl.cli.main import VERBS, main
+from roborl.config import HelpShown, parse
 
 KINDS = ["sarm", "pairs", "perceptual", "dopamine", "roboreward", "vlac"]
 
@@ -39,7 +41,10 @@ def options(group: Any) -> Iterator[tuple[str, type[Any], str]]:
             yield from options(child)
 
 
-@pytest.mark.parametrize("verb", [*VERBS, *(f"train-reward {kind}" for kind in KINDS)])
+ALL = [*VERBS, *(f"train-reward {kind}" for kind in KINDS)]
+
+
+@pytest.mark.parametrize("verb", ALL)
 def test_every_option_of_ours_says_what_it_does(verb: str) -> None:
     config = config_of(verb)
     found = list(options(DataclassWrapper(config)))
@@ -48,3 +53,26 @@ def test_every_option_of_ours_says_what_it_does(verb: str) -> None:
     assert [name for name, text in ours if not text.strip()] == []
     shown = ArgumentParser(config, prog=f"roborl {verb}").parser.format_help()
     assert all(f"--{name}" in shown for name, _ in ours)
+
+
+@pytest.mark.parametrize("verb", ALL)
+def test_help_lists_each_option_once_and_promises_no_file_that_is_not_read(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(HelpShown):
+        parse(config_of(verb), ["--help"], prog=f"roborl {verb}")
+    shown = capsys.readouterr().out
+    assert "Config file for" not in shown
+    listed = re.findall(r"^  (--[\w.]+)", shown, flags=re.M)
+    assert "--config_path" in listed
+    # The kinds that a choice knows share names.
+    chosen = tuple(name.removesuffix("type") for name in listed if name.endswith(".type"))
+    once = [name for name in listed if not (chosen and name.startswith(chosen))]
+    assert len(once) == len(set(once)), sorted(once)
+
+
+@pytest.mark.parametrize("verb", ["train", "learn"])
+def test_help_says_what_demos_alone_is(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "also given as --demos PATH" in shown
