@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from roborl.data.lerobot_files import fingerprint, load_files, replace_table
 from roborl.errors import DatasetError
+from roborl.whole_files import as_json
 
 FINGERPRINT, VERSION = b"roborl_dataset_fingerprint", b"roborl_progress_version"
 """Keys of the metadata of a file that goes with a dataset: the dataset's fingerprint, and the reward model's version."""
+ABOUT = b"roborl_progress_about"
+"""Key of what that version is the hash of, as JSON: words, network and settings of the reward model, where it says them."""
 
 
 class Progress(NamedTuple):
@@ -46,7 +49,12 @@ def progress_path(dataset: Path, version: str, *, folder: Path | None = None) ->
 
 
 def write_progress(
-    dataset: Path, version: str, progress: Mapping[int, Progress], *, folder: Path | None = None
+    dataset: Path,
+    version: str,
+    progress: Mapping[int, Progress],
+    *,
+    folder: Path | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write progress beside a dataset with the columns that LeRobot's ``RABCWeights`` reads, and ours.
 
@@ -58,6 +66,7 @@ def write_progress(
         version: The reward model's version.
         progress: By episode index; episodes left out are NaN throughout, which RA-BC passes over.
         folder: Where the file goes; None for beside the dataset.
+        about: What the version is the hash of, as plain values, where that is known.
 
     Returns:
         The file: ``index, episode_index, frame_index, progress_sparse, spread, scored``.
@@ -95,6 +104,7 @@ def write_progress(
             b"reward_model_path": version.encode(),
             VERSION: version.encode(),
             FINGERPRINT: fingerprint(dataset).encode(),
+            ABOUT: as_json(dict(about or {})).encode(),
         }
     )
     path = progress_path(dataset, version, folder=folder)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from roborl.types import Observation, Score
 
@@ -19,6 +19,7 @@ class ServedJudge:
         image_px: Side of the square pictures it looks at; None for the recording's size.
         says_done: Whether it ever says that a task is done.
         reply_limit_s: Longest that its server lets a session with frames under way go without a reply, s.
+        about: What the version is the hash of, where the model says so.
     """
 
     version: str
@@ -26,6 +27,7 @@ class ServedJudge:
     image_px: int | None = None
     says_done: bool = True
     reply_limit_s: float = field(default=600.0, compare=False)
+    about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class ScoreLink(Protocol):

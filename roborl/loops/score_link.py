@@ -208,6 +208,7 @@ class ScoreLine:
             image_px=model.get("image_px"),
             says_done=bool(model.get("says_done", True)),
             reply_limit_s=_limit_s(statistics.get("reply_limit_s")),
+            about=dict(model.get("about") or {}),
         )
         require_cameras(cameras, self._cameras)
         return judge

@@ -15,7 +15,7 @@ from typing import Any
 from roborl.errors import ConfigError, DeadlineExceeded, RoborlError, WireError
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.supervise import Child
-from roborl.rewards.model import RewardModel, says_done
+from roborl.rewards.model import RewardModel, about, says_done
 from roborl.rewards.observation_rate import told_rate, trained_rate
 from roborl.rewards.pool import ServerFull, SessionPool, UnknownSession
 from roborl.rewards.pool_config import PoolConfig
@@ -130,6 +130,7 @@ class RewardServer:
                 "cameras": list(model.cameras),
                 "image_px": model.image_px,
                 "says_done": says_done(model),
+                "about": dict(about(model)),
                 "observation_hz": told_rate(model),
                 "trained_hz": trained_rate(model),
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionRefused
 from roborl.serving.security import SecurityConfig
 from roborl.types import Lane, Score
-from roborl.whole_files import require_writable, write_whole
+from roborl.whole_files import as_json, require_writable, write_whole
 
 WhichLane = Literal["auto", "live", "label"]
 
@@ -153,10 +152,12 @@ def watch(
         )
         stack.callback(client.close)
         client.wait_connected(config.deadline_s)
-        _check_rate(client.statistics(config.deadline_s), config.model, source)
+        served = _served(client.statistics(config.deadline_s), config.model)
+        check_rate(served.get("observation_hz"), source.rate_hz, "source")
+        warn_of_rate(served.get("trained_hz"), source.rate_hz, "source")
         watched = _Watch(config, source, references, client, on_score, stopping).run()
     if config.out:
-        _write(config, source, watched)
+        _write(config, source, watched, served.get("about") or {})
     return watched
 
 
@@ -268,15 +269,14 @@ class _Watch:
         return scores
 
 
-def _check_rate(statistics: Mapping[str, Any], model: str, source: Source) -> None:
-    served = statistics["models"]
-    name = model or next(iter(served))
-    if name in served and (model or len(served) == 1):  # of any other the session is refused
-        check_rate(served[name].get("observation_hz"), source.rate_hz, "source")
-        warn_of_rate(served[name].get("trained_hz"), source.rate_hz, "source")
+def _served(statistics: Mapping[str, Any], model: str) -> Mapping[str, Any]:
+    """Return what the server says of the model that is to judge; nothing of one whose session it will refuse."""
+    models: Mapping[str, Mapping[str, Any]] = statistics["models"]
+    name = model or (next(iter(models)) if len(models) == 1 else "")
+    return models.get(name, {})
 
 
-def _write(config: WatchConfig, source: Source, watched: Watched) -> None:
+def _write(config: WatchConfig, source: Source, watched: Watched, about: Mapping[str, Any]) -> None:
     folder = Path(config.out)
     rows = [
         {
@@ -286,11 +286,12 @@ def _write(config: WatchConfig, source: Source, watched: Watched) -> None:
             "spread": score.spread,
             "stage": score.stage,
             "done": score.done,
+            "reply": score.reply,
         }
         for score, time_s in zip(watched.scores, watched.times_s, strict=True)
     ]
-    document = {"source": config.source, **watched.figures(), "scores": rows}
-    write_whole(folder / "progress.json", json.dumps(document, indent=1) + "\n")
+    document = {"source": config.source, **watched.figures(), "about": about, "scores": rows}
+    write_whole(folder / "progress.json", as_json(document, indent=1) + "\n")
     valid = [score for score in watched.scores if score.valid]
     if source.live or not valid:
         return

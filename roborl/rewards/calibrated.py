@@ -13,7 +13,7 @@ from typing import Any
 from roborl.errors import ConfigError
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.measured import read_measured, row_of
-from roborl.rewards.model import Fold, References, RewardModel, says_done
+from roborl.rewards.model import Fold, References, RewardModel, about, says_done
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Observation, Score
 
@@ -81,6 +81,7 @@ class CalibratedModel:
     def __init__(self, model: RewardModel[Any, Any], calibration: Calibration) -> None:
         described = json.dumps(calibration.as_dict(), sort_keys=True).encode()
         self.version = f"{model.version}-cal{hashlib.sha256(described).hexdigest()[:12]}"
+        self.about = {"kind": "calibrated", "of": about(model), "calibration": calibration.as_dict()}
         self.cameras, self.image_px, self.judge = model.cameras, model.image_px, model.judge
         self.inner, self._calibration = model, calibration
         rule = getattr(getattr(model, "config", None), "done", None)

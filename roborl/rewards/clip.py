@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.model import NO_REPLY, References, missing, views_of
 from roborl.rewards.references import take_reference
-from roborl.rewards.settings import settings_at, version_of
+from roborl.rewards.settings import described, settings_at, version_of
 from roborl.types import Image, Observation, Score
 
 if TYPE_CHECKING:
@@ -187,7 +187,8 @@ class ClipModel:
         self.config = config
         self.cameras = config.cameras
         self.image_px: int | None = None
-        self.version = version_of("clip", config, places=("checkpoint", "device"), judge=judge.identity)
+        self.about = described("clip", config, places=("checkpoint", "device"), judge=judge.identity)
+        self.version = version_of(self.about)
 
     def start(self, task: str, references: References) -> ClipFold:
         """Return the fold of a new episode; encodes the words, and the ends of the demonstration.

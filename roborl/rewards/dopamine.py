@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, views_of
 from roborl.rewards.prompts import Prompt, PromptConfig
 from roborl.rewards.references import read_references, references_key, take_reference
-from roborl.rewards.settings import PLACES, read_settings, version_of
+from roborl.rewards.settings import PLACES, described, read_settings, version_of
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
 
@@ -228,10 +229,11 @@ class DopamineModel:
     prompt: Prompt
     references: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
     version: str = field(init=False)
+    about: Mapping[str, Any] = field(init=False, repr=False)
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        version = version_of(
+        about = described(
             f"dopamine-{self.prompt.origin}",
             self.config,
             places=(*PLACES, "references"),
@@ -239,7 +241,8 @@ class DopamineModel:
             prompt=self.prompt.sha256,
             references=references_key(self.references),
         )
-        object.__setattr__(self, "version", version)
+        object.__setattr__(self, "about", about)
+        object.__setattr__(self, "version", version_of(about))
 
     @property
     def cameras(self) -> tuple[str, ...]:

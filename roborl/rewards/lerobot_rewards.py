@@ -6,8 +6,6 @@ known to be wrong with LeRobot 0.6.1; each defect is named where it is avoided.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ from roborl.rewards.lerobot_loading import LerobotModel, load_lerobot_model
 from roborl.rewards.model import NO_REPLY, References, missing, observation_id, views_of
 from roborl.rewards.sarm.published_model import PublishedModel
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
-from roborl.rewards.settings import settings_at
+from roborl.rewards.settings import settings_at, version_of
 from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
@@ -164,8 +162,8 @@ class LerobotRewardModel:
         self.image_px = image_px
         self.says_done = judge.says_done
         asked = [cameras, frames, config.frame_hz, config.observation_hz, config.done_frames]
-        text = json.dumps({"files": digest, "asked": asked})
-        self.version = f"lerobot-{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.about = {"kind": f"lerobot-{kind}", "files": digest, "asked": asked}
+        self.version = version_of(self.about)
 
     def start(self, task: str, references: References) -> LerobotFold:
         """Return the fold of a new episode; references play no part."""

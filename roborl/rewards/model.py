@@ -124,6 +124,12 @@ def says_done(model: RewardModel[Any, Any]) -> bool:
     return bool(getattr(model, "says_done", True))
 
 
+def about(model: RewardModel[Any, Any]) -> Mapping[str, Any]:
+    """Return what a model's version is the hash of, as plain values: words, network, settings; empty where it does not say."""
+    told: Mapping[str, Any] = getattr(model, "about", {})
+    return told
+
+
 def observation_id(observation: Observation) -> int:
     """Return the index of an observation in its episode, as its frames carry it."""
     return max(frame.id for frame in observation.frames.values())

@@ -26,7 +26,7 @@ from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery,
 from roborl.rewards.model import NO_REPLY, References, missing, observation_id
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
-from roborl.rewards.settings import read_settings, version_of
+from roborl.rewards.settings import described, read_settings, version_of
 from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
@@ -281,9 +281,10 @@ class RoboRewardModel:
         self.cameras = (config.camera,) if config.camera else ()
         self.says_done = config.done_score > 0
         self.image_px: int | None = None
-        self.version = version_of(
+        self.about = described(
             f"roboreward-{prompt.origin}", config, judge=judge.identity, prompt=prompt.sha256
         )
+        self.version = version_of(self.about)
         self.check_cells(240, 320)
 
     def start(self, task: str, references: References) -> RoboRewardFold:

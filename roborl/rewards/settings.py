@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,24 @@ PLACES = ("checkpoint", "judge", "prompt")
 """Settings that say where a part lies or how it runs: no part of a version, in which what the part is stands itself."""
 
 
-def version_of(kind: str, config: Any, *, places: Sequence[str] = PLACES, **parts: Any) -> str:
-    """Return the version of a model: its kind and the hash of everything that bears on a score.
+def described(kind: str, config: Any, *, places: Sequence[str] = PLACES, **parts: Any) -> dict[str, Any]:
+    """Return everything that bears on a model's scores, as plain values: what its version is the hash of.
 
     Args:
         kind: What the version begins with.
         config: The dataclass of settings.
         places: Those that say where something lies.
-        parts: What is found there, as hashes or identities.
+        parts: What is found there, as hashes or identities: that of the words under ``prompt``, that of the network and
+            its processor under ``judge``.
     """
     asked = {name: value for name, value in draccus.encode(config).items() if name not in places}
-    described = json.dumps({**parts, "asked": asked}, sort_keys=True)
-    return f"{kind}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+    return {"kind": kind, **parts, "asked": asked}
+
+
+def version_of(about: Mapping[str, Any]) -> str:
+    """Return the version of a model: its kind and the hash of everything else that bears on a score."""
+    rest = {name: value for name, value in about.items() if name != "kind"}
+    return f"{about['kind']}-{hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 def settings_at(config_class: Any, place: str) -> Any:

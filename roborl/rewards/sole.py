@@ -30,7 +30,7 @@ from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import NO_REPLY, References, missing
 from roborl.rewards.parsing import parse_signed_percent
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
-from roborl.rewards.settings import read_settings, version_of
+from roborl.rewards.settings import described, read_settings, version_of
 from roborl.types import Image, Observation, Score
 
 _SIDE_PX, _GAP_PX = 384, 5  # of each view's square, and between two of them
@@ -193,13 +193,14 @@ class SoleModel:
         self.config = config
         self.cameras = config.cameras
         self.image_px: int | None = None
-        self.version = version_of(
+        self.about = described(
             f"sole-r1-{prompt.origin}",
             config,
             judge=judge.identity,
             prompt=prompt.sha256,
             layout=[_SIDE_PX, _GAP_PX, _CELL_PX],
         )
+        self.version = version_of(self.about)
 
     def start(self, task: str, references: References) -> SoleFold:
         """Return the fold of a new episode; references play no part."""

@@ -26,7 +26,7 @@ from roborl.rewards.calibration import Calibration
 from roborl.rewards.dopamine import DopamineConfig
 from roborl.rewards.dopamine_question import CONTRACT as HOP_WORDS
 from roborl.rewards.measured import FORMAT
-from roborl.rewards.model import score_episode
+from roborl.rewards.model import about, score_episode
 from roborl.rewards.pairs.config import PairNetworkConfig
 from roborl.rewards.pairs.model import save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
@@ -246,6 +246,7 @@ def test_an_episode_comes_back_over_a_socket_scored_as_here(
         line = ScoreLine(server.endpoint, cameras, references=films)
         try:
             there = score_over(line, TASK, shown, deadline_s=30.0)
+            judge = line.judge()
         finally:
             line.leave()
     assert all(score.valid for score in here), [score.reply for score in here if not score.valid]
@@ -258,3 +259,7 @@ def test_an_episode_comes_back_over_a_socket_scored_as_here(
             [getattr(s, quantity) for s in there], [getattr(s, quantity) for s in here], atol=2e-4, rtol=1e-4
         )
     assert all(score.version.startswith(model.version) for score in there)
+    assert judge is not None
+    assert json.loads(json.dumps(judge.about)) == json.loads(json.dumps(about(model)))
+    words = getattr(model, "prompt", None) or getattr(model, "wording", None)
+    assert words is None or judge.about["prompt"] == words.sha256

@@ -39,6 +39,7 @@ def test_a_video_alone_with_a_model_in_this_process(tmp_path):
     assert figures["last"] == pytest.approx(220 / 255, abs=0.03)
     written = json.loads((tmp_path / "out" / "progress.json").read_text())
     assert len(written["scores"]) == written["scored"] == 30
+    assert {"about", "version"} <= set(written)
     drawn = open_source(str(tmp_path / "out" / "progress.mp4"), rate_hz=0)
     assert sum(1 for _ in drawn.read()) == 30
 

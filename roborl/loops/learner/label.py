@@ -193,7 +193,7 @@ class Labeller:
         self._judge, self._column = judge, self._store.column(judge.version)
         active = self._store.active()
         self._active, self._caught_up = active == judge.version, False
-        self._events({"event": "judge", "version": judge.version})
+        self._events({"event": "judge", "version": judge.version, "about": dict(judge.about)})
         if active is None:
             self._activate(self._column)
 

@@ -174,7 +174,7 @@ def label_dataset(
         wall_s = time.monotonic() - began
         stopped = stopping() and not work.done_all
         if not stopped and (work.written or not path.is_file() or journal.progress):
-            write_progress(info.root, version, known, folder=config.out)
+            write_progress(info.root, version, known, folder=config.out, about=judges[0].about)
         if not stopped and not journal.unanswered:
             journal.remove()
     return Labelled(

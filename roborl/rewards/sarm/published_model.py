@@ -7,8 +7,6 @@ In mid-episode that is not what they were trained on, so it is done only where t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from roborl.rewards.model import NO_REPLY, Fold, References, missing, observatio
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.rewards.sarm.sightings import Sighting, Sightings
 from roborl.rewards.sarm.smoothing import SureMean
+from roborl.rewards.settings import version_of
 from roborl.rewards.verdicts import InARow
 from roborl.types import Image, Observation, Score
 
@@ -363,7 +362,8 @@ class PublishedModel:
         self.judge = PublishedJudge(network, encoder, window, scale)
         self._encoder = encoder
         self._scale = scale
-        described = {
+        self.about = {
+            "kind": "sarm-published",
             "weights": digest,
             "encoder": encoder.identity,
             "shape": repr(network.shape),
@@ -373,8 +373,7 @@ class PublishedModel:
             "done_frames": done_frames,
             "smooth": smooth,
         }
-        text = json.dumps(described, sort_keys=True)
-        self.version = f"sarm-published-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.version = version_of(self.about)
 
     def start(self, task: str, references: References) -> PublishedFold:
         """Return the fold of a new episode; references play no part.

@@ -10,8 +10,9 @@ was to become the anchor, it does so with the value of the anchor before: a lost
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from roborl.rewards.recurrences import (
     two_sided,
 )
 from roborl.rewards.references import take_reference
-from roborl.rewards.settings import version_of
+from roborl.rewards.settings import described, version_of
 from roborl.rewards.verdicts import DoneSignal
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.replies import NO, YES, read_change, read_done
@@ -239,6 +240,7 @@ class VlacModel:
         config: What it is shown and how its replies are used.
         wording: The texts of its questions.
         version: Hash of network, texts and settings.
+        about: Those.
         image_px: None: it takes any size, and resizes with the filter of the network's training.
     """
 
@@ -246,16 +248,18 @@ class VlacModel:
     config: VlacConfig = field(default_factory=VlacConfig)
     wording: VlacWording = OUR_WORDING
     version: str = field(init=False)
+    about: Mapping[str, Any] = field(init=False, repr=False)
     image_px: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        version = version_of(
+        about = described(
             f"vlac-{self.wording.origin}",
             self.config,
             judge=self.judge.identity,
             prompt=self.wording.sha256,
         )
-        object.__setattr__(self, "version", version)
+        object.__setattr__(self, "about", about)
+        object.__setattr__(self, "version", version_of(about))
 
     @property
     def cameras(self) -> tuple[str, ...]:

@@ -134,7 +134,12 @@ class FakeServer:
     def judge(self) -> ServedJudge | None:
         if self.away:
             return None
-        return ServedJudge(version=self.version, reply_limit_s=self.reply_limit_s, says_done=self.says_done)
+        return ServedJudge(
+            version=self.version,
+            reply_limit_s=self.reply_limit_s,
+            says_done=self.says_done,
+            about={"prompt": self.version},
+        )
 
     def open(self, task: str) -> str | None:
         if self.away:
@@ -518,6 +523,7 @@ def test_another_version_gets_its_own_column_and_takes_over_when_it_has_caught_u
     assert rig.store.columns["v2"].active
     assert len(rig.labels(key, "v2")) == len(rig.labels(key, "v1")) == len(VALUES)
     assert [line["version"] for line in rig.named("column")] == ["v1", "v2"]
+    assert [line["about"] for line in rig.named("judge")] == [{"prompt": "v1"}, {"prompt": "v2"}]
 
 
 def test_a_restarted_labeller_has_another_version_take_over_no_sooner() -> None:

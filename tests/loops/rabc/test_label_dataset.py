@@ -16,7 +16,7 @@ import pytest
 from roborl.cli.main import main as roborl
 from roborl.data.dataset_episode import to_episode
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.progress import progress_path, progress_version, read_progress
+from roborl.data.progress import ABOUT, progress_path, progress_version, read_progress
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.label_config import LabelConfig
 from roborl.loops.rabc.label_dataset import label_dataset
@@ -237,6 +237,15 @@ def test_two_versions_are_two_files(data: Path) -> None:
             for name in "ab"
         }
     assert len(paths) == 2
+
+
+def test_what_the_version_is_the_hash_of_goes_with_the_labels(data: Path) -> None:
+    model = BrightnessModel()
+    model.about = {"kind": "brightness", "prompt": "5ha256", "asked": {"frames": 8}}  # type: ignore[attr-defined]
+    with serving({"m": model}) as server:
+        labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
+    told = pq.read_schema(labelled.path).metadata[ABOUT]
+    assert json.loads(told) == model.about  # type: ignore[attr-defined]
 
 
 def test_labels_of_another_task_or_another_view_are_other_labels(data: Path) -> None:
