@@ -17,7 +17,9 @@ from .conftest import PX, TASK, film, observe
 
 
 def lessons_of(pairs=None, **settings):
-    config = VlacConfig(**({"image_px": PX, "reference_frames": 3, "done": DoneQuestion.OFF} | settings))
+    config = VlacConfig(
+        **({"image_px": PX, "reference_frames": 3, "hop_s": 0.0, "done": DoneQuestion.OFF} | settings)
+    )
     model = VlacModel(judge=ScriptedVlm(lambda query: None), config=config)
     return ChangeLessons(model, pairs or ChangeConfig(groups=40, still=0.0))
 

@@ -20,10 +20,10 @@ from roborl.testing.check_reward_model import random_observations
         (
             "dopamine",
             "<score>+50%</score>",
-            "goal: false\nfusion: {perspectives: [incremental]}",
+            "goal: false\nhop_s: 0\nfusion: {perspectives: [incremental]}",
             [0.0, 0.5, 0.75],
         ),
-        ("vlac", "+50", "reference_frames: 0\ntwo_sided: false", [0.0, 0.5, 0.75]),
+        ("vlac", "+50", "reference_frames: 0\nhop_s: 0\ntwo_sided: false", [0.0, 0.5, 0.75]),
         ("sole-r1", "<answer>40%</answer>", "", [0.4, 0.4, 0.4]),
     ],
 )

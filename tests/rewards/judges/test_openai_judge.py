@@ -590,7 +590,7 @@ def test_a_stop_that_nobody_names_is_not_made_up(stub, judge_at):
 def test_a_model_of_hops_scores_behind_an_endpoint_that_cuts_at_stops(stub, judge_at):
     judge = judge_at(stub(trimming(lambda body: answer(write_hop(0.1)))))
     fusion = FusionConfig(perspectives=(Perspective.INCREMENTAL,))
-    config = DopamineConfig(goal=False, fusion=fusion)
+    config = DopamineConfig(goal=False, hop_s=0.0, fusion=fusion)
     model = DopamineModel(judge=judge, config=config, prompt=own_prompt(HOPS))
     scores = score_episode(model, "t", random_observations(model, count=4))
     assert [score.progress for score in scores] == pytest.approx([0.0, 0.1, 0.19, 0.271])
