@@ -203,5 +203,6 @@ def _load(module: nn.Module, weights: Mapping[str, NDArray[np.float32]], what: s
             allowed=f"exactly its {len(own)} tensors",
             remedy="Give the folder of a policy with the same cameras, state and action sizes",
         )
-    for name, array in weights.items():  # Straight into its memory: large arrays cost more to make than to copy.
+    # Straight into its memory: large arrays cost more to make than to copy.
+    for name, array in weights.items():
         np.copyto(own[name].numpy(), array, casting="unsafe")
