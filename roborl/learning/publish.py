@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from roborl.errors import ModelLoadError, RoborlError
+from roborl.finite import all_finite
 from roborl.pretrained import disk_faults
 from roborl.whole_files import whole_file
 
@@ -39,7 +40,7 @@ def refusal(weights: Weights, probe_actions: ProbeActions | None) -> str | None:
             None while there is nothing to probe with.
     """
     for name, array in weights.items():
-        if not np.isfinite(array).all():
+        if not all_finite(array):
             return f"{name} is not finite"
     if probe_actions is None:
         return None

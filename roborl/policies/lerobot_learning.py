@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
+from roborl.finite import all_finite
 from roborl.policies.lerobot_files import ONLINE
 from roborl.policies.lerobot_opening import LeRobotParts, open_policy
 from roborl.pretrained import WEIGHTS, disk_faults
@@ -116,7 +117,7 @@ def load_learnt(learnt: Mapping[str, nn.Parameter], weights: Arrays, what: str) 
     Raises:
         ModelLoadError: If the weights are not finite or not exactly these; the old ones stay.
     """
-    if not all(np.isfinite(array).all() for array in weights.values()):
+    if not all(map(all_finite, weights.values())):
         raise ModelLoadError(
             "New weights are not finite",
             seen=what,

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
+from roborl.finite import all_finite
 from roborl.images import square
 from roborl.policies.exploration import ExplorationConfig, Explorer
 from roborl.policies.networks import Actor, Encoder, Remaining
@@ -117,7 +118,7 @@ class SmallPolicy:
         Raises:
             ModelLoadError: If they are not finite or do not fit; the old ones stay.
         """
-        if not all(np.isfinite(array).all() for array in weights.values()):
+        if not all(map(all_finite, weights.values())):
             raise ModelLoadError(
                 "New weights are not finite",
                 seen=f"version {version}",
@@ -166,10 +167,10 @@ class SmallPolicy:
                 "processors as LeRobot does",
                 remedy="Give the folder that a policy was saved to; roborl act and evaluate take a run's folder too, and run what it learnt",
             ) from error
-        if not all(np.isfinite(array).all() for array in tensors.values()):
+        if not all(map(all_finite, tensors.values())):
             raise ModelLoadError(
                 "The policy's weights are not finite",
-                seen=sorted(name for name, array in tensors.items() if not np.isfinite(array).all())[0],
+                seen=sorted(name for name, array in tensors.items() if not all_finite(array))[0],
                 allowed="finite numbers",
                 remedy="Go back to an older version: --rollback",
             )

@@ -7,6 +7,9 @@ import mmap
 import os
 import stat
 import sys
+from collections.abc import Buffer, Callable
+from functools import partial
+from inspect import BufferFlags
 from io import BufferedIOBase
 from typing import NamedTuple
 
@@ -113,7 +116,7 @@ class Buffers:
         else:
             memory = self._make(size)
         where = None if memory.file is None else SharedMemory(os.getpid(), memory.file.fileno())
-        return np.frombuffer(_Lease(memory, self._free), np.uint8), where
+        return lend(memory.array, partial(self._free.append, memory)), where
 
     def _make(self, size: int) -> _Memory:
         if not self._shared:
@@ -124,15 +127,22 @@ class Buffers:
         return _Memory(np.frombuffer(mmap.mmap(file.fileno(), size), np.uint8), file)
 
 
-class _Lease:
-    """Exports a buffer, and gives it back when nobody holds the export any more."""
+def lend(memory: Buffer, give_back: Callable[[], None]) -> NDArray[np.uint8]:
+    """Return an array on some memory, uint8 (n,), and call ``give_back`` once neither it nor any array on it is left."""
+    return np.frombuffer(_Lease(memory, give_back), np.uint8)
 
-    def __init__(self, memory: _Memory, free: list[_Memory]) -> None:
-        self._memory, self._free = memory, free
+
+class _Lease:
+    def __init__(self, memory: Buffer, give_back: Callable[[], None]) -> None:
+        self._memory, self._give_back = memory, give_back
 
     def __buffer__(self, flags: int) -> memoryview:
-        return memoryview(self._memory.array)
+        view = memoryview(self._memory)
+        if view.readonly and flags & BufferFlags.WRITABLE:
+            # Asked like this first; whoever hands the view out all the same is never told when it is given up.
+            raise BufferError("this memory is only read")
+        return view
 
     def __release_buffer__(self, view: memoryview) -> None:
         view.release()
-        self._free.append(self._memory)
+        self._give_back()

@@ -9,7 +9,7 @@ from typing import Any
 
 from roborl.errors import HandshakeMismatch, WireError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 _REMEDIES = {"version": "Give the actor a copy of the folder policy that the learner's run holds: --policy"}
 
 

@@ -2,7 +2,8 @@
 
 A set travels in chunks that the subscriber asks on by acknowledging; while one is under way newer ones replace each
 other at the publisher, so a slow link always carries the newest set it can, and a set once begun is finished. On an
-``ipc://`` link the set does not travel: the subscriber copies it out of the publisher's memory, under the same checks.
+``ipc://`` link the bytes do not travel: the subscriber copies each chunk out of the publisher's memory, under the same
+checks.
 """
 
 from roborl.serving.weights_publisher import WeightsPublisher

@@ -15,7 +15,8 @@ from roborl.serving.handshake import Handshake
 from roborl.serving.links import Peer, ServerLink
 from roborl.serving.messages import BEAT_S, Message
 from roborl.serving.security import Keys
-from roborl.serving.weight_sets import LIMITS, Arrays, Packing
+from roborl.serving.weight_layout import Arrays
+from roborl.serving.weight_sets import LIMITS, Packing
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class _Transfer:
 
     packing: Packing
     number: int
-    stream: bool
+    stream: bool  # the bytes travel; otherwise the subscriber fetches them from memory
     sent: int = 0
     got: int = 0
 
@@ -37,8 +38,8 @@ class _Transfer:
 class WeightsPublisher:
     """The trainer's end. A thread of its own serves the subscribers; :meth:`publish` copies and returns.
 
-    Over a network the first chunks of a set travel while the last are still copied and checked; a set that turns out not to
-    be finite is dropped on the way.
+    Subscribers take the first chunks of a set while the last are still copied and checked; a set that turns out not to be
+    finite is dropped on the way.
 
     Args:
         endpoint: Address to listen on; port 0 takes a free one, see :attr:`endpoint`.
@@ -101,7 +102,7 @@ class WeightsPublisher:
         self._offer = packing
         try:
             for whole in packing.fill(arrays):
-                if packing.memory is None and whole % _WAKE_EVERY == 1:
+                if whole % _WAKE_EVERY == 1:
                     self._link.wake()
             self._newest = packing
         finally:
@@ -171,7 +172,7 @@ class WeightsPublisher:
         if transfer is None or message.count("transfer") != transfer.number:
             return
         if message.kind == "stream":
-            transfer.stream = True
+            transfer.stream, transfer.sent, transfer.got = True, 0, 0
         elif message.kind == "got":
             transfer.got = max(transfer.got, min(transfer.sent, message.count("chunks")))
         if message.kind == "stop" or transfer.got == len(transfer.packing.chunks):
@@ -186,14 +187,15 @@ class WeightsPublisher:
             transfer = None
             del self._transfers[peer.client]
         transfer = transfer or self._begin(peer)
-        if transfer is None or not transfer.stream:
+        if transfer is None:
             return
         packing = transfer.packing
         while transfer.sent < min(packing.whole, transfer.got + _WINDOW_CHUNKS):
             index = transfer.sent
+            payload = packing.chunks[index] if transfer.stream else None
             digest = int(packing.digests[index])
             if not self._link.send(
-                peer, "chunk", packing.chunks[index], transfer=transfer.number, index=index, digest=digest
+                peer, "chunk", payload, transfer=transfer.number, index=index, digest=digest
             ):
                 return
             transfer.sent += 1
@@ -202,8 +204,6 @@ class WeightsPublisher:
         """Offer a subscriber what it does not have; None where there is nothing, or it cannot be told."""
         offer = self._offer
         if offer is None or self._has.get(peer.client) == offer.weights.version:
-            return None
-        if offer.memory is not None and not offer.done:
             return None
         self._numbers += 1
         transfer = _Transfer(packing=offer, number=self._numbers, stream=offer.memory is None)
@@ -214,7 +214,6 @@ class WeightsPublisher:
             version=offer.weights.version,
             manifest=offer.weights.manifest(),
             memory=offer.memory,
-            digests=None if offer.memory is None else offer.digests,
         )
         if not begun:
             return None

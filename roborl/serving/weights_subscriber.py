@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roborl.clock import Clock
+from roborl.codec import Part
 from roborl.errors import RoborlError, WireError
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ClientLink
 from roborl.serving.messages import Message
 from roborl.serving.security import Keys
-from roborl.serving.weight_sets import (
-    CHUNK_BYTES,
-    LIMITS,
-    MOST_BYTES,
-    WeightSet,
-    check_finite,
-    chunks,
-    digest,
-    lay_out,
-)
+from roborl.serving.weight_layout import MOST_BYTES, WeightSet, lay_out
+from roborl.serving.weight_sets import CHUNK_BYTES, LIMITS, check_finite, chunks, digest
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +32,22 @@ class _Arriving:
     weights: WeightSet
     number: int
     chunks: list[memoryview]
+    source: memoryview | None  # the publisher's memory; None where the bytes come over the socket
     got: int = 0
-    checked: int = 0  # entries found finite
+    checked: int = 0  # entries found finite to their ends
+
+    def fetched(self, index: int) -> memoryview:
+        """Return the bytes of a chunk in the publisher's memory."""
+        assert self.source is not None
+        return self.source[index * CHUNK_BYTES : index * CHUNK_BYTES + len(self.chunks[index])]
+
+
+class Memory(Protocol):
+    """Where a subscriber puts what it receives."""
+
+    def take(self, size: int) -> tuple[NDArray[np.uint8], object]:
+        """Return a writable array of ``size`` bytes that stays valid as long as any array on it, and whatever else."""
+        ...
 
 
 class WeightsSubscriber:
@@ -52,6 +59,7 @@ class WeightsSubscriber:
         handshake: What both sides must agree on.
         keys: CURVE keys; None only on one machine.
         most_bytes: Largest set accepted.
+        memory: Where sets are put; by default in memory of its own, used again when nobody holds a set any more.
         clock: For liveness.
 
     Attributes:
@@ -68,6 +76,7 @@ class WeightsSubscriber:
         handshake: Handshake,
         keys: Keys | None = None,
         most_bytes: int = MOST_BYTES,
+        memory: Memory | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.version = 0
@@ -75,10 +84,10 @@ class WeightsSubscriber:
         self.refusal = ""
         self._instance = ""
         self._most_bytes = most_bytes
-        self._buffers = Buffers()
+        self._memory: Memory = memory or Buffers()
         self._windows = Windows()
         self._arriving: _Arriving | None = None
-        self._ready: tuple[int, dict[str, NDArray[Any]]] | None = None
+        self._ready: WeightSet | None = None
         self._link = ClientLink(
             endpoint,
             link="weights",
@@ -100,14 +109,14 @@ class WeightsSubscriber:
         """Whether the publisher was heard within the last second."""
         return self._link.alive
 
-    def newest(self, timeout_s: float = 0.0) -> tuple[int, dict[str, NDArray[Any]]] | None:
-        """Return version and arrays of a set that was not returned before, or None.
+    def newest(self, timeout_s: float = 0.0) -> WeightSet | None:
+        """Return a set that was not returned before, or None.
 
         Args:
             timeout_s: How long to wait for news where there is none.
 
         Returns:
-            The newest whole and good set; its arrays are read-only and stay valid.
+            The newest whole and good set; its arrays stay valid.
 
         Raises:
             HandshakeMismatch: If the publisher and this side do not fit together.
@@ -120,7 +129,7 @@ class WeightsSubscriber:
         ready, self._ready = self._ready, None
         return ready
 
-    def wait_newest(self, timeout_s: float) -> tuple[int, dict[str, NDArray[Any]]]:
+    def wait_newest(self, timeout_s: float) -> WeightSet:
         """Wait for a set that was not returned before.
 
         Raises:
@@ -157,51 +166,45 @@ class WeightsSubscriber:
         number = message.count("transfer")
         self._arriving = None
         try:
-            weights = self._prepare(message)
-            pieces = chunks(weights.flat)
-            memory = message.fields.get("memory")
-            digests = None if memory is None else _digests(message, len(pieces))
-        except WireError:
+            entries, size = lay_out(message.fields.get("manifest"), most_bytes=self._most_bytes)
+            version = message.count("version")
+            source = self._source(message, size)
+            flat, _ = self._memory.take(size)
+        except RoborlError:
             self._link.send("stop", transfer=number)
             raise
-        self._arriving = _Arriving(weights=weights, number=number, chunks=pieces)
-        if not pieces:
+        weights = WeightSet(version=version, entries=entries, flat=flat)
+        self._arriving = _Arriving(weights=weights, number=number, chunks=chunks(flat), source=source)
+        if not size:
             self._link.send("stop", transfer=number)
             self._finish(self._arriving)
-        elif digests is not None:
-            self._fetch(self._arriving, SharedMemory.from_wire(memory), digests)
 
-    def _prepare(self, message: Message) -> WeightSet:
-        entries, size = lay_out(message.fields.get("manifest"), most_bytes=self._most_bytes)
-        version = message.count("version")
-        flat, _ = self._buffers.take(size)
-        return WeightSet(version=version, entries=entries, flat=flat)
-
-    def _fetch(self, arriving: _Arriving, memory: SharedMemory, digests: NDArray[np.uint64]) -> None:
+    def _source(self, message: Message, size: int) -> memoryview | None:
+        place = message.fields.get("memory")
+        if place is None:
+            return None
         try:
-            source = self._windows.view(memory, arriving.weights.flat.size)
+            return self._windows.view(SharedMemory.from_wire(place), size)
         except OSError as error:
             log.info("weights come over the socket, for the publisher's memory is out of reach: %s", error)
-            self._link.send("stream", transfer=arriving.number)
-            return
-        for index, chunk in enumerate(arriving.chunks):
-            chunk[:] = source[index * CHUNK_BYTES : index * CHUNK_BYTES + len(chunk)]
-            self._check(arriving, index, int(digests[index]))
-        self._link.send("stop", transfer=arriving.number)
-        self._finish(arriving)
+            self._link.send("stream", transfer=message.count("transfer"))
+            return None
 
     def _chunk(self, message: Message) -> None:
         arriving = self._arriving
         if arriving is None or message.count("transfer") != arriving.number:
             return  # the rest of a set that was refused
-        index, payload = message.count("index"), message.payload()
-        if (
-            index != arriving.got
-            or index >= len(arriving.chunks)
-            or len(payload) != len(arriving.chunks[index])
-        ):
-            raise WireError("A chunk of weights does not fit", seen=f"chunk {index} of {len(payload)} bytes")
-        arriving.chunks[index][:] = payload
+        travels = len(message.parts) > 1
+        if not travels and arriving.source is None:
+            return  # was on its way when the bytes were asked for
+        index = message.count("index")
+        if index != arriving.got or index >= len(arriving.chunks):
+            raise WireError("A chunk of weights does not fit", seen=f"chunk {index}", allowed=arriving.got)
+        chunk = arriving.chunks[index]
+        data: Part = message.payload() if travels else arriving.fetched(index)
+        if len(data) != len(chunk):
+            raise WireError("A chunk of weights does not fit", seen=len(data), allowed=f"{len(chunk)} bytes")
+        chunk[:] = data
         self._check(arriving, index, message.take("digest", int))
         whole = arriving.got == len(arriving.chunks)
         if whole or arriving.got % _TELL_EVERY == 0:
@@ -213,17 +216,18 @@ class WeightsSubscriber:
         if digest(arriving.chunks[index]) != expected:
             raise WireError("A chunk of weights is corrupt", seen=f"chunk {index}", allowed="its check sum")
         arriving.got += 1
-        landed = min(arriving.got * CHUNK_BYTES, arriving.weights.flat.size)
+        begin, end = index * CHUNK_BYTES, arriving.got * CHUNK_BYTES
         for entry in arriving.weights.entries[arriving.checked :]:
-            if entry.stop > landed:
+            if entry.start >= end:
                 break
-            check_finite(entry.name, arriving.weights.flat[entry.start : entry.stop].view(entry.dtype))
-            arriving.checked += 1
+            part = arriving.weights.flat[max(entry.start, begin) : min(entry.stop, end)]
+            check_finite(entry.name, part.view(entry.dtype))
+            arriving.checked += entry.stop <= end
 
     def _finish(self, arriving: _Arriving) -> None:
         self._arriving = None
         self.version = arriving.weights.version
-        self._ready = (self.version, arriving.weights.arrays())
+        self._ready = arriving.weights
         self._tell()
 
     def _refuse(self, error: RoborlError) -> None:
@@ -237,10 +241,3 @@ class WeightsSubscriber:
 
     def _tell(self) -> None:
         self._link.set_note({"version": self.version, "refused": self.refused, "refusal": self.refusal[:500]})
-
-
-def _digests(message: Message, count: int) -> NDArray[np.uint64]:
-    digests = message.take("digests", np.ndarray)
-    if digests.dtype != np.uint64 or digests.shape != (count,):
-        raise WireError("A set of weights has the wrong number of check sums", seen=digests.shape)
-    return digests

@@ -103,7 +103,7 @@ def test_an_actor_with_the_learners_policy_gets_its_weights(
 ) -> None:
     learnt = policy()
     with_other_actor(learnt)
-    assert greet(learnt).wait_newest(5.0)[0] == 1
+    assert greet(learnt).wait_newest(5.0).version == 1
 
 
 @pytest.mark.parametrize("change", [{"width": 32}, {"cameras": ("wrist", "front")}])

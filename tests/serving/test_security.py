@@ -179,7 +179,7 @@ def test_all_links_work_with_keys_over_a_line(
     publisher = opened(WeightsPublisher(LOCAL, handshake=OPEN, keys=learner))
     subscriber = opened(WeightsSubscriber(publisher.endpoint, name="a", handshake=OPEN, keys=robot))
     publisher.publish(1, {"w": np.ones(10, np.float32)})
-    assert subscriber.wait_newest(5.0)[0] == 1
+    assert subscriber.wait_newest(5.0).version == 1
 
     server = opened(ScoreServer(LOCAL, keys=learner))
     client = opened(ScoreClient(server.endpoint, name="a", keys=robot))
@@ -405,9 +405,9 @@ class Newest:
     def take(self, timeout_s: float) -> None:
         new = self.subscriber.newest(timeout_s)
         if new is not None:
-            version, weights = new
+            version = new.version
             assert version > self.here
-            np.testing.assert_array_equal(weights["w"], np.full(4, version, np.float32))
+            np.testing.assert_array_equal(new.arrays()["w"], np.full(4, version, np.float32))
             self.here, self.taken = version, self.taken + 1
 
 

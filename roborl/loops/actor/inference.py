@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError
 from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.priority import raise_priority
-from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Request, WeightsSlot
+from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Request
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.beating import beating
 from roborl.loops.supervise import Child
 from roborl.roles import Policy
+from roborl.serving.weight_layout import WeightSet
 from roborl.types import EpisodeKey, Frame, Observation
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ class InferenceLoop:
         action_dim: int,
         observations: ObservationSlot,
         chunks: ChunkSlot,
-        weights: Callable[[], tuple[int, Weights] | None],
+        weights: Callable[[], WeightSet | None],
         published: Callable[[], int],
         status: StatusSlot,
     ) -> None:
@@ -83,8 +85,8 @@ class InferenceLoop:
         status["policy_version"] = self._policy.version
         self._key: EpisodeKey | None = None
         self._seen_version = 0
-        self._loaded: tuple[int, Weights] | None = None
-        self._good: tuple[int, Weights] | None = None
+        self._loaded: WeightSet | None = None
+        self._good: WeightSet | None = None
         self._on_trial = False
 
     def warm_up(
@@ -179,10 +181,9 @@ class InferenceLoop:
         newest = self._weights()
         if newest is None:
             return
-        version, weights = newest
-        self._seen_version = version
+        version = self._seen_version = newest.version
         try:
-            self._policy.load_actor(weights, version)
+            self._policy.load_actor(newest.arrays(), version)
         except ModelLoadError as error:
             self._status.add("refused")
             log.warning("Version %d is refused: %s", version, error)
@@ -199,8 +200,7 @@ class InferenceLoop:
         if self._good is None:
             self._policy = self._make_policy()
         else:
-            version, weights = self._good
-            self._policy.load_actor(weights, version)
+            self._policy.load_actor(self._good.arrays(), self._good.version)
         self._status["policy_version"] = self._policy.version
 
 

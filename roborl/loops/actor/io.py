@@ -7,20 +7,19 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from numpy.typing import NDArray
-
 from roborl.codec import Part
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
 from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.inference import await_card, policy_maker
-from roborl.loops.actor.shared import WeightsSlot
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.supervise import Child
 
 if TYPE_CHECKING:
     from roborl.serving.handshake import Handshake
+    from roborl.serving.weight_layout import WeightSet
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +70,8 @@ class Sender(Protocol):
 class Subscriber(Protocol):
     """The receiving end of the weights link; :class:`roborl.serving.weights.WeightsSubscriber` is one."""
 
-    def newest(self, timeout_s: float = 0.0) -> tuple[int, dict[str, NDArray[Any]]] | None:
-        """Return a version that was not returned before, or None."""
+    def newest(self, timeout_s: float = 0.0) -> WeightSet | None:
+        """Return a set that was not returned before, or None."""
         ...
 
 
@@ -163,9 +162,8 @@ class IoLoop:
     def _fetch(self) -> None:
         newest = None if self._subscriber is None else self._subscriber.newest()
         if newest is not None:
-            version, arrays = newest
-            self._weights.write(version, arrays)
-            self._status["weights_version"] = version
+            self._weights.write(newest)
+            self._status["weights_version"] = newest.version
             self._status.add("weights_received")
 
     def _report(self, offered: int) -> None:
@@ -253,14 +251,19 @@ def main(child: Child, config: ActConfig) -> None:
             keys=keys,
         )
     )
+    weights = WeightsSlot(folder)
     subscriber = (
         WeightsSubscriber(
-            config.weights, name=config.actor, handshake=weights_handshake(config, card), keys=keys
+            config.weights,
+            name=config.actor,
+            handshake=weights_handshake(config, card),
+            keys=keys,
+            memory=weights,
         )
         if config.weights
         else None
     )
-    loop = IoLoop(ring, sender, subscriber, WeightsSlot(folder), status)
+    loop = IoLoop(ring, sender, subscriber, weights, status)
     status.ready(import_s)
     child.ready(import_s)
     try:

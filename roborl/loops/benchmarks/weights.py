@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.inference import InferenceLoop, LearningPolicy
-from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, WeightsSlot
+from roborl.loops.actor.shared import ChunkSlot, ObservationSlot
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.benchmarks.peers import PicklePublisher, PickleSubscriber
 from roborl.loops.benchmarks.sides import Pair, Side
 from roborl.serving.handshake import Handshake
@@ -127,15 +128,15 @@ def _subscribe(ready: Callable[[Any], None], folder: str, transport: str, shared
     here.mkdir()
     ready(str(here))
     endpoint = _await_text(here / "endpoint")
-    subscriber = WeightsSubscriber(endpoint, name="bench", handshake=Handshake())
     weights, status = WeightsSlot(Path(shared)), StatusSlot(Path(shared), "io")
+    subscriber = WeightsSubscriber(endpoint, name="bench", handshake=Handshake(), memory=weights)
     while True:
         new = subscriber.newest(0.5)
         if new is not None:
             received_ns = time.monotonic_ns()
-            weights.write(*new)
-            status["weights_version"] = new[0]
-            write_whole(here / f"{RECEIVED}-{new[0]}", str(received_ns))
+            weights.write(new)
+            status["weights_version"] = new.version
+            write_whole(here / f"{RECEIVED}-{new.version}", str(received_ns))
 
 
 def _apply(line: Connection, shared: str) -> None:

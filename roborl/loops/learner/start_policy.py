@@ -13,7 +13,7 @@ from roborl.errors import ConfigError
 from roborl.loops.demonstrations import bench_episodes, demo_weights
 from roborl.loops.learner.learn_config import BenchForm, LearnConfig, RunFolder
 from roborl.policies.lerobot_files import is_lerobot_policy
-from roborl.serving.weight_sets import MOST_BYTES
+from roborl.serving.weight_layout import MOST_BYTES
 
 log = logging.getLogger(__name__)
 

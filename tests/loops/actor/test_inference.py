@@ -15,9 +15,11 @@ from roborl.errors import ConfigError, ModelLoadError
 from roborl.loops.actor import act_config, inference
 from roborl.loops.actor.act_config import ActConfig, Card
 from roborl.loops.actor.inference import InferenceLoop, check_speed, policy_maker
-from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request, WeightsSlot
+from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.supervise import Child
+from roborl.serving.weight_layout import WeightSet
 from roborl.types import EpisodeKey, Frame, Observation
 
 CAMERAS = {"front": (4, 4, 3)}
@@ -68,7 +70,7 @@ class Side:
         return self.made[-1]
 
     def publish(self, version: int, **weights: np.ndarray) -> None:
-        self.weights.write(version, weights)
+        self.weights.write(WeightSet.of(version, weights))
         self.version = version
 
     def ask(self, index: int, *, episode: int = 0, wanted: bool = True) -> np.ndarray | None:

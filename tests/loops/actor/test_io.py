@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from roborl.codec import split
 from roborl.data.ring import Ring
 from roborl.loops.actor.io import IoLoop
-from roborl.loops.actor.shared import WeightsSlot
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.weights_slot import WeightsSlot
+from roborl.serving.weight_layout import WeightSet
 
 
 class Learner:
@@ -58,9 +59,9 @@ class Learner:
 
 class Weights:
     def __init__(self) -> None:
-        self.ready: tuple[int, dict[str, np.ndarray]] | None = None
+        self.ready: WeightSet | None = None
 
-    def newest(self, timeout_s: float = 0.0) -> tuple[int, dict[str, np.ndarray]] | None:
+    def newest(self, timeout_s: float = 0.0) -> WeightSet | None:
         ready, self.ready = self.ready, None
         return ready
 
@@ -108,12 +109,12 @@ def test_weights_reach_the_slot_and_the_version_is_told_after_them(tmp_path: Pat
     loop = IoLoop(ring, Learner(), weights, WeightsSlot(tmp_path), status)
     loop.turn(0.0)
     assert status["weights_version"] == 0
-    weights.ready = (4, {"bias": np.float32([1, 2])})
+    weights.ready = WeightSet.of(4, {"bias": np.float32([1, 2])})
     loop.turn(0.0)
     assert status["weights_version"] == 4
     found = WeightsSlot(tmp_path).read()
     assert found is not None
-    np.testing.assert_array_equal(found[1]["bias"], [1, 2])
+    np.testing.assert_array_equal(found.arrays()["bias"], [1, 2])
 
 
 def test_the_learner_can_ask_for_a_pause(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from roborl.loops.actor.shared import (
     ObservationSlot,
     Request,
     Slot,
-    WeightsSlot,
 )
 from roborl.loops.actor.status import StatusSlot, late_bucket
 from roborl.types import EpisodeKey, Frame, Observation
@@ -183,20 +182,6 @@ def test_a_doorbell_never_keeps_the_ringer(tmp_path: Path) -> None:
     for _ in range(100_000):
         bell.ring()
     assert bell.wait(0.0)
-
-
-def test_weights_arrive_whole_and_newest(tmp_path: Path) -> None:
-    slot = WeightsSlot(tmp_path)
-    assert slot.read() is None
-    for version in (1, 2, 3):
-        arrays = {f"layer.{n}": np.full((n, 3), version, np.float32) for n in range(300)}
-        slot.write(version, arrays | {"scale": np.float32(version).reshape(())})
-        found = WeightsSlot(tmp_path).read()
-        assert found is not None
-        assert found[0] == version
-        assert len(found[1]) == 301
-        np.testing.assert_array_equal(found[1]["layer.299"], arrays["layer.299"])
-        assert found[1]["scale"].shape == ()
 
 
 def test_status_outlives_its_process_and_lateness_is_never_understated(tmp_path: Path) -> None:

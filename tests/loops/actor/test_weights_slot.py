@@ -1,0 +1,173 @@
+"""Sets of weights from the I/O to the inference process: whole, the newest, and unchanged for as long as they are used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.errors import WireError
+from roborl.loops.actor.shared import Slot
+from roborl.loops.actor.weights_slot import WeightsSlot
+from roborl.serving.weight_layout import WeightSet
+
+
+def weights(version: int, size: int = 1000) -> WeightSet:
+    return WeightSet.of(version, {"bias": np.full(size, version, np.float32)})
+
+
+def received(slot: WeightsSlot, version: int, size: int = 1000) -> WeightSet:
+    """As a subscriber does it: straight into the slot's memory."""
+    made = weights(version, size)
+    flat, _ = slot.take(made.flat.size)
+    flat[:] = made.flat
+    return WeightSet(version=version, entries=made.entries, flat=flat)
+
+
+def values(found: WeightSet | None) -> set[float]:
+    assert found is not None
+    return set(found.arrays()["bias"].tolist())
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("weights-*.bin"))
+
+
+def test_weights_arrive_whole_and_newest(tmp_path: Path) -> None:
+    slot = WeightsSlot(tmp_path)
+    assert slot.read() is None
+    for version in (1, 2, 3):
+        arrays = {f"layer.{n}": np.full((n, 3), version, np.float32) for n in range(300)}
+        slot.write(WeightSet.of(version, arrays | {"scale": np.full((), version, np.float32)}))
+        found = WeightsSlot(tmp_path).read()
+        assert found is not None
+        assert found.version == version
+        again = found.arrays()
+        assert len(again) == 301
+        np.testing.assert_array_equal(again["layer.299"], arrays["layer.299"])
+        assert again["scale"].shape == ()
+        assert not again["layer.299"].flags.writeable
+
+
+def test_what_was_received_in_the_slots_memory_is_not_copied(tmp_path: Path) -> None:
+    slot, reader = WeightsSlot(tmp_path), WeightsSlot(tmp_path)
+    mine = received(slot, 1)
+    slot.write(mine)
+    found = reader.read()
+    assert found is not None
+    assert len(files(tmp_path)) == 1
+    mine.flat[:4] = np.float32([9]).view(np.uint8)
+    assert found.arrays()["bias"][0] == 9, "both look at the same memory"
+
+
+def test_sets_in_use_are_never_written_again_and_others_are(tmp_path: Path) -> None:
+    slot, reader = WeightsSlot(tmp_path), WeightsSlot(tmp_path)
+    held = []
+    for version in range(1, 31):
+        slot.write(received(slot, version))
+        found = reader.read()
+        if version in (3, 4, 17):
+            held.append(found)
+        del found
+    assert [values(found) for found in held] == [{3}, {4}, {17}]
+    assert len(files(tmp_path)) <= 5, "three that are held, the newest, and one to be filled"
+
+
+def test_a_set_that_is_never_published_gives_its_memory_back(tmp_path: Path) -> None:
+    slot = WeightsSlot(tmp_path)
+    slot.write(received(slot, 1))
+    for version in range(2, 9):
+        received(slot, version)
+    assert values(slot.read()) == {1}
+    assert len(files(tmp_path)) == 2
+
+
+def test_two_sets_on_their_way_have_two_places(tmp_path: Path) -> None:
+    slot = WeightsSlot(tmp_path)
+    first, second = received(slot, 1), received(slot, 2)
+    slot.write(second)
+    assert values(slot.read()) == {2}
+    assert set(first.arrays()["bias"].tolist()) == {1}
+
+
+def test_sets_of_another_size_leave_no_files_behind(tmp_path: Path) -> None:
+    slot, reader = WeightsSlot(tmp_path), WeightsSlot(tmp_path)
+    slot.write(received(slot, 1))
+    held = reader.read()
+    slot.write(received(slot, 2, size=2000))
+    slot.write(received(slot, 3, size=2000))
+    assert values(held) == {1}
+    assert values(reader.read()) == {3}
+    assert {path.name.split("-")[1] for path in files(tmp_path)} == {"8000"}
+
+
+def test_a_set_without_arrays_is_one(tmp_path: Path) -> None:
+    slot = WeightsSlot(tmp_path)
+    slot.write(WeightSet.of(1, {}))
+    found = slot.read()
+    assert found is not None
+    assert (found.version, found.arrays()) == (1, {})
+
+
+def test_the_newest_outlives_its_writer_and_is_not_filled_by_the_next(tmp_path: Path) -> None:
+    first = WeightsSlot(tmp_path)
+    first.write(received(first, 1))
+    del first
+    second = WeightsSlot(tmp_path)
+    received(second, 2)
+    assert values(WeightsSlot(tmp_path).read()) == {1}
+
+
+_WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from roborl.loops.actor.weights_slot import WeightsSlot
+from roborl.serving.weight_layout import WeightSet
+slot, version = WeightsSlot(Path(sys.argv[1])), int(sys.argv[2])
+while True:
+    version += 1
+    made = WeightSet.of(version, {"bias": np.full(250_000, version, np.float32)})
+    flat, _ = slot.take(made.flat.size)
+    for start in range(0, flat.size, 100_000):
+        flat[start : start + 100_000] = made.flat[start : start + 100_000]
+    slot.write(WeightSet(version=version, entries=made.entries, flat=flat))
+    del flat, made
+    if version % 100 == 1: print(version, flush=True)
+"""
+
+
+def test_no_reader_ever_sees_half_a_set_whenever_the_writer_is_killed(tmp_path: Path) -> None:
+    reader, last, kept = WeightsSlot(tmp_path), 0, []
+    for kill in range(5):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(tmp_path), str(last)], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            until_s = time.monotonic() + 0.1 + 0.037 * kill
+            while time.monotonic() < until_s:
+                found = reader.read()
+                if found is not None:
+                    assert values(found) == {found.version}
+                    assert found.version >= last
+                    last = found.version
+        finally:
+            os.kill(writer.pid, signal.SIGKILL)
+            writer.communicate()
+        kept.append(reader.read())
+    assert [values(found) for found in kept] == [{found.version} for found in kept if found is not None]
+    assert len(kept) == 5
+    assert len(files(tmp_path)) <= 8
+
+
+def test_what_is_no_news_of_weights_is_said(tmp_path: Path) -> None:
+    Slot(tmp_path / "weights.slot", 100).write([b"\x81\xa1a\x01"])
+    with pytest.raises(WireError, match="no news of weights"):
+        WeightsSlot(tmp_path).read()
