@@ -43,15 +43,17 @@ class InternVlFamily:
         tiles = made["pixel_values"].split(1)
         return [self._patches(key, tile) for key, tile in zip(keys, tiles, strict=True)]
 
-    def patches_of_clip(self, clip: Clip) -> tuple[Patches, ...]:
+    def patches_of_clips(self, clips: Sequence[Clip]) -> list[tuple[Patches, ...]]:
         """Refuse: this family is shown pictures.
 
         Raises:
-            ShapeError: Always.
+            ShapeError: If there is a clip.
         """
+        if not clips:
+            return []
         raise ShapeError(
             "An InternVL network is shown pictures here, never clips",
-            seen=f"a clip of {len(clip.frames)} frames",
+            seen=f"a clip of {len(clips[0].frames)} frames",
             remedy="Pass the frames as pictures with words between them",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,31 +54,44 @@ class QwenFamily:
         pixels = made["pixel_values"].split([rows * columns for rows, columns in grids])
         return [self._patches(*one) for one in zip(keys, pixels, grids, strict=True)]
 
-    def patches_of_clip(self, clip: Clip) -> tuple[Patches, ...]:
-        """Preprocess a clip: one element per two frames, the last one doubled where their number is odd."""
-        each = self._processor.video_processor.temporal_patch_size
-        count = -(-len(clip.frames) // each) * each
-        frames = [*clip.frames, *[clip.frames[-1]] * (count - len(clip.frames))]
+    def patches_of_clips(self, clips: Sequence[Clip]) -> list[tuple[Patches, ...]]:
+        """Preprocess clips: one element per two frames, the last one doubled where their number is odd."""
+        made: dict[int, tuple[Patches, ...]] = {}
+        for length in {len(clip.frames) for clip in clips}:
+            alike = [index for index, clip in enumerate(clips) if len(clip.frames) == length]
+            made |= zip(alike, self._patches_of_alike([clips[index] for index in alike]), strict=True)
+        return [made[index] for index in range(len(clips))]
+
+    def _patches_of_alike(self, clips: Sequence[Clip]) -> list[tuple[Patches, ...]]:
+        """Preprocess clips of as many frames each in one call: to check what it is given takes the library longer."""
+        processor = self._processor.video_processor
+        each, length = processor.temporal_patch_size, len(clips[0].frames)
+        count = -(-length // each) * each
+        doubled = [[*clip.frames, *[clip.frames[-1]] * (count - length)] for clip in clips]
         # The library doubles a last frame too, but counts it not when it shrinks a clip to limits: they would be exceeded.
         # Without limits of ours a clip is seen as the library has it, which is what checkpoints are trained with.
         limited = self._min_pixels or self._max_pixels
-        made = self._processor.video_processor(
-            videos=[torch.stack([channels_first(frame) for frame in (frames if limited else clip.frames)])],
+        shown = doubled if limited else [list(clip.frames) for clip in clips]
+        made = processor(
+            videos=[torch.stack([channels_first(frame) for frame in frames]) for frames in shown],
             # The limits of Qwen3-VL's clips are for all frames together, those of Qwen2.5-VL's for each.
-            size=self._limits(self._processor.video_processor, count if self._stamped else 1),
+            size=self._limits(processor, count if self._stamped else 1),
             do_sample_frames=False,
             return_tensors="pt",
         )
-        instants, rows, columns = made["video_grid_thw"][0].tolist()
-        pixels = made["pixel_values_videos"].reshape(instants, rows * columns, -1)
-        return tuple(
-            self._patches(
-                picture_key(*frames[each * i : each * (i + 1)]) + f"{rows}x{columns}".encode(),
-                pixels[i],
-                (rows, columns),
+        grids = made["video_grid_thw"].tolist()
+        pixels = made["pixel_values_videos"].split([math.prod(grid) for grid in grids])
+        return [
+            tuple(
+                self._patches(
+                    picture_key(*frames[each * i : each * (i + 1)]) + f"{rows}x{columns}".encode(),
+                    instant,
+                    (rows, columns),
+                )
+                for i, instant in enumerate(pixels_of_clip.split(rows * columns))
             )
-            for i in range(instants)
-        )
+            for frames, pixels_of_clip, (_, rows, columns) in zip(doubled, pixels, grids, strict=True)
+        ]
 
     def see(self, patches: Sequence[Patches]) -> list[Sight]:
         """Run the vision network over all of them at once."""

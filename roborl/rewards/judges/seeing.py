@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import batched
 
 from roborl.errors import RoborlError
@@ -42,7 +42,8 @@ class Eyes:
         found: dict[bytes, Sight] = {}
         clips: dict[bytes, Patches] = {}
         pictures: dict[bytes, Image] = {}
-        noted = [self._note(query, found, clips, pictures) for query in queries]
+        instants = iter(self._instants([p for q in queries for p in q.parts if isinstance(p, Clip)]))
+        noted = [self._note(query, instants, found, clips, pictures) for query in queries]
         for part in batched([*clips.values(), *self._prepared(pictures)], AT_ONCE):
             self.looked += len(part)
             for patches, sight in zip(part, self._family.see(part), strict=True):
@@ -53,27 +54,26 @@ class Eyes:
     def _note(
         self,
         query: VlmQuery,
+        instants: Iterator[tuple[Patches, ...] | None],
         found: dict[bytes, Sight],
         clips: dict[bytes, Patches],
         pictures: dict[bytes, Image],
     ) -> list[_Noted] | None:
         """Return the digests of a question's pictures, and sort these into seen before and still to look at."""
         noted: list[_Noted] = []
+        possible = True
         for part in query.parts:
             if isinstance(part, Clip):
-                try:
-                    instants = self._family.patches_of_clip(part)
-                except (RoborlError, ValueError) as error:
-                    log.warning("a question has a clip that the network cannot be shown: %s", error)
-                    return None
-                noted.append((tuple(p.key for p in instants), part))
-                clips |= {p.key: p for p in instants if not self._recall(p.key, found, clips)}
+                of_clip = next(instants)
+                possible = possible and of_clip is not None
+                noted.append((tuple(p.key for p in of_clip or ()), part))
+                clips |= {p.key: p for p in of_clip or () if not self._recall(p.key, found, clips)}
             elif not isinstance(part, str):
                 key = picture_key(part)
                 noted.append(((key,), None))
                 if not self._recall(key, found, pictures):
                     pictures[key] = part
-        return noted
+        return noted if possible else None
 
     def _recall(self, key: bytes, found: dict[bytes, Sight], fresh: Container[bytes]) -> bool:
         if key in found or key in fresh:
@@ -82,6 +82,16 @@ class Eyes:
         if sight is not None:
             found[key] = sight
         return sight is not None
+
+    def _instants(self, clips: Sequence[Clip]) -> list[tuple[Patches, ...] | None]:
+        """Preprocess all clips at once, or where that fails one by one; None for one that is impossible."""
+        try:
+            return [*self._family.patches_of_clips(clips)]
+        except (RoborlError, ValueError) as error:
+            if len(clips) == 1:
+                log.warning("a question has a clip that the network cannot be shown: %s", error)
+                return [None]
+        return [one for clip in clips for one in self._instants([clip])]
 
     def _prepared(self, pictures: Mapping[bytes, Image]) -> list[Patches]:
         """Preprocess all pictures at once, or where that fails one by one, so that an impossible one hurts itself."""

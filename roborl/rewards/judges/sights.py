@@ -65,8 +65,8 @@ class Family(Protocol):
         """Preprocess pictures, each by itself; an impossible one fails them all."""
         ...
 
-    def patches_of_clip(self, clip: Clip) -> tuple[Patches, ...]:
-        """Preprocess a clip: one element per instant that the network tells apart."""
+    def patches_of_clips(self, clips: Sequence[Clip]) -> list[tuple[Patches, ...]]:
+        """Preprocess clips, each into one element per instant that the network tells apart; an impossible one fails them all."""
         ...
 
     def see(self, patches: Sequence[Patches]) -> list[Sight]:

@@ -97,7 +97,7 @@ class TransformersJudge:
         """
         return tuple(
             cells_of(
-                self._family.patches_of_clip(part)
+                self._family.patches_of_clips([part])[0]
                 if isinstance(part, Clip)
                 else self._family.patches_of_pictures([part], [picture_key(part)])
             )

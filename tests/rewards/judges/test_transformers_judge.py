@@ -125,6 +125,24 @@ def test_a_clip_is_read_as_the_library_reads_it(judge_of, kind, count):
     assert reply.cells == judge.cells(query)
 
 
+@pytest.mark.parametrize("kind", QWENS)
+@pytest.mark.parametrize("limits", [{}, {"max_pixels": 2400}])
+def test_clips_of_any_length_and_size_are_seen_together_as_alone(judge_of, kind, limits):
+    judge, alone = judge_of(kind, **limits), judge_of(kind, prefix_cache_mb=0, vision_cache_mb=0, **limits)
+    tall = Clip(frames=tuple(picture(i, 90, 50) for i in range(2)), stamps_s=(0.0, 0.5))
+    shown = [(clip(1, 2), clip(2, 5)), (clip(3, 2),), (tall, clip(1, 2)), (clip(4, 6), picture(3)), (tall,)]
+    queries = [
+        VlmQuery(parts=("watch", *parts, "how far?"), reply_start="ANSWER: ", choices=DIGITS, max_tokens=3)
+        for parts in shown
+    ]
+    flat = VlmQuery(parts=(Clip(frames=(np.zeros((1, 500, 3), np.uint8),) * 2, stamps_s=(0.0, 0.5)),))
+    *together, impossible = judge.answer([*queries, flat])
+    assert impossible is None
+    for query, reply in zip(queries, together, strict=True):
+        close(reply, alone.answer([query])[0])
+        assert reply.cells == judge.cells(query)
+
+
 @pytest.mark.parametrize("kind", TINY_KINDS)
 @pytest.mark.parametrize(
     "options", [{}, {"prefix_cache_mb": 0}, {"pad_to": 1}, {"pad_to": 500}, {"vision_cache_mb": 0}]
