@@ -9,6 +9,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from roborl.errors import DeadlineExceeded, RoborlError
-from roborl.loops.benchmarks.sides import Pair
+from roborl.loops.benchmarks.peers import BareClient, BareServer
+from roborl.loops.benchmarks.sides import Pair, Side
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
 from roborl.rewards.model import References, score_episode
@@ -54,14 +56,15 @@ def measure_server(folder: str, *, frames: int, load_s: float) -> dict[str, Any]
         load_s: How long the overload lasts, s.
     """
     checkpoint = build_tiny_vlm(Path(folder) / "served", "qwen3_vl", width=128, layers=4, pixels=128 * 128)
-    pair = Pair(_serve, (str(checkpoint),), _ask, (str(checkpoint),))
-    try:
+    with ExitStack() as open_:
+        bare = Side(_serve_bare, ())
+        open_.callback(bare.close)
+        pair = Pair(_serve, (str(checkpoint),), _ask, (str(checkpoint), bare.go("where are you?")))
+        open_.callback(pair.close)
         return {
             "server": pair.go(("overhead", frames)),
             "overload": pair.go(("overload", (max(20, frames // 2), load_s))),
         }
-    finally:
-        pair.close()
 
 
 def _model(checkpoint: str) -> RoboRewardModel:
@@ -122,33 +125,47 @@ def _serve(ready: Callable[[Any], None], checkpoint: str) -> None:
         server.turn()
 
 
-def _ask(line: Connection, endpoint: str, checkpoint: str) -> None:
+def _serve_bare(line: Connection) -> None:
+    server = BareServer()
+    line.recv()
+    line.send(server.port)
+    while True:
+        server.serve_one()
+
+
+def _ask(line: Connection, endpoint: str, checkpoint: str, bare_port: int) -> None:
     client = ScoreClient(endpoint, name="bench", deadline_s=_WAIT_S)
     while True:
         what, argument = line.recv()
         if what == "overhead":
-            line.send(_overhead(client, argument))
+            line.send(_overhead(client, argument, bare_port))
         else:
             warm_up, load_s = argument
             line.send(_overload(client, warm_up, load_s, _model(checkpoint)))
 
 
-def _overhead(client: ScoreClient, frames: int) -> dict[str, float]:
-    """Show one new frame at a time."""
-    session, footage = _open(client, Lane.LIVE), _Footage()
-    trips_ms, own_ms = [], []
+def _overhead(client: ScoreClient, frames: int, bare_port: int) -> dict[str, float]:
+    """Show one new frame at a time, and send as many bytes to a process that works on them for as long as the model."""
+    session, footage, bare = _open(client, Lane.LIVE), _Footage(), BareClient(bare_port)
+    trips_ms, own_ms, bare_ms = [], [], []
     for index in range(frames + 20):
-        client.push_frame(session, index, footage.images(index))
+        images = footage.images(index)
+        client.push_frame(session, index, images)
         event = _next_score(client)
+        model_ms = event.score.timings_ms["model"]
+        alone_ms = bare.round_trip_ms(images[_CAMERA].tobytes(), model_ms / 1e3)
         if index >= 20:  # the first ones warm up
             trips_ms.append(event.round_trip_ms)
-            own_ms.append(event.round_trip_ms - event.score.timings_ms["model"])
+            own_ms.append(event.round_trip_ms - model_ms)
+            bare_ms.append(alone_ms)
     client.close_session(session)
     return {
         "frame, bytes": 3 * _PX * _PX,
         "push to score, ms": statistics.median(trips_ms),
         "beyond the model, ms": statistics.median(own_ms),
         "beyond the model, 95th percentile, ms": float(np.quantile(own_ms, 0.95)),
+        "a bare ZeroMQ round trip of as many bytes, ms": statistics.median(bare_ms),
+        "beyond the model / bare round trip": statistics.median(own_ms) / statistics.median(bare_ms),
     }
 
 

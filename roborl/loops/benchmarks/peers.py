@@ -1,4 +1,4 @@
-"""The paths that the benchmarks compare ours with: gRPC streams, and pickle + lz4 over ZeroMQ as peers send it.
+"""What the benchmarks compare ours with: gRPC streams, pickle + lz4 over ZeroMQ as peers send it, and bare ZeroMQ.
 
 Nothing else may import this module: it unpickles, which is safe only because both ends are the benchmark's own.
 """
@@ -6,6 +6,8 @@ Nothing else may import this module: it unpickles, which is safe only because bo
 from __future__ import annotations
 
 import pickle
+import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -121,3 +123,36 @@ class PickleSubscriber:
         if not self._socket.poll(int(timeout_s * 1000)):
             return None
         return pickle.loads(lz4.frame.decompress(self._socket.recv()))  # noqa: S301  (both ends are ours)
+
+
+class BareServer:
+    """Keeps a processor busy for a while for each message, and answers with how long: what no server can be quicker than."""
+
+    def __init__(self) -> None:
+        self._socket = zmq.Context().socket(zmq.ROUTER)
+        self.port = self._socket.bind_to_random_port("tcp://127.0.0.1")
+
+    def serve_one(self) -> None:
+        """Take one message and answer it."""
+        peer, work, _ = self._socket.recv_multipart(copy=False)
+        began = time.perf_counter()
+        (work_s,) = struct.unpack("<d", work.bytes)
+        while (worked_s := time.perf_counter() - began) < work_s:
+            pass
+        self._socket.send_multipart([peer.bytes, struct.pack("<d", worked_s)])
+
+
+class BareClient:
+    """Sends to a :class:`BareServer`."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = zmq.Context().socket(zmq.DEALER)
+        self._socket.rcvtimeo = 60_000
+        self._socket.connect(f"tcp://127.0.0.1:{port}")
+
+    def round_trip_ms(self, body: bytes, work_s: float) -> float:
+        """Return how long it takes to have ``body`` worked on, beyond the work itself."""
+        began = time.perf_counter()
+        self._socket.send_multipart([struct.pack("<d", work_s), body])
+        (worked_s,) = struct.unpack("<d", self._socket.recv())
+        return 1e3 * (time.perf_counter() - began - float(worked_s))
