@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roborl.clock import Clock
 from roborl.codec import Part
-from roborl.errors import RoborlError, WireError
+from roborl.errors import ConfigError, RoborlError, WireError
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ClientLink
@@ -120,11 +120,16 @@ class WeightsSubscriber:
 
         Raises:
             HandshakeMismatch: If the publisher and this side do not fit together.
+            ConfigError: If there is no room for the first set. Later ones without room are refused.
         """
         for message in self._link.receive(timeout_s):
             try:
                 self._take(message)
-            except RoborlError as error:
+            except ConfigError as error:
+                if not self.version:
+                    raise
+                self._refuse(error)
+            except WireError as error:
                 self._refuse(error)
         ready, self._ready = self._ready, None
         return ready

@@ -443,7 +443,7 @@ class Full:
     """Memory with no room, for a while."""
 
     def __init__(self) -> None:
-        self.full, self.room = True, Buffers()
+        self.full, self.room = False, Buffers()
 
     def take(self, size: int) -> tuple[np.ndarray, object]:
         if self.full:
@@ -457,11 +457,22 @@ def test_a_set_without_room_is_refused_and_the_next_one_taken(
     memory = Full()
     subscriber = join(memory=memory)
     publisher.publish(1, weights(1))
+    check(subscriber.wait_newest(5.0), 1)
+    memory.full = True
+    publisher.publish(2, weights(2))
     until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
     assert "no room" in subscriber.refusal
     memory.full = False
-    publisher.publish(2, weights(2))
-    check(subscriber.wait_newest(5.0), 2)
+    publisher.publish(3, weights(3))
+    check(subscriber.wait_newest(5.0), 3)
+
+
+def test_where_there_never_was_room_that_is_said_at_once(publisher: WeightsPublisher, join: Any) -> None:
+    memory = Full()
+    memory.full = True
+    publisher.publish(1, weights(1))
+    with pytest.raises(ConfigError, match="no room"):
+        join(memory=memory).wait_newest(5.0)
 
 
 @pytest.mark.parametrize("place", ["no", [1], [-1, 3], ["1", "2"], [True, 0]])

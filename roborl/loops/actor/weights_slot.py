@@ -21,6 +21,8 @@ from roborl.serving.buffers import lend
 from roborl.serving.weight_layout import MOST_BYTES, WeightSet, lay_out
 
 _READ_ATTEMPTS = 4
+_ROUND = 1 << 12
+_USUAL = 3  # one in use, one newer, one being filled
 
 
 class WeightsSlot:
@@ -38,7 +40,7 @@ class WeightsSlot:
         self._path = folder / "weights.slot"
         self._news: Slot | None = None
         self._lent: dict[int, tuple[str, BufferedReader]] = {}  # what is being filled, by its address
-        self._swept = ""
+        self._reserved, self._swept = 0, ""
         self._maps: dict[str, mmap.mmap] = {}  # kept, for to open one costs as much as to read it
 
     def take(self, size: int) -> tuple[NDArray[np.uint8], None]:
@@ -51,6 +53,11 @@ class WeightsSlot:
             return np.empty(0, np.uint8), None
         told = self._told()
         newest = "" if told is None else str(decode(split(told)).get("file"))
+        if size != self._reserved:
+            # At once, so that want of room is known at the start and not hours later.
+            for n in range(_USUAL):
+                self._filled(f"weights-{size}-{n}.bin", size)
+            self._reserved = size
         for name in (f"weights-{size}-{n}.bin" for n in itertools.count()):
             if name == newest:
                 continue
@@ -77,7 +84,8 @@ class WeightsSlot:
         parts = encode({"version": weights.version, "file": name, "manifest": weights.manifest()})
         size = sum(len(part) + 4 for part in parts) + 4
         if self._news is None or size > self._news.capacity_bytes:
-            self._news = Slot(self._path, 2 * size)
+            # In round sizes, so that the next process, whose message is a little longer, finds a slot that fits.
+            self._news = Slot(self._path, -(-2 * size // _ROUND) * _ROUND)
         self._news.write(parts)
         self._sweep(name)
 
@@ -124,6 +132,7 @@ class WeightsSlot:
             file.close()
             return None
         if name not in self._maps:
+            self._forget_others(name)
             # Of a file opened once more: a map keeps what it was made of open, and its lock with it.
             with path.open("rb") as opened_again:
                 self._maps[name] = mmap.mmap(opened_again.fileno(), size, prot=mmap.PROT_READ)
@@ -136,15 +145,18 @@ class WeightsSlot:
 
     def _sweep(self, newest: str) -> None:
         """Remove the files of sets of another size; who still uses one keeps its memory."""
-        kind = newest.rpartition("-")[0]
-        if kind == self._swept:
+        if _kind(newest) == self._swept:
             return
-        self._swept = kind
+        self._swept = _kind(newest)
         kept = {name for name, _ in self._lent.values()}
         for path in self._folder.glob("weights-*-*.bin"):
-            if path.name.rpartition("-")[0] != kind and path.name not in kept:
+            if _kind(path.name) != self._swept and path.name not in kept:
                 path.unlink()
-                self._maps.pop(path.name, None)
+        self._forget_others(newest)
+
+    def _forget_others(self, name: str) -> None:
+        """Keep no maps of sets of another size than this one's."""
+        self._maps = {other: mapped for other, mapped in self._maps.items() if _kind(other) == _kind(name)}
 
     def _give_back(self, address: int) -> None:
         _, lock = self._lent.pop(address)
@@ -157,3 +169,7 @@ def _locked(file: BufferedReader, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _kind(name: str) -> str:
+    return name.rpartition("-")[0]
