@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,6 +116,10 @@ class SmallPolicy:
     def load_actor(self, weights: Mapping[str, NDArray[np.float32]], version: int) -> None:
         """Replace the actor's weights.
 
+        Args:
+            weights: Arrays by name, used where they lie: not to be changed any more.
+            version: Their number.
+
         Raises:
             ModelLoadError: If they are not finite or do not fit; the old ones stay.
         """
@@ -204,6 +209,10 @@ def _load(module: nn.Module, weights: Mapping[str, NDArray[np.float32]], what: s
             allowed=f"exactly its {len(own)} tensors",
             remedy="Give the folder of a policy with the same cameras, state and action sizes",
         )
-    # Straight into its memory: large arrays cost more to make than to copy.
-    for name, array in weights.items():
-        np.copyto(own[name].numpy(), array, casting="unsafe")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # who acts does not write
+        given = {
+            name: torch.from_numpy(np.asarray(array, own[name].numpy().dtype))
+            for name, array in weights.items()
+        }
+    module.load_state_dict(given, assign=True)  # a copy would take longer than all the rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from roborl.codec import Part
@@ -12,6 +12,7 @@ from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
 from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.inference import await_card, policy_maker
+from roborl.loops.actor.shared import inference_bell
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.architecture import architecture, folder_architecture
@@ -119,6 +120,7 @@ class IoLoop:
         subscriber: Gives new weights; None where none are published.
         weights: Where inference finds them.
         status: This process's counters.
+        wake: Tells inference that there are new ones.
     """
 
     def __init__(
@@ -128,9 +130,10 @@ class IoLoop:
         subscriber: Subscriber | None,
         weights: WeightsSlot,
         status: StatusSlot,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._ring, self._sender, self._subscriber = ring, sender, subscriber
-        self._weights, self._status = weights, status
+        self._weights, self._status, self._wake = weights, status, wake
         self._away_since: float | None = None
         self._say_at = 0.0
 
@@ -164,6 +167,7 @@ class IoLoop:
         if newest is not None:
             self._weights.write(newest)
             self._status["weights_version"] = newest.version
+            self._wake()
             self._status.add("weights_received")
 
     def _report(self, offered: int) -> None:
@@ -263,7 +267,7 @@ def main(child: Child, config: ActConfig) -> None:
         if config.weights
         else None
     )
-    loop = IoLoop(ring, sender, subscriber, weights, status)
+    loop = IoLoop(ring, sender, subscriber, weights, status, inference_bell(folder).ring)
     status.ready(import_s)
     child.ready(import_s)
     try:

@@ -211,11 +211,16 @@ class Request:
     observation: Observation
 
 
+def inference_bell(folder: Path) -> Doorbell:
+    """Return what wakes the inference process: for an observation, or for new weights."""
+    return Doorbell(folder / "inference.bell")
+
+
 class ObservationSlot:
     """The newest observation, from control to inference.
 
     Args:
-        folder: Where ``observation.slot`` and its doorbell lie.
+        folder: Where ``observation.slot`` and the doorbell lie.
         cameras: Picture shapes (h, w, 3) by camera name.
         state_dim: Size of the state.
     """
@@ -223,7 +228,7 @@ class ObservationSlot:
     def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
         pixels = sum(math.prod(shape) for shape in cameras.values())
         self._slot = MessageSlot(folder / "observation.slot", pixels + 4 * state_dim + 8192)
-        self._bell = Doorbell(folder / "observation.bell")
+        self._bell = inference_bell(folder)
 
     def publish(self, request: Request) -> None:
         """Write the observation and wake the reader."""
@@ -261,7 +266,7 @@ class ObservationSlot:
         )
 
     def wait(self, timeout_s: float) -> Request | None:
-        """Return the newest unread observation, sleeping up to ``timeout_s`` for one."""
+        """Return the newest unread observation, sleeping up to ``timeout_s`` for one, or until the bell rings for weights."""
         request = self.newest()
         if request is None and self._bell.wait(timeout_s):
             request = self.newest()

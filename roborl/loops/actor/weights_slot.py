@@ -133,9 +133,10 @@ class WeightsSlot:
             return None
         if name not in self._maps:
             self._forget_others(name)
-            # Of a file opened once more: a map keeps what it was made of open, and its lock with it.
+            # Of a file opened once more: a map keeps what it was made of open, and its lock with it. Nobody is to write there,
+            # and if somebody did, it would be to pages of their own.
             with path.open("rb") as opened_again:
-                self._maps[name] = mmap.mmap(opened_again.fileno(), size, prot=mmap.PROT_READ)
+                self._maps[name] = mmap.mmap(opened_again.fileno(), size, access=mmap.ACCESS_COPY)
         return lend(self._maps[name], file.close)
 
     def _filled(self, name: str, size: int) -> mmap.mmap:

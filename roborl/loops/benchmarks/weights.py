@@ -1,8 +1,8 @@
 """How long new weights take from the trainer's arrays into the policy of an actor, 12 M parameters.
 
 Two instants are noted. *Received*: the actor's I/O process has arrays that it may hand on; with this the others are
-compared, for they go no further. *Applied*: ours has handed them on through shared memory to the inference process, and its
-policy has loaded them; that process looks for them every millisecond here, in a run between two chunks.
+compared, for they go no further. *Applied*: ours has handed them on in shared memory to the inference process, and its
+policy has loaded them; in a run it does so between two chunks.
 
 Ours checks that all values are finite, in the trainer, in the I/O process and in the policy, and compares check sums; the
 others check nothing. Each side is a process of its own on this machine, all look at the same monotonic clock, rounds of all
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.inference import InferenceLoop, LearningPolicy
-from roborl.loops.actor.shared import ChunkSlot, ObservationSlot
+from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, inference_bell
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.benchmarks.peers import PicklePublisher, PickleSubscriber
@@ -38,7 +38,7 @@ from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
 from roborl.whole_files import write_whole
 
 _LAYERS, _SIDE = 12, 1000
-_LOOK_S = 0.001
+_WAIT_S = 1.0
 
 OURS = "ours, one machine (ipc)"
 OURS_TCP = "ours, tcp"
@@ -128,7 +128,11 @@ def _subscribe(ready: Callable[[Any], None], folder: str, transport: str, shared
     here.mkdir()
     ready(str(here))
     endpoint = _await_text(here / "endpoint")
-    weights, status = WeightsSlot(Path(shared)), StatusSlot(Path(shared), "io")
+    weights, status, bell = (
+        WeightsSlot(Path(shared)),
+        StatusSlot(Path(shared), "io"),
+        inference_bell(Path(shared)),
+    )
     subscriber = WeightsSubscriber(endpoint, name="bench", handshake=Handshake(), memory=weights)
     while True:
         new = subscriber.newest(0.5)
@@ -136,6 +140,7 @@ def _subscribe(ready: Callable[[Any], None], folder: str, transport: str, shared
             received_ns = time.monotonic_ns()
             weights.write(new)
             status["weights_version"] = new.version
+            bell.ring()
             write_whole(here / f"{RECEIVED}-{new.version}", str(received_ns))
 
 
@@ -158,7 +163,7 @@ def _apply(line: Connection, shared: str) -> None:
     line.send(line.recv())
     version = 0
     while True:
-        loop.turn(_LOOK_S)
+        loop.turn(_WAIT_S)
         if status["policy_version"] != version:
             applied_ns, version = time.monotonic_ns(), status["policy_version"]
             write_whole(folder / f"{APPLIED}-{version}", str(applied_ns))

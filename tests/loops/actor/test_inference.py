@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from roborl.errors import ConfigError, ModelLoadError
 from roborl.loops.actor import act_config, inference
 from roborl.loops.actor.act_config import ActConfig, Card
 from roborl.loops.actor.inference import InferenceLoop, check_speed, policy_maker
-from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request
+from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request, inference_bell
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.supervise import Child
@@ -100,6 +101,18 @@ def test_a_new_episode_resets_the_policy(side: Side) -> None:
     for episode in (0, 0, 1, 1, 1, 2):
         side.ask(0, episode=episode)
     assert side.made[0].resets == 3
+
+
+def test_new_weights_wake_a_process_that_waits_for_an_observation(side: Side, tmp_path: Path) -> None:
+    bell = inference_bell(tmp_path)
+    side.publish(5, bias=np.float32([0.5, 0.5]))
+    ring = threading.Timer(0.05, bell.ring)
+    ring.start()
+    began_s = time.monotonic()
+    side.loop.turn(20.0)
+    assert time.monotonic() - began_s < 10.0
+    assert side.status["policy_version"] == 5
+    ring.join()
 
 
 def test_weights_are_swapped_between_chunks_and_named_in_them(side: Side) -> None:

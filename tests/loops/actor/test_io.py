@@ -106,12 +106,21 @@ def test_every_record_arrives_once_in_order_and_stays_until_it_is_durable(
 def test_weights_reach_the_slot_and_the_version_is_told_after_them(tmp_path: Path) -> None:
     weights, status = Weights(), StatusSlot(tmp_path, "io")
     ring = Ring.create(tmp_path / "ring.bin", slots=4, slot_bytes=64)
-    loop = IoLoop(ring, Learner(), weights, WeightsSlot(tmp_path), status)
+    rung: list[int] = []
+    loop = IoLoop(
+        ring,
+        Learner(),
+        weights,
+        WeightsSlot(tmp_path),
+        status,
+        lambda: rung.append(status["weights_version"]),
+    )
     loop.turn(0.0)
     assert status["weights_version"] == 0
     weights.ready = WeightSet.of(4, {"bias": np.float32([1, 2])})
     loop.turn(0.0)
     assert status["weights_version"] == 4
+    assert rung == [4], "who is woken finds them"
     found = WeightsSlot(tmp_path).read()
     assert found is not None
     np.testing.assert_array_equal(found.arrays()["bias"], [1, 2])
