@@ -73,6 +73,10 @@ class Windows:
         finally:
             os.close(descriptor)
 
+    def clear(self) -> None:
+        """Let go of all views: whose they were is gone."""
+        self._open.clear()
+
 
 def _sealed(descriptor: int) -> bool:
     try:

@@ -80,8 +80,9 @@ class ClientLink:
         # Sockets wait in real time, whatever the clock of liveness says.
         until_s = time.monotonic() + timeout_s
         while True:
-            self._beat()
+            # First what has come: a welcome that waits there makes another greeting needless.
             found = self._drain(most)
+            self._beat()
             left_s = until_s - time.monotonic()
             if found or left_s <= 0:
                 return found

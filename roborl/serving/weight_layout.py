@@ -108,10 +108,12 @@ def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
             not isinstance(row, list)
             or len(row) != 3
             or type(row[0]) is not str
+            or type(row[1]) is not str
             or row[1] not in _DTYPES
             or not isinstance(row[2], list)
             or len(row[2]) > 8
-            or not all(type(n) is int and 0 <= n <= most_bytes for n in row[2])
+            or not all(type(n) is int and n >= 0 for n in row[2])
+            or math.prod(filter(None, row[2])) > most_bytes
         ):
             raise WireError("A manifest of weights is malformed", seen=repr(row)[:120])
         entry = Entry(name=row[0], dtype=row[1], shape=tuple(row[2]), start=end)

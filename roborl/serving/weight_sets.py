@@ -13,7 +13,7 @@ from roborl.errors import WireError
 from roborl.finite import BLOCK, all_finite
 from roborl.serving.buffers import Buffers
 from roborl.serving.sockets import Limits
-from roborl.serving.weight_layout import Arrays, Entry, WeightSet, lay_out, manifest_of
+from roborl.serving.weight_layout import MOST_BYTES, Arrays, Entry, WeightSet, lay_out, manifest_of
 
 CHUNK_BYTES = 1 << 20
 LIMITS = Limits(part_bytes=4 << 20, queue=256)
@@ -38,11 +38,11 @@ class Packing:
         failed: The rest will never come.
 
     Raises:
-        WireError: If an array has a dtype that is not sent.
+        WireError: If an array has a dtype that is not sent, or there is too much of them.
     """
 
     def __init__(self, version: int, arrays: Arrays, buffers: Buffers) -> None:
-        entries, size = lay_out(manifest_of(arrays), most_bytes=1 << 40)
+        entries, size = lay_out(manifest_of(arrays), most_bytes=MOST_BYTES)
         flat, self.memory = buffers.take(size)
         self.weights = WeightSet(version=version, entries=entries, flat=flat)
         self.chunks = chunks(flat)

@@ -80,7 +80,7 @@ class WeightsPublisher:
         Rolling back is publishing an older set under a new version.
 
         Args:
-            version: Higher than any published before.
+            version: Higher than any published before, and than 0.
             arrays: The actor's weights by name, numpy, finite. They are copied before this returns.
 
         Raises:
@@ -91,7 +91,7 @@ class WeightsPublisher:
             raise WireError(
                 "The thread that serves weights has failed", seen=repr(self._failure)
             ) from self._failure
-        if self._newest is not None and version <= self.version:
+        if version <= self.version:
             raise WireError(
                 "Weights were published under a version that is not new",
                 seen=version,
@@ -176,7 +176,8 @@ class WeightsPublisher:
         elif message.kind == "got":
             transfer.got = max(transfer.got, min(transfer.sent, message.count("chunks")))
         if message.kind == "stop" or transfer.got == len(transfer.packing.chunks):
-            self._has[peer.client] = transfer.packing.weights.version
+            if not transfer.packing.failed:
+                self._has[peer.client] = transfer.packing.weights.version
             del self._transfers[peer.client]
 
     def _pump(self, peer: Peer) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roborl.clock import Clock
 from roborl.codec import Part
-from roborl.errors import ConfigError, RoborlError, WireError
+from roborl.errors import RoborlError, WireError
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
 from roborl.serving.handshake import Handshake
 from roborl.serving.links import ClientLink
@@ -32,7 +32,7 @@ class _Arriving:
     weights: WeightSet
     number: int
     chunks: list[memoryview]
-    source: memoryview | None  # the publisher's memory; None where the bytes come over the socket
+    source: memoryview | None = None  # the publisher's memory; None where the bytes come over the socket
     got: int = 0
     checked: int = 0  # entries found finite to their ends
 
@@ -46,7 +46,12 @@ class Memory(Protocol):
     """Where a subscriber puts what it receives."""
 
     def take(self, size: int) -> tuple[NDArray[np.uint8], object]:
-        """Return a writable array of ``size`` bytes that stays valid as long as any array on it, and whatever else."""
+        """Return a writable array of ``size`` bytes that stays valid as long as any array on it, and whatever else.
+
+        Raises:
+            MemoryError: If there is no room now.
+            ConfigError: If there never will be.
+        """
         ...
 
 
@@ -87,6 +92,7 @@ class WeightsSubscriber:
         self._memory: Memory = memory or Buffers()
         self._windows = Windows()
         self._arriving: _Arriving | None = None
+        self._without_room: Message | None = None  # what announced a set that there was no room for
         self._ready: WeightSet | None = None
         self._link = ClientLink(
             endpoint,
@@ -120,17 +126,15 @@ class WeightsSubscriber:
 
         Raises:
             HandshakeMismatch: If the publisher and this side do not fit together.
-            ConfigError: If there is no room for the first set. Later ones without room are refused.
+            ConfigError: If there never will be room for what is published.
         """
         for message in self._link.receive(timeout_s):
             try:
                 self._take(message)
-            except ConfigError as error:
-                if not self.version:
-                    raise
-                self._refuse(error)
             except WireError as error:
                 self._refuse(error)
+        if self._without_room is not None:
+            self._begin(self._without_room)
         ready, self._ready = self._ready, None
         return ready
 
@@ -138,6 +142,7 @@ class WeightsSubscriber:
         """Wait for a set that was not returned before.
 
         Raises:
+            ConfigError: As :meth:`newest`.
             DeadlineExceeded: If none comes in time.
             HandshakeMismatch: If the publisher and this side do not fit together.
         """
@@ -155,45 +160,66 @@ class WeightsSubscriber:
         match message.kind:
             case "welcome":
                 instance = message.take("instance", str)
-                self._arriving = None
+                if instance != self._instance:
+                    self._windows.clear()
+                self._arriving = self._without_room = None
                 self._instance = instance
             case "begin":
                 self._begin(message)
             case "chunk":
                 self._chunk(message)
             case "drop":
-                if self._arriving is not None and message.count("transfer") == self._arriving.number:
+                number = message.count("transfer")
+                if self._arriving is not None and number == self._arriving.number:
                     self._arriving = None
+                if self._without_room is not None and number == self._without_room.count("transfer"):
+                    self._without_room = None
             case unknown:
                 raise WireError("A weights subscriber got an unknown message", seen=unknown)
 
     def _begin(self, message: Message) -> None:
-        number = message.count("transfer")
+        number, late = message.count("transfer"), message is self._without_room
         self._arriving = None
         try:
             entries, size = lay_out(message.fields.get("manifest"), most_bytes=self._most_bytes)
             version = message.count("version")
-            source = self._source(message, size)
+            place = message.fields.get("memory")
+            memory = None if place is None else SharedMemory.from_wire(place)
             flat, _ = self._memory.take(size)
-        except RoborlError:
+        except MemoryError as error:
+            if not late:
+                log.warning(
+                    "version %d of the weights waits for room, %d stays in use: %s",
+                    version,
+                    self.version,
+                    error,
+                )
+            self._without_room = message
+            return
+        except WireError:
+            self._without_room = None
             self._link.send("stop", transfer=number)
             raise
+        self._without_room = None
         weights = WeightSet(version=version, entries=entries, flat=flat)
-        self._arriving = _Arriving(weights=weights, number=number, chunks=chunks(flat), source=source)
+        arriving = _Arriving(weights=weights, number=number, chunks=chunks(flat))
+        self._arriving = arriving
         if not size:
             self._link.send("stop", transfer=number)
-            self._finish(self._arriving)
+            self._finish(arriving)
+        elif late:
+            self._stream(arriving, "there was no room when it was announced")
+        elif memory is not None:
+            try:
+                arriving.source = self._windows.view(memory, size)
+            except (OSError, WireError) as error:
+                self._stream(arriving, error)
 
-    def _source(self, message: Message, size: int) -> memoryview | None:
-        place = message.fields.get("memory")
-        if place is None:
-            return None
-        try:
-            return self._windows.view(SharedMemory.from_wire(place), size)
-        except OSError as error:
-            log.info("weights come over the socket, for the publisher's memory is out of reach: %s", error)
-            self._link.send("stream", transfer=message.count("transfer"))
-            return None
+    def _stream(self, arriving: _Arriving, why: object) -> None:
+        """Have all bytes of a set sent, from the first on."""
+        log.info("version %d of the weights comes over the socket: %s", arriving.weights.version, why)
+        arriving.source, arriving.got, arriving.checked = None, 0, 0
+        self._link.send("stream", transfer=arriving.number)
 
     def _chunk(self, message: Message) -> None:
         arriving = self._arriving
@@ -210,15 +236,20 @@ class WeightsSubscriber:
         if len(data) != len(chunk):
             raise WireError("A chunk of weights does not fit", seen=len(data), allowed=f"{len(chunk)} bytes")
         chunk[:] = data
-        self._check(arriving, index, message.take("digest", int))
+        expected = message.take("digest", int)
+        if not travels and digest(chunk) != expected:
+            # Another process's memory under the same number, in another container, or a set that was given up meanwhile.
+            self._stream(arriving, "what lies in the publisher's memory is not what was announced")
+            return
+        self._check(arriving, index, expected, summed=not travels)
         whole = arriving.got == len(arriving.chunks)
         if whole or arriving.got % _TELL_EVERY == 0:
             self._link.send("got", transfer=arriving.number, chunks=arriving.got)
         if whole:
             self._finish(arriving)
 
-    def _check(self, arriving: _Arriving, index: int, expected: int) -> None:
-        if digest(arriving.chunks[index]) != expected:
+    def _check(self, arriving: _Arriving, index: int, expected: int, *, summed: bool) -> None:
+        if not summed and digest(arriving.chunks[index]) != expected:
             raise WireError("A chunk of weights is corrupt", seen=f"chunk {index}", allowed="its check sum")
         arriving.got += 1
         begin, end = index * CHUNK_BYTES, arriving.got * CHUNK_BYTES

@@ -169,6 +169,8 @@ def test_a_subscriber_refuses_what_is_not_finite_and_the_last_good_set_stays(
 
 
 def test_a_version_that_is_not_new_is_refused(publisher: WeightsPublisher) -> None:
+    with pytest.raises(WireError, match="above 0"):
+        publisher.publish(0, weights(1))
     publisher.publish(5, weights(1))
     for version in (5, 4):
         with pytest.raises(WireError, match="above 5"):
@@ -185,7 +187,7 @@ def test_rolling_back_is_publishing_older_arrays_under_a_new_version(
     check(join("other").wait_newest(5.0), 1)
 
 
-def test_a_restarted_trainer_is_followed_even_from_an_earlier_version(
+def test_a_restarted_trainer_is_followed_even_at_the_same_version(
     publisher: WeightsPublisher, join: Any, opened: Callable[[Any], Any]
 ) -> None:
     subscriber = join()
@@ -193,8 +195,10 @@ def test_a_restarted_trainer_is_followed_even_from_an_earlier_version(
     subscriber.wait_newest(5.0)
     publisher.close()
     again = opened(WeightsPublisher(publisher.endpoint, handshake=HANDSHAKE))
-    again.publish(7, weights(7))
-    assert subscriber.wait_newest(5.0).version == 7
+    again.publish(9, weights(7))
+    check(subscriber.wait_newest(5.0), 7)
+    again.publish(10, weights(10))
+    check(subscriber.wait_newest(5.0), 10)
 
 
 @over_tcp
@@ -371,6 +375,8 @@ def forged(opened: Callable[[Any], Any], until: Any) -> tuple[Forger, WeightsSub
         {"manifest": None},
         {"manifest": [["w", "<f4"]]},
         {"manifest": [["w", "object", [3]]]},
+        {"manifest": [["w", [], [3]]]},
+        {"manifest": [["w", "<f4", [1 << 30] * 7 + [0]]]},
         {"manifest": [["w", "<f4", [-1]]]},
         {"manifest": [["w", "<f4", [1 << 62, 1 << 62]]]},
         {"manifest": [["w", "<f4", [1 << 23]]]},
@@ -440,39 +446,40 @@ def test_a_publisher_whose_memory_is_out_of_reach_sends_it(
 
 
 class Full:
-    """Memory with no room, for a while."""
+    """Memory without room for a while, or for ever."""
 
-    def __init__(self) -> None:
-        self.full, self.room = False, Buffers()
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.room, self.asked = error, Buffers(), 0
 
     def take(self, size: int) -> tuple[np.ndarray, object]:
-        if self.full:
-            raise ConfigError("There is no room")
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
         return self.room.take(size)
 
 
-def test_a_set_without_room_is_refused_and_the_next_one_taken(
+def test_a_set_that_there_is_no_room_for_comes_when_there_is_some(
     publisher: WeightsPublisher, join: Any, until: Any
 ) -> None:
     memory = Full()
     subscriber = join(memory=memory)
     publisher.publish(1, weights(1))
     check(subscriber.wait_newest(5.0), 1)
-    memory.full = True
+    memory.error = MemoryError("no room now")
     publisher.publish(2, weights(2))
-    until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
-    assert "no room" in subscriber.refusal
-    memory.full = False
+    until(lambda: memory.asked > 4, lambda: subscriber.newest(0.01))
+    assert subscriber.version == 1
+    assert not subscriber.refused
+    memory.error = None
+    check(subscriber.wait_newest(5.0), 2)
     publisher.publish(3, weights(3))
     check(subscriber.wait_newest(5.0), 3)
 
 
 def test_where_there_never_was_room_that_is_said_at_once(publisher: WeightsPublisher, join: Any) -> None:
-    memory = Full()
-    memory.full = True
     publisher.publish(1, weights(1))
     with pytest.raises(ConfigError, match="no room"):
-        join(memory=memory).wait_newest(5.0)
+        join(memory=Full(ConfigError("There is no room"))).wait_newest(5.0)
 
 
 @pytest.mark.parametrize("place", ["no", [1], [-1, 3], ["1", "2"], [True, 0]])
@@ -497,15 +504,45 @@ def test_only_a_sealed_buffer_of_the_right_size_is_looked_at(tmp_path: Path) -> 
         windows.view(SharedMemory(os.getpid(), 10**6), 5000)
 
 
-def test_memory_of_a_publisher_that_fails_its_check_sum_is_refused(forged: tuple, until: Any) -> None:
+def test_what_lies_elsewhere_than_was_announced_is_sent_and_what_is_sent_wrong_is_refused(
+    forged: tuple, until: Any
+) -> None:
     forger, subscriber = forged
     good = packed(Buffers(shared=True))
-    good.weights.flat[-100] ^= 1
+    digests, data = [int(d) for d in good.digests], good.weights.flat.tobytes()
+    good.weights.flat[-100] ^= 1  # as another process's buffer of the same size would
+    asked: list[str] = []
+
+    def listen() -> None:
+        subscriber.newest(0.01)
+        asked.extend(message.kind for _, message in forger.link.receive(0.01))
+
     forger.begin(memory=good.memory)
-    for index, expected in enumerate(good.digests):
-        forger.chunk(index, None, digest=int(expected))
-    until(lambda: subscriber.refused, lambda: subscriber.newest(0.01))
+    for index, expected in enumerate(digests):
+        forger.chunk(index, None, digest=expected)
+    until(lambda: "stream" in asked, listen)
+    assert not subscriber.refused
+    pieces = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
+    for index, piece in enumerate(pieces[:-1]):
+        forger.chunk(index, piece)
+    forger.chunk(2, pieces[2][:-1] + bytes([pieces[2][-1] ^ 1]), digest=digests[2])
+    until(lambda: subscriber.refused, listen)
     assert "corrupt" in subscriber.refusal
+
+
+def test_a_file_under_the_number_of_the_publishers_memory_is_not_it(
+    publisher: WeightsPublisher, join: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in another container, where the same process number is another process."""
+
+    def another(*_: object) -> None:
+        raise WireError("A buffer in memory is not what was announced")
+
+    monkeypatch.setattr(Windows, "view", another)
+    publisher.publish(1, weights(1))
+    subscriber = join()
+    check(subscriber.wait_newest(5.0), 1)
+    assert not subscriber.refused
 
 
 def test_what_was_on_its_way_to_a_subscriber_that_died_is_let_go(

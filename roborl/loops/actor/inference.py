@@ -62,7 +62,7 @@ class InferenceLoop:
         observations: Where observations come from.
         chunks: Where chunks go.
         weights: Returns the newest weights, None where there are none.
-        published: Returns the version of the newest weights, 0 for none; cheap.
+        received: Returns how many sets of weights have come; cheap. Not their version: another trainer may count anew.
         status: This process's counters.
     """
 
@@ -74,17 +74,17 @@ class InferenceLoop:
         observations: ObservationSlot,
         chunks: ChunkSlot,
         weights: Callable[[], WeightSet | None],
-        published: Callable[[], int],
+        received: Callable[[], int],
         status: StatusSlot,
     ) -> None:
         self._make_policy, self._action_dim = make_policy, action_dim
         self._observations, self._chunks = observations, chunks
-        self._weights, self._published = weights, published
+        self._weights, self._received = weights, received
         self._status = status
         self._policy = make_policy()
         status["policy_version"] = self._policy.version
         self._key: EpisodeKey | None = None
-        self._seen_version = 0
+        self._seen = 0
         self._loaded: WeightSet | None = None
         self._good: WeightSet | None = None
         self._on_trial = False
@@ -138,8 +138,9 @@ class InferenceLoop:
                 self._policy.reset()
             if request.wanted:
                 self._answer(request)
-        if self._published() != self._seen_version:
-            self._take_weights()
+        received = self._received()
+        if received != self._seen:
+            self._take_weights(received)
 
     def _answer(self, request: Request) -> None:
         began_ns = time.perf_counter_ns()
@@ -176,12 +177,12 @@ class InferenceLoop:
             and bool((np.abs(actions) <= _LIMIT).all())
         )
 
-    def _take_weights(self) -> None:
+    def _take_weights(self, received: int) -> None:
         began_ns = time.perf_counter_ns()
         newest = self._weights()
         if newest is None:
             return
-        version = self._seen_version = newest.version
+        self._seen, version = received, newest.version
         try:
             self._policy.load_actor(newest.arrays(), version)
         except ModelLoadError as error:
@@ -295,7 +296,7 @@ def main(child: Child, config: ActConfig) -> None:
         chunks=ChunkSlot(folder),
         weights=WeightsSlot(folder).read,
         # What an earlier session of this actor was sent may lie there still.
-        published=lambda: io["weights_version"] if config.weights else 0,
+        received=lambda: io["weights_received"] if config.weights else 0,
         status=status,
     )
     torch = sys.modules.get("torch")

@@ -167,8 +167,8 @@ class IoLoop:
         if newest is not None:
             self._weights.write(newest)
             self._status["weights_version"] = newest.version
-            self._wake()
             self._status.add("weights_received")
+            self._wake()
 
     def _report(self, offered: int) -> None:
         status, now = self._status, time.monotonic()

@@ -139,7 +139,7 @@ def _subscribe(ready: Callable[[Any], None], folder: str, transport: str, shared
         if new is not None:
             received_ns = time.monotonic_ns()
             weights.write(new)
-            status["weights_version"] = new.version
+            status.add("weights_received")
             bell.ring()
             write_whole(here / f"{RECEIVED}-{new.version}", str(received_ns))
 
@@ -157,7 +157,7 @@ def _apply(line: Connection, shared: str) -> None:
         observations=ObservationSlot(folder, {}, 1),
         chunks=ChunkSlot(folder),
         weights=WeightsSlot(folder).read,
-        published=lambda: io_status["weights_version"],
+        received=lambda: io_status["weights_received"],
         status=status,
     )
     line.send(line.recv())

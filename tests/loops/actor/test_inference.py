@@ -54,7 +54,7 @@ class Side:
         self.chunks = ChunkSlot(folder)
         self.weights = WeightsSlot(folder)
         self.status = StatusSlot(folder, "inference")
-        self.version = 0
+        self.received = 0
         self.made: list[Policy] = []
         self.loop = InferenceLoop(
             self.make,
@@ -62,7 +62,7 @@ class Side:
             observations=ObservationSlot(folder, CAMERAS, 3),
             chunks=ChunkSlot(folder),
             weights=WeightsSlot(folder).read,
-            published=lambda: self.version,
+            received=lambda: self.received,
             status=self.status,
         )
 
@@ -72,7 +72,7 @@ class Side:
 
     def publish(self, version: int, **weights: np.ndarray) -> None:
         self.weights.write(WeightSet.of(version, weights))
-        self.version = version
+        self.received += 1
 
     def ask(self, index: int, *, episode: int = 0, wanted: bool = True) -> np.ndarray | None:
         key = EpisodeKey(actor="arm", incarnation=1, episode=episode)
@@ -101,6 +101,15 @@ def test_a_new_episode_resets_the_policy(side: Side) -> None:
     for episode in (0, 0, 1, 1, 1, 2):
         side.ask(0, episode=episode)
     assert side.made[0].resets == 3
+
+
+def test_another_trainers_set_of_the_same_version_is_loaded_and_none_twice(side: Side) -> None:
+    side.publish(5, bias=np.float32([0.5, 0.5]))
+    side.ask(0)
+    side.publish(5, bias=np.float32([0.25, 0.25]))
+    side.ask(1)
+    np.testing.assert_array_equal(side.ask(2), [0.25, 0.25])
+    assert side.status["swaps"] == 2
 
 
 def test_new_weights_wake_a_process_that_waits_for_an_observation(side: Side, tmp_path: Path) -> None:

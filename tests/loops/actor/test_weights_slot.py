@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from roborl.errors import WireError
-from roborl.loops.actor.shared import Slot
+from roborl.codec import encode, join
+from roborl.errors import ConfigError, WireError
+from roborl.loops.actor import weights_slot
+from roborl.loops.actor.mapped_file import map_file
 from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.serving.weight_layout import WeightSet
 
@@ -84,7 +88,7 @@ def test_a_set_that_is_never_published_gives_its_memory_back(tmp_path: Path) -> 
     for version in range(2, 9):
         received(slot, version)
     assert values(slot.read()) == {1}
-    assert len(files(tmp_path)) == 3
+    assert len(files(tmp_path)) == 4
 
 
 def test_two_sets_on_their_way_have_two_places(tmp_path: Path) -> None:
@@ -109,12 +113,15 @@ def test_sets_of_another_size_leave_no_files_behind(tmp_path: Path) -> None:
 def test_room_for_what_is_usually_needed_is_there_from_the_first_set_on(tmp_path: Path) -> None:
     slot, reader = WeightsSlot(tmp_path), WeightsSlot(tmp_path)
     received(slot, 1)
-    assert len(files(tmp_path)) == 3
-    for version in range(2, 9):
+    assert len(files(tmp_path)) == 4
+    good = on_trial = None
+    for version in range(2, 12):
         slot.write(received(slot, version))
-        used = reader.read()
-        assert values(used) == {version}
-    assert len(files(tmp_path)) == 3
+        if version % 2:  # every other one is read, and the one before it is still the last good one
+            good, on_trial = on_trial, reader.read()
+            assert values(on_trial) == {version}
+    assert good is not None
+    assert len(files(tmp_path)) == 4
 
 
 def test_a_set_without_arrays_is_one(tmp_path: Path) -> None:
@@ -178,6 +185,84 @@ def test_no_reader_ever_sees_half_a_set_whenever_the_writer_is_killed(tmp_path: 
 
 
 def test_what_is_no_news_of_weights_is_said(tmp_path: Path) -> None:
-    Slot(tmp_path / "weights.slot", 100).write([b"\x81\xa1a\x01"])
+    (tmp_path / "weights.news").write_bytes(join(encode({"a": 1})))
     with pytest.raises(WireError, match="no news of weights"):
         WeightsSlot(tmp_path).read()
+
+
+def test_a_set_that_was_replaced_before_it_was_held_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot, reader = WeightsSlot(tmp_path), WeightsSlot(tmp_path)
+    slot.write(received(slot, 1))
+    hold, held = WeightsSlot._hold, []
+
+    def late(self: WeightsSlot, name: str, size: int) -> np.ndarray | None:
+        if not held:
+            for version in range(2, 7):  # all files are filled anew, this one too
+                slot.write(received(slot, version))
+        held.append(name)
+        return hold(self, name, size)
+
+    monkeypatch.setattr(WeightsSlot, "_hold", late)
+    found = reader.read()
+    assert found is not None
+    assert (found.version, values(found)) == (6, {6})
+    assert len(held) == 2
+
+
+def test_a_set_is_told_from_an_earlier_one_of_its_size_whatever_came_in_between(tmp_path: Path) -> None:
+    slot, reader = WeightsSlot(tmp_path), WeightsSlot(tmp_path)
+    for other in (2000, 0):
+        for seen in (False, True):
+            slot.write(received(slot, 1))
+            assert values(reader.read()) == {1}
+            slot.write(WeightSet.of(2, {"bias": np.zeros(other, np.float32)}))
+            if seen:
+                reader.read()
+            slot.write(received(slot, 3))
+            assert values(reader.read()) == {3}
+
+
+def test_sets_of_an_earlier_session_make_room_for_those_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = WeightsSlot(tmp_path)
+    first.write(received(first, 1))
+    monkeypatch.setattr(weights_slot, "map_file", within(5 * 8064, tmp_path))
+    second = WeightsSlot(tmp_path)
+    second.write(received(second, 2, size=2000))
+    assert values(WeightsSlot(tmp_path).read()) == {2}
+
+
+def test_want_of_room_is_final_for_the_first_set_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = WeightsSlot(tmp_path)
+    monkeypatch.setattr(weights_slot, "map_file", within(3 * 4032, tmp_path))
+    with pytest.raises(ConfigError, match="no room"):
+        received(slot, 1)
+    monkeypatch.setattr(weights_slot, "map_file", within(4 * 4032, tmp_path))
+    held = []
+    for version in range(1, 5):
+        slot.write(received(slot, version))
+        held.append(slot.read())
+    with pytest.raises(MemoryError, match="no room"):
+        received(slot, 5)
+    with pytest.raises(MemoryError, match="no room"):
+        received(WeightsSlot(tmp_path), 5)
+    del held[0]
+    slot.write(received(slot, 5))
+    assert values(slot.read()) == {5}
+
+
+def within(room: int, folder: Path) -> Any:
+    """A memory disk of so many bytes."""
+
+    def mapped(path: Path, size: int, header: bytes) -> mmap.mmap:
+        there = {found.name: found.stat().st_size for found in files(folder)}
+        if path.name not in there and sum(there.values()) + size > room:
+            raise ConfigError("There is no room")
+        return map_file(path, size, header)
+
+    return mapped
