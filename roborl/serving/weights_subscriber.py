@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from roborl.serving.weight_sets import CHUNK_BYTES, LIMITS, check_finite, chunks
 
 log = logging.getLogger(__name__)
 
+_ROOM_S = 0.1
 _TELL_EVERY = 4  # chunks; well below the publisher's window
 
 
@@ -93,6 +95,7 @@ class WeightsSubscriber:
         self._windows = Windows()
         self._arriving: _Arriving | None = None
         self._without_room: Message | None = None  # what announced a set that there was no room for
+        self._room_s = 0.0  # when to see again whether there is
         self._ready: WeightSet | None = None
         self._link = ClientLink(
             endpoint,
@@ -133,7 +136,7 @@ class WeightsSubscriber:
                 self._take(message)
             except WireError as error:
                 self._refuse(error)
-        if self._without_room is not None:
+        if self._without_room is not None and time.monotonic() >= self._room_s:
             self._begin(self._without_room)
         ready, self._ready = self._ready, None
         return ready
@@ -194,7 +197,7 @@ class WeightsSubscriber:
                     self.version,
                     error,
                 )
-            self._without_room = message
+            self._without_room, self._room_s = message, time.monotonic() + _ROOM_S
             return
         except WireError:
             self._without_room = None
