@@ -165,15 +165,18 @@ class WeightsPublisher:
 
     def _answer(self, peer: Peer, message: Message) -> None:
         transfer = self._transfers.get(peer.client)
-        if message.kind not in ("got", "stop", "stream"):
+        if message.kind not in ("got", "stop", "stream", "again"):
             raise WireError(
-                "A publisher got an unknown message", seen=message.kind, allowed="got, stop, stream"
+                "A publisher got an unknown message", seen=message.kind, allowed="got, stop, stream, again"
             )
         if transfer is None or message.count("transfer") != transfer.number:
             return
-        if message.kind == "stream":
-            transfer.stream, transfer.sent, transfer.got = True, 0, 0
-        elif message.kind == "got":
+        if message.kind in ("stream", "again"):
+            # Begun anew, under another number: what is still on its way of this one counts no more.
+            del self._transfers[peer.client]
+            self._begin(peer, stream=message.kind == "stream")
+            return
+        if message.kind == "got":
             transfer.got = max(transfer.got, min(transfer.sent, message.count("chunks")))
         if message.kind == "stop" or transfer.got == len(transfer.packing.chunks):
             if not transfer.packing.failed:
@@ -201,20 +204,20 @@ class WeightsPublisher:
                 return
             transfer.sent += 1
 
-    def _begin(self, peer: Peer) -> _Transfer | None:
+    def _begin(self, peer: Peer, *, stream: bool = False) -> _Transfer | None:
         """Offer a subscriber what it does not have; None where there is nothing, or it cannot be told."""
         offer = self._offer
         if offer is None or self._has.get(peer.client) == offer.weights.version:
             return None
         self._numbers += 1
-        transfer = _Transfer(packing=offer, number=self._numbers, stream=offer.memory is None)
+        transfer = _Transfer(packing=offer, number=self._numbers, stream=stream or offer.memory is None)
         begun = self._link.send(
             peer,
             "begin",
             transfer=transfer.number,
             version=offer.weights.version,
             manifest=offer.weights.manifest(),
-            memory=offer.memory,
+            memory=None if stream else offer.memory,
         )
         if not begun:
             return None

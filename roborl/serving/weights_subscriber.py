@@ -94,8 +94,8 @@ class WeightsSubscriber:
         self._memory: Memory = memory or Buffers()
         self._windows = Windows()
         self._arriving: _Arriving | None = None
-        self._without_room: Message | None = None  # what announced a set that there was no room for
-        self._room_s = 0.0  # when to see again whether there is
+        self._without_room: int | None = None  # the transfer that there was no room for
+        self._room_s = 0.0  # when to ask for it again
         self._ready: WeightSet | None = None
         self._link = ClientLink(
             endpoint,
@@ -137,7 +137,8 @@ class WeightsSubscriber:
             except WireError as error:
                 self._refuse(error)
         if self._without_room is not None and time.monotonic() >= self._room_s:
-            self._begin(self._without_room)
+            self._link.send("again", transfer=self._without_room)
+            self._room_s = time.monotonic() + _ROOM_S
         ready, self._ready = self._ready, None
         return ready
 
@@ -175,13 +176,13 @@ class WeightsSubscriber:
                 number = message.count("transfer")
                 if self._arriving is not None and number == self._arriving.number:
                     self._arriving = None
-                if self._without_room is not None and number == self._without_room.count("transfer"):
+                if number == self._without_room:
                     self._without_room = None
             case unknown:
                 raise WireError("A weights subscriber got an unknown message", seen=unknown)
 
     def _begin(self, message: Message) -> None:
-        number, late = message.count("transfer"), message is self._without_room
+        number = message.count("transfer")
         self._arriving = None
         try:
             entries, size = lay_out(message.fields.get("manifest"), most_bytes=self._most_bytes)
@@ -190,14 +191,14 @@ class WeightsSubscriber:
             memory = None if place is None else SharedMemory.from_wire(place)
             flat, _ = self._memory.take(size)
         except MemoryError as error:
-            if not late:
+            if self._without_room is None:
                 log.warning(
                     "version %d of the weights waits for room, %d stays in use: %s",
                     version,
                     self.version,
                     error,
                 )
-            self._without_room, self._room_s = message, time.monotonic() + _ROOM_S
+            self._without_room, self._room_s = number, time.monotonic() + _ROOM_S
             return
         except WireError:
             self._without_room = None
@@ -210,8 +211,6 @@ class WeightsSubscriber:
         if not size:
             self._link.send("stop", transfer=number)
             self._finish(arriving)
-        elif late:
-            self._stream(arriving, "there was no room when it was announced")
         elif memory is not None:
             try:
                 arriving.source = self._windows.view(memory, size)
@@ -219,19 +218,16 @@ class WeightsSubscriber:
                 self._stream(arriving, error)
 
     def _stream(self, arriving: _Arriving, why: object) -> None:
-        """Have all bytes of a set sent, from the first on."""
+        """Have all bytes of a set sent instead."""
         log.info("version %d of the weights comes over the socket: %s", arriving.weights.version, why)
-        arriving.source, arriving.got, arriving.checked = None, 0, 0
+        self._arriving = None
         self._link.send("stream", transfer=arriving.number)
 
     def _chunk(self, message: Message) -> None:
         arriving = self._arriving
         if arriving is None or message.count("transfer") != arriving.number:
             return  # the rest of a set that was refused
-        travels = len(message.parts) > 1
-        if not travels and arriving.source is None:
-            return  # was on its way when the bytes were asked for
-        index = message.count("index")
+        index, travels = message.count("index"), arriving.source is None
         if index != arriving.got or index >= len(arriving.chunks):
             raise WireError("A chunk of weights does not fit", seen=f"chunk {index}", allowed=arriving.got)
         chunk = arriving.chunks[index]

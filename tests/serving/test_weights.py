@@ -522,6 +522,7 @@ def test_what_lies_elsewhere_than_was_announced_is_sent_and_what_is_sent_wrong_i
         forger.chunk(index, None, digest=expected)
     until(lambda: "stream" in asked, listen)
     assert not subscriber.refused
+    forger.begin()
     pieces = [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
     for index, piece in enumerate(pieces[:-1]):
         forger.chunk(index, piece)
