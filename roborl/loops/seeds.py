@@ -11,7 +11,7 @@ purpose        scene seeds                     used by
 ``demo``       400,000,000 to 799,999,999      ``record``: demonstrations
 ``failure``    800,000,000 to 1,199,999,999    ``record``: scripted failures
 ``tuning``     1,200,000,000 to 1,599,999,999  choosing settings
-``evaluation`` 1,600,000,000 to 1,999,999,999  ``evaluate``: reported figures
+``evaluation`` 1,600,000,000 to 1,999,999,999  ``evaluate``, ``act --mode evaluate``
 =============  ==============================  ===========================================
 """
 

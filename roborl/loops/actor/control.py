@@ -129,7 +129,7 @@ class ControlLoop:
             SafetyStop: If the operator stops the run while the scene is made ready.
             RobotError: If the cameras gave nothing several times running.
         """
-        seed = scene_seed("online", self._settings.seed, self._status["begun"] % SCENES)
+        seed = scene_seed(self._settings.purpose, self._settings.seed, self._status["begun"] % SCENES)
         self._status["waiting_for"] = Waiting.OPERATOR
         self._operator.reset(seed)
         # Making it ready may have taken a person minutes, and what is ready now may not be by the time it may begin.

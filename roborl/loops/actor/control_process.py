@@ -198,6 +198,7 @@ def make_settings(config: ActConfig, bench: Bench) -> ControlSettings:
         control_hz=bench.control_hz,
         max_steps=bench.max_steps,
         episodes=config.episodes or None,
+        purpose="evaluation" if config.mode == "evaluate" else "online",
         seed=config.seed,
         replan_steps=config.replan_steps,
         action_deadline_s=bench.watchdog.action_deadline_s,

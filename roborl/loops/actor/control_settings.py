@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from roborl.errors import ConfigError
+from roborl.loops.seeds import Purpose
 
 
 class Waiting(IntEnum):
@@ -31,7 +32,8 @@ class ControlSettings:
         control_hz: Rate of the set-points.
         max_steps: Policy steps after which an episode is cut off.
         episodes: How many to run in all, None for no end.
-        seed: Which set of scenes to run through.
+        purpose: What the scenes are for.
+        seed: Which set of them to run through.
         replan_steps: After how many steps of a chunk another one is asked for.
         action_deadline_s: Wall seconds without an action after which the episode ends; and for which the arm goes on with a
             chunk while the next one, asked for, does not come.
@@ -49,6 +51,7 @@ class ControlSettings:
     control_hz: float
     max_steps: int
     episodes: int | None = None
+    purpose: Purpose = "online"
     seed: int = 0
     replan_steps: int = 1
     action_deadline_s: float = 1.0

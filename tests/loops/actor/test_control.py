@@ -293,6 +293,12 @@ def test_an_episode_has_a_beginning_t_plus_1_arrivals_and_an_end(bench: Bench) -
     assert bench.operator.seeds == [begin.meta["seed"]]
 
 
+def test_scenes_are_of_the_purpose_that_the_loop_is_told(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, purpose="evaluation", episodes=2)
+    bench.loop.run()
+    assert bench.operator.seeds == [scene_seed("evaluation", 0, 0), scene_seed("evaluation", 0, 1)]
+
+
 def test_success_is_the_reward_of_the_step_that_reached_it(bench: Bench) -> None:
     bench.operator.success_at = 3
     bench.loop.run()
@@ -1146,6 +1152,17 @@ def test_control_loads_no_tensor_library() -> None:
         "import sys, roborl.loops.actor.control, roborl.loops.actor.orders, roborl.hil.supervisor, roborl.hil.keyboard;"
         "heavy = {'torch', 'lerobot', 'zmq', 'mujoco', 'transformers'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("process", ["control_process", "teleop"])
+def test_what_a_process_of_the_actor_needs_for_its_bench_is_loaded_once_it_runs(process: str) -> None:
+    script = (
+        f"import sys, roborl.loops.actor.{process};"
+        "early = {'torch', 'lerobot', 'mujoco', 'transformers', 'roborl.envs.bench'} & set(sys.modules);"
+        "sys.exit(str(early) if early else 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -72,6 +72,11 @@ def test_a_simulation_keeps_its_verdict_to_itself_where_a_judge_gives_it(
     assert make_settings(config, bench).meta.get("outcome") == told
 
 
+@pytest.mark.parametrize(("mode", "purpose"), [("train", "online"), ("evaluate", "evaluation")])
+def test_an_evaluation_runs_other_scenes_than_practice(mode: Any, purpose: str) -> None:
+    assert make_settings(ActConfig(mode=mode), load_bench("so101_sim")).purpose == purpose
+
+
 @pytest.mark.parametrize(("world_waits", "deadline_s"), [(True, 0.0), (False, 0.25)])
 def test_a_late_tick_ends_no_episode_of_a_simulated_world_that_waits(
     world_waits: bool, deadline_s: float
