@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import logging
 import math
 import time
@@ -51,18 +50,18 @@ def main(child: Child, config: ActConfig) -> None:
         RoborlError: If the bench cannot be used, or the robot stays out of order.
     """
     began = time.monotonic()
-    importlib.import_module("roborl.envs.gl")  # before anything loads MuJoCo
-    bench_module = importlib.import_module("roborl.envs.bench")
-    arm_module = importlib.import_module("roborl.envs.arm")
-    scales_module = importlib.import_module("roborl.loops.bench_scales")
-    bench: Bench = bench_module.load_bench(config.bench, config.bench_overrides, config.plugins)
-    robot: Robot = bench_module.make_robot(bench)
+    from roborl.envs.arm import Arm
+    from roborl.envs.bench import load_bench, make_robot
+    from roborl.loops.bench_scales import scales
+
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+    robot = make_robot(bench)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
     status = StatusSlot(folder, "control")
     status.begin()
     clock = MonotonicClock(bench.time_scale)
-    arm = arm_module.Arm(bench, robot, clock)
+    arm = Arm(bench, robot, clock)
     card = Card(
         actor=config.actor,
         bench=config.bench,
@@ -74,7 +73,7 @@ def main(child: Child, config: ActConfig) -> None:
         simulated=bench.simulated,
         policy_hz=bench.policy_hz,
         action_deadline_s=bench.watchdog.action_deadline_s,
-        scales=asdict(scales_module.scales(bench)),
+        scales=asdict(scales(bench)),
     )
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
     if not config.alone:
@@ -229,7 +228,9 @@ def make_operator(
 ) -> Operator:
     """Return whoever the configuration names."""
     if config.operator == "sim" or (config.operator == "auto" and bench.simulated):
-        operator: Operator = importlib.import_module("roborl.envs.sim_robot").SimOperator(robot)
+        from roborl.envs.sim_robot import SimOperator
+
+        operator = SimOperator(robot)
         return WithoutVerdict(operator) if _left_to_judge(config, bench) else operator
     if config.operator == "none":
         return Nobody()

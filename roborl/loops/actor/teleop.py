@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -61,9 +60,13 @@ def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str
     Raises:
         ConfigError: If the device gives nothing that fits the bench's actions.
     """
-    model = importlib.import_module("roborl.envs.robot_model").load_robot_model(bench.model)
+    from roborl.envs.robot_model import load_robot_model
+
+    model = load_robot_model(bench.model)
     if set(model.position_keys) <= set(features):
-        actions = importlib.import_module("roborl.envs.bench_maps").action_map(bench)
+        from roborl.envs.bench_maps import action_map
+
+        actions = action_map(bench)
         return LeaderMap(
             model.position_keys,
             actions.executed,
@@ -100,6 +103,7 @@ def main(child: Child, config: ActConfig) -> None:
         RobotError: If it cannot be reached; the supervisor tries again.
     """
     began = time.monotonic()
+    from roborl.envs.bench import load_bench
     from roborl.envs.servos import DEVICE_FAULTS
     from roborl.loops.actor.teleoperators import (
         check_plugged_in,
@@ -108,9 +112,7 @@ def main(child: Child, config: ActConfig) -> None:
         read_teleoperator,
     )
 
-    bench: Bench = importlib.import_module("roborl.envs.bench").load_bench(
-        config.bench, config.bench_overrides, config.plugins
-    )
+    bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     teleoperator = read_teleoperator(Path(config.teleop))
     to_action = make_map(bench, teleoperator.action_features)
     warn_without_clutch(teleoperator, config.intervention.trigger)
