@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from roborl.clock import NS, Clock, MonotonicClock
+from roborl.clock import NS, Clock, Deadline, MonotonicClock
 from roborl.errors import ConfigError, DeadlineExceeded, HandshakeMismatch
 from roborl.images import square
 from roborl.loops.reward_server import ServedJudge
@@ -22,7 +22,11 @@ from roborl.types import Image, Lane, Observation, Score
 
 log = logging.getLogger(__name__)
 
+ROUND_TRIP = "round_trip"
+"""In a score's ``timings_ms``: from sending its frame to having it."""
+
 _ASK_EVERY_S = 1.0
+_POLL_S = 0.05
 
 
 class ScoreLine:
@@ -40,6 +44,7 @@ class ScoreLine:
             no trial.
         rate_hz: Observations per second, which a model that is told the time has to count on, and one that counts
             observations should have learnt from; None where it is not known.
+        where: What has that rate, in a word or two.
         lane: What the scores are for. In the live lane a newer observation takes the place of one that was not sent yet.
         name: What to call this side in the server's log.
         keys: CURVE keys; None only on one machine.
@@ -55,6 +60,7 @@ class ScoreLine:
         references: Mapping[str, Pictures] | None = None,
         task: str = "",
         rate_hz: float | None = None,
+        where: str = "recording",
         lane: Lane = Lane.LABEL,
         name: str = "labeller",
         keys: Keys | None = None,
@@ -63,7 +69,8 @@ class ScoreLine:
         self._clock: Clock = clock or MonotonicClock()
         self._client = ScoreClient(endpoint, name=name, keys=keys, clock=self._clock)
         self._cameras, self._model, self._lane = tuple(cameras), model, lane
-        self._references, self._task, self._rate_hz = references or {}, task, rate_hz
+        self._references, self._task = references or {}, task
+        self._rate_hz, self._where = rate_hz, where
         self._judge: ServedJudge | None = None
         self._served = self._version = ""  # The judge's version without and with what sessions bring.
         self._tried: ServedJudge | None = None
@@ -143,7 +150,7 @@ class ScoreLine:
                     if event.version != self._served:
                         self._judge = None  # The model was exchanged since we asked.
                 case Scored():
-                    scores.append((event.session, self._stamped(event.score)))
+                    scores.append((event.session, self._stamped(event)))
                 case SessionLost():
                     self._open.discard(event.session)
                     lost.append(event.session)
@@ -172,9 +179,12 @@ class ScoreLine:
             self._tried, self._accepted = judge, False
             self._trial = self.open(self._task) if self._task else None
 
-    def _stamped(self, score: Score) -> Score:
+    def _stamped(self, event: Scored) -> Score:
+        score = event.score
+        timings = {**score.timings_ms, ROUND_TRIP: event.round_trip_ms}
         # Also while the judge is away: what it said before that is as good as ever.
-        return replace(score, version=self._version) if score.version == self._served else score
+        version = self._version if score.version == self._served else score.version
+        return replace(score, version=version, timings_ms=timings)
 
     def _views(self, judge: ServedJudge) -> tuple[str, ...]:
         return judge.cameras or self._cameras
@@ -195,9 +205,9 @@ class ScoreLine:
             )
         model = models[name]
         if self._rate_hz is not None:
-            check_rate(model.get("observation_hz"), self._rate_hz, "recording")
+            check_rate(model.get("observation_hz"), self._rate_hz, self._where)
             if self._served != model["version"]:
-                warn_of_rate(model.get("trained_hz"), self._rate_hz, "recording")
+                warn_of_rate(model.get("trained_hz"), self._rate_hz, self._where)
         cameras = tuple(model.get("cameras") or ())
         self._served = str(model["version"])
         shown = of_cameras(self._references, cameras or self._cameras)
@@ -212,6 +222,25 @@ class ScoreLine:
         )
         require_cameras(cameras, self._cameras)
         return judge
+
+
+def meet(line: ScoreLine, deadline_s: float) -> ServedJudge:
+    """Wait until the server says who is judging there, and return it.
+
+    Raises:
+        ConfigError: If it has no such model, or that wants a view which is not recorded.
+        DeadlineExceeded: If it is away.
+    """
+    deadline = Deadline(deadline_s)
+    while (judge := line.judge()) is None:
+        if deadline.passed:
+            raise DeadlineExceeded(
+                "The reward server is away",
+                seen=f"nothing for {deadline_s:g} s",
+                remedy="See that roborl serve runs at that address",
+            )
+        line.poll(_POLL_S)
+    return judge
 
 
 def _limit_s(told: object) -> float:
@@ -241,5 +270,5 @@ def require_cameras(wanted: Sequence[str], recorded: Sequence[str]) -> None:
             seen=missing,
             allowed=list(recorded),
             remedy="Serve a model made for this bench's cameras (roborl train-reward learns under their names with"
-            " --camera_map), or record them",
+            " --camera_map), or record them; in watching, name the views as it knows them: --cameras '{MODEL: SOURCE}'",
         )

@@ -13,18 +13,17 @@ import numpy as np
 
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.references import ReferencesConfig, read_demonstration
+from roborl.loops.reward_server import ScoreLink
+from roborl.loops.score_link import ROUND_TRIP, ScoreLine, meet
 from roborl.loops.serve import serving
 from roborl.loops.video import beside, draw_progress, write_video
-from roborl.loops.watch_sources import Source, open_source, renamed
+from roborl.loops.watch_sources import Source, View, open_source, renamed
 from roborl.rewards.metrics import value_order_correlation
-from roborl.rewards.observation_rate import check_rate, warn_of_rate
-from roborl.rewards.references import Pictures, digest, told
+from roborl.rewards.model import observation_id
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.shaping import held
-from roborl.serving.score_client import ScoreClient
-from roborl.serving.score_events import Scored, SessionLost, SessionRefused
 from roborl.serving.security import SecurityConfig
-from roborl.types import Lane, Score
+from roborl.types import Frame, Lane, Observation, Score
 from roborl.whole_files import as_json, require_writable, write_whole
 
 WhichLane = Literal["auto", "live", "label"]
@@ -109,9 +108,6 @@ class Watched:
         }
 
 
-type _Seen = tuple[Score, float, float]
-"""A score, its round trip and the age of what it is about, ms."""
-
 type OnScore = Callable[[Score, float], None]
 
 
@@ -129,8 +125,8 @@ def watch(
         stopping: Ends it early.
 
     Raises:
-        ConfigError: If there is no such source, the server refuses the session, or its model counts on observations at
-            another rate than the source's.
+        ConfigError: If there is no such source, the server refuses the session, or its model looks at a view that the
+            source lacks or counts on observations at another rate than the source's.
         DatasetError: If the source or the demonstration cannot be read.
         DeadlineExceeded: If server or scores do not come in time.
     """
@@ -140,25 +136,32 @@ def watch(
         open_source(config.source, rate_hz=config.rate_hz, episode=config.episode), config.cameras
     )
     references = read_demonstration(config.references, source.cameras, config.task or source.task)
+    lane = Lane.LIVE if config.lane == "live" or (config.lane == "auto" and source.live) else Lane.LABEL
     with ExitStack() as stack:
         endpoint = config.server
         if config.reward_model:
             endpoint = stack.enter_context(serving({"own": load_reward_model(config.reward_model)})).endpoint
-        client = ScoreClient(
+        line = ScoreLine(
             endpoint,
+            source.cameras,
+            model=config.model,
+            references=references,
+            rate_hz=source.rate_hz,
+            where="source",
+            lane=lane,
             name="watch",
-            deadline_s=config.deadline_s,
             keys=None if config.reward_model else config.security.load(),
         )
-        stack.callback(client.close)
-        client.wait_connected(config.deadline_s)
-        served = _served(client.statistics(config.deadline_s), config.model)
-        check_rate(served.get("observation_hz"), source.rate_hz, "source")
-        warn_of_rate(served.get("trained_hz"), source.rate_hz, "source")
-        watched = _Watch(config, source, references, client, on_score, stopping).run()
+        stack.callback(line.leave)
+        judge = meet(line, config.deadline_s)
+        watched = _Watch(config, source, line, lane, on_score, stopping).run()
     if config.out:
-        _write(config, source, watched, served.get("about") or {})
+        _write(config, source, watched, judge.about)
     return watched
+
+
+class _Lost(Exception):
+    """The session is gone, in a lane in which nothing may be skipped."""
 
 
 class _Watch:
@@ -168,112 +171,102 @@ class _Watch:
         self,
         config: WatchConfig,
         source: Source,
-        references: Mapping[str, Pictures],
-        client: ScoreClient,
+        line: ScoreLink,
+        lane: Lane,
         on_score: OnScore,
         stopping: Callable[[], bool],
     ) -> None:
-        self._config, self._source, self._client = config, source, client
-        self._references, self._shown = references, digest(references)
+        self._config, self._source, self._line, self._lane = config, source, line, lane
         self._on_score, self._stopping = on_score, stopping
-        self._lane = (
-            Lane.LIVE if config.lane == "live" or (config.lane == "auto" and source.live) else Lane.LABEL
-        )
         # A camera does not wait, so a recording that stands for one does not either.
-        self._paced = self._lane is Lane.LIVE and not source.live
-        self._heard = time.monotonic()
-        self._session = ""
+        self._paced = lane is Lane.LIVE and not source.live
         self._times_s: dict[int, float] = {}
         self._due: dict[int, float] = {}
-        self._lost = False
 
     def run(self) -> Watched:
         while True:
-            watched = self._pass()
-            if watched is not None:
-                return watched
+            self._session: str | None = None
+            self._waiting: Observation | None = None
+            self._sent: int | None = None  # the last that was sent, until its score is here
+            self._watched = Watched()
+            try:
+                return replace(self._watched, shown=self._show_all())
+            except _Lost:
+                continue
 
-    def _pass(self) -> Watched | None:
-        """Return None where the session was lost and all has to be shown again."""
-        config, client = self._config, self._client
-        scores: list[_Seen] = []
-        self._open()
+    def _show_all(self) -> int:
+        """Return how many observations there were, once the last is scored or it is told to stop."""
         shown, began = 0, time.monotonic()
         for view in self._source.read():
-            if self._stopping() or (config.count and shown >= config.count):
+            if self._stopping() or (self._config.count and shown >= self._config.count):
                 break
-            self._times_s[shown] = view.time_s
-            self._due[shown] = began + view.time_s if self._paced else time.monotonic()
-            scores += self._poll_until(self._due[shown])
-            if self._lost and self._lane is Lane.LABEL:
-                return None
-            if self._lost:
-                self._open()
-            while not client.push_frame(self._session, shown, view.images, state=view.state):
-                scores += self._poll(_POLL_S)
-                if self._lost:
-                    return None
+            due = began + view.time_s if self._paced else time.monotonic()
+            while (early_s := due - time.monotonic()) > 0 and not self._stopping():
+                self._turn(min(early_s, _POLL_S))
+            self._times_s[shown], self._due[shown] = view.time_s, due
+            self._show(_observation(view, shown))
             shown += 1
-        while client.under_way(self._session) and not self._stopping():
-            scores += self._poll(_POLL_S)
-            if self._lost and self._lane is Lane.LABEL:
-                return None
-        client.close_session(self._session)
-        return Watched(
-            scores=[score for score, _, _ in scores],
-            times_s=[self._times_s[score.frame_id] for score, _, _ in scores],
-            round_trips_ms=[took_ms for _, took_ms, _ in scores],
-            ages_ms=[age_ms for _, _, age_ms in scores] if self._lane is Lane.LIVE else [],
-            shown=shown,
-        )
+        while self._waits and not self._stopping():
+            self._turn(_POLL_S)
+        if self._session is not None:
+            self._line.close(self._session)
+        return shown
 
-    def _open(self) -> None:
-        task = self._config.task or self._source.task
-        self._session = self._client.open_session(
-            task,
-            self._source.cameras,
-            model=self._config.model,
-            lane=self._lane,
-            references=self._references,
-        )
-        self._lost = False
-        self._heard = time.monotonic()
+    @property
+    def _waits(self) -> bool:
+        return self._waiting is not None or self._sent is not None
 
-    def _poll_until(self, due: float) -> list[_Seen]:
-        scores = self._poll(0.0)
-        while (early_s := due - time.monotonic()) > 0 and not self._stopping():
-            scores += self._poll(min(early_s, _POLL_S))
-        return scores
-
-    def _poll(self, timeout_s: float) -> list[_Seen]:
-        scores = []
-        for event in self._client.poll(timeout_s):
-            match event:
-                case Scored(score=score):
-                    score = replace(score, version=told(score.version, self._shown))
-                    self._on_score(score, self._times_s[score.frame_id])
-                    age_ms = (time.monotonic() - self._due[score.frame_id]) * 1e3
-                    scores.append((score, event.round_trip_ms, age_ms))
-                case SessionRefused():
-                    raise ConfigError("The reward server refuses to judge this", seen=event.reason)
-                case SessionLost():
-                    self._lost = True
+    def _show(self, observation: Observation) -> None:
+        """Send it, in the live lane as soon as the line takes it and if no newer one is there by then."""
+        if not self._waits:
             self._heard = time.monotonic()
-        waits = timeout_s > 0 or bool(self._client.under_way(self._session))
-        if waits and time.monotonic() - self._heard > self._config.deadline_s:
+        self._waiting = observation
+        self._turn(0.0)
+        while self._lane is Lane.LABEL and self._waiting is not None and not self._stopping():
+            self._turn(_POLL_S)
+
+    def _turn(self, timeout_s: float) -> None:
+        # What came first: a server that was not listened to for a second would count as away.
+        scores, lost = self._line.poll(timeout_s)
+        for session, score in scores:
+            if session == self._session:
+                self._take(score)
+        if self._session in lost:
+            if self._lane is Lane.LABEL:
+                raise _Lost
+            self._session = self._sent = None
+        if self._line.judge() is not None and self._session is None:
+            self._session = self._line.open(self._config.task or self._source.task)
+        if (
+            self._waiting is not None
+            and self._session is not None
+            and self._line.push(self._session, self._waiting, score=True)
+        ):
+            self._sent, self._waiting = observation_id(self._waiting), None
+        if self._waits and time.monotonic() - self._heard > self._config.deadline_s:
             raise DeadlineExceeded(
                 "The reward server gives no scores",
                 allowed=f"{self._config.deadline_s:g} s",
                 remedy="Look at its log; raise --deadline_s for a slow model",
             )
-        return scores
+
+    def _take(self, score: Score) -> None:
+        self._heard = time.monotonic()
+        index, watched = score.frame_id, self._watched
+        self._on_score(score, self._times_s[index])
+        watched.scores.append(score)
+        watched.times_s.append(self._times_s[index])
+        watched.round_trips_ms.append(score.timings_ms[ROUND_TRIP])
+        if self._lane is Lane.LIVE:
+            watched.ages_ms.append((self._heard - self._due[index]) * 1e3)
+        if index == self._sent:
+            self._sent = None
 
 
-def _served(statistics: Mapping[str, Any], model: str) -> Mapping[str, Any]:
-    """Return what the server says of the model that is to judge; nothing of one whose session it will refuse."""
-    models: Mapping[str, Mapping[str, Any]] = statistics["models"]
-    name = model or (next(iter(models)) if len(models) == 1 else "")
-    return models.get(name, {})
+def _observation(view: View, index: int) -> Observation:
+    # A recording has no capture stamps; the index is what a fold goes by.
+    frames = {name: Frame(rgb=rgb, camera=name, stamp_ns=0, id=index) for name, rgb in view.images.items()}
+    return Observation(frames=frames, state=view.state, stamp_ns=0)
 
 
 def _write(config: WatchConfig, source: Source, watched: Watched, about: Mapping[str, Any]) -> None:

@@ -367,7 +367,7 @@ def test_a_monitor_shows_the_demonstration_with_every_session(lamps: Path, tmp_p
     with serving({"m": TowardsModel(("front",))}) as server:
         config = WatchConfig(source=source, server=server.endpoint, task=TASK)
         with pytest.raises(
-            ConfigError, match=r"refuses to judge this\. Found: The reward model lacks a reference"
+            ConfigError, match=r"refuses to judge the task\. Found: The reward model lacks a reference"
         ):
             watch(config)
         closed: list[str] = []

@@ -9,12 +9,16 @@ import pytest
 
 from roborl.cli.main import main as roborl
 from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.loops.references import ReferencesConfig, read_demonstration
+from roborl.loops.score_episodes import score_over
+from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.video import write_video
 from roborl.loops.watch import WatchConfig, watch
 from roborl.loops.watch_sources import open_source
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.testing.episodes import random_episode, write_episodes
+from roborl.types import Frame, Observation
 
 
 def brightening(path, count=30, fps=30.0, levels=None):
@@ -69,7 +73,7 @@ def test_a_folder_of_videos_is_several_views_that_a_model_may_know_by_other_name
     brightening(tmp_path / "left.mp4", levels=np.linspace(220, 30, 30))
     with serving({"m": BrightnessModel(("front",))}) as server:
         config = {"source": str(tmp_path), "server": server.endpoint}
-        with pytest.raises(ConfigError, match="needs views"):
+        with pytest.raises(ConfigError, match=r"cameras that are not recorded.*front.*--cameras"):
             watch(WatchConfig(**config))
         up = watch(WatchConfig(**config, cameras={"front": "high"})).figures()
         down = watch(WatchConfig(**config, cameras={"front": "left"})).figures()
@@ -77,6 +81,43 @@ def test_a_folder_of_videos_is_several_views_that_a_model_may_know_by_other_name
         assert down["value_order_correlation"] < -0.99
         with pytest.raises(ConfigError, match="no such view"):
             watch(WatchConfig(**config, cameras={"front": "right"}))
+
+
+@pytest.mark.parametrize("lane", ["label", "live"])
+def test_what_is_watched_is_judged_as_what_is_labelled(tmp_path, lane):
+    for name, levels in {"front": (30, 220), "wrist": (220, 30)}.items():
+        brightening(tmp_path / f"{name}.mp4", count=8, levels=np.linspace(*levels, 8))
+    shown = ReferencesConfig(path=str(tmp_path), frames=2)
+    asked = []
+
+    class Seeing(BrightnessJudge):
+        def answer(self, queries):
+            asked.extend(picture.shape for query in queries for picture in query.now)
+            return super().answer(queries)
+
+    model = BrightnessModel(("front",), image_px=32, judge=Seeing())
+    source = open_source(str(tmp_path), rate_hz=0)
+    with serving({"m": model}) as server:
+        config = WatchConfig(source=str(tmp_path), server=server.endpoint, references=shown, lane=lane)
+        watched = watch(config).scores
+        references = read_demonstration(shown, source.cameras, source.task)
+        line = ScoreLine(server.endpoint, source.cameras, references=references)
+        observations = [
+            Observation(
+                frames={n: Frame(rgb=p, camera=n, stamp_ns=0, id=i) for n, p in view.images.items()},
+                state=view.state,
+                stamp_ns=0,
+            )
+            for i, view in enumerate(source.read())
+        ]
+        labelled = score_over(line, source.task, observations, deadline_s=20)
+        line.leave()
+    assert set(references) == {"demo/front", "demo/wrist"}
+    assert {score.version for score in watched} == {score.version for score in labelled} != {model.version}
+    progress = {score.frame_id: score.progress for score in labelled}
+    assert watched
+    assert all(score.progress == progress[score.frame_id] for score in watched)
+    assert set(asked) == {(32, 32, 3)}
 
 
 def test_a_recording_plays_in_real_time_on_the_live_lane_and_nothing_old_is_judged(tmp_path):

@@ -23,12 +23,12 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, progress_path, read_progress, write_progress
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.label_config import LabelConfig
-from roborl.loops.rabc.label_groups import groups_of, meet, version_of
+from roborl.loops.rabc.label_groups import groups_of, version_of
 from roborl.loops.rabc.label_journal import LabelJournal
 from roborl.loops.reward_server import ServedJudge
 from roborl.loops.reward_training.training_episodes import views_of
 from roborl.loops.score_episodes import ShownEpisode, read_ahead, score_episodes
-from roborl.loops.score_link import ScoreLine
+from roborl.loops.score_link import ScoreLine, meet
 from roborl.loops.serve import ServeConfig, serving
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import unanswered

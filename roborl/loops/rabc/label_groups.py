@@ -8,18 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from roborl.clock import Deadline, MonotonicClock
 from roborl.data.lerobot_files import load_files
-from roborl.errors import DatasetError, DeadlineExceeded
+from roborl.errors import DatasetError
 from roborl.loops.rabc.label_config import LabelConfig
 from roborl.loops.references import NoDemonstration, read_demonstration
 from roborl.loops.reward_server import ServedJudge
-from roborl.loops.score_link import ScoreLine
 from roborl.rewards.references import Pictures, told
 
 log = logging.getLogger(__name__)
-
-_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -74,25 +70,6 @@ def groups_of(config: LabelConfig, root: Path, cameras: Sequence[str]) -> tuple[
             remedy="Name the demonstration: --references.episode NUMBER, or the task: --task",
         )
     return groups, left_out
-
-
-def meet(line: ScoreLine, deadline_s: float) -> ServedJudge:
-    """Wait until the server says who is judging there, and return it.
-
-    Raises:
-        ConfigError: If it has no such model, or that wants a view which is not recorded.
-        DeadlineExceeded: If it is away.
-    """
-    deadline = Deadline(deadline_s, MonotonicClock())
-    while (judge := line.judge()) is None:
-        if deadline.passed:
-            raise DeadlineExceeded(
-                "The reward server is away",
-                seen=f"nothing for {deadline_s:g} s",
-                remedy="See that roborl serve runs at that address",
-            )
-        line.poll(_POLL_S)
-    return judge
 
 
 def version_of(judges: Sequence[ServedJudge]) -> str:
