@@ -97,7 +97,7 @@ class ActConfig(ActSettings):
     # Episodes in all, over restarts too, but not over those of the machine: an actor without its learner's run folder
     # counts in memory alone. 0 for no end.
     episodes: int = 0
-    # Seed of the scenes and of exploration.
+    # Seed of the scenes and of exploration; a start that goes on draws other noise than the one before it.
     seed: int = 0
 
     def __post_init__(self) -> None:

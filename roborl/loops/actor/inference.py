@@ -205,8 +205,14 @@ class InferenceLoop:
         self._status["policy_version"] = self._policy.version
 
 
-def policy_maker(config: ActConfig) -> Callable[[str], LearningPolicy]:
+def policy_maker(config: ActConfig, *counts: int) -> Callable[[str], LearningPolicy]:
     """Return what makes the configured policy for a task, given in words.
+
+    Each policy that is made draws other noise than the one before it: it takes that one's place, and goes on.
+
+    Args:
+        config: What the actor is told.
+        counts: What tells this start of the process from earlier ones; the same counts give the same noise.
 
     Raises:
         ConfigError: If the factory cannot be found.
@@ -219,9 +225,12 @@ def policy_maker(config: ActConfig) -> Callable[[str], LearningPolicy]:
             "The policy factory cannot be found", seen=config.policy_factory, allowed="module:function"
         ) from error
 
+    seeds = np.random.SeedSequence([config.seed, *counts])
+
     def make(task: str) -> LearningPolicy:
         explore = config.exploration if config.explore and config.mode == "train" else None
-        policy: LearningPolicy = factory(config.policy, task=task, explore=explore, seed=config.seed)
+        seed = int(seeds.spawn(1)[0].generate_state(1)[0])
+        policy: LearningPolicy = factory(config.policy, task=task, explore=explore, seed=seed)
         return policy
 
     return make
@@ -278,12 +287,13 @@ def main(child: Child, config: ActConfig) -> None:
         ConfigError: If the policy cannot be made, or is slower than a physical bench waits for an action.
         ModelLoadError: If it does not fit the robot.
     """
-    began = time.monotonic()
-    make_policy = policy_maker(config)
-    import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
     status, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
     status.begin()
+    began = time.monotonic()
+    # Starts are counted in memory alone; a run that goes on after the machine was restarted knows its episodes still.
+    make_policy = policy_maker(config, status["starts"], StatusSlot(folder, "control")["begun"])
+    import_s = time.monotonic() - began
     card = await_card(folder, child)
     if card is None:
         return

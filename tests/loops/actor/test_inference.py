@@ -242,6 +242,55 @@ def test_the_inference_process_ends_where_its_policy_is_too_slow_on_the_threads_
         replace(config, threads=0)
 
 
+def test_no_start_of_the_process_draws_the_noise_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(act_config, "_MEMORY_DISK", tmp_path)
+    seeds: list[int] = []
+
+    class Ended(Exception):
+        pass
+
+    def policy(folder: Path, *, seed: int, **_: Any) -> Any:
+        seeds.append(seed)
+        raise Ended
+
+    def start(run: str, episodes: int = 0) -> None:
+        config = ActConfig(run=tmp_path / run, policy_factory="roborl.testing.policies:random_policy")
+        folder = act_config.shared_folder(config.run, config.actor)
+        Card(actor="arm", bench="b", cameras=CAMERAS, state_dim=3, action_dim=2, real_time=False).write(
+            folder
+        )
+        StatusSlot(folder, "control")["begun"] = episodes
+        with pytest.raises(Ended):
+            inference.main(Child("inference", None, ctypes.c_int64(0)), config)
+
+    monkeypatch.setattr("roborl.testing.policies.random_policy", policy)
+    start("first")
+    start("first")
+    start("recalled", episodes=7)  # After the machine was restarted, the episodes are all that is known.
+    assert len(set(seeds)) == 3
+    start("of the same seed")
+    assert seeds[3] == seeds[0]
+
+
+def test_the_policy_that_takes_the_place_of_a_refused_one_draws_other_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(
+        "roborl.testing.policies.random_policy", lambda folder, **given: seeds.append(given["seed"])
+    )
+    config = ActConfig(policy_factory="roborl.testing.policies:random_policy")
+    make = policy_maker(config)
+    make("wave")
+    make("wave")
+    policy_maker(config)("wave")
+    policy_maker(replace(config, seed=1))("wave")
+    assert len(set(seeds)) == 3
+    assert seeds[2] == seeds[0]
+
+
 def test_a_policy_is_told_its_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roborl.testing.policies.random_policy", lambda folder, **told: told)
     make: Any = policy_maker(ActConfig(policy_factory="roborl.testing.policies:random_policy"))
