@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,21 @@ from roborl.rewards.adaptation.config import AdaptationTraining
 from roborl.rewards.adaptation.lessons import Album, Lessons, Sample
 from roborl.rewards.adaptation.teaching import Teacher
 from roborl.rewards.adaptation.weights import LearningWeights
-from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
+from roborl.rewards.resume_points import (
+    Identity,
+    bearing,
+    read_resume_point,
+    restore_optimiser,
+    write_resume_point,
+)
 from roborl.whole_files import as_json
 
 logger = logging.getLogger(__name__)
 
 _MOST_BROKEN = 10
 _LOG_EVERY_S = 5.0
+# On the weights that come out.
+_NOT_BEARING = ("held_out", "measure_every", "measure", "report", "save_every_s")
 _LAST_SHARE = 0.02  # of the largest learning rate, in the last step
 
 type Log = Callable[[Mapping[str, float]], None]
@@ -232,7 +240,6 @@ class _Run:
 
     def _save(self) -> None:
         meta = {
-            "identity": self.identity,
             "step": str(self.step),
             "skipped": str(self.skipped),
             "losses": json.dumps(self.losses),
@@ -242,6 +249,7 @@ class _Run:
             tensors={f"weights.{name}": p for name, p in self.weights.named.items()},
             parameters=self.weights.named,
             optimiser=self.optimiser,
+            identity=self.identity,
             meta=meta,
         )
 
@@ -298,14 +306,16 @@ def _thinned(samples: Sequence[Sample], most: int) -> list[Sample]:
     return [samples[int(i)] for i in places] if samples else []
 
 
-def _identity(lessons: Lessons, samples: Sequence[Sample], album: Album, training: AdaptationTraining) -> str:
-    """Return a hash of everything that bears on the weights that come out."""
+def _identity(
+    lessons: Lessons, samples: Sequence[Sample], album: Album, training: AdaptationTraining
+) -> Identity:
     digest = hashlib.sha256()
-    bearing = asdict(training)
-    for name in ("held_out", "measure_every", "measure", "report", "save_every_s"):
-        del bearing[name]
-    digest.update(json.dumps(bearing, sort_keys=True, default=str).encode())
-    digest.update(f"{lessons.judge.identity} {lessons.prompt_sha256} {album.digest}".encode())
     for sample in samples:
         digest.update(f"{sample.spots} {sample.answer}".encode())
-    return digest.hexdigest()
+    return {
+        **bearing("training", training, without=_NOT_BEARING),
+        "judge": lessons.judge.identity,
+        "prompt": lessons.prompt_sha256,
+        "pictures": album.digest,
+        "questions": digest.hexdigest(),
+    }

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ from roborl.rewards.pairs.batches import PairEpisode, PairSampler, pairs_loss
 from roborl.rewards.pairs.config import PairTraining
 from roborl.rewards.pairs.judge import network_identity
 from roborl.rewards.pairs.network import PairNetwork
-from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
+from roborl.rewards.resume_points import (
+    Identity,
+    bearing,
+    read_resume_point,
+    restore_optimiser,
+    write_resume_point,
+)
 
 _WARM_UP = 0.02
 _CLIP = 1.0
@@ -145,7 +151,8 @@ class _Run:
             tensors={f"network.{name}": p for name, p in self.network.named_parameters()},
             parameters=dict(self.network.named_parameters()),
             optimiser=self.optimiser,
-            meta={"identity": self.identity, "losses": json.dumps(self.losses)},
+            identity=self.identity,
+            meta={"losses": json.dumps(self.losses)},
         )
 
     def _resume(self, folder: Path) -> None:
@@ -161,13 +168,10 @@ class _Run:
         restore_optimiser(self.optimiser, parameters, tensors)
 
 
-def _identity(network: PairNetwork, tasks: Tasks, training: PairTraining, shares: Sequence[float]) -> str:
-    """Return a hash of everything that bears on the weights that come out."""
-    bearing = asdict(training)
-    for name in ("threads", "save_every_s"):
-        del bearing[name]
-    digest = hashlib.sha256(json.dumps(bearing, sort_keys=True).encode())
-    digest.update(network_identity(network).encode())
+def _identity(
+    network: PairNetwork, tasks: Tasks, training: PairTraining, shares: Sequence[float]
+) -> Identity:
+    digest = hashlib.sha256()
     for share, (name, episodes) in zip(shares, tasks.items(), strict=True):
         digest.update(f"{name} {share!r}".encode())
         for episode in episodes:
@@ -175,7 +179,11 @@ def _identity(network: PairNetwork, tasks: Tasks, training: PairTraining, shares
             arrays: list[NDArray[Any]] = [*episode.views, episode.low, episode.high]
             for array in arrays:
                 digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    return {
+        **bearing("training", training, without=("threads", "save_every_s")),
+        "network": network_identity(network),
+        "episodes": digest.hexdigest(),
+    }
 
 
 def _mean(losses: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roborl.errors import DatasetError
-from roborl.rewards.resume_points import read_resume_point, restore_optimiser, write_resume_point
+from roborl.rewards.resume_points import bearing, read_resume_point, restore_optimiser, write_resume_point
 from roborl.rewards.sarm.batches import PreparedEpisode, WindowBatch, WindowSampler, augmented
 from roborl.rewards.sarm.checkpoint import freeze_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
@@ -36,6 +36,7 @@ _WARM_UP = 0.05
 _AVERAGING = 0.98
 _LOG_EVERY_S = 5.0
 _BOOTSTRAP = 0.8
+_NOT_BEARING = ("held_out", "threads", "save_every_s")  # on the weights that come out of the same episodes
 
 type Log = Callable[[Mapping[str, float]], None]
 
@@ -146,9 +147,11 @@ class _Run:
         self.average = {name: p.detach().clone() for name, p in network.named_parameters()}
         self.step, self.before_s = 0, 0.0
         self.workspace = workspace
-        self.identity = json.dumps(
-            [asdict(config), asdict(training) | {"threads": 0}, _fingerprint(episodes)]
-        )
+        self.identity = {
+            **bearing("model", config),
+            **bearing("training", training, without=_NOT_BEARING),
+            "episodes": _fingerprint(episodes),
+        }
         if workspace is not None:
             self._resume(workspace)
 
@@ -216,7 +219,6 @@ class _Run:
         tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
         tensors |= {f"average.{n}": t for n, t in self.average.items()}
         meta = {
-            "identity": self.identity,
             "step": str(self.step),
             "seconds": repr(seconds),
             "rng": json.dumps(self.rng.bit_generator.state),
@@ -226,6 +228,7 @@ class _Run:
             tensors=tensors,
             parameters=dict(self.network.named_parameters()),
             optimiser=self.optimiser,
+            identity=self.identity,
             meta=meta,
         )
 

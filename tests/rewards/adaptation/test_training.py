@@ -216,7 +216,10 @@ def test_a_run_that_was_killed_comes_to_the_same(settings, tmp_path, method):
     assert whole.last_loss == resumed.last_loss
     log = (tmp_path / "cut" / "work" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2, 3, 4]
-    with pytest.raises(ModelLoadError, match="run with other settings"):
+    _, finished = a_run(settings, replace(training, save_every_s=9.0, measure=1), tmp_path / "cut")
+    assert all(torch.equal(weights, one[name]) for name, weights in weights_of(finished).items())
+    named = r"run with other settings.*, training\.learning_rate 0\.001 and not 0\.002\."
+    with pytest.raises(ModelLoadError, match=named):
         a_run(settings, replace(training, learning_rate=2e-3), tmp_path / "cut")
 
 

@@ -117,8 +117,13 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert steps == [5]
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(ModelLoadError, match="other settings"):
+    finished = fresh()
+    train_pairs(finished, tasks, replace(training, save_every_s=9.0), workspace=tmp_path)
+    assert all(map(torch.equal, finished.parameters(), again.parameters()))
+    with pytest.raises(ModelLoadError, match=r"other settings.*, training\.colour 0\.15 and not 0\.0\."):
         train_pairs(fresh(), tasks, replace(training, colour=0.0), workspace=tmp_path)
+    with pytest.raises(ModelLoadError, match=r", network pairs-\w+ and not pairs-\w+\."):
+        train_pairs(whole, tasks, training, workspace=tmp_path)
 
 
 def test_a_wrist_that_is_not_seen_teaches_nothing() -> None:

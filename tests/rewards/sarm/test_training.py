@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,11 +87,23 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(few: list[TrainingEpis
 
 def test_a_resume_point_of_another_run_is_refused(few: list[TrainingEpisode], tmp_path: Path) -> None:
     train_sarm(few, TINY, SHORT, workspace=tmp_path)
-    with pytest.raises(ModelLoadError, match="other settings"):
+    with pytest.raises(ModelLoadError, match=r"other settings.*, training\.steps 6 and not 7\."):
         train_sarm(few, TINY, replace(SHORT, steps=7), workspace=tmp_path)
+    drop = replace(SHORT.windows, drop=0.5)
+    with pytest.raises(ModelLoadError, match=r", training\.windows\.drop 0\.2 and not 0\.5\."):
+        train_sarm(few, TINY, replace(SHORT, windows=drop), workspace=tmp_path)
     brighter = replace(few[0], images={name: rgb // 2 for name, rgb in few[0].images.items()})
-    with pytest.raises(ModelLoadError, match="another dataset"):
+    with pytest.raises(ModelLoadError, match=r"another dataset.*, episodes [0-9a-f]+ and not [0-9a-f]+\."):
         train_sarm([brighter, *few[1:]], TINY, SHORT, workspace=tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"save_every_s": 1.0}, {"threads": 0}, {"held_out": 0.5}])
+def test_what_bears_on_no_weight_may_change_before_a_run_goes_on(
+    few: list[TrainingEpisode], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    before = train_sarm(few, TINY, SHORT, workspace=tmp_path)
+    after = train_sarm(few, TINY, replace(SHORT, **change), workspace=tmp_path)
+    assert after.model.version == before.model.version
 
 
 def test_the_budget_ends_a_run(few: list[TrainingEpisode]) -> None:
