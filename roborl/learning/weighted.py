@@ -2,11 +2,13 @@
 
 The policy learns by its own imitation loss, so any network whose loss is known sample by sample will do: no likelihood and no
 gradient through sampling is asked for. A chunk that a person commanded, or a demonstration, counts once; a chunk of practice
-counts e to the power of its advantage where that is positive, and not at all where it is not. The advantage of a chunk is the
-shaped return over it and what the observation behind it is worth, less what the observation before it was worth. An ensemble of
-small networks says what observations are worth, from a frozen encoder's features, the state and the stored potential; the policy
-is never told the potential. So the shaped values stay the task's values minus the potential, however late, held or noisy that
-potential is, and the advantage of a converged ensemble is the task's own.
+counts e to the power of its advantage where that is positive, and not at all where it is not. Within a batch these weights are
+scaled down to a mean of 1 where it is more, so that practice as a whole counts no more than its share of the batch; and it counts
+nothing before the values have been taught for a while. The advantage of a chunk is the shaped return over it and what the
+observation behind it is worth, less what the observation before it was worth. An ensemble of small networks says what
+observations are worth, from a frozen encoder's features, the state and the stored potential; the policy is never told the
+potential. So the shaped values stay the task's values minus the potential, however late, held or noisy that potential is, and
+the advantage of a converged ensemble is the task's own.
 
 What values are taught towards, and how far they look ahead, is in :mod:`roborl.learning.targets`.
 
@@ -77,8 +79,12 @@ class WeightedConfig:
     learning_rate: float = 0.0
     # advantage, relative to the mean value, that makes a chunk of practice count e times as much
     temperature: float = 0.1
-    # values below this are not scaled up further, so that untaught values do not move the policy
+    # mean value below which advantages are not scaled up any further
     least_value: float = 0.1
+    # updates of the values before practice is imitated at all. Values begin at random, up to a quarter of the task's reward, and
+    # call half of all practice better than expected. After 5 / polyak updates, less than a hundredth of that is left in their
+    # targets
+    value_updates: int = 1000
     # frozen encoder of the pictures for the values: efficientnet-lite0, cnn (random) or pretrained:FOLDER-OR-HUB-ID
     encoder: str = "efficientnet-lite0"
     # which expectile of the targets values are taught towards; 0.5: their mean, higher: nearer to the best that was done
@@ -99,14 +105,15 @@ class WeightedConfig:
         if not (
             self.temperature > 0
             and 0.0 < self.expectile < 1.0
-            and self.n_step >= 0
+            and min(self.n_step, self.value_updates) >= 0
             and min(self.lora_rank, self.batch_size, self.members) >= 1
         ):
             raise ConfigError(
                 "Chunks cannot be weighed with these settings",
                 seen=f"temperature={self.temperature:g} expectile={self.expectile:g} n_step={self.n_step} "
-                f"lora_rank={self.lora_rank} batch_size={self.batch_size} members={self.members}",
-                allowed="temperature > 0, expectile between 0 and 1, n_step >= 0, 1 or more of the others",
+                f"value_updates={self.value_updates} lora_rank={self.lora_rank} batch_size={self.batch_size} "
+                f"members={self.members}",
+                allowed="temperature > 0, expectile between 0 and 1, n_step and value_updates >= 0, 1 or more of the others",
             )
         if not self.learn or (len(self.learn) > 1 and {"all", "lora"} & set(self.learn)):
             raise ConfigError(
@@ -256,13 +263,16 @@ class Weighted:
         worth = self.shaped.task_value(value, torch.from_numpy(batch.potential))
         scale = worth.abs().mean().clamp_min(config.least_value)
         advantage = (target - value) / scale
-        better = (advantage / config.temperature).exp().clamp_max(_MOST_WEIGHT) * (advantage > 0)
+        counts = (advantage > 0) & (self.updates >= config.value_updates)
+        better = (advantage / config.temperature).exp().clamp_max(_MOST_WEIGHT) * counts
         shown = torch.from_numpy(batch.demo | batch.person)
-        practice = int((~shown).sum())
-        taken = float((better > 0)[~shown].sum()) / max(practice, 1)
+        practice = better[~shown]
+        count = max(len(practice), 1)
+        # Scaled down alone: practice of which little was better is not to count like a demonstration.
+        better = better / (practice.sum() / count).clamp_min(1.0)
         return torch.where(shown, 1.0, better), {
             "advantage": advantage.mean().item(),
-            "practice_imitated": taken,
+            "practice_imitated": float((practice > 0).sum()) / count,
         }
 
     def _update_values(self, told: Tensor, target: Tensor) -> dict[str, float]:

@@ -53,7 +53,9 @@ def learner(saved: Callable[[str], Path], store: Path, kind: str = "act", **sett
         Store.open(store, StoreSpec(cameras={"front": (24, 32)}, capacity_bytes=100_000, **form)).close()  # type: ignore[arg-type]
     policy = load_policy(saved(kind), task="reach the target")
     assert isinstance(policy, LeRobotPolicy)
-    config = WeightedConfig(**{"encoder": "cnn", "width": 16, "learning_rate": 1e-2} | settings)
+    config = WeightedConfig(
+        **{"encoder": "cnn", "width": 16, "learning_rate": 1e-2, "value_updates": 0} | settings
+    )
     return Weighted(config, policy, ArenaReader(store), seed=0)
 
 
@@ -142,8 +144,41 @@ def test_what_is_shown_counts_once_whatever_came_of_it(saved: Callable[[str], Pa
     for shown in (replace(drawn, demo=np.ones(SIZE, bool)), replace(drawn, person=np.ones(SIZE, bool))):
         assert made._weigh(shown, value, target)[0].tolist() == [1.0] * SIZE
     assert made._weigh(drawn, value, target)[0].tolist() == [0.0] * SIZE
-    most = made._weigh(replace(drawn, reward=-drawn.reward), value, -target)[0]
-    assert most.tolist() == [20.0] * SIZE
+
+
+def test_practice_as_a_whole_counts_no_more_than_its_share(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = learner(saved, tmp_path / "store", temperature=1.0)
+    drawn = batch(np.random.default_rng(0), demo=False)
+    value = torch.zeros(SIZE)
+    assert made._weigh(drawn, value, torch.full((SIZE,), 5.0))[0].tolist() == [1.0] * SIZE
+
+    some = replace(drawn, demo=np.arange(SIZE) < SIZE // 2)
+    target = torch.tensor([0.0] * 5 + [0.01, 0.05, 0.1])
+    weight = made._weigh(some, value, target)[0]
+    assert weight[: SIZE // 2].tolist() == [1.0] * (SIZE // 2)
+    assert weight[4:].mean().item() == pytest.approx(1.0)
+    assert weight[4] == 0.0 < weight[5] < weight[6] < weight[7]
+
+    little = torch.tensor([0.0] * 7 + [0.05])
+    assert made._weigh(some, value, little)[0][7].item() == pytest.approx(np.exp(0.5), rel=1e-5)
+
+
+def test_practice_counts_nothing_before_the_values_have_been_taught(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = learner(saved, tmp_path / "store", value_updates=2)
+    practice = batch(np.random.default_rng(0), reward=np.full(SIZE, 5.0, np.float32))
+    untaught = made.actor_weights()
+    assert made.update(practice)["practice_imitated"] == 0.0
+    assert all(np.array_equal(array, untaught[name]) for name, array in made.actor_weights().items())
+    assert made.update(replace(practice, demo=np.ones(SIZE, bool)))["policy_loss"] > 0.0
+
+    other = learner(saved, tmp_path / "store", value_updates=2)
+    other.load_state_dict(copy.deepcopy(made.state_dict()))  # A run that goes on does not wait again.
+    for each in (made, other):
+        assert each.update(practice)["practice_imitated"] == 1.0
 
 
 @pytest.mark.parametrize("kind", ["act", "smolvla"])
@@ -225,6 +260,7 @@ def test_it_goes_on_exactly_where_it_was(saved: Callable[[str], Path], tmp_path:
     [
         {"temperature": 0.0},
         {"expectile": 1.0},
+        {"value_updates": -1},
         {"learn": []},
         {"learn": ["lora", "all"]},
         {"lookahead": 1.2},
