@@ -26,9 +26,10 @@ class ActionConfig:
         step_m: End-effector change per axis.
         gripper_step: Gripper change, of its 0 to 100.
         joint_step_deg: Change of each joint under "joint_delta".
-        leash_m: How far the set-point may lead the measured end effector, so that a blocked arm does not wind up.
+        leash_m: How far the set-point may lead the measured end effector, so that a blocked arm does not wind up. Where an arm
+            sags by more, the lead grows no further; it is not taken back, for the arm would sink after it for ever.
         leash_deg: The same for each joint, under "joint_delta" and on the way home.
-        gripper_leash: The same for the gripper, always; it bounds the squeeze.
+        gripper_leash: How far the gripper's set-point may lead, always; it bounds the squeeze, so a longer lead is taken back.
     """
 
     kind: Literal["ee_delta", "joint_delta"] = "ee_delta"
@@ -99,7 +100,9 @@ class ActionMap:
         else:
             wanted = self._towards(bounded[:3] * self._config.step_m, set_point, measured)
             wanted[self._gripper] = set_point[self._gripper] + self._config.gripper_step * bounded[3]
-        free = np.clip(wanted, measured - self.leash, measured + self.leash)
+        leash = np.maximum(self.leash, np.abs(set_point - measured))
+        leash[self._gripper] = self.leash[self._gripper]
+        free = np.clip(wanted, measured - leash, measured + leash)
         if self._config.kind == "ee_delta":
             wanted[self._gripper] = free[self._gripper]
         else:
@@ -127,8 +130,9 @@ class ActionMap:
         goal = np.clip(start + move, np.minimum(self._low, start), np.maximum(self._high, start))
         here = self._kinematics.position(measured)
         lead = float(np.linalg.norm(goal - here))
-        if lead > self._config.leash_m:
-            goal = here + (goal - here) * (self._config.leash_m / lead)
+        leash = max(self._config.leash_m, float(np.linalg.norm(start - here)))
+        if lead > leash:
+            goal = here + (goal - here) * (leash / lead)
         for share in (1.0, 0.5, 0.25):
             wanted = start + share * (goal - start)
             joints = self._kinematics.solve(wanted, set_point)
