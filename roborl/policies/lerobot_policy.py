@@ -138,12 +138,24 @@ class LeRobotPolicy:
         for part in (self._parts.model, self._parts.before, self._parts.after):
             part.reset()
 
-    @torch.inference_mode()
     def act(self, observation: Observation) -> NDArray[np.float32]:
         """Return the next actions, float32 (h, a), clipped to [-1, 1]; what is not finite stays so, for the loop to refuse.
 
         Raises:
             ModelLoadError: If cameras, pictures or state are not those that it was trained with.
+        """
+        found = self.unclipped(observation)
+        if self._explorer:
+            index = max((frame.id for frame in observation.frames.values()), default=None)
+            found = self._explorer(found, index)
+        return np.clip(found, -1.0, 1.0).astype(np.float32)
+
+    @torch.inference_mode()
+    def unclipped(self, observation: Observation) -> NDArray[np.floating]:
+        """Return what :meth:`act` does before it explores, and before it clips: what shows that weights have gone astray.
+
+        Raises:
+            ModelLoadError: As for :meth:`act`.
         """
         self._check(observation)
         parts, cuda = self._parts, self._device.type == "cuda"
@@ -158,10 +170,7 @@ class LeRobotPolicy:
                 actions = chunk[:, : getattr(parts.config, "n_action_steps", None)]
             actions = parts.after(actions)
         found: NDArray[np.floating] = np.atleast_2d(actions[0].float().cpu().numpy())
-        if self._explorer:
-            index = max((frame.id for frame in observation.frames.values()), default=None)
-            found = self._explorer(found, index)
-        return np.clip(found, -1.0, 1.0).astype(np.float32)
+        return found
 
     def losses(
         self,

@@ -62,6 +62,34 @@ def test_a_policy_that_only_pushes_at_its_limits_is_refused() -> None:
     assert refusal(weights(0.0), lambda _: one_free) is None
 
 
+def test_weights_that_leave_the_limits_are_refused_beside_calm_ones(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    raw = random.uniform(-1.2, 1.2, (160, 4)).astype(
+        np.float32
+    )  # As of one that imitates what reaches its limits.
+    gripper = raw.copy()
+    gripper[:, 3] = 9.0
+    astray = raw * 30.0
+    asked: list[float] = []
+
+    def probe(scale: Weights) -> NDArray[np.float32]:
+        asked.append(float(scale["bias"][0]))
+        return {0.1: raw, 0.2: gripper, 0.3: astray, 0.4: astray * 2.0}[round(asked[-1], 1)]
+
+    publisher = PolicyPublisher(Link(), VersionShelf(tmp_path))
+    assert publisher.offer(weights(0.1), {}, probe)
+    assert not publisher.offer(weights(0.3), {}, probe)
+    assert "far outside [-1, 1]" in publisher.last_refusal
+    assert "of the version in force 0%" in publisher.last_refusal
+    assert asked[-1] == pytest.approx(0.3), "what is tried keeps the weights that are learnt"
+    assert publisher.offer(weights(0.2), {}, probe), "a gripper that is pushed beyond its end holds fast"
+
+    assert refusal(weights(0.3), probe) is None, "the policy to start from has none to compare with"
+    assert refusal(weights(0.4), probe, lambda: weights(0.3)) is None
+    (tmp_path / "00000002.safetensors").unlink()
+    assert not publisher.offer(weights(0.3), {}, probe)
+
+
 def test_refused_weights_leave_the_last_good_ones_in_force(tmp_path: Path) -> None:
     link = Link()
     publisher = PolicyPublisher(link, VersionShelf(tmp_path))

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 type Weights = Mapping[str, NDArray[Any]]
 
 _IDLE_S = 0.05
+# Of a policy of the user's own. Ours clip; what theirs would do unclipped the learner has looked at before it published them.
 _LIMIT = 1.0 + 1e-3
 _CARD_S = 120.0
 _TRIES = 3

@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from roborl.clock import NS
 from roborl.errors import DatasetError, ModelLoadError
 from roborl.learning.algorithm import Algorithm
-from roborl.learning.publish import ProbeActions, probe_with
 from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.beating import beating
 from roborl.loops.learner.algorithms import chosen, make_algorithm, mix_of, sampling_of, settings_of
@@ -25,11 +23,11 @@ from roborl.loops.learner.learn_config import (
     LearnConfig,
     RunFolder,
 )
+from roborl.loops.learner.probe import Probe
 from roborl.loops.learner.store import DemoImport, StoreLoop, WithVerdicts, imported
 from roborl.loops.learner.train import Trainer
 from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
 from roborl.loops.supervise import Child
-from roborl.types import Observation
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +263,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         folder=run.checkpoints,
         identity=form.identity(chosen(config)),
         metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
-        probe=_Probe(policy, recording, config.trainer.probes),
+        probe=Probe(policy, recording, config.trainer.probes),
         history=(len(told), sum(success is True for success in told.values())),
         beat=child.beat,
     )
@@ -286,36 +284,6 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             time.sleep(0.02)
     trainer.finish()
     publisher.close()
-
-
-class _Probe:
-    """Tries weights on remembered observations, once there are some: the first of each of the newest episodes."""
-
-    def __init__(self, policy: Any, recording: Any, count: int) -> None:
-        self._policy, self._recording, self._count = policy, recording, count
-        self._observations: list[Observation] = []
-
-    def __call__(self) -> ProbeActions | None:
-        if len(self._observations) < self._count:
-            self._remember()
-        if not self._observations:
-            return None
-        return probe_with(
-            self._policy.act, lambda weights: self._policy.load_actor(weights, 0), self._observations
-        )
-
-    def _remember(self) -> None:
-        self._observations = []
-        try:
-            infos = [info for info in self._recording.episodes() if info.observations]
-            for info in infos[-self._count :]:
-                wanted = max(1, self._count // len(infos))
-                step = max(1, info.observations // wanted)
-                seen = self._recording.observations(info.key)
-                self._observations += list(islice(seen, 0, wanted * step, step))
-        except DatasetError:
-            log.debug("An episode was sealed while it was read; the probe takes others next time")
-        self._observations = self._observations[: self._count]
 
 
 @contextmanager

@@ -317,7 +317,7 @@ class Trainer[B]:
             raise ModelLoadError(
                 "The policy to start from must not drive an arm",
                 seen=reason,
-                allowed="finite weights, actions within [-1, 1] that are not all at the limit",
+                allowed="finite weights, actions that are not all at the limits, -1 and 1, or beyond",
                 remedy="Start from another policy folder",
             )
 
