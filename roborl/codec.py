@@ -124,7 +124,14 @@ def join(parts: Sequence[Part]) -> bytes:
             seen=f"{len(sizes)} parts, the largest of {max(sizes, default=0)} bytes",
             allowed=f"1 to {MAX_PARTS} parts of up to {_MAX_PART_BYTES} bytes",
         )
-    return b"".join((struct.pack(f"<I{len(sizes)}I", len(sizes), *sizes), *parts))
+    return b"".join(laid_out(parts)[1])
+
+
+def laid_out(parts: Sequence[Part]) -> tuple[int, tuple[Part, ...]]:
+    """Return how long :func:`join` makes parts, and what it lays end to end: their count and lengths, then they. Copies nothing."""
+    sizes = [memoryview(part).nbytes for part in parts]
+    head = struct.pack(f"<I{len(sizes)}I", len(sizes), *sizes)
+    return len(head) + sum(sizes), (head, *parts)
 
 
 def split(blob: Part) -> list[memoryview]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import xxhash
 
-from roborl.codec import Part
+from roborl.codec import Part, laid_out
 from roborl.errors import DatasetError
 from roborl.locks import lock
 from roborl.whole_files import reserve, whole_file
@@ -195,8 +195,7 @@ class Ring:
         Raises:
             DatasetError: If the ring is full or the record is longer than a slot; then nothing is committed.
         """
-        sizes = struct.pack(f"<I{len(parts)}I", len(parts), *map(len, parts))
-        length = len(sizes) + sum(map(len, parts))
+        length, pieces = laid_out(parts)
         sequence = self.head + 1
         if length > self.slot_bytes:
             raise DatasetError("A record is longer than a slot", seen=length, allowed=self.slot_bytes)
@@ -210,10 +209,10 @@ class Ring:
         word = start // 8
         self._words[word + _SEQUENCE] = 0
         position, checksum = start + _HEAD_BYTES, xxhash.xxh3_64()
-        for part in (sizes, *parts):
-            size = len(part)
-            self._bytes[position : position + size] = part
-            checksum.update(part)
+        for piece in pieces:
+            size = len(piece)
+            self._bytes[position : position + size] = piece
+            checksum.update(piece)
             position += size
         self._words[word + _LENGTH] = length
         self._words[word + _CHECKSUM] = checksum.intdigest()

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.codec import Part, decode, encode, split
+from roborl.codec import Part, decode, encode, laid_out, split
 from roborl.errors import ShapeError, WireError
 from roborl.loops.actor.mapped_file import map_file
 from roborl.types import EpisodeKey, Frame, Observation
@@ -85,8 +85,7 @@ class Slot:
         Raises:
             ShapeError: If the value is larger than the slot; the one before stays.
         """
-        sizes = struct.pack(f"<I{len(parts)}I", len(parts), *(len(part) for part in parts))
-        length = len(sizes) + sum(len(part) for part in parts)
+        length, pieces = laid_out(parts)
         if length > self.capacity_bytes:
             raise ShapeError(
                 "A value does not fit its shared slot", seen=f"{length} bytes", allowed=self.capacity_bytes
@@ -96,9 +95,9 @@ class Slot:
         _U64.pack_into(self._map, start, sequence)
         _fence()
         at = start + _BANK.size
-        for part in (sizes, *parts):
-            self._map[at : at + len(part)] = part
-            at += len(part)
+        for piece in pieces:
+            self._map[at : at + len(piece)] = piece
+            at += len(piece)
         _U64.pack_into(self._map, start + 16, length)
         _fence()
         _U64.pack_into(self._map, start + 8, sequence)
