@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.clock import NS, Clock
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, WireError
 from roborl.types import Observation, Source
 
 
@@ -75,7 +75,8 @@ class Intervention:
     """A person takes over by clutch or by motion, and the policy has the arm otherwise.
 
     Args:
-        read: Returns the newest reading of the device, None before the first. Must not wait.
+        read: Returns the newest reading of the device, None before the first; raises WireError where what is there is no
+            reading. Must not wait.
         clock: The clock of the readings' stamps.
         config: When the person commands.
 
@@ -134,8 +135,11 @@ class Intervention:
         return np.clip(reading.action, -1.0, 1.0).astype(np.float32), Source.PERSON
 
     def _reading(self, now_ns: int) -> Reading | None:
-        """Return the newest reading, None where it is too old or not finite."""
-        reading = self._read()
+        """Return the newest reading, None where it is malformed, too old or not finite."""
+        try:
+            reading = self._read()
+        except WireError:
+            return None
         if reading is None or now_ns - reading.stamp_ns > self._config.stale_s * NS:
             return None
         return reading if np.isfinite(reading.action).all() else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from roborl.clock import NS, Clock
 from roborl.errors import WireError
-from roborl.loops.actor.shared import MessageSlot
+from roborl.loops.actor.shared import ValueSlot
 from roborl.types import EpisodeKey
 
 _SLOT_BYTES = 1024
@@ -35,7 +36,7 @@ class LiveScore:
     stamp_ns: int
 
 
-class LiveSlot:
+class LiveSlot(ValueSlot[LiveScore]):
     """The newest live score, from the process that watches to control.
 
     Args:
@@ -43,41 +44,22 @@ class LiveSlot:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._slot = MessageSlot(folder / "live.slot", _SLOT_BYTES)
+        super().__init__(folder / "live.slot", _SLOT_BYTES, "A live score", _pack, _unpack)
 
-    def publish(self, score: LiveScore) -> None:
-        """Write a score."""
-        self._slot.write(
-            {
-                "key": str(score.key),
-                "index": score.index,
-                "progress": score.progress,
-                "done": score.done,
-                "valid": score.valid,
-                "stamp_ns": score.stamp_ns,
-            }
-        )
 
-    def unseen(self) -> LiveScore | None:
-        """Return the newest score that this reader has not had yet. Never waits.
+def _pack(score: LiveScore) -> dict[str, Any]:
+    return asdict(score) | {"key": str(score.key)}
 
-        Raises:
-            WireError: If the writer left something that is no score.
-        """
-        message = self._slot.unseen()
-        if message is None:
-            return None
-        try:
-            return LiveScore(
-                key=EpisodeKey.parse(message["key"]),
-                index=int(message["index"]),
-                progress=float(message["progress"]),
-                done=message["done"] is True,
-                valid=message["valid"] is True,
-                stamp_ns=int(message["stamp_ns"]),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise WireError("A live score is malformed", seen=f"{type(error).__name__}: {error}") from error
+
+def _unpack(message: dict[str, Any]) -> LiveScore:
+    return LiveScore(
+        key=EpisodeKey.parse(message["key"]),
+        index=int(message["index"]),
+        progress=float(message["progress"]),
+        done=message["done"] is True,
+        valid=message["valid"] is True,
+        stamp_ns=int(message["stamp_ns"]),
+    )
 
 
 class JudgeStop:

@@ -263,7 +263,7 @@ def main(child: Child, config: ActConfig) -> None:
         keys=live.security.load(),
     )
     loop = LiveLoop(
-        ObservationSlot(folder, card.cameras, card.state_dim).newest,
+        ObservationSlot(folder, card.cameras, card.state_dim).unseen,
         line,
         LiveSlot(folder),
         status,

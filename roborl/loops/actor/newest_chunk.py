@@ -43,7 +43,7 @@ class NewestChunk:
     def look(self, index: int) -> None:
         """Take in what inference has left since, before step ``index``. Never waits."""
         try:
-            chunk = self._slot.newest()
+            chunk = self._slot.unseen()
         except WireError as error:
             self._status.add("bad_chunks")
             self._remarks.keep("chunks", str(error))

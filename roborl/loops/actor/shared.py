@@ -12,7 +12,7 @@ import os
 import select
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,34 +132,57 @@ class Slot:
         return _HEADER.size + sequence % _BANKS * self._bank_bytes
 
 
-class MessageSlot:
-    """A slot whose values are maps of what the codec carries.
+class ValueSlot[T]:
+    """A slot whose values travel as maps of what the codec carries.
 
     Args:
         path: The mapped file; made where it is missing or has another size.
         capacity_bytes: The largest map.
+        what: A value's name, for messages.
+        pack: Makes a map of a value.
+        unpack: Makes a value of a map, or fails where the map is none.
     """
 
-    def __init__(self, path: Path, capacity_bytes: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        capacity_bytes: int,
+        what: str,
+        pack: Callable[[T], Mapping[str, Any]],
+        unpack: Callable[[dict[str, Any]], T],
+    ) -> None:
         self._slot = Slot(path, capacity_bytes)
+        self._what, self._pack, self._unpack = what, pack, unpack
         self._seen = 0
 
-    def write(self, message: Mapping[str, Any]) -> None:
-        """Publish a map. Never waits."""
-        self._slot.write(encode(message))
+    def publish(self, value: T) -> None:
+        """Make a value the newest. Never waits."""
+        self._slot.write(encode(self._pack(value)))
 
-    def newest(self) -> dict[str, Any] | None:
-        """Return the newest map, None before the first. Never waits."""
+    def newest(self) -> T | None:
+        """Return the newest value, seen before or not; None before the first. Never waits.
+
+        Raises:
+            WireError: If the writer left something else.
+        """
         self._seen = 0
         return self.unseen()
 
-    def unseen(self) -> dict[str, Any] | None:
-        """Return the newest map where this reader has not had it yet, else None. Never waits."""
+    def unseen(self) -> T | None:
+        """Return the newest value where this reader has not had it yet, else None. Never waits.
+
+        Raises:
+            WireError: If the writer left something else; that too is had once.
+        """
         found = self._slot.read(self._seen)
         if found is None:
             return None
         self._seen, blob = found
-        return decode(split(blob))
+        message = decode(split(blob))
+        try:
+            return self._unpack(message)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise WireError(f"{self._what} is malformed", seen=f"{type(error).__name__}: {error}") from error
 
 
 class Doorbell:
@@ -215,8 +238,8 @@ def inference_bell(folder: Path) -> Doorbell:
     return Doorbell(folder / "inference.bell")
 
 
-class ObservationSlot:
-    """The newest observation, from control to inference.
+class ObservationSlot(ValueSlot[Request]):
+    """The newest observation, from control to inference and to whoever else watches.
 
     Args:
         folder: Where ``observation.slot`` and the doorbell lie.
@@ -226,50 +249,52 @@ class ObservationSlot:
 
     def __init__(self, folder: Path, cameras: dict[str, tuple[int, int, int]], state_dim: int) -> None:
         pixels = sum(math.prod(shape) for shape in cameras.values())
-        self._slot = MessageSlot(folder / "observation.slot", pixels + 4 * state_dim + 8192)
+        capacity_bytes = pixels + 4 * state_dim + 8192
+        super().__init__(
+            folder / "observation.slot", capacity_bytes, "An observation", _pack_request, _unpack_request
+        )
         self._bell = inference_bell(folder)
 
-    def publish(self, request: Request) -> None:
+    def publish(self, value: Request) -> None:
         """Write the observation and wake the reader."""
-        observation = request.observation
-        frames = {
-            name: {"rgb": frame.rgb, "stamp_ns": frame.stamp_ns, "id": frame.id}
-            for name, frame in observation.frames.items()
-        }
-        self._slot.write(
-            {
-                "key": str(request.key),
-                "index": request.index,
-                "wanted": request.wanted,
-                "state": observation.state,
-                "stamp_ns": observation.stamp_ns,
-                "frames": frames,
-            }
-        )
+        super().publish(value)
         self._bell.ring()
-
-    def newest(self) -> Request | None:
-        """Return the newest observation that this reader has not had yet. Never waits."""
-        message = self._slot.unseen()
-        if message is None:
-            return None
-        frames = {
-            name: Frame(rgb=frame["rgb"], camera=name, stamp_ns=frame["stamp_ns"], id=frame["id"])
-            for name, frame in message["frames"].items()
-        }
-        return Request(
-            key=EpisodeKey.parse(message["key"]),
-            index=message["index"],
-            wanted=message["wanted"],
-            observation=Observation(frames=frames, state=message["state"], stamp_ns=message["stamp_ns"]),
-        )
 
     def wait(self, timeout_s: float) -> Request | None:
         """Return the newest unread observation, sleeping up to ``timeout_s`` for one, or until the bell rings for weights."""
-        request = self.newest()
+        request = self.unseen()
         if request is None and self._bell.wait(timeout_s):
-            request = self.newest()
+            request = self.unseen()
         return request
+
+
+def _pack_request(request: Request) -> dict[str, Any]:
+    observation = request.observation
+    frames = {
+        name: {"rgb": frame.rgb, "stamp_ns": frame.stamp_ns, "id": frame.id}
+        for name, frame in observation.frames.items()
+    }
+    return {
+        "key": str(request.key),
+        "index": request.index,
+        "wanted": request.wanted,
+        "state": observation.state,
+        "stamp_ns": observation.stamp_ns,
+        "frames": frames,
+    }
+
+
+def _unpack_request(message: dict[str, Any]) -> Request:
+    frames = {
+        name: Frame(rgb=frame["rgb"], camera=name, stamp_ns=frame["stamp_ns"], id=frame["id"])
+        for name, frame in message["frames"].items()
+    }
+    return Request(
+        key=EpisodeKey.parse(message["key"]),
+        index=int(message["index"]),
+        wanted=bool(message["wanted"]),
+        observation=Observation(frames=frames, state=message["state"], stamp_ns=message["stamp_ns"]),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -293,7 +318,7 @@ class Chunk:
         return self.key == key and self.first <= index < self.first + len(self.actions)
 
 
-class ChunkSlot:
+class ChunkSlot(ValueSlot[Chunk]):
     """The newest action chunk, from inference to control.
 
     Args:
@@ -302,27 +327,17 @@ class ChunkSlot:
     """
 
     def __init__(self, folder: Path, capacity_bytes: int = 1 << 16) -> None:
-        self._slot = MessageSlot(folder / "chunk.slot", capacity_bytes)
+        super().__init__(folder / "chunk.slot", capacity_bytes, "A chunk", _pack_chunk, _unpack_chunk)
 
-    def publish(self, chunk: Chunk) -> None:
-        """Write the chunk."""
-        self._slot.write({**vars(chunk), "key": str(chunk.key)})
 
-    def newest(self) -> Chunk | None:
-        """Return the newest chunk that this reader has not had yet. Never waits.
+def _pack_chunk(chunk: Chunk) -> dict[str, Any]:
+    return {**vars(chunk), "key": str(chunk.key)}
 
-        Raises:
-            WireError: If the writer left something that is no chunk.
-        """
-        message = self._slot.unseen()
-        if message is None:
-            return None
-        try:
-            return Chunk(
-                key=EpisodeKey.parse(message["key"]),
-                first=int(message["first"]),
-                actions=message["actions"],
-                policy_version=int(message["policy_version"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise WireError("A chunk is malformed", seen=f"{type(error).__name__}: {error}") from error
+
+def _unpack_chunk(message: dict[str, Any]) -> Chunk:
+    return Chunk(
+        key=EpisodeKey.parse(message["key"]),
+        first=int(message["first"]),
+        actions=np.asarray(message["actions"], np.float32),
+        policy_version=int(message["policy_version"]),
+    )

@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from roborl.clock import MonotonicClock, Rate
 from roborl.errors import ConfigError, RobotError, spelt_out
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
 from roborl.hil.supervisor import Reading, Trigger
 from roborl.loops.actor.act_config import ActConfig, shared_folder
-from roborl.loops.actor.shared import MessageSlot
+from roborl.loops.actor.shared import ValueSlot
 from roborl.loops.supervise import Child
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ _READ_HZ = 60.0
 _SLOT_BYTES = 4096
 
 
-class ReadingSlot:
+class ReadingSlot(ValueSlot[Reading]):
     """The newest reading of the device, from this process to control.
 
     Args:
@@ -34,20 +36,19 @@ class ReadingSlot:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._slot = MessageSlot(folder / "device.slot", _SLOT_BYTES)
+        super().__init__(folder / "device.slot", _SLOT_BYTES, "A reading", _pack, _unpack)
 
-    def publish(self, reading: Reading) -> None:
-        """Write a reading."""
-        self._slot.write({"action": reading.action, "clutch": reading.clutch, "stamp_ns": reading.stamp_ns})
 
-    def newest(self) -> Reading | None:
-        """Return the newest reading, None before the first. Never waits."""
-        message = self._slot.newest()
-        if message is None:
-            return None
-        return Reading(
-            action=message["action"], clutch=bool(message["clutch"]), stamp_ns=int(message["stamp_ns"])
-        )
+def _pack(reading: Reading) -> dict[str, Any]:
+    return {"action": reading.action, "clutch": reading.clutch, "stamp_ns": reading.stamp_ns}
+
+
+def _unpack(message: dict[str, Any]) -> Reading:
+    return Reading(
+        action=np.asarray(message["action"], np.float32),
+        clutch=bool(message["clutch"]),
+        stamp_ns=int(message["stamp_ns"]),
+    )
 
 
 def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str, Any], int], Action]:

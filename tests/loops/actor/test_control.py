@@ -36,7 +36,7 @@ from roborl.loops.actor.control import ControlLoop
 from roborl.loops.actor.control_settings import ControlSettings, Waiting
 from roborl.loops.actor.judge_stop import JudgeStop, LiveScore, LiveSlot
 from roborl.loops.actor.orders import Orders
-from roborl.loops.actor.shared import Chunk, ChunkSlot, MessageSlot, ObservationSlot, Slot
+from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Slot
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.seeds import scene_seed
 from roborl.records import Arrival, Begin, End, Record, Verdict, unpack_record
@@ -145,7 +145,7 @@ class Inference:
         self._due: tuple[int, Chunk] | None = None
 
     def __call__(self, now_ns: int) -> None:
-        request = self.requests.newest() if self._due is None else None
+        request = self.requests.unseen() if self._due is None else None
         if request is not None and request.wanted and self.latency_s is not None:
             self.asked.append((request.key, request.index))
             chunk = Chunk(
@@ -1371,8 +1371,8 @@ def test_a_done_of_the_episode_before_leaves_the_present_one_alone(tmp_path: Pat
 
 
 def test_what_is_no_score_ends_nothing(bench: Bench) -> None:
-    said = MessageSlot(bench.folder / "live.slot", 1024)
-    say_in_third_step(bench, lambda: said.write({"key": 3, "done": True}))
+    said = Slot(bench.folder / "live.slot", 1024)
+    say_in_third_step(bench, lambda: said.write(encode({"key": 3, "done": True})))
     bench.loop.run()
     assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT]
 

@@ -80,7 +80,7 @@ class Side:
         observation = Observation(frames={"front": frame}, state=np.zeros(3, np.float32), stamp_ns=0)
         self.requests.publish(Request(key=key, index=index, wanted=wanted, observation=observation))
         self.loop.turn(0.0)
-        chunk = self.chunks.newest()
+        chunk = self.chunks.unseen()
         assert chunk is None or chunk.covers(key, index)
         self.chunk = chunk
         return None if chunk is None else chunk.actions[0]

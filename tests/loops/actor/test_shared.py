@@ -7,25 +7,30 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from roborl.codec import encode
 from roborl.errors import ConfigError, ShapeError, WireError
+from roborl.loops.actor.judge_stop import LiveSlot
 from roborl.loops.actor.shared import (
     Chunk,
     ChunkSlot,
     Doorbell,
-    MessageSlot,
     ObservationSlot,
     Request,
     Slot,
+    ValueSlot,
 )
 from roborl.loops.actor.status import StatusSlot, late_bucket
+from roborl.loops.actor.teleop import ReadingSlot
 from roborl.types import EpisodeKey, Frame, Observation
 
 KEY = EpisodeKey(actor="arm", incarnation=2, episode=3)
@@ -47,13 +52,19 @@ def test_a_reader_has_the_newest_value_once(tmp_path_factory: pytest.TempPathFac
     assert seen == len(values)
 
 
-def test_a_map_is_there_for_whoever_looks_and_is_new_to_each_reader_once(tmp_path: Path) -> None:
-    writer, reader = (MessageSlot(tmp_path / "a.slot", 200) for _ in range(2))
+def number_slot(folder: Path) -> ValueSlot[int]:
+    return ValueSlot(
+        folder / "a.slot", 200, "A number", lambda n: {"n": n}, lambda message: int(message["n"])
+    )
+
+
+def test_a_value_is_there_for_whoever_looks_and_is_new_to_each_reader_once(tmp_path: Path) -> None:
+    writer, reader = (number_slot(tmp_path) for _ in range(2))
     assert reader.newest() is reader.unseen() is None
-    writer.write({"n": 1})
-    writer.write({"n": 2})
-    assert (reader.unseen(), reader.unseen()) == ({"n": 2}, None)
-    assert (reader.newest(), reader.unseen()) == ({"n": 2}, None)
+    writer.publish(1)
+    writer.publish(2)
+    assert (reader.unseen(), reader.unseen()) == (2, None)
+    assert (reader.newest(), reader.unseen()) == (2, None)
 
 
 def test_a_value_that_is_too_large_is_refused_and_the_last_one_stays(tmp_path: Path) -> None:
@@ -88,10 +99,10 @@ def test_a_slot_that_memory_has_no_room_for_is_told_with_sizes(
 
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(ConfigError, match=r"no room.*\d+ bytes for .*a\.slot: No space.*Allowed: \d+ bytes"):
-        MessageSlot(tmp_path / "a.slot", 200)
+        number_slot(tmp_path)
     assert not list(tmp_path.glob("*a.slot*"))
     monkeypatch.undo()
-    MessageSlot(tmp_path / "a.slot", 200)
+    number_slot(tmp_path)
 
 
 def test_a_foreign_file_is_no_slot(tmp_path: Path) -> None:
@@ -162,18 +173,52 @@ def test_an_observation_arrives_as_it_was_published(tmp_path: Path) -> None:
     np.testing.assert_array_equal(request.observation.images["front"], observation(2).images["front"])
     np.testing.assert_array_equal(request.observation.state, observation(2).state)
     assert request.observation.frames["front"].id == 2
-    assert reader.newest() is None
+    assert reader.unseen() is None
 
 
 def test_a_chunk_covers_its_own_steps_of_its_own_episode(tmp_path: Path) -> None:
     writer, reader = ChunkSlot(tmp_path), ChunkSlot(tmp_path)
     writer.publish(Chunk(key=KEY, first=4, actions=np.ones((3, 2), np.float32), policy_version=9))
-    chunk = reader.newest()
+    chunk = reader.unseen()
     assert chunk is not None
     assert [chunk.covers(KEY, index) for index in range(3, 9)] == [False, True, True, True, False, False]
     assert not chunk.covers(EpisodeKey(actor="arm", incarnation=2, episode=4), 5)
     assert chunk.policy_version == 9
-    assert reader.newest() is None
+    assert reader.unseen() is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: ObservationSlot(folder, {"front": (6, 5, 3)}, 4),
+        ChunkSlot,
+        ReadingSlot,
+        LiveSlot,
+    ],
+    ids=["observation", "chunk", "device", "live"],
+)
+def test_what_is_no_value_is_a_wire_error_once(
+    make: Callable[[Path], ValueSlot[Any]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    reader = make(tmp_path)
+    writer = Slot.attach(tmp_path / f"{request.node.callspec.id}.slot")
+    endless = dict.fromkeys(("index", "first", "stamp_ns"), float("inf"))
+    whole = {"key": str(KEY), "action": 0.0, "actions": 0.0, "clutch": 0, "wanted": 0, "progress": 0.0}
+    for message in (
+        {},
+        {"key": 3},
+        {"key": "x"},
+        {"action": "x"},
+        whole | endless,
+        {"frames": 1, "key": str(KEY)},
+    ):
+        writer.write(encode(message))
+        with pytest.raises(WireError, match="is malformed"):
+            reader.unseen()
+        assert reader.unseen() is None
+    writer.write([b"\xff"])
+    with pytest.raises(WireError):
+        reader.unseen()
 
 
 def test_a_doorbell_never_keeps_the_ringer(tmp_path: Path) -> None:

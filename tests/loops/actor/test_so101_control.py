@@ -59,7 +59,7 @@ class Inference:
     def _work(self) -> None:
         while not self._over.wait(0.002):
             self._status["heartbeat_ns"] = time.monotonic_ns()
-            request = self._requests.newest()
+            request = self._requests.unseen()
             if request is not None and request.wanted:
                 self._at_index.pop(request.index, lambda: None)()
                 self._chunks.publish(

@@ -9,12 +9,13 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from roborl.clock import NS, FakeClock
-from roborl.codec import split
+from roborl.codec import encode, split
 from roborl.data.ring import Ring
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
@@ -23,6 +24,7 @@ from roborl.loops.actor.act import Actor, folder_of
 from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.actor.control_process import gate
 from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.shared import Slot
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.teleop import ReadingSlot, make_map, warn_without_clutch
 from roborl.loops.actor.teleoperators import read_teleoperator
@@ -110,6 +112,19 @@ def test_no_episode_begins_while_the_take_over_device_is_silent(tmp_path: Path) 
     clock.advance(0.3)
     assert blocked() is Waiting.NO_DEVICE
     assert gate(tmp_path, PolicyOnly(), learner=False)() is Waiting.NOTHING
+
+
+def test_a_device_that_leaves_no_readings_cannot_be_heard(tmp_path: Path) -> None:
+    clock = FakeClock(NS)
+    slot = ReadingSlot(tmp_path)
+    supervisor = Intervention(slot.newest, clock, InterventionConfig(stale_s=0.2))
+    slot.publish(Reading(action=np.zeros(4, np.float32), clutch=True, stamp_ns=clock.now_ns()))
+    observation: Any = None
+    assert supervisor.decide(observation, np.ones(4, np.float32)) is not None
+    assert supervisor.engaged
+    Slot(tmp_path / "device.slot", 4096).write(encode({"clutch": True}))
+    assert not supervisor.connected
+    assert supervisor.decide(observation, np.ones(4, np.float32)) is None
 
 
 def test_a_leader_arm_of_the_same_kind_fits_a_bench() -> None:
