@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,9 @@ _OUT = 1.5
 # By how much the share of such numbers may exceed that of the version in force. One in four: of the smallest action of our
 # benches, one part may be pushed beyond its end at every step, as a gripper that holds fast.
 _MORE_OUT = 0.25
+# Of the newest versions, how many are kept however large they are.
+_FEWEST = 4
+_MANY = 100_000
 
 
 class WeightsLink(Protocol):
@@ -97,13 +101,17 @@ class VersionShelf:
     as far back, half as many are kept. The first one, which training started from, always is. So a whole run can be gone back
     to, and each doubling of its length adds ``keep / 2`` files.
 
+    Where these take more room than they may, ``keep`` is lowered until they do not, so that it is the older ones that are thinned.
+    The first one and the four newest stay, whatever room they take.
+
     Args:
         folder: Where they stand; made if missing.
         keep: How many of the newest are all kept.
+        most_bytes: Room that they may take on the disk, bytes.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 50) -> None:
-        self.folder, self._keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int = 50, most_bytes: float = math.inf) -> None:
+        self.folder, self._keep, self._most_bytes = folder, keep, most_bytes
         folder.mkdir(parents=True, exist_ok=True)
 
     def versions(self) -> list[int]:
@@ -139,10 +147,31 @@ class VersionShelf:
 
     def _thin(self, version: int) -> None:
         """Drop the versions that are not kept any longer once ``version`` is the newest."""
-        for old in self.versions()[1:]:
-            # The steps double, so what stays now stood in every selection before.
-            if old % (1 << ((version - old) // self._keep).bit_length()):
-                self._path(old).unlink()
+        there = self.versions()
+        found = {old: self._path(old).stat() for old in there}
+
+        def too_many(kept: Sequence[int]) -> bool:
+            # By file: two versions of the same weights may share one.
+            return sum({found[v].st_ino: found[v].st_size for v in kept}.values()) > self._most_bytes
+
+        keep, kept = self._keep, _selection(there, version, self._keep)
+        while keep > _FEWEST and too_many(kept):
+            keep -= 1
+            kept = _selection(there, version, keep)
+        while len(kept) > _FEWEST + 1 and too_many(kept):
+            del kept[1]
+        for old in set(there).difference(kept):
+            self._path(old).unlink()
+
+    def held_bytes(self) -> int:
+        """Return what the versions take on the disk now, bytes."""
+        found = [self._path(version).stat() for version in self.versions()]
+        return sum({status.st_ino: status.st_size for status in found}.values())
+
+    def may_hold_bytes(self, version_bytes: int) -> float:
+        """Return what they come to take in the longest of runs, bytes, where each version has ``version_bytes``."""
+        count = len(_selection(range(1, _MANY + 1), _MANY, self._keep))
+        return max((_FEWEST + 1) * version_bytes, min(count * version_bytes, self._most_bytes))
 
     def get(self, version: int) -> dict[str, NDArray[Any]]:
         """Return the weights of ``version``.
@@ -163,6 +192,14 @@ class VersionShelf:
 
     def _path(self, version: int) -> Path:
         return self.folder / f"{version:08d}.safetensors"
+
+
+def _selection(versions: Sequence[int], newest: int, keep: int) -> list[int]:
+    """Return the first version, the newest ``keep``, and of those before ever fewer.
+
+    The steps double, so what is selected now stood in every selection before, of as many or more.
+    """
+    return [v for v in versions if v == versions[0] or v % (1 << ((newest - v) // keep).bit_length()) == 0]
 
 
 class PolicyPublisher:

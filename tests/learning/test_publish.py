@@ -177,6 +177,36 @@ def test_the_shelf_keeps_the_newest_and_ever_fewer_of_the_older_versions(tmp_pat
     assert all(newer - older <= (1024 - older) / 2 for older, newer in pairwise(kept[:-4]))
 
 
+def test_versions_that_take_too_much_room_make_way_the_older_ones_first(tmp_path: Path) -> None:
+    VersionShelf(tmp_path / "one").put(1, weights(0.1), {"updates": 100})
+    size = VersionShelf(tmp_path / "one").held_bytes()
+    shelf = VersionShelf(tmp_path / "many", most_bytes=12 * size)
+    for version in range(1, 101):
+        shelf.put(version, weights(version / 100), {"updates": 100})
+        assert shelf.held_bytes() <= 12 * size
+    kept = shelf.versions()
+    assert len(kept) > 8
+    assert kept[0] == 1
+    assert kept[-4:] == [97, 98, 99, 100]
+    assert {64, 72, 80, 88} < set(kept), "half of the run can still be gone back to"
+    assert shelf.may_hold_bytes(size) == 12 * size
+
+    tight = VersionShelf(tmp_path / "many", most_bytes=1)
+    tight.put(101, weights(0.5), {"updates": 100})
+    assert tight.versions() == [1, 98, 99, 100, 101]
+    assert tight.may_hold_bytes(size) == 5 * size
+    assert 300 * size < VersionShelf(tmp_path / "one").may_hold_bytes(size) < 400 * size
+
+
+def test_versions_that_share_a_file_take_its_room_once(tmp_path: Path) -> None:
+    shelf = VersionShelf(tmp_path)
+    shelf.put(1, weights(0.1), {})
+    held = shelf.held_bytes()
+    shelf.put_again(1, 2)
+    assert shelf.versions() == [1, 2]
+    assert shelf.held_bytes() == held
+
+
 def test_a_torn_version_is_an_error_of_ours(tmp_path: Path) -> None:
     shelf = VersionShelf(tmp_path)
     shelf.put(1, weights(0.1), {})

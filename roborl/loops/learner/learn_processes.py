@@ -14,6 +14,7 @@ from typing import Any
 from roborl.clock import NS
 from roborl.errors import DatasetError, ModelLoadError
 from roborl.learning.algorithm import Algorithm
+from roborl.learning.publish import VersionShelf
 from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.beating import beating
 from roborl.loops.learner.algorithms import chosen, make_algorithm, mix_of, sampling_of, settings_of
@@ -216,7 +217,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
 
     from roborl.data.arena import ArenaReader
     from roborl.data.reader import StoreReader
-    from roborl.learning.publish import PolicyPublisher, VersionShelf
+    from roborl.learning.publish import PolicyPublisher
     from roborl.learning.sampling import Sampler
     from roborl.loops.learner.replay import ReplaySource
     from roborl.policies import load_policy
@@ -235,16 +236,20 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     recording = StoreReader(run.store, leave_out_torn=True)
     told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
     metrics = JsonLines(run.metrics)
+    weights = algorithm.actor_weights()
+    shelf = VersionShelf(run.versions, most_bytes=config.trainer.versions_bytes)
+    tell_of_versions(shelf, sum(array.nbytes for array in weights.values()))
     publisher = WeightsPublisher(
         config.weights,
         handshake=Handshake(
             action_dim=form.action_dim,
             policy_hz=form.policy_hz,
             scales=asdict(form.scales) if form.scales else None,
-            version=folder_architecture(run.policy) or architecture(policy, algorithm.actor_weights()),
+            version=folder_architecture(run.policy) or architecture(policy, weights),
         ),
         keys=config.security.load(),
     )
+    del weights  # Hundreds of megabytes, of a large policy.
     trainer = Trainer(
         algorithm=algorithm,
         source=ReplaySource(
@@ -258,7 +263,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             imported=lambda: config.demos.path in imported(run.imports),
             ahead=lambda: trainer.budget.ahead,
         ),
-        publisher=PolicyPublisher(publisher, VersionShelf(run.versions)),
+        publisher=PolicyPublisher(publisher, shelf),
         config=config.trainer,
         folder=run.checkpoints,
         identity=form.identity(chosen(config)),
@@ -284,6 +289,23 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             time.sleep(0.02)
     trainer.finish()
     publisher.close()
+
+
+def tell_of_versions(shelf: VersionShelf, version_bytes: int) -> None:
+    """Say how much room the published versions may come to take, as a warning where the disk does not have it.
+
+    Args:
+        shelf: Where they are kept.
+        version_bytes: Size of each, bytes.
+    """
+    may, free = shelf.may_hold_bytes(version_bytes), shutil.disk_usage(shelf.folder).free
+    short = may - shelf.held_bytes() > free
+    log.log(
+        logging.WARNING if short else logging.INFO,
+        "Published versions, %.1f MB each, may come to take %.1f GB, and the disk of %s has %.1f GB free%s",
+        *(version_bytes / 1e6, may / 1e9, shelf.folder, free / 1e9),
+        ". Make room, or lower --trainer.versions_bytes" if short else "",
+    )
 
 
 @contextmanager

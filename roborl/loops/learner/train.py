@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from roborl.clock import NS, Clock, MonotonicClock
+from roborl.clock import NS, Clock, Every, MonotonicClock
 from roborl.errors import ConfigError, ModelLoadError, TrainingError
 from roborl.learning.algorithm import Algorithm
 from roborl.learning.budget import BudgetConfig, ReplayBudget
@@ -40,6 +40,9 @@ class TrainerConfig:
     checkpoint_every_s: float = 20.0
     # checkpoints kept
     keep_checkpoints: int = 3
+    # bytes that the published versions may take on the disk. Of the older ones fewer are kept then; the first and the four newest
+    # always are
+    versions_bytes: int = 8 << 30
     # seconds between two looks at the store
     refresh_every_s: float = 0.2
     # seconds between two lines of metrics
@@ -52,12 +55,19 @@ class TrainerConfig:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        counts = (self.publish_every, self.keep_checkpoints, self.burst, self.threads)
+        counts = (
+            self.publish_every,
+            self.keep_checkpoints,
+            self.versions_bytes,
+            self.burst,
+            self.threads,
+        )
         if min(counts) < 1 or not self.checkpoint_every_s >= 0:
             raise ConfigError(
                 "The trainer cannot run with these settings",
                 seen=f"publish_every={self.publish_every} keep_checkpoints={self.keep_checkpoints} "
-                f"burst={self.burst} threads={self.threads} checkpoint_every_s={self.checkpoint_every_s:g}",
+                f"versions_bytes={self.versions_bytes} burst={self.burst} threads={self.threads} "
+                f"checkpoint_every_s={self.checkpoint_every_s:g}",
                 allowed="1 or more each, checkpoint_every_s >= 0",
             )
 
@@ -106,7 +116,8 @@ class Trainer[B]:
         self._unpublished = self._unsaved = 0
         self._nothing_to_draw = False
         now = self._clock.now_ns()
-        self._heard_ns = self._refreshed_ns = self._reported_ns = now
+        self._heard_ns = self._reported_ns = now
+        self._refreshing = Every(config.refresh_every_s, self._clock)
         self._save_ns = now + config.checkpoint_every_s * NS
         self._reported_updates = 0
 
@@ -131,7 +142,7 @@ class Trainer[B]:
     def turn(self) -> int:
         """Do what is due; return how many updates were made, 0 where the caller may rest."""
         now = self._clock.now_ns()
-        if self._experience is None or now - self._refreshed_ns >= self._config.refresh_every_s * NS:
+        if self._refreshing.due():
             self._refresh(now)
         due = min(self.budget.allowance(actor_alive=self.actor_alive), self._config.burst)
         made = 0
@@ -244,7 +255,6 @@ class Trainer[B]:
         log.info("Training goes on from %s", path)
 
     def _refresh(self, now: int) -> None:
-        self._refreshed_ns = now
         experience = self._experience = self._source.refresh()
         if experience.committed != self._committed:
             self._committed, self._heard_ns = experience.committed, now

@@ -478,6 +478,20 @@ def test_without_a_policy_one_is_cloned_from_the_demonstrations(
     assert caplog.text.count(f"they show {bench.task!r}") == 1
 
 
+def test_the_room_that_versions_may_take_is_said_beside_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10e9))
+    for most_bytes, level in ((8e9, "INFO"), (20e9, "WARNING")):
+        with caplog.at_level("INFO"):
+            learn_processes.tell_of_versions(VersionShelf(tmp_path, most_bytes=most_bytes), 400_000_000)
+        line = caplog.records[-1]
+        assert line.levelname == level
+        assert f"400.0 MB each, may come to take {most_bytes / 1e9:.1f} GB" in line.message
+        assert "10.0 GB free" in line.message
+        assert ("--trainer.versions_bytes" in line.message) is (level == "WARNING")
+
+
 def test_a_run_that_may_need_more_replay_memory_than_there_is_says_so_at_its_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
