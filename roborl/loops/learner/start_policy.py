@@ -89,11 +89,13 @@ def _check(folder: Path, config: LearnConfig, form: BenchForm) -> None:
 
     policy = load_policy(folder, task=form.task, device="cpu")  # The launcher lasts, and a card is others'.
     shape: Any = policy
+    sizes = ["state_dim", "action_dim"]
     if isinstance(policy, SmallPolicy):
         shape = policy.config
+        sizes.append("image_px")  # Features of pictures that were reduced twice are not those of acting.
     else:
         _check_online(folder, policy, config, form)
-    for name in ("state_dim", "action_dim"):
+    for name in sizes:
         if getattr(shape, name) not in (None, getattr(form, name)):
             raise ConfigError(
                 f"The policy does not fit the bench: {name} differs",

@@ -609,16 +609,16 @@ def test_a_bad_demonstration_after_good_ones_ends_the_run_before_an_actor_may_mo
     assert story.told == ["pause"]
 
 
-def test_a_policy_of_another_arm_is_refused_by_field(tmp_path: Path) -> None:
-    SmallPolicy(SmallPolicyConfig(cameras=("front",), image_px=64, state_dim=9, action_dim=7)).save(
-        tmp_path / "policy"
-    )
-    with pytest.raises(ConfigError, match="action_dim differs") as caught:
+@pytest.mark.parametrize(("field", "seen", "allowed"), [("action_dim", 7, 4), ("image_px", 48, 64)])
+def test_a_policy_of_another_bench_is_refused_by_field(
+    tmp_path: Path, field: str, seen: int, allowed: int
+) -> None:
+    shape = SmallPolicyConfig(cameras=("front",), image_px=64, state_dim=9, action_dim=4)
+    SmallPolicy(replace(shape, **{field: seen})).save(tmp_path / "policy")
+    with pytest.raises(ConfigError, match=f"{field} differs") as caught:
         learn.prepare(LearnConfig(run=tmp_path / "run", policy=str(tmp_path / "policy")))
-    assert (caught.value.seen, caught.value.allowed) == (7, 4)
-    SmallPolicy(SmallPolicyConfig(cameras=("front",), image_px=64, state_dim=9, action_dim=4)).save(
-        tmp_path / "other"
-    )
+    assert (caught.value.seen, caught.value.allowed) == (seen, allowed)
+    SmallPolicy(shape).save(tmp_path / "other")
     learn.prepare(LearnConfig(run=tmp_path / "run", policy=str(tmp_path / "other")))
 
 
