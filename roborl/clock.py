@@ -1,4 +1,4 @@
-"""Monotonic time: the real clock, a fake one for tests, fixed-rate ticks and deadlines."""
+"""Monotonic time: the real clock, a fake one for tests, fixed-rate ticks, what is due now and then, and deadlines."""
 
 from __future__ import annotations
 
@@ -119,6 +119,39 @@ class Rate:
     def remaining_ns(self) -> int:
         """Return the time until the next tick, negative where it is due."""
         return self._next_ns - self._clock.now_ns()
+
+
+class Every:
+    """Says when it is time again for something that is done now and then.
+
+    Nothing is caught up with: whoever looks late waits a whole period from there.
+
+    Args:
+        seconds: The period.
+        clock: Whose seconds they are; the machine's where there is none.
+        at_once: Whether it is time already at the first look, or after a period.
+
+    Example:
+        >>> clock = FakeClock()
+        >>> report = Every(5.0, clock)
+        >>> report.due(), report.due()
+        (True, False)
+        >>> clock.advance(5.0); report.due()
+        True
+    """
+
+    def __init__(self, seconds: float, clock: Clock | None = None, *, at_once: bool = True) -> None:
+        self._clock: Clock = clock or MonotonicClock()
+        self._period_ns = int(seconds * NS)
+        self._next_ns = self._clock.now_ns() + (0 if at_once else self._period_ns)
+
+    def due(self) -> bool:
+        """Return whether it is time; then it is time again after another period."""
+        now_ns = self._clock.now_ns()
+        if now_ns < self._next_ns:
+            return False
+        self._next_ns = now_ns + self._period_ns
+        return True
 
 
 class Deadline:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roborl.clock import NS, Deadline, FakeClock, MonotonicClock, Rate
+from roborl.clock import NS, Deadline, Every, FakeClock, MonotonicClock, Rate
 from roborl.errors import DeadlineExceeded
 
 
@@ -55,6 +55,21 @@ def test_what_begins_late_and_stalls_is_back_on_its_grid_and_what_is_overdue_doe
     overdue_ns = rate.next_ns
     rate.begin_now(5)
     assert rate.next_ns == overdue_ns
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_done_now_and_then_is_done_a_period_apart_however_late_somebody_looks(at_once: bool) -> None:
+    clock = FakeClock(7)
+    report = Every(1.0, clock, at_once=at_once)
+    assert [report.due(), report.due()] == [at_once, False]
+    clock.advance(0.9)
+    assert not report.due()
+    clock.advance(2.5)
+    assert [report.due(), report.due()] == [True, False]
+    clock.advance(0.9)
+    assert not report.due()
+    clock.advance(0.1)
+    assert report.due()
 
 
 def test_a_scaled_clock_runs_faster_than_life() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from roborl.clock import Every
 from roborl.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,10 @@ def main(config: Config) -> dict[str, Any]:
         raise ConfigError(
             "There is nothing to import", seen=f"episodes {config.episodes}", allowed="1 or more"
         )
-    told = time.monotonic()
+    progress = Every(_TELL_EVERY_S, at_once=False)
 
     def tell(done: int, of: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > _TELL_EVERY_S:
-            told = time.monotonic()
+        if progress.due():
             log.info("%d of %d episodes", done, of)
 
     imported = import_rlds(

@@ -13,6 +13,7 @@ import tty
 from collections.abc import Callable
 from types import TracebackType
 
+from roborl.clock import Every
 from roborl.hil.keystrokes import ASK_STATUS, BRACKET_PASTES, LEAVE_PASTES, STATUS, Keystrokes
 from roborl.hil.presses import Button, PressSender
 from roborl.types import EpisodeKey
@@ -66,7 +67,7 @@ class TerminalKeyboard:
         self._on_screen = on_screen
         self._fd = sys.stdin.fileno() if descriptor is None else descriptor
         self._before: list[object] | None = None
-        self._asked_s, self._asked, self._answers = 0.0, 0, False
+        self._asking, self._asked, self._answers = Every(_ALIVE_S), 0, False
         self._keystrokes = Keystrokes()
 
     def __enter__(self) -> TerminalKeyboard:
@@ -103,13 +104,13 @@ class TerminalKeyboard:
 
     def _show_life(self, *, answered: bool) -> None:
         """Pass on the terminal's answer as a sign of life, and ask it again now and then."""
-        due = time.monotonic() - self._asked_s > _ALIVE_S
+        due = self._asking.due()
         if answered or (due and not self._answers):
             self._sender.press(Button.ALIVE)
         self._answers = self._answers or answered
         if not due:
             return
-        self._asked_s, self._asked = time.monotonic(), self._asked + 1
+        self._asked += 1
         if self._before is None:
             return
         if self._asked == _UNANSWERED and not self._answers:

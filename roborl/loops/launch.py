@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from roborl.clock import NS
+from roborl.clock import NS, Every
 from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.devices import require_devices
@@ -201,14 +201,13 @@ def _run_episodes(
 ) -> None:
     with ExitStack() as stack:
         keyboards = [stack.enter_context(actor.keyboard()) for actor in actors]
-        reported = time.monotonic()
+        report = Every(_REPORT_S, at_once=False)
         while not stopping() and not all(actor.done for actor in actors):
             group.poll(_POLL_S)
             for keyboard in keyboards:
                 if keyboard is not None:
                     keyboard.poll()
-            if time.monotonic() - reported > _REPORT_S:
-                reported = time.monotonic()
+            if report.due():
                 log.info("%s", _line(run) + _stuck(actors))
     for actor in actors:
         actor.stop_arm()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from roborl.clock import NS, Clock, MonotonicClock
+from roborl.clock import NS, Clock, Every, MonotonicClock
 from roborl.codec import Part
 from roborl.errors import HandshakeMismatch, WireError
 from roborl.serving.handshake import Handshake, mismatch
@@ -80,7 +80,7 @@ class ServerLink:
         self._socket = Socket(endpoint, listen=True, keys=keys, limits=limits or Limits())
         self._link, self._handshake, self._welcome = link, handshake, welcome
         self._clock = clock or MonotonicClock()
-        self._next_beat_ns = self._clock.now_ns()
+        self._beats = Every(BEAT_S, self._clock)
         self.endpoint = self._socket.endpoint
         self.instance = secrets.token_hex(8)
         self.peers: dict[bytes, Peer] = {}
@@ -194,10 +194,9 @@ class ServerLink:
         )
 
     def _beat(self) -> None:
-        now_ns = self._clock.now_ns()
-        if now_ns < self._next_beat_ns:
+        if not self._beats.due():
             return
-        self._next_beat_ns = now_ns + int(BEAT_S * NS)
+        now_ns = self._clock.now_ns()
         for peer in list(self.peers.values()):
             if now_ns - peer.heard_ns > _FORGET_S * NS:
                 del self.peers[peer.address]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
 
+from roborl.clock import Every
 from roborl.data.rlds.episode import RldsEpisode
 from roborl.data.rlds.shards import RldsInfo, Shard, describe_rlds
 from roborl.data.rlds.tfrecord import RecordFile
@@ -50,11 +50,10 @@ class RldsDataset:
                 self.split,
             )
         self._files: list[tuple[Shard, RecordFile]] = []
-        told = time.monotonic()
+        progress = Every(_TELL_EVERY_S, at_once=False)
         for done, shard in enumerate(self.info.splits[self.split]):
             self._files.append((shard, self._opened(shard, strict)))
-            if time.monotonic() - told > _TELL_EVERY_S:
-                told = time.monotonic()
+            if progress.due():
                 log.info(
                     "%s: looked for records in %d of %d files",
                     self.info.name,

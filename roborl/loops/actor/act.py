@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from roborl.clock import Every
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
 from roborl.hil.keyboard import HELP, TerminalKeyboard
@@ -138,14 +139,13 @@ class Actor:
         try:
             self.group.start()
             with self.keyboard() as keyboard:
-                reported = began
+                report = Every(_REPORT_S, at_once=False)
                 while not self._stopping() and not self.done:
                     self.group.poll(_POLL_S)
                     if keyboard is not None:
                         keyboard.poll()
                     self._meanwhile()
-                    if time.monotonic() - reported > _REPORT_S:
-                        reported = time.monotonic()
+                    if report.due():
                         log.info("%s", self._line())
             self.finish()
         finally:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from roborl.clock import Every
 from roborl.codec import Part
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch
@@ -271,12 +272,11 @@ def main(child: Child, config: ActConfig) -> None:
     status.ready(import_s)
     child.ready(import_s)
     try:
-        said = 0.0
+        news = Every(_SAY_S)
         while not child.stopping:
             loop.turn()
             child.beat()
-            if time.monotonic() - said > _SAY_S:
-                said = time.monotonic()
+            if news.due():
                 loop.say(_news(control))
     except HandshakeMismatch as error:
         raise ConfigError(str(error)) from error

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from roborl.clock import NS, Clock, MonotonicClock
+from roborl.clock import NS, Clock, Every, MonotonicClock
 from roborl.errors import ConfigError, WireError
 from roborl.loops.actor.act_config import ActConfig, shared_folder
 from roborl.loops.actor.inference import await_card
@@ -63,6 +63,7 @@ class _Watched:
 
     key: EpisodeKey
     heard_ns: int
+    asking: Every
     session: str | None = None
     # Nothing is asked of a server that refuses this episode, until the next one.
     refused: bool = False
@@ -105,7 +106,6 @@ class LiveLoop:
         self._watched: _Watched | None = None
         self._waiting: Request | None = None
         self._stamps: dict[int, int] = {}
-        self._retry_ns = 0
 
     def turn(self, timeout_s: float = _TURN_S) -> None:
         """Show the newest observation and take in what came; sleep up to ``timeout_s`` where there is nothing to do."""
@@ -132,9 +132,8 @@ class LiveLoop:
                 self._line.close(before.session)
             if not (before.scored or before.refused):
                 self._miss(before, f"The reward server said nothing of {before.key} while it ran")
-        self._watched = _Watched(key, self._clock.now_ns())
+        self._watched = _Watched(key, self._clock.now_ns(), Every(_RETRY_S, self._clock))
         self._stamps.clear()
-        self._retry_ns = 0
         self._progress.begin()
 
     def _show(self) -> None:
@@ -144,8 +143,7 @@ class LiveLoop:
         if watched is None or watched.refused:
             return
         now_ns = self._clock.now_ns()
-        if here and watched.session is None and now_ns >= self._retry_ns:
-            self._retry_ns = now_ns + int(_RETRY_S * NS)
+        if here and watched.session is None and watched.asking.due():
             watched.session = self._line.open(self._task)
         request = self._waiting
         if (

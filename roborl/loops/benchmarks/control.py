@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from roborl.clock import NS, MonotonicClock
+from roborl.clock import NS, Every, MonotonicClock
 from roborl.loops.actor.act import PRELOAD, Actor
 from roborl.loops.actor.act_config import ActConfig, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
@@ -226,13 +226,13 @@ def busy_trainer(child: Child, endpoint: str, size: int) -> None:
     random = np.random.default_rng(0)
     ballast = random.standard_normal(size, dtype=np.float32)
     left = random.standard_normal((512, 512), dtype=np.float32)
-    version, due = 0, time.monotonic()
+    version, publishing = 0, Every(1.0)
     child.ready()
     while not child.stopping:
         left = left @ left
         left /= np.abs(left).max()
-        if time.monotonic() >= due:
-            version, due = version + 1, due + 1.0
+        if publishing.due():
+            version += 1
             publisher.publish(version, {"bias": np.zeros(4, np.float32), "ballast": ballast})
     publisher.close()
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from roborl.clock import NS
+from roborl.clock import NS, Every
 from roborl.errors import DatasetError, ModelLoadError
 from roborl.learning.algorithm import Algorithm
 from roborl.learning.publish import VersionShelf
@@ -41,30 +41,16 @@ _WARN_EVERY_S = 600.0
 _LITTLE_GB = 5.0
 
 
-class _Ticker:
-    """Says when it is time again."""
-
-    def __init__(self, every_s: float) -> None:
-        self._every_s, self._next = every_s, 0.0
-
-    def due(self) -> bool:
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self._every_s
-        return True
-
-
 class _Room:
     """Warns, at most every ten minutes, while the disk that a run is recorded on has little room left."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._ticker = folder, _Ticker(_WARN_EVERY_S)
+        self._folder, self._warning = folder, Every(_WARN_EVERY_S)
 
     def look(self) -> float:
         """Return what is free, GB."""
         free_gb = shutil.disk_usage(self._folder).free / 1e9
-        if free_gb < _LITTLE_GB and self._ticker.due():
+        if free_gb < _LITTLE_GB and self._warning.due():
             log.warning(
                 "The disk of %s has %.1f GB left. Once it is full, steps wait in the actor's memory and nothing more is learnt:"
                 " make room, the recording stays as it is",
@@ -126,7 +112,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     if holding:
         receiver.set_control({"mode": "pause"})
     child.ready(import_s)
-    ticker, room = _Ticker(_STATUS_EVERY_S), _Room(run.store)
+    status_again, room = Every(_STATUS_EVERY_S), _Room(run.store)
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
         if not demos.complete:
@@ -134,7 +120,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
                 demos.turn()
         loop.turn(0.05 if demos.complete else 0.0)
         child.beat()
-        if ticker.due():
+        if status_again.due():
             if (not demos.complete or _actors_should_wait(run, spoken_ns)) != holding:
                 holding = not holding
                 receiver.set_control({"mode": "pause"} if holding else {})
@@ -200,11 +186,11 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         verdicts=Verdicts(verdicts, config.labels.verdict),
     )
     child.ready(import_s)
-    ticker = _Ticker(_STATUS_EVERY_S)
+    status_again = Every(_STATUS_EVERY_S)
     while not child.stopping:
         labeller.turn()
         child.beat()
-        if ticker.due():
+        if status_again.due():
             write_status(run.status("labeller"), labeller.report() | {"faults": store.faults})
     verdicts.close()
     line.leave()
@@ -275,11 +261,11 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     with _asked_version(run) as version:
         trainer.start(resume=True, rollback=version)
     child.ready(import_s)
-    ticker = _Ticker(_STATUS_EVERY_S)
+    status_again = Every(_STATUS_EVERY_S)
     while not child.stopping:
         updates = trainer.turn()
         child.beat()
-        if ticker.due():
+        if status_again.due():
             _roll_back_if_asked(run, trainer)
             write_status(
                 run.status("trainer"),
