@@ -35,7 +35,7 @@ from torch.nn import functional
 from roborl.data.arena import ArenaReader
 from roborl.errors import ConfigError
 from roborl.learning.features import EachCamera, FeatureCache
-from roborl.learning.optimisers import go_on
+from roborl.learning.optimisers import go_on, regrouped
 from roborl.learning.publish import Weights
 from roborl.learning.sampling import Batch
 from roborl.learning.targets import Targets, check_lookahead
@@ -75,7 +75,8 @@ class WeightedConfig:
     learn: list[str] = field(default_factory=lambda: ["all"])
     # rank of those adapters
     lora_rank: int = 16
-    # learning rate of the policy; 0: what LeRobot trains its kind with. Optimiser and clipping are LeRobot's
+    # learning rate of the policy; 0: what LeRobot trains its kind with. Optimiser and clipping are LeRobot's, and parts that it
+    # trains at another rate, such as ACT's image network, keep their ratio to the rest
     learning_rate: float = 0.0
     # advantage, relative to the mean value, that makes a chunk of practice count e times as much
     temperature: float = 0.1
@@ -180,10 +181,14 @@ class Weighted:
             self.values.parameters(), config.value_learning_rate, fused=True
         )
         preset = policy.parts.config.get_optimizer_preset()
+        groups = policy.learnt_groups()
         if config.learning_rate:
+            for group in groups:
+                if "lr" in group:
+                    group["lr"] *= config.learning_rate / preset.lr
             preset = replace(preset, lr=config.learning_rate)
         self._most_norm = preset.grad_clip_norm or float("inf")
-        self._policy_optimiser: torch.optim.Optimizer = preset.build(list(policy.learnt.values()))
+        self._policy_optimiser: torch.optim.Optimizer = preset.build(groups)
         self.updates = 0
 
     def update(self, batch: Batch) -> dict[str, float]:
@@ -236,7 +241,8 @@ class Weighted:
         self._encoder.load_state_dict(state["encoder"])
         self.values.load_state_dict(state["values"])
         self.targets.load_state_dict(state["targets"])
-        go_on(self._policy_optimiser, state["policy_optimiser"])
+        saved = regrouped(state["policy_optimiser"], self._policy_optimiser, self.policy.learnt.values())
+        go_on(self._policy_optimiser, saved)
         go_on(self._value_optimiser, state["value_optimiser"])
         self.updates = int(state["updates"])
         torch.set_rng_state(state["generator"])

@@ -106,6 +106,24 @@ def learnt_parameters(parts: LeRobotParts, form: OnlineForm) -> dict[str, nn.Par
     return learnt
 
 
+def learnt_groups(model: Any, learnt: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    """Return what learns in the groups that LeRobot trains it in, for an optimiser, each group in the order of ``learnt``.
+
+    A group may have settings of its own, such as the learning rate of ACT's image network. What LeRobot puts into no group, such
+    as an adapter that it does not know, is in one without any.
+    """
+    order = {id(parameter): place for place, parameter in enumerate(learnt.values())}
+    given = list(model.get_optim_params())
+    groups = [dict(group) for group in given] if given and isinstance(given[0], dict) else [{"params": given}]
+    for group in groups:
+        group["params"] = sorted(
+            (each for each in group["params"] if id(each) in order), key=lambda each: order[id(each)]
+        )
+    grouped = {id(each) for group in groups for each in group["params"]}
+    groups.append({"params": [each for each in learnt.values() if id(each) not in grouped]})
+    return [group for group in groups if group["params"]]
+
+
 def learnt_arrays(learnt: Mapping[str, nn.Parameter]) -> dict[str, NDArray[np.float32]]:
     """Copy parameters into float32 arrays, which hold those of half precision exactly."""
     return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in learnt.items()}

@@ -22,6 +22,7 @@ from roborl.policies.lerobot_learning import (
     IS_PAD,
     OnlineForm,
     learnt_arrays,
+    learnt_groups,
     learnt_parameters,
     load_learnt,
     sample_losses,
@@ -203,6 +204,10 @@ class LeRobotPolicy:
             return sample_losses(parts, parts.before(batch))
         finally:
             parts.model.eval()
+
+    def learnt_groups(self) -> list[dict[str, Any]]:
+        """Return what learns in the groups that LeRobot trains it in, for an optimiser."""
+        return learnt_groups(self._parts.model, self.learnt)
 
     def actor_weights(self) -> dict[str, NDArray[np.float32]]:
         """Copy what learns, float32 by name; nothing outside a run."""

@@ -19,7 +19,7 @@ from roborl.errors import ConfigError
 from roborl.learning.sampling import Batch
 from roborl.learning.weighted import Weighted, WeightedConfig
 from roborl.policies import load_policy
-from roborl.policies.lerobot_learning import OnlineForm
+from roborl.policies.lerobot_learning import OnlineForm, learnt_groups
 from roborl.policies.lerobot_policy import LeRobotPolicy
 from roborl.testing.tiny_policies import build_tiny_policy
 
@@ -253,6 +253,59 @@ def test_it_goes_on_exactly_where_it_was(saved: Callable[[str], Path], tmp_path:
     assert all(
         torch.equal(*pair) for pair in zip(first.values.parameters(), second.values.parameters(), strict=True)
     )
+
+
+def act_with_a_slower_image_network(tmp_path: Path) -> Callable[[str], Path]:
+    folder = tmp_path / "act"
+    rates = {"optimizer_lr": 1e-4, "optimizer_lr_backbone": 1e-6}
+    build_tiny_policy(folder, "act", cameras=CAMERAS, state_dim=STATE, action_dim=ACTION, **rates)
+    OnlineForm(image_px=PX).write(folder)
+    return lambda kind: folder
+
+
+@pytest.mark.parametrize(("asked", "rates"), [(0.0, [1e-4, 1e-6]), (1e-3, [1e-3, 1e-5])])
+def test_what_lerobot_trains_at_another_rate_learns_at_that_one(
+    tmp_path: Path, asked: float, rates: list[float]
+) -> None:
+    made = learner(act_with_a_slower_image_network(tmp_path), tmp_path / "store", learning_rate=asked)
+    groups = made._policy_optimiser.param_groups
+    assert [group["lr"] for group in groups] == pytest.approx(rates)
+    names = {id(parameter): name for name, parameter in made.policy.learnt.items()}
+    found = [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+    assert sorted(found[0] + found[1]) == sorted(made.policy.learnt)
+    assert {name.startswith("model.backbone") for name in found[1]} == {True}
+    assert {name.startswith("model.backbone") for name in found[0]} == {False}
+
+
+def test_a_run_whose_checkpoint_knew_one_group_goes_on_with_its_moments(tmp_path: Path) -> None:
+    saved = act_with_a_slower_image_network(tmp_path)
+    made, random = learner(saved, tmp_path / "store"), np.random.default_rng(0)
+    made.update(batch(random, demo=True))
+    state = copy.deepcopy(made.state_dict())
+    optimiser = made._policy_optimiser
+    own = [optimiser.state[parameter] for parameter in made.policy.learnt.values()]
+    one_group = {**state["policy_optimiser"]["param_groups"][0], "params": list(range(len(own)))}
+    state["policy_optimiser"] = {"state": dict(enumerate(own)), "param_groups": [one_group]}
+
+    other = learner(saved, tmp_path / "store")
+    other.load_state_dict(copy.deepcopy(state))
+    for mine, theirs in zip(made.policy.learnt.values(), other.policy.learnt.values(), strict=True):
+        assert torch.equal(optimiser.state[mine]["exp_avg"], other._policy_optimiser.state[theirs]["exp_avg"])
+    assert [group["lr"] for group in other._policy_optimiser.param_groups] == pytest.approx([1e-2, 1e-4])
+
+
+def test_what_lerobot_puts_into_no_group_learns_too(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    policy = learner(saved, tmp_path / "store").policy
+    first, *rest = policy.learnt.values()
+
+    class Model:
+        def get_optim_params(self) -> list[dict[str, Any]]:
+            return [{"params": list(reversed(rest)), "lr": 1.0}, {"params": [torch.zeros(1)]}]
+
+    groups = learnt_groups(Model(), policy.learnt)
+    assert [len(group["params"]) for group in groups] == [len(rest), 1]
+    assert all(one is other for one, other in zip(groups[0]["params"], rest, strict=True))
+    assert groups[1]["params"][0] is first
 
 
 @pytest.mark.parametrize(
