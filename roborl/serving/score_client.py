@@ -11,8 +11,8 @@ import numpy as np
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import WireError
+from roborl.serving.client_link import ClientLink
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import ClientLink
 from roborl.serving.messages import Message
 from roborl.serving.score_events import (
     ClientEvent,

@@ -18,7 +18,6 @@ import numpy as np
 from roborl.clock import Clock
 from roborl.errors import WireError
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import Peer, ServerLink
 from roborl.serving.messages import Message, sendable
 from roborl.serving.score_events import (
     FramePushed,
@@ -30,6 +29,7 @@ from roborl.serving.score_events import (
     score_to_wire,
 )
 from roborl.serving.security import Keys
+from roborl.serving.server_link import Peer, ServerLink
 from roborl.serving.sockets import Limits
 from roborl.types import Score
 

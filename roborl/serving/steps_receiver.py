@@ -12,9 +12,9 @@ from roborl.clock import NS, Clock, MonotonicClock
 from roborl.codec import Part
 from roborl.errors import HandshakeMismatch, WireError
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import Peer, ServerLink
 from roborl.serving.messages import Message
 from roborl.serving.security import Keys
+from roborl.serving.server_link import Peer, ServerLink
 from roborl.serving.steps_sender import LIMITS
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Any
 from roborl.clock import Clock
 from roborl.codec import MAX_RECORD_BYTES, Part
 from roborl.errors import DatasetError, WireError
+from roborl.serving.client_link import ClientLink
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import ClientLink
 from roborl.serving.security import Keys
 from roborl.serving.sockets import Limits
 

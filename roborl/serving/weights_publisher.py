@@ -12,9 +12,9 @@ from roborl.clock import Clock
 from roborl.errors import WireError
 from roborl.serving.buffers import Buffers
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import Peer, ServerLink
 from roborl.serving.messages import BEAT_S, Message
 from roborl.serving.security import Keys
+from roborl.serving.server_link import Peer, ServerLink
 from roborl.serving.weight_layout import Arrays
 from roborl.serving.weight_sets import LIMITS, Packing
 

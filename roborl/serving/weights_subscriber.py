@@ -14,8 +14,8 @@ from roborl.clock import Clock
 from roborl.codec import Part
 from roborl.errors import RoborlError, WireError
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
+from roborl.serving.client_link import ClientLink
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import ClientLink
 from roborl.serving.messages import Message
 from roborl.serving.security import Keys
 from roborl.serving.weight_layout import MOST_BYTES, WeightSet, lay_out

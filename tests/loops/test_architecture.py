@@ -20,7 +20,8 @@ from roborl.policies.exploration import ExplorationConfig
 from roborl.policies.lerobot_learning import OnlineForm
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.serving.handshake import Handshake
-from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
+from roborl.serving.weights_publisher import WeightsPublisher
+from roborl.serving.weights_subscriber import WeightsSubscriber
 from roborl.testing.policies import RandomPolicy
 
 SHAPE = SmallPolicyConfig(

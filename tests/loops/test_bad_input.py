@@ -31,7 +31,7 @@ from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import pack_record
 from roborl.rewards.registry import load_reward_model
 from roborl.serving.handshake import PROTOCOL_VERSION, Handshake
-from roborl.serving.weights import WeightsPublisher
+from roborl.serving.weights_publisher import WeightsPublisher
 from roborl.testing.episodes import lerobot_recording
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_arrival, episode_records
 from roborl.types import EpisodeKey

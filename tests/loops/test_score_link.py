@@ -20,7 +20,7 @@ from roborl.rewards.model import References
 from roborl.rewards.pool_config import PoolConfig
 from roborl.serving.handshake import Handshake
 from roborl.serving.score_client import ScoreClient
-from roborl.serving.weights import WeightsPublisher
+from roborl.serving.weights_publisher import WeightsPublisher
 from roborl.types import Frame, Lane, Observation, Score
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from roborl.clock import FakeClock
 from roborl.codec import decode, encode
 from roborl.errors import DeadlineExceeded, HandshakeMismatch, WireError
+from roborl.serving.client_link import ClientLink
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import ClientLink
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import (
     FramePushed,

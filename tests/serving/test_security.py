@@ -19,14 +19,16 @@ import zmq
 
 from roborl.cli.main import main
 from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.serving.client_link import ClientLink
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import ClientLink
 from roborl.serving.messages import write_message
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.scores import ScoreServer
 from roborl.serving.security import Keys, SecurityConfig, check_bind, make_keys
-from roborl.serving.steps import StepsReceiver, StepsSender
-from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
+from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.steps_sender import StepsSender
+from roborl.serving.weights_publisher import WeightsPublisher
+from roborl.serving.weights_subscriber import WeightsSubscriber
 from roborl.testing.proxy import TcpProxy
 
 LOCAL = "tcp://127.0.0.1:*"

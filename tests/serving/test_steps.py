@@ -17,10 +17,11 @@ import pytest
 from roborl.clock import NS, FakeClock
 from roborl.codec import MAX_RECORD_BYTES
 from roborl.errors import DatasetError, DeadlineExceeded, HandshakeMismatch, WireError
+from roborl.serving.client_link import ClientLink
 from roborl.serving.handshake import PROTOCOL_VERSION, Handshake
-from roborl.serving.links import ClientLink
 from roborl.serving.security import Keys, make_keys
-from roborl.serving.steps import StepsReceiver, StepsSender
+from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.steps_sender import StepsSender
 from roborl.testing.proxy import TcpProxy
 
 LOCAL = "tcp://127.0.0.1:*"
@@ -408,7 +409,7 @@ STORE = """
 import sys
 from pathlib import Path
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps import StepsReceiver
+from roborl.serving.steps_receiver import StepsReceiver
 
 path = Path(sys.argv[2])
 size = 20_000

@@ -16,10 +16,11 @@ from roborl.errors import ConfigError, DeadlineExceeded, HandshakeMismatch, Wire
 from roborl.serving import weight_sets
 from roborl.serving.buffers import Buffers, SharedMemory, Windows
 from roborl.serving.handshake import Handshake
-from roborl.serving.links import ServerLink
+from roborl.serving.server_link import ServerLink
 from roborl.serving.weight_layout import WeightSet
 from roborl.serving.weight_sets import CHUNK_BYTES, Packing, digest
-from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
+from roborl.serving.weights_publisher import WeightsPublisher
+from roborl.serving.weights_subscriber import WeightsSubscriber
 from roborl.testing.proxy import TcpProxy
 
 LOCAL = "tcp://127.0.0.1:*"

@@ -32,7 +32,7 @@ _SAY_S = 0.5
 
 
 class Sender(Protocol):
-    """The sending end of the steps link; :class:`roborl.serving.steps.StepsSender` is one."""
+    """The sending end of the steps link; :class:`roborl.serving.steps_sender.StepsSender` is one."""
 
     acknowledged: int
 
@@ -70,7 +70,7 @@ class Sender(Protocol):
 
 
 class Subscriber(Protocol):
-    """The receiving end of the weights link; :class:`roborl.serving.weights.WeightsSubscriber` is one."""
+    """The receiving end of the weights link; :class:`roborl.serving.weights_subscriber.WeightsSubscriber` is one."""
 
     def newest(self, timeout_s: float = 0.0) -> WeightSet | None:
         """Return a set that was not returned before, or None."""
@@ -224,8 +224,8 @@ def main(child: Child, config: ActConfig) -> None:
     """Run the I/O process until it is stopped."""
     began = time.monotonic()
     from roborl.serving.handshake import Handshake
-    from roborl.serving.steps import StepsSender
-    from roborl.serving.weights import WeightsSubscriber
+    from roborl.serving.steps_sender import StepsSender
+    from roborl.serving.weights_subscriber import WeightsSubscriber
 
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)

@@ -32,8 +32,8 @@ from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.rewards.fake import BrightnessModel
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps import StepsReceiver
-from roborl.serving.weights import WeightsPublisher
+from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.weights_publisher import WeightsPublisher
 
 _BENCH = """
 robot:

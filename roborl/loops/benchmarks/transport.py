@@ -23,7 +23,8 @@ from roborl.loops.benchmarks.peers import GrpcClient, PickleClient, PickleServer
 from roborl.loops.benchmarks.sides import Pair
 from roborl.records import Arrival, pack_record, unpack_record
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps import StepsReceiver, StepsSender
+from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.steps_sender import StepsSender
 from roborl.types import Command, EpisodeKey, Frame, Observation, Source
 
 _PX = 128

@@ -20,7 +20,7 @@ from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.witness import compare
 from roborl.serving.handshake import Handshake
 from roborl.serving.security import Keys, make_keys
-from roborl.serving.steps import StepsSender
+from roborl.serving.steps_sender import StepsSender
 from roborl.testing.proxy import TcpProxy
 
 log = logging.getLogger(__name__)

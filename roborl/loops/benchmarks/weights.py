@@ -34,7 +34,8 @@ from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.benchmarks.peers import PicklePublisher, PickleSubscriber
 from roborl.loops.benchmarks.sides import Pair, Side
 from roborl.serving.handshake import Handshake
-from roborl.serving.weights import WeightsPublisher, WeightsSubscriber
+from roborl.serving.weights_publisher import WeightsPublisher
+from roborl.serving.weights_subscriber import WeightsSubscriber
 from roborl.whole_files import write_whole
 
 _LAYERS, _SIDE = 12, 1000

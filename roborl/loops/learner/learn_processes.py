@@ -72,7 +72,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     from roborl.envs.bench import load_bench
     from roborl.loops.demonstrations import bench_demos
     from roborl.serving.handshake import Handshake
-    from roborl.serving.steps import StepsReceiver
+    from roborl.serving.steps_receiver import StepsReceiver
 
     import_s = time.monotonic() - began
     run = RunFolder(config.run)
@@ -208,7 +208,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     from roborl.loops.learner.replay import ReplaySource
     from roborl.policies import load_policy
     from roborl.serving.handshake import Handshake
-    from roborl.serving.weights import WeightsPublisher
+    from roborl.serving.weights_publisher import WeightsPublisher
 
     import_s = time.monotonic() - began
     torch.set_num_threads(config.trainer.threads)

@@ -27,8 +27,8 @@ from roborl.loops.actor.status import StatusSlot
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.records import Arrival, Begin, End, Record, unpack_record
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps import StepsReceiver
-from roborl.serving.weights import WeightsPublisher
+from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.weights_publisher import WeightsPublisher
 from roborl.types import EndCause, EpisodeKey
 
 BENCH = ["--robot.scene=Reach", "--max_steps=20", "--time_scale=4"]

@@ -60,8 +60,9 @@ from roborl.loops.train_config import Addresses, TrainConfig, addresses
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End, Verdict
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps import StepsReceiver, StepsSender
-from roborl.serving.weights import WeightsSubscriber
+from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.steps_sender import StepsSender
+from roborl.serving.weights_subscriber import WeightsSubscriber
 from roborl.types import (
     Command,
     EndCause,

@@ -21,7 +21,8 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.learner.store import DemoImport, StoreLoop, imported
 from roborl.records import Arrival, pack_record
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps import StepsReceiver, StepsSender
+from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.steps_sender import StepsSender
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_arrival, episode_records
 from roborl.types import EndCause, Episode, EpisodeKey
 
