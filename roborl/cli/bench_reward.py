@@ -34,6 +34,8 @@ def main(config: BenchRewardConfig) -> dict[str, Any]:
     for name in result.places:
         for reason, count in result.measured[name].reasons.items():
             print(f"{name}: {count} scores could not be read: {reason!r}", file=sys.stderr)
+        if result.require and result.learnt(name) and not result.learnt_too:
+            print(f"{name}: no bar is met on what it learnt from, unless --learnt_too true", file=sys.stderr)
         for text in result.require:
             said = "not met" if text in result.missed(name) else "met"
             print(f"{name}: {text}: {said}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -127,6 +128,18 @@ class DatasetEpisode:
     def steps(self) -> int:
         """T, the number of steps; there is one observation more."""
         return len(self.action)
+
+    @property
+    def content(self) -> str:
+        """Digest of the motion as it was recorded, by which it is known again in a copy; empty where there is none."""
+        rows = self.steps + 1 - self.repeated_last
+        motion = (self.state[:rows], self.action[: rows - 1])
+        if not sum(values.size for values in motion):
+            return ""
+        found = hashlib.sha256()
+        for values in motion:
+            found.update(f"{values.shape}".encode() + np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()[:16]
 
     @property
     def verdict(self) -> Verdict | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from roborl.data.annotations import read_keyframes
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.rlds.shards import find_rlds
@@ -18,6 +20,7 @@ from roborl.loops.failed_episodes import verdicts, with_task
 from roborl.loops.rlds_footage import read_rlds_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.references import count_frames, video_frames
+from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Image
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,7 @@ def read_footage(
         kept = {e.index: e for e in read if not e.discarded}
         order = [index for index in episodes or kept if index in kept]
         usable = with_task([kept[index] for index in order], dataset)
-        found = recorded(usable, dataset, camera_map or {})
+        found = recorded(usable, dataset, camera_map or {}, mark=fingerprint(info.root))
     if not found or (episodes and len(found) != len(episodes)):
         raise DatasetError(
             "The dataset has no such episodes, or they have no instruction, repeat a sub-task or are to be kept out of training",
@@ -78,13 +81,14 @@ def read_footage(
 
 
 def recorded(
-    episodes: Sequence[DatasetEpisode], dataset: str, camera_map: Mapping[str, str]
+    episodes: Sequence[DatasetEpisode], dataset: str, camera_map: Mapping[str, str], *, mark: str = ""
 ) -> list[FilmedEpisode]:
     """Return the episodes of a LeRobotDataset as lessons take them.
 
     Without a verdict an episode is a success. A failure with marked sub-tasks has reached the share of the stages that
     it got through, if its marks are a beginning of those of the successes: its last one was not completed. A success in
-    which a sub-task had to be done again is left out: what is asked of these judges rises from mark to mark.
+    which a sub-task had to be done again is left out: what is asked of these judges rises from mark to mark. ``mark`` is the
+    dataset's fingerprint.
     """
     marked = [[s.name for s in e.subtasks] for e in episodes if e.success is not False]
     straight = [names for names in marked if len(set(names)) == len(names)]
@@ -103,6 +107,7 @@ def recorded(
             keyframes=_edges(episode.subtasks, episode.steps) if episode.success is not False else (),
             reached=_reached(episode.subtasks, stages) if episode.success is False else None,
             footage=DatasetFootage(dataset=dataset, index=episode.index, camera_map=dict(camera_map)),
+            origin=Origin(content=episode.content, dataset=mark, index=episode.index),
         )
         for episode in episodes
         if episode.index not in undone
@@ -207,6 +212,7 @@ def _filmed(
                 keyframes=_edges(marks, count - 1) if success else (),
                 subtasks=tuple((mark.name, mark.start, min(mark.end, count - 1)) for mark in marks),
                 footage=VideoFootage(folder=folder, camera_map=dict(camera_map)),
+                origin=Origin(content=hashlib.sha256(videos[0].read_bytes()).hexdigest(), index=number),
             )
         )
     return found, rate

@@ -14,6 +14,7 @@ from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
 from roborl.rewards.grades import HIGHEST
 from roborl.rewards.references import video_frames
+from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Image
 
 
@@ -40,11 +41,13 @@ def read_graded_footage(dataset: str, *, rate_hz: float, episodes: Sequence[int]
         )
     places: dict[Path, tuple[int, ...]] = {}
     ladders: dict[Path, str] = {}
+    digests: dict[Path, str] = {}
     found = []
     for number in episodes or range(len(graded)):
         video = graded[number]
         if video.file not in places:
             places[video.file] = tuple(video.places(rate_hz))
+            digests[video.file] = video.digest()
             ladders[video.file] = _ladder(video)
         at = places[video.file]
         best = video.level == HIGHEST
@@ -58,6 +61,7 @@ def read_graded_footage(dataset: str, *, rate_hz: float, episodes: Sequence[int]
                 level=video.level,
                 ladder=video.ladder or ladders[video.file],
                 footage=GradedFootage(video=video, places=at),
+                origin=Origin(content=digests[video.file]),
             )
         )
     return found

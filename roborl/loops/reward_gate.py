@@ -53,6 +53,8 @@ class RewardGate:
     result: str = ""
     # bars that its figures there must meet, like "voc>=0.8"; empty: those that the benchmark was run with
     require: list[str] = field(default_factory=list)
+    # whether figures count there that are of episodes the model learnt from
+    learnt_too: bool = False
 
     def __post_init__(self) -> None:
         if self.require and not self.result:
@@ -89,6 +91,15 @@ class RewardGate:
                 seen=shown or "none",
                 allowed=", ".join(one or "none" for one in known),
                 remedy="Give roborl bench-reward and roborl train the same --references",
+            )
+        # A result that was written before that was looked at does not say.
+        count = int(found.get("learnt_from", {}).get("measured_on", 0))
+        if count and not self.learnt_too:
+            raise ConfigError(
+                f"The reward gate {self.result} was measured on episodes that the model learnt from",
+                seen=f"{count} of them",
+                allowed="none: on those it may look good and be worth nothing",
+                remedy="Run roborl bench-reward on a dataset that it did not learn from, or set learnt_too here",
             )
         bars = self.require or measured["require"]
         if not bars:

@@ -13,6 +13,7 @@ from roborl.data.rlds.mapping import RldsMapping, map_features
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.failed_episodes import verdicts, with_task
 from roborl.rewards.adaptation.lessons import FilmedEpisode
+from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Image
 
 
@@ -111,6 +112,7 @@ def read_rlds_footage(
                     last=last,
                     camera_map=dict(camera_map),
                 ),
+                origin=Origin(content=episode.content, index=episode.index),
             )
         )
     return found, mapping.rate_hz

@@ -20,6 +20,7 @@ from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 from roborl.loops.benchmarks.reward_plots import progress_panels, reliability_panels
 from roborl.loops.benchmarks.reward_result import TIME_ONLY, BenchRewardResult
 from roborl.loops.reporting.plots import LIGHT, png
+from roborl.pretrained import CONFIG
 from roborl.rewards.benchmark import (
     BenchmarkSettings,
     Measurement,
@@ -60,6 +61,8 @@ def bench_reward(
     torch.set_num_threads(config.threads)
     cohort = read_cohort(config)
     names = short_names(config.model)
+    for name, place in names.items():
+        _warn_of_learnt(name, place, cohort)
     by_time: dict[str, Measurement] = {}
     if config.dataset:
         clock, settings = time_only_model(cohort.validation), replace(_settings(config), probes=False)
@@ -77,7 +80,7 @@ def bench_reward(
             warn_of_rate(trained_rate(model), rate_hz, where)
         shown[name] = {t: digest(of_cameras(r, model.cameras)) for t, r in cohort.references.items()}
         tell = partial(on_video, name)
-        found = measure(model, cohort.validation, cohort.test, _settings(config), on_video=tell)
+        found = measure(model, cohort.fitted_on(place), cohort.test, _settings(config), on_video=tell)
         measured[name] = _with_given(config, model, cohort, found, tell)
         del model
         result = BenchRewardResult(
@@ -86,6 +89,7 @@ def bench_reward(
             places={known: names[known] for known in measured},
             shown=shown,
             require=tuple(config.require),
+            learnt_too=config.learnt_too,
         )
         _write(config, result)
     assert result is not None, "there is at least one model"
@@ -110,6 +114,17 @@ def short_names(places: Sequence[str]) -> dict[str, str]:
         short = kind + colon + Path(checkpoint).name if colon else Path(place).name
         names[place if short in names or short == TIME_ONLY else short] = place
     return names
+
+
+def _warn_of_learnt(name: str, place: str, cohort: Cohort) -> None:
+    if count := cohort.learnt_by(place):
+        log.warning("%s is measured on %d episodes that it learnt from: too few others are left", name, count)
+    if cohort.learnt[place] is None and (Path(place) / CONFIG).is_file():
+        log.warning(
+            "%s does not say which episodes it learnt from, as models of earlier releases do not: whether it is measured on"
+            " some of them is not known",
+            name,
+        )
 
 
 def _with_given(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
 from roborl.rewards.training.episodes import TrainingEpisode, label_episode
 from roborl.rewards.training.labels import plan_stages
+from roborl.rewards.training.learnt_from import LearntFrom, Origin, read_learnt
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,10 @@ class Cohort:
         references: What models are shown, by task.
         graded: Videos that people graded.
         left_out: Episodes whose task nobody demonstrates, where models are shown demonstrations.
+        learnt: What each model learnt from, by its place; None where it does not say.
+        graded_learnt: How many of the graded videos each model learnt from, by its place.
+        left_out_learnt: Episodes and graded videos left out because a model learnt from them; none are where too few
+            others would be left.
         fingerprints: Of the datasets and of what is said about graded videos.
     """
 
@@ -47,7 +52,20 @@ class Cohort:
     references: Mapping[str, References]
     graded: tuple[GradedVideo, ...] = ()
     left_out: int = 0
+    learnt: Mapping[str, LearntFrom | None] = field(default_factory=dict)
+    graded_learnt: Mapping[str, int] = field(default_factory=dict)
+    left_out_learnt: int = 0
     fingerprints: Mapping[str, str]
+
+    def fitted_on(self, place: str) -> tuple[Subject, ...]:
+        """Return the validation episodes that a model's calibration is fitted on: none that it learnt from."""
+        known = self.learnt.get(place) or LearntFrom()
+        return tuple(s for s in self.validation if not known.holds(s.episode.origin))
+
+    def learnt_by(self, place: str) -> int:
+        """Return how many of the episodes and videos that a model is judged on are such that it learnt from."""
+        known = self.learnt.get(place) or LearntFrom()
+        return sum(known.holds(s.episode.origin) for s in self.test) + self.graded_learnt.get(place, 0)
 
     def described(self) -> dict[str, Any]:
         """Return what is in it, for the result."""
@@ -56,6 +74,7 @@ class Cohort:
             "datasets": dict(self.fingerprints),
             "validation_episodes": len(self.validation),
             "left_out": self.left_out,
+            "left_out_learnt": self.left_out_learnt,
             "test_successes": successes,
             "test_failures": len(self.test) - successes,
             "test_videos": len({s.video for s in self.test}),
@@ -69,34 +88,44 @@ class Cohort:
 def read_cohort(config: BenchRewardConfig) -> Cohort:
     """Read the datasets, and set episodes aside for what has to be fitted; without datasets there are graded videos alone.
 
+    What any of the models learnt from is left out for all, so that they are judged on the same, wherever enough is left.
+
     Raises:
         DatasetError: If a dataset, a demonstration or what is said about graded videos cannot be read, or the datasets do
             not hold two successes, one to fit on and one to judge.
+        ModelLoadError: If what a model says it learnt from cannot be read.
     """
     graded = tuple(video for folder in config.graded for video in read_graded(Path(folder)))
+    given = len(graded)
     said = {
         folder: hashlib.sha256((Path(folder) / METADATA).read_bytes()).hexdigest() for folder in config.graded
     }
-    fit: list[tuple[str, TrainingEpisode]] = []
-    test: list[tuple[str, TrainingEpisode]] = []
+    learnt = {place: read_learnt(place) for place in config.model}
+    everyone: list[_Group] = []
     shown: dict[str, References] = {}
+    marks: dict[str, str] = {}
     left_out = 0
     for source in config.dataset:
         group = Path(source).name
-        episodes = list(_read(config, source))
+        marks[source] = fingerprint(source)
+        episodes = list(_read(config, source, marks[source]))
         if config.references.path:
             for episode in episodes:
                 if episode.task not in shown:
                     shown[episode.task] = _demonstration(config.references, episode)
             left_out += sum(not shown[e.task] for e in episodes)
             episodes = [e for e in episodes if shown[e.task] and not _is(e, shown[e.task])]
-        rest, held = split(episodes, config.validation, config.seed)
-        fit += [(group, episode) for episode in held]
-        test += [(group, episode) for episode in rest]
+        everyone.append((group, episodes))
     if left_out:
         log.warning("%d episodes are left out: there is no demonstration of their task", left_out)
-    counts = [sum(episode.success for _, episode in part) for part in (fit, test)]
-    if config.dataset and not all(counts):
+    fit, test = _unseen(config, everyone, [k for k in learnt.values() if k is not None])
+    seen = {place: _seen(graded, k) for place, k in learnt.items()}
+    graded = tuple(video for video in graded if not any(video in some for some in seen.values())) or graded
+    left_out_learnt = sum(len(some) for _, some in everyone) - len(fit) - len(test) + given - len(graded)
+    if left_out_learnt:
+        log.warning("%d episodes or videos are left out: models learnt from them", left_out_learnt)
+    if config.dataset and not _enough(fit, test):
+        counts = [sum(episode.success for _, episode in part) for part in (fit, test)]
         raise DatasetError(
             "The datasets hold too few successful episodes",
             seen=f"{sum(counts)} of {len(fit) + len(test)} episodes",
@@ -109,11 +138,58 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
         references={task: references for task, references in shown.items() if references},
         graded=graded,
         left_out=left_out,
-        fingerprints=said | {source: fingerprint(source) for source in config.dataset},
+        learnt=learnt,
+        graded_learnt={place: len(some & set(graded)) for place, some in seen.items()},
+        left_out_learnt=left_out_learnt,
+        fingerprints=said | marks,
     )
 
 
-def _read(config: BenchRewardConfig, source: str) -> Iterator[TrainingEpisode]:
+type _Group = tuple[str, list[TrainingEpisode]]
+type _Part = list[tuple[str, TrainingEpisode]]
+
+
+def _parted(config: BenchRewardConfig, everyone: Sequence[_Group]) -> tuple[_Part, _Part]:
+    """Return what is fitted on and what is judged, of each group a share."""
+    fit: _Part = []
+    test: _Part = []
+    for group, episodes in everyone:
+        rest, held = split(episodes, config.validation, config.seed)
+        fit += [(group, episode) for episode in held]
+        test += [(group, episode) for episode in rest]
+    return fit, test
+
+
+def _unseen(
+    config: BenchRewardConfig, everyone: Sequence[_Group], known: Sequence[LearntFrom]
+) -> tuple[_Part, _Part]:
+    """Part the episodes that no model learnt from; all of them where those are too few."""
+    left = [
+        (group, [e for e in some if not any(k.holds(e.origin) for k in known)]) for group, some in everyone
+    ]
+    fit, test = _parted(config, left)
+    if not _enough(fit, test):
+        return _parted(config, everyone)
+    failures = [sum(not e.success for _, some in groups for e in some) for groups in (everyone, left)]
+    if failures[0] and not failures[1]:
+        log.warning("models learnt from every failure there is: what they make of failures is not measured")
+    return fit, test
+
+
+def _enough(fit: _Part, test: _Part) -> bool:
+    return all(any(episode.success for _, episode in part) for part in (fit, test))
+
+
+def _seen(videos: Sequence[GradedVideo], known: LearntFrom | None) -> set[GradedVideo]:
+    """Return the graded videos that a model learnt from, and what else was made of the same recordings."""
+    if known is None or not known.origins:
+        return set()
+    there = {video for video in videos if known.holds(Origin(content=video.digest()))}
+    ladders = {video.ladder for video in there if video.ladder}
+    return there | {video for video in videos if video.ladder in ladders}
+
+
+def _read(config: BenchRewardConfig, source: str, mark: str) -> Iterator[TrainingEpisode]:
     count, info = 0, describe(source)
     views = views_of(list(info.cameras), config.cameras, config.camera_map)
     sizes = {ours: info.cameras[theirs] for ours, theirs in views.items()}
@@ -123,7 +199,7 @@ def _read(config: BenchRewardConfig, source: str) -> Iterator[TrainingEpisode]:
             return
         if not episode.discarded:
             count += 1
-            yield to_training(episode)
+            yield to_training(episode, mark=mark)
 
 
 def _subject_maker(

@@ -30,6 +30,8 @@ class BenchRewardConfig(BenchmarkSettings):
     out: Path = Path("outputs/bench-reward")
     # bars like "voc>=0.8"; every model has to meet all, which sets the exit code and is written down
     require: list[str] = field(default_factory=list)
+    # whether figures count for the bars that are of episodes a model learnt from, where too few others are left
+    learnt_too: bool = False
     # views to show; empty: all that the dataset has
     cameras: list[str] = field(default_factory=list)
     # our name of a camera to the dataset's, where they differ

@@ -28,6 +28,7 @@ class BenchRewardResult:
         places: Where each model was found, by its short name.
         shown: Digest of what each model was shown, by its short name and the task.
         require: The bars.
+        learnt_too: Whether figures count that are of episodes a model learnt from.
     """
 
     cohort: Cohort
@@ -35,9 +36,16 @@ class BenchRewardResult:
     places: Mapping[str, str]
     shown: Mapping[str, Mapping[str, str]]
     require: tuple[str, ...]
+    learnt_too: bool = False
+
+    def learnt(self, name: str) -> int:
+        """Return how many episodes a model was judged on that it learnt from."""
+        return self.cohort.learnt_by(self.places[name]) if name in self.places else 0
 
     def missed(self, name: str) -> list[str]:
-        """Return the bars that a model does not meet."""
+        """Return the bars that a model does not meet: all of them where it was judged on what it learnt from."""
+        if self.learnt(name) and not self.learnt_too:
+            return list(self.require)
         figures = self.measured[name].figures
         return [text for text in self.require if not Requirement.parse(text, FIGURES).holds(figures)]
 
@@ -53,13 +61,24 @@ class BenchRewardResult:
         return (
             f"{about['test_successes']} successes and {about['test_failures']} failures; {about['derived_grades']} with a"
             f" derived grade; progress privileged in {about['privileged_truth']}, elsewhere even between marks or ends;"
-            f" {about['validation_episodes']} others to fit on; {about['given_grades']} videos graded by people"
+            f" {about['validation_episodes']} others to fit on; {about['given_grades']} videos graded by people;"
+            f" {about['left_out_learnt']} left out that a model learnt from"
         )
 
     @property
     def table(self) -> str:
         """The report for people."""
-        return format_table({name: found.figures for name, found in self.measured.items()})
+        lines = [format_table({name: found.figures for name, found in self.measured.items()})]
+        for name in self.places:
+            if count := self.learnt(name):
+                lines.append(f"{name}: measured on {count} episodes that it learnt from")
+        return "\n".join(lines)
+
+    def _learnt_from(self, name: str) -> dict[str, Any]:
+        """Return how many episodes a model says it learnt from, None where it does not say, and how many it was judged on."""
+        known = self.cohort.learnt.get(self.places.get(name, ""))
+        said = None if known is None else len(known.origins) + known.unnamed
+        return {"episodes": said, "measured_on": self.learnt(name)}
 
     def as_dict(self, config: BenchRewardConfig) -> dict[str, Any]:
         """Return plain values; a figure that is not there is NaN."""
@@ -67,6 +86,7 @@ class BenchRewardResult:
             name: {
                 "place": self.places.get(name, ""),
                 "references": dict(self.shown.get(name, {})),
+                "learnt_from": self._learnt_from(name),
                 **found.as_dict(),
                 "missed": self.missed(name),
             }

@@ -30,6 +30,7 @@ from roborl.rewards.judges.config import JudgeKind, Quantisation
 from roborl.rewards.judges.opening import checkpoint_folder
 from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.roboreward import RoboRewardConfig, open_roboreward
+from roborl.rewards.training.learnt_from import learnt, read_learnt, write_learnt
 from roborl.rewards.vlac.checkpoint import native_checkpoint, open_vlac
 from roborl.rewards.vlac.config import VlacConfig
 from roborl.whole_files import write_whole
@@ -303,6 +304,10 @@ def _save(
         "settings": draccus.encode(config),
         "packages": versions_here(("torch", "transformers", "peft")),
     }
+    before = [
+        read_learnt(str(place)) for place in (config.model.checkpoint, config.model.judge.adapter) if place
+    ]
+    write_learnt(config.out, learnt((episode.origin for episode in train), *before))
     save_adapted(
         config.out,
         lessons,

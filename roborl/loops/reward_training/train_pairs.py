@@ -32,6 +32,7 @@ from roborl.rewards.training.evaluation import (
     watcher,
 )
 from roborl.rewards.training.labels import plan_stages
+from roborl.rewards.training.learnt_from import learnt, read_learnt, write_learnt
 
 FUSED = "as set"
 
@@ -151,6 +152,12 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
         log=log,
     )
     goal = None if demonstration is None else demonstration.images[config.model.front][-1]
+    # Without a step the judge is what it was before; the end of the demonstration is shown to it all the same.
+    taught = [episode for episodes in tasks.values() for episode in episodes if config.training.steps]
+    taught += [demonstration] if demonstration is not None and not taught else []
+    write_learnt(
+        config.out, learnt((e.origin for e in taught), read_learnt(config.start) if config.start else None)
+    )
     save_pair_model(network, config.out, asked=config.model, tasks=sorted(tasks), goal=goal)
     model = load_pair_model(config.out)
     measured, frame_ms = {}, math.nan

@@ -27,6 +27,8 @@ from roborl.rewards.training.evaluation import (
     watcher,
 )
 from roborl.rewards.training.labels import plan_stages
+from roborl.rewards.training.learnt_from import learnt as learnt_from
+from roborl.rewards.training.learnt_from import write_learnt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,7 @@ def train_perceptual(config: TrainPerceptualConfig) -> TrainPerceptualResult:
     successes = [episode for episode in train if episode.success]
     learnt = successes[: config.demonstrations]
     model, found = learn_perceptual(learnt, config.model, cache=config.out / "vectors")
+    write_learnt(config.out, learnt_from(episode.origin for episode in learnt))
     save_perceptual(model, config.out)
     # Failures teach it nothing, and neither do the successes beyond those few.
     rest = [*held_out, *successes[len(learnt) :], *(e for e in train if not e.success)]

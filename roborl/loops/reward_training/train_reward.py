@@ -29,6 +29,7 @@ from roborl.rewards.training.evaluation import (
     time_only,
     watcher,
 )
+from roborl.rewards.training.learnt_from import learnt, write_learnt
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,7 @@ def train_reward(
         cache=config.out / "vectors",
         log=log,
     )
+    write_learnt(config.out, learnt(episode.origin for episode in train))
     save_sarm(trained.model, config.out)
     if trained.steps < config.training.steps // 2:
         logger.warning(

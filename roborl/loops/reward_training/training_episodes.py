@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
@@ -18,6 +19,7 @@ from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.training.episodes import TrainingEpisode, resize_episode
 from roborl.rewards.training.labels import Span
+from roborl.rewards.training.learnt_from import Origin
 
 
 def read_training(
@@ -60,8 +62,9 @@ def read_training(
         success=verdicts(failed, info.episodes),
         episodes=list(episodes) or None,
     )
+    mark = fingerprint(info.root)
     # Each is made ready before the next is decoded: the pictures of a whole dataset at recorded size fill a memory.
-    read = {e.index: _ready(e, info.fps, rate_hz, side_px) for e in found if not e.discarded}
+    read = {e.index: _ready(e, mark, info.fps, rate_hz, side_px) for e in found if not e.discarded}
     if absent := sorted(set(episodes) - set(read)):
         raise DatasetError(
             "The dataset has no such episodes, or they are to be kept out of training",
@@ -107,9 +110,11 @@ def views_of(have: Sequence[str], cameras: Sequence[str], camera_map: Mapping[st
     return views
 
 
-def _ready(episode: DatasetEpisode, fps: float, rate_hz: float, side_px: int | None) -> TrainingEpisode:
+def _ready(
+    episode: DatasetEpisode, mark: str, fps: float, rate_hz: float, side_px: int | None
+) -> TrainingEpisode:
     """Return an episode of a dataset as it is held: thinned out, its pictures at the model's size."""
-    thinned = _thinned(to_training(episode), fps, rate_hz)
+    thinned = _thinned(to_training(episode, mark=mark), fps, rate_hz)
     if side_px is None:
         return thinned
     names = list(thinned.images)
@@ -134,6 +139,7 @@ def _filmed(
         success=episode.success,
         subtasks=_spans(episode.subtasks, places) or None,
         kind=episode.kind,
+        origin=episode.origin,
     )
 
 
@@ -179,8 +185,17 @@ def _thinned(episode: TrainingEpisode, fps: float, rate_hz: float) -> TrainingEp
     )
 
 
-def to_training(episode: DatasetEpisode, cameras: Sequence[str] = ()) -> TrainingEpisode:
-    """Return what a reward model may learn from an episode; without a verdict it is taken as a success."""
+def to_training(episode: DatasetEpisode, cameras: Sequence[str] = (), *, mark: str = "") -> TrainingEpisode:
+    """Return what a reward model may learn from an episode; without a verdict it is taken as a success.
+
+    Args:
+        episode: The episode.
+        cameras: Its views; all where none is named.
+        mark: Fingerprint of its dataset.
+
+    Raises:
+        DatasetError: If it lacks a camera that is named.
+    """
     names = list(cameras) or sorted(episode.images)
     missing = [name for name in names if name not in episode.images]
     if missing:
@@ -194,6 +209,7 @@ def to_training(episode: DatasetEpisode, cameras: Sequence[str] = ()) -> Trainin
         subtasks=[(part.name, part.start, part.end) for part in episode.subtasks] or None,
         kind="success" if success else episode.failure or "failure",
         benchmark=episode.benchmark_progress,
+        origin=Origin(content=episode.content, dataset=mark, index=episode.index),
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from roborl.errors import DatasetError
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
 from roborl.rewards.training.labels import Span
+from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Image
 
 type Spot = tuple[int, str, int]
@@ -52,6 +53,7 @@ class FilmedEpisode:
         level: The grade from 1 to 5 that somebody gave to the whole of it for its first instruction; None for most.
         ladder: What it shares with others that were made from the same recording; empty where it stands alone.
         footage: Its pictures.
+        origin: By what it is known again where the judge is measured.
     """
 
     name: str
@@ -64,6 +66,7 @@ class FilmedEpisode:
     subtasks: tuple[Span, ...] = ()
     level: int | None = None
     ladder: str = ""
+    origin: Origin | None = None
 
     @property
     def success(self) -> bool:

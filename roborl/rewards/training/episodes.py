@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from roborl.errors import DatasetError
 from roborl.images import square
 from roborl.rewards.training.labels import FrameLabels, Span, StagePlan, label_frames
+from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Frame, Observation
 
 
@@ -26,6 +27,7 @@ class TrainingEpisode:
         subtasks: Annotated spans, where there are any.
         kind: What sort of episode, for the report: "success", "miss", "policy" …
         benchmark: Privileged progress, float32 (T + 1,): for the report alone, never for training.
+        origin: By what it is known again where the model is measured; None where it was never recorded.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -35,6 +37,7 @@ class TrainingEpisode:
     subtasks: Sequence[Span] | None = None
     kind: str = ""
     benchmark: NDArray[np.float32] | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(frames) for name, frames in self.images.items()}

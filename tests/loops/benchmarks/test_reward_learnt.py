@@ -1,0 +1,202 @@
+"""A reward model is judged on episodes that it did not learn from, or whoever reads its figures is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from roborl.cli.main import main
+from roborl.errors import ConfigError, ModelLoadError
+from roborl.loops.benchmarks.reward import bench_reward
+from roborl.loops.benchmarks.reward_cohort import Cohort, read_cohort
+from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
+from roborl.loops.reward_gate import RewardGate
+from roborl.loops.reward_training.training_episodes import read_training
+from roborl.rewards.training.learnt_from import FILE, Origin, learnt, read_learnt, write_learnt
+from roborl.testing.episodes import crossing_episode, write_episodes
+
+TINY = "--model.image_px 16 --model.frame_dim 8 --model.dim 8 --model.members 1 --training.steps 2 --training.threads 1"
+
+
+def crossings(path: Path, seeds: range, *, failures: int = 0, steps: int = 8) -> str:
+    write_episodes(
+        path,
+        *(crossing_episode(seed, turns=4, steps=steps) for seed in seeds),
+        *(crossing_episode(100 + seed, turns=4, steps=steps, stops_at=3) for seed in range(failures)),
+    )
+    return str(path)
+
+
+def train(dataset: str, out: Path, *more: str) -> str:
+    words = ["train-reward", "--dataset", dataset, "--out", str(out), *TINY.split(), *more]
+    assert main(words) == 0
+    return str(out)
+
+
+def pictures(cohort: Cohort) -> set[bytes]:
+    return {s.episode.images["front"].tobytes() for s in (*cohort.validation, *cohort.test)}
+
+
+def test_what_a_model_learnt_from_is_left_out_for_all_models_of_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = crossings(tmp_path / "data", range(10), failures=10)
+    model = train(data, tmp_path / "model")
+    out = tmp_path / "out"
+    config = BenchRewardConfig(model=[model, "brightness"], dataset=[data], out=out)
+    cohort = read_cohort(config)
+    # Of ten of either kind two were held out, and those alone are left to fit on and to judge.
+    assert (len(cohort.validation), len(cohort.test), cohort.left_out_learnt) == (2, 2, 16)
+    read, _ = read_training(data)
+    learnt_from = read_learnt(model)
+    assert learnt_from is not None
+    taught = {e.images["front"].tobytes() for e in read.values() if learnt_from.holds(e.origin)}
+    assert len(taught) == 16
+    assert not pictures(cohort) & taught
+    code = main(
+        [
+            *("bench-reward", "--model", model, "--model", "brightness", "--dataset", data),
+            *("--out", str(out), "--require", "voc>=-1"),
+        ]
+    )
+    assert code == 0
+    assert "16 left out that a model learnt from" in capsys.readouterr().err
+    result = json.loads((out / RESULT).read_text())
+    assert result["episodes"]["left_out_learnt"] == 16
+    assert result["models"]["model"]["learnt_from"] == {"episodes": 16, "measured_on": 0}
+    assert result["models"]["brightness"]["learnt_from"] == {"episodes": None, "measured_on": 0}
+    RewardGate(result=str(out / RESULT)).check(result["models"]["model"]["version"])
+
+
+def test_where_too_few_are_left_it_is_said_and_no_bar_is_met_unless_that_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = crossings(tmp_path / "data", range(3), failures=1)
+    model = train(data, tmp_path / "model")
+    out = tmp_path / "out"
+    words = ["bench-reward", "--model", model, "--dataset", data, "--out", str(out), "--require", "voc>=-1"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "model: measured on 3 episodes that it learnt from\n" in said
+    assert "model is measured on 3 episodes that it learnt from" in caplog.text
+    assert "voc>=-1: not met" in said
+    result = json.loads((out / RESULT).read_text())
+    assert result["met"] is False
+    assert result["models"]["model"]["learnt_from"] == {"episodes": 3, "measured_on": 3}
+    version = result["models"]["model"]["version"]
+    with pytest.raises(
+        ConfigError, match=r"measured on episodes that the model learnt from.*3 of them.*learnt_too"
+    ):
+        RewardGate(result=str(out / RESULT)).check(version)
+    RewardGate(result=str(out / RESULT), learnt_too=True).check(version)
+    assert main([*words, "--learnt_too", "true"]) == 0
+    assert json.loads((out / RESULT).read_text())["models"]["model"]["learnt_from"]["measured_on"] == 3
+
+
+def test_no_calibration_is_fitted_on_what_was_learnt_from(tmp_path: Path) -> None:
+    data = crossings(tmp_path / "data", range(6), failures=2)
+    model = train(data, tmp_path / "all", "--training.held_out", "0")
+    config = BenchRewardConfig(
+        model=[model, "brightness"], dataset=[data], out=tmp_path / "out", probes=False
+    )
+    result = bench_reward(config)
+    assert result.learnt("all") == len(result.cohort.test)
+    assert result.measured["all"].calibration is None
+    assert result.learnt("brightness") == 0
+    assert result.measured["brightness"].calibration is not None
+
+
+def test_an_episode_is_known_again_in_a_dataset_that_was_moved_or_merged(tmp_path: Path) -> None:
+    data = crossings(tmp_path / "data", range(4))
+    model = train(data, tmp_path / "model", "--episodes", "[0, 1]", "--held_out", "[2, 3]")
+    shutil.move(data, tmp_path / "elsewhere")
+    shutil.move(model, tmp_path / "there")
+    model = str(tmp_path / "there")
+    config = BenchRewardConfig(model=[model], dataset=[str(tmp_path / "elsewhere")])
+    assert read_cohort(config).left_out_learnt == 2
+    merged = crossings(tmp_path / "merged", range(6, 8))
+    crossings(tmp_path / "merged", range(4))
+    cohort = read_cohort(replace(config, dataset=[merged]))
+    assert (cohort.left_out_learnt, len(cohort.validation) + len(cohort.test)) == (2, 4)
+
+
+def test_every_kind_of_training_says_what_it_learnt_from_and_a_judge_that_goes_on_what_came_before(
+    tmp_path: Path,
+) -> None:
+    data = crossings(tmp_path / "data", range(6), failures=1, steps=24)
+    other = crossings(tmp_path / "other", range(20, 22), steps=24)
+    out = tmp_path / "perceptual"
+    words = ["--dataset", data, "--out", str(out), "--demonstrations", "3"]
+    assert main(["train-reward", "--model", "perceptual", *words]) == 0
+    known = read_learnt(str(out))
+    assert known is not None
+    assert len(known.origins) == 3
+    first, second = tmp_path / "first", tmp_path / "second"
+    small = "--model.left_wrist= --network.image_px 32 --network.keypoints 2 --network.channels 2"
+    common = [
+        "train-reward",
+        "--model",
+        "pairs",
+        *small.split(),
+        "--training.steps",
+        "1",
+        "--training.episodes",
+        "2",
+    ]
+    assert main([*common, "--dataset", f"[{other}]", "--out", str(first)]) == 0
+    again = [*common, "--dataset", f"[{data}]", "--start", str(first), "--out", str(second)]
+    assert main(again) == 0
+    one, two = read_learnt(str(first)), read_learnt(str(second))
+    assert one is not None
+    assert two is not None
+    assert (len(one.origins), len(two.origins)) == (2, 9)
+    assert one.origins < two.origins
+
+
+def test_a_place_names_the_folder_that_says_what_was_learnt_from(tmp_path: Path) -> None:
+    known = learnt([Origin(content="a", dataset="d", index=3), Origin(content="b", index=0), None])
+    write_learnt(tmp_path / "judge", known)
+    (tmp_path / "judge.yaml").write_text(f"checkpoint: {tmp_path / 'judge'}\n")
+    (tmp_path / "lora.yaml").write_text(f"checkpoint: GRM\njudge: {{adapter: {tmp_path / 'judge'}}}\n")
+    folder = str(tmp_path / "judge")
+    places = (folder, f"vlac:{folder}", f"calibrated:x.json:vlac:{folder}")
+    for place in (*places, f"vlac:{tmp_path / 'judge.yaml'}", f"vlac:{tmp_path / 'lora.yaml'}"):
+        assert read_learnt(place) == known, place
+    assert known.unnamed == 1
+    for place in ("brightness", "clip:GRM", str(tmp_path), f"vlac:{tmp_path / 'none.yaml'}"):
+        assert read_learnt(place) is None
+    assert known.holds(Origin(content="b", dataset="elsewhere", index=7))
+    assert known.holds(Origin(content="other", dataset="d", index=3))
+    # Within one dataset the number tells apart what was recorded alike.
+    assert not known.holds(Origin(content="a", dataset="d", index=4))
+    assert not known.holds(Origin(dataset="elsewhere", index=3))
+    assert not known.holds(None)
+    (tmp_path / "judge" / FILE).write_text("{}")
+    with pytest.raises(ModelLoadError, match="learnt from cannot be read"):
+        read_learnt(folder)
+
+
+def test_graded_videos_of_a_recording_that_was_learnt_from_are_left_out(tmp_path: Path) -> None:
+    from roborl.loops.video import write_video
+
+    lines = []
+    for number in range(4):
+        frames = [np.full((32, 32, 3), 20 * number + i, np.uint8) for i in range(5)]
+        write_video(tmp_path / "graded" / "x" / f"{number}.mp4", frames, fps=10)
+        row = {"file_name": f"x/{number}.mp4", "task": "t", "reward": number + 1, "ladder": str(number // 2)}
+        lines.append(json.dumps(row))
+    folder = tmp_path / "graded"
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    config = BenchRewardConfig(model=[str(tmp_path / "m")], graded=[str(folder)])
+    first = read_cohort(config).graded
+    write_learnt(tmp_path / "m", learnt([Origin(content=first[0].digest())]))
+    cohort = read_cohort(config)
+    assert ([v.file.stem for v in cohort.graded], cohort.left_out_learnt) == (["2", "3"], 2)
+    write_learnt(tmp_path / "m", learnt([Origin(content=v.digest()) for v in first]))
+    cohort = read_cohort(config)
+    assert (len(cohort.graded), cohort.left_out_learnt, cohort.learnt_by(str(tmp_path / "m"))) == (4, 0, 4)
