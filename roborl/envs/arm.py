@@ -22,6 +22,7 @@ from roborl.envs.servos import (
     READ_RETRIES,
     close_port,
     diagnosis,
+    goals,
     keeping_hold,
     steady,
     weak_servos,
@@ -80,8 +81,9 @@ class Arm:
         self.action_dim = self._actions.size
         self.ticks_per_step = bench.ticks_per_step
         self.limits_hit: Counter[str] = Counter()
-        rest = SetPoint(joints=self.model.home.copy(), velocity=np.zeros(len(self.model.home)))
-        self._sent, self._plan, self._measured = rest, [rest], self.model.home.copy()
+        self._measured = self.model.home.copy()
+        self._plan: list[SetPoint] = []
+        self._rest_at(self.model.home)
 
     def connect(self) -> None:
         """Connect the robot and its cameras. Blocks as long as the robot takes. Servos that hold a place go on holding it.
@@ -94,6 +96,7 @@ class Arm:
             with keeping_hold(self.robot):
                 self.robot.connect(calibrate=False)
             calibrated = self.robot.is_calibrated
+            told = goals(getattr(self.robot, "bus", None)) if calibrated else {}
         except DEVICE_FAULTS as error:
             why = diagnosis(self.robot)
             close_port(self.robot)
@@ -105,6 +108,8 @@ class Arm:
                 allowed="motors that are calibrated as the file says",
                 remedy=f"Run lerobot-calibrate --robot.type={device_type(self.bench.robot)} --robot.id={self.robot.id} and its port",
             )
+        # Where servos do not say what they were told it is no number, and so nothing that the arm is near to.
+        self._rest_at(self.model.from_features(told) if told else np.full(len(self.model.home), np.nan))
         self.begin_episode()
 
     def disconnect(self) -> None:
@@ -122,7 +127,10 @@ class Arm:
             raise self._fault("The robot cannot be disconnected", error) from error
 
     def begin_episode(self) -> None:
-        """Take the measured pose for the set-point and forget the last episode's frames.
+        """Come to rest at the set-point and forget the last episode's frames.
+
+        An arm hangs a little below its set-point and would sink as far again, were the measured pose to take its place. It
+        does so only for a joint beyond its leash, and in simulation, where making the scene ready moves the arm.
 
         A gripper that has given up, for it squeezed for too long, is opened a little first. That takes a tenth of a second.
 
@@ -131,7 +139,8 @@ class Arm:
         """
         self._measured = self._read_joints()
         self._require_hold()
-        self._sent = SetPoint(joints=self._measured.copy(), velocity=np.zeros(len(self._measured)))
+        follows = np.abs(self._sent.joints - self._measured) <= self._actions.leash
+        self._rest_at(np.where(follows & (not self.bench.simulated), self._sent.joints, self._measured))
         self._plan = []
         self._freshness.reset()
         self.limits_hit.clear()
@@ -250,7 +259,7 @@ class Arm:
             RobotError: Always: with the joints that were held up.
         """
         told, leash = self._sent.joints, self._actions.leash
-        self._sent = SetPoint(joints=self._measured.copy(), velocity=np.zeros(len(told)))
+        self._rest_at(self._measured)
         self.hold()
         held_up = np.abs(told - self._measured) > _SAG * leash
         raise RobotError(
@@ -312,6 +321,9 @@ class Arm:
         self._plan = []
         self._send(SetPoint(joints=self._sent.joints, velocity=np.zeros(len(self._sent.joints))))
 
+    def _rest_at(self, joints: Joints) -> None:
+        self._sent = SetPoint(joints=joints.copy(), velocity=np.zeros(len(joints)))
+
     def _send(self, point: SetPoint) -> None:
         try:
             self.robot.send_action(self.model.to_features(point.joints))
@@ -354,6 +366,9 @@ class Arm:
         bus.sync_write("Goal_Position", {self.model.gripper: float(place)})
         self._clock.sleep_until(self._clock.now_ns() + int(_OPENING_S * NS))
         self._measured = self._read_joints()
+        told = self._sent.joints.copy()
+        told[index] = self._measured[index]
+        self._rest_at(told)
 
     def _pose(self, seen: Mapping[str, Any]) -> Joints:
         """Return the joints that the robot reports; one that is no finite number is a joint that it does not know."""

@@ -24,7 +24,7 @@ def go_home(arm: Arm, rate: Rate, stopped: Callable[[], bool]) -> bool:
     waits; where it does not come after, something is in the way, and the arm yields.
 
     Args:
-        arm: Its set-point is where it was measured.
+        arm: At rest.
         rate: Of control, just begun.
         stopped: Asked at every control period whether the arm must stop; may raise.
 

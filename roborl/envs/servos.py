@@ -176,6 +176,21 @@ def diagnosis(device: Any) -> str:
     return "; ".join(said)
 
 
+def goals(bus: Any) -> dict[str, float]:
+    """Return where servos are told to be, as ``<joint>.pos`` in LeRobot's units; nothing of other servos than Feetech's.
+
+    Args:
+        bus: Of a connected robot, or None.
+
+    Raises:
+        OSError: If it does not answer.
+    """
+    if not isinstance(bus, FeetechMotorsBus):
+        return {}
+    told = bus.sync_read("Goal_Position", num_retry=READ_RETRIES)
+    return {f"{name}.pos": float(place) for name, place in told.items()}
+
+
 def weak_servos(bus: Any) -> dict[str, str]:
     """Return why servos cannot hold their joints, by joint: those without torque, and those with a fault upon them.
 

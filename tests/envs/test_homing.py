@@ -16,6 +16,7 @@ from roborl.errors import RobotError
 from roborl.testing.stub_robot import StubRobot, StubRobotConfig
 
 AWAY = np.array([33.5, 35.4, -31.9, 86.5, 0.0, 10.0])
+SAG = np.array([0.0, 3.0, 3.0, 2.0, 0.0, 0.0])
 QUARTER = 0.25 * np.array([180, 180, 180, 240, 240, 400])
 
 
@@ -75,7 +76,7 @@ def test_where_the_workspace_box_is_in_the_way_the_arm_is_no_faster_either() -> 
     arm, robot = make_arm()
     start = np.array([30.0, -30.0, 11.0, -87.0, 22.0, 84.0])
     robot.joints = start.copy()
-    arm.begin_episode()
+    arm.connect()
     with pytest.raises(RobotError, match="cannot get to its home pose by itself"):
         home(arm)
     speed = np.abs(np.diff(np.vstack([start, robot.sent]), axis=0)) * arm.bench.control_hz
@@ -110,12 +111,41 @@ def test_an_arm_that_is_held_up_just_before_its_home_yields_too() -> None:
 def test_servos_that_are_late_and_sag_are_waited_for(late_s: float) -> None:
     arm, robot = make_arm()
     robot.share = 1.0 - np.exp(-1.0 / (late_s * arm.bench.control_hz))
-    robot.sag = np.array([0.0, 3.0, 3.0, 2.0, 0.0, 0.0])
+    robot.sag = SAG
     assert home(arm)
-    np.testing.assert_allclose(robot.joints, arm.model.home + robot.sag, atol=2.5)
+    np.testing.assert_allclose(robot.joints, arm.model.home + SAG, atol=2.5)
 
 
 def test_an_arm_that_is_stopped_on_its_way_plans_no_further() -> None:
     arm, robot = make_arm()
     assert not go_home(arm, Rate(50.0, FakeClock()), lambda: len(robot.sent) == 7)
     assert len(robot.sent) == 7
+
+
+def test_an_arm_that_sags_sinks_neither_when_episodes_begin_nor_when_it_sets_out_for_home() -> None:
+    arm, robot = make_arm(velocity_scale=0.1)
+    robot.sag = SAG
+    for _ in range(4):
+        arm.begin_episode()
+        for _ in range(10):
+            arm.hold()
+    np.testing.assert_array_equal(robot.joints, AWAY + SAG)
+    robot.sent.clear()
+    arm.begin_episode()
+    assert home(arm)
+    speed = np.abs(np.diff(np.vstack([AWAY, robot.sent]), axis=0)) * arm.bench.control_hz
+    assert np.all(speed <= 0.1 * arm.model.max_velocity + 1e-6)
+
+
+def test_a_joint_that_is_beyond_its_leash_begins_where_it_is() -> None:
+    arm, robot = make_arm()
+    robot.joints = AWAY + np.array([3.0, 13.0, 0.0, 0.0, 0.0, 26.0])
+    arm.begin_episode()
+    np.testing.assert_array_equal(arm.set_point, AWAY + np.array([0.0, 13.0, 0.0, 0.0, 0.0, 26.0]))
+    robot.stop = np.array([-np.inf, 40.0, *[-np.inf] * 4])
+    with pytest.raises(RobotError, match="in the arm's way home"):
+        home(arm)
+    arm.begin_episode()
+    np.testing.assert_array_equal(
+        arm.set_point, robot.joints, "nor does it lean again on what it gave way to"
+    )

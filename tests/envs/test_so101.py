@@ -17,7 +17,7 @@ from roborl.errors import ConfigError, RobotError
 from roborl.hil.operator import Nobody
 from roborl.testing.desk import DeskArm
 from roborl.testing.servo import ServoFault
-from roborl.testing.servo_chain import Instruction
+from roborl.testing.servo_chain import Instruction, ServoChain
 
 # A step of a servo is 0.09 degrees, and LeRobot rounds towards zero.
 STEP = 0.2
@@ -86,6 +86,20 @@ def test_a_limp_arm_that_was_turned_by_hand_does_not_run_to_where_it_was_before(
     arm.disconnect()
 
 
+def test_an_arm_that_sags_is_taken_over_from_the_process_before_as_it_was_told(
+    tmp_path: Path, patient_driver: list[ServoChain]
+) -> None:
+    with DeskArm(tmp_path, speed_per_s=0.0) as desk:
+        patient_driver.append(desk.chain)
+        desk.let_hold()
+        told = desk.joints()
+        desk.place(desk.model.home + np.array([0.0, 3.0, 3.0, 2.0, 0.0, 0.0]))
+        arm = make_arm(desk)
+        arm.connect()
+        np.testing.assert_allclose(arm.set_point, told, atol=STEP)
+        arm.disconnect()
+
+
 def test_a_servo_that_lost_its_torque_alone_costs_the_others_none(desk: DeskArm) -> None:
     desk.let_hold()
     gripper = desk.chain.servos["gripper"]
@@ -120,7 +134,7 @@ def test_an_arm_whose_packets_get_lost_is_connected_and_read(desk: DeskArm, faul
 def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(desk: DeskArm, arm: Arm) -> None:
     desk.chain.late_s = 0.1
     arm.begin_episode()
-    for move in (5.0, 10.0):
+    for move in (15.0, 30.0):
         arm.robot.send_action(desk.model.to_features(desk.model.home + move * np.eye(6)[0]))
         time.sleep(0.1)
         arm.begin_episode()
