@@ -37,6 +37,13 @@ class BudgetConfig:
                 allowed="ratio > 0, max_lead >= 0, max_owed >= ratio, head_start >= 0",
                 remedy="Set budget.ratio to updates per new transition, for example 8",
             )
+        if not 0.0 <= self.hold_actors_at < self.max_owed:
+            raise ConfigError(
+                "Actors would never be held, for what is owed beyond a limit is forgiven",
+                seen=f"hold_actors_at={self.hold_actors_at:g} max_owed={self.max_owed:g}",
+                allowed="hold_actors_at from 0, for never, to less than max_owed",
+                remedy="Lower trainer.budget.hold_actors_at, or raise trainer.budget.max_owed",
+            )
 
 
 class ReplayBudget:
@@ -155,14 +162,13 @@ class ReplayBudget:
             "tokens": self._tokens,
             "updates": self._updates,
             "forgiven": self._forgiven,
-            "head_start": self._head_start,
             "made_ahead": self._made_ahead,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the counters of a checkpoint."""
+        """Continue from the counters of a checkpoint; a head start that is longer than it was goes on."""
         self._waiting, self._started = int(state["waiting"]), bool(state["started"])
         self._earning, self._tokens = int(state["earning"]), float(state["tokens"])
         self._updates, self._forgiven = int(state["updates"]), float(state["forgiven"])
-        # Runs of older releases had no head start.
-        self._head_start, self._made_ahead = int(state.get("head_start", 0)), int(state.get("made_ahead", 0))
+        self._made_ahead = int(state.get("made_ahead", 0))  # Runs of older releases had no head start.
+        self._head_start = max(0, self.config.head_start - self._made_ahead)

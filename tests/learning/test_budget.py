@@ -105,6 +105,25 @@ def test_a_head_start_waits_for_recorded_episodes_holds_actors_and_is_no_part_of
     assert again.achieved_ratio == 2.0
 
 
+def test_a_run_that_goes_on_gets_the_head_start_that_it_is_told_now() -> None:
+    first = ReplayBudget(BudgetConfig(head_start=30))
+    first.recorded()
+    first.spend(30)
+    for told, left in ((30, 0), (50, 20), (10, 0)):
+        again = ReplayBudget(BudgetConfig(head_start=told))
+        again.load_state_dict(first.state_dict())
+        again.recorded()
+        assert again.ahead is (left > 0)
+        assert again.allowance(actor_alive=False) == left
+
+
+@pytest.mark.parametrize("limit", [50.0, 60.0, -1.0])
+def test_a_limit_that_what_is_owed_never_reaches_is_refused(limit: float) -> None:
+    with pytest.raises(ConfigError, match="never be held") as caught:
+        BudgetConfig(max_owed=50.0, hold_actors_at=limit)
+    assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))
+
+
 def test_a_ratio_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="ratio=0"):
         BudgetConfig(ratio=0.0)
