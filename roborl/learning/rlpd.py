@@ -100,6 +100,21 @@ class RlpdConfig:
                 allowed="1 or more each, advantage_temperature > 0",
                 remedy="To clone no other actions by their advantage: advantage_weight 0",
             )
+        if not (
+            self.subset <= self.members
+            and 0.0 <= self.actor_average < 1.0
+            and 0.0 < self.polyak <= 1.0
+            and min(self.n_step, self.width) >= 1
+            and self.learning_rate > 0.0
+        ):
+            raise ConfigError(
+                "Critics or actor would never learn with these settings, or not be there",
+                seen=f"subset={self.subset} members={self.members} actor_average={self.actor_average:g} "
+                f"polyak={self.polyak:g} n_step={self.n_step} width={self.width} learning_rate={self.learning_rate:g}",
+                allowed="subset <= members, actor_average in [0, 1), polyak in (0, 1], 1 or more of n_step and width, "
+                "learning_rate > 0",
+                remedy="For an actor that is not averaged: actor_average 0; for targets without lag: polyak 1",
+            )
 
 
 class Rlpd:

@@ -116,6 +116,19 @@ class WeightedConfig:
                 f"members={self.members}",
                 allowed="temperature > 0, expectile between 0 and 1, n_step and value_updates >= 0, 1 or more of the others",
             )
+        if not (
+            0.0 < self.polyak <= 1.0
+            and self.width >= 1
+            and self.learning_rate >= 0.0
+            and self.value_learning_rate > 0.0
+        ):
+            raise ConfigError(
+                "Values or policy would never learn with these settings, or not be there",
+                seen=f"polyak={self.polyak:g} width={self.width} learning_rate={self.learning_rate:g} "
+                f"value_learning_rate={self.value_learning_rate:g}",
+                allowed="polyak in (0, 1], width >= 1, learning_rate >= 0, value_learning_rate > 0",
+                remedy="For targets without lag: polyak 1; for LeRobot's own rate: learning_rate 0",
+            )
         if not self.learn or (len(self.learn) > 1 and {"all", "lora"} & set(self.learn)):
             raise ConfigError(
                 "It is not clear what of the policy learns",

@@ -31,7 +31,7 @@ SHAPE = SmallPolicyConfig(
 def algorithm(folder: Path, *, form: RewardForm = RewardForm.POTENTIAL, **settings: float | bool) -> Rlpd:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    store = Store.open(
+    store = Store(
         folder,
         StoreSpec(
             cameras=CAMERAS, image_px=16, state_dim=2, action_dim=2, max_steps=8, capacity_bytes=100_000
@@ -217,7 +217,7 @@ def test_the_actor_is_told_in_learning_what_it_was_told_when_it_acted(
     tmp_path: Path, from_first: bool, ways_alone: bool
 ) -> None:
     sizes = {"image_px": 16, "state_dim": STATE_DIM, "action_dim": ACTION_DIM}
-    store = Store.open(tmp_path, StoreSpec(cameras=CAMERAS, max_steps=8, capacity_bytes=1 << 20, **sizes))  # type: ignore[arg-type]
+    store = Store(tmp_path, StoreSpec(cameras=CAMERAS, max_steps=8, capacity_bytes=1 << 20, **sizes))  # type: ignore[arg-type]
     shape = SmallPolicyConfig(
         cameras=tuple(CAMERAS),
         keypoints=2,
@@ -261,6 +261,12 @@ def test_the_actor_is_told_in_learning_what_it_was_told_when_it_acted(
         {"subset": 0},
         {"actor_every": 0},
         {"advantage_temperature": 0.0},
+        {"members": 4, "subset": 5},
+        {"actor_average": 1.0},
+        {"polyak": 0.0},
+        {"n_step": 0},
+        {"width": 0},
+        {"learning_rate": 0.0},
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ def learner(saved: Callable[[str], Path], store: Path, kind: str = "act", **sett
     torch.set_num_threads(1)
     if not store.exists():
         form = {"image_px": PX, "state_dim": STATE, "action_dim": ACTION, "max_steps": 8}
-        Store.open(store, StoreSpec(cameras={"front": (24, 32)}, capacity_bytes=100_000, **form)).close()  # type: ignore[arg-type]
+        Store(store, StoreSpec(cameras={"front": (24, 32)}, capacity_bytes=100_000, **form)).close()  # type: ignore[arg-type]
     policy = load_policy(saved(kind), task="reach the target")
     assert isinstance(policy, LeRobotPolicy)
     config = WeightedConfig(
@@ -314,6 +314,10 @@ def test_what_lerobot_puts_into_no_group_learns_too(saved: Callable[[str], Path]
         {"temperature": 0.0},
         {"expectile": 1.0},
         {"value_updates": -1},
+        {"polyak": 0.0},
+        {"width": 0},
+        {"learning_rate": -1e-4},
+        {"value_learning_rate": 0.0},
         {"learn": []},
         {"learn": ["lora", "all"]},
         {"lookahead": 1.2},
