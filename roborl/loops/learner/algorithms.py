@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError
 from roborl.learning.algorithm import Algorithm
+from roborl.learning.clone import CloneConfig
 from roborl.learning.mixing import Share
 from roborl.learning.rlpd import Rlpd, RlpdConfig
 from roborl.learning.sampling import SamplingConfig
@@ -16,6 +19,8 @@ from roborl.loops.learner.learn_config import LearnConfig, RunFolder
 from roborl.loops.learner.replay import recorded
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import RewardForm
+
+log = logging.getLogger(__name__)
 
 
 def chosen(config: LearnConfig) -> str:
@@ -42,6 +47,29 @@ def chosen(config: LearnConfig) -> str:
 def settings_of(config: LearnConfig) -> RlpdConfig | WeightedConfig:
     """Return the settings of the algorithm; one of the user's own has those of rlpd."""
     return config.weighted if chosen(config) == "weighted" else config.rlpd
+
+
+def say_unused(config: LearnConfig) -> None:
+    """Warn of settings that were given and change nothing in this run."""
+    algorithm = chosen(config)
+    name, idle = ("rlpd", config.rlpd) if algorithm == "weighted" else ("weighted", config.weighted)
+    unused = [
+        f"--{name}.{setting} (of {algorithm}, which learns, are other settings)" for setting in _set(idle)
+    ]
+    if config.policy:
+        cloning = [f"clone.{setting}" for setting in _set(config.clone)]
+        cloning += ["demos.weights"] if config.demos.weights else []
+        unused += [f"--{setting} (with --policy none is cloned)" for setting in cloning]
+    if unused:
+        log.warning("Settings that change nothing: %s", ", ".join(unused))
+
+
+def _set(settings: RlpdConfig | WeightedConfig | CloneConfig) -> list[str]:
+    """Return the names of settings that are not at their defaults."""
+    plain = type(settings)()
+    return [
+        each.name for each in fields(settings) if getattr(settings, each.name) != getattr(plain, each.name)
+    ]
 
 
 def mix_of(config: LearnConfig) -> dict[str, Share]:

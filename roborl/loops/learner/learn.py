@@ -19,7 +19,7 @@ from roborl.learning.publish import VersionShelf
 from roborl.loops.bench_scales import scales
 from roborl.loops.demonstrations import recorded_observations, warn_of_another_task
 from roborl.loops.learner import learn_processes
-from roborl.loops.learner.algorithms import chosen, mix_of, settings_of
+from roborl.loops.learner.algorithms import chosen, mix_of, say_unused, settings_of
 from roborl.loops.learner.learn_config import (
     BenchForm,
     LearnConfig,
@@ -137,6 +137,7 @@ def prepare(
         tell_of_memory(config, form, episodes)
     algorithm = chosen(config)
     mix_of(config)  # What cannot be mixed is refused before a policy is made.
+    say_unused(config)
     place_policy(config, form, run, stopping)
     if not run.learner.exists():
         keep_settings(run.learner, config)

@@ -39,7 +39,7 @@ from roborl.loops.actor.io import weights_handshake
 from roborl.loops.demonstrations import DemosConfig, bench_demos
 from roborl.loops.launch import run_training, serve_main
 from roborl.loops.learner import learn, learn_processes
-from roborl.loops.learner.algorithms import mix_of, sampling_of
+from roborl.loops.learner.algorithms import mix_of, sampling_of, say_unused
 from roborl.loops.learner.labelling import LabelConfig
 from roborl.loops.learner.learn import learner_specs
 from roborl.loops.learner.learn_config import (
@@ -60,7 +60,7 @@ from roborl.loops.train_config import Addresses, TrainConfig, addresses
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import Arrival, Begin, End, Verdict
 from roborl.serving.handshake import Handshake
-from roborl.serving.steps_receiver import StepsReceiver
+from roborl.serving.steps_receiver import RingState, StepsReceiver
 from roborl.serving.steps_sender import StepsSender
 from roborl.serving.weights_subscriber import WeightsSubscriber
 from roborl.types import (
@@ -534,6 +534,7 @@ class Story:
             self.told.append(control.get("mode", "run"))
 
         def note(_: Path, status: Mapping[str, object]) -> None:
+            self.noted = status
             if not status["importing"]:
                 self.child.stop()
 
@@ -569,7 +570,18 @@ def test_actors_wait_until_all_demonstrations_are_in(tmp_path: Path, monkeypatch
     story = Story(monkeypatch, shown(3))
     story.run(tmp_path)
     assert story.told == ["pause", "run"]
-    assert len(StoreReader(tmp_path / "store").episodes()) == 3
+    assert story.noted["imported"] == len(StoreReader(tmp_path / "store").episodes()) == 3
+
+
+def test_the_stores_status_says_what_came_twice_and_what_came_too_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = RingState(actor="arm", received=9, durable=7, duplicates=2, gaps=1, status={})
+    monkeypatch.setattr(StepsReceiver, "rings", {"r1": ring})
+    story = Story(monkeypatch, shown(1))
+    story.run(tmp_path)
+    told = {"actor": "arm", "alive": True, "durable": 7, "duplicates": 2, "gaps": 1}
+    assert story.noted["rings"] == {"r1": told}
 
 
 def test_actors_wait_for_the_first_word_of_a_trainer_that_gets_a_head_start(
@@ -690,6 +702,28 @@ def test_potentials_inside_transitions_are_drawn_for_the_forms_that_pay_for_them
     config = LearnConfig(reward="tcp://127.0.0.1:1", shaping=ShapingConfig(form=form))
     assert sampling_of(config, None).every_potential is inside
     assert not sampling_of(replace(config, shaping=ShapingConfig(form=form, scale=0.0)), None).every_potential
+
+
+@pytest.mark.parametrize("lerobot", [True, False])
+def test_settings_that_change_nothing_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lerobot: bool
+) -> None:
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    if lerobot:
+        (policy / "config.json").write_text('{"type": "act"}')
+    config = LearnConfig(run=tmp_path / "run", policy=str(policy), rlpd=RlpdConfig(n_step=4))
+    say_unused(config)
+    assert ("--rlpd.n_step" in caplog.text) is lerobot
+    caplog.clear()
+    say_unused(
+        replace(config, demos=DemosConfig(path="demos", weights="w"), clone=CloneConfig(actor_updates=3))
+    )
+    assert "--demos.weights (with --policy none is cloned)" in caplog.text
+    assert "--clone.actor_updates" in caplog.text
+    caplog.clear()
+    say_unused(LearnConfig(run=tmp_path / "run", demos=DemosConfig(path="demos", weights="w")))
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
