@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -40,21 +42,76 @@ def verdicts(
     return told | dict.fromkeys(failed, False)
 
 
-def with_task(episodes: Sequence[DatasetEpisode], dataset: str) -> list[DatasetEpisode]:
-    """Return the episodes that have an instruction; say how many have none, and of how many nobody says whether they succeeded.
+def with_task(
+    episodes: Sequence[DatasetEpisode], dataset: str, judges: Callable[[], bool]
+) -> list[DatasetEpisode]:
+    """Return the episodes that have an instruction and a verdict; say how many have none.
 
-    What learns from them takes the latter for successes, as datasets that say nothing hold successes alone.
+    Args:
+        episodes: The episodes.
+        dataset: Where they are from.
+        judges: As for :func:`without_verdict`.
     """
     found = [episode for episode in episodes if episode.task.strip()]
     if len(found) < len(episodes):
         log.warning(
             "%s: %d episodes without an instruction are left out", dataset, len(episodes) - len(found)
         )
-    if unjudged := sum(episode.success is None for episode in found):
+    unjudged = without_verdict(found, dataset, judges)
+    return [episode for episode in found if episode.index not in unjudged]
+
+
+def without_verdict(episodes: Iterable[DatasetEpisode], dataset: str, judges: Callable[[], bool]) -> set[int]:
+    """Return the numbers of the episodes to leave out because nobody says whether they succeeded; say how many.
+
+    None is left out of a dataset that says it of no episode: such a dataset holds successes alone, which is said as well.
+
+    Args:
+        episodes: The episodes, without pictures.
+        dataset: Where they are from.
+        judges: Whether the dataset says it of any episode; it is asked where one of these has no verdict.
+    """
+    unjudged = {episode.index for episode in episodes if episode.success is None}
+    if not unjudged:
+        return set()
+    if judges():
         log.warning(
-            "%s: nobody says of %d episodes whether they succeeded, and they are taken for successes: name those that"
-            " failed with --failed, or the others with --episodes",
+            "%s: %d episodes are left out, of which nobody says whether they succeeded, as the dataset says of others:"
+            " name those that failed with --failed",
             dataset,
-            unjudged,
+            len(unjudged),
         )
-    return found
+        return unjudged
+    log.warning(
+        "%s: nobody says of %d episodes whether they succeeded, and they are taken for successes: name those that"
+        " failed with --failed, or the others with --episodes",
+        dataset,
+        len(unjudged),
+    )
+    return set()
+
+
+def judged(
+    dataset: str | Path,
+    told: bool | Mapping[int, bool] | None = None,
+    *,
+    episodes: Sequence[int] = (),
+) -> list[int]:
+    """Return the numbers of the episodes of a LeRobotDataset that have a verdict, or are taken for successes; blocks.
+
+    Discarded ones are not among them. See :func:`without_verdict`.
+
+    Args:
+        dataset: A folder, or an id on the hub.
+        told: Verdicts as :func:`~roborl.data.lerobot_io.read_episodes` takes them.
+        episodes: Which to look at; all where none is named.
+    """
+    read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False, success=told)
+    kept = [episode for episode in read if not episode.discarded]
+    left_out = without_verdict(kept, str(dataset), lambda: judges_some(dataset))
+    return [episode.index for episode in kept if episode.index not in left_out]
+
+
+def judges_some(dataset: str | Path) -> bool:
+    """Return whether a LeRobotDataset says of any episode whether it succeeded; blocks."""
+    return any(episode.success is not None for episode in read_episodes(dataset, with_images=False))

@@ -16,7 +16,7 @@ from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.rlds.shards import find_rlds
 from roborl.errors import DatasetError
-from roborl.loops.failed_episodes import verdicts, with_task
+from roborl.loops.failed_episodes import judges_some, verdicts, with_task
 from roborl.loops.rlds_footage import read_rlds_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.references import count_frames, video_frames
@@ -54,7 +54,7 @@ def read_footage(
         failed: Numbers of episodes that failed, whatever the dataset says.
 
     Returns:
-        The episodes, discarded ones and such without an instruction left out, and the observations per second.
+        The episodes, discarded ones and such without an instruction or a verdict left out, and the observations per second.
 
     Raises:
         DatasetError: If it cannot be read, or lacks an episode that is named.
@@ -69,11 +69,12 @@ def read_footage(
         read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False, success=success)
         kept = {e.index: e for e in read if not e.discarded}
         order = [index for index in episodes or kept if index in kept]
-        usable = with_task([kept[index] for index in order], dataset)
+        usable = with_task([kept[index] for index in order], dataset, lambda: judges_some(dataset))
         found = recorded(usable, dataset, camera_map or {}, mark=fingerprint(info.root))
     if not found or (episodes and len(found) != len(episodes)):
         raise DatasetError(
-            "The dataset has no such episodes, or they have no instruction, repeat a sub-task or are to be kept out of training",
+            "The dataset has no such episodes, or they have no instruction or verdict, repeat a sub-task or are to be kept out of"
+            " training",
             seen=list(episodes) or "no episodes",
             allowed=f"different ones of {dataset}",
         )

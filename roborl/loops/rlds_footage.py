@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.relabel_rlds import RldsFilm
-from roborl.data.rlds.conversion import convert
+from roborl.data.rlds.conversion import convert, verdict_of
 from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.mapping import RldsMapping, map_features
 from roborl.errors import ConfigError, DatasetError
@@ -94,7 +94,11 @@ def read_rlds_footage(
             read.append(episode)
             observations[number] = record.count
     found = []
-    for episode in with_task(read, place):
+
+    def judges() -> bool:
+        return any(verdict_of(dataset.episode(i), mapping) is not None for i in range(len(dataset)))
+
+    for episode in with_task(read, place, judges):
         last = episode.steps - int(episode.repeated_last)
         succeeded = episode.success is not False
         found.append(

@@ -44,9 +44,12 @@ def test_what_teaches_nothing_is_left_out_and_what_is_taken_on_trust_is_told(
     silent = rlds_episode(2, steps=3, language_instruction=[""] * 4)
     root = write_rlds(tmp_path / "viola" / "0.1.0", [rlds_episode(0, steps=3), cut, silent])
     found, _ = read_footage(str(root))
-    assert [e.name.split()[1] for e in found] == ["0", "1"]
+    assert [e.name.split()[1] for e in found] == ["0"]
     assert "1 episodes without an instruction are left out" in caplog.text
-    assert "nobody says of 1 episodes whether they succeeded" in caplog.text
+    assert "1 episodes are left out, of which nobody says whether they succeeded" in caplog.text
+    kept = write_rlds(tmp_path / "only" / "viola" / "0.1.0", [cut])
+    assert [e.kind for e in read_footage(str(kept))[0]] == ["success"]
+    assert "nobody says of 1 episodes whether they succeeded, and they are taken" in caplog.text
     with pytest.raises(DatasetError, match="have no instruction"):
         read_footage(str(root), episodes=[2])
     with pytest.raises(ConfigError, match=r"How many observations a second.*roborl import"):

@@ -39,12 +39,14 @@ class Imported:
         present: Written before.
         damaged: Left out because their record cannot be read.
         short: Left out because they have no step.
+        unjudged: Of those written now, how many nobody says of whether they succeeded.
     """
 
     episodes: int
     present: int
     damaged: int
     short: int
+    unjudged: int = 0
 
 
 def import_rlds(
@@ -90,7 +92,7 @@ def import_rlds(
         )
     there, size = _written(out)
     writer: DatasetWriter | None = None
-    counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0}
+    counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0, "unjudged": 0}
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if there:
         _check_same(out, dataset, there, total)
@@ -120,12 +122,18 @@ def import_rlds(
                 stack.callback(records.close)
             records.append(key, {"record": dataset.digest(index)})
             counts["episodes"] += 1
+            counts["unjudged"] += episode.success is None
             on_episode(index + 1, total)
     if not counts["episodes"] + counts["present"]:
         raise DatasetError(
             "There was no episode to import",
             seen=f"{counts['damaged']} damaged and {counts['short']} without a step in {dataset.info.root}",
             allowed="at least one of two observations",
+        )
+    if counts["unjudged"]:
+        log.warning(
+            "nobody says of %d of these episodes whether they succeeded: where others are judged, nothing learns from them",
+            counts["unjudged"],
         )
     return Imported(**counts)
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
 from roborl.loops.benchmarks.reward_config import BenchRewardConfig
-from roborl.loops.failed_episodes import verdicts
+from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.reward_training.training_episodes import split, to_training, views_of
 from roborl.rewards.benchmark import Subject
@@ -190,16 +191,14 @@ def _seen(videos: Sequence[GradedVideo], known: LearntFrom | None) -> set[Graded
 
 
 def _read(config: BenchRewardConfig, source: str, mark: str) -> Iterator[TrainingEpisode]:
-    count, info = 0, describe(source)
+    info = describe(source)
     views = views_of(list(info.cameras), config.cameras, config.camera_map)
     sizes = {ours: info.cameras[theirs] for ours, theirs in views.items()}
     told = verdicts(config.failed, info.episodes)
-    for episode in read_episodes(info.root, cameras=sizes, camera_map=views, success=told):
-        if config.episodes and count >= config.episodes:
-            return
-        if not episode.discarded:
-            count += 1
-            yield to_training(episode, mark=mark)
+    wanted = judged(source, told)
+    found = read_episodes(info.root, cameras=sizes, camera_map=views, success=told, episodes=wanted)
+    for episode in islice(found, config.episodes or None):
+        yield to_training(episode, mark=mark)
 
 
 def _subject_maker(

@@ -9,6 +9,7 @@ from typing import Any
 
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
+from roborl.loops.failed_episodes import judged
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.reporting.run_results import ProgressCurve, Rate, RunResults, read_run, read_yaml, torn_file
@@ -93,7 +94,8 @@ def held_out_curves(
         seed: Seed of its training, which decides the split.
         shown: The demonstration that the model is shown.
     """
-    _, held_out = split([to_training(e) for e in read_episodes(str(dataset)) if not e.discarded], share, seed)
+    episodes = read_episodes(dataset, episodes=judged(dataset))
+    _, held_out = split([to_training(episode) for episode in episodes], share, seed)
     curves = []
     known: dict[str, References] = {}
     for episode in sorted(held_out, key=lambda episode: not episode.success):

@@ -14,7 +14,7 @@ from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import DatasetError
-from roborl.loops.failed_episodes import verdicts
+from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.training.episodes import TrainingEpisode, resize_episode
@@ -32,7 +32,7 @@ def read_training(
     rate_hz: float = 0.0,
     side_px: int | None = None,
 ) -> tuple[dict[int, TrainingEpisode], float]:
-    """Read episodes with their pictures; blocks. Discarded ones are left out.
+    """Read episodes with their pictures; blocks. Discarded ones are left out, and those of unknown outcome among judged ones.
 
     Args:
         dataset: A LeRobotDataset v3, or a folder of videos with keyframes; see
@@ -55,19 +55,20 @@ def read_training(
         return _read_videos(dataset, episodes, cameras, camera_map or {}, failed, rate_hz, side_px)
     info = describe(dataset)
     views = views_of(list(info.cameras), cameras, camera_map or {})
+    told = verdicts(failed, info.episodes)
     found = read_episodes(
         info.root,
         cameras={ours: info.cameras[theirs] for ours, theirs in views.items()},
         camera_map=views,
-        success=verdicts(failed, info.episodes),
-        episodes=list(episodes) or None,
+        success=told,
+        episodes=judged(dataset, told, episodes=episodes),
     )
     mark = fingerprint(info.root)
     # Each is made ready before the next is decoded: the pictures of a whole dataset at recorded size fill a memory.
-    read = {e.index: _ready(e, mark, info.fps, rate_hz, side_px) for e in found if not e.discarded}
+    read = {e.index: _ready(e, mark, info.fps, rate_hz, side_px) for e in found}
     if absent := sorted(set(episodes) - set(read)):
         raise DatasetError(
-            "The dataset has no such episodes, or they are to be kept out of training",
+            "The dataset has no such episodes, or they have no verdict or are to be kept out of training",
             seen=absent,
             allowed=f"others of {dataset}",
         )

@@ -48,7 +48,14 @@ def test_an_import_goes_on_where_it_was_ended(
         import_rlds(root, out, on_episode=end)
     assert main(["import", "--dataset", str(root), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert json.loads(said) == {"dataset": str(out), "episodes": 2, "present": 2, "damaged": 1, "short": 0}
+    assert json.loads(said) == {
+        "dataset": str(out),
+        "episodes": 2,
+        "present": 2,
+        "damaged": 1,
+        "short": 0,
+        "unjudged": 0,
+    }
     assert "an episode is left out" in caplog.text
     info = describe(out)
     assert (info.fps, list(info.cameras)) == (20, ["image", "wrist_image"])
