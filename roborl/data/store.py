@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Store:
-    """The only writer of a store's folder.
+    """The only writer of a store's folder; opening it recovers whatever a killed process left.
 
     Args:
         root: The folder, made where there is none.
@@ -88,13 +88,6 @@ class Store:
         self._sealer = Sealer(self._seal)
         for key in [key for key in self._open if self._infos[key].end is not None]:
             self._finish(key)
-
-    @classmethod
-    def open(
-        cls, root: Path, spec: StoreSpec, *, sync: bool = False, alive: Callable[[], None] = lambda: None
-    ) -> Store:
-        """Open a store, or make it, and recover whatever a killed process left."""
-        return cls(root, spec, sync=sync, alive=alive)
 
     def last_sequence(self, ring_id: str) -> int:
         """Return up to which record of a ring everything is durable here, 0 for a ring never met."""

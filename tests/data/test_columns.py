@@ -48,7 +48,7 @@ def column(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 
 def test_a_column_grows_in_frame_order_and_keeps_its_first_labels(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed(store, 0, take=5)
         arena = ArenaReader(tmp_path)
         columns = ProgressColumns(arena, "v1", write=True)
@@ -73,7 +73,7 @@ def test_a_column_grows_in_frame_order_and_keeps_its_first_labels(tmp_path: Path
     "wrong", [(1.01, 0), (-0.01, 0), (np.nan, 0), (0.5, -1), (0.5, np.nan), (0.5, np.inf)]
 )
 def test_labels_out_of_range_are_refused(tmp_path: Path, wrong: tuple[float, float]) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed(store, 0)
         columns = ProgressColumns(ArenaReader(tmp_path), "v1", write=True)
         with pytest.raises(ShapeError):
@@ -84,7 +84,7 @@ def test_labels_out_of_range_are_refused(tmp_path: Path, wrong: tuple[float, flo
 
 
 def test_an_entry_used_again_starts_without_labels(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed(store, 0)
         arena = ArenaReader(tmp_path)
         columns = ProgressColumns(arena, "v1", write=True)
@@ -108,7 +108,7 @@ def test_final_columns_are_saved_with_the_episode_and_restored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress, spread = np.linspace(0, 1, 6, dtype=np.float32), np.full(6, 0.125, np.float32)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed(store, 0, take=7)  # All arrivals, and no end.
         arena = ArenaReader(tmp_path)
         columns = ProgressColumns(arena, "v1", write=True)
@@ -126,7 +126,7 @@ def test_final_columns_are_saved_with_the_episode_and_restored(
     saved = zarr.open_array(tmp_path / "store.zarr" / str(key(0)) / "progress_v1", mode="r")
     assert dict(saved.attrs) == {"version": "v1", "columns": ["progress", "spread"], "stride": 2}
     (tmp_path / "arena" / "boot").unlink()
-    with Store.open(tmp_path, SPEC):
+    with Store(tmp_path, SPEC):
         columns = ProgressColumns(ArenaReader(tmp_path), "v1", write=True)
         assert columns.labelled(key(0)) == 0, "the memory was built anew"
         assert columns.restore(columns.reader.slots()) == 1
@@ -139,7 +139,7 @@ def test_final_columns_are_saved_with_the_episode_and_restored(
 
 
 def test_saved_labels_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed(store, 0)
         assert store.wait_sealed(20)
     ones = np.ones(6, np.float32)
@@ -160,7 +160,7 @@ def test_saved_labels_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest
     assert loaded is not None
     np.testing.assert_array_equal(loaded, [ones, 0 * ones])
     # A sealed episode with labels in it still reads as itself.
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         assert store.infos()[0].observations == 6
 
 
@@ -211,7 +211,7 @@ def test_a_column_that_a_kill_left_half_made_is_made_again(
 
 
 def test_the_active_version_is_one_that_exists(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed(store, 0)
         arena = ArenaReader(tmp_path)
         assert active_version(tmp_path) is None

@@ -60,7 +60,7 @@ def fill(root: Path) -> None:
         End(key=EpisodeKey.parse(random_episode(3).key), index=0, cause=EndCause.OPERATOR_STOP),
         *_first(4),
     ]
-    with Store.open(root, SPEC) as store:
+    with Store(root, SPEC) as store:
         for sequence, record in enumerate(committed, start=1):
             store.ingest("ring", sequence, join(pack_record(record)))
         assert store.wait_sealed(20)
@@ -84,7 +84,7 @@ def test_out_and_back_loses_nothing(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     result = export(tmp_path / "a", tmp_path / "d")
     assert (result.episodes, result.open, result.empty) == (3, 1, 1)  # type: ignore[attr-defined]
-    with Store.open(tmp_path / "b", SPEC) as store:
+    with Store(tmp_path / "b", SPEC) as store:
         assert import_dataset(tmp_path / "d", store) == 3
         assert import_dataset(tmp_path / "d", store) == 3
         assert store.wait_sealed(20)
@@ -110,7 +110,7 @@ def test_episodes_of_a_store_are_demonstrations_up_to_the_frame_that_was_judged(
         key = EpisodeKey.parse(episode.key)
         committed += [*_without_verdict(episode)]
         committed += [Verdict(key=key, index=index, success=True, source=RewardSource.OPERATOR)]
-    with Store.open(tmp_path / "a", SPEC) as store:
+    with Store(tmp_path / "a", SPEC) as store:
         for sequence, record in enumerate(committed, start=1):
             store.ingest("ring", sequence, join(pack_record(record)))
         assert store.wait_sealed(20)
@@ -137,13 +137,13 @@ def test_what_a_judge_did_not_see_done_is_sampled_as_before_when_it_comes_back(
     episode = replace(plain, provenance=replace(plain.provenance, reward_source=(giver,) * 6))
     key = EpisodeKey.parse(episode.key)
     judged = Verdict(key=key, index=5, success=False, source=RewardSource.JUDGE, reward=paid)
-    with Store.open(tmp_path / "a", SPEC) as store:
+    with Store(tmp_path / "a", SPEC) as store:
         for sequence, record in enumerate([*_without_verdict(episode), judged], start=1):
             store.ingest("ring", sequence, join(pack_record(record)))
         assert store.wait_sealed(20)
     export(tmp_path / "a", tmp_path / "d")
     wanted = DemoSpec(cameras=dict(CAMERAS), state_dim=6, action_dim=4, policy_hz=10)
-    with Store.open(tmp_path / "b", SPEC) as store:
+    with Store(tmp_path / "b", SPEC) as store:
         assert [store.import_episode(demo) for demo in load_demos(tmp_path / "d", wanted)] == [True]
         assert [info.kind for info in store.infos()] == ["failure"]
     assert _transitions(tmp_path / "a") == _transitions(tmp_path / "b")
@@ -159,7 +159,7 @@ def _transitions(store: Path) -> dict[float, tuple[float, bool, int]]:
 
 def test_an_export_that_is_killed_goes_on(tmp_path: Path) -> None:
     """Behind ten episodes LeRobot has begun a table that has no end yet."""
-    with Store.open(tmp_path / "a", SPEC) as store:
+    with Store(tmp_path / "a", SPEC) as store:
         committed = [record for seed in range(13) for record in records_of(random_episode(seed))]
         for sequence, record in enumerate(committed, start=1):
             store.ingest("ring", sequence, join(pack_record(record)))
@@ -189,7 +189,7 @@ def test_an_export_names_the_scales_that_its_store_names(tmp_path: Path) -> None
     scales = Scales(
         model="arm", state_low=(-90.0,) * 6, state_high=(90.0,) * 6, action_unit=(0.012, 0.012, 0.012, 25.0)
     )
-    Store.open(tmp_path / "a", replace(SPEC, scales=scales)).close()
+    Store(tmp_path / "a", replace(SPEC, scales=scales)).close()
     export(tmp_path / "a", tmp_path / "d")
     assert describe(tmp_path / "d").scales == scales
 
@@ -216,7 +216,7 @@ def test_an_episode_whose_judge_has_not_spoken_goes_out_once_it_has(
             store.ingest("ring", sequence, join(pack_record(record)))
         assert store.wait_sealed(20)
 
-    with Store.open(tmp_path / "a", SPEC) as store:
+    with Store(tmp_path / "a", SPEC) as store:
         ingest(store, *_without_verdict(random_episode(0)), *_without_verdict(left_to_judge))
         early = export(tmp_path / "a", tmp_path / "d")
         assert (early.episodes, early.unjudged) == (1, 1)  # type: ignore[attr-defined]
@@ -236,7 +236,7 @@ def test_an_episode_whose_judge_has_not_spoken_goes_out_once_it_has(
 def test_an_import_leaves_episodes_alone_that_the_store_knows(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     export(tmp_path / "a", tmp_path / "d")
-    with Store.open(tmp_path / "a", SPEC) as store:
+    with Store(tmp_path / "a", SPEC) as store:
         assert import_dataset(tmp_path / "d", store) == 0
         assert "refused" not in store.counts
 
@@ -274,7 +274,7 @@ def test_progress_of_a_run_says_which_rows_its_labeller_scored(tmp_path: Path) -
 def test_foreign_episodes_are_no_experience(tmp_path: Path) -> None:
     lerobot_recording(tmp_path / "f", [4])
     with (
-        Store.open(tmp_path / "a", SPEC) as store,
+        Store(tmp_path / "a", SPEC) as store,
         pytest.raises(DatasetError, match="did not come from a store"),
     ):
         import_dataset(tmp_path / "f", store)

@@ -37,7 +37,7 @@ KEY = EpisodeKey(actor="arm", incarnation=1, episode=0)
 
 def test_follows_an_episode_from_its_beginning_through_sealing(tmp_path: Path) -> None:
     records = list(episode_records(KEY, 37))  # More than two chunks.
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         reader = StoreReader(tmp_path)
         assert reader.episodes() == []
         read = 0
@@ -81,7 +81,7 @@ def test_sealed_episodes_are_looked_at_while_young_and_then_now_and_then(
 
     monkeypatch.setattr(StoreReader, "_look_at", counted)
     monkeypatch.setattr(reader_module.time, "monotonic_ns", lambda: int(1e9 + now_s[0] * 1e9))
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
 
         def run(number: int, first: int) -> None:
             key = EpisodeKey(actor="arm", incarnation=1, episode=number)
@@ -117,7 +117,7 @@ def test_sealed_episodes_are_looked_at_while_young_and_then_now_and_then(
 
 
 def test_an_open_episode_is_not_given_as_a_whole_one(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         for n, record in enumerate(list(episode_records(KEY, 5))[:4], start=1):
             store.ingest("ring", n, join(pack_record(record)))
         with pytest.raises(DatasetError, match="has not ended"):
@@ -127,7 +127,7 @@ def test_an_open_episode_is_not_given_as_a_whole_one(tmp_path: Path) -> None:
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no store"):
         StoreReader(tmp_path)
-    with Store.open(tmp_path, SPEC):
+    with Store(tmp_path, SPEC):
         reader = StoreReader(tmp_path)
         with pytest.raises(DatasetError, match="arm-0001-000000"):
             reader.info(KEY)
@@ -152,7 +152,7 @@ def test_a_torn_recording_is_told_once_and_the_others_are_given(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = [EpisodeKey(actor="arm", incarnation=1, episode=number) for number in range(2)]
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         records = [record for key in keys for record in episode_records(key, 3)]
         for n, record in enumerate(records, start=1):
             store.ingest("ring", n, join(pack_record(record)))

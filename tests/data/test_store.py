@@ -85,7 +85,7 @@ def test_interleaved_actors_give_whole_episodes(tmp_path: Path) -> None:
     streams = {
         actor: [*episode_records(key(0, actor), 6), *episode_records(key(1, actor), 4)] for actor in "abc"
     }
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feeds = {actor: Feed(store, f"ring-{actor}") for actor in streams}
         for turn in range(max(map(len, streams.values()))):
             for actor, records in streams.items():
@@ -115,7 +115,7 @@ def test_interleaved_actors_give_whole_episodes(tmp_path: Path) -> None:
 
 def test_a_record_is_taken_once_and_only_in_order(tmp_path: Path) -> None:
     blobs = [join(pack_record(record)) for record in episode_records(key(0), 5)]
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         for n, blob in enumerate(blobs, start=1):
             for again in range(max(1, n - 2), n + 1):
                 store.ingest("r", again, blobs[again - 1])
@@ -136,13 +136,13 @@ def test_a_log_torn_at_any_byte_goes_on_without_loss(
     root = tmp_path_factory.mktemp("torn")
     records = list(episode_records(key(0), 5))
     sent = data.draw(st.integers(1, 6))
-    with Store.open(root, SPEC) as store:
+    with Store(root, SPEC) as store:
         Feed(store)(*records[:sent])
     path = root / "logs" / f"{key(0)}.log"
     whole = path.read_bytes()
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
     (root / "sequences.json").unlink()
-    with Store.open(root, SPEC) as store:
+    with Store(root, SPEC) as store:
         kept = store.last_sequence("ring")
         assert kept <= sent
         Feed(store)(*records[kept:])
@@ -157,7 +157,7 @@ def test_a_log_torn_at_any_byte_goes_on_without_loss(
 
 @pytest.mark.parametrize("cause", list(EndCause))
 def test_only_success_and_failure_are_terminations(tmp_path: Path, cause: EndCause) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         Feed(store)(*episode_records(key(0), 4, cause))
         batch = sampler(tmp_path).sample(100)
     last = batch.state[:, 2] == 3
@@ -175,7 +175,7 @@ def test_a_late_verdict_makes_its_observation_terminal(tmp_path: Path, when: str
     if env_reward:
         arrivals[5] = arrival(key(0), 5, reward=0.25, reward_source=RewardSource.ENV)
     verdict = Verdict(key=key(0), index=5, success=True, source=RewardSource.OPERATOR)
-    store = Store.open(tmp_path, SPEC)
+    store = Store(tmp_path, SPEC)
     feed = Feed(store)
     if when == "open":
         feed(begin, *arrivals[:7], verdict, *arrivals[7:], end)
@@ -185,7 +185,7 @@ def test_a_late_verdict_makes_its_observation_terminal(tmp_path: Path, when: str
             assert store.wait_sealed(20)
         if when == "reopened":
             store.close()
-            store = Store.open(tmp_path, SPEC)
+            store = Store(tmp_path, SPEC)
             feed = Feed(store)
         feed(verdict)
     assert store.wait_sealed(20)
@@ -201,12 +201,12 @@ def test_a_late_verdict_makes_its_observation_terminal(tmp_path: Path, when: str
         np.testing.assert_allclose(batch.reward[reaching], value * 0.5 ** (batch.horizon[reaching] - 1))
         assert not batch.reward[~reaching].any()
         store.close()
-        store = Store.open(tmp_path, SPEC)
+        store = Store(tmp_path, SPEC)
     store.close()
 
 
 def test_the_last_verdict_counts(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         feed(*episode_records(key(0), 8))
         for index, success in ((3, True), (6, False)):
@@ -222,7 +222,7 @@ def test_a_judge_that_saw_nothing_done_leaves_a_time_out_as_it_is_unless_it_pays
 ) -> None:
     begin, *rest = episode_records(key(0), 8, EndCause.TIME_LIMIT)
     assert isinstance(begin, Begin)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         feed(replace(begin, meta={"outcome": "judge"}), *rest)
         assert sampler(tmp_path).count("all") == 0
@@ -245,13 +245,13 @@ def test_a_judge_does_not_outvote_a_person(tmp_path: Path, person_first: bool, r
         Verdict(key=key(0), index=5, success=False, source=RewardSource.OPERATOR),
         Verdict(key=key(0), index=3, success=True, source=RewardSource.JUDGE),
     ]
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         Feed(store)(*episode_records(key(0), 8, EndCause.TIME_LIMIT))
         assert store.wait_sealed(20)
         Feed(store, "votes")(*(votes if person_first else reversed(votes)))
         assert "refused" not in store.counts
     if reopened:
-        Store.open(tmp_path, SPEC).close()
+        Store(tmp_path, SPEC).close()
     info = StoreReader(tmp_path).info(key(0))
     assert (info.terminal_index, info.success) == (5, False)
 
@@ -259,7 +259,7 @@ def test_a_judge_does_not_outvote_a_person(tmp_path: Path, person_first: bool, r
 def test_an_episode_that_a_judge_decides_waits_for_the_verdict(tmp_path: Path) -> None:
     begin, *rest = episode_records(key(0), 8)
     assert isinstance(begin, Begin)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         feed(replace(begin, meta={"outcome": "judge"}), *rest)
         draws = sampler(tmp_path)
@@ -270,7 +270,7 @@ def test_an_episode_that_a_judge_decides_waits_for_the_verdict(tmp_path: Path) -
 
 
 def test_discarded_and_evaluation_episodes_are_kept_and_not_sampled(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         *records, end = episode_records(key(0), 5)
         assert isinstance(end, End)
@@ -291,7 +291,7 @@ def test_discarded_and_evaluation_episodes_are_kept_and_not_sampled(tmp_path: Pa
 
 
 def test_a_new_episode_of_an_actor_ends_the_one_it_left_open(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         Feed(store, "old ring")(*list(episode_records(key(0), 5))[:4])
         Feed(store, "other actor")(*list(episode_records(key(0, "b"), 5))[:4])
         Feed(store, "new ring")(*list(episode_records(key(0, incarnation=2), 5))[:3])
@@ -303,7 +303,7 @@ def test_a_new_episode_of_an_actor_ends_the_one_it_left_open(tmp_path: Path) -> 
         # What the dead actor still had in flight is kept aside.
         Feed(store, "old ring")(list(episode_records(key(0), 5))[4])
         assert store.health()["refused"] == 1
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         assert store.last_sequence("old ring") == 5
         assert StoreReader(tmp_path).info(key(0)).observations == 3
 
@@ -311,11 +311,11 @@ def test_a_new_episode_of_an_actor_ends_the_one_it_left_open(tmp_path: Path) -> 
 def test_an_episode_is_gone_on_with_by_the_ring_it_began_on_alone(tmp_path: Path) -> None:
     records = list(episode_records(key(0), 5))
     strange = [arrival(key(0), index, reward=1.0) for index in range(6)]
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         Feed(store, "left")(*records[:3])
         Feed(store, "right")(records[0], *strange, records[-1])
         assert store.health()["refused"] == 8
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         assert store.last_sequence("right") == 8
         right = Feed(store, "right")
         right(Verdict(key=key(0), index=2, success=True, source=RewardSource.OPERATOR))
@@ -338,7 +338,7 @@ def test_what_makes_no_sense_is_kept_counted_and_acknowledged(tmp_path: Path) ->
     blind = replace(first.observation, frames={})
     nan = replace(first.observation, state=np.full(STATE_DIM, np.nan, np.float32))
     bad: list[Record] = [replace(first, observation=o) for o in (small, blind, nan)]
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         feed(arrivals[0], begin, begin, *bad, arrivals[0], arrivals[2], arrivals[1], arrivals[1])
         feed(*arrivals[2:], end, end, arrivals[3])
@@ -346,7 +346,7 @@ def test_what_makes_no_sense_is_kept_counted_and_acknowledged(tmp_path: Path) ->
         assert store.health()["refused"] == 10
         sequence = store.last_sequence("ring")
         assert store.wait_sealed(20)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         assert store.last_sequence("ring") == sequence
     assert [a.index for a in StoreReader(tmp_path).arrivals(key(0))] == list(range(5))
 
@@ -354,12 +354,12 @@ def test_what_makes_no_sense_is_kept_counted_and_acknowledged(tmp_path: Path) ->
 def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = replace(SPEC, capacity_bytes=150_000)
     source = tmp_path / "source"
-    with Store.open(source, SPEC) as store:
+    with Store(source, SPEC) as store:
         Feed(store)(*episode_records(key(7, "teacher"), 9, EndCause.SUCCESS))
         assert store.wait_sealed(20)
     demo = StoreReader(source).episode(key(7, "teacher"))
     root = tmp_path / "store"
-    with Store.open(root, spec) as store:
+    with Store(root, spec) as store:
         assert store.import_episode(demo)
         assert not store.import_episode(demo), "once"
         feed = Feed(store)
@@ -384,13 +384,13 @@ def test_memory_is_bounded_and_demonstrations_stay(tmp_path: Path, caplog: pytes
         assert store.wait_sealed(60)
         before = {slot: k for k, slot in draws.reader.slots().items()}
     assert len(StoreReader(root).episodes()) == 26, "the recording keeps all"
-    with Store.open(root, spec) as store:
+    with Store(root, spec) as store:
         again = sampler(root)
         assert {slot: k for k, slot in again.reader.slots().items()} == before, (
             "evicted ones do not come back"
         )
     shutil.rmtree(root / "arena")
-    with Store.open(root, spec) as store:
+    with Store(root, spec) as store:
         rebuilt = sampler(root)
         assert key(24) in rebuilt.reader.slots()
         assert rebuilt.count("demo") == 9
@@ -408,7 +408,7 @@ def test_recorded_failures_stay_when_memory_is_rebuilt_and_what_finds_no_room_is
         held = table["kind"][table["ordinal"] > 0].tolist()
         return held.count(FAILURE), held.count(ONLINE)
 
-    with Store.open(tmp_path, spec) as store:
+    with Store(tmp_path, spec) as store:
         feed = Feed(store)
         for episode in range(4):
             feed(*episode_records(key(episode), 8, EndCause.FAILURE, mode="failure"))
@@ -421,7 +421,7 @@ def test_recorded_failures_stay_when_memory_is_rebuilt_and_what_finds_no_room_is
         assert 0 < online < 20
         assert store.health()["evicted"] == 20 - online
     monkeypatch.setattr("roborl.data.arena_writer.boot_id", lambda: "another run of the machine")
-    with Store.open(tmp_path, spec) as store:
+    with Store(tmp_path, spec) as store:
         failures, again = kinds()
         assert failures == 4
         assert online <= again < 20
@@ -430,12 +430,12 @@ def test_recorded_failures_stay_when_memory_is_rebuilt_and_what_finds_no_room_is
 
 def test_demonstrations_that_would_leave_no_room_for_what_happens_online_are_refused(tmp_path: Path) -> None:
     spec = replace(SPEC, max_steps=20, capacity_bytes=263_000)
-    with Store.open(tmp_path / "source", replace(SPEC, max_steps=80)) as store:
+    with Store(tmp_path / "source", replace(SPEC, max_steps=80)) as store:
         for episode in range(4):
             Feed(store)(*episode_records(key(episode, "teacher"), 79, EndCause.SUCCESS))
         assert store.wait_sealed(20)
     source = StoreReader(tmp_path / "source")
-    with Store.open(tmp_path / "store", spec) as store:
+    with Store(tmp_path / "store", spec) as store:
         store.import_episode(source.episode(key(0, "teacher")))
         with pytest.raises(
             DatasetError,
@@ -448,14 +448,14 @@ def test_demonstrations_that_would_leave_no_room_for_what_happens_online_are_ref
         assert (draws.count("demo"), draws.count("online")) == (79, 60)
         assert store.health()["episodes_not_in_memory"] == 0
         assert store.wait_sealed(20)
-    with Store.open(tmp_path / "store", spec) as store:
+    with Store(tmp_path / "store", spec) as store:
         assert len(store.infos()) == 7, "what was refused is not recorded either"
 
 
 def test_what_finds_no_room_beside_recorded_episodes_is_told_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Store.open(tmp_path, replace(SPEC, max_steps=20, capacity_bytes=263_000)) as store:
+    with Store(tmp_path, replace(SPEC, max_steps=20, capacity_bytes=263_000)) as store:
         for episode in range(8):
             Feed(store)(*episode_records(key(episode), 20, mode="failure"))
         assert "not_in_memory" not in caplog.text
@@ -472,17 +472,17 @@ def test_what_finds_no_room_beside_recorded_episodes_is_told_once(
 
 def test_too_little_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="too small"):
-        Store.open(tmp_path, replace(SPEC, capacity_bytes=1000))
+        Store(tmp_path, replace(SPEC, capacity_bytes=1000))
 
 
 def test_imports_keep_order_end_and_content(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "a", SPEC) as store:
+    with Store(tmp_path / "a", SPEC) as store:
         feed = Feed(store)
         for episode, cause in enumerate((EndCause.SUCCESS, EndCause.TIME_LIMIT)):
             feed(*episode_records(key(episode), 5, cause))
         assert store.wait_sealed(20)
     source = StoreReader(tmp_path / "a")
-    with Store.open(tmp_path / "b", SPEC) as store:
+    with Store(tmp_path / "b", SPEC) as store:
         for info in source.episodes():
             store.import_episode(source.episode(info.key), meta={"from": "a"})
         copied = StoreReader(tmp_path / "b")
@@ -507,31 +507,31 @@ def test_imports_keep_order_end_and_content(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_and_one_form(tmp_path: Path) -> None:
-    store = Store.open(tmp_path, SPEC)
+    store = Store(tmp_path, SPEC)
     with pytest.raises(DatasetError, match="another process"):
-        Store.open(tmp_path, SPEC)
+        Store(tmp_path, SPEC)
     store.close()
     for change in ({"state_dim": 5}, {"action_dim": 1}, {"cameras": {"front": (12, 16)}}):
         with pytest.raises(DatasetError, match=next(iter(change))):
-            Store.open(tmp_path, replace(SPEC, **change))  # type: ignore[arg-type]
-    Store.open(tmp_path, replace(SPEC, image_px=6, capacity_bytes=2 << 20)).close()
+            Store(tmp_path, replace(SPEC, **change))  # type: ignore[arg-type]
+    Store(tmp_path, replace(SPEC, image_px=6, capacity_bytes=2 << 20)).close()
 
 
 def test_memory_is_rebuilt_after_the_machine_restarted_or_its_form_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         Feed(store)(*episode_records(key(0), 6), *list(episode_records(key(1), 6))[:5])
     (tmp_path / "arena" / "state.f32").write_bytes(bytes((tmp_path / "arena" / "state.f32").stat().st_size))
     monkeypatch.setattr("roborl.data.arena_writer.boot_id", lambda: "another run of the machine")
     for spec in (SPEC, replace(SPEC, image_px=4)):
-        with Store.open(tmp_path, spec) as store:
+        with Store(tmp_path, spec) as store:
             draws = sampler(tmp_path)
             assert draws.count("all") == 6 + 3
             batch = draws.sample(100)
             check_instants(batch.images, batch.state, batch.action)
             assert batch.images["wrist"].shape[1] == spec.image_px
-    with Store.open(tmp_path, replace(SPEC, image_px=4)) as store:
+    with Store(tmp_path, replace(SPEC, image_px=4)) as store:
         Feed(store)(*list(episode_records(key(1), 6))[5:])
         draws = sampler(tmp_path)
         assert draws.count("all") == 12, "an open episode goes on"
@@ -550,7 +550,7 @@ def test_a_slow_or_failing_seal_neither_stops_records_nor_loses_them(
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store_module, "seal", slow)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         feed(*episode_records(key(0), 5))
         start = time.monotonic()
@@ -579,7 +579,7 @@ def test_an_episode_that_cannot_be_sealed_is_counted_and_holds_up_no_other(
         return real(root, staging, info, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store_module, "seal", choosy)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         for episode in range(3):
             feed(*episode_records(key(episode), 3))
@@ -595,7 +595,7 @@ def test_a_store_whose_sealing_has_ended_says_so(tmp_path: Path, monkeypatch: py
         raise SystemExit
 
     monkeypatch.setattr(store_module, "seal", ending)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed = Feed(store)
         feed(*episode_records(key(0), 3))
         deadline = time.monotonic() + 20
@@ -609,7 +609,7 @@ def test_a_store_whose_sealing_has_ended_says_so(tmp_path: Path, monkeypatch: py
 
 
 def test_a_deleted_store_does_not_wait_for_what_was_acknowledged(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         store.adopt("ring", 41)
         Feed(store)(*episode_records(key(0), 3))
         assert store.last_sequence("ring") == 47
@@ -618,7 +618,7 @@ def test_a_deleted_store_does_not_wait_for_what_was_acknowledged(tmp_path: Path)
         assert store.last_sequence("ring") == 47
         assert store.wait_sealed(20)
     shutil.rmtree(tmp_path / "store.zarr" / str(key(0)))
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         assert store.last_sequence("ring") == 47, "though nothing of the episode is left"
         assert sampler(tmp_path).count("all") == 0
 
@@ -626,19 +626,19 @@ def test_a_deleted_store_does_not_wait_for_what_was_acknowledged(tmp_path: Path)
 def test_a_store_of_other_scales_is_refused_and_one_that_names_none_is_opened(tmp_path: Path) -> None:
     scaled = replace(SPEC, scales=SCALES)
     other = replace(SPEC, scales=replace(SCALES, action_unit=(0.015,) * ACTION_DIM))
-    Store.open(tmp_path / "older", SPEC).close()
+    Store(tmp_path / "older", SPEC).close()
     for spec in (scaled, SPEC, scaled):
-        Store.open(tmp_path / "older", spec).close()
+        Store(tmp_path / "older", spec).close()
     with pytest.raises(
         DatasetError, match=r"another action_unit.*Found: \[0\.015.*Allowed: \[0\.012.*steps back"
     ):
-        Store.open(tmp_path / "older", other)
+        Store(tmp_path / "older", other)
     # From before there were any.
     form = tmp_path / "older" / "store.json"
     form.write_text(
         json.dumps({name: value for name, value in json.loads(form.read_text()).items() if name != "scales"})
     )
-    Store.open(tmp_path / "older", other).close()
+    Store(tmp_path / "older", other).close()
 
 
 def test_a_full_disk_does_not_use_up_the_files_that_a_process_may_open(
@@ -647,7 +647,7 @@ def test_a_full_disk_does_not_use_up_the_files_that_a_process_may_open(
     def full(*_: object) -> int:
         raise OSError("No space left on device")
 
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         feed, records = Feed(store), list(episode_records(key(0), 3))
         with monkeypatch.context() as disk:
             disk.setattr(os, "writev", full)
@@ -665,13 +665,13 @@ def test_a_log_is_not_given_up_for_a_torn_recording(tmp_path: Path, monkeypatch:
     def full(*_: object, **__: object) -> Path:
         raise OSError("No space left on device")
 
-    with monkeypatch.context() as disk, Store.open(tmp_path, SPEC) as store:
+    with monkeypatch.context() as disk, Store(tmp_path, SPEC) as store:
         disk.setattr(store_module, "seal", full)
         Feed(store)(*episode_records(key(0), 4))
     torn = tmp_path / "store.zarr" / str(key(0))
     torn.mkdir()
     (torn / "zarr.json").touch()
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         assert store.wait_sealed(20)
     for record in StoreReader(tmp_path).arrivals(key(0)):
         check_arrival(record)
@@ -682,7 +682,7 @@ def test_a_log_is_not_given_up_for_a_torn_recording(tmp_path: Path, monkeypatch:
 def test_a_store_whose_description_is_gone_or_torn_keeps_its_episodes(
     tmp_path: Path, torn: bytes | None
 ) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         for episode in range(2):
             Feed(store)(*episode_records(key(episode), 4))
         assert store.wait_sealed(20)
@@ -691,7 +691,7 @@ def test_a_store_whose_description_is_gone_or_torn_keeps_its_episodes(
         described.unlink()
     else:
         described.write_bytes(torn)
-    with Store.open(tmp_path, SPEC):
+    with Store(tmp_path, SPEC):
         assert [len(StoreReader(tmp_path).episode(key(episode)).steps) for episode in range(2)] == [4, 4]
     group = zarr.open_group(tmp_path / "store.zarr", mode="r")
     assert set(group.group_keys()) == {str(key(0)), str(key(1))}
@@ -747,12 +747,12 @@ def test_sealing_holds_a_chunk_of_pictures_in_memory_and_not_the_episode(tmp_pat
 
 
 def test_a_store_gives_signs_of_life_while_its_memory_is_filled(tmp_path: Path) -> None:
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         for episode in range(3):
             Feed(store)(*episode_records(key(episode), 4))
         assert store.wait_sealed(20)
     (tmp_path / "arena" / "boot").unlink()
     signs: list[int] = []
-    with Store.open(tmp_path, SPEC, alive=lambda: signs.append(1)):
+    with Store(tmp_path, SPEC, alive=lambda: signs.append(1)):
         assert len(signs) == 3
         assert sampler(tmp_path).count("all") == 12

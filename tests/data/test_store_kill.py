@@ -54,7 +54,7 @@ def work(line):
     readers = [Ring.attach(path) for path in rings]
     if line:
         die_at(line)
-    store = Store.open(root, SPEC)
+    store = Store(root, SPEC)
     for ring in readers:
         if store.last_sequence(ring.id) < ring.acknowledged:
             os._exit(3)  # Something acknowledged is not on the disk.

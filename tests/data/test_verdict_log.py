@@ -91,14 +91,14 @@ def test_a_log_that_was_torn_at_its_making_or_deleted_is_made_anew(tmp_path: Pat
 
 def test_the_store_keeps_a_verdict_over_a_restart(tmp_path: Path) -> None:
     key = verdict(0).key
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         records = episode_records(key, 8, EndCause.TIME_LIMIT)
         for sequence, record in enumerate(records, start=1):
             store.ingest("ring", sequence, join(pack_record(record)))
     log = VerdictLog(tmp_path)
     log.give(verdict(0))
     for _ in range(2):
-        with Store.open(tmp_path, SPEC) as store:
+        with Store(tmp_path, SPEC) as store:
             for entry in VerdictReader(tmp_path, store.last_sequence).fresh():
                 store.ingest(entry.ring_id, entry.sequence, entry.blob)
             (info,) = store.infos()

@@ -66,7 +66,7 @@ def truth(policy: SmallPolicy, arena: ArenaReader, rows: np.ndarray) -> np.ndarr
 
 
 def test_features_stay_those_of_the_picture_while_rows_are_used_again(tmp_path: Path) -> None:
-    store = Store.open(tmp_path, spec(170_000))
+    store = Store(tmp_path, spec(170_000))
     policy, arena = small(("front", "wrist"), 16), ArenaReader(tmp_path)
     cache = cached(policy, arena)
     calls: list[int] = []
@@ -88,7 +88,7 @@ def test_features_stay_those_of_the_picture_while_rows_are_used_again(tmp_path: 
 
 
 def test_each_row_is_encoded_once_in_batches(tmp_path: Path) -> None:
-    store = Store.open(tmp_path, spec(4 << 20))
+    store = Store(tmp_path, spec(4 << 20))
     fill(store, range(10), 12)
     policy, arena = small(("wrist",), 16), ArenaReader(tmp_path)
     cache = cached(policy, arena)
@@ -104,7 +104,7 @@ def test_each_row_is_encoded_once_in_batches(tmp_path: Path) -> None:
 
 
 def test_a_policy_with_a_camera_that_is_not_stored_is_refused(tmp_path: Path) -> None:
-    store = Store.open(tmp_path, spec(1 << 20))
+    store = Store(tmp_path, spec(1 << 20))
     with pytest.raises(ConfigError, match="cameras") as caught:
         cached(small(("front", "top"), 16), ArenaReader(tmp_path))
     assert caught.value.seen == ["top"]

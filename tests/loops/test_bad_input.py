@@ -63,7 +63,7 @@ def told[E: RoborlError](kind: type[E], act: Callable[[], object]) -> E:
 def fill(root: Path) -> None:
     """Store two episodes sealed, and a third one that is still open."""
     records = [record for key in KEYS for record in episode_records(key, STEPS)][:-1]
-    with Store.open(root, SPEC) as store:
+    with Store(root, SPEC) as store:
         for sequence, record in enumerate(records, start=1):
             store.ingest("ring", sequence, join(pack_record(record)))
         assert store.wait_sealed(20)
@@ -96,7 +96,7 @@ def test_a_dataset_whose_actions_have_another_size_leaves_the_store_as_it_was(tm
     bench = load_bench("so101_sim", ["--robot.scene=Reach"])
     lerobot_recording(tmp_path / "data", [5], fps=10)
     config = DemosConfig(path=str(tmp_path / "data"), actions="bench")
-    with Store.open(tmp_path / "store", SPEC) as store:
+    with Store(tmp_path / "store", SPEC) as store:
         error = told(
             ConfigError,
             lambda: DemoImport("data", lambda: bench_demos(config, bench), store, tmp_path / "marker"),
@@ -207,10 +207,10 @@ def test_a_store_with_a_torn_file_recovers_or_says_so(
     whole = (root / name).read_bytes()
     (root / name).write_bytes(whole[: int(share * len(whole))])
     if name in REFUSED:
-        error = told(DatasetError, lambda: (Store.open(root, SPEC).close(), check_whole(root)))
+        error = told(DatasetError, lambda: (Store(root, SPEC).close(), check_whole(root)))
         assert str(root) in str(error.seen)
         (root / name).write_bytes(whole)
-    with Store.open(root, SPEC) as store:
+    with Store(root, SPEC) as store:
         assert store.last_sequence("ring") == 3 * (STEPS + 3) - 1
     if name.endswith(f"{KEYS[2]}.log"):
         kept = list(StoreReader(root).arrivals(KEYS[2])) if share else []

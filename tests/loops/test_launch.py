@@ -261,7 +261,7 @@ def test_counts_that_memory_has_lost_are_recalled_from_the_store(
         for n, actor in enumerate(("arm0", "arm1", "arm0", "arm1", "arm0"))
     ]
     records = [record for key in keys for record in episode_records(key, 5)][:-1]
-    with Store.open(RunFolder(tmp_path).store, store) as opened:
+    with Store(RunFolder(tmp_path).store, store) as opened:
         for sequence, record in enumerate(records, start=1):
             opened.ingest("ring", sequence, join(pack_record(record)))
     kept = StatusSlot(shared_folder(tmp_path, "arm1"), "control")

@@ -236,7 +236,7 @@ class Learner:
             max_steps=20,
             capacity_bytes=1 << 20,
         )
-        self.store = Store.open(RunFolder(self.config.run).store, spec)
+        self.store = Store(RunFolder(self.config.run).store, spec)
         self.child = Child("labeller", None, ctypes.c_int64(0))
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._label)

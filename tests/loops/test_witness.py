@@ -48,7 +48,7 @@ class Rig:
 
     def store(self, forge: Callable[[int, Record], list[Record]] = lambda number, record: [record]) -> None:
         ring = self.journal.ring
-        with Store.open(self.root, SPEC) as store:
+        with Store(self.root, SPEC) as store:
             sequence = 0
             for number in range(1, ring.head + 1):
                 for record in forge(number, unpack_record(split(bytes(ring.read(number))))):

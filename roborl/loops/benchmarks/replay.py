@@ -295,7 +295,7 @@ def _fill_store(root: Path, pixels: Pixels) -> list[float]:
         capacity_bytes=200 << 20,
     )
     times = []
-    with Store.open(root / "store", spec) as store:
+    with Store(root / "store", spec) as store:
         store.ingest("bench", 1, join(pack_record(Begin(key=_key(0), task="bench"))))
         for index in range(400):
             blob = join(pack_record(_arrival(_key(0), index, pixels)))

@@ -85,7 +85,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         capacity_bytes=config.store.capacity_bytes,
         scales=form.scales,
     )
-    store = Store.open(run.store, spec, sync=config.store.sync, alive=child.beat)
+    store = Store(run.store, spec, sync=config.store.sync, alive=child.beat)
     receiver = StepsReceiver(
         config.steps,
         handshake=Handshake(

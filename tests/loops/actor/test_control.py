@@ -948,7 +948,7 @@ def test_a_success_that_ended_an_episode_is_paid_although_the_actor_dies_at_once
         max_steps=6,
         capacity_bytes=1 << 20,
     )
-    with Store.open(bench.folder / "store", spec) as store:
+    with Store(bench.folder / "store", spec) as store:
         for sequence in range(1, ring.head + 1):
             store.ingest("ring", sequence, bytes(ring.read(sequence)))
         config = SamplingConfig(need_labels=False, shift_px=0)

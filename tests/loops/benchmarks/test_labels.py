@@ -46,7 +46,7 @@ def test_a_label_that_was_held_over_a_missing_reply_is_right(
 ) -> None:
     model = BrightnessModel(judge=Forgetful())
     key = EpisodeKey(actor="left", incarnation=1, episode=0)
-    with Store.open(tmp_path, SPEC) as store:
+    with Store(tmp_path, SPEC) as store:
         for number, record in enumerate(episode_records(key, STEPS)):
             store.ingest("ring", number + 1, join(pack_record(record)))
         episodes = StoredEpisodes(tmp_path)

@@ -70,7 +70,7 @@ class Rig:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.store = Store.open(root, SPEC)
+        self.store = Store(root, SPEC)
         self.clock = FakeClock()
         self._sequence = 0
 

@@ -39,7 +39,7 @@ class Rig:
 
     def __init__(self, root: Path, **spec: int) -> None:
         self.root = root
-        self.store = Store.open(root, replace(SPEC, **spec))
+        self.store = Store(root, replace(SPEC, **spec))
         self._sequence = 0
 
     def run(
@@ -331,7 +331,7 @@ def test_a_source_that_goes_on_from_a_checkpoint_draws_what_it_would_have_drawn(
 def test_eviction_takes_nothing_back_from_what_was_earned(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "small")
     rig.store.close()
-    rig.store = Store.open(tmp_path / "tiny", replace(SPEC, capacity_bytes=90_000))
+    rig.store = Store(tmp_path / "tiny", replace(SPEC, capacity_bytes=90_000))
     rig.root = tmp_path / "tiny"
     source = rig.source()
     earned = 0

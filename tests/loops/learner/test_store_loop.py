@@ -133,7 +133,7 @@ def test_a_store_that_is_sent_nonsense_keeps_all_that_others_send_and_opens_agai
         for record in episode_records(EpisodeKey(actor="arm", incarnation=1, episode=n), 4)
     ]
     with ExitStack() as opened:
-        store = opened.enter_context(Store.open(tmp_path / "store", spec))
+        store = opened.enter_context(Store(tmp_path / "store", spec))
         receiver = StepsReceiver(
             "tcp://127.0.0.1:*", handshake=Handshake(), last_sequence=store.last_sequence
         )
@@ -159,7 +159,7 @@ def test_a_store_that_is_sent_nonsense_keeps_all_that_others_send_and_opens_agai
             loop.turn(0)
         assert loop.faults == loop.waiting == 0
         assert store.counts["refused"] > records // 4
-    with Store.open(tmp_path / "store", spec) as store:
+    with Store(tmp_path / "store", spec) as store:
         assert store.last_sequence("honest") == len(good)
         assert store.last_sequence("attacker") == records
         infos = {info.key: info for info in store.infos()}

@@ -88,7 +88,7 @@ def film(path: Path, steps: list[int], level: int) -> None:
 
 
 def store(root: Path) -> None:
-    with Store.open(root, SPEC) as made:
+    with Store(root, SPEC) as made:
         keys = [EpisodeKey(actor="arm", incarnation=1, episode=n) for n in range(ONLINE)]
         for n, key in enumerate(keys):
             cause = EndCause.SUCCESS if n == ONLINE - 1 else EndCause.TIME_LIMIT
