@@ -125,19 +125,26 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
                 holding = not holding
                 receiver.set_control({"mode": "pause"} if holding else {})
             rings = {
-                ring: {"actor": state.actor, "alive": state.alive, "durable": state.durable}
+                ring: {
+                    "actor": state.actor,
+                    "alive": state.alive,
+                    "durable": state.durable,
+                    "duplicates": state.duplicates,
+                    "gaps": state.gaps,
+                }
                 for ring, state in receiver.rings.items()
             }
             status = {
                 "holding": holding,
+                "importing": not demos.complete,
+                "imported": demos.imported,
                 "records": loop.records,
                 "waiting": loop.waiting,
                 "faults": loop.faults,
             }
             write_status(
                 run.status("store"),
-                status
-                | {"importing": not demos.complete, "rings": rings, "free_gb": room.look(), **store.health()},
+                status | {"rings": rings, "free_gb": room.look(), **store.health()},
             )
     receiver.close()
     store.close()
