@@ -88,6 +88,8 @@ class DatasetEpisode:
         index: Its ``episode_index`` in the file it was read from, -1 otherwise.
         provenance: Where actions and rewards came from, None where the file does not say.
         benchmark_progress: Privileged progress, float32 (T + 1,), for benchmarks and tests only; None elsewhere.
+        more_tasks: Further instructions that its rows have. What is made of words and outcomes leaves such an episode out:
+            nobody says which of its tasks was done where.
     """
 
     task: str
@@ -105,6 +107,7 @@ class DatasetEpisode:
     index: int = -1
     provenance: Provenance | None = None
     benchmark_progress: NDArray[np.float32] | None = None
+    more_tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         steps = len(self.action)

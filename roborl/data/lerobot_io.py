@@ -184,8 +184,11 @@ def read_one(
     subtasks = from_episode_row(row, fps=fps, last=length - 1)
     if not subtasks and LANGUAGE in column:
         subtasks = from_language(column[LANGUAGE][0].as_py(), fps=fps, last=length - 1)
+    said = [files.tasks.get(int(index), "") for index in column["task_index"].unique().to_pylist()]
+    task, *more_tasks = dict.fromkeys(said)
     return DatasetEpisode(
-        task=files.tasks.get(int(column["task_index"][0].as_py()), ""),
+        task=task,
+        more_tasks=tuple(more_tasks),
         images=images,
         state=_with_last(state, repeat=repeat),
         action=_matrix(column.get(ACTION), length)[:steps],

@@ -106,6 +106,8 @@ class LeRobotSubset:
             return LeftOut.DISCARDED
         if not episode.task.strip():
             return LeftOut.NO_TASK
+        if episode.more_tasks:
+            return LeftOut.SEVERAL_TASKS
         films = {
             name: LeRobotFilm(files=self._files, row=row, key=key) for name, key in self._cameras.items()
         }

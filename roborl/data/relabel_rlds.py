@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roborl.data.oxe import is_on_arm
 from roborl.data.relabel_source import LeftOut, RelabelSource, first_lit
-from roborl.data.rlds.conversion import first_observation, read_pictures, task_of, verdict_of
+from roborl.data.rlds.conversion import first_observation, read_pictures, tasks_of, verdict_of
 from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.mapping import RldsMapping, map_features
 from roborl.types import Image
@@ -91,11 +91,13 @@ class RldsSubset:
     def open(self, place: int) -> RelabelSource | LeftOut:
         """Read what one episode is about; see :class:`~roborl.data.relabel_source.Subset`."""
         episode, mapping = self._dataset.episode(place), self._mapping
-        first, task = first_observation(episode, mapping), task_of(episode, mapping)
+        first, tasks = first_observation(episode, mapping), tasks_of(episode, mapping)
         if episode.count - first < 2:
             return LeftOut.SHORT
-        if not task:
+        if not tasks:
             return LeftOut.NO_TASK
+        if len(tasks) > 1:
+            return LeftOut.SEVERAL_TASKS
         camera = first_lit(
             (name, read_pictures(episode, mapping, name, [first])[first]) for name in mapping.cameras
         )
@@ -105,7 +107,7 @@ class RldsSubset:
             dataset=self.name,
             split=self._dataset.split,
             episode=self._dataset.name(place),
-            task=task,
+            task=tasks[0],
             camera=camera,
             rate_hz=mapping.rate_hz,
             count=episode.count - first,

@@ -106,6 +106,7 @@ class LeftOut(StrEnum):
     """Why an episode is of no use for relabelling."""
 
     NO_TASK = "without an instruction"
+    SEVERAL_TASKS = "with several instructions"
     BLACK = "with a black first picture in every camera"
     UNSUCCESSFUL = "that failed"
     UNJUDGED = "of which nobody says whether they succeeded"

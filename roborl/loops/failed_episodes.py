@@ -45,7 +45,7 @@ def verdicts(
 def with_task(
     episodes: Sequence[DatasetEpisode], dataset: str, judges: Callable[[], bool]
 ) -> list[DatasetEpisode]:
-    """Return the episodes that have an instruction and a verdict; say how many have none.
+    """Return the episodes that have one instruction and a verdict; say how many have not.
 
     Args:
         episodes: The episodes.
@@ -57,8 +57,19 @@ def with_task(
         log.warning(
             "%s: %d episodes without an instruction are left out", dataset, len(episodes) - len(found)
         )
+    found = with_one_task(found, dataset)
     unjudged = without_verdict(found, dataset, judges)
     return [episode for episode in found if episode.index not in unjudged]
+
+
+def with_one_task(episodes: Sequence[DatasetEpisode], dataset: str) -> list[DatasetEpisode]:
+    """Return the episodes whose rows do not have several instructions; say how many have."""
+    found = [episode for episode in episodes if not episode.more_tasks]
+    if len(found) < len(episodes):
+        log.warning(
+            "%s: %d episodes with several instructions are left out", dataset, len(episodes) - len(found)
+        )
+    return found
 
 
 def without_verdict(episodes: Iterable[DatasetEpisode], dataset: str, judges: Callable[[], bool]) -> set[int]:
@@ -99,7 +110,7 @@ def judged(
 ) -> list[int]:
     """Return the numbers of the episodes of a LeRobotDataset that have a verdict, or are taken for successes; blocks.
 
-    Discarded ones are not among them. See :func:`without_verdict`.
+    Discarded ones and such with several instructions are not among them. See :func:`without_verdict`.
 
     Args:
         dataset: A folder, or an id on the hub.
@@ -107,7 +118,7 @@ def judged(
         episodes: Which to look at; all where none is named.
     """
     read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False, success=told)
-    kept = [episode for episode in read if not episode.discarded]
+    kept = with_one_task([episode for episode in read if not episode.discarded], str(dataset))
     left_out = without_verdict(kept, str(dataset), lambda: judges_some(dataset))
     return [episode.index for episode in kept if episode.index not in left_out]
 

@@ -107,7 +107,7 @@ def _find(config: ReferencesConfig, task: str) -> tuple[FilmedEpisode, list[str]
     read = (
         recorded([e], config.path, config.camera_map)[0]
         for e in read_episodes(config.path, episodes=chosen, with_images=False, success=told)
-        if not e.discarded
+        if not e.discarded and not e.more_tasks
     )
     return _of_task(config, read, task), sorted(info.cameras)
 

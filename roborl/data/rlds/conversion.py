@@ -56,8 +56,10 @@ def convert(
     if steps < 1:
         return None
     shown = [*range(first, episode.count), *([episode.count - 1] if repeat else [])]
+    tasks = tasks_of(episode, mapping)
     return DatasetEpisode(
-        task=task_of(episode, mapping),
+        task=next(iter(tasks), ""),
+        more_tasks=tasks[1:],
         images={name: _film(episode, mapping, name, shown) for name in cameras},
         state=_side_by_side(episode, mapping.state)[shown],
         action=action[first : first + steps],
@@ -70,14 +72,14 @@ def convert(
     )
 
 
-def task_of(episode: RldsEpisode, mapping: RldsMapping) -> str:
-    """Return the instruction in words, empty where there is none."""
+def tasks_of(episode: RldsEpisode, mapping: RldsMapping) -> tuple[str, ...]:
+    """Return the instruction in words; empty where there is none, several where it changes from step to step."""
     for path in mapping.instruction:
         if episode.has(path):
-            said = next((text for text in map(str.strip, episode.texts(path)) if text), "")
+            said = dict.fromkeys(" ".join(text.split()) for text in episode.texts(path) if text.strip())
             if said:
-                return " ".join(said.split())
-    return ""
+                return tuple(said)
+    return ()
 
 
 def read_pictures(

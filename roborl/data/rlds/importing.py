@@ -39,6 +39,7 @@ class Imported:
         present: Written before.
         damaged: Left out because their record cannot be read.
         short: Left out because they have no step.
+        several_tasks: Left out because their instruction changes from step to step.
         unjudged: Of those written now, how many nobody says of whether they succeeded.
     """
 
@@ -46,6 +47,7 @@ class Imported:
     present: int
     damaged: int
     short: int
+    several_tasks: int = 0
     unjudged: int = 0
 
 
@@ -92,7 +94,7 @@ def import_rlds(
         )
     there, size = _written(out)
     writer: DatasetWriter | None = None
-    counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0, "unjudged": 0}
+    counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0, "several_tasks": 0, "unjudged": 0}
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if there:
         _check_same(out, dataset, there, total)
@@ -114,6 +116,9 @@ def import_rlds(
             if episode is None:
                 counts["short"] += 1
                 continue
+            if episode.more_tasks:
+                counts["several_tasks"] += 1
+                continue
             size = size or {name: (p.shape[1], p.shape[2]) for name, p in episode.images.items()}
             writer = writer or stack.enter_context(_writer(out, dataset, mapping, size, video))
             writer.append(_of_size(episode, size))
@@ -127,9 +132,12 @@ def import_rlds(
     if not counts["episodes"] + counts["present"]:
         raise DatasetError(
             "There was no episode to import",
-            seen=f"{counts['damaged']} damaged and {counts['short']} without a step in {dataset.info.root}",
-            allowed="at least one of two observations",
+            seen=f"{counts['damaged']} damaged, {counts['short']} without a step and {counts['several_tasks']} with several"
+            f" instructions in {dataset.info.root}",
+            allowed="at least one of two observations and one instruction",
         )
+    if counts["several_tasks"]:
+        log.warning("%d episodes with several instructions are left out", counts["several_tasks"])
     if counts["unjudged"]:
         log.warning(
             "nobody says of %d of these episodes whether they succeeded: where others are judged, nothing learns from them",

@@ -55,7 +55,7 @@ class Labelled:
         path: The progress parquet.
         progress: By episode index.
         written: Episodes scored now.
-        left_out: Episodes of a single row, or of a task that nobody demonstrates.
+        left_out: Episodes of a single row, with several instructions, or of a task that nobody demonstrates.
         unanswered: Episodes with observations that the judge gave no answer on; labelling again asks about them anew.
         reasons: Why scores are missing, of those scored now, most often first.
         value_order: Mean correlation of progress with time over the successes; NaN without one.

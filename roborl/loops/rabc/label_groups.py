@@ -34,7 +34,7 @@ class LabelGroup:
 
 
 def groups_of(config: LabelConfig, root: Path, cameras: Sequence[str]) -> tuple[list[LabelGroup], int]:
-    """Return a dataset's episodes by the demonstration that goes with them, and how many are left out for want of one.
+    """Return a dataset's episodes by the demonstration that goes with them, and how many are left out for want of one or for several tasks.
 
     Args:
         config: The demonstration, and another task than the episodes' own.
@@ -44,15 +44,21 @@ def groups_of(config: LabelConfig, root: Path, cameras: Sequence[str]) -> tuple[
     Raises:
         DatasetError: If there is no episode, or the demonstration cannot be read or is of no task of the dataset.
     """
-    tasks = {
-        int(row["episode_index"]): config.task or next(iter(row.get("tasks") or ()), "")
-        for row in load_files(root).episodes
-    }
+    said = {int(row["episode_index"]): tuple(row.get("tasks") or ("",)) for row in load_files(root).episodes}
+    tasks = {index: config.task or own[0] for index, own in said.items() if config.task or len(own) == 1}
+    left_out = len(said) - len(tasks)
+    if left_out:
+        log.warning("%d episodes with several instructions are left out", left_out)
     if not tasks:
-        raise DatasetError("The dataset has no episode", seen=root, allowed="one or more")
+        raise DatasetError(
+            "The dataset has no episode that can be labelled",
+            seen=f"{root}: {left_out} with several instructions" if left_out else root,
+            allowed="one or more with one instruction",
+            remedy="Name the task: --task" if left_out else "",
+        )
     if not config.references.path:
-        return [LabelGroup(task=next(iter(tasks.values())), references={}, episodes=tuple(tasks))], 0
-    groups, left_out = [], 0
+        return [LabelGroup(task=next(iter(tasks.values())), references={}, episodes=tuple(tasks))], left_out
+    groups = []
     for task in dict.fromkeys(tasks.values()):
         episodes = tuple(index for index, of in tasks.items() if of == task)
         try:

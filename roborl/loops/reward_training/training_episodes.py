@@ -32,7 +32,7 @@ def read_training(
     rate_hz: float = 0.0,
     side_px: int | None = None,
 ) -> tuple[dict[int, TrainingEpisode], float]:
-    """Read episodes with their pictures; blocks. Discarded ones are left out, and those of unknown outcome among judged ones.
+    """Read episodes with their pictures; blocks. Discarded ones are left out, those of several tasks, and of unknown outcome among judged ones.
 
     Args:
         dataset: A LeRobotDataset v3, or a folder of videos with keyframes; see
@@ -68,7 +68,7 @@ def read_training(
     read = {e.index: _ready(e, mark, info.fps, rate_hz, side_px) for e in found}
     if absent := sorted(set(episodes) - set(read)):
         raise DatasetError(
-            "The dataset has no such episodes, or they have no verdict or are to be kept out of training",
+            "The dataset has no such episodes, or they have no verdict, several instructions, or are to be kept out of training",
             seen=absent,
             allowed=f"others of {dataset}",
         )

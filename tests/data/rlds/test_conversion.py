@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.oxe import known_dataset, known_datasets
-from roborl.data.rlds.conversion import convert, task_of
+from roborl.data.rlds.conversion import convert, tasks_of
 from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.episode import RldsEpisode
 from roborl.data.rlds.mapping import RldsMapping, map_features
@@ -189,7 +189,7 @@ def test_parts_of_state_and_action_are_put_side_by_side(tmp_path: Path) -> None:
 def test_the_task_is_the_first_that_is_not_empty(tmp_path: Path) -> None:
     words = {"language_instruction": [""] * 7, "language_instruction_2": [""] + ["  open \n it "] * 6}
     dataset = written(tmp_path, rlds_episode(0, **words), name="droid")
-    assert task_of(dataset.episode(0), map_features(dataset.info, images=["image"])) == "open it"
+    assert tasks_of(dataset.episode(0), map_features(dataset.info, images=["image"])) == ("open it",)
     letters = np.zeros((7, 12), np.int32)
     letters[:, :7] = [*map(ord, "push it")]
     observation = {"instruction": letters, "rgb": np.ones((7, 4, 4, 3), np.uint8)}

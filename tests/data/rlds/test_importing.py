@@ -54,6 +54,7 @@ def test_an_import_goes_on_where_it_was_ended(
         "present": 2,
         "damaged": 1,
         "short": 0,
+        "several_tasks": 0,
         "unjudged": 0,
     }
     assert "an episode is left out" in caplog.text
@@ -131,7 +132,10 @@ def test_a_rate_that_is_no_whole_number_is_rounded_and_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_rlds(tmp_path / "desk" / "1.0.0", [rlds_episode(0, steps=0)])
-    with pytest.raises(DatasetError, match=r"no episode to import\. Found: 0 damaged and 1 without a step"):
+    with pytest.raises(
+        DatasetError,
+        match=r"no episode to import\. Found: 0 damaged, 1 without a step and 0 with several instructions",
+    ):
         import_rlds(root, tmp_path / "out", rate_hz=12.5)
     made = []
 
