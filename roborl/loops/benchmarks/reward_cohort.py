@@ -24,6 +24,7 @@ from roborl.rewards.benchmark import Subject
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
 from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
+from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.training.episodes import TrainingEpisode, label_episode
 from roborl.rewards.training.labels import plan_stages
 from roborl.rewards.training.learnt_from import LearntFrom, Origin, read_learnt
@@ -222,7 +223,7 @@ def _subject_maker(
             video=picture_key(*pictures).hex(),
             truth=truth,
             references=references.get(episode.task, {}),
-            other_task=next((task for task in tasks if task != episode.task), ""),
+            other_task=next((task for task in tasks if not much_alike(task, episode.task)), ""),
         )
 
     return make

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import DatasetError
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
+from roborl.rewards.relabelling.vocabulary import draw_unlike
 from roborl.rewards.training.labels import Span
 from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Image
@@ -228,9 +229,8 @@ def choose_task(tasks: Sequence[str], rng: np.random.Generator) -> str:
 def other_task(
     episode: FilmedEpisode, episodes: Sequence[FilmedEpisode], rng: np.random.Generator
 ) -> str | None:
-    """Return the instruction of another task; None where all episodes are of this one."""
-    others = sorted({task for e in episodes for task in e.tasks} - set(episode.tasks))
-    return choose_task(others, rng) if others else None
+    """Return the instruction of another task; None where all episodes are of this one, in whatever words."""
+    return draw_unlike(episode.tasks, {task for e in episodes for task in e.tasks}, rng)
 
 
 def _pack(rgb: Image) -> NDArray[np.uint8]:

@@ -21,7 +21,8 @@ from roborl.rewards.relabelling.cuts import Places, Timeline, glimpses
 from roborl.rewards.relabelling.proposals import Kind, LadderConfig, Proposal, Reject, Relabelled
 from roborl.rewards.relabelling.questions import Order, Question, Stage, Verify
 from roborl.rewards.relabelling.replies import Analysis, FailurePlan, UnreadableReply, Verdict
-from roborl.rewards.relabelling.rules import Brief, Fault, cleaning_fault, first_fault, much_alike
+from roborl.rewards.relabelling.rules import Brief, Fault, cleaning_fault, first_fault
+from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.relabelling.wording import MOST_WORDS
 
 _SHORTEST = 0.8  # of the words of an instruction, that it can still be said in

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from roborl.rewards.relabelling.replies import Analysis
 from roborl.rewards.relabelling.vocabulary import (
     VERBS,
-    gist,
+    much_alike,
     named_things,
     stem,
     vocabulary,
@@ -94,32 +94,6 @@ def cleaning_fault(cleaned: str, recorded: str) -> Fault | None:
     if alike < 0.6:
         return Fault(rule="meaning", detail="it is another instruction than the one recorded")
     return None
-
-
-def much_alike(one: str, other: str) -> bool:
-    """Whether two instructions say the same but for words that change nothing, or for a slip of the pen.
-
-    Example:
-        >>> much_alike("Put the cup in the sink", "please place cup into sink")
-        True
-        >>> much_alike("Put the red cup in the sink", "Put the blue cup in the sink")
-        False
-    """
-    first, second = gist(one), gist(other)
-    if not first and not second:
-        return one.strip() == other.strip()
-    if len(first) != len(second):
-        return False
-    return all(a == b or _slipped(a, b) for a, b in zip(first, second, strict=True))
-
-
-def _slipped(a: str, b: str) -> bool:
-    """Whether two words differ by so little that they are one with a slip of the pen; a number says which thing is meant."""
-    return (
-        min(len(a), len(b)) > 4
-        and not any(letter.isdigit() for letter in a + b)
-        and difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() > 0.85
-    )
 
 
 def _repeats(command: str, brief: Brief) -> Fault | None:

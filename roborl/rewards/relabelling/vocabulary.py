@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 _ACTIONS = """
 add adjust aim align apply arrange attach balance bend bounce bring brush bump carry catch change
@@ -111,6 +114,43 @@ def gist(text: str) -> tuple[str, ...]:
     """
     said = [_SAME.get(word, word) for word in words_of(text) if word not in _EMPTY]
     return tuple(stem(word) for word in said)
+
+
+def much_alike(one: str, other: str) -> bool:
+    """Whether two instructions say the same but for words that change nothing, or for a slip of the pen.
+
+    Example:
+        >>> much_alike("Put the cup in the sink", "please place cup into sink")
+        True
+        >>> much_alike("Put the red cup in the sink", "Put the blue cup in the sink")
+        False
+    """
+    first, second = gist(one), gist(other)
+    if not first and not second:
+        return one.strip() == other.strip()
+    if len(first) != len(second):
+        return False
+    return all(a == b or _slipped(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _slipped(a: str, b: str) -> bool:
+    """Whether two words differ by so little that they are one with a slip of the pen; a number says which thing is meant."""
+    return (
+        min(len(a), len(b)) > 4
+        and not any(letter.isdigit() for letter in a + b)
+        and difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() > 0.85
+    )
+
+
+def draw_unlike(tasks: Sequence[str], others: Iterable[str], rng: np.random.Generator) -> str | None:
+    """Draw one of some instructions that says something else than all of ``tasks``; None where there is none."""
+    left = sorted(set(others) - set(tasks))
+    while left:
+        drawn = left[int(rng.integers(len(left)))]
+        if not any(much_alike(drawn, task) for task in tasks):
+            return drawn
+        left.remove(drawn)
+    return None
 
 
 def named_things(text: str) -> list[str]:

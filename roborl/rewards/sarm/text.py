@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
 from roborl.rewards.model_folder import content_hash
+from roborl.rewards.relabelling.vocabulary import draw_unlike
 
 BUCKETS = 512
 # fmt: off
@@ -39,10 +40,11 @@ def hash_words(text: str) -> list[int]:
 
 
 def wrong_task(task: str, others: Sequence[str], rng: np.random.Generator) -> str:
-    """Return an instruction that is not ``task``: one of ``others``, or words that have nothing to do with it."""
-    candidates = [other for other in others if other != task]
-    if candidates and rng.random() < 0.5:
-        return candidates[int(rng.integers(len(candidates)))]
+    """Return an instruction that is not ``task`` in other words: one of ``others``, or words that have nothing to do with it."""
+    if any(other != task for other in others) and rng.random() < 0.5:
+        drawn = draw_unlike([task], others, rng)
+        if drawn is not None:
+            return drawn
     own = set(hash_words(task))
     words = [word for word in _SPARE_WORDS if own.isdisjoint(hash_words(word))]
     return " ".join(rng.choice(words, size=int(rng.integers(2, 6)), replace=False))

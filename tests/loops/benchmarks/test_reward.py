@@ -176,6 +176,14 @@ def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -
     assert all(s.other_task != s.episode.task and s.other_task for s in cohort.test)
 
 
+def test_another_spelling_of_the_task_is_no_other_task(tmp_path: Path) -> None:
+    spelt = [lamp(4 + seed, success=True, task="Light lamp.") for seed in range(2)]
+    write_episodes(tmp_path / "lamps", *(lamp(seed, success=True) for seed in range(3)), *spelt)
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(tmp_path / "lamps")]))
+    assert {s.other_task for s in (*cohort.test, *cohort.validation)} == {""}
+    assert cohort.described()["other_words"] == "none"
+
+
 def test_a_demonstration_is_of_the_task_and_nobody_is_judged_on_it(tmp_path: Path) -> None:
     other = "put out the lamp"
     write_episodes(

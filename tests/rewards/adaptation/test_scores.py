@@ -2,10 +2,11 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from roborl.errors import ConfigError
-from roborl.rewards.adaptation.lessons import Album, TimeGuess
+from roborl.rewards.adaptation.lessons import Album, TimeGuess, other_task
 from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons, until_done
 from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.prompts import own_prompt
@@ -110,3 +111,11 @@ def test_settings_that_mean_nothing_are_refused():
     for onset in (0.0, 1.1):
         with pytest.raises(ConfigError, match=r"onset .*onset in \(0, 1\]"):
             ScoreConfig(onset=onset)
+
+
+def test_another_spelling_of_the_task_is_no_other_task():
+    own, variant = (film(9, task=words) for words in ("Put the cup in the sink", "put cup in sink."))
+    rng = np.random.default_rng(0)
+    assert other_task(own, [own, variant], rng) is None
+    third = film(9, task="fold the towel")
+    assert {other_task(own, [own, variant, third], rng) for _ in range(20)} == {"fold the towel"}

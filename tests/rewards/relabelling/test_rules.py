@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +18,8 @@ from roborl.rewards.relabelling.replies import (
     read_command,
     read_shown,
 )
-from roborl.rewards.relabelling.rules import Brief, cleaning_fault, first_fault, much_alike
-from roborl.rewards.relabelling.vocabulary import named_things, words_of
+from roborl.rewards.relabelling.rules import Brief, cleaning_fault, first_fault
+from roborl.rewards.relabelling.vocabulary import draw_unlike, much_alike, named_things, words_of
 from roborl.rewards.relabelling.wording import WORDINGS
 
 SEEN = Analysis(
@@ -201,3 +202,13 @@ def test_words_put_into_slots_stay_words_and_stages_are_told_apart() -> None:
     assert len({wording.sha256 for wording in WORDINGS.values()}) == len(WORDINGS)
     filled = WORDINGS["clean"].fill(task="{again} and {task}", again="")
     assert "{again} and {task}" in filled
+
+
+def test_what_is_drawn_says_something_else_in_whatever_words() -> None:
+    rng = np.random.default_rng(0)
+    own, others = (
+        ["Put the cup in the sink", "wash it up"],
+        ["put cup into sink.", "Wash it up!", "fold the towel"],
+    )
+    assert {draw_unlike(own, others, rng) for _ in range(30)} == {"fold the towel"}
+    assert draw_unlike(own, [*own, *others[:2]], rng) is None

@@ -33,6 +33,15 @@ def test_a_wrong_task_shares_no_word_with_the_right_one_unless_it_is_another_tas
     assert all(not set(hash_words(text)) & set(hash_words(task)) for text in drawn if text != other)
 
 
+def test_another_spelling_of_the_task_is_no_wrong_task() -> None:
+    rng = np.random.default_rng(0)
+    task, variant, other = "Put the cup in the sink", "put cup into sink.", "wipe the sink"
+    assert variant not in {wrong_task(task, [task, variant], rng) for _ in range(50)}
+    drawn = [wrong_task(task, [task, variant, other], rng) for _ in range(100)]
+    assert variant not in drawn
+    assert drawn.count(other) > 20
+
+
 def test_a_missing_sentence_encoder_is_named() -> None:
     with pytest.raises(ModelLoadError, match="no sentence encoder"):
         build_text_encoder("/nowhere", 8)
