@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -75,6 +76,17 @@ def known_dataset(name: str) -> KnownDataset | None:
     """
     plain, table = name.removesuffix(_PORT), known_datasets()
     return table.get(plain) or table.get(plain + _CONVERTED) or table.get(f"{plain}_dataset{_CONVERTED}")
+
+
+def known_onset(place: str | Path) -> float | None:
+    """Return the share of the episodes of a dataset after which their task is usually done, None where that is not known.
+
+    Args:
+        place: Its folder, or its id on the hub, where what a cache calls its folder says nothing.
+    """
+    path = Path(place).expanduser()
+    known = known_dataset(path.resolve().name if path.exists() else path.name)
+    return known.onset if known else None
 
 
 def is_on_arm(camera: str) -> bool:

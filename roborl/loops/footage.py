@@ -14,10 +14,11 @@ from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.oxe import known_onset
 from roborl.data.rlds.shards import find_rlds
 from roborl.errors import DatasetError
 from roborl.loops.failed_episodes import judges_some, verdicts, with_task
-from roborl.loops.rlds_footage import read_rlds_footage
+from roborl.loops.rlds_footage import read_rlds_footage, until_onset
 from roborl.rewards.adaptation.lessons import FilmedEpisode
 from roborl.rewards.references import count_frames, video_frames
 from roborl.rewards.training.learnt_from import Origin
@@ -90,7 +91,10 @@ def recorded(
     it got through, if its marks are a beginning of those of the successes: its last one was not completed. A success in
     which a sub-task had to be done again is left out: what is asked of these judges rises from mark to mark. ``mark`` is the
     dataset's fingerprint.
+
+    Where no sub-task is marked, a success is done where ``datasets/oxe.yaml`` says that its dataset's usually are.
     """
+    onset = known_onset(dataset) or 1.0
     marked = [[s.name for s in e.subtasks] for e in episodes if e.success is not False]
     straight = [names for names in marked if len(set(names)) == len(names)]
     stages = max(straight, key=len, default=[]) or max(marked, key=len, default=[])
@@ -105,7 +109,9 @@ def recorded(
             tasks=(episode.task,),
             count=episode.steps + 1,
             kind="success" if episode.success is not False else episode.failure or "failure",
-            keyframes=_edges(episode.subtasks, episode.steps) if episode.success is not False else (),
+            keyframes=_edges(episode.subtasks, episode.steps) or until_onset(episode, onset)
+            if episode.success is not False
+            else (),
             reached=_reached(episode.subtasks, stages) if episode.success is False else None,
             footage=DatasetFootage(dataset=dataset, index=episode.index, camera_map=dict(camera_map)),
             origin=Origin(content=episode.content, dataset=mark, index=episode.index),
@@ -249,8 +255,8 @@ def _rate(video: Path) -> float:
 
 
 def _edges(subtasks: Sequence[Subtask], last: int) -> tuple[int, ...]:
-    """Return where sub-tasks begin and the last one ends; the whole episode where none is marked."""
-    edges = [*(s.start for s in subtasks), min(subtasks[-1].end, last)] if subtasks else [0, last]
+    """Return where sub-tasks begin and the last one ends; nothing where none is marked."""
+    edges = [*(s.start for s in subtasks), min(subtasks[-1].end, last)] if subtasks else []
     return tuple(dict.fromkeys(edges))
 
 

@@ -61,6 +61,14 @@ class RldsFootage:
         return found
 
 
+def until_onset(episode: DatasetEpisode, onset: float) -> tuple[int, int]:
+    """Return the first observation of an episode and that at which its task is done, after a share of it; all is its last."""
+    if onset == 1.0:
+        return 0, episode.steps
+    # A last observation that is the one before once more took no time.
+    return 0, max(1, round(onset * (episode.steps - episode.repeated_last)))
+
+
 def read_rlds_footage(
     place: str, episodes: Sequence[int], camera_map: Mapping[str, str], failed: Sequence[int]
 ) -> tuple[list[FilmedEpisode], float]:
@@ -107,7 +115,7 @@ def read_rlds_footage(
                 tasks=(episode.task,),
                 count=episode.steps + 1,
                 kind="success" if succeeded else "failure",
-                keyframes=(0, episode.steps) if succeeded else (),
+                keyframes=until_onset(episode, mapping.onset or 1.0) if succeeded else (),
                 footage=RldsFootage(
                     dataset=dataset,
                     place=episode.index,

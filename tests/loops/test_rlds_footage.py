@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from roborl.data.relabel_sources import open_sources
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.footage import read_footage
+from roborl.rewards.adaptation.scores import until_done
+from roborl.testing.episodes import random_episode, write_episodes
 from roborl.testing.rlds import rlds_episode, write_rlds
 
 
@@ -34,6 +37,23 @@ def test_episodes_of_rlds_are_footage(tmp_path: Path, monkeypatch: pytest.Monkey
         found[0].footage.read({"top": [0]})
     with pytest.raises(DatasetError, match="no such episodes"):
         read_footage(str(root), episodes=[7])
+
+
+def test_a_task_is_done_where_its_dataset_is_known_to_be_and_relabelling_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = "nyu_rot_dataset_converted_externally_to_rlds"
+    root = write_rlds(tmp_path / name / "0.1.0", [rlds_episode(i, steps=20) for i in range(2)])
+    port = tmp_path / "nyu_rot_dataset_lerobot"
+    write_episodes(port, random_episode(0, 20, subtasks=()), random_episode(1, 20))
+    for place, ends in ((root.parent, [14, 14]), (port, [14, 20])):
+        found, _ = read_footage(str(place))
+        assert [e.keyframes[-1] for e in until_done(found, 1.0)] == ends
+        sources = list(open_sources(str(place)))
+        assert [round((s.onset or 1.0) * (s.count - 1)) for s in sources] == ends
+    # The clip that scores 4 ends before the task is done.
+    assert found[0].index_at(0.7) == 10
 
 
 def test_what_teaches_nothing_is_left_out_and_what_is_taken_on_trust_is_told(
