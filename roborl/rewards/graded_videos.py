@@ -173,7 +173,10 @@ def grade_videos(
         shown = video.observations(view, rate_hz)
         curve = viewer.show(video.task, shown, [len(shown) - 1], {})
         answer = None if curve.last is None else level_of(curve.last)
-        asked = Grade(group=video.group, video=video.digest(), truth=video.level, answer=answer)
+        # What was made of one recording is not independent either.
+        asked = Grade(
+            group=video.group, video=video.ladder or video.digest(), truth=video.level, answer=answer
+        )
         grades.append(asked)
         written.append(replace(asked, answer=curve.written))
         on_video(done, len(videos))

@@ -1,7 +1,8 @@
 """How well a model grades whole videos from 1 to 5: the protocol of RoboRewardBench.
 
 The error is averaged within each group of videos and then over the groups; an answer that cannot be read counts as the
-worst error. Several questions may be about one video, so intervals come from drawing videos, not questions.
+worst error. Several questions may be about one video, or about what was made of one recording, so intervals come from
+drawing those, not questions.
 
 Source: Lee et al., "RoboReward: General-purpose vision-language reward models for robotics", arXiv 2601.00675.
 """
@@ -38,7 +39,8 @@ class Grade:
 
     Attributes:
         group: Where the video is from: all groups weigh the same.
-        video: Identity of the video; questions about the same one are not independent.
+        video: Identity of the video, or of the recording that several were made of; questions about the same one are not
+            independent.
         truth: Level from 1 to 5.
         answer: The level answered; None where the answer could not be read.
     """
@@ -65,9 +67,9 @@ class GradeReport:
     Attributes:
         reading: What of an answer is taken for the level.
         questions: How many.
-        videos: How many different ones they are about.
+        videos: How many different ones they are about, or recordings that those were made of.
         mae: Mean absolute error, of each group and then of the groups.
-        interval: Its 95 % bootstrap interval over videos.
+        interval: Its 95 % bootstrap interval over those.
         by_group: Mean absolute error of each group.
         exact: Share of answers that hit the level.
         within_one: Share of answers at most one level off.

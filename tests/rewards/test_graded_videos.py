@@ -148,6 +148,24 @@ def test_the_last_frame_is_the_grade_and_what_cannot_be_read_is_the_worst(tmp_pa
     assert "written_grade_mae" not in given.figures, "it writes no levels"
 
 
+def test_bounds_draw_recordings_and_not_the_videos_that_were_made_of_them(tmp_path: Path) -> None:
+    lines = []
+    for number in range(12):
+        # All that is made of every second recording is graded wrongly.
+        video(tmp_path / "droid" / f"{number}.mp4", 0, 20 * number, 255 if number // 4 % 2 else 128)
+        lines.append(line(f"droid/{number}.mp4", ladder=f"recording {number // 4}"))
+    bounds = []
+    for folder in (lines, [json.dumps(json.loads(text) | {"ladder": ""}) for text in lines]):
+        found = grade_videos(Reads(), read_graded(folder_of(tmp_path, *folder)), rate_hz=10, max_batch=4)
+        bounds.append(
+            (found.figures["grade_mae_high"], found.figures["grade_false_five_high"], found.report.videos)
+        )
+    (by_recording, five_by_recording, recordings), (by_video, five_by_video, videos) = bounds
+    assert (recordings, videos) == (3, 12)
+    assert by_recording > by_video
+    assert five_by_recording > five_by_video
+
+
 @pytest.mark.parametrize("mapped", [False, True])
 def test_a_judge_that_writes_levels_is_graded_by_them_as_well(mapped: bool, tmp_path: Path) -> None:
     lines = []
