@@ -75,7 +75,8 @@ def read_episodes(
 
     A foreign dataset has no observation after its last action. An episode that ended in success or failure keeps that
     action, with its last observation repeated (nothing is bootstrapped from it); a truncated one loses it. Without
-    reward columns an episode counts as a success whose last step earns 1, unless ``success`` says otherwise.
+    reward columns, or with nothing in them, an episode counts as a success whose last step earns 1, unless ``success`` says
+    otherwise. A reward that is no number counts as 0, and is counted in the log.
 
     Args:
         source: A folder, or an id on the hub.
@@ -174,11 +175,7 @@ def read_one(
             else _decode_video(files, row, key, _vector(column["timestamp"]), size)
         )
         images[ours_name] = _with_last(pixels, repeat=repeat)
-    reward = (
-        _vector(column[REWARD])[:steps].astype(np.float32)
-        if REWARD in column
-        else np.r_[np.zeros(steps - 1), float(verdict is True)].astype(np.float32)
-    )
+    reward = _rewards(column, steps, verdict, where=f"episode {index} of {files.root}")
     fps = float(files.info["fps"])
     # Marks name rows of the file: not the last one once more.
     subtasks = from_episode_row(row, fps=fps, last=length - 1)
@@ -217,16 +214,28 @@ def _verdict(
         said = _text(column, VERDICT)
         return {"success": True, "failure": False}.get(said), EndCause(_text(column, END))
     if told is None:
-        if SUCCESS in column:
-            told = bool(_vector(column[SUCCESS]).any())
-        elif REWARD in column:
-            told = bool(_vector(column[REWARD]).max() > 0)
-        else:
-            told = True
+        stated = next(
+            (n for n in (_numbers(column, SUCCESS), _numbers(column, REWARD)) if n is not None), None
+        )
+        told = stated is None or bool((stated > 0).any())  # of NaN that is false
     if told:
         return True, EndCause.SUCCESS
     truncated = TRUNCATED in column and bool(_vector(column[TRUNCATED]).any())
     return False, EndCause.TIME_LIMIT if truncated else EndCause.FAILURE
+
+
+def _rewards(
+    column: Mapping[str, pa.ChunkedArray], steps: int, verdict: bool | None, *, where: str
+) -> NDArray[np.float32]:
+    found = _numbers(column, REWARD)
+    if found is None:
+        paid = np.zeros(steps, np.float32)
+        paid[-1] = verdict is True
+        return paid
+    lost = int(np.isnan(found[:steps]).sum())
+    if lost:
+        log.warning("%s: %d rewards are no numbers, and count as 0", where, lost)
+    return np.nan_to_num(found[:steps], nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
 def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int) -> Provenance:
@@ -274,6 +283,15 @@ def _matrix(column: pa.ChunkedArray | None, rows: int) -> NDArray[np.float32]:
 
 def _vector(column: pa.ChunkedArray) -> NDArray[Any]:
     return np.asarray(column.to_pylist()).reshape(len(column))
+
+
+def _numbers(column: Mapping[str, pa.ChunkedArray], name: str) -> NDArray[np.float32] | None:
+    """Return one number for each row, NaN where there is none; None where the column has no number at all."""
+    if name not in column:
+        return None
+    values = [value[0] if isinstance(value, list) else value for value in column[name].to_pylist()]
+    found = np.asarray([np.nan if value is None else value for value in values], np.float32)
+    return None if np.isnan(found).all() else found
 
 
 def _text(column: Mapping[str, pa.ChunkedArray], name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -378,6 +379,23 @@ def test_the_caller_and_the_columns_overrule_success(tmp_path: Path) -> None:
     assert told[1].reward.sum() == 0
     lerobot_recording(tmp_path / "r", [4, 4], columns={"next.reward": np.float32([1, 0])})
     assert [e.success for e in read_episodes(tmp_path / "r")] == [True, False]
+
+
+def test_what_is_no_number_says_nothing_of_success(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lerobot_recording(tmp_path / "r", [4, 4, 4], columns={"next.reward": np.float32([1, 0, 0])})
+    (path,) = (tmp_path / "r" / "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    place = table.column_names.index("next.reward")
+    values = [[float("nan"), 0.0, None, 1.0], [0.0, None, 0.0, 0.0], [None] * 4]
+    flat = pa.array([number for row in values for number in row], pa.float32())
+    pq.write_table(table.set_column(place, "next.reward", flat), path)
+    episodes = list(read_episodes(tmp_path / "r", with_images=False))
+    assert [e.success for e in episodes] == [True, False, True]
+    assert [e.reward.tolist() for e in episodes] == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert [m.partition(": ")[2] for m in caplog.messages] == [
+        "2 rewards are no numbers, and count as 0",
+        "1 rewards are no numbers, and count as 0",
+    ]
 
 
 def test_a_truncated_foreign_episode_loses_its_last_transition(tmp_path: Path) -> None:
