@@ -117,7 +117,11 @@ def load_files(source: str | Path, *, to_write: bool = False) -> Files:
     try:
         info = json.loads((root / "meta" / "info.json").read_text())
         version = str(info["codebase_version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if absent := sorted({"features", "fps", "data_path"} - info.keys()):
+            raise ValueError(f"it has no {', '.join(absent)}")
+        if not all("dtype" in feature for feature in info["features"].values()):
+            raise ValueError("a feature has no dtype")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             "The dataset's meta/info.json cannot be read",
             seen=f"{root}: {error}",

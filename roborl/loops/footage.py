@@ -202,7 +202,7 @@ def _filmed(
         videos = sorted(folder.glob("*.mp4"))
         # Of one of them: a shorter one is noticed when its pictures are read, and going through a video takes long.
         count = count_frames(videos[0]) if videos else 0
-        (marks,) = read_keyframes(folder / KEYFRAMES).values()
+        marks = _marks(folder / KEYFRAMES)
         if count < 2 or not marks or marks[-1].end > count:
             raise DatasetError(
                 "The videos of an episode do not go with its keyframes",
@@ -223,6 +223,18 @@ def _filmed(
             )
         )
     return found, rate
+
+
+def _marks(path: Path) -> tuple[Subtask, ...]:
+    found = list(read_keyframes(path).values())
+    if len(found) != 1:
+        raise DatasetError(
+            "Keyframes beside the videos of one episode are not those of one episode",
+            seen=f"{path}: of {len(found)} episodes",
+            allowed="a list of {annotation, start_frame_id, end_frame_id}",
+            remedy="Give each episode a folder of its own, with its marks: roborl annotate --help",
+        )
+    return found[0]
 
 
 def read_instructions(root: Path) -> tuple[str, ...]:

@@ -442,6 +442,18 @@ def test_what_is_no_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     info.write_text(whole[:-9])
     with pytest.raises(DatasetError, match=r"info\.json"):
         describe(tmp_path / "d")
+    stated = json.loads(whole)
+    for broken in (
+        {name: value for name, value in stated.items() if name != "features"},
+        stated | {"features": None},
+        stated | {"features": {"action": {"shape": [1]}}},
+        [stated],
+    ):
+        info.write_text(json.dumps(broken))
+        with pytest.raises(
+            DatasetError, match=r"info\.json cannot be read\. Found: .*Allowed: JSON as LeRobot"
+        ):
+            describe(tmp_path / "d")
     info.write_text(whole)
     data = next((tmp_path / "d/data").glob("*/*.parquet"))
     data.write_bytes(data.read_bytes()[:-20])

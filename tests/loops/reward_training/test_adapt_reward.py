@@ -19,10 +19,12 @@ from roborl.loops.footage import read_footage
 from roborl.loops.record import spans
 from roborl.loops.reward_training import adapt_reward as adapting
 from roborl.loops.reward_training.adapt_reward import AdaptRoboRewardConfig, adapt_reward, draw_some
+from roborl.loops.video import write_video
 from roborl.rewards.adaptation.scores import ScoreConfig
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.roboreward import RoboRewardConfig
+from roborl.rewards.training.learnt_from import read_learnt
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import EndCause
 
@@ -199,6 +201,26 @@ def test_videos_with_keyframes_say_the_same(videos):
         read_footage(str(videos))[0][0].footage.read({"front": [0]})
 
 
+def film_greys(folder, *, fps=30, marks=None):
+    folder.mkdir(parents=True)
+    write_video(folder / "front.mp4", [np.full((32, 32, 3), 8 * i, np.uint8) for i in range(12)], fps=fps)
+    own = [{"annotation": "one", "start_frame_id": 0, "end_frame_id": 11}]
+    (folder / "annotated_keyframes.json").write_text(json.dumps(own if marks is None else marks))
+    (folder.parent / "task_instruction.json").write_text('["do it"]')
+
+
+@pytest.mark.parametrize(
+    "marks", [{}, {"0": [], "1": []}, {"0": [{"name": "a", "start": 0, "end": 3}], "1": []}]
+)
+def test_keyframes_of_no_episode_or_several_are_refused(tmp_path, marks):
+    film_greys(tmp_path / "data" / "one", marks=marks)
+    words = (
+        rf"not those of one episode\. Found: .*of {len(marks)} episodes\. Allowed: a list.*folder of its own"
+    )
+    with pytest.raises(DatasetError, match=words):
+        read_footage(str(tmp_path / "data"))
+
+
 def test_what_is_measured_with_is_of_all_other_episodes_and_cameras():
     questions = [
         (episode, camera) for episode in range(5) for camera in ("front", "wrist") for _ in range(80)
@@ -261,6 +283,7 @@ def test_a_dataset_adapts_a_judge_of_videos(dataset, network, tmp_path, capsys, 
     assert [re.search(r"\d", name).group() for name in report["taught_nothing"]] in ([], ["5"])
     assert report["questions"] == 3 * 20 + (not report["taught_nothing"])
     assert load_reward_model(f"roboreward:{tmp_path}").config.frames == 4
+    assert len(read_learnt(f"roboreward:{tmp_path}").origins) == 4
     packages = json.loads((tmp_path / "training.json").read_text())["packages"]
     assert packages.keys() == {"torch", "transformers", "python"}
 
