@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 KEYFRAMES = "annotated_keyframes.json"
 """Name of the file by which an episode of the second kind is known; Robo-Dopamine's own."""
 _INSTRUCTIONS = "task_instruction.json"
+_RATE_SHARE = 0.01  # By which the frames per second of two videos may differ.
 
 
 def is_footage(dataset: str) -> bool:
@@ -196,7 +197,8 @@ def _filmed(
     folders = sorted(path.parent for path in root.glob(f"*/{KEYFRAMES}"))
     verdicts(failed, len(folders))
     tasks = read_instructions(root)
-    found, rate = [], 0.0
+    found: list[FilmedEpisode] = []
+    rates: dict[Path, float] = {}
     for number in [i for i in episodes or range(len(folders)) if 0 <= i < len(folders)]:
         folder, success = folders[number], number not in failed
         videos = sorted(folder.glob("*.mp4"))
@@ -209,7 +211,7 @@ def _filmed(
                 seen=f"{folder}: {count} frames in the first of {len(videos)} videos",
                 allowed=f"at least {marks[-1].end if marks else 2} frames and one keyframe",
             )
-        rate = _rate(videos[0])
+        rates[videos[0]] = _rate(videos[0])
         found.append(
             FilmedEpisode(
                 name=str(folder),
@@ -222,7 +224,25 @@ def _filmed(
                 origin=Origin(content=hashlib.sha256(videos[0].read_bytes()).hexdigest(), index=number),
             )
         )
-    return found, rate
+    return found, _common_rate(rates)
+
+
+def _common_rate(rates: Mapping[Path, float]) -> float:
+    """Return the frames per second that all videos have, 0 without any."""
+    slow, fast = (
+        min(rates, key=rates.__getitem__, default=None),
+        max(rates, key=rates.__getitem__, default=None),
+    )
+    if slow is None or fast is None:
+        return 0.0
+    if rates[fast] > rates[slow] * (1 + _RATE_SHARE):
+        raise DatasetError(
+            "The episodes of a folder of videos were filmed at different rates",
+            seen=f"{slow}: {rates[slow]:g} frames per second, {fast}: {rates[fast]:g}",
+            allowed="the same for all, by which what is learnt counts time",
+            remedy="Write them anew at one rate (ffmpeg -r), or put them into folders of their own: --episodes takes some",
+        )
+    return rates[slow]
 
 
 def _marks(path: Path) -> tuple[Subtask, ...]:

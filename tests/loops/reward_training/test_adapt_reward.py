@@ -221,6 +221,15 @@ def test_keyframes_of_no_episode_or_several_are_refused(tmp_path, marks):
         read_footage(str(tmp_path / "data"))
 
 
+def test_videos_of_different_rates_are_refused_and_both_are_named(tmp_path):
+    film_greys(tmp_path / "data" / "one", fps=10)
+    film_greys(tmp_path / "data" / "two", fps=30)
+    words = r"different rates\. Found: .*one/front\.mp4: 10 frames per second, .*two/front\.mp4: 30\."
+    with pytest.raises(DatasetError, match=words):
+        read_footage(str(tmp_path / "data"))
+    assert read_footage(str(tmp_path / "data"), episodes=[0])[1] == pytest.approx(10)
+
+
 def test_what_is_measured_with_is_of_all_other_episodes_and_cameras():
     questions = [
         (episode, camera) for episode in range(5) for camera in ("front", "wrist") for _ in range(80)
