@@ -220,8 +220,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(value, indent=4, ensure_ascii=False), sync=True)
 
 
-def fingerprint(source: str | Path) -> str:
-    """Return a hash of the frames' order, states and actions: it changes when a dataset is merged, cut or re-indexed."""
+def fingerprint(source: str | Path, *, tasks: bool = True) -> str:
+    """Return a hash of the frames' order, states, actions and tasks: it changes when a dataset is merged or cut, or its tasks are.
+
+    Args:
+        source: A folder, or an id on the hub.
+        tasks: Whether the instructions count; without them it is what earlier releases wrote down.
+    """
     files = load_files(source)
     digest = hashlib.sha256()
     names = ["index", "episode_index", "frame_index", "observation.state", "action"]
@@ -232,4 +237,16 @@ def fingerprint(source: str | Path) -> str:
             values = column.flatten() if pa.types.is_nested(column.type) else column
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).tobytes())
+        if tasks:
+            digest.update(json.dumps(_said(path, files.tasks)).encode())
     return digest.hexdigest()[:16]
+
+
+def _said(path: Path, tasks: Mapping[int, str]) -> list[tuple[int, str]]:
+    """Return the instructions in the order of the rows of a data file, each with its episode where either changes."""
+    if "task_index" not in pq.read_schema(path).names:
+        return []
+    table = pq.read_table(path, columns=["episode_index", "task_index"])
+    rows = np.stack([np.asarray(table.column(name).to_numpy()) for name in table.column_names], axis=1)
+    first = np.r_[True, (np.diff(rows, axis=0) != 0).any(axis=1)]
+    return [(int(episode), tasks.get(int(task), "")) for episode, task in rows[first[: len(rows)]].tolist()]

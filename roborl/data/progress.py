@@ -177,9 +177,11 @@ def check_fingerprint(table: pa.Table, dataset: Path, what: str, remedy: str) ->
     """
     written, now = (table.schema.metadata or {}).get(FINGERPRINT, b"").decode(), fingerprint(dataset)
     if written and written != now:
+        earlier = written == fingerprint(dataset, tasks=False)
         raise DatasetError(
-            f"The {what} was written for other data: the dataset was merged, cut or edited since",
-            seen=f"fingerprint {written}",
+            f"The {what} was written for other data: the dataset was merged, cut or edited since, or given other tasks",
+            seen=f"fingerprint {written}"
+            + (", of a release that did not look at the tasks" if earlier else ""),
             allowed=now,
             remedy=remedy,
         )
