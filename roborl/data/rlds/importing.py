@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def import_rlds(
     Raises:
         ConfigError: If nobody says how many observations a second has.
         DatasetError: If something cannot be read or written, or ``out`` is a dataset of another form or was imported from
-            other records of the same name.
+            other records of the same name, or with other settings.
     """
     dataset = RldsDataset(place, split=split, strict=strict)
     mapping = map_features(dataset.info, instruction=instruction, images=images, rate_hz=rate_hz)
@@ -97,6 +98,7 @@ def import_rlds(
     counts = {"episodes": 0, "present": 0, "damaged": 0, "short": 0, "several_tasks": 0, "unjudged": 0}
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if there:
+        _check_settings(out, dataset, _settings(mapping, video))
         _check_same(out, dataset, there, total)
     records: StageLog | None = None
     with contextlib.ExitStack() as stack:
@@ -125,6 +127,8 @@ def import_rlds(
             if records is None:  # behind the first episode, since the folder is the writer's to make
                 records = StageLog(out / _RECORDS)
                 stack.callback(records.close)
+                if records.get(_begun(dataset)) is None:
+                    records.append(_begun(dataset), _settings(mapping, video))
             records.append(key, {"record": dataset.digest(index)})
             counts["episodes"] += 1
             counts["unjudged"] += episode.success is None
@@ -159,6 +163,41 @@ def _written(out: Path) -> tuple[set[str], dict[str, tuple[int, int]]]:
     return keys, dict(describe(out).cameras) if keys else {}
 
 
+def _settings(mapping: RldsMapping, video: bool) -> dict[str, Any]:
+    """Return what bears on the episodes that an import makes, by the options that set it, as JSON has it."""
+    return {
+        "rate_hz": float(mapping.rate_hz),
+        "instruction": list(mapping.instruction),
+        "images": dict(mapping.cameras),
+        "video": video,
+    }
+
+
+def _begun(dataset: RldsDataset) -> str:
+    """Return the key of the settings that the import of a dataset and split was begun with."""
+    return f"settings of {dataset.info.name} {dataset.split}"
+
+
+def _check_settings(out: Path, dataset: RldsDataset, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on with what was imported with other settings, which would be taken for what is asked for now."""
+    begun = StageLog(out / _RECORDS, dry=True).get(_begun(dataset))
+    if begun is None:
+        # Of an earlier release: what it wrote says its rate and its cameras.
+        info = describe(out)
+        asked = {"rate_hz": float(_fps(settings["rate_hz"])), "images": sorted(settings["images"])}
+        begun = {"rate_hz": float(info.fps), "images": sorted(info.cameras)}
+    else:
+        asked = dict(settings)
+    for name, was in begun.items():
+        if name in asked and asked[name] != was:
+            raise DatasetError(
+                f"The folder was imported with another {name}",
+                seen=f"{name} {asked[name]} for {out}",
+                allowed=f"{name} {was}, with which it was begun",
+                remedy="Import into another folder",
+            )
+
+
 def _check_same(out: Path, dataset: RldsDataset, there: Collection[str], total: int) -> None:
     """Refuse to go on with what was imported from other records, whose episodes would be taken for those of this dataset."""
     records = StageLog(out / _RECORDS, dry=True)
@@ -181,6 +220,10 @@ def _key(dataset: RldsDataset, index: int) -> str:
     return str(EpisodeKey(actor=actor, incarnation=shard + 1, episode=record))
 
 
+def _fps(rate_hz: float) -> int:
+    return max(1, round(rate_hz))
+
+
 def _writer(
     out: Path,
     dataset: RldsDataset,
@@ -188,7 +231,7 @@ def _writer(
     size: Mapping[str, tuple[int, int]],
     video: bool,
 ) -> DatasetWriter:
-    fps = max(1, round(mapping.rate_hz))
+    fps = _fps(mapping.rate_hz)
     if fps != mapping.rate_hz:
         log.warning(
             "a LeRobotDataset has a whole number of frames a second: %g Hz become %d", mapping.rate_hz, fps

@@ -119,6 +119,33 @@ def test_a_second_session_of_one_name_is_not_taken_for_the_first(tmp_path: Path)
     assert import_rlds(tuesday, tmp_path / "other", rate_hz=5).episodes == 1
 
 
+@pytest.mark.parametrize(
+    ("other", "name", "words"),
+    [
+        ({"rate_hz": 20}, "rate_hz", r"rate_hz 20\.0.*Allowed: rate_hz 5\.0"),
+        ({"instruction": "natural"}, "instruction", r"natural.*Allowed: .*language_instruction"),
+        ({"images": ["image"]}, "images", r"images.*Allowed: .*wrist_image"),
+        ({"video": True}, "video", "video True.*Allowed: video False"),
+    ],
+)
+def test_an_import_that_is_repeated_with_other_settings_is_refused(
+    tmp_path: Path, other: dict[str, Any], name: str, words: str
+) -> None:
+    episodes = [rlds_episode(seed, steps=2, natural=["do it"] * 3) for seed in range(2)]
+    root, out = write_rlds(tmp_path / "desk" / "1.0.0", episodes), tmp_path / "out"
+    import_rlds(root, out, rate_hz=5, limit=1)
+    with pytest.raises(DatasetError, match=rf"another {name}\. Found: .*{words}.*another folder"):
+        import_rlds(root, out, **{"rate_hz": 5, **other})
+    assert import_rlds(root, out, rate_hz=5, instruction="language_instruction").present == 1
+    # What an earlier release wrote says its rate and its cameras.
+    log = out / "meta" / "rlds_records.jsonl"
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if "settings" not in line))
+    if name in ("rate_hz", "images"):
+        with pytest.raises(DatasetError, match=f"another {name}"):
+            import_rlds(root, out, **{"rate_hz": 5, **other})
+    assert import_rlds(root, out, rate_hz=5).present == 2
+
+
 def test_what_of_an_action_is_left_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     action = {"open": np.ones(3, bool), "terminate_episode": np.zeros(3, np.float32)}
     root = write_rlds(tmp_path / "desk" / "1.0.0", [rlds_episode(0, steps=2, action=action)])
