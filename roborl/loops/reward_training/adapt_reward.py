@@ -23,7 +23,7 @@ from roborl.rewards.adaptation.hops import HopLessons
 from roborl.rewards.adaptation.lessons import Album, FilmedEpisode, Lessons, Sample, TimeGuess
 from roborl.rewards.adaptation.saving import save_adapted
 from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons, until_done
-from roborl.rewards.adaptation.training import Adapted, Log, adapt
+from roborl.rewards.adaptation.training import Adapted, adapt
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, open_dopamine
 from roborl.rewards.hop_pairs import PairConfig
 from roborl.rewards.judges.config import JudgeKind, Quantisation
@@ -31,6 +31,7 @@ from roborl.rewards.judges.opening import checkpoint_folder
 from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.roboreward import RoboRewardConfig, open_roboreward
 from roborl.rewards.training.learnt_from import learnt, read_learnt, write_learnt
+from roborl.rewards.training.run import Log
 from roborl.rewards.vlac.checkpoint import native_checkpoint, open_vlac
 from roborl.rewards.vlac.config import VlacConfig
 from roborl.whole_files import write_whole

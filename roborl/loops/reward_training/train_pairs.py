@@ -22,7 +22,7 @@ from roborl.rewards.pairs.checkpoint import load_pairs
 from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
 from roborl.rewards.pairs.model import load_pair_model, save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
-from roborl.rewards.pairs.training import Log, train_pairs
+from roborl.rewards.pairs.training import train_pairs
 from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.rewards.training.evaluation import (
     HeldOutReport,
@@ -33,6 +33,7 @@ from roborl.rewards.training.evaluation import (
 )
 from roborl.rewards.training.labels import plan_stages
 from roborl.rewards.training.learnt_from import learnt, read_learnt, write_learnt
+from roborl.rewards.training.run import Log
 
 FUSED = "as set"
 

@@ -19,7 +19,7 @@ from roborl.rewards.model import RewardModel
 from roborl.rewards.sarm.checkpoint import save_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.model import RememberingJudge, SarmModel
-from roborl.rewards.sarm.training import Log, train_sarm
+from roborl.rewards.sarm.training import train_sarm
 from roborl.rewards.training.episodes import TrainingEpisode, as_video
 from roborl.rewards.training.evaluation import (
     HeldOutReport,
@@ -30,6 +30,7 @@ from roborl.rewards.training.evaluation import (
     watcher,
 )
 from roborl.rewards.training.learnt_from import learnt, write_learnt
+from roborl.rewards.training.run import Log
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ def train_reward(
     Raises:
         DatasetError: If the dataset cannot be read or holds no successful episode.
         ModelLoadError: If ``config.out`` holds a resume point of another run.
+        TrainingError: If the training comes to nothing.
     """
     train, held_out, rate_hz = _parted(config, extra)
     trained = train_sarm(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +13,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from roborl.errors import DatasetError, TrainingError
+from roborl.errors import DatasetError
 from roborl.rewards.adaptation.config import AdaptationTraining
 from roborl.rewards.adaptation.lessons import Album, Lessons, Sample
 from roborl.rewards.adaptation.teaching import Teacher
 from roborl.rewards.adaptation.weights import LearningWeights
-from roborl.rewards.resume_points import (
-    Identity,
-    bearing,
-    read_resume_point,
-    restore_optimiser,
-    write_resume_point,
-)
+from roborl.rewards.resume_points import Identity, bearing
+from roborl.rewards.training.pace import Pace
+from roborl.rewards.training.run import Learner, Log, TrainingRun
 from roborl.whole_files import as_json
 
-logger = logging.getLogger(__name__)
-
-_MOST_BROKEN = 10
-_LOG_EVERY_S = 5.0
+_MOST_BROKEN = 10  # steps in a row: in half precision a single one may overflow
 # On the weights that come out.
 _NOT_BEARING = ("held_out", "measure_every", "measure", "report", "save_every_s")
-_LAST_SHARE = 0.02  # of the largest learning rate, in the last step
-
-type Log = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,18 +75,41 @@ def adapt(
     Raises:
         DatasetError: If there is nothing to learn from.
         ModelLoadError: If ``workspace`` holds a resume point of another run.
-        TrainingError: If losses or gradients stay without finite values.
+        TrainingError: If losses, gradients or weights stay without finite values.
     """
     if not samples:
         raise DatasetError(
             "There are no questions to learn from",
             remedy="Give successful episodes, or failures with marked sub-tasks",
         )
-    return _Run(lessons, samples, held_out, albums, training, workspace, log).optimise()
+    # Of the weights as they are read, before anything is done to them.
+    identity = _identity(lessons, samples, albums[0], training)
+    learner = _JudgeLearner(lessons, samples, held_out, albums, training)
+    run = TrainingRun(
+        learner,
+        Pace(steps=learner.planned, learning_rate=training.rate, warm_up=training.warm_up),
+        identity=identity,
+        workspace=workspace,
+        save_every_s=training.save_every_s,
+        clip=training.clip,
+        most_broken=_MOST_BROKEN,
+        told_losses=1,
+    )
+    learner.weights.model.train()
+    run.optimise(_noted(workspace / "log.jsonl", run.step, log))
+    learner.weights.settle()
+    return Adapted(
+        weights=learner.weights,
+        steps=run.step,
+        skipped=run.skipped,
+        first_loss=run.first_loss,
+        last_loss=run.last_loss,
+        seconds=run.session_s,
+    )
 
 
-class _Run:
-    """Network, optimiser and order of one run, and its resume point."""
+class _JudgeLearner(Learner):
+    """A judge's network, and the questions that it is asked."""
 
     def __init__(
         self,
@@ -107,95 +118,32 @@ class _Run:
         held_out: Sequence[Sample],
         albums: tuple[Album, Album],
         training: AdaptationTraining,
-        workspace: Path,
-        log: Log | None,
     ) -> None:
         self.lessons, self.samples, self.training = lessons, samples, training
         self.album, self.held_album = albums
         self.held_out = _thinned(held_out, training.measure)
-        self.workspace, self.log = workspace, log
-        # Of the weights as they are read, before anything is done to them.
-        self.identity = _identity(lessons, samples, self.album, training)
+        self.planned = training.planned_steps(len(samples))
         torch.manual_seed(training.seed)
         self.weights = LearningWeights(lessons.judge.network.model, training)
         self.teacher = Teacher(lessons.judge)
-        self.optimiser = torch.optim.AdamW(self.weights.groups(), lr=training.rate)
-        self.planned = training.planned_steps(len(samples))
-        self.step, self.skipped, self.broken = 0, 0, 0
-        self.losses: list[float] = []
-        self._resume()
+        super().__init__(torch.optim.AdamW(self.weights.groups(), lr=training.rate), self.weights.named)
 
-    def optimise(self) -> Adapted:
-        """Step to the end."""
-        training, model = self.training, self.weights.model
-        began = logged = saved = time.monotonic()
-        model.train()
-        while self.step < self.planned:
-            figures = self._update()
-            self.step += 1
-            now = time.monotonic()
-            measures = self.step % training.measure_every == 0 or self.step == self.planned
-            if measures and self.held_out:
-                figures |= self._measure()
-            if measures or now - logged > _LOG_EVERY_S:
-                self._note({"step": self.step, "planned": self.planned, "seconds": now - began, **figures})
-                logged = now
-            if now - saved > training.save_every_s:
-                self._save()
-                saved = now
-        self._save()
-        self.weights.settle()
-        tenth = max(1, len(self.losses) // 10)
-        return Adapted(
-            weights=self.weights,
-            steps=self.step,
-            skipped=self.skipped,
-            first_loss=_mean(self.losses[:tenth]),
-            last_loss=_mean(self.losses[-tenth:]),
-            seconds=time.monotonic() - began,
-        )
-
-    def _update(self) -> dict[str, float]:
-        """Take one step, or leave it out where a number is not finite; return its figures."""
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """Ask the questions of a step, and yield the loss of some after the other."""
         training, size = self.training, self.training.batch * self.training.accumulate
         # Whatever is random in a step depends on its number alone, so that a resumed run draws the same.
-        torch.manual_seed(training.seed * 1_000_003 + self.step)
-        places = _order(len(self.samples), self.step * size, size, training.seed)
-        rate = training.rate * schedule(self.step, self.planned, training.warm_up)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["share"]
-        self.optimiser.zero_grad(set_to_none=True)
-        total = 0.0
+        torch.manual_seed(training.seed * 1_000_003 + step)
+        places = _order(len(self.samples), step * size, size, training.seed)
         for start in range(0, size, training.batch):
-            loss = self._loss([self.samples[i] for i in places[start : start + training.batch]]) / size
-            total += loss.item()
-            if not math.isfinite(total):
-                break
-            loss.backward()  # type: ignore[no-untyped-call]
-        norm = math.nan
-        if math.isfinite(total):
-            norm = float(torch.nn.utils.clip_grad_norm_(list(self.weights.named.values()), training.clip))
-        if math.isfinite(norm):
-            self.optimiser.step()
-            self.broken = 0
-        else:
-            self._leave_out()
-            total = math.nan
-        self.losses.append(total)
-        return {"loss": total, "rate": rate, "gradient": norm, "skipped": float(self.skipped)}
+            yield self._loss([self.samples[i] for i in places[start : start + training.batch]]) / size
 
-    def _leave_out(self) -> None:
-        self.skipped += 1
-        self.broken += 1
-        logger.warning("step %d is left out: its loss or gradient is not finite", self.step)
-        if self.broken >= _MOST_BROKEN:
-            raise TrainingError(
-                "The training has come to nothing: losses or gradients are not finite",
-                seen=f"{self.broken} steps in a row, up to step {self.step}",
-                remedy="Lower --training.learning_rate, and go on from the last resume point",
-            )
+    def measured(self, step: int, last: bool) -> dict[str, float] | None:
+        """Ask held-out questions when it is time for that."""
+        if step % self.training.measure_every and not last:
+            return None
+        return self._measure() if self.held_out else {}
 
-    def _loss(self, samples: Sequence[Sample]) -> torch.Tensor:
+    def _loss(self, samples: Sequence[Sample]) -> Tensor:
         with self._rounding():
             losses, _ = self.teacher.losses(*self._questions(samples, self.album))
         return losses.sum()
@@ -230,59 +178,20 @@ class _Run:
             return torch.autocast("cuda", dtype=torch.bfloat16)
         return nullcontext()
 
-    def _note(self, figures: Mapping[str, float]) -> None:
-        path = self.workspace / "log.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+def _noted(path: Path, step: int, log: Log | None) -> Log:
+    """Return a log that also writes a file; what was noted in it after so many steps is noted again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+
+    def note(figures: Mapping[str, float]) -> None:
         with path.open("a") as file:
             file.write(as_json(figures) + "\n")
-        if self.log is not None:
-            self.log(figures)
+        if log is not None:
+            log(figures)
 
-    def _save(self) -> None:
-        meta = {
-            "step": str(self.step),
-            "skipped": str(self.skipped),
-            "losses": json.dumps(self.losses),
-        }
-        write_resume_point(
-            self.workspace / "resume.safetensors",
-            tensors={f"weights.{name}": p for name, p in self.weights.named.items()},
-            parameters=self.weights.named,
-            optimiser=self.optimiser,
-            identity=self.identity,
-            meta=meta,
-        )
-
-    def _resume(self) -> None:
-        point = read_resume_point(self.workspace / "resume.safetensors", identity=self.identity)
-        log = self.workspace / "log.jsonl"
-        if point is None:
-            log.unlink(missing_ok=True)
-            return
-        meta, tensors = point
-        self.step, self.skipped = int(meta["step"]), int(meta["skipped"])
-        self.losses = json.loads(meta["losses"])
-        self.weights.load({name: tensors[f"weights.{name}"] for name in self.weights.named})
-        restore_optimiser(self.optimiser, self.weights.named, tensors)
-        if log.is_file():
-            # What was noted after the resume point is noted again.
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            log.write_text("".join(f"{line}\n" for line in lines))
-        logger.info("goes on from step %d of %d", self.step, self.planned)
-
-
-def schedule(step: int, planned: int, warm_up: float) -> float:
-    """Return the factor of the learning rate: straight up, then a cosine down to a fiftieth.
-
-    Example:
-        >>> [round(schedule(step, 100, 0.1), 2) for step in (0, 9, 55, 99)]
-        [0.1, 1.0, 0.51, 0.02]
-    """
-    rising = round(warm_up * planned)
-    if step < rising:
-        return (step + 1) / rising
-    done = (step - rising) / max(1, planned - rising)
-    return _LAST_SHARE + (1.0 - _LAST_SHARE) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return note
 
 
 def _order(count: int, start: int, size: int, seed: int) -> list[int]:
@@ -293,12 +202,6 @@ def _order(count: int, start: int, size: int, seed: int) -> list[int]:
         order = np.random.default_rng([seed, epoch]).permutation(count)
         places += order[offset : offset + size - len(places)].tolist()
     return places
-
-
-def _mean(losses: Sequence[float]) -> float:
-    """Return the mean of those that are numbers."""
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    return float(np.mean(finite)) if finite else math.nan
 
 
 def _thinned(samples: Sequence[Sample], most: int) -> list[Sample]:

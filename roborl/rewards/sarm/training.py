@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from roborl.errors import DatasetError
-from roborl.rewards.resume_points import bearing, read_resume_point, restore_optimiser, write_resume_point
-from roborl.rewards.sarm.batches import PreparedEpisode, WindowBatch, WindowSampler, augmented
+from roborl.rewards.resume_points import bearing
+from roborl.rewards.sarm.batches import PreparedEpisode, WindowSampler, augmented
 from roborl.rewards.sarm.checkpoint import freeze_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.loss import window_losses
@@ -31,14 +29,13 @@ from roborl.rewards.training.episodes import (
     resize_episode,
 )
 from roborl.rewards.training.labels import plan_stages
+from roborl.rewards.training.pace import Pace
+from roborl.rewards.training.run import Learner, Log, TrainingRun
 
 _WARM_UP = 0.05
 _AVERAGING = 0.98
-_LOG_EVERY_S = 5.0
 _BOOTSTRAP = 0.8
 _NOT_BEARING = ("held_out", "threads", "save_every_s")  # on the weights that come out of the same episodes
-
-type Log = Callable[[Mapping[str, float]], None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,7 +74,7 @@ def train_sarm(
         rate_hz: Observations per second of the episodes, which the model is to remember; None where it is not known.
         workspace: Folder for resume points; a run that was cut goes on from the last one. Blocks on the disk.
         cache: Folder for the vectors of a frozen encoder.
-        log: Receives the step, the seconds and the losses every few seconds.
+        log: Receives step, seconds and loss every few seconds.
 
     Returns:
         The model and what it took.
@@ -85,6 +82,7 @@ def train_sarm(
     Raises:
         DatasetError: If there is no successful episode, or episodes do not fit each other.
         ModelLoadError: If ``workspace`` holds a resume point of another run.
+        TrainingError: If losses, gradients or weights are no longer finite.
     """
     config, training = config or SarmConfig(), training or SarmTraining()
     if not any(episode.success for episode in episodes):
@@ -113,47 +111,52 @@ def train_sarm(
         )
         for episode in episodes
     ]
-    run = _Run(network, prepared, config, training, workspace)
-    steps, seconds, loss = run.optimise(log)
+    learner = _SarmLearner(network, prepared, training)
+    run = TrainingRun(
+        learner,
+        Pace(
+            steps=training.steps,
+            learning_rate=training.learning_rate,
+            warm_up=_WARM_UP,
+            budget_s=training.budget_s,
+        ),
+        identity={
+            **bearing("model", config),
+            **bearing("training", training, without=_NOT_BEARING),
+            "episodes": _fingerprint(prepared),
+        },
+        workspace=workspace,
+        save_every_s=training.save_every_s,
+    )
+    network.train()
+    run.optimise(log)
+    network.eval()
     model = freeze_sarm(
-        run.averaged(),
+        learner.averaged(),
         plan,
         cameras=cameras,
         tasks=tuple(sorted({episode.task for episode in episodes})),
         state_dim=_state_dim(episodes),
         trained_hz=rate_hz,
     )
-    return TrainedSarm(model=model, steps=steps, seconds=seconds, loss=loss)
+    return TrainedSarm(model=model, steps=run.step, seconds=run.seconds, loss=run.recent_loss)
 
 
-class _Run:
-    """Network, optimiser and averaged weights of one run, and its resume point."""
+class _SarmLearner(Learner):
+    """The network and the average of its weights."""
 
     def __init__(
-        self,
-        network: SarmNetwork,
-        episodes: Sequence[PreparedEpisode],
-        config: SarmConfig,
-        training: SarmTraining,
-        workspace: Path | None,
+        self, network: SarmNetwork, episodes: Sequence[PreparedEpisode], training: SarmTraining
     ) -> None:
-        self.network, self.training = network, training
-        self.rng = np.random.default_rng(training.seed)
-        self.sampler = WindowSampler(episodes, config.window, training, self.rng)
-        self.trains = torch.from_numpy(self._bootstrap(len(episodes), config.members))
-        self.optimiser = torch.optim.AdamW(
+        optimiser = torch.optim.AdamW(
             network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
         )
-        self.average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        self.step, self.before_s = 0, 0.0
-        self.workspace = workspace
-        self.identity = {
-            **bearing("model", config),
-            **bearing("training", training, without=_NOT_BEARING),
-            "episodes": _fingerprint(episodes),
-        }
-        if workspace is not None:
-            self._resume(workspace)
+        super().__init__(optimiser, dict(network.named_parameters()))
+        self.network, self.training = network, training
+        self.rng = np.random.default_rng(training.seed)
+        self.sampler = WindowSampler(episodes, network.config.window, training, self.rng)
+        self.trains = torch.from_numpy(self._bootstrap(len(episodes), network.config.members))
+        self.average = {name: p.detach().clone() for name, p in self.named.items()}
 
     def _bootstrap(self, episodes: int, members: int) -> NDArray[np.bool_]:
         """Return which member learns from which episode: most from most, each from one, each episode teaches someone."""
@@ -164,89 +167,43 @@ class _Run:
         trains[~trains.any(axis=1)] = True
         return trains
 
-    def optimise(self, log: Log | None) -> tuple[int, float, float]:
-        """Step until the budget is used up; return steps, seconds and the recent loss."""
-        training, began = self.training, time.monotonic()
-        logged = saved = began
-        recent: list[float] = []
-        self.network.train()
-        while True:
-            spent = self.before_s + time.monotonic() - began
-            used = max(self.step / training.steps, spent / training.budget_s)
-            if used >= 1.0:
-                break
-            for group in self.optimiser.param_groups:
-                group["lr"] = training.learning_rate * _schedule(used)
-            recent = [*recent[-49:], self._update(self.sampler.draw())]
-            self.step += 1
-            now = time.monotonic()
-            if log and now - logged > _LOG_EVERY_S:
-                log({"step": self.step, "seconds": spent, "loss": float(np.mean(recent))})
-                logged = now
-            if self.workspace is not None and now - saved > training.save_every_s:
-                self._save(self.workspace, spent)
-                saved = now
-        self.network.eval()
-        if self.workspace is not None:
-            self._save(self.workspace, spent)
-        return self.step, spent, float(np.mean(recent)) if recent else math.nan
-
-    def _update(self, batch: WindowBatch) -> float:
-        network = self.network
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """Draw windows and yield their loss."""
+        network, batch = self.network, self.sampler.draw()
         vectors = batch.frames if network.encoder(0).frozen else network.encode(batch.frames).unbind(1)
         frames = torch.stack([vector[batch.place] for vector in vectors], dim=2)
         state = batch.state if network.config.use_state else None
         texts = sorted(set(batch.texts))
         text = network.text(texts)[torch.tensor([texts.index(t) for t in batch.texts])]
         heads = network(frames, state, text, batch.filled)
-        losses = window_losses(network, heads, batch, self.trains[:, batch.episode])
-        self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        self.optimiser.step()
-        keep = min(_AVERAGING, self.step / (self.step + 10))
+        yield window_losses(network, heads, batch, self.trains[:, batch.episode]).total
+
+    def moved(self, step: int) -> None:
+        """Move the average after the weights."""
+        keep = min(_AVERAGING, step / (step + 10))
         with torch.no_grad():
-            for name, parameter in network.named_parameters():
+            for name, parameter in self.named.items():
                 self.average[name].lerp_(parameter, 1.0 - keep)
-        return losses.total.item()
 
     def averaged(self) -> SarmNetwork:
         """Return the network with the averaged weights in it."""
         self.network.load_state_dict(self.average, strict=False)
         return self.network
 
-    def _save(self, folder: Path, seconds: float) -> None:
-        tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
-        tensors |= {f"average.{n}": t for n, t in self.average.items()}
-        meta = {
-            "step": str(self.step),
-            "seconds": repr(seconds),
-            "rng": json.dumps(self.rng.bit_generator.state),
-        }
-        write_resume_point(
-            folder / "resume.safetensors",
-            tensors=tensors,
-            parameters=dict(self.network.named_parameters()),
-            optimiser=self.optimiser,
-            identity=self.identity,
-            meta=meta,
-        )
+    def kept(self) -> dict[str, Tensor]:
+        """Return the network and the average."""
+        network = {f"network.{n}": t for n, t in self.network.state_dict().items()}
+        return network | {f"average.{n}": t for n, t in self.average.items()}
 
-    def _resume(self, folder: Path) -> None:
-        point = read_resume_point(folder / "resume.safetensors", identity=self.identity)
-        if point is None:
-            return
-        meta, tensors = point
-        self.step, self.before_s = int(meta["step"]), float(meta["seconds"])
-        self.rng.bit_generator.state = json.loads(meta["rng"])
-        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind in parts:
-                parts[kind][rest] = tensor
-        self.network.load_state_dict(parts["network"])
-        self.average = parts["average"]
-        restore_optimiser(self.optimiser, dict(self.network.named_parameters()), tensors)
+    def words(self) -> dict[str, str]:
+        """Return where the draws stand."""
+        return {"rng": json.dumps(self.rng.bit_generator.state)}
+
+    def restore(self, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
+        """Take back network, average and draws."""
+        self.rng.bit_generator.state = json.loads(words["rng"])
+        self.network.load_state_dict({n: tensors[f"network.{n}"] for n in self.network.state_dict()})
+        self.average = {n: tensors[f"average.{n}"] for n in self.average}
 
 
 def _fingerprint(episodes: Sequence[PreparedEpisode]) -> str:
@@ -258,13 +215,6 @@ def _fingerprint(episodes: Sequence[PreparedEpisode]) -> str:
         for array in (*episode.frames, episode.state, labels.stage, labels.progress, labels.ceiling):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _schedule(used: float) -> float:
-    """Return the learning rate's factor: a short warm-up, then a cosine to a fiftieth."""
-    if used < _WARM_UP:
-        return max(0.02, used / _WARM_UP)
-    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * (used - _WARM_UP) / (1.0 - _WARM_UP)))
 
 
 def _state_dim(episodes: Sequence[TrainingEpisode]) -> int:

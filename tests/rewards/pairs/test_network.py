@@ -108,7 +108,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole, parted = fresh(), fresh()
     assert train_pairs(whole, tasks, training).last_loss > 0.0
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("roborl.rewards.pairs.training._LOG_EVERY_S", -1.0)
+    monkey.setattr("roborl.rewards.training.run._LOG_EVERY_S", -1.0)
     with pytest.raises(Cut):
         train_pairs(parted, tasks, training, workspace=tmp_path, log=cut)
     monkey.undo()

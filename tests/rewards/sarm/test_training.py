@@ -68,7 +68,7 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(few: list[TrainingEpis
         pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("roborl.rewards.sarm.training._LOG_EVERY_S", -1.0)
+        patch.setattr("roborl.rewards.training.run._LOG_EVERY_S", -1.0)
         saving = replace(SHORT, save_every_s=0.0)
         calls = []
 
