@@ -50,6 +50,8 @@ class WatchdogConfig:
         stale_s: Greatest age of a camera frame.
         frozen_frames: How many identical frames in a row are taken for a frozen camera while the arm moves; 0: any.
         action_deadline_s: Longest wait for an action before the episode is ended, and for the next chunk before the arm holds.
+            Where the policy still has an earlier observation to answer, as when a person gives back, its wait for this one
+            begins with that answer: the arm holds for at most twice as long.
         tick_deadline_s: Greatest lateness of a control tick, as where a call of the robot blocks, before the episode is
             ended; 0: any. Not asked of a simulated world that waits for the arm.
         operator_silence_s: Longest silence of a device that sends signs of life, as the terminal's keyboard does four

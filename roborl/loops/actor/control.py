@@ -252,14 +252,13 @@ class ControlLoop:
     def _await_turn(self, observation: Observation) -> Turn | None:
         """Hold until somebody acts at this observation; None where the episode must end instead."""
         self._trace.enter("look")
-        wanted = self._turns.wanted(self._index)
+        wanted, heard = self._turns.wanted(self._index), self._turns.heard
         self._trace.enter("publish")
         self._observations.publish(
             Request(key=self._key, index=self._index, wanted=wanted, observation=observation)
         )
-        until_ns = self._clock.now_ns() + int(
-            self._settings.action_deadline_s * self._settings.time_scale * NS
-        )
+        wait_ns = int(self._settings.action_deadline_s * self._settings.time_scale * NS)
+        until_ns, busy = self._clock.now_ns() + wait_ns, False
         while True:
             self._trace.enter("look")
             turn = self._turn_within_period(observation)
@@ -270,6 +269,9 @@ class ControlLoop:
                 return None
             if self._clock.now_ns() > until_ns:
                 self._remarks.keep(
+            if self._turns.heard > heard and not busy:
+                # Inference was busy with an earlier observation, as when a person gives back: this one has its time from now.
+                until_ns, busy = self._clock.now_ns() + wait_ns, True
                     "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
                 )
                 return None

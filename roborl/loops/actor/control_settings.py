@@ -35,8 +35,9 @@ class ControlSettings:
         purpose: What the scenes are for.
         seed: Which set of them to run through.
         replan_steps: After how many steps of a chunk another one is asked for.
-        action_deadline_s: Wall seconds without an action after which the episode ends; and for which the arm goes on with a
-            chunk while the next one, asked for, does not come.
+        action_deadline_s: Wall seconds without an action after which the episode ends, once more as many where the answer to
+            an earlier observation comes meanwhile; and for which the arm goes on with a chunk while the next one, asked for,
+            does not come.
         tick_deadline_s: Wall seconds by which a control tick may be late before the episode ends; 0: any.
         stop_s: How long the arm is held, in seconds, before a stop counts as done.
         time_scale: How many clock seconds pass per wall second.

@@ -20,6 +20,9 @@ class NewestChunk:
         remarks: Takes what is to be said of bad ones.
         replan_steps: After how many steps of a chunk another one is asked for.
         patience_steps: How many steps more it serves while the other one does not come.
+
+    Attributes:
+        heard: How many have come.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class NewestChunk:
         self._slot, self._status, self._remarks = slot, status, remarks
         self._replan_steps, self._patience_steps = replan_steps, patience_steps
         self._chunk: Chunk | None = None
-        self._came_at = 0
+        self._came_at = self.heard = 0
 
     def forget(self) -> None:
         """Drop what is held, as an episode begins."""
@@ -54,6 +57,7 @@ class NewestChunk:
             self._status.add("bad_chunks")
             return
         self._chunk, self._came_at = chunk, index
+        self.heard += 1
 
     def covering(self, key: EpisodeKey, index: int) -> Chunk | None:
         """Return it where it holds an action for step ``index`` of episode ``key``, whenever that was chosen."""

@@ -67,6 +67,11 @@ class Turns:
         self._newest.forget()
         self._key, self._taken, self.lost = key, [], False
 
+    @property
+    def heard(self) -> int:
+        """How many answers of the policy's have come."""
+        return self._newest.heard
+
     def wanted(self, index: int) -> bool:
         """Look for what the policy has chosen meanwhile; return whether it is to be asked again at step ``index``."""
         assert self._key is not None, "an episode has begun"

@@ -475,6 +475,32 @@ def test_once_the_person_lets_go_a_dead_policy_stops_the_arm(tmp_path: Path) -> 
     assert bench.arm.calls[-1] == "hold"
 
 
+@pytest.mark.parametrize("length", [50, 1])
+@pytest.mark.parametrize("latency_s", [0.3, 0.45])
+def test_a_person_gives_back_to_a_policy_that_has_an_earlier_observation_to_answer_first(
+    tmp_path: Path, latency_s: float, length: int
+) -> None:
+    """Each of its answers comes within the deadline, the one that counts at twice the time."""
+    for back in range(10, 16):
+        folder = tmp_path / str(back)
+        folder.mkdir()
+        person = Scripted(range(5, back))
+        bench = Bench(folder, action_deadline_s=0.5, max_steps=20, slots=200, supervisor=person)
+        bench.inference.latency_s, bench.inference.length = latency_s, length
+        bench.loop.run()
+        assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT]
+
+
+def test_a_policy_that_dies_once_it_has_answered_an_earlier_observation_stops_the_arm(tmp_path: Path) -> None:
+    """Within twice the deadline, here 0.5 s, and the stop itself."""
+    bench = Bench(tmp_path, action_deadline_s=0.5, max_steps=30, slots=200, supervisor=Scripted(range(10)))
+    bench.inference.latency_s = 0.45
+    die_at(bench, 8)
+    bench.loop.run()
+    assert [(end.cause, end.index) for end in ends(bench)] == [(EndCause.WATCHDOG, 10)]
+    assert 25 < bench.arm.calls.count("hold") <= 50 + 2 + 10
+
+
 def test_a_world_that_waits_gives_a_person_the_proposal_too(tmp_path: Path) -> None:
     bench = Bench(tmp_path, world_waits=True, supervisor=Scripted(range(6)))
     bench.inference.latency_s = 0.07
