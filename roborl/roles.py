@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,15 @@ class Policy(Protocol):
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
         """Return the next h actions, float32 (h, a), each in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A policy that keeps plans: actions that it has chosen and not given away yet. Others need not have this."""
+
+    def forget_plans(self) -> None:
+        """Choose the next actions by what is seen then, for somebody else has moved the robot; the episode goes on."""
         ...
 
 

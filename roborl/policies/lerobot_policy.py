@@ -136,6 +136,10 @@ class LeRobotPolicy:
         """Forget the observations and actions of the episode so far."""
         if self._explorer:
             self._explorer.reset()
+        self.forget_plans()
+
+    def forget_plans(self) -> None:
+        """Forget the observations and actions so far, but not how the episode explores."""
         for part in (self._parts.model, self._parts.before, self._parts.after):
             part.reset()
 

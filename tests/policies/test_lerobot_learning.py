@@ -146,6 +146,14 @@ def test_a_kind_that_answers_alike_explores_and_one_that_draws_does_not(saved: S
     np.testing.assert_array_equal(opened(vla, explore=explore).act(SEEN[0]), opened(vla).act(SEEN[0]))
 
 
+def test_an_episode_explores_on_when_plans_are_forgotten(saved: Saved) -> None:
+    planner, other = (opened(saved("act", HEAD), explore=ExplorationConfig(std=0.3)) for _ in range(2))
+    for policy in (planner, other):
+        policy.act(SEEN[0])
+    planner.forget_plans()
+    np.testing.assert_array_equal(planner.act(SEEN[1]), other.act(SEEN[1]))
+
+
 @pytest.mark.parametrize(
     ("kind", "learn", "words"),
     [

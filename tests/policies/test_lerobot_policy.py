@@ -102,6 +102,18 @@ def test_it_acts_as_in_lerobots_own_loop(saved: Callable[[str], Path], kind: str
             np.testing.assert_allclose(action, np.clip(wanted, -1.0, 1.0), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["vqbet", "smooth"])
+def test_plans_that_are_forgotten_do_not_go_on(saved: Callable[[str], Path], kind: str) -> None:
+    """One that was asked elsewhere before answers as one that is asked for the first time."""
+    old, new = (load_policy(saved(kind), seed=seed) for seed in (3, 4))
+    for seen in SEEN[:3]:
+        old.act(seen)
+    assert isinstance(old, LeRobotPolicy)
+    old._random = np.random.default_rng(4)
+    old.forget_plans()
+    np.testing.assert_allclose(old.act(SEEN[4]), new.act(SEEN[4]), atol=1e-5)
+
+
 @pytest.mark.parametrize("parts", [("text_config",), ("text_config", "vision_config")])
 def test_a_policy_on_a_language_model_in_half_precision_runs_in_the_formats_that_it_was_trained_in(
     tmp_path: Path, parts: tuple[str, ...]

@@ -255,7 +255,13 @@ class ControlLoop:
         wanted, heard = self._turns.wanted(self._index), self._turns.heard
         self._trace.enter("publish")
         self._observations.publish(
-            Request(key=self._key, index=self._index, wanted=wanted, observation=observation)
+            Request(
+                key=self._key,
+                index=self._index,
+                wanted=wanted,
+                after_person=self._turns.after_person(self._index),
+                observation=observation,
+            )
         )
         wait_ns = int(self._settings.action_deadline_s * self._settings.time_scale * NS)
         until_ns, busy = self._clock.now_ns() + wait_ns, False
@@ -267,13 +273,13 @@ class ControlLoop:
             if self._turns.lost:
                 self._lose_operator("The take-over device is silent while the person has the arm: it stops")
                 return None
-            if self._clock.now_ns() > until_ns:
-                self._remarks.keep(
             if self._turns.heard > heard and not busy:
                 # Inference was busy with an earlier observation, as when a person gives back: this one has its time from now.
                 until_ns, busy = self._clock.now_ns() + wait_ns, True
                     "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
                 )
+            if self._clock.now_ns() > until_ns:
+                self._remarks.keep(
                 return None
             self._status.add("holds")
             self._trace.enter("send")

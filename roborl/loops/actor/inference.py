@@ -24,7 +24,7 @@ from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.beating import beating
 from roborl.loops.supervise import Child
-from roborl.roles import Policy
+from roborl.roles import Planner, Policy
 from roborl.serving.weight_layout import WeightSet
 from roborl.types import EpisodeKey, Frame, Observation
 
@@ -138,6 +138,8 @@ class InferenceLoop:
                 self._key = request.key
                 self._policy.reset()
             if request.wanted:
+                if request.after_person and isinstance(self._policy, Planner):
+                    self._policy.forget_plans()
                 self._answer(request)
         received = self._received()
         if received != self._seen:

@@ -224,12 +224,14 @@ class Request:
         key: The episode; another one than before means that the policy forgets the last.
         index: Which observation of it.
         wanted: Whether control needs a chunk that starts here.
+        after_person: Whether a person commanded the step before: what the policy planned until then is out of date.
         observation: The observation itself.
     """
 
     key: EpisodeKey
     index: int
     wanted: bool
+    after_person: bool = False
     observation: Observation
 
 
@@ -278,6 +280,7 @@ def _pack_request(request: Request) -> dict[str, Any]:
         "key": str(request.key),
         "index": request.index,
         "wanted": request.wanted,
+        "after_person": request.after_person,
         "state": observation.state,
         "stamp_ns": observation.stamp_ns,
         "frames": frames,
@@ -293,6 +296,7 @@ def _unpack_request(message: dict[str, Any]) -> Request:
         key=EpisodeKey.parse(message["key"]),
         index=int(message["index"]),
         wanted=bool(message["wanted"]),
+        after_person=bool(message["after_person"]),
         observation=Observation(frames=frames, state=message["state"], stamp_ns=message["stamp_ns"]),
     )
 

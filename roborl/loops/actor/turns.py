@@ -78,6 +78,10 @@ class Turns:
         self._newest.look(index)
         return self._newest.wanted(self._key, index, person_at=self._person_at)
 
+    def after_person(self, index: int) -> bool:
+        """Return whether a person commanded the step before ``index``."""
+        return bool(self._taken) and self._person_at == index - 1
+
     def take(self, observation: Observation, index: int, *, alone: bool) -> Turn | None:
         """Return what is done in step ``index``; None while nobody does anything, for good where the arm is ``lost``.
 

@@ -141,6 +141,7 @@ class Inference:
         self.latency_s: float | None = 0.0
         self.length = 1
         self.asked: list[tuple[EpisodeKey, int]] = []
+        self.after_person: list[int] = []
         self.act: Callable[[Observation], np.ndarray] = lambda o: np.full((self.length, 2), 0.5, np.float32)
         self._due: tuple[int, Chunk] | None = None
 
@@ -148,6 +149,7 @@ class Inference:
         request = self.requests.unseen() if self._due is None else None
         if request is not None and request.wanted and self.latency_s is not None:
             self.asked.append((request.key, request.index))
+            self.after_person += [request.index] * request.after_person
             chunk = Chunk(
                 key=request.key,
                 first=request.index,
@@ -489,6 +491,12 @@ def test_a_person_gives_back_to_a_policy_that_has_an_earlier_observation_to_answ
         bench.inference.latency_s, bench.inference.length = latency_s, length
         bench.loop.run()
         assert [end.cause for end in ends(bench)] == [EndCause.TIME_LIMIT]
+
+
+def test_the_policy_is_told_that_a_person_moved_the_arm(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, max_steps=8, supervisor=Scripted([0, 3, 4]))
+    bench.loop.run()
+    assert bench.inference.after_person == [1, 4, 5]
 
 
 def test_a_policy_that_dies_once_it_has_answered_an_earlier_observation_stops_the_arm(tmp_path: Path) -> None:

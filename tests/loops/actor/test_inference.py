@@ -74,11 +74,15 @@ class Side:
         self.weights.write(WeightSet.of(version, weights))
         self.received += 1
 
-    def ask(self, index: int, *, episode: int = 0, wanted: bool = True) -> np.ndarray | None:
+    def ask(
+        self, index: int, *, episode: int = 0, wanted: bool = True, after_person: bool = False
+    ) -> np.ndarray | None:
         key = EpisodeKey(actor="arm", incarnation=1, episode=episode)
         frame = Frame(rgb=np.zeros((4, 4, 3), np.uint8), camera="front", stamp_ns=0, id=index)
         observation = Observation(frames={"front": frame}, state=np.zeros(3, np.float32), stamp_ns=0)
-        self.requests.publish(Request(key=key, index=index, wanted=wanted, observation=observation))
+        self.requests.publish(
+            Request(key=key, index=index, wanted=wanted, after_person=after_person, observation=observation)
+        )
         self.loop.turn(0.0)
         chunk = self.chunks.unseen()
         assert chunk is None or chunk.covers(key, index)
@@ -101,6 +105,21 @@ def test_a_new_episode_resets_the_policy(side: Side) -> None:
     for episode in (0, 0, 1, 1, 1, 2):
         side.ask(0, episode=episode)
     assert side.made[0].resets == 3
+
+
+def test_a_policy_that_plans_ahead_forgets_it_once_a_person_has_moved_the_arm(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side.ask(0)
+    assert side.ask(1, after_person=True) is not None, "one that does not has nothing to forget"
+    forgot: list[int] = []
+    monkeypatch.setattr(
+        Policy, "forget_plans", lambda self: forgot.append(side.status["chunks"]), raising=False
+    )
+    for index, after_person in enumerate((False, True, True, False), start=2):
+        side.ask(index, after_person=after_person)
+    assert forgot == [3, 4]
+    assert side.made[0].resets == 1
 
 
 def test_another_trainers_set_of_the_same_version_is_loaded_and_none_twice(side: Side) -> None:

@@ -166,10 +166,10 @@ def test_an_observation_arrives_as_it_was_published(tmp_path: Path) -> None:
     writer, reader = ObservationSlot(tmp_path, cameras, 4), ObservationSlot(tmp_path, cameras, 4)
     assert reader.wait(0.0) is None
     writer.publish(Request(key=KEY, index=1, wanted=True, observation=observation(1)))
-    writer.publish(Request(key=KEY, index=2, wanted=False, observation=observation(2)))
+    writer.publish(Request(key=KEY, index=2, wanted=False, after_person=True, observation=observation(2)))
     request = reader.wait(1.0)
     assert request is not None
-    assert (request.key, request.index, request.wanted) == (KEY, 2, False)
+    assert (request.key, request.index, request.wanted, request.after_person) == (KEY, 2, False, True)
     np.testing.assert_array_equal(request.observation.images["front"], observation(2).images["front"])
     np.testing.assert_array_equal(request.observation.state, observation(2).state)
     assert request.observation.frames["front"].id == 2
