@@ -16,6 +16,9 @@ from roborl.types import Source
 type Ints = NDArray[np.int64]
 type Bools = NDArray[np.bool_]
 
+REST = 0.05
+"""Largest number of an action that is no motion: what an arm does by itself, and a hand that lies on its device."""
+
 INDEX_SETS = ("all", "online", "demo", "failure", "person", "success")
 _PERSON = SOURCES.index(Source.PERSON)
 
@@ -106,36 +109,78 @@ def measure(
     )
 
 
+def idle_ends(person: Bools, action: NDArray[np.float32]) -> Bools:
+    """Return the steps of a person before their first and after their last motion of each span, (t,).
+
+    A person who takes over by a button first reaches for the device, and lets go of it before giving back; one who takes
+    over by motion keeps the arm for a while after it. None of that is meant. What the gripper does is a motion, too.
+
+    Args:
+        person: Whether a person commanded, (t,).
+        action: What was executed, (t, a).
+    """
+    moves = np.abs(action).max(axis=1, initial=0.0) > REST
+    idle = person.copy()
+    for first, end in np.flatnonzero(np.diff(person, prepend=False, append=False)).reshape(-1, 2):
+        motion = np.flatnonzero(moves[first:end])
+        if motion.size:
+            idle[first + motion[0] : first + motion[-1] + 1] = False
+    return idle
+
+
 class TransitionIndex:
     """Named sets of sampleable transitions over one store, each transition once.
 
     Sets: ``all``, ``online``, ``demo``, ``failure`` (recorded failures),
-    ``success`` (online episodes that succeeded) and ``person`` (steps a person commanded in online episodes), or several
-    joined by ``+``.
+    ``success`` (online episodes that succeeded) and ``person`` (steps a person commanded in online episodes, from their
+    first motion to their last), or several joined by ``+``.
     """
 
     def __init__(self) -> None:
         self._persons: dict[int, Ints] = {}
+        self._idle: Bools = np.zeros(0, bool)
+        self._marked: dict[int, slice] = {}
         self._looked_at: tuple[Ints, Ints] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
         self._cache: dict[str, tuple[Ints, Ints, Drawn]] = {}
 
-    def update(self, extent: Extent, table: NDArray[Any], source: NDArray[np.uint8]) -> None:
+    def update(
+        self,
+        extent: Extent,
+        table: NDArray[Any],
+        source: NDArray[np.uint8],
+        action: NDArray[np.float32],
+    ) -> None:
         """Take over a new extent; only episodes that changed are looked at step by step."""
         self._extent, self._table = extent, table
         self._cache.clear()
         online = (extent.length > 0) & (table["kind"] == ONLINE)
         ordinal, length = np.where(online, extent.ordinal, 0), np.where(online, extent.length, 0)
         before = self._looked_at
-        if before[0].size != ordinal.size:
+        if (before[0].size, self._idle.size) != (ordinal.size, source.size):
             self._persons.clear()
+            self._marked.clear()
+            self._idle = np.zeros(source.size, bool)
             before = (np.zeros_like(ordinal), np.zeros_like(length))
-        for slot in np.flatnonzero((ordinal != before[0]) | (length != before[1])).tolist():
-            start = int(extent.start[slot])
-            steps = np.flatnonzero(source[start : start + int(length[slot])] == _PERSON)
+        changed = np.flatnonzero((ordinal != before[0]) | (length != before[1])).tolist()
+        for slot in changed:
+            # All of them first: another episode may have these rows by now.
             self._persons.pop(slot, None)
-            if steps.size:
+            self._idle[self._marked.pop(slot, slice(0))] = False
+        for slot in changed:
+            start = int(extent.start[slot])
+            rows = slice(start, start + int(length[slot]))
+            person = source[rows] == _PERSON
+            if not person.any():
+                continue
+            self._marked[slot] = rows
+            self._idle[rows] = idle = idle_ends(person, action[rows])
+            if (steps := np.flatnonzero(person & ~idle)).size:
                 self._persons[slot] = steps
         self._looked_at = (ordinal, length)
+
+    def idle(self, rows: Ints) -> Bools:
+        """Return which rows hold steps of a person before their first or after their last motion; see :func:`idle_ends`."""
+        return self._idle.take(rows, mode="clip")
 
     def count(self, index_set: str) -> int:
         """Return how many transitions a set has."""

@@ -38,7 +38,7 @@ class SamplingConfig:
     Attributes:
         n_step: Steps a transition spans where nothing cuts it; with ``chunked``, the length of a chunk. Where another source
             takes over it ends, so that no action is credited with what a person did next; a chunk of the policy's also where
-            other weights act.
+            other weights act, and one of a person's where their motions begin or end.
         discount: The learner's γ, for Σγⁱrᵢ.
         chunked: Hand over all the actions of a transition, not only the first.
         shift_px: Random shift of pictures in each direction, 0 to 4 px.
@@ -91,7 +91,8 @@ class Batch:
             last one is held: potential shaping does not look at it.
         terminated: The task itself ended within the horizon: nothing is bootstrapped, bool (b,).
         horizon: Steps, int64 (b,).
-        person: A person chose the first action, in no recorded failure, bool (b,).
+        person: A person chose the first action, in no recorded failure, bool (b,). Online not before their first and after
+            their last motion, where they stand still: such a step is like one of practice.
         demo: The episode is a demonstration, bool (b,).
         rows: Rows of the replay memory, int64 (b,).
         next_rows: Rows of the next observations, int64 (b,).
@@ -186,7 +187,8 @@ class Sampler:
         self._verdicts = bool((self._extent.terminal & ~np.isnan(self._verdict_reward)).any())
         self._kind = table["kind"].copy()
         self._demo: Bools = self._kind == DEMO
-        self._index.update(self._extent, table, self.reader.columns.source)
+        columns = self.reader.columns
+        self._index.update(self._extent, table, columns.source, columns.action)
         if config.shuffled:
             self._order = self._shuffled(table, labelled)
 
@@ -270,7 +272,9 @@ class Sampler:
             next_potential=after,
             terminated=terminated,
             horizon=horizon,
-            person=(columns.source.take(rows) == _PERSON) & (self._kind.take(slots) != FAILURE),
+            person=(columns.source.take(rows) == _PERSON)
+            & (self._kind.take(slots) != FAILURE)
+            & ~self._index.idle(rows),
             demo=self._demo.take(slots),
             rows=rows,
             next_rows=next_rows,
@@ -282,12 +286,13 @@ class Sampler:
         horizon = np.minimum(remaining, self.config.n_step)
         columns = self.reader.columns
         source, version = columns.source.take(rows), columns.policy_version.take(rows)
-        acted = source == _POLICY
+        acted, idle = source == _POLICY, self._index.idle(rows)
         for step in range(self.config.n_step - 1, 0, -1):
             other = columns.source.take(rows + step, mode="clip") != source
             if self.config.chunked:
                 # Of what a person does the version is only that of a proposal, and 0 where there was none.
                 other |= acted & (columns.policy_version.take(rows + step, mode="clip") != version)
+                other |= self._index.idle(rows + step) != idle
             horizon = np.where(other & (step < horizon), step, horizon)
         return horizon
 

@@ -28,7 +28,8 @@ LAYOUT = ArenaLayout(
 
 
 def key(episode: int) -> EpisodeKey:
-    return EpisodeKey(actor="arm", incarnation=1, episode=episode)
+    # Of an incarnation by which all of its actions are motions.
+    return EpisodeKey(actor="arm", incarnation=300, episode=episode)
 
 
 class World:
@@ -44,9 +45,13 @@ class World:
         self.infos[episode] = info
         assert self.writer.place(info, rows)
 
-    def arrive(self, episode: int, **details: Any) -> None:
+    def arrive(self, episode: int, *, still: bool = False, **details: Any) -> None:
         info = self.infos[episode]
-        assert self.writer.write(arrival(info.key, info.observations, **details))
+        record = arrival(info.key, info.observations, **details)
+        if still and record.command:
+            action = record.command.action * np.float32([0.1, 1, 0])
+            record = replace(record, command=replace(record.command, action=action))
+        assert self.writer.write(record)
         self.infos[episode] = replace(info, observations=info.observations + 1)
 
     def change(self, episode: int, **changes: Any) -> None:
@@ -91,11 +96,26 @@ def episodes(draw: st.DrawFn) -> list[dict[str, Any]]:
                 "kind": draw(st.sampled_from(["online", "demo", "evaluation"])),
                 "discarded": draw(st.integers(0, 4)) == 0,
                 "sources": draw(st.lists(st.sampled_from(list(Source)), min_size=steps, max_size=steps)),
+                "still": draw(st.lists(st.booleans(), min_size=steps, max_size=steps)),
                 "versions": draw(st.lists(st.integers(1, 2), min_size=steps, max_size=steps)),
                 "rewards": draw(st.lists(st.sampled_from([0.0, 0.5, -1.0]), min_size=steps, max_size=steps)),
             }
         )
     return made
+
+
+def persons(episode: dict[str, Any], length: int) -> tuple[set[int], set[int]]:
+    """The definition: which of the first steps are a person's, and which of those stand before or after all their motions."""
+    his, idle = {t for t in range(length) if episode["sources"][t] is Source.PERSON}, set()
+    for t in his:
+        before, after = t, t
+        while before in his and episode["still"][before]:
+            before -= 1
+        while after in his and episode["still"][after]:
+            after += 1
+        if episode["kind"] == "online" and not {before, after} <= his:
+            idle.add(t)
+    return his, idle
 
 
 def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple[int, bool, float]]:
@@ -108,20 +128,24 @@ def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple
     out: dict[int, tuple[int, bool, float]] = {}
     if episode["discarded"] or episode["kind"] == "evaluation":
         return out
+    windows = {}
     for t in range(last):
         if not ended and t + config.n_step > last:
             continue
-        window = min(config.n_step, last - t)
+        windows[t] = window = min(config.n_step, last - t)
         # The column must have reached the end of the window; no label is needed of a terminal observation.
         needed = min(t + window, last - 1 if terminal else last)
         if config.need_labels and not episode["deadline"] and needed >= episode["labelled"]:
-            continue
+            del windows[t]
+    _, idle = persons(episode, len(windows))
+    for t, window in windows.items():
         horizon = 1
         while horizon < window:
             taken_over = episode["sources"][t + horizon] != episode["sources"][t]
             swapped = episode["versions"][t + horizon] != episode["versions"][t]
             acted_on = episode["sources"][t] is Source.POLICY
-            if taken_over or (swapped and acted_on and config.chunked):
+            stops = (t + horizon in idle) != (t in idle)
+            if taken_over or (config.chunked and (stops or (swapped and acted_on))):
                 break
             horizon += 1
         terminated = terminal and t + horizon == last
@@ -159,6 +183,7 @@ def test_draws_what_the_definition_says(
                 else {
                     "reward": episode["rewards"][step],
                     "source": episode["sources"][step],
+                    "still": episode["still"][step],
                     "policy_version": episode["versions"][step],
                 }
             )
@@ -190,15 +215,18 @@ def test_draws_what_the_definition_says(
     assert draws.counts()["all"] == len(wanted)
     for name, kind in (("demo", "demo"), ("online", "online")):
         assert draws.count(name) == sum(made[n]["kind"] == kind for n, _ in wanted)
-    assert draws.count("person") == sum(
-        made[n]["kind"] == "online" and made[n]["sources"][t] is Source.PERSON for n, t in wanted
-    )
+    meant: set[tuple[int, int]] = set()
+    for n, episode in enumerate(made):
+        his, idle = persons(episode, sum(number == n for number, _ in wanted))
+        meant |= {(n, t) for t in his - idle}
+    assert draws.count("person") == sum(made[n]["kind"] == "online" for n, _ in meant)
     if not wanted:
         with pytest.raises(DatasetError, match="nothing to sample"):
             draws.sample(1)
         return
     batch = draws.sample(700)
-    check_instants(batch.images, batch.state, batch.action)
+    check_instants(batch.images, batch.state)
+    np.testing.assert_allclose(batch.action[:, 1], batch.state[:, 2] / 1000, atol=1e-6)
     check_instants(batch.next_images, batch.next_state)
     seen = set()
     for i in range(len(batch)):
@@ -209,7 +237,7 @@ def test_draws_what_the_definition_says(
         assert batch.reward[i] == pytest.approx(reward)
         assert batch.next_state[i, 1] == n
         assert batch.next_state[i, 2] == t + horizon
-        assert batch.person[i] == (made[n]["sources"][t] is Source.PERSON)
+        assert batch.person[i] == ((n, t) in meant)
         assert batch.demo[i] == (made[n]["kind"] == "demo")
         inside = () if batch.potentials is None else enumerate(batch.potentials[i, : horizon + 1], start=t)
         ends = ((t, batch.potential[i]), (t + horizon, batch.next_potential[i]))
@@ -243,6 +271,39 @@ def test_a_persons_segments_keep_their_own_pictures(tmp_path: Path) -> None:
     check_instants(batch.images, batch.state, batch.action)
     check_instants(batch.next_images, batch.next_state)
     np.testing.assert_array_equal(batch.next_state[:, 2], batch.state[:, 2] + 1)
+
+
+def test_a_correction_is_cloned_from_its_first_motion_to_its_last(tmp_path: Path) -> None:
+    """A person who takes over by a button reaches for the device first, and lets go of it before giving back."""
+    world = World(tmp_path)
+    world.begin(0)
+    for t in range(20):
+        moves = t - 1 in (5, 6, 8)  # with a rest between
+        world.arrive(0, source=Source.PERSON if 2 <= t - 1 < 12 else Source.POLICY, still=not moves)
+    draws = world.sampler(need_labels=False)
+    assert draws.counts()["person"] == 4, "while the episode runs, too"
+    world.change(0, end=EndCause.TIME_LIMIT)
+    draws.refresh()
+    assert set(draws.sample(200, "person").state[:, 2].astype(int)) == {5, 6, 7, 8}
+    batch = draws.sample(400)
+    assert set(batch.state[:, 2].astype(int)) == set(range(19)), "the rest is practice like any other"
+    assert set(batch.state[batch.person][:, 2].astype(int)) == {5, 6, 7, 8}
+    chunks = world.sampler(need_labels=False, n_step=8, chunked=True).sample(400)
+    starts = dict(zip(chunks.state[:, 2].astype(int), chunks.horizon, strict=True))
+    assert [starts[t] for t in (2, 5, 8, 9)] == [3, 4, 1, 3], "and no chunk of the correction goes on into it"
+
+
+def test_rows_that_pass_from_a_person_to_somebody_else_are_not_theirs_any_more(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.begin(0, rows=21)
+    for _ in range(11):
+        world.arrive(0, source=Source.PERSON, still=True)
+    world.change(0, end=EndCause.TIME_LIMIT)
+    draws = world.sampler(need_labels=False)
+    assert draws._index.idle(np.arange(400)).sum() == 10
+    world.change(0, discarded=True)
+    draws.refresh()
+    assert not draws._index.idle(np.arange(400)).any()
 
 
 def test_a_time_limit_bootstraps_from_the_stored_last_observation(tmp_path: Path) -> None:
