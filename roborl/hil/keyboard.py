@@ -84,7 +84,8 @@ class TerminalKeyboard:
             self._tell_terminal(LEAVE_PASTES)
             if self._answers:  # What comes later is typed into the shell.
                 select.select([self._fd], [], [], _LAST_ANSWER_S)
-            termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._before)  # type: ignore[arg-type]
+            with contextlib.suppress(termios.error):  # it was closed
+                termios.tcsetattr(self._fd, termios.TCSAFLUSH, self._before)  # type: ignore[arg-type]
             self._before = None
 
     def poll(self) -> list[Button]:
@@ -122,7 +123,10 @@ class TerminalKeyboard:
     def _read(self) -> bytes:
         read = b""
         while select.select([self._fd], [], [], 0)[0]:
-            arrived = os.read(self._fd, 1024)
+            try:
+                arrived = os.read(self._fd, 1024)
+            except OSError:  # it was closed: no keys, and no signs of life
+                break
             if not arrived:
                 break
             read += arrived

@@ -15,8 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -52,9 +52,11 @@ class Child:
 
     @classmethod
     def alone(cls, name: str) -> Child:
-        """Make one for a process without a supervisor, and let SIGTERM and Ctrl-C stop it."""
+        """Make one for a process without a supervisor, and let SIGTERM, Ctrl-C and the end of its terminal stop it."""
         child = cls(name, None, ctypes.c_int64(0))
         child._take_signals(handles_interrupt=True)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+            child._take_hangup()
         return child
 
     def beat(self) -> None:
@@ -78,6 +80,20 @@ class Child:
     def _take_signals(self, *, handles_interrupt: bool) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         signal.signal(signal.SIGINT, (lambda *_: self.stop()) if handles_interrupt else signal.SIG_IGN)
+
+    def _take_hangup(self) -> None:
+        """Let a terminal that is closed stop the process. What is written to it from then on goes nowhere, and does not fail."""
+        terminals = [output for output in (1, 2) if os.isatty(output)]
+
+        def stop(*_: object) -> None:
+            self.stop()
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for output in terminals:
+                if not os.isatty(output):
+                    os.dup2(nowhere, output)
+            os.close(nowhere)
+
+        signal.signal(signal.SIGHUP, stop)
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         if self._link is not None:
@@ -245,7 +261,8 @@ class ProcessGroup:
             args=(spec.name, theirs, life.beat, spec.handles_interrupt, spec.target, spec.args),
             name=f"roborl-{spec.name}",
         )
-        process.start()
+        with _without_hangups():
+            process.start()
         theirs.close()
         if life.died is not None:
             self.restarts[spec.name] += 1
@@ -325,6 +342,16 @@ class ProcessGroup:
             self._on_event({"at_ns": time.monotonic_ns(), "child": life.spec.name, "event": event, **figures})
 
 
+@contextmanager
+def _without_hangups() -> Iterator[None]:
+    """Hold SIGHUP back in processes that are started meanwhile: without the fork server nobody knows when a child has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run(
     name: str,
     link: Connection,
@@ -345,6 +372,8 @@ def _run(
     )
     child = Child(name, link, beat)
     child._take_signals(handles_interrupt=handles_interrupt)
+    # As Ctrl-C it comes to all of them, and their parent ends them in order.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=child._end_with_parent, name="parent-watch", daemon=True).start()
     try:
         target(child, *args)

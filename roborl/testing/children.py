@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 from roborl.errors import RoborlError
-from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.loops.supervise import Child, ChildSpec, Event, ProcessGroup
+
+log = logging.getLogger(__name__)
 
 
 def finish(child: Child) -> None:
@@ -46,6 +48,34 @@ def wait(child: Child, pid_file: Path) -> None:
     while not child.stopping:
         child.beat()
         time.sleep(0.01)
+
+
+def leave_word(child: Child, place: Path) -> None:
+    """Leave in a file that it runs, and then that it was stopped."""
+    child.ready()
+    place.write_text("runs")
+    while not child.stopping:
+        child.beat()
+        time.sleep(0.01)
+    place.write_text("stopped")
+
+
+def keep_two(folder: Path) -> None:
+    """Keep two processes alive until this one is stopped, as a command does, and say so."""
+    child = Child.alone("two")
+    specs = [
+        ChildSpec(name=name, target=leave_word, args=(folder / name,), lasting=True) for name in ("a", "b")
+    ]
+    events: list[Event] = []
+    group = ProcessGroup(specs, on_event=events.append)
+    group.start()
+    while not child.stopping:
+        group.poll(0.05)
+    log.info("It ends")
+    group.stop()
+    print("It has ended", flush=True)  # noqa: T201  (a command's result)
+    died = sum(event["event"] == "died" for event in events)
+    (folder / "parent").write_text("stopped" if not died else f"took {died} children for dead")
 
 
 def supervise_one(child: Child, pid_file: Path) -> None:

@@ -175,6 +175,14 @@ def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
     assert Button.FAILURE in [press.button for press in presses.take()]
 
 
+def test_a_terminal_that_is_closed_presses_nothing_and_is_left_quietly(tmp_path: Path) -> None:
+    master, terminal = os.openpty()
+    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, terminal) as keyboard:
+        os.close(master)
+        assert keyboard.poll() == []
+    os.close(terminal)
+
+
 class Terminal:
     """A keyboard at a pseudo-terminal whose other end answers for as long as somebody is connected to it."""
 

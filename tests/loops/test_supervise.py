@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +169,38 @@ def test_ctrl_c_ends_a_group_in_its_order_and_quietly(
     assert events[-2:] == ["a finished", "b finished"]
     assert not any("died" in event for event in events)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("how", ["closed", "SIGTERM"])
+def test_a_terminal_that_is_closed_ends_a_group_in_its_order_too(tmp_path: Path, how: str) -> None:
+    """It sends SIGHUP to every process in the foreground, the fork server among them, and takes nothing more to write."""
+    ours, theirs = os.openpty()
+    words = "import logging; logging.basicConfig(level='INFO'); from pathlib import Path; from roborl.testing import children;"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{words} children.keep_two(Path({str(tmp_path)!r}))"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    try:
+        wait_for(lambda: all((tmp_path / name).exists() for name in "ab"), 30)
+        if how == "closed":
+            os.close(ours)
+            os.killpg(process.pid, signal.SIGHUP)  # as a shell does to what runs in it
+        else:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+            ("a", "b", "parent"), "stopped"
+        )
+    finally:
+        process.kill()
+        process.wait()
+        if how != "closed":
+            os.close(ours)
 
 
 class Idle:
