@@ -276,10 +276,10 @@ class ControlLoop:
             if self._turns.heard > heard and not busy:
                 # Inference was busy with an earlier observation, as when a person gives back: this one has its time from now.
                 until_ns, busy = self._clock.now_ns() + wait_ns, True
-                    "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
-                )
             if self._clock.now_ns() > until_ns:
                 self._remarks.keep(
+                    "actions", f"No action within {self._settings.action_deadline_s:g} s: the arm stops"
+                )
                 return None
             self._status.add("holds")
             self._trace.enter("send")
