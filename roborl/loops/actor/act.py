@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,7 @@ class Actor:
             "wall_s": wall_s,
             "episodes": control["episodes"],
             "discarded": control["discarded"],
+            "cut_short": control["cut_short"],
             "steps": control["steps"],
             "successes": control["successes"],
             "person_steps": control["person_steps"],
@@ -294,11 +295,18 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
     config = replace(config, run=config.run / "evaluation")
     figures = Actor(config, stopping).run()
     shutil.rmtree(folder_of(config))
-    return figures | _success(figures["successes"], figures["episodes"] - figures["discarded"])
+    return figures | success_of(figures)
 
 
-def _success(successes: int, episodes: int) -> dict[str, float]:
-    """Return the success rate and its 95 % Wilson interval, and say them; nothing where no episode was run."""
+def success_of(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return the success rate and its 95 % Wilson interval, and say them; nothing where no episode counts.
+
+    What was discarded does not count; nor do episodes that a fault of robot, cameras or processes cut short: they say nothing
+    of the policy.
+    """
+    if cut_short := figures["cut_short"]:
+        log.warning("%d episodes were cut short by a fault, and do not count", cut_short)
+    successes, episodes = figures["successes"], figures["episodes"] - figures["discarded"] - cut_short
     if not episodes:
         return {}
     low, high = wilson_interval(successes, episodes)

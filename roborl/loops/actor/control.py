@@ -358,7 +358,8 @@ class ControlLoop:
             self._lose_operator(_SILENT)
         self._orders.finish(self._index)
         self._turns.finish()
-        self._ended = (self._key, cause is EndCause.SUCCESS)
+        left_out = self._settings.evaluates and (cause is EndCause.WATCHDOG or self._orders.discard)
+        self._ended = None if left_out else (self._key, cause is EndCause.SUCCESS)
         count_end(self._status, cause, discarded=self._orders.discard)
         log.debug("%s ended at %d: %s", self._key, self._index, cause)
 
@@ -390,4 +391,4 @@ class ControlLoop:
                 self._status.add("successes", 1 if verdict.success else -1)
 
     def _enough(self) -> bool:
-        return (episodes := self._settings.episodes) is not None and self._status["episodes"] >= episodes
+        return self._settings.enough(self._status["episodes"], cut_short=self._status["cut_short"])

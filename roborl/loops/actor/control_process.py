@@ -181,6 +181,7 @@ def count_lost_episode(journal: Journal, status: StatusSlot) -> None:
         log.warning("Episode %s was cut short by the end of the process that ran it", last.key)
         status["lost_at"] = head
         status.add("lost_episodes")
+        status.add("cut_short")
         status.add("episodes")
 
 

@@ -67,6 +67,27 @@ class ControlSettings:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is out of range", seen=getattr(self, name), allowed="above 0")
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether a policy's successes are counted."""
+        return self.purpose == "evaluation"
+
+    def enough(self, episodes: int, *, cut_short: int) -> bool:
+        """Return whether so many episodes are enough.
+
+        In an evaluation those that a fault cut short say nothing of the policy and do not count, so that others are run; up to
+        as many as were wanted, and five.
+
+        Args:
+            episodes: How many have been run.
+            cut_short: How many of them a fault cut short.
+        """
+        if self.episodes is None:
+            return False
+        if not self.evaluates:
+            return episodes >= self.episodes
+        return episodes - cut_short >= self.episodes or cut_short >= self.episodes + 5
+
     def patience_steps(self, ticks_per_step: int) -> int:
         """Return the policy steps, each of so many control ticks, that make up ``action_deadline_s``; at least 1."""
         deadline_s = self.action_deadline_s * self.time_scale

@@ -27,7 +27,7 @@ STATUS_FIELDS = {
         *("incarnation", "begun", "episode", "index", "committed", "episodes", "steps", "successes"),
         *("ticks", "due_ns", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
         *("person_steps", "takeovers", "operator_lost", "robot_faults", "clipped", "judge_stops"),
-        *("priority", "lost_episodes", "lost_at", "discarded"),
+        *("priority", "lost_episodes", "lost_at", "discarded", "cut_short"),
         *(f"late_{phase}" for phase in PHASES),
         *(f"worst_{phase}_ns" for phase in PHASES),
         *("worst_cpu_ns", "worst_faults", "worst_disk_faults"),
@@ -130,6 +130,7 @@ def count_end(status: StatusSlot, cause: EndCause, *, discarded: bool) -> None:
     status.add("successes", cause is EndCause.SUCCESS)
     status.add("discarded", discarded)
     status.add("watchdogs", cause is EndCause.WATCHDOG)
+    status.add("cut_short", cause is EndCause.WATCHDOG and not discarded)
     status.add("judge_stops", cause is EndCause.JUDGE_STOP)
 
 

@@ -32,6 +32,7 @@ from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Press, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
 from roborl.learning.sampling import Sampler, SamplingConfig
+from roborl.loops.actor.act import success_of
 from roborl.loops.actor.control import ControlLoop
 from roborl.loops.actor.control_settings import ControlSettings, Waiting
 from roborl.loops.actor.judge_stop import JudgeStop, LiveScore, LiveSlot
@@ -541,6 +542,51 @@ def test_a_robot_that_fails_ends_the_episode_at_its_last_whole_step(bench: Bench
     stopped_then_asked = ["hold", "begin_episode", "observe"]
     assert bench.arm.calls[-3:] == stopped_then_asked, "servos and cameras answer"
     assert bench.status["robot_faults"] == 1
+
+
+def test_an_episode_that_a_fault_cut_short_is_no_failure_of_the_policy_that_is_evaluated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench = Bench(tmp_path, purpose="evaluation", episodes=3, slots=200)
+
+    def fail(call: str, count: int) -> None:
+        if call == "observe" and count == 3:
+            raise RobotError("camera late")
+
+    bench.arm.fault = fail
+    bench.operator.success_at = 5
+    bench.loop.run()
+    causes = [end.cause for end in ends(bench)]
+    assert causes == [EndCause.WATCHDOG, *[EndCause.SUCCESS] * 3], "another is run in its place"
+    rate = success_of(bench.status.values())
+    assert rate["success"] == 1.0
+    assert rate["success_low"] < 0.5, "of three"
+    assert "1 episodes were cut short by a fault" in caplog.text
+
+
+def test_a_verdict_on_an_episode_that_does_not_count_counts_for_nothing(tmp_path: Path) -> None:
+    """The operator calls it a success as soon as the robot has failed."""
+    bench = Bench(tmp_path, purpose="evaluation", episodes=1, slots=200)
+
+    def fail(call: str, count: int) -> None:
+        if call == "observe" and count == 3:
+            bench.keys.press(Button.SUCCESS, episode=bench.loop._key, index=1)
+            raise RobotError("camera late")
+
+    bench.arm.fault = fail
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.WATCHDOG, EndCause.TIME_LIMIT]
+    assert any(isinstance(record, Verdict) for record in bench.records()), "it is stored as ever"
+    assert success_of(bench.status.values())["success"] == 0.0
+
+
+def test_an_evaluation_of_a_policy_that_never_answers_comes_to_an_end(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, purpose="evaluation", episodes=2, action_deadline_s=0.1, slots=200)
+    bench.inference.latency_s = None
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.WATCHDOG] * 7
+    assert success_of(bench.status.values()) == {}
 
 
 @pytest.mark.parametrize("call", ["observe", "tick", "begin_step"])
