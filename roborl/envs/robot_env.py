@@ -121,8 +121,9 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             RobotError: If the robot does not answer or a camera fails.
         """
         executed = self.arm.begin_step(np.asarray(action, dtype=np.float32))
-        if self._rate.remaining_ns() < -self._rate.period_ns:
-            self._rate.wait()  # A policy that took long sets the pace anew, rather than two set-points at once.
+        if self._rate.remaining_ns() <= 0:
+            self._rate.wait()  # A look or a policy that took long sets the pace anew, rather than two set-points at once.
+        self._rate.begin_now(self.arm.ticks_per_step)  # set-points are planned a period apart, and go out so
         for _ in range(self.arm.ticks_per_step):
             self.arm.tick()
             self._rate.wait()
