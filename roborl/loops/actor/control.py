@@ -305,6 +305,9 @@ class ControlLoop:
 
     def _act(self, turn: Turn) -> Command | None:
         """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
+        overdue = self._rate.remaining_ns() <= 0 and not self._settings.world_waits
+        if overdue and self._deadline.missed(self._trace.wait(self._rate)):
+            return None  # A look that only took longer than a period costs one: rather that than two set-points at once.
         self._trace.enter("decide")
         executed = self._arm.begin_step(turn.action)
         if not np.array_equal(executed, turn.action):

@@ -335,6 +335,18 @@ def test_set_points_go_out_a_period_apart_though_their_step_began_late_in_its_pe
     assert bench.status["late_max_ns"] == 0
 
 
+@pytest.mark.parametrize("look_s", [0.015, 0.02, 0.021, 0.045])
+def test_set_points_go_out_a_period_apart_though_the_arm_was_looked_at_for_longer(
+    bench: Bench, look_s: float
+) -> None:
+    bench.inference.length = 50
+    bench.arm.fault = lambda call, count: bench.clock.advance(look_s) if call == "observe" else None
+    bench.loop.run()
+    apart_s = np.diff(np.reshape(bench.arm.sent_ns, (6, 5))) / NS
+    np.testing.assert_allclose(apart_s, PERIOD_S, atol=1e-6)
+    assert bench.status["late_max_ns"] == pytest.approx(max(0.0, look_s - PERIOD_S) * NS), "it is counted"
+
+
 def test_a_world_that_waits_is_not_moved_by_holding(tmp_path: Path) -> None:
     bench = Bench(tmp_path, world_waits=True)
     bench.inference.latency_s = 0.07
