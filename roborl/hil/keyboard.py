@@ -30,11 +30,13 @@ KEYS = {
     "t": Button.TAKE_OVER,
     "g": Button.GIVE_BACK,
 }
-HELP = "s success · f failure · d discard · r scene ready · space stop · e emergency stop · t take over · g give back"
+HELP = "s success · f failure · d discard · r scene ready · space stop · e emergency stop"
+HELP_WITH_DEVICE = f"{HELP} · t take over · g give back"
 _ALIVE_S = 0.25
 _UNANSWERED = 20
 _LAST_ANSWER_S = 0.1
 _STOPS = (Button.STOP, Button.ESTOP)
+_OF_DEVICE = (Button.TAKE_OVER, Button.GIVE_BACK)
 _ENTER = frozenset("\r\n")
 
 
@@ -45,6 +47,7 @@ class TerminalKeyboard:
         sender: Where presses go.
         on_screen: Returns the episode and the index of the observation that the person sees.
         descriptor: A terminal's file descriptor; standard input by default.
+        device: Whether there is a take-over device; without one, what its two keys cannot do is said once.
 
     Used as a context manager: inside it the terminal gives keys at once, without Enter, and marks what is pasted.
 
@@ -62,10 +65,13 @@ class TerminalKeyboard:
         sender: PressSender,
         on_screen: Callable[[], tuple[EpisodeKey, int] | None],
         descriptor: int | None = None,
+        *,
+        device: bool = True,
     ) -> None:
         self._sender = sender
         self._on_screen = on_screen
         self._fd = sys.stdin.fileno() if descriptor is None else descriptor
+        self._device, self._told = device, False
         self._before: list[object] | None = None
         self._asking, self._asked, self._answers = Every(_ALIVE_S), 0, False
         self._keystrokes = Keystrokes()
@@ -98,10 +104,20 @@ class TerminalKeyboard:
             if set(buttons) - set(stops):
                 log.warning("Several keys at once: only a stop is obeyed, press again what you meant")
             buttons = stops
+        if not self._device and set(buttons) & set(_OF_DEVICE):
+            self._say_what_is_missing()
+            buttons = [button for button in buttons if button not in _OF_DEVICE]
         for button in buttons:
             self._send(button)
         self._show_life(answered=STATUS in arrived)
         return buttons
+
+    def _say_what_is_missing(self) -> None:
+        if not self._told:
+            log.warning(
+                "There is no device to take over with: t and g do nothing. train takes one with --act.teleop, act with --teleop"
+            )
+        self._told = True
 
     def _show_life(self, *, answered: bool) -> None:
         """Pass on the terminal's answer as a sign of life, and ask it again now and then."""

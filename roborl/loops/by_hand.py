@@ -275,7 +275,7 @@ def buttons_at_the_terminal() -> Iterator[Presses]:
     with tempfile.TemporaryDirectory(prefix="roborl-record-") as folder:
         sender, presses = PressSender(Path(folder), "keyboard"), Presses(Path(folder))
         over = threading.Event()
-        with TerminalKeyboard(sender, lambda: None) as keyboard:
+        with TerminalKeyboard(sender, lambda: None, device=False) as keyboard:
 
             def follow() -> None:
                 while not over.wait(_POLL_S):

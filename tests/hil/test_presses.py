@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
 from roborl.errors import SafetyStop
-from roborl.hil.keyboard import TerminalKeyboard
+from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, TerminalKeyboard
 from roborl.hil.keystrokes import Keystrokes
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
@@ -157,6 +157,22 @@ def test_keys_become_presses_with_the_frame_on_the_screen(tmp_path: Path) -> Non
         (Button.STOP, 9),
     ]
     assert Button.ALIVE in [p.button for p in taken]
+
+
+def test_without_a_device_to_take_over_with_its_keys_say_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    presses = Presses(tmp_path)
+    reading, writing = os.pipe()
+    sender = PressSender(tmp_path, "keyboard")
+    with TerminalKeyboard(sender, lambda: None, reading, device=False) as keyboard:
+        for typed in b"tgts":
+            os.write(writing, bytes([typed]))
+            assert keyboard.poll() == ([Button.SUCCESS] if typed == ord("s") else [])
+    assert [press.button for press in presses.take() if press.button is not Button.ALIVE] == [Button.SUCCESS]
+    assert caplog.text.count("no device to take over with: t and g do nothing") == 1
+    assert "take over" in HELP_WITH_DEVICE
+    assert "take over" not in HELP
 
 
 def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from roborl.clock import Every
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
-from roborl.hil.keyboard import HELP, TerminalKeyboard
+from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, TerminalKeyboard
 from roborl.hil.presses import PressSender
 from roborl.locks import FolderLock
 from roborl.loops.actor import control_process, inference, io, live, teleop
@@ -204,8 +204,9 @@ class Actor:
         """Return the operator's keyboard as a context, whose value is None where there is none to listen to."""
         if self._config.operator in ("sim", "none") or not sys.stdin.isatty():
             return _NoKeyboard()
-        log.info("%s", HELP)
-        return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen)
+        device = bool(self._config.teleop)
+        log.info("%s", HELP_WITH_DEVICE if device else HELP)
+        return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen, device=device)
 
     @property
     def stuck(self) -> int:
