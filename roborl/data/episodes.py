@@ -70,17 +70,12 @@ class EpisodeInfo:
         """The observation at which the task itself ended, None where it did not.
 
         That is the one a verdict judged that ends the task; without one, the last of an episode that ended in success or
-        failure.
+        failure. Steps after it are kept and never sampled.
         """
         verdict = self.verdict
         if verdict is not None and verdict.ends and 0 < verdict.index < self.observations:
             return verdict.index
         return self.steps if self.end is not None and self.end.terminated and self.steps else None
-
-    @property
-    def after_end(self) -> int:
-        """How many steps were taken after the terminal observation; they are kept and never sampled."""
-        return 0 if self.terminal_index is None else self.steps - self.terminal_index
 
     @property
     def success(self) -> bool | None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from roborl.errors import DatasetError
 from roborl.rewards.graded_videos import METADATA
 from roborl.whole_files import write_whole
 
@@ -79,22 +78,3 @@ def write_rows(folder: Path, rows: Sequence[RelabelRow]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
-
-
-def read_rows(folder: Path) -> list[RelabelRow]:
-    """Read the rows of a split; none where it has no metadata.
-
-    Raises:
-        DatasetError: If a line is no such row.
-    """
-    path = folder / METADATA
-    if not path.is_file():
-        return []
-    try:
-        return [RelabelRow(**json.loads(line)) for line in path.read_text().splitlines()]
-    except (ValueError, TypeError) as error:
-        raise DatasetError(
-            "The rows of relabelled episodes cannot be read",
-            seen=f"{path}: {error}",
-            allowed="metadata.jsonl as roborl relabel writes it",
-        ) from error

@@ -41,11 +41,10 @@ def test_terminal_observation_and_attributes(
         info = info.with_record(End(key=KEY, index=max(0, observations - 1), cause=end)) or info
     if judged is not None and 0 < judged[0] < observations:
         assert info.terminal_index == judged[0]
-        assert info.after_end == observations - 1 - judged[0]
     elif end in (EndCause.SUCCESS, EndCause.FAILURE) and observations > 1:
-        assert (info.terminal_index, info.after_end) == (observations - 1, 0)
+        assert info.terminal_index == observations - 1
     else:
-        assert (info.terminal_index, info.after_end) == (None, 0)
+        assert info.terminal_index is None
     assert info.sequences == {"ring": 4}
     assert EpisodeInfo.from_attributes(json.loads(json.dumps(info.to_attributes()))) == info
 

@@ -64,7 +64,7 @@ def test_follows_an_episode_from_its_beginning_through_sealing(tmp_path: Path) -
             join(pack_record(Verdict(key=KEY, index=9, success=False, source=RewardSource.OPERATOR))),
         )
         (info,) = reader.episodes()
-        assert (info.terminal_index, info.success, info.after_end) == (9, False, 28)
+        assert (info.terminal_index, info.success, info.steps) == (9, False, 37)
         episode = reader.episode(KEY)
         assert (episode.success, len(episode.steps)) == (False, 37)
 

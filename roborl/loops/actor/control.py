@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 # For verdicts on earlier episodes that may come while one runs.
 _SPARE_SLOTS = 8
 _FAULTS_IN_A_ROW = 5
+_STOP_S = 0.2
+"""How long the arm is held before a stop counts as done."""
 _LOOKS_PER_PERIOD = 10
 _SILENT = "The operator's keyboard gives no sign of life: the arm stops"
 
@@ -343,7 +345,7 @@ class ControlLoop:
 
     def _stop_arm(self) -> None:
         """Hold for a while. A robot that fails at this too has nothing left to be told."""
-        for _ in range(max(1, round(self._settings.stop_s * self._settings.control_hz))):
+        for _ in range(max(1, round(_STOP_S * self._settings.control_hz))):
             try:
                 self._arm.hold()
             except RobotError as error:

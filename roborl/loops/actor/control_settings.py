@@ -39,7 +39,6 @@ class ControlSettings:
             an earlier observation comes meanwhile; and for which the arm goes on with a chunk while the next one, asked for,
             does not come.
         tick_deadline_s: Wall seconds by which a control tick may be late before the episode ends; 0: any.
-        stop_s: How long the arm is held, in seconds, before a stop counts as done.
         time_scale: How many clock seconds pass per wall second.
         world_waits: Let a simulated world stand still while no action is there, so that an episode does not depend on
             the load of the machine. On a physical arm this is false: it is held.
@@ -57,7 +56,6 @@ class ControlSettings:
     replan_steps: int = 1
     action_deadline_s: float = 1.0
     tick_deadline_s: float = 0.0
-    stop_s: float = 0.2
     time_scale: float = 1.0
     world_waits: bool = False
     goes_home: bool = False

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roborl.cli.main import main
-from roborl.data.relabel_rows import SPLITS, read_rows
+from roborl.data.relabel_rows import SPLITS, RelabelRow
 from roborl.data.relabel_source import Film
 from roborl.data.stage_log import StageLog
 from roborl.errors import ConfigError, DatasetError
@@ -25,7 +25,7 @@ from roborl.loops.relabelling import sources as relabelled
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.loops.relabelling.relabel import plan, relabel
 from roborl.loops.reporting.relabel_page import write_relabel_page
-from roborl.rewards.graded_videos import read_graded
+from roborl.rewards.graded_videos import METADATA, read_graded
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.model import JudgeDown
 from roborl.rewards.references import video_frames
@@ -74,6 +74,13 @@ def config_of(out, endpoint=None, **changes):
     model = f"toy@{endpoint.url}" if endpoint else "none"
     fields = {"source": ["bars"], "out": out, "model": model, "judge": QUICK, "val": 0.0, "test": 0.0}
     return RelabelConfig(**(fields | changes))
+
+
+def read_rows(folder):
+    path = folder / METADATA
+    return (
+        [RelabelRow(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
+    )
 
 
 def rows_of(folder):
