@@ -29,9 +29,9 @@ def check_lookahead(lookahead: float, lookahead_updates: int) -> None:
 class Targets:
     """Shaped n-step targets with a look ahead that grows.
 
-    Once critics have converged, shaping speaks no more: by its own law every action is worth what the task says. So critics
-    begin with a short look ahead, where the potential stands for most of what is to come, and end with the whole. Where no
-    potential stands in, they look all the way at once.
+    Once critics have converged, shaping no longer changes which action is best: by its own law every action is worth what the
+    task says. So critics begin with a short look ahead, where the potential stands for most of what is to come, and end with
+    the whole. Where no potential stands in, they look all the way at once.
 
     Args:
         form: How progress becomes reward.

@@ -185,7 +185,7 @@ class ControlLoop:
     def _fault(self, error: RobotError) -> None:
         """Count a failure of the robot; several in a row, a silent arm or a dead camera are for a fresh process to deal with.
 
-        It connects them anew as soon as they answer, and asks nobody for a scene before.
+        It connects them anew as soon as they answer; before that, the operator is not asked to reset the scene.
         """
         self._status.add("robot_faults")
         self._faults += 1

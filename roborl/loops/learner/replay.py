@@ -104,8 +104,8 @@ class ReplaySource:
         reported: Keys, as text, of episodes that an earlier process of this run has reported.
         updates: How many updates the algorithm has made; schedules follow it.
         imported: Whether all recorded episodes have come in.
-        ahead: Whether the learner has its head start: then nothing that happened online is drawn, or the first episode
-            would be all there is of it.
+        ahead: Whether the learner has its head start: then nothing that happened online is drawn, else the few online
+            steps so far would be drawn over and over.
     """
 
     def __init__(
