@@ -202,6 +202,8 @@ class Weighted:
             preset = replace(preset, lr=config.learning_rate)
         self._most_norm = preset.grad_clip_norm or float("inf")
         self._policy_optimiser: torch.optim.Optimizer = preset.build(groups)
+        self._device = next(iter(policy.learnt.values())).device
+        self._on_card = self._device.type == "cuda"
         self.updates = 0
 
     def update(self, batch: Batch) -> dict[str, float]:
@@ -244,6 +246,8 @@ class Weighted:
             "value_optimiser": self._value_optimiser.state_dict(),
             "updates": self.updates,
             "generator": torch.get_rng_state(),
+            # A list, which a run need not have had before: its checkpoints may be older, or from a computer without a card.
+            "cuda_generator": torch.cuda.get_rng_state(self._device).tolist() if self._on_card else [],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -259,6 +263,8 @@ class Weighted:
         go_on(self._value_optimiser, state["value_optimiser"])
         self.updates = int(state["updates"])
         torch.set_rng_state(state["generator"])
+        if self._on_card and (drawn := state.get("cuda_generator")):
+            torch.cuda.set_rng_state(torch.tensor(drawn, dtype=torch.uint8), self._device)
 
     def _told(
         self, rows: NDArray[np.int64], state: NDArray[np.float32], potential: NDArray[np.float32]

@@ -255,6 +255,25 @@ def test_it_goes_on_exactly_where_it_was(saved: Callable[[str], Path], tmp_path:
     )
 
 
+def test_what_a_card_draws_goes_on_too_where_the_checkpoint_has_it(
+    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (learner(saved, tmp_path / "store") for _ in range(2))
+    assert first.state_dict()["cuda_generator"] == []
+    put_back: list[list[int]] = []
+    drawn = torch.arange(16, dtype=torch.uint8)
+    monkeypatch.setattr("torch.cuda.get_rng_state", lambda device: drawn)
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda state, device: put_back.append(state.tolist()))
+    without = copy.deepcopy(first.state_dict())
+    del without["cuda_generator"]
+    first._on_card = second._on_card = True
+    state = copy.deepcopy(first.state_dict())
+    second.load_state_dict(without)  # Of an older release, or of a computer without a card.
+    assert put_back == []
+    second.load_state_dict(state)
+    assert put_back == [drawn.tolist()]
+
+
 def act_with_a_slower_image_network(tmp_path: Path) -> Callable[[str], Path]:
     folder = tmp_path / "act"
     rates = {"optimizer_lr": 1e-4, "optimizer_lr_backbone": 1e-6}
