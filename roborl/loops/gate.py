@@ -13,8 +13,7 @@ from roborl.loops.reward_gate import require_question
 from roborl.loops.score_link import require_cameras
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.loops.train_config import TrainConfig
-from roborl.rewards.model import says_done
-from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
+from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
 
@@ -44,14 +43,14 @@ def gate_main(child: Child, config: TrainConfig) -> None:
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     references = read_demonstration(config.demonstration, tuple(bench.cameras), bench.task)
     model = find_loader(config.reward)()
-    require_cameras(model.cameras, tuple(bench.cameras))
-    check_rate(told_rate(model), bench.policy_hz, "bench")
-    warn_of_rate(trained_rate(model), bench.policy_hz, "bench")
-    views = model.cameras or tuple(bench.cameras)
+    require_cameras(model.info.cameras, tuple(bench.cameras))
+    check_rate(model.info.observation_hz, bench.policy_hz, "bench")
+    warn_of_rate(model.info.trained_hz, bench.policy_hz, "bench")
+    views = model.info.cameras or tuple(bench.cameras)
     shown = of_cameras(references, views)
-    config.reward_gate.check(model.version, digest(shown))
+    config.reward_gate.check(model.info.version, digest(shown))
     if bench.outcome == "judge":
-        require_rule(model.version, config.labels.verdict, says_done=says_done(model))
+        require_rule(model.info.version, config.labels.verdict, says_done=model.info.says_done)
     require_question(model, model.start(bench.task, shown), bench)
 
 

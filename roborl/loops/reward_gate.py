@@ -33,12 +33,11 @@ def require_question(model: RewardModel[Any, Any], fold: Fold[Any, Any], bench: 
     """
     pictures = {
         name: np.zeros((bench.cameras[name].height_px, bench.cameras[name].width_px, 3), np.uint8)
-        for name in model.cameras or tuple(bench.cameras)
+        for name in model.info.cameras or tuple(bench.cameras)
     }
+    side = model.info.image_px
     frames = {
-        name: Frame(
-            rgb=rgb if model.image_px is None else square(rgb, model.image_px), camera=name, stamp_ns=0, id=0
-        )
+        name: Frame(rgb=rgb if side is None else square(rgb, side), camera=name, stamp_ns=0, id=0)
         for name, rgb in pictures.items()
     }
     state = np.zeros(state_map(bench).size, np.float32)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from roborl.rewards.model_info import ModelInfo
 from roborl.types import Observation, Score
 
 
@@ -14,20 +15,12 @@ class ServedJudge:
     """Who is judging, as the reward server says.
 
     Attributes:
-        version: Hash of model, prompt, view set, calibration and judge settings.
-        cameras: The views it wants; empty for all.
-        image_px: Side of the square pictures it looks at; None for the recording's size.
-        says_done: Whether it ever says that a task is done.
+        info: What the model says of itself; the version is that of its scores on this line, with what sessions bring.
         reply_limit_s: Longest that its server lets a session with frames under way go without a reply, s.
-        about: What the version is the hash of, where the model says so.
     """
 
-    version: str
-    cameras: tuple[str, ...] = ()
-    image_px: int | None = None
-    says_done: bool = True
+    info: ModelInfo
     reply_limit_s: float = field(default=600.0, compare=False)
-    about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class ScoreLink(Protocol):

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from roborl.clock import NS, Clock, Deadline, MonotonicClock
-from roborl.errors import ConfigError, DeadlineExceeded, HandshakeMismatch
+from roborl.errors import ConfigError, DeadlineExceeded, HandshakeMismatch, WireError
 from roborl.images import square
 from roborl.loops.reward_server import ServedJudge
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import Pictures, digest, of_cameras, told
 from roborl.serving.score_client import ScoreClient
@@ -106,7 +107,7 @@ class ScoreLine:
         """Ask for a session; None while the server is away, and for a second after it had no room."""
         if self._judge is None or self._clock.now_ns() < self._room_ns:
             return None
-        views = self._views(self._judge)
+        views = self._views(self._judge.info)
         return self._client.open_session(
             task,
             views,
@@ -120,7 +121,7 @@ class ScoreLine:
         if session not in self._open or self._judge is None:
             return False
         frame_id = max(frame.id for frame in observation.frames.values())
-        images = {name: self._sized(observation.images[name]) for name in self._views(self._judge)}
+        images = {name: self._sized(observation.images[name]) for name in self._views(self._judge.info)}
         return self._client.push_frame(session, frame_id, images, state=observation.state, score=score)
 
     def close(self, session: str) -> None:
@@ -186,12 +187,13 @@ class ScoreLine:
         version = self._version if score.version == self._served else score.version
         return replace(score, version=version, timings_ms=timings)
 
-    def _views(self, judge: ServedJudge) -> tuple[str, ...]:
-        return judge.cameras or self._cameras
+    def _views(self, info: ModelInfo) -> tuple[str, ...]:
+        return info.cameras or self._cameras
 
     def _sized(self, image: Image) -> Image:
         assert self._judge is not None
-        return image if self._judge.image_px is None else square(image, self._judge.image_px)
+        side = self._judge.info.image_px
+        return image if side is None else square(image, side)
 
     def _read(self, statistics: Mapping[str, Any]) -> ServedJudge:
         models = statistics.get("models", {})
@@ -203,25 +205,21 @@ class ScoreLine:
                 allowed=sorted(models),
                 remedy="Name one of its models",
             )
-        model = models[name]
+        try:
+            info = ModelInfo.from_wire(models[name])
+        except WireError as error:
+            raise ConfigError(str(error)) from error
         if self._rate_hz is not None:
-            check_rate(model.get("observation_hz"), self._rate_hz, self._where)
-            if self._served != model["version"]:
-                warn_of_rate(model.get("trained_hz"), self._rate_hz, self._where)
-        cameras = tuple(model.get("cameras") or ())
-        self._served = str(model["version"])
-        shown = of_cameras(self._references, cameras or self._cameras)
-        self._version = told(self._served, digest(shown))
-        judge = ServedJudge(
-            version=self._version,
-            cameras=cameras,
-            image_px=model.get("image_px"),
-            says_done=bool(model.get("says_done", True)),
+            check_rate(info.observation_hz, self._rate_hz, self._where)
+            if self._served != info.version:
+                warn_of_rate(info.trained_hz, self._rate_hz, self._where)
+        require_cameras(info.cameras, self._cameras)
+        self._served = info.version
+        self._version = told(info.version, digest(of_cameras(self._references, self._views(info))))
+        return ServedJudge(
+            info=replace(info, version=self._version),
             reply_limit_s=_limit_s(statistics.get("reply_limit_s")),
-            about=dict(model.get("about") or {}),
         )
-        require_cameras(cameras, self._cameras)
-        return judge
 
 
 def meet(line: ScoreLine, deadline_s: float) -> ServedJudge:

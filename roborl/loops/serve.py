@@ -15,8 +15,7 @@ from typing import Any
 from roborl.errors import ConfigError, DeadlineExceeded, RoborlError, WireError
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.supervise import Child
-from roborl.rewards.model import RewardModel, about, says_done
-from roborl.rewards.observation_rate import told_rate, trained_rate
+from roborl.rewards.model import RewardModel
 from roborl.rewards.pool import ServerFull, SessionPool, UnknownSession
 from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.registry import find_loader
@@ -117,7 +116,7 @@ class RewardServer:
             self._link.drop(session, f"nobody touched it for {self._config.pool.idle_s:g} s")
 
     def statistics(self) -> dict[str, Any]:
-        """Return what clients that ask are told, as of the last second: counts, ages, and what each model looks at.
+        """Return what clients that ask are told, as of the last second: counts, ages, and what models say of themselves.
 
         ``reply_limit_s`` is the longest that a label session may go without a reply while frames of it are under way and
         the judge is there, as far as can be told from how many calls batches have lately taken.
@@ -125,15 +124,6 @@ class RewardServer:
         statistics = self.pool.statistics() | {"stale": self.stale}
         calls = max((figures["calls_at_once"] for figures in statistics["models"].values()), default=1)
         statistics["reply_limit_s"] = self._config.judge_deadline_s * self._config.pool.most_batches * calls
-        for name, model in self.pool.models.items():
-            statistics["models"][name] |= {
-                "cameras": list(model.cameras),
-                "image_px": model.image_px,
-                "says_done": says_done(model),
-                "about": dict(about(model)),
-                "observation_hz": told_rate(model),
-                "trained_hz": trained_rate(model),
-            }
         return statistics
 
     def check_health(self) -> dict[str, Any]:
@@ -218,12 +208,12 @@ def serve(child: Child, config: ServeConfig) -> dict[str, Any]:
         sys.modules["torch"].set_num_threads(config.threads)
     models = {name: load() for name, load in loaders.items()}
     for model in models.values():
-        config.gate.check(model.version)
+        config.gate.check(model.info.version)
     server = RewardServer(models, config)
     try:
         child.ready(import_s=import_s)
         for name, model in models.items():
-            log.info("serving %s (%s) on %s", name, model.version, server.endpoint)
+            log.info("serving %s (%s) on %s", name, model.info.version, server.endpoint)
         checked = reported = time.monotonic()
         while not child.stopping:
             server.turn()

@@ -156,7 +156,7 @@ def watch(
         judge = meet(line, config.deadline_s)
         watched = _Watch(config, source, line, lane, on_score, stopping).run()
     if config.out:
-        _write(config, source, watched, judge.about)
+        _write(config, source, watched, judge.info.about)
     return watched
 
 

@@ -32,8 +32,9 @@ class BatchAsker[Q, R]:
 
     Args:
         judge: Who answers.
-        max_batch: Most queries per call, fewer where the judge says so. Where a call runs out of memory and a part of it does not, the part's size is the
-            limit from then on; after :data:`_CALM_CALLS` full calls twice as many are tried again.
+        max_batch: Most queries per call, fewer where the judge says so. Where a call runs out of memory and a part of it
+            does not, the part's size is the limit from then on; after :data:`_CALM_CALLS` full calls twice as many are
+            tried again.
         clock: For how long a call lasts.
 
     Attributes:
@@ -46,7 +47,7 @@ class BatchAsker[Q, R]:
     def __init__(self, judge: Judge[Q, R], max_batch: int, clock: Clock | None = None) -> None:
         self._judge = judge
         self._clock: Clock = clock or MonotonicClock()
-        self._most, self._calm = min(max_batch, getattr(judge, "at_once", max_batch)), 0
+        self._most, self._calm = min(max_batch, judge.at_once or max_batch), 0
         self._call_began_ns: int | None = None
         self._made = 0
         self._lately: tuple[int, ...] = (1,)

@@ -242,7 +242,7 @@ def measure(
         figures |= _probe("text_only", test, forward, [show(s, blank=True) for s in test])
         figures |= _probe("video_only", test, forward, [show(s, task=s.other_task) for s in test])
     return Measurement(
-        version=model.version,
+        version=model.info.version,
         figures=figures,
         calibration=calibration,
         reliability=np.stack([raw, calibrated, truth]),

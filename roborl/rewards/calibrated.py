@@ -13,7 +13,7 @@ from typing import Any
 from roborl.errors import ConfigError
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.measured import read_measured, row_of
-from roborl.rewards.model import Fold, References, RewardModel, about, says_done
+from roborl.rewards.model import Fold, References, RewardModel
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Observation, Score
 
@@ -39,7 +39,7 @@ class CalibratedFold(Fold[Any, Any]):
     @property
     def written(self) -> int | None:
         """The level that the latest answer states in words, which no calibration maps."""
-        return getattr(self._inner, "written", None)
+        return self._inner.written
 
     def queries(self, observation: Observation) -> list[Any]:
         """Ask what the model asks.
@@ -80,19 +80,21 @@ class CalibratedModel:
 
     def __init__(self, model: RewardModel[Any, Any], calibration: Calibration) -> None:
         described = json.dumps(calibration.as_dict(), sort_keys=True).encode()
-        self.version = f"{model.version}-cal{hashlib.sha256(described).hexdigest()[:12]}"
-        self.about = {"kind": "calibrated", "of": about(model), "calibration": calibration.as_dict()}
-        self.cameras, self.image_px, self.judge = model.cameras, model.image_px, model.judge
-        self.inner, self._calibration = model, calibration
-        rule = getattr(getattr(model, "config", None), "done", None)
-        self._rule = rule if isinstance(rule, DoneRule) else None
-        self.says_done = self._rule is not None or says_done(model)
+        of, rule = model.info, model.info.done_rule
+        self.info = replace(
+            of,
+            version=f"{of.version}-cal{hashlib.sha256(described).hexdigest()[:12]}",
+            says_done=rule is not None or of.says_done,
+            about={"kind": "calibrated", "of": of.about, "calibration": calibration.as_dict()},
+        )
+        self.judge = model.judge
+        self._inner, self._calibration = model, calibration
         highest = calibration.calibrated[-1]
-        if self._rule is not None and self._rule.progress > highest:
+        if rule is not None and rule.progress > highest:
             log.warning(
                 "this calibrated judge never says done: that takes a progress of %g, and its calibration maps nothing above"
                 " %.3f. Set done.progress in the model's settings to somewhat less than that, then measure and name it anew",
-                self._rule.progress,
+                rule.progress,
                 highest,
             )
 
@@ -102,7 +104,8 @@ class CalibratedModel:
         Raises:
             ConfigError: If a reference that the model needs is missing.
         """
-        return CalibratedFold(self.inner.start(task, references), self._calibration, self.version, self._rule)
+        fold = self._inner.start(task, references)
+        return CalibratedFold(fold, self._calibration, self.info.version, self.info.done_rule)
 
 
 def calibrated(model: RewardModel[Any, Any], result: Path) -> CalibratedModel:
@@ -115,11 +118,11 @@ def calibrated(model: RewardModel[Any, Any], result: Path) -> CalibratedModel:
     Raises:
         ConfigError: If the file cannot be read, is about other versions, or fitted no calibration to this one.
     """
-    found = row_of(read_measured(result), model.version, path=result)["calibration"]
+    found = row_of(read_measured(result), model.info.version, path=result)["calibration"]
     if found is None:
         raise ConfigError(
             "A benchmark fitted no calibration to this reward model",
-            seen=f"version {model.version} in {result}",
+            seen=f"version {model.info.version} in {result}",
             allowed="a benchmark with validation episodes whose progress is known",
             remedy="Run roborl bench-reward on a dataset with marks, with ends that were told, or from simulation",
         )

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.model import NO_REPLY, References, missing, views_of
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, views_of
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.references import take_reference
 from roborl.rewards.settings import described, settings_at, version_of
 from roborl.types import Image, Observation, Score
@@ -127,7 +128,7 @@ class Target:
     anchors: NDArray[np.float64]
 
 
-class ClipFold:
+class ClipFold(Fold["ClipQuery", "Vectors"]):
     """Keeps nothing: every picture is judged by itself.
 
     Args:
@@ -149,13 +150,10 @@ class ClipFold:
 
         return [ClipQuery(pictures=self._model.views(observation))]
 
-    def skip(self, observation: Observation) -> None:
-        """Do nothing: a picture that is not scored has no part in this fold."""
-
     def fold(self, observation_id: int, replies: Sequence[Vectors | None]) -> Score:
         """Compare the vectors with the target; wordings and views that differ give the spread."""
         (vectors,) = replies
-        version = self._model.version
+        version = self._model.info.version
         if vectors is None:
             return missing(observation_id, NO_REPLY, version=version)
         if not np.isfinite(vectors).all():
@@ -180,15 +178,11 @@ class ClipModel:
         config: What it looks at and compares with.
     """
 
-    says_done = False
-
     def __init__(self, judge: VectorJudge, config: ClipConfig) -> None:
         self.judge = judge
         self.config = config
-        self.cameras = config.cameras
-        self.image_px: int | None = None
-        self.about = described("clip", config, places=("checkpoint", "device"), judge=judge.identity)
-        self.version = version_of(self.about)
+        about = described("clip", config, places=("checkpoint", "device"), judge=judge.identity)
+        self.info = ModelInfo(version=version_of(about), cameras=config.cameras, says_done=False, about=about)
 
     def start(self, task: str, references: References) -> ClipFold:
         """Return the fold of a new episode; encodes the words, and the ends of the demonstration.
@@ -204,14 +198,14 @@ class ClipModel:
         """
         goals = self.judge.read([text.replace("{task}", task) for text in self.config.goal])
         baseline = self.judge.read([t.replace("{task}", task) for t in self.config.baseline]).mean(axis=0)
-        shape = (len(self.cameras), len(goals) + 1)
+        shape = (len(self.config.cameras), len(goals) + 1)
         fixed = np.stack([np.full(shape, self.config.low), np.full(shape, self.config.high)])
         target = Target(goals=goals, baseline=baseline, anchors=fixed)
         if not self.config.demonstration:
             return ClipFold(self, target)
         from roborl.rewards.judges.clip_judge import ClipQuery
 
-        demos = [_demonstration(references, camera) for camera in self.cameras]
+        demos = [_demonstration(references, camera) for camera in self.config.cameras]
         ends = [ClipQuery(pictures=tuple(demo[place] for demo in demos)) for place in (0, -1)]
         anchors = np.stack([self.rewards(vectors, target) for vectors in self.judge.answer(ends)])
         gain = anchors[1] - anchors[0]
@@ -241,7 +235,7 @@ class ClipModel:
         Raises:
             ShapeError: If a view is missing.
         """
-        return views_of(observation, self.cameras)
+        return views_of(observation, self.config.cameras)
 
 
 def load_clip(place: str) -> ClipModel:

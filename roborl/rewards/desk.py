@@ -103,11 +103,11 @@ class Desk:
         away = next((reply for reply in replies if isinstance(reply, JudgeDown)), None)
         if any(not isinstance(reply, JudgeDown) for reply in replies):
             if self.away_since_ns is not None:
-                log.info("the judge of %s is back", self.model.version)
+                log.info("the judge of %s is back", self.model.info.version)
             self.away_since_ns, self._pause_s, self.resume_ns = None, self._retry_s, now_ns
         elif away is not None and self.away_since_ns is None:
             self.away_since_ns = now_ns
-            log.warning("the judge of %s is away, its labels wait: %s", self.model.version, away)
+            log.warning("the judge of %s is away, its labels wait: %s", self.model.info.version, away)
         if postpone:
             self.resume_ns = now_ns + int(self._pause_s * NS)
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

@@ -8,11 +8,11 @@ Source: Robo-Dopamine, arXiv 2512.23703.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,18 @@ from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, views_of
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.prompts import Prompt, PromptConfig
 from roborl.rewards.references import read_references, references_key, take_reference
-from roborl.rewards.settings import PLACES, described, read_settings, version_of
+from roborl.rewards.settings import PLACES, described, is_adapted, read_settings, version_of
 from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
 
+log = logging.getLogger(__name__)
+
 _BLANK_PX, _BLANK_LEVEL = 224, 128
+# Of a published threshold for "done"; an un-adapted judge of hops reads 0.57 on true successes.
+_HIGH = 0.9
 
 
 class StartReference(StrEnum):
@@ -117,7 +122,7 @@ class DopamineConfig:
         return tuple(name for name in (self.front, self.left_wrist, self.right_wrist) if name)
 
 
-class DopamineFold(Fold[VlmQuery, VlmReply]):
+class DopamineFold(Fold[VlmQuery, VlmReply | None]):
     """The memory of one episode: its first moment, the moment of the last hop, the references.
 
     The first observation has progress 0 by definition and is not asked about. A lost or unreadable reply makes the
@@ -189,21 +194,23 @@ class DopamineFold(Fold[VlmQuery, VlmReply]):
         model = self._model
         if not replies:
             self._done.read(0.0)
-            return Score(frame_id=observation_id, progress=0.0, raw=0.0, done=False, version=model.version)
+            return Score(
+                frame_id=observation_id, progress=0.0, raw=0.0, done=False, version=model.info.version
+            )
         perspectives = model.config.fusion.perspectives
         said = dict(zip(perspectives, replies, strict=True))
         hops = {name: None if reply is None else hop_of(reply) for name, reply in said.items()}
         fused = self._fusion.update(hops, advance=self._advances.pop(observation_id))
         done = self._done.read(None if fused is None else fused.progress)
         if fused is None:
-            return missing(observation_id, _why_missing(said, hops), version=model.version)
+            return missing(observation_id, _why_missing(said, hops), version=model.info.version)
         return Score(
             frame_id=observation_id,
             progress=fused.progress,
             raw=fused.progress,
             spread=fused.spread,
             done=done,
-            version=model.version,
+            version=model.info.version,
             reply=_for_people(said, fused.weight),
             timings_ms=next((dict(reply.timings_ms) for reply in replies if reply is not None), {}),
         )
@@ -228,9 +235,7 @@ class DopamineModel:
     config: DopamineConfig
     prompt: Prompt
     references: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
-    version: str = field(init=False)
-    about: Mapping[str, Any] = field(init=False, repr=False)
-    image_px: int | None = field(default=None, init=False)
+    info: ModelInfo = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         about = described(
@@ -241,13 +246,14 @@ class DopamineModel:
             prompt=self.prompt.sha256,
             references=references_key(self.references),
         )
-        object.__setattr__(self, "about", about)
-        object.__setattr__(self, "version", version_of(about))
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Views it looks at."""
-        return self.config.cameras
+        info = ModelInfo(
+            version=version_of(about),
+            cameras=self.config.cameras,
+            done_rule=self.config.done,
+            about=about,
+            observation_hz=self.config.observation_hz,
+        )
+        object.__setattr__(self, "info", info)
 
     def start(self, task: str, references: References) -> DopamineFold:
         """Return the fold of a new episode.
@@ -271,7 +277,7 @@ class DopamineModel:
                 for one that has dropped out: that would be another version of the model in mid-episode.
         """
         config = self.config
-        shown = dict(zip(self.cameras, views_of(observation, self.cameras), strict=True))
+        shown = dict(zip(config.cameras, views_of(observation, config.cameras), strict=True))
         front, left, right = (
             shown[name or config.front] for name in (config.front, config.left_wrist, config.right_wrist)
         )
@@ -318,6 +324,17 @@ def load_dopamine(place: str) -> DopamineModel:
         ConfigError: If the settings, or the wording named in them, cannot be used.
     """
     return open_dopamine(read_settings(DopamineConfig, place))
+
+
+def warn_of_threshold(model: DopamineModel) -> None:
+    """Warn where "done" hangs on a threshold that a judge which is asked as it was published may never reach."""
+    if model.config.done.progress >= _HIGH and not is_adapted(model.config):
+        log.warning(
+            "this judge says done from a progress of %g, and a published checkpoint that was neither adapted nor calibrated"
+            " may never reach it: true successes read about 0.57. Adapt it: roborl train-reward; or measure it with"
+            " roborl bench-reward, and name it as calibrated:RESULT:MODEL or set done.progress to what its successes reach",
+            model.config.done.progress,
+        )
 
 
 def open_dopamine(config: DopamineConfig) -> DopamineModel:

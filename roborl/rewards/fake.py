@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from roborl.errors import ShapeError
-from roborl.rewards.model import NO_REPLY, References, missing
+from roborl.rewards.model import NO_REPLY, Fold, Judge, References, missing
+from roborl.rewards.model_info import ModelInfo
 from roborl.types import Image, Observation, Score
 
 
@@ -26,7 +27,7 @@ class Glance:
     before: tuple[Image, ...]
 
 
-class BrightnessJudge:
+class BrightnessJudge(Judge[Glance, tuple[float, float]]):
     """Answers with the mean brightness now and the change since before, each in units of full brightness."""
 
     def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
@@ -34,7 +35,7 @@ class BrightnessJudge:
         return [(_brightness(q.now), _brightness(q.now) - _brightness(q.before)) for q in queries]
 
 
-class BrightnessFold:
+class BrightnessFold(Fold[Glance, tuple[float, float]]):
     """Keeps the picture scored before, so that its replies depend on order, and sums the changes as raw value."""
 
     def __init__(self, cameras: tuple[str, ...], version: str) -> None:
@@ -53,9 +54,6 @@ class BrightnessFold:
         glance = Glance(now=now, before=now if self._before is None else self._before)
         self._before = now
         return [glance]
-
-    def skip(self, observation: Observation) -> None:
-        """Do nothing: a picture that is not scored has no part in this fold."""
 
     def fold(self, observation_id: int, replies: Sequence[tuple[float, float] | None]) -> Score:
         """Take the brightness as progress."""
@@ -88,14 +86,13 @@ class BrightnessModel:
         image_px: int | None = None,
         judge: BrightnessJudge | None = None,
     ) -> None:
-        self.cameras = cameras
-        self.image_px = image_px
+        version = "brightness-" + ("+".join(cameras) or "all")
+        self.info = ModelInfo(version=version, cameras=cameras, image_px=image_px)
         self.judge = judge or BrightnessJudge()
-        self.version = "brightness-" + ("+".join(cameras) or "all")
 
     def start(self, task: str, references: References) -> BrightnessFold:
         """Return the fold of a new episode; task and references play no part."""
-        return BrightnessFold(self.cameras, self.version)
+        return BrightnessFold(self.info.cameras, self.info.version)
 
 
 def _brightness(images: tuple[Image, ...]) -> float:

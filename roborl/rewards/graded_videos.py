@@ -160,13 +160,13 @@ def grade_videos(
         DatasetError: If a video cannot be read.
         RoborlError: If it refuses every single video.
     """
-    if len(model.cameras) > 1:
+    if len(model.info.cameras) > 1:
         raise ConfigError(
             "Graded videos have one view each, and the reward model looks at several",
-            seen=list(model.cameras),
+            seen=list(model.info.cameras),
             allowed="a model of one view",
         )
-    view = model.cameras[0] if model.cameras else _VIEW
+    view = model.info.cameras[0] if model.info.cameras else _VIEW
     viewer = Viewer(model, max_batch=max_batch)
     grades, written = [], []
     for done, video in enumerate(videos, start=1):

@@ -18,6 +18,7 @@ from roborl.rewards.judges.queries import expected_value
 from roborl.rewards.judges.weights import quiet
 from roborl.rewards.lerobot_checkpoint import training_statistics
 from roborl.rewards.lerobot_loading import LerobotModel
+from roborl.rewards.model import Judge
 from roborl.types import Image
 
 _EPSILON = 1e-8
@@ -51,8 +52,8 @@ class RewardReply:
     finished: bool | None = None
 
 
-class ShowingJudge(Protocol):
-    """A :class:`~roborl.rewards.model.Judge` of showings."""
+class ShowingJudge(Judge[Showing, RewardReply], Protocol):
+    """A judge of showings."""
 
     @property
     def says_done(self) -> bool:
@@ -64,7 +65,7 @@ class ShowingJudge(Protocol):
         ...
 
 
-class RobometerJudge:
+class RobometerJudge(Judge[Showing, RewardReply]):
     """Asks Robometer for progress and success at the last frame.
 
     Args:
@@ -108,7 +109,7 @@ class RobometerJudge:
         return _in_groups(queries, lambda query: len(query.frames), ask)
 
 
-class TopRewardJudge:
+class TopRewardJudge(Judge[Showing, RewardReply]):
     """Asks TOPReward how likely the network finds the word that says that the task is done.
 
     Known defect: LeRobot's own curves are stretched over [0, 1] episode by episode, so that a failed episode ends at 1
@@ -148,7 +149,7 @@ class TopRewardJudge:
         return RewardReply(progress=min(math.exp(value), 1.0), raw=value, finished=finished)
 
 
-class ClassifierJudge:
+class ClassifierJudge(Judge[Showing, RewardReply]):
     """Asks the image classifier how likely success is; of more than two classes, for the mean class.
 
     Args:

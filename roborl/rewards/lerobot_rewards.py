@@ -27,7 +27,8 @@ from roborl.rewards.lerobot_judges import (
     TopRewardJudge,
 )
 from roborl.rewards.lerobot_loading import LerobotModel, load_lerobot_model
-from roborl.rewards.model import NO_REPLY, References, missing, observation_id, views_of
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, views_of
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.sarm.published_model import PublishedModel
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.rewards.settings import settings_at, version_of
@@ -80,7 +81,7 @@ class LerobotRewardConfig:
             )
 
 
-class LerobotFold:
+class LerobotFold(Fold[Showing, RewardReply]):
     """The memory of one episode: for a video model evenly spaced frames from the first on, else none.
 
     Args:
@@ -118,7 +119,7 @@ class LerobotFold:
     def fold(self, observation_id: int, replies: Sequence[RewardReply | None]) -> Score:
         """Turn the reply into a score; "done" needs several finished observations in a row."""
         (reply,) = replies
-        version = self._model.version
+        version = self._model.info.version
         if reply is None:
             return missing(observation_id, NO_REPLY, version=version)
         if not (math.isfinite(reply.progress) and math.isfinite(reply.raw)):
@@ -157,13 +158,17 @@ class LerobotRewardModel:
     ) -> None:
         self.judge = judge
         self.config = config
-        self.cameras = cameras
         self.frames = frames
-        self.image_px = image_px
-        self.says_done = judge.says_done
         asked = [cameras, frames, config.frame_hz, config.observation_hz, config.done_frames]
-        self.about = {"kind": f"lerobot-{kind}", "files": digest, "asked": asked}
-        self.version = version_of(self.about)
+        about = {"kind": f"lerobot-{kind}", "files": digest, "asked": asked}
+        self.info = ModelInfo(
+            version=version_of(about),
+            cameras=cameras,
+            image_px=image_px,
+            says_done=judge.says_done,
+            about=about,
+            observation_hz=config.observation_hz,
+        )
 
     def start(self, task: str, references: References) -> LerobotFold:
         """Return the fold of a new episode; references play no part."""
@@ -175,7 +180,7 @@ class LerobotRewardModel:
         Raises:
             ShapeError: If a view is missing.
         """
-        return views_of(observation, self.cameras)
+        return views_of(observation, self.info.cameras)
 
 
 class LerobotSarmNetwork:
@@ -274,7 +279,7 @@ def _open_sarm(loaded: LerobotModel, config: LerobotRewardConfig) -> PublishedMo
         scale=lerobot_scale(loaded.folder, own.state_key) if config.use_state else None,
         cameras=_cameras(config, (own.image_key,)),
         digest=f"lerobot-{config.head}-{loaded.digest}",
-        config=config,
+        observation_hz=config.observation_hz,
         done_frames=config.done_frames,
     )
 

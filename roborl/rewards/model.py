@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import RoborlError, ShapeError
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.shaping import held
 from roborl.types import Image, Observation, Score
 
@@ -38,8 +39,13 @@ class JudgeSilent(JudgeDown):
 class Judge[Q, R](Protocol):
     """Answers queries. May be a network on a device, an endpoint, or a fake.
 
-    One that has a limit of its own may say so as an attribute ``at_once``: so many queries are put to it in one call at most.
+    A class that names this as its base has what has a default here.
     """
+
+    @property
+    def at_once(self) -> int | None:
+        """Most queries to be put to it in one call; None where it has no limit of its own."""
+        return None
 
     def answer(self, queries: Sequence[Q]) -> list[R]:
         """Return one reply per query, in order.
@@ -59,7 +65,14 @@ class Fold[Q, R](Protocol):
     Each observation goes to either :meth:`queries` or :meth:`skip`, by increasing index. The replies come to
     :meth:`fold` later, in the same order; several observations may be asked about before the first reply is in, so
     queries are a function of the observations alone.
+
+    A class that names this as its base has what has a default here.
     """
+
+    @property
+    def written(self) -> int | None:
+        """The level, 1 to 5, that the latest answer states in words; None where there is none."""
+        return None
 
     def queries(self, observation: Observation) -> list[Q]:
         """Return what to ask about this observation, which will be scored; may be empty.
@@ -91,18 +104,8 @@ class RewardModel[Q, R](Protocol):
     """Knows how to watch an episode."""
 
     @property
-    def version(self) -> str:
-        """Hash of weights, prompt, view set, calibration and judge settings; it stands on every score."""
-        ...
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Names of the views it was made for; empty where any view will do."""
-        ...
-
-    @property
-    def image_px(self) -> int | None:
-        """Side of the square images it looks at; None where it takes any size. A client may resize before sending."""
+    def info(self) -> ModelInfo:
+        """What it says of itself: its version, the views it looks at, and more where it differs from the usual."""
         ...
 
     @property
@@ -117,17 +120,6 @@ class RewardModel[Q, R](Protocol):
             ConfigError: If a reference that it needs is missing.
         """
         ...
-
-
-def says_done(model: RewardModel[Any, Any]) -> bool:
-    """Return whether a model ever says that a task is done; one that never does has ``says_done = False``."""
-    return bool(getattr(model, "says_done", True))
-
-
-def about(model: RewardModel[Any, Any]) -> Mapping[str, Any]:
-    """Return what a model's version is the hash of, as plain values: words, network, settings; empty where it does not say."""
-    told: Mapping[str, Any] = getattr(model, "about", {})
-    return told
 
 
 def observation_id(observation: Observation) -> int:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from roborl.errors import ConfigError
-from roborl.rewards.calibrated import CalibratedModel
-from roborl.rewards.model import RewardModel
 
 log = logging.getLogger(__name__)
 
@@ -15,23 +12,11 @@ _APART_HZ = 0.5
 _APART = 1.5  # times: demonstrations of one task differ as much in pace
 
 
-def told_rate(model: RewardModel[Any, Any]) -> float | None:
-    """Return the rate of observations that a model is told to count on, Hz; None where none plays a part."""
-    told = getattr(getattr(_inner(model), "config", None), "observation_hz", None)
-    return None if told is None else float(told)
-
-
-def trained_rate(model: RewardModel[Any, Any]) -> float | None:
-    """Return the rate of the observations that a model learnt from and counts, Hz; None where it is not known."""
-    trained = getattr(_inner(model), "trained_hz", None)
-    return float(trained) if trained else None  # a video may not say its rate
-
-
 def check_rate(told_hz: float | None, rate_hz: float, where: str) -> None:
     """See whether a model counts on the rate that there is.
 
     Args:
-        told_hz: What it counts on, as :func:`told_rate` returns it.
+        told_hz: What it counts on; None where no rate plays a part.
         rate_hz: What there is, Hz.
         where: What has that rate, in a word or two.
 
@@ -58,11 +43,11 @@ def warn_of_rate(trained_hz: float | None, rate_hz: float, where: str) -> None:
     It is not refused: an arm that is as much slower as its observations are rarer looks to it as in training.
 
     Args:
-        trained_hz: What it learnt from, as :func:`trained_rate` returns it.
+        trained_hz: What it learnt from; None or 0 where that is not known, as of videos that do not say their rate.
         rate_hz: What there is, Hz.
         where: What has that rate, in a word or two.
     """
-    if trained_hz is None or max(trained_hz, rate_hz) <= _APART * min(trained_hz, rate_hz):
+    if not trained_hz or max(trained_hz, rate_hz) <= _APART * min(trained_hz, rate_hz):
         return
     log.warning(
         "The reward model learnt from %g observations per second, and there are %g in the %s: what it looks back on lasts"
@@ -74,7 +59,3 @@ def warn_of_rate(trained_hz: float | None, rate_hz: float, where: str) -> None:
         trained_hz / rate_hz,
         rate_hz,
     )
-
-
-def _inner(model: RewardModel[Any, Any]) -> Any:
-    return model.inner if isinstance(model, CalibratedModel) else model

@@ -121,12 +121,12 @@ class SessionPool:
         if name not in self._desks:
             raise ConfigError("This server has no such reward model", seen=model, allowed=sorted(self._desks))
         desk = self._desks[name]
-        absent = sorted(set(desk.model.cameras) - set(cameras))
+        absent = sorted(set(desk.model.info.cameras) - set(cameras))
         if absent:
             raise ConfigError(
                 f"The reward model {name!r} needs views that will not come: {absent}",
                 seen=sorted(cameras),
-                allowed=list(desk.model.cameras),
+                allowed=list(desk.model.info.cameras),
                 remedy="Name the cameras of the bench as in the model's training data, or serve another model",
             )
         if not cameras:
@@ -234,7 +234,7 @@ class SessionPool:
             pass_over(session, passed)
 
     def statistics(self) -> dict[str, Any]:
-        """Return counts and ages as plain values, for the server's log and for clients that ask."""
+        """Return counts and ages as plain values, and what the models say of themselves, for clients that ask."""
         with self._arrival:
             now_ns = self._clock.now_ns()
             return {
@@ -247,8 +247,7 @@ class SessionPool:
     def _statistics(self, name: str, desk: Desk, now_ns: int) -> dict[str, Any]:
         asker = desk.asker
         away = desk.away_since_ns
-        return {
-            "version": desk.model.version,
+        return desk.model.info.to_wire() | {
             "scored": dict(desk.scored),
             "missing": dict(desk.missing),
             "faults": dict(asker.faults),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,6 @@ from typing import Any
 from roborl.errors import ModelLoadError
 from roborl.rewards.calibrated import calibrated
 from roborl.rewards.model import RewardModel
-from roborl.rewards.settings import is_adapted
-from roborl.rewards.verdicts import DoneRule
-
-log = logging.getLogger(__name__)
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
 _FORMATS = {
@@ -36,8 +31,8 @@ _PUBLISHED = {
 }
 # calibrated:RESULT.json:MODEL, the model being named in any of these ways and its path free to hold colons.
 _CALIBRATED, _RESULT = "calibrated:", ".json"
-# Of a published threshold for "done"; an un-adapted judge of hops reads 0.57 on true successes.
-_HIGH = 0.9
+# What is to be looked at in a model that is used as it was published.
+_WARNINGS = {"dopamine": "roborl.rewards.dopamine:warn_of_threshold"}
 
 
 def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
@@ -53,8 +48,8 @@ def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
     Raises:
         ModelLoadError: If there is no such model, or it is of a format that nothing here reads.
     """
-    load = _loader(place)
-    return _heeding(load) if place.partition(":")[0] in _PUBLISHED else load
+    load, warning = _loader(place), _WARNINGS.get(place.partition(":")[0])
+    return load if warning is None else _warning(load, _imported(warning))
 
 
 def _loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
@@ -105,33 +100,26 @@ def load_reward_model(place: str) -> RewardModel[Any, Any]:
         ConfigError: If its settings cannot be used, or the calibration named with it was fitted to another.
 
     Example:
-        >>> load_reward_model("brightness").version
+        >>> load_reward_model("brightness").info.version
         'brightness-all'
     """
     return find_loader(place)()
 
 
-def _heeding(load: Callable[[], RewardModel[Any, Any]]) -> Callable[[], RewardModel[Any, Any]]:
-    """Return a loader that warns where "done" hangs on a threshold that the model may never reach."""
+def _warning(
+    load: Callable[[], RewardModel[Any, Any]], warn: Callable[[RewardModel[Any, Any]], None]
+) -> Callable[[], RewardModel[Any, Any]]:
+    """Return a loader that says what is to be looked at in the model."""
 
     def load_and_warn() -> RewardModel[Any, Any]:
         model = load()
-        config = getattr(model, "config", None)
-        rule = getattr(config, "done", None)
-        if isinstance(rule, DoneRule) and rule.progress >= _HIGH and not is_adapted(config):
-            log.warning(
-                "this judge says done from a progress of %g, and a published checkpoint that was neither adapted nor"
-                " calibrated may never reach it: true successes read about 0.57. Adapt it: roborl train-reward; or"
-                " measure it with roborl bench-reward, and name it as calibrated:RESULT:MODEL or set done.progress to"
-                " what its successes reach",
-                rule.progress,
-            )
+        warn(model)
         return model
 
     return load_and_warn
 
 
-def _imported(place: str) -> Callable[..., RewardModel[Any, Any]]:
+def _imported(place: str) -> Callable[..., Any]:
     module, name = place.split(":")
-    loader: Callable[..., RewardModel[Any, Any]] = getattr(importlib.import_module(module), name)
-    return loader
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found

@@ -23,7 +23,8 @@ from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
-from roborl.rewards.model import NO_REPLY, References, missing, observation_id
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import described, read_settings, version_of
@@ -159,16 +160,12 @@ def write_score(score: int) -> str:
     return f"{_START}{score}"
 
 
-class RoboRewardFold:
+class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
     """The memory of one episode: its frames, evenly spaced from the first, and the newest one.
 
     Args:
         model: Whose questions to ask.
         task: The instruction in words.
-
-    Attributes:
-        written: The level that the latest answer states, the likeliest where it is read off probabilities; None where
-            it could not be read.
     """
 
     def __init__(self, model: RoboRewardModel, task: str) -> None:
@@ -178,7 +175,12 @@ class RoboRewardFold:
         self._kept = frame_grid(model.config)
         self._finished = InARow(model.config.done_frames)
         self._told = False
-        self.written: int | None = None
+        self._written: int | None = None
+
+    @property
+    def written(self) -> int | None:
+        """The level that the latest answer states, the likeliest where it is read off probabilities; None if unreadable."""
+        return self._written
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
         """Ask about the video that ends here.
@@ -212,10 +214,10 @@ class RoboRewardFold:
 
         An answer without probabilities counts with the level it states, which is then certain, and its score says so.
         """
-        version = self._model.version
+        version = self._model.info.version
         read = [self._read(reply) for reply in replies]
         answers = [answer for answer in read if not isinstance(answer, str)]
-        self.written = LEVELS[int(np.argmax(answers[0]))] if answers else None
+        self._written = LEVELS[int(np.argmax(answers[0]))] if answers else None
         if not answers:
             return missing(observation_id, next((r for r in read if isinstance(r, str)), ""), version=version)
         probabilities = np.mean(answers, axis=0)
@@ -278,13 +280,14 @@ class RoboRewardModel:
         self.judge = judge
         self.prompt = prompt
         self.config = config
-        self.cameras = (config.camera,) if config.camera else ()
-        self.says_done = config.done_score > 0
-        self.image_px: int | None = None
-        self.about = described(
-            f"roboreward-{prompt.origin}", config, judge=judge.identity, prompt=prompt.sha256
+        about = described(f"roboreward-{prompt.origin}", config, judge=judge.identity, prompt=prompt.sha256)
+        self.info = ModelInfo(
+            version=version_of(about),
+            cameras=(config.camera,) if config.camera else (),
+            says_done=config.done_score > 0,
+            about=about,
+            observation_hz=config.observation_hz,
         )
-        self.version = version_of(self.about)
         self.check_cells(240, 320)
 
     def start(self, task: str, references: References) -> RoboRewardFold:

@@ -88,7 +88,7 @@ class EpisodeSession:
     ) -> None:
         self.id = id
         self.model_name = model_name
-        self.version = model.version
+        self.version = model.info.version
         self.lane = lane
         self.fold: Fold[Any, Any] = model.start(task, references)
         self.next_id = 0

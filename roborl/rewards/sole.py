@@ -27,7 +27,8 @@ from roborl.images import resized
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
-from roborl.rewards.model import NO_REPLY, References, missing
+from roborl.rewards.model import NO_REPLY, Fold, References, missing
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.parsing import parse_signed_percent
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import described, read_settings, version_of
@@ -114,7 +115,7 @@ def compose(frames: Sequence[Sequence[Image]]) -> Image:
     return np.asarray(Pictures.fromarray(joined).resize((3 * _CELL_PX, rows * _CELL_PX)))
 
 
-class SoleFold:
+class SoleFold(Fold[VlmQuery, VlmReply | None]):
     """The memory of one episode: its first frame and the last few.
 
     Args:
@@ -125,7 +126,7 @@ class SoleFold:
     def __init__(self, model: SoleModel, task: str) -> None:
         self._model = model
         (self._words,) = model.prompt.fill(task)
-        self._cameras = model.cameras
+        self._cameras = model.config.cameras
         self._first: tuple[Image, ...] = ()
         self._latest: deque[tuple[Image, ...]] = deque(maxlen=model.config.stride + 1)
 
@@ -160,7 +161,7 @@ class SoleFold:
     def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
         """Read the answer; a later score does not depend on a lost one."""
         reply = replies[0] if len(replies) == 1 else None
-        version = self._model.version
+        version = self._model.info.version
         if reply is None:
             return missing(observation_id, NO_REPLY, version=version)
         answer = parse_answer(reply.text)
@@ -185,22 +186,18 @@ class SoleModel:
         config: How it is asked.
     """
 
-    says_done = False
-
     def __init__(self, judge: VlmJudge, prompt: Prompt, config: SoleConfig) -> None:
         self.judge = judge
         self.prompt = prompt
         self.config = config
-        self.cameras = config.cameras
-        self.image_px: int | None = None
-        self.about = described(
+        about = described(
             f"sole-r1-{prompt.origin}",
             config,
             judge=judge.identity,
             prompt=prompt.sha256,
             layout=[_SIDE_PX, _GAP_PX, _CELL_PX],
         )
-        self.version = version_of(self.about)
+        self.info = ModelInfo(version=version_of(about), cameras=config.cameras, says_done=False, about=about)
 
     def start(self, task: str, references: References) -> SoleFold:
         """Return the fold of a new episode; references play no part."""

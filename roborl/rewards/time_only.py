@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import DatasetError
-from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id
+from roborl.rewards.model import NO_REPLY, Fold, Judge, References, missing, observation_id
+from roborl.rewards.model_info import ModelInfo
 from roborl.types import Observation, Score
 
 
@@ -48,7 +49,7 @@ def mean_progress(curves: Sequence[ArrayLike]) -> NDArray[np.float64]:
     return np.asarray(np.interp(instants, instants[count > 0], mean[count > 0]))
 
 
-class _Clock:
+class _Clock(Judge[int, float]):
     def __init__(self, curve: NDArray[np.float64]) -> None:
         self._curve = curve
 
@@ -77,14 +78,11 @@ class TimeOnlyModel:
         curve: Progress at each instant, in [0, 1], as :func:`mean_progress` returns it.
     """
 
-    says_done = False
-
     def __init__(self, curve: NDArray[np.float64]) -> None:
-        self.cameras: tuple[str, ...] = ()
-        self.image_px: int | None = None
+        version = f"time-only-{hashlib.sha256(curve.tobytes()).hexdigest()[:16]}"
+        self.info = ModelInfo(version=version, says_done=False)
         self.judge = _Clock(curve)
-        self.version = f"time-only-{hashlib.sha256(curve.tobytes()).hexdigest()[:16]}"
 
     def start(self, task: str, references: References) -> _TimeFold:
         """Return the fold of a new episode; task and references play no part."""
-        return _TimeFold(self.version)
+        return _TimeFold(self.info.version)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from roborl.errors import RoborlError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.metrics import negative_rate, value_order_correlation
-from roborl.rewards.model import JudgeDown, JudgeSilent, References, RewardModel, missing
+from roborl.rewards.model import Judge, JudgeDown, JudgeSilent, References, RewardModel, missing
 from roborl.rewards.shaping import held
 from roborl.types import Observation, Score
 
@@ -86,12 +86,16 @@ class Curve:
         )
 
 
-class _Timed:
+class _Timed(Judge[Any, Any]):
     """A judge with a stop watch."""
 
-    def __init__(self, judge: Any) -> None:
+    def __init__(self, judge: Judge[Any, Any]) -> None:
         self._judge = judge
         self.calls: list[tuple[float, int]] = []
+
+    @property
+    def at_once(self) -> int | None:
+        return self._judge.at_once
 
     def answer(self, queries: Sequence[Any]) -> list[Any]:
         began = time.perf_counter()
@@ -152,7 +156,9 @@ class Viewer:
             raise
         except RoborlError as error:
             self.refusals.append(error)
-            scores = [missing(place, f"refused: {error}", version=self.model.version) for place in places]
+            scores = [
+                missing(place, f"refused: {error}", version=self.model.info.version) for place in places
+            ]
         self.reasons.update(score.reply[:_REASON] for score in scores if not score.valid)
         said = [score.done for score in scores if score.done is not None]
         return Curve(
@@ -197,8 +203,7 @@ class Viewer:
             self._score(fold, place, [next(replies) for _ in queries])
             for place, queries in zip(places, asked, strict=True)
         ]
-        # Folds whose judge states a level in words keep that of the latest answer.
-        return scores, getattr(fold, "written", None)
+        return scores, fold.written
 
     def _ask(self, queries: Sequence[Any]) -> list[Any]:
         """Return a reply per query; of a judge that goes away for a moment it is asked again, as the label lane does."""
@@ -223,5 +228,5 @@ class Viewer:
             score: Score = fold.fold(place, replies)
         except Exception as error:  # a fold is a plug-in: a reply that it chokes on is a missing score
             log.warning("the replies on frame %d cannot be read: %s", place, error)
-            score = missing(place, f"cannot be read: {type(error).__name__}", version=self.model.version)
+            score = missing(place, f"cannot be read: {type(error).__name__}", version=self.model.info.version)
         return score

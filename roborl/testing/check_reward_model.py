@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from roborl.clock import FakeClock
-from roborl.errors import RoborlError
-from roborl.rewards.model import References, RewardModel, observation_id, says_done, score_episode
+from roborl.errors import RoborlError, WireError
+from roborl.rewards.model import Fold, Judge, References, RewardModel, observation_id, score_episode
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.pool import SessionPool
 from roborl.rewards.pool_config import PoolConfig
 from roborl.testing.observations import contents
@@ -46,7 +47,7 @@ def random_observations(
         seed: Of the noise.
     """
     rng = np.random.default_rng(seed)
-    px = model.image_px or 64
+    px = model.info.image_px or 64
 
     def frame(camera: str, index: int) -> Frame:
         rgb = rng.integers(0, 256, (px, px, 3), np.uint8)
@@ -55,7 +56,7 @@ def random_observations(
 
     return [
         Observation(
-            frames={camera: frame(camera, i) for camera in model.cameras or ("front",)},
+            frames={camera: frame(camera, i) for camera in model.info.cameras or ("front",)},
             state=rng.normal(size=state_dim).astype(np.float32),
             stamp_ns=i * 100_000_000,
         )
@@ -90,6 +91,13 @@ def check_reward_model(
         return score_episode(model, task, episode, references=references, **options)
 
     _check_description(model)
+    for part, base in ((model.judge, Judge), (model.start(task, references), Fold)):
+        lacking = sorted(name for name in _members(base) if not hasattr(part, name))
+        _require(
+            not lacking,
+            f"has a {base.__name__.lower()} that lacks what {base.__name__} has: name that as its base",
+            lacking,
+        )
     before = [contents(observation) for observation in shown]
     first = scores(shown)
     _require([contents(observation) for observation in shown] == before, "writes into what it is shown")
@@ -118,7 +126,7 @@ def check_reward_model(
     _check_two_folds(model, task, shown, references, first, tolerance)
     _check_missing_replies(model, task, shown, references)
     _check_refusals(model, task, shown, references, _halved, tolerance)
-    if model.cameras:
+    if model.info.cameras:
         asked = _check_refusals(model, task, shown, references, _renamed, tolerance)
         _require(asked is None, "asks about an observation without the views that it names", asked)
 
@@ -130,13 +138,20 @@ def reward_model_check() -> Callable[..., None]:
 
 
 def _check_description(model: Model) -> None:
-    _require(isinstance(model.version, str) and bool(model.version), "has no version", model.version)
+    info: Any = model.info
+    _require(isinstance(info, ModelInfo), "does not say what it is as a ModelInfo", type(info).__name__)
+    _require(isinstance(info.version, str) and bool(info.version), "has no version", info.version)
     _require(
-        isinstance(model.cameras, tuple) and all(isinstance(name, str) for name in model.cameras),
+        isinstance(info.cameras, tuple) and all(isinstance(name, str) for name in info.cameras),
         "does not name its views as a tuple of strings",
-        model.cameras,
+        info.cameras,
     )
-    _require(model.image_px is None or model.image_px > 0, "has an impossible image size", model.image_px)
+    try:
+        ModelInfo.from_wire(info.to_wire())
+    except WireError as error:
+        raise ConformanceError(
+            "What the reward model says of itself cannot be sent", seen=str(error)
+        ) from error
 
 
 def _check_scores(model: Model, shown: Sequence[Observation], scores: Sequence[Score]) -> None:
@@ -146,7 +161,7 @@ def _check_scores(model: Model, shown: Sequence[Observation], scores: Sequence[S
         [score.frame_id for score in scores],
     )
     for score in scores:
-        _require(score.version == model.version, "puts another version on its scores", score.version)
+        _require(score.version == model.info.version, "puts another version on its scores", score.version)
         _require(
             not score.valid or (math.isfinite(score.spread) and score.spread >= 0.0),
             "has an impossible spread",
@@ -154,10 +169,11 @@ def _check_scores(model: Model, shown: Sequence[Observation], scores: Sequence[S
         )
     _require(any(score.valid for score in scores), "gives no valid score at all", scores[0].reply)
     said = any(score.done is not None for score in scores)
-    _require(says_done(model) or not said, "says of a task whether it is done, and that it never does", said)
+    says_done = model.info.says_done
+    _require(says_done or not said, "says of a task whether it is done, and that it never does", said)
     _require(
-        said or not says_done(model),
-        "never says whether a task is done; such a model has `says_done = False`",
+        said or not says_done,
+        "never says whether a task is done; such a model says `says_done=False` of itself",
         said,
     )
 
@@ -287,6 +303,10 @@ def _reversed(observations: Sequence[Observation]) -> list[Observation]:
         )
         for at, source in zip(observations, reversed(observations), strict=True)
     ]
+
+
+def _members(protocol: type) -> list[str]:
+    return [name for name in vars(protocol) if not name.startswith("_")]
 
 
 def _require_equal(problem: str, expected: Sequence[Score], got: Sequence[Score], tolerance: float) -> None:

@@ -37,11 +37,11 @@ class CountingModel(BrightnessModel):
     def __init__(self, done_at: int, image_px: int | None = None) -> None:
         super().__init__(image_px=image_px)
         self._done_at = done_at
-        self.version = f"counting-{done_at}"
+        self.info = replace(self.info, version=f"counting-{done_at}")
 
     def start(self, task: str, references: References) -> CountingFold:
         """Return the fold of a new episode."""
-        return CountingFold(self.cameras, self.version, self._done_at)
+        return CountingFold(self.info.cameras, self.info.version, self._done_at)
 
 
 def serve_counting(endpoint: str, done_at: int) -> None:

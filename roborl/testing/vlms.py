@@ -9,9 +9,10 @@ import numpy as np
 import xxhash
 
 from roborl.rewards.judges.queries import Cells, Clip, VlmQuery, VlmReply, picture_key
+from roborl.rewards.model import Judge
 
 
-class ScriptedVlm:
+class ScriptedVlm(Judge[VlmQuery, VlmReply | None]):
     """Answers as a function says.
 
     Args:

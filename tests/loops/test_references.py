@@ -84,7 +84,7 @@ class TowardsModel(BrightnessModel):
 
 class TowardsFold(BrightnessFold):
     def __init__(self, model: TowardsModel, goal: float) -> None:
-        super().__init__(model.cameras, model.version)
+        super().__init__(model.info.cameras, model.info.version)
         self._goal = goal
 
     def fold(self, observation_id: int, replies: Any) -> Score:
@@ -309,7 +309,7 @@ def test_labels_are_made_by_the_demonstration_under_a_version_of_its_own_whoever
     lamps: Path, learner: Callable[[ReferencesConfig], Learner]
 ) -> None:
     config = ReferencesConfig(path=str(lamps))
-    version = told(TowardsModel(("front",)).version, digest(read_demonstration(config, ["front"], TASK)))
+    version = told(TowardsModel(("front",)).info.version, digest(read_demonstration(config, ["front"], TASK)))
     other = read_demonstration(replace(config, episode=3), ["front"], TASK)
     assert version not in ("brightness-front", told("brightness-front", digest(other)))
     run = learner(config)

@@ -20,7 +20,6 @@ from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.calibrated import CalibratedModel
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.measured import FORMAT
-from roborl.rewards.model import says_done
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
@@ -223,7 +222,7 @@ def test_a_model_that_never_says_done_judges_no_episodes_by_that_word(
     gate_main(Child.alone("gate"), config)
     line = Calibration.from_dict({"raw": [0.0, 1.0], "calibrated": [0.0, 0.9]})
     sole = SoleModel(judge, prompt, SoleConfig(cameras=("front",)))
-    assert [says_done(CalibratedModel(one, line)) for one in (model, sole)] == [True, False]
+    assert [CalibratedModel(one, line).info.says_done for one in (model, sole)] == [True, False]
 
 
 def test_a_calibrated_model_passes_by_its_own_benchmark(tmp_path: Path) -> None:
@@ -233,6 +232,6 @@ def test_a_calibrated_model_passes_by_its_own_benchmark(tmp_path: Path) -> None:
     place = f"calibrated:{result}:brightness"
     with pytest.raises(ConfigError, match=r"another reward model\. Found: version brightness-all-cal"):
         pass_gate(TrainConfig(run=tmp_path / "run", reward=place, reward_gate=RewardGate(result=result)))
-    version = load_reward_model(place).version
+    version = load_reward_model(place).info.version
     written(tmp_path, models={"one": plain, "two": plain | {"version": version}})
     pass_gate(TrainConfig(run=tmp_path / "run", reward=place, reward_gate=RewardGate(result=result)))

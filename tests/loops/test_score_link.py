@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import References
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.pool_config import PoolConfig
 from roborl.serving.handshake import Handshake
 from roborl.serving.score_client import ScoreClient
@@ -96,7 +97,7 @@ def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> N
     assert line.open("shine") is None
     serving.start(reward=model)
     judge = until(line, lambda _s, _l: line.judge())
-    assert judge == ServedJudge(version=model.version, cameras=("wrist",), image_px=8)
+    assert judge == ServedJudge(info=model.info)
     assert judge.reply_limit_s == ServeConfig().judge_deadline_s * PoolConfig().most_batches
     session = line.open("shine")
     assert session is not None
@@ -113,7 +114,7 @@ def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> N
 
 def test_a_model_that_is_told_the_time_has_to_count_on_the_recordings_rate(serving: Serving) -> None:
     model = BrightnessModel()
-    model.config = SimpleNamespace(observation_hz=10.0)  # type: ignore[attr-defined]
+    model.info = replace(model.info, observation_hz=10.0)
     serving.start(reward=model)
     right = ScoreLine(serving.endpoint, ("front",), rate_hz=10.0)
     until(right, lambda _s, _l: right.judge())
@@ -128,7 +129,7 @@ def test_a_model_that_learnt_from_another_rate_is_warned_of_once(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = BrightnessModel()
-    model.trained_hz = 30.0  # type: ignore[attr-defined]
+    model.info = replace(model.info, trained_hz=30.0)
     serving.start(reward=model)
     line = ScoreLine(serving.endpoint, ("front",), rate_hz=10.0)
     until(line, lambda _s, _l: line.judge())
@@ -187,6 +188,28 @@ def test_a_server_that_names_no_end_is_given_up_after_a_while(
     line.leave()
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"version": "v", "calls": 3}, None),
+        ({"cameras": ["front"]}, r"version.*Found: None"),
+        ({"version": "v", "image_px": "large"}, r"image_px.*Found: 'large'.*Allowed: None or above 0"),
+    ],
+)
+def test_a_server_of_another_release_may_say_less_and_nothing_in_another_form(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], words: str | None
+) -> None:
+    monkeypatch.setattr(ScoreClient, "statistics", lambda client, timeout_s: {"models": {"reward": said}})
+    serving.start(reward=BrightnessModel())
+    line = ScoreLine(serving.endpoint, ("front", "wrist"))
+    if words is None:
+        assert until(line, lambda _s, _l: line.judge()) == ServedJudge(info=ModelInfo(version="v"))
+    else:
+        with pytest.raises(ConfigError, match=words):
+            until(line, lambda _s, _l: line.judge())
+    line.leave()
+
+
 @pytest.mark.parametrize("lane", list(Lane))
 def test_a_session_for_which_there_is_no_room_is_asked_for_again(
     serving: Serving, lane: Lane, caplog: pytest.LogCaptureFixture
@@ -235,7 +258,7 @@ def test_a_server_that_died_loses_its_sessions_and_another_model_is_noticed(serv
     serving.start(reward=BrightnessModel(cameras=("front", "wrist")))
     until(line, lambda _s, lost: lost if session in lost else None)
     judge = until(line, lambda _s, _l: line.judge())
-    assert judge.cameras == ("front", "wrist")
+    assert judge.info.cameras == ("front", "wrist")
     line.leave()
 
 
@@ -270,7 +293,7 @@ class Shaky:
         self.closed: list[str] = []
 
     def judge(self) -> ServedJudge:
-        return ServedJudge(version="v")
+        return ServedJudge(info=ModelInfo(version="v"))
 
     def open(self, task: str) -> str:
         self._session += 1

@@ -128,7 +128,7 @@ def test_episodes_of_several_clients_and_models_do_not_mix():
             thread.join(20)
         for seed in range(6):
             assert facts(results[seed]) == expected(pictures(seed, 40))
-            assert {s.version for s in results[seed]} == {models[("one", "two")[seed % 2]].version}
+            assert {s.version for s in results[seed]} == {models[("one", "two")[seed % 2]].info.version}
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_judge_that_takes_many_calls_for_a_batch_is_not_hung():
 
     class Several(BrightnessModel):
         def start(self, task, references):
-            return SeveralFold((), self.version)
+            return SeveralFold((), self.info.version)
 
     class SeveralFold(BrightnessFold):
         def queries(self, observation):

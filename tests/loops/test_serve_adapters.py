@@ -26,7 +26,7 @@ from roborl.rewards.calibration import Calibration
 from roborl.rewards.dopamine import DopamineConfig
 from roborl.rewards.dopamine_question import CONTRACT as HOP_WORDS
 from roborl.rewards.measured import FORMAT
-from roborl.rewards.model import about, score_episode
+from roborl.rewards.model import score_episode
 from roborl.rewards.pairs.config import PairNetworkConfig
 from roborl.rewards.pairs.model import save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
@@ -258,8 +258,8 @@ def test_an_episode_comes_back_over_a_socket_scored_as_here(
         np.testing.assert_allclose(
             [getattr(s, quantity) for s in there], [getattr(s, quantity) for s in here], atol=2e-4, rtol=1e-4
         )
-    assert all(score.version.startswith(model.version) for score in there)
+    assert all(score.version.startswith(model.info.version) for score in there)
     assert judge is not None
-    assert json.loads(json.dumps(judge.about)) == json.loads(json.dumps(about(model)))
+    assert json.loads(json.dumps(judge.info.about)) == json.loads(json.dumps(model.info.about))
     words = getattr(model, "prompt", None) or getattr(model, "wording", None)
-    assert words is None or judge.about["prompt"] == words.sha256
+    assert words is None or judge.info.about["prompt"] == words.sha256

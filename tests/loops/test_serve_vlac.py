@@ -58,7 +58,7 @@ def test_an_episode_comes_back_scored_as_offline(model):
         (s.frame_id, s.valid, s.done) for s in expected
     ]
     assert [s.progress for s in scores] == pytest.approx([s.progress for s in expected], abs=1e-4)
-    assert {s.version for s in scores} == {model.version}
+    assert {s.version for s in scores} == {model.info.version}
 
 
 def test_a_session_without_the_demonstration_is_refused(model):

@@ -113,7 +113,9 @@ def test_what_is_watched_is_judged_as_what_is_labelled(tmp_path, lane):
         labelled = score_over(line, source.task, observations, deadline_s=20)
         line.leave()
     assert set(references) == {"demo/front", "demo/wrist"}
-    assert {score.version for score in watched} == {score.version for score in labelled} != {model.version}
+    assert (
+        {score.version for score in watched} == {score.version for score in labelled} != {model.info.version}
+    )
     progress = {score.frame_id: score.progress for score in labelled}
     assert watched
     assert all(score.progress == progress[score.frame_id] for score in watched)

@@ -166,7 +166,7 @@ def test_a_score_that_is_missing_is_no_number():
 
     class Model(BrightnessModel):
         def start(self, task, references):
-            return Blind(self.cameras, self.version)
+            return Blind(self.info.cameras, self.info.version)
 
     with serving({"blind": Model()}) as server:
         model, _ = built("remote", endpoint=server.endpoint)

@@ -221,7 +221,7 @@ class Words(BrightnessModel):
 
     def start(self, task: str, references: Any) -> Any:
         fold = super().start(task, references)
-        return fold if task == "light the lamp" else _Dark(self.version)
+        return fold if task == "light the lamp" else _Dark(self.info.version)
 
 
 class _Dark(Fold[Any, Any]):

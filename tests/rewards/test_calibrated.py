@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from roborl.rewards.calibration import Calibration
 from roborl.rewards.fake import BrightnessModel
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.model import missing, score_episode
-from roborl.rewards.observation_rate import told_rate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.verdicts import DoneRule
 from roborl.testing import check_reward_model as conformance
@@ -56,7 +54,7 @@ def test_progress_is_mapped_and_raw_is_kept() -> None:
     assert [s.progress for s in before] == pytest.approx([0.2, 0.4, 0.6, 1.0, 0.0])
     assert [s.raw for s in after] == [s.raw for s in before]
     assert [s.done for s in after] == [s.done for s in before], "its own word, which progress does not tell"
-    assert {s.version for s in after} == {mapped.version}
+    assert {s.version for s in after} == {mapped.info.version}
 
 
 def test_a_calibrated_model_conforms(reward_model_check: Any) -> None:
@@ -65,21 +63,24 @@ def test_a_calibrated_model_conforms(reward_model_check: Any) -> None:
 
 def test_the_map_is_part_of_the_version() -> None:
     versions = {
-        CalibratedModel(BrightnessModel(cameras), calibration).version
+        CalibratedModel(BrightnessModel(cameras), calibration).info.version
         for cameras in (("front",), ("wrist",))
         for calibration in (MAP, replace(MAP, calibrated=(0.0, 0.9)))
     }
     assert len(versions) == 4
     assert not versions & {"brightness-front", "brightness-wrist"}
-    assert CalibratedModel(BrightnessModel(), MAP).version == CalibratedModel(BrightnessModel(), MAP).version
+    assert (
+        CalibratedModel(BrightnessModel(), MAP).info.version
+        == CalibratedModel(BrightnessModel(), MAP).info.version
+    )
 
 
 class Told(BrightnessModel):
-    """Has a done rule, which a model of progress has among its settings, and says what it is told."""
+    """Has a done rule, and says what it is told."""
 
     def __init__(self, scores: list[Score], rule: DoneRule) -> None:
         super().__init__()
-        self.scores, self.config = scores, SimpleNamespace(done=rule)
+        self.scores, self.info = scores, replace(self.info, done_rule=rule)
 
     def start(self, task: str, references: Any) -> Any:
         fold, scores = super().start(task, references), self.scores
@@ -110,17 +111,22 @@ def test_a_done_rule_above_all_that_the_map_gives_is_told(caplog: pytest.LogCapt
     assert "0.930" in caplog.text
 
 
-def test_a_calibrated_model_counts_on_the_rate_that_its_model_counts_on() -> None:
-    timed = BrightnessModel()
-    timed.config = SimpleNamespace(observation_hz=30.0)  # type: ignore[attr-defined]
-    assert told_rate(CalibratedModel(timed, MAP)) == 30.0
-    assert told_rate(CalibratedModel(BrightnessModel(), MAP)) is None
+def test_a_calibrated_model_says_of_itself_what_its_model_says_but_for_what_the_map_changes() -> None:
+    model = BrightnessModel(("front",), image_px=16)
+    model.info = replace(model.info, about={"kind": "bright"}, observation_hz=30.0, trained_hz=15.0)
+    info = CalibratedModel(model, MAP).info
+    assert replace(info, version=model.info.version) == model.info
+    assert info.about == {"kind": "calibrated", "of": {"kind": "bright"}, "calibration": MAP.as_dict()}
+    model.info = replace(model.info, says_done=False)
+    assert not CalibratedModel(model, MAP).info.says_done
+    model.info = replace(model.info, done_rule=DoneRule(progress=0.5))
+    assert CalibratedModel(model, MAP).info.says_done
 
 
 def test_a_model_is_opened_calibrated_by_name(tmp_path: Path) -> None:
     result = written(tmp_path)
     model = load_reward_model(f"calibrated:{result}:brightness")
-    assert model.version == calibrated(BrightnessModel(), result).version
+    assert model.info.version == calibrated(BrightnessModel(), result).info.version
     (score,) = score_episode(model, "t", video(0.4))
     assert score.progress == pytest.approx(0.5, abs=0.01)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from roborl import config as configs
 from roborl.errors import ConfigError, ModelLoadError, ShapeError
 from roborl.rewards.clip import ClipConfig, ClipModel, goal_baseline_reward
-from roborl.rewards.model import score_episode
+from roborl.rewards.model import Judge, score_episode
 from roborl.rewards.registry import load_reward_model
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.check_reward_model import random_observations
@@ -83,7 +83,7 @@ def test_what_cannot_be_compared_is_refused():
 # The model, with a judge that can be seen through
 
 
-class PlainJudge:
+class PlainJudge(Judge):
     """Red is the goal, green the baseline, blue neither, but a wall; words are told apart by what they speak of."""
 
     identity = "plain"
@@ -201,8 +201,8 @@ def test_vectors_that_are_not_finite_are_a_missing_score():
     "change", [{"goal": ("{task} done!",)}, {"strength": 0.4}, {"cameras": ("wrist",)}, {"low": -1.0}]
 )
 def test_every_setting_is_part_of_the_version(change):
-    assert model_of(**change).version != model_of().version
-    assert model_of(checkpoint="elsewhere").version == model_of().version
+    assert model_of(**change).info.version != model_of().info.version
+    assert model_of(checkpoint="elsewhere").info.version == model_of().info.version
 
 
 @pytest.mark.parametrize(

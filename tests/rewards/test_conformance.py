@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,19 +32,19 @@ def test_the_stage_aware_model_conforms(reward_model_check):
     plan = StagePlan(names=("reach", "carry"), shares=(0.4, 0.6))
     network = SarmNetwork(SarmConfig(image_px=32), plan, ("front", "wrist"), 6)
     model = freeze_sarm(network, plan, cameras=("front", "wrist"), tasks=("t",), state_dim=6)
-    observations = random_observations(BrightnessModel(model.cameras, image_px=48), count=8)
+    observations = random_observations(BrightnessModel(model.info.cameras, image_px=48), count=8)
     reward_model_check(model, observations=observations)
 
 
 class NoVersion(BrightnessModel):
     def __init__(self):
         super().__init__(("front",))
-        self.version = ""
+        self.info = replace(self.info, version="")
 
 
 class ForeignVersion(BrightnessModel):
     def start(self, task, references):
-        return BrightnessFold(self.cameras, "another")
+        return BrightnessFold(self.info.cameras, "another")
 
 
 class Company(BrightnessJudge):
@@ -74,6 +75,13 @@ class Choosy(BrightnessJudge):
         return super().answer(queries)
 
 
+class Bare:
+    """A judge in its own words, which does not say that it has no limit."""
+
+    def answer(self, queries):
+        return BrightnessJudge().answer(queries)
+
+
 class Scribbler(BrightnessJudge):
     def answer(self, queries):
         for query in queries:
@@ -84,7 +92,7 @@ class Scribbler(BrightnessJudge):
 def with_fold(fold_class):
     class Model(BrightnessModel):
         def start(self, task, references):
-            return fold_class(self.cameras, self.version)
+            return fold_class(self.info.cameras, self.info.version)
 
     return Model
 
@@ -180,13 +188,29 @@ class NeverDone(BrightnessFold):
 class Modest(BrightnessModel):
     """Says when a task is done, and that it never does."""
 
-    says_done = False
+    def __init__(self, cameras):
+        super().__init__(cameras)
+        self.info = replace(self.info, says_done=False)
 
 
-class SeldomAndZeroForMissing(BrightnessModel):
+class Unsendable(BrightnessModel):
+    """Says of itself what no other program can be told."""
+
+    def __init__(self, cameras):
+        super().__init__(cameras)
+        self.info = replace(self.info, observation_hz="often")
+
+
+class Untold(BrightnessModel):
+    """Says nothing of itself in the form that is asked for."""
+
+    def __init__(self, cameras):
+        super().__init__(cameras)
+        self.info = SimpleNamespace(version="v", cameras=cameras, image_px=None)
+
+
+class SeldomAndZeroForMissing(Modest):
     """Asks about every fourth observation, and makes a number of a reply that never came."""
-
-    says_done = False
 
     def start(self, task, references):
         class Seldom(BrightnessFold):
@@ -202,13 +226,11 @@ class SeldomAndZeroForMissing(BrightnessModel):
                 value = 0.5 if known or not replies else 0.0
                 return Score(frame_id=observation_id, progress=value, raw=value, version=self._version)
 
-        return Seldom(self.cameras, self.version)
+        return Seldom(self.info.cameras, self.info.version)
 
 
-class Shared(BrightnessModel):
+class Shared(Modest):
     """One fold for all episodes."""
-
-    says_done = False
 
     fold = None
 
@@ -223,13 +245,11 @@ class Shared(BrightnessModel):
                 )
                 return Score(frame_id=observation_id, progress=Shared.total, raw=0.0, version=self._version)
 
-        return Latest(self.cameras, self.version)
+        return Latest(self.info.cameras, self.info.version)
 
 
-class Clairvoyant(BrightnessModel):
+class Clairvoyant(Modest):
     """Folds every score with whatever has been seen so far, also later than its observation."""
-
-    says_done = False
 
     def start(self, task, references):
         class Peeking(BrightnessFold):
@@ -237,7 +257,7 @@ class Clairvoyant(BrightnessModel):
                 later = self._before[0].mean() / 255
                 return Score(frame_id=observation_id, progress=later, raw=0.0, version=self._version)
 
-        return Peeking(self.cameras, self.version)
+        return Peeking(self.info.cameras, self.info.version)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +265,7 @@ class Clairvoyant(BrightnessModel):
     [
         (NoVersion, "no version"),
         (ForeignVersion, "another version"),
+        (lambda cameras: BrightnessModel(cameras, judge=Bare()), r"judge that lacks.*at_once"),
         (lambda cameras: BrightnessModel(cameras, judge=Company()), "batch otherwise"),
         (lambda cameras: BrightnessModel(cameras, judge=Moody()), "second time"),
         (lambda cameras: BrightnessModel(cameras, judge=Choosy()), "chokes"),
@@ -258,6 +279,8 @@ class Clairvoyant(BrightnessModel):
         (Painter, "writes into"),
         (NeverDone, "never says whether a task is done"),
         (Modest, "and that it never does"),
+        (Untold, "as a ModelInfo"),
+        (Unsendable, "cannot be sent.*observation_hz"),
         (SeldomAndZeroForMissing, "never came"),
         (Shared, "mixes up two episodes"),
         (Clairvoyant, "later observations"),

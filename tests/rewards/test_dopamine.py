@@ -225,7 +225,7 @@ def test_references_of_the_model_stand_in_where_a_session_brings_none():
         4,
     )  # a goal of the model's does not mix with it
     others = [replace(bare, references={name: REFERENCES[name]}) for name in REFERENCES]
-    assert len({m.version for m in (bare, model, *others)}) == 4
+    assert len({m.info.version for m in (bare, model, *others)}) == 4
 
 
 # What is made of the replies
@@ -262,7 +262,7 @@ def test_true_replies_give_the_true_curve(rule):
     model = model_of(ScriptedVlm(true_hop), fusion=FusionConfig(rule=rule))
     scores = score_episode(model, "t", brightening(levels), references=WHITE)
     assert [score.progress for score in scores] == pytest.approx(levels, abs=0.01)
-    assert all(score.valid and score.version == model.version for score in scores)
+    assert all(score.valid and score.version == model.info.version for score in scores)
     assert max(score.spread for score in scores) < 0.01
 
 
@@ -423,13 +423,13 @@ def test_a_version_knows_judge_words_views_and_settings():
         {"max_tokens": 32},
     ]
     versions = [
-        DopamineModel(judge=judge, config=replace(config, **change), prompt=own_prompt(CONTRACT)).version
+        DopamineModel(judge=judge, config=replace(config, **change), prompt=own_prompt(CONTRACT)).info.version
         for change in [{}, {}, *settings]
     ]
     other_words = replace(own_prompt(CONTRACT), template=CONTRACT.own + "\n")
-    versions.append(DopamineModel(judge=judge, config=config, prompt=other_words).version)
+    versions.append(DopamineModel(judge=judge, config=config, prompt=other_words).info.version)
     other_judge = ScriptedVlm(by_key, identity="another")
-    versions.append(DopamineModel(judge=other_judge, config=config, prompt=own_prompt(CONTRACT)).version)
+    versions.append(DopamineModel(judge=other_judge, config=config, prompt=own_prompt(CONTRACT)).info.version)
     assert versions[0] == versions[1]
     assert len(set(versions)) == len(versions) - 1
 

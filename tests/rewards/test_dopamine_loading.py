@@ -46,8 +46,8 @@ def load(checkpoint, tmp_path):
 def test_the_registry_reads_a_checkpoint_by_its_kind(checkpoint, load):
     model = load_reward_model(f"dopamine:{checkpoint}")
     assert isinstance(model, DopamineModel)
-    assert model.cameras == ("front",)
-    assert model.version == load().version
+    assert model.info.cameras == ("front",)
+    assert model.info.version == load().info.version
 
 
 def test_a_file_of_settings_sets_everything(load):
@@ -60,16 +60,16 @@ def test_a_file_of_settings_sets_everything(load):
         fusion={"perspectives": ["forward", "backward"], "rule": "consistency", "floor": 0.2},
         done={"progress": 0.6, "readings": 5, "band": 0.02},
     )
-    assert model.cameras == ("high", "wrist")
+    assert model.info.cameras == ("high", "wrist")
     assert model.config.fusion.perspectives == (Perspective.FORWARD, Perspective.BACKWARD)
     assert model.config.fusion.rule is FusionRule.CONSISTENCY
     assert (model.config.hop_frames, model.config.done.readings) == (3, 5)
 
 
 def test_pictures_have_the_size_of_training_unless_it_is_set(load):
-    trained = load().version
-    assert trained == load(min_pixels=112 * 112, max_pixels=320 * 240).version
-    assert trained != load(max_pixels=640 * 480).version
+    trained = load().info.version
+    assert trained == load(min_pixels=112 * 112, max_pixels=320 * 240).info.version
+    assert trained != load(max_pixels=640 * 480).info.version
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_the_users_copy_of_the_words_is_used_and_never_run(load, tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         model = load(prompt={"file": str(tmp_path / name)})
     assert model.prompt.fill("fold") == tuple(s.replace("{instruction}", "fold") for s in SEGMENTS)
-    assert model.version.startswith("dopamine-found-")
+    assert model.info.version.startswith("dopamine-found-")
     assert "is not the published one" in caplog.text
     ours = DopamineModel(judge=model.judge, config=model.config, prompt=own_prompt(CONTRACT))
-    assert ours.version.startswith("dopamine-own-")
+    assert ours.info.version.startswith("dopamine-own-")
 
 
 def test_the_published_words_are_found_in_the_code_beside_the_checkpoint(checkpoint, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_references_come_from_files(load, tmp_path):
     model = load(references={"goal/front": str(tmp_path / "goal.png")})
     assert model.references["goal/front"][0, 0].tolist() == [10, 20, 30]
     model.start("t", {})
-    assert model.version != load().version
+    assert model.info.version != load().info.version
     with pytest.raises(ConfigError, match="lacks a reference"):
         load().start("t", {})
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -120,7 +120,7 @@ def test_where_things_lie_is_no_part_of_a_version(load, checkpoint, tmp_path):
     (tmp_path / "other.txt").write_text(WORDS)
     one = load(prompt={"file": str(tmp_path / "one.txt")})
     other = load(checkpoint=str(tmp_path / "network"), prompt={"file": str(tmp_path / "other.txt")})
-    assert one.version == other.version
+    assert one.info.version == other.info.version
 
 
 def test_our_own_words_come_with_a_warning(load, caplog):
@@ -160,12 +160,12 @@ def test_a_high_threshold_for_done_is_warned_of_unless_the_judge_was_adapted_or_
 
     result = tmp_path / "bench_reward.json"
     row = {
-        "version": model.version,
+        "version": model.info.version,
         "calibration": Calibration(raw=(0.0, 0.6), calibrated=(0.0, 1.0)).as_dict(),
     }
     result.write_text(json.dumps({"format": FORMAT, "models": {"one": row}}))
     calibrated, told = told_of_done(f"calibrated:{result}:")
-    assert calibrated.version != model.version
+    assert calibrated.info.version != model.info.version
     assert not told
 
 

@@ -23,7 +23,6 @@ from roborl.rewards.lerobot_judges import RewardReply, Showing
 from roborl.rewards.lerobot_loading import load_lerobot_model
 from roborl.rewards.lerobot_rewards import LerobotRewardConfig, LerobotRewardModel, open_lerobot
 from roborl.rewards.model import score_episode
-from roborl.rewards.observation_rate import told_rate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.published_checkpoint import PublishedSarmConfig, open_published_sarm
 from roborl.testing import check_reward_model as conformance
@@ -92,7 +91,7 @@ def changed(source, target, change=None, **fields):
 def test_robometer_conforms_and_scores_as_lerobots_pipeline(built, reward_model_check):
     model = opened(built, "robometer")
     shown = random_observations(model, count=12)
-    assert model.cameras == ("front",)
+    assert model.info.cameras == ("front",)
     reward_model_check(model, task=TASK, observations=shown)
     original = RobometerRewardModel.from_pretrained(built / "robometer", strict=True)
     before, _ = make_reward_pre_post_processors(original.config)
@@ -158,8 +157,8 @@ def test_topreward_is_not_stretched_episode_by_episode_and_keeps_its_value_besid
 def test_the_classifier_conforms_and_sees_what_it_was_trained_on(built, reward_model_check):
     model = opened(built, "classifier")
     shown = random_observations(model, count=8)
-    assert model.cameras == ("front", "wrist")
-    assert model.image_px == 128
+    assert model.info.cameras == ("front", "wrist")
+    assert model.info.image_px == 128
     reward_model_check(model, task=TASK, observations=shown)
     original = Classifier.from_pretrained(built / "classifier", strict=False)
     before = PolicyProcessorPipeline.from_pretrained(
@@ -211,7 +210,7 @@ def test_sarm_through_lerobots_class_equals_sarm_converted(built, reward_model_c
             checkpoint=str(built / "sarm"), clip=clip, head=head, repeat_present=True
         )
         converted = open_published_sarm(settings)
-        assert told_rate(model) == told_rate(converted) == 10.0
+        assert model.info.observation_hz == converted.info.observation_hz == 10.0
         assert model.window == converted.window
         shown = random_observations(model, count=20, state_dim=3)
         ours, theirs = (score_episode(m, TASK, shown) for m in (converted, model))
@@ -356,8 +355,8 @@ def test_the_registry_reads_a_file_of_settings(built, tmp_path):
     place.write_text(yaml.safe_dump(settings))
     model = load_reward_model(f"lerobot:{place}")
     assert isinstance(model, LerobotRewardModel)
-    assert (model.cameras, model.frames) == (("wrist",), 3)
-    assert model.version != load_reward_model(f"lerobot:{built / 'topreward'}").version
+    assert (model.info.cameras, model.frames) == (("wrist",), 3)
+    assert model.info.version != load_reward_model(f"lerobot:{built / 'topreward'}").info.version
 
 
 @pytest.mark.parametrize(
@@ -380,12 +379,15 @@ def test_the_version_is_that_of_the_files_and_not_of_their_place(built, tmp_path
     backbone = str(built / "classifier-backbone")
     with caplog.at_level(logging.WARNING):
         assert (
-            open_lerobot(LerobotRewardConfig(checkpoint=str(there), backbone=backbone)).version
-            == here.version
+            open_lerobot(LerobotRewardConfig(checkpoint=str(there), backbone=backbone)).info.version
+            == here.info.version
         )
 
     def nudge(tensors):
         tensors["classifier_head.0.bias"][0] += 1.0
 
     other = changed(built / "classifier", tmp_path / "other", nudge)
-    assert open_lerobot(LerobotRewardConfig(checkpoint=str(other), backbone=backbone)).version != here.version
+    assert (
+        open_lerobot(LerobotRewardConfig(checkpoint=str(other), backbone=backbone)).info.version
+        != here.info.version
+    )

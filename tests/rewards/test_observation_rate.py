@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
@@ -11,22 +10,14 @@ from roborl.errors import ConfigError
 from roborl.rewards.calibrated import CalibratedModel
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.fake import BrightnessModel
-from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
-
-
-def model_with(**changes: Any) -> BrightnessModel:
-    model = BrightnessModel()
-    for name, value in changes.items():
-        setattr(model, name, value)
-    return model
+from roborl.rewards.observation_rate import check_rate, warn_of_rate
 
 
 def test_rates_are_those_of_the_model_also_behind_a_calibration() -> None:
-    told, trained = model_with(config=SimpleNamespace(observation_hz=4)), model_with(trained_hz=30.0)
-    line = Calibration(raw=(0.0, 1.0), calibrated=(0.0, 1.0))
-    for one in (lambda model: model, lambda model: CalibratedModel(model, line)):
-        assert (told_rate(one(told)), trained_rate(one(told))) == (4.0, None)
-        assert (told_rate(one(trained)), trained_rate(one(trained))) == (None, 30.0)
+    model = BrightnessModel()
+    model.info = replace(model.info, observation_hz=4.0, trained_hz=30.0)
+    info = CalibratedModel(model, Calibration(raw=(0.0, 1.0), calibrated=(0.0, 1.0))).info
+    assert (info.observation_hz, info.trained_hz) == (4.0, 30.0)
 
 
 def test_another_rate_than_told_is_refused() -> None:
@@ -35,7 +26,7 @@ def test_another_rate_than_told_is_refused() -> None:
         check_rate(10.0, 30.0, "bench")
 
 
-@pytest.mark.parametrize("trained", [None, 10.0, 12.0, 15.0, 7.0])
+@pytest.mark.parametrize("trained", [None, 0.0, 10.0, 12.0, 15.0, 7.0])
 def test_nearly_the_rate_that_it_learnt_from_is_nothing_to_speak_of(
     trained: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:

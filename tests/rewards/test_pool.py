@@ -13,7 +13,7 @@ from roborl.clock import FakeClock
 from roborl.errors import ConfigError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
-from roborl.rewards.model import JudgeDown, JudgeSilent, missing, score_episode
+from roborl.rewards.model import Judge, JudgeDown, JudgeSilent, missing, score_episode
 from roborl.rewards.pool import SessionPool, UnknownSession
 from roborl.rewards.pool_config import PoolConfig
 from roborl.types import Frame, Lane, Observation
@@ -242,7 +242,7 @@ def test_a_full_batch_waits_for_nobody():
 def test_reasons_of_missing_scores_are_counted_without_end():
     class Babble(BrightnessModel):
         def start(self, task, references):
-            return BabbleFold((), self.version)
+            return BabbleFold((), self.info.version)
 
     class BabbleFold(BrightnessFold):
         def fold(self, observation_id, replies):
@@ -396,7 +396,7 @@ class Several(BrightnessModel):
     """A model that asks five queries of each observation, as several views and pairs make."""
 
     def start(self, task, references):
-        return SeveralFold((), self.version)
+        return SeveralFold((), self.info.version)
 
 
 class SeveralFold(BrightnessFold):
@@ -459,7 +459,7 @@ def test_out_of_memory_shrinks_later_batches():
     assert max(judge.sizes[-4:]) <= 3
 
 
-class Card:
+class Card(Judge):
     """A judge with room for so many queries, which says them back."""
 
     def __init__(self, room):
@@ -506,10 +506,10 @@ def test_two_models_at_once_answer_for_themselves():
     models = {"one": BrightnessModel(), "two": BrightnessModel(("front",))}
     pool = SessionPool(models, clock=FakeClock())
     for name in models:
-        assert open_(pool, name, model=name) == models[name].version
+        assert open_(pool, name, model=name) == models[name].info.version
         pool.push(name, observation(0, 100))
     outcomes = run_dry(pool, model="one") + run_dry(pool, model="two")
-    assert {o.session_id: o.score.version for o in outcomes} == {n: m.version for n, m in models.items()}
+    assert {o.session_id: o.score.version for o in outcomes} == {n: m.info.version for n, m in models.items()}
     with pytest.raises(ConfigError, match="no such reward model"):
         open_(pool, "x", model="three")
     with pytest.raises(ConfigError, match="no such reward model"):
@@ -550,7 +550,7 @@ def test_a_stride_of_any_length_is_scored_in_a_room_of_any_size():
 
     class Model(BrightnessModel):
         def start(self, task, references):
-            return Fold(self.cameras, self.version)
+            return Fold(self.info.cameras, self.info.version)
 
     pool = SessionPool({"m": Model()}, PoolConfig(max_bytes=10 * 48), clock=FakeClock())
     open_(pool, "a")

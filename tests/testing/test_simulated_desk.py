@@ -83,7 +83,7 @@ def test_a_new_user_gets_from_the_check_to_a_practised_policy(tmp_path: Path) ->
         )
         assert episode.provenance is not None
         assert set(episode.provenance.source) == {Source.PERSON}
-    assert find_loader(str(folder / "reward"))().version.startswith("sarm-")
+    assert find_loader(str(folder / "reward"))().info.version.startswith("sarm-")
 
     run = RunFolder(folder / "run")
     practised = [info for info in StoreReader(run.store).episodes() if info.kind == "online"]

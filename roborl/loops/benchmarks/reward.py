@@ -29,7 +29,7 @@ from roborl.rewards.benchmark import (
 )
 from roborl.rewards.graded_videos import grade_videos
 from roborl.rewards.model import RewardModel
-from roborl.rewards.observation_rate import check_rate, told_rate, trained_rate, warn_of_rate
+from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
 from roborl.whole_files import as_json, write_whole
@@ -76,9 +76,9 @@ def bench_reward(
         # One at a time: a model may fill the device.
         model = load_reward_model(place)
         for rate_hz, where in rates:
-            check_rate(told_rate(model), rate_hz, where)
-            warn_of_rate(trained_rate(model), rate_hz, where)
-        shown[name] = {t: digest(of_cameras(r, model.cameras)) for t, r in cohort.references.items()}
+            check_rate(model.info.observation_hz, rate_hz, where)
+            warn_of_rate(model.info.trained_hz, rate_hz, where)
+        shown[name] = {t: digest(of_cameras(r, model.info.cameras)) for t, r in cohort.references.items()}
         tell = partial(on_video, name)
         found = measure(model, cohort.fitted_on(place), cohort.test, _settings(config), on_video=tell)
         measured[name] = _with_given(config, model, cohort, found, tell)

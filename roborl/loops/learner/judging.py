@@ -85,7 +85,7 @@ class Verdicts:
         """
         if not self.awaited(info):
             return None
-        require_rule(by.version, self._rule, says_done=by.says_done)
+        require_rule(by.info.version, self._rule, says_done=by.info.says_done)
         whole = info.end is not None and labels.done == info.observations
         judge = self._done if self._rule == "done" else self._graded
         verdict = judge(info, labels, whole)

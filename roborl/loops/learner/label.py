@@ -190,10 +190,10 @@ class Labeller:
         self._finished.clear()
         self._lateness.clear()
         self._found = None
-        self._judge, self._column = judge, self._store.column(judge.version)
+        self._judge, self._column = judge, self._store.column(judge.info.version)
         active = self._store.active()
-        self._active, self._caught_up = active == judge.version, False
-        self._events({"event": "judge", "version": judge.version, "about": dict(judge.about)})
+        self._active, self._caught_up = active == judge.info.version, False
+        self._events({"event": "judge", "version": judge.info.version, "about": dict(judge.info.about)})
         if active is None:
             self._activate(self._column)
 
@@ -201,7 +201,7 @@ class Labeller:
         column.activate()
         self._active = True
         assert self._judge is not None
-        self._events({"event": "column", "version": self._judge.version})
+        self._events({"event": "column", "version": self._judge.info.version})
 
     def _watch_deadlines(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
         """Let episodes go that wait too long; for what is recorded, and for verdicts, only a judge that is away lets go."""
@@ -308,7 +308,7 @@ class Labeller:
             key, session = by_name.get(name, (None, None))
             if key is None or session is None or key not in self._sessions:
                 continue
-            if self._judge is None or score.version not in ("", self._judge.version):
+            if self._judge is None or score.version not in ("", self._judge.info.version):
                 self.counters["foreign"] += 1
                 score = _unusable(score)
             if session.labels.receive(score):

@@ -169,12 +169,12 @@ def label_dataset(
         began = time.monotonic()
         for group, line, judge in zip(groups, lines, judges, strict=True):
             rest = [index for index in group.episodes if index not in known]
-            chosen = views_of(list(info.cameras), judge.cameras, config.camera_map)
+            chosen = views_of(list(info.cameras), judge.info.cameras, config.camera_map)
             work.label(line, judge, rest, chosen, known)
         wall_s = time.monotonic() - began
         stopped = stopping() and not work.done_all
         if not stopped and (work.written or not path.is_file() or journal.progress):
-            write_progress(info.root, version, known, folder=config.out, about=judges[0].about)
+            write_progress(info.root, version, known, folder=config.out, about=judges[0].info.about)
         if not stopped and not journal.unanswered:
             journal.remove()
     return Labelled(
@@ -227,7 +227,7 @@ class _Work:
         """Score episodes by index and add them to ``known``."""
         if not indices:
             return
-        version, before = judge.version, len(self.written)
+        version, before = judge.info.version, len(self.written)
         with read_ahead(self._shown(indices, views, judge)) as upcoming:
             for index, scores in score_episodes(
                 line,
@@ -252,7 +252,7 @@ class _Work:
     def _shown(
         self, indices: Sequence[int], views: Mapping[str, str], judge: ServedJudge
     ) -> Iterator[ShownEpisode]:
-        side = judge.image_px
+        side = judge.info.image_px
         sizes = {
             ours: self.info.cameras[theirs] if side is None else (side, side)
             for ours, theirs in views.items()

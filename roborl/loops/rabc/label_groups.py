@@ -80,7 +80,7 @@ def groups_of(config: LabelConfig, root: Path, cameras: Sequence[str]) -> tuple[
 
 def version_of(judges: Sequence[ServedJudge]) -> str:
     """Return the version of a file of labels: that of its scores, or of all where tasks have demonstrations of their own."""
-    versions = list(dict.fromkeys(judge.version for judge in judges))
+    versions = list(dict.fromkeys(judge.info.version for judge in judges))
     if len(versions) == 1:
         return versions[0]
     model = versions[0].rpartition("-")[0]

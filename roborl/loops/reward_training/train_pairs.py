@@ -114,7 +114,7 @@ class TrainPairsResult:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {
-            "version": self.model.version,
+            "version": self.model.info.version,
             "episodes": dict(self.episodes),
             "measured": {name: report.as_dict() for name, report in self.measured.items()},
             "frame_ms": self.frame_ms,

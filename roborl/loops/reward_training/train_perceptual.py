@@ -92,7 +92,7 @@ class TrainPerceptualResult:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {
-            "version": self.model.version,
+            "version": self.model.info.version,
             "step_starts": self.model.statistics.starts.tolist(),
             "deviation_left": list(self.found.left),
             "demonstrations": len(self.found.bounds),

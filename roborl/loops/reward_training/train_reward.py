@@ -107,7 +107,7 @@ class TrainRewardResult:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return {
-            "version": self.model.version,
+            "version": self.model.info.version,
             "stages": dict(zip(self.model.plan.names, self.model.plan.shares, strict=True)),
             "held_out": self.ours.as_dict(),
             "time_only": self.by_time.as_dict(),

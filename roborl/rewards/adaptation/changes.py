@@ -82,7 +82,7 @@ class ChangeLessons:
         self.model = model
         self.judge = model.judge
         self.config = model.config
-        self.cameras = model.cameras
+        self.cameras = model.info.cameras
         self.prompt_sha256 = model.wording.sha256
         self._pairs = pairs
 

@@ -36,7 +36,7 @@ class HopLessons:
         self.model = model
         self.judge = model.judge
         self.config = model.config
-        self.cameras = model.cameras
+        self.cameras = model.info.cameras
         self.prompt_sha256 = model.prompt.sha256
         self._pairs = pairs
 

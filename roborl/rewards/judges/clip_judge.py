@@ -16,6 +16,7 @@ from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.judges.weights import digest_file
+from roborl.rewards.model import Judge
 from roborl.types import Image
 
 type Vectors = NDArray[np.float32]
@@ -32,8 +33,8 @@ class ClipQuery:
     pictures: tuple[Image, ...]
 
 
-class VectorJudge(Protocol):
-    """A :class:`~roborl.rewards.model.Judge` that turns pictures, and on the side words, into unit vectors."""
+class VectorJudge(Judge[ClipQuery, Vectors], Protocol):
+    """A judge that turns pictures, and on the side words, into unit vectors."""
 
     @property
     def identity(self) -> str:
@@ -147,7 +148,7 @@ class ClipNetwork:
         return vectors
 
 
-class ClipJudge:
+class ClipJudge(Judge[ClipQuery, Vectors]):
     """Encodes with a CLIP network, every different picture once. Used by one thread.
 
     Args:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import xxhash
 
 from roborl.rewards.judges.queries import Cells, VlmQuery, VlmReply
+from roborl.rewards.model import Judge
 
 
-class FakeJudge:
+class FakeJudge(Judge[VlmQuery, VlmReply | None]):
     """Says the same words to every question, whatever the pictures.
 
     Args:

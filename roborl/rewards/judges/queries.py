@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from roborl.errors import RoborlError, ShapeError
+from roborl.rewards.model import Judge
 from roborl.types import Image
 
 type Cells = tuple[int, int, int]
@@ -156,8 +157,8 @@ class VlmReply:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-class VlmJudge(Protocol):
-    """A :class:`~roborl.rewards.model.Judge` of questions about pictures."""
+class VlmJudge(Judge[VlmQuery, VlmReply | None], Protocol):
+    """A judge of questions about pictures."""
 
     @property
     def identity(self) -> str:

@@ -23,13 +23,14 @@ from roborl.rewards.judges.sights import Family, Sight, cells_of
 from roborl.rewards.judges.turns import Seen, Turn, TurnWriter
 from roborl.rewards.judges.weights import Network, load_network
 from roborl.rewards.judges.writing import Draft, ReplyWriter
+from roborl.rewards.model import Judge
 
 log = logging.getLogger(__name__)
 
 _MB = 1 << 20
 
 
-class TransformersJudge:
+class TransformersJudge(Judge[VlmQuery, VlmReply | None]):
     """Answers with a network of the transformers library. Used by one thread.
 
     Args:

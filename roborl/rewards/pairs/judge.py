@@ -15,6 +15,7 @@ from roborl.images import square
 from roborl.rewards.hop_replies import write_hop
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.queries import Cells, Token, VlmQuery, VlmReply, picture_key
+from roborl.rewards.model import Judge
 from roborl.rewards.model_folder import content_hash
 from roborl.rewards.pairs.network import FRONT, PairNetwork
 from roborl.types import Image
@@ -30,7 +31,7 @@ type _Look = tuple[int, bytes]
 """A view and the digest of its picture."""
 
 
-class PairJudge:
+class PairJudge(Judge[VlmQuery, VlmReply | None]):
     """Answers with the network's likeliest hop, and with all others and their probabilities where they are asked for.
 
     A wrist that shows the front picture is one that is not seen: it stands there where a bench has no such camera, or

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from roborl.errors import ModelLoadError
 from roborl.pretrained import CONFIG, WEIGHTS
 from roborl.rewards.model_folder import content_hash, reading, save_model_folder
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel, StepStatistics
 from roborl.rewards.perceptual.selection import Looks
@@ -35,20 +36,25 @@ def freeze_perceptual(
 ) -> PerceptualModel:
     """Return a model whose version is the hash of everything that bears on a score."""
     described = _describe(encoder, config, cameras, tasks)
+    info = ModelInfo(
+        version=f"perceptual-{content_hash(_tensors(statistics), described)}",
+        cameras=cameras,
+        image_px=config.image_px,
+        says_done=False,
+    )
     return PerceptualModel(
         encoder=encoder,
         config=config,
         statistics=statistics,
-        cameras=cameras,
+        info=info,
         tasks=tasks,
-        version=f"perceptual-{content_hash(_tensors(statistics), described)}",
     )
 
 
 def save_perceptual(model: PerceptualModel, folder: Path) -> None:
     """Write the model."""
-    described = _describe(model.encoder, model.config, model.cameras, model.tasks)
-    save_model_folder(folder, described | {"version": model.version}, _tensors(model.statistics))
+    described = _describe(model.encoder, model.config, model.info.cameras, model.tasks)
+    save_model_folder(folder, described | {"version": model.info.version}, _tensors(model.statistics))
 
 
 def load_perceptual(folder: Path | str) -> PerceptualModel:
@@ -79,10 +85,10 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
             )
         statistics = _statistics(load_file(folder / WEIGHTS))
         model = freeze_perceptual(encoder, config, statistics, cameras=cameras, tasks=tasks)
-    if model.version != version:
+    if model.info.version != version:
         raise ModelLoadError(
             "Statistics and config.json of a reward model do not belong together",
-            seen=model.version,
+            seen=model.info.version,
             allowed=version,
             remedy="Copy the whole folder, or train again",
         )

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from roborl.errors import ShapeError
 from roborl.images import square
-from roborl.rewards.model import NO_REPLY, Fold, References, missing, views_of
+from roborl.rewards.model import NO_REPLY, Fold, Judge, References, missing, views_of
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.order import advance, step_moves
 from roborl.rewards.perceptual.selection import Looks
@@ -91,7 +92,7 @@ class Sight:
     pictures: tuple[Image, ...]
 
 
-class FeatureJudge:
+class FeatureJudge(Judge[Sight, Features]):
     """Encodes pictures with a frozen network, all of a batch at once. Used by one thread.
 
     Args:
@@ -130,8 +131,8 @@ class PerceptualFold(Fold[Sight, Features]):
         Raises:
             ShapeError: If a view is missing.
         """
-        px = self._model.image_px
-        views = views_of(observation, self._model.cameras)
+        px = self._model.config.image_px
+        views = views_of(observation, self._model.info.cameras)
         return [Sight(pictures=tuple(square(view, px) for view in views))]
 
     def fold(self, observation_id: int, replies: Sequence[Features | None]) -> Score:
@@ -139,13 +140,13 @@ class PerceptualFold(Fold[Sight, Features]):
         (vector,) = replies
         model = self._model
         if vector is None:
-            return missing(observation_id, NO_REPLY, version=model.version)
+            return missing(observation_id, NO_REPLY, version=model.info.version)
         if not np.isfinite(vector).all():
-            return missing(observation_id, "not finite", version=model.version)
+            return missing(observation_id, "not finite", version=model.info.version)
         looks, statistics = model.statistics.looks, model.statistics
         nearness = looks.nearness(vector[None])
         if nearness.max() < model.config.strange * statistics.least_near[0]:
-            return missing(observation_id, "like nothing demonstrated", version=model.version)
+            return missing(observation_id, "like nothing demonstrated", version=model.info.version)
         frames = 0 if self._last is None else observation_id - self._last
         log_odds = model.config.evidence * looks.odds(vector[None])[0, :-1]
         bounded = np.maximum(log_odds - log_odds.max(), -model.config.most_evidence)
@@ -161,7 +162,7 @@ class PerceptualFold(Fold[Sight, Features]):
             raw=progress,
             spread=float(np.sqrt(variance)),
             stage=int(belief.argmax()),
-            version=model.version,
+            version=model.info.version,
         )
 
 
@@ -173,23 +174,20 @@ class PerceptualModel:
         encoder: The network.
         config: What it looks at and how steps are told apart.
         statistics: What the demonstrations taught.
-        cameras: Views it looks at, by name.
+        info: Its version is the hash of network, settings, views and statistics.
         tasks: Instructions of the demonstrations; for people.
-        version: Hash of network, settings, views and statistics.
     """
 
     encoder: FrameEncoder
     config: PerceptualConfig
     statistics: StepStatistics
-    cameras: tuple[str, ...]
+    info: ModelInfo
     tasks: tuple[str, ...]
-    version: str
     judge: FeatureJudge = field(init=False)
     moves: NDArray[np.float64] = field(init=False)
-    says_done: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        size = len(self.cameras) * self.encoder.dim
+        size = len(self.info.cameras) * self.encoder.dim
         if self.statistics.looks.index.max() >= size:
             raise ShapeError(
                 "A step is recognised by a feature that the encoder does not have",
@@ -198,11 +196,6 @@ class PerceptualModel:
             )
         object.__setattr__(self, "judge", FeatureJudge(self.encoder))
         object.__setattr__(self, "moves", step_moves(self.statistics.lengths, self.config.undo))
-
-    @property
-    def image_px(self) -> int:
-        """Side of the square pictures it looks at."""
-        return self.config.image_px
 
     def start(self, task: str, references: References) -> PerceptualFold:
         """Return the fold of a new episode; task and references play no part."""

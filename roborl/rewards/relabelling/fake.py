@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from roborl.rewards.judges.queries import Cells, VlmQuery, VlmReply, picture_key
+from roborl.rewards.model import Judge
 from roborl.rewards.relabelling.vocabulary import VERBS, named_things, words_of
 from roborl.rewards.relabelling.wording import WORDINGS
 
@@ -19,7 +20,7 @@ _FILLING = ("now", "then", "carefully", "gently", "slowly")
 _TASK = re.compile(r"(?:was given|been told|own was|really had|exactly the same|instruction):\s(.*)")
 
 
-class FakeRelabeller:
+class FakeRelabeller(Judge[VlmQuery, VlmReply | None]):
     """Plays every role; see the module."""
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from roborl.errors import ModelLoadError
 from roborl.pretrained import CONFIG, WEIGHTS
 from roborl.rewards.model_folder import content_hash, reading, save_model_folder
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.model import SarmModel
 from roborl.rewards.sarm.network import SarmNetwork
@@ -59,15 +60,13 @@ def freeze_sarm(
     described = describe_model(
         network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim, trained_hz=trained_hz
     )
-    return SarmModel(
-        network=network,
-        plan=plan,
-        cameras=cameras,
-        tasks=tasks,
-        state_dim=state_dim,
+    info = ModelInfo(
         version=f"sarm-{content_hash(network.state_dict(), described)}",
+        cameras=cameras,
+        image_px=network.config.image_px,
         trained_hz=trained_hz,
     )
+    return SarmModel(network=network, plan=plan, info=info, tasks=tasks, state_dim=state_dim)
 
 
 def save_sarm(model: SarmModel, folder: Path) -> None:
@@ -75,13 +74,13 @@ def save_sarm(model: SarmModel, folder: Path) -> None:
     described = describe_model(
         model.network,
         model.plan,
-        cameras=model.cameras,
+        cameras=model.info.cameras,
         tasks=model.tasks,
         state_dim=model.state_dim,
-        trained_hz=model.trained_hz,
+        trained_hz=model.info.trained_hz,
     )
     weights = {name: tensor.contiguous().numpy() for name, tensor in model.network.state_dict().items()}
-    save_model_folder(folder, described | {"version": model.version}, weights)
+    save_model_folder(folder, described | {"version": model.info.version}, weights)
 
 
 def load_sarm(folder: Path | str) -> SarmModel:
@@ -122,10 +121,10 @@ def load_sarm(folder: Path | str) -> SarmModel:
     model = freeze_sarm(
         network, plan, cameras=cameras, tasks=tasks, state_dim=state_dim, trained_hz=trained_hz
     )
-    if model.version != version:
+    if model.info.version != version:
         raise ModelLoadError(
             "Weights and config.json of a reward model do not belong together",
-            seen=model.version,
+            seen=model.info.version,
             allowed=version,
             remedy="Copy the whole folder, or train again",
         )

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from roborl.images import square
 from roborl.rewards.judges.queries import picture_key
-from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, state_of, views_of
+from roborl.rewards.model import (
+    NO_REPLY,
+    Fold,
+    Judge,
+    References,
+    missing,
+    observation_id,
+    state_of,
+    views_of,
+)
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.sightings import Sighting, Sightings
@@ -52,7 +62,7 @@ class SarmReply:
     within: tuple[float, ...]
 
 
-class SarmJudge:
+class SarmJudge(Judge[SarmQuery, SarmReply]):
     """Encodes every frame once and judges all windows in one pass.
 
     Args:
@@ -156,9 +166,9 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
         (reply,) = replies
         model = self._model
         if reply is None:
-            return missing(observation_id, NO_REPLY, version=model.version)
+            return missing(observation_id, NO_REPLY, version=model.info.version)
         if not (math.isfinite(reply.progress) and math.isfinite(reply.spread)):
-            return missing(observation_id, "not finite", version=model.version)
+            return missing(observation_id, "not finite", version=model.info.version)
         progress = min(max(reply.progress, 0.0), 1.0)
         return Score(
             frame_id=observation_id,
@@ -167,7 +177,7 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
             spread=reply.spread,
             done=self._finished.read(progress >= model.config.done_progress),
             stage=int(np.argmax(reply.stages)),
-            version=model.version,
+            version=model.info.version,
         )
 
 
@@ -178,21 +188,16 @@ class SarmModel:
     Attributes:
         network: Its weights, in evaluation mode.
         plan: Stages and shares.
-        cameras: Views it looks at, by name.
+        info: Its version is the hash of weights, architecture, plan, views, settings and rate.
         tasks: Instructions it was trained on.
         state_dim: Size of the state it was trained with.
-        version: Hash of weights, architecture, plan, views, settings and rate.
-        trained_hz: Observations per second of the episodes it learnt from, which its window counts; None where that is
-            not known.
     """
 
     network: SarmNetwork
     plan: StagePlan
-    cameras: tuple[str, ...]
+    info: ModelInfo
     tasks: tuple[str, ...]
     state_dim: int
-    version: str
-    trained_hz: float | None = None
     judge: SarmJudge = field(init=False)
 
     def __post_init__(self) -> None:
@@ -203,11 +208,6 @@ class SarmModel:
     def config(self) -> SarmConfig:
         """The architecture."""
         return self.network.config
-
-    @property
-    def image_px(self) -> int:
-        """Side of the square pictures it looks at; larger ones are averaged down."""
-        return self.config.image_px
 
     def start(self, task: str, references: References) -> SarmFold:
         """Return the fold of a new episode; references play no part."""
@@ -220,7 +220,7 @@ class SarmModel:
         Raises:
             ShapeError: If a view is missing, or the state has the wrong size where it is used.
         """
-        views = views_of(observation, self.cameras)
+        views = views_of(observation, self.info.cameras)
         state = state_of(observation, self.state_dim) if self.config.use_state else observation.state
-        images = tuple(square(view, self.image_px) for view in views)
+        images = tuple(square(view, self.config.image_px) for view in views)
         return Sighting(id=observation_id(observation), images=images, state=state)

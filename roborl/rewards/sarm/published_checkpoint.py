@@ -129,7 +129,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
         scale=scale,
         cameras=cameras,
         digest=content_hash(weights),
-        config=config,
+        observation_hz=config.observation_hz,
         smooth=smoothing_span(**rates) if config.opensarm is not None and config.opensarm.smooth else 0,
     )
 

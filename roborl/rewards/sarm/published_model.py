@@ -18,7 +18,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, state_of, views_of
+from roborl.rewards.model import (
+    NO_REPLY,
+    Fold,
+    Judge,
+    References,
+    missing,
+    observation_id,
+    state_of,
+    views_of,
+)
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.sarm.published_network import PublishedShape, WindowOpinion
 from roborl.rewards.sarm.sightings import Sighting, Sightings
 from roborl.rewards.sarm.smoothing import SureMean
@@ -59,15 +69,6 @@ class PairEncoder(Protocol):
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Return vectors of texts, float32 (n, d)."""
-        ...
-
-
-class Timed(Protocol):
-    """Settings that say how often observations come."""
-
-    @property
-    def observation_hz(self) -> float:
-        """Observations per second, Hz."""
         ...
 
 
@@ -195,7 +196,7 @@ class WindowReply:
     classes: tuple[float, ...]
 
 
-class PublishedJudge:
+class PublishedJudge(Judge[WindowQuery, WindowReply]):
     """Encodes every picture once, and judges all windows in one pass. Used by one thread at a time.
 
     Args:
@@ -303,9 +304,9 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
         (reply,) = replies
         model = self._model
         if reply is None:
-            return missing(observation_id, NO_REPLY, version=model.version)
+            return missing(observation_id, NO_REPLY, version=model.info.version)
         if not (math.isfinite(reply.progress) and all(map(math.isfinite, reply.classes))):
-            return missing(observation_id, "not finite", version=model.version)
+            return missing(observation_id, "not finite", version=model.info.version)
         stage = int(np.argmax(reply.classes))
         done = None
         if model.network.shape.finished:
@@ -319,7 +320,7 @@ class PublishedFold(Fold[WindowQuery, WindowReply]):
             raw=reply.raw,
             done=done,
             stage=stage,
-            version=model.version,
+            version=model.info.version,
         )
 
 
@@ -333,7 +334,7 @@ class PublishedModel:
         scale: How the state is normalised; None to show the network zeros.
         cameras: Views that it looks at, by name, in the order of training.
         digest: Hash of the weights, as a part of the version.
-        config: Its settings; the window is of their rate.
+        observation_hz: Rate that the window is made for, Hz.
         done_frames: Finished observations in a row that make "done".
         smooth: Observations over which progress is a mean of the sure readings; 0 for the latest reading alone.
     """
@@ -347,22 +348,18 @@ class PublishedModel:
         scale: StateScale | None,
         cameras: tuple[str, ...],
         digest: str,
-        config: Timed,
+        observation_hz: float,
         done_frames: int = 2,
         smooth: int = 0,
     ) -> None:
         self.network = network
-        self.config = config
         self.smooth = smooth
         self.window = window
-        self.cameras = cameras
         self.done_frames = done_frames
-        self.image_px: int | None = None
-        self.says_done = network.shape.finished
         self.judge = PublishedJudge(network, encoder, window, scale)
         self._encoder = encoder
         self._scale = scale
-        self.about = {
+        about = {
             "kind": "sarm-published",
             "weights": digest,
             "encoder": encoder.identity,
@@ -373,7 +370,13 @@ class PublishedModel:
             "done_frames": done_frames,
             "smooth": smooth,
         }
-        self.version = version_of(self.about)
+        self.info = ModelInfo(
+            version=version_of(about),
+            cameras=cameras,
+            says_done=network.shape.finished,
+            about=about,
+            observation_hz=observation_hz,
+        )
 
     def start(self, task: str, references: References) -> PublishedFold:
         """Return the fold of a new episode; references play no part.
@@ -389,7 +392,7 @@ class PublishedModel:
         Raises:
             ShapeError: If a view is missing, or the state has another size than in training.
         """
-        images = views_of(observation, self.cameras)
+        images = views_of(observation, self.info.cameras)
         scale = self._scale
         state = observation.state if scale is None else state_of(observation, len(scale.mean))
         return Sighting(id=observation_id(observation), images=images, state=state)

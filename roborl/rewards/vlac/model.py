@@ -10,9 +10,8 @@ was to become the anchor, it does so with the value of the anchor before: a lost
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from PIL import Image as Pictures
 from roborl.errors import ConfigError
 from roborl.rewards.judges.queries import Part, VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, views_of
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.recurrences import (
     Abstention,
     Change,
@@ -106,7 +106,7 @@ def ask_done(model: VlacModel, task: str, goal: Image | None, now: Image) -> Vlm
     )
 
 
-class VlacFold(Fold[VlmQuery, VlmReply]):
+class VlacFold(Fold[VlmQuery, VlmReply | None]):
     """The memory of one episode: its first pictures, the anchor and its value.
 
     Args:
@@ -174,7 +174,7 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         abstains = self._abstention.see(_written(pairs))
         if change is None:
             unanswered = f"; {NO_REPLY}" if any(reply is None for reply in pairs) else ""
-            return missing(observation_id, f"{why}: {said}{unanswered}", version=model.version)
+            return missing(observation_id, f"{why}: {said}{unanswered}", version=model.info.version)
         quiet = quieten(change.mean, rise=config.quiet_rise, fall=config.quiet_fall)
         value = advance_with_doubt(
             self._value, Change(mean=quiet, error=change.error), config.recurrence, floor=config.floor
@@ -182,7 +182,9 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
         if moves:
             self._value = value
         if abstains:
-            return missing(observation_id, f"abstains, nothing but 0 so far: {said}", version=model.version)
+            return missing(
+                observation_id, f"abstains, nothing but 0 so far: {said}", version=model.info.version
+            )
         timings = next((dict(reply.timings_ms) for reply in replies if reply is not None), {})
         return self._score(observation_id, value, done=done, said=said, timings=timings)
 
@@ -225,7 +227,7 @@ class VlacFold(Fold[VlmQuery, VlmReply]):
             raw=value.mean,
             spread=value.spread,
             done=done,
-            version=self._model.version,
+            version=self._model.info.version,
             reply=said,
             timings_ms=timings or {},
         )
@@ -239,17 +241,13 @@ class VlacModel:
         judge: The network.
         config: What it is shown and how its replies are used.
         wording: The texts of its questions.
-        version: Hash of network, texts and settings.
-        about: Those.
-        image_px: None: it takes any size, and resizes with the filter of the network's training.
+        info: It takes pictures of any size, and resizes with the filter of the network's training.
     """
 
     judge: VlmJudge
     config: VlacConfig = field(default_factory=VlacConfig)
     wording: VlacWording = OUR_WORDING
-    version: str = field(init=False)
-    about: Mapping[str, Any] = field(init=False, repr=False)
-    image_px: int | None = field(default=None, init=False)
+    info: ModelInfo = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         about = described(
@@ -258,18 +256,14 @@ class VlacModel:
             judge=self.judge.identity,
             prompt=self.wording.sha256,
         )
-        object.__setattr__(self, "about", about)
-        object.__setattr__(self, "version", version_of(about))
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Views it looks at."""
-        return self.config.cameras
-
-    @property
-    def says_done(self) -> bool:
-        """Whether it is asked for that."""
-        return self.config.done is not DoneQuestion.OFF
+        info = ModelInfo(
+            version=version_of(about),
+            cameras=self.config.cameras,
+            says_done=self.config.done is not DoneQuestion.OFF,
+            about=about,
+            observation_hz=self.config.observation_hz,
+        )
+        object.__setattr__(self, "info", info)
 
     def start(self, task: str, references: References) -> VlacFold:
         """Return the fold of a new episode.
@@ -288,7 +282,7 @@ class VlacModel:
     def anchors(self, references: References) -> list[Anchors]:
         """Return what is told about each view, in the order of the cameras; see :meth:`start`."""
         anchors = []
-        for place, camera in enumerate(self.cameras):
+        for place, camera in enumerate(self.config.cameras):
             trajectory: tuple[Image, ...] = ()
             goal = None
             if self.config.reference_frames:
@@ -309,7 +303,7 @@ class VlacModel:
         Raises:
             ShapeError: If a view is missing.
         """
-        return tuple(self.squeeze(rgb) for rgb in views_of(observation, self.cameras))
+        return tuple(self.squeeze(rgb) for rgb in views_of(observation, self.config.cameras))
 
     def squeeze(self, rgb: Image) -> Image:
         """Resize to the square that the network sees, by the Lanczos filter; the aspect ratio is not kept."""

@@ -38,6 +38,7 @@ from roborl.loops.reward_server import ServedJudge
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.supervise import ProcessGroup
 from roborl.records import End, Verdict, unpack_record
+from roborl.rewards.model_info import ModelInfo
 from roborl.testing.counting_reward import CountingModel
 from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Score
 
@@ -58,7 +59,7 @@ class Line:
         self.lost: list[str] = []
 
     def judge(self) -> ServedJudge | None:
-        return ServedJudge(version="v") if self.here else None
+        return ServedJudge(info=ModelInfo(version="v")) if self.here else None
 
     def open(self, task: str) -> str | None:
         self.opened.append(f"s{len(self.opened)}")

@@ -52,7 +52,7 @@ def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
 
     def learn(config: DemoConfig, prepared: Path) -> dict[str, Any]:
         model = load_reward_model(config.judge)
-        ran.append((config.scene, config.seed, model.version))
+        ran.append((config.scene, config.seed, model.info.version))
         return {"success": 0.9, "episodes": [True], "says": "policy-invariant"}
 
     monkeypatch.setattr(bench_judges, "gate", gate)

@@ -60,7 +60,7 @@ def test_a_label_that_was_held_over_a_missing_reply_is_right(
         rows = labels.complete()
         assert rows is not None
         assert labels.missing
-        column = episodes.column(model.version)
+        column = episodes.column(model.info.version)
         column.set_stride(key, stride)
         column.write(key, rows)
         column.activate()

@@ -115,7 +115,9 @@ def test_a_calibration_that_was_fitted_is_applied_and_measured_again(lamps: Path
     assert again.measured[name].version.startswith("brightness-all-cal")
     for one, two in zip(found.curves, again.measured[name].curves, strict=True):
         np.testing.assert_allclose(two.progress, found.calibration(one.progress))
-    RewardGate(result=str(second / RESULT), require=["voc>=0.95"]).check(load_reward_model(place).version)
+    RewardGate(result=str(second / RESULT), require=["voc>=0.95"]).check(
+        load_reward_model(place).info.version
+    )
 
 
 def grade_some(folder: Path) -> Path:

@@ -24,6 +24,7 @@ from roborl.loops.score_link import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
 from roborl.records import Verdict
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
+from roborl.rewards.model_info import ModelInfo
 from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Score
 
 
@@ -135,10 +136,8 @@ class FakeServer:
         if self.away:
             return None
         return ServedJudge(
-            version=self.version,
+            info=ModelInfo(version=self.version, says_done=self.says_done, about={"prompt": self.version}),
             reply_limit_s=self.reply_limit_s,
-            says_done=self.says_done,
-            about={"prompt": self.version},
         )
 
     def open(self, task: str) -> str | None:
@@ -413,12 +412,12 @@ def test_a_judge_that_takes_ten_seconds_a_batch_labels_everything_once() -> None
             store, line, LabelConfig(), events=events.append, clock=MonotonicClock(scale=20.0)
         )
         deadline = Deadline(30.0)
-        while not all(key in store.column(model.version).finished for key in keys):
+        while not all(key in store.column(model.info.version).finished for key in keys):
             labeller.turn()
             deadline.check("it")
         line.leave()
     for key in keys:
-        labels = store.columns[model.version].progress[key]
+        labels = store.columns[model.info.version].progress[key]
         np.testing.assert_allclose(labels, np.array(VALUES * 4) / 255, atol=1e-6)
     assert labeller.counters["rebuilt"] == 0
     assert labeller.counters["scored"] == 2 * len(VALUES * 4)
@@ -548,7 +547,7 @@ def test_a_score_of_another_version_is_not_written() -> None:
     rig = Rig()
     key = rig.store.begin(0)
     rig.store.grow(key, VALUES[:3])
-    rig.server.judge = lambda: ServedJudge(version="v1")  # type: ignore[method-assign]
+    rig.server.judge = lambda: ServedJudge(info=ModelInfo(version="v1"))  # type: ignore[method-assign]
     rig.server.version = "v9"
     rig.turns()
     assert rig.labels(key) == [0.0, 0.0, 0.0]

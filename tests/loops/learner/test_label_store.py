@@ -21,6 +21,7 @@ from roborl.loops.learner.label_store import StoredEpisodes
 from roborl.loops.learner.labelling import LabelConfig, LabelledRows
 from roborl.loops.reward_server import ServedJudge
 from roborl.records import pack_record
+from roborl.rewards.model_info import ModelInfo
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, arrival, episode_records
 from roborl.types import EndCause, EpisodeKey, Observation, Score
 
@@ -42,7 +43,7 @@ class StepCounter:
         self._opened = 0
 
     def judge(self) -> ServedJudge:
-        return ServedJudge(version="steps")
+        return ServedJudge(info=ModelInfo(version="steps"))
 
     def open(self, task: str) -> str:
         self._opened += 1

@@ -241,11 +241,12 @@ def test_two_versions_are_two_files(data: Path) -> None:
 
 def test_what_the_version_is_the_hash_of_goes_with_the_labels(data: Path) -> None:
     model = BrightnessModel()
-    model.about = {"kind": "brightness", "prompt": "5ha256", "asked": {"frames": 8}}  # type: ignore[attr-defined]
+    about = {"kind": "brightness", "prompt": "5ha256", "asked": {"frames": 8}}
+    model.info = replace(model.info, about=about)
     with serving({"m": model}) as server:
         labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
     told = pq.read_schema(labelled.path).metadata[ABOUT]
-    assert json.loads(told) == model.about  # type: ignore[attr-defined]
+    assert json.loads(told) == about
 
 
 def test_labels_of_another_task_or_another_view_are_other_labels(data: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_judge_is_trained_and_then_adapted_to_one_demonstration(
     assert second["frame_ms"] > 0.0
     assert "time only" in err
     adapted = load_reward_model(str(data / "second"))
-    assert adapted.version == second["version"] != first["version"]
+    assert adapted.info.version == second["version"] != first["version"]
     assert list(adapted.references) == ["goal/front"]
 
     # Without a step it is the judge from before, told of the goal.
@@ -67,7 +67,7 @@ def test_a_judge_is_trained_and_then_adapted_to_one_demonstration(
     )
     untouched = train_pairs_on(config).model
     assert untouched.judge.identity == load_reward_model(str(data / "first")).judge.identity
-    assert untouched.version != first["version"]
+    assert untouched.info.version != first["version"]
 
 
 def test_cameras_are_mapped_and_the_goal_is_kept_as_it_was_recorded(

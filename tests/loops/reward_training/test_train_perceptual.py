@@ -39,7 +39,7 @@ def test_a_dataset_becomes_a_model_with_figures(
     assert "time only" in err
     assert "frames from the nearest found" in err
     model = load_reward_model(str(tmp_path / "model"))
-    assert model.version == figures["version"]
+    assert model.info.version == figures["version"]
     assert len(list((tmp_path / "model" / "vectors").glob("*.npy"))) == 3
 
 
@@ -60,7 +60,7 @@ def test_cameras_are_mapped_and_failures_named(dataset: Path, tmp_path: Path) ->
         dataset=str(dataset), out=tmp_path / "model", held_out=0.0, camera_map={"top": "front"}, failed=[0]
     )
     result = train_perceptual(config)
-    assert result.model.cameras == ("top",)
+    assert result.model.info.cameras == ("top",)
     assert len(result.found.bounds) == 4
     assert [(one.kind, one.episodes) for one in result.ours.failures] == [("failure", 1), ("stall", 2)]
 

@@ -198,8 +198,8 @@ def test_a_model_learns_from_one_film_and_is_measured_on_another(filmed, tmp_pat
     assert "order of a splice" in shown
     assert (out / "held_out.png").read_bytes().startswith(b"\x89PNG")
     model = load_sarm(out)
-    assert model.trained_hz == 10
-    assert (model.cameras, model.state_dim) == (("high", "wrist"), 0)
+    assert model.info.trained_hz == 10
+    assert (model.info.cameras, model.state_dim) == (("high", "wrist"), 0)
 
 
 def test_a_model_learns_under_the_names_of_a_bench_and_that_some_episodes_failed(tmp_path, capsys):
@@ -212,7 +212,7 @@ def test_a_model_learns_under_the_names_of_a_bench_and_that_some_episodes_failed
     assert held_out["successes"] == 1
     assert [(one["kind"], one["episodes"]) for one in held_out["failures"]] == [("failure", 1)]
     model = load_sarm(tmp_path / "model")
-    assert (model.cameras, model.trained_hz) == (("front", "wrist"), 15)
+    assert (model.info.cameras, model.info.trained_hz) == (("front", "wrist"), 15)
 
 
 def test_an_episode_is_learnt_from_or_held_out(tmp_path):

@@ -129,7 +129,7 @@ def test_what_is_saved_opens_by_name_and_scores_alike(learnt, settings, checkpoi
     for one, other in zip(scores_of(opened), scores_of(lessons.model), strict=True):
         assert one.progress == pytest.approx(other.progress, abs=1e-5)
     before = open_dopamine(settings)
-    assert opened.version != before.version
+    assert opened.info.version != before.info.version
     (folder / "wording.txt").write_text(lessons.model.prompt.template + " or so")
     with pytest.raises(ConfigError, match="insisted on"):
         load_reward_model(f"dopamine:{folder}")

@@ -37,7 +37,7 @@ def test_models_score_by_what_it_says(kind, reply, settings, progress, tmp_path,
     assert [score.progress for score in scores] == pytest.approx(progress)
     assert all(score.valid for score in scores)
     assert "a fake judge answers every question" in caplog.text
-    assert "-own-" in model.version, "the README of where one stands is no checkpoint's card"
+    assert "-own-" in model.info.version, "the README of where one stands is no checkpoint's card"
 
 
 def test_it_says_its_words_and_they_are_its_identity():

@@ -276,7 +276,7 @@ def test_settings_that_make_no_sense_are_refused(options):
 
 def test_the_version_tells_every_setting_that_bears_on_a_score():
     judge, base = ScriptedVlm(lambda q: None), {"camera": "front"}
-    versions = {model_of(judge, **base).version}
+    versions = {model_of(judge, **base).info.version}
     others = [
         {"frames": 8},
         {"frame_hz": 1.0},
@@ -285,10 +285,10 @@ def test_the_version_tells_every_setting_that_bears_on_a_score():
         {"camera": "wrist"},
         {"temperature": 0.5},
     ]
-    versions |= {model_of(judge, **(base | other)).version for other in others}
-    versions.add(model_of(ScriptedVlm(lambda q: None, identity="other"), **base).version)
+    versions |= {model_of(judge, **(base | other)).info.version for other in others}
+    versions.add(model_of(ScriptedVlm(lambda q: None, identity="other"), **base).info.version)
     other_words = replace(own_prompt(CONTRACT), template="other words: {task} answer:")
-    versions.add(RoboRewardModel(judge, other_words, RoboRewardConfig(**base)).version)
+    versions.add(RoboRewardModel(judge, other_words, RoboRewardConfig(**base)).info.version)
     assert len(versions) == len(others) + 3
     assert all(version.startswith("roboreward-own-") for version in versions)
 
@@ -526,9 +526,9 @@ def settings_file(tiny, tmp_path):
 
 def test_a_spec_names_a_checkpoint_or_its_settings(tiny, tmp_path):
     by_settings = load_reward_model(f"roboreward:{settings_file(tiny, tmp_path)}")
-    assert by_settings.version == open_roboreward(tiny_config(tiny)).version
+    assert by_settings.info.version == open_roboreward(tiny_config(tiny)).info.version
     whole = load_reward_model(f"roboreward:{tiny['qwen3_vl']}")
-    assert whole.version != by_settings.version
+    assert whole.info.version != by_settings.info.version
     with pytest.raises(ModelLoadError, match="no such checkpoint"):
         load_reward_model("roboreward:/nowhere/at/all")
     with pytest.raises(ModelLoadError, match="roboreward"):
@@ -541,7 +541,7 @@ def test_the_words_of_the_card_are_asked_and_stand_in_the_version(tiny, tmp_path
         "# Card\n```text\nRate it. ANSWER: <score>\nIt: <INSERT TASK HERE>\n```\n"
     )
     model = open_roboreward(replace(tiny_config(tiny), checkpoint=str(folder)))
-    assert model.version.startswith("roboreward-found-")
+    assert model.info.version.startswith("roboreward-found-")
     (query,) = model.start(TASK, {}).queries(observation(0, 9))
     assert query.parts[0] == f"Rate it. ANSWER: <score>\nIt: {TASK}"
 

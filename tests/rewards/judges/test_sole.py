@@ -138,8 +138,8 @@ def test_a_tiny_network_is_opened_by_its_spec_and_conforms(tmp_path):
         f"checkpoint: {network}\ncameras: [front]\nmax_tokens: 24\nmax_pixels: 4096\njudge:\n  device: cpu\n"
     )
     model = load_reward_model(f"sole-r1:{path}")
-    assert model.version.startswith("sole-r1-own-")
-    assert load_reward_model(f"sole-r1:{network}").version != model.version
+    assert model.info.version.startswith("sole-r1-own-")
+    assert load_reward_model(f"sole-r1:{network}").info.version != model.info.version
     seen = random_observations(model, count=4)
     babble = score_episode(model, TASK, seen)
     assert [score.valid for score in babble] == [False] * 4
@@ -156,4 +156,4 @@ def test_a_tiny_network_is_opened_by_its_spec_and_conforms(tmp_path):
     assert [100 * parse_answer(score.reply) for score in scores] == pytest.approx([s.raw for s in scores])
     check_reward_model(model, observations=seen)
     other = SoleModel(model.judge, model.prompt, replace(model.config, stride=2))
-    assert other.version != model.version
+    assert other.info.version != model.info.version

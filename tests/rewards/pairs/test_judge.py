@@ -102,8 +102,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_judge_comes_back_as_it_was_and_conforms(folder: Path, reward_model_check) -> None:
     model = load_reward_model(str(folder))
-    assert model.cameras == ("front", "wrist")
-    assert model.version == load_reward_model(f"dopamine:{folder}").version
+    assert model.info.cameras == ("front", "wrist")
+    assert model.info.version == load_reward_model(f"dopamine:{folder}").info.version
     asked = [question(0, 1, *range(k, k + 6)) for k in range(3)]
     assert [r.tokens for r in model.judge.answer(asked)] == [
         r.tokens for r in PairJudge(network()).answer(asked)
@@ -111,7 +111,7 @@ def test_a_judge_comes_back_as_it_was_and_conforms(folder: Path, reward_model_ch
     assert np.array_equal(model.references["goal/front"], picture(9))
     reward_model_check(model)
     save_pair_model(network(1), folder, asked=model.config, tasks=[TASK], goal=picture(9))
-    assert load_reward_model(str(folder)).version != model.version
+    assert load_reward_model(str(folder)).info.version != model.info.version
 
 
 @pytest.mark.parametrize(

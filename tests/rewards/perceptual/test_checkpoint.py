@@ -53,8 +53,8 @@ def copy(saved, tmp_path):
 def test_it_comes_back_as_it_was_and_conforms(saved, reward_model_check):
     model, folder = saved
     again = load_reward_model(str(folder))
-    assert again.version == model.version
-    assert again.cameras == ("front", "wrist")
+    assert again.info.version == model.info.version
+    assert again.info.cameras == ("front", "wrist")
     assert again.tasks == ("cross",)
     shown = random_observations(model, count=8)
     here, there = (score_episode(each, "cross", shown) for each in (model, again))

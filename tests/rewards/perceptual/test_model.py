@@ -144,22 +144,25 @@ def test_a_lost_or_broken_reply_is_a_missing_score_and_changes_nothing_later(dem
 
 def test_annotations_are_not_looked_at(demonstrations):
     marked = [replace(e, subtasks=[("all", 0, e.frames - 1)]) for e in demonstrations]
-    assert learn_perceptual(marked, SMALL)[0].version == learn_perceptual(demonstrations, SMALL)[0].version
+    assert (
+        learn_perceptual(marked, SMALL)[0].info.version
+        == learn_perceptual(demonstrations, SMALL)[0].info.version
+    )
 
 
 @pytest.mark.parametrize("change", [{"undo": 0.2}, {"evidence": 2.0}, {"features": 2}, {"steps": 4}])
 def test_settings_views_and_demonstrations_are_part_of_the_version(demonstrations, change):
     model, _ = learn_perceptual(demonstrations, SMALL)
-    assert learn_perceptual(demonstrations, replace(SMALL, **change))[0].version != model.version
-    assert learn_perceptual(demonstrations[:2], SMALL)[0].version != model.version
+    assert learn_perceptual(demonstrations, replace(SMALL, **change))[0].info.version != model.info.version
+    assert learn_perceptual(demonstrations[:2], SMALL)[0].info.version != model.info.version
     renamed = freeze_perceptual(model.encoder, SMALL, model.statistics, cameras=("top",), tasks=model.tasks)
-    assert renamed.version != model.version
+    assert renamed.info.version != model.info.version
 
 
 @pytest.mark.parametrize("cameras", [("front",), ("front", "wrist")])
 def test_the_model_conforms(reward_model_check, cameras):
     model, _ = learn_perceptual([demonstration(seed, cameras=cameras) for seed in range(2)], SMALL)
-    assert model.cameras == cameras
+    assert model.info.cameras == cameras
     shown = demonstration(9, cameras=cameras)
     reward_model_check(model, observations=as_video(shown, range(shown.frames)))
 

@@ -39,8 +39,12 @@ def test_a_model_comes_back_as_it_was(
     trained: SarmModel, folder: Path, world: Callable[[str, int], TrainingEpisode]
 ) -> None:
     again = load_sarm(folder)
-    assert again.version == trained.version
-    assert (again.cameras, again.plan, again.tasks) == (trained.cameras, trained.plan, trained.tasks)
+    assert again.info.version == trained.info.version
+    assert (again.info.cameras, again.plan, again.tasks) == (
+        trained.info.cameras,
+        trained.plan,
+        trained.tasks,
+    )
     episode = world("undo", 60)
     order = range(episode.frames)
     np.testing.assert_array_equal(watcher(again)(episode, order), watcher(trained)(episode, order))
@@ -56,7 +60,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(
         full.setattr("roborl.rewards.model_folder.save_file", no_room)
         with pytest.raises(OSError, match="No space left"):
             save_sarm(trained, folder)
-    assert load_sarm(folder).version == trained.version
+    assert load_sarm(folder).info.version == trained.info.version
 
 
 def test_the_version_is_a_hash_of_weights_and_settings() -> None:
@@ -65,7 +69,7 @@ def test_the_version_is_a_hash_of_weights_and_settings() -> None:
         plan = StagePlan(names=("a",), shares=(1.0,))
         network = SarmNetwork(config, plan, cameras, 2)
         network.slot.data[0, 0, 0] += nudge
-        return freeze_sarm(network, plan, cameras=cameras, tasks=("t",), state_dim=2).version
+        return freeze_sarm(network, plan, cameras=cameras, tasks=("t",), state_dim=2).info.version
 
     small = SarmConfig(image_px=16, frame_dim=8, dim=8, members=1)
     base = build(small)
@@ -88,11 +92,11 @@ def test_the_rate_that_it_learnt_from_is_part_of_it_and_a_model_of_before_has_no
         )
 
     models = [build(rate) for rate in (None, 10, 30.0)]
-    assert len({model.version for model in models}) == 3
+    assert len({model.info.version for model in models}) == 3
     for index, model in enumerate(models):
         save_sarm(model, tmp_path / str(index))
         again = load_sarm(tmp_path / str(index))
-        assert (again.trained_hz, again.version) == (model.trained_hz, model.version)
+        assert (again.info.trained_hz, again.info.version) == (model.info.trained_hz, model.info.version)
     assert "trained_hz" not in json.loads((tmp_path / "0" / "config.json").read_text())
 
 

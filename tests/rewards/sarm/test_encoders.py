@@ -91,10 +91,10 @@ def test_a_model_on_a_local_network_trains_saves_and_notices_another(
     cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir()}
     assert len(cached) == 4
     again = train_sarm(episodes, config, training, cache=tmp_path / "vectors").model
-    assert again.version == model.version
+    assert again.info.version == model.info.version
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir()} == cached
     shaken = train_sarm(episodes, config, replace(training, takes=3), cache=tmp_path / "vectors").model
-    assert shaken.version != model.version
+    assert shaken.info.version != model.info.version
     assert len(list((tmp_path / "vectors").iterdir())) == 3 * len(cached)
     save_sarm(model, tmp_path / "model")
     order = range(episodes[0].frames)

@@ -16,7 +16,6 @@ from transformers import CLIPModel, CLIPProcessor
 
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.model import score_episode
-from roborl.rewards.observation_rate import told_rate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.published_checkpoint import PublishedSarmConfig, open_published_sarm
 from roborl.rewards.sarm.published_model import PublishedWindow, WindowReply
@@ -151,7 +150,7 @@ def test_the_state_is_normalised_by_the_training_data_or_left_out(folder, clip, 
             checkpoint=str(folder), clip=str(clip), repeat_present=True, use_state=False, observation_hz=30.0
         )
     )
-    assert state_free.version != model.version
+    assert state_free.info.version != model.info.version
     assert score_episode(state_free, TASK, episode)[-1] != score_episode(model, TASK, episode)[-1]
     bare = build_tiny_lerobot_sarm(tmp_path / "bare", statistics=False)
     with pytest.raises(ModelLoadError, match=r"observation.state was normalised.*lerobot-train"):
@@ -223,9 +222,9 @@ def test_the_registry_reads_a_file_of_settings_and_warns_of_the_window(folder, c
     with caplog.at_level(logging.WARNING):
         read = load_reward_model(f"sarm:{place}")
     assert "trained to look ahead" in caplog.text
-    assert read.cameras == ("wrist",)
+    assert read.info.cameras == ("wrist",)
     assert read.window == PublishedWindow(steps=4, gap=1, centred=True)
-    assert read.version != model.version
+    assert read.info.version != model.info.version
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,7 @@ def test_a_window_reaches_as_far_back_in_time_as_in_training(
             PublishedSarmConfig(checkpoint=str(folder), clip=str(clip), repeat_present=True, **rates)
         )
     assert read.window.gap == gap
-    assert told_rate(read) == observation_hz
+    assert read.info.observation_hz == observation_hz
     assert words in caplog.text
     assert ("apart" in caplog.text) == bool(words)
 
@@ -371,7 +370,7 @@ def test_opensarms_smoothing_is_on_by_default_and_part_of_the_version(opensarm, 
     plain = open_settings(opensarm[2], tmp_path)
     settings = {name: value for name, value in opensarm[2]["opensarm"].items() if name != "smooth"}
     model = open_settings(opensarm[2] | {"opensarm": settings}, tmp_path)
-    assert model.version != plain.version
+    assert model.info.version != plain.info.version
     fold = model.start(TASK, {})
     sure, unsure = (0.0, 1.0, 0.0, 0.0), (0.2, 0.8, 0.0, 0.0)
 
@@ -392,7 +391,7 @@ def test_a_checkpoint_from_before_windows_began_at_the_start_is_shown_its_own(op
     now = open_settings(opensarm[2], tmp_path)
     asked = opensarm[2] | {"opensarm": opensarm[2]["opensarm"] | {"from_start": False}}
     before = open_settings(asked, tmp_path)
-    assert before.version != now.version
+    assert before.info.version != now.info.version
     folds = [model.start(TASK, {}) for model in (now, before)]
     for observation in episode[:21]:
         shown = [[s.id for s in fold.queries(observation)[0].slots] for fold in folds]

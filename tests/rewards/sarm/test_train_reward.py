@@ -80,8 +80,8 @@ def test_a_dataset_becomes_a_model_with_figures(
     assert "value order, successes" in err
     assert "time only" in err
     model = load_sarm(tmp_path / "model")
-    assert model.version == figures["version"]
-    assert model.cameras == ("front", "wrist")
+    assert model.info.version == figures["version"]
+    assert model.info.cameras == ("front", "wrist")
 
 
 @pytest.mark.parametrize("kind", ["sarm", "perceptual", "pairs"])

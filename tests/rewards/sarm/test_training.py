@@ -38,9 +38,9 @@ def test_training_on_nothing_is_refused(name: str, value: float) -> None:
 
 
 def test_the_same_seed_gives_the_same_model(few: list[TrainingEpisode]) -> None:
-    versions = {train_sarm(few, TINY, SHORT).model.version for _ in range(2)}
+    versions = {train_sarm(few, TINY, SHORT).model.info.version for _ in range(2)}
     assert len(versions) == 1
-    assert train_sarm(few, TINY, replace(SHORT, seed=1)).model.version not in versions
+    assert train_sarm(few, TINY, replace(SHORT, seed=1)).model.info.version not in versions
 
 
 def test_every_member_learns_from_a_lone_demonstration(few: list[TrainingEpisode]) -> None:
@@ -58,7 +58,9 @@ def test_every_member_learns_from_a_lone_demonstration(few: list[TrainingEpisode
 
 def test_privileged_progress_plays_no_part(few: list[TrainingEpisode]) -> None:
     without = [replace(episode, benchmark=None) for episode in few]
-    assert train_sarm(few, TINY, SHORT).model.version == train_sarm(without, TINY, SHORT).model.version
+    assert (
+        train_sarm(few, TINY, SHORT).model.info.version == train_sarm(without, TINY, SHORT).model.info.version
+    )
 
 
 def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(few: list[TrainingEpisode], tmp_path: Path) -> None:
@@ -103,7 +105,7 @@ def test_what_bears_on_no_weight_may_change_before_a_run_goes_on(
 ) -> None:
     before = train_sarm(few, TINY, SHORT, workspace=tmp_path)
     after = train_sarm(few, TINY, replace(SHORT, **change), workspace=tmp_path)
-    assert after.model.version == before.model.version
+    assert after.model.info.version == before.model.info.version
 
 
 def test_the_budget_ends_a_run(few: list[TrainingEpisode]) -> None:

@@ -115,7 +115,7 @@ def test_a_converted_folder_is_a_native_checkpoint(reward_model_check, published
     observations = random_observations(model, count=6)
     one, other = (score_episode(m, "t", observations, references=demonstration()) for m in (model, native))
     assert [s.reply for s in one] == [s.reply for s in other]
-    assert native.version == model.version
+    assert native.info.version == model.info.version
     reward_model_check(native, observations=observations, references=demonstration())
 
 
@@ -123,7 +123,7 @@ def test_our_own_words_are_a_visible_warning_and_so_are_unknown_ones(published, 
     with caplog.at_level(logging.WARNING):
         plain = open_vlac(settings_of(published))
     assert "own words" in caplog.text
-    assert plain.version.startswith("vlac-own-")
+    assert plain.info.version.startswith("vlac-own-")
     caplog.clear()
     texts = {name: text for name, text in asdict(OUR_WORDING).items() if name != "origin"}
     (tmp_path / "words.json").write_text(json.dumps(texts | {"system": "You are shown pictures."}))
@@ -132,7 +132,7 @@ def test_our_own_words_are_a_visible_warning_and_so_are_unknown_ones(published, 
     assert "own words" not in caplog.text
     assert "not the published ones" in caplog.text
     assert read.wording.system == "You are shown pictures."
-    assert read.version.startswith("vlac-found-")
+    assert read.info.version.startswith("vlac-found-")
 
 
 def test_the_words_are_looked_for_beside_the_published_checkpoint(published, monkeypatch):
@@ -186,7 +186,7 @@ def test_settings_come_from_a_file(published, tmp_path):
     (tmp_path / "critic.yaml").write_text(configs.dump(config))
     model = load_reward_model(f"vlac:{tmp_path / 'critic.yaml'}")
     assert model.config == config
-    assert model.cameras == ("front", "wrist")
+    assert model.info.cameras == ("front", "wrist")
     assert isinstance(model.judge, TransformersJudge)
 
 

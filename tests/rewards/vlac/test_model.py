@@ -484,15 +484,18 @@ def test_a_judge_of_known_noise_conforms_and_spread_tells_of_it():
     ],
 )
 def test_every_setting_is_part_of_the_version(change):
-    assert model_of(**change).version != model_of().version
+    assert model_of(**change).info.version != model_of().info.version
 
 
 def test_network_and_texts_are_part_of_the_version():
     ours = model_of()
-    assert ours.version == model_of().version
-    assert VlacModel(judge=ScriptedVlm(plain, identity="other"), config=ours.config).version != ours.version
+    assert ours.info.version == model_of().info.version
+    assert (
+        VlacModel(judge=ScriptedVlm(plain, identity="other"), config=ours.config).info.version
+        != ours.info.version
+    )
     texts = dataclasses.replace(OUR_WORDING, system=OUR_WORDING.system + " ")
-    assert dataclasses.replace(ours, wording=texts).version != ours.version
+    assert dataclasses.replace(ours, wording=texts).info.version != ours.info.version
 
 
 def test_a_missing_view_is_refused():

@@ -1,0 +1,96 @@
+"""What a reward model says of itself, in this process and to clients of the server that has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from roborl.errors import ConfigError, WireError
+from roborl.rewards.verdicts import DoneRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Facts about a reward model. What it does not say has its default.
+
+    Attributes:
+        version: Hash of weights, prompt, view set, calibration and judge settings; it stands on every score.
+        cameras: Names of the views it was made for; empty where any view will do.
+        image_px: Side of the square images it looks at; None where it takes any size. A client may resize before sending.
+        says_done: Whether it ever says that a task is done.
+        done_rule: How it reads "done" off its progress, which a calibration does anew with the mapped one; None where it
+            has its word from elsewhere.
+        about: What its version is the hash of, as plain values: words, network, settings.
+        observation_hz: Rate of observations that it is told to count on, Hz; None where none plays a part.
+        trained_hz: Rate of the observations that it learnt from and counts, Hz; None or 0 where it is not known.
+    """
+
+    version: str
+    cameras: tuple[str, ...] = ()
+    image_px: int | None = None
+    says_done: bool = True
+    done_rule: DoneRule | None = None
+    about: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    observation_hz: float | None = None
+    trained_hz: float | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return it as plain values by name."""
+        wire = {one.name: getattr(self, one.name) for one in fields(self)}
+        rule = None if self.done_rule is None else asdict(self.done_rule)
+        return wire | {"cameras": list(self.cameras), "done_rule": rule, "about": dict(self.about)}
+
+    @classmethod
+    def from_wire(cls, wire: object) -> ModelInfo:
+        """Read what a server says of a model. It may say less, as older releases do, or more.
+
+        Raises:
+            WireError: If it does not say the version, or says something in another form.
+
+        Example:
+            >>> ModelInfo.from_wire({"version": "v1", "cameras": ["front"], "calls": 3}).cameras
+            ('front',)
+        """
+        said = {name: wire[name] for name in _FORMS if name in wire} if isinstance(wire, Mapping) else {}
+        for name, value in {"version": None, **said}.items():
+            allowed, fits = _FORMS[name]
+            if not fits(value):
+                raise WireError(
+                    f"What the reward server says of a model cannot be used: {name}",
+                    seen=repr(value)[:120],
+                    allowed=allowed,
+                    remedy="Use the same release on both sides",
+                )
+        rule = said.get("done_rule")
+        return cls(
+            **said
+            | {
+                "cameras": tuple(said.get("cameras", ())),
+                "done_rule": None if rule is None else DoneRule(**rule),
+            }
+        )
+
+
+def _is_rate(value: object) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value < math.inf)  # type: ignore[operator]
+
+
+def _is_rule(value: object) -> bool:
+    try:
+        return value is None or bool(DoneRule(**value))  # type: ignore[arg-type]
+    except (TypeError, ConfigError):
+        return False
+
+
+_FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "version": ("words", lambda value: type(value) is str and value != ""),
+    "cameras": ("a list of names", lambda v: type(v) is list and all(type(name) is str for name in v)),
+    "image_px": ("None or above 0", lambda value: value is None or (type(value) is int and value > 0)),
+    "says_done": ("true or false", lambda value: type(value) is bool),
+    "done_rule": ("None or the fields of a done rule", _is_rule),
+    "about": ("values by name", lambda value: type(value) is dict),
+    "observation_hz": ("None or a finite rate ≥ 0", _is_rate),
+    "trained_hz": ("None or a finite rate ≥ 0", _is_rate),
+}
