@@ -38,10 +38,10 @@ HELPS = """
 import contextlib, io, json
 from roborl.cli.main import main
 
-def told(verb):
+def told(verb, *settings):
     heard = io.StringIO()
     with contextlib.redirect_stdout(heard), contextlib.redirect_stderr(heard):
-        code = main([verb, "--help"])
+        code = main([verb, *(settings or ["--help"])])
     print(json.dumps([verb, code, heard.getvalue().strip().splitlines()[-1]]))
 """
 
@@ -58,13 +58,16 @@ print(json.dumps([leave_run_page(RunFolder(Path("run")), {})]))
 told("record")
 told("demo")
 told("train-reward")
+told("train-reward", "--model", "dopamine", "--dataset", "d", "--out", "m")
 """
-    page, record, demo, train_reward = run_without(f"{LEARN},{VLM},mujoco,scservo_sdk", HELPS + program)
+    page, record, demo, train_reward, train_vlm = run_without(
+        f"{LEARN},{VLM},mujoco,scservo_sdk", HELPS + program
+    )
     assert page == [{}]
-    assert record[1] == 0
-    assert demo[1] == train_reward[1] == 2
+    assert record[1] == train_reward[1] == 0
+    assert demo[1] == train_vlm[1] == 2
     assert "pip install 'roborl[sim]'" in demo[2]
-    assert "pip install 'roborl[vlm]'" in train_reward[2]
+    assert "pip install 'roborl[vlm]'" in train_vlm[2]
 
 
 def test_with_the_extra_for_networks_alone_a_bench_of_reward_models_shows_its_help() -> None:
