@@ -55,7 +55,7 @@ def main(config: Config) -> dict[str, Any]:
     """Evaluate; return the figures, with ``exit`` 1 where the bar is missed."""
     from roborl.envs.bench import load_bench
     from roborl.envs.robot_env import RobotEnv
-    from roborl.loops.evaluate import FIGURES, Outcome, evaluate
+    from roborl.loops.evaluate import FIGURES, EvaluatedEpisode, evaluate
     from roborl.loops.requirements import Requirement
 
     requirement = Requirement.parse(config.require, FIGURES) if config.require else None
@@ -69,7 +69,7 @@ def main(config: Config) -> dict[str, Any]:
             f"--episodes {config.episodes}",
         )
 
-    def show(outcome: Outcome, done: int) -> None:
+    def show(outcome: EvaluatedEpisode, done: int) -> None:
         result = "success" if outcome.success else outcome.end
         print(f"episode {done}/{config.episodes}: {result} after {outcome.steps} steps", file=sys.stderr)
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from roborl.data.progress import Progress
-from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.loops.supervise import Child
 
-Config = LabelConfig
+Config = LabelDatasetConfig
 
 
-def main(config: LabelConfig) -> dict[str, Any]:
+def main(config: LabelDatasetConfig) -> dict[str, Any]:
     """Label until all is done, or Ctrl-C; return the figures, with ``exit`` 1 where it was stopped or the judge owes answers."""
     child = Child.alone("label")
     labelled = label_dataset(config, on_episode=_show, stopping=lambda: child.stopping)

@@ -25,7 +25,7 @@ FIRST_ENTRY = _PREAMBLE.size
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Entry:
+class LogEntry:
     """One record as it was received.
 
     Attributes:
@@ -132,7 +132,7 @@ def read_ordinal(path: Path) -> int:
     )
 
 
-def entries(path: Path, start: int = FIRST_ENTRY) -> Iterator[Entry]:
+def entries(path: Path, start: int = FIRST_ENTRY) -> Iterator[LogEntry]:
     """Yield the whole entries of a log from offset ``start``, up to the first that is torn or damaged.
 
     The log may be growing: what is not whole yet is met again when reading on from the last ``stop``.
@@ -151,7 +151,7 @@ def entries(path: Path, start: int = FIRST_ENTRY) -> Iterator[Entry]:
             file.seek(start)
             sequence, name_size = _BODY.unpack_from(body)
             behind = _BODY.size + name_size
-            yield Entry(
+            yield LogEntry(
                 ring_id=body[_BODY.size : behind].decode(),
                 sequence=sequence,
                 blob=memoryview(body)[behind:],

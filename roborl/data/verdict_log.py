@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from roborl.codec import join, split
-from roborl.data.log import FIRST_ENTRY, Entry, RecordLog, entries
+from roborl.data.log import FIRST_ENTRY, LogEntry, RecordLog, entries
 from roborl.records import Verdict, pack_record, unpack_record
 from roborl.types import EpisodeKey
 
@@ -70,7 +70,7 @@ class VerdictReader:
         self._path, self._last_sequence = root / _NAME, last_sequence
         self._offset = FIRST_ENTRY
 
-    def fresh(self) -> Iterator[Entry]:
+    def fresh(self) -> Iterator[LogEntry]:
         """Yield the entries since the last call that the store does not have, in order."""
         if not self._path.exists():
             return

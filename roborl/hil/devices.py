@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roborl.clock import NS, Clock
 from roborl.hil.presses import Button
-from roborl.hil.supervisor import Reading
+from roborl.hil.supervisor import DeviceReading
 
 type Action = NDArray[np.float32]
 
@@ -99,7 +99,7 @@ class DeviceReader:
         self._events = getattr(teleoperator, "get_teleop_events", None)
         self._held: set[Button] = set()
 
-    def read(self) -> tuple[Reading, list[Button]]:
+    def read(self) -> tuple[DeviceReading, list[Button]]:
         """Return the present reading and the buttons pressed since the last one. Blocks as long as the device does."""
         values = self._teleoperator.get_action()
         now_ns = self._clock.now_ns()
@@ -112,7 +112,7 @@ class DeviceReader:
         elif events.get("terminate_episode") or events.get("failure"):
             held.add(Button.FAILURE)
         pressed, self._held = held - self._held, held
-        reading = Reading(
+        reading = DeviceReading(
             action=self._to_action(values, now_ns),
             clutch=bool(events.get("is_intervention", False)),
             stamp_ns=now_ns,

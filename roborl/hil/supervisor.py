@@ -22,7 +22,7 @@ class Trigger(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Reading:
+class DeviceReading:
     """The newest state of a person's device.
 
     Attributes:
@@ -84,7 +84,9 @@ class Intervention:
         engaged: Whether the person had the arm at the last decision.
     """
 
-    def __init__(self, read: Callable[[], Reading | None], clock: Clock, config: InterventionConfig) -> None:
+    def __init__(
+        self, read: Callable[[], DeviceReading | None], clock: Clock, config: InterventionConfig
+    ) -> None:
         self._read = read
         self._clock = clock
         self._config = config
@@ -134,7 +136,7 @@ class Intervention:
             return proposed, Source.POLICY
         return np.clip(reading.action, -1.0, 1.0).astype(np.float32), Source.PERSON
 
-    def _reading(self, now_ns: int) -> Reading | None:
+    def _reading(self, now_ns: int) -> DeviceReading | None:
         """Return the newest reading, None where it is malformed, too old or not finite."""
         try:
             reading = self._read()

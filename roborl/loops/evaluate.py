@@ -32,7 +32,7 @@ FIGURES = ("success", "success_low", "success_high", "mean_steps", "mean_steps_o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class EvaluatedEpisode:
     """One evaluation episode.
 
     Attributes:
@@ -62,7 +62,7 @@ class Evaluation:
         outcomes: One per scene, in order.
     """
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[EvaluatedEpisode, ...]
 
     @property
     def successes(self) -> int:
@@ -104,7 +104,7 @@ def evaluate(
     table: Path | None = None,
     video: Path | None = None,
     video_episodes: int = 4,
-    on_episode: Callable[[Outcome, int], None] = lambda outcome, done: None,
+    on_episode: Callable[[EvaluatedEpisode, int], None] = lambda outcome, done: None,
 ) -> Evaluation:
     """Run a policy once on each scene, without sleeping.
 
@@ -128,7 +128,7 @@ def evaluate(
         raise ConfigError("An evaluation needs scenes", seen=0, allowed="1 or more", remedy="Set --episodes")
     for place in filter(None, (table, video)):
         require_writable(place)
-    outcomes: list[Outcome] = []
+    outcomes: list[EvaluatedEpisode] = []
     shown: list[Image] = []
     env = env_factory()
     try:
@@ -149,7 +149,7 @@ def evaluate(
             )
             wall_s = time.monotonic() - start
             progress = None if reward_model is None else watched(reward_model, env.task, rollout, references)
-            outcome = Outcome(
+            outcome = EvaluatedEpisode(
                 seed=seed,
                 success=rollout.success,
                 end=rollout.end.value,

@@ -18,7 +18,7 @@ from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.devices import require_devices
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.actor.act import Actor, actor_specs
+from roborl.loops.actor.act import ActorProcesses, actor_specs
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.gate import LOAD_S, heed, pass_gate, preload
@@ -174,7 +174,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
         keeper = SettingsKeeper(JsonLines(run.events), learner, {own: config, run.learner: learning})
         group = ProcessGroup(specs, preload=preload(config), on_event=keeper)
         actors = [
-            Actor(actor, stopping, group=group, suffix=f"-{actor.actor}")
+            ActorProcesses(actor, stopping, group=group, suffix=f"-{actor.actor}")
             for actor in act_configs(config, where)
         ]
         heed(stopping)  # From here on there is an arm to stop.
@@ -197,7 +197,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
 
 
 def _run_episodes(
-    run: RunFolder, group: ProcessGroup, actors: list[Actor], stopping: Callable[[], bool]
+    run: RunFolder, group: ProcessGroup, actors: list[ActorProcesses], stopping: Callable[[], bool]
 ) -> None:
     with ExitStack() as stack:
         keyboards = [stack.enter_context(actor.keyboard()) for actor in actors]
@@ -240,6 +240,6 @@ def _line(run: RunFolder) -> str:
     )
 
 
-def _stuck(actors: list[Actor]) -> str:
+def _stuck(actors: list[ActorProcesses]) -> str:
     count = sum(actor.stuck for actor in actors)
     return f", {count} stuck" if count else ""

@@ -17,7 +17,7 @@ from roborl.loops.reward_server import ScoreLink
 from roborl.loops.score_link import ROUND_TRIP, ScoreLine, meet
 from roborl.loops.serve import serving
 from roborl.loops.video import beside, draw_progress, write_video
-from roborl.loops.watch_sources import Source, View, open_source, renamed
+from roborl.loops.watch_sources import View, WatchSource, open_source, renamed
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import observation_id
 from roborl.rewards.registry import load_reward_model
@@ -170,7 +170,7 @@ class _Watch:
     def __init__(
         self,
         config: WatchConfig,
-        source: Source,
+        source: WatchSource,
         line: ScoreLink,
         lane: Lane,
         on_score: OnScore,
@@ -269,7 +269,7 @@ def _observation(view: View, index: int) -> Observation:
     return Observation(frames=frames, state=view.state, stamp_ns=0)
 
 
-def _write(config: WatchConfig, source: Source, watched: Watched, about: Mapping[str, Any]) -> None:
+def _write(config: WatchConfig, source: WatchSource, watched: Watched, about: Mapping[str, Any]) -> None:
     folder = Path(config.out)
     rows = [
         {

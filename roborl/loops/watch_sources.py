@@ -38,7 +38,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Source:
+class WatchSource:
     """Something to watch.
 
     Attributes:
@@ -56,7 +56,7 @@ class Source:
     read: Callable[[], Iterator[View]]
 
 
-def open_source(place: str, *, rate_hz: float, episode: int = 0) -> Source:
+def open_source(place: str, *, rate_hz: float, episode: int = 0) -> WatchSource:
     """Find out what ``place`` is.
 
     Args:
@@ -90,7 +90,7 @@ def open_source(place: str, *, rate_hz: float, episode: int = 0) -> Source:
     return _bench(place, rate_hz or 10.0)
 
 
-def renamed(source: Source, names: Mapping[str, str]) -> Source:
+def renamed(source: WatchSource, names: Mapping[str, str]) -> WatchSource:
     """Give views other names, those that a model knows; the rest is left out.
 
     Args:
@@ -113,7 +113,7 @@ def renamed(source: Source, names: Mapping[str, str]) -> Source:
     return replace(source, cameras=tuple(names), read=read)
 
 
-def _videos(files: Mapping[str, Path], rate_hz: float, task: str = "") -> Source:
+def _videos(files: Mapping[str, Path], rate_hz: float, task: str = "") -> WatchSource:
     import cv2
 
     def opened(stack: ExitStack) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _videos(files: Mapping[str, Path], rate_hz: float, task: str = "") -> Source
                     yield View(images=images, state=_NO_STATE, time_s=index / fps)
                 index += 1
 
-    return Source(cameras=tuple(files), task=task, live=False, rate_hz=fps / every, read=read)
+    return WatchSource(cameras=tuple(files), task=task, live=False, rate_hz=fps / every, read=read)
 
 
 def _every(recorded_hz: float, rate_hz: float) -> float:
@@ -160,7 +160,7 @@ def _rgb(capture: Any) -> Image:
     return np.asarray(cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _dataset(place: str, episode: int, rate_hz: float) -> Source:
+def _dataset(place: str, episode: int, rate_hz: float) -> WatchSource:
     info = describe(place)
     found = next(read_episodes(place, episodes=[episode]), None)
     if found is None:
@@ -176,12 +176,12 @@ def _dataset(place: str, episode: int, rate_hz: float) -> Source:
             images = {name: pictures[index] for name, pictures in found.images.items()}
             yield View(images=images, state=found.state[index], time_s=index / info.fps)
 
-    return Source(
+    return WatchSource(
         cameras=tuple(found.images), task=found.task, live=False, rate_hz=info.fps / every, read=read
     )
 
 
-def _bench(name: str, rate_hz: float) -> Source:
+def _bench(name: str, rate_hz: float) -> WatchSource:
     from lerobot.cameras.utils import make_cameras_from_configs
 
     from roborl.envs.bench import load_bench
@@ -213,4 +213,4 @@ def _bench(name: str, rate_hz: float) -> Source:
                 images = {view: np.asarray(camera.async_read(), np.uint8) for view, camera in cameras.items()}
                 yield View(images=images, state=_NO_STATE, time_s=time.monotonic() - began)
 
-    return Source(cameras=tuple(configs), task=bench.task, live=True, rate_hz=rate_hz, read=read)
+    return WatchSource(cameras=tuple(configs), task=bench.task, live=True, rate_hz=rate_hz, read=read)

@@ -17,7 +17,7 @@ from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.rewards.model import Judge, JudgeDown, missing
-from roborl.rewards.sessions import EpisodeSession, Pick, Waiting
+from roborl.rewards.sessions import EpisodeSession, Pick, QueuedObservation
 from roborl.types import Score
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class Asked:
             return missing(index, f"cannot be read: {type(error).__name__}", version=session.version)
 
 
-def pass_over(session: EpisodeSession, passed: Iterable[Waiting]) -> None:
+def pass_over(session: EpisodeSession, passed: Iterable[QueuedObservation]) -> None:
     """Show a fold observations that it is not asked about, oldest first."""
     for waiting in passed:
         try:

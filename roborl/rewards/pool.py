@@ -32,7 +32,7 @@ class ServerFull(ConfigError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class OutgoingScore:
     """A score on its way to a client.
 
     Attributes:
@@ -78,7 +78,7 @@ class SessionPool:
             for name, model in models.items()
         }
         self._sessions: dict[str, EpisodeSession] = {}
-        self._outcomes: deque[Outcome] = deque()
+        self._outcomes: deque[OutgoingScore] = deque()
         self._turns = count(1)
         self._forgotten = 0
         self._newly_forgotten: list[str] = []
@@ -187,7 +187,7 @@ class SessionPool:
         with self._arrival:
             self._sessions.pop(session_id, None)
 
-    def collect(self) -> list[Outcome]:
+    def collect(self) -> list[OutgoingScore]:
         """Return the outcomes since the last call, one for each observation to be scored; those of one session in order."""
         with self._arrival:
             outcomes = list(self._outcomes)
@@ -360,5 +360,5 @@ class SessionPool:
             self._newly_forgotten.append(session.id)
 
 
-def _outcome(session: EpisodeSession, score: Score, age_ns: int) -> Outcome:
-    return Outcome(session_id=session.id, score=score, age_s=age_ns / NS)
+def _outcome(session: EpisodeSession, score: Score, age_ns: int) -> OutgoingScore:
+    return OutgoingScore(session_id=session.id, score=score, age_s=age_ns / NS)

@@ -53,7 +53,7 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class QuestionSize:
     """How long a question is, by the settings of who asks it.
 
     Attributes:
@@ -101,7 +101,7 @@ def read_judge(place: str) -> tuple[str, Settings, Published | None]:
     return kind, read_settings(KINDS[kind], checkpoint), None
 
 
-def question_of(settings: Settings, *, height_px: int, width_px: int) -> Question:
+def question_of(settings: Settings, *, height_px: int, width_px: int) -> QuestionSize:
     """Return how long the longest question under these settings is.
 
     Args:
@@ -113,7 +113,7 @@ def question_of(settings: Settings, *, height_px: int, width_px: int) -> Questio
         case RoboRewardConfig():
             pieces = math.ceil(settings.frames / _FRAMES_PER_SIGHT)
             words = len(ROBOREWARD.own) // _CHARACTERS + _FRAMING + _STAMP * pieces + settings.max_tokens
-            return Question(
+            return QuestionSize(
                 pictures=pieces,
                 words=words,
                 height_px=height_px,
@@ -123,7 +123,7 @@ def question_of(settings: Settings, *, height_px: int, width_px: int) -> Questio
             )
         case DopamineConfig():
             # The authors' text has 3,040 characters.
-            return Question(
+            return QuestionSize(
                 pictures=8,
                 words=3040 // _CHARACTERS + _FRAMING + _MARKS * 8 + settings.max_tokens,
                 height_px=height_px,
@@ -134,7 +134,7 @@ def question_of(settings: Settings, *, height_px: int, width_px: int) -> Questio
         case VlacConfig():
             pictures = 2 + (settings.reference_frames + 1 if settings.reference_frames else 0)
             # Of two pictures the authors' question has about 650 tokens, 2 x 259 of them visual and beside them.
-            return Question(
+            return QuestionSize(
                 pictures=pictures,
                 words=132 + _MARKS * pictures + settings.max_tokens,
                 height_px=settings.image_px,
@@ -142,7 +142,7 @@ def question_of(settings: Settings, *, height_px: int, width_px: int) -> Questio
             )
         case SoleConfig():
             rows = max(1, len(settings.cameras))
-            return Question(
+            return QuestionSize(
                 pictures=1,
                 words=_FRAMING + 160 + settings.max_tokens,
                 height_px=rows * height_px,

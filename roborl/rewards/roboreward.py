@@ -52,7 +52,7 @@ Write one line: ANSWER: followed by the score.""",
 )
 
 
-class Reading(StrEnum):
+class ScoreReadout(StrEnum):
     """How a score is read off the network."""
 
     PROBABILITIES = "probabilities"
@@ -83,7 +83,7 @@ class RoboRewardConfig:
     # Whether the words come before the video.
     words_first: bool = True
     # How the score is read: probabilities or text.
-    reading: Reading = Reading.PROBABILITIES
+    reading: ScoreReadout = ScoreReadout.PROBABILITIES
     # Least probability that the network gives all five digits together; below, the score is missing.
     min_mass: float = 0.5
     # Most tokens of an answer that is read as text.
@@ -117,7 +117,7 @@ class RoboRewardConfig:
                 seen=f"frame_hz {self.frame_hz}, observation_hz {self.observation_hz}, min_mass {self.min_mass}",
                 allowed="0 < frame_hz ≤ observation_hz, min_mass in [0, 1]",
             )
-        if self.votes > 1 and (not self.temperature or self.reading is not Reading.TEXT):
+        if self.votes > 1 and (not self.temperature or self.reading is not ScoreReadout.TEXT):
             raise ConfigError(
                 "Several answers would be the same answer several times",
                 seen=f"votes {self.votes}, temperature {self.temperature}, reading {self.reading}",
@@ -139,7 +139,7 @@ def ask_score(
     """
     clip = Clip(frames=tuple(frames), stamps_s=tuple(i / config.observation_hz for i in indices))
     parts: tuple[Part, ...] = (words, clip) if config.words_first else (clip, words)
-    by_text = config.reading is Reading.TEXT
+    by_text = config.reading is ScoreReadout.TEXT
     return VlmQuery(
         parts=parts,
         prefix=1 if config.words_first else 0,
@@ -224,7 +224,7 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
         expected, variance = expected_value(LEVELS, probabilities.tolist())
         config = self._model.config
         first = next(reply for reply in replies if reply is not None)
-        bare = config.reading is Reading.PROBABILITIES and first.probabilities is None
+        bare = config.reading is ScoreReadout.PROBABILITIES and first.probabilities is None
         if bare and not self._told:
             self._told = True
             log.warning("the judge gives no probabilities: the scores of this episode are those it writes")
@@ -246,11 +246,11 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
             return NO_REPLY
         if any(rows * columns < config.min_cells for _, rows, columns in reply.cells):
             return f"the network saw too little of the frames: {_spell_cells(reply.cells)}; min_pixels enlarges them"
-        if config.reading is Reading.PROBABILITIES and reply.probabilities is not None:
+        if config.reading is ScoreReadout.PROBABILITIES and reply.probabilities is not None:
             if reply.mass < config.min_mass:
                 return "the network was about to write something else than a score"
             return np.asarray(reply.probabilities, float)
-        if config.reading is Reading.TEXT and not reply.ended:
+        if config.reading is ScoreReadout.TEXT and not reply.ended:
             return f"cut short: {reply.text}"
         level = parse_score(reply.text)
         if level is None:

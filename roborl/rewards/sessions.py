@@ -19,7 +19,7 @@ BACKLOG = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
+class QueuedObservation:
     """An observation in a lane, its index, whether it gets a score, and when it came in, ns."""
 
     id: int
@@ -44,8 +44,8 @@ class Pick:
     """
 
     session: EpisodeSession
-    passed: tuple[Waiting, ...]
-    chosen: Waiting
+    passed: tuple[QueuedObservation, ...]
+    chosen: QueuedObservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ class EpisodeSession:
         self.nbytes = 0
         self.touched_ns = 0
         self.turn = 0
-        self._frames: deque[Waiting] = deque()
+        self._frames: deque[QueuedObservation] = deque()
         self._out = 0
 
     def push(self, observation: Observation, *, score: bool, now_ns: int, room_bytes: int) -> Receipt:
@@ -107,7 +107,7 @@ class EpisodeSession:
             now_ns: Present instant.
             room_bytes: Bytes of pictures that may still be kept waiting.
         """
-        waiting = Waiting(observation_id(observation), observation, score, now_ns)
+        waiting = QueuedObservation(observation_id(observation), observation, score, now_ns)
         self.touched_ns = now_ns
         expected = waiting.id >= self.next_id if self.lane is Lane.LIVE else waiting.id == self.next_id
         if expected and self._has_room(waiting, room_bytes):
@@ -146,7 +146,7 @@ class EpisodeSession:
         self._out += 1
         return Pick(self, passed, chosen)
 
-    def take_unscored(self) -> tuple[Waiting, ...]:
+    def take_unscored(self) -> tuple[QueuedObservation, ...]:
         """Hand out what waits where there is much of it and nothing to score: a fold keeps less of it than a lane."""
         if self.lane is Lane.LIVE or len(self._frames) < BACKLOG or self.waiting_since_ns() is not None:
             return ()
@@ -160,7 +160,7 @@ class EpisodeSession:
         self._out -= 1
         self.touched_ns = now_ns
 
-    def _has_room(self, waiting: Waiting, room_bytes: int) -> bool:
+    def _has_room(self, waiting: QueuedObservation, room_bytes: int) -> bool:
         # A lane with nothing to score takes some more whatever the room: it would never empty itself otherwise.
         return waiting.nbytes <= room_bytes or (
             self.waiting_since_ns() is None and len(self._frames) < BACKLOG

@@ -21,7 +21,7 @@ _DTYPES = frozenset({"<f4", "<f2", "<f8", "<i8", "<i4", "|u1", "|i1", "|b1"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ArrayPlace:
     """Where one array lies in the flat buffer."""
 
     name: str
@@ -46,7 +46,7 @@ class WeightSet:
     """
 
     version: int
-    entries: Sequence[Entry]
+    entries: Sequence[ArrayPlace]
     flat: NDArray[np.uint8]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -88,7 +88,7 @@ def manifest_of(arrays: Arrays) -> list[list[Any]]:
     return [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
 
 
-def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
+def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[ArrayPlace], int]:
     """Place the arrays of a manifest in a flat buffer, each at a multiple of 64 bytes.
 
     Args:
@@ -101,7 +101,7 @@ def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
     Raises:
         WireError: If it is no manifest, or a buffer too large.
     """
-    entries: list[Entry] = []
+    entries: list[ArrayPlace] = []
     end = 0
     for row in manifest if isinstance(manifest, list) else [None]:
         if (
@@ -116,7 +116,7 @@ def lay_out(manifest: object, *, most_bytes: int) -> tuple[list[Entry], int]:
             or math.prod(filter(None, row[2])) > most_bytes
         ):
             raise WireError("A manifest of weights is malformed", seen=repr(row)[:120])
-        entry = Entry(name=row[0], dtype=row[1], shape=tuple(row[2]), start=end)
+        entry = ArrayPlace(name=row[0], dtype=row[1], shape=tuple(row[2]), start=end)
         end = -(-entry.stop // _ALIGN) * _ALIGN
         if end > most_bytes:
             raise WireError("A set of weights is too large", seen=f"{end} bytes", allowed=most_bytes)

@@ -13,7 +13,7 @@ from roborl.errors import WireError
 from roborl.finite import BLOCK, all_finite
 from roborl.serving.buffers import Buffers
 from roborl.serving.sockets import Limits
-from roborl.serving.weight_layout import MOST_BYTES, Arrays, Entry, WeightSet, lay_out, manifest_of
+from roborl.serving.weight_layout import MOST_BYTES, ArrayPlace, Arrays, WeightSet, lay_out, manifest_of
 
 CHUNK_BYTES = 1 << 20
 LIMITS = Limits(part_bytes=4 << 20, queue=256)
@@ -81,7 +81,7 @@ class Packing:
             yield self.whole
 
 
-def _copy_finite(entry: Entry, array: NDArray[Any], target: NDArray[Any]) -> Iterator[int]:
+def _copy_finite(entry: ArrayPlace, array: NDArray[Any], target: NDArray[Any]) -> Iterator[int]:
     """Copy an array and yield how many of its bytes are there and finite."""
     if not array.flags.c_contiguous:
         np.copyto(target.reshape(entry.shape), array)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roborl.data.log import FIRST_ENTRY, Entry, RecordLog, entries, read_ordinal
+from roborl.data.log import FIRST_ENTRY, LogEntry, RecordLog, entries, read_ordinal
 from roborl.errors import DatasetError
 
 BLOBS = [b"", b"a", bytes(300), b"\x00\x01\x02" * 11]
@@ -99,7 +99,7 @@ def test_a_growing_log_is_read_up_to_what_is_whole(tmp_path: Path, whole: bytes)
         path.write_bytes(whole[:size])
         for entry in entries(path, offset):
             offset, seen = entry.stop, seen + 1
-            assert isinstance(entry, Entry)
+            assert isinstance(entry, LogEntry)
     path.write_bytes(whole)
     seen += len(list(entries(path, offset)))
     assert seen == len(BLOBS)

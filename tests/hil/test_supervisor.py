@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
 from roborl.errors import ConfigError
-from roborl.hil.supervisor import Intervention, InterventionConfig, PolicyOnly, Reading, Trigger
+from roborl.hil.supervisor import DeviceReading, Intervention, InterventionConfig, PolicyOnly, Trigger
 from roborl.types import Observation, Source
 
 OBSERVATION = Observation(frames={}, state=np.zeros(3, np.float32), stamp_ns=0)
@@ -19,7 +19,7 @@ class Desk:
 
     def __init__(self, **config: object) -> None:
         self.clock = FakeClock(NS)
-        self.reading: Reading | None = None
+        self.reading: DeviceReading | None = None
         self.supervisor = Intervention(
             lambda: self.reading,
             self.clock,
@@ -30,7 +30,9 @@ class Desk:
         """Return who commands, None for nobody."""
         self.clock.advance(0.1)
         if action is not None:
-            self.reading = Reading(action=np.float32(action), clutch=clutch, stamp_ns=self.clock.now_ns())
+            self.reading = DeviceReading(
+                action=np.float32(action), clutch=clutch, stamp_ns=self.clock.now_ns()
+            )
         decision = self.supervisor.decide(OBSERVATION, PROPOSED)
         if decision is None:
             return None

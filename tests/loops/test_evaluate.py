@@ -22,7 +22,7 @@ from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError
 from roborl.loops.actor.act_config import ActConfig
-from roborl.loops.evaluate import FIGURES, LINGER_FRAMES, Evaluation, Outcome, evaluate
+from roborl.loops.evaluate import FIGURES, LINGER_FRAMES, EvaluatedEpisode, Evaluation, evaluate
 from roborl.loops.requirements import Requirement
 from roborl.loops.rollout import run_episode
 from roborl.loops.seeds import scene_seed
@@ -191,7 +191,7 @@ def test_any_reward_model_may_watch(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_without_a_success_the_steps_of_successes_are_not_a_number() -> None:
-    lost = Outcome(seed=0, success=False, end="failure", steps=3, policy_version=0, wall_s=0.0)
+    lost = EvaluatedEpisode(seed=0, success=False, end="failure", steps=3, policy_version=0, wall_s=0.0)
     figures = Evaluation(outcomes=(lost,)).figures()
     assert math.isnan(figures["mean_steps_of_successes"])
     assert "0/1" in Evaluation(outcomes=(lost,)).sentence()

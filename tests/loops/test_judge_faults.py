@@ -29,7 +29,7 @@ from roborl.rewards.judges.openai_judge import OpenAiJudge
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionOpened, SessionRefused
 from roborl.testing.endpoint import Answer, StubEndpoint, answer, by_brightness, pictures_of
@@ -219,7 +219,7 @@ def test_garbage_is_a_missing_score_and_never_a_number(garbage: str) -> None:
     said = ["ANSWER: 2", garbage, "ANSWER: 4"]
     with (
         remote(lambda body: answer(said.pop(0))) as (judge, _),
-        watching({"m": scoring(judge, reading=Reading.TEXT, max_tokens=8)}) as (server, watcher),
+        watching({"m": scoring(judge, reading=ScoreReadout.TEXT, max_tokens=8)}) as (server, watcher),
     ):
         scores = [watcher.show(shades(9))[0] for _ in range(3)]
         missing = server.pool.statistics()["models"]["m"]["missing"]

@@ -13,7 +13,7 @@ from roborl.data.relabel_sources import open_sources
 from roborl.data.rlds.importing import import_rlds
 from roborl.errors import DatasetError
 from roborl.loops.footage import read_footage
-from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_groups import groups_of
 from roborl.loops.reward_training.training_episodes import read_training
 from roborl.testing.rlds import rlds_episode, write_rlds
@@ -62,9 +62,11 @@ def test_it_is_left_out_of_relabelling_labelling_and_training_and_counted(
     assert left_out == {"with several instructions": 1}
     assert list(read_training(recording)[0]) == [0, 2]
     assert [e.tasks for e in read_footage(recording)[0]] == [(OPEN,), (PUT,)]
-    groups, lost = groups_of(LabelConfig(dataset=recording, reward="brightness"), Path(recording), ("front",))
+    groups, lost = groups_of(
+        LabelDatasetConfig(dataset=recording, reward="brightness"), Path(recording), ("front",)
+    )
     assert ([g.episodes for g in groups], lost) == ([(0, 2)], 1)
-    named = LabelConfig(dataset=recording, reward="brightness", task=PUT)
+    named = LabelDatasetConfig(dataset=recording, reward="brightness", task=PUT)
     assert groups_of(named, Path(recording), ("front",))[0][0].episodes == (0, 1, 2)
     assert sum("1 episodes with several instructions are left out" in m for m in caplog.messages) == 3
     for read in (read_training, read_footage):

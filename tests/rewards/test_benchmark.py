@@ -17,7 +17,7 @@ from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.judges.queries import VlmJudge
 from roborl.rewards.model import Fold, JudgeDown, JudgeSilent, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
-from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
 from roborl.rewards.time_only import mean_progress
 from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.testing.vlms import ScriptedVlm, brightness_of_last
@@ -64,7 +64,7 @@ VALIDATION = [rising(11), rising(12, 15), stuck(13)]
 
 def roboreward(judge: VlmJudge) -> RoboRewardModel:
     return RoboRewardModel(
-        judge, load_prompt(CONTRACT, PromptConfig()), RoboRewardConfig(reading=Reading.TEXT)
+        judge, load_prompt(CONTRACT, PromptConfig()), RoboRewardConfig(reading=ScoreReadout.TEXT)
     )
 
 

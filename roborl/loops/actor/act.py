@@ -19,7 +19,7 @@ from roborl.hil.presses import PressSender
 from roborl.locks import FolderLock
 from roborl.loops.actor import control_process, inference, io, live, teleop
 from roborl.loops.actor.act_config import ActConfig, give_back_memory, shared_folder
-from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.status import LIFE, StatusSlot
 from roborl.loops.run_files import JsonLines
 from roborl.loops.supervise import ChildSpec, ProcessGroup
@@ -75,7 +75,7 @@ def process_names(config: ActConfig) -> tuple[str, ...]:
     return (*_PROCESSES, *(name for name, wanted in further.items() if wanted))
 
 
-class Actor:
+class ActorProcesses:
     """One actor's processes.
 
     Args:
@@ -250,12 +250,12 @@ class Actor:
 
     def _line(self) -> str:
         control = self.status["control"]
-        waiting = Waiting(control["waiting_for"])
+        waiting = WaitReason(control["waiting_for"])
         return (
             f"{control['episodes']} episodes, {control['steps']} steps, {control['successes']} successes, "
             f"policy version {self.status['inference']['policy_version']}, {self.status['io']['pending']} records waiting"
             + (f", {self.stuck} stuck" if "live" in self.status else "")
-            + ("" if waiting is Waiting.NOTHING else f"; no episode now: {waiting.name.lower()}")
+            + ("" if waiting is WaitReason.NOTHING else f"; no episode now: {waiting.name.lower()}")
         )
 
 
@@ -292,9 +292,9 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
             config.policy,
         )
     if not config.alone:
-        return Actor(config, stopping).run()
+        return ActorProcesses(config, stopping).run()
     config = replace(config, run=config.run / "evaluation")
-    figures = Actor(config, stopping).run()
+    figures = ActorProcesses(config, stopping).run()
     shutil.rmtree(folder_of(config))
     return figures | success_of(figures)
 

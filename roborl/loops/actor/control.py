@@ -18,7 +18,7 @@ from roborl.data.journal import Journal
 from roborl.envs.answering import answers
 from roborl.envs.homing import go_home
 from roborl.errors import RobotError, SafetyStop
-from roborl.loops.actor.control_settings import ControlSettings, Waiting
+from roborl.loops.actor.control_settings import ControlSettings, WaitReason
 from roborl.loops.actor.newest_chunk import NewestChunk
 from roborl.loops.actor.orders import Orders
 from roborl.loops.actor.remarks import Remarks
@@ -77,7 +77,7 @@ class ControlLoop:
         status: StatusSlot,
         clock: Clock,
         settings: ControlSettings,
-        blocked: Callable[[], Waiting] = lambda: Waiting.NOTHING,
+        blocked: Callable[[], WaitReason] = lambda: WaitReason.NOTHING,
         orders: Orders | None = None,
         stopping: Callable[[], bool] = lambda: False,
         sign_of_life: Callable[[], None] = lambda: None,
@@ -113,7 +113,7 @@ class ControlLoop:
             while not self._stopping() and not self._enough():
                 reason = self._reason_to_wait()
                 self._status["waiting_for"] = reason
-                if reason is Waiting.NOTHING:
+                if reason is WaitReason.NOTHING:
                     self.run_episode()
                     self._remarks.tell()
                 else:
@@ -132,11 +132,11 @@ class ControlLoop:
             RobotError: If the cameras gave nothing several times running.
         """
         seed = scene_seed(self._settings.purpose, self._settings.seed, self._status["begun"] % SCENES)
-        self._status["waiting_for"] = Waiting.OPERATOR
+        self._status["waiting_for"] = WaitReason.OPERATOR
         self._operator.reset(seed)
         # Making it ready may have taken a person minutes, and what is ready now may not be by the time it may begin.
         reason = self._status["waiting_for"] = self._reason_to_wait()
-        if reason is not Waiting.NOTHING:
+        if reason is not WaitReason.NOTHING:
             self._remarks.keep("ready", f"The arm stays at rest: {reason.name.lower()}. You are asked again")
             return None
         try:
@@ -372,9 +372,9 @@ class ControlLoop:
         self._journal.commit(record)
         self._status.add("committed")
 
-    def _reason_to_wait(self) -> Waiting:
+    def _reason_to_wait(self) -> WaitReason:
         if not self._journal.has_room(self._settings.max_steps + _SPARE_SLOTS):
-            return Waiting.RING_FULL
+            return WaitReason.RING_FULL
         return self._blocked()
 
     def _rest(self) -> None:

@@ -20,7 +20,7 @@ from roborl.hil.presses import Button, Press, Presses
 from roborl.hil.supervisor import Intervention, PolicyOnly
 from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.control import ControlLoop
-from roborl.loops.actor.control_settings import ControlSettings, Waiting
+from roborl.loops.actor.control_settings import ControlSettings, WaitReason
 from roborl.loops.actor.judge_stop import JudgeStop, LiveSlot
 from roborl.loops.actor.orders import Orders
 from roborl.loops.actor.priority import PRIORITIES, raise_priority
@@ -259,7 +259,7 @@ def _left_to_judge(config: ActConfig, bench: Bench) -> bool:
     return bench.outcome == "judge" and config.mode == "train"
 
 
-def gate(folder: Path, supervisor: Supervisor, *, learner: bool) -> Callable[[], Waiting]:
+def gate(folder: Path, supervisor: Supervisor, *, learner: bool) -> Callable[[], WaitReason]:
     """Return what says why no episode may begin, from the other processes' counters and the take-over device.
 
     Args:
@@ -269,13 +269,13 @@ def gate(folder: Path, supervisor: Supervisor, *, learner: bool) -> Callable[[],
     """
     inference, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
 
-    def blocked() -> Waiting:
+    def blocked() -> WaitReason:
         if learner and not io["met"]:
-            return Waiting.NO_LEARNER
+            return WaitReason.NO_LEARNER
         if io["paused"]:
-            return Waiting.LEARNER_PAUSED
+            return WaitReason.LEARNER_PAUSED
         if isinstance(supervisor, Intervention) and not supervisor.connected:
-            return Waiting.NO_DEVICE
-        return Waiting.NOTHING if inference.fresh(_SILENT_S) else Waiting.NO_POLICY
+            return WaitReason.NO_DEVICE
+        return WaitReason.NOTHING if inference.fresh(_SILENT_S) else WaitReason.NO_POLICY
 
     return blocked

@@ -10,7 +10,7 @@ from roborl.errors import ConfigError
 from roborl.loops.seeds import Purpose
 
 
-class Waiting(IntEnum):
+class WaitReason(IntEnum):
     """Why no episode runs at the moment."""
 
     NOTHING = 0

@@ -29,7 +29,7 @@ _RETRY_S = 0.5
 _SILENT_S = 5.0
 
 
-class Progress:
+class StuckWatch:
     """Follows the progress of one episode, to notice that it does not rise.
 
     Args:
@@ -96,7 +96,7 @@ class LiveLoop:
         status: StatusSlot,
         *,
         task: str,
-        progress: Progress,
+        progress: StuckWatch,
         help: str = "",
         clock: Clock | None = None,
     ) -> None:
@@ -266,7 +266,7 @@ def main(child: Child, config: ActConfig) -> None:
         LiveSlot(folder),
         status,
         task=card.task,
-        progress=Progress(live.stuck_after_s(simulated=card.simulated), live.stuck_rise),
+        progress=StuckWatch(live.stuck_after_s(simulated=card.simulated), live.stuck_rise),
         help="take over, or press stop" if config.teleop else "press stop, or let it go on",
     )
     status.ready(import_s)

@@ -14,7 +14,7 @@ from roborl.clock import MonotonicClock, Rate
 from roborl.errors import ConfigError, RobotError, spelt_out
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
-from roborl.hil.supervisor import Reading, Trigger
+from roborl.hil.supervisor import DeviceReading, Trigger
 from roborl.loops.actor.act_config import ActConfig, shared_folder
 from roborl.loops.actor.shared import ValueSlot
 from roborl.loops.supervise import Child
@@ -28,7 +28,7 @@ _READ_HZ = 60.0
 _SLOT_BYTES = 4096
 
 
-class ReadingSlot(ValueSlot[Reading]):
+class ReadingSlot(ValueSlot[DeviceReading]):
     """The newest reading of the device, from this process to control.
 
     Args:
@@ -39,12 +39,12 @@ class ReadingSlot(ValueSlot[Reading]):
         super().__init__(folder / "device.slot", _SLOT_BYTES, "A reading", _pack, _unpack)
 
 
-def _pack(reading: Reading) -> dict[str, Any]:
+def _pack(reading: DeviceReading) -> dict[str, Any]:
     return {"action": reading.action, "clutch": reading.clutch, "stamp_ns": reading.stamp_ns}
 
 
-def _unpack(message: dict[str, Any]) -> Reading:
-    return Reading(
+def _unpack(message: dict[str, Any]) -> DeviceReading:
+    return DeviceReading(
         action=np.asarray(message["action"], np.float32),
         clutch=bool(message["clutch"]),
         stamp_ns=int(message["stamp_ns"]),

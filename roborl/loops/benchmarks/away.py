@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from roborl.loops.benchmarks.runs import SMALL_LEARNER, Scene, free_port, on_reach
+from roborl.loops.benchmarks.runs import SMALL_LEARNER, RunUnderTest, free_port, on_reach
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.witness import compare
 
@@ -29,7 +29,7 @@ def learner_away(folder: Path, seconds: float, *, time_scale: float = 1.0, seed:
         *SMALL_LEARNER,
         *on_reach(time_scale),
     )
-    with Scene(run.root, ["arm"]) as scene:
+    with RunUnderTest(run.root, ["arm"]) as scene:
         learner = scene.start("learn", *learning, log=folder / "learn.log")
         scene.until("the learner makes its policy", run.policy.exists, _START_S)
         actor = scene.start(

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from roborl.clock import NS, Every, MonotonicClock
-from roborl.loops.actor.act import PRELOAD, Actor
+from roborl.loops.actor.act import PRELOAD, ActorProcesses
 from roborl.loops.actor.act_config import ActConfig, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.priority import raise_priority
@@ -121,7 +121,7 @@ def _measure(
         progress(control["ticks"])
 
     stolen_before_s = stolen_s()
-    actor = Actor(config, lambda: min(control["ticks"], bare["ticks"]) >= ticks, meanwhile)
+    actor = ActorProcesses(config, lambda: min(control["ticks"], bare["ticks"]) >= ticks, meanwhile)
     others.start()
     try:
         result = actor.run()

@@ -25,7 +25,7 @@ from roborl.loops.actor.status import StatusSlot
 from roborl.loops.benchmarks.away import learner_away
 from roborl.loops.benchmarks.control import bare_loop
 from roborl.loops.benchmarks.labels import LabelWatch
-from roborl.loops.benchmarks.runs import SMALL_LEARNER, Events, Scene, on_reach
+from roborl.loops.benchmarks.runs import SMALL_LEARNER, Events, RunUnderTest, on_reach
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.supervise import ChildSpec, ProcessGroup
 from roborl.loops.witness import compare
@@ -67,7 +67,7 @@ def run(
     names = [f"arm{number}" for number in range(actors)] if actors > 1 else ["arm"]
     with tempfile.TemporaryDirectory(prefix="roborl-faults-") as scratch:
         folder = RunFolder(Path(scratch) / "run")
-        with Scene(folder.root, names) as scene:
+        with RunUnderTest(folder.root, names) as scene:
             result = _Killing(scene, folder, names, time_scale, seed).run(kills, server_away_s)
         if learner_away_s:
             result["learner_away"] = learner_away(
@@ -88,7 +88,7 @@ class _Killing:
 
     def __init__(
         self,
-        scene: Scene,
+        scene: RunUnderTest,
         folder: RunFolder,
         actors: list[str],
         time_scale: float,

@@ -35,7 +35,7 @@ _ADAPT = "adapt the judge"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class GridPart:
     """One task of the grid.
 
     Attributes:
@@ -49,7 +49,11 @@ class Part:
     seeds: int = 3
 
 
-GRID = (Part(scene="PickPlace", arms=ARMS, seeds=5), Part(scene="PickCube"), Part(scene="PushCube"))
+GRID = (
+    GridPart(scene="PickPlace", arms=ARMS, seeds=5),
+    GridPart(scene="PickCube"),
+    GridPart(scene="PushCube"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ class _Others:
 
 def run(
     *,
-    grid: Sequence[Part] = GRID,
+    grid: Sequence[GridPart] = GRID,
     first_seed: int = 2037,
     episodes: int = 150,
     evaluation: int = 50,

@@ -34,7 +34,7 @@ from roborl.loops.first_policy import first_policy
 from roborl.loops.grid import Cell, at_work, code_version, run_grid
 from roborl.loops.rabc.filter_config import FilterConfig
 from roborl.loops.rabc.filter_dataset import filter_dataset
-from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.loops.record import record_scripted
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
@@ -251,7 +251,7 @@ def _train(config: RabcBenchConfig, seed: int, prepared: Path) -> dict[str, Any]
 
 def _label(prepared: Path) -> dict[str, Any]:
     return label_dataset(
-        LabelConfig(dataset=str(prepared / "mixed"), reward=str(prepared / "reward"))
+        LabelDatasetConfig(dataset=str(prepared / "mixed"), reward=str(prepared / "reward"))
     ).figures()
 
 

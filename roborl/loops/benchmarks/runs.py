@@ -50,7 +50,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Command:
+class RunningCommand:
     """A ``roborl`` command with everything that it starts, as one process group.
 
     Args:
@@ -112,7 +112,7 @@ class Command:
         return self._log.read_text(errors="replace")[-2000:]
 
 
-class Scene:
+class RunUnderTest:
     """Commands under way, witnesses at the rings of their actors, and a clock that makes both be looked after.
 
     Args:
@@ -123,7 +123,7 @@ class Scene:
     def __init__(self, run: Path, actors: Sequence[str]) -> None:
         self._folders = [shared_folder(run, actor) for actor in actors]
         self.witnesses = [RingWitness(folder / "ring.bin") for folder in self._folders]
-        self.commands: list[Command] = []
+        self.commands: list[RunningCommand] = []
 
     def __enter__(self) -> Self:
         return self
@@ -148,17 +148,17 @@ class Scene:
         """Counters of the I/O processes; likewise."""
         return [StatusSlot(folder, "io") for folder in self._folders]
 
-    def start(self, verb: str, *args: str, log: Path) -> Command:
+    def start(self, verb: str, *args: str, log: Path) -> RunningCommand:
         """Start a command; it is killed at the latest when the scene is left."""
-        self.commands.append(Command(verb, *args, log=log))
+        self.commands.append(RunningCommand(verb, *args, log=log))
         return self.commands[-1]
 
-    def kill(self, command: Command) -> None:
+    def kill(self, command: RunningCommand) -> None:
         """Kill a command for good."""
         self.commands.remove(command)
         command.kill()
 
-    def end(self, command: Command, timeout_s: float) -> dict[str, Any]:
+    def end(self, command: RunningCommand, timeout_s: float) -> dict[str, Any]:
         """Ask a command to end, wait for it while the witnesses look on, and return its result.
 
         Raises:

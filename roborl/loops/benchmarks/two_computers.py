@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import WireError
-from roborl.loops.benchmarks.runs import SMALL_LEARNER, Command, Scene, free_port, on_reach
+from roborl.loops.benchmarks.runs import SMALL_LEARNER, RunningCommand, RunUnderTest, free_port, on_reach
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.witness import compare
 from roborl.serving.handshake import Handshake
@@ -64,7 +64,7 @@ def run(
             stack.enter_context(TcpProxy(port, delay_s=delay_s, rate_bytes_s=rate_bit_s / 8))
             for port in ports[:2]
         )
-        scene = stack.enter_context(Scene(folder / "robot", ["arm"]))
+        scene = stack.enter_context(RunUnderTest(folder / "robot", ["arm"]))
         keys = _make_keys(scene, folder)
         bench = on_reach(time_scale)
         learner, judge = _start_learner(scene, folder, ports, keys, ("--seed", str(seed), *bench))
@@ -114,7 +114,7 @@ def run(
         }
 
 
-def _make_keys(scene: Scene, folder: Path) -> Path:
+def _make_keys(scene: RunUnderTest, folder: Path) -> Path:
     """Make the keys as a user would, and return where the folders of the computers are."""
     keys = folder / "keys"
     names = "[learner, robot, judge]"
@@ -125,8 +125,8 @@ def _make_keys(scene: Scene, folder: Path) -> Path:
 
 
 def _start_learner(
-    scene: Scene, folder: Path, ports: list[int], keys: Path, args: tuple[str, ...]
-) -> tuple[Command, Command]:
+    scene: RunUnderTest, folder: Path, ports: list[int], keys: Path, args: tuple[str, ...]
+) -> tuple[RunningCommand, RunningCommand]:
     """Start learner and reward server; the steps, the weights and the scores have a port each."""
     steps, weights, scores = (f"tcp://127.0.0.1:{port}" for port in ports)
     judge = scene.start(
@@ -152,7 +152,7 @@ def _strangers(folder: Path, keys: Path) -> list[Keys | None]:
     return [None, Keys(public=own.public, secret=own.secret, peers={"learner": learner.public})]
 
 
-def _gets_in(scene: Scene, endpoint: str, keys: Keys | None) -> bool:
+def _gets_in(scene: RunUnderTest, endpoint: str, keys: Keys | None) -> bool:
     """Knock for some seconds with these keys and return whether the learner answers."""
     stranger = StepsSender(endpoint, ring_id="stranger", actor="stranger", handshake=Handshake(), keys=keys)
     try:

@@ -24,7 +24,7 @@ from roborl.loops.learner.learn_config import (
     LearnConfig,
     RunFolder,
 )
-from roborl.loops.learner.probe import Probe
+from roborl.loops.learner.probe import WeightsProbe
 from roborl.loops.learner.store import DemoImport, StoreLoop, WithVerdicts, imported
 from roborl.loops.learner.train import Trainer
 from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
@@ -261,7 +261,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         folder=run.checkpoints,
         identity=form.identity(chosen(config)),
         metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
-        probe=Probe(policy, recording, config.trainer.probes),
+        probe=WeightsProbe(policy, recording, config.trainer.probes),
         history=(len(told), sum(success is True for success in told.values())),
         beat=child.beat,
     )

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _RENEWED_AFTER = 20
 
 
-class Probe:
+class WeightsProbe:
     """Tries weights on remembered observations, once there are some: the first of each of the newest episodes.
 
     Args:

@@ -12,7 +12,7 @@ from roborl.loops.planning.memory_plan import (
     HOST,
     Candidate,
     DoesNotFit,
-    Part,
+    PlanLine,
     check_devices,
     largest_batch,
     largest_that_fits,
@@ -161,7 +161,7 @@ def make_plan(
     }
 
 
-def _judge(config: PlanConfig) -> tuple[Part, ...]:
+def _judge(config: PlanConfig) -> tuple[PlanLine, ...]:
     """Return the parts of the judge, or of what learns it."""
     if not config.judge:
         return ()
@@ -187,7 +187,7 @@ def _judge(config: PlanConfig) -> tuple[Part, ...]:
     return tuple(training_parts(judge, config.learner_device, training))
 
 
-def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> Iterator[Part]:
+def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> Iterator[PlanLine]:
     """Yield the parts of policy and learner, but for a judge's."""
     from roborl.loops.planning import plan_learning
 
@@ -221,7 +221,7 @@ def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> I
         )
 
 
-def _advice(config: PlanConfig, parts: Sequence[Part], cards: dict[str, int]) -> str:
+def _advice(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[str, int]) -> str:
     """Return what would fit in place of what does not."""
     trains = config.learner.startswith("judge-")
     judges = ("learner",) if trains else ("judge",)

@@ -17,7 +17,7 @@ class DoesNotFit(RoborlError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class PlanLine:
     """One line of a plan.
 
     Attributes:
@@ -44,21 +44,21 @@ class Process:
     name: str
     device: str
 
-    def part(self, what: str, nbytes: int, measured: bool, how: str) -> Part:
+    def part(self, what: str, nbytes: int, measured: bool, how: str) -> PlanLine:
         """Return a part."""
-        return Part(
+        return PlanLine(
             process=self.name, device=self.device, what=what, nbytes=nbytes, measured=measured, how=how
         )
 
-    def measured(self, what: str, nbytes: int, how: str) -> Part:
+    def measured(self, what: str, nbytes: int, how: str) -> PlanLine:
         """Return a part that is known."""
         return self.part(what, nbytes, True, how)
 
-    def estimated(self, what: str, nbytes: int, how: str) -> Part:
+    def estimated(self, what: str, nbytes: int, how: str) -> PlanLine:
         """Return a part that is not."""
         return self.part(what, nbytes, False, how)
 
-    def context(self) -> tuple[Part, ...]:
+    def context(self) -> tuple[PlanLine, ...]:
         """Return what CUDA takes for itself; nothing where no card is used.
 
         Source: PyTorch's developers name 300 to 400 MB since CUDA 11.7, which loads kernels as they are needed
@@ -83,14 +83,14 @@ class Candidate:
     name: str
     parameters: int
     precision: float
-    parts: tuple[Part, ...]
+    parts: tuple[PlanLine, ...]
 
 
-def used_bytes(parts: Iterable[Part]) -> dict[str, int]:
+def used_bytes(parts: Iterable[PlanLine]) -> dict[str, int]:
     """Return how much is used of each device.
 
     Example:
-        >>> used_bytes([Part(process="p", device="cpu", what="w", nbytes=3, measured=True, how="")] * 2)
+        >>> used_bytes([PlanLine(process="p", device="cpu", what="w", nbytes=3, measured=True, how="")] * 2)
         {'cpu': 6}
     """
     used: dict[str, int] = {}
@@ -99,7 +99,7 @@ def used_bytes(parts: Iterable[Part]) -> dict[str, int]:
     return used
 
 
-def check_devices(parts: Sequence[Part], cards: Mapping[str, int]) -> None:
+def check_devices(parts: Sequence[PlanLine], cards: Mapping[str, int]) -> None:
     """Refuse a plan that puts something on a card whose size nobody stated.
 
     Raises:
@@ -122,13 +122,13 @@ def check_devices(parts: Sequence[Part], cards: Mapping[str, int]) -> None:
         )
 
 
-def over(parts: Iterable[Part], cards: Mapping[str, int]) -> dict[str, int]:
+def over(parts: Iterable[PlanLine], cards: Mapping[str, int]) -> dict[str, int]:
     """Return by how much each card is too small; empty where everything fits."""
     used = used_bytes(parts)
     return {card: used[card] - size for card, size in cards.items() if used.get(card, 0) > size}
 
 
-def table(parts: Sequence[Part], cards: Mapping[str, int]) -> str:
+def table(parts: Sequence[PlanLine], cards: Mapping[str, int]) -> str:
     """Return a plan for people: a line per part, then a sum per device."""
     rows = [
         (
@@ -160,14 +160,14 @@ def table(parts: Sequence[Part], cards: Mapping[str, int]) -> str:
 
 
 def largest_that_fits(
-    candidates: Iterable[Candidate], others: Sequence[Part], cards: Mapping[str, int]
+    candidates: Iterable[Candidate], others: Sequence[PlanLine], cards: Mapping[str, int]
 ) -> Candidate | None:
     """Return the largest candidate that fits beside the other parts, the most precise among equals; None if none does."""
     fitting = [c for c in candidates if not over([*c.parts, *others], cards)]
     return max(fitting, key=lambda c: (c.parameters, c.precision), default=None)
 
 
-def largest_batch(parts_of: Callable[[int], Sequence[Part]], most: int, cards: Mapping[str, int]) -> int:
+def largest_batch(parts_of: Callable[[int], Sequence[PlanLine]], most: int, cards: Mapping[str, int]) -> int:
     """Return the most questions at once, at most so many, with which everything fits; 0 if not even one does."""
     least, beyond = 0, most + 1
     while beyond - least > 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from roborl.errors import ConfigError
 from roborl.loops.learner.learn_config import BenchForm, StoreConfig
-from roborl.loops.planning.memory_plan import HOST, Part, Process
+from roborl.loops.planning.memory_plan import HOST, PlanLine, Process
 from roborl.policies.published import POLICIES, PublishedPolicy
 from roborl.rewards.adaptation.config import LoraSettings, Method
 from roborl.rewards.judges.blueprint import read_saved
@@ -25,14 +25,14 @@ SMALL = "small"
 """Name of the policy that ``roborl learn`` makes for a bench."""
 
 
-def small_policy_parts(form: BenchForm) -> Iterator[Part]:
+def small_policy_parts(form: BenchForm) -> Iterator[PlanLine]:
     """Yield what the small policy of a bench takes as it acts; it runs on the CPU."""
     at = Process("policy", HOST)
     encoder, actor, _ = _small(form)
     yield at.measured("weights", _SINGLE * (encoder + actor), "counted on its own classes")
 
 
-def rlpd_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
+def rlpd_parts(form: BenchForm, store: StoreConfig) -> Iterator[PlanLine]:
     """Yield what ``roborl learn`` takes: all of it in the computer's memory."""
     from roborl.learning.rlpd import RlpdConfig
 
@@ -51,7 +51,7 @@ def rlpd_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
     yield from _replay_parts(form, store, 3 * _shape(form).keypoints * len(form.cameras))
 
 
-def weighted_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
+def weighted_parts(form: BenchForm, store: StoreConfig) -> Iterator[PlanLine]:
     """Yield what ``roborl learn`` takes in the computer's memory for a LeRobot policy, beside the policy that learns."""
     from roborl.learning.weighted import WeightedConfig, value_networks
 
@@ -71,7 +71,7 @@ def weighted_parts(form: BenchForm, store: StoreConfig) -> Iterator[Part]:
     yield from _replay_parts(form, store, encoder.output_dim)
 
 
-def _replay_parts(form: BenchForm, store: StoreConfig, features: int) -> Iterator[Part]:
+def _replay_parts(form: BenchForm, store: StoreConfig, features: int) -> Iterator[PlanLine]:
     """Yield what the replay memory takes, with so many numbers kept of each observation's pictures."""
     at, arena = Process("learner", HOST), form.arena(store)
     yield at.measured(
@@ -81,7 +81,7 @@ def _replay_parts(form: BenchForm, store: StoreConfig, features: int) -> Iterato
     yield at.measured("replay features", arena.rows * (_SINGLE * features + 16), f"{features} numbers each")
 
 
-def policy_parts(name: str, device: str, *, cameras: int) -> Iterator[Part]:
+def policy_parts(name: str, device: str, *, cameras: int) -> Iterator[PlanLine]:
     """Yield what a policy takes as it acts.
 
     Args:
@@ -111,7 +111,7 @@ def policy_parts(name: str, device: str, *, cameras: int) -> Iterator[Part]:
 
 def policy_training_parts(
     name: str, device: str, method: Method, *, cameras: int, batch: int
-) -> Iterator[Part]:
+) -> Iterator[PlanLine]:
     """Yield what a policy takes as it learns, by LeRobot's trainer or by ours; arguments as above.
 
     Args:
@@ -152,7 +152,7 @@ def policy_training_parts(
     yield from at.context()
 
 
-def _policy(name: str, at: Process) -> tuple[Part, int, PublishedPolicy | None]:
+def _policy(name: str, at: Process) -> tuple[PlanLine, int, PublishedPolicy | None]:
     """Return the weights of a policy, the bytes of a number, and what is known of its kind."""
     known = POLICIES.get(name)
     if known is not None:

@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from roborl.loops.planning.memory_plan import HOST, Part, Process
+from roborl.loops.planning.memory_plan import HOST, PlanLine, Process
 from roborl.rewards.adaptation.config import AdaptationTraining, Method
 from roborl.rewards.judges.blueprint import Blueprint, read_blueprint
 from roborl.rewards.judges.config import JudgeConfig, JudgeKind, Quantisation
 from roborl.rewards.judges.footprint import Kept, Learning, learning_bytes
 from roborl.rewards.judges.seeing import AT_ONCE
-from roborl.rewards.published import Question, question_of, read_judge
+from roborl.rewards.published import QuestionSize, question_of, read_judge
 
 _MB = 1 << 20
 _SINGLE = 4  # bytes of a number
@@ -36,7 +36,7 @@ class PlannedJudge:
     name: str
     blueprint: Blueprint
     kept: Kept
-    question: Question
+    question: QuestionSize
     settings: JudgeConfig
     measured: bool
     source: str
@@ -106,7 +106,7 @@ def _kept(judge: JudgeConfig, saved: Kept) -> Kept:
     return named.get(judge.dtype, saved)
 
 
-def judge_parts(judge: PlannedJudge, device: str, questions: int) -> Iterator[Part]:
+def judge_parts(judge: PlannedJudge, device: str, questions: int) -> Iterator[PlanLine]:
     """Yield what ``roborl serve`` takes with one judge that reads so many questions at once.
 
     Pictures are seen in batches of their own; all of a question's are taken to be new.
@@ -131,14 +131,14 @@ def judge_parts(judge: PlannedJudge, device: str, questions: int) -> Iterator[Pa
     yield from at.context()
 
 
-def _weights(at: Process, judge: PlannedJudge, kept: Kept) -> Part:
+def _weights(at: Process, judge: PlannedJudge, kept: Kept) -> PlanLine:
     nbytes = judge.blueprint.weight_bytes(kept)
     if kept.quantised:
         return at.estimated(f"weights, {kept}", nbytes, f"{judge.source}; as bitsandbytes packs them")
     return at.part(f"weights, {kept}", nbytes, judge.measured, judge.source)
 
 
-def training_parts(judge: PlannedJudge, device: str, training: AdaptationTraining) -> Iterator[Part]:
+def training_parts(judge: PlannedJudge, device: str, training: AdaptationTraining) -> Iterator[PlanLine]:
     """Yield what ``roborl train-reward`` takes to adapt a judge.
 
     With LoRA the weights stay as they are, and the small matrices learn in single precision, as peft keeps them.

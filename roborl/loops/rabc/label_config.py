@@ -11,7 +11,7 @@ from roborl.serving.security import SecurityConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelConfig:
+class LabelDatasetConfig:
     """Which dataset, and who scores it."""
 
     # LeRobotDataset v3 whose observations are scored: a folder or a hub id

@@ -22,7 +22,7 @@ from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, progress_path, read_progress, write_progress
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_groups import groups_of, version_of
 from roborl.loops.rabc.label_journal import LabelJournal
 from roborl.loops.reward_server import ServedJudge
@@ -92,7 +92,7 @@ class Labelled:
         }
 
 
-def _shown_otherwise(config: LabelConfig, views: Mapping[str, str]) -> str:
+def _shown_otherwise(config: LabelDatasetConfig, views: Mapping[str, str]) -> str:
     """Return what a version of labels adds where the judge was told of another task, or saw views under other names."""
     moved = {ours: theirs for ours, theirs in views.items() if ours != theirs}
     if not (config.task or moved):
@@ -102,7 +102,7 @@ def _shown_otherwise(config: LabelConfig, views: Mapping[str, str]) -> str:
 
 
 def label_dataset(
-    config: LabelConfig,
+    config: LabelDatasetConfig,
     *,
     on_episode: OnEpisode = lambda index, labels, done, of: None,
     stopping: Callable[[], bool] = lambda: False,
@@ -206,7 +206,7 @@ def _known(path: Path, root: Path) -> dict[int, Progress]:
 class _Work:
     """Scores groups of episodes and writes each down as it is done."""
 
-    config: LabelConfig
+    config: LabelDatasetConfig
     info: DatasetInfo
     journal: LabelJournal
     on_episode: OnEpisode
@@ -261,7 +261,7 @@ class _Work:
             yield _to_show(episode, self.config, self.info.fps)
 
 
-def _to_show(episode: DatasetEpisode, config: LabelConfig, fps: float) -> ShownEpisode:
+def _to_show(episode: DatasetEpisode, config: LabelDatasetConfig, fps: float) -> ShownEpisode:
     observations = to_episode(replace(episode, key=""), fps=fps).observations
     # A foreign file has no observation after its last action: there is one row less.
     rows = len(observations) - episode.repeated_last

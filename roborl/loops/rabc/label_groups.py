@@ -10,7 +10,7 @@ from pathlib import Path
 
 from roborl.data.lerobot_files import load_files
 from roborl.errors import DatasetError
-from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.references import NoDemonstration, read_demonstration
 from roborl.loops.reward_server import ServedJudge
 from roborl.rewards.references import Pictures, told
@@ -33,7 +33,7 @@ class LabelGroup:
     episodes: tuple[int, ...]
 
 
-def groups_of(config: LabelConfig, root: Path, cameras: Sequence[str]) -> tuple[list[LabelGroup], int]:
+def groups_of(config: LabelDatasetConfig, root: Path, cameras: Sequence[str]) -> tuple[list[LabelGroup], int]:
     """Return a dataset's episodes by the demonstration that goes with them, and how many are left out for want of one or for several tasks.
 
     Args:

@@ -52,7 +52,7 @@ class Prepared:
         return sorted({index for each in shown for index in each})
 
 
-class Looks:
+class ShownPictures:
     """Pictures that networks are shown, of the episodes under way.
 
     Args:

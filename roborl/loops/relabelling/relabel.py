@@ -17,9 +17,9 @@ from roborl.loops.relabelling.asking import Asker
 from roborl.loops.relabelling.assemble import Assembler
 from roborl.loops.relabelling.card import write_card
 from roborl.loops.relabelling.config import REJECTS, RESULT, STAGES, RelabelConfig
-from roborl.loops.relabelling.preparing import Looks, Prepared, no_looks, nothing_left, prepare
+from roborl.loops.relabelling.preparing import Prepared, ShownPictures, no_looks, nothing_left, prepare
 from roborl.loops.relabelling.respondents import Dry, Respondent, open_respondents, told_names
-from roborl.loops.relabelling.result import Episode, RelabelResult
+from roborl.loops.relabelling.result import RelabelledEpisode, RelabelResult
 from roborl.loops.reporting.relabel_page import write_relabel_page
 from roborl.rewards.relabelling.proposals import Relabelled
 from roborl.rewards.relabelling.questions import Role, Stage
@@ -58,7 +58,7 @@ def relabel(
         for each in (*logs.values(), videos):
             stack.callback(each.close)
         assembler = Assembler(config.out, videos, video_px=config.video_px, names=names, verify=config.verify)
-        looks = Looks(episodes)
+        looks = ShownPictures(episodes)
         asker = Asker(
             respondents,
             logs,
@@ -67,7 +67,7 @@ def relabel(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
         )
-        done: dict[int, Episode | None] = {}
+        done: dict[int, RelabelledEpisode | None] = {}
         try:
             for place, found in _each(episodes, asker, respondents):
                 looks.forget(place)
@@ -128,7 +128,7 @@ def plan(config: RelabelConfig) -> dict[str, object]:
     }
 
 
-def _assembled(one: Prepared, found: Relabelled | None, assembler: Assembler) -> Episode | None:
+def _assembled(one: Prepared, found: Relabelled | None, assembler: Assembler) -> RelabelledEpisode | None:
     """Return an episode with its rows; None where its pictures cannot be read, which ends no run: others are whole."""
     if found is None:
         return None
@@ -137,7 +137,7 @@ def _assembled(one: Prepared, found: Relabelled | None, assembler: Assembler) ->
     except DamagedEpisode as error:
         log.warning("an episode is left out: %s", error)
         return None
-    return Episode(source=one.source, split=one.split, found=found, rows=tuple(rows))
+    return RelabelledEpisode(source=one.source, split=one.split, found=found, rows=tuple(rows))
 
 
 def _each(

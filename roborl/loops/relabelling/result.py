@@ -18,7 +18,7 @@ from roborl.loops.relabelling.config import FAKE, FIGURES, RelabelConfig
 from roborl.loops.relabelling.sources import identity
 from roborl.loops.requirements import Requirement
 from roborl.rewards.grades import HIGHEST, LOWEST
-from roborl.rewards.relabelling.probes import Features, Probe, video_probe, words_probe
+from roborl.rewards.relabelling.probes import Features, ProbeResult, video_probe, words_probe
 from roborl.rewards.relabelling.proposals import Kind, Relabelled
 from roborl.rewards.relabelling.questions import Stage
 
@@ -27,7 +27,7 @@ _CUT = (Kind.CLIP, Kind.REWIND)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Episode:
+class RelabelledEpisode:
     """An episode and what came of it.
 
     Attributes:
@@ -62,7 +62,7 @@ class RelabelResult:
     """
 
     config: RelabelConfig
-    episodes: tuple[Episode, ...]
+    episodes: tuple[RelabelledEpisode, ...]
     left_out: Mapping[str, int]
     names: Mapping[str, str]
     tally: Tally
@@ -74,13 +74,13 @@ class RelabelResult:
         return [row for episode in self.episodes for row in episode.rows]
 
     @cached_property
-    def by_words(self) -> Probe:
+    def by_words(self) -> ProbeResult:
         """How far scores can be told from the words: of the rows that show a whole video."""
         rows = [row for row in self.rows if row.kind not in _CUT]
         return words_probe([r.task for r in rows], [r.reward for r in rows], [r.ladder for r in rows])
 
     @cached_property
-    def by_video(self) -> Probe:
+    def by_video(self) -> ProbeResult:
         """How far scores can be told from the video: of all rows."""
         rows = self.rows
         looks = [self.looks[row.video_sha256] for row in rows]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from roborl.loops.reporting.results import Results
-from roborl.loops.reporting.run_results import ProgressCurve, Rate, RunResults, running_mean
+from roborl.loops.reporting.run_results import ProgressCurve, RunResults, SuccessRate, running_mean
 
 WINDOW = 20
 _DPI = 160
@@ -54,7 +54,7 @@ DARK = Theme(
 
 
 def learning_curve(
-    run: RunResults, theme: Theme, *, base: Rate | None = None, final: Rate | None = None
+    run: RunResults, theme: Theme, *, base: SuccessRate | None = None, final: SuccessRate | None = None
 ) -> Figure:
     """Draw the success of online episodes over episodes and minutes, between two evaluations where there are any."""
     figure, (axes,) = new_figure(theme, 9.0, 3.9, 1)
@@ -263,7 +263,7 @@ def _over_time(run: RunResults, axes: Axes, fields: Mapping[str, str], title: st
     axes.set_xlabel("minute of learning")
 
 
-def _evaluation(axes: Axes, x: float, rate: Rate, colour: str, name: str, theme: Theme) -> None:
+def _evaluation(axes: Axes, x: float, rate: SuccessRate, colour: str, name: str, theme: Theme) -> None:
     if not rate.of:
         return
     low, high = rate.interval

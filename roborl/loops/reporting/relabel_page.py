@@ -14,7 +14,7 @@ import yaml
 from roborl.data.relabel_rows import SPLITS
 from roborl.loops.relabelling.card import words_by_level
 from roborl.loops.relabelling.config import PAGE
-from roborl.loops.relabelling.result import LEVELS, Episode, RelabelResult
+from roborl.loops.relabelling.result import LEVELS, RelabelledEpisode, RelabelResult
 from roborl.loops.reporting.filling import data_address, fill, percent
 from roborl.loops.video import beside
 from roborl.rewards.references import count_frames, spaced, video_frames
@@ -116,16 +116,16 @@ def _cleaned(result: RelabelResult) -> str:
     return f"{sum(e.found.cleaned for e in result.episodes)} of {len(result.episodes)}"
 
 
-def _shown(result: RelabelResult) -> list[Episode]:
+def _shown(result: RelabelResult) -> list[RelabelledEpisode]:
     """Return the episodes with the most rows, of different instructions where there are some."""
-    best: dict[str, Episode] = {}
+    best: dict[str, RelabelledEpisode] = {}
     for episode in sorted(result.episodes, key=lambda e: -len(e.rows)):
         if any(row.kind not in (Kind.CLIP, Kind.REWIND) for row in episode.rows):
             best.setdefault(episode.source.task, episode)
     return list(best.values())[:_LADDERS]
 
 
-def _ladder(folder: Path, episode: Episode) -> dict[str, Any]:
+def _ladder(folder: Path, episode: RelabelledEpisode) -> dict[str, Any]:
     whole = next(row for row in episode.rows if row.kind not in (Kind.CLIP, Kind.REWIND))
     video = folder / episode.split / whole.file_name
     moments = video_frames(video, spaced(count_frames(video), _MOMENTS))

@@ -22,7 +22,7 @@ from roborl.loops.reporting.before_after import cut, read_video, strip, write_be
 from roborl.loops.reporting.filling import data_address, fill, percent
 from roborl.loops.reporting.pages import draw, of_its_reward, online, running_facts
 from roborl.loops.reporting.results import Results, held_out_curves, read_results
-from roborl.loops.reporting.run_results import ProgressCurve, Rate
+from roborl.loops.reporting.run_results import ProgressCurve, SuccessRate
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
 from roborl.whole_files import write_whole
@@ -153,11 +153,11 @@ def render(
     )
 
 
-def headline(base: Rate, final: Rate) -> str:
+def headline(base: SuccessRate, final: SuccessRate) -> str:
     """Return what the two evaluations say, and no more than they say.
 
     Example:
-        >>> headline(Rate(successes=2, of=50), Rate(successes=48, of=50))
+        >>> headline(SuccessRate(successes=2, of=50), SuccessRate(successes=48, of=50))
         'The arm learnt it: from 4 % to 96 %'
     """
     if not base.of or not final.of:

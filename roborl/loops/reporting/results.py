@@ -12,7 +12,14 @@ from roborl.errors import DatasetError
 from roborl.loops.failed_episodes import judged
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.references import ReferencesConfig, read_demonstration
-from roborl.loops.reporting.run_results import ProgressCurve, Rate, RunResults, read_run, read_yaml, torn_file
+from roborl.loops.reporting.run_results import (
+    ProgressCurve,
+    RunResults,
+    SuccessRate,
+    read_run,
+    read_yaml,
+    torn_file,
+)
 from roborl.loops.reward_training.training_episodes import split, to_training
 from roborl.loops.stages import REDO
 from roborl.rewards.model import References, RewardModel, progress_of, score_episode
@@ -43,14 +50,14 @@ class Results:
     after: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def base(self) -> Rate:
+    def base(self) -> SuccessRate:
         """Success of the policy that learning started from."""
-        return Rate.of_outcomes(self.before)
+        return SuccessRate.of_outcomes(self.before)
 
     @property
-    def final(self) -> Rate:
+    def final(self) -> SuccessRate:
         """Success of the last published policy."""
-        return Rate.of_outcomes(self.after)
+        return SuccessRate.of_outcomes(self.after)
 
 
 def read_results(folder: Path) -> Results:

@@ -13,7 +13,7 @@ from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.reporting import plots
 from roborl.loops.reporting.filling import fill, percent
 from roborl.loops.reporting.pages import draw, of_its_reward, online, running_facts
-from roborl.loops.reporting.run_results import Rate, RunResults, read_run
+from roborl.loops.reporting.run_results import RunResults, SuccessRate, read_run
 from roborl.whole_files import write_whole
 
 PAGE = "report.html"
@@ -54,8 +54,8 @@ def write_run_page(run: RunFolder, told: Mapping[str, Any] | None = None) -> Pat
     }
     counted = [episode for episode in results.episodes if not episode.get("discarded")]
     rates = {
-        f"first {min(_LATEST, len(counted))} episodes": Rate.of_outcomes(counted[:_LATEST]),
-        f"last {min(_LATEST, len(counted))} episodes": Rate.of_outcomes(counted[-_LATEST:]),
+        f"first {min(_LATEST, len(counted))} episodes": SuccessRate.of_outcomes(counted[:_LATEST]),
+        f"last {min(_LATEST, len(counted))} episodes": SuccessRate.of_outcomes(counted[-_LATEST:]),
     }
     text = fill(
         "run.html",
@@ -91,7 +91,7 @@ def headline(episodes: list[dict[str, Any]]) -> str:
         >>> headline([])
         'No episode has ended yet'
     """
-    rate = Rate.of_outcomes(episodes[-_LATEST:])
+    rate = SuccessRate.of_outcomes(episodes[-_LATEST:])
     if not rate.of:
         return "No episode has ended yet"
     which = f"the last {rate.of} episodes" if rate.of > 1 else "one episode"

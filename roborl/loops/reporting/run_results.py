@@ -28,7 +28,7 @@ _PAUSE_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate:
+class SuccessRate:
     """A share of successes with its 95 % Wilson interval.
 
     Attributes:
@@ -53,7 +53,7 @@ class Rate:
         return float(low), float(high)
 
     @classmethod
-    def of_outcomes(cls, outcomes: Sequence[Mapping[str, Any]]) -> Rate:
+    def of_outcomes(cls, outcomes: Sequence[Mapping[str, Any]]) -> SuccessRate:
         """Count episodes by their ``success``; none there is no success."""
         return cls(successes=sum(bool(outcome["success"]) for outcome in outcomes), of=len(outcomes))
 

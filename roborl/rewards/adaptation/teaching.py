@@ -15,7 +15,7 @@ from torch import Tensor
 from roborl.errors import DatasetError
 from roborl.rewards.judges.queries import VlmQuery
 from roborl.rewards.judges.transformers_judge import TransformersJudge
-from roborl.rewards.judges.turns import Turn
+from roborl.rewards.judges.turns import ChatTurn
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -27,7 +27,7 @@ class Lesson:
         labels: The answer's tokens and the one that ends a reply, int64 (m + 1,).
     """
 
-    turn: Turn
+    turn: ChatTurn
     labels: Tensor
 
 

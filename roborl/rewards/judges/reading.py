@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.sights import Family
-from roborl.rewards.judges.turns import Turn
+from roborl.rewards.judges.turns import ChatTurn
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -38,7 +38,7 @@ class Prefix:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Reading:
+class Prefill:
     """Questions as read, ready for replies to be written.
 
     Attributes:
@@ -73,17 +73,17 @@ class Reader:
         self._pad_to = pad_to
         self._embed = model.get_input_embeddings()
 
-    def shape(self, turn: Turn) -> tuple[int, int]:
+    def shape(self, turn: ChatTurn) -> tuple[int, int]:
         """Return the padded lengths of a question's prefix and of its rest; questions of one shape are read together."""
         prefix = turn.form.prefix if self._prefixes.max_bytes else 0
         return self._padded(prefix), self._padded(len(turn.form.ids) - prefix)
 
-    def read(self, turns: Sequence[Turn]) -> Reading:
+    def read(self, turns: Sequence[ChatTurn]) -> Prefill:
         """Read questions of one shape, each behind its own prefix."""
         begins, prefixes, reused = self._find_prefixes(turns)
         spans = [(turn, begin, len(turn.form.ids)) for turn, begin in zip(turns, begins, strict=True)]
         hidden, cache, mask = self._read_spans(spans, prefixes)
-        return Reading(
+        return Prefill(
             logits=self._logits(hidden[:, -1]),
             cache=cache,
             mask=mask,
@@ -91,7 +91,7 @@ class Reader:
             reused=reused,
         )
 
-    def follow(self, turns: Sequence[Turn]) -> list[Tensor]:
+    def follow(self, turns: Sequence[ChatTurn]) -> list[Tensor]:
         """Read questions together with the words put into the reply's mouth; gradients flow through it.
 
         Nothing is kept and nothing that was kept is used.
@@ -106,7 +106,7 @@ class Reader:
             self._logits(row[-len(turn.form.mouth) - 1 :]) for row, turn in zip(hidden, turns, strict=True)
         ]
 
-    def step(self, reading: Reading, tokens: Tensor) -> None:
+    def step(self, reading: Prefill, tokens: Tensor) -> None:
         """Go on by one token per question, int64 (b,); changes the reading."""
         reading.mask = torch.cat([reading.mask, reading.mask.new_ones(len(tokens), 1)], dim=1)
         hidden = self._family.read(
@@ -120,7 +120,9 @@ class Reader:
         reading.positions = reading.positions + 1
         reading.logits = self._logits(hidden[:, -1])
 
-    def _find_prefixes(self, turns: Sequence[Turn]) -> tuple[list[int], list[Prefix | None], tuple[int, ...]]:
+    def _find_prefixes(
+        self, turns: Sequence[ChatTurn]
+    ) -> tuple[list[int], list[Prefix | None], tuple[int, ...]]:
         """Return for each question where its reading begins, what stands before, and how much of that was known."""
         if not self._prefixes.max_bytes:
             return [0] * len(turns), [None] * len(turns), (0,) * len(turns)
@@ -143,7 +145,7 @@ class Reader:
         return [turn.form.prefix for turn in turns], found, reused
 
     def _read_spans(
-        self, spans: Sequence[tuple[Turn, int, int]], prefixes: Sequence[Prefix | None]
+        self, spans: Sequence[tuple[ChatTurn, int, int]], prefixes: Sequence[Prefix | None]
     ) -> tuple[Tensor, Any, Tensor]:
         """Run the network over part of each question; return hidden states, keys and values, and the mask."""
         device = self._model.device
@@ -174,7 +176,7 @@ class Reader:
         )
         return hidden, cache, mask
 
-    def _embedded(self, turn: Turn, begin: int, end: int, layers: int) -> tuple[Tensor, list[Tensor]]:
+    def _embedded(self, turn: ChatTurn, begin: int, end: int, layers: int) -> tuple[Tensor, list[Tensor]]:
         """Return the embeddings of part of a question, and what is added to its visual tokens after the first layers."""
         visual = turn.form.visual[begin:end]
         first = int(turn.form.visual[:begin].sum())

@@ -20,7 +20,7 @@ from roborl.rewards.judges.qwen import QwenFamily
 from roborl.rewards.judges.reading import Prefix, Reader
 from roborl.rewards.judges.seeing import Eyes
 from roborl.rewards.judges.sights import Family, Sight, cells_of
-from roborl.rewards.judges.turns import Seen, Turn, TurnWriter
+from roborl.rewards.judges.turns import ChatTurn, Seen, TurnWriter
 from roborl.rewards.judges.weights import Network, load_network
 from roborl.rewards.judges.writing import Draft, ReplyWriter
 from roborl.rewards.model import Judge
@@ -147,7 +147,7 @@ class TransformersJudge(Judge[VlmQuery, VlmReply | None]):
                 replies[row] = _reply(draft, turn, reused, timings)
         return replies
 
-    def _turn(self, query: VlmQuery, views: list[Seen] | None) -> Turn | None:
+    def _turn(self, query: VlmQuery, views: list[Seen] | None) -> ChatTurn | None:
         if views is None:
             return None
         try:
@@ -156,7 +156,7 @@ class TransformersJudge(Judge[VlmQuery, VlmReply | None]):
             log.warning("a question cannot be asked: %s", error)
             return None
 
-    def _batches(self, turns: Mapping[int, Turn]) -> Iterator[list[int]]:
+    def _batches(self, turns: Mapping[int, ChatTurn]) -> Iterator[list[int]]:
         """Yield the rows of questions of one shape, which are read together."""
         groups: dict[tuple[int, int], list[int]] = {}
         for row, turn in turns.items():
@@ -164,7 +164,7 @@ class TransformersJudge(Judge[VlmQuery, VlmReply | None]):
         yield from groups.values()
 
 
-def _reply(draft: Draft, turn: Turn, reused: int, timings: Mapping[str, float]) -> VlmReply | None:
+def _reply(draft: Draft, turn: ChatTurn, reused: int, timings: Mapping[str, float]) -> VlmReply | None:
     if draft.broken:
         log.warning("the network gives numbers that are not finite")
         return None

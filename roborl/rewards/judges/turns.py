@@ -67,7 +67,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Turn:
+class ChatTurn:
     """A question as tokens and pictures.
 
     Attributes:
@@ -99,7 +99,7 @@ class TurnWriter:
         self._reserved = tuple(token.content for token in added if token.special)
         self._forms: RecentCache[Hashable, Form] = RecentCache(_FORMS_BYTES)
 
-    def write(self, query: VlmQuery, seen: Sequence[Seen]) -> Turn:
+    def write(self, query: VlmQuery, seen: Sequence[Seen]) -> ChatTurn:
         """Return the tokens of a question.
 
         Args:
@@ -115,7 +115,7 @@ class TurnWriter:
             form = self._form(query, seen)
             self._forms.put(likeness, form)
         shown = sum(not isinstance(part, str) for part in query.parts[: query.prefix])
-        return Turn(
+        return ChatTurn(
             form=form,
             sights=tuple(sight for s in seen for sight in s.sights),
             prefix_key=_prefix_key(form, seen[:shown]) if form.prefix else b"",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from roborl.rewards.judges.queries import Token, VlmQuery
-from roborl.rewards.judges.reading import Reader, Reading
-from roborl.rewards.judges.turns import Turn
+from roborl.rewards.judges.reading import Prefill, Reader
+from roborl.rewards.judges.turns import ChatTurn
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -60,7 +60,7 @@ class ReplyWriter:
         self._tokenizer = tokenizer
         self._ends = ends
 
-    def write(self, queries: Sequence[VlmQuery], turns: Sequence[Turn], reading: Reading) -> list[Draft]:
+    def write(self, queries: Sequence[VlmQuery], turns: Sequence[ChatTurn], reading: Prefill) -> list[Draft]:
         """Write every reply to its end; those that end early wait for the others."""
         drafts = [Draft(query=q, ids=list(t.form.mouth)) for q, t in zip(queries, turns, strict=True)]
         dice = [torch.Generator().manual_seed(query.seed) for query in queries]
@@ -119,7 +119,7 @@ class ReplyWriter:
         return text
 
 
-def _weigh(draft: Draft, logits: Tensor, turn: Turn) -> None:
+def _weigh(draft: Draft, logits: Tensor, turn: ChatTurn) -> None:
     chances = logits.double().softmax(dim=0)[torch.tensor(turn.form.choices, device=logits.device)]
     draft.mass = float(chances.sum())
     # By their logits, so that choices of vanishing mass still have probabilities that add up.

@@ -82,7 +82,7 @@ class StepStatistics:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Sight:
+class FeatureQuery:
     """Pictures to turn into one vector.
 
     Attributes:
@@ -92,7 +92,7 @@ class Sight:
     pictures: tuple[Image, ...]
 
 
-class FeatureJudge(Judge[Sight, Features]):
+class FeatureJudge(Judge[FeatureQuery, Features]):
     """Encodes pictures with a frozen network, all of a batch at once. Used by one thread.
 
     Args:
@@ -103,7 +103,7 @@ class FeatureJudge(Judge[Sight, Features]):
         self._encoder = encoder.eval()
 
     @torch.inference_mode()
-    def answer(self, queries: Sequence[Sight]) -> list[Features]:
+    def answer(self, queries: Sequence[FeatureQuery]) -> list[Features]:
         """Return one vector per query, its cameras side by side, float32 (c · d,)."""
         if not queries:
             return []
@@ -112,7 +112,7 @@ class FeatureJudge(Judge[Sight, Features]):
         return list(vectors.reshape(len(queries), -1).numpy())
 
 
-class PerceptualFold(Fold[Sight, Features]):
+class PerceptualFold(Fold[FeatureQuery, Features]):
     """The belief about which step is being done.
 
     Args:
@@ -125,7 +125,7 @@ class PerceptualFold(Fold[Sight, Features]):
         self._belief: NDArray[np.float64] = np.full(steps, 1.0 / steps)
         self._last: int | None = None
 
-    def queries(self, observation: Observation) -> list[Sight]:
+    def queries(self, observation: Observation) -> list[FeatureQuery]:
         """Return one query: the pictures of all cameras.
 
         Raises:
@@ -133,7 +133,7 @@ class PerceptualFold(Fold[Sight, Features]):
         """
         px = self._model.config.image_px
         views = views_of(observation, self._model.info.cameras)
-        return [Sight(pictures=tuple(square(view, px) for view in views))]
+        return [FeatureQuery(pictures=tuple(square(view, px) for view in views))]
 
     def fold(self, observation_id: int, replies: Sequence[Features | None]) -> Score:
         """Weigh what the picture looks like against where the episode was; a lost reply leaves that as it is."""

@@ -20,8 +20,8 @@ from roborl.rewards.relabelling import questions as ask
 from roborl.rewards.relabelling.cuts import Places, Timeline, glimpses
 from roborl.rewards.relabelling.proposals import Kind, LadderConfig, Proposal, Reject, Relabelled
 from roborl.rewards.relabelling.questions import Order, Question, Stage, Verify
-from roborl.rewards.relabelling.replies import Analysis, FailurePlan, UnreadableReply, Verdict
-from roborl.rewards.relabelling.rules import Brief, Fault, cleaning_fault, first_fault
+from roborl.rewards.relabelling.replies import Analysis, FailurePlan, UnreadableReply, VerifierReply
+from roborl.rewards.relabelling.rules import Brief, RuleBreach, cleaning_fault, first_fault
 from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.relabelling.wording import MOST_WORDS
 
@@ -86,7 +86,7 @@ class Ladder:
                 named.append(replace(proposal, task=self._found.task))
             elif (other := wrong[proposal.task]) is not None:
                 if much_alike(other[0], self._found.task):
-                    self._reject(Stage.CLEAN, Fault(rule="copy", detail="it says the same"), proposal)
+                    self._reject(Stage.CLEAN, RuleBreach(rule="copy", detail="it says the same"), proposal)
                     continue
                 named.append(replace(proposal, task=other[0]))
         self._wrong = [proposal.task for proposal in named if proposal.kind is Kind.WRONG_TASK]
@@ -175,7 +175,7 @@ class Ladder:
             candidate = replace(proposal, task=text, rejections=len(rejected))
             fault = first_fault(text, brief)
             if text in tried:
-                fault = Fault(rule="copy", detail="it was rejected before")
+                fault = RuleBreach(rule="copy", detail="it was rejected before")
             tried.add(text)
             if fault is None:
                 verdict = yield from self._verify(candidate, question.about)
@@ -189,7 +189,7 @@ class Ladder:
             rejected.append(f"{text!r}: {fault.detail}")
         return None
 
-    def _verify(self, candidate: Proposal, about: str) -> Asking[Verdict | Fault | None]:
+    def _verify(self, candidate: Proposal, about: str) -> Asking[VerifierReply | RuleBreach | None]:
         """Return the verdict on one proposal, a fault where none can be read, None where nobody answered."""
         rejected: list[str] = []
         for attempt in range(self._config.attempts):
@@ -200,10 +200,10 @@ class Ladder:
                 return None
             verdict, fault = self._read(question, reply, candidate)
             if fault is None:
-                assert isinstance(verdict, Verdict), "it was read by the verifier's reader"
+                assert isinstance(verdict, VerifierReply), "it was read by the verifier's reader"
                 return verdict
             rejected.append(f"a reply that cannot be read: {fault.detail}")
-        return Fault(rule="no verdict", detail="no reply of the verifier could be read")
+        return RuleBreach(rule="no verdict", detail="no reply of the verifier could be read")
 
     def _verify_together(self, proposals: Sequence[Proposal]) -> Asking[None]:
         """Verify proposals that do not depend on each other, side by side."""
@@ -215,21 +215,21 @@ class Ladder:
             if verdict is not None:
                 self._weigh(verdict, proposal)
 
-    def _weigh(self, judged: Verdict | Fault, candidate: Proposal) -> Fault | None:
+    def _weigh(self, judged: VerifierReply | RuleBreach, candidate: Proposal) -> RuleBreach | None:
         """Keep a proposal that its verdict allows; return why not otherwise."""
-        if isinstance(judged, Fault):
+        if isinstance(judged, RuleBreach):
             self._reject(Stage.VERIFY, judged, candidate)
             return judged
         blind = self._config.verify is Verify.BLIND
         if blind and judged.level is None:
-            fault = Fault(rule="cannot be judged", detail=judged.reason)
+            fault = RuleBreach(rule="cannot be judged", detail=judged.reason)
         elif judged.level is not None and abs(judged.level - candidate.level) > self._config.tolerance:
-            fault = Fault(
+            fault = RuleBreach(
                 rule="another score",
                 detail=f"it earns a {judged.level} and not a {candidate.level}: {judged.reason}",
             )
         elif judged.agrees is False:
-            fault = Fault(rule="not confirmed", detail=judged.reason)
+            fault = RuleBreach(rule="not confirmed", detail=judged.reason)
         else:
             kept = replace(
                 candidate, given=judged.level, said=judged.reason, verified=str(self._config.verify)
@@ -248,7 +248,7 @@ class Ladder:
     def _attempts(
         self,
         make: Callable[[int, list[str]], Question],
-        check: Callable[[Any], Fault | None] = lambda value: None,
+        check: Callable[[Any], RuleBreach | None] = lambda value: None,
     ) -> Asking[Any]:
         """Ask until a reply can be read and is in order, and return what it says; None if none is."""
         rejected: list[str] = []
@@ -274,7 +274,7 @@ class Ladder:
 
     def _read(
         self, question: Question, reply: VlmReply, proposal: Proposal | None = None
-    ) -> tuple[Any, Fault | None]:
+    ) -> tuple[Any, RuleBreach | None]:
         """Return what a reply says, or why it cannot be read, which is then noted."""
         try:
             if not reply.ended:
@@ -291,9 +291,9 @@ class Ladder:
                     reason=str(error),
                 )
             )
-            return None, Fault(rule="unreadable", detail=str(error))
+            return None, RuleBreach(rule="unreadable", detail=str(error))
 
-    def _reject(self, stage: Stage, fault: Fault, candidate: Proposal) -> None:
+    def _reject(self, stage: Stage, fault: RuleBreach, candidate: Proposal) -> None:
         self._found.rejects.append(
             Reject(
                 stage=stage,

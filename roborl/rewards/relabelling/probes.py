@@ -27,7 +27,7 @@ _CELLS = (6, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class ProbeResult:
     """What half a row tells.
 
     Attributes:
@@ -45,7 +45,7 @@ class Probe:
     rows: int
 
 
-def words_probe(texts: Sequence[str], levels: Sequence[int], episodes: Sequence[str]) -> Probe:
+def words_probe(texts: Sequence[str], levels: Sequence[int], episodes: Sequence[str]) -> ProbeResult:
     """Return how far scores can be told from instructions alone: their words, pairs of words, lengths and spelling.
 
     Args:
@@ -69,7 +69,7 @@ def words_probe(texts: Sequence[str], levels: Sequence[int], episodes: Sequence[
     return _probe(features, levels, episodes)
 
 
-def video_probe(looks: Sequence[Features], levels: Sequence[int], episodes: Sequence[str]) -> Probe:
+def video_probe(looks: Sequence[Features], levels: Sequence[int], episodes: Sequence[str]) -> ProbeResult:
     """Return how far scores can be told from videos alone.
 
     Args:
@@ -106,7 +106,7 @@ def _spelling(text: str) -> tuple[float, float, float, float]:
 
 def _probe(
     features: Callable[[NDArray[np.bool_]], Features], levels: Sequence[int], episodes: Sequence[str]
-) -> Probe:
+) -> ProbeResult:
     truth, owner = np.asarray(levels, int), np.asarray(episodes)
     classes = sorted(set(levels))
     # Spread evenly, and the same for an episode wherever it stands.
@@ -120,7 +120,7 @@ def _probe(
         told[~known] = _classify(features(known), truth, known)
     if not len(told) or (told < 0).any():
         nothing = float("nan")
-        return Probe(accuracy=nothing, chance=chance, low=nothing, high=nothing, rows=len(truth))
+        return ProbeResult(accuracy=nothing, chance=chance, low=nothing, high=nothing, rows=len(truth))
     rights = np.zeros((len(order), len(classes)))
     asked = np.zeros_like(rights)
     for row, name in enumerate(owner):
@@ -131,7 +131,7 @@ def _probe(
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = np.quantile(np.nanmean((draws @ rights) / (draws @ asked), axis=1), [0.025, 0.975])
     accuracy = float((rights.sum(axis=0) / asked.sum(axis=0)).mean())
-    return Probe(accuracy=accuracy, chance=chance, low=float(low), high=float(high), rows=len(truth))
+    return ProbeResult(accuracy=accuracy, chance=chance, low=float(low), high=float(high), rows=len(truth))
 
 
 def _classify(features: Features, truth: NDArray[np.int64], known: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -58,7 +58,7 @@ class FailurePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class VerifierReply:
     """What the verifier says.
 
     Attributes:
@@ -128,7 +128,7 @@ def plan_reader(analysis: Analysis) -> Callable[[str], FailurePlan]:
     return read
 
 
-def read_blind(text: str) -> Verdict:
+def read_blind(text: str) -> VerifierReply:
     """Read the verdict of a verifier that was shown no score."""
     said = _object(text, "reason", "judged", "score")
     judged, level = said["judged"], said["score"]
@@ -138,15 +138,15 @@ def read_blind(text: str) -> Verdict:
         raise UnreadableReply("score is no whole number from 1 to 5")
     if not judged and level is not None:
         raise UnreadableReply("a score for what cannot be judged")
-    return Verdict(reason=_line(said["reason"], "reason"), level=level)
+    return VerifierReply(reason=_line(said["reason"], "reason"), level=level)
 
 
-def read_shown(text: str) -> Verdict:
+def read_shown(text: str) -> VerifierReply:
     """Read the verdict of a verifier that was shown the proposed score."""
     said = _object(text, "reason", "correct")
     if type(said["correct"]) is not bool:
         raise UnreadableReply("correct is neither true nor false")
-    return Verdict(reason=_line(said["reason"], "reason"), agrees=said["correct"])
+    return VerifierReply(reason=_line(said["reason"], "reason"), agrees=said["correct"])
 
 
 def _object(text: str, *keys: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _SPOKEN_OF = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class RuleBreach:
     """A rule that a command breaks.
 
     Attributes:
@@ -65,54 +65,54 @@ class Brief:
     slack: int = 2
 
 
-def first_fault(command: str, brief: Brief) -> Fault | None:
+def first_fault(command: str, brief: Brief) -> RuleBreach | None:
     """Return the first rule that a command breaks; None where it keeps them all."""
     words = words_of(command)
     if not command.isascii() or not command.isprintable():
-        return Fault(rule="characters", detail="only plain ASCII is allowed")
+        return RuleBreach(rule="characters", detail="only plain ASCII is allowed")
     count = len(command.split())
     if not _LEAST_WORDS <= count <= MOST_WORDS or not words:
-        return Fault(rule="length", detail=f"{count} words, {_LEAST_WORDS} to {MOST_WORDS} are allowed")
+        return RuleBreach(rule="length", detail=f"{count} words, {_LEAST_WORDS} to {MOST_WORDS} are allowed")
     if brief.length is not None and abs(count - brief.length) > brief.slack:
-        return Fault(rule="length", detail=f"{count} words, about {brief.length} are wanted")
+        return RuleBreach(rule="length", detail=f"{count} words, about {brief.length} are wanted")
     if words[0] not in VERBS or not command[0].isalpha():
-        return Fault(
+        return RuleBreach(
             rule="verb", detail=f"it begins with {command.split()[0]!r}, not with a verb that commands"
         )
     if re.search(r"[.!?]\s+\S", command):
-        return Fault(rule="one sentence", detail="it is more than one sentence")
+        return RuleBreach(rule="one sentence", detail="it is more than one sentence")
     if match := _SPOKEN_OF.search(command):
-        return Fault(rule="speaks of the scale", detail=f"it says {match[0]!r}")
+        return RuleBreach(rule="speaks of the scale", detail=f"it says {match[0]!r}")
     return _repeats(command, brief) or _names(command, brief)
 
 
-def cleaning_fault(cleaned: str, recorded: str) -> Fault | None:
+def cleaning_fault(cleaned: str, recorded: str) -> RuleBreach | None:
     """Return why an instruction put right is not the one that was recorded; None where it may be."""
     if not cleaned.isprintable():
-        return Fault(rule="characters", detail="it has characters that cannot be printed")
+        return RuleBreach(rule="characters", detail="it has characters that cannot be printed")
     alike = difflib.SequenceMatcher(None, cleaned.lower(), recorded.lower(), autojunk=False).ratio()
     if alike < 0.6:
-        return Fault(rule="meaning", detail="it is another instruction than the one recorded")
+        return RuleBreach(rule="meaning", detail="it is another instruction than the one recorded")
     return None
 
 
-def _repeats(command: str, brief: Brief) -> Fault | None:
+def _repeats(command: str, brief: Brief) -> RuleBreach | None:
     for said in brief.unlike:
         if much_alike(command, said):
-            return Fault(rule="copy", detail=f"it says the same as {said!r}")
+            return RuleBreach(rule="copy", detail=f"it says the same as {said!r}")
     for said in brief.apart_from:
         if words_of(command) == words_of(said):
-            return Fault(rule="copy", detail=f"it is {said!r} word for word")
+            return RuleBreach(rule="copy", detail=f"it is {said!r} word for word")
     return None
 
 
-def _names(command: str, brief: Brief) -> Fault | None:
+def _names(command: str, brief: Brief) -> RuleBreach | None:
     known = vocabulary([*brief.analysis.objects, *brief.known])
     for thing in named_things(command):
         if stem(thing) not in known:
-            return Fault(rule="objects", detail=f"{thing!r} is not among the objects in view")
+            return RuleBreach(rule="objects", detail=f"{thing!r} is not among the objects in view")
     if brief.main_object:
         said, main = vocabulary([command]), stem(words_of(brief.main_object)[-1])
         if main not in said:
-            return Fault(rule="main object", detail=f"it is not about the {brief.main_object}")
+            return RuleBreach(rule="main object", detail=f"it is not about the {brief.main_object}")
     return None

@@ -20,9 +20,9 @@ from roborl.codec import split
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.publish import VersionShelf
-from roborl.loops.actor.act import Actor, folder_of, run_actor
+from roborl.loops.actor.act import ActorProcesses, folder_of, run_actor
 from roborl.loops.actor.act_config import ActConfig
-from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.status import StatusSlot
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.records import Arrival, Begin, End, Record, unpack_record
@@ -108,7 +108,7 @@ def events(config: ActConfig) -> list[dict]:
     return [json.loads(line) for line in (config.run / "arm.events.jsonl").read_text().splitlines()]
 
 
-def run_in_thread(actor: Actor) -> tuple[threading.Thread, list[dict]]:
+def run_in_thread(actor: ActorProcesses) -> tuple[threading.Thread, list[dict]]:
     results: list[dict] = []
     thread = threading.Thread(target=lambda: results.append(actor.run()))
     thread.start()
@@ -126,7 +126,7 @@ def test_killing_any_process_at_any_instant_loses_and_doubles_nothing(
     config: ActConfig, learner: Learner
 ) -> None:
     stop = threading.Event()
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread, results = run_in_thread(actor)
     random = np.random.default_rng(0)
     wait_for(lambda: actor.status["control"]["steps"] > 5)
@@ -176,7 +176,7 @@ def test_episodes_go_on_while_the_learner_is_away_until_the_ring_is_full(
         drain_s=0.0,
     )
     stop = threading.Event()
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread, results = run_in_thread(actor)
     ring_path = folder_of(config) / "ring.bin"
     wait_for(lambda: actor.status["control"]["waiting_for"] == 1)
@@ -201,18 +201,18 @@ def test_the_arm_waits_for_a_learner_that_it_has_not_met_at_this_start(
     earlier = StatusSlot(folder_of(config), "io")
     earlier["met"] = 1
     stop = threading.Event()
-    actor = Actor(replace(config, steps="ipc://" + str(config.run / "nobody")), stop.is_set)
+    actor = ActorProcesses(replace(config, steps="ipc://" + str(config.run / "nobody")), stop.is_set)
     thread, _ = run_in_thread(actor)
-    wait_for(lambda: actor.status["control"]["waiting_for"] == Waiting.NO_LEARNER)
+    wait_for(lambda: actor.status["control"]["waiting_for"] == WaitReason.NO_LEARNER)
     wait_for(lambda: actor.status["inference"].fresh(1.0) and actor.status["io"].fresh(1.0))
     time.sleep(0.5)
     stop.set()
     thread.join(30)
     assert actor.status["control"]["begun"] == 0
     stop.clear()
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread, _ = run_in_thread(actor)
-    wait_for(lambda: actor.status["control"]["waiting_for"] == Waiting.LEARNER_PAUSED)
+    wait_for(lambda: actor.status["control"]["waiting_for"] == WaitReason.LEARNER_PAUSED)
     assert actor.status["control"]["begun"] == 0
     learner.steps.set_control({})
     wait_for(lambda: actor.status["control"]["steps"] > 3)
@@ -222,7 +222,7 @@ def test_the_arm_waits_for_a_learner_that_it_has_not_met_at_this_start(
 
 def test_a_signal_ends_the_arm_first_and_leaves_nothing_open(config: ActConfig, learner: Learner) -> None:
     stop = threading.Event()
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread, _ = run_in_thread(actor)
     wait_for(lambda: actor.status["control"]["steps"] > 3)
     stop.set()
@@ -258,7 +258,7 @@ def test_a_learner_that_does_not_fit_ends_the_actor_with_both_values(
     )
     try:
         with pytest.raises(ConfigError, match=words):
-            Actor(config, lambda: False).run()
+            ActorProcesses(config, lambda: False).run()
     finally:
         stop.set()
         thread.join()
@@ -270,13 +270,13 @@ def test_a_second_actor_of_one_name_ends_before_it_moves_and_is_told_why(
     config: ActConfig, learner: Learner
 ) -> None:
     stop = threading.Event()
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread, _ = run_in_thread(actor)
     wait_for(lambda: actor.status["control"]["steps"] > 3)
     second = replace(config, run=config.run / "elsewhere", drain_s=0.0)
     try:
         with pytest.raises(ConfigError, match=r"same name.*Found: arm\. .*--actor"):
-            Actor(second, lambda: False).run()
+            ActorProcesses(second, lambda: False).run()
         assert StatusSlot(folder_of(second), "control")["begun"] == 0
     finally:
         stop.set()
@@ -287,12 +287,12 @@ def test_a_second_actor_of_one_name_ends_before_it_moves_and_is_told_why(
 
 def test_a_second_actor_on_the_same_run_is_refused_and_leaves_the_first_alone(config: ActConfig) -> None:
     stop = threading.Event()
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread, _ = run_in_thread(actor)
     wait_for(lambda: actor.status["control"]["steps"] > 3)
     try:
         with pytest.raises(DatasetError, match=r"actor of this name.*--actor"):
-            Actor(config, lambda: False)
+            ActorProcesses(config, lambda: False)
         assert (folder_of(config) / "actor.json").exists()
         before = actor.status["control"]["steps"]
         wait_for(lambda: actor.status["control"]["steps"] > before + 30)
@@ -319,7 +319,7 @@ def test_an_actor_of_another_architecture_ends_before_it_takes_weights(
         ring_mb=8,
         drain_s=0.0,
     )
-    actor = Actor(config, lambda: False)
+    actor = ActorProcesses(config, lambda: False)
     try:
         with pytest.raises(ConfigError, match=r"disagree on version.*'width=16'.*width=8 #.*--policy"):
             actor.run()

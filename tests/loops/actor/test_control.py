@@ -34,7 +34,7 @@ from roborl.hil.supervisor import PolicyOnly
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.actor.act import success_of
 from roborl.loops.actor.control import ControlLoop
-from roborl.loops.actor.control_settings import ControlSettings, Waiting
+from roborl.loops.actor.control_settings import ControlSettings, WaitReason
 from roborl.loops.actor.judge_stop import JudgeStop, LiveScore, LiveSlot
 from roborl.loops.actor.orders import Orders
 from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Slot
@@ -207,7 +207,7 @@ class Bench:
             done=JudgeStop(LiveSlot(folder).unseen, self.clock, stale_s=overrides.pop("stale_s", 1.0)),
         )
         self.live = LiveSlot(folder)
-        self.waiting = Waiting.NOTHING
+        self.waiting = WaitReason.NOTHING
         operator = self.person() if overrides.pop("by_person", False) else self.operator
         parts: dict[str, Any] = {
             "supervisor": overrides.pop("supervisor", PolicyOnly()),
@@ -851,7 +851,7 @@ def test_no_episode_begins_that_the_ring_may_not_hold(tmp_path: Path) -> None:
 
     def give_room(_: int) -> None:
         nonlocal rounds
-        if bench.status["waiting_for"] == Waiting.RING_FULL:
+        if bench.status["waiting_for"] == WaitReason.RING_FULL:
             rounds += 1
             if rounds > 20:
                 bench.ring.acknowledge(bench.ring.head)
@@ -924,12 +924,12 @@ def test_a_keyboard_that_dies_on_the_way_home_stops_the_arm(tmp_path: Path) -> N
 
 
 def test_others_can_keep_episodes_from_beginning(bench: Bench) -> None:
-    bench.waiting = Waiting.LEARNER_PAUSED
+    bench.waiting = WaitReason.LEARNER_PAUSED
     until = bench.clock.now_ns() + NS
 
     def release(now_ns: int) -> None:
         if now_ns > until:
-            bench.waiting = Waiting.NOTHING
+            bench.waiting = WaitReason.NOTHING
 
     bench.clock.during.append(release)
     bench.loop.run()
@@ -948,14 +948,14 @@ def test_what_came_up_while_the_scene_was_made_ready_keeps_the_arm_at_rest(
     def answer() -> None:
         asked.append(bench.clock.now_ns())
         if len(asked) == 1:
-            bench.waiting = Waiting.LEARNER_PAUSED
+            bench.waiting = WaitReason.LEARNER_PAUSED
         bench.keys.press(Button.READY)
 
     def release(now_ns: int) -> None:
-        if bench.waiting is Waiting.LEARNER_PAUSED:
+        if bench.waiting is WaitReason.LEARNER_PAUSED:
             assert bench.arm.calls == []
             if now_ns > asked[0] + 5 * NS:
-                bench.waiting = Waiting.NOTHING
+                bench.waiting = WaitReason.NOTHING
 
     bench.answer = answer
     bench.clock.during.append(release)

@@ -29,7 +29,7 @@ from roborl.loops.actor.control_process import (
     memory_of,
     open_journal,
 )
-from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
@@ -119,11 +119,11 @@ def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) ->
     inference.ready(0.0)
     alone = gate(tmp_path, PolicyOnly(), learner=False)
     blocked = gate(tmp_path, PolicyOnly(), learner=True)
-    assert (blocked(), alone()) == (Waiting.NO_LEARNER, Waiting.NOTHING)
+    assert (blocked(), alone()) == (WaitReason.NO_LEARNER, WaitReason.NOTHING)
     io["met"] = io["paused"] = 1
-    assert (blocked(), alone()) == (Waiting.LEARNER_PAUSED, Waiting.LEARNER_PAUSED)
+    assert (blocked(), alone()) == (WaitReason.LEARNER_PAUSED, WaitReason.LEARNER_PAUSED)
     io["paused"] = 0
-    assert (blocked(), alone()) == (Waiting.NOTHING, Waiting.NOTHING)
+    assert (blocked(), alone()) == (WaitReason.NOTHING, WaitReason.NOTHING)
 
 
 def test_cameras_whose_pictures_cannot_be_sent_are_refused_before_anything_is_recorded(

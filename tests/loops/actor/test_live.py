@@ -24,10 +24,10 @@ from roborl.data.reader import StoreReader
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError
 from roborl.loops.actor import act
-from roborl.loops.actor.act import Actor, folder_of, process_names
+from roborl.loops.actor.act import ActorProcesses, folder_of, process_names
 from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
-from roborl.loops.actor.live import LiveLoop, Progress
+from roborl.loops.actor.live import LiveLoop, StuckWatch
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.shared import Request
 from roborl.loops.actor.status import StatusSlot
@@ -93,7 +93,7 @@ class Rig:
             LiveSlot(folder),
             self.status,
             task="reach",
-            progress=Progress(stuck_s, 0.02),
+            progress=StuckWatch(stuck_s, 0.02),
             help="press stop",
             clock=self.clock,
         )
@@ -301,10 +301,10 @@ def wait_for(what: str, happened: Callable[[], object], seconds: float = 120.0) 
 
 
 @contextmanager
-def acting(config: ActConfig) -> Iterator[tuple[Actor, list[dict[str, Any]]]]:
+def acting(config: ActConfig) -> Iterator[tuple[ActorProcesses, list[dict[str, Any]]]]:
     """An actor at work in a thread; its figures once it has ended."""
     stop, results = threading.Event(), []
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread = threading.Thread(target=lambda: results.append(actor.run()))
     thread.start()
     try:

@@ -19,11 +19,11 @@ from roborl.codec import encode, split
 from roborl.data.ring import Ring
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
-from roborl.hil.supervisor import Intervention, InterventionConfig, PolicyOnly, Reading, Trigger
-from roborl.loops.actor.act import Actor, folder_of
+from roborl.hil.supervisor import DeviceReading, Intervention, InterventionConfig, PolicyOnly, Trigger
+from roborl.loops.actor.act import ActorProcesses, folder_of
 from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.actor.control_process import gate
-from roborl.loops.actor.control_settings import Waiting
+from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.shared import Slot
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.teleop import ReadingSlot, make_map, warn_without_clutch
@@ -57,7 +57,7 @@ def test_a_person_takes_over_and_gives_back_and_a_dead_device_stops_the_arm(tmp_
         drain_s=0.0,
     )
     stop = threading.Event()
-    actor = Actor(config, stop.is_set)
+    actor = ActorProcesses(config, stop.is_set)
     thread = threading.Thread(target=actor.run)
     thread.start()
     until = time.monotonic() + 60
@@ -106,19 +106,19 @@ def test_no_episode_begins_while_the_take_over_device_is_silent(tmp_path: Path) 
     inference.begin()
     inference.ready(0.0)
     blocked = gate(tmp_path, supervisor, learner=False)
-    assert blocked() is Waiting.NO_DEVICE
-    slot.publish(Reading(action=np.zeros(4, np.float32), clutch=False, stamp_ns=clock.now_ns()))
-    assert blocked() is Waiting.NOTHING
+    assert blocked() is WaitReason.NO_DEVICE
+    slot.publish(DeviceReading(action=np.zeros(4, np.float32), clutch=False, stamp_ns=clock.now_ns()))
+    assert blocked() is WaitReason.NOTHING
     clock.advance(0.3)
-    assert blocked() is Waiting.NO_DEVICE
-    assert gate(tmp_path, PolicyOnly(), learner=False)() is Waiting.NOTHING
+    assert blocked() is WaitReason.NO_DEVICE
+    assert gate(tmp_path, PolicyOnly(), learner=False)() is WaitReason.NOTHING
 
 
 def test_a_device_that_leaves_no_readings_cannot_be_heard(tmp_path: Path) -> None:
     clock = FakeClock(NS)
     slot = ReadingSlot(tmp_path)
     supervisor = Intervention(slot.newest, clock, InterventionConfig(stale_s=0.2))
-    slot.publish(Reading(action=np.zeros(4, np.float32), clutch=True, stamp_ns=clock.now_ns()))
+    slot.publish(DeviceReading(action=np.zeros(4, np.float32), clutch=True, stamp_ns=clock.now_ns()))
     observation: Any = None
     assert supervisor.decide(observation, np.ones(4, np.float32)) is not None
     assert supervisor.engaged

@@ -8,7 +8,7 @@ import pytest
 from roborl.envs.bench import load_bench
 from roborl.envs.robot_env import RobotEnv
 from roborl.loops.benchmarks import judges as bench_judges
-from roborl.loops.benchmarks.judges import ARMS, FUSED, NAIVE, UNSHAPED, Part, of_arm
+from roborl.loops.benchmarks.judges import ARMS, FUSED, NAIVE, UNSHAPED, GridPart, of_arm
 from roborl.loops.demo import DemoConfig, Folders
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import failure_kinds, script_maker
@@ -57,7 +57,7 @@ def test_a_judge_learns_on_the_other_tasks_and_is_asked_from_each_side(
 
     monkeypatch.setattr(bench_judges, "gate", gate)
     monkeypatch.setattr(bench_judges, "learn_cell", learn)
-    part = Part(scene="Reach", arms=(FUSED, "forward", UNSHAPED), seeds=1)
+    part = GridPart(scene="Reach", arms=(FUSED, "forward", UNSHAPED), seeds=1)
     for _ in range(2):
         found = bench_judges.run(
             grid=(part,), recorded=2, steps=2, adapting_steps=1, out=tmp_path, starts=tmp_path / "starts"

@@ -12,7 +12,7 @@ import pytest
 
 from roborl.errors import DatasetError
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
-from roborl.loops.learner.probe import Probe
+from roborl.loops.learner.probe import WeightsProbe
 from roborl.policies import load_policy
 from roborl.policies.lerobot_learning import OnlineForm
 from roborl.testing.check_policy import noise_observations
@@ -58,7 +58,7 @@ def tried(probe: Any) -> list[int]:
 
 def test_weights_are_tried_on_other_observations_now_and_then() -> None:
     recording: Any = Recording(4)
-    probe = Probe(Policy(), recording, 2)
+    probe = WeightsProbe(Policy(), recording, 2)
     assert tried(probe) == [20, 30]
     recording.infos += [Info(4), Info(5)]
     assert [tried(probe) for _ in range(19)] == [[20, 30]] * 19
@@ -70,7 +70,7 @@ def test_weights_are_tried_on_other_observations_now_and_then() -> None:
 
 def test_few_episodes_are_looked_at_more_closely_until_there_are_more() -> None:
     recording: Any = Recording(0)
-    probe = Probe(Policy(), recording, 4)
+    probe = WeightsProbe(Policy(), recording, 4)
     assert tried(probe) == []
     recording.infos = [Info(0)]
     assert tried(probe) == [0, 1, 2]
@@ -92,7 +92,7 @@ def test_a_lerobot_policy_that_leaves_its_limits_is_refused_though_it_clips(tmp_
     policy, recording = load_policy(folder, task="wave"), Recording(4)
     recording.observations = lambda key: iter(seen[key : key + 1])  # type: ignore[method-assign, assignment, return-value]
     publisher = PolicyPublisher(Link(), VersionShelf(tmp_path / "versions"))
-    probe = Probe(policy, recording, 4)  # type: ignore[arg-type]
+    probe = WeightsProbe(policy, recording, 4)  # type: ignore[arg-type]
 
     learnt: dict[str, Any] = policy.actor_weights()  # type: ignore[union-attr]
     assert publisher.offer(learnt, {}, probe())

@@ -9,7 +9,7 @@ from roborl.loops.planning.memory_plan import (
     GIB,
     HOST,
     Candidate,
-    Part,
+    PlanLine,
     Process,
     check_devices,
     largest_batch,
@@ -20,7 +20,7 @@ from roborl.loops.planning.memory_plan import (
 )
 
 
-def part(gib: float, device: str = "cuda:0", *, measured: bool = True) -> Part:
+def part(gib: float, device: str = "cuda:0", *, measured: bool = True) -> PlanLine:
     return Process("judge", device).part("weights", int(gib * GIB), measured, "by hand")
 
 

@@ -15,7 +15,7 @@ from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
 from roborl.learning.weighted import WeightedConfig, value_networks
 from roborl.loops.learner.learn_config import BenchForm, StoreConfig
-from roborl.loops.planning.memory_plan import Part
+from roborl.loops.planning.memory_plan import PlanLine
 from roborl.loops.planning.plan_learning import (
     policy_parts,
     policy_training_parts,
@@ -39,7 +39,7 @@ FORM = BenchForm(
 )
 
 
-def by_name(parts: list[Part]) -> dict[str, Part]:
+def by_name(parts: list[PlanLine]) -> dict[str, PlanLine]:
     assert len({part.what for part in parts}) == len(parts)
     return {part.what: part for part in parts}
 

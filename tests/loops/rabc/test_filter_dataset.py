@@ -20,7 +20,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
 from roborl.loops.rabc.filter_config import FilterConfig
 from roborl.loops.rabc.filter_dataset import DISCARDED, filter_dataset, find_progress, train_command
-from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
 
@@ -102,7 +102,9 @@ def test_frames_that_were_not_scored_count_as_those_around_them(
     write_episodes(tmp_path / "d", random_episode(0, 100, images=images, subtasks=()))
     weighed = []
     for stride in (1, 10, 20):
-        labelled = label_dataset(LabelConfig(dataset=str(tmp_path / "d"), reward="brightness", stride=stride))
+        labelled = label_dataset(
+            LabelDatasetConfig(dataset=str(tmp_path / "d"), reward="brightness", stride=stride)
+        )
         config = FilterConfig(
             dataset=str(tmp_path / "d"), chunk=8, progress=labelled.version, rule=rule, finished=0.7
         )

@@ -18,7 +18,7 @@ from roborl.data.dataset_episode import to_episode
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import ABOUT, progress_path, progress_version, read_progress
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.rabc.label_config import LabelConfig
+from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.loops.rabc.label_journal import LabelJournal
 from roborl.loops.references_config import ReferencesConfig
@@ -82,7 +82,7 @@ def test_with_a_stride_every_so_many_and_the_last_are_scored_and_held_in_between
             return super().answer(queries)
 
     with serving({"m": BrightnessModel(judge=Counting())}) as server:
-        config = LabelConfig(dataset=str(data), server=server.endpoint, stride=3)
+        config = LabelDatasetConfig(dataset=str(data), server=server.endpoint, stride=3)
         labelled = label_dataset(config)
         label_dataset(replace(config, stride=1))
     assert labelled.version == f"{VERSION}-every3"
@@ -101,7 +101,7 @@ def test_a_foreign_dataset_has_a_score_in_each_of_its_rows_from_cameras_by_other
 ) -> None:
     lerobot_recording(tmp_path / "f", [4, 6])
     with serving({"m": BrightnessModel(("front",), image_px=16)}) as server:
-        config = LabelConfig(dataset=str(tmp_path / "f"), server=server.endpoint)
+        config = LabelDatasetConfig(dataset=str(tmp_path / "f"), server=server.endpoint)
         with pytest.raises(ConfigError, match="cameras that are not recorded"):
             label_dataset(config)
         labelled = label_dataset(replace(config, camera_map={"front": "laptop"}))
@@ -121,7 +121,7 @@ def test_what_a_kill_left_is_not_scored_again(data: Path) -> None:
         if done == 2:
             raise Killed
 
-    config = LabelConfig(dataset=str(data), reward="brightness", at_once=1)
+    config = LabelDatasetConfig(dataset=str(data), reward="brightness", at_once=1)
     with pytest.raises(Killed):
         label_dataset(config, on_episode=die)
     assert not progress_path(data, VERSION).exists()
@@ -137,7 +137,7 @@ def test_what_a_kill_left_is_not_scored_again(data: Path) -> None:
 
 def test_a_stopped_labelling_keeps_what_it_has(data: Path) -> None:
     seen: list[int] = []
-    config = LabelConfig(dataset=str(data), reward="brightness", at_once=1)
+    config = LabelDatasetConfig(dataset=str(data), reward="brightness", at_once=1)
     stopped = label_dataset(
         config, on_episode=lambda index, *_: seen.append(index), stopping=lambda: len(seen) > 0
     )
@@ -147,7 +147,7 @@ def test_a_stopped_labelling_keeps_what_it_has(data: Path) -> None:
 
 
 def test_a_dataset_that_changed_is_labelled_anew_in_a_folder_of_its_own(data: Path, tmp_path: Path) -> None:
-    config = LabelConfig(dataset=str(data), reward="brightness", out=tmp_path / "labels")
+    config = LabelDatasetConfig(dataset=str(data), reward="brightness", out=tmp_path / "labels")
     path = label_dataset(config).path
     table = pq.read_table(path)
     pq.write_table(
@@ -169,7 +169,7 @@ def test_an_observation_without_a_score_is_missing_and_counted(data: Path) -> No
             ]
 
     with serving({"m": BrightnessModel(judge=Blind())}) as server:
-        labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
+        labelled = label_dataset(LabelDatasetConfig(dataset=str(data), server=server.endpoint))
     blind = {e.index: [bool(int(p[0, 0, 0]) % 2) for p in e.images["front"]] for e in read_episodes(data)}
     assert {i: np.isnan(v).tolist() for i, (v, *_) in labelled.progress.items()} == blind
     missing = sum(map(sum, blind.values()))
@@ -191,7 +191,7 @@ def test_a_judge_that_is_away_for_a_while_leaves_no_hole(data: Path) -> None:
     pool = PoolConfig(max_batch=4, retry_s=0.02)
     served = ServeConfig(endpoint="tcp://127.0.0.1:*", pool=pool)
     with serving({"m": BrightnessModel(judge=Away())}, served) as server:
-        labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
+        labelled = label_dataset(LabelDatasetConfig(dataset=str(data), server=server.endpoint))
     assert asked[0] > 4
     assert labelled.figures()["missing"] == 0
     for index, values in expected(data).items():
@@ -233,7 +233,7 @@ def test_what_the_judge_gave_no_answer_on_is_asked_again_by_the_next_labelling(
 def test_two_versions_are_two_files(data: Path) -> None:
     with serving({"a": BrightnessModel(("front",)), "b": BrightnessModel(("wrist",))}) as server:
         paths = {
-            label_dataset(LabelConfig(dataset=str(data), server=server.endpoint, model=name)).path
+            label_dataset(LabelDatasetConfig(dataset=str(data), server=server.endpoint, model=name)).path
             for name in "ab"
         }
     assert len(paths) == 2
@@ -244,14 +244,14 @@ def test_what_the_version_is_the_hash_of_goes_with_the_labels(data: Path) -> Non
     about = {"kind": "brightness", "prompt": "5ha256", "asked": {"frames": 8}}
     model.info = replace(model.info, about=about)
     with serving({"m": model}) as server:
-        labelled = label_dataset(LabelConfig(dataset=str(data), server=server.endpoint))
+        labelled = label_dataset(LabelDatasetConfig(dataset=str(data), server=server.endpoint))
     told = pq.read_schema(labelled.path).metadata[ABOUT]
     assert json.loads(told) == about
 
 
 def test_labels_of_another_task_or_another_view_are_other_labels(data: Path) -> None:
     with serving({"m": BrightnessModel(("front",))}) as server:
-        asked = LabelConfig(dataset=str(data), server=server.endpoint)
+        asked = LabelDatasetConfig(dataset=str(data), server=server.endpoint)
         told = [
             label_dataset(replace(asked, **changes))
             for changes in (
@@ -278,7 +278,7 @@ def test_each_task_is_shown_a_demonstration_of_its_own(data: Path) -> None:
             return super().start(task, references)
 
     with serving({"m": Noting()}) as server:
-        config = LabelConfig(
+        config = LabelDatasetConfig(
             dataset=str(data),
             server=server.endpoint,
             references=ReferencesConfig(path=str(data), frames=1),
@@ -302,9 +302,9 @@ def test_two_processes_do_not_label_the_same(tmp_path: Path) -> None:
 def test_misuse_is_told() -> None:
     for wrong in ({}, {"dataset": "d"}, {"dataset": "d", "reward": "a", "server": "b"}):
         with pytest.raises(ConfigError, match="a reward model or a server"):
-            LabelConfig(**wrong)
+            LabelDatasetConfig(**wrong)
     with pytest.raises(ConfigError, match="at_once 0"):
-        LabelConfig(dataset="d", reward="r", at_once=0)
+        LabelDatasetConfig(dataset="d", reward="r", at_once=0)
 
 
 def test_what_is_read_ahead_fails_where_it_is_waited_for() -> None:

@@ -23,7 +23,7 @@ from roborl.loops.reporting import report
 from roborl.loops.reporting.before_after import cut, read_video, write_before_after
 from roborl.loops.reporting.report import headline, held_out_rows, write_report
 from roborl.loops.reporting.results import held_out_curves, read_results
-from roborl.loops.reporting.run_results import Rate, online_curves, read_run, running_mean
+from roborl.loops.reporting.run_results import SuccessRate, online_curves, read_run, running_mean
 from roborl.loops.reward_training.training_episodes import split, to_training
 from roborl.loops.video import write_video
 from roborl.records import pack_record
@@ -330,7 +330,7 @@ def test_a_film_is_cut_into_its_episodes_or_refused(steps: list[int], filmed: in
 
 @given(st.integers(0, 60), st.integers(1, 60), st.integers(0, 60), st.integers(1, 60))
 def test_the_headline_claims_no_more_than_the_intervals_do(won: int, of: int, later: int, then: int) -> None:
-    base, final = Rate(successes=min(won, of), of=of), Rate(successes=min(later, then), of=then)
+    base, final = SuccessRate(successes=min(won, of), of=of), SuccessRate(successes=min(later, then), of=then)
     said = headline(base, final)
     assert said.startswith("The arm learnt it") == (final.interval[0] > base.interval[1])
     assert said.startswith("The arm got worse") == (final.interval[1] < base.interval[0])

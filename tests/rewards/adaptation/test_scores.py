@@ -10,7 +10,7 @@ from roborl.rewards.adaptation.lessons import Album, TimeGuess, other_task
 from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons, until_done
 from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, Reading, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
 from roborl.testing.vlms import ScriptedVlm, query_key
 
 from .conftest import TASK, film, observe
@@ -82,7 +82,7 @@ def test_a_success_at_another_task_scores_one():
     assert all(s.answer == "ANSWER: 1" and s.spots[-1][2] == 60 for s in wrong)
 
 
-@pytest.mark.parametrize("reading", list(Reading))
+@pytest.mark.parametrize("reading", list(ScoreReadout))
 def test_the_question_is_the_one_that_watching_asks(reading):
     lessons = lessons_of(reading=reading)
     (episode,) = episodes = [film(61)]

@@ -29,9 +29,9 @@ from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import find_loader, load_reward_model
 from roborl.rewards.roboreward import (
     CONTRACT,
-    Reading,
     RoboRewardConfig,
     RoboRewardModel,
+    ScoreReadout,
     open_roboreward,
 )
 from roborl.rewards.transforms import RewardTransform
@@ -89,11 +89,11 @@ def test_progress_and_spread_are_mean_and_deviation_of_the_digits(weights):
 
 @pytest.mark.parametrize("level", range(1, 6))
 def test_a_written_score_is_certain(level):
-    score = one_score(VlmReply(text=f"ANSWER: {level}"), reading=Reading.TEXT)
+    score = one_score(VlmReply(text=f"ANSWER: {level}"), reading=ScoreReadout.TEXT)
     assert (score.raw, score.progress, score.spread) == (level, (level - 1) / 4, 0.0)
 
 
-VOTING = {"temperature": 0.7, "reading": Reading.TEXT}
+VOTING = {"temperature": 0.7, "reading": ScoreReadout.TEXT}
 
 
 def test_votes_are_averaged_and_lost_ones_left_out():
@@ -113,8 +113,8 @@ def test_votes_are_averaged_and_lost_ones_left_out():
     [
         # The expected score is 3.3, and a greedy judge writes 4.
         (fixed(0.3, 0, 0, 0.6, 0.1), {}, 4),
-        ("ANSWER: 2", {"reading": Reading.TEXT}, 2),
-        ("It went well.", {"reading": Reading.TEXT}, None),
+        ("ANSWER: 2", {"reading": ScoreReadout.TEXT}, 2),
+        ("It went well.", {"reading": ScoreReadout.TEXT}, None),
         (fixed(0.2, 0.2, 0.2, 0.2, 0.2, mass=0.1), {}, None),
         (None, {}, None),
     ],
@@ -161,9 +161,9 @@ def test_error_floors_at_the_bias_however_many_vote():
         (fixed(0.2, 0.2, 0.2, 0.2, 0.2, mass=0.49), {}, "something else"),
         (VlmReply(text="ANSWER: so"), {}, "cannot be read: ANSWER: so"),
         (VlmReply(text="ANSWER: 3 or 4"), {}, "cannot be read"),
-        (VlmReply(text="It went well."), {"reading": Reading.TEXT}, "cannot be read: It went well"),
-        (VlmReply(text="ANSWER: 3", ended=False), {"reading": Reading.TEXT}, "cut short: ANSWER: 3"),
-        (VlmReply(text="ANSWER: 2 ANSWER: 4"), {"reading": Reading.TEXT}, "cannot be read"),
+        (VlmReply(text="It went well."), {"reading": ScoreReadout.TEXT}, "cannot be read: It went well"),
+        (VlmReply(text="ANSWER: 3", ended=False), {"reading": ScoreReadout.TEXT}, "cut short: ANSWER: 3"),
+        (VlmReply(text="ANSWER: 2 ANSWER: 4"), {"reading": ScoreReadout.TEXT}, "cannot be read"),
         (fixed(0, 0, 1, 0, 0, cells=((8, 2, 4),)), {}, "too little of the frames: 8 x 2 x 4"),
     ],
 )
@@ -180,7 +180,7 @@ def test_without_probabilities_the_score_is_the_one_written_and_says_so(caplog):
     assert {s.reply for s in scores} == {"ANSWER: 4; no probabilities"}
     assert caplog.text.count("gives no probabilities") == 1
     caplog.clear()
-    score_episode(model_of(judge, reading=Reading.TEXT), TASK, episode(3))
+    score_episode(model_of(judge, reading=ScoreReadout.TEXT), TASK, episode(3))
     assert "no probabilities" not in caplog.text
 
 
@@ -262,7 +262,7 @@ def test_one_view_is_looked_at_and_it_must_be_there():
     [
         {"frames": 1},
         {"votes": 0},
-        {"votes": 2, "reading": Reading.TEXT},
+        {"votes": 2, "reading": ScoreReadout.TEXT},
         {"votes": 2, "temperature": 0.7},
         {"frame_hz": 20.0},
         {"min_mass": 1.5},
@@ -280,7 +280,7 @@ def test_the_version_tells_every_setting_that_bears_on_a_score():
     others = [
         {"frames": 8},
         {"frame_hz": 1.0},
-        {"reading": Reading.TEXT},
+        {"reading": ScoreReadout.TEXT},
         {"words_first": False},
         {"camera": "wrist"},
         {"temperature": 0.5},
@@ -420,7 +420,8 @@ def test_a_network_that_is_shown_no_videos_is_refused(tiny):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"reading": Reading.TEXT}, {"votes": 3, "temperature": 1.0, "reading": Reading.TEXT}]
+    "options",
+    [{}, {"reading": ScoreReadout.TEXT}, {"votes": 3, "temperature": 1.0, "reading": ScoreReadout.TEXT}],
 )
 def test_the_model_conforms_with_a_fake_judge(options):
     judge = NoisyVlm(brightness_of_last, answer_of, noise=0.1, width=0.1)
