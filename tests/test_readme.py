@@ -93,7 +93,7 @@ def test_commands_parse(command: str) -> None:
     _, verb, *rest = shlex.split(body)
     assert verb in VERBS
     module = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
-    rest = module.positional(rest) if hasattr(module, "positional") else rest
+    rest = module.prepare_args(rest) if hasattr(module, "prepare_args") else rest
     settings, rest = module.choose(rest) if hasattr(module, "choose") else (module.Config, rest)
     try:
         assert parse(settings, rest, prog=f"roborl {verb}") is not None

@@ -274,7 +274,7 @@ BENCHMARKS = {
 ALL = tuple(name for name in BENCHMARKS if name not in ("seeds", "judges", "rabc"))
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Let the first word name the benchmark."""
     if args and not args[0].startswith("-"):
         return ["--what", args[0], *args[1:]]

@@ -12,7 +12,7 @@ from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 Config = BenchRewardConfig
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Let ``--model A --model B`` stand for ``--model '["A", "B"]'``; the same for datasets, graded videos and bars.
 
     Raises:

@@ -27,7 +27,7 @@ class Config(PlanConfig):
     look: bool = True
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Let ``--plan`` stand alone for ``--plan true``."""
     rest: list[str] = []
     for place, argument in enumerate(args):

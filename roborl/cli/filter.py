@@ -12,11 +12,11 @@ from roborl.loops.rabc.filter_config import FilterConfig
 Config = FilterConfig
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Let ``--drop A --drop B`` stand for ``--drop '["A", "B"]'``.
 
     Example:
-        >>> positional(["--drop", "progress<0.5", "--chunk", "8"])
+        >>> prepare_args(["--drop", "progress<0.5", "--chunk", "8"])
         ['--chunk', '8', '--drop', '["progress<0.5"]']
     """
     return gathered(args, ("--drop",))

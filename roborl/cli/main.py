@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         module = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
-        rest = module.positional(rest) if hasattr(module, "positional") else rest
+        rest = module.prepare_args(rest) if hasattr(module, "prepare_args") else rest
         config, rest = module.choose(rest) if hasattr(module, "choose") else (module.Config, rest)
         result = module.main(parse(config, rest, prog=f"roborl {verb}"))
     except HelpShown:

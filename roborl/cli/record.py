@@ -68,7 +68,7 @@ class Config:
             )
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Import what ``--plugins`` names before ``--teleop.type`` is read, which may be of theirs.
 
     Raises:

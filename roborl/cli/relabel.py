@@ -17,7 +17,7 @@ from roborl.loops.relabelling.relabel import plan, relabel
 Config = RelabelConfig
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Let ``--source A --source B`` stand for ``--source '["A", "B"]'``; the same for bars.
 
     Raises:

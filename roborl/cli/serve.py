@@ -14,7 +14,7 @@ from roborl.loops.supervise import Child
 Config = ServeConfig
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Turn folders named without an option into models, each by its folder's name.
 
     Raises:

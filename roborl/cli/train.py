@@ -15,7 +15,7 @@ from roborl.loops.train_config import TrainConfig
 Config = TrainConfig
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Let ``--demos PATH`` stand for ``--demos.path PATH``, and a run that goes on begin with its own settings."""
     return on_top_of_the_runs(["--demos.path" if arg == "--demos" else arg for arg in args], "train")
 

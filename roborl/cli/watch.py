@@ -16,7 +16,7 @@ Config = WatchConfig
 _WIDTH = 40
 
 
-def positional(args: Sequence[str]) -> list[str]:
+def prepare_args(args: Sequence[str]) -> list[str]:
     """Take a first word without an option for the source."""
     return ["--source", *args] if args and not args[0].startswith("-") else list(args)
 

@@ -22,7 +22,7 @@ from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.first_policy import first_policy
 from roborl.loops.launch import run_training
-from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.learn_config import ShapingConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.learnt import learnt_policy

@@ -21,7 +21,6 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.actor.act import ActorProcesses, actor_specs
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.status import StatusSlot
-from roborl.loops.gate import LOAD_S, heed, pass_gate, preload
 from roborl.loops.learner import learn
 from roborl.loops.learner.learn import learner_specs, prepare, result
 from roborl.loops.learner.learn_config import RunFolder
@@ -30,6 +29,7 @@ from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.loops.train_config import Addresses, TrainConfig, act_configs, addresses, learn_config
+from roborl.loops.train_gate import LOAD_S, heed, pass_gate, preload
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from roborl.clock import Clock, Deadline, MonotonicClock
 from roborl.errors import DeadlineExceeded
-from roborl.loops.reward_server import ScoreLink
+from roborl.loops.score_link import ScoreLink
 from roborl.types import Observation, Score
 
 _POLL_S = 0.05

@@ -13,8 +13,8 @@ import numpy as np
 
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.references import ReferencesConfig, read_demonstration
-from roborl.loops.reward_server import ScoreLink
-from roborl.loops.score_link import ROUND_TRIP, ScoreLine, meet
+from roborl.loops.score_line import ROUND_TRIP, ScoreLine, meet
+from roborl.loops.score_link import ScoreLink
 from roborl.loops.serve import serving
 from roborl.loops.video import beside, draw_progress, write_video
 from roborl.loops.watch_sources import View, WatchSource, open_source, renamed

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roborl.cli.check import positional
+from roborl.cli.check import prepare_args
 from roborl.cli.main import main
 from roborl.envs.kinematics import Kinematics
 from roborl.errors import ConfigError
@@ -41,10 +41,10 @@ def of(told: Any, what: str) -> dict[str, Any]:
 
 
 def test_plan_may_stand_alone() -> None:
-    assert positional(["--card_gib", "24", "--plan"]) == ["--card_gib", "24", "--plan", "true"]
-    assert positional(["--plan", "--judge", "x"]) == ["--plan", "true", "--judge", "x"]
-    assert positional(["--judge", "x", "--plan"]) == ["--judge", "x", "--plan", "true"]
-    assert positional(["--plan", "false"]) == ["--plan", "false"]
+    assert prepare_args(["--card_gib", "24", "--plan"]) == ["--card_gib", "24", "--plan", "true"]
+    assert prepare_args(["--plan", "--judge", "x"]) == ["--plan", "true", "--judge", "x"]
+    assert prepare_args(["--judge", "x", "--plan"]) == ["--judge", "x", "--plan", "true"]
+    assert prepare_args(["--plan", "false"]) == ["--plan", "false"]
 
 
 def test_what_fits_is_summed_and_what_is_not_measured_says_so(run: Run) -> None:

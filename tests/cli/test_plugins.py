@@ -31,7 +31,7 @@ def test_a_teleoperator_of_a_plug_in_records(
     monkeypatch.setattr(record, "import_plugins", imported.extend)
     import_plugins([plugin])
     words = [word.format(plugin) for word in option]
-    told = record.positional(["--out", "d", *words, "--teleop.type", "stub_pad"])
+    told = record.prepare_args(["--out", "d", *words, "--teleop.type", "stub_pad"])
     assert imported == [plugin], "too late for the device's type"
     config = parse(record.Config, told, prog="roborl record")
     assert config.plugins == [plugin]

@@ -25,7 +25,7 @@ from roborl.loops.launch import (
     run_training,
     train_specs,
 )
-from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.learn import learner_specs
 from roborl.loops.learner.learn_config import BenchForm, LearnConfig, LearnSettings, RunFolder
 from roborl.loops.learner.train import TrainerConfig

@@ -26,7 +26,6 @@ from roborl.loops import references
 from roborl.loops.benchmarks import reward as bench_reward
 from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 from roborl.loops.demonstrations import DemosConfig
-from roborl.loops.gate import pass_gate
 from roborl.loops.launch import run_training
 from roborl.loops.learner.learn_config import (
     BenchForm,
@@ -40,6 +39,7 @@ from roborl.loops.run_files import read_status
 from roborl.loops.serve import RewardServer, ServeConfig, serving
 from roborl.loops.supervise import Child
 from roborl.loops.train_config import TrainConfig
+from roborl.loops.train_gate import pass_gate
 from roborl.loops.video import write_video
 from roborl.loops.watch import WatchConfig, watch
 from roborl.records import pack_record

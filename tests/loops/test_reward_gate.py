@@ -9,13 +9,13 @@ import pytest
 
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, ShapeError
-from roborl.loops.gate import gate_main, pass_gate, preload
 from roborl.loops.launch import run_training
-from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.reward_gate import RewardGate, require_question
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
 from roborl.loops.train_config import TrainConfig
+from roborl.loops.train_gate import gate_main, pass_gate, preload
 from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.calibrated import CalibratedModel
 from roborl.rewards.calibration import Calibration
@@ -133,7 +133,7 @@ def test_the_classes_of_a_lerobot_policy_are_loaded_once_for_all_processes_with_
 
         def stop(self) -> None: ...
 
-    monkeypatch.setattr("roborl.loops.gate.ProcessGroup", Group)
+    monkeypatch.setattr("roborl.loops.train_gate.ProcessGroup", Group)
     config = TrainConfig(run=tmp_path / "run", reward="brightness", policy=str(tmp_path / "vla"))
     place = config.run / "policy" if begun else Path(config.policy)
     place.mkdir(parents=True)
@@ -211,7 +211,7 @@ def test_a_model_that_never_says_done_judges_no_episodes_by_that_word(
 ) -> None:
     judge, prompt = ScriptedVlm(lambda query: None), own_prompt(CONTRACT)
     model = RoboRewardModel(judge, prompt, RoboRewardConfig(camera="front"))
-    monkeypatch.setattr("roborl.loops.gate.find_loader", lambda place: lambda: model)
+    monkeypatch.setattr("roborl.loops.train_gate.find_loader", lambda place: lambda: model)
     config = TrainConfig(run=tmp_path / "run", reward="it")
     gate_main(Child.alone("gate"), config)
     config = replace(config, bench_overrides=["--outcome=judge"])

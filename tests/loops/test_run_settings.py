@@ -20,7 +20,7 @@ from roborl.loops.train_config import TrainConfig
 
 
 def resolved(*args: str) -> TrainConfig:
-    return parse(TrainConfig, train_verb.positional(args), prog="roborl train")
+    return parse(TrainConfig, train_verb.prepare_args(args), prog="roborl train")
 
 
 def begin(run: Path, **settings: Any) -> TrainConfig:
@@ -84,9 +84,9 @@ def test_a_new_run_has_no_settings_of_another(tmp_path: Path) -> None:
     begin(tmp_path / "run", episodes=20)
     for asked in ((), ("--resume", "false"), ("--help",)):
         args = ("--run", str(tmp_path / "run"), *asked)
-        assert train_verb.positional(args) == list(args)
+        assert train_verb.prepare_args(args) == list(args)
     args = ("--run", str(tmp_path / "none"), "--resume", "true")
-    assert train_verb.positional(args) == list(args), "the verb itself says that there is none"
+    assert train_verb.prepare_args(args) == list(args), "the verb itself says that there is none"
 
 
 def test_a_run_that_kept_no_settings_yet_goes_on_with_those_of_the_call(
@@ -94,7 +94,7 @@ def test_a_run_that_kept_no_settings_yet_goes_on_with_those_of_the_call(
 ) -> None:
     RunFolder(tmp_path).lock.touch()
     args = ("--run", str(tmp_path), "--resume", "true", "--demos", "shown")
-    assert train_verb.positional(args)[-2:] == ["--demos.path", "shown"]
+    assert train_verb.prepare_args(args)[-2:] == ["--demos.path", "shown"]
     assert "stopped before it kept its settings" in caplog.text
 
 
@@ -102,9 +102,9 @@ def test_a_run_is_gone_on_with_by_the_verb_that_made_it(tmp_path: Path) -> None:
     own = LearnConfig(run=tmp_path, steps="tcp://127.0.0.1:7", demos=replace(LearnConfig().demos, limit=3))
     keep_settings(RunFolder(tmp_path).learner, own)
     args = ("--run", str(tmp_path), "--resume", "true")
-    assert parse(LearnConfig, learn_verb.positional(args), prog="roborl learn") == replace(own, resume=True)
+    assert parse(LearnConfig, learn_verb.prepare_args(args), prog="roborl learn") == replace(own, resume=True)
     with pytest.raises(ConfigError, match=r"no settings of roborl train.*Allowed: roborl learn.*train\.yaml"):
-        train_verb.positional(args)
+        train_verb.prepare_args(args)
 
 
 def test_settings_that_differ_from_the_runs_are_said_in_one_line(

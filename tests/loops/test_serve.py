@@ -413,12 +413,12 @@ def test_misuse_is_told_before_anything_starts(tmp_path):
 
 
 def test_folders_can_be_named_without_an_option():
-    assert serve_cli.positional(["runs/a", "b", "--threads", "2"]) == [
+    assert serve_cli.prepare_args(["runs/a", "b", "--threads", "2"]) == [
         "--models",
         '{"a": "runs/a", "b": "b"}',
         "--threads",
         "2",
     ]
-    assert serve_cli.positional(["--threads", "2"]) == ["--threads", "2"]
+    assert serve_cli.prepare_args(["--threads", "2"]) == ["--threads", "2"]
     with pytest.raises(ConfigError, match=r"apart by name.*A/reward.*--models"):
-        serve_cli.positional(["A/reward", "B/reward"])
+        serve_cli.prepare_args(["A/reward", "B/reward"])

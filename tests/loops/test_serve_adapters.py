@@ -19,7 +19,7 @@ import yaml
 from lerobot.utils import import_utils
 
 from roborl.loops.score_episodes import score_over
-from roborl.loops.score_link import ScoreLine
+from roborl.loops.score_line import ScoreLine
 from roborl.loops.serve import serving
 from roborl.rewards import lerobot_loading, registry
 from roborl.rewards.calibration import Calibration

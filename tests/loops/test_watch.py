@@ -11,7 +11,7 @@ from roborl.cli.main import main as roborl
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.score_episodes import score_over
-from roborl.loops.score_link import ScoreLine
+from roborl.loops.score_line import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.video import write_video
 from roborl.loops.watch import WatchConfig, watch

@@ -41,7 +41,7 @@ def test_it_runs_the_commands_that_readme_names_and_each_of_them_takes_its_optio
     )
     for verb, *words in told.values():
         module: Any = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
-        words = module.positional(words) if hasattr(module, "positional") else words
+        words = module.prepare_args(words) if hasattr(module, "prepare_args") else words
         settings, words = module.choose(words) if hasattr(module, "choose") else (module.Config, words)
         assert parse(settings, words, prog=verb) is not None
 

@@ -18,7 +18,7 @@ from roborl.loops.actor.inference import await_card
 from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
 from roborl.loops.actor.shared import ObservationSlot, Request
 from roborl.loops.actor.status import StatusSlot
-from roborl.loops.reward_server import ScoreLink
+from roborl.loops.score_link import ScoreLink
 from roborl.loops.supervise import Child
 from roborl.types import EpisodeKey, Lane, Score
 
@@ -241,7 +241,7 @@ def main(child: Child, config: ActConfig) -> None:
     """
     began = time.monotonic()
     from roborl.loops.references import read_demonstration
-    from roborl.loops.score_link import ScoreLine
+    from roborl.loops.score_line import ScoreLine
 
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)

@@ -20,7 +20,7 @@ from roborl.learning.rlpd import RlpdConfig
 from roborl.locks import kept
 from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare, try_clone
 from roborl.loops.grid import LOOK_AGAIN_S, Cell, at_work, code_version, run_grid
-from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.learn_config import (
     RunFolder,
     ShapingConfig,

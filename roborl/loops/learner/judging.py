@@ -6,8 +6,8 @@ from typing import Protocol
 
 from roborl.data.episodes import EpisodeInfo
 from roborl.errors import ConfigError
-from roborl.loops.learner.labelling import EpisodeLabels, VerdictRule
-from roborl.loops.reward_server import ServedJudge
+from roborl.loops.learner.episode_labels import EpisodeLabels, VerdictRule
+from roborl.loops.score_link import ServedJudge
 from roborl.records import Verdict
 from roborl.rewards.grades import HIGHEST, LOWEST, level_of
 from roborl.rewards.transforms import RewardTransform

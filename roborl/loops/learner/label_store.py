@@ -18,7 +18,7 @@ from roborl.data.columns import NO_LABELS, NO_VERDICT, ProgressColumns, active_v
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
-from roborl.loops.learner.labelling import LabelledRows
+from roborl.loops.learner.episode_labels import LabelledRows
 from roborl.loops.run_files import append_line, written
 from roborl.types import EpisodeKey, Observation
 
@@ -31,7 +31,7 @@ _REST, _LONGEST_REST_NS = 9, NS
 
 
 class StoredEpisodes:
-    """Implements :class:`roborl.loops.learner.label.LabelStore` on a store's folder.
+    """Implements :class:`roborl.loops.learner.labeller.LabelStore` on a store's folder.
 
     Args:
         root: The store's folder.
@@ -128,7 +128,7 @@ class StoredEpisodes:
 
 
 class StoredColumn:
-    """Implements :class:`roborl.loops.learner.label.Column` on the store's progress columns.
+    """Implements :class:`roborl.loops.learner.labeller.Column` on the store's progress columns.
 
     Args:
         arena: The replay memory.

@@ -49,7 +49,7 @@ PRELOAD = (
     "roborl.learning.weighted",
     "roborl.learning.rlpd",
     "roborl.loops.learner.label_store",
-    "roborl.loops.score_link",
+    "roborl.loops.score_line",
 )
 _HANG_S = 30.0
 _POLL_S = 0.1

@@ -14,7 +14,7 @@ from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
 from roborl.learning.weighted import WeightedConfig
 from roborl.loops.demonstrations import DemosConfig
-from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.replay import MixConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.references import ReferencesConfig

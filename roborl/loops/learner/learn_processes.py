@@ -18,7 +18,7 @@ from roborl.learning.publish import VersionShelf
 from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.beating import beating
 from roborl.loops.learner.algorithms import chosen, make_algorithm, mix_of, sampling_of, settings_of
-from roborl.loops.learner.label import Labeller
+from roborl.loops.learner.labeller import Labeller
 from roborl.loops.learner.learn_config import (
     BenchForm,
     LearnConfig,
@@ -166,7 +166,7 @@ def labeller_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     from roborl.loops.learner.judging import Verdicts
     from roborl.loops.learner.label_store import StoredEpisodes
     from roborl.loops.references import read_demonstration
-    from roborl.loops.score_link import ScoreLine
+    from roborl.loops.score_line import ScoreLine
 
     import_s = time.monotonic() - began
     run = RunFolder(config.run)

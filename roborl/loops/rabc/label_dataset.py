@@ -25,10 +25,10 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_groups import groups_of, version_of
 from roborl.loops.rabc.label_journal import LabelJournal
-from roborl.loops.reward_server import ServedJudge
 from roborl.loops.reward_training.training_episodes import views_of
 from roborl.loops.score_episodes import ShownEpisode, read_ahead, score_episodes
-from roborl.loops.score_link import ScoreLine, meet
+from roborl.loops.score_line import ScoreLine, meet
+from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import ServeConfig, serving
 from roborl.rewards.metrics import value_order_correlation
 from roborl.rewards.model import unanswered

@@ -12,7 +12,7 @@ from roborl.data.lerobot_files import load_files
 from roborl.errors import DatasetError
 from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.references import NoDemonstration, read_demonstration
-from roborl.loops.reward_server import ServedJudge
+from roborl.loops.score_link import ServedJudge
 from roborl.rewards.references import Pictures, told
 
 log = logging.getLogger(__name__)

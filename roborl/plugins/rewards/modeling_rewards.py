@@ -15,7 +15,7 @@ from torch import Tensor
 from roborl.errors import ConfigError
 from roborl.loops.references import read_demonstration
 from roborl.loops.score_episodes import score_over
-from roborl.loops.score_link import ScoreLine
+from roborl.loops.score_line import ScoreLine
 from roborl.plugins.rewards.batches import WatchedEpisode, episodes_of
 from roborl.plugins.rewards.configuration_rewards import RemoteConfig, RoborlConfig
 from roborl.rewards.model import References, score_episode

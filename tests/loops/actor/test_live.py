@@ -34,7 +34,7 @@ from roborl.loops.actor.status import StatusSlot
 from roborl.loops.learner import learn
 from roborl.loops.learner.learn import form_of, learner_specs
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder, StoreConfig
-from roborl.loops.reward_server import ServedJudge
+from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.supervise import ProcessGroup
 from roborl.records import End, Verdict, unpack_record

@@ -13,8 +13,8 @@ from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.loops.benchmarks import labels as bench_labels
 from roborl.loops.benchmarks.labels import LabelWatch
+from roborl.loops.learner.episode_labels import EpisodeLabels
 from roborl.loops.learner.label_store import StoredEpisodes
-from roborl.loops.learner.labelling import EpisodeLabels
 from roborl.records import pack_record
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
 from roborl.rewards.model import score_episode

@@ -16,10 +16,10 @@ from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.loops.learner import label_store
-from roborl.loops.learner.label import Labeller
+from roborl.loops.learner.episode_labels import LabelConfig, LabelledRows
 from roborl.loops.learner.label_store import StoredEpisodes
-from roborl.loops.learner.labelling import LabelConfig, LabelledRows
-from roborl.loops.reward_server import ServedJudge
+from roborl.loops.learner.labeller import Labeller
+from roborl.loops.score_link import ServedJudge
 from roborl.records import pack_record
 from roborl.rewards.model_info import ModelInfo
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, arrival, episode_records

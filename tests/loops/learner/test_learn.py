@@ -40,7 +40,7 @@ from roborl.loops.demonstrations import DemosConfig, bench_demos
 from roborl.loops.launch import run_training, serve_main
 from roborl.loops.learner import learn, learn_processes
 from roborl.loops.learner.algorithms import mix_of, sampling_of, say_unused
-from roborl.loops.learner.labelling import LabelConfig
+from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.learn import learner_specs
 from roborl.loops.learner.learn_config import (
     BenchForm,

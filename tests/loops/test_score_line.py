@@ -11,9 +11,9 @@ import pytest
 
 from roborl.clock import NS, Deadline, FakeClock
 from roborl.errors import ConfigError, DeadlineExceeded
-from roborl.loops.reward_server import ServedJudge
 from roborl.loops.score_episodes import score_over
-from roborl.loops.score_link import ScoreLine
+from roborl.loops.score_line import ScoreLine
+from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import References

@@ -10,7 +10,7 @@ from roborl.loops.learner import learn
 from roborl.loops.learner.judging import require_rule
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import require_question
-from roborl.loops.score_link import require_cameras
+from roborl.loops.score_line import require_cameras
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
 from roborl.loops.train_config import TrainConfig
 from roborl.rewards.observation_rate import check_rate, warn_of_rate

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from roborl.clock import Deadline, FakeClock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.errors import ConfigError
+from roborl.loops.learner.episode_labels import EpisodeLabels, LabelConfig, LabelledRows
 from roborl.loops.learner.judging import Verdicts
-from roborl.loops.learner.label import Labeller
-from roborl.loops.learner.labelling import EpisodeLabels, LabelConfig, LabelledRows
-from roborl.loops.reward_server import ServedJudge
-from roborl.loops.score_link import ScoreLine
+from roborl.loops.learner.labeller import Labeller
+from roborl.loops.score_line import ScoreLine
+from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import ServeConfig, serving
 from roborl.records import Verdict
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance

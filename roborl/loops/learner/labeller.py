@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
 from roborl.errors import DatasetError
+from roborl.loops.learner.episode_labels import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
 from roborl.loops.learner.judging import Verdicts
-from roborl.loops.learner.labelling import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
 from roborl.loops.learner.lateness import Lateness
-from roborl.loops.reward_server import ScoreLink, ServedJudge
+from roborl.loops.score_link import ScoreLink, ServedJudge
 from roborl.types import EpisodeKey, Observation, Score
 
 log = logging.getLogger(__name__)
