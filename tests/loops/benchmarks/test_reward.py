@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from roborl.cli.bench_reward import positional
+from roborl.cli.bench_reward import prepare_args
 from roborl.cli.main import main
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.errors import ConfigError, DatasetError
@@ -259,11 +259,11 @@ def test_misuse_is_said(arguments: list[str], words: str, capsys: pytest.Capture
 
 
 def test_models_repeat_and_their_names_stay_apart() -> None:
-    assert positional(["--model", "a", "--require=voc>=1", "--model", "b"]) == [
+    assert prepare_args(["--model", "a", "--require=voc>=1", "--model", "b"]) == [
         *("--model", '["a", "b"]'),
         *("--require", '["voc>=1"]'),
     ]
-    assert positional(["--model", "[a, b]", "--model", "c"]) == ["--model", '["a", "b", "c"]']
+    assert prepare_args(["--model", "[a, b]", "--model", "c"]) == ["--model", '["a", "b", "c"]']
     assert list(short_names(["x/r", "y/r", "clip:z/c"])) == ["r", "y/r", "clip:c"]
     with pytest.raises(ConfigError, match="named twice"):
         short_names(["a", "a"])
@@ -279,5 +279,5 @@ def test_the_table_has_a_column_per_model_and_a_dash_where_nothing_is() -> None:
 
 def test_a_torn_list_of_models_is_told() -> None:
     with pytest.raises(ConfigError, match="--model cannot be read") as caught:
-        positional(["--model", "[abc"])
+        prepare_args(["--model", "[abc"])
     assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))
