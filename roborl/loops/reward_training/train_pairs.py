@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.required import check_required
@@ -134,6 +135,7 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
         TrainingError: If the training comes to nothing.
     """
     cameras = config.model.cameras
+    torch.manual_seed(config.training.seed)
     network = (
         load_pairs(config.start) if config.start else PairNetwork(config.network, wrists=len(cameras) - 1)
     )

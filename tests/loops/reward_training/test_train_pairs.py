@@ -70,6 +70,21 @@ def test_a_judge_is_trained_and_then_adapted_to_one_demonstration(
     assert untouched.info.version != first["version"]
 
 
+def test_the_first_weights_are_the_seeds_whatever_the_process_drew_before(data: Path) -> None:
+    def identity(out: str, seed: int) -> str:
+        config = TrainPairsConfig(
+            dataset=[str(data / "other")],
+            out=data / out,
+            model=replace(FRONT, left_wrist=""),
+            network=PairNetworkConfig(image_px=32, keypoints=2, channels=2),
+            training=PairTraining(steps=1, episodes=2, learning_rate=1e-9, seed=seed),
+        )
+        return train_pairs_on(config).model.judge.identity
+
+    first, again, other = identity("a", 1), identity("b", 1), identity("c", 2)
+    assert first == again != other
+
+
 def test_cameras_are_mapped_and_the_goal_is_kept_as_it_was_recorded(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
