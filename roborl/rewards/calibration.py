@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import ShapeError
 
+# Raw values are averaged in so many groups of equal size first, which keeps a few frames from making a step of their own.
+_MOST_BENDS = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
@@ -67,14 +70,12 @@ class Calibration:
         return cls(raw=tuple(values["raw"]), calibrated=tuple(values["calibrated"]))
 
 
-def fit_calibration(raw: ArrayLike, truth: ArrayLike, *, bends: int = 32) -> Calibration:
+def fit_calibration(raw: ArrayLike, truth: ArrayLike) -> Calibration:
     """Fit the isotonic regression of the truth on raw progress.
 
     Args:
         raw: Progress as the model gives it on *validation* episodes, never on those it was trained on, (n,).
         truth: Progress as it was, in [0, 1], (n,).
-        bends: Most bends to keep; the raw values are averaged in so many groups of equal size first, which keeps a
-            few frames from making a step of their own.
 
     Raises:
         ShapeError: If the rows do not pair, are empty, or are not finite.
@@ -89,7 +90,7 @@ def fit_calibration(raw: ArrayLike, truth: ArrayLike, *, bends: int = 32) -> Cal
             allowed="two rows of finite values, equally long",
         )
     order = np.argsort(x, kind="stable")
-    groups = np.array_split(order, min(bends, x.size))
+    groups = np.array_split(order, min(_MOST_BENDS, x.size))
     centres = np.array([x[group].mean() for group in groups])
     means = np.array([y[group].mean() for group in groups])
     weights = np.array([group.size for group in groups], float)

@@ -6,7 +6,6 @@ Curves are float arrays (T,) in time order unless said otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -134,17 +133,15 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
 
 def bootstrap_interval(
     values: ArrayLike,
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda samples: samples.mean(axis=1),
     *,
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Return the percentile bootstrap interval of a statistic of independent values.
+    """Return the percentile bootstrap interval of the mean of independent values.
 
     Args:
         values: One value per independent unit, (n,).
-        statistic: Takes resampled values (resamples, n) to one number per row; their mean unless given.
         confidence: Coverage.
         resamples: Number of resamples.
         seed: Of the resampling.
@@ -152,7 +149,7 @@ def bootstrap_interval(
     data = _finite("A bootstrap", values, at_least=1)
     draws = np.random.default_rng(seed).integers(data.size, size=(resamples, data.size))
     tail = (1 - confidence) / 2
-    low, high = np.quantile(statistic(data[draws]), [tail, 1 - tail])
+    low, high = np.quantile(data[draws].mean(axis=1), [tail, 1 - tail])
     return float(low), float(high)
 
 

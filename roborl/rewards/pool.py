@@ -20,6 +20,7 @@ from roborl.rewards.sessions import EpisodeSession, Pick, Receipt
 from roborl.types import Lane, Observation, Score
 
 _REASONS = 32  # an unreadable reply may be any text: no more different ones are counted apart
+_POLL_S = 0.1  # a worker is told to stop by nothing that wakes it
 _EXPECTED_S = 0.5  # no batch waits for a session that has sent nothing for so long
 
 
@@ -200,13 +201,13 @@ class SessionPool:
             forgotten, self._newly_forgotten = self._newly_forgotten, []
         return forgotten
 
-    def work(self, model: str, stop: threading.Event, *, poll_s: float = 0.1) -> None:
+    def work(self, model: str, stop: threading.Event) -> None:
         """Judge batch after batch for one model until told to stop; blocks."""
         while not stop.is_set():
             if not self.step(model):
                 with self._arrival:
                     if (due_s := self._due_in_s(model)) > 0:
-                        self._arrival.wait(min(due_s, poll_s))
+                        self._arrival.wait(min(due_s, _POLL_S))
 
     def step(self, model: str) -> bool:
         """Judge one batch if one is due; return whether one was. Blocks for as long as the judge does."""

@@ -21,6 +21,7 @@ from roborl.types import Observation, Score
 
 log = logging.getLogger(__name__)
 
+# A judge that is away is asked again after each of these.
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 _REASON = 160  # characters of a reason: a reply may be quoted in it
 
@@ -110,7 +111,6 @@ class Viewer:
     Args:
         model: Who looks.
         max_batch: Most queries per call of the judge.
-        pauses_s: After which pauses a judge that is away is asked again, s.
 
     Attributes:
         model: Who looks.
@@ -120,11 +120,8 @@ class Viewer:
         reasons: Why scores could not be read, and how many for each.
     """
 
-    def __init__(
-        self, model: RewardModel[Any, Any], *, max_batch: int, pauses_s: Sequence[float] = _PAUSES_S
-    ) -> None:
+    def __init__(self, model: RewardModel[Any, Any], *, max_batch: int) -> None:
         self.model = model
-        self._pauses_s = pauses_s
         self.observations = 0
         self.videos = 0
         self.refusals: list[RoborlError] = []
@@ -208,7 +205,7 @@ class Viewer:
     def _ask(self, queries: Sequence[Any]) -> list[Any]:
         """Return a reply per query; of a judge that goes away for a moment it is asked again, as the label lane does."""
         replies = self._asker.ask(queries)
-        for pause_s in self._pauses_s:
+        for pause_s in _PAUSES_S:
             away = [place for place, reply in enumerate(replies) if isinstance(reply, JudgeDown)]
             if not away:
                 return replies
