@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,9 @@ def map_cameras(
 def _names(feature: Mapping[str, Any] | None) -> tuple[str, ...]:
     names = (feature or {}).get("names")
     if isinstance(names, Mapping):
-        names = [name for group in names.values() for name in group]
+        # Groups of names, or, of a gamepad or keyboard, the place of each.
+        placed = all(isinstance(value, int) for value in names.values())
+        names = sorted(names, key=names.__getitem__) if placed else chain.from_iterable(names.values())
     return tuple(str(name) for name in names or ())
 
 
