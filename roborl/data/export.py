@@ -18,7 +18,7 @@ from roborl.data.lerobot_repair import begun, drop_torn
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.progress import Progress, every_so_many, write_progress
 from roborl.data.reader import StoreReader
-from roborl.data.sealed import to_arrivals
+from roborl.data.sealed import episode_of, to_arrivals
 from roborl.data.spec import stored_scales
 from roborl.data.store import Store
 from roborl.errors import DatasetError
@@ -102,7 +102,8 @@ def export_store(
             if left_out := _left_out(info, unjudged=unjudged):
                 counts[left_out] += 1
                 continue
-            episode = _exported(reader, info)
+            # As it is now: since the look at all of them it may have been judged.
+            episode = _exported(reader, reader.info(info.key))
             if writer is None:
                 writer = DatasetWriter(
                     out,
@@ -164,7 +165,7 @@ def _without_pictures(path: Path) -> Iterator[DatasetEpisode]:
 
 
 def _exported(reader: StoreReader, info: EpisodeInfo) -> DatasetEpisode:
-    whole = from_episode(reader.episode(info.key), discarded=info.discarded)
+    whole = from_episode(episode_of(info, reader.arrivals(info.key)), discarded=info.discarded)
     assert whole.provenance is not None, "an episode of a store has one"
     verdict = info.verdict
     return replace(

@@ -21,6 +21,7 @@ from roborl.data.demos import DemoSpec, load_demos
 from roborl.data.export import export_store, import_dataset, records_of
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.progress import progress_path, read_progress
 from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
@@ -231,6 +232,29 @@ def test_an_episode_whose_judge_has_not_spoken_goes_out_once_it_has(
         assert (again.present, again.outdated) == (2, (str(key),))  # type: ignore[attr-defined]
         assert "judged otherwise" in caplog.text
     assert [e.success for e in read_episodes(tmp_path / "d", with_images=False)] == [True, True]
+
+
+def test_a_verdict_that_comes_while_an_export_is_written_goes_out_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = [random_episode(seed, end=EndCause.TIME_LIMIT) for seed in range(2)]
+    said = Verdict(key=EpisodeKey.parse(episodes[1].key), index=4, success=True, source=RewardSource.OPERATOR)
+    append = DatasetWriter.append
+    with Store(tmp_path / "a", SPEC) as store:
+        committed = [record for episode in episodes for record in _without_verdict(episode)]
+        for sequence, record in enumerate(committed, start=1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+        assert store.wait_sealed(20)
+
+        def append_while_judged(writer: DatasetWriter, episode: DatasetEpisode) -> int:
+            store.ingest("button", store.last_sequence("button") + 1, join(pack_record(said)))
+            return append(writer, episode)
+
+        monkeypatch.setattr(DatasetWriter, "append", append_while_judged)
+        export(tmp_path / "a", tmp_path / "d")
+    first, second = read_episodes(tmp_path / "d", with_images=False)
+    assert (first.success, first.verdict) == (None, None)
+    assert (second.success, second.verdict) == (True, said)
 
 
 def test_an_import_leaves_episodes_alone_that_the_store_knows(tmp_path: Path) -> None:
