@@ -90,6 +90,9 @@ def iterate_demos(
         convert: Makes the bench's states and actions of what was recorded, such as the absolute joint targets of
             ``lerobot-record``. By default the dataset's are the bench's own, but for their scales.
 
+    Yields:
+        Episodes in order; one without a step at the policy's rate is skipped and logged.
+
     Raises:
         DatasetError: If cameras, state, actions, rate or the robot's model do not fit.
     """
@@ -108,6 +111,14 @@ def iterate_demos(
         if episode.discarded:
             continue
         whole = thin_out(as_judged(episode), info.fps / spec.policy_hz)
+        if not whole.steps:
+            log.warning(
+                "episode %d of %s is over within one step at %g Hz and is skipped",
+                episode.index,
+                info.root,
+                spec.policy_hz,
+            )
+            continue
         if not (np.isfinite(whole.state).all() and np.isfinite(whole.action).all()):
             raise DatasetError(
                 f"Episode {episode.index} holds numbers that are not finite",

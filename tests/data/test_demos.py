@@ -74,6 +74,19 @@ def test_a_recording_is_converted_at_the_policys_rate(tmp_path: Path) -> None:
         load_demos(tmp_path / "f", THEIRS, convert=shrink)
 
 
+def test_an_episode_that_is_over_within_a_step_of_the_policy_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lerobot_recording(tmp_path / "f", [7, 2, 7], fps=30)
+
+    def shrink(episode: DatasetEpisode, _: DatasetInfo) -> DatasetEpisode:
+        return replace(episode, action=np.stack([row / 100 for row in episode.action]))
+
+    demos = load_demos(tmp_path / "f", THEIRS, convert=shrink)
+    assert [(demo.key.episode, len(demo.steps)) for demo in demos] == [(0, 2), (2, 2)]
+    assert [said.split(" of ")[0] for said in caplog.messages if "skipped" in said] == ["episode 1"]
+
+
 def test_a_recording_slower_than_the_policy_is_refused_converted_or_not(tmp_path: Path) -> None:
     lerobot_recording(tmp_path / "f", [7], fps=5)
     for convert in (None, lambda episode, _: replace(episode, action=episode.action / 100)):
