@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.references import ReferencesConfig, read_demonstration
+from roborl.loops.score_episodes import read_ahead
 from roborl.loops.score_line import ROUND_TRIP, ScoreLine, meet
 from roborl.loops.score_link import ScoreLink
 from roborl.loops.serve import serving
@@ -29,6 +30,7 @@ from roborl.whole_files import as_json, require_writable, write_whole
 WhichLane = Literal["auto", "live", "label"]
 
 _POLL_S = 0.02
+_LIVE_POLL_S = 0.005  # so late may a live picture be sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,20 +199,35 @@ class _Watch:
     def _show_all(self) -> int:
         """Return how many observations there were, once the last is scored or it is told to stop."""
         shown, began = 0, time.monotonic()
-        for view in self._source.read():
-            if self._stopping() or (self._config.count and shown >= self._config.count):
-                break
-            due = began + view.time_s if self._paced else time.monotonic()
-            while (early_s := due - time.monotonic()) > 0 and not self._stopping():
-                self._turn(min(early_s, _POLL_S))
-            self._times_s[shown], self._due[shown] = view.time_s, due
-            self._show(_observation(view, shown))
-            shown += 1
-        while self._waits and not self._stopping():
-            self._turn(_POLL_S)
+        with self._views() as views:
+            for seen in views:
+                if self._stopping() or (self._config.count and shown >= self._config.count):
+                    break
+                if seen is None:
+                    self._turn(_LIVE_POLL_S)
+                    continue
+                read_s, view = seen
+                due = began + view.time_s if self._paced else read_s
+                while (early_s := due - time.monotonic()) > 0 and not self._stopping():
+                    self._turn(min(early_s, _POLL_S))
+                self._times_s[shown], self._due[shown] = view.time_s, due
+                self._show(_observation(view, shown))
+                shown += 1
+            while self._waits and not self._stopping():
+                self._turn(_POLL_S)
         if self._session is not None:
             self._line.close(self._session)
         return shown
+
+    @contextmanager
+    def _views(self) -> Iterator[Iterator[tuple[float, View] | None]]:
+        """Read each view with the time at which it was read; None while a live source has no new one, and scores may come."""
+        views = ((time.monotonic(), view) for view in self._source.read())
+        if self._source.live:
+            with read_ahead(views) as ahead:
+                yield ahead
+        else:
+            yield views
 
     @property
     def _waits(self) -> bool:

@@ -15,10 +15,12 @@ from roborl.loops.score_line import ScoreLine
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.video import write_video
 from roborl.loops.watch import WatchConfig, watch
-from roborl.loops.watch_sources import open_source
+from roborl.loops.watch_sources import View, WatchSource, open_source
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.testing.episodes import random_episode, write_episodes
 from roborl.types import Frame, Observation
+
+PICTURE = np.full((48, 64, 3), 51, np.uint8)
 
 
 def brightening(path, count=30, fps=30.0, levels=None):
@@ -254,6 +256,21 @@ max_steps: 10
     assert watched.shown > 20
     assert 5 < len(watched.scores) < watched.shown / 2
     assert max(watched.round_trips_ms) < 500
+
+
+def test_a_score_is_heard_between_two_pictures(monkeypatch):
+    def read():
+        for index in range(6):
+            time.sleep(0.25)
+            yield View(images={"front": PICTURE}, state=np.empty(0, np.float32), time_s=index / 4)
+
+    source = WatchSource(cameras=("front",), task="wait", live=True, rate_hz=4.0, read=read)
+    monkeypatch.setattr("roborl.loops.watch.open_source", lambda *_, **__: source)
+    with serving({"m": BrightnessModel()}) as server:
+        figures = watch(WatchConfig(source="bench", server=server.endpoint, count=5)).figures()
+    assert figures["observations"] == 5
+    assert figures["scored"] >= 4
+    assert figures["round_trip_ms"] < figures["age_ms"] < 100
 
 
 def test_the_command_prints_each_score_and_one_result(tmp_path, capsys):
