@@ -78,6 +78,21 @@ def gathered(args: Sequence[str], repeated: Collection[str]) -> list[str]:
     return [*rest, *(part for name, values in found.items() for part in (name, as_word(values)))]
 
 
+def spelled_out(args: Sequence[str], section: str, field: str) -> list[str]:
+    """Return the arguments with what stands behind the option of a section as that of one field, unless it is a mapping.
+
+    Example:
+        >>> spelled_out(["--demos=a", "--demos", "{path: b}", "--demos", "c"], "--demos", "path")
+        ['--demos.path=a', '--demos', '{path: b}', '--demos.path', 'c']
+    """
+    rest: list[str] = []
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        plain = name == section and not (value if equals else following).lstrip().startswith("{")
+        rest.append(f"{section}.{field}{equals}{value}" if plain else word)
+    return rest
+
+
 def kinds_at(declared: Any, names: Sequence[str]) -> list[Any]:
     """Return the types that a dotted path of a configuration may hold; none where there is no such field."""
     found = [declared]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from roborl.config_fields import spelled_out
 from roborl.loops.learner.learn import run_learner
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder
 from roborl.loops.learnt import leave_pretrained, leave_run_page
@@ -16,7 +17,7 @@ Config = LearnConfig
 
 def prepare_args(args: Sequence[str]) -> list[str]:
     """Let ``--demos PATH`` stand for ``--demos.path PATH``, and a run that goes on begin with its own settings."""
-    return on_top_of_the_runs(["--demos.path" if arg == "--demos" else arg for arg in args], "learn")
+    return on_top_of_the_runs(spelled_out(args, "--demos", "path"), "learn")
 
 
 def main(config: LearnConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from roborl.config_fields import spelled_out
 from roborl.loops.launch import run_training
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.learnt import leave_pretrained, leave_run_page
@@ -17,7 +18,7 @@ Config = TrainConfig
 
 def prepare_args(args: Sequence[str]) -> list[str]:
     """Let ``--demos PATH`` stand for ``--demos.path PATH``, and a run that goes on begin with its own settings."""
-    return on_top_of_the_runs(["--demos.path" if arg == "--demos" else arg for arg in args], "train")
+    return on_top_of_the_runs(spelled_out(args, "--demos", "path"), "train")
 
 
 def main(config: TrainConfig) -> dict[str, Any]:

@@ -98,6 +98,23 @@ def test_a_run_that_kept_no_settings_yet_goes_on_with_those_of_the_call(
     assert "stopped before it kept its settings" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (["--demos", "shown"], ["--demos.path", "shown"]),
+        (["--demos=shown"], ["--demos.path=shown"]),
+        (["--demos="], ["--demos.path="]),
+        (["--demos={path: shown, limit: 3}"], ["--demos={path: shown, limit: 3}"]),
+        (["--demos", "{path: shown}", "--seed", "1"], ["--demos", "{path: shown}", "--seed", "1"]),
+        (["--demos.limit=3", "--demos"], ["--demos.limit=3", "--demos.path"]),
+    ],
+)
+def test_demonstrations_are_named_by_their_folder_alone_in_either_form(
+    typed: Sequence[str], read: Sequence[str]
+) -> None:
+    assert train_verb.prepare_args(typed) == learn_verb.prepare_args(typed) == list(read)
+
+
 def test_a_run_is_gone_on_with_by_the_verb_that_made_it(tmp_path: Path) -> None:
     own = LearnConfig(run=tmp_path, steps="tcp://127.0.0.1:7", demos=replace(LearnConfig().demos, limit=3))
     keep_settings(RunFolder(tmp_path).learner, own)
