@@ -14,6 +14,7 @@ from roborl.loops.score_link import ScoreLink
 from roborl.types import Observation, Score
 
 _POLL_S = 0.05
+_WINDOW = 32  # observations of an episode that a server may hold, or one stride of them
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -58,9 +59,12 @@ class _Watching:
         if self.session is None:
             self.session, self.pushed, self.scores = line.open(self.episode.task), 0, []
         shown = self.episode.observations
+        # Those that get no score hold no credit, and behind one that waits they fill the server's room.
+        scored = self.scores[-1].frame_id + 1 if self.scores else 0
+        most = min(len(shown), scored + max(_WINDOW, self.episode.stride + 1))
         while (
             self.session is not None
-            and self.pushed < len(shown)
+            and self.pushed < most
             and line.push(self.session, shown[self.pushed], score=self.episode.scored(self.pushed))
         ):
             self.pushed += 1

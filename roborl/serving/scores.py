@@ -1,7 +1,8 @@
 """The reward server's end of a score link: it moves messages, and knows nothing of models.
 
 The owner polls for events and answers them: ``accept`` or ``refuse`` a session, ``send_score`` for each frame that wants
-one. Credits bound what a client may have under way, so a slow model fills the client's memory and not the server's.
+one. Credits bound what a client may have under way, so a slow model fills the client's memory and not the server's;
+frames that get no score hold none, and a client sends no more of them than a stride ahead of its scores.
 A session lives as long as the connection it was opened on.
 """
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,11 @@ import pytest
 
 from roborl.clock import NS, Deadline, FakeClock
 from roborl.errors import ConfigError, DeadlineExceeded
-from roborl.loops.score_episodes import score_over
+from roborl.loops.score_episodes import ShownEpisode, score_episodes, score_over
 from roborl.loops.score_line import ScoreLine
 from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import RewardServer, ServeConfig
-from roborl.rewards.fake import BrightnessFold, BrightnessModel
+from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel, Glance
 from roborl.rewards.model import References
 from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.pool_config import PoolConfig
@@ -332,3 +333,32 @@ def test_sessions_that_are_lost_again_and_again_are_given_up() -> None:
     with pytest.raises(DeadlineExceeded, match="3 of 4 scores"):
         score_over(line, "t", shown, deadline_s=5.0, clock=line.clock)  # type: ignore[arg-type]
     assert line.clock.now_ns() < 8 * NS
+
+
+class SlowJudge(BrightnessJudge):
+    def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
+        time.sleep(0.03)
+        return super().answer(queries)
+
+
+@pytest.mark.parametrize("stride", [5, 60])
+def test_a_slow_judges_server_never_holds_more_of_a_long_episode_than_it_needs(
+    serving: Serving, stride: int
+) -> None:
+    shown = [observation(i, 10) for i in range(301)]
+    room = 61 * shown[0].frames["front"].rgb.nbytes
+    serving.start(pool=PoolConfig(max_bytes=room), reward=BrightnessModel(("front",), judge=SlowJudge()))
+    line = ScoreLine(serving.endpoint, ("front",))
+    polled, lost = line.poll, list[str]()
+
+    def poll(timeout_s: float) -> Any:
+        came, gone = polled(timeout_s)
+        lost.extend(gone)
+        return came, gone
+
+    line.poll = poll  # type: ignore[method-assign]
+    one = ShownEpisode(index=0, task="shine", observations=shown, stride=stride)
+    ((_, scores),) = score_episodes(line, iter([one]), deadline_s=3.0)
+    line.leave()
+    assert lost == []
+    assert [score.frame_id for score in scores] == list(range(0, 301, stride))

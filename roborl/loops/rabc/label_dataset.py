@@ -131,7 +131,8 @@ def label_dataset(
             served = {"own": load_reward_model(config.reward)}
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(config.threads)
-            pool = PoolConfig(max_batch=config.max_batch)
+            # What waits is part of the episodes under way, which memory_mb bounds.
+            pool = PoolConfig(max_batch=config.max_batch, max_bytes=sys.maxsize)
             endpoint = stack.enter_context(
                 serving(served, ServeConfig(endpoint="tcp://127.0.0.1:*", pool=pool))
             ).endpoint
