@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo, warn_of_cuts
 from roborl.data.lerobot_info import DatasetInfo, describe, map_cameras
+from roborl.data.lerobot_io import read_episodes
 from roborl.data.weights import read_weights
 from roborl.envs.bench import Bench
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
 from roborl.loops.bench_scales import scales
-from roborl.loops.failed_episodes import verdicts
+from roborl.loops.failed_episodes import judges_some, verdicts, without_verdict
 from roborl.loops.joint_units import degrees_per_part, normalised_joints
 from roborl.types import Episode
 
@@ -45,7 +46,7 @@ class DemosConfig:
     camera_map: dict[str, str] = field(default_factory=dict)
     # what its actions are; auto: targets where named like joints
     actions: Actions = "auto"
-    # the verdicts: what the file says (else success), or one on all
+    # the verdicts: what the file says (else success; where it says one of others, left out), or one on all
     success: Verdicts = "file"
     # episodes that failed, by number, whatever that verdict says
     failed: list[int] = field(default_factory=list)
@@ -75,6 +76,9 @@ def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:
 def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode]:
     """Read demonstrations one at a time, fitted to a bench, with the sub-tasks that are marked in them.
 
+    Of a dataset that says of some episodes whether they succeeded, those of which it does not are left out and counted in
+    the log, unless the config says it of all.
+
     Raises:
         DatasetError: If cameras, state, actions or rate do not fit.
     """
@@ -95,15 +99,19 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         _warn_of_another_aspect(config, info, bench)
     if targets:
         log.info("%s: absolute joint targets of %s become this bench's actions", config.path, model.name)
+    success = verdicts(config.failed, info.episodes, others=told)
+    unjudged = _unjudged(config, info, success)
     found = iterate_demos(
         info.root,
         spec,
         camera_map=config.camera_map or None,
-        success=verdicts(config.failed, info.episodes, others=told),
+        success=success,
         convert=joint_recording(bench, config.units, config.calibration) if targets else None,
     )
     shown = 0
     for episode in found:
+        if episode.index in unjudged:
+            continue
         failed = episode.success is False
         if not failed and config.limit and shown == config.limit:
             if not config.failures:
@@ -113,6 +121,15 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
             shown += not failed
             told_of = told is not None or episode.index in config.failed
             yield _paid(episode) if told_of else episode
+
+
+def _unjudged(config: DemosConfig, info: DatasetInfo, success: bool | Mapping[int, bool] | None) -> set[int]:
+    """Return the numbers of the episodes to leave out, as :func:`~roborl.loops.failed_episodes.without_verdict` does."""
+    if not info.ours:
+        return set()  # Of another dataset's episodes each has one, by its rewards or else by its being there.
+    read = read_episodes(info.root, with_images=False, success=success)
+    kept = (episode for episode in read if not episode.discarded)
+    return without_verdict(kept, config.path, lambda: judges_some(info.root), option="--demos.failed")
 
 
 def demo_weights(config: DemosConfig, bench: Bench) -> dict[int, NDArray[np.float32]] | None:

@@ -72,7 +72,13 @@ def with_one_task(episodes: Sequence[DatasetEpisode], dataset: str) -> list[Data
     return found
 
 
-def without_verdict(episodes: Iterable[DatasetEpisode], dataset: str, judges: Callable[[], bool]) -> set[int]:
+def without_verdict(
+    episodes: Iterable[DatasetEpisode],
+    dataset: str,
+    judges: Callable[[], bool],
+    *,
+    option: str = "--failed",
+) -> set[int]:
     """Return the numbers of the episodes to leave out because nobody says whether they succeeded; say how many.
 
     None is left out of a dataset that says it of no episode: such a dataset holds successes alone, which is said as well.
@@ -81,6 +87,7 @@ def without_verdict(episodes: Iterable[DatasetEpisode], dataset: str, judges: Ca
         episodes: The episodes, without pictures.
         dataset: Where they are from.
         judges: Whether the dataset says it of any episode; it is asked where one of these has no verdict.
+        option: What names failures on the command line.
     """
     unjudged = {episode.index for episode in episodes if episode.success is None}
     if not unjudged:
@@ -88,16 +95,18 @@ def without_verdict(episodes: Iterable[DatasetEpisode], dataset: str, judges: Ca
     if judges():
         log.warning(
             "%s: %d episodes are left out, of which nobody says whether they succeeded, as the dataset says of others:"
-            " name those that failed with --failed",
+            " name those that failed with %s",
             dataset,
             len(unjudged),
+            option,
         )
         return unjudged
     log.warning(
         "%s: nobody says of %d episodes whether they succeeded, and they are taken for successes: name those that"
-        " failed with --failed, or the others with --episodes",
+        " failed with %s",
         dataset,
         len(unjudged),
+        option,
     )
     return set()
 

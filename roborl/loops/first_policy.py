@@ -54,7 +54,7 @@ def first_policy(
     failures: list[DatasetEpisode] = []
     for episode in episodes:
         go_on()
-        # One that nobody judged is taken for a demonstration, as everywhere.
+        # One that nobody judged is among them only where nobody judged any: then it is taken for a demonstration.
         (failures if episode.success is False else demonstrations).append(_small(episode, bench))
     data = cloning_data(
         demonstrations,

@@ -17,9 +17,11 @@ from roborl.clock import FakeClock
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_writer import write_dataset
 from roborl.data.weights import write_weights
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, CameraUse, load_bench
+from roborl.envs.bench_maps import state_map
 from roborl.envs.config_sim_robot import SimCameraConfig
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
@@ -37,7 +39,7 @@ from roborl.loops.demonstrations import (
 )
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import script_maker
-from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
+from roborl.testing.episodes import ACTION, lerobot_recording, random_episode, write_episodes
 from roborl.testing.stub_robot import StubRobot, StubRobotConfig
 from roborl.types import EndCause
 
@@ -309,6 +311,40 @@ def test_failures_come_only_when_asked_for_and_do_not_count_as_demonstrations(tm
     assert [episode.success for episode in bench_demos(config, bench)] == [True]
     both = list(bench_demos(replace(config, failures=True), bench))
     assert sorted(bool(episode.success) for episode in both) == [False, False, True]
+
+
+def test_what_nobody_judged_is_no_demonstration_where_others_are_judged(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a run: successes, a failure, and what ran out of time or was stopped by the watchdog."""
+    names = state_map(bench).names
+    shape = {
+        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
+        "state": np.zeros((7, len(names)), np.float32),
+    }
+    unjudged = shape | {"success": None, "reward": np.zeros(6, np.float32)}
+    changes = (
+        shape,
+        unjudged | {"end": EndCause.TIME_LIMIT},
+        shape | {"success": False, "end": EndCause.FAILURE},
+        unjudged | {"end": EndCause.WATCHDOG},
+        unjudged | {"end": EndCause.TIME_LIMIT},
+    )
+    episodes = [random_episode(seed, **changed) for seed, changed in enumerate(changes)]
+    write_dataset(
+        tmp_path / "d", episodes, fps=round(bench.policy_hz), state_names=names, action_names=ACTION
+    )
+    config = DemosConfig(path=str(tmp_path / "d"))
+
+    def taken(config: DemosConfig) -> dict[int, bool | None]:
+        return {demo.key.episode: demo.success for demo in bench_demos(config, bench)}
+
+    assert taken(config) == {0: True}
+    (said,) = caplog.messages
+    assert "3 episodes are left out, of which nobody says" in said
+    assert "--demos.failed" in said
+    assert taken(replace(config, failures=True, failed=[4])) == {0: True, 2: False, 4: False}
+    assert taken(replace(config, success="all")) == dict.fromkeys(range(5), True)
 
 
 def write_unpaid(folder: Path) -> None:
