@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lerobot.configs import FeatureType
+from lerobot.processor import UnnormalizerProcessorStep
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from numpy.typing import NDArray
 from torch.nn import functional
@@ -271,11 +272,19 @@ class LeRobotPolicy:
 
     def _reach(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the action in the middle of what the network commands, float32 (a,), and which parts of it it does command."""
+        after = self._parts.after
+        # Some kinds write more numbers than an action has, and the post-processor drops those behind it.
+        width = next(
+            (
+                step.features[ACTION].shape[0]
+                for step in after.steps
+                if isinstance(step, UnnormalizerProcessorStep)
+            ),
+            self.action_dim,
+        )
         with torch.inference_mode():
             middle, beside = (
-                self._parts.after(torch.full((1, 1, self.action_dim), value, device=self._device))[0, 0]
-                .cpu()
-                .float()
+                after(torch.full((1, 1, width), value, device=self._device))[0, 0].cpu().float()
                 for value in (0.0, 1.0)
             )
         commanded = (beside - middle).abs() >= _LEAST_UNIT

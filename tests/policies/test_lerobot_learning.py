@@ -18,6 +18,7 @@ from roborl.images import square
 from roborl.policies import load_policy
 from roborl.policies.exploration import ExplorationConfig
 from roborl.policies.lerobot_learning import OnlineForm, learnt_parameters, sample_losses, save_learnt
+from roborl.policies.lerobot_opening import LeRobotParts
 from roborl.policies.lerobot_policy import LeRobotPolicy
 from roborl.testing.check_policy import noise_observations
 from roborl.testing.tiny_policies import build_tiny_policy
@@ -227,6 +228,53 @@ def test_what_stood_still_in_its_training_data_is_not_imitated(
     assert torch.equal(found[0], found[1])
     assert float(found[0].max()) < 100.0
     assert not torch.allclose(found[0], found[2])
+
+
+def test_a_kind_that_pads_its_actions_learns_from_those_of_the_bench() -> None:
+    """EVO-1's own processors, around a network that says what it is given."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.factory import make_policy_config, make_pre_post_processors
+
+    class Network(torch.nn.Linear):
+        def forward(self, batch: dict[str, Any], reduction: str = "none") -> Any:
+            self.given = batch["action"]
+            return self.given.sum(dim=(1, 2)), {}
+
+    config: Any = make_policy_config(
+        "evo1",
+        device="cpu",
+        push_to_hub=False,
+        chunk_size=4,
+        n_action_steps=4,
+        input_features={
+            "observation.images.front": PolicyFeature(type=FeatureType.VISUAL, shape=(3, PX, PX)),
+            "observation.state": PolicyFeature(type=FeatureType.STATE, shape=(3,)),
+        },
+        output_features={"action": PolicyFeature(type=FeatureType.ACTION, shape=(2,))},
+    )
+    stood = {"min": np.float32([-0.5, 0.1]), "max": np.float32([0.5, 0.1])}
+    known = {"observation.state": {"min": -np.ones(3), "max": np.ones(3)}, "action": stood}
+    before, after = make_pre_post_processors(config, dataset_stats=known)
+    parts = LeRobotParts(
+        kind="evo1",
+        config=config,
+        model=Network(1, 1),
+        before=before,
+        after=after,
+        known=frozenset(known) | {"observation.images.front"},
+        renamed={},
+        trains=frozenset({"weight", "bias"}),
+    )
+    policy = LeRobotPolicy(parts, online=OnlineForm(image_px=PX))
+    images = {"front": np.zeros((1, PX, PX, 3), np.uint8)}
+    given = []
+    for part_that_stood_still in (0.1, 0.7):
+        chunk = np.float32([[[0.25, part_that_stood_still]] * 4])
+        policy.losses(images, np.zeros((1, 3), np.float32), chunk, np.array([4]))
+        given.append(parts.model.given)
+    assert given[0].shape == (1, 4, config.max_action_dim)
+    assert torch.allclose(given[0][..., 0], torch.tensor(0.5)), "half of what the network can command"
+    assert torch.equal(given[0], given[1])
 
 
 @pytest.mark.parametrize("use_vae", [False, True])
