@@ -66,7 +66,7 @@ class WatchConfig:
     deadline_s: float = 30.0
     # Stop after so many observations; 0 for all, on a bench until Ctrl-C.
     count: int = 0
-    # Folder for progress.json, and of a recording also progress.mp4; empty for none.
+    # Folder for progress.json, and of a recording also progress.mp4, as far as it came before a fault; empty for none.
     out: str = ""
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ def watch(
     on_score: OnScore = lambda score, time_s: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Watched:
-    """Watch a source to its end, or until told to stop.
+    """Watch a source to its end, or until told to stop; what was scored until a fault is written as well.
 
     Args:
         config: What, and who judges.
@@ -130,6 +130,7 @@ def watch(
         ConfigError: If there is no such source, the server refuses the session, or its model looks at a view that the
             source lacks or counts on observations at another rate than the source's.
         DatasetError: If the source or the demonstration cannot be read.
+        RobotError: If a camera of the bench gives no picture.
         DeadlineExceeded: If server or scores do not come in time.
     """
     if config.out:
@@ -156,10 +157,16 @@ def watch(
         )
         stack.callback(line.leave)
         judge = meet(line, config.deadline_s)
-        watched = _Watch(config, source, line, lane, on_score, stopping).run()
+        watching = _Watch(config, source, line, lane, on_score, stopping)
+        try:
+            watching.run()
+        except Exception as error:
+            if config.out and watching.watched.scores:
+                _write(config, source, watching.watched, judge.info.about, fault=str(error))
+            raise
     if config.out:
-        _write(config, source, watched, judge.info.about)
-    return watched
+        _write(config, source, watching.watched, judge.info.about)
+    return watching.watched
 
 
 class _Lost(Exception):
@@ -184,20 +191,26 @@ class _Watch:
         self._paced = lane is Lane.LIVE and not source.live
         self._times_s: dict[int, float] = {}
         self._due: dict[int, float] = {}
+        self._watched = self._before = Watched()
 
-    def run(self) -> Watched:
+    @property
+    def watched(self) -> Watched:
+        """What was seen, in the pass that brought the most scores."""
+        return max(self._watched, self._before, key=lambda watched: len(watched.scores))
+
+    def run(self) -> None:
         while True:
             self._session: str | None = None
             self._waiting: Observation | None = None
             self._sent: int | None = None  # the last that was sent, until its score is here
-            self._watched = Watched()
+            self._watched, self._before = Watched(), self.watched
             try:
-                return replace(self._watched, shown=self._show_all())
+                return self._show_all()
             except _Lost:
                 continue
 
-    def _show_all(self) -> int:
-        """Return how many observations there were, once the last is scored or it is told to stop."""
+    def _show_all(self) -> None:
+        """Show one observation after the other, until the last is scored or it is told to stop."""
         shown, began = 0, time.monotonic()
         with self._views() as views:
             for seen in views:
@@ -211,13 +224,13 @@ class _Watch:
                 while (early_s := due - time.monotonic()) > 0 and not self._stopping():
                     self._turn(min(early_s, _POLL_S))
                 self._times_s[shown], self._due[shown] = view.time_s, due
+                self._watched = replace(self._watched, shown=shown + 1)
                 self._show(_observation(view, shown))
                 shown += 1
             while self._waits and not self._stopping():
                 self._turn(_POLL_S)
         if self._session is not None:
             self._line.close(self._session)
-        return shown
 
     @contextmanager
     def _views(self) -> Iterator[Iterator[tuple[float, View] | None]]:
@@ -286,7 +299,14 @@ def _observation(view: View, index: int) -> Observation:
     return Observation(frames=frames, state=view.state, stamp_ns=0)
 
 
-def _write(config: WatchConfig, source: WatchSource, watched: Watched, about: Mapping[str, Any]) -> None:
+def _write(
+    config: WatchConfig,
+    source: WatchSource,
+    watched: Watched,
+    about: Mapping[str, Any],
+    *,
+    fault: str | None = None,
+) -> None:
     folder = Path(config.out)
     rows = [
         {
@@ -300,7 +320,13 @@ def _write(config: WatchConfig, source: WatchSource, watched: Watched, about: Ma
         }
         for score, time_s in zip(watched.scores, watched.times_s, strict=True)
     ]
-    document = {"source": config.source, **watched.figures(), "about": about, "scores": rows}
+    document = {
+        "source": config.source,
+        **watched.figures(),
+        "fault": fault,
+        "about": about,
+        "scores": rows,
+    }
     write_whole(folder / "progress.json", as_json(document, indent=1) + "\n")
     valid = [score for score in watched.scores if score.valid]
     if source.live or not valid:

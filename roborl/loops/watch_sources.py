@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.errors import ConfigError, DatasetError, RobotError
+from roborl.errors import ConfigError, DatasetError, RobotError, spelt_out
 from roborl.loops.footage import KEYFRAMES, read_instructions
 from roborl.paths import bench_file
 from roborl.types import Image, Vector
@@ -185,6 +185,7 @@ def _bench(name: str, rate_hz: float) -> WatchSource:
     from lerobot.cameras.utils import make_cameras_from_configs
 
     from roborl.envs.bench import load_bench
+    from roborl.envs.servos import DEVICE_FAULTS
 
     bench = load_bench(name)
     configs: dict[str, Any] = dict(getattr(bench.robot, "cameras", {}))
@@ -194,23 +195,38 @@ def _bench(name: str, rate_hz: float) -> WatchSource:
             remedy="Watch a recording of it instead",
         )
 
+    @contextmanager
+    def asked(view: str) -> Iterator[None]:
+        try:
+            yield
+        except DEVICE_FAULTS as error:
+            raise RobotError(
+                f"The camera {view!r} of the bench gives no picture",
+                seen=spelt_out(error),
+                allowed="a picture whenever it is asked for one",
+                remedy="Check its cable and its entry in the bench file, and that no other program has it open",
+            ) from error
+
+    def let_go(camera: Any) -> None:
+        with suppress(*DEVICE_FAULTS):  # one that is unplugged may not even close
+            camera.disconnect()
+
     def read() -> Iterator[View]:
         with ExitStack() as stack:
             cameras = make_cameras_from_configs(configs)
-            for camera in cameras.values():
-                try:
+            for view, camera in cameras.items():
+                with asked(view):
                     camera.connect()
-                except (ConnectionError, OSError, RuntimeError) as error:
-                    raise RobotError(
-                        "A camera of the bench cannot be opened", seen=f"{camera}: {error}"
-                    ) from error
-                stack.callback(camera.disconnect)
+                stack.callback(let_go, camera)
             began = time.monotonic()
             due = began
             while True:
                 time.sleep(max(0.0, due - time.monotonic()))
                 due = max(due + 1.0 / rate_hz, time.monotonic())
-                images = {view: np.asarray(camera.async_read(), np.uint8) for view, camera in cameras.items()}
+                images = {}
+                for view, camera in cameras.items():
+                    with asked(view):
+                        images[view] = np.asarray(camera.async_read(), np.uint8)
                 yield View(images=images, state=_NO_STATE, time_s=time.monotonic() - began)
 
     return WatchSource(cameras=tuple(configs), task=bench.task, live=True, rate_hz=rate_hz, read=read)

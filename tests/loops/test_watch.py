@@ -1,14 +1,16 @@
 """The monitor on videos, datasets and cameras, against a real server."""
 
 import json
+import math
 import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
 from roborl.cli.main import main as roborl
-from roborl.errors import ConfigError, DeadlineExceeded
+from roborl.errors import ConfigError, DeadlineExceeded, RobotError
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.score_episodes import score_over
 from roborl.loops.score_line import ScoreLine
@@ -21,6 +23,20 @@ from roborl.testing.episodes import random_episode, write_episodes
 from roborl.types import Frame, Observation
 
 PICTURE = np.full((48, 64, 3), 51, np.uint8)
+BENCH = """
+robot:
+  type: so101_follower
+  port: /dev/null
+  cameras:
+    front: {type: opencv, index_or_path: 0, height: 48, width: 64, fps: 30}
+model: so101_sim
+task: make it bright
+if_control_dies: nothing moves
+cameras:
+  front: {height_px: 48, width_px: 64}
+image_px: 48
+max_steps: 10
+"""
 
 
 def brightening(path, count=30, fps=30.0, levels=None):
@@ -207,39 +223,45 @@ def test_a_place_without_cameras_is_told(place, words):
         WatchConfig()
 
 
-def test_the_cameras_of_a_bench_are_watched_live_until_stopped(tmp_path, monkeypatch):
-    class Camera:
-        connected = False
+class Camera:
+    """Gives as many pictures as it is told, and then none."""
 
-        def connect(self):
-            self.connected = True
+    def __init__(self, pictures=math.inf):
+        self.connected, self._left = False, pictures
 
-        def async_read(self):
-            assert self.connected
-            return np.full((48, 64, 3), 51, np.uint8)
+    def connect(self):
+        self.connected = True
 
-        def disconnect(self):
-            self.connected = False
+    def async_read(self):
+        assert self.connected
+        self._left -= 1
+        if self._left < 0:
+            raise TimeoutError("Timed out waiting for frame from camera OpenCVCamera(0) after 200 ms.")
+        return PICTURE
 
+    def disconnect(self):
+        self.connected = False
+        if self._left < 0:
+            raise OSError("No such device")
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """Return a function that writes a bench with a camera."""
+
+    def write(camera):
+        monkeypatch.setattr(
+            "lerobot.cameras.utils.make_cameras_from_configs", lambda configs: {"front": camera}
+        )
+        path = tmp_path / "bench.yaml"
+        path.write_text(BENCH)
+        return str(path)
+
+    return write
+
+
+def test_the_cameras_of_a_bench_are_watched_live_until_stopped(bench):
     camera = Camera()
-    monkeypatch.setattr("lerobot.cameras.utils.make_cameras_from_configs", lambda configs: {"front": camera})
-    bench = tmp_path / "bench.yaml"
-    bench.write_text(
-        """
-robot:
-  type: so101_follower
-  port: /dev/null
-  cameras:
-    front: {type: opencv, index_or_path: 0, height: 48, width: 64, fps: 30}
-model: so101_sim
-task: make it bright
-if_control_dies: nothing moves
-cameras:
-  front: {height_px: 48, width_px: 64}
-image_px: 48
-max_steps: 10
-"""
-    )
 
     class Slow(BrightnessJudge):
         def answer(self, queries):
@@ -249,13 +271,36 @@ max_steps: 10
     with serving({"m": BrightnessModel(judge=Slow())}, ServeConfig(endpoint="tcp://127.0.0.1:*")) as server:
         began = time.monotonic()
         watched = watch(
-            WatchConfig(source=str(bench), server=server.endpoint, rate_hz=30),
+            WatchConfig(source=bench(camera), server=server.endpoint, rate_hz=30),
             stopping=lambda: time.monotonic() - began > 2.0,
         )
     assert not camera.connected
     assert watched.shown > 20
     assert 5 < len(watched.scores) < watched.shown / 2
     assert max(watched.round_trips_ms) < 500
+
+
+def test_a_camera_that_drops_out_is_named_and_what_was_scored_is_kept(bench, tmp_path):
+    camera, out = Camera(pictures=8), tmp_path / "out"
+    with serving({"m": BrightnessModel()}) as server:
+        told = WatchConfig(source=bench(camera), server=server.endpoint, out=str(out))
+        with pytest.raises(RobotError, match=r"front.*after 200 ms.*Allowed.*cable") as fault:
+            watch(told)
+    assert not camera.connected
+    written = json.loads((out / "progress.json").read_text())
+    assert written["observations"] == 8
+    assert len(written["scores"]) > 4
+    assert written["fault"] == str(fault.value)
+
+
+def test_scores_before_a_server_is_lost_are_kept(tmp_path):
+    place, out = brightening(tmp_path / "up.mp4"), tmp_path / "out"
+    with ExitStack() as stack:
+        server = stack.enter_context(serving({"m": BrightnessModel()}))
+        told = WatchConfig(source=place, server=server.endpoint, out=str(out), deadline_s=0.5)
+        with pytest.raises(DeadlineExceeded):
+            watch(told, on_score=lambda score, _: stack.close() if score.frame_id == 9 else None)
+    assert len(json.loads((out / "progress.json").read_text())["scores"]) >= 10
 
 
 def test_a_score_is_heard_between_two_pictures(monkeypatch):
