@@ -16,6 +16,7 @@ from roborl.rewards.adaptation.lessons import Lessons
 from roborl.rewards.adaptation.weights import LearningWeights
 from roborl.rewards.prompts import PromptConfig
 from roborl.rewards.settings import ADAPTER, RECORD, SETTINGS
+from roborl.rewards.training.learnt_from import FILE as LEARNT_FROM
 
 _SETTING_FILES = (".json", ".jinja", ".txt", ".model")
 
@@ -33,7 +34,8 @@ def save_adapted(
     """Write a trained judge; its weights appear last, so a torn save does not load.
 
     Args:
-        folder: Where to; what an earlier run left of a judge there is replaced.
+        folder: Where to; what an earlier run left of a judge there is replaced. What it learnt from is written by whoever
+            knows the episodes, and stays.
         lessons: What it learnt, and its settings.
         weights: What learnt.
         method: Which weights those are.
@@ -48,9 +50,9 @@ def save_adapted(
     weights.write(staging)
     if method is Method.FULL:
         for path in base.iterdir():
-            # The processor and the rest, as they are, but for the network's own description.
-            described = path.name == CONFIG or path.name.endswith(".index.json")
-            if path.suffix in _SETTING_FILES and not described:
+            # The processor and the rest, as they are, but for the network's own description and what tells of its training.
+            written = path.name in (CONFIG, RECORD, LEARNT_FROM) or path.name.endswith(".index.json")
+            if path.suffix in _SETTING_FILES and not written:
                 shutil.copyfile(path, staging / path.name)
     words, text = lessons.wording()
     (staging / words).write_text(text)

@@ -6,6 +6,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,17 @@ from roborl.loops.benchmarks.reward_cohort import Cohort, read_cohort
 from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.reward_training.training_episodes import read_training
+from roborl.rewards.adaptation.config import Method
+from roborl.rewards.adaptation.hops import HopLessons
+from roborl.rewards.adaptation.saving import save_adapted
+from roborl.rewards.dopamine import DopamineConfig, DopamineModel
+from roborl.rewards.dopamine_question import CONTRACT
+from roborl.rewards.hop_pairs import PairConfig
+from roborl.rewards.prompts import own_prompt
+from roborl.rewards.settings import RECORD
 from roborl.rewards.training.learnt_from import FILE, Origin, learnt, read_learnt, write_learnt
 from roborl.testing.episodes import crossing_episode, write_episodes
+from roborl.testing.vlms import ScriptedVlm
 
 TINY = "--model.image_px 16 --model.frame_dim 8 --model.dim 8 --model.members 1 --training.steps 2 --training.threads 1"
 
@@ -156,6 +167,26 @@ def test_every_kind_of_training_says_what_it_learnt_from_and_a_judge_that_goes_o
     assert two is not None
     assert (len(one.origins), len(two.origins)) == (2, 9)
     assert one.origins < two.origins
+
+
+def test_a_judge_whose_weights_all_went_on_learning_says_what_both_trainings_learnt_from(
+    tmp_path: Path,
+) -> None:
+    first, out = tmp_path / "first", tmp_path / "second"
+    write_learnt(first, learnt([Origin(content="a")]))
+    (first / "tokenizer.json").write_text("{}")
+    (first / RECORD).write_text("{}")
+    both = learnt([Origin(content="b")], read_learnt(str(first)))
+    write_learnt(out, both)
+    judge: Any = ScriptedVlm(lambda query: None)
+    model = DopamineModel(judge=judge, prompt=own_prompt(CONTRACT), config=DopamineConfig())
+    weights: Any = SimpleNamespace(write=lambda folder: None)
+    save_adapted(
+        out, HopLessons(model, PairConfig()), weights, method=Method.FULL, base=first, record={"steps": 1}
+    )
+    assert read_learnt(f"dopamine:{out}") == both
+    assert json.loads((out / RECORD).read_text()) == {"steps": 1}
+    assert (out / "tokenizer.json").is_file()
 
 
 def test_a_place_names_the_folder_that_says_what_was_learnt_from(tmp_path: Path) -> None:
