@@ -153,7 +153,12 @@ def successes(files: Files) -> set[int]:
 
 
 def write_annotations(
-    root: Path, subtasks: Mapping[int, Sequence[Subtask]], *, prefix: str = "sparse", language: bool = True
+    root: Path,
+    subtasks: Mapping[int, Sequence[Subtask]],
+    *,
+    prefix: str = "sparse",
+    language: bool = True,
+    fresh: Collection[int] | None = None,
 ) -> dict[str, float]:
     """Write sub-tasks into a dataset, replacing those of the same prefix.
 
@@ -162,19 +167,22 @@ def write_annotations(
         subtasks: By episode index. Episodes that are absent become unannotated.
         prefix: "sparse" or "dense".
         language: Also write ``language_persistent``, which rewrites the data files.
+        fresh: The episodes that are annotated anew, by default all. The sub-tasks of others are carried over as somebody
+            wrote them: LeRobot's own tool gives whole seconds, so that they may overlap or last no frame.
 
     Returns:
         The stage shares that now stand in the dataset.
 
     Raises:
-        DatasetError: If an annotation does not fit its episode.
+        DatasetError: If a fresh annotation does not fit its episode.
     """
     files = load_files(root, to_write=True)
     fps = float(files.info["fps"])
     lengths = {int(row["episode_index"]): int(row["length"]) for row in files.episodes}
     given = {index: tuple(marks) for index, marks in subtasks.items() if marks}
     for index, marks in given.items():
-        _check_fits(index, marks, lengths)
+        if fresh is None or index in fresh:
+            _check_fits(index, marks, lengths)
     names = [f"{prefix}_subtask_", *(["subtask_"] if prefix == "sparse" else [])]
     values: dict[str, dict[int, Any]] = {
         "names": {i: [s.name for s in marks] for i, marks in given.items()},
@@ -187,7 +195,9 @@ def write_annotations(
     add_episode_columns(root, columns, {f"{start}{name}": _TYPES[name] for start in names for name in values})
     whole = successes(files)
     # A failure may stop anywhere or go back, so only successes say how long a stage takes.
-    shares = stage_shares([marks for index, marks in given.items() if index in whole])
+    shares = stage_shares(
+        [[m for m in marks if m.start < m.end] for index, marks in given.items() if index in whole]
+    )
     write_json(root / "meta" / f"temporal_proportions_{prefix}.json", shares)
     if language:
         write_language(root, given)

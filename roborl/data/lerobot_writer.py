@@ -7,7 +7,7 @@ import importlib
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -233,12 +233,12 @@ class DatasetWriter:
         forget_before(self._path)
         clear_drafts(self._path)
 
-    def _annotate(self, episodes: Iterable[int]) -> None:
-        """Write the sub-tasks, into the data files only those of these episodes: the others have them."""
+    def _annotate(self, fresh: Collection[int]) -> None:
+        """Write the sub-tasks, into the data files only those of fresh episodes: the others have them."""
         if any(self._subtasks.values()):
-            write_annotations(self._path, self._subtasks, language=False)
+            write_annotations(self._path, self._subtasks, language=False, fresh=fresh)
         if self._language:
-            write_language(self._path, self._subtasks, episodes=set(episodes))
+            write_language(self._path, self._subtasks, episodes=fresh)
 
     def _check(self, episode: DatasetEpisode) -> None:
         seen = {name: pixels.shape[1:3] for name, pixels in episode.images.items()}

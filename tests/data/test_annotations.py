@@ -117,6 +117,19 @@ def test_recording_goes_on_after_an_annotation_which_stays_in_both_formats(
     assert [f["language_events"] for f in frames] == [[]] * 7
 
 
+@pytest.mark.parametrize("end", [4, 3])
+def test_a_dataset_with_marks_that_lerobot_did_not_check_can_be_continued(dataset: Path, end: int) -> None:
+    """Its tool gives whole seconds: one sub-task may begin before the last one's end, or end where it begins."""
+    theirs = (mark("reach", 0, 4), mark("lift", 3, end))
+    write_annotations(dataset, {0: theirs}, language=False, fresh=())
+    write_episodes(dataset, random_episode(9))
+    first, *_, last = read_episodes(dataset, with_images=False)
+    assert first.subtasks == theirs
+    assert last.subtasks == random_episode(9).subtasks
+    shares = json.loads((dataset / "meta" / "temporal_proportions_sparse.json").read_text())
+    assert all(share > 0 for share in shares.values())
+
+
 def test_a_kill_before_new_marks_are_written_beside_old_ones_loses_neither(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

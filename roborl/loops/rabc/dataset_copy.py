@@ -80,4 +80,4 @@ def _annotate(dataset: Path, copy: Path, places: dict[int, int]) -> None:
             if int(row["episode_index"]) in places
         }
         if any(marks.values()):
-            write_annotations(copy, marks, prefix=prefix, language=False)
+            write_annotations(copy, marks, prefix=prefix, language=False, fresh=())

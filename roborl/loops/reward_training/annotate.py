@@ -32,6 +32,15 @@ def read_marks(dataset: Path, *, prefix: str = "sparse") -> dict[int, tuple[Subt
         dataset: Its folder.
         prefix: "sparse" or "dense"; without sparse ones in ``meta/episodes``, ``language_persistent`` is read.
     """
+    lasting = {
+        index: tuple(m for m in marks if m.start < m.end)
+        for index, marks in _standing(dataset, prefix).items()
+    }
+    return {index: marks for index, marks in lasting.items() if marks}
+
+
+def _standing(dataset: Path, prefix: str) -> dict[int, tuple[Subtask, ...]]:
+    """Return the sub-tasks of every episode as somebody wrote them, such as last no frame among them."""
     files = load_files(dataset)
     fps = float(files.info["fps"])
     rows = {
@@ -40,8 +49,7 @@ def read_marks(dataset: Path, *, prefix: str = "sparse") -> dict[int, tuple[Subt
     }
     if prefix == "sparse" and not any(rows.values()) and LANGUAGE in files.features:
         rows = {e.index: e.subtasks for e in read_episodes(dataset, with_images=False)}
-    lasting = {index: tuple(m for m in marks if m.start < m.end) for index, marks in rows.items()}
-    return {index: marks for index, marks in lasting.items() if marks}
+    return rows
 
 
 def apply_marks(
@@ -65,8 +73,8 @@ def apply_marks(
     Raises:
         DatasetError: If a mark does not fit its episode; nothing is changed then.
     """
-    kept = {} if replace_all else read_marks(dataset, prefix=prefix)
-    return write_annotations(dataset, {**kept, **marks}, prefix=prefix)
+    kept = {} if replace_all else _standing(dataset, prefix)
+    return write_annotations(dataset, {**kept, **marks}, prefix=prefix, fresh=marks.keys())
 
 
 def write_page(

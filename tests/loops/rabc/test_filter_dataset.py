@@ -13,6 +13,8 @@ import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from roborl.cli.main import main as roborl
+from roborl.data.annotations import write_annotations
+from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, read_progress, write_progress
 from roborl.data.weights import read_weights
@@ -146,6 +148,14 @@ def test_a_dataset_of_the_second_version_is_not_copied(labelled: Path, tmp_path:
         ):
             copy_episodes(old, tmp_path / "out", chosen)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_copy_has_the_marks_that_stand_in_the_dataset_even_where_they_overlap(tmp_path: Path) -> None:
+    write_episodes(tmp_path / "d", *[random_episode(seed, subtasks=()) for seed in range(3)])
+    theirs = (Subtask(name="reach", start=0, end=4), Subtask(name="lift", start=3, end=6))
+    write_annotations(tmp_path / "d", {0: theirs, 2: theirs}, language=False, fresh=())
+    copy_episodes(tmp_path / "d", tmp_path / "out", [0, 2])
+    assert [e.subtasks for e in read_episodes(tmp_path / "out", with_images=False)] == [theirs, theirs]
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,18 @@ def test_marks_that_end_behind_the_last_row_do_not_keep_others_from_being_annota
     assert read_marks(root)[0] == marks
 
 
+@pytest.mark.parametrize("end", [6, 3])
+def test_marks_that_lerobot_did_not_check_do_not_keep_others_from_being_annotated(
+    dataset: Path, end: int
+) -> None:
+    theirs = (Subtask(name="grab", start=0, end=4), Subtask(name="carry", start=3, end=end))
+    write_annotations(dataset, {0: theirs}, fresh=())
+    apply_marks(dataset, {1: [Subtask(name="grab", start=0, end=6)]})
+    assert next(read_episodes(dataset, with_images=False)).subtasks == theirs
+    with pytest.raises(DatasetError, match=r"carry.*does not fit episode 1"):
+        apply_marks(dataset, {1: theirs})
+
+
 def test_misuse_is_explained(dataset: Path, tmp_path: Path) -> None:
     lerobot_recording(tmp_path / "f", [4])
     with pytest.raises(ConfigError, match=r"names of the sub-tasks.*--stages"):
