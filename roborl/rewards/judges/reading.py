@@ -186,7 +186,8 @@ class Reader:
         if first == last:
             return embeds, [embeds[:0]] * layers
         seen = torch.cat([sight.embeds for sight in turn.sights])[first:last]
-        embeds[visual.to(device)] = seen.to(embeds)
+        # Not in place: under activation checkpointing the embeddings are a leaf that takes a gradient.
+        embeds = embeds.masked_scatter(visual[:, None].to(device), seen.to(embeds))
         deep = [
             torch.cat([sight.deep[i] for sight in turn.sights])[first:last].to(embeds) for i in range(layers)
         ]

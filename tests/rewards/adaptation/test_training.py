@@ -231,10 +231,10 @@ def test_accumulated_batches_are_one_step(settings, tmp_path):
         assert torch.quantile((weights - weights_of(other)[name]).abs().float(), 0.9) < 1e-4
 
 
-def test_checkpointing_changes_nothing_but_memory(settings, tmp_path):
-    runs = [
-        a_run(settings, replace(BRIEF, steps=1, checkpointing=c), tmp_path / str(c))[1] for c in (False, True)
-    ]
+@pytest.mark.parametrize("method", list(Method))
+def test_checkpointing_changes_nothing_but_memory(settings, tmp_path, method):
+    training = replace(BRIEF, steps=1, method=method)
+    runs = [a_run(settings, replace(training, checkpointing=c), tmp_path / str(c))[1] for c in (False, True)]
     assert runs[0].last_loss == pytest.approx(runs[1].last_loss, rel=1e-5)
     one, other = map(weights_of, runs)
     assert all(torch.quantile((one[n] - other[n]).abs().float(), 0.9) < 1e-4 for n in one)
