@@ -341,5 +341,4 @@ def _write(
         )
         for i, view in zip(range(length), source.read(), strict=False)
     )
-    rate_hz = (length - 1) / max(watched.times_s[-1] - watched.times_s[0], 1e-9) if length > 1 else 10.0
-    write_video(folder / "progress.mp4", pictures, fps=min(max(rate_hz, 1.0), 60.0))
+    write_video(folder / "progress.mp4", pictures, fps=min(max(source.rate_hz, 1.0), 60.0))

@@ -280,6 +280,18 @@ def test_the_cameras_of_a_bench_are_watched_live_until_stopped(bench):
     assert max(watched.round_trips_ms) < 500
 
 
+def test_the_video_with_the_curve_plays_at_the_pace_of_what_was_watched(tmp_path, monkeypatch):
+    place, seen, rates_hz = brightening(tmp_path / "up.mp4", fps=10.0), [], []
+    monkeypatch.setattr("roborl.loops.watch.write_video", lambda *_, fps: rates_hz.append(fps))
+    with serving({"m": BrightnessModel()}) as server:
+        watch(
+            WatchConfig(source=place, server=server.endpoint, out=str(tmp_path / "out")),
+            on_score=lambda score, _: seen.append(score.frame_id),
+            stopping=lambda: len(seen) > 2,
+        )
+    assert rates_hz == [10.0]
+
+
 def test_a_camera_that_drops_out_is_named_and_what_was_scored_is_kept(bench, tmp_path):
     camera, out = Camera(pictures=8), tmp_path / "out"
     with serving({"m": BrightnessModel()}) as server:
