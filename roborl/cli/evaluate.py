@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from roborl.errors import ConfigError
+from roborl.loops.references_config import ReferencesConfig
 from roborl.loops.seeds import scene_seed
 
 ScenePurpose = Literal["evaluation", "tuning"]
@@ -39,6 +40,8 @@ class Config:
     video_episodes: int = 4  # how many episodes it shows
     # reward model that watches, named as for roborl serve; its progress is drawn on the video
     reward: str = ""
+    # the demonstration that it is shown
+    references: ReferencesConfig = field(default_factory=ReferencesConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("replan_steps", 0), ("threads", 1)):
@@ -56,6 +59,7 @@ def main(config: Config) -> dict[str, Any]:
     from roborl.envs.bench import load_bench
     from roborl.envs.robot_env import RobotEnv
     from roborl.loops.evaluate import FIGURES, EvaluatedEpisode, evaluate
+    from roborl.loops.references import read_demonstration
     from roborl.loops.requirements import Requirement
 
     requirement = Requirement.parse(config.require, FIGURES) if config.require else None
@@ -79,6 +83,7 @@ def main(config: Config) -> dict[str, Any]:
         [scene_seed(config.purpose, config.seed, index) for index in range(config.episodes)],
         replan_steps=config.replan_steps or None,
         reward_model=_reward_model(config.reward),
+        references=read_demonstration(config.references, sorted(bench.cameras), bench.task),
         table=config.table,
         video=config.video,
         video_episodes=config.video_episodes,

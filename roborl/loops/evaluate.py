@@ -121,7 +121,8 @@ def evaluate(
         on_episode: Told each outcome and how many are done.
 
     Raises:
-        ConfigError: If there is no scene, or the policy's actions do not fit.
+        ConfigError: If there is no scene, the policy's actions do not fit, or the reward model lacks a reference; that last is
+            seen before the first episode.
         OSError: If table or video cannot be written; that is seen before the first episode.
     """
     if not seeds:
@@ -132,6 +133,8 @@ def evaluate(
     shown: list[Image] = []
     env = env_factory()
     try:
+        if reward_model is not None:
+            reward_model.start(env.task, references or {})
         policy = make_policy(env)
         if table is not None:
             table.write_text("")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from roborl.cli.main import main
 from roborl.clock import Deadline
 from roborl.codec import join
 from roborl.data.arena import ArenaReader
@@ -384,6 +385,24 @@ def test_a_monitor_shows_the_demonstration_with_every_session(lamps: Path, tmp_p
     assert figures["last"] == pytest.approx(0.5, abs=0.05)
     told_of = digest(read_demonstration(shown.references, ["front"], TASK))
     assert figures["version"] == f"brightness-front-{told_of}"
+
+
+def test_an_evaluation_shows_it_and_says_before_the_first_episode_that_it_is_lacking(
+    lamps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("roborl.rewards.registry.load_reward_model", lambda place: TowardsModel(("front",)))
+    table = tmp_path / "t.jsonl"
+    command = ["evaluate", "--policy", "scripted", "--scene", "Reach", "--episodes", "1", "--reward", "stub"]
+    assert main([*command, "--table", str(table)]) == 2
+    assert "lacks a reference" in (said := capsys.readouterr().err)
+    assert "episode 1" not in said
+    assert not table.exists()
+    finals = []
+    for episode in ("1", "3"):
+        shown = ["--references.path", str(lamps), "--references.episode", episode]
+        assert main([*command, "--table", str(table), *shown]) == 0
+        finals.append(json.loads(table.read_text())["final_progress"])
+    assert finals[0] > finals[1] > 0, "the darker the lamp that is shown, the closer it is"
 
 
 def test_a_benchmark_shows_what_training_shows_and_the_gate_asks_for_the_same(
