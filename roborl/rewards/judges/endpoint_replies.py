@@ -46,6 +46,9 @@ def read_reply(
         raise ValueError("a reply that is no text")
     text = _whole(text)
     text += _trimmed_stop(query, choice, text)
+    # Of an endpoint that was not told the stop, a reply may go on behind it.
+    stops = [text.find(stop) + len(stop) for stop in query.stop if stop in text]
+    text = text[: min(stops, default=len(text))]
     places = (choice.get("logprobs") or {}).get("content") or []
     tokens = _spelling(text, [_token(place) for place in places])
     probabilities, mass = _weigh(query.choices, tokens if prefilled else _behind(query.reply_start, tokens))
@@ -60,7 +63,7 @@ def read_reply(
         probabilities=probabilities,
         mass=mass,
         tokens=tokens if query.alternatives else (),
-        ended=choice.get("finish_reason") != "length",
+        ended=bool(stops) or choice.get("finish_reason") != "length",
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         reused_tokens=int(details.get("cached_tokens") or 0),
         sent=sent,

@@ -74,8 +74,6 @@ class RequestWriter:
             "seed": query.seed,
             **_NEUTRAL,
         }
-        if query.stop:
-            body["stop"] = list(query.stop)
         if query.choices or query.alternatives:
             wanted = _MOST_ALTERNATIVES if query.choices else min(query.alternatives, _MOST_ALTERNATIVES)
             body |= {"logprobs": True, "top_logprobs": wanted}
@@ -91,7 +89,9 @@ class RequestWriter:
             body["messages"].append({"role": "assistant", "content": query.reply_start.rstrip()})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if query.stop:
-            # What keeps the stop in the text: the first is vLLM's name, the second SGLang's.
+            # In OpenAI's protocol alone the stop is left out of the text and not named: such a reply ends by itself, or is
+            # cut here. What keeps it in the text: the first is vLLM's name, the second SGLang's.
+            body["stop"] = list(query.stop)
             body |= {"include_stop_str_in_output": True, "no_stop_trim": True}
         clips = [part for part in query.parts if isinstance(part, Clip)]
         processing: dict[str, bool] = {}

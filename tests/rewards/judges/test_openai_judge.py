@@ -440,7 +440,7 @@ def test_an_endpoint_of_openais_protocol_alone_is_sent_nothing_else(stub, judge_
     clip = Clip(frames=(grey(0), grey(255)), stamps_s=(0.0, 1.0))
     (reply,) = judge.answer([replace(ask(0), parts=(clip, "how far?"), stop=("</score>",))])
     body = endpoint.asked[-1]
-    known = {"model", "messages", "max_tokens", "temperature", "seed", "top_p", "stop", "logprobs"}
+    known = {"model", "messages", "max_tokens", "temperature", "seed", "top_p", "logprobs"}
     assert body.keys() == known | {"presence_penalty", "frequency_penalty", "top_logprobs"}
     assert [message["role"] for message in body["messages"]] == ["user"]
     assert {part["type"] for part in body["messages"][0]["content"]} == {"text", "image_url"}
@@ -585,6 +585,16 @@ def test_a_stop_that_nobody_names_is_not_made_up(stub, judge_at):
         return status, said
 
     assert hop_at(stub, judge_at, by_token) is None
+
+
+@pytest.mark.parametrize(("more", "finish"), [("", "stop"), (" and more", "stop"), ("</s", "length")])
+def test_an_endpoint_that_would_not_name_the_stop_is_asked_without_one(stub, judge_at, more, finish):
+    """Such as one that takes OpenAI's own fields alone; a reply that goes on ends at the stop all the same."""
+    said = answer(f"<score>+33.3%</score>{more}", finish=finish)
+    judge = judge_at(stub(trimming(lambda body: said, reason="")), extensions=False)
+    (reply,) = judge.answer([VlmQuery(parts=("how far?", grey(0)), stop=("</score>",), alternatives=3)])
+    assert (reply.text, reply.ended) == ("<score>+33.3%</score>", True)
+    assert hop_of(reply) == Hop(value=0.333)
 
 
 def test_a_model_of_hops_scores_behind_an_endpoint_that_cuts_at_stops(stub, judge_at):
