@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lerobot.processor import RelativeActionsProcessorStep
 from lerobot.utils.constants import ACTION, OBS_IMAGES
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -81,9 +82,11 @@ def learnt_parameters(parts: LeRobotParts, form: OnlineForm) -> dict[str, nn.Par
     """Let the part of a network learn that is to, and return it by name; adapters are put in first.
 
     Raises:
-        ModelLoadError: If this kind cannot be taught sample by sample, or nothing of it learns.
+        ModelLoadError: If this kind cannot be taught sample by sample, if its actions are relative to the state, or if nothing
+            of it learns.
     """
     _check_kind(parts)
+    _check_actions(parts)
     model: nn.Module = parts.model
     if form.learn == (LORA,):
         _put_adapters_in(parts, form.lora_rank)
@@ -213,6 +216,16 @@ def _check_kind(parts: LeRobotParts) -> None:
             seen=f"{parts.kind}, looking at {getattr(parts.config, 'n_obs_steps', 1)} observations",
             allowed=f"one of {', '.join(KINDS)}, looking at one observation: their losses are known sample by sample",
             remedy="Run it as it is with roborl evaluate or roborl act, or fine-tune it with lerobot-train",
+        )
+
+
+def _check_actions(parts: LeRobotParts) -> None:
+    if any(isinstance(step, RelativeActionsProcessorStep) and step.enabled for step in parts.before.steps):
+        raise ModelLoadError(
+            "Learning online cannot fine-tune a LeRobot policy whose actions are relative to the state",
+            seen=f"{parts.kind}, with an enabled relative_actions_processor",
+            allowed="actions as the dataset has them: those of a bench are moves from where the arm is already",
+            remedy="Train it again with lerobot-train --policy.use_relative_actions=false",
         )
 
 

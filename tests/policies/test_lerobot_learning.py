@@ -180,6 +180,36 @@ def test_a_kind_whose_loss_is_not_known_by_sample_is_refused(kind: str, steps: i
     assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_actions_that_are_learnt_from_where_the_arm_is_are_refused(
+    saved: Saved, tmp_path: Path, enabled: bool
+) -> None:
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.processor import AbsoluteActionsProcessorStep, RelativeActionsProcessorStep
+
+    folder = shutil.copytree(saved("act", HEAD), tmp_path / "relative", symlinks=True)
+    config = PreTrainedConfig.from_pretrained(folder)
+    before, after = make_pre_post_processors(config, pretrained_path=str(folder))
+    relative = RelativeActionsProcessorStep(enabled=enabled)
+    before.steps = [relative, *before.steps]
+    after.steps = [*after.steps, AbsoluteActionsProcessorStep(enabled=enabled, relative_step=relative)]
+    for file in folder.glob("policy_p*"):
+        file.unlink()
+    before.save_pretrained(folder)
+    after.save_pretrained(folder)
+    if enabled:
+        with pytest.raises(
+            ModelLoadError, match=r"relative.*Found: act.*use_relative_actions=false"
+        ) as caught:
+            opened(folder)
+        assert all((caught.value.seen, caught.value.allowed, caught.value.remedy))
+    else:
+        assert opened(folder).learnt
+    (folder / "online.json").unlink()
+    assert opened(folder).act(noise_observations(CAMERAS, 3)[0]).shape == (4, 2)
+
+
 def test_a_torn_note_of_the_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "online.json").write_text(json.dumps({"learn": 3}))
     with pytest.raises(ModelLoadError, match="cannot be read"):
