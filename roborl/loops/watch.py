@@ -31,6 +31,8 @@ WhichLane = Literal["auto", "live", "label"]
 
 _POLL_S = 0.02
 _LIVE_POLL_S = 0.005  # so late may a live picture be sent
+# A slow model judges in one call what is under way: a monitor shows the next scores soon rather than many together.
+_MOST_UNDER_WAY = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,8 @@ class WatchConfig:
     # live: newest first, may skip; a recording is played in real time, and where it cannot be decoded so fast, the ages
     # of the scores say so. label: every observation. auto: live on a bench, label elsewhere.
     lane: WhichLane = "auto"
-    # How long to wait for the server and for each score, s.
+    # How long to wait for the server, and for each score that is under way, s; the label lane has up to 8 under way, and
+    # they may come all at once.
     deadline_s: float = 30.0
     # Stop after so many observations; 0 for all, on a bench until Ctrl-C.
     count: int = 0
@@ -203,6 +206,7 @@ class _Watch:
             self._session: str | None = None
             self._waiting: Observation | None = None
             self._sent: int | None = None  # the last that was sent, until its score is here
+            self._scored = -1
             self._watched, self._before = Watched(), self.watched
             try:
                 return self._show_all()
@@ -246,6 +250,13 @@ class _Watch:
     def _waits(self) -> bool:
         return self._waiting is not None or self._sent is not None
 
+    @property
+    def _under_way(self) -> int:
+        """How many scores are still to come of what was sent; in the live lane that of the newest."""
+        if self._sent is None:
+            return 0
+        return self._sent - self._scored if self._lane is Lane.LABEL else 1
+
     def _show(self, observation: Observation) -> None:
         """Send it, in the live lane as soon as the line takes it and if no newer one is there by then."""
         if not self._waits:
@@ -265,20 +276,27 @@ class _Watch:
             if self._lane is Lane.LABEL:
                 raise _Lost
             self._session = self._sent = None
-        if self._line.judge() is not None and self._session is None:
+        there = self._line.judge() is not None
+        if there and self._session is None:
             self._session = self._line.open(self._config.task or self._source.task)
         if (
             self._waiting is not None
             and self._session is not None
+            and (self._lane is Lane.LIVE or self._under_way < _MOST_UNDER_WAY)
             and self._line.push(self._session, self._waiting, score=True)
         ):
             self._sent, self._waiting = observation_id(self._waiting), None
-        if self._waits and time.monotonic() - self._heard > self._config.deadline_s:
-            raise DeadlineExceeded(
-                "The reward server gives no scores",
-                allowed=f"{self._config.deadline_s:g} s",
-                remedy="Look at its log; raise --deadline_s for a slow model",
-            )
+        patience_s = self._config.deadline_s * (max(1, self._under_way) if there else 1)
+        if self._waits and time.monotonic() - self._heard > patience_s:
+            raise self._silence(patience_s)
+
+    def _silence(self, waited_s: float) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            "The reward server gives no scores",
+            seen=f"{len(self._watched.scores)}, then none for {waited_s:g} s with {self._under_way} under way",
+            allowed=f"{self._config.deadline_s:g} s for each that is under way",
+            remedy="Look at its log; raise --deadline_s for a slow model",
+        )
 
     def _take(self, score: Score) -> None:
         self._heard = time.monotonic()
@@ -289,6 +307,7 @@ class _Watch:
         watched.round_trips_ms.append(score.timings_ms[ROUND_TRIP])
         if self._lane is Lane.LIVE:
             watched.ages_ms.append((self._heard - self._due[index]) * 1e3)
+        self._scored = index
         if index == self._sent:
             self._sent = None
 

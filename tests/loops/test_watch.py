@@ -196,6 +196,22 @@ def test_a_lost_session_is_watched_again_from_the_beginning(tmp_path):
         assert [s.frame_id for s in watched.scores] == list(range(40))
 
 
+def test_a_model_may_take_the_deadline_for_each_score_of_one_call(tmp_path):
+    calls = []
+
+    class Slow(BrightnessJudge):
+        def answer(self, queries):
+            calls.append(len(queries))
+            time.sleep(0.1 * len(queries))
+            return super().answer(queries)
+
+    place = brightening(tmp_path / "up.mp4", count=12)
+    with serving({"m": BrightnessModel(judge=Slow())}) as server:
+        watched = watch(WatchConfig(source=place, server=server.endpoint, deadline_s=0.5))
+    assert len(watched.scores) == 12
+    assert 5 < max(calls) <= 8
+
+
 def test_silence_is_an_error_and_not_a_wait(tmp_path):
     place = brightening(tmp_path / "up.mp4")
     with pytest.raises(DeadlineExceeded):
@@ -209,7 +225,7 @@ def test_silence_is_an_error_and_not_a_wait(tmp_path):
 
     with serving({"m": BrightnessModel(judge=Hanging())}) as server:
         with pytest.raises(DeadlineExceeded, match="no scores"):
-            watch(WatchConfig(source=place, server=server.endpoint, deadline_s=0.3))
+            watch(WatchConfig(source=place, server=server.endpoint, deadline_s=0.3, count=2))
         release.set()
 
 
