@@ -12,7 +12,6 @@ from roborl.codec import join
 from roborl.data.columns import load_labels, saved_stride
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, from_episode, to_episode
 from roborl.data.episodes import EpisodeInfo
-from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_repair import begun, drop_torn
 from roborl.data.lerobot_writer import DatasetWriter
@@ -210,7 +209,9 @@ def _records(episode: DatasetEpisode, key: EpisodeKey, known: Provenance) -> Ite
 
 
 def import_dataset(dataset: Path, store: Store) -> int:
-    """Put exported episodes into a store; those it knows stay as they are. Safe to repeat after a kill.
+    """Put exported episodes into a store; those it knows stay as they are.
+
+    Safe to repeat after a kill, of a dataset that has grown since as well.
 
     Returns:
         How many episodes it took.
@@ -218,12 +219,13 @@ def import_dataset(dataset: Path, store: Store) -> int:
     Raises:
         DatasetError: If the dataset cannot be read, or holds episodes that never were in a store.
     """
-    mark, taken = fingerprint(dataset), 0
-    known = {str(info.key) for info in store.infos()}
+    taken = 0
+    known = {str(info.key): info for info in store.infos()}
     for episode in read_episodes(dataset):
         # A ring of its own for each episode, so that an import that was killed goes on in the middle.
-        ring = f"import-{mark}-{episode.index}"
-        if episode.key in known and store.last_sequence(ring) == 0:
+        ring = f"import-{episode.key}-{episode.content}"
+        info = known.get(episode.key)
+        if info is not None and (info.end is not None or store.last_sequence(ring) == 0):
             continue
         for sequence, record in enumerate(records_of(episode), start=1):
             store.ingest(ring, sequence, join(pack_record(record)))

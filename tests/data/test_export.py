@@ -35,6 +35,7 @@ from roborl.testing.episodes import (
     STATE,
     lerobot_recording,
     random_episode,
+    write_episodes,
 )
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
@@ -87,7 +88,7 @@ def test_out_and_back_loses_nothing(tmp_path: Path) -> None:
     assert (result.episodes, result.open, result.empty) == (3, 1, 1)  # type: ignore[attr-defined]
     with Store(tmp_path / "b", SPEC) as store:
         assert import_dataset(tmp_path / "d", store) == 3
-        assert import_dataset(tmp_path / "d", store) == 3
+        assert import_dataset(tmp_path / "d", store) == 0
         assert store.wait_sealed(20)
         assert "refused" not in store.counts
     a, b = StoreReader(tmp_path / "a"), StoreReader(tmp_path / "b")
@@ -263,6 +264,29 @@ def test_an_import_leaves_episodes_alone_that_the_store_knows(tmp_path: Path) ->
     with Store(tmp_path / "a", SPEC) as store:
         assert import_dataset(tmp_path / "d", store) == 0
         assert "refused" not in store.counts
+
+
+def test_an_import_that_is_killed_goes_on_in_a_dataset_that_has_grown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = [random_episode(seed) for seed in range(3)]
+    write_episodes(tmp_path / "d", *episodes[:2])
+    with Store(tmp_path / "a", SPEC) as store, monkeypatch.context() as patch:
+        ingest = store.ingest
+
+        def killed(ring: str, sequence: int, blob: bytes) -> None:
+            if len(store.infos()) == 2 and sequence == 4:
+                raise KeyboardInterrupt
+            ingest(ring, sequence, blob)
+
+        patch.setattr(store, "ingest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_dataset(tmp_path / "d", store)
+    write_episodes(tmp_path / "d", episodes[2])
+    with Store(tmp_path / "a", SPEC) as store:
+        assert import_dataset(tmp_path / "d", store) == 2
+        assert [(info.steps, info.end) for info in store.infos()] == [(6, EndCause.SUCCESS)] * 3
+        assert {"refused", "actors_lost"}.isdisjoint(store.counts)
 
 
 def test_progress_goes_along_and_lerobot_weighs_by_it(tmp_path: Path) -> None:
