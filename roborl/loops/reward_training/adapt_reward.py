@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from roborl.rewards.adaptation.lessons import Album, FilmedEpisode, Lessons, Sam
 from roborl.rewards.adaptation.saving import save_adapted
 from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons, until_done
 from roborl.rewards.adaptation.training import Adapted, adapt
+from roborl.rewards.batching import BatchAsker
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, open_dopamine
 from roborl.rewards.hop_pairs import PairConfig
 from roborl.rewards.judges.config import JudgeKind, Quantisation
@@ -37,6 +39,8 @@ from roborl.rewards.vlac.config import VlacConfig
 from roborl.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
+
+_AT_ONCE = 16  # questions of the report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,16 +164,18 @@ def draw_some(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
 def measure(lessons: Lessons, samples: Sequence[Sample], album: Album) -> dict[str, Any]:
     """Return how well a judge answers questions, beside a guess that knows the time alone and one that says the mean.
 
-    Mean absolute errors, of the numbers as watching reads them; unreadable replies are counted and left out.
+    Mean absolute errors, of the numbers as watching reads them; unreadable replies, and questions that do not fit into
+    the card even alone, are counted and left out.
     """
     if not samples:
         return {"questions": 0}
-    replies, truth = [], []
-    for start in range(0, len(samples), 16):
-        pictures = [album.pictures(sample) for sample in samples[start : start + 16]]
-        part = list(zip(samples[start : start + 16], pictures, strict=True))
-        replies += lessons.judge.answer([sample.ask(shown) for sample, shown in part])
-        truth += [lessons.relabelled(sample, shown).value for sample, shown in part]
+    asker = BatchAsker[Any, Any](lessons.judge, _AT_ONCE)
+    replies: list[Any] = []  # or None; a judge in this process is never away
+    truth = []
+    for part in batched(samples, _AT_ONCE):
+        shown = [album.pictures(sample) for sample in part]
+        replies += asker.ask([sample.ask(pictures) for sample, pictures in zip(part, shown, strict=True)])
+        truth += [lessons.relabelled(*pair).value for pair in zip(part, shown, strict=True)]
     said = [None if reply is None else lessons.read(reply) for reply in replies]
     rows = [
         (value, true, sample.guess)

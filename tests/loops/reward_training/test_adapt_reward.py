@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from roborl.cli.main import main
@@ -22,6 +23,7 @@ from roborl.loops.reward_training.adapt_reward import AdaptRoboRewardConfig, ada
 from roborl.loops.video import write_video
 from roborl.rewards.adaptation.scores import ScoreConfig
 from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.roboreward import RoboRewardConfig
 from roborl.rewards.training.learnt_from import read_learnt
@@ -243,7 +245,7 @@ def test_what_is_measured_with_is_of_all_other_episodes_and_cameras():
     assert draw_some(questions, 1000, seed=0) == questions
 
 
-def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, capsys, caplog):
+def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, capsys, caplog, monkeypatch):
     out = tmp_path / "judge"
     arguments = ["--model", "dopamine", "--dataset", videos, "--out", out, "--one_shot", "true"]
     cameras = ["--model.left_wrist", "left", "--camera_map", "{front: cam_high, left: cam_left}"]
@@ -266,8 +268,18 @@ def test_one_demonstration_adapts_a_judge_of_hops(videos, network, tmp_path, cap
     record = json.loads((out / "training.json").read_text())
     assert record["settings"]["samples"]["pairs"] == 30
     assert record["packages"].keys() == {"torch", "transformers", "peft", "python"}
-    # Asked again, it has nothing left to do.
+    # Asked again, it has nothing left to do; on a card without room for all questions of the report it says the same.
+    answer = TransformersJudge.answer
+
+    def answer_few(judge, queries):
+        if len(queries) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return answer(judge, queries)
+
+    monkeypatch.setattr(TransformersJudge, "answer", answer_few)
+    (out / "reward.yaml").unlink()
     again, _ = run(capsys, *arguments, *cameras, *words, *pairs)
+    assert (out / "reward.yaml").is_file()
     assert (again["steps"], again["seconds"] < report["seconds"]) == (2, True)
     assert again["held_out"] == report["held_out"]
 
