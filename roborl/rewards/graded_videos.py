@@ -54,10 +54,11 @@ class GradedVideo:
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
     def places(self, rate_hz: float) -> list[int]:
-        """Return the frames that are observations at some rate, the last one among them; blocks while it goes through them.
+        """Return the frame of each observation at some rate, the last one at the end; blocks while it goes through them.
 
         Args:
-            rate_hz: Observations per second; a slower video gives all its frames.
+            rate_hz: Observations per second; a frame of a slower video is several. The frames of one that does not say its
+                rate are taken for one each.
 
         Raises:
             DatasetError: If it has no frame.
@@ -70,15 +71,17 @@ class GradedVideo:
             raise DatasetError(
                 "A graded video cannot be read", seen=self.file, allowed="a video with at least one frame"
             )
-        step = max(1.0, frame_hz / rate_hz)
-        return sorted({*np.arange(0, count, step).astype(int).tolist(), count - 1})
+        # An observation's number tells its instant: each is the newest frame there is by then.
+        step = frame_hz / rate_hz if frame_hz > 0 else 1.0
+        grid = np.arange(0, count - 1 - 1e-6, step) + 1e-6
+        return [*grid.astype(int).tolist(), count - 1]
 
     def observations(self, view: str, rate_hz: float) -> list[Observation]:
         """Decode the video; blocks.
 
         Args:
             view: Name for its only camera.
-            rate_hz: Observations per second; a slower video gives all its frames. The last frame is always among them.
+            rate_hz: Observations per second; a frame of a slower video is several. The last frame is always the last one.
 
         Raises:
             DatasetError: If it has no frame.

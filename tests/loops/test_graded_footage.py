@@ -40,8 +40,8 @@ def test_every_row_teaches_its_own_score_once(rows):
     assert [(e.tasks, e.level, e.ladder) for e in episodes] == [
         ((r.task,), r.reward, r.ladder) for r in written
     ]
-    assert [e.count for e in episodes] == [r.video_frames for r in written], (
-        "a slower video gives all its frames"
+    assert [e.count for e in episodes] == [2 * r.video_frames - 1 for r in written], (
+        "a frame of a slower video is several observations"
     )
     model = RoboRewardModel(
         ScriptedVlm(lambda query: None), own_prompt(CONTRACT), RoboRewardConfig(camera="front", frames=6)

@@ -17,7 +17,7 @@ from roborl.rewards.calibration import Calibration
 from roborl.rewards.fake import BrightnessModel
 from roborl.rewards.graded_videos import GradedVideo, grade_videos, read_graded
 from roborl.rewards.grades import GradeReading
-from roborl.rewards.judges.queries import VlmQuery, VlmReply
+from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
 from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import Fold, missing
 from roborl.rewards.prompts import own_prompt
@@ -88,7 +88,13 @@ def test_a_folder_without_metadata_or_questions_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("fps", "rate_hz", "places"),
-    [(10, 10, range(8)), (10, 5, [0, 2, 4, 6, 7]), (5, 10, range(8)), (10, 4, [0, 2, 5, 7])],
+    [
+        (10, 10, range(8)),
+        (10, 5, [0, 2, 4, 6, 7]),
+        (10, 4, [0, 2, 5, 7]),
+        (5, 10, [i // 2 for i in range(15)]),
+        (3, 10, [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 6, 7]),
+    ],
 )
 def test_a_video_is_shown_at_the_rate_with_its_last_frame(
     fps: float, rate_hz: float, places: Sequence[int], tmp_path: Path
@@ -97,6 +103,20 @@ def test_a_video_is_shown_at_the_rate_with_its_last_frame(
     shown = GradedVideo(file=tmp_path / "v.mp4", group="a", task="t", level=1).observations("front", rate_hz)
     assert [round(float(o.images["front"].mean()) / 30) for o in shown] == list(places)
     assert [o.frames["front"].id for o in shown] == list(range(len(places)))
+
+
+@pytest.mark.parametrize("fps", [3, 5, 10, 30])
+def test_a_judge_that_is_told_instants_is_told_the_true_ones_whatever_the_rate_of_a_video(
+    fps: int, tmp_path: Path
+) -> None:
+    video(tmp_path / "droid" / "1.mp4", *(240 * i // (4 * fps) for i in range(4 * fps + 1)), fps=fps)
+    judge = ScriptedVlm(lambda query: None)
+    model: Any = RoboRewardModel(judge, own_prompt(CONTRACT), RoboRewardConfig(camera="front"))
+    grade_videos(model, read_graded(folder_of(tmp_path, line())), rate_hz=10, max_batch=4)
+    (clip,) = (part for query in judge.asked for part in query.parts if isinstance(part, Clip))
+    assert clip.stamps_s[-1] == 4.0
+    for stamp_s, frame in zip(clip.stamps_s, clip.frames, strict=True):
+        assert abs(frame.mean() / 60 - stamp_s) < 1 / min(fps, 10), "it is not what was seen then"
 
 
 class Reads(BrightnessModel):

@@ -24,7 +24,7 @@ class BenchRewardConfig(BenchmarkSettings):
     dataset: list[str] = field(default_factory=list)
     # videos that people graded from 1 to 5: folders with a metadata.jsonl, in the layout of RoboRewardBench
     graded: list[str] = field(default_factory=list)
-    # observations per second that models are shown of graded videos, Hz
+    # observations per second that models are shown of graded videos, Hz: frames of slower ones come several times
     graded_hz: float = 10.0
     # folder for the result, bench_reward.json, and the plots
     out: Path = Path("outputs/bench-reward")
