@@ -11,6 +11,7 @@ import contextlib
 import csv
 import json
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from roborl.data.lerobot_files import (
 )
 from roborl.errors import DatasetError
 
-_PREFIXES = ("sparse_subtask_", "subtask_", "dense_subtask_")
+# The second one of sparse is its older name.
+_COLUMNS = {"sparse": ("sparse_subtask_", "subtask_"), "dense": ("dense_subtask_",)}
 _TYPES = {
     "names": pa.list_(pa.string()),
     "start_times": pa.list_(pa.float64()),
@@ -50,7 +52,7 @@ def from_episode_row(
         last: Index of the episode's last observation; later ends are cut to it.
         prefix: "sparse" or "dense"; by default sparse where present, else dense.
     """
-    for start in _PREFIXES if prefix is None else (f"{prefix}_subtask_",):
+    for start in chain(*_COLUMNS.values()) if prefix is None else _COLUMNS[prefix]:
         names = row.get(f"{start}names")
         if not names:
             continue
@@ -85,6 +87,22 @@ def from_language(rows: Sequence[Mapping[str, Any]] | None, *, fps: float, last:
         Subtask(name=name, start=start, end=end)
         for (_, name), start, end in zip(marks, starts, [*starts[1:], last][: len(starts)], strict=True)
     )
+
+
+def read_language(files: Files) -> dict[int, tuple[Subtask, ...]]:
+    """Read the sub-tasks of all episodes from the data files, as :func:`from_language` does; by episode index."""
+    fps = float(files.info["fps"])
+    ends = {int(row["episode_index"]): int(row["length"]) - 1 for row in files.episodes}
+    found: dict[int, tuple[Subtask, ...]] = {}
+    for path in dict.fromkeys(files.data_file(row) for row in files.episodes):
+        if LANGUAGE not in pq.read_schema(path).names:
+            continue
+        table = pq.read_table(path, columns=["episode_index", LANGUAGE])
+        for place, index in enumerate(table.column("episode_index").to_pylist()):
+            # The column says the same in every frame of an episode.
+            if index in ends and index not in found:
+                found[index] = from_language(table.column(LANGUAGE)[place].as_py(), fps=fps, last=ends[index])
+    return found
 
 
 def stage_names(annotated: Sequence[Sequence[Subtask]]) -> tuple[str, ...]:
@@ -166,7 +184,7 @@ def write_annotations(
         root: The dataset's folder.
         subtasks: By episode index. Episodes that are absent become unannotated.
         prefix: "sparse" or "dense".
-        language: Also write ``language_persistent``, which rewrites the data files.
+        language: Also write ``language_persistent`` of the fresh ones, which rewrites the data files.
         fresh: The episodes that are annotated anew, by default all. The sub-tasks of others are carried over as somebody
             wrote them: LeRobot's own tool gives whole seconds, so that they may overlap or last no frame.
 
@@ -183,7 +201,7 @@ def write_annotations(
     for index, marks in given.items():
         if fresh is None or index in fresh:
             _check_fits(index, marks, lengths)
-    names = [f"{prefix}_subtask_", *(["subtask_"] if prefix == "sparse" else [])]
+    names = _COLUMNS[prefix]
     values: dict[str, dict[int, Any]] = {
         "names": {i: [s.name for s in marks] for i, marks in given.items()},
         "start_times": {i: [s.start / fps for s in marks] for i, marks in given.items()},
@@ -200,7 +218,8 @@ def write_annotations(
     )
     write_json(root / "meta" / f"temporal_proportions_{prefix}.json", shares)
     if language:
-        write_language(root, given)
+        # A column is in all data files or in none.
+        write_language(root, given, episodes=fresh if LANGUAGE in files.features else None)
     return shares
 
 

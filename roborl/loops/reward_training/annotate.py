@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from roborl.data.annotations import from_episode_row, stage_names, write_annotations
+from roborl.data.annotations import from_episode_row, read_language, stage_names, write_annotations
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import LANGUAGE
 from roborl.data.lerobot_files import load_files
@@ -30,7 +30,7 @@ def read_marks(dataset: Path, *, prefix: str = "sparse") -> dict[int, tuple[Subt
 
     Args:
         dataset: Its folder.
-        prefix: "sparse" or "dense"; without sparse ones in ``meta/episodes``, ``language_persistent`` is read.
+        prefix: "sparse" or "dense"; ``language_persistent`` is read of an episode without sparse ones in ``meta/episodes``.
     """
     lasting = {
         index: tuple(m for m in marks if m.start < m.end)
@@ -47,8 +47,9 @@ def _standing(dataset: Path, prefix: str) -> dict[int, tuple[Subtask, ...]]:
         int(row["episode_index"]): from_episode_row(row, fps=fps, last=int(row["length"]) - 1, prefix=prefix)
         for row in files.episodes
     }
-    if prefix == "sparse" and not any(rows.values()) and LANGUAGE in files.features:
-        rows = {e.index: e.subtasks for e in read_episodes(dataset, with_images=False)}
+    if prefix == "sparse" and not all(rows.values()) and LANGUAGE in files.features:
+        spoken = read_language(files)
+        rows = {index: marks or spoken.get(index, ()) for index, marks in rows.items()}
     return rows
 
 
@@ -59,7 +60,7 @@ def apply_marks(
     prefix: str = "sparse",
     replace_all: bool = False,
 ) -> dict[str, float]:
-    """Write marks into a dataset, in both formats.
+    """Write marks into a dataset: sparse ones in both formats, dense ones into ``meta/episodes`` alone.
 
     Args:
         dataset: Its folder.
@@ -74,7 +75,8 @@ def apply_marks(
         DatasetError: If a mark does not fit its episode; nothing is changed then.
     """
     kept = {} if replace_all else _standing(dataset, prefix)
-    return write_annotations(dataset, {**kept, **marks}, prefix=prefix, fresh=marks.keys())
+    whole, fresh = {**kept, **marks}, None if replace_all else marks.keys()
+    return write_annotations(dataset, whole, prefix=prefix, language=prefix == "sparse", fresh=fresh)
 
 
 def write_page(

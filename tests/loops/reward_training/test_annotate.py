@@ -13,7 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from roborl.cli.main import main
 from roborl.data.annotations import write_annotations, write_language
@@ -138,6 +140,58 @@ def test_sparse_and_dense_annotations_stand_beside_each_other(dataset: Path) -> 
     apply_marks(dataset, {1: fine}, prefix="dense")
     assert sorted(read_marks(dataset, prefix="dense")) == [0, 1]
     assert read_marks(dataset) == {0: random_episode(0).subtasks}
+
+
+SPOKEN = (Subtask(name="reach", start=0, end=3), Subtask(name="lift", start=3, end=6))
+
+
+def spoken_names(dataset: Path) -> list[list[str]]:
+    """Return the sub-tasks in the per-frame column, for each episode."""
+    stock = LeRobotDataset("local/d", root=dataset)
+    firsts = [row["dataset_from_index"] for row in stock.meta.episodes]
+    return [[said["content"] for said in stock[at]["language_persistent"]] for at in firsts]
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    """Three episodes with marks in the per-frame column alone, and one more with marks in the other format too."""
+    write_episodes(tmp_path / "d", *[random_episode(seed, subtasks=()) for seed in range(3)])
+    write_language(tmp_path / "d", dict.fromkeys(range(3), SPOKEN))
+    write_episodes(tmp_path / "d", random_episode(3))
+    return tmp_path / "d"
+
+
+def test_episodes_with_marks_in_one_format_keep_them_beside_those_with_marks_in_the_other(
+    spoken: Path,
+) -> None:
+    assert read_marks(spoken) == {**dict.fromkeys(range(3), SPOKEN), 3: random_episode(3).subtasks}
+    apply_marks(spoken, {1: [Subtask(name="grab", start=0, end=6)]})
+    both = ["reach", "lift"]
+    assert spoken_names(spoken) == [both, ["grab"], both, both]
+    assert [[m.name for m in marks] for marks in read_marks(spoken).values()] == [both, ["grab"], both, both]
+
+
+def test_dense_marks_leave_the_column_of_each_frame_alone(spoken: Path) -> None:
+    before = spoken_names(spoken)
+    apply_marks(spoken, {0: [Subtask(name="near", start=0, end=6)]}, prefix="dense")
+    assert spoken_names(spoken) == before
+    assert read_marks(spoken)[0] == SPOKEN  # the dense ones are none of these
+    assert sorted(read_marks(spoken, prefix="dense")) == [0]
+
+
+def test_the_first_marks_give_every_data_file_the_column_of_each_frame(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_episodes(tmp_path / "d", random_episode(seed, subtasks=()))
+    apply_marks(tmp_path / "d", {0: SPOKEN})
+    assert spoken_names(tmp_path / "d") == [["reach", "lift"], []]
+
+
+def test_marks_under_the_older_name_of_the_columns_stay(dataset: Path) -> None:
+    (path,) = (dataset / "meta" / "episodes").glob("*/*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns([n for n in table.column_names if n.startswith("sparse_")]), path)
+    apply_marks(dataset, {1: SPOKEN})
+    assert read_marks(dataset) == {0: random_episode(0).subtasks, 1: SPOKEN}
 
 
 def test_the_page_offers_only_frames_that_the_file_has(tmp_path: Path) -> None:
