@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from roborl.clock import Clock, Deadline, MonotonicClock
-from roborl.errors import DeadlineExceeded
+from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.score_link import ScoreLink
 from roborl.types import Observation, Score
 
@@ -147,7 +147,7 @@ def score_episodes(
         An episode's index and one score per observation that gets one, as soon as all are there.
 
     Raises:
-        ConfigError: If the server has no such model, it wants a view that is not there, or it refuses the session.
+        ConfigError: If the server has no such model, it wants a view that is not there, or it refuses an episode's task.
         DeadlineExceeded: If the server is away until the deadline.
     """
     clock = clock or MonotonicClock()
@@ -179,7 +179,9 @@ def score_episodes(
                 one.scores += [score for name, score in came if name == one.session]
                 if len(one.scores) > one.most:  # not at every score: a session may be lost again and again
                     one.most, deadline = len(one.scores), Deadline(deadline_s, clock)
-                if one.session in lost:
+                if one.session is not None and one.session in lost:
+                    if (reason := lost[one.session]) is not None:
+                        raise _refused(one.episode, reason)
                     one.session = None
             for one in [w for w in under_way if len(w.scores) == w.asked]:
                 if one.session is not None:
@@ -215,6 +217,14 @@ def score_over(
     one = ShownEpisode(index=0, task=task, observations=observations)
     ((_, scores),) = score_episodes(line, iter([one]), deadline_s=deadline_s, clock=clock)
     return scores
+
+
+def _refused(episode: ShownEpisode, reason: str) -> ConfigError:
+    return ConfigError(
+        f"The reward server refuses to judge the task of episode {episode.index}, {episode.task!r}",
+        seen=reason.rstrip("."),
+        remedy="Do what it says, and start again",
+    )
 
 
 def _silent(under_way: Sequence[_Watching], deadline_s: float) -> DeadlineExceeded:

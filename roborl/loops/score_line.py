@@ -79,8 +79,6 @@ class ScoreLine:
         self._accepted = False
         self._ask_ns = self._room_ns = 0
         self._open: set[str] = set()
-        self._scores: list[tuple[str, Score]] = []
-        self._lost: list[str] = []
 
     def judge(self) -> ServedJudge | None:
         """Return who is judging, None while the server is away.
@@ -129,16 +127,18 @@ class ScoreLine:
         self._open.discard(session)
         self._client.close_session(session)
 
-    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], dict[str, str | None]]:
         """Take in what came.
+
+        Returns:
+            The (session, score) pairs, and the sessions that are over with the reasons of those that were refused.
 
         Raises:
             ConfigError: If the server does not fit this side, or a judge refuses the first session that it is asked for: it
-                would refuse all others. In the live lane, if it refuses any: there is but one at a time. A session for
-                which there is no room is lost.
+                would refuse all others. In the live lane, if it refuses any: there is but one at a time.
         """
         scores: list[tuple[str, Score]] = []
-        lost: list[str] = []
+        lost: dict[str, str | None] = {}
         with _telling():
             events = self._client.poll(timeout_s)
         for event in events:
@@ -154,20 +154,20 @@ class ScoreLine:
                     scores.append((event.session, self._stamped(event)))
                 case SessionLost():
                     self._open.discard(event.session)
-                    lost.append(event.session)
+                    lost[event.session] = None
                 case SessionRefused(full=True):
                     log.warning("The reward server has no room for a session now: %s", event.reason)
                     self._room_ns = self._clock.now_ns() + int(_ASK_EVERY_S * NS)
-                    lost.append(event.session)
+                    lost[event.session] = None
                 case SessionRefused() if self._lane is Lane.LIVE or not self._accepted:
                     raise ConfigError(
                         "The reward server refuses to judge the task",
-                        seen=event.reason,
+                        seen=event.reason.rstrip("."),
                         remedy="Do what it says, and start again",
                     )
                 case SessionRefused():
                     log.warning("The reward server refuses a session: %s", event.reason)
-                    lost.append(event.session)
+                    lost[event.session] = event.reason
         return scores, lost
 
     def leave(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,6 +46,10 @@ class ScoreLink(Protocol):
         """Forget a session."""
         ...
 
-    def poll(self, timeout_s: float) -> tuple[Sequence[tuple[str, Score]], Sequence[str]]:
-        """Return the (session, score) pairs that came in, and the sessions that were lost."""
+    def poll(self, timeout_s: float) -> tuple[Sequence[tuple[str, Score]], Mapping[str, str | None]]:
+        """Return the (session, score) pairs that came in, and the sessions that are over.
+
+        Each of these with the reason why it was refused, which it would be again; None where it was lost, or there was no
+        room: another may be opened in its place.
+        """
         ...

@@ -143,6 +143,30 @@ def test_a_model_that_learnt_from_another_rate_is_warned_of_once(
     assert "30 observations per second, and there are 10 in the recording" in said
 
 
+class Curt(BrightnessModel):
+    """Judges tasks of one word."""
+
+    def start(self, task: str, references: References) -> BrightnessFold:
+        if " " in task:
+            raise ConfigError("The words are too many", seen=task, allowed="one", remedy="Be brief")
+        return super().start(task, references)
+
+
+def test_a_task_that_is_refused_after_others_were_scored_ends_it_with_the_reason(serving: Serving) -> None:
+    serving.start(reward=Curt())
+    line = ScoreLine(serving.endpoint, ("front", "wrist"), task="shine")
+    shown = [observation(i, 10) for i in range(3)]
+    episodes = [
+        ShownEpisode(index=index, task=task, observations=shown)
+        for index, task in enumerate(["shine", "shine on and on"])
+    ]
+    scores = score_episodes(line, iter(episodes), deadline_s=3.0, at_once=1)
+    assert next(scores)[0] == 0
+    with pytest.raises(ConfigError, match=r"refuses.*episode 1.*words are too many.*Allowed: one.*again\.$"):
+        next(scores)
+    line.leave()
+
+
 class Once(BrightnessModel):
     """Begins one episode, and refuses all others."""
 
@@ -306,14 +330,14 @@ class Shaky:
         self._pushed.append(observation.frames["front"].id)
         return True
 
-    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], dict[str, None]]:
         self.clock.advance(0.1)
         name = f"s{self._session}"
         if not self._left or not self._pushed:
-            return [], [name]
+            return [], {name: None}
         self._left -= 1
         score = Score(frame_id=self._pushed.pop(0), progress=0.5, raw=float(self._session))
-        return [(name, score)], []
+        return [(name, score)], {}
 
     def close(self, session: str) -> None:
         self.closed.append(session)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from roborl.clock import NS, Clock, Every, MonotonicClock
@@ -163,7 +163,7 @@ class LiveLoop:
                 f"The reward server has said nothing of {watched.key} for {_SILENT_S:g} s: it goes on to its time limit",
             )
 
-    def _take(self, scores: Sequence[tuple[str, Score]], lost: Sequence[str]) -> None:
+    def _take(self, scores: Sequence[tuple[str, Score]], lost: Collection[str]) -> None:
         watched = self._watched
         if watched is None or watched.session is None:
             return

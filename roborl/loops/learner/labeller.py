@@ -117,7 +117,8 @@ class Labeller:
     Attributes:
         counters: ``scored`` frames, ``missing`` replies, ``rebuilt`` sessions, ``held`` episodes, ``changed`` labels that came
             out otherwise on a second look, ``foreign`` scores of another version, ``verdicts`` given, ``unjudged`` episodes
-            whose last frame could not be read, ``unreadable`` episodes whose recording is torn.
+            whose last frame could not be read, ``unreadable`` episodes whose recording is torn, ``refused`` episodes
+            whose task the reward model does not judge.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class Labeller:
         self._patience_ns = 0
         self.backlog = self._behind = 0
         names = ("scored", "missing", "rebuilt", "held", "changed", "foreign", "verdicts", "unjudged")
-        self.counters = dict.fromkeys((*names, "unreadable"), 0)
+        self.counters = dict.fromkeys((*names, "unreadable", "refused"), 0)
 
     def turn(self, timeout_s: float = 0.02) -> bool:
         """Do what is due; return whether anything was sent or came in."""
@@ -243,17 +244,17 @@ class Labeller:
             try:
                 sent |= self._push(info, session)
             except DatasetError as error:
-                self._leave_out(info.key, column, error)
+                self._leave_out(info.key, column, "unreadable", error)
         return sent
 
-    def _leave_out(self, key: EpisodeKey, column: Column, error: DatasetError) -> None:
-        """Go on without an episode whose recording is torn: it is trained on with the labels it has."""
+    def _leave_out(self, key: EpisodeKey, column: Column, event: str, reason: object) -> None:
+        """Go on without an episode that this judge can say no more of: it is trained on with the labels it has."""
         self._link.close(self._sessions.pop(key).name)
         self._finished.add(key)
         column.hold(key, verdict=True)
-        self.counters["unreadable"] += 1
-        self._events({"event": "unreadable", "episode": str(key)})
-        log.error("%s cannot be labelled any further: %s", key, error)
+        self.counters[event] += 1
+        self._events({"event": event, "episode": str(key), "reason": str(reason)})
+        log.error("%s cannot be labelled any further: %s", key, reason)
 
     def _open(self, info: EpisodeInfo, column: Column) -> _Session | None:
         if self._clock.now_ns() < self._retry_ns.get(info.key, 0):
@@ -301,9 +302,11 @@ class Labeller:
     def _receive(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column, timeout_s: float) -> bool:
         scores, lost = self._link.poll(timeout_s)
         by_name = {session.name: (key, session) for key, session in self._sessions.items()}
-        for name in lost:
-            if name in by_name:
+        for name, refused in lost.items():
+            if name in by_name and refused is None:
                 self._lose(by_name[name][0], "the server does not know its session")
+            elif name in by_name:
+                self._leave_out(by_name[name][0], column, "refused", refused)
         for name, score in scores:
             key, session = by_name.get(name, (None, None))
             if key is None or session is None or key not in self._sessions:

@@ -56,7 +56,7 @@ class Line:
         self.closed: list[str] = []
         self.pushed: list[tuple[str, int]] = []
         self.scores: list[tuple[str, Score]] = []
-        self.lost: list[str] = []
+        self.lost: dict[str, str | None] = {}
 
     def judge(self) -> ServedJudge | None:
         return ServedJudge(info=ModelInfo(version="v")) if self.here else None
@@ -72,10 +72,10 @@ class Line:
     def close(self, session: str) -> None:
         self.closed.append(session)
 
-    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], dict[str, str | None]]:
         if self.refuses and self.opened:
             raise ConfigError("The reward server refuses to judge the task", seen="it is too dark")
-        scores, lost, self.scores, self.lost = self.scores, self.lost, [], []
+        scores, lost, self.scores, self.lost = self.scores, self.lost, [], {}
         return scores, lost
 
 
@@ -172,14 +172,14 @@ def test_a_session_that_is_lost_is_opened_again_after_a_moment(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig.show(0, 1)
-    rig.line.lost = ["s0"]
+    rig.line.lost = {"s0": None}
     rig.show(0, 2)
     rig.show(0, 3)
     assert rig.line.opened == ["s0"]
     for _ in range(2):
         rig.clock.advance(1.0)
         rig.show(0, 3)
-        rig.line.lost = list(rig.line.opened[-1:])
+        rig.line.lost = dict.fromkeys(rig.line.opened[-1:])
         rig.loop.turn()
     assert rig.line.opened == ["s0", "s1", "s2"]
     assert rig.counts("lost") == (3,)

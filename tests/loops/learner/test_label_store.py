@@ -61,9 +61,9 @@ class StepCounter:
     def close(self, session: str) -> None:
         return
 
-    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], dict[str, str | None]]:
         out, self._out = self._out, []
-        return out, []
+        return out, {}
 
 
 class Rig:

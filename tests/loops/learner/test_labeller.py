@@ -129,8 +129,9 @@ class FakeServer:
         self.closed: list[str] = []
         self._sessions: dict[str, list[int]] = {}
         self._out: list[tuple[str, Score]] = []
-        self._lost: list[str] = []
+        self._lost: dict[str, str | None] = {}
         self._count = 0
+        self.refused: set[str] = set()  # tasks
 
     def judge(self) -> ServedJudge | None:
         if self.away:
@@ -145,14 +146,19 @@ class FakeServer:
             return None
         self._count += 1
         name = f"s{self._count}"
-        self._sessions[name] = []
+        if task in self.refused:
+            self._lost[name] = "The words are too many"
+        else:
+            self._sessions[name] = []
         return name
 
     def push(self, session: str, observation: Observation, *, score: bool) -> bool:
         if self.away:
             return False
+        if session in self._lost:
+            return False
         if session not in self._sessions:
-            self._lost.append(session)
+            self._lost[session] = None
             return True
         seen, index = self._sessions[session], observation.frames["front"].id
         assert index == len(seen), "frames come in order, each once"
@@ -176,10 +182,10 @@ class FakeServer:
     def close(self, session: str) -> None:
         self.closed.append(session)
 
-    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], list[str]]:
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], dict[str, str | None]]:
         if self.away or not self.answering:
-            return [], []
-        out, lost, self._out, self._lost = self._out[: self.most], self._lost, self._out[self.most :], []
+            return [], {}
+        out, lost, self._out, self._lost = self._out[: self.most], self._lost, self._out[self.most :], {}
         return out, lost
 
     def crash(self) -> None:
@@ -523,6 +529,27 @@ def test_another_version_gets_its_own_column_and_takes_over_when_it_has_caught_u
     assert len(rig.labels(key, "v2")) == len(rig.labels(key, "v1")) == len(VALUES)
     assert [line["version"] for line in rig.named("column")] == ["v1", "v2"]
     assert [line["about"] for line in rig.named("judge")] == [{"prompt": "v1"}, {"prompt": "v2"}]
+
+
+def test_an_episode_whose_task_is_refused_is_left_out_once_and_stands_in_nobodys_way() -> None:
+    rig = Rig()
+    rig.store.column("older").activate()
+    rig.server.refused = {"a task of too many words"}
+    good, bad = rig.store.begin(0), rig.store.begin(1, "demo")
+    rig.store.infos[bad] = replace(rig.store.infos[bad], task="a task of too many words")
+    for key in (good, bad):
+        rig.store.grow(key, VALUES, EndCause.SUCCESS)
+    rig.turns(100, seconds=0.1)
+    assert [(line["episode"], line["reason"]) for line in rig.named("refused")] == [
+        (str(bad), "The words are too many")
+    ]
+    assert rig.named("session_lost") == []
+    column = rig.store.columns["v1"]
+    assert (column.held, column.unjudged, column.active) == ([bad], {bad}, True)
+    assert rig.labeller.report()["refused"] == 1
+    rig.server.version, rig.server.refused = "v2", set()
+    rig.turns()
+    assert len(rig.labels(bad, "v2")) == len(VALUES), "another model may judge it"
 
 
 def test_a_restarted_labeller_has_another_version_take_over_no_sooner() -> None:
