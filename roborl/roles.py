@@ -32,7 +32,10 @@ class Planner(Protocol):
     """A policy that keeps plans: actions that it has chosen and not given away yet. Others need not have this."""
 
     def forget_plans(self) -> None:
-        """Choose the next actions by what is seen then, for somebody else has moved the robot; the episode goes on."""
+        """Choose the next actions by what is seen then and by the weights of then; the episode goes on.
+
+        Asked for where somebody else has moved the robot, and where weights have been refused.
+        """
         ...
 
 

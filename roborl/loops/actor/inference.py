@@ -205,6 +205,8 @@ class InferenceLoop:
             self._policy = self._make_policy()
         else:
             self._policy.load_actor(self._good.arrays(), self._good.version)
+            if isinstance(self._policy, Planner):
+                self._policy.forget_plans()  # What the refused ones have planned is as wrong.
         self._status["policy_version"] = self._policy.version
 
 

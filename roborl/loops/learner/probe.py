@@ -6,9 +6,13 @@ import logging
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.learning.publish import ProbeActions, probe_with
+from roborl.roles import Planner
 from roborl.types import Observation
 
 log = logging.getLogger(__name__)
@@ -28,7 +32,6 @@ class WeightsProbe:
 
     def __init__(self, policy: Any, recording: StoreReader, count: int) -> None:
         self._policy, self._recording, self._count = policy, recording, count
-        self._propose = getattr(policy, "unclipped", policy.act)
         self._observations: list[Observation] = []
         self._tried = 0
 
@@ -42,6 +45,13 @@ class WeightsProbe:
         return probe_with(
             self._propose, lambda weights: self._policy.load_actor(weights, 0), self._observations
         )
+
+    def _propose(self, observation: Observation) -> NDArray[np.floating]:
+        """Return what these weights do by themselves: nothing planned at another observation, or with others, goes into it."""
+        if isinstance(self._policy, Planner):
+            self._policy.forget_plans()
+        actions: NDArray[np.floating] = getattr(self._policy, "unclipped", self._policy.act)(observation)
+        return actions
 
     def _remember(self) -> None:
         found: list[Observation] = []

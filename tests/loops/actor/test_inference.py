@@ -172,6 +172,26 @@ def test_weights_whose_first_action_is_wrong_give_way_to_the_last_good_ones(
     np.testing.assert_array_equal(side.ask(5), [0.75, 0])
 
 
+def test_what_refused_weights_have_planned_is_forgotten_with_them(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[np.ndarray] = []
+
+    def smoothed(self: Policy, observation: Observation) -> np.ndarray:
+        plans.append(self.bias[None])
+        return np.mean(plans, axis=0, dtype=np.float32)
+
+    monkeypatch.setattr(Policy, "act", smoothed)
+    monkeypatch.setattr(Policy, "forget_plans", lambda self: plans.clear(), raising=False)
+    side.publish(1, bias=np.float32([0.25, 0.25]))
+    side.ask(0)
+    side.ask(1)
+    side.publish(2, bias=np.float32([np.nan, 0.0]))
+    side.ask(2)
+    np.testing.assert_array_equal(side.ask(3), [0.25, 0.25])
+    assert side.status["bad_chunks"] == 0
+
+
 def test_first_weights_that_are_wrong_give_way_to_the_policy_folder(side: Side) -> None:
     side.publish(1, bias=np.float32([np.inf, 0]))
     side.ask(0)

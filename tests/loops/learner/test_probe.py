@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from roborl.errors import DatasetError
-from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
+from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights, refusal
 from roborl.loops.learner.probe import WeightsProbe
 from roborl.policies import load_policy
 from roborl.policies.lerobot_learning import OnlineForm
+from roborl.policies.lerobot_policy import LeRobotPolicy
 from roborl.testing.check_policy import noise_observations
 from roborl.testing.tiny_policies import build_tiny_policy
 
@@ -101,3 +102,22 @@ def test_a_lerobot_policy_that_leaves_its_limits_is_refused_though_it_clips(tmp_
     assert np.abs(policy.act(seen[0])).max() == pytest.approx(1.0)
     held: dict[str, Any] = policy.actor_weights()  # type: ignore[union-attr]
     assert all(np.array_equal(array, wild[name]) for name, array in held.items())
+
+
+def test_each_answer_of_a_policy_that_smooths_is_that_of_the_weights_alone(tmp_path: Path) -> None:
+    seen = noise_observations({"front": (24, 32)}, 3, count=3)
+    folder = tmp_path / "act"
+    shape: dict[str, Any] = {"cameras": {"front": (24, 32)}, "state_dim": 3, "action_dim": 2}
+    build_tiny_policy(folder, "act", **shape, temporal_ensemble_coeff=0.01, n_action_steps=1)
+    OnlineForm(image_px=16, learn=("model.action_head",)).write(folder)
+    policy, recording = load_policy(folder), Recording(3)
+    assert isinstance(policy, LeRobotPolicy)
+    recording.observations = lambda key: iter(seen[key : key + 1])  # type: ignore[method-assign, assignment, return-value]
+    probe = WeightsProbe(policy, recording, 3)()  # type: ignore[arg-type]
+    assert probe is not None
+    good = policy.actor_weights()
+    huge = {name: np.full_like(array, 3e38) for name, array in good.items()}
+    assert "action on a probe frame is not finite" in str(refusal(huge, probe))
+    assert refusal(good, probe) is None
+    alone = [load_policy(folder).act(observation) for observation in seen]
+    np.testing.assert_allclose(np.clip(probe(good), -1.0, 1.0), np.concatenate(alone), atol=1e-5)
