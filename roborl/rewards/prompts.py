@@ -85,9 +85,9 @@ class Prompt:
         template: The words, with slots and picture marks.
         slot: What stands where the instruction goes.
         mark: The picture mark.
-        origin: ``known`` where its SHA-256 is a published one, ``found`` where it was read from the user's copy and
-            none is published, ``own`` for the project's own.
-        place: Where it was read; empty for the project's own.
+        origin: ``known`` where its SHA-256 is a published one, ``own`` for the project's own, also where it was read
+            from a file, ``found`` for any other of the user's.
+        place: Where it was read; empty where it was in no file.
     """
 
     template: str
@@ -160,13 +160,8 @@ def load_prompt(contract: PromptContract, config: PromptConfig, folder: Path | N
                 " that its authors ask with" if known else "",
                 digest[:12],
             )
-        return Prompt(
-            template=text,
-            slot=slot,
-            mark=contract.mark,
-            origin="known" if known else "found",
-            place=str(place),
-        )
+        origin = "known" if digest in contract.known else "own" if text == contract.own else "found"
+        return Prompt(template=text, slot=slot, mark=contract.mark, origin=origin, place=str(place))
     reason = f"{len(found)} possible wordings in {place}" if place else "neither card nor code is beside it"
     advice = "Name a copy of its card or code as prompt.file in the model's settings"
     if contract.published_states:

@@ -155,6 +155,16 @@ def test_a_hash_that_is_insisted_on_is_insisted_on(tmp_path):
         load_prompt(CONTRACT, PromptConfig(sha256=good), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "origin"), [(KNOWN.own, "own"), (PUBLISHED, "known"), ("Rate {task}! VERDICT:", "found")]
+)
+def test_words_that_are_insisted_on_are_called_what_they_are(tmp_path, words, origin):
+    for contract in (KNOWN, replace(KNOWN, known=())):
+        prompt = prompt_from(words, ".txt", tmp_path, contract, sha256=digest_of(words))
+        assert prompt.template == words
+        assert prompt.origin == ("found" if origin == "known" and not contract.known else origin)
+
+
 def test_the_instruction_stays_words_wherever_it_goes():
     contract = PromptContract(name="toy", own="a <image> b {task} c <image> d {task}", pictures=2, slots=2)
     parts = own_prompt(contract).fill("lift <image> {task}")

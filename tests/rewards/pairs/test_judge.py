@@ -104,6 +104,7 @@ def test_a_judge_comes_back_as_it_was_and_conforms(folder: Path, reward_model_ch
     model = load_reward_model(str(folder))
     assert model.info.cameras == ("front", "wrist")
     assert model.info.version == load_reward_model(f"dopamine:{folder}").info.version
+    assert model.info.version.startswith("dopamine-own-"), "these words are not the published ones"
     asked = [question(0, 1, *range(k, k + 6)) for k in range(3)]
     assert [r.tokens for r in model.judge.answer(asked)] == [
         r.tokens for r in PairJudge(network()).answer(asked)
