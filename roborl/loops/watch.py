@@ -74,7 +74,12 @@ class WatchConfig:
 
     def __post_init__(self) -> None:
         if not self.source:
-            raise ConfigError("There is nothing to watch", remedy="Name it: roborl watch --source video.mp4")
+            raise ConfigError(
+                "There is nothing to watch",
+                seen="no source",
+                allowed="a video, a folder of videos, a LeRobotDataset, or a bench",
+                remedy="Name it: roborl watch video.mp4",
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -291,11 +296,13 @@ class _Watch:
             raise self._silence(patience_s)
 
     def _silence(self, waited_s: float) -> DeadlineExceeded:
+        own = bool(self._config.reward_model)
         return DeadlineExceeded(
-            "The reward server gives no scores",
+            f"The reward {'model' if own else 'server'} gives no scores",
             seen=f"{len(self._watched.scores)}, then none for {waited_s:g} s with {self._under_way} under way",
             allowed=f"{self._config.deadline_s:g} s for each that is under way",
-            remedy="Look at its log; raise --deadline_s for a slow model",
+            remedy=("" if own else f"Look at the log of roborl serve at {self._config.server}; ")
+            + "--deadline_s gives a slow model more time",
         )
 
     def _take(self, score: Score) -> None:

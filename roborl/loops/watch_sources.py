@@ -86,6 +86,7 @@ def open_source(place: str, *, rate_hz: float, episode: int = 0) -> WatchSource:
             "There is nothing to watch at this place",
             seen=place,
             allowed=f"a video ({', '.join(_VIDEOS)}), a folder of videos, a LeRobotDataset, or a bench: {error.allowed}",
+            remedy="Give the path of one of these; a dataset of the hub has to be downloaded first",
         ) from error
     return _bench(place, rate_hz or 10.0)
 
@@ -103,7 +104,12 @@ def renamed(source: WatchSource, names: Mapping[str, str]) -> WatchSource:
     if not names:
         return source
     if wrong := sorted(set(names.values()) - set(source.cameras)):
-        raise ConfigError("The source has no such view", seen=wrong, allowed=list(source.cameras))
+        raise ConfigError(
+            "The source has no such view",
+            seen=wrong,
+            allowed=list(source.cameras),
+            remedy="Name its views behind the model's: --cameras '{MODEL: SOURCE}'",
+        )
 
     def read() -> Iterator[View]:
         for view in source.read():
@@ -165,7 +171,10 @@ def _dataset(place: str, episode: int, rate_hz: float) -> WatchSource:
     found = next(read_episodes(place, episodes=[episode]), None)
     if found is None:
         raise DatasetError(
-            "The dataset has no such episode", seen=episode, allowed=f"0 to {info.episodes - 1}"
+            "The dataset has no such episode",
+            seen=episode,
+            allowed=f"0 to {info.episodes - 1}",
+            remedy="Choose another: --episode N",
         )
     length = len(found.state)
     every = _every(info.fps, rate_hz)
@@ -192,6 +201,8 @@ def _bench(name: str, rate_hz: float) -> WatchSource:
     if not configs or bench.simulated:
         raise ConfigError(
             "This bench has no cameras that can be opened without its robot",
+            seen=f"{name}: {'a simulated arm' if bench.simulated else 'no cameras of its robot'}",
+            allowed="a bench whose robot names cameras of this machine",
             remedy="Watch a recording of it instead",
         )
 

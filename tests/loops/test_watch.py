@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from roborl.cli.main import main as roborl
-from roborl.errors import ConfigError, DeadlineExceeded, RobotError
+from roborl.errors import ConfigError, DatasetError, DeadlineExceeded, RobotError
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.score_episodes import score_over
 from roborl.loops.score_line import ScoreLine
@@ -43,6 +43,10 @@ def brightening(path, count=30, fps=30.0, levels=None):
     levels = np.linspace(30, 220, count) if levels is None else levels
     write_video(path, (np.full((48, 64, 3), level, np.uint8) for level in levels), fps=fps)
     return str(path)
+
+
+def has_four_parts(error):
+    return all((error.problem, str(error.seen or ""), str(error.allowed or ""), error.remedy))
 
 
 def test_a_video_alone_with_a_model_in_this_process(tmp_path):
@@ -174,6 +178,9 @@ def test_an_episode_of_a_dataset(tmp_path):
     write_episodes(tmp_path / "data", random_episode(0), random_episode(1, steps=9))
     with serving({"m": BrightnessModel(("front", "wrist"))}) as server:
         watched = watch(WatchConfig(source=str(tmp_path / "data"), episode=1, server=server.endpoint))
+    with pytest.raises(DatasetError, match="no such episode") as fault:
+        open_source(str(tmp_path / "data"), rate_hz=0, episode=2)
+    assert has_four_parts(fault.value)
     assert watched.shown == 10
     images = random_episode(1, steps=9).images
     expected = [np.mean([images[name][i].mean() / 255 for name in images]) for i in range(10)]
@@ -224,19 +231,42 @@ def test_silence_is_an_error_and_not_a_wait(tmp_path):
             return super().answer(queries)
 
     with serving({"m": BrightnessModel(judge=Hanging())}) as server:
-        with pytest.raises(DeadlineExceeded, match="no scores"):
+        with pytest.raises(DeadlineExceeded, match="no scores") as fault:
             watch(WatchConfig(source=place, server=server.endpoint, deadline_s=0.3, count=2))
         release.set()
+    assert has_four_parts(fault.value)
+    assert server.endpoint in str(fault.value)
+
+
+def test_a_slow_model_of_this_process_is_looked_for_at_no_server(tmp_path, monkeypatch):
+    class Slow(BrightnessJudge):
+        def answer(self, queries):
+            time.sleep(1.0)
+            return super().answer(queries)
+
+    monkeypatch.setattr("roborl.loops.watch.load_reward_model", lambda place: BrightnessModel(judge=Slow()))
+    place = brightening(tmp_path / "up.mp4")
+    with pytest.raises(DeadlineExceeded, match=r"reward model.*no scores") as fault:
+        watch(WatchConfig(source=place, reward_model="mine", deadline_s=0.3, count=1))
+    assert has_four_parts(fault.value)
+    assert "server" not in str(fault.value)
 
 
 @pytest.mark.parametrize(
-    ("place", "words"), [("nowhere", "nothing to watch at this place"), ("so101_sim", "without its robot")]
+    ("told", "words"),
+    [
+        ({"source": "nowhere"}, "nothing to watch at this place"),
+        ({"source": "so101_sim"}, "without its robot"),
+        ({}, "nothing to watch"),
+        ({"cameras": {"front": "right"}}, "no such view"),
+    ],
 )
-def test_a_place_without_cameras_is_told(place, words):
-    with pytest.raises(ConfigError, match=words):
-        watch(WatchConfig(source=place))
-    with pytest.raises(ConfigError, match="nothing to watch"):
-        WatchConfig()
+def test_what_cannot_be_watched_is_told_in_four_parts(told, words, tmp_path):
+    if "cameras" in told:
+        told = {**told, "source": brightening(tmp_path / "up.mp4", count=2)}
+    with pytest.raises(ConfigError, match=words) as fault:
+        watch(WatchConfig(**told))
+    assert has_four_parts(fault.value)
 
 
 class Camera:
