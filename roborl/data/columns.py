@@ -184,14 +184,14 @@ def save_labels(
 ) -> None:
     """Write one version's labels into a sealed episode's group, whole or not at all; what is there is left alone.
 
-    What is there and torn is replaced.
+    What is there and torn, or of fewer observations, is replaced.
 
     Args:
         store_root: The store's folder.
         key: A sealed episode.
         version: Their version.
-        progress: float32 (T + 1,).
-        spread: float32 (T + 1,).
+        progress: float32 (T + 1,), or fewer where the replay memory had no room for all observations.
+        spread: float32, as many.
         details: Plain values worth keeping, such as the stride.
         sync: Flush them to the disk itself first, so that the loss of power cannot find them half there.
 
@@ -203,9 +203,9 @@ def save_labels(
         raise DatasetError("Labels wait for their episode to be sealed", seen=str(key))
     final, staged = episode / f"progress_{version}", store_root / "labels.tmp" / str(key)
     if final.exists():
-        if load_labels(store_root, key, version) is not None:
+        saved = load_labels(store_root, key, version)
+        if saved is not None and len(saved[0]) >= len(progress):
             return
-        shutil.rmtree(final)
     shutil.rmtree(staged, ignore_errors=True)
     staged.parent.mkdir(exist_ok=True)
     zarr.create_array(
@@ -216,13 +216,15 @@ def save_labels(
     )
     if sync:
         flush_files(staged)
+    if final.exists():
+        shutil.rmtree(final)
     staged.rename(final)
     if sync:
         flush_names(episode)
 
 
 def load_labels(store_root: Path, key: EpisodeKey, version: str) -> tuple[Vector, Vector] | None:
-    """Read what :func:`save_labels` wrote, None where there is none: progress and spread, float32 (T + 1,) each.
+    """Read what :func:`save_labels` wrote, None where there is none: progress and spread, float32 (T + 1,) or fewer each.
 
     Labels that a loss of power has torn are told and count as none: they are made again.
     """

@@ -8,6 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from roborl.codec import join
 from roborl.data.columns import load_labels, saved_stride
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, from_episode, to_episode
@@ -88,7 +90,7 @@ def export_store(
             drop_torn(out)
     counts = {"episodes": 0, "present": 0, "open": 0, "empty": 0, "unjudged": 0}
     before = {e.key: e for e in _without_pictures(out)}
-    there = {key: episode.index for key, episode in before.items()}
+    there = {key: (episode.index, episode.steps + 1) for key, episode in before.items()}
     outdated = []
     writer: DatasetWriter | None = None
     try:
@@ -113,7 +115,7 @@ def export_store(
                     robot_type=robot_type,
                     scales=stored_scales(store),
                 )
-            there[key] = writer.append(episode)
+            there[key] = (writer.append(episode), episode.steps + 1)
             counts["episodes"] += 1
     finally:
         if writer is not None:
@@ -128,11 +130,10 @@ def export_store(
         )
     labels = {}
     if version is not None:
-        for key, index in there.items():
-            found = load_labels(store, EpisodeKey.parse(key), version)
+        for key, (index, rows) in there.items():
+            found = _progress(store, EpisodeKey.parse(key), version, rows)
             if found is not None:
-                stride = saved_stride(store, EpisodeKey.parse(key), version)
-                labels[index] = Progress(*found, every_so_many(stride, len(found[0])))
+                labels[index] = found
         write_progress(out, version, labels)
     return Exported(**counts, outdated=tuple(outdated), labelled=len(labels))
 
@@ -161,6 +162,18 @@ def _judged_otherwise(info: EpisodeInfo, episode: DatasetEpisode) -> bool:
 def _without_pictures(path: Path) -> Iterator[DatasetEpisode]:
     if (path / "meta" / "info.json").is_file():
         yield from read_episodes(path, with_images=False)
+
+
+def _progress(store: Path, key: EpisodeKey, version: str, rows: int) -> Progress | None:
+    """Return an episode's progress, missing in the rows behind its labels; None where it has none."""
+    found = load_labels(store, key, version)
+    if found is None:
+        return None
+    labelled = len(found[0])
+    behind = (0, max(0, rows - labelled))
+    values, spread = (np.pad(column, behind, constant_values=np.nan) for column in found)
+    scored = every_so_many(saved_stride(store, key, version), labelled)
+    return Progress(values, spread, np.pad(scored, behind))
 
 
 def _exported(reader: StoreReader, info: EpisodeInfo) -> DatasetEpisode:

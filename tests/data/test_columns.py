@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,28 @@ def test_saved_labels_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest
     # A sealed episode with labels in it still reads as itself.
     with Store(tmp_path, SPEC) as store:
         assert store.infos()[0].observations == 6
+
+
+def test_labels_of_what_the_memory_held_give_way_to_those_of_the_whole_episode(tmp_path: Path) -> None:
+    """An actor may run longer episodes than the replay memory has blocks for, until it is built anew."""
+    spec = replace(SPEC, max_steps=5)
+    whole, spread = np.linspace(0, 1, 9, dtype=np.float32), np.full(9, 0.125, np.float32)
+    with Store(tmp_path, spec) as store:
+        feed(store, 0, steps=8)
+        assert store.wait_sealed(20)
+        columns = ProgressColumns(ArenaReader(tmp_path), "v1", write=True)
+        columns.write(key(0), 0, whole[:6], spread[:6])
+        assert columns.save(key(0))
+    (tmp_path / "arena" / "boot").unlink()
+    with Store(tmp_path, spec):
+        columns = ProgressColumns(ArenaReader(tmp_path), "v1", write=True)
+        columns.restore([key(0)])
+        assert columns.labelled(key(0)) == 6
+        columns.write(key(0), 6, whole[6:], spread[6:])
+        assert columns.save(key(0))
+    np.testing.assert_array_equal(load_labels(tmp_path, key(0), "v1"), [whole, spread])
+    save_labels(tmp_path, key(0), "v1", spread[:6], spread[:6])
+    np.testing.assert_array_equal(load_labels(tmp_path, key(0), "v1"), [whole, spread])
 
 
 @pytest.mark.parametrize("gone", [False, True])

@@ -319,6 +319,18 @@ def test_progress_of_a_run_says_which_rows_its_labeller_scored(tmp_path: Path) -
     assert np.flatnonzero(found[1].scored).tolist() == [0, 4, 6]
 
 
+def test_progress_of_a_part_of_an_episode_goes_along_as_far_as_it_is_known(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    rising = np.linspace(0, 1, 5, dtype=np.float32)
+    key = EpisodeKey.parse(random_episode(1).key)
+    save_labels(tmp_path / "a", key, "v1", rising, np.zeros(5, np.float32))
+    export(tmp_path / "a", tmp_path / "d", version="v1")
+    values, spread, scored = read_progress(tmp_path / "d", "v1")[1]
+    np.testing.assert_array_equal(values, [*rising, np.nan, np.nan])
+    np.testing.assert_array_equal(spread, [0.0] * 5 + [np.nan] * 2)
+    assert scored.tolist() == [True] * 5 + [False] * 2
+
+
 def test_foreign_episodes_are_no_experience(tmp_path: Path) -> None:
     lerobot_recording(tmp_path / "f", [4])
     with (
