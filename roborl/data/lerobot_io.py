@@ -244,7 +244,7 @@ def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int) -> Provenance
         source=tuple(Source(v) for v in column[SOURCE].to_pylist()[:steps]),
         policy_version=_vector(column[VERSION])[:steps].astype(np.int64),
         reward_source=tuple(RewardSource(v) for v in column[REWARD_SOURCE].to_pylist()[:steps]),
-        stamp_ns=np.array(column[STAMPS].to_pylist(), np.int64),
+        stamp_ns=np.array(column[STAMPS].to_pylist(), np.int64).reshape(steps + 1, -1),
         verdict_index=int(column[VERDICT_INDEX][0].as_py()),
         verdict_source=RewardSource(_text(column, VERDICT_SOURCE)),
         # Exports of earlier releases have no such column.

@@ -90,6 +90,17 @@ def test_the_round_trip_through_store_episodes_loses_nothing(tmp_path: Path) -> 
         assert_same(back, replace(episode, provenance=plain))
 
 
+def test_an_episode_without_cameras_comes_back_whole(tmp_path: Path) -> None:
+    given = random_episode(0)
+    assert given.provenance is not None
+    alone = replace(given.provenance, stamp_ns=given.provenance.stamp_ns[:, :1])
+    blind = replace(given, images={}, provenance=alone)
+    write_episodes(tmp_path / "d", blind)
+    (read,) = read_episodes(tmp_path / "d")
+    assert_same(blind, read)
+    assert [o.stamp_ns for o in to_episode(read).observations] == alone.stamp_ns[:, 0].tolist()
+
+
 def test_lerobot_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_episodes(tmp_path / "d", random_episode(0), random_episode(1, 4))
