@@ -17,7 +17,7 @@ from roborl.rewards.dopamine import DopamineConfig
 from roborl.rewards.roboreward import CONTRACT as ROBOREWARD
 from roborl.rewards.roboreward import RoboRewardConfig
 from roborl.rewards.settings import read_settings
-from roborl.rewards.sole import SoleConfig
+from roborl.rewards.sole import SoleConfig, composed_px
 from roborl.rewards.vlac.config import VlacConfig
 
 _FRAMES_PER_SIGHT = 2  # Qwen's vision networks see the frames of a clip two by two
@@ -107,7 +107,7 @@ def question_of(settings: Settings, *, height_px: int, width_px: int) -> Questio
     Args:
         settings: Of the reward model.
         height_px: Height of the cameras' pictures.
-        width_px: Their width.
+        width_px: Their width; VLAC and SOLE-R1 bring pictures to a size of their own.
     """
     match settings:
         case RoboRewardConfig():
@@ -141,12 +141,12 @@ def question_of(settings: Settings, *, height_px: int, width_px: int) -> Questio
                 width_px=settings.image_px,
             )
         case SoleConfig():
-            rows = max(1, len(settings.cameras))
+            height_px, width_px = composed_px(max(1, len(settings.cameras)))
             return QuestionSize(
                 pictures=1,
                 words=_FRAMING + 160 + settings.max_tokens,
-                height_px=rows * height_px,
-                width_px=3 * width_px,
+                height_px=height_px,
+                width_px=width_px,
                 max_pixels=settings.max_pixels,
             )
 

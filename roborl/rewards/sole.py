@@ -89,6 +89,16 @@ def parse_answer(text: str) -> float | None:
     return parse_signed_percent(text, tag="answer", after_words=True) if text.count("<answer>") == 1 else None
 
 
+def composed_px(views: int) -> tuple[int, int]:
+    """Return height and width of the picture that is asked about, whatever the size of the cameras' pictures.
+
+    Example:
+        >>> composed_px(2)
+        (784, 1176)
+    """
+    return views * _CELL_PX, 3 * _CELL_PX
+
+
 def compose(frames: Sequence[Sequence[Image]]) -> Image:
     """Return the picture that is asked about, uint8 (392 · views, 1176, 3): its sides are multiples of 28 px.
 
@@ -112,7 +122,7 @@ def compose(frames: Sequence[Sequence[Image]]) -> Image:
             height, width = (max(px * _SIDE_PX // max(view.shape[:2]), 1) for px in view.shape[:2])
             top, left = row * step + (_SIDE_PX - height) // 2, column * step + (_SIDE_PX - width) // 2
             joined[top : top + height, left : left + width] = resized(view, (height, width))
-    return np.asarray(Pictures.fromarray(joined).resize((3 * _CELL_PX, rows * _CELL_PX)))
+    return np.asarray(Pictures.fromarray(joined).resize(composed_px(rows)[::-1]))
 
 
 class SoleFold(Fold[VlmQuery, VlmReply | None]):

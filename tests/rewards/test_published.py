@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from roborl.errors import ConfigError
 from roborl.rewards.judges.blueprint import Blueprint
 from roborl.rewards.published import KINDS, PUBLISHED, question_of, read_judge
+from roborl.rewards.sole import SoleConfig, compose
 
 # VLAC's is, in bfloat16, the 4.41 GB of its one published file. Qwen3-VL-8B is published as one of 8.77 billion,
 # Qwen2.5-VL-7B as one of 8.29. The others keep a typing mistake from going unseen.
@@ -37,8 +39,8 @@ def test_the_network_has_as_many_weights_as_the_published_one(name: str) -> None
         ("dopamine-8b", 70, 1260, 1500),
         ("dopamine-3b", 88, 1404, 1650),
         ("dopamine-v1-8b", 88, 1404, 1650),
-        # One picture of three columns, as large as in training, and 512 tokens of reasoning.
-        ("sole-r1-8b", 900, 1412, 1700),
+        # One picture of three columns of 392 px, and 512 tokens of reasoning.
+        ("sole-r1-8b", 12 * 37, 956, 1200),
         # Six pictures of a demonstration beside the pair and the first: some 2.5 thousand.
         ("vlac-2b", 256, 2400, 2600),
     ],
@@ -56,6 +58,16 @@ def test_questions_are_as_long_as_those_of_the_authors(
     )
     assert seen == per_picture
     assert least <= seen * question.pictures + question.words <= most
+
+
+@pytest.mark.parametrize("cameras", [(), ("front",), ("front", "wrist")])
+@pytest.mark.parametrize("size", [(240, 320), (480, 640)])
+def test_sole_is_planned_with_the_picture_that_it_is_shown(
+    size: tuple[int, int], cameras: tuple[str, ...]
+) -> None:
+    views = [np.zeros((*size, 3), np.uint8)] * max(1, len(cameras))
+    question = question_of(SoleConfig(cameras=cameras), height_px=size[0], width_px=size[1])
+    assert (question.height_px, question.width_px) == compose([views] * 3).shape[:2]
 
 
 def test_a_file_of_settings_changes_the_question(tmp_path: Path) -> None:
