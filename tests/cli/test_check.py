@@ -109,6 +109,33 @@ def test_where_a_policy_fills_the_card_no_judge_is_proposed(run: Run) -> None:
     assert "without a judge" in said
 
 
+def test_a_policy_that_learns_is_offered_the_largest_batch_that_fits(run: Run) -> None:
+    args = ("--policy", "smolvla", "--learner", "policy-full", "--card_gib", "[8]")
+    code, _, said = run("--plan", *args, "--learner_batch", "32")
+    assert code == 1
+    refusal = said.splitlines()[-1]
+    assert "judge" not in refusal
+    (batch,) = re.findall(r"fits with --learner_batch (\d+)", refusal)
+    assert run("--plan", *args, "--learner_batch", batch)[0] == 0
+    assert run("--plan", *args, "--learner_batch", str(int(batch) + 1))[0] == 1
+    code, _, said = run("--plan", "--policy", "pi0", "--learner", "policy-full", "--card_gib", "[8]")
+    assert code == 1
+    refusal = said.splitlines()[-1]
+    assert "judge" not in refusal
+    assert "Take a larger card" in refusal
+    assert "learner_batch" not in refusal
+
+
+def test_a_run_that_is_planned_names_its_own_batch_and_the_memory_of_its_versions(run: Run) -> None:
+    args = ("--policy", "smolvla", "--learner", "weighted-full")
+    code, told, _ = run("--plan", *args, "--card_gib", "[24]")
+    assert code == 0
+    assert of(told, "versions")["device"] == "cpu"
+    code, _, said = run("--plan", *args, "--card_gib", "[8]", "--judge", "vlac-2b", "--judge_device", "cpu")
+    assert code == 1
+    assert re.search(r"--learner_batch (\d+), which is --weighted\.batch_size \1 of roborl train", said)
+
+
 def test_a_checkpoint_is_measured(run: Run, tmp_path: Path) -> None:
     folder = build_tiny_vlm(tmp_path / "tiny", "qwen3_vl")
     file = (folder / "model.safetensors").stat().st_size
@@ -154,6 +181,8 @@ def test_a_judge_that_learns_takes_more_and_less_with_checkpointing(run: Run) ->
         (["--plan", "--learner", "policy-full"], "no policy to learn"),
         (["--plan", "--learner", "weighted-lora"], "no policy to learn"),
         (["--plan", "--learner", "ppo"], "no such learner"),
+        (["--plan", "--policy", "pi0", "--learner", "weighted-full", "--card_gib", "[900]"], "can be sent"),
+        (["--plan", "--policy", "act", "--learner", "weighted-lora", "--card_gib", "[900]"], "low rank go"),
         (["--judge", "vlac-2b"], "no plan is asked for"),
     ],
 )

@@ -40,6 +40,25 @@ def place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping:
         _check(run.policy, config, form)  # One that was there may be of another bench.
 
 
+def check_sendable(numbers: int, *, remedy: str) -> None:
+    """Refuse to let so much of a LeRobot policy learn that its versions are larger than what actors take.
+
+    Args:
+        numbers: How many of its numbers learn, which go in single precision.
+        remedy: What to do instead.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if 4 * numbers > MOST_BYTES:
+        raise ConfigError(
+            "More of the LeRobot policy would learn than actors can be sent",
+            seen=f"{4 * numbers / 1e6:.0f} MB in each version",
+            allowed=f"up to {MOST_BYTES / 1e6:.0f} MB",
+            remedy=remedy,
+        )
+
+
 def _copy_lerobot_policy(config: LearnConfig, form: BenchForm, draft: Path) -> None:
     from roborl.policies.lerobot_learning import OnlineForm
 
@@ -130,13 +149,7 @@ def _check_online(folder: Path, policy: Any, config: LearnConfig, form: BenchFor
             remedy="Go on with the settings that the run began with, or start a new run folder",
         )
     count = sum(parameter.numel() for parameter in policy.learnt.values())
-    if 4 * count > MOST_BYTES:
-        raise ConfigError(
-            "More of the LeRobot policy would learn than actors can be sent",
-            seen=f"{4 * count / 1e6:.0f} MB in each version",
-            allowed=f"up to {MOST_BYTES / 1e6:.0f} MB",
-            remedy="Let adapters learn, --weighted.learn lora, or some of its modules",
-        )
+    check_sendable(count, remedy="Let adapters learn, --weighted.learn lora, or some of its modules")
     total = sum(parameter.numel() for parameter in policy.parts.model.parameters())
     log.info(
         "Of the %s policy %s of %s numbers learn (%s): %.1f MB in each published version. It sees pictures of %d px",

@@ -193,9 +193,12 @@ def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> I
 
     small = config.policy == plan_learning.SMALL
     who, _, how = config.learner.partition("-")
-    own_batch = 1
     if config.policy and not small:
         yield from plan_learning.policy_parts(config.policy, config.policy_device, cameras=config.cameras)
+    if who == "weighted":
+        from roborl.rewards.adaptation.config import Method
+
+        yield from plan_learning.version_parts(config.policy, Method(how))
     if small or who in ("rlpd", "weighted"):
         from roborl.loops.learner.learn import form_of
         from roborl.loops.learner.learn_config import LearnConfig
@@ -208,17 +211,28 @@ def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> I
             yield from plan_learning.rlpd_parts(form, learn.store)
         if who == "weighted":
             yield from plan_learning.weighted_parts(form, learn.store)
-            own_batch = learn.weighted.batch_size
     if who in ("policy", "weighted"):
-        from roborl.rewards.adaptation.config import Method
+        yield from _policy_training(config, _learner_batch(config))
 
-        yield from plan_learning.policy_training_parts(
-            config.policy,
-            config.learner_device,
-            Method(how),
-            cameras=config.cameras,
-            batch=config.learner_batch or own_batch,
-        )
+
+def _policy_training(config: PlanConfig, batch: int) -> Iterator[PlanLine]:
+    """Yield what a policy takes as it learns from so many observations at once."""
+    from roborl.loops.planning.plan_learning import policy_training_parts
+    from roborl.rewards.adaptation.config import Method
+
+    method = Method(config.learner.partition("-")[2])
+    yield from policy_training_parts(
+        config.policy, config.learner_device, method, cameras=config.cameras, batch=batch
+    )
+
+
+def _learner_batch(config: PlanConfig) -> int:
+    """Return from how many observations a policy learns at once."""
+    if config.learner_batch or not config.learner.startswith("weighted-"):
+        return config.learner_batch or 1
+    from roborl.learning.weighted import WeightedConfig
+
+    return WeightedConfig.batch_size
 
 
 def _advice(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[str, int]) -> str:
@@ -226,10 +240,10 @@ def _advice(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[str, int]
     trains = config.learner.startswith("judge-")
     judges = ("learner",) if trains else ("judge",)
     others = [part for part in parts if not config.judge or part.process not in judges]
+    smaller = _smaller_batch(config, parts, cards)
     if over(others, cards):
-        return (
-            "It would not fit without a judge either: take a larger card, another device, or a smaller policy"
-        )
+        either = "It would not fit without a judge either. " if config.judge and not smaller else ""
+        return smaller or f"{either}Take a larger card, another device, or a smaller policy"
     best = largest_that_fits(_candidates(config, trains), others, cards)
     advice = [
         f"The largest judge that fits: {best.name}" if best else "No published judge fits beside the rest"
@@ -241,9 +255,27 @@ def _advice(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[str, int]
         lambda questions: [*_judge(replace(config, questions=questions)), *others], config.questions, cards
     ):
         advice.append(f"This one fits with --questions {few}")
+    if smaller:
+        advice.append(smaller)
     if best is None and len(advice) == 1:
         advice.append("Take a larger card or another device")
     return ". ".join(advice)
+
+
+def _smaller_batch(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[str, int]) -> str:
+    """Return with how many observations at once everything fits where a policy learns, empty where that does not help."""
+    who = config.learner.partition("-")[0]
+    if who not in ("policy", "weighted"):
+        return ""
+    # What else a learner has lies on no card.
+    rest = [part for part in parts if part.process != "learner"]
+    few = largest_batch(
+        lambda batch: [*rest, *_policy_training(config, batch)], _learner_batch(config), cards
+    )
+    if not few:
+        return ""
+    own = f", which is --weighted.batch_size {few} of roborl train" if who == "weighted" else ""
+    return f"This one fits with --learner_batch {few}{own}"
 
 
 def _candidates(config: PlanConfig, trains: bool) -> Iterator[Candidate]:

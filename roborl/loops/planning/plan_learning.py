@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 _SINGLE = 4  # bytes of a number
 # Numbers per unit of a hidden layer that wait for the backward pass: before and after its norm, and after its rectifier.
 _PER_UNIT, _HIDDEN_LAYERS = 3, 2
+# Sets of weights that an actor reserves memory for, whole.
+_SETS = 4
+ADAPTED = ("pi0", "pi05", "smolvla")
+"""Kinds of policy of which LeRobot says where adapters go."""
 SMALL = "small"
 """Name of the policy that ``roborl learn`` makes for a bench."""
 
@@ -93,9 +98,9 @@ def policy_parts(name: str, device: str, *, cameras: int) -> Iterator[PlanLine]:
         ConfigError: If there is no such policy.
         ModelLoadError: If its folder cannot be read.
     """
-    weights, number_bytes, known = _policy(name, Process("policy", device))
-    yield weights
-    at = Process("policy", device)
+    found, at = _find_policy(name), Process("policy", device)
+    known, number_bytes = found.known, found.number_bytes
+    yield found.weights(at)
     if known is not None:
         tokens = known.tokens(cameras)
         seen = f"{tokens} tokens of {cameras} cameras"
@@ -125,20 +130,11 @@ def policy_training_parts(
         ConfigError: If there is no such policy, or it is not known how it learns.
         ModelLoadError: If its folder cannot be read.
     """
-    at = Process("learner", device)
-    weights, number_bytes, known = _policy(name, at)
-    if known is None:
-        raise ConfigError(
-            "It is not known how this policy is trained",
-            seen=name,
-            allowed=f"a policy of LeRobot's, of one of the kinds {sorted(POLICIES)}",
-            remedy="Plan a small policy's learning with: --learner rlpd",
-        )
-    yield weights
-    learns, how = known.learns, "all that learns by default"
+    found, at = _find_policy(name), Process("learner", device)
+    known = found.known_to_learn()
+    yield found.weights(at)
+    learns, how = found.learns(method)
     if method is Method.LORA:
-        settings = LoraSettings()
-        learns, how = _lora_numbers(known.decoder, settings.rank), f"adapter of rank {settings.rank}"
         yield at.estimated("adapter, fp32", _SINGLE * learns, how)
     yield at.estimated("gradients, Adam", learning_bytes(learns), f"12 bytes for each of {learns:,}: {how}")
     tokens = known.tokens(cameras)
@@ -146,18 +142,98 @@ def policy_training_parts(
     saved = known.decoder.saved_bytes(tokens, batch, learning)
     yield at.estimated(
         "activations",
-        saved * number_bytes // 2,
+        saved * found.number_bytes // 2,
         f"{batch} x {tokens} tokens; vision and action parts not counted",
     )
     yield from at.context()
 
 
-def _policy(name: str, at: Process) -> tuple[PlanLine, int, PublishedPolicy | None]:
-    """Return the weights of a policy, the bytes of a number, and what is known of its kind."""
+def version_parts(name: str, method: Method) -> Iterator[PlanLine]:
+    """Yield what versions of a LeRobot policy that learns in a run take in the memory that an actor's processes share.
+
+    Args:
+        name: As above.
+        method: As above.
+
+    Raises:
+        ConfigError: If a run would refuse to let that learn: LeRobot has no place for adapters in this kind, or a version would
+            be larger than what actors take.
+        ModelLoadError: If its folder cannot be read.
+    """
+    from roborl.loops.learner.start_policy import check_sendable
+
+    found = _find_policy(name)
+    learns, how = found.learns(method)
+    if method is Method.LORA and found.kind not in ADAPTED:
+        raise ConfigError(
+            "LeRobot does not say where adapters of low rank go in this kind of policy",
+            seen=found.kind,
+            allowed=f"--learner weighted-lora with one of {', '.join(ADAPTED)}",
+            remedy="Let all of it learn: --learner weighted-full",
+        )
+    check_sendable(learns, remedy="Let adapters learn: --learner weighted-lora")
+    nbytes = _SINGLE * learns
+    yield Process("policy", HOST).estimated(
+        "versions in /dev/shm", _SETS * nbytes, f"{_SETS} of {nbytes / 1e6:.1f} MB: {how}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Policy:
+    """A policy as it is named, or as it is found in a folder."""
+
+    name: str
+    kind: str  # as LeRobot calls it; empty for ours
+    numbers: int
+    number_bytes: int
+    nbytes: int
+    measured: bool
+    source: str
+
+    @property
+    def known(self) -> PublishedPolicy | None:
+        """What is known of its kind."""
+        return POLICIES.get(self.kind)
+
+    def known_to_learn(self) -> PublishedPolicy:
+        """Return what is known of its kind.
+
+        Raises:
+            ConfigError: If that is nothing.
+        """
+        if self.known is None:
+            raise ConfigError(
+                "It is not known how this policy is trained",
+                seen=self.name,
+                allowed=f"a policy of LeRobot's, of one of the kinds {sorted(POLICIES)}",
+                remedy="Plan a small policy's learning with: --learner rlpd",
+            )
+        return self.known
+
+    def weights(self, at: Process) -> PlanLine:
+        return at.part("weights", self.nbytes, self.measured, self.source)
+
+    def learns(self, method: Method) -> tuple[int, str]:
+        """Return how many numbers learn, and which these are."""
+        known = self.known_to_learn()
+        if method is Method.LORA:
+            rank = LoraSettings().rank
+            return _lora_numbers(known.decoder, rank), f"adapter of rank {rank}"
+        return min(known.learns, self.numbers), "all that learns by default"
+
+
+def _find_policy(name: str) -> _Policy:
     known = POLICIES.get(name)
     if known is not None:
-        nbytes = known.parameters * known.number_bytes
-        return at.estimated("weights", nbytes, known.source), known.number_bytes, known
+        return _Policy(
+            name=name,
+            kind=name,
+            numbers=known.parameters,
+            number_bytes=known.number_bytes,
+            nbytes=known.parameters * known.number_bytes,
+            measured=False,
+            source=known.source,
+        )
     folder = Path(name)
     if not folder.is_dir():
         raise ConfigError(
@@ -167,9 +243,15 @@ def _policy(name: str, at: Process) -> tuple[PlanLine, int, PublishedPolicy | No
             remedy="For example: --policy smolvla",
         )
     saved = read_saved(folder)
-    kind = "" if (folder / "policy.json").is_file() else str(read_network_config(folder).get("type"))
-    weights = at.measured("weights", saved.nbytes, "its files' headers")
-    return weights, saved.kept.number_bytes, POLICIES.get(kind)
+    return _Policy(
+        name=name,
+        kind="" if (folder / "policy.json").is_file() else str(read_network_config(folder).get("type")),
+        numbers=saved.numbers,
+        number_bytes=saved.kept.number_bytes,
+        nbytes=saved.nbytes,
+        measured=True,
+        source="its files' headers",
+    )
 
 
 def _lora_numbers(decoder: Decoder, rank: int) -> int:

@@ -9,18 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from lerobot.policies.factory import get_policy_class
+from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors.torch import save_file
 
 from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
 from roborl.learning.weighted import WeightedConfig, value_networks
+from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.learner.learn_config import BenchForm, StoreConfig
 from roborl.loops.planning.memory_plan import PlanLine
 from roborl.loops.planning.plan_learning import (
+    ADAPTED,
     policy_parts,
     policy_training_parts,
     rlpd_parts,
     small_policy_parts,
+    version_parts,
     weighted_parts,
 )
 from roborl.policies.networks import Critics
@@ -131,6 +136,41 @@ def test_learning_all_of_a_policy_takes_more_than_learning_an_adapter() -> None:
     # openpi states more than 22.5 GB for the one, with half-precision weights, and more than 70 GB for the other.
     assert 13 < gib(Method.LORA) < 25
     assert 50 < gib(Method.FULL) < 80
+
+
+def write_smolvla(folder: Path, numbers: int) -> Path:
+    """Leave what looks like a SmolVLA of so many numbers."""
+    save_file({"a": torch.zeros(numbers)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"type": "smolvla"}))
+    return folder
+
+
+def test_an_actor_reserves_as_much_for_versions_as_is_planned(tmp_path: Path) -> None:
+    slot = tmp_path / "slot"
+    slot.mkdir()
+    place = str(write_smolvla(tmp_path, 24))
+    (planned,) = version_parts(place, Method.FULL)
+    WeightsSlot(slot).take(4 * 24)
+    assert planned.nbytes == sum(path.stat().st_size for path in slot.glob("weights-*.bin"))
+    assert planned.device == "cpu"
+    (whole,) = version_parts("smolvla", Method.FULL)
+    assert whole.nbytes == 4 * 4 * POLICIES["smolvla"].learns
+
+
+def test_what_a_run_refuses_to_let_learn_is_refused_in_its_words() -> None:
+    for name in ("pi0", "pi05"):
+        with pytest.raises(ConfigError, match=r"than actors can be sent.*Found: 14\d\d\d MB.*weighted-lora"):
+            list(version_parts(name, Method.FULL))
+        assert list(version_parts(name, Method.LORA))
+    assert list(version_parts("act", Method.FULL))
+    with pytest.raises(ConfigError, match=r"where adapters of low rank go.*Found: act.*weighted-full"):
+        list(version_parts("act", Method.LORA))
+
+
+def test_adapters_are_planned_where_lerobot_says_that_they_go() -> None:
+    for name in POLICIES:
+        places = get_policy_class(name)._get_default_peft_targets
+        assert (name in ADAPTED) == (places is not PreTrainedPolicy._get_default_peft_targets)
 
 
 def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
