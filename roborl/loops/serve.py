@@ -119,11 +119,12 @@ class RewardServer:
         """Return what clients that ask are told, as of the last second: counts, ages, and what models say of themselves.
 
         ``reply_limit_s`` is the longest that a label session may go without a reply while frames of it are under way and
-        the judge is there, as far as can be told from how many calls batches have lately taken.
+        the judge is there, as far as can be told from how large batches are and how many calls they have lately taken.
         """
         statistics = self.pool.statistics() | {"stale": self.stale}
-        calls = max((figures["calls_at_once"] for figures in statistics["models"].values()), default=1)
-        statistics["reply_limit_s"] = self._config.judge_deadline_s * self._config.pool.most_batches * calls
+        models = statistics["models"].values()
+        calls = max((figures["most_batches"] * figures["calls_at_once"] for figures in models), default=1)
+        statistics["reply_limit_s"] = self._config.judge_deadline_s * calls
         return statistics
 
     def check_health(self) -> dict[str, Any]:

@@ -259,6 +259,7 @@ class SessionPool:
             "busy_s": desk.busy_ns / NS,
             "in_call_s": asker.in_call_s,
             "calls_at_once": asker.most_calls,
+            "most_batches": self.config.most_batches(asker.max_batch),
             "away_s": 0.0 if away is None else (now_ns - away) / NS,
             "label_behind_s": self._label_behind_s(name),
             "age_s": {
@@ -303,7 +304,9 @@ class SessionPool:
 
     def _gather(self, model: str) -> list[Pick]:
         """Take turns: live first up to its share, then labels, then more live if there is room; longest unserved first."""
-        most, desk = self.config.max_batch, self._desks[model]
+        desk = self._desks[model]
+        # No more than a call takes: nothing of a batch is out before its last call is, and a live score would wait for all.
+        most = desk.asker.max_batch
         ready = [session for session in self._askable(model) if session.waiting_since_ns() is not None]
         live = [session for session in ready if session.lane is Lane.LIVE]
         label = [session for session in ready if session.lane is Lane.LABEL]
@@ -320,7 +323,7 @@ class SessionPool:
                         session.turn = next(self._turns)
                         picks.append(pick)
 
-        live_most = self.config.live_most if label else most
+        live_most = self.config.live_most(most) if label else most
         if label and live and live_most == most:  # one lane alone fills a batch: they alternate
             live_most = 0 if desk.label_first else most
             desk.label_first = not desk.label_first

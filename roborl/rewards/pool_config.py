@@ -12,7 +12,7 @@ from roborl.errors import ConfigError
 class PoolConfig:
     """How sessions share the judges."""
 
-    # Most observations gathered at once, and most queries in one call of a judge.
+    # Most observations gathered at once, and most queries in one call of a judge; fewer where a judge takes fewer.
     max_batch: int = 32
     # Longest an observation waits for company before its batch goes off, s.
     max_wait_s: float = 0.01
@@ -42,13 +42,11 @@ class PoolConfig:
                 remedy="Correct them under pool",
             )
 
-    @property
-    def live_most(self) -> int:
-        """Observations of the live lane in a batch while labels are waiting."""
-        return max(1, int(self.max_batch * self.live_share))
+    def live_most(self, most: int) -> int:
+        """Return how many observations of the live lane a batch of ``most`` may have while labels are waiting."""
+        return max(1, int(most * self.live_share))
 
-    @property
-    def most_batches(self) -> int:
-        """How many batches it takes at most until a label session that waits is answered, the one under way included."""
+    def most_batches(self, most: int) -> int:
+        """Return how many batches of ``most`` observations a label session waits for at most, the one under way included."""
         # Where one lane alone fills a batch, labels have every other.
-        return 1 + math.ceil(self.max_sessions / (self.max_batch - self.live_most or 0.5))
+        return 1 + math.ceil(self.max_sessions / (most - self.live_most(most) or 0.5))

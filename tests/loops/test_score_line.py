@@ -99,7 +99,9 @@ def test_scores_come_back_for_pictures_of_the_models_size(serving: Serving) -> N
     serving.start(reward=model)
     judge = until(line, lambda _s, _l: line.judge())
     assert judge == ServedJudge(info=model.info)
-    assert judge.reply_limit_s == ServeConfig().judge_deadline_s * PoolConfig().most_batches
+    assert judge.reply_limit_s == ServeConfig().judge_deadline_s * PoolConfig().most_batches(
+        PoolConfig.max_batch
+    )
     session = line.open("shine")
     assert session is not None
     push(line, session, 0, 51)

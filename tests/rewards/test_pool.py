@@ -2,6 +2,7 @@
 
 import math
 import threading
+from itertools import count
 
 import numpy as np
 import pytest
@@ -209,6 +210,41 @@ def test_live_of_many_robots_leaves_labels_their_share():
         pool.push("label", frame)
     pool.step("m")
     assert [o.session_id for o in pool.collect()].count("label") == 2
+
+
+@pytest.mark.parametrize("limit", ["its own", "its memory's"])
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_live_score_waits_for_one_call_besides_its_own_whatever_labels_wait(limit, at_once):
+    clock = FakeClock()
+
+    class Small(BrightnessJudge):
+        def answer(self, queries):
+            if len(queries) > at_once:
+                raise MemoryError
+            clock.advance(1.0)
+            return super().answer(queries)
+
+    if limit == "its own":
+        Small.at_once = at_once
+    pool = pool_of(Small(), clock)
+    open_(pool, "label")
+    open_(pool, "live", Lane.LIVE)
+    for index in range(64):
+        pool.push("label", observation(index, 9))
+    pool.step("m")  # finds out what fits
+    pool.collect()
+    ages, labels = [], count(64)
+    for turn in range(40):
+        pool.push("live", observation(turn, 9))
+        pool.step("m")
+        for outcome in pool.collect():
+            if outcome.session_id == "live":
+                ages.append(outcome.age_s)
+            else:
+                pool.push("label", observation(next(labels), 9))
+    assert max(ages) <= 2
+    assert len(ages) >= 20
+    assert next(labels) - 64 >= 15 * at_once
 
 
 def test_a_lone_session_never_waits_for_company_and_others_wait_no_longer_than_the_bound():
@@ -587,7 +623,7 @@ def test_a_label_session_that_waits_is_answered_within_so_many_batches(max_batch
     for i in range(live):
         open_(pool, f"live {i}", Lane.LIVE)
     answered = dict.fromkeys(names, 0)
-    for batch in range(1, 3 * pool.config.most_batches):
+    for batch in range(1, 3 * pool.config.most_batches(max_batch)):
         for i in range(live):
             pool.push(f"live {i}", observation(batch, 9))
         pool.step("m")
@@ -595,7 +631,7 @@ def test_a_label_session_that_waits_is_answered_within_so_many_batches(max_batch
             if outcome.session_id in answered:
                 answered[outcome.session_id] = batch
                 pool.push(outcome.session_id, observation(outcome.score.frame_id + 3, 9))
-        assert all(batch - last < pool.config.most_batches for last in answered.values())
+        assert all(batch - last < pool.config.most_batches(max_batch) for last in answered.values())
 
 
 def test_forgotten_and_surplus_sessions():
