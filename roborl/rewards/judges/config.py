@@ -47,7 +47,8 @@ class JudgeConfig:
     attention: str = "sdpa"
     # none, int8 or int4; the latter two need bitsandbytes.
     quantisation: Quantisation = Quantisation.NONE
-    # Folder of a LoRA adapter that is merged into the weights; empty for none.
+    # Folder of a LoRA adapter; empty for none. It is merged into the weights, but runs beside those of int8 or int4, in
+    # which it would be rounded away.
     adapter: str = ""
     # Visual tokens of pictures seen before that are kept, MB.
     vision_cache_mb: int = 512

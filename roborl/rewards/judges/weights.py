@@ -99,7 +99,9 @@ def load_network(config: JudgeConfig, checkpoint: str) -> Network:
     for path in [*files, *_setting_files(folder)]:
         digest_file(digest, path)
     if config.adapter:
-        model = _with_adapter(model, Path(config.adapter), digest)
+        model = _with_adapter(
+            model, Path(config.adapter), digest, merge=config.quantisation is Quantisation.NONE
+        )
     return Network(
         model=model.eval().requires_grad_(False),
         processor=processor,
@@ -182,8 +184,11 @@ def check_tied(model: Any, files: list[Path]) -> None:
                     )
 
 
-def _with_adapter(model: Any, folder: Path, digest: Any) -> Any:
-    """Merge a LoRA adapter whose every weight finds its place."""
+def _with_adapter(model: Any, folder: Path, digest: Any, *, merge: bool) -> Any:
+    """Merge a LoRA adapter whose every weight finds its place, or leave it beside weights of a few bits.
+
+    What it adds to a weight is less than half a step of those, and merging rounds it away.
+    """
     path = folder / "adapter_model.safetensors"
     if not path.is_file():
         raise ModelLoadError(
@@ -211,7 +216,10 @@ def _with_adapter(model: Any, folder: Path, digest: Any) -> Any:
         )
     for part in (path, folder / "adapter_config.json"):
         digest_file(digest, part)
-    return adapted.merge_and_unload()
+    if merge:
+        return adapted.merge_and_unload()
+    digest.update(b"beside the weights")
+    return adapted.base_model.model
 
 
 def _device_map(device: str) -> Any:
