@@ -31,6 +31,7 @@ class Recovered:
         logs: Log of each episode that is open, or ended and not sealed.
         late: The log of records that came after their episode was over, or that nothing could be done with.
         last: Highest sequence number taken of each ring.
+        ordinal: Highest ordinal ever given to an episode, 0 before the first.
         counts: What had to be repaired.
     """
 
@@ -38,6 +39,7 @@ class Recovered:
     logs: dict[EpisodeKey, RecordLog] = field(default_factory=dict)
     late: RecordLog
     last: Counter[str] = field(default_factory=Counter)
+    ordinal: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
 
@@ -53,6 +55,7 @@ def recover(root: Path, *, sync: bool) -> Recovered:
         RecordLog.create(late_path, 0).close()
     found = Recovered(late=RecordLog.recover(late_path, sync=sync))
     found.last.update(_read_sequences(root))
+    found.ordinal = _read_ordinal(root)
     for folder in sorted((root / "store.zarr").iterdir()):
         if folder.is_dir():
             try:
@@ -83,6 +86,15 @@ def recover(root: Path, *, sync: bool) -> Recovered:
 def write_sequences(root: Path, last: Mapping[str, int]) -> None:
     """Keep the sequence numbers beside the data, so that deleting old episodes does not take them back."""
     write_whole(root / "sequences.json", json.dumps(dict(last)).encode())
+
+
+def write_ordinal(root: Path, ordinal: int, *, sync: bool) -> None:
+    """Keep the highest ordinal beside the data, so that deleting the newest episodes does not take it back.
+
+    Raises:
+        OSError: If the disk does not take it.
+    """
+    write_whole(root / "last_ordinal", str(ordinal), sync=sync)
 
 
 def replay(path: Path) -> EpisodeInfo | None:
@@ -141,6 +153,7 @@ def _recover_log(found: Recovered, path: Path, *, sync: bool) -> None:
 
 def _note(found: Recovered, info: EpisodeInfo) -> None:
     found.infos[info.key] = info
+    found.ordinal = max(found.ordinal, info.ordinal)
     for ring_id, sequence in info.sequences.items():
         found.last[ring_id] = max(found.last[ring_id], sequence)
 
@@ -153,6 +166,16 @@ def _read_sequences(root: Path) -> dict[str, int]:
     except (ValueError, TypeError, AttributeError) as error:
         _log.warning("%s is torn and is made again: %s", path, error)
         return {}
+
+
+def _read_ordinal(root: Path) -> int:
+    """Read what :func:`write_ordinal` kept. Where it is torn, the episodes themselves still have theirs."""
+    path = root / "last_ordinal"
+    try:
+        return int(path.read_bytes()) if path.exists() else 0
+    except ValueError as error:
+        _log.warning("%s is torn and is made again: %s", path, error)
+        return 0
 
 
 def _verdict(blob: memoryview) -> Verdict | None:

@@ -3,6 +3,7 @@
 On disk, under one root::
 
     store.json      the form of its data
+    last_ordinal    the highest place in the order of arrival that was given to an episode
     logs/           one append-only log per episode that is open or not yet sealed, and late.log
     store.zarr/     one group per finished episode
     arena/          replay memory, rebuilt from the above whenever it cannot be trusted
@@ -26,7 +27,7 @@ from roborl.data.arena import ArenaLayout
 from roborl.data.arena_writer import ArenaWriter
 from roborl.data.episodes import EpisodeInfo, Kind
 from roborl.data.log import RecordLog
-from roborl.data.recovery import logged_arrivals, recover, write_sequences
+from roborl.data.recovery import logged_arrivals, recover, write_ordinal, write_sequences
 from roborl.data.sealed import create_root, read_arrivals, rewrite_info, seal, to_arrivals
 from roborl.data.sealer import Sealer
 from roborl.data.spec import StoreSpec, check_form, misfit
@@ -80,6 +81,7 @@ class Store:
         create_root(self._zarr)
         found = recover(root, sync=sync)
         self._infos, self._open, self._late, self._last = found.infos, found.logs, found.late, found.last
+        self._ordinal = found.ordinal
         self.counts: Counter[str] = found.counts
         self._lock = threading.Lock()  # Over infos and attributes, which the sealing thread also touches.
         self._arena = ArenaWriter(root / "arena", layout)
@@ -361,11 +363,15 @@ class Store:
         return logged_arrivals(self._log_path(key), start)
 
     def _set(self, info: EpisodeInfo) -> None:
+        self._ordinal = max(self._ordinal, info.ordinal)
         with self._lock:
             self._infos[info.key] = info
 
     def _next_ordinal(self) -> int:
-        return 1 + max((info.ordinal for info in self._infos.values()), default=0)
+        """Return an ordinal for an episode, noted on the disk: labels go by it, also where an earlier one is deleted."""
+        ordinal = self._ordinal + 1
+        write_ordinal(self.root, ordinal, sync=self._sync)
+        return ordinal
 
     def _log_path(self, key: EpisodeKey) -> Path:
         return self.root / "logs" / f"{key}.log"

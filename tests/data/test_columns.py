@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,21 @@ def test_an_entry_used_again_starts_without_labels(tmp_path: Path) -> None:
         assert columns.write(taken, 0, column(0.1), column(0))
         assert columns.table["deadline"][slot] == 0
         assert columns.labelled(taken) == 1
+
+
+def test_an_episode_takes_no_labels_over_from_one_whose_recording_was_deleted(tmp_path: Path) -> None:
+    with Store(tmp_path, SPEC) as store:
+        feed(store, 0)
+        feed(store, 1)
+        assert store.wait_sealed(20)
+        columns = ProgressColumns(ArenaReader(tmp_path), "v1", write=True)
+        columns.write(key(1), 0, np.full(6, 0.9, np.float32), np.zeros(6, np.float32))
+    shutil.rmtree(tmp_path / "store.zarr" / str(key(1)))
+    with Store(tmp_path, SPEC) as store:
+        feed(store, 2)
+        columns = ProgressColumns(ArenaReader(tmp_path), "v1", write=True)
+        assert columns.labelled(key(2)) == 0
+        assert [info.ordinal for info in store.infos()] == [1, 3]
 
 
 def test_final_columns_are_saved_with_the_episode_and_restored(

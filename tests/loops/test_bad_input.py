@@ -183,7 +183,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 TORN = [
-    *("store.json", "sequences.json", "store.zarr/zarr.json"),
+    *("store.json", "sequences.json", "last_ordinal", "store.zarr/zarr.json"),
     *("arena/layout.json", "arena/tasks.json", "arena/boot", "arena/episodes.table", "arena/state.f32"),
     *(f"store.zarr/{KEYS[0]}/{part}" for part in ("zarr.json", "state/zarr.json", "state/c/0/0")),
     f"store.zarr/{KEYS[0]}/frames/front/c/0/0/0/0",
