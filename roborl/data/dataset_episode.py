@@ -48,7 +48,7 @@ class Provenance:
         source: Who chose each executed action, T of them.
         policy_version: Weights behind each proposal, int64 (T,).
         reward_source: Who gave each reward, T of them.
-        stamp_ns: Monotonic instants of the state and then of each camera, int64 (T + 1, 1 + cameras).
+        stamp_ns: Monotonic instants of the state and then of each camera, in the order of the images, int64 (T + 1, 1 + cameras).
         verdict_index: The observation that a verdict judged, -1 where there was none.
         verdict_source: Who judged.
         verdict_reward: Task reward that the verdict came with, None for 1 on success and 0 otherwise.

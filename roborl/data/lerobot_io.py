@@ -33,6 +33,7 @@ from roborl.data.lerobot_columns import (
     EVENTS,
     FAILURE,
     FOREIGN_INTERVENTION,
+    IMAGES,
     INTERVENTION,
     KEY,
     KIND,
@@ -198,7 +199,7 @@ def read_one(
         repeated_last=repeat,
         key=_text(column, KEY),
         index=index,
-        provenance=_provenance(column, steps)
+        provenance=_provenance(column, steps, _stamped(features, views))
         if ours
         else _foreign_provenance(column, steps, len(views), fps),
         benchmark_progress=_vector(column[BENCHMARK_PROGRESS]).astype(np.float32)
@@ -238,13 +239,22 @@ def _rewards(
     return np.nan_to_num(found[:steps], nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
-def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int) -> Provenance:
+def _stamped(
+    features: Mapping[str, Mapping[str, Any]], views: Mapping[str, tuple[str, tuple[int, int]]]
+) -> list[int]:
+    """Return where the stamps of the state and of each view stand; a camera that the file has none for has the state's."""
+    names = list(features[STAMPS].get("names") or ())
+    cameras = [key.removeprefix(IMAGES) for key, _ in views.values()]
+    return [0, *(names.index(camera) if camera in names else 0 for camera in cameras)]
+
+
+def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int, stamped: Sequence[int]) -> Provenance:
     return Provenance(
         proposed=_matrix(column[PROPOSED], steps + 1)[:steps],
         source=tuple(Source(v) for v in column[SOURCE].to_pylist()[:steps]),
         policy_version=_vector(column[VERSION])[:steps].astype(np.int64),
         reward_source=tuple(RewardSource(v) for v in column[REWARD_SOURCE].to_pylist()[:steps]),
-        stamp_ns=np.array(column[STAMPS].to_pylist(), np.int64).reshape(steps + 1, -1),
+        stamp_ns=np.array(column[STAMPS].to_pylist(), np.int64).reshape(steps + 1, -1)[:, stamped],
         verdict_index=int(column[VERDICT_INDEX][0].as_py()),
         verdict_source=RewardSource(_text(column, VERDICT_SOURCE)),
         # Exports of earlier releases have no such column.

@@ -97,6 +97,9 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
     """Yield the T + 1 rows of an episode, with benchmark progress where ``progress`` says so."""
     steps, known = episode.steps, episode.provenance
     verdict = {True: "success", False: "failure", None: "none"}[episode.success]
+    # The columns have the dataset's order of cameras, the stamps the episode's.
+    order = list(episode.images)
+    stamped = [0, *(1 + order.index(name) for name in cameras)]
     still = np.zeros(episode.action.shape[1], np.float32)
     for t in range(steps + 1):
         last = t == steps
@@ -110,7 +113,7 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
             "task": episode.task,
             ACTION: action,
             PROPOSED: action if known is None or last else known.proposed[t],
-            STAMPS: known.stamp_ns[t] if known else np.zeros(1 + len(cameras), np.int64),
+            STAMPS: known.stamp_ns[t, stamped] if known else np.zeros(1 + len(cameras), np.int64),
             REWARD: np.array([0.0 if last else episode.reward[t]], np.float32),
             DONE: np.array([ending and episode.end.terminated]),
             TRUNCATED: np.array([ending and not episode.end.terminated]),

@@ -35,6 +35,28 @@ def test_states_are_picked_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(demo.steps[0].observation.state, random_episode(0).state[0, [4, 1]])
 
 
+@pytest.mark.parametrize(
+    ("cameras", "camera_map", "stamps"),
+    [
+        (["front", "wrist"], None, {"front": 100, "wrist": 200}),
+        (["wrist", "front"], None, {"wrist": 200, "front": 100}),
+        (["wrist"], None, {"wrist": 200}),
+        (["hand"], {"hand": "wrist"}, {"hand": 200}),
+    ],
+)
+def test_each_camera_has_its_own_stamps_whichever_the_bench_has_in_whichever_order(
+    tmp_path: Path, cameras: list[str], camera_map: dict[str, str] | None, stamps: dict[str, int]
+) -> None:
+    episode = random_episode(0)
+    assert episode.provenance is not None
+    known = replace(episode.provenance, stamp_ns=np.tile(np.array([1, 100, 200]), (7, 1)))
+    write_episodes(tmp_path / "d", replace(episode, provenance=known))
+    spec = replace(OURS, cameras=dict.fromkeys(cameras, (12, 12)))
+    (demo,) = load_demos(tmp_path / "d", spec, camera_map=camera_map)
+    assert {name: f.stamp_ns for name, f in demo.observations[3].frames.items()} == stamps
+    assert demo.observations[3].stamp_ns == 1
+
+
 def test_sizes_that_differ_are_refused_with_both(tmp_path: Path) -> None:
     write_episodes(tmp_path / "d", random_episode(0))
     with pytest.raises(DatasetError, match=r"actions.*Found: 4 .*gripper.*Allowed: 6.*actions targets"):

@@ -101,6 +101,19 @@ def test_an_episode_without_cameras_comes_back_whole(tmp_path: Path) -> None:
     assert [o.stamp_ns for o in to_episode(read).observations] == alone.stamp_ns[:, 0].tolist()
 
 
+def test_an_episode_with_its_cameras_in_another_order_is_written_under_their_names(tmp_path: Path) -> None:
+    given, other = random_episode(0), random_episode(1)
+    assert other.provenance is not None
+    turned = replace(
+        other,
+        images={name: other.images[name] for name in ("wrist", "front")},
+        provenance=replace(other.provenance, stamp_ns=other.provenance.stamp_ns[:, [0, 2, 1]]),
+    )
+    write_episodes(tmp_path / "d", given, turned)
+    for episode, read in zip((given, other), read_episodes(tmp_path / "d"), strict=True):
+        assert_same(episode, read)
+
+
 def test_lerobot_itself_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_episodes(tmp_path / "d", random_episode(0), random_episode(1, 4))
