@@ -23,7 +23,7 @@ from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.first_policy import first_policy
 from roborl.loops.launch import run_training
 from roborl.loops.learner.episode_labels import LabelConfig
-from roborl.loops.learner.learn_config import ShapingConfig
+from roborl.loops.learner.learn_config import ShapingConfig, StoreConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.learnt import learnt_policy
 from roborl.loops.record import record_scripted
@@ -89,6 +89,8 @@ class DemoConfig:
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
     # how progress becomes reward; scale 0 learns from the operator's button alone
     shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    # the store process
+    store: StoreConfig = field(default_factory=StoreConfig)
     # the labeller; every fourth observation is scored, as by a judge that takes its time
     labels: LabelConfig = field(default_factory=lambda: LabelConfig(stride=4))
     # the algorithm; its returns span as many steps as a score stands for, so that each holds one gain and none is lucky
@@ -364,6 +366,7 @@ def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -
                 failures=True,
             ),
             shaping=config.shaping,
+            store=config.store,
             labels=config.labels,
             rlpd=config.rlpd,
             trainer=trainer,

@@ -7,19 +7,25 @@ from typing import Any
 
 import pytest
 
+from roborl.envs.failures import Failure
+from roborl.envs.tasks.registry import TASKS
 from roborl.loops.benchmarks import seeds as bench_seeds
 from roborl.loops.benchmarks.seeds import (
     ARMS,
     CLONE,
+    SCENES,
     STAGED,
     arms_on,
     curves,
     differences,
     episodes_to,
     of_arm,
+    settings_on,
     summary,
 )
 from roborl.loops.demo import DemoConfig
+from roborl.loops.learner.learn import form_of
+from roborl.loops.learner.learn_config import LearnConfig
 
 
 def result(arm: str, seed: int, success: float, episodes: list[bool] | None = None) -> dict[str, Any]:
@@ -65,6 +71,15 @@ def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
     assert (base.labels.stride, dense.labels.stride) == (4, 1)
     assert not dense.rlpd.critic_sees_potential
     assert len({str(of_arm(base, arm)) for arm in ARMS if arm != CLONE}) == len(ARMS) - 1
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_replay_memory_holds_all_that_a_run_records_and_meets(scene: str) -> None:
+    config = settings_on(scene, {})
+    learner = LearnConfig(run=Path("run"), bench=config.bench, bench_overrides=[f"--robot.scene={scene}"])
+    rows = form_of(learner).arena(config.store).rows
+    recorded = config.demonstrations + config.failures * len(Failure)
+    assert rows >= (recorded + config.episodes) * (TASKS[scene].max_steps + 1)
 
 
 def test_no_arm_is_the_full_run_under_another_name() -> None:
