@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,6 +325,22 @@ def test_the_cameras_of_a_bench_are_watched_live_until_stopped(bench):
     assert watched.shown > 20
     assert 5 < len(watched.scores) < watched.shown / 2
     assert max(watched.round_trips_ms) < 500
+
+
+def test_a_bench_shows_the_cameras_that_it_names_and_as_large_as_a_run_records_them(bench, monkeypatch):
+    camera, asked = Camera(), []
+    path = Path(bench(camera))
+    monkeypatch.setattr(
+        "lerobot.cameras.utils.make_cameras_from_configs",
+        lambda configs: asked.append(sorted(configs)) or {"front": camera},
+    )
+    front = "    front: {type: opencv"
+    two = path.read_text().replace(front, front.replace("front", "side") + ", index_or_path: 1}\n" + front)
+    path.write_text(two.replace("{height_px: 48, width_px: 64}", "{height_px: 24, width_px: 32}"))
+    source = open_source(str(path), rate_hz=30)
+    view = next(source.read())
+    assert (source.cameras, asked) == (("front",), [["front"]])
+    assert view.images["front"].shape == (24, 32, 3)
 
 
 def test_the_video_with_the_curve_plays_at_the_pace_of_what_was_watched(tmp_path, monkeypatch):
