@@ -170,7 +170,7 @@ def score_episodes(
                     return
                 deadline = Deadline(deadline_s, clock)
             elif deadline.passed:
-                raise _silent(under_way, deadline_s)
+                raise _silent(line, under_way, deadline_s)
             if line.judge() is not None:
                 for one in under_way:
                     one.advance(line)
@@ -227,11 +227,13 @@ def _refused(episode: ShownEpisode, reason: str) -> ConfigError:
     )
 
 
-def _silent(under_way: Sequence[_Watching], deadline_s: float) -> DeadlineExceeded:
+def _silent(line: ScoreLink, under_way: Sequence[_Watching], deadline_s: float) -> DeadlineExceeded:
     scored = sum(one.most for one in under_way)
     of = sum(one.asked for one in under_way)
     return DeadlineExceeded(
         "The reward server does not score an episode",
-        seen=f"{scored} of {of} scores, then nothing for {deadline_s:g} s",
-        remedy="See that roborl serve runs at that address, and what it says of this session",
+        seen=f"{scored} of {of} scores from {line.endpoint}, then no further one",
+        allowed=f"{deadline_s:g} s between two scores",
+        remedy="See what roborl serve says there, unless the model is one of this process; a slow one needs a smaller"
+        " max_batch or a larger deadline_s",
     )

@@ -50,6 +50,9 @@ class ScoreLine:
         name: What to call this side in the server's log.
         keys: CURVE keys; None only on one machine.
         clock: The clock.
+
+    Attributes:
+        endpoint: The address, as given.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ScoreLine:
         keys: Keys | None = None,
         clock: Clock | None = None,
     ) -> None:
+        self.endpoint = endpoint
         self._clock: Clock = clock or MonotonicClock()
         self._client = ScoreClient(endpoint, name=name, keys=keys, clock=self._clock)
         self._cameras, self._model, self._lane = tuple(cameras), model, lane
@@ -234,8 +238,10 @@ def meet(line: ScoreLine, deadline_s: float) -> ServedJudge:
         if deadline.passed:
             raise DeadlineExceeded(
                 "The reward server is away",
-                seen=f"nothing for {deadline_s:g} s",
-                remedy="See that roborl serve runs at that address",
+                seen=f"nothing from {line.endpoint}",
+                allowed=f"an answer within {deadline_s:g} s",
+                remedy="See that roborl serve runs at that address, unless the model is one of this process; a larger"
+                " deadline_s waits longer",
             )
         line.poll(_POLL_S)
     return judge

@@ -26,6 +26,11 @@ class ServedJudge:
 class ScoreLink(Protocol):
     """A line to the reward server, in one lane. No call blocks, and none raises while the server is away."""
 
+    @property
+    def endpoint(self) -> str:
+        """Address of the server."""
+        ...
+
     def judge(self) -> ServedJudge | None:
         """Return who is judging, None while the server is away."""
         ...

@@ -314,8 +314,13 @@ class ProcessGroup:
             return
         self._note(life, "died", exit_code=exit_code, error=life.error)
         if exit_code > 0 and not life.was_ready:
+            if life.error:  # all parts of it
+                raise RoborlError(f"The {name} process could not start: {life.error}")
             raise RoborlError(
-                f"The {name} process could not start: {life.error or 'see its traceback above'}"
+                f"The {name} process could not start",
+                seen=f"exit code {exit_code}",
+                allowed="exit code 0",
+                remedy="See its traceback above",
             )
         life.died = now if life.died is None else life.died
         life.failures = 1 if now - life.started > _STEADY_S else life.failures + 1

@@ -120,7 +120,12 @@ class SessionPool:
         """
         name = next(iter(self._desks)) if not model and len(self._desks) == 1 else model
         if name not in self._desks:
-            raise ConfigError("This server has no such reward model", seen=model, allowed=sorted(self._desks))
+            raise ConfigError(
+                "This server has no such reward model",
+                seen=model or "none named",
+                allowed=sorted(self._desks),
+                remedy="Name one of its models, or serve this one as well",
+            )
         desk = self._desks[name]
         absent = sorted(set(desk.model.info.cameras) - set(cameras))
         if absent:
@@ -131,7 +136,12 @@ class SessionPool:
                 remedy="Name the cameras of the bench as in the model's training data, or serve another model",
             )
         if not cameras:
-            raise ConfigError("A session needs at least one view", seen="none")
+            raise ConfigError(
+                "A session needs at least one view",
+                seen="none",
+                allowed=list(desk.model.info.cameras) or "any",
+                remedy="Name the cameras whose pictures will come",
+            )
         with self._arrival:
             self._forget_idle()
             if len(self._sessions) >= self.config.max_sessions and session_id not in self._sessions:
@@ -159,6 +169,8 @@ class SessionPool:
             raise ConfigError(
                 f"The reward model {name!r} cannot start this episode",
                 seen=f"{type(error).__name__}: {error}",
+                allowed="a task and references that it was made for",
+                remedy="Correct these, or mend the model where they are right",
             ) from error
         with self._arrival:
             session.touched_ns = self._clock.now_ns()

@@ -29,7 +29,14 @@ def speak(child: Child, heard: Path) -> None:
 
 def fail(child: Child) -> None:
     """Say that the work cannot begin."""
-    raise RoborlError("The motor bus is missing")
+    raise RoborlError(
+        "The motor bus is missing", seen="/dev/ttyACM1", allowed=["/dev/ttyACM0"], remedy="Plug it in"
+    )
+
+
+def crash(child: Child) -> None:
+    """Die of a mistake before the work begins."""
+    raise ZeroDivisionError
 
 
 def hang_once(child: Child, flag: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from roborl.clock import NS, Deadline, FakeClock
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.score_episodes import ShownEpisode, score_episodes, score_over
-from roborl.loops.score_line import ScoreLine
+from roborl.loops.score_line import ScoreLine, meet
 from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import RewardServer, ServeConfig
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel, Glance
@@ -312,6 +312,8 @@ def test_a_server_without_what_is_wanted_is_told(
 class Shaky:
     """A line on which sessions are lost after so many scores; each turn of polling takes a tenth of a second."""
 
+    endpoint = "tcp://there"
+
     def __init__(self, *lives: int) -> None:
         self.clock = FakeClock()
         self._lives = list(lives)
@@ -356,9 +358,20 @@ def test_a_lost_session_is_shown_the_episode_again_from_the_start() -> None:
 def test_sessions_that_are_lost_again_and_again_are_given_up() -> None:
     line = Shaky(3)
     shown = [observation(i, 10) for i in range(4)]
-    with pytest.raises(DeadlineExceeded, match="3 of 4 scores"):
+    with pytest.raises(DeadlineExceeded, match=r"3 of 4 scores.*tcp://there.*Allowed: 5 s") as caught:
         score_over(line, "t", shown, deadline_s=5.0, clock=line.clock)  # type: ignore[arg-type]
+    assert caught.value.remedy
     assert line.clock.now_ns() < 8 * NS
+
+
+def test_a_server_that_is_away_is_named_with_its_address() -> None:
+    line = ScoreLine("tcp://127.0.0.1:9", ("front",))
+    with pytest.raises(
+        DeadlineExceeded, match=r"away.*Found: .*tcp://127.0.0.1:9.*Allowed: .* 0.1 s"
+    ) as caught:
+        meet(line, 0.1)
+    assert caught.value.remedy
+    line.leave()
 
 
 class SlowJudge(BrightnessJudge):

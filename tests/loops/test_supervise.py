@@ -17,7 +17,7 @@ import pytest
 
 from roborl.errors import RoborlError
 from roborl.loops.actor.act import PRELOAD
-from roborl.loops.supervise import ChildSpec, Event, ProcessGroup, restart_pause_s
+from roborl.loops.supervise import Child, ChildSpec, Event, ProcessGroup, restart_pause_s
 from roborl.testing import children
 
 
@@ -28,11 +28,29 @@ def wait_for(condition: Callable[[], object], timeout_s: float) -> None:
         time.sleep(0.005)
 
 
-def test_a_child_that_cannot_start_ends_the_group_with_its_own_words() -> None:
-    group = ProcessGroup([ChildSpec(name="a", target=children.fail)], preload=PRELOAD)
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (
+            children.fail,
+            "The a process could not start: The motor bus is missing. Found: /dev/ttyACM1."
+            " Allowed: ['/dev/ttyACM0']. Plug it in.",
+        ),
+        (
+            children.crash,
+            "The a process could not start. Found: exit code 1. Allowed: exit code 0."
+            " See its traceback above.",
+        ),
+    ],
+)
+def test_a_child_that_cannot_start_ends_the_group_with_its_own_words(
+    target: Callable[[Child], None], told: str
+) -> None:
+    group = ProcessGroup([ChildSpec(name="a", target=target)], preload=PRELOAD)
     group.start()
-    with pytest.raises(RoborlError, match="motor bus is missing"):
+    with pytest.raises(RoborlError) as caught:
         wait_for(lambda: group.poll(0.2), 20)
+    assert str(caught.value) == told
 
 
 def test_a_child_that_returns_is_finished_and_one_that_hangs_is_replaced(tmp_path: Path) -> None:

@@ -646,6 +646,23 @@ def test_forgotten_and_surplus_sessions():
     assert pool.statistics()["forgotten"] == 2
 
 
+class Choking(BrightnessModel):
+    def start(self, task, references):
+        raise ValueError("No words")
+
+
+@pytest.mark.parametrize(
+    ("model", "cameras"), [("other", ["front"]), ("m", []), ("wrist", ["front"]), ("choking", ["front"])]
+)
+def test_who_is_refused_is_told_what_is_allowed_and_what_to_do(model, cameras):
+    models = {"m": BrightnessModel(), "wrist": BrightnessModel(("wrist",)), "choking": Choking()}
+    with pytest.raises(ConfigError) as caught:
+        SessionPool(models, clock=FakeClock()).open("a", model=model, task="t", cameras=cameras)
+    assert caught.value.seen
+    assert caught.value.allowed
+    assert caught.value.remedy
+
+
 def test_without_end_a_server_forgets_no_session_and_waits_for_its_judge():
     clock = FakeClock()
     pool = pool_of(clock=clock, idle_s=math.inf, silent_s=math.inf)
