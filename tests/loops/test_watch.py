@@ -334,8 +334,8 @@ def test_a_bench_shows_the_cameras_that_it_names_and_as_large_as_a_run_records_t
         "lerobot.cameras.utils.make_cameras_from_configs",
         lambda configs: asked.append(sorted(configs)) or {"front": camera},
     )
-    front = "    front: {type: opencv"
-    two = path.read_text().replace(front, front.replace("front", "side") + ", index_or_path: 1}\n" + front)
+    (front,) = (line for line in BENCH.splitlines() if "opencv" in line)
+    two = BENCH.replace(front, front + "\n" + front.replace("front", "side"))
     path.write_text(two.replace("{height_px: 48, width_px: 64}", "{height_px: 24, width_px: 32}"))
     source = open_source(str(path), rate_hz=30)
     view = next(source.read())
