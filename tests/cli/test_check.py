@@ -72,6 +72,16 @@ def test_a_judge_that_is_not_here_is_planned_with_by_its_name_as_an_estimate(
     assert not weights["measured"]
 
 
+def test_a_judge_in_int8_reads_one_question_at_a_time_however_many_are_asked(run: Run) -> None:
+    def taken(dtype: str, questions: str) -> list[int]:
+        args = ("--judge", "roboreward-8b", "--dtype", dtype, "--questions", questions, "--card_gib", "[80]")
+        _, told, _ = run("--plan", *args)
+        return [part["nbytes"] for part in told["parts"]]
+
+    assert taken("int8", "16") == taken("int8", "1")
+    assert sum(taken("nf4", "16")) > sum(taken("nf4", "1"))
+
+
 def test_a_judge_that_does_not_fit_is_offered_in_fewer_bits(run: Run) -> None:
     code, _, said = run("--plan", "--judge", "sole-r1-8b", "--card_gib", "[14]", "--questions", "1")
     assert code == 1

@@ -45,7 +45,7 @@ class PlanConfig:
     judge: str = ""
     # How the judge's weights are kept: fp32, bf16, fp16, int8 or nf4; empty for what its settings or files say.
     dtype: str = ""
-    # Questions that the judge reads at once.
+    # Questions that the judge reads at once; in int8 it reads one, however many are asked.
     questions: int = PoolConfig.max_batch
     # Height of the cameras' pictures, px.
     height_px: int = 240

@@ -107,13 +107,15 @@ def _kept(judge: JudgeConfig, saved: Kept) -> Kept:
 
 
 def judge_parts(judge: PlannedJudge, device: str, questions: int) -> Iterator[PlanLine]:
-    """Yield what ``roborl serve`` takes with one judge that reads so many questions at once.
+    """Yield what ``roborl serve`` takes with one judge that reads so many questions at once; in int8 it reads one.
 
     Pictures are seen in batches of their own; all of a question's are taken to be new.
     """
     blueprint, kept, bound = judge.blueprint, judge.kept, judge.settings
     decoder, tokens, picture = blueprint.decoder, judge.tokens, judge.picture_tokens
     shown = min(AT_ONCE, judge.question.pictures * questions)
+    if kept is Kept.INT8:
+        questions = shown = 1
     asked = f"{questions} x {tokens} tokens"
     pictures = f"{judge.question.pictures} pictures of {picture} each"
     at = Process("judge", device)

@@ -45,7 +45,8 @@ class JudgeConfig:
     device: str = "auto"
     # Attention code: sdpa, eager or flash_attention_2.
     attention: str = "sdpa"
-    # none, int8 or int4; the latter two need bitsandbytes.
+    # none, int8 or int4; the latter two need bitsandbytes. With int8 pictures and questions are read one at a time,
+    # whatever is asked at once: a column that is large for one of them is computed whole for all.
     quantisation: Quantisation = Quantisation.NONE
     # Folder of a LoRA adapter; empty for none. It is merged into the weights, but runs beside those of int8 or int4, in
     # which it would be rounded away.
@@ -86,6 +87,11 @@ class JudgeConfig:
     attempts: int = 4
     # Pause after the first failed attempt, s; doubled each time.
     backoff_s: float = 0.25
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether each picture and each question is read by itself, because what is read with it would bear on it."""
+        return self.quantisation is Quantisation.INT8
 
     @property
     def prefills(self) -> bool:

@@ -27,14 +27,16 @@ class Eyes:
     Args:
         family: How it is called.
         kept: Pictures seen before.
+        at_once: Most pictures in one run.
 
     Attributes:
         looked: Pictures and instants that the vision network has been run over.
     """
 
-    def __init__(self, family: Family, kept: RecentCache[bytes, Sight]) -> None:
+    def __init__(self, family: Family, kept: RecentCache[bytes, Sight], at_once: int = AT_ONCE) -> None:
         self._family = family
         self._kept = kept
+        self._at_once = at_once
         self.looked = 0
 
     def look(self, queries: Sequence[VlmQuery]) -> list[list[Seen] | None]:
@@ -44,7 +46,7 @@ class Eyes:
         pictures: dict[bytes, Image] = {}
         instants = iter(self._instants([p for q in queries for p in q.parts if isinstance(p, Clip)]))
         noted = [self._note(query, instants, found, clips, pictures) for query in queries]
-        for part in batched([*clips.values(), *self._prepared(pictures)], AT_ONCE):
+        for part in batched([*clips.values(), *self._prepared(pictures)], self._at_once):
             self.looked += len(part)
             for patches, sight in zip(part, self._family.see(part), strict=True):
                 found[patches.key] = sight

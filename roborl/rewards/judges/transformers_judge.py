@@ -18,7 +18,7 @@ from roborl.rewards.judges.internvl import InternVlFamily
 from roborl.rewards.judges.queries import Cells, Clip, VlmQuery, VlmReply, picture_key
 from roborl.rewards.judges.qwen import QwenFamily
 from roborl.rewards.judges.reading import Prefix, Reader
-from roborl.rewards.judges.seeing import Eyes
+from roborl.rewards.judges.seeing import AT_ONCE, Eyes
 from roborl.rewards.judges.sights import Family, Sight, cells_of
 from roborl.rewards.judges.turns import ChatTurn, Seen, TurnWriter
 from roborl.rewards.judges.weights import Network, load_network
@@ -61,11 +61,12 @@ class TransformersJudge(Judge[VlmQuery, VlmReply | None]):
         self.sights: RecentCache[bytes, Sight] = RecentCache(config.vision_cache_mb * _MB)
         self.prefixes: RecentCache[bytes, Prefix] = RecentCache(config.prefix_cache_mb * _MB)
         self._family = _family(network, (min_pixels, max_pixels))
-        self.eyes = Eyes(self._family, self.sights)
+        self.eyes = Eyes(self._family, self.sights, 1 if config.one_at_a_time else AT_ONCE)
         self.turns = TurnWriter(network.processor, self._family)
         self.reader = Reader(network.model, self._family, self.prefixes, config.pad_to)
         self.ends = _ends(network)
         self._writer = ReplyWriter(self.reader, network.processor.tokenizer, self.ends)
+        self._one_at_a_time = config.one_at_a_time
         self._identity = _identity(network, config, (min_pixels, max_pixels))
 
     @classmethod
@@ -157,7 +158,10 @@ class TransformersJudge(Judge[VlmQuery, VlmReply | None]):
             return None
 
     def _batches(self, turns: Mapping[int, ChatTurn]) -> Iterator[list[int]]:
-        """Yield the rows of questions of one shape, which are read together."""
+        """Yield the rows of questions of one shape, which are read together, or each by itself."""
+        if self._one_at_a_time:
+            yield from ([row] for row in turns)
+            return
         groups: dict[tuple[int, int], list[int]] = {}
         for row, turn in turns.items():
             groups.setdefault(self.reader.shape(turn), []).append(row)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.config import JudgeConfig, Quantisation
 from roborl.rewards.judges.queries import Clip, VlmQuery
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.testing.tiny_vlms import TINY_KINDS, build_tiny_vlm
@@ -232,6 +232,56 @@ def test_the_same_clip_at_another_pace_is_another_prefix(judge_of, kind):
     quick, slow = lasting(1.5), lasting(15.0)
     for reply, other in zip(judge.answer([quick, slow]), alone.answer([quick, slow]), strict=True):
         close(reply, other)
+
+
+def round_together(layer, args):
+    """Round what a layer reads as LLM.int8() does, only more: but for columns in which any row of the batch is large."""
+    (read,) = args
+    rows = read.flatten(0, -2)
+    spared = rows.abs().amax(dim=0) > 2.0
+    step = rows.masked_fill(spared, 0.0).abs().amax(dim=1, keepdim=True).clamp_min(1e-6) / 15
+    return (torch.where(spared, rows, (rows / step).round() * step).view_as(read),)
+
+
+def alone_and_in_company(judge):
+    """Ask questions one by one of a judge that has seen nothing, all together, and once more of what it keeps."""
+    queries = [ask(seed) for seed in range(4)]
+    alone = []
+    for query in queries:
+        judge.sights.clear()
+        judge.prefixes.clear()
+        alone += judge.answer([query])
+    judge.sights.clear()
+    judge.prefixes.clear()
+    together, again = judge.answer(queries), judge.answer(queries[::-1])[::-1]
+    assert again[0].reused_tokens > 0
+    return [[(r.text, r.probabilities, r.mass) for r in replies] for replies in (alone, together, again)]
+
+
+@pytest.mark.parametrize("kind", TINY_KINDS)
+def test_int8_reads_each_picture_and_question_by_itself(judge_of, monkeypatch, kind):
+    monkeypatch.setattr("roborl.rewards.judges.weights._quantised", lambda how: {})
+
+    def rounding(how):
+        judge = judge_of(kind, quantisation=how)
+        for layer in judge.network.model.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.register_forward_pre_hook(round_together)
+        return judge
+
+    alone, together, again = alone_and_in_company(rounding(Quantisation.INT8))
+    assert alone == together == again
+    alone, together, _ = alone_and_in_company(rounding(Quantisation.INT4))
+    assert alone != together, "such rounding is seen where questions are read together"
+
+
+@pytest.mark.parametrize("how", [Quantisation.INT8, Quantisation.INT4])
+def test_weights_of_a_few_bits_answer_alone_as_in_company(tmp_path, how):
+    pytest.importorskip("bitsandbytes")
+    base = build_tiny_vlm(tmp_path, "qwen3_vl", width=128, vision_width=64)
+    config = JudgeConfig(device="cpu", dtype="bfloat16", quantisation=how)
+    alone, together, again = alone_and_in_company(TransformersJudge.load(config, str(base)))
+    assert alone == together == again
 
 
 def test_what_is_kept_is_bounded(judge_of):
