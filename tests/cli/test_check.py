@@ -178,6 +178,9 @@ def test_a_judge_that_learns_takes_more_and_less_with_checkpointing(run: Run) ->
     code, _, said = run("--plan", "--judge", "dopamine-4b", "--learner", "judge-lora", "--card_gib", "[24]")
     assert code == 1
     assert "This one fits with --checkpointing true" in said
+    small = ("--plan", "--judge", "dopamine-8b", "--card_gib", "[12]", "--learner")
+    assert "--judge dopamine-8b --dtype nf4 --checkpointing true" in run(*small, "judge-lora")[2]
+    assert "nf4" not in run(*small, "judge-full")[2], "packed weights do not learn"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from roborl.errors import ConfigError
@@ -244,7 +245,7 @@ def _advice(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[str, int]
     if over(others, cards):
         either = "It would not fit without a judge either. " if config.judge and not smaller else ""
         return smaller or f"{either}Take a larger card, another device, or a smaller policy"
-    best = largest_that_fits(_candidates(config, trains), others, cards)
+    best = largest_that_fits(_candidates(config), others, cards)
     advice = [
         f"The largest judge that fits: {best.name}" if best else "No published judge fits beside the rest"
     ]
@@ -278,20 +279,26 @@ def _smaller_batch(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[st
     return f"This one fits with --learner_batch {few}{own}"
 
 
-def _candidates(config: PlanConfig, trains: bool) -> Iterator[Candidate]:
-    """Yield the judges that might be used instead: the same one and all published ones, in every number format."""
+def _candidates(config: PlanConfig) -> Iterator[Candidate]:
+    """Yield the judges that might be used instead: this and all published ones, in every number format and way of learning."""
     from roborl.loops.planning.plan_parts import plan_judge
     from roborl.rewards.published import PUBLISHED
 
-    for name in dict.fromkeys([config.judge, *PUBLISHED]):
+    # Packed weights are learnt beside, by an adapter, and not themselves.
+    formats = {Kept.BF16: 16.0} if config.learner == "judge-full" else _LADDER
+    trains, ways = config.learner.startswith("judge-"), {"": config.checkpointing}
+    if trains and not config.checkpointing:
+        ways[" --checkpointing true"] = True
+    # Whoever teaches a judge wants that one, packed or smaller; whoever asks one takes what there is.
+    kind = config.judge.partition(":")[0].partition("-")[0] if trains else ""
+    for name in dict.fromkeys([config.judge, *(name for name in PUBLISHED if name.startswith(kind))]):
         known = plan_judge(name, None, height_px=config.height_px, width_px=config.width_px)
         if known is None:
             continue
-        # A judge that learns is not packed here.
-        for dtype, bits in _LADDER.items() if not trains else [(Kept.BF16, 16.0)]:
+        for (dtype, bits), (setting, checkpointing) in product(formats.items(), ways.items()):
             yield Candidate(
-                name=f"--judge {name} --dtype {dtype}",
+                name=f"--judge {name} --dtype {dtype}{setting}",
                 parameters=known.blueprint.parameters,
                 precision=bits,
-                parts=_judge(replace(config, judge=name, dtype=dtype)),
+                parts=_judge(replace(config, judge=name, dtype=dtype, checkpointing=checkpointing)),
             )
