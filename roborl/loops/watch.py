@@ -200,6 +200,7 @@ class _Watch:
         self._times_s: dict[int, float] = {}
         self._due: dict[int, float] = {}
         self._watched = self._before = Watched()
+        self._in_vain_since: float | None = None  # where a pass was lost before it brought a score
 
     @property
     def watched(self) -> Watched:
@@ -216,7 +217,8 @@ class _Watch:
             try:
                 return self._show_all()
             except _Lost:
-                continue
+                if not self._watched.scores and self._in_vain_since is None:
+                    self._in_vain_since = self._heard
 
     def _show_all(self) -> None:
         """Show one observation after the other, until the last is scored or it is told to stop."""
@@ -292,7 +294,8 @@ class _Watch:
         ):
             self._sent, self._waiting = observation_id(self._waiting), None
         patience_s = self._config.deadline_s * (max(1, self._under_way) if there else 1)
-        if self._waits and time.monotonic() - self._heard > patience_s:
+        since = self._heard if self._in_vain_since is None else self._in_vain_since
+        if self._waits and time.monotonic() - since > patience_s:
             raise self._silence(patience_s)
 
     def _silence(self, waited_s: float) -> DeadlineExceeded:
@@ -306,7 +309,7 @@ class _Watch:
         )
 
     def _take(self, score: Score) -> None:
-        self._heard = time.monotonic()
+        self._heard, self._in_vain_since = time.monotonic(), None
         index, watched = score.frame_id, self._watched
         self._on_score(score, self._times_s[index])
         watched.scores.append(score)

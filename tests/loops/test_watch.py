@@ -12,16 +12,19 @@ import pytest
 
 from roborl.cli.main import main as roborl
 from roborl.errors import ConfigError, DatasetError, DeadlineExceeded, RobotError
+from roborl.loops import watch as watch_module
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.score_episodes import score_over
 from roborl.loops.score_line import ScoreLine
+from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.video import write_video
 from roborl.loops.watch import WatchConfig, watch
 from roborl.loops.watch_sources import View, WatchSource, open_source
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
+from roborl.rewards.model_info import ModelInfo
 from roborl.testing.episodes import random_episode, write_episodes
-from roborl.types import Frame, Observation
+from roborl.types import Frame, Lane, Observation
 
 PICTURE = np.full((48, 64, 3), 51, np.uint8)
 BENCH = """
@@ -366,6 +369,33 @@ def test_a_camera_that_drops_out_is_named_and_what_was_scored_is_kept(bench, tmp
     assert written["observations"] == 8
     assert len(written["scores"]) > 4
     assert written["fault"] == str(fault.value)
+
+
+class LosingLine:
+    """A server that has room for no session: it takes what it is sent, and loses it."""
+
+    def judge(self):
+        return ServedJudge(info=ModelInfo(version="v"))
+
+    def open(self, task):
+        return "session"
+
+    def push(self, session, observation, *, score):
+        return True
+
+    def poll(self, timeout_s):
+        time.sleep(0.01)
+        return [], {"session": None}
+
+
+def test_a_server_that_loses_every_session_is_not_asked_for_ever(tmp_path):
+    config = WatchConfig(source=brightening(tmp_path / "up.mp4"), deadline_s=0.3)
+    source = open_source(config.source, rate_hz=0.0)
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="gives no scores"):
+        watch_module._Watch(
+            config, source, LosingLine(), Lane.LABEL, lambda *_: None, lambda: time.monotonic() - began > 20
+        ).run()
 
 
 def test_scores_before_a_server_is_lost_are_kept(tmp_path):
