@@ -200,6 +200,7 @@ class _Watch:
         self._times_s: dict[int, float] = {}
         self._due: dict[int, float] = {}
         self._watched = self._before = Watched()
+        self._heard = time.monotonic()
         self._in_vain_since: float | None = None  # where a pass was lost before it brought a score
 
     @property
