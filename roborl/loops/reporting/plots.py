@@ -56,10 +56,14 @@ DARK = Theme(
 def learning_curve(
     run: RunResults, theme: Theme, *, base: SuccessRate | None = None, final: SuccessRate | None = None
 ) -> Figure:
-    """Draw the success of online episodes over episodes and minutes, between two evaluations where there are any."""
+    """Draw the success of online episodes over episodes and minutes, between two evaluations where there are any.
+
+    Discarded episodes count for nothing: they leave a gap.
+    """
     figure, (axes,) = new_figure(theme, 9.0, 3.9, 1)
-    won = [episode["success"] is True for episode in run.episodes]
-    x = np.arange(1, len(won) + 1)
+    counted = [n for n, episode in enumerate(run.episodes, 1) if not episode.get("discarded")]
+    won = [run.episodes[n - 1]["success"] is True for n in counted]
+    x = np.array(counted)
     if won:
         colours = [theme.good if success else theme.bad for success in won]
         axes.scatter(x, [1.06 if success else -0.06 for success in won], c=colours, s=9, marker="|", lw=1.2)
@@ -72,7 +76,7 @@ def learning_curve(
             lw=2.2,
             label=f"online, with exploration (mean of {WINDOW})",
         )
-    last = max(len(won), 1)
+    last = max(len(run.episodes), 1)
     room = 0.02
     if base is not None and final is not None:
         room = 0.07

@@ -11,6 +11,7 @@ import pytest
 
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.learnt import leave_run_page
+from roborl.loops.reporting.plots import LIGHT, learning_curve
 from roborl.loops.reporting.run_page import write_run_page
 from roborl.loops.reporting.run_results import read_run
 
@@ -73,6 +74,16 @@ def test_it_says_how_episodes_ended_who_drove_and_what_died(tmp_path: Path) -> N
     assert all(address.startswith("data:") for address in addresses), "the page asks nothing of a network"
     for name in ("learning_curve", "episodes", "progress_curves", "learning"):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_discarded_episodes_count_for_nothing_in_the_learning_curve(tmp_path: Path) -> None:
+    wasted = {"success": None, "discarded": True}
+    run = run_with(tmp_path, *(episode(n, 5 * n, **(wasted if n % 2 else {})) for n in range(1, 41)))
+    (axes,) = learning_curve(read_run(run), LIGHT).axes
+    (line,), (ticks,) = axes.lines, axes.collections
+    assert list(line.get_ydata()) == [1.0] * 20
+    assert list(line.get_xdata()) == list(range(2, 41, 2)), "an episode keeps its place in the run"
+    assert len(ticks.get_offsets()) == 20
 
 
 def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
