@@ -89,9 +89,13 @@ def fit_calibration(raw: ArrayLike, truth: ArrayLike) -> Calibration:
             seen=f"shapes {x.shape} and {y.shape}",
             allowed="two rows of finite values, equally long",
         )
-    order = np.argsort(x, kind="stable")
-    groups = np.array_split(order, min(_MOST_BENDS, x.size))
-    centres = np.array([x[group].mean() for group in groups])
+    # By the truth as well, and equal values pooled first: the order of rows then means nothing, nor where a group ends.
+    order = np.lexsort((y, x))
+    _, value, count = np.unique(x[order], return_inverse=True, return_counts=True)
+    x, y = x[order], (np.bincount(value, y[order]) / count)[value]
+    groups = np.array_split(np.arange(x.size), min(_MOST_BENDS, x.size))
+    # The mean of n equal floats depends on n in its last bit.
+    centres = np.array([np.clip(x[group].mean(), x[group[0]], x[group[-1]]) for group in groups])
     means = np.array([y[group].mean() for group in groups])
     weights = np.array([group.size for group in groups], float)
     distinct, inverse = np.unique(centres, return_inverse=True)

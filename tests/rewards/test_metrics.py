@@ -123,6 +123,32 @@ def test_calibration_is_monotone_within_range_and_survives_json(seed, n):
     assert Calibration.from_dict(fitted.as_dict()) == fitted
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1 / 3])
+@pytest.mark.parametrize("n", [1, 90, 333, 1000])
+def test_one_answer_throughout_is_calibrated_to_the_mean_of_the_truth(value, n):
+    truth = np.linspace(0, 1, n)
+    fitted = fit_calibration(np.full(n, value), truth)
+    assert fitted.raw == (value,)
+    assert fitted(value) == pytest.approx(truth.mean())
+
+
+def test_coarse_answers_are_each_calibrated_to_their_mean_truth_in_any_order_of_rows():
+    rng = np.random.default_rng(0)
+    raw = rng.choice([0.1, 0.3, 0.6], 1001)
+    truth = np.clip(raw + rng.normal(scale=0.2, size=1001), 0, 1)
+    fitted = fit_calibration(raw, truth)
+    levels = [0.1, 0.3, 0.6]
+    assert fitted(levels) == pytest.approx([truth[raw == level].mean() for level in levels])
+    for order in (np.argsort(truth), rng.permutation(1001)):
+        assert fit_calibration(raw[order], truth[order]) == fitted
+
+
+def test_a_few_frames_make_no_step_of_their_own():
+    raw = np.r_[np.full(500, 0.2), 0.21, 0.21, np.full(500, 0.8)]
+    fitted = fit_calibration(raw, np.r_[np.full(500, 0.1), 0.9, 0.9, np.full(500, 0.9)])
+    assert fitted([0.2, 0.21, 0.8]) == pytest.approx([0.1, 0.1, 0.9], abs=0.05)
+
+
 def test_calibration_lowers_the_error_on_episodes_it_has_not_seen():
     rng = np.random.default_rng(0)
 
