@@ -95,15 +95,18 @@ def learning_curve(
 def progress_panels(groups: Mapping[str, Sequence[ProgressCurve]], theme: Theme) -> Figure:
     """Draw the reward model's progress over time, a panel per group of episodes, a line per episode.
 
+    An episode without a verdict has a colour of its own.
+
     Args:
         groups: Episodes by the title of their panel.
         theme: Colours.
     """
     figure, panels = new_figure(theme, 10.5, 2.9, len(groups), share_y=True)
+    colours = {True: theme.good, False: theme.bad, None: theme.muted}
     for axes, (title, curves) in zip(panels, groups.items(), strict=True):
         axes.set_title(title, color=theme.ink, fontsize=9.5, loc="left")
         for curve in curves:
-            colour = theme.good if curve.success else theme.bad
+            colour = colours[curve.success]
             steps = np.arange(len(curve.progress))
             axes.plot(steps, curve.progress, color=colour, lw=1.3, alpha=0.75)
             axes.plot(steps[-1], curve.progress[-1], "o", color=colour, ms=3)
@@ -111,8 +114,10 @@ def progress_panels(groups: Mapping[str, Sequence[ProgressCurve]], theme: Theme)
             axes.text(0.5, 0.5, "none", color=theme.muted, ha="center", transform=axes.transAxes)
         axes.set(xlabel="step", ylim=(-0.04, 1.04))
     panels[0].set_ylabel("progress")
-    for colour, label in ((theme.good, "task done"), (theme.bad, "task not done")):
-        panels[0].plot([], [], color=colour, label=label)
+    shown = {True, False, *(curve.success for curves in groups.values() for curve in curves)}
+    for success, label in ((True, "task done"), (False, "task not done"), (None, "no verdict")):
+        if success in shown:
+            panels[0].plot([], [], color=colours[success], label=label)
     legend(panels[0], theme, loc="lower right")
     return figure
 

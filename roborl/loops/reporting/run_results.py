@@ -22,6 +22,7 @@ from roborl.loops.run_files import read_lines
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import RewardForm, the_form
 from roborl.rewards.metrics import wilson_interval
+from roborl.types import EndCause
 
 # Between two lines of a run that goes on there is less; a longer silence, or a clock that began anew, is a pause.
 _PAUSE_S = 120.0
@@ -65,7 +66,7 @@ class ProgressCurve:
     Attributes:
         name: Of its kind: ``success``, a kind of failure, or ``online``.
         progress: float32 (T + 1,), in [0, 1].
-        success: The verdict, None where there was none.
+        success: Whether the task was done, None where nobody judged; see :func:`task_done`.
     """
 
     name: str
@@ -186,9 +187,16 @@ def online_curves(results: RunResults, count: int) -> tuple[list[ProgressCurve],
             load_labels(root, info.key, version) if info.kind == "online" and not info.discarded else None
         )
         if labels is not None:
-            curves.append(ProgressCurve(name="online", progress=labels[0], success=info.success))
+            curves.append(ProgressCurve(name="online", progress=labels[0], success=task_done(info)))
     count = min(count, len(curves) // 2)
     return curves[:count], curves[len(curves) - count :]
+
+
+def task_done(info: EpisodeInfo) -> bool | None:
+    """Return how an episode came out, None where nobody judged: one whose time ran out was not done, unless a judge is to say."""
+    if info.end is EndCause.TIME_LIMIT and not info.awaits_verdict:
+        return bool(info.success)
+    return info.success
 
 
 def running_mean(values: Sequence[bool], width: int) -> NDArray[np.float64]:

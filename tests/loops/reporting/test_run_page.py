@@ -7,13 +7,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from roborl.data.episodes import EpisodeInfo
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.learnt import leave_run_page
-from roborl.loops.reporting.plots import LIGHT, learning_curve
+from roborl.loops.reporting.plots import LIGHT, learning_curve, progress_panels
 from roborl.loops.reporting.run_page import write_run_page
-from roborl.loops.reporting.run_results import read_run
+from roborl.loops.reporting.run_results import ProgressCurve, read_run, task_done
+from roborl.types import EndCause, EpisodeKey
 
 S = 1_000_000_000
 
@@ -84,6 +87,41 @@ def test_discarded_episodes_count_for_nothing_in_the_learning_curve(tmp_path: Pa
     assert list(line.get_ydata()) == [1.0] * 20
     assert list(line.get_xdata()) == list(range(2, 41, 2)), "an episode keeps its place in the run"
     assert len(ticks.get_offsets()) == 20
+
+
+def test_an_episode_without_a_verdict_is_not_drawn_as_one_that_failed() -> None:
+    def drawn(*verdicts: bool | None) -> tuple[list[str], dict[str, str]]:
+        progress = np.linspace(0, 1, 5, dtype=np.float32)
+        curves = [ProgressCurve(name="online", progress=progress, success=verdict) for verdict in verdicts]
+        axes = progress_panels({"first": [], "last": curves}, LIGHT).axes
+        entries = {str(line.get_label()): str(line.get_color()) for line in axes[0].lines}
+        return [str(line.get_color()) for line in axes[1].lines[::2]], entries
+
+    colours, entries = drawn(True, False, None)
+    assert colours == [entries["task done"], entries["task not done"], entries["no verdict"]]
+    assert len(set(colours)) == 3
+    assert "no verdict" not in drawn(True, False)[1]
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome", "done"),
+    [
+        (EndCause.SUCCESS, "operator", True),
+        (EndCause.FAILURE, "operator", False),
+        (EndCause.TIME_LIMIT, "operator", False),
+        (EndCause.TIME_LIMIT, "judge", None),
+        (EndCause.WATCHDOG, "operator", None),
+        (EndCause.ACTOR_LOST, "operator", None),
+        (EndCause.OPERATOR_STOP, "operator", None),
+        (None, "operator", None),
+    ],
+)
+def test_only_a_time_limit_is_a_failure_that_nobody_has_to_judge(
+    end: EndCause | None, outcome: str, done: bool | None
+) -> None:
+    key = EpisodeKey(actor="arm", incarnation=1, episode=1)
+    info = EpisodeInfo(key=key, ordinal=1, task="", observations=5, end=end, meta={"outcome": outcome})
+    assert task_done(info) is done
 
 
 def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
