@@ -47,6 +47,8 @@ def convert(
     Raises:
         DatasetError: If the record does not hold what the dataset says it does.
     """
+    if episode.count < 1:
+        return None
     action = _side_by_side(episode, mapping.action)
     first = first_observation(episode, mapping, action)
     verdict = verdict_of(episode, mapping) if success is None else success
@@ -143,12 +145,20 @@ def _film(episode: RldsEpisode, mapping: RldsMapping, camera: str, shown: Sequen
 def _closed(episode: RldsEpisode) -> bool:
     """Whether the episode is there to its end: then its last step is there for its observation alone."""
     path = STEPS + "is_last"
-    return episode.has(path) and bool(episode.numbers(path)[-1])
+    return episode.has(path) and bool(episode.numbers(path)[-1:].any())
 
 
 def _rewards(episode: RldsEpisode, first: int, steps: int, verdict: bool | None) -> NDArray[np.float32]:
     path = STEPS + "reward"
     whole = episode.numbers(path) if episode.has(path) else np.zeros(episode.count)
+    if whole.size != episode.count:
+        raise DatasetError(
+            "The steps of an episode do not have one reward each",
+            seen=f"{path} {whole.shape}",
+            allowed=f"({episode.count},) or ({episode.count}, 1)",
+            remedy="Write the dataset anew with the one that counts as reward",
+        )
+    whole = whole.reshape(episode.count)
     found: NDArray[np.float32] = whole[first : first + steps].astype(np.float32)
     if _closed(episode):
         found[-1] += whole[-1]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.oxe import known_dataset, known_datasets
-from roborl.data.rlds.conversion import convert, tasks_of
+from roborl.data.rlds.conversion import convert, tasks_of, verdict_of
 from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.episode import RldsEpisode
 from roborl.data.rlds.mapping import RldsMapping, map_features
@@ -223,8 +223,21 @@ def test_what_nobody_knows_has_to_be_said(tmp_path: Path) -> None:
 
 
 def test_an_episode_without_a_step_is_none(tmp_path: Path) -> None:
-    dataset = written(tmp_path, rlds_episode(0, steps=0))
-    assert convert(dataset.episode(0), map_features(dataset.info), cameras=[]) is None
+    dataset = written(tmp_path, rlds_episode(0), rlds_episode(0, steps=0), rlds_episode(0, steps=-1))
+    mapping = map_features(dataset.info)
+    for place, count in ((1, 1), (2, 0)):
+        record = dataset.episode(place)
+        assert record.count == count
+        assert convert(record, mapping, cameras=list(mapping.cameras)) is None
+    assert verdict_of(record, mapping) is None, "of no observation at all nobody says what it showed"
+
+
+def test_a_reward_that_is_a_vector_of_one_counts_and_a_wider_one_is_told(tmp_path: Path) -> None:
+    reward = np.array([[0], [0.5], [0], [1]], np.float32)
+    assert first(written(tmp_path, rlds_episode(0, steps=3, reward=reward))).reward.tolist() == [0, 0.5, 1]
+    wide = written(tmp_path / "b", rlds_episode(0, steps=3, reward=np.zeros((4, 2), np.float32)))
+    with pytest.raises(DatasetError, match=r"not have one reward each\. Found: steps/reward \(4, 2\)"):
+        first(wide)
 
 
 def test_pictures_of_several_sizes_in_an_episode_are_told(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from roborl.cli.main import main
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.rlds import importing
-from roborl.data.rlds.importing import import_rlds
+from roborl.data.rlds.importing import Imported, import_rlds
 from roborl.errors import DatasetError
 from roborl.testing.rlds import rlds_episode, write_rlds
 
@@ -86,7 +86,7 @@ def test_an_import_goes_on_where_it_was_ended(
 def test_an_import_that_is_killed_goes_on_behind_its_last_checkpoint(tmp_path: Path) -> None:
     root = write_rlds(tmp_path / "viola" / "1.0.0", [rlds_episode(seed, steps=2) for seed in range(4)])
     script = (
-        "import os, sys; from pathlib import Path; from roborl.data.rlds.importing import import_rlds; "
+        "import os, sys; from pathlib import Path; from roborl.data.rlds.importing import Imported, import_rlds; "
         "import_rlds(sys.argv[1], Path(sys.argv[2]), on_episode=lambda n, _: n == 3 and os.kill(os.getpid(), 9))"
     )
     child = subprocess.run([sys.executable, "-c", script, str(root), str(tmp_path / "out")], check=False)
@@ -96,6 +96,12 @@ def test_an_import_that_is_killed_goes_on_behind_its_last_checkpoint(tmp_path: P
     assert [e.key[-6:] for e in found] == ["000000", "000001", "000002", "000003"]
     for seed, episode in enumerate(found):
         np.testing.assert_array_equal(episode.action, rlds_episode(seed, steps=2)["steps"]["action"][:2])
+
+
+def test_a_record_without_any_step_ends_no_import(tmp_path: Path) -> None:
+    given = [rlds_episode(seed, steps=steps) for seed, steps in enumerate((2, -1, 3))]
+    root = write_rlds(tmp_path / "viola" / "1.0.0", given)
+    assert import_rlds(root, tmp_path / "out") == Imported(episodes=2, present=0, damaged=0, short=1)
 
 
 def test_a_dataset_without_a_state_is_imported(tmp_path: Path) -> None:
