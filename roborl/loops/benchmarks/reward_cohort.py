@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -107,8 +108,10 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     shown: dict[str, References] = {}
     marks: dict[str, str] = {}
     left_out = 0
+    named = Counter(Path(source).name for source in set(config.dataset))
     for source in config.dataset:
-        group = Path(source).name
+        name = Path(source).name
+        group = name if named[name] == 1 else source
         marks[source] = fingerprint(source)
         episodes = list(_read(config, source, marks[source]))
         if config.references.path:

@@ -178,6 +178,15 @@ def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -
     assert all(s.other_task != s.episode.task and s.other_task for s in cohort.test)
 
 
+def test_datasets_of_the_same_folder_name_are_groups_of_their_own(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("first/lamps", "second/lamps", "others")]
+    for number, place in enumerate(places):
+        write_episodes(place, *(lamp(9 * number + seed, success=True) for seed in range(2)))
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(place) for place in places]))
+    for part in (cohort.validation, cohort.test):
+        assert [s.group for s in part] == [str(places[0]), str(places[1]), "others"]
+
+
 def test_another_spelling_of_the_task_is_no_other_task(tmp_path: Path) -> None:
     spelt = [lamp(4 + seed, success=True, task="Light lamp.") for seed in range(2)]
     write_episodes(tmp_path / "lamps", *(lamp(seed, success=True) for seed in range(3)), *spelt)
