@@ -129,7 +129,13 @@ def _unjudged(config: DemosConfig, info: DatasetInfo, success: bool | Mapping[in
         return set()  # Of another dataset's episodes each has one, by its rewards or else by its being there.
     read = read_episodes(info.root, with_images=False, success=success)
     kept = (episode for episode in read if not episode.discarded)
-    return without_verdict(kept, config.path, lambda: judges_some(info.root), option="--demos.failed")
+    return without_verdict(
+        kept,
+        config.path,
+        lambda: judges_some(info.root),
+        option="--demos.failed",
+        succeeded="--demos.success all",
+    )
 
 
 def demo_weights(config: DemosConfig, bench: Bench) -> dict[int, NDArray[np.float32]] | None:

@@ -78,6 +78,7 @@ def without_verdict(
     judges: Callable[[], bool],
     *,
     option: str = "--failed",
+    succeeded: str = "",
 ) -> set[int]:
     """Return the numbers of the episodes to leave out because nobody says whether they succeeded; say how many.
 
@@ -88,6 +89,7 @@ def without_verdict(
         dataset: Where they are from.
         judges: Whether the dataset says it of any episode; it is asked where one of these has no verdict.
         option: What names failures on the command line.
+        succeeded: What makes successes there of all that are not named.
     """
     unjudged = {episode.index for episode in episodes if episode.success is None}
     if not unjudged:
@@ -95,10 +97,11 @@ def without_verdict(
     if judges():
         log.warning(
             "%s: %d episodes are left out, of which nobody says whether they succeeded, as the dataset says of others:"
-            " name those that failed with %s",
+            " name those that failed with %s%s",
             dataset,
             len(unjudged),
             option,
+            f"; with {succeeded}, all that are not named are successes" if succeeded else "",
         )
         return unjudged
     log.warning(

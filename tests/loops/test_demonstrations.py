@@ -343,8 +343,15 @@ def test_what_nobody_judged_is_no_demonstration_where_others_are_judged(
     (said,) = caplog.messages
     assert "3 episodes are left out, of which nobody says" in said
     assert "--demos.failed" in said
+    assert "--demos.success all" in said
     assert taken(replace(config, failures=True, failed=[4])) == {0: True, 2: False, 4: False}
     assert taken(replace(config, success="all")) == dict.fromkeys(range(5), True)
+    write_dataset(
+        tmp_path / "f", episodes[1:3], fps=round(bench.policy_hz), state_names=names, action_names=ACTION
+    )
+    config = replace(config, path=str(tmp_path / "f"))
+    assert taken(config) == {}, "a run takes this for an error"
+    assert taken(replace(config, failures=True)) == {1: False}
 
 
 def write_unpaid(folder: Path) -> None:

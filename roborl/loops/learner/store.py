@@ -183,7 +183,7 @@ class DemoImport:
         imported: Episodes taken since the start of this process.
 
     Raises:
-        ConfigError: If the first one cannot be used.
+        ConfigError: If the first one cannot be used, or there is none: nothing is marked then.
     """
 
     def __init__(
@@ -200,6 +200,8 @@ class DemoImport:
         self._episodes = None if not source or self._imports.get(source) else self._opened(read)
         # The first one is read at once: a dataset that does not fit is told before anything is started on it.
         self._next = None if self._episodes is None else self._following(self._episodes)
+        if self._episodes is not None and self._next is None:
+            raise self._unusable(_no_demonstration())
 
     @property
     def complete(self) -> bool:
@@ -256,3 +258,13 @@ class DemoImport:
             allowed=told.allowed or "a dataset whose every episode fits the bench",
             remedy=". ".join(filter(None, (told.remedy.rstrip("."), "Start again in a new run folder"))),
         )
+
+
+def _no_demonstration() -> DatasetError:
+    return DatasetError(
+        "The dataset holds no demonstration",
+        seen="0 episodes that can be taken",
+        allowed="at least one that succeeded and lasts longer than a step",
+        remedy="If all succeeded but those named with --demos.failed, say --demos.success all; "
+        "to learn from its failures alone, --demos.failures true",
+    )

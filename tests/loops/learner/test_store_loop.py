@@ -217,7 +217,7 @@ def demo(number: int) -> Episode:
     return episode_of(info, arrivals)
 
 
-@given(st.integers(0, 5), st.integers(0, 8))
+@given(st.integers(1, 5), st.integers(0, 8))
 def test_demonstrations_come_in_once_whenever_the_process_dies(count: int, turns: int) -> None:
     marker = Path(tempfile.mkdtemp()) / "demos.json"
     shelf, read = Shelf(), 0
@@ -272,6 +272,17 @@ def test_a_dataset_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="in a cannot be used: another action size"):
         DemoImport("a", broken, Shelf(), tmp_path / "demos.json")
+
+
+def test_a_dataset_that_comes_down_to_no_demonstration_is_told_before_anything_is_noted(
+    tmp_path: Path,
+) -> None:
+    """A run that counted it as taken would wait for ever for something to learn from."""
+    marker = tmp_path / "demos.json"
+    with pytest.raises(ConfigError, match=r"in a cannot be used: .*no demonstration.*--demos\.success all"):
+        DemoImport("a", lambda: iter(()), Shelf(), marker)
+    assert not marker.exists()
+    assert not DemoImport("a", lambda: map(demo, range(1)), Shelf(), marker).complete
 
 
 @pytest.mark.parametrize(
