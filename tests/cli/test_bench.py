@@ -71,5 +71,9 @@ def test_the_grids_are_held_to_bars_over_seeds() -> None:
     assert bars["PickCube: seeds whose shaped run ends at 90 %"]["figure"] == 5
     assert bars["PickCube: shaped - sparse, lower end of the interval"]["met"]
     assert not bars["PickCube: shaped - blind, lower end of the interval"]["met"], "an arm that is not there"
+    nothing = {"interval": [0.0, 0.0], "interval by t": [0.0, 0.0]}
+    weights = "weighted, without what ends below a half - everything"
+    (bar,) = bench.BENCHMARKS["rabc"].bars
+    assert not bar.check({"differences": {weights: nothing}})["met"], "arms that are equal on every seed"
     (bar,) = bench.BENCHMARKS["judges"].bars
     assert not bar.check({"table": {"PickPlace fused": {"success": 0.94}}})["met"]
