@@ -132,8 +132,7 @@ def _shards(root: Path, name: str, fmt: str, split: Mapping[str, Any]) -> list[S
     lengths = [int(n) for n in split.get("shardLengths") or ()]
     count = len(lengths) or int(split.get("numShards") or 0)
     if not count:
-        pattern = _path(template, name, fmt, str(split["name"]), "*", "*")
-        return [Shard(path=p, number=i, records=None) for i, p in enumerate(sorted(root.glob(pattern)))]
+        return _there(root, _path(template, name, fmt, str(split["name"]), "\0", "\1"))
     digits = max(5, len(str(count)))
     shards = []
     for number in range(count):
@@ -142,6 +141,21 @@ def _shards(root: Path, name: str, fmt: str, split: Mapping[str, Any]) -> list[S
             Shard(path=root / relative, number=number, records=lengths[number] if lengths else None)
         )
     return shards
+
+
+def _there(root: Path, name: str) -> list[Shard]:
+    """Return the files of a name that has NUL for a number and SOH for how many there are; each keeps its number.
+
+    Raises:
+        ValueError: If two have the same number.
+    """
+    form = re.compile(re.escape(name).replace("\0", r"(\d+)").replace("\1", r"\d+"))
+    paths = sorted(root.glob(name.replace("\0", "*").replace("\1", "*")))
+    found = [(path, form.fullmatch(path.relative_to(root).as_posix())) for path in paths]
+    shards = {int(match[1]) if form.groups else 0: path for path, match in found if match}
+    if len(shards) < sum(match is not None for _, match in found):
+        raise ValueError(f"two files of one number among {[path.name for path in paths]}")
+    return [Shard(path=path, number=number, records=None) for number, path in shards.items()]
 
 
 def _path(template: str, name: str, fmt: str, split: str, number: str, count: str) -> str:

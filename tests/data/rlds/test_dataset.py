@@ -108,6 +108,31 @@ def test_names_of_files_come_from_the_template_or_from_what_is_there(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    "template", ["{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", "{SPLIT}.{SHARD_INDEX}"]
+)
+def test_a_file_has_its_number_where_nobody_says_how_many_there_are(template: str, tmp_path: Path) -> None:
+    root = write_rlds(tmp_path / "desk" / "1.0.0", EPISODES[:3], shards=3)
+    said = json.loads((root / "dataset_info.json").read_text())
+    del said["splits"][0]["shardLengths"]
+    said["splits"][0]["filepathTemplate"] = template
+    (root / "dataset_info.json").write_text(json.dumps(said))
+    if "OF" not in template:
+        for number, path in enumerate(sorted(root.glob("*.tfrecord*"))):
+            path.rename(root / f"train.{number:05d}")
+    names = [f"0000{i}-000000" for i in range(3)]
+    assert [RldsDataset(root).name(i) for i in range(3)] == names
+    next(path for path in root.iterdir() if "00000" in path.name).unlink()
+    dataset = RldsDataset(root)
+    assert [dataset.name(i) for i in range(len(dataset))] == names[1:]
+    (last,) = (path for path in root.iterdir() if "00002" in path.name)
+    (root / f"{last.name}.part").write_bytes(b"half of it")
+    assert len(RldsDataset(root)) == 2
+    last.rename(root / last.name.replace("00002", "000001"))
+    with pytest.raises(DatasetError, match="two files of one number"):
+        RldsDataset(root)
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (
