@@ -91,6 +91,11 @@ class TransformersJudge(Judge[VlmQuery, VlmReply | None]):
         """Hash of weights, processor, adapter and of every setting that bears on a reply."""
         return self._identity
 
+    @property
+    def at_once(self) -> int | None:
+        """1 where questions are read one at a time: of more in one call the first reply would wait for the last."""
+        return 1 if self._one_at_a_time else None
+
     def cells(self, query: VlmQuery) -> tuple[Cells, ...]:
         """Return what the network would see of each picture and clip.
 

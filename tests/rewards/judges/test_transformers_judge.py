@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from roborl.rewards.batching import BatchAsker
 from roborl.rewards.judges.config import JudgeConfig, Quantisation
 from roborl.rewards.judges.queries import Clip, VlmQuery
 from roborl.rewards.judges.transformers_judge import TransformersJudge
@@ -273,6 +274,12 @@ def test_int8_reads_each_picture_and_question_by_itself(judge_of, monkeypatch, k
     assert alone == together == again
     alone, together, _ = alone_and_in_company(rounding(Quantisation.INT4))
     assert alone != together, "such rounding is seen where questions are read together"
+
+
+@pytest.mark.parametrize(("how", "most"), [(Quantisation.INT8, 1), (Quantisation.INT4, 32)])
+def test_a_judge_that_reads_one_question_at_a_time_is_asked_one_a_call(judge_of, monkeypatch, how, most):
+    monkeypatch.setattr("roborl.rewards.judges.weights._quantised", lambda how: {})
+    assert BatchAsker(judge_of("qwen3_vl", quantisation=how), 32).max_batch == most
 
 
 @pytest.mark.parametrize("how", [Quantisation.INT8, Quantisation.INT4])
