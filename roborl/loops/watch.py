@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -200,8 +200,8 @@ class _Watch:
         self._times_s: dict[int, float] = {}
         self._due: dict[int, float] = {}
         self._watched = self._before = Watched()
-        self._heard = time.monotonic()
-        self._in_vain_since: float | None = None  # where a pass was lost before it brought a score
+        self._heard = time.monotonic()  # the last score or loss, or the instant from which one is waited for
+        self._losing_since: float | None = None  # the first loss after the last score
 
     @property
     def watched(self) -> Watched:
@@ -215,11 +215,8 @@ class _Watch:
             self._sent: int | None = None  # the last that was sent, until its score is here
             self._scored = -1
             self._watched, self._before = Watched(), self.watched
-            try:
+            with suppress(_Lost):
                 return self._show_all()
-            except _Lost:
-                if not self._watched.scores and self._in_vain_since is None:
-                    self._in_vain_since = self._heard
 
     def _show_all(self) -> None:
         """Show one observation after the other, until the last is scored or it is told to stop."""
@@ -280,11 +277,12 @@ class _Watch:
         for session, score in scores:
             if session == self._session:
                 self._take(score)
+        there = self._line.judge() is not None
+        self._keep_patience(there, self._session in lost)
         if self._session in lost:
             if self._lane is Lane.LABEL:
                 raise _Lost
             self._session = self._sent = None
-        there = self._line.judge() is not None
         if there and self._session is None:
             self._session = self._line.open(self._config.task or self._source.task)
         if (
@@ -294,23 +292,29 @@ class _Watch:
             and self._line.push(self._session, self._waiting, score=True)
         ):
             self._sent, self._waiting = observation_id(self._waiting), None
-        patience_s = self._config.deadline_s * (max(1, self._under_way) if there else 1)
-        since = self._heard if self._in_vain_since is None else self._in_vain_since
-        if self._waits and time.monotonic() - since > patience_s:
-            raise self._silence(patience_s)
 
-    def _silence(self, waited_s: float) -> DeadlineExceeded:
+    def _keep_patience(self, there: bool, lost: bool) -> None:
+        """Raise where the server loses one session after the other, or is silent, for longer than it may."""
+        now = time.monotonic()
+        if lost:
+            self._heard, self._losing_since = now, self._losing_since or now
+        came, since = ("only lost sessions", self._losing_since or now) if lost else ("none", self._heard)
+        patience_s = self._config.deadline_s * (max(1, self._under_way) if there or lost else 1)
+        if (lost or self._waits) and now - since > patience_s:
+            raise self._silence(came, now - since)
+
+    def _silence(self, came: str, waited_s: float) -> DeadlineExceeded:
         own = bool(self._config.reward_model)
         return DeadlineExceeded(
             f"The reward {'model' if own else 'server'} gives no scores",
-            seen=f"{len(self._watched.scores)}, then none for {waited_s:g} s with {self._under_way} under way",
+            seen=f"{len(self._watched.scores)}, then {came} for {waited_s:.3g} s with {self._under_way} under way",
             allowed=f"{self._config.deadline_s:g} s for each that is under way",
             remedy=("" if own else f"Look at the log of roborl serve at {self._config.server}; ")
             + "--deadline_s gives a slow model more time",
         )
 
     def _take(self, score: Score) -> None:
-        self._heard, self._in_vain_since = time.monotonic(), None
+        self._heard, self._losing_since = time.monotonic(), None
         index, watched = score.frame_id, self._watched
         self._on_score(score, self._times_s[index])
         watched.scores.append(score)

@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,16 +16,17 @@ from roborl.errors import ConfigError, DatasetError, DeadlineExceeded, RobotErro
 from roborl.loops import watch as watch_module
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.score_episodes import score_over
-from roborl.loops.score_line import ScoreLine
+from roborl.loops.score_line import ROUND_TRIP, ScoreLine
 from roborl.loops.score_link import ServedJudge
 from roborl.loops.serve import ServeConfig, serving
 from roborl.loops.video import write_video
 from roborl.loops.watch import WatchConfig, watch
 from roborl.loops.watch_sources import View, WatchSource, open_source
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
+from roborl.rewards.model import observation_id
 from roborl.rewards.model_info import ModelInfo
 from roborl.testing.episodes import random_episode, write_episodes
-from roborl.types import Frame, Lane, Observation
+from roborl.types import Frame, Lane, Observation, Score
 
 PICTURE = np.full((48, 64, 3), 51, np.uint8)
 BENCH = """
@@ -371,31 +373,113 @@ def test_a_camera_that_drops_out_is_named_and_what_was_scored_is_kept(bench, tmp
     assert written["fault"] == str(fault.value)
 
 
-class LosingLine:
-    """A server that has room for no session: it takes what it is sent, and loses it."""
+class Line:
+    """A link to a server on a clock that its polls move on; each session is lost at once.
+
+    Attributes:
+        now_s: The clock, for the monitor as well.
+    """
+
+    endpoint = "nowhere"
+
+    def __init__(self, monkeypatch):
+        self.now_s, self.opened = 100.0, 0
+        monkeypatch.setattr(watch_module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
 
     def judge(self):
         return ServedJudge(info=ModelInfo(version="v"))
 
     def open(self, task):
-        return "session"
+        self.opened += 1
+        return f"s{self.opened}"
 
     def push(self, session, observation, *, score):
         return True
 
+    def close(self, session):
+        pass
+
     def poll(self, timeout_s):
-        time.sleep(0.01)
-        return [], {"session": None}
+        self.now_s += max(timeout_s, 0.001)
+        return [], {f"s{self.opened}": None}
 
 
-def test_a_server_that_loses_every_session_is_not_asked_for_ever(tmp_path):
-    config = WatchConfig(source=brightening(tmp_path / "up.mp4"), deadline_s=0.3)
-    source = open_source(config.source, rate_hz=0.0)
-    began = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match="gives no scores"):
-        watch_module._Watch(
-            config, source, LosingLine(), Lane.LABEL, lambda *_: None, lambda: time.monotonic() - began > 20
-        ).run()
+class SlowLine(Line):
+    """0.2 s for each of what one call judges, and something happens to the server after 1 s of the first call of 1.6 s."""
+
+    def __init__(self, monkeypatch, happens):
+        super().__init__(monkeypatch)
+        self._happens, self._began_s, self._pushed, self._due_s, self._lost = (
+            happens,
+            self.now_s,
+            [],
+            0.0,
+            False,
+        )
+
+    def push(self, session, observation, *, score):
+        self._due_s = self._due_s if self._pushed else self.now_s
+        self._pushed.append(observation_id(observation))
+        return True
+
+    def poll(self, timeout_s):
+        _, lost = super().poll(timeout_s)
+        late = self.now_s - self._began_s > 1.0
+        if self._happens == "restarted" and late and not self._lost:
+            self._lost, self._pushed = True, []
+            return [], lost
+        if self._happens == "silent" or self.now_s < self._due_s + 0.2 * len(self._pushed):
+            return [], {}
+        scores = [
+            Score(frame_id=i, progress=0.5, raw=0.5, version="v", timings_ms={ROUND_TRIP: 1.0})
+            for i in self._pushed
+        ]
+        self._pushed = []
+        return [(f"s{self.opened}", score) for score in scores], {}
+
+
+def watched_over(line, lane, *, live=False, count=20, deadline_s=0.3):
+    """Watch pictures over a line until the last of them is scored, or for a minute of its clock."""
+
+    def read():
+        for index in range(count):
+            if live and index % 10 == 0:
+                time.sleep(0.01)
+            yield View(images={"front": PICTURE}, state=np.empty(0, np.float32), time_s=index / 10)
+
+    source = WatchSource(cameras=("front",), task="wait", live=live, rate_hz=10.0, read=read)
+    config, began_s = WatchConfig(source="fake", deadline_s=deadline_s), line.now_s
+    watching = watch_module._Watch(
+        config, source, line, lane, lambda *_: None, lambda: line.now_s - began_s > 60
+    )
+    watching.run()
+    return watching.watched
+
+
+@pytest.mark.parametrize("lane", [Lane.LIVE, Lane.LABEL])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch, lane, live):
+    line = Line(monkeypatch)
+    with pytest.raises(DeadlineExceeded, match=r"no scores.*lost sessions for 0\.3"):
+        watched_over(line, lane, live=live, count=10_000)
+    assert line.now_s < 102
+
+
+@pytest.mark.parametrize("happens", ["nothing", "restarted"])
+def test_a_server_may_go_for_a_moment_while_a_slow_model_has_several_under_way(monkeypatch, happens):
+    line = SlowLine(monkeypatch, happens)
+    assert len(watched_over(line, Lane.LABEL).scores) == 20
+    assert line.opened == (2 if happens == "restarted" else 1)
+
+
+@pytest.mark.parametrize(
+    ("happens", "seen", "ends_s"), [("silent", r"0, then none for 2\.4\d* s with 8 under way", 2.4)]
+)
+def test_patience_ends_with_the_time_that_was_waited(monkeypatch, happens, seen, ends_s):
+    line = SlowLine(monkeypatch, happens)
+    with pytest.raises(DeadlineExceeded, match=seen):
+        watched_over(line, Lane.LABEL)
+    assert line.now_s - 100 == pytest.approx(ends_s, abs=0.2)
 
 
 def test_scores_before_a_server_is_lost_are_kept(tmp_path):
