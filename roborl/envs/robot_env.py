@@ -12,7 +12,7 @@ from roborl.clock import Clock, FakeClock, MonotonicClock, Rate
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, load_bench, make_robot
 from roborl.envs.homing import go_home
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, RobotError
 from roborl.roles import Operator
 from roborl.types import Observation
 
@@ -76,6 +76,7 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
                 }
             )
         self.observation_space = gymnasium.spaces.Dict(spaces)
+        self._rate: Rate | None = None
         self._index = 0
         self.last_observation: Observation | None = None
 
@@ -104,6 +105,7 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             RobotError: If the robot does not answer, or cannot get home.
         """
         super().reset(seed=seed)
+        self._rate = None
         if not self.arm.robot.is_connected:
             self.arm.connect()
         self._operator.reset(int(self.np_random.integers(2**31)) if seed is None else seed)
@@ -118,15 +120,23 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Act for one policy period, and observe at the end of the last set-point's control period, as the actor does.
 
         Raises:
-            RobotError: If the robot does not answer or a camera fails.
+            RobotError: If no reset came to its end before, the robot does not answer or a camera fails.
         """
+        rate = self._rate
+        if rate is None:
+            raise RobotError(
+                "There is no episode to act in",
+                seen="step",
+                allowed="a reset that came to its end, then steps",
+                remedy="Call reset first",
+            )
         executed = self.arm.begin_step(np.asarray(action, dtype=np.float32))
-        if self._rate.remaining_ns() <= 0:
-            self._rate.wait()  # A look or a policy that took long sets the pace anew, rather than two set-points at once.
-        self._rate.begin_now(self.arm.ticks_per_step)  # set-points are planned a period apart, and go out so
+        if rate.remaining_ns() <= 0:
+            rate.wait()  # A look or a policy that took long sets the pace anew, rather than two set-points at once.
+        rate.begin_now(self.arm.ticks_per_step)  # set-points are planned a period apart, and go out so
         for _ in range(self.arm.ticks_per_step):
             self.arm.tick()
-            self._rate.wait()
+            rate.wait()
         self._index += 1
         seen = self._observe()
         verdict = self._operator.verdict()

@@ -16,7 +16,7 @@ from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, CameraUse, load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
-from roborl.errors import ConfigError, SafetyStop
+from roborl.errors import ConfigError, RobotError, SafetyStop
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.rewards.model import score_episode
 from roborl.rewards.sarm.checkpoint import freeze_sarm
@@ -277,6 +277,24 @@ def test_a_person_stops_the_arm_on_its_way_home() -> None:
     with pytest.raises(SafetyStop):
         env.reset(seed=0)
     assert len(robot.sent) == 5
+
+
+@pytest.mark.parametrize("resets", [0, 1])
+def test_no_step_is_planned_or_sent_before_an_episode_has_begun(
+    monkeypatch: pytest.MonkeyPatch, resets: int
+) -> None:
+    env, robot, person = physical()
+    for _ in range(resets):
+        env.reset(seed=0)
+        person.stops_at = person.looks + 1
+        robot.joints = env.arm.model.home - 20.0
+        with pytest.raises(SafetyStop):
+            env.reset(seed=1)
+    sent = len(robot.sent)
+    monkeypatch.setattr(env.arm, "begin_step", lambda action: pytest.fail("planned"))
+    with pytest.raises(RobotError, match=r"no episode.*Found: step.*Allowed: .*reset"):
+        env.step(np.zeros(4, dtype=np.float32))
+    assert len(robot.sent) == sent
 
 
 @pytest.mark.parametrize("policy_s", [0.0, 0.002, 0.005, 0.0055, 0.012, 0.0325])
