@@ -94,7 +94,7 @@ class BatchAsker[Q, R]:
         except (
             Exception
         ) as error:  # a judge is foreign code on a device: whatever it raises must not end the server
-            full = _out_of_memory(error)
+            full = out_of_memory(error)
             if device_lost(error):
                 raise
             self._note("out of memory" if full else type(error).__name__, error)
@@ -188,10 +188,11 @@ def device_lost(error: Exception) -> bool:
 
     Only a new process gets such a device back, and has the labels that this one would leave missing.
     """
-    return type(error).__name__ == "AcceleratorError" and not _out_of_memory(error)
+    return type(error).__name__ == "AcceleratorError" and not out_of_memory(error)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there was no memory, here or on a device; there may be later."""
     # By name, so that a server of endpoints need not load torch to recognise torch's own errors. Torch's allocator has
     # one for memory; what a library asks of the driver on its own fails with the general one.
     name = type(error).__name__

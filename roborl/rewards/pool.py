@@ -12,7 +12,7 @@ from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.errors import ConfigError, RoborlError
-from roborl.rewards.batching import device_lost, pass_over
+from roborl.rewards.batching import device_lost, out_of_memory, pass_over
 from roborl.rewards.desk import Desk
 from roborl.rewards.model import References, RewardModel, missing
 from roborl.rewards.pool_config import PoolConfig
@@ -114,7 +114,7 @@ class SessionPool:
             The version of the model, which stands on every score.
 
         Raises:
-            ServerFull: If there is no room.
+            ServerFull: If there is no room, or the model finds no memory to start with.
             ConfigError: If there is no such model, or a view that it needs will not come.
             AcceleratorError: Torch's own, if the model finds its device lost to this process.
         """
@@ -165,6 +165,13 @@ class SessionPool:
         except Exception as error:
             if device_lost(error):
                 raise
+            if out_of_memory(error):  # as on a card that the learner has filled for a moment
+                raise ServerFull(
+                    f"The reward model {name!r} has no memory to start an episode with",
+                    seen=f"{type(error).__name__}: {error}",
+                    allowed="enough for its task and references",
+                    remedy="Wait until some is free, or serve with a smaller --pool.max_batch or on another device",
+                ) from error
             # A model is a plug-in, and is told things by a client: what it chokes on is refused.
             raise ConfigError(
                 f"The reward model {name!r} cannot start this episode",

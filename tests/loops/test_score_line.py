@@ -181,6 +181,30 @@ class Once(BrightnessModel):
         return super().start(task, references)
 
 
+class Crowded(BrightnessModel):
+    """Finds its card full as the second episode begins."""
+
+    begun = 0
+
+    def start(self, task: str, references: References) -> BrightnessFold:
+        self.begun += 1
+        if self.begun == 2:
+            raise MemoryError("the learner is at its peak")
+        return super().start(task, references)
+
+
+def test_an_episode_that_begins_while_the_card_is_full_is_scored_all_the_same(serving: Serving) -> None:
+    model = Crowded()
+    serving.start(reward=model)
+    line = ScoreLine(serving.endpoint, ("front", "wrist"))
+    shown = [observation(i, 10) for i in range(3)]
+    episodes = [ShownEpisode(index=index, task="shine", observations=shown) for index in range(3)]
+    scored = dict(score_episodes(line, iter(episodes), deadline_s=10.0, at_once=1))
+    line.leave()
+    assert {index: len(scores) for index, scores in scored.items()} == {0: 3, 1: 3, 2: 3}
+    assert model.begun == 4
+
+
 def test_the_live_lane_sends_the_newest_and_tells_of_every_refusal(serving: Serving) -> None:
     serving.start(reward=Once())
     line = ScoreLine(serving.endpoint, ("front", "wrist"), lane=Lane.LIVE)

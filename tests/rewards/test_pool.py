@@ -15,7 +15,7 @@ from roborl.errors import ConfigError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import Judge, JudgeDown, JudgeSilent, missing, score_episode
-from roborl.rewards.pool import SessionPool, UnknownSession
+from roborl.rewards.pool import ServerFull, SessionPool, UnknownSession
 from roborl.rewards.pool_config import PoolConfig
 from roborl.types import Frame, Lane, Observation
 
@@ -346,6 +346,26 @@ def test_a_model_that_finds_its_device_lost_as_an_episode_starts_refuses_nothing
     pool = SessionPool({"m": Lost()}, PoolConfig(), clock=FakeClock())
     with pytest.raises(torch.AcceleratorError):
         open_(pool, "a")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        MemoryError(),
+    ],
+)
+def test_a_model_that_has_no_memory_as_an_episode_starts_has_no_room_for_it_now(error):
+    class Crowded(BrightnessModel):
+        def start(self, task, references):
+            raise error
+
+    with pytest.raises(ServerFull) as caught:
+        open_(SessionPool({"m": Crowded()}, PoolConfig(), clock=FakeClock()), "a")
+    assert caught.value.seen
+    assert caught.value.allowed
+    assert caught.value.remedy
 
 
 def outage(clock, pool, away, frames):
