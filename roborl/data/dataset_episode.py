@@ -84,6 +84,7 @@ class DatasetEpisode:
         failure: The kind of a scripted failure, empty otherwise.
         discarded: True where the operator asked to keep it out of training.
         repeated_last: True where the last observation is a copy of the one before it, because the file has none.
+        copied_last: True where it is such a copy, and the file has it: it was written from an episode without a last one.
         key: The identity it had in a store, or in the RLDS dataset it was imported from; empty otherwise.
         index: Its ``episode_index`` in the file it was read from, -1 otherwise.
         provenance: Where actions and rewards came from, None where the file does not say.
@@ -103,6 +104,7 @@ class DatasetEpisode:
     failure: str = ""
     discarded: bool = False
     repeated_last: bool = False
+    copied_last: bool = False
     key: str = ""
     index: int = -1
     provenance: Provenance | None = None
@@ -135,7 +137,7 @@ class DatasetEpisode:
     @property
     def content(self) -> str:
         """Digest of the motion as it was recorded, by which it is known again in a copy; empty where there is none."""
-        rows = self.steps + 1 - self.repeated_last
+        rows = self.steps + 1 - (self.repeated_last or self.copied_last)
         motion = (self.state[:rows], self.action[: rows - 1])
         if not sum(values.size for values in motion):
             return ""

@@ -11,6 +11,8 @@ PROPOSED, SOURCE, VERSION, REWARD_SOURCE = "proposed_action", "source", "policy_
 STAMPS, END, VERDICT, KEY = "stamp_ns", "end_cause", "verdict", "episode_key"
 VERDICT_INDEX, VERDICT_SOURCE, VERDICT_REWARD = "verdict_index", "verdict_source", "verdict_reward"
 KIND, META = "episode_kind", "episode_meta"
+COPIED_LAST = "copied_last"
+"""What stands beside an actor's words in ``META`` where the last row of an episode is a copy of the one before it."""
 DISCARDED, FAILURE = "discarded", "failure_kind"
 BENCHMARK_PROGRESS = "benchmark.progress"
 LANGUAGE, EVENTS = "language_persistent", "language_events"

@@ -28,6 +28,7 @@ from roborl.data.dataset_episode import DatasetEpisode, Provenance
 from roborl.data.lerobot_columns import (
     ACTION,
     BENCHMARK_PROGRESS,
+    COPIED_LAST,
     DISCARDED,
     END,
     EVENTS,
@@ -176,6 +177,8 @@ def read_one(
             else _decode_video(files, row, key, _vector(column["timestamp"]), size)
         )
         images[ours_name] = _with_last(pixels, repeat=repeat)
+    meta = json.loads(_text(column, META)) if ours else {}
+    copied = bool(meta.pop(COPIED_LAST, False))
     reward = _rewards(column, steps, verdict, where=f"episode {index} of {files.root}")
     fps = float(files.info["fps"])
     # Marks name rows of the file: not the last one once more.
@@ -197,9 +200,10 @@ def read_one(
         failure=_text(column, FAILURE),
         discarded=bool(column[DISCARDED][0].as_py()) if DISCARDED in column else False,
         repeated_last=repeat,
+        copied_last=copied,
         key=_text(column, KEY),
         index=index,
-        provenance=_provenance(column, steps, _stamped(features, views))
+        provenance=_provenance(column, steps, _stamped(features, views), meta)
         if ours
         else _foreign_provenance(column, steps, len(views), fps),
         benchmark_progress=_vector(column[BENCHMARK_PROGRESS]).astype(np.float32)
@@ -248,7 +252,12 @@ def _stamped(
     return [0, *(names.index(camera) if camera in names else 0 for camera in cameras)]
 
 
-def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int, stamped: Sequence[int]) -> Provenance:
+def _provenance(
+    column: Mapping[str, pa.ChunkedArray],
+    steps: int,
+    stamped: Sequence[int],
+    meta: Mapping[str, str | int | float],
+) -> Provenance:
     return Provenance(
         proposed=_matrix(column[PROPOSED], steps + 1)[:steps],
         source=tuple(Source(v) for v in column[SOURCE].to_pylist()[:steps]),
@@ -260,7 +269,7 @@ def _provenance(column: Mapping[str, pa.ChunkedArray], steps: int, stamped: Sequ
         # Exports of earlier releases have no such column.
         verdict_reward=float(paid) if (paid := _text(column, VERDICT_REWARD)) else None,
         kind=_text(column, KIND),
-        meta=json.loads(_text(column, META)),
+        meta=meta,
     )
 
 

@@ -12,6 +12,7 @@ from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_columns import (
     ACTION,
     BENCHMARK_PROGRESS,
+    COPIED_LAST,
     DISCARDED,
     DONE,
     END,
@@ -100,6 +101,9 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
     # The columns have the dataset's order of cameras, the stamps the episode's.
     order = list(episode.images)
     stamped = [0, *(1 + order.index(name) for name in cameras)]
+    meta = dict(known.meta) if known else {}
+    if episode.repeated_last or episode.copied_last:
+        meta[COPIED_LAST] = True
     still = np.zeros(episode.action.shape[1], np.float32)
     for t in range(steps + 1):
         last = t == steps
@@ -129,7 +133,7 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
             VERDICT_REWARD: repr(known.verdict_reward) if known and known.verdict_reward is not None else "",
             VERDICT_SOURCE: known.verdict_source.value if known else RewardSource.NONE.value,
             KIND: known.kind if known else "",
-            META: json.dumps(dict(known.meta)) if known else "{}",
+            META: json.dumps(meta),
             END: episode.end.value,
             KEY: episode.key,
             FAILURE: episode.failure,

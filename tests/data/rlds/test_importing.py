@@ -14,8 +14,12 @@ import pytest
 from roborl.cli.main import main
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_writer import write_dataset
 from roborl.data.rlds import importing
+from roborl.data.rlds.conversion import convert
+from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.importing import Imported, import_rlds
+from roborl.data.rlds.mapping import map_features
 from roborl.errors import DatasetError
 from roborl.testing.rlds import rlds_episode, write_rlds
 
@@ -102,6 +106,28 @@ def test_a_record_without_any_step_ends_no_import(tmp_path: Path) -> None:
     given = [rlds_episode(seed, steps=steps) for seed, steps in enumerate((2, -1, 3))]
     root = write_rlds(tmp_path / "viola" / "1.0.0", given)
     assert import_rlds(root, tmp_path / "out") == Imported(episodes=2, present=0, damaged=0, short=1)
+
+
+def test_an_episode_that_was_cut_and_judged_is_known_again_in_its_import(tmp_path: Path) -> None:
+    cut = rlds_episode(0, steps=4, is_last=np.zeros(5, bool)) | {"success": np.array(True)}
+    root = write_rlds(tmp_path / "desk" / "1.0.0", [cut, rlds_episode(1) | {"success": np.array(True)}])
+    import_rlds(root, tmp_path / "out", rate_hz=5)
+    dataset = RldsDataset(root)
+    mapping = map_features(dataset.info, rate_hz=5)
+    before = [convert(dataset.episode(i), mapping, cameras=[]) for i in range(2)]
+    after = list(read_episodes(tmp_path / "out", with_images=False))
+    assert [e.content for e in after] == [e.content for e in before if e is not None]
+    first = after[0]
+    assert (first.steps, first.repeated_last, first.copied_last) == (5, False, True), (
+        "a row of the file is one"
+    )
+    assert first.provenance is not None
+    assert not first.provenance.meta, "nothing that its actor said"
+    write_dataset(tmp_path / "again", read_episodes(tmp_path / "out"), fps=5)
+    again = read_episodes(tmp_path / "again", with_images=False)
+    assert [e.content for e in again] == [e.content for e in after], (
+        "nor is it forgotten in a copy of the import"
+    )
 
 
 def test_a_dataset_without_a_state_is_imported(tmp_path: Path) -> None:
