@@ -222,23 +222,21 @@ class DatasetWriter:
 
     def _tidy(self) -> None:
         """Finish what a killed writer did not come to: annotations of whole episodes, and removing its drafts."""
-        missing = {
-            index: marks
-            for index, marks in kept_marks(self._path).items()
-            if index < self.episodes and not self._subtasks[index]
-        }
-        if missing:
+        kept = {index: marks for index, marks in kept_marks(self._path).items() if index < self.episodes}
+        missing = {index: marks for index, marks in kept.items() if not self._subtasks[index]}
+        if kept:
             self._subtasks |= missing
-            self._annotate(missing)
+            # Where marks came to stand in meta/episodes, the data files may still lack them.
+            self._annotate(missing, spoken=kept)
         forget_before(self._path)
         clear_drafts(self._path)
 
-    def _annotate(self, fresh: Collection[int]) -> None:
-        """Write the sub-tasks, into the data files only those of fresh episodes: the others have them."""
+    def _annotate(self, fresh: Collection[int], *, spoken: Collection[int] | None = None) -> None:
+        """Write the sub-tasks, into the data files only those of fresh episodes, or of these: the others have them."""
         if any(self._subtasks.values()):
             write_annotations(self._path, self._subtasks, language=False, fresh=fresh)
         if self._language:
-            write_language(self._path, self._subtasks, episodes=fresh)
+            write_language(self._path, self._subtasks, episodes=fresh if spoken is None else spoken)
 
     def _check(self, episode: DatasetEpisode) -> None:
         seen = {name: pixels.shape[1:3] for name, pixels in episode.images.items()}

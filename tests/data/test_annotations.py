@@ -130,15 +130,16 @@ def test_a_dataset_with_marks_that_lerobot_did_not_check_can_be_continued(datase
     assert all(share > 0 for share in shares.values())
 
 
+@pytest.mark.parametrize("before", ["write_annotations", "write_language"])
 def test_a_kill_before_new_marks_are_written_beside_old_ones_loses_neither(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     write_annotations(dataset, {0: [mark("reach", 0, 6)]})
     with monkeypatch.context() as patch:
-        patch.setattr("roborl.data.lerobot_writer.write_annotations", killed)
+        patch.setattr(f"roborl.data.lerobot_writer.{before}", killed)
         with pytest.raises(KeyboardInterrupt):
             write_episodes(dataset, random_episode(9))
     with dataset_writer(dataset):
