@@ -202,6 +202,7 @@ class _Watch:
         self._watched = self._before = Watched()
         self._heard = time.monotonic()  # the last score or loss, or the instant from which one is waited for
         self._losing_since: float | None = None  # the first loss after the last score
+        self._away_since: float | None = None
 
     @property
     def watched(self) -> Watched:
@@ -294,21 +295,27 @@ class _Watch:
             self._sent, self._waiting = observation_id(self._waiting), None
 
     def _keep_patience(self, there: bool, lost: bool) -> None:
-        """Raise where the server loses one session after the other, or is silent, for longer than it may."""
-        now = time.monotonic()
+        """Raise where the server is away, or there and silent, or loses one session after the other, for too long."""
+        now, patience_s = time.monotonic(), self._config.deadline_s * max(1, self._under_way)
+        away_s = now - max(self._away_since or now, self._heard)
+        self._away_since = None if there else self._away_since or now
         if lost:
             self._heard, self._losing_since = now, self._losing_since or now
-        came, since = ("only lost sessions", self._losing_since or now) if lost else ("none", self._heard)
-        patience_s = self._config.deadline_s * (max(1, self._under_way) if there or lost else 1)
-        if (lost or self._waits) and now - since > patience_s:
-            raise self._silence(came, now - since)
+            came, waited_s = "only lost sessions", now - self._losing_since
+        elif there:
+            self._heard += away_s  # an absence is no silence
+            came, waited_s = "none", now - self._heard
+        else:
+            came, waited_s, patience_s = "no sign of life", away_s, self._config.deadline_s
+        if (lost or self._waits) and waited_s > patience_s:
+            raise self._silence(came, waited_s, patience_s)
 
-    def _silence(self, came: str, waited_s: float) -> DeadlineExceeded:
+    def _silence(self, came: str, waited_s: float, patience_s: float) -> DeadlineExceeded:
         own = bool(self._config.reward_model)
         return DeadlineExceeded(
             f"The reward {'model' if own else 'server'} gives no scores",
             seen=f"{len(self._watched.scores)}, then {came} for {waited_s:.3g} s with {self._under_way} under way",
-            allowed=f"{self._config.deadline_s:g} s for each that is under way",
+            allowed=f"{patience_s:g} s at --deadline_s {self._config.deadline_s:g}",
             remedy=("" if own else f"Look at the log of roborl serve at {self._config.server}; ")
             + "--deadline_s gives a slow model more time",
         )

@@ -417,6 +417,15 @@ class SlowLine(Line):
             False,
         )
 
+    def judge(self):
+        after_s = self.now_s - self._began_s - 1.0
+        away = {
+            "away for a moment": 0 < after_s < 0.05,
+            "away for ever": after_s > 0,
+            "flickering": after_s > 0 and int(after_s / 0.1) % 2 == 0,
+        }
+        return None if away.get(self._happens) else super().judge()
+
     def push(self, session, observation, *, score):
         self._due_s = self._due_s if self._pushed else self.now_s
         self._pushed.append(observation_id(observation))
@@ -428,7 +437,7 @@ class SlowLine(Line):
         if self._happens == "restarted" and late and not self._lost:
             self._lost, self._pushed = True, []
             return [], lost
-        if self._happens == "silent" or self.now_s < self._due_s + 0.2 * len(self._pushed):
+        if self._happens in {"silent", "flickering"} or self.now_s < self._due_s + 0.2 * len(self._pushed):
             return [], {}
         scores = [
             Score(frame_id=i, progress=0.5, raw=0.5, version="v", timings_ms={ROUND_TRIP: 1.0})
@@ -465,7 +474,7 @@ def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch, la
     assert line.now_s < 102
 
 
-@pytest.mark.parametrize("happens", ["nothing", "restarted"])
+@pytest.mark.parametrize("happens", ["nothing", "away for a moment", "restarted"])
 def test_a_server_may_go_for_a_moment_while_a_slow_model_has_several_under_way(monkeypatch, happens):
     line = SlowLine(monkeypatch, happens)
     assert len(watched_over(line, Lane.LABEL).scores) == 20
@@ -473,7 +482,13 @@ def test_a_server_may_go_for_a_moment_while_a_slow_model_has_several_under_way(m
 
 
 @pytest.mark.parametrize(
-    ("happens", "seen", "ends_s"), [("silent", r"0, then none for 2\.4\d* s with 8 under way", 2.4)]
+    ("happens", "seen", "ends_s"),
+    [
+        ("silent", r"0, then none for 2\.4\d* s with 8 under way.*2\.4 s at", 2.4),
+        ("away for ever", r"0, then no sign of life for 0\.3\d* s with 8 under way.*0\.3 s at", 1.3),
+        # There for half of the time, and only then is it silent.
+        ("flickering", r"0, then none for 2\.4\d* s", 1.0 + 2 * 1.4),
+    ],
 )
 def test_patience_ends_with_the_time_that_was_waited(monkeypatch, happens, seen, ends_s):
     line = SlowLine(monkeypatch, happens)
