@@ -44,7 +44,7 @@ def shaped_reward[A](
         The shaped reward in the dtype of ``reward``, a new array (B,).
 
     Raises:
-        ShapeError: If the shapes or kinds of array differ, or ``terminated`` is not bool.
+        ShapeError: If the shapes or kinds of array differ, ``reward`` is not float, or ``terminated`` is not bool.
         ConfigError: If the discount is outside (0, 1].
 
     Example:
@@ -61,10 +61,10 @@ def shaped_reward[A](
     if isinstance(reward, np.ndarray):
         after = np.where(ends, reward.dtype.type(0), phi_next)
         factor = discount**h if isinstance(h, int) else discount ** h.astype(reward.dtype)
-    else:
-        after = phi_next.masked_fill(ends, 0.0)
-        factor = discount**h if isinstance(h, int) else discount ** h.to(r.dtype)
-    return cast("A", r + factor * after - phi)
+        return cast("A", (r + factor * after - phi).astype(reward.dtype, copy=False))
+    after = phi_next.masked_fill(ends, 0.0)
+    factor = discount**h if isinstance(h, int) else discount ** h.to(r.dtype)
+    return cast("A", (r + factor * after - phi).to(r.dtype))
 
 
 def potential[A](progress: A, spread: A, *, scale: float = 1.0, doubt: float = math.inf) -> A:
@@ -139,6 +139,8 @@ def _check(reward: Any, potential: Any, next_potential: Any, terminated: Any, ho
             seen=", ".join(f"{kind.__name__} {shape}" for kind, shape in forms),
             allowed="arrays of one shape, all numpy or all torch",
         )
+    if "float" not in str(reward.dtype):
+        raise ShapeError("Rewards are not floating point", seen=reward.dtype, allowed="float16 to float64")
     if "bool" not in str(terminated.dtype):
         raise ShapeError("Terminations are not boolean", seen=terminated.dtype, allowed="bool")
     shortest = horizon if isinstance(horizon, int) else min(horizon.ravel().tolist(), default=1)

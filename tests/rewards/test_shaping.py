@@ -35,6 +35,17 @@ def test_numpy_and_torch_agree_and_keep_the_dtype(horizon):
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("horizon", [2, np.array([1, 3])])
+def test_finer_potentials_do_not_change_the_dtype(kind, horizon):
+    reward, phi = np.zeros(2, np.float32), np.full(2, 0.5)
+    parts = [kind(part) for part in (reward, phi, phi, np.array([True, False]))]
+    steps = horizon if isinstance(horizon, int) else kind(horizon)
+    result = shaped_reward(*parts, discount=0.9, horizon=steps)
+    assert result.dtype == parts[0].dtype
+    assert result.tolist() == pytest.approx([-0.5, (0.5 * 0.9 ** np.broadcast_to(horizon, 2)[1]) - 0.5])
+
+
 def test_the_formula_element_by_element():
     reward, phi, after, ended = batch()
     horizon = RNG.integers(1, 9, 64)
@@ -71,6 +82,7 @@ def test_gradients_of_a_tensor_pass_through():
         ({2: torch.zeros(64)}, "do not match"),
         ({0: 0.0}, "do not match"),
         ({3: np.zeros(64, np.float32)}, "not boolean"),
+        ({0: np.zeros(64, int)}, "not floating point"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(change, words):
