@@ -14,7 +14,14 @@ import numpy as np
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.arena import ArenaReader
-from roborl.data.columns import NO_LABELS, NO_VERDICT, ProgressColumns, active_version, switch
+from roborl.data.columns import (
+    NO_LABELS,
+    NO_VERDICT,
+    ProgressColumns,
+    active_version,
+    saved_stride,
+    switch,
+)
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
@@ -159,12 +166,18 @@ class StoredColumn:
         self.faults = 0
 
     def restore(self, keys: Set[EpisodeKey]) -> None:
-        """Take in what was saved with episodes that were not asked about before, as they come into the replay memory."""
+        """Take in what was saved with episodes that were not asked about before, as they come into the replay memory.
+
+        Their strides too, which are gone with a memory that was made anew.
+        """
         new = keys - self._restored
         self._restored |= new
         for key in new:
             self._alive()
-            self.columns.restore([key])
+            if self.columns.restore([key]) and not self.stride(key):
+                stride = saved_stride(self._arena.root, key, self.version)
+                self.set_stride(key, stride)
+                self._strides[str(key)] = stride  # A full disk does not make it another.
 
     def labelled(self, key: EpisodeKey) -> int:
         """Return how many observations of the episode are labelled."""

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from roborl.clock import FakeClock
 from roborl.codec import join
 from roborl.data import columns
-from roborl.data.columns import NO_VERDICT, active_version, load_labels, save_labels
+from roborl.data.columns import NO_VERDICT, active_version, load_labels, save_labels, saved_stride
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
@@ -69,9 +71,9 @@ class StepCounter:
 class Rig:
     """A real store, written to by hand, and a labeller on its folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, spec: StoreSpec = SPEC) -> None:
         self.root = root
-        self.store = Store(root, SPEC)
+        self.store = Store(root, spec)
         self.clock = FakeClock()
         self._sequence = 0
 
@@ -88,6 +90,9 @@ class Rig:
         config = LabelConfig(stride=stride)
         return Labeller(episodes, StepCounter(), config, events=lambda _: None, clock=self.clock), episodes
 
+    def close(self) -> None:
+        self.store.close()
+
     def turns(self, labeller: Labeller, count: int = 20) -> None:
         for _ in range(count):
             self.clock.advance(0.1)
@@ -98,7 +103,7 @@ class Rig:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
-    made.store.close()
+    made.close()
 
 
 def labels(episodes: StoredEpisodes, key: EpisodeKey) -> list[float]:
@@ -157,6 +162,26 @@ def test_a_new_labeller_keeps_labels_and_strides(rig: Rig) -> None:
     assert labels(episodes, key) == [0.0] * 4 + [0.04] * 4 + [0.08]
     assert episodes.column("steps").stride(key) == 4
     assert second.counters["changed"] == 0
+
+
+def test_a_column_that_the_memory_held_in_part_is_completed_at_its_stride(tmp_path: Path) -> None:
+    """Its strides go with the memory when that is built anew: what is saved with the episode says them."""
+    short = replace(SPEC, max_steps=4)
+    with closing(Rig(tmp_path, short)) as rig:
+        key = rig.begin(0, 8)
+        assert rig.store.wait_sealed(10)
+        labeller, _ = rig.labeller(stride=4)
+        rig.turns(labeller)
+        assert saved_stride(tmp_path, key, "steps") == 4
+    (tmp_path / "arena" / "boot").unlink()
+    with closing(Rig(tmp_path, short)) as rig:
+        labeller, episodes = rig.labeller(stride=1)
+        assert episodes.column("steps").stride(key) == 4
+        rig.turns(labeller)
+        assert labels(episodes, key) == [0.0] * 4 + [0.04] * 4 + [0.08]
+    assert saved_stride(tmp_path, key, "steps") == 4
+    progress, _ = load_labels(tmp_path, key, "steps") or ([], [])
+    np.testing.assert_allclose(progress, [0.0] * 4 + [0.04] * 4 + [0.08], atol=1e-6)
 
 
 def test_saved_labels_of_an_episode_that_comes_into_memory_later_are_taken_in(rig: Rig) -> None:
