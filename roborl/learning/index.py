@@ -134,9 +134,14 @@ class TransitionIndex:
     Sets: ``all``, ``online``, ``demo``, ``failure`` (recorded failures),
     ``success`` (online episodes that succeeded) and ``person`` (steps a person commanded in online episodes, from their
     first motion to their last), or several joined by ``+``.
+
+    Attributes:
+        held_draws: Transitions ever drawn while their labels were missing, of those that :meth:`note` was told of.
     """
 
     def __init__(self) -> None:
+        self.held_draws = 0
+        self._any_held = False
         self._persons: dict[int, Ints] = {}
         self._idle: Bools = np.zeros(0, bool)
         self._marked: dict[int, slice] = {}
@@ -152,6 +157,7 @@ class TransitionIndex:
     ) -> None:
         """Take over a new extent; only episodes that changed are looked at step by step."""
         self._extent, self._table = extent, table
+        self._any_held = bool(extent.held.any())
         self._cache.clear()
         online = (extent.length > 0) & (table["kind"] == ONLINE)
         ordinal, length = np.where(online, extent.ordinal, 0), np.where(online, extent.length, 0)
@@ -216,6 +222,12 @@ class TransitionIndex:
             out_slots[beyond] = extra.slots.take(picks[beyond] - whole)
             out_steps[beyond] = extra.steps.take(picks[beyond] - whole)
         return Drawn(out_slots, out_steps)
+
+    def note(self, drawn: Drawn) -> None:
+        """Count those of the transitions drawn whose labels are missing and were given up on."""
+        if self._any_held:
+            reached = (self._extent.length - self._extent.held).take(drawn.slots)
+            self.held_draws += int(np.count_nonzero(drawn.steps >= reached))
 
     def _resolve(self, index_set: str) -> tuple[Ints, Ints, Drawn]:
         if index_set not in self._cache:

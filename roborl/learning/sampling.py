@@ -154,13 +154,14 @@ class Sampler:
         return self._labels.version if self._labels else ""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return, for a checkpoint, how far the random numbers have come: plain values, integers of up to 128 bits."""
-        return {"random": self._rng.bit_generator.state}
+        """Return, for a checkpoint, how far random numbers and counts have come: plain values, integers of up to 128 bits."""
+        return {"random": self._rng.bit_generator.state, "held_draws": self._index.held_draws}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Draw on from a checkpoint; from the seed where it says nothing of draws."""
         if "random" in state:
             self._rng.bit_generator.state = state["random"]
+        self._index.held_draws = int(state.get("held_draws", 0))
 
     def refresh(self) -> None:
         """Take in new steps, ends, verdicts and labels, and the active version. Call it as often as steps arrive."""
@@ -193,10 +194,11 @@ class Sampler:
             self._order = self._shuffled(table, labelled)
 
     def counts(self) -> dict[str, int]:
-        """Return the size of each index set, and how many steps are sampled without the labels they lack."""
+        """Return the size of each index set, and how many steps are sampled without the labels they lack, and ever were."""
         return {
             **{name: self._index.count(name) for name in INDEX_SETS},
             "held": int(self._extent.held.sum()),
+            "held_draws": self._index.held_draws,
         }
 
     def count(self, index_set: str) -> int:
@@ -230,6 +232,7 @@ class Sampler:
             drawn = draws[0] if len(draws) == 1 else _joined(draws)
             batch = self._gather(drawn, images=images)
             if self.reader.holds(drawn.slots, self._extent.ordinal.take(drawn.slots)):
+                self._index.note(drawn)
                 return batch
             # The store took rows back while they were being read: what was drawn may be of two episodes, and a set empty now.
             self.refresh()

@@ -335,6 +335,7 @@ def test_labels_that_are_late_hold_back_their_steps_until_the_deadline(tmp_path:
         "person": 0,
         "success": 0,
         "held": 0,
+        "held_draws": 0,
     }
     clock.advance(6.0)
     draws.refresh()
@@ -348,6 +349,11 @@ def test_labels_that_are_late_hold_back_their_steps_until_the_deadline(tmp_path:
     draws.refresh()
     assert draws.counts()["held"] == 0
     assert draws.sample(200).next_potential.max() == 1.0
+    late = int((batch.state[:, 2] >= 2).sum())
+    assert draws.counts()["held_draws"] == late > 100, "labels that catch up make no draw undone"
+    resumed = world.sampler(clock)
+    resumed.load_state_dict(draws.state_dict())
+    assert resumed.counts()["held_draws"] == late
 
 
 def test_recorded_episodes_are_not_drawn_without_labels_once_there_are_some(tmp_path: Path) -> None:
@@ -548,6 +554,7 @@ def test_sets_are_joined_without_counting_a_step_twice(tmp_path: Path) -> None:
         "person": 2,
         "success": 5,
         "held": 0,
+        "held_draws": 0,
     }
     assert draws.count("demo+success+person") == 13
     assert draws.count("person+online") == 13

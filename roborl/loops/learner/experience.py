@@ -40,6 +40,7 @@ class Experience:
         finished: Online episodes that ended since the last look, in the order they ended.
         policy_version: Version behind the newest step, 0 for none.
         held: Transitions that may be sampled with their potential held, because labels are late.
+        held_draws: Transitions that were drawn so, since the run began, each as often as it was drawn.
         label_version: Version of the labels behind the potentials, empty for none.
         recorded: Recorded episodes stand there whole, with their labels.
     """
@@ -49,6 +50,7 @@ class Experience:
     finished: Sequence[EpisodeResult]
     policy_version: int
     held: int
+    held_draws: int = 0
     label_version: str = ""
     recorded: bool = False
 

@@ -172,6 +172,7 @@ class ReplaySource:
             finished=[result for result in results if result is not None],
             policy_version=self._newest_version(online),
             held=counts["held"],
+            held_draws=counts["held_draws"],
             label_version=sampler.version,
             recorded=whole and not self._lacks_labels,
         )

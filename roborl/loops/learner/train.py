@@ -351,6 +351,7 @@ class Trainer[B]:
                 "online_transitions": experience.sampleable,
                 "policy_version_lag": lag,
                 "held_transitions": experience.held,
+                "held_draws": experience.held_draws,
                 "label_version": experience.label_version,
             }
         return line

@@ -83,7 +83,7 @@ def running_facts(run: RunResults, told: Mapping[str, Any]) -> list[tuple[str, s
     for name, source, key in (
         ("frames scored by the reward server", labeller, "scored"),
         ("scores that could not be read", labeller, "missing"),
-        ("transitions sampled with a late label", trainer, "held_transitions"),
+        ("transitions drawn while their labels were missing", trainer, "held_draws"),
         ("weights refused by the gate", trainer, "refused_versions"),
     ):
         if key in source:

@@ -216,6 +216,20 @@ def test_nothing_is_drawn_where_nothing_has_labels_yet(rig: Rig) -> None:
         assert rig.source(ahead=ahead).sample() is not None
 
 
+def test_draws_before_labels_were_there_are_counted_also_after_a_resume(rig: Rig) -> None:
+    clock = FakeClock()
+    source = rig.source(need_labels=True, clock=clock)
+    rig.run(0, 10)
+    source.refresh()
+    clock.advance(31.0)
+    assert (source.refresh().held, source.refresh().held_draws) == (10, 0)
+    assert source.sample() is not None
+    assert source.refresh().held_draws == 8
+    resumed = rig.source(need_labels=True, clock=clock)
+    resumed.load_state_dict(source.state_dict())
+    assert resumed.refresh().held_draws == 8
+
+
 def test_a_verdict_that_moves_the_end_moves_the_return(rig: Rig) -> None:
     key = rig.run(0, 8)
     rig.ingest(Verdict(key=key, index=5, success=True, source=RewardSource.OPERATOR))

@@ -88,6 +88,7 @@ class Memory:
             finished=finished,
             policy_version=1,
             held=0,
+            held_draws=7,
         )
 
     def sample(self) -> float | None:
@@ -294,7 +295,8 @@ def test_experience_that_comes_back_into_memory_after_a_resume_earns_nothing_aga
     second.memory.grow(10)
     assert second.turn() == 20
     second.trainer.finish()
-    assert second.of("train")[-1]["online_transitions"] == 5_010
+    told = second.of("train")[-1]
+    assert (told["online_transitions"], told["held_transitions"], told["held_draws"]) == (5_010, 0, 7)
 
 
 def test_checkpoints_that_are_never_due_are_written_at_the_end_alone(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def test_it_says_how_episodes_ended_who_drove_and_what_died(tmp_path: Path) -> N
         {"kind": "refused", "at_ns": 0, "reason": "the disk does not take them"},
         events=("started", "ready", "died", "died", "finished"),
     )
-    page = write_run_page(run, {"restarts": {"store": 2}})
+    trainer = {"held_transitions": 0, "held_draws": 1500}
+    page = write_run_page(run, {"restarts": {"store": 2}, "trainer": trainer})
     said = words(page)
     for words_said in (
         "19 of the last 20 episodes succeeded: 95 %",
@@ -67,6 +68,7 @@ def test_it_says_how_episodes_ended_who_drove_and_what_died(tmp_path: Path) -> N
         "store died 2",
         "trainer weights refused 1",
         "processes restarted 2",
+        "transitions drawn while their labels were missing 1,500",
         "policy-invariant",
     ):
         assert words_said in said, words_said
