@@ -250,7 +250,7 @@ def write_language(
 
     Args:
         root: The dataset's folder.
-        subtasks: By episode index, each fitting its episode.
+        subtasks: By episode index; such as overlap or last no frame are written too.
         episodes: The only ones to write; by default all, of which those absent from ``subtasks`` become unannotated.
     """
     files = load_files(root, to_write=True)
