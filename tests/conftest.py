@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+import roborl.envs  # noqa: F401  (chooses the renderer before a test module imports MuJoCo by itself)
+
 if TYPE_CHECKING:
     from roborl.testing.desk import DeskArm
     from roborl.testing.servo_chain import ServoChain
