@@ -59,7 +59,7 @@ class _Watching:
         if self.session is None:
             self.session, self.pushed, self.scores = line.open(self.episode.task), 0, []
         shown = self.episode.observations
-        # Those that get no score hold no credit, and behind one that waits they fill the server's room.
+        # While the server has room, those that get no score hold no credit: further ones would fill it for nothing.
         scored = self.scores[-1].frame_id + 1 if self.scores else 0
         most = min(len(shown), scored + max(_WINDOW, self.episode.stride + 1))
         while (

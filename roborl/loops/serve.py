@@ -112,6 +112,8 @@ class RewardServer:
                 self._link.send_score(outcome.session_id, replace(outcome.score, timings_ms=timings))
             except WireError:  # the client closed the session meanwhile and opened another under its name
                 self.stale += 1
+        for session, frame_id in self.pool.collect_left():
+            self._link.take(session, frame_id)
         for session in self.pool.collect_forgotten():
             self._link.drop(session, f"nobody touched it for {self._config.pool.idle_s:g} s")
 
@@ -180,11 +182,14 @@ class RewardServer:
                         if receipt.accepted
                         else f"observation {receipt.next_id} is lacking, or there is no room"
                     )
+                    taken = not event.score and not receipt.crowding
                 except UnknownSession as error:
                     lost = str(error)
                 if lost:
                     self.pool.close(session)
                     self._link.drop(session, lost)
+                elif taken:
+                    self._link.take(session, event.frame_id)
             case SessionGone(session=session):
                 self.pool.close(session)
 

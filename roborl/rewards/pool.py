@@ -54,7 +54,7 @@ class SessionPool:
         models: The models by the name that clients ask for.
         config: How sessions share the judges.
         clock: For waits and ages.
-        on_outcome: Called from the model's thread after new outcomes can be collected.
+        on_outcome: Called from the model's thread after there is something new to be collected.
     """
 
     def __init__(
@@ -198,7 +198,13 @@ class SessionPool:
         with self._arrival:
             session = self._session(session_id)
             room = self.config.max_bytes - sum(s.nbytes for s in self._sessions.values())
-            receipt = session.push(observation, score=score, now_ns=self._clock.now_ns(), room_bytes=room)
+            receipt = session.push(
+                observation,
+                score=score,
+                now_ns=self._clock.now_ns(),
+                room_bytes=room,
+                crowded=2 * room < self.config.max_bytes,
+            )
             self._arrival.notify_all()
         return receipt
 
@@ -213,6 +219,11 @@ class SessionPool:
             outcomes = list(self._outcomes)
             self._outcomes.clear()
         return outcomes
+
+    def collect_left(self) -> list[tuple[str, int]]:
+        """Return session and index of what filled the room, gets no score and has left its lane since the last call."""
+        with self._arrival:
+            return [(name, index) for name, s in self._sessions.items() for index in s.take_left()]
 
     def collect_forgotten(self) -> list[str]:
         """Return the sessions that were forgotten since the last call because nobody touched them."""
@@ -247,11 +258,13 @@ class SessionPool:
         return True
 
     def _pass_over(self, model: str) -> None:
-        """Show folds what waits in long runs that nobody asks about, whose pictures would fill the room."""
+        """Show folds what waits in runs that nobody asks about, whose pictures would fill the room."""
         with self._arrival:
-            waiting = [(session, session.take_unscored()) for session in self._of(model)]
-        for session, passed in waiting:
+            runs = [(session, session.take_unscored()) for session in self._of(model)]
+        for session, passed in runs:
             pass_over(session, passed)
+        if any(waiting.crowding for _, passed in runs for waiting in passed):
+            self._on_outcome()
 
     def statistics(self) -> dict[str, Any]:
         """Return counts and ages as plain values, and what the models say of themselves, for clients that ask."""

@@ -20,12 +20,13 @@ BACKLOG = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueuedObservation:
-    """An observation in a lane, its index, whether it gets a score, and when it came in, ns."""
+    """An observation in a lane, its index, whether it gets a score, when it came in, ns, and whether it fills the room."""
 
     id: int
     observation: Observation
     score: bool
     arrived_ns: int
+    crowding: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -55,10 +56,12 @@ class Receipt:
     Attributes:
         accepted: False where it was not taken: there is no room now, or in the label lane an earlier one is lacking.
         next_id: Index of the observation that the label lane expects next; in the live lane, one above the newest.
+        crowding: Whether one that gets no score fills the room: it counts as under way until it has left the lane.
     """
 
     accepted: bool
     next_id: int
+    crowding: bool = False
 
 
 class EpisodeSession:
@@ -97,8 +100,11 @@ class EpisodeSession:
         self.turn = 0
         self._frames: deque[QueuedObservation] = deque()
         self._out = 0
+        self._left: list[int] = []
 
-    def push(self, observation: Observation, *, score: bool, now_ns: int, room_bytes: int) -> Receipt:
+    def push(
+        self, observation: Observation, *, score: bool, now_ns: int, room_bytes: int, crowded: bool = False
+    ) -> Receipt:
         """Take an observation; one that was taken before is accepted again and ignored.
 
         Args:
@@ -106,15 +112,18 @@ class EpisodeSession:
             score: Whether it gets a score.
             now_ns: Present instant.
             room_bytes: Bytes of pictures that may still be kept waiting.
+            crowded: Whether much of the room is taken.
         """
-        waiting = QueuedObservation(observation_id(observation), observation, score, now_ns)
+        crowding = crowded and not score and self.lane is Lane.LABEL
+        waiting = QueuedObservation(observation_id(observation), observation, score, now_ns, crowding)
         self.touched_ns = now_ns
         expected = waiting.id >= self.next_id if self.lane is Lane.LIVE else waiting.id == self.next_id
-        if expected and self._has_room(waiting, room_bytes):
+        if queued := expected and self._has_room(waiting, room_bytes):
             self._frames.append(waiting)
             self.nbytes += waiting.nbytes
             self.next_id = waiting.id + 1
-        return Receipt(accepted=waiting.id < self.next_id, next_id=self.next_id)
+        accepted = waiting.id < self.next_id
+        return Receipt(accepted=accepted, next_id=self.next_id, crowding=queued and crowding)
 
     @property
     def idle(self) -> bool:
@@ -143,17 +152,24 @@ class EpisodeSession:
         passed = tuple(self._frames.popleft() for _ in range(place))
         chosen = self._frames.popleft()
         self.nbytes -= chosen.nbytes + sum(waiting.nbytes for waiting in passed)
+        self._left += [waiting.id for waiting in passed if waiting.crowding]
         self._out += 1
         return Pick(self, passed, chosen)
 
     def take_unscored(self) -> tuple[QueuedObservation, ...]:
-        """Hand out what waits where there is much of it and nothing to score: a fold keeps less of it than a lane."""
-        if self.lane is Lane.LIVE or len(self._frames) < BACKLOG or self.waiting_since_ns() is not None:
+        """Hand out what waits with nothing to score among it: a fold keeps less of it than a lane."""
+        if self.lane is Lane.LIVE or self.waiting_since_ns() is not None:
             return ()
         passed = tuple(self._frames)
         self._frames.clear()
         self.nbytes = 0
+        self._left += [waiting.id for waiting in passed if waiting.crowding]
         return passed
+
+    def take_left(self) -> list[int]:
+        """Hand out the indices of those that filled the room and have left the lane since the last call."""
+        left, self._left = self._left, []
+        return left
 
     def delivered(self, now_ns: int) -> None:
         """Note that a score of what was taken is out; only then does the live lane hand out the next."""

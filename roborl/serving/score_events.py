@@ -58,7 +58,7 @@ class FramePushed:
         frame_id: Index of the observation in its episode, by which it is referred to from now on.
         images: Pictures by camera, uint8 (h, w, 3), read-only views of the message.
         state: Proprioception, float32 (d,), empty where the client sends none.
-        score: True where a score is wanted; then one must be sent, valid or not.
+        score: True where a score is wanted; then one must be sent, valid or not. Otherwise it must be taken.
     """
 
     session: str

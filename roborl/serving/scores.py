@@ -1,8 +1,8 @@
 """The reward server's end of a score link: it moves messages, and knows nothing of models.
 
 The owner polls for events and answers them: ``accept`` or ``refuse`` a session, ``send_score`` for each frame that wants
-one. Credits bound what a client may have under way, so a slow model fills the client's memory and not the server's;
-frames that get no score hold none, and a client sends no more of them than a stride ahead of its scores.
+one, ``take`` for each that does not. Credits bound what a client may have under way, so a slow model fills the client's
+memory and not the server's.
 A session lives as long as the connection it was opened on.
 """
 
@@ -146,6 +146,13 @@ class ScoreServer:
         self._send(entry.peer, "score", session=entry.name, score=score_to_wire(score))
         return True
 
+    def take(self, session: str, frame_id: int) -> None:
+        """Give back the credit of a frame that gets no score: there is room for another."""
+        entry = self._sessions.get(session)
+        if entry is not None and frame_id in entry.waiting:
+            entry.waiting.discard(frame_id)
+            self._send(entry.peer, "taken", session=entry.name, frame_id=frame_id)
+
     def drop(self, session: str, reason: str) -> None:
         """End a session from this side: its client is told that it is lost, and may rebuild it."""
         if (entry := self._sessions.pop(session, None)) is not None:
@@ -239,10 +246,7 @@ class ScoreServer:
                 seen=frame_id,
                 allowed=f"{entry.credits} frames",
             )
-        if wanted:
-            entry.waiting.add(frame_id)
-        else:
-            self._send(entry.peer, "taken", session=entry.name, frame_id=frame_id)
+        entry.waiting.add(frame_id)
         self._events.append(
             FramePushed(session=session, frame_id=frame_id, images=images, state=state, score=wanted)
         )

@@ -399,18 +399,25 @@ def test_a_server_that_is_away_is_named_with_its_address() -> None:
 
 
 class SlowJudge(BrightnessJudge):
+    def __init__(self, call_s: float) -> None:
+        self.call_s = call_s
+
     def answer(self, queries: Sequence[Glance]) -> list[tuple[float, float]]:
-        time.sleep(0.03)
+        time.sleep(self.call_s)
         return super().answer(queries)
 
 
-@pytest.mark.parametrize("stride", [5, 60])
-def test_a_slow_judges_server_never_holds_more_of_a_long_episode_than_it_needs(
-    serving: Serving, stride: int
+@pytest.mark.parametrize(
+    ("stride", "length", "episodes", "frames", "call_s"),
+    [(5, 301, 1, 61, 0.03), (60, 301, 1, 61, 0.03), (700, 1401, 1, 100, 0.2), (300, 601, 3, 200, 0.2)],
+)
+def test_a_slow_judges_server_has_room_for_long_episodes_at_any_stride(
+    serving: Serving, stride: int, length: int, episodes: int, frames: int, call_s: float
 ) -> None:
-    shown = [observation(i, 10) for i in range(301)]
-    room = 61 * shown[0].frames["front"].rgb.nbytes
-    serving.start(pool=PoolConfig(max_bytes=room), reward=BrightnessModel(("front",), judge=SlowJudge()))
+    shown = [observation(i, 10) for i in range(length)]
+    room = frames * shown[0].frames["front"].rgb.nbytes
+    model = BrightnessModel(("front",), judge=SlowJudge(call_s))
+    serving.start(pool=PoolConfig(max_bytes=room), reward=model)
     line = ScoreLine(serving.endpoint, ("front",))
     polled, lost = line.poll, list[str]()
 
@@ -420,8 +427,11 @@ def test_a_slow_judges_server_never_holds_more_of_a_long_episode_than_it_needs(
         return came, gone
 
     line.poll = poll  # type: ignore[method-assign]
-    one = ShownEpisode(index=0, task="shine", observations=shown, stride=stride)
-    ((_, scores),) = score_episodes(line, iter([one]), deadline_s=3.0)
+    several = [
+        ShownEpisode(index=i, task="shine", observations=shown, stride=stride) for i in range(episodes)
+    ]
+    scored = dict(score_episodes(line, iter(several), deadline_s=3.0))
     line.leave()
     assert lost == []
-    assert [score.frame_id for score in scores] == list(range(0, 301, stride))
+    for index in range(episodes):
+        assert [score.frame_id for score in scored[index]] == list(range(0, length, stride))

@@ -617,6 +617,23 @@ def test_a_stride_of_any_length_is_scored_in_a_room_of_any_size():
     assert shown == list(range(499))
 
 
+def test_what_gets_no_score_counts_as_under_way_while_it_fills_the_room():
+    pool = pool_of(max_bytes=10 * 48, max_batch=1)
+    open_(pool, "a")
+    open_(pool, "live", Lane.LIVE)
+    frames = episode(0, 20)
+    assert not pool.push("live", frames[0], score=False).crowding, "newer ones take its place"
+    crowding = [pool.push("a", frame, score=frame.frames["front"].id == 2).crowding for frame in frames[:9]]
+    assert crowding == [False] * 5 + [True] * 4
+    assert pool.collect_left() == []
+    assert not pool.push("a", frames[8], score=False).crowding, "it waits for one place only"
+    pool.step("m")
+    assert pool.collect_left() == []
+    pool.step("m")
+    assert pool.collect_left() == [("a", 5), ("a", 6), ("a", 7), ("a", 8)]
+    assert pool.collect_left() == []
+
+
 def test_a_replaced_or_closed_session_sends_nothing_more():
     pool = pool_of()
     open_(pool, "a")

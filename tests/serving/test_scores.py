@@ -63,12 +63,15 @@ class Judge:
                         self.server.accept(event.session, version="v1", credits=self.credits)
                 case FramePushed():
                     self.seen.append(event)
-                    if event.score and not self.held:
+                    if not self.held:
                         self.answer(event)
                 case SessionGone():
                     self.gone.append(event.session)
 
     def answer(self, event: FramePushed) -> None:
+        if not event.score:
+            self.server.take(event.session, event.frame_id)
+            return
         value = float(event.images["front"][0, 0, 0]) / 255
         self.server.send_score(
             event.session, Score(frame_id=event.frame_id, progress=value, raw=value, version="v1")
@@ -99,12 +102,12 @@ def client(judge: Judge, opened: Callable[[Any], Any]) -> Client:
     return Client(opened(ScoreClient(judge.server.endpoint, name="labeller")))
 
 
-def label(client: Client, session: str, first: int, last: int) -> Callable[[], None]:
+def label(client: Client, session: str, first: int, last: int, *, score: bool = True) -> Callable[[], None]:
     position = first
 
     def turn() -> None:
         nonlocal position
-        while position < last and client.client.push_frame(session, position, picture(position)):
+        while position < last and client.client.push_frame(session, position, picture(position), score=score):
             position += 1
         client.turn()
 
@@ -173,6 +176,21 @@ def test_frames_that_want_no_score_reach_the_model_in_order_with_the_others(
     until(lambda: len(judge.seen) == 30 and len(client.of(Scored)) == 10, push, judge.turn)
     assert [event.frame_id for event in judge.seen] == list(range(30))
     assert [event.score.frame_id for event in client.of(Scored)] == list(range(0, 30, 3))
+
+
+def test_a_frame_that_wants_no_score_holds_its_credit_until_it_is_taken(
+    judge: Judge, client: Client, until: Any
+) -> None:
+    judge.held = True
+    session = client.client.open_session("t", ["front", "wrist"])
+    turn = label(client, session, 0, 10, score=False)
+    until(lambda: len(judge.seen) == 4, turn, judge.turn)
+    assert not client.client.push_frame(session, 4, picture(4), score=False)
+    for _ in range(2):
+        judge.answer(judge.seen[0])
+    until(lambda: len(judge.seen) == 5, turn, judge.turn)
+    assert client.client.under_way(session) == [1, 2, 3, 4]
+    judge.server.take("gone", 0)
 
 
 def test_a_live_session_skips_to_the_newest_frame(judge: Judge, client: Client, until: Any) -> None:
