@@ -6,6 +6,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Collection, Iterator, Sequence, Set
+from itertools import zip_longest
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -86,7 +87,7 @@ def spelled_out(args: Sequence[str], section: str, field: str) -> list[str]:
         ['--demos.path=a', '--demos', '{path: b}', '--demos.path', 'c']
     """
     rest: list[str] = []
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in zip_longest(args, args[1:], fillvalue=""):
         name, equals, value = word.partition("=")
         plain = name == section and not (value if equals else following).lstrip().startswith("{")
         rest.append(f"{section}.{field}{equals}{value}" if plain else word)

@@ -80,6 +80,11 @@ def test_what_one_call_asked_for_is_not_asked_for_again(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("verb", [train_verb, learn_verb])
+def test_a_verb_without_any_argument_is_one(verb: Any) -> None:
+    assert verb.prepare_args([]) == []
+
+
 def test_a_new_run_has_no_settings_of_another(tmp_path: Path) -> None:
     begin(tmp_path / "run", episodes=20)
     for asked in ((), ("--resume", "false"), ("--help",)):
