@@ -103,6 +103,8 @@ def test_lanes_keep_what_they_promise_at_three_times_the_load(tmp_path: Path) ->
     result = measure_server(str(tmp_path), frames=40, load_s=1.0)
     overload = result["overload"]
     assert result["server"]["push to score, ms"] > result["server"]["beyond the model, ms"] > 0
+    assert result["server"]["beyond a model that answers at once, ms"] > 0
+    assert result["server"]["a bare round trip answered at once, ms"] > 0
     assert overload["load / sustainable"] == pytest.approx(3.0, rel=0.1)
     assert overload["label: frames behind as the load ends"] > overload["frames"] / 3
     assert overload["label: missing in the end"] == 0
