@@ -33,6 +33,7 @@ _POLL_S = 0.02
 _LIVE_POLL_S = 0.005  # so late may a live picture be sent
 # A slow model judges in one call what is under way: a monitor shows the next scores soon rather than many together.
 _MOST_UNDER_WAY = 8
+_FEW_LOSSES = 3  # a server that is started again now and then is no reason to give up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,8 @@ class _Watch:
         self._due: dict[int, float] = {}
         self._watched = self._before = Watched()
         self._heard = time.monotonic()  # the last score or loss, or the instant from which one is waited for
-        self._losing_since: float | None = None  # the first loss after the last score
+        self._losing_since: float | None = None  # the first loss since a pass last came further than any before it
+        self._losses, self._furthest = 0, -1
         self._away_since: float | None = None
 
     @property
@@ -301,7 +303,9 @@ class _Watch:
         self._away_since = None if there else self._away_since or now
         if lost:
             self._heard, self._losing_since = now, self._losing_since or now
-            came, waited_s = "only lost sessions", now - self._losing_since
+            self._losses += 1
+            came = "only lost sessions"
+            waited_s = now - self._losing_since if self._losses >= _FEW_LOSSES else 0.0
         elif there:
             self._heard += away_s  # an absence is no silence
             came, waited_s = "none", now - self._heard
@@ -321,8 +325,10 @@ class _Watch:
         )
 
     def _take(self, score: Score) -> None:
-        self._heard, self._losing_since = time.monotonic(), None
+        self._heard = time.monotonic()
         index, watched = score.frame_id, self._watched
+        if self._lane is Lane.LIVE or index > self._furthest:
+            self._losing_since, self._losses, self._furthest = None, 0, index
         self._on_score(score, self._times_s[index])
         watched.scores.append(score)
         watched.times_s.append(self._times_s[index])

@@ -404,6 +404,22 @@ class Line:
         return [], {f"s{self.opened}": None}
 
 
+class CrashingLine(Line):
+    """The first score of each session comes after 0.1 s, and then the session is lost."""
+
+    def __init__(self, monkeypatch):
+        super().__init__(monkeypatch)
+        self.began_s = {}
+
+    def poll(self, timeout_s):
+        super().poll(timeout_s)
+        session, began_s = f"s{self.opened}", self.began_s.setdefault(self.opened, self.now_s)
+        if self.now_s < began_s + 0.1:
+            return [], {}
+        score = Score(frame_id=0, progress=0.5, raw=0.5, version="v", timings_ms={ROUND_TRIP: 1.0})
+        return [(session, score)], {session: None}
+
+
 class SlowLine(Line):
     """0.2 s for each of what one call judges, and something happens to the server after 1 s of the first call of 1.6 s."""
 
@@ -472,6 +488,13 @@ def test_a_server_that_loses_every_session_is_not_asked_for_ever(monkeypatch, la
     with pytest.raises(DeadlineExceeded, match=r"no scores.*lost sessions for 0\.3"):
         watched_over(line, lane, live=live, count=10_000)
     assert line.now_s < 102
+
+
+def test_a_server_that_gets_no_further_than_the_first_score_is_not_asked_for_ever(monkeypatch):
+    line = CrashingLine(monkeypatch)
+    with pytest.raises(DeadlineExceeded, match="only lost sessions"):
+        watched_over(line, Lane.LABEL)
+    assert line.opened >= 3
 
 
 @pytest.mark.parametrize("happens", ["nothing", "away for a moment", "restarted"])
