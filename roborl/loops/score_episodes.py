@@ -234,6 +234,6 @@ def _silent(line: ScoreLink, under_way: Sequence[_Watching], deadline_s: float) 
         "The reward server does not score an episode",
         seen=f"{scored} of {of} scores from {line.endpoint}, then no further one",
         allowed=f"{deadline_s:g} s between two scores",
-        remedy="See what roborl serve says there, unless the model is one of this process; a slow one needs a smaller"
-        " max_batch or a larger deadline_s",
+        remedy="See what roborl serve says there; a slow model needs a larger deadline_s, or a smaller --pool.max_batch of"
+        " that server, which is --max_batch where the model is one of this process",
     )

@@ -27,6 +27,7 @@ ROUND_TRIP = "round_trip"
 """In a score's ``timings_ms``: from sending its frame to having it."""
 
 _ASK_EVERY_S = 1.0
+_LONGEST_PAUSE_S = 10.0
 _POLL_S = 0.05
 
 
@@ -82,6 +83,7 @@ class ScoreLine:
         self._trial: str | None = None
         self._accepted = False
         self._ask_ns = self._room_ns = 0
+        self._pause_s = _ASK_EVERY_S
         self._open: set[str] = set()
 
     def judge(self) -> ServedJudge | None:
@@ -106,7 +108,7 @@ class ScoreLine:
         return self._judge
 
     def open(self, task: str) -> str | None:
-        """Ask for a session; None while the server is away, and for a second after it had no room."""
+        """Ask for a session; None while the server is away, and for a while after it had no room: longer each time in a row."""
         if self._judge is None or self._clock.now_ns() < self._room_ns:
             return None
         views = self._views(self._judge.info)
@@ -149,7 +151,7 @@ class ScoreLine:
             match event:
                 case SessionOpened():
                     self._open.add(event.session)
-                    self._accepted = True
+                    self._accepted, self._pause_s = True, _ASK_EVERY_S
                     if event.session == self._trial:
                         self.close(event.session)
                     if event.version != self._served:
@@ -160,8 +162,7 @@ class ScoreLine:
                     self._open.discard(event.session)
                     lost[event.session] = None
                 case SessionRefused(full=True):
-                    log.warning("The reward server has no room for a session now: %s", event.reason)
-                    self._room_ns = self._clock.now_ns() + int(_ASK_EVERY_S * NS)
+                    self._wait_for_room(event.reason)
                     lost[event.session] = None
                 case SessionRefused() if self._lane is Lane.LIVE or not self._accepted:
                     raise ConfigError(
@@ -173,6 +174,16 @@ class ScoreLine:
                     log.warning("The reward server refuses a session: %s", event.reason)
                     lost[event.session] = event.reason
         return scores, lost
+
+    def _wait_for_room(self, reason: str) -> None:
+        now_ns = self._clock.now_ns()
+        if now_ns < self._room_ns:  # asked for before the last answer was here
+            return
+        log.warning(
+            "The reward server has no room for a session, asked again in %g s: %s", self._pause_s, reason
+        )
+        self._room_ns = now_ns + int(self._pause_s * NS)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def leave(self) -> None:
         """Close the connection."""

@@ -202,7 +202,8 @@ class _Watch:
         self._due: dict[int, float] = {}
         self._watched = self._before = Watched()
         self._heard = time.monotonic()  # the last score or loss, or the instant from which one is waited for
-        self._losing_since: float | None = None  # the first loss since a pass last came further than any before it
+        # Losses since a pass last came further than any before it, and when the first of them was.
+        self._losing_since: float | None = None
         self._losses, self._furthest = 0, -1
         self._away_since: float | None = None
 

@@ -136,6 +136,12 @@ def test_a_policy_that_learns_is_offered_the_largest_batch_that_fits(run: Run) -
     assert "learner_batch" not in refusal
 
 
+def test_a_policy_that_lerobot_trains_is_planned_with_the_batch_of_its_trainer(run: Run) -> None:
+    code, told, _ = run("--plan", "--policy", "smolvla", "--learner", "policy-lora", "--card_gib", "[24]")
+    assert code == 0
+    assert of(told, "activations")["how"].startswith("8 x ")
+
+
 def test_a_run_that_is_planned_names_its_own_batch_and_the_memory_of_its_versions(run: Run) -> None:
     args = ("--policy", "smolvla", "--learner", "weighted-full")
     code, told, _ = run("--plan", *args, "--card_gib", "[24]")

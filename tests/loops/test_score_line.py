@@ -22,6 +22,7 @@ from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.pool_config import PoolConfig
 from roborl.serving.handshake import Handshake
 from roborl.serving.score_client import ScoreClient
+from roborl.serving.score_events import SessionRefused
 from roborl.serving.weights_publisher import WeightsPublisher
 from roborl.types import Frame, Lane, Observation, Score
 
@@ -285,6 +286,30 @@ def test_a_session_for_which_there_is_no_room_is_asked_for_again(
     until(line, lambda scores, _l: scores or None)
     line.leave()
     other.leave()
+
+
+def test_a_server_that_stays_full_is_asked_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    line = ScoreLine("tcp://127.0.0.1:1", ("front",), clock=clock)
+    monkeypatch.setattr(line, "_judge", ServedJudge(info=ModelInfo(version="v")))
+    asked_s: list[float] = []
+
+    def poll(timeout_s: float) -> list[object]:
+        return [SessionRefused(session=f"s{len(asked_s)}", reason="full", full=True)] * 2
+
+    def open_session(*_args: object, **_options: object) -> str:
+        asked_s.append(clock.now_ns() / 1e9 - began_s)
+        return f"s{len(asked_s)}"
+
+    monkeypatch.setattr(line._client, "poll", poll)
+    monkeypatch.setattr(line._client, "open_session", open_session)
+    began_s = clock.now_ns() / 1e9
+    while clock.now_ns() / 1e9 < began_s + 40:
+        if line.open("shine") is not None:
+            line.poll(0.0)
+        clock.advance(0.25)
+    assert asked_s == pytest.approx([0, 1, 3, 7, 15, 25, 35], abs=0.01)
+    line.leave()
 
 
 def test_a_server_that_speaks_of_something_else_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:

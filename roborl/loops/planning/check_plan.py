@@ -229,11 +229,15 @@ def _policy_training(config: PlanConfig, batch: int) -> Iterator[PlanLine]:
 
 def _learner_batch(config: PlanConfig) -> int:
     """Return from how many observations a policy learns at once."""
-    if config.learner_batch or not config.learner.startswith("weighted-"):
-        return config.learner_batch or 1
-    from roborl.learning.weighted import WeightedConfig
+    if config.learner_batch:
+        return config.learner_batch
+    if config.learner.startswith("weighted-"):
+        from roborl.learning.weighted import WeightedConfig
 
-    return WeightedConfig.batch_size
+        return WeightedConfig.batch_size
+    from lerobot.configs.train import TrainPipelineConfig
+
+    return int(TrainPipelineConfig.batch_size)
 
 
 def _advice(config: PlanConfig, parts: Sequence[PlanLine], cards: dict[str, int]) -> str:
