@@ -112,9 +112,10 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.arm.begin_episode()
         if not self.bench.simulated:
             go_home(self.arm, Rate(self.bench.control_hz, self._clock), self._stopped)
-        self._rate = Rate(self.bench.control_hz, self._clock)
         self._index = 0
-        return self._observe(), {"is_success": False}
+        seen = self._observe()
+        self._rate = Rate(self.bench.control_hz, self._clock)
+        return seen, {"is_success": False}
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Act for one policy period, and observe at the end of the last set-point's control period, as the actor does.

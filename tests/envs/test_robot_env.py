@@ -3,6 +3,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import gymnasium
 import mujoco
@@ -295,6 +296,21 @@ def test_no_step_is_planned_or_sent_before_an_episode_has_begun(
     with pytest.raises(RobotError, match=r"no episode.*Found: step.*Allowed: .*reset"):
         env.step(np.zeros(4, dtype=np.float32))
     assert len(robot.sent) == sent
+
+
+def test_an_episode_that_was_not_seen_to_begin_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, robot, _ = physical()
+    env.reset(seed=0)
+    with monkeypatch.context() as blind:
+        blind.setattr(env.arm, "observe", Mock(side_effect=RobotError("A camera gives no picture")))
+        with pytest.raises(RobotError, match="no picture"):
+            env.reset(seed=1)
+    sent = len(robot.sent)
+    with pytest.raises(RobotError, match="no episode"):
+        env.step(np.zeros(4, dtype=np.float32))
+    assert len(robot.sent) == sent
+    env.reset(seed=2)
+    env.step(np.zeros(4, dtype=np.float32))
 
 
 @pytest.mark.parametrize("policy_s", [0.0, 0.002, 0.005, 0.0055, 0.012, 0.0325])
