@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from roborl.errors import ConfigError
 from roborl.loops.learner.learn_config import BenchForm, StoreConfig
@@ -24,6 +24,9 @@ _SINGLE = 4  # bytes of a number
 _PER_UNIT, _HIDDEN_LAYERS = 3, 2
 # Sets of weights that an actor reserves memory for, whole.
 _SETS = 4
+# What stays as it is, in the names of SmolVLA's tensors and of the π family's, where the settings say so.
+_LANGUAGE_NETWORKS = (".vlm.", ".paligemma.")
+_VISION_NETWORKS = (".vlm.model.vision_model.", ".paligemma.model.vision_tower.")
 ADAPTED = ("pi0", "pi05", "smolvla")
 """Kinds of policy of which LeRobot says where adapters go."""
 SMALL = "small"
@@ -189,6 +192,7 @@ class _Policy:
     nbytes: int
     measured: bool
     source: str
+    learnt: int | None = None  # how many numbers learn, where its settings say so
 
     @property
     def known(self) -> PublishedPolicy | None:
@@ -219,6 +223,8 @@ class _Policy:
         if method is Method.LORA:
             rank = LoraSettings().rank
             return _lora_numbers(known.decoder, rank), f"adapter of rank {rank}"
+        if self.learnt is not None:
+            return self.learnt, "all that learns by its config.json"
         return min(known.learns, self.numbers), "all that learns by default"
 
 
@@ -243,15 +249,32 @@ def _find_policy(name: str) -> _Policy:
             remedy="For example: --policy smolvla",
         )
     saved = read_saved(folder)
+    ours = (folder / "policy.json").is_file()
+    settings = {} if ours else read_network_config(folder)
     return _Policy(
         name=name,
-        kind="" if (folder / "policy.json").is_file() else str(read_network_config(folder).get("type")),
+        kind="" if ours else str(settings.get("type")),
+        learnt=_learnt(settings, saved.sizes),
         numbers=saved.numbers,
         number_bytes=saved.kept.number_bytes,
         nbytes=saved.nbytes,
         measured=True,
         source="its files' headers",
     )
+
+
+def _learnt(settings: Mapping[str, Any], sizes: Mapping[str, int]) -> int | None:
+    """Return how many numbers learn by the settings of SmolVLA and the π family; None where there are no such settings.
+
+    The few of SmolVLA's language network that its expert never reads are counted, and stay as they are.
+    """
+    if not isinstance(expert_only := settings.get("train_expert_only"), bool):
+        return None
+    if expert_only:
+        frozen: tuple[str, ...] = _LANGUAGE_NETWORKS
+    else:
+        frozen = _VISION_NETWORKS if settings.get("freeze_vision_encoder") else ()
+    return sum(size for name, size in sizes.items() if not any(part in name for part in frozen))
 
 
 def _lora_numbers(decoder: Decoder, rank: int) -> int:

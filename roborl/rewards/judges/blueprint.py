@@ -41,11 +41,13 @@ class Saved:
         numbers: Weights in all files, each once.
         nbytes: What they take as they are saved.
         kept: The number format that they are loaded in: the one that config.json names, else that of the first.
+        sizes: Weights of each tensor by its name.
     """
 
     numbers: int
     nbytes: int
     kept: Kept
+    sizes: Mapping[str, int]
 
 
 class Blueprint:
@@ -215,16 +217,16 @@ def read_saved(folder: Path, *, tied: bool = False) -> Saved:
     Raises:
         ModelLoadError: If there are none, or one cannot be read.
     """
-    numbers, nbytes, first = 0, 0, ""
+    sizes: dict[str, int] = {}
+    nbytes, first = 0, ""
     for path in weight_files(folder):
         with opened(path) as file:
             for name in file.keys():  # noqa: SIM118  (not a mapping)
                 if tied and name.endswith("lm_head.weight"):
                     continue
                 tensor = file.get_slice(name)
-                count, written = math.prod(tensor.get_shape()), tensor.get_dtype()
-                numbers += count
-                nbytes += count * _bits(written) // 8
+                sizes[name], written = math.prod(tensor.get_shape()), tensor.get_dtype()
+                nbytes += sizes[name] * _bits(written) // 8
                 first = first or (written if written in _SAVED else "")
     if not first:
         raise ModelLoadError(
@@ -232,7 +234,7 @@ def read_saved(folder: Path, *, tied: bool = False) -> Saved:
             seen=folder,
             allowed=sorted(_SAVED),
         )
-    return Saved(numbers=numbers, nbytes=nbytes, kept=_SAVED[first])
+    return Saved(numbers=sum(sizes.values()), nbytes=nbytes, kept=_SAVED[first], sizes=sizes)
 
 
 def _bits(written: str) -> int:

@@ -32,6 +32,7 @@ from roborl.policies.networks import Critics
 from roborl.policies.published import POLICIES
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.rewards.adaptation.config import Method
+from roborl.testing.tiny_policies import build_tiny_policy
 
 FORM = BenchForm(
     task="shine",
@@ -155,6 +156,23 @@ def test_an_actor_reserves_as_much_for_versions_as_is_planned(tmp_path: Path) ->
     assert planned.device == "cpu"
     (whole,) = version_parts("smolvla", Method.FULL)
     assert whole.nbytes == 4 * 4 * POLICIES["smolvla"].learns
+
+
+@pytest.mark.parametrize(("expert_only", "frozen_vision"), [(True, True), (False, True), (False, False)])
+def test_what_of_a_saved_policy_learns_is_read_from_its_settings(
+    tmp_path: Path, expert_only: bool, frozen_vision: bool
+) -> None:
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    fields = {"train_expert_only": expert_only, "freeze_vision_encoder": frozen_vision}
+    shape = {"cameras": {"front": (64, 64)}, "state_dim": 6, "action_dim": 6}
+    folder = build_tiny_policy(tmp_path / "p", "smolvla", backbone=tmp_path / "b", **shape, **fields)
+    named = SmolVLAPolicy.from_pretrained(folder).named_parameters()
+    learns = sum(each.numel() for _, each in named if each.requires_grad)
+    parts = by_name(list(policy_training_parts(str(folder), "cpu", Method.FULL, cameras=1, batch=1)))
+    planned = parts["gradients, Adam"].nbytes
+    # Constants are counted with it, and of the language network what nothing reads: its output layer above all.
+    assert 12 * learns <= planned <= (1.01 if expert_only else 1.35) * 12 * learns
 
 
 def test_what_a_run_refuses_to_let_learn_is_refused_in_its_words() -> None:
