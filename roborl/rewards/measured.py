@@ -10,6 +10,8 @@ from roborl.errors import ConfigError
 
 FORMAT = "roborl-bench-reward-3"
 """What the file calls its own form."""
+FITTED_ON = "fitted_on"
+"""What the file calls the episodes that calibrations were fitted on: for each model those that it had not learnt from."""
 
 
 def read_measured(path: Path) -> dict[str, Any]:

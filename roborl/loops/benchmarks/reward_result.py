@@ -13,7 +13,8 @@ from roborl.loops.benchmarks.reward_cohort import Cohort
 from roborl.loops.benchmarks.reward_config import BenchRewardConfig
 from roborl.loops.requirements import Requirement
 from roborl.rewards.benchmark import FIGURES, Measurement
-from roborl.rewards.measured import FORMAT
+from roborl.rewards.measured import FITTED_ON, FORMAT
+from roborl.rewards.training.learnt_from import origin_rows
 
 TIME_ONLY = "time only"
 
@@ -97,6 +98,7 @@ class BenchRewardResult:
             "format": FORMAT,
             "settings": draccus.encode(config),
             "episodes": self.cohort.described(),
+            FITTED_ON: origin_rows(o for s in self.cohort.validation if (o := s.episode.origin) is not None),
             "require": list(self.require),
             "met": self.met,
             "models": entries,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 
 import yaml
 
-from roborl.errors import ModelLoadError
+from roborl.errors import ConfigError, ModelLoadError
+from roborl.rewards.measured import FITTED_ON, read_measured
 from roborl.rewards.settings import SETTINGS
 from roborl.whole_files import as_json, write_whole
+
+log = logging.getLogger(__name__)
 
 FILE = "learnt_from.json"
 _FORMAT = "roborl-learnt-from-1"
@@ -82,13 +86,19 @@ def learnt(origins: Iterable[Origin | None], *before: LearntFrom | None) -> Lear
 def write_learnt(folder: Path, known: LearntFrom) -> None:
     """Write beside a model what it learnt from, making its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = sorted(map(asdict, known.origins), key=lambda row: (row["dataset"], row["index"], row["content"]))
-    stated = {"format": _FORMAT, "episodes": rows, "unnamed": known.unnamed}
+    stated = {"format": _FORMAT, "episodes": origin_rows(known.origins), "unnamed": known.unnamed}
     write_whole(folder / FILE, as_json(stated, indent=2) + "\n")
+
+
+def origin_rows(origins: Iterable[Origin]) -> list[dict[str, Any]]:
+    """Return episodes as files name them."""
+    return sorted(map(asdict, origins), key=lambda row: (row["dataset"], row["index"], row["content"]))
 
 
 def read_learnt(place: str) -> LearntFrom | None:
     """Return what the model of a place learnt from, None where it does not say; no model is read.
+
+    A calibrated one learnt from what its calibration was fitted on as well.
 
     Args:
         place: As :func:`~roborl.rewards.registry.find_loader` takes it.
@@ -96,14 +106,16 @@ def read_learnt(place: str) -> LearntFrom | None:
     Raises:
         ModelLoadError: If what it says cannot be read.
     """
+    if place.startswith(_CALIBRATED):
+        result, _, model = place.removeprefix(_CALIBRATED).partition(_RESULT)
+        said = [_fitted_on(Path(result + ".json")), read_learnt(model)]
+        return learnt([], *said) if any(each is not None for each in said) else None
     found = [_read(folder / FILE) for folder in _folders(place) if (folder / FILE).is_file()]
     return learnt([], *found) if found else None
 
 
 def _folders(place: str) -> list[Path]:
     """Return the folders that a place's weights may lie in."""
-    if place.startswith(_CALIBRATED):
-        return _folders(place.removeprefix(_CALIBRATED).partition(_RESULT)[2])
     _, colon, checkpoint = place.partition(":")
     path = Path(checkpoint if colon and not Path(place).exists() else place)
     if path.suffix not in (".yaml", ".yml"):
@@ -119,16 +131,44 @@ def _folders(place: str) -> list[Path]:
     return beside + [Path(str(folder)) for folder in named if folder]
 
 
+def _fitted_on(result: Path) -> LearntFrom | None:
+    """Return the episodes that a benchmark fitted calibrations on, None where it does not say."""
+    try:
+        measured = read_measured(result)
+    except ConfigError:
+        # Whoever opens the model says what is wrong with it.
+        return None
+    if FITTED_ON not in measured:
+        log.warning(
+            "%s does not say which episodes its calibrations were fitted on, as those of earlier releases do not: whether"
+            " the calibrated model is measured on some of them is not known",
+            result,
+        )
+        return None
+    try:
+        return LearntFrom(origins=_origins(measured[FITTED_ON]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelLoadError(
+            "What a calibration was fitted on cannot be read",
+            seen=f"{result}: {type(error).__name__}: {error}",
+            allowed="the bench_reward.json of roborl bench-reward, as it wrote it",
+            remedy="Run roborl bench-reward on the model again, and name it with that result",
+        ) from error
+
+
+def _origins(rows: Iterable[Mapping[str, Any]]) -> frozenset[Origin]:
+    return frozenset(
+        Origin(content=str(row["content"]), dataset=str(row["dataset"]), index=int(row["index"]))
+        for row in rows
+    )
+
+
 def _read(path: Path) -> LearntFrom:
     try:
         stated: dict[str, Any] = json.loads(path.read_text())
         if stated["format"] != _FORMAT:
             raise ValueError(f"format {stated['format']}")
-        origins = frozenset(
-            Origin(content=str(row["content"]), dataset=str(row["dataset"]), index=int(row["index"]))
-            for row in stated["episodes"]
-        )
-        return LearntFrom(origins=origins, unnamed=int(stated["unnamed"]))
+        return LearntFrom(origins=_origins(stated["episodes"]), unnamed=int(stated["unnamed"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelLoadError(
             "What a reward model learnt from cannot be read",

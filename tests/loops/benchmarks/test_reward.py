@@ -107,14 +107,16 @@ def test_a_benchmark_measures_writes_draws_and_judges(
 def test_a_calibration_that_was_fitted_is_applied_and_measured_again(lamps: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     config = BenchRewardConfig(model=["brightness"], dataset=[str(lamps)], out=first, probes=False)
-    found = bench_reward(config).measured["brightness"]
+    first_result = bench_reward(config)
+    found = first_result.measured["brightness"]
     assert found.calibration is not None
     place = f"calibrated:{first / RESULT}:brightness"
     again = bench_reward(replace(config, model=[place], out=second))
     (name,) = again.places
     assert again.measured[name].version.startswith("brightness-all-cal")
-    for one, two in zip(found.curves, again.measured[name].curves, strict=True):
-        np.testing.assert_allclose(two.progress, found.calibration(one.progress))
+    curves = {s.video: curve for s, curve in zip(first_result.cohort.test, found.curves, strict=True)}
+    for s, two in zip(again.cohort.test, again.measured[name].curves, strict=True):
+        np.testing.assert_allclose(two.progress, found.calibration(curves[s.video].progress))
     RewardGate(result=str(second / RESULT), require=["voc>=0.95"]).check(
         load_reward_model(place).info.version
     )

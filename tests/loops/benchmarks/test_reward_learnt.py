@@ -122,6 +122,42 @@ def test_no_calibration_is_fitted_on_what_was_learnt_from(tmp_path: Path) -> Non
     assert result.measured["brightness"].calibration is not None
 
 
+def test_a_calibrated_model_is_not_measured_on_what_its_calibration_was_fitted_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = crossings(tmp_path / "data", range(10), failures=10)
+    config = BenchRewardConfig(
+        model=["brightness"], dataset=[data], out=tmp_path / "first", probes=False, validation=0.5
+    )
+    fitted = {s.episode.origin for s in bench_reward(config).cohort.validation}
+    place = f"calibrated:{tmp_path / 'first' / RESULT}:brightness"
+    again = replace(config, model=[place], out=tmp_path / "again", validation=0.1, seed=3)
+    result = bench_reward(again)
+    judged = {s.episode.origin for s in (*result.cohort.validation, *result.cohort.test)}
+    assert (len(fitted), len(judged), fitted & judged) == (10, 10, set())
+    (row,) = json.loads((again.out / RESULT).read_text())["models"].values()
+    assert row["learnt_from"] == {"episodes": 10, "measured_on": 0}
+    # It is known again in a dataset that has grown, and counts beside what the model itself learnt from.
+    crossings(tmp_path / "data", range(50, 51), failures=1)
+    assert read_cohort(again).left_out_learnt == 10
+    model = train(
+        crossings(tmp_path / "other", range(20, 24)), tmp_path / "model", "--training.held_out", "0"
+    )
+    known = read_learnt(place.replace("brightness", model))
+    assert known is not None
+    assert len(known.origins) == 14
+    # A result of an earlier release does not say.
+    path = tmp_path / "first" / RESULT
+    stated = json.loads(path.read_text())
+    path.write_text(json.dumps(stated | {"fitted_on": [{}]}))
+    with pytest.raises(ModelLoadError, match=r"fitted on cannot be read\. Found: .*Allowed: .*Run roborl"):
+        read_learnt(place)
+    del stated["fitted_on"]
+    path.write_text(json.dumps(stated))
+    assert read_learnt(place) is None
+    assert "does not say which episodes its calibrations were fitted on" in caplog.text
+
+
 def test_an_episode_is_known_again_in_a_dataset_that_was_moved_or_merged(tmp_path: Path) -> None:
     data = crossings(tmp_path / "data", range(4))
     model = train(data, tmp_path / "model", "--episodes", "[0, 1]", "--held_out", "[2, 3]")
