@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +34,10 @@ from roborl.rewards.training.evaluation import (
     watcher,
 )
 from roborl.rewards.training.labels import plan_stages
-from roborl.rewards.training.learnt_from import learnt, read_learnt, write_learnt
+from roborl.rewards.training.learnt_from import LearntFrom, learnt, read_learnt, write_learnt
 from roborl.rewards.training.run import Log
+
+logger = logging.getLogger(__name__)
 
 FUSED = "as set"
 
@@ -49,7 +52,8 @@ class TrainPairsConfig:
     # Dataset of a further task, to whose first success the judge is adapted; empty: none.
     demonstration: str = ""
     start: str = ""  # folder of a judge to go on from; empty: from scratch
-    measured: str = ""  # dataset of the demonstration's task to measure on; empty: none
+    # Dataset of the demonstration's task to measure on, its episodes that the judge learnt from left out; empty: none.
+    measured: str = ""
     # The model's camera name to that of these datasets, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
     # Bars like "forward>=0.95" on the figures of --measured as it is set; one that is missed sets the exit code.
@@ -93,6 +97,7 @@ class TrainPairsResult:
         episodes: How many it learnt from, by task.
         measured: Its figures by perspective, the fusion as it is set first, and those of a model of time alone; empty
             where nothing is measured.
+        left_out: Episodes of the dataset to measure on that the judge learnt from, here or before.
         frame_ms: Milliseconds per observation as it is set, one at a time, on one thread; NaN where nothing is measured.
         first_loss: Mean loss of the first tenth of the steps; NaN without any.
         last_loss: The same of the last tenth.
@@ -102,6 +107,7 @@ class TrainPairsResult:
     model: DopamineModel
     episodes: Mapping[str, int]
     measured: Mapping[str, HeldOutReport]
+    left_out: int
     frame_ms: float
     first_loss: float
     last_loss: float
@@ -118,6 +124,7 @@ class TrainPairsResult:
             "version": self.model.info.version,
             "episodes": dict(self.episodes),
             "measured": {name: report.as_dict() for name, report in self.measured.items()},
+            "left_out": self.left_out,
             "frame_ms": self.frame_ms,
             "first_loss": self.first_loss,
             "last_loss": self.last_loss,
@@ -129,7 +136,7 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
     """Train a judge of pairs on datasets, save it, and measure it.
 
     Raises:
-        DatasetError: If a dataset cannot be read, or a task has no success.
+        DatasetError: If a dataset cannot be read, a task has no success, or the judge learnt from all it would be measured on.
         ModelLoadError: If ``start`` cannot be read.
         ConfigError: If the settings do not go together, or it would be measured at another rate than it counts on.
         TrainingError: If the training comes to nothing.
@@ -145,32 +152,34 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
             seen=f"{network.wrists} wrists",
             allowed=f"{len(cameras) - 1}, as in model: {list(cameras)}",
         )
-    tasks, demonstration = _read(config, network.config.image_px)
+    px = network.config.image_px
+    tasks, demonstration = _read(config, px)
+    # Without a step the judge is what it was before; the end of the demonstration is shown to it all the same.
+    taught = [episode for episodes in tasks.values() for episode in episodes if config.training.steps]
+    taught += [demonstration] if demonstration is not None and not taught else []
+    known = learnt((episode.origin for episode in taught), _learnt_before(config))
+    others, left_out = _others(config, px, known) if config.measured else ([], 0)
     trained = train_pairs(
         network,
-        {name: prepare_task(episodes, cameras, network.config.image_px) for name, episodes in tasks.items()},
+        {name: prepare_task(episodes, cameras, px) for name, episodes in tasks.items()},
         config.training,
         demonstration="" if demonstration is None else demonstration.task,
         workspace=config.out / "work",
         log=log,
     )
     goal = None if demonstration is None else demonstration.images[config.model.front][-1]
-    # Without a step the judge is what it was before; the end of the demonstration is shown to it all the same.
-    taught = [episode for episodes in tasks.values() for episode in episodes if config.training.steps]
-    taught += [demonstration] if demonstration is not None and not taught else []
-    write_learnt(
-        config.out, learnt((e.origin for e in taught), read_learnt(config.start) if config.start else None)
-    )
+    write_learnt(config.out, known)
     save_pair_model(network, config.out, asked=config.model, tasks=sorted(tasks), goal=goal)
     model = load_pair_model(config.out)
     measured, frame_ms = {}, math.nan
-    if config.measured and demonstration is not None:
-        measured = _measure(model, demonstration, config, network.config.image_px)
+    if others and demonstration is not None:
+        measured = _measure(model, demonstration, others)
         frame_ms = frame_latency_ms(model, demonstration)
     return TrainPairsResult(
         model=model,
         episodes={name: len(episodes) for name, episodes in tasks.items()},
         measured=measured,
+        left_out=left_out,
         frame_ms=frame_ms,
         first_loss=trained.first_loss,
         last_loss=trained.last_loss,
@@ -217,20 +226,43 @@ def _episodes(
     )
 
 
-def _measure(
-    model: DopamineModel, demonstration: TrainingEpisode, config: TrainPairsConfig, px: int
-) -> dict[str, HeldOutReport]:
-    """Measure the judge as it is set and by each perspective alone, beside what the demonstration's timing is worth."""
-    learnt = next(e for e in _episodes(config.demonstration, config, px)[0].values() if e.success)
+def _learnt_before(config: TrainPairsConfig) -> LearntFrom | None:
+    """Return what the judge to go on from learnt from."""
+    known = read_learnt(config.start) if config.start else None
+    if config.start and config.measured and known is None:
+        logger.warning(
+            "%s does not say which episodes it learnt from, as models of earlier releases do not: whether it is measured on"
+            " some of them is not known",
+            config.start,
+        )
+    return known
+
+
+def _others(config: TrainPairsConfig, px: int, known: LearntFrom) -> tuple[list[TrainingEpisode], int]:
+    """Read the episodes to measure on; return those that the judge does not learn from, and how many it does."""
+    demonstration = next(e for e in _episodes(config.demonstration, config, px)[0].values() if e.success)
     shown, rate_hz = _episodes(config.measured, config, px)
     check_rate(config.model.observation_hz, rate_hz, "dataset")
-    episodes = [e for e in shown.values() if not _same(e, learnt)]
-    if not episodes:
+    others = [e for e in shown.values() if not known.holds(e.origin) and not _same(e, demonstration)]
+    left_out = len(shown) - len(others)
+    if not others:
         raise DatasetError(
             "The judge would be measured on what it learnt from",
-            seen=f"{config.measured}, whose only episode is the demonstration",
+            seen=f"all {left_out} episodes of {config.measured}",
+            allowed="others than the demonstration, those of --dataset, and what --start learnt from",
             remedy="Name a dataset of other episodes: --measured",
         )
+    if left_out:
+        logger.warning(
+            "%s: %d episodes are left out, for the judge learnt from them", config.measured, left_out
+        )
+    return others, left_out
+
+
+def _measure(
+    model: DopamineModel, demonstration: TrainingEpisode, episodes: Sequence[TrainingEpisode]
+) -> dict[str, HeldOutReport]:
+    """Measure the judge as it is set and by each perspective alone, beside what the demonstration's timing is worth."""
     plan = plan_stages([demonstration.subtasks])
     plan = replace(plan, shares=(1.0 / len(plan.names),) * len(plan.names))
     asked = {FUSED: model.config.fusion}

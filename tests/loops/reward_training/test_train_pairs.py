@@ -26,7 +26,8 @@ def data(tmp_path: Path) -> Path:
     failed = crossing_episode(8, turns=12, stops_at=8)
     write_episodes(tmp_path / "other", *(replace(e, task="another task") for e in (*shown, failed)))
     write_episodes(tmp_path / "demo", *shown)
-    write_episodes(tmp_path / "test", crossing_episode(5, turns=12), failed, benchmark_progress=True)
+    unseen = crossing_episode(5, turns=12), crossing_episode(6, turns=12, stops_at=8)
+    write_episodes(tmp_path / "test", *unseen, benchmark_progress=True)
     return tmp_path
 
 
@@ -134,6 +135,28 @@ def test_a_judge_is_not_measured_on_the_demonstration_that_it_learnt_from(data: 
         train_pairs_on(
             replace(config, out=data / "two", demonstration=str(data / "one"), measured=str(data / "one"))
         )
+
+
+def test_a_judge_is_not_measured_on_what_the_one_that_it_goes_on_from_learnt_from(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = [crossing_episode(seed, turns=9) for seed in range(20, 23)]
+    write_episodes(data / "seen", *seen, benchmark_progress=True)
+    write_episodes(data / "mixed", seen[0], crossing_episode(30, turns=11), seen[2], benchmark_progress=True)
+    small = ["--network.image_px", "16", "--network.keypoints", "2", "--network.channels", "2"]
+    train = ["train-reward", "--model", "pairs", "--model.left_wrist", "", *small]
+    train += ["--training.steps", "2", "--training.episodes", "2"]
+    assert main([*train, "--dataset", f"[{data / 'seen'}]", "--out", str(data / "first")]) == 0
+    adapt = [*train, "--start", str(data / "first"), "--demonstration", str(data / "demo")]
+    capsys.readouterr()
+    assert main([*adapt, "--measured", str(data / "mixed"), "--out", str(data / "second")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["measured"]["as set"]["successes"], report["left_out"]) == (1, 2)
+    bar = ["--require", "forward>=-1"]
+    assert main([*adapt, "--measured", str(data / "seen"), *bar, "--out", str(data / "third")]) != 0
+    assert "measured on what it learnt from" in capsys.readouterr().err
+    # It is refused before anything is trained.
+    assert not (data / "third" / "model.safetensors").exists()
 
 
 def test_what_does_not_go_together_is_refused(data: Path) -> None:
