@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from lerobot.motors import MotorNormMode
 from lerobot.motors.feetech import FeetechMotorsBus
 from lerobot.robots.robot import Robot
 
@@ -25,6 +26,7 @@ READ_RETRIES = 2
 _QUIET_S = 0.005
 """How long answers that are overdue may still come in, once one has."""
 
+_GRIPPER = "gripper"
 OVERLOAD = "overload"
 _BITS = {1: "voltage", 2: "position sensor", 4: "heat", 8: "current", 32: OVERLOAD}
 
@@ -135,6 +137,20 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
 def _read(bus: Any, register: str, motors: Any = None) -> dict[str, int]:
     values: dict[str, int] = bus.sync_read(register, motors, normalize=False, num_retry=READ_RETRIES)
     return values
+
+
+def other_units(device: Any) -> dict[str, str]:
+    """Return LeRobot's word for the unit of each joint, but for the gripper, that a device on a bus does not give in degrees.
+
+    Args:
+        device: A robot or teleoperator. One without such a bus says nothing of its units.
+    """
+    motors = getattr(getattr(device, "bus", None), "motors", {})
+    return {
+        name: motor.norm_mode.value
+        for name, motor in motors.items()
+        if name != _GRIPPER and motor.norm_mode is not MotorNormMode.DEGREES
+    }
 
 
 def close_port(device: Any) -> None:

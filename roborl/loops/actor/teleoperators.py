@@ -15,7 +15,7 @@ from lerobot.utils.import_utils import register_third_party_plugins
 
 from roborl.config import load
 from roborl.envs.bench import device_type
-from roborl.envs.servos import DEVICE_FAULTS, close_port, diagnosis, steady
+from roborl.envs.servos import DEVICE_FAULTS, close_port, diagnosis, other_units, steady
 from roborl.errors import ConfigError, RobotError, spelt_out
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
     """Return the teleoperator of a configuration, not yet connected.
 
     Raises:
-        ConfigError: If it is a keyboard or a gamepad that is not missed, its driver is not installed, its settings do not fit or its calibration file
-            cannot be read.
+        ConfigError: If it is a keyboard or a gamepad that is not missed, its joints are not in degrees, its driver is not
+            installed, its settings do not fit or its calibration file cannot be read.
     """
     # LeRobot 0.6.1 forgets a key that is held whenever it is asked for events, and never forgets one that was let go where
     # it is not: the gripper closes for ever.
@@ -83,6 +83,13 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
             remedy="Install what the message names, for a leader arm: pip install 'roborl[so101]'; or calibrate again under"
             f" id {config.id}",
         ) from error
+    if odd := other_units(made):
+        raise ConfigError(
+            "The teleoperator gives its joints in other units than degrees",
+            seen=f"{device_type(config)}: {', '.join(f'{name} {unit}' for name, unit in odd.items())}",
+            allowed="degrees of every joint but the gripper: the follower would be sent elsewhere than the leader is",
+            remedy="Use a gamepad, or a leader arm whose LeRobot driver gives degrees, such as so101_leader",
+        )
     return made
 
 

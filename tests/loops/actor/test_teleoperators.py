@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from lerobot.motors import Motor, MotorNormMode
+from lerobot.teleoperators import utils
 from lerobot.teleoperators.so_leader import SOLeaderTeleopConfig
 
 from roborl.errors import ConfigError, RobotError
@@ -51,6 +54,12 @@ class Pad:
 
     def get_action(self) -> dict[str, float]:
         return {"delta_x": self.gamepad.get_axis(0)}
+
+
+def leader_in(unit: MotorNormMode) -> Any:
+    """Return what a leader arm looks like that LeRobot has made, its body joint in this unit."""
+    joint, gripper = (Motor(1, "xl330-m288", unit), Motor(2, "xl330-m288", MotorNormMode.RANGE_0_100))
+    return SimpleNamespace(bus=SimpleNamespace(motors={"elbow_flex": joint, "gripper": gripper}))
 
 
 def test_a_gamepad_without_its_driver_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +110,26 @@ def test_a_keyboard_is_refused_as_a_device_and_the_reason_is_given(tmp_path: Pat
     (tmp_path / "keys.yaml").write_text(f"type: {kind}\n")
     with pytest.raises(ConfigError, match=rf"forget keys that are held.*{kind}.*gamepad"):
         read_teleoperator(tmp_path / "keys.yaml")
+
+
+@pytest.mark.parametrize("kind", ["koch_leader", "omx_leader"])
+def test_a_leader_whose_driver_knows_no_degrees_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(
+        utils, "make_teleoperator_from_config", lambda config: leader_in(MotorNormMode.RANGE_M100_100)
+    )
+    (tmp_path / "leader.yaml").write_text(f"type: {kind}\nport: /dev/ttyACM1\nid: leader\n")
+    with pytest.raises(
+        ConfigError, match=rf"other units than degrees.*{kind}: elbow_flex range_m100_100\..*so101_leader"
+    ):
+        read_teleoperator(tmp_path / "leader.yaml")
+
+
+def test_a_leader_in_degrees_is_taken_with_its_gripper_in_parts_of_100(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = leader_in(MotorNormMode.DEGREES)
+    monkeypatch.setattr(utils, "make_teleoperator_from_config", lambda config: made)
+    (tmp_path / "leader.yaml").write_text("type: so101_leader\nport: /dev/ttyACM1\nid: leader\n")
+    assert read_teleoperator(tmp_path / "leader.yaml") is made
