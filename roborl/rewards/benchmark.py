@@ -22,7 +22,7 @@ from roborl.rewards.metrics import (
     wilson_interval,
 )
 from roborl.rewards.model import References, RewardModel
-from roborl.rewards.time_only import TimeOnlyModel, mean_progress
+from roborl.rewards.time_only import Clock, TimeOnlyModel
 from roborl.rewards.training.episodes import TrainingEpisode, as_video
 from roborl.rewards.verdicts import Outcome, outcome_of
 from roborl.rewards.viewing import Curve, Viewer
@@ -260,7 +260,7 @@ def time_only_model(validation: Sequence[Subject]) -> TimeOnlyModel:
     Raises:
         DatasetError: If there is none whose progress is known.
     """
-    return TimeOnlyModel(mean_progress([s.truth for s in validation if s.episode.success]))
+    return TimeOnlyModel(Clock([(s.episode.task, s.truth) for s in validation if s.episode.success]))
 
 
 def _show(

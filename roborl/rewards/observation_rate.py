@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from roborl.errors import ConfigError
 
@@ -34,6 +35,24 @@ def check_rate(told_hz: float | None, rate_hz: float, where: str) -> None:
             allowed="the same rate",
             remedy=f"Name the model by a file of settings with observation_hz: {rate_hz:g}; in training, set"
             f" --model.observation_hz {rate_hz:g}; in watching, --rate_hz {told_hz:g} thins a recording out",
+        )
+
+
+def check_alike(rates_hz: Mapping[str, float]) -> None:
+    """See whether datasets may be measured together: a lag, and an instant, has to be as long in all of them.
+
+    Args:
+        rates_hz: The rate of each.
+
+    Raises:
+        ConfigError: If they differ.
+    """
+    if rates_hz and max(rates_hz.values()) - min(rates_hz.values()) > _APART_HZ:
+        raise ConfigError(
+            "Datasets with different rates of observations cannot be measured together",
+            seen=", ".join(f"{rate_hz:g} Hz in {where}" for where, rate_hz in rates_hz.items()),
+            allowed="one rate: the lag, and the model of time alone, count observations",
+            remedy="Measure on each dataset alone",
         )
 
 

@@ -6,7 +6,7 @@ Whoever beats it by little has learned how long an episode takes. It is a baseli
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,20 +49,53 @@ def mean_progress(curves: Sequence[ArrayLike]) -> NDArray[np.float64]:
     return np.asarray(np.interp(instants, instants[count > 0], mean[count > 0]))
 
 
-class _Clock(Judge[int, float]):
-    def __init__(self, curve: NDArray[np.float64]) -> None:
-        self._curve = curve
+class Clock:
+    """The mean progress of the demonstrations of each task at each instant; of a task that none shows, that of all.
 
-    def answer(self, queries: Sequence[int]) -> list[float]:
-        return [float(self._curve[min(instant, len(self._curve) - 1)]) for instant in queries]
+    Args:
+        demonstrations: The task of each, and its progress as :func:`mean_progress` takes it.
+
+    Attributes:
+        everyone: Of all tasks together, float64.
+        of_task: Of each task of whose demonstrations any progress is known, float64.
+
+    Raises:
+        DatasetError: If nothing is known of any.
+
+    Example:
+        >>> clock = Clock([("lift", [0.0, 1.0]), ("pour", [0.0, 0.5, 1.0])])
+        >>> clock.at("pour", [1, 5]).tolist(), clock.at("sweep", [1]).tolist()
+        ([0.5, 1.0], [0.75])
+    """
+
+    def __init__(self, demonstrations: Sequence[tuple[str, ArrayLike]]) -> None:
+        self.everyone = mean_progress([curve for _, curve in demonstrations])
+        known = [(task, curve) for task, curve in demonstrations if not np.isnan(curve).all()]
+        self.of_task: Mapping[str, NDArray[np.float64]] = {
+            task: mean_progress([curve for other, curve in known if other == task])
+            for task in sorted({task for task, _ in known})
+        }
+
+    def at(self, task: str, instants: ArrayLike) -> NDArray[np.float64]:
+        """Return the progress of a task at some instants: behind the last that is known, what it was there."""
+        curve = self.of_task.get(task, self.everyone)
+        return np.asarray(curve[np.minimum(instants, len(curve) - 1)])
 
 
-class _TimeFold(Fold[int, float]):
-    def __init__(self, version: str) -> None:
-        self._version = version
+class _ClockJudge(Judge[tuple[str, int], float]):
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
 
-    def queries(self, observation: Observation) -> list[int]:
-        return [observation_id(observation)]
+    def answer(self, queries: Sequence[tuple[str, int]]) -> list[float]:
+        return [float(self._clock.at(task, instant)) for task, instant in queries]
+
+
+class _TimeFold(Fold[tuple[str, int], float]):
+    def __init__(self, task: str, version: str) -> None:
+        self._task, self._version = task, version
+
+    def queries(self, observation: Observation) -> list[tuple[str, int]]:
+        return [(self._task, observation_id(observation))]
 
     def fold(self, observation_id: int, replies: Sequence[float | None]) -> Score:
         (progress,) = replies
@@ -72,17 +105,19 @@ class _TimeFold(Fold[int, float]):
 
 
 class TimeOnlyModel:
-    """Replies with what demonstrations had reached at that time, whatever is shown.
+    """Replies with what demonstrations of the task had reached at that time, whatever is shown.
 
     Args:
-        curve: Progress at each instant, in [0, 1], as :func:`mean_progress` returns it.
+        clock: What they had reached.
     """
 
-    def __init__(self, curve: NDArray[np.float64]) -> None:
-        version = f"time-only-{hashlib.sha256(curve.tobytes()).hexdigest()[:16]}"
-        self.info = ModelInfo(version=version, says_done=False)
-        self.judge = _Clock(curve)
+    def __init__(self, clock: Clock) -> None:
+        found = hashlib.sha256(clock.everyone.tobytes())
+        for task, curve in clock.of_task.items():
+            found.update(task.encode() + curve.tobytes())
+        self.info = ModelInfo(version=f"time-only-{found.hexdigest()[:16]}", says_done=False)
+        self.judge = _ClockJudge(clock)
 
     def start(self, task: str, references: References) -> _TimeFold:
-        """Return the fold of a new episode; task and references play no part."""
-        return _TimeFold(self.info.version)
+        """Return the fold of a new episode; references play no part."""
+        return _TimeFold(task, self.info.version)

@@ -19,7 +19,7 @@ from roborl.rewards.model import Fold, JudgeDown, JudgeSilent, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
 from roborl.rewards.time_only import mean_progress
-from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.episodes import TrainingEpisode, as_video
 from roborl.testing.vlms import ScriptedVlm, brightness_of_last
 from roborl.types import Observation, Score
 
@@ -133,6 +133,20 @@ def test_a_model_of_time_alone_fails_on_failures_and_on_the_way_back() -> None:
     assert figures["accuracy"] == 0.5
     assert figures["derived_grade_mae"] > 0.5
     assert math.isnan(figures["text_only_voc"])
+
+
+def of_task(task: str, subject: Subject) -> Subject:
+    return replace(subject, episode=replace(subject.episode, task=task))
+
+
+def test_time_alone_knows_how_long_each_task_takes() -> None:
+    tasks = [of_task("short", rising(1, 9)), of_task("long", rising(2, 41))]
+    figures = measure(time_only_model(tasks), tasks, tasks, replace(SETTINGS, probes=False)).figures
+    assert figures["progress_error_before"] < 1e-9
+    assert figures["accuracy"] == 1.0
+    # Of a task that nobody showed it knows what all tasks have in common.
+    other = time_only_model(tasks).start("other", {}).queries(as_video(tasks[0].episode, [0] * 9)[8])
+    assert time_only_model(tasks).judge.answer(other) == [pytest.approx(0.6, abs=0.01)]
 
 
 def test_time_alone_is_the_mean_of_the_demonstrations() -> None:

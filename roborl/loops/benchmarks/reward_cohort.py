@@ -25,6 +25,7 @@ from roborl.rewards.benchmark import Subject
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
 from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
+from roborl.rewards.observation_rate import check_alike
 from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.training.episodes import TrainingEpisode, label_episode
 from roborl.rewards.training.labels import plan_stages
@@ -94,12 +95,14 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     What any of the models learnt from is left out for all, so that they are judged on the same, wherever enough is left.
 
     Raises:
+        ConfigError: If the datasets differ in their rate.
         DatasetError: If a dataset, a demonstration or what is said about graded videos cannot be read, or the datasets do
             not hold two successes, one to fit on and one to judge.
         ModelLoadError: If what a model says it learnt from cannot be read.
     """
     graded = tuple(video for folder in config.graded for video in read_graded(Path(folder)))
     given = len(graded)
+    check_alike({source: float(describe(source).fps) for source in config.dataset})
     said = {
         folder: hashlib.sha256((Path(folder) / METADATA).read_bytes()).hexdigest() for folder in config.graded
     }

@@ -20,7 +20,7 @@ class BenchRewardConfig(BenchmarkSettings):
     # reward models: a folder that train-reward wrote, or NAME:CHECKPOINT of a published one, or "brightness"; or one of
     # these behind the calibration of an earlier benchmark, calibrated:RESULT:MODEL
     model: list[str] = field(default_factory=list)
-    # LeRobotDatasets v3 with successes and failures: folders or hub ids; each is a group of its own, by the
+    # LeRobotDatasets v3 with successes and failures, all of one rate: folders or hub ids; each is a group of its own, by the
     # name of its folder where no other has that
     dataset: list[str] = field(default_factory=list)
     # videos that people graded from 1 to 5: folders with a metadata.jsonl, in the layout of RoboRewardBench

@@ -17,7 +17,7 @@ from roborl.rewards.metrics import (
 )
 from roborl.rewards.model import Judge, RewardModel, score_episode
 from roborl.rewards.shaping import held
-from roborl.rewards.time_only import mean_progress
+from roborl.rewards.time_only import Clock
 from roborl.rewards.training.episodes import TrainingEpisode, as_video, label_episode
 from roborl.rewards.training.labels import StagePlan
 
@@ -140,12 +140,11 @@ class _Holding:
 
 
 def time_only(demonstrations: Sequence[TrainingEpisode], plan: StagePlan) -> Watcher:
-    """Return a watcher that ignores pictures and replies with the demonstrations' mean progress at that time."""
-    mean = mean_progress([label_episode(episode, plan, 1.0).progress for episode in demonstrations])
+    """Return a watcher that ignores pictures and replies with the mean progress of the task's demonstrations at that time."""
+    clock = Clock([(e.task, label_episode(e, plan, 1.0).progress) for e in demonstrations])
 
     def watch(episode: TrainingEpisode, order: Sequence[int]) -> NDArray[np.float64]:
-        shown: NDArray[np.float64] = mean[np.minimum(np.arange(len(order)), len(mean) - 1)]
-        return shown
+        return clock.at(episode.task, np.arange(len(order)))
 
     return watch
 

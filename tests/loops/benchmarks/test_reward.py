@@ -25,7 +25,7 @@ from roborl.loops.video import write_video
 from roborl.rewards.benchmark import FIGURES
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.registry import load_reward_model
-from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
+from roborl.testing.episodes import CAMERAS, lerobot_recording, random_episode, write_episodes
 from roborl.types import EndCause
 
 
@@ -286,6 +286,15 @@ def test_the_table_has_a_column_per_model_and_a_dash_where_nothing_is() -> None:
     assert lines[0].split()[0] == "one"
     assert lines[1].split()[-3:] == ["0.500", "-", "voc"]
     assert len(lines) == 1 + len(FIGURES)
+
+
+def test_datasets_of_different_rates_are_not_measured_together(lamps: Path, tmp_path: Path) -> None:
+    lerobot_recording(tmp_path / "fast", [3, 3], fps=30)
+    config = BenchRewardConfig(dataset=[str(lamps), str(tmp_path / "fast")])
+    with pytest.raises(
+        ConfigError, match=r"different rates.*10 Hz in .*, 30 Hz in .*Allowed: .*each dataset alone"
+    ):
+        read_cohort(config)
 
 
 def test_a_torn_list_of_models_is_told() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from roborl.rewards.training.episodes import TrainingEpisode
-from roborl.rewards.training.evaluation import format_reports, held_out_report
+from roborl.rewards.training.evaluation import format_reports, held_out_report, time_only
 from roborl.rewards.training.labels import StagePlan
 
 PLAN = StagePlan(names=("task",), shares=(1.0,))
@@ -53,3 +54,10 @@ def test_what_gained_nothing_cannot_give_it_back() -> None:
 
     assert held_out_report(knowing, [episode()], PLAN).undone == pytest.approx(1.0)
     assert np.isnan(held_out_report(falling, [episode()], PLAN).undone)
+
+
+def test_time_alone_knows_how_long_each_task_takes() -> None:
+    short, long = episode(frames=9), replace(episode(frames=41), task="long")
+    report = held_out_report(time_only([short, long], PLAN), [short, long], PLAN)
+    assert report.error == pytest.approx(0.0, abs=1e-6)
+    assert report.final == 1.0
