@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,12 +101,24 @@ def _ladder(video: GradedVideo) -> str:
 
 
 def split_ladders(
-    episodes: Sequence[FilmedEpisode], held_out: float, seed: int
+    episodes: Sequence[FilmedEpisode],
+    held_out: float,
+    seed: int,
+    *,
+    spare: Callable[[FilmedEpisode], bool] = lambda _: True,
 ) -> tuple[list[FilmedEpisode], list[FilmedEpisode]]:
-    """Hold out a share of the ladders, at least one where there are two: what is made from one recording stays together."""
+    """Hold out a share of the ladders, at least one where there are two: what is made from one recording stays together.
+
+    Args:
+        episodes: All.
+        held_out: The share.
+        seed: Which ones.
+        spare: Which can be held out at all, and with them their ladder; where too few can, fewer are.
+    """
     ladders = sorted({episode.ladder for episode in episodes})
     count = max(round(held_out * len(ladders)), int(held_out > 0.0 and len(ladders) > 1))
-    order = np.random.default_rng(seed).permutation(len(ladders))
-    out = {ladders[i] for i in order[:count].tolist()}
+    kept = {episode.ladder for episode in episodes if not spare(episode)}
+    order = np.random.default_rng(seed).permutation(len(ladders)).tolist()
+    out = set([ladders[i] for i in order if ladders[i] not in kept][:count])
     train = [episode for episode in episodes if episode.ladder not in out]
     return train, [episode for episode in episodes if episode.ladder in out]

@@ -74,6 +74,12 @@ def test_what_is_made_from_one_episode_stays_on_one_side(rows):
         assert len({e.ladder for e in rest}) == 1
         assert not {e.ladder for e in train} & {e.ladder for e in rest}
     assert split_ladders(episodes, 0.0, 0)[1] == []
+    # One row that cannot be held out keeps all of its recording back.
+    kept = {e.ladder for e in episodes} - {episodes[-1].ladder}
+    rows_of = [next(e for e in episodes if e.ladder == ladder) for ladder in kept]
+    for seed in range(3):
+        _, rest = split_ladders(episodes, 0.5, seed, spare=lambda e: e not in rows_of)
+        assert {e.ladder for e in rest} == {episodes[-1].ladder}
 
 
 def test_copies_and_clips_of_a_recording_in_the_layout_of_roboreward_stay_on_one_side(rows, tmp_path):

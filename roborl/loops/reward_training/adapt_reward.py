@@ -32,7 +32,7 @@ from roborl.rewards.judges.config import JudgeKind, Quantisation
 from roborl.rewards.judges.opening import checkpoint_folder
 from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.roboreward import RoboRewardConfig, open_roboreward
-from roborl.rewards.training.learnt_from import learnt, read_learnt, write_learnt
+from roborl.rewards.training.learnt_from import LearntFrom, learnt, read_learnt, write_learnt
 from roborl.rewards.training.run import Log
 from roborl.rewards.vlac.checkpoint import native_checkpoint, open_vlac
 from roborl.rewards.vlac.config import VlacConfig
@@ -109,7 +109,9 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
     episodes, rate = _read(config)
     if isinstance(config, AdaptRoboRewardConfig):
         episodes = until_done(episodes, config.samples.onset)
-    train, rest = _parted(episodes, config)
+    known = _learnt_before(config)
+    train, rest = _parted(episodes, config, known)
+    learnt_before = [episode.name for episode in train if known.holds(episode.origin)]
     lessons = _lessons(config, rate)
     guess = TimeGuess.of(train)
     training = config.training
@@ -122,6 +124,8 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
         order = np.random.default_rng([training.seed, 3]).permutation(len(samples))
         samples, held_out = [samples[i] for i in order[count:]], [samples[i] for i in order[:count]]
         rest, kind_of_held_out = train, "other questions about the same episodes"
+        if learnt_before:
+            kind_of_held_out += f", of which the checkpoint had learnt from {len(learnt_before)}"
     held_out = draw_some(held_out, max(training.report, training.measure), training.seed)
     logger.info(
         "%d questions about %d episodes to learn from, %d about %s to measure with",
@@ -138,6 +142,7 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
         "questions": len(samples),
         "episodes": [episode.name for episode in train],
         "taught_nothing": _silent(train, samples),
+        "learnt_before": learnt_before,
         "held_out": {
             "of": kind_of_held_out,
             **measure(lessons, held_out[: training.report], albums[1]),
@@ -146,7 +151,7 @@ def adapt_reward(config: AdaptConfig, *, log: Log | None = None) -> dict[str, An
         "prompt_sha256": lessons.prompt_sha256,
         "base": base,
     }
-    _save(config, lessons, adapted, train, albums[0], report)
+    _save(config, lessons, adapted, train, known, report)
     return report
 
 
@@ -240,13 +245,25 @@ def _read(config: AdaptConfig) -> tuple[list[FilmedEpisode], float]:
     return read_graded_footage(config.dataset, rate_hz=rate, episodes=config.episodes), rate
 
 
+def _learnt_before(config: AdaptConfig) -> LearntFrom:
+    """Return what the judge to be adapted learnt from already."""
+    places = [place for place in (config.model.checkpoint, config.model.judge.adapter) if place]
+    return learnt((), *(read_learnt(str(place)) for place in places))
+
+
 def _parted(
-    episodes: Sequence[FilmedEpisode], config: AdaptConfig
+    episodes: Sequence[FilmedEpisode], config: AdaptConfig, known: LearntFrom
 ) -> tuple[list[FilmedEpisode], list[FilmedEpisode]]:
+    """Return the episodes to learn from and those to measure on, none of which the judge knows already."""
+
+    def unseen(episode: FilmedEpisode) -> bool:
+        return not known.holds(episode.origin)
+
+    training = config.training
     if episodes[0].ladder:
-        return split_ladders(episodes, config.training.held_out, config.training.seed)
+        return split_ladders(episodes, training.held_out, training.seed, spare=unseen)
     if not config.one_shot:
-        return split(episodes, config.training.held_out, config.training.seed)
+        return split(episodes, training.held_out, training.seed, spare=unseen)
     first, *others = episodes
     if not first.success:
         raise DatasetError(
@@ -254,7 +271,7 @@ def _parted(
             seen=f"{first.name} is a failure",
             remedy="Name a successful episode first: --episodes",
         )
-    return [first], others
+    return [first], [episode for episode in others if unseen(episode)]
 
 
 def _lessons(config: AdaptConfig, rate: float) -> Lessons:
@@ -295,7 +312,7 @@ def _save(
     lessons: Lessons,
     adapted: Adapted,
     train: Sequence[FilmedEpisode],
-    album: Album,
+    known: LearntFrom,
     report: dict[str, Any],
 ) -> None:
     base = checkpoint_folder(config.model.judge, config.model.checkpoint)
@@ -311,10 +328,7 @@ def _save(
         "settings": draccus.encode(config),
         "packages": versions_here(("torch", "transformers", "peft")),
     }
-    before = [
-        read_learnt(str(place)) for place in (config.model.checkpoint, config.model.judge.adapter) if place
-    ]
-    write_learnt(config.out, learnt((episode.origin for episode in train), *before))
+    write_learnt(config.out, learnt((episode.origin for episode in train), known))
     save_adapted(
         config.out,
         lessons,

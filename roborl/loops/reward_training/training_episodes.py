@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -223,15 +223,25 @@ class OfKind(Protocol):
         ...
 
 
-def split[E: OfKind](episodes: Sequence[E], held_out: float, seed: int) -> tuple[list[E], list[E]]:
-    """Hold out a share of every kind of episode, at least one where there are two; the same for the same seed."""
+def split[E: OfKind](
+    episodes: Sequence[E], held_out: float, seed: int, *, spare: Callable[[E], bool] = lambda _: True
+) -> tuple[list[E], list[E]]:
+    """Hold out a share of every kind of episode, at least one where there are two; the same for the same seed.
+
+    Args:
+        episodes: All.
+        held_out: The share.
+        seed: Which ones.
+        spare: Which can be held out at all; where too few can, fewer are.
+    """
     rng = np.random.default_rng(seed)
     train: list[E] = []
     rest: list[E] = []
     for kind in sorted({episode.kind for episode in episodes}):
         same = [episode for episode in episodes if episode.kind == kind]
         count = max(round(held_out * len(same)), int(held_out > 0.0 and len(same) > 1))
-        chosen = set(rng.permutation(len(same))[:count].tolist())
+        order = [i for i in rng.permutation(len(same)).tolist() if spare(same[i])]
+        chosen = set(order[:count])
         for index, episode in enumerate(same):
             (rest if index in chosen else train).append(episode)
     return train, rest

@@ -309,6 +309,28 @@ def test_a_dataset_adapts_a_judge_of_videos(dataset, network, tmp_path, capsys, 
     assert packages.keys() == {"torch", "transformers", "python"}
 
 
+def test_what_the_checkpoint_learnt_from_is_never_held_out_from_it(dataset, network, tmp_path, capsys):
+    names = [f"episode {number} of {dataset}" for number in range(6)]
+    common = ["--model", "roboreward", "--dataset", dataset, "--training.method", "full"]
+    common += ["--model.camera", "front", "--model.frames", "4", "--model.min_cells", "1"]
+    common += ["--training.held_out", "0.3"]
+    first, _ = run(capsys, *common, "--model.checkpoint", network, "--out", tmp_path / "first")
+    assert first["learnt_before"] == []
+    learnt = sorted(first["episodes"])
+    for seed in range(4):
+        again, _ = run(
+            capsys, *common, "--model.checkpoint", tmp_path / "first", "--out", tmp_path / str(seed),
+            "--training.seed", seed,
+        )  # fmt: skip
+        assert sorted(again["episodes"]) == sorted(again["learnt_before"]) == learnt
+        assert again["held_out"]["of"] == "other episodes"
+    again, _ = run(
+        capsys, *common, "--model.checkpoint", tmp_path / "first", "--out", tmp_path / "all",
+        "--episodes", f"[{', '.join(str(names.index(name)) for name in learnt)}]",
+    )  # fmt: skip
+    assert again["held_out"]["of"].endswith("of which the checkpoint had learnt from 4")
+
+
 def test_unmarked_episodes_are_cut_by_the_time_until_their_task_is_done(network, tmp_path, monkeypatch):
     write = {"fps": 10, "cameras": {"front": (PX, PX)}, "state_names": ["x"], "action_names": ["dx"]}
     with DatasetWriter(tmp_path / "data", **write) as writer:
