@@ -97,23 +97,25 @@ def bench_reward(
 
 
 def short_names(places: Sequence[str]) -> dict[str, str]:
-    """Return a short name for each model, and where it is.
+    """Return a name for each model, and where it is: a short one where no other model has that.
 
     Raises:
         ConfigError: If one is named twice.
 
     Example:
         >>> short_names(["a/reward", "vlac:b/2b", "c/reward"])
-        {'reward': 'a/reward', 'vlac:2b': 'vlac:b/2b', 'c/reward': 'c/reward'}
+        {'a/reward': 'a/reward', 'vlac:2b': 'vlac:b/2b', 'c/reward': 'c/reward'}
     """
     if len(set(places)) != len(places):
         raise ConfigError("A model is named twice", seen=list(places), allowed="each model once")
-    names: dict[str, str] = {}
-    for place in places:
-        kind, colon, checkpoint = place.partition(":")
-        short = kind + colon + Path(checkpoint).name if colon else Path(place).name
-        names[place if short in names or short == TIME_ONLY else short] = place
-    return names
+    short = {place: _short(place) for place in places}
+    taken = Counter(short.values())
+    return {place if taken[name] > 1 or name == TIME_ONLY else name: place for place, name in short.items()}
+
+
+def _short(place: str) -> str:
+    kind, colon, checkpoint = place.partition(":")
+    return kind + colon + Path(checkpoint).name if colon else Path(place).name
 
 
 def _warn_of_learnt(name: str, place: str, cohort: Cohort) -> None:

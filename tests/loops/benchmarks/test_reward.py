@@ -275,7 +275,8 @@ def test_models_repeat_and_their_names_stay_apart() -> None:
         *("--require", '["voc>=1"]'),
     ]
     assert prepare_args(["--model", "[a, b]", "--model", "c"]) == ["--model", '["a", "b", "c"]']
-    assert list(short_names(["x/r", "y/r", "clip:z/c"])) == ["r", "y/r", "clip:c"]
+    assert list(short_names(["x/r", "y/r", "clip:z/c"])) == ["x/r", "y/r", "clip:c"]
+    assert short_names(["x/r", "r"]) == {"x/r": "x/r", "r": "r"}
     with pytest.raises(ConfigError, match="named twice"):
         short_names(["a", "a"])
 
