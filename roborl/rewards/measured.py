@@ -13,6 +13,23 @@ FORMAT = "roborl-bench-reward-3"
 FITTED_ON = "fitted_on"
 """What the file calls the episodes that calibrations were fitted on: for each model those that it had not learnt from."""
 
+CALIBRATED = "calibrated:"
+"""What a place begins with that names a model behind the calibration of such a file."""
+_ENDING = ".json"
+
+
+def calibration_of(place: str) -> tuple[Path, str] | None:
+    """Return the file and the model that a calibrated model's place names, None for any other place.
+
+    The model may be calibrated too, and its path may hold colons.
+
+    Example:
+        >>> calibration_of("calibrated:out/bench_reward.json:vlac:b/2b")
+        (PosixPath('out/bench_reward.json'), 'vlac:b/2b')
+    """
+    result, ending, model = place.removeprefix(CALIBRATED).partition(f"{_ENDING}:")
+    return (Path(result + _ENDING), model) if place.startswith(CALIBRATED) and ending else None
+
 
 def read_measured(path: Path) -> dict[str, Any]:
     """Return what a benchmark wrote down.

@@ -10,6 +10,7 @@ from typing import Any
 
 from roborl.errors import ModelLoadError
 from roborl.rewards.calibrated import calibrated
+from roborl.rewards.measured import CALIBRATED, calibration_of
 from roborl.rewards.model import RewardModel
 
 # Code comes from this list alone: a folder names a format, never a class or a module.
@@ -29,8 +30,6 @@ _PUBLISHED = {
     "sole-r1": "roborl.rewards.sole:load_sole",
     "vlac": "roborl.rewards.vlac.checkpoint:load_vlac",
 }
-# calibrated:RESULT.json:MODEL, the model being named in any of these ways and its path free to hold colons.
-_CALIBRATED, _RESULT = "calibrated:", ".json"
 # What is to be looked at in a model that is used as it was published.
 _WARNINGS = {"dopamine": "roborl.rewards.dopamine:warn_of_threshold"}
 
@@ -53,17 +52,18 @@ def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
 
 
 def _loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
-    if place.startswith(_CALIBRATED):
-        result, ending, model = place.removeprefix(_CALIBRATED).partition(f"{_RESULT}:")
-        if not ending:
+    if place.startswith(CALIBRATED):
+        named = calibration_of(place)
+        if named is None:
             raise ModelLoadError(
                 "A calibrated reward model is not named",
                 seen=place,
                 allowed="calibrated:RESULT.json:MODEL",
                 remedy="For example: calibrated:outputs/bench-reward/bench_reward.json:outputs/reach-reward",
             )
+        result, model = named
         load_measured = _loader(model)
-        return lambda: calibrated(load_measured(), Path(result + _RESULT))
+        return lambda: calibrated(load_measured(), result)
     if place in _NAMES:
         return _imported(_NAMES[place])
     name, colon, checkpoint = place.partition(":")

@@ -28,6 +28,7 @@ from roborl.rewards.benchmark import (
     time_only_model,
 )
 from roborl.rewards.graded_videos import grade_videos
+from roborl.rewards.measured import calibration_of
 from roborl.rewards.model import RewardModel
 from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
@@ -47,7 +48,8 @@ def bench_reward(
         on_video: Told the model, how many videos it has seen, and of how many.
 
     Raises:
-        ConfigError: If no model is named, or neither dataset nor graded videos, or a model cannot watch them.
+        ConfigError: If no model is named, or neither dataset nor graded videos, or a model cannot watch them, or the
+            result would be written over the calibration of one.
         DatasetError: If a dataset cannot be read, or does not hold what is needed.
         ModelLoadError: If a model cannot be used.
     """
@@ -58,6 +60,7 @@ def bench_reward(
             allowed="at least one model, and one dataset or folder of graded videos",
             remedy="roborl bench-reward --model FOLDER --dataset PATH",
         )
+    _check_out(config)
     torch.set_num_threads(config.threads)
     cohort = read_cohort(config)
     names = short_names(config.model)
@@ -94,6 +97,22 @@ def bench_reward(
         _write(config, result)
     assert result is not None, "there is at least one model"
     return result
+
+
+def _check_out(config: BenchRewardConfig) -> None:
+    """Refuse to write over a calibration that one of the models is named with: the model would be lost with it."""
+    ours = (config.out / RESULT).resolve()
+    for place in config.model:
+        inner = place
+        while named := calibration_of(inner):
+            result, inner = named
+            if result.resolve() == ours:
+                raise ConfigError(
+                    "The result would be written over the calibration of a model that is to be measured",
+                    seen=f"{result}, in {place}",
+                    allowed="another folder than that of the calibration",
+                    remedy=f"Set another folder for the result: --out {config.out}-calibrated",
+                )
 
 
 def short_names(places: Sequence[str]) -> dict[str, str]:

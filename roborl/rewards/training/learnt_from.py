@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from roborl.errors import ConfigError, ModelLoadError
-from roborl.rewards.measured import FITTED_ON, read_measured
+from roborl.rewards.measured import FITTED_ON, calibration_of, read_measured
 from roborl.rewards.settings import SETTINGS
 from roborl.whole_files import as_json, write_whole
 
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 
 FILE = "learnt_from.json"
 _FORMAT = "roborl-learnt-from-1"
-_CALIBRATED, _RESULT = "calibrated:", ".json:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +105,9 @@ def read_learnt(place: str) -> LearntFrom | None:
     Raises:
         ModelLoadError: If what it says cannot be read.
     """
-    if place.startswith(_CALIBRATED):
-        result, _, model = place.removeprefix(_CALIBRATED).partition(_RESULT)
-        said = [_fitted_on(Path(result + ".json")), read_learnt(model)]
+    if calibrated := calibration_of(place):
+        result, model = calibrated
+        said = [_fitted_on(result), read_learnt(model)]
         return learnt([], *said) if any(each is not None for each in said) else None
     found = [_read(folder / FILE) for folder in _folders(place) if (folder / FILE).is_file()]
     return learnt([], *found) if found else None

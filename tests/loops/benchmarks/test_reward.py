@@ -122,6 +122,18 @@ def test_a_calibration_that_was_fitted_is_applied_and_measured_again(lamps: Path
     )
 
 
+def test_a_result_is_not_written_over_the_calibration_of_its_own_model(lamps: Path, tmp_path: Path) -> None:
+    config = BenchRewardConfig(model=["brightness"], dataset=[str(lamps)], out=tmp_path / "out", probes=False)
+    bench_reward(config)
+    place = f"calibrated:{tmp_path}/./out/{RESULT}:brightness"
+    for named in (place, f"calibrated:other.json:{place}"):
+        with pytest.raises(
+            ConfigError, match=r"written over the calibration.*Found: .*Allowed: .*--out .*-calib"
+        ):
+            bench_reward(replace(config, model=["brightness", named]))
+    assert load_reward_model(place).info.version.startswith("brightness-all-cal")
+
+
 def grade_some(folder: Path) -> Path:
     """Videos in the layout of RoboRewardBench; each is dark but for its end, which is as bright as its grade is high."""
     (folder / "droid").mkdir(parents=True)
