@@ -9,11 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.envs.kinematics import Kinematics, Point
+from roborl.envs.ranges import check_number
 from roborl.envs.robot_model import Joints
-from roborl.errors import ConfigError
 from roborl.types import Vector
 
 _REACHED_M = 0.0006
+# A metre, all of the gripper's way, a full turn: what is larger is a slip, or counted in millimetres.
+_MOST = {
+    "step_m": 1.0,
+    "gripper_step": 100.0,
+    "joint_step_deg": 360.0,
+    "leash_m": 1.0,
+    "leash_deg": 360.0,
+    "gripper_leash": 100.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +50,8 @@ class ActionConfig:
     gripper_leash: float = 25.0
 
     def __post_init__(self) -> None:
-        for name in ("step_m", "gripper_step", "joint_step_deg", "leash_m", "leash_deg", "gripper_leash"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"action.{name} is out of range", seen=getattr(self, name), allowed="above 0"
-                )
+        for name, most in _MOST.items():
+            check_number(f"action.{name}", getattr(self, name), above=0.0, at_most=most)
 
 
 class ActionMap:

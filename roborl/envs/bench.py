@@ -13,7 +13,10 @@ from lerobot.robots.robot import Robot
 from roborl.config import parse
 from roborl.envs import config_sim_robot
 from roborl.envs.actions import ActionConfig
-from roborl.envs.safety import SafetyConfig
+from roborl.envs.kinematics import Kinematics
+from roborl.envs.ranges import check_number
+from roborl.envs.robot_model import load_robot_model
+from roborl.envs.safety import SafetyConfig, check_workspace
 from roborl.errors import ConfigError, RoborlError, spelt_out
 from roborl.paths import bench_file
 
@@ -27,6 +30,8 @@ _LEROBOT_TYPES = (
     "lerobot.cameras.zmq",
 )
 """LeRobot's serial arms and cameras; importing a package is what registers its type name. Others come by plug-in."""
+_LONGEST_S = 60.0
+"""A watchdog that waits longer watches nothing: the number is a slip, or counted in milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +45,10 @@ class CameraUse:
 
     height_px: int
     width_px: int
+
+    def __post_init__(self) -> None:
+        for name in ("height_px", "width_px"):
+            check_number(f"{name} of a camera", getattr(self, name), at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,13 @@ class WatchdogConfig:
     action_deadline_s: float = 2.0
     tick_deadline_s: float = 0.25
     operator_silence_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("stale_s", "action_deadline_s"):
+            check_number(f"watchdog.{name}", getattr(self, name), above=0.0, at_most=_LONGEST_S)
+        for name in ("tick_deadline_s", "operator_silence_s"):
+            check_number(f"watchdog.{name}", getattr(self, name), at_least=0.0, at_most=_LONGEST_S)
+        check_number("watchdog.frozen_frames", self.frozen_frames, at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +123,10 @@ class Bench:
     if_control_dies: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("control_hz", "policy_hz", "time_scale"):
+            check_number(name, getattr(self, name), above=0.0)
+        check_number("image_px", self.image_px, at_least=1)
+        check_number("max_steps", self.max_steps, at_least=0)
         ticks = self.control_hz / self.policy_hz
         if ticks < 1 or abs(ticks - round(ticks)) > 1e-9:
             raise ConfigError(
@@ -196,8 +216,9 @@ def resolve(bench: Bench) -> Bench:
 
     Raises:
         ConfigError: If a physical bench leaves them open or does not state what it does when control dies, or the simulated
-            task does not exist.
+            task does not exist. Or if the workspace leaves out the home pose, or no arm of this model reaches so far.
     """
+    check_workspace(bench.safety, Kinematics(load_robot_model(bench.model)))
     if isinstance(bench.robot, SimRobotConfig):
         task = importlib.import_module("roborl.envs.tasks.registry").make_task(bench.robot.scene)
         whole = CameraUse(height_px=bench.image_px, width_px=bench.image_px)

@@ -59,6 +59,11 @@ class RobotModel:
         return self.joint_names.index(self.gripper)
 
     @property
+    def reach_m(self) -> float:
+        """How far from the base frame's origin the end effector is at the most: all of the chain in one line."""
+        return float(np.linalg.norm([*self.chain_offsets_m, self.tool_offset_m], axis=1).sum())
+
+    @property
     def position_keys(self) -> tuple[str, ...]:
         """LeRobot's feature names, ``<joint>.pos``."""
         return tuple(f"{name}.pos" for name in self.joint_names)

@@ -8,6 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from roborl.envs.kinematics import Kinematics, Point
+from roborl.envs.ranges import check_number
 from roborl.envs.robot_model import Joints
 from roborl.errors import ConfigError
 
@@ -43,6 +44,9 @@ class SafetyConfig:
     acceleration_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("workspace_low_m", "workspace_high_m"):
+            for axis, bound in zip("xyz", getattr(self, name), strict=True):
+                check_number(f"The {axis} of safety.{name}", bound)
         if not all(low < high for low, high in zip(self.workspace_low_m, self.workspace_high_m, strict=True)):
             raise ConfigError(
                 "The workspace box is empty",
@@ -51,10 +55,34 @@ class SafetyConfig:
                 remedy="Correct safety.workspace_low_m or safety.workspace_high_m",
             )
         for name in ("velocity_scale", "acceleration_scale"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ConfigError(
-                    f"safety.{name} is out of range", seen=getattr(self, name), allowed="(0, 1]"
-                )
+            check_number(f"safety.{name}", getattr(self, name), above=0.0, at_most=1.0)
+
+
+def check_workspace(config: SafetyConfig, kinematics: Kinematics) -> None:
+    """See that the arm can reach its workspace box, and that its home pose is inside.
+
+    Raises:
+        ConfigError: If not.
+    """
+    model = kinematics.model
+    low, high = np.array(config.workspace_low_m), np.array(config.workspace_high_m)
+    for name, corner in (("workspace_low_m", low), ("workspace_high_m", high)):
+        if np.abs(corner).max() > model.reach_m:
+            raise ConfigError(
+                f"safety.{name} is out of the arm's reach",
+                seen=corner.tolist(),
+                allowed=f"x, y and z in metres, none beyond {model.reach_m:.2f}, where the arm ends when it is stretched out",
+                remedy="Correct it in the bench file",
+            )
+    home = kinematics.position(model.home)
+    for axis, low_m, at_m, high_m in zip("xyz", low, home, high, strict=True):
+        if not low_m - _SLACK_M <= at_m <= high_m + _SLACK_M:
+            raise ConfigError(
+                "The workspace box leaves out the arm's home pose, where every episode begins",
+                seen=f"{axis} from {low_m:g} to {high_m:g} m",
+                allowed=f"a box with the tip at home in it, whose {axis} is {at_m:.3f} m",
+                remedy="Widen safety.workspace_low_m or workspace_high_m, or set another home pose in the robot's model",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

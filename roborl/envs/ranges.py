@@ -1,0 +1,40 @@
+"""The numbers of a bench file: each finite, and no larger than it can be meant."""
+
+from __future__ import annotations
+
+import math
+
+from roborl.errors import ConfigError
+
+
+def check_number(
+    field: str,
+    value: float,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """See that a number is finite and in range.
+
+    Args:
+        field: Its dotted name in the bench file.
+        value: The number.
+        above: It is larger than this.
+        at_least: It is not smaller than this.
+        at_most: It is not larger than this.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if math.isfinite(value) and value > above and at_least <= value <= at_most:
+        return
+    bounds = [("above", above), ("at least", at_least), ("at most", at_most)]
+    raise ConfigError(
+        f"{field} is out of range",
+        seen=value,
+        allowed=" and ".join(
+            ["finite", *(f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound))]
+        ),
+        remedy="Correct it in the bench file",
+    )
