@@ -78,7 +78,7 @@ def main(config: Config) -> dict[str, Any]:
         print(f"episode {done}/{config.episodes}: {result} after {outcome.steps} steps", file=sys.stderr)
 
     result = evaluate(
-        _policy(config, bench.task),
+        _policy(config, bench),
         lambda: RobotEnv(bench),
         [scene_seed(config.purpose, config.seed, index) for index in range(config.episodes)],
         replan_steps=config.replan_steps or None,
@@ -106,18 +106,21 @@ def overrides_of(scene: str, further: list[str]) -> list[str]:
     return [*([f"--robot.scene={scene}"] if scene else []), *further]
 
 
-def _policy(config: Config, task: str) -> Callable[[Any], Any]:
+def _policy(config: Config, bench: Any) -> Callable[[Any], Any]:
     if config.policy == "scripted":
         from roborl.envs.experts import make_expert
 
         return lambda env: make_expert(env.scene, action=env.bench.action)
     import torch
 
+    from roborl.loops.bench_scales import scales
     from roborl.loops.learnt import policy_of, warn_of_start
+    from roborl.loops.policy_scales import check_scales
 
     torch.set_num_threads(config.threads)
     warn_of_start(Path(config.policy))
-    policy = policy_of(Path(config.policy), task=task)
+    check_scales(Path(config.policy), scales(bench))
+    policy = policy_of(Path(config.policy), task=bench.task)
     return lambda env: policy
 
 

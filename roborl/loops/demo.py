@@ -17,6 +17,7 @@ from roborl.envs.robot_env import RobotEnv
 from roborl.learning.budget import BudgetConfig
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.bench_scales import scales
 from roborl.loops.demo_bars import held_to_bars
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
@@ -26,6 +27,7 @@ from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.learn_config import ShapingConfig, StoreConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.learnt import learnt_policy
+from roborl.loops.policy_scales import keep_scales
 from roborl.loops.record import record_scripted
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.reporting.report import write_report
@@ -312,6 +314,7 @@ def _clone(config: DemoConfig, bench: Bench, folders: Folders, into: Path) -> di
         seed=config.seed,
     )
     policy.save(into)
+    keep_scales(into, scales(bench))
     return {"demonstrations": sum(bool(e.success) for e in episodes), "cloned": config.clone_from}
 
 

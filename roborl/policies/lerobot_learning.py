@@ -179,7 +179,7 @@ def sample_losses(parts: LeRobotParts, batch: dict[str, Any]) -> Tensor:
 
 
 def save_learnt(source: Path, weights: Arrays, into: Path) -> None:
-    """Write a run's policy with these weights as LeRobot saves one: adapters merged, nothing of ours beside it.
+    """Write a run's policy with these weights as LeRobot saves one: adapters merged, nothing that is a run's beside it.
 
     Args:
         source: The run's policy folder.

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from roborl.data.scales import Scales
 from roborl.errors import ConfigError, DeadlineExceeded, ModelLoadError
 from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.priority import raise_priority
@@ -23,6 +24,7 @@ from roborl.loops.actor.shared import Chunk, ChunkSlot, ObservationSlot, Request
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.weights_slot import WeightsSlot
 from roborl.loops.beating import beating
+from roborl.loops.policy_scales import check_scales
 from roborl.loops.supervise import Child
 from roborl.roles import Planner, Policy
 from roborl.serving.weight_layout import WeightSet
@@ -289,7 +291,8 @@ def main(child: Child, config: ActConfig) -> None:
     """Run the inference process until it is stopped.
 
     Raises:
-        ConfigError: If the policy cannot be made, or is slower than a physical bench waits for an action.
+        ConfigError: If the policy cannot be made, was made with other scales than the bench's, or is slower than a physical
+            bench waits for an action.
         ModelLoadError: If it does not fit the robot.
     """
     folder = shared_folder(config.run, config.actor)
@@ -302,6 +305,9 @@ def main(child: Child, config: ActConfig) -> None:
     card = await_card(folder, child)
     if card is None:
         return
+    scales: Any = card.scales
+    if scales:
+        check_scales(config.policy, Scales(**scales))
     if card.real_time and config.priority != "normal":
         raise_priority("nice")
     loop = InferenceLoop(

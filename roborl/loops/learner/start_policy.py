@@ -12,6 +12,7 @@ from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.loops.demonstrations import bench_episodes, demo_weights
 from roborl.loops.learner.learn_config import BenchForm, LearnConfig, RunFolder
+from roborl.loops.policy_scales import check_scales, keep_scales
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.serving.weight_layout import MOST_BYTES
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping: Callable[[], bool]) -> None:
-    """Put the policy that training starts from into the run folder, once.
+    """Put the policy that training starts from into the run folder, once, and note there what its numbers stand for.
 
     Raises:
         ConfigError: If policy, algorithm and bench do not fit together.
@@ -27,9 +28,12 @@ def place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping:
         DatasetError: If a policy is to be cloned and the demonstrations cannot be used.
         KeyboardInterrupt: If ``stopping`` says so meanwhile.
     """
+    scales = form.scales if not run.learner.exists() else None  # A run that goes on has them in its store.
     if not run.policy.exists():
         draft = run.root / ".policy.draft"
         shutil.rmtree(draft, ignore_errors=True)
+        if config.policy and scales:
+            check_scales(Path(config.policy), scales)
         if config.policy and is_lerobot_policy(Path(config.policy)):
             _copy_lerobot_policy(config, form, draft)
         else:
@@ -38,6 +42,11 @@ def place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping:
         draft.rename(run.policy)
     else:
         _check(run.policy, config, form)  # One that was there may be of another bench.
+        if scales:
+            check_scales(run.policy, scales)
+    if scales:
+        keep_scales(run.policy, scales)
+        keep_scales(run.root, scales)
 
 
 def check_sendable(numbers: int, *, remedy: str) -> None:
