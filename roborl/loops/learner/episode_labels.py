@@ -19,7 +19,8 @@ VerdictRule = Literal["done", "terminal01"]
 class LabelConfig:
     """How the store's frames become progress columns."""
 
-    # distance in frames between scored observations of an episode; the last one is always scored
+    # distance in frames between scored observations of an episode; the last one is always scored, and every one of an
+    # episode whose verdict is to be the model's word "done", which many say only after so many readings in a row
     stride: int = 1
     # the stride never grows beyond this when labels fall behind
     max_stride: int = 8

@@ -72,6 +72,13 @@ class Verdicts:
         """Return whether an episode still waits for its verdict."""
         return info.awaits_verdict and info.key not in self._settled and not self._book.given(info.key)
 
+    def needs_every_frame(self, info: EpisodeInfo) -> bool:
+        """Return whether every frame of an episode is to be scored.
+
+        Many a model calls a task done after so many readings in a row, and the arm stops at the last of them.
+        """
+        return self._rule == "done" and self.awaited(info)
+
     def look(self, info: EpisodeInfo, labels: EpisodeLabels, by: ServedJudge) -> Verdict | None:
         """Give the verdict on an episode once its labels allow one; return it where that is now.
 

@@ -38,7 +38,7 @@ _REST, _LONGEST_REST_NS = 9, NS
 
 
 class StoredEpisodes:
-    """Implements :class:`roborl.loops.learner.labeller.LabelStore` on a store's folder.
+    """Implements :class:`roborl.loops.learner.label_protocols.LabelStore` on a store's folder.
 
     Args:
         root: The store's folder.
@@ -135,7 +135,7 @@ class StoredEpisodes:
 
 
 class StoredColumn:
-    """Implements :class:`roborl.loops.learner.labeller.Column` on the store's progress columns.
+    """Implements :class:`roborl.loops.learner.label_protocols.Column` on the store's progress columns.
 
     Args:
         arena: The replay memory.

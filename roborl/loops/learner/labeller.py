@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
 from roborl.errors import DatasetError
-from roborl.loops.learner.episode_labels import EpisodeLabels, LabelConfig, LabelledRows, StrideControl
+from roborl.loops.learner.episode_labels import EpisodeLabels, LabelConfig, StrideControl
 from roborl.loops.learner.judging import Verdicts
+from roborl.loops.learner.label_protocols import Column, LabelStore
 from roborl.loops.learner.lateness import Lateness
 from roborl.loops.score_link import ScoreLink, ServedJudge
 from roborl.types import EpisodeKey, Observation, Score
@@ -21,67 +22,6 @@ log = logging.getLogger(__name__)
 
 # A session is lost to silence after so many turns at least.
 _TURNS_OF_PATIENCE = 4
-
-
-class Column(Protocol):
-    """The progress of all episodes under one version of the reward model."""
-
-    def labelled(self, key: EpisodeKey) -> int:
-        """Return how many observations of the episode are labelled, from the first on."""
-        ...
-
-    def write(self, key: EpisodeKey, rows: LabelledRows) -> None:
-        """Write rows that follow those labelled before, and count them as labelled."""
-        ...
-
-    def agrees(self, key: EpisodeKey, rows: LabelledRows) -> bool:
-        """Return whether rows made anew say what the column says."""
-        ...
-
-    def stride(self, key: EpisodeKey) -> int:
-        """Return the stride that the episode is labelled with, 0 where none was recorded."""
-        ...
-
-    def set_stride(self, key: EpisodeKey, stride: int) -> bool:
-        """Record the stride of an episode, before its first label; return whether that could be done now."""
-        ...
-
-    def hold(self, key: EpisodeKey, *, verdict: bool = False) -> bool:
-        """Let the episode be trained on without the labels it lacks; False where that was so already.
-
-        Args:
-            key: The episode.
-            verdict: Once it is over, without the verdict that it may lack, too.
-        """
-        ...
-
-    def finish(self, key: EpisodeKey) -> None:
-        """Take note that the episode is labelled to its end."""
-        ...
-
-    def activate(self) -> None:
-        """Make this the version that the learner trains with."""
-        ...
-
-
-class LabelStore(Protocol):
-    """The store as the labeller sees it."""
-
-    def episodes(self) -> Sequence[EpisodeInfo]:
-        """Return what is known of every episode that can be sampled one day, in the order they came."""
-        ...
-
-    def observations(self, key: EpisodeKey, start: int) -> Iterable[Observation]:
-        """Return the observations from ``start`` on, as far as they are stored."""
-        ...
-
-    def column(self, version: str) -> Column:
-        """Return the column of a version, made where there is none."""
-        ...
-
-    def active(self) -> str | None:
-        """Return the version that the learner trains with, None before the first."""
-        ...
 
 
 @dataclass
@@ -264,7 +204,7 @@ class Labeller:
             return None
         stride = column.stride(info.key)
         if not stride:
-            stride = self._config.stride if info.recorded else self._strides.next_stride(self._behind)
+            stride = self._choose_stride(info)
             if not column.set_stride(info.key, stride):
                 self._retry_ns[info.key] = self._clock.now_ns() + int(self._config.retry_s * NS)
                 return None
@@ -276,6 +216,11 @@ class Labeller:
         session = _Session(EpisodeLabels(stride), name, self._patience_ns)
         self._sessions[info.key] = session
         return session
+
+    def _choose_stride(self, info: EpisodeInfo) -> int:
+        if self._verdicts is not None and self._verdicts.needs_every_frame(info):
+            return 1
+        return self._config.stride if info.recorded else self._strides.next_stride(self._behind)
 
     def _places(self, info: EpisodeInfo) -> int:
         """Return how many sessions there may be with this one; what is recorded leaves one to what the robot does now."""

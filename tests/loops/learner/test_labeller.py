@@ -25,6 +25,7 @@ from roborl.loops.serve import ServeConfig, serving
 from roborl.records import Verdict
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
 from roborl.rewards.model_info import ModelInfo
+from roborl.rewards.verdicts import InARow
 from roborl.types import EndCause, EpisodeKey, Frame, Observation, RewardSource, Score
 
 
@@ -123,11 +124,13 @@ class FakeServer:
         self.answering = True
         self.garbled: set[int] = set()
         self.done_from = 2.0
+        self.readings = 1  # finished ones in a row, of those that it was asked for, make it say done
         self.says_done = True
         self.most = 1_000_000  # scores that a poll brings
         self.pushes: list[tuple[str, int]] = []
         self.closed: list[str] = []
         self._sessions: dict[str, list[int]] = {}
+        self._finished: dict[str, InARow] = {}
         self._out: list[tuple[str, Score]] = []
         self._lost: dict[str, str | None] = {}
         self._count = 0
@@ -165,16 +168,17 @@ class FakeServer:
         seen.append(int(observation.images["front"][0, 0, 0]))
         self.pushes.append((session, index))
         if score:
-            self._out.append((session, self._score(index, seen)))
+            finished = self._finished.setdefault(session, InARow(self.readings))
+            self._out.append((session, self._score(index, seen, finished)))
         return True
 
-    def _score(self, frame_id: int, seen: list[int]) -> Score:
+    def _score(self, frame_id: int, seen: list[int], finished: InARow) -> Score:
         progress, valid = judged(seen), frame_id not in self.garbled
         return Score(
             frame_id=frame_id,
             progress=progress if valid else 0.0,
             raw=progress,
-            done=progress >= self.done_from,
+            done=finished.read(progress >= self.done_from),
             valid=valid,
             version=self.version,
         )
@@ -655,6 +659,26 @@ def test_the_first_frame_that_is_called_done_is_a_success_while_the_episode_runs
     assert rig.named("verdict")[0]["index"] == at
 
 
+@pytest.mark.parametrize("frames", range(6, 14))
+def test_a_model_that_says_done_after_readings_in_a_row_gets_them_at_any_stride(frames: int) -> None:
+    """The live lane scores every frame, and stops the arm at the last reading that the model wants."""
+    rig = Rig(stride=4)
+    rig.server.done_from, rig.server.readings = 0.5, 3
+    values = [0] * (frames - 4) + [255] * 4
+    assert [value >= 0.5 for value in expected(values)].count(True) == 3
+    assert judge(rig, values, EndCause.JUDGE_STOP) == verdict(frames - 1, True)
+    assert set(rig.store.columns["v1"].strides.values()) == {1}
+    rig.store.grow(other := rig.store.begin(1), VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    np.testing.assert_allclose(rig.labels(other), expected(VALUES, 4), atol=1e-6)
+
+
+def test_an_episode_that_is_graded_by_its_last_score_keeps_the_stride() -> None:
+    rig = Rig(stride=4, verdict="terminal01")
+    assert judge(rig, VALUES) is not None
+    assert set(rig.store.columns["v1"].strides.values()) == {4}
+
+
 def test_no_step_leads_to_the_first_frame_so_done_there_counts_from_the_next() -> None:
     rig = Rig()
     rig.server.done_from = 0.0
@@ -773,9 +797,8 @@ def test_an_episode_is_judged_once_and_the_same_whatever_happens_on_the_way(data
     rig.server.answering = True
     rig.turns(40)
     rig.turns(40, seconds=6.0)
-    labels = expected(values, rig.config.stride)
-    scored = [i for i in range(1, len(values)) if i % rig.config.stride == 0 or i == len(values) - 1]
-    done = next((index for index in scored if labels[index] >= 0.5), None)
+    labels = expected(values)
+    done = next((index for index in range(1, len(values)) if labels[index] >= 0.5), None)
     index = len(values) - 1 if done is None else done
     assert sorted((v.key, v.index, v.success) for v in rig.book.verdicts) == [
         (key, index, done is not None) for key in keys
