@@ -127,6 +127,7 @@ def _scripted(config: Config, bench: Bench) -> Recorded:
 
 def _by_hand(config: Config, bench: Bench) -> Recorded:
     from roborl.clock import MonotonicClock
+    from roborl.envs.devices import require_hold
     from roborl.envs.robot_env import RobotEnv
     from roborl.hil.keyboard import HELP
     from roborl.loops.actor.teleoperators import (
@@ -136,6 +137,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
     )
     from roborl.loops.by_hand import HandOperator, buttons_at_the_terminal, record_by_hand
 
+    require_hold(bench)
     if config.teleop is None:
         raise ConfigError(
             "A person needs a teleoperator",

@@ -1,4 +1,4 @@
-"""What can be said of a physical bench's devices without opening any: whether their places in the file system are there."""
+"""What can be said of a physical bench's devices without opening any: whether they are plugged in, and the arm will hold."""
 
 from __future__ import annotations
 
@@ -36,4 +36,21 @@ def require_devices(bench: Bench) -> None:
             seen=", ".join(f"{kind} {path}" for kind, path in missing),
             allowed="paths of devices that are plugged in",
             remedy=f"Plug them in, or find them: {', '.join(_FINDERS[kind] for kind in dict(missing))}",
+        )
+
+
+def require_hold(bench: Bench) -> None:
+    """See whether the arm of a physical bench holds its pose once it is disconnected, before it is connected.
+
+    Raises:
+        ConfigError: If its servos would be switched off, which is LeRobot's default.
+    """
+    if not bench.simulated and getattr(bench.robot, "disable_torque_on_disconnect", False):
+        raise ConfigError(
+            "The arm would drop at the end of every command, and in mid-air where a camera or the arm stalls and is connected"
+            " anew",
+            seen="robot.disable_torque_on_disconnect=true, LeRobot's default",
+            allowed="false: the servos hold the arm's pose after every stop and every command",
+            remedy="Set disable_torque_on_disconnect: false under robot in the bench file; to let the arm go, support it and"
+            " switch its power off",
         )

@@ -16,7 +16,7 @@ import yaml
 from roborl.clock import NS, Every
 from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
-from roborl.envs.devices import require_devices
+from roborl.envs.devices import require_devices, require_hold
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.actor.act import ActorProcesses, actor_specs
 from roborl.loops.actor.act_config import shared_folder
@@ -141,8 +141,9 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
 
     Raises:
         KeyboardInterrupt: If ``stopping`` says so before the arm has a process.
-        ConfigError: If the configuration cannot be used, the bench has fewer arms than there are actors or lacks a device,
-            there is no run to go on with or it has another number of actors, or the reward model does not pass its gate or lacks a reference.
+        ConfigError: If the configuration cannot be used, the bench has fewer arms than there are actors, lacks a device or would
+            drop its arm, there is no run to go on with or it has another number of actors, or the reward model does not pass its
+            gate or lacks a reference.
         ModelLoadError: If the run is to be rolled back to a version that it does not keep.
         RoborlError: If a process cannot do its work.
     """
@@ -150,6 +151,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     learn.require_run(config)
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     require_arms(config, bench)
+    require_hold(bench)
     require_devices(bench)
     pass_gate(config, stopping)
     run, where = RunFolder(config.run), addresses(config.run)

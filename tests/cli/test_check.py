@@ -329,8 +329,8 @@ def test_a_physical_arm_is_looked_at_without_being_touched(
     file = tmp_path / "desk.json"
     monkeypatch.setattr("roborl.envs.bench.make_robot", lambda bench: SimpleNamespace(calibration_fpath=file))
 
-    def found(port: str) -> dict[str, tuple[bool, str]]:
-        findings = check_bench("so101_desk", [f"--robot.port={port}"], look=False)
+    def found(port: str, *further: str) -> dict[str, tuple[bool, str]]:
+        findings = check_bench("so101_desk", [f"--robot.port={port}", *further], look=False)
         return {finding.what: (finding.ok, finding.says) for finding in findings}
 
     nothing = found(str(tmp_path / "ttyACM0"))
@@ -342,6 +342,9 @@ def test_a_physical_arm_is_looked_at_without_being_touched(
     assert "--robot.id=desk" in nothing["calibration"][1]
     file.touch()
     assert all(ok for ok, _ in found("/dev/null").values())
+    drops = found("/dev/null", "--robot.disable_torque_on_disconnect=true")
+    assert [what for what, (ok, _) in drops.items() if not ok] == ["hold"]
+    assert "disable_torque_on_disconnect: false" in drops["hold"][1]
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

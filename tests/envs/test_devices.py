@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from roborl.envs.bench import load_bench
-from roborl.envs.devices import missing_devices, require_devices
+from roborl.envs.devices import missing_devices, require_devices, require_hold
 from roborl.errors import ConfigError
 
 
@@ -35,3 +35,12 @@ def test_a_simulated_bench_needs_none() -> None:
     bench = load_bench("so101_sim")
     require_devices(bench)
     assert list(missing_devices(bench)) == []
+
+
+def test_an_arm_that_would_drop_once_it_is_disconnected_is_refused() -> None:
+    require_hold(load_bench("so101_desk"))
+    require_hold(load_bench("so101_sim"))
+    with pytest.raises(
+        ConfigError, match=r"would drop.*LeRobot's default.*disable_torque_on_disconnect: false"
+    ):
+        require_hold(load_bench("so101_desk", ["--robot.disable_torque_on_disconnect=true"]))

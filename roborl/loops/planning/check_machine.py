@@ -97,8 +97,12 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
 def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
     """Yield what can be said of a physical arm without moving it: driver, port, calibration file, motors."""
     from roborl.envs.bench import device_type, make_robot
-    from roborl.envs.devices import missing_devices
+    from roborl.envs.devices import missing_devices, require_hold
 
+    try:
+        require_hold(bench)
+    except RoborlError as error:
+        yield Finding(what="hold", ok=False, says=str(error))
     try:
         robot: Any = make_robot(bench)
     except RoborlError as error:

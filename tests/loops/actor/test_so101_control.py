@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from roborl.codec import split
 from roborl.data.ring import Ring
-from roborl.errors import RobotError
+from roborl.errors import ConfigError, RobotError
 from roborl.loops.actor import control_process
 from roborl.loops.actor.act import PRELOAD, folder_of
 from roborl.loops.actor.act_config import ActConfig
@@ -136,6 +137,18 @@ def test_an_arm_that_fails_in_mid_episode_ends_it_with_its_cause_and_the_process
     assert isinstance(end, End)
     assert end.cause is EndCause.WATCHDOG
     assert 2 <= end.index < STEPS
+
+
+def test_an_arm_that_would_drop_once_it_is_disconnected_is_refused_before_it_is_connected(
+    desk: DeskArm, config: ActConfig
+) -> None:
+    desk.let_hold()
+    lets_go = [*config.bench_overrides, "--robot.disable_torque_on_disconnect=true"]
+    with pytest.raises(ConfigError, match=r"would drop.*disable_torque_on_disconnect: false"):
+        control_process.main(
+            Child("control", None, ctypes.c_int64(0)), replace(config, bench_overrides=lets_go)
+        )
+    assert all(desk.holds)
 
 
 def test_packets_that_get_lost_end_no_episode(desk: DeskArm, config: ActConfig) -> None:
