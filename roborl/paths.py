@@ -20,6 +20,12 @@ def _data_root() -> Path:
     return source_root() or _PACKAGE
 
 
+def same_place(one: str, other: str) -> bool:
+    """Return whether two names are the same, or of one folder however each is spelt."""
+    folders = one and other and Path(one).is_dir() and Path(other).is_dir()
+    return one == other or bool(folders and Path(one).samefile(other))
+
+
 def cache_folder(name: str) -> Path:
     """Return where files lie that can be made again; nobody has made the folder yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roborl" / name

@@ -20,6 +20,8 @@ from roborl.whole_files import write_whole
 log = logging.getLogger(__name__)
 
 _LONGEST_VALUE = 60
+# Names of settings, or their beginnings, by which a run's first policy is made.
+_AT_THE_BEGIN = ("policy", "clone.", "demos.weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +76,21 @@ def say_changes(path: Path, config: LearnSettings) -> None:
     if not (config.resume or config.rollback) or not path.is_file():
         return
     before, now = (_flat(yaml.safe_load(text)) for text in (path.read_text(), configuration.dump(config)))
-    changes = [
-        f"{name} {_short(before.get(name))} -> {_short(now.get(name))}"
+    changes = {
+        name: f"{name} {_short(before.get(name))} -> {_short(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
         if name not in {field.name for field in fields(_Call)} and before.get(name) != now.get(name)
-    ]
+    }
+    done = () if "demos.path" in changes else ("demos.",)
+    late = [name for name in changes if name.startswith((*_AT_THE_BEGIN, *done))]
+    if late:
+        log.warning(
+            "What a run begins with is not made again: these settings change nothing any more: %s. Begin another run for"
+            " that; demonstrations come in from another dataset, or what their dataset has gained",
+            "; ".join(changes.pop(name) for name in late),
+        )
     if changes:
-        log.info("Settings that are not those of the run before: %s", "; ".join(changes))
+        log.info("Settings that are not those of the run before: %s", "; ".join(changes.values()))
 
 
 class SettingsKeeper:

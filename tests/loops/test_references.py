@@ -152,6 +152,8 @@ def test_a_failure_that_only_the_command_line_knows_of_is_not_shown(lamps: Path)
     )
     learn = TrainConfig(references=config, demos=DemosConfig(path=str(lamps), failed=[first]))
     assert learn.demonstration == told
+    spelt = replace(learn, references=replace(config, path=f"{lamps}/"))
+    assert spelt.demonstration.failed == [first]
     other = replace(learn, references=ReferencesConfig(path="elsewhere"))
     assert other.demonstration.failed == []
 

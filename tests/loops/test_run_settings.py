@@ -13,6 +13,7 @@ from roborl.cli import train as train_verb
 from roborl.config import load, parse
 from roborl.errors import ConfigError
 from roborl.learning.rlpd import RlpdConfig
+from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.supervise import Child, ChildSpec, Event
@@ -143,6 +144,26 @@ def test_settings_that_differ_from_the_runs_are_said_in_one_line(
     assert line.endswith(
         "bench_overrides ['--robot.scene=Reach'] -> []; episodes 20 -> 30; reward brightness -> none"
     )
+
+
+def test_what_changes_nothing_of_a_run_that_has_begun_is_said_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    demos = DemosConfig(path="recorded")
+    own = begin(tmp_path / "run", demos=demos, episodes=20)
+    kept = RunFolder(own.run).settings("train")
+    caplog.set_level("INFO", logger="roborl.loops.run_settings")
+    changed = replace(own, resume=True, clone=replace(own.clone, actor_updates=5))
+    say_changes(kept, replace(changed, demos=replace(demos, failed=[1]), episodes=30))
+    late, other = caplog.records
+    assert late.levelname == "WARNING"
+    assert "change nothing any more: clone.actor_updates" in late.getMessage()
+    assert "demos.failed [] -> [1]." in late.getMessage()
+    assert other.getMessage().endswith("run before: episodes 20 -> 30")
+    caplog.clear()
+    say_changes(kept, replace(own, resume=True, demos=replace(demos, path="more", failed=[1])))
+    (line,) = caplog.messages
+    assert line.endswith("run before: demos.failed [] -> [1]; demos.path recorded -> more")
 
 
 def idle(child: Child) -> None:

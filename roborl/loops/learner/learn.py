@@ -130,7 +130,7 @@ def prepare(
             remedy="Go on with it: --resume true. Or name another folder: --run",
         )
     form = form_of(config)
-    if config.demos.path and config.demos.path not in imported(run.imports):
+    if config.demos.path and not imported(config.demos.path, run.imports):
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)
         warn_of_another_task(config.demos, bench)
     if not run.learner.exists():

@@ -18,6 +18,7 @@ from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.replay import MixConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.references import ReferencesConfig
+from roborl.paths import same_place
 from roborl.serving.security import SecurityConfig
 
 Form = Literal["potential", "progress", "difference", "positive"]
@@ -194,8 +195,8 @@ class LearnSettings:
     def demonstration(self) -> ReferencesConfig:
         """What the reward model is shown: of the recording that is learnt from, no episode that is named there as failed."""
         shown, demos = self.references, self.demos
-        same = bool(demos.failed) and shown.path == demos.path and not shown.failed
-        return replace(shown, failed=demos.failed) if same else shown
+        same = same_place(shown.path, demos.path)
+        return replace(shown, failed=demos.failed) if same and demos.failed and not shown.failed else shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         ConfigError: If a demonstration cannot be used.
     """
     began = time.monotonic()
+    from roborl.data.lerobot_info import describe
     from roborl.data.store import Store, StoreSpec
     from roborl.data.verdict_log import VerdictReader
     from roborl.envs.bench import load_bench
@@ -103,6 +104,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides, config.plugins)),
         store,
         run.imports,
+        lambda: describe(config.demos.path).episodes,
     )
     loop = StoreLoop(WithVerdicts(receiver, VerdictReader(run.store, store.last_sequence)), store)
     # No arm moves on demonstrations of which the next one may turn out not to be this bench's, nor before a trainer that has to
@@ -253,7 +255,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             info=recording.info,
             reported=told,
             updates=lambda: trainer.budget.updates,
-            imported=lambda: config.demos.path in imported(run.imports),
+            imported=lambda: imported(config.demos.path, run.imports),
             ahead=lambda: trainer.budget.ahead,
         ),
         publisher=PolicyPublisher(publisher, shelf),

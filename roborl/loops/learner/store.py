@@ -14,6 +14,7 @@ from roborl.clock import NS, Clock, MonotonicClock
 from roborl.codec import Part
 from roborl.data.verdict_log import VerdictReader
 from roborl.errors import ConfigError, DatasetError, RoborlError
+from roborl.paths import same_place
 from roborl.types import Episode
 from roborl.whole_files import read_json, write_whole
 
@@ -151,33 +152,38 @@ class EpisodeSink(Protocol):
         ...
 
 
-def imported(marker: Path) -> list[str]:
-    """Return the sources whose import is complete, by the file that :class:`DemoImport` writes.
+def imported(source: str, marker: Path) -> bool:
+    """Return whether the import of a source is complete, by the file that :class:`DemoImport` writes.
 
     Raises:
         ConfigError: If that cannot be read.
     """
-    return [source for source, done in _imports(marker).items() if done]
+    return any(same_place(source, name) for name, held in _imports(marker).items() if held is not None)
 
 
-def _imports(marker: Path) -> dict[str, bool]:
-    """Return the sources in the order in which their imports began, and whether each is complete."""
+def _imports(marker: Path) -> dict[str, int | None]:
+    """Return how many episodes each source held when it was taken, in the order in which their imports began.
+
+    None for one whose import is not complete, 0 where it is not known.
+    """
     remedy = 'Write into it which --demos.path are in the store, in their order, such as ["outputs/reach"]'
     found = read_json(marker, remedy=remedy) if marker.exists() else []
-    return dict((entry["begun"], False) if isinstance(entry, dict) else (entry, True) for entry in found)
+    entries = [entry if isinstance(entry, dict) else {"source": entry, "episodes": 0} for entry in found]
+    return {entry.get("begun") or entry["source"]: entry.get("episodes") for entry in entries}
 
 
 class DemoImport:
     """Takes demonstrations into the store one at a time, once in the life of a run.
 
     A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor,
-    whether or not the import before it was complete.
+    whether or not the import before it was complete. Of a source that has grown since, what is new is taken.
 
     Args:
-        source: What names them; another name is another import.
+        source: What names them; another name, but for the spelling of a path, is another import.
         read: Opens them.
         sink: The store.
         marker: File that tells which imports have begun, and which of them are complete.
+        held: Returns how many episodes the source holds now, whatever of it is taken; 0 for unknown.
 
     Attributes:
         imported: Episodes taken since the start of this process.
@@ -187,17 +193,30 @@ class DemoImport:
     """
 
     def __init__(
-        self, source: str, read: Callable[[], Iterator[Episode]], sink: EpisodeSink, marker: Path
+        self,
+        source: str,
+        read: Callable[[], Iterator[Episode]],
+        sink: EpisodeSink,
+        marker: Path,
+        held: Callable[[], int] = lambda: 0,
     ) -> None:
-        self._source, self._sink, self._marker = source, sink, marker
+        self._sink, self._marker = sink, marker
         self.imported = 0
         self._imports = _imports(marker)
-        for other, done in self._imports.items():
-            if other != source and not done:
+        self._source = next((name for name in self._imports if same_place(name, source)), source)
+        for other, number in self._imports.items():
+            if other != self._source and number is None:
                 log.warning(
                     "The demonstrations in %s were not all taken; name them again for the rest", other
                 )
-        self._episodes = None if not source or self._imports.get(source) else self._opened(read)
+        self._held = self._count(held)
+        before = self._imports.get(self._source)
+        if before and self._held > before:
+            log.info(
+                "%s has grown from %d to %d episodes: the new ones are taken", source, before, self._held
+            )
+        taken = before is not None and (not before or self._held <= before)
+        self._episodes = None if not source or taken else self._opened(read)
         # The first one is read at once: a dataset that does not fit is told before anything is started on it.
         self._next = None if self._episodes is None else self._following(self._episodes)
         if self._episodes is not None and self._next is None:
@@ -217,22 +236,32 @@ class DemoImport:
         if self._episodes is None:
             return
         if self._next is None:
-            self._mark(done=True)
+            self._mark(self._held)
             self._episodes = None
             return
         if self._source not in self._imports:
-            self._mark(done=False)
+            self._mark(None)
         try:
             self.imported += self._sink.import_episode(self._next)
         except RoborlError as error:
             raise self._unusable(error) from error
         self._next = self._following(self._episodes)
 
-    def _mark(self, *, done: bool) -> None:
-        marked = self._imports | {self._source: done}
-        entries = [name if done else {"begun": name} for name, done in marked.items()]
+    def _mark(self, held: int | None) -> None:
+        marked = self._imports | {self._source: held}
+        entries = [
+            {"begun": name} if number is None else {"source": name, "episodes": number}
+            for name, number in marked.items()
+        ]
         write_whole(self._marker, json.dumps(entries))
         self._imports = marked
+
+    def _count(self, held: Callable[[], int]) -> int:
+        """Return how many episodes the source holds, 0 where nobody can say: what is in the store may be gone by now."""
+        try:
+            return held() if self._source else 0
+        except RoborlError:
+            return 0
 
     def _opened(self, read: Callable[[], Iterator[Episode]]) -> Iterator[Episode]:
         try:
@@ -247,7 +276,7 @@ class DemoImport:
             raise self._unusable(error) from error
         if episode is None:
             return None
-        place = list(self._imports | {self._source: False}).index(self._source)
+        place = list(self._imports | {self._source: None}).index(self._source)
         return replace(episode, key=replace(episode.key, incarnation=1 + place))
 
     def _unusable(self, error: Exception) -> ConfigError:

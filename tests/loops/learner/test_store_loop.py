@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -256,13 +257,51 @@ def test_another_source_after_a_stop_in_mid_import_is_kept_apart_and_the_first_g
     while not another.complete:
         another.turn()
     assert another.imported == 4, "none passes for one of the first source"
-    assert imported(marker) == ["b"]
+    assert (imported("a", marker), imported("b", marker)) == (False, True)
     again = DemoImport("a", lambda: map(demo, range(4)), shelf, marker)
     while not again.complete:
         again.turn()
     assert again.imported == 4 - turns
     assert len(set(shelf.keys)) == 8
-    assert sorted(imported(marker)) == ["a", "b"]
+    assert imported("a", marker)
+    assert imported("b", marker)
+
+
+def take(source: str, count: int, shelf: Shelf, marker: Path, *, turns: int = 1000) -> int:
+    """Import a source that holds so many episodes; return how many were taken."""
+    demos = DemoImport(source, lambda: map(demo, range(count)), shelf, marker, lambda: count)
+    while turns and not demos.complete:
+        demos.turn()
+        turns -= 1
+    return demos.imported
+
+
+def test_what_a_dataset_has_gained_is_taken_and_nothing_twice(tmp_path: Path) -> None:
+    marker, shelf = tmp_path / "demos.json", Shelf()
+    assert take("a", 3, shelf, marker) == 3
+    assert take("a", 3, shelf, marker) == 0
+    assert take("a", 5, shelf, marker, turns=4) == 1
+    assert take("a", 5, shelf, marker) == 1
+    assert [key.episode for key in shelf.keys] == list(range(5))
+    assert len({key.incarnation for key in shelf.keys}) == 1
+    gone = DemoImport("a", Mock(), shelf, marker, Mock(side_effect=DatasetError("not there")))
+    assert gone.complete, "what is in the store is not needed any more"
+
+
+def test_a_dataset_is_the_same_however_its_path_is_spelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker, shelf = tmp_path / "demos.json", Shelf()
+    (tmp_path / "recorded").mkdir()
+    (tmp_path / "link").symlink_to("recorded")
+    monkeypatch.chdir(tmp_path)
+    assert take("recorded", 3, shelf, marker) == 3
+    for other in ("recorded/", "./recorded", str(tmp_path / "recorded"), "link"):
+        assert imported(other, marker)
+        assert take(other, 3, shelf, marker) == 0
+    assert not imported("another", marker)
+    marker.write_text('["recorded"]')  # as an earlier release wrote it
+    assert take("recorded/", 4, shelf, marker) == 0
 
 
 def test_a_dataset_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
@@ -301,7 +340,7 @@ def test_a_demonstration_that_cannot_be_used_ends_the_run_whichever_it_is(
     with pytest.raises(ConfigError) as caught:
         demos.turn()
     assert len(shelf.keys) == 2
-    assert imported(marker) == []
+    assert not imported("a", marker)
     assert caught.value.problem.startswith("The demonstrations in a cannot be used: ")
     assert str(caught.value.seen) in ("nan", "'reward'")
     assert caught.value.allowed == "a dataset whose every episode fits the bench"
