@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -23,7 +24,7 @@ from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
 from roborl.loops.bench_scales import scales
-from roborl.loops.failed_episodes import judges_some, verdicts, without_verdict
+from roborl.loops.failed_episodes import judges_some, verdicts, with_one_task, without_verdict
 from roborl.loops.joint_units import degrees_per_part, normalised_joints
 from roborl.types import Episode
 
@@ -34,6 +35,7 @@ Units = Literal["auto", "degrees", "normalised"]
 Verdicts = Literal["file", "all", "none"]
 
 _SAME_ASPECT = 0.02
+_TOLD_TASKS = 5  # most of them in a warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class DemosConfig:
     success: Verdicts = "file"
     # episodes that failed, by number, whatever that verdict says
     failed: list[int] = field(default_factory=list)
+    # take only those whose instruction is the bench's task, to the letter
+    only_task: bool = False
     # how many demonstrations at most; 0: all
     limit: int = 0
     # take its failures too: critics learn from them, and they are not cloned as a whole
@@ -77,7 +81,8 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
     """Read demonstrations one at a time, fitted to a bench, with the sub-tasks that are marked in them.
 
     Of a dataset that says of some episodes whether they succeeded, those of which it does not are left out and counted in
-    the log, unless the config says it of all.
+    the log, unless the config says it of all; one that says it of none holds successes alone. Episodes with several
+    instructions are left out as well.
 
     Raises:
         DatasetError: If cameras, state, actions or rate do not fit.
@@ -99,8 +104,15 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         _warn_of_another_aspect(config, info, bench)
     if targets:
         log.info("%s: absolute joint targets of %s become this bench's actions", config.path, model.name)
+    if told is None and info.ours and not judges_some(info.root):
+        told = True
+        log.warning(
+            "%s: nobody says of any episode whether it succeeded, and they are taken for successes: name those that failed"
+            " with --demos.failed",
+            config.path,
+        )
     success = verdicts(config.failed, info.episodes, others=told)
-    unjudged = _unjudged(config, info, success)
+    left_out = _left_out(config, info, bench, success)
     found = iterate_demos(
         info.root,
         spec,
@@ -110,7 +122,7 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
     )
     shown = 0
     for episode in found:
-        if episode.index in unjudged:
+        if episode.index in left_out:
             continue
         failed = episode.success is False
         if not failed and config.limit and shown == config.limit:
@@ -123,13 +135,19 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
             yield _paid(episode) if told_of else episode
 
 
-def _unjudged(config: DemosConfig, info: DatasetInfo, success: bool | Mapping[int, bool] | None) -> set[int]:
-    """Return the numbers of the episodes to leave out, as :func:`~roborl.loops.failed_episodes.without_verdict` does."""
-    if not info.ours:
-        return set()  # Of another dataset's episodes each has one, by its rewards or else by its being there.
+def _left_out(
+    config: DemosConfig, info: DatasetInfo, bench: Bench, success: bool | Mapping[int, bool] | None
+) -> set[int]:
+    """Return the numbers of the episodes to leave out, and say how many: as in training reward models, and as config says."""
     read = read_episodes(info.root, with_images=False, success=success)
-    kept = (episode for episode in read if not episode.discarded)
-    return without_verdict(
+    shown = [episode for episode in read if not episode.discarded]
+    kept = with_one_task(shown, config.path)
+    if config.only_task:
+        kept = [episode for episode in kept if episode.task == bench.task]
+    left_out = {episode.index for episode in shown} - {episode.index for episode in kept}
+    if not info.ours:
+        return left_out  # Of another dataset's episodes each has a verdict, by its rewards or else by its being there.
+    return left_out | without_verdict(
         kept,
         config.path,
         lambda: judges_some(info.root),
@@ -165,19 +183,25 @@ def _paid(episode: DatasetEpisode) -> DatasetEpisode:
 
 
 def warn_of_another_task(config: DemosConfig, bench: Bench) -> None:
-    """Warn where no demonstration has the bench's task: it is learnt from all the same, for words differ.
+    """Warn where demonstrations have another task than the bench's: it is learnt from all the same, for words differ.
 
     Raises:
         DatasetError: If the dataset cannot be read.
     """
-    shown = describe(config.path).tasks
-    if shown and bench.task not in shown:
+    if config.only_task:
+        return
+    read = read_episodes(config.path, with_images=False)
+    tasks = Counter(episode.task for episode in read if not (episode.discarded or episode.more_tasks))
+    others = Counter({task: count for task, count in tasks.items() if task != bench.task})
+    if others:
         log.warning(
-            "No demonstration in %s has the bench's task: they show %s, the bench asks for %r. "
-            "If these mean the same, all is well",
+            "%d of %d demonstrations in %s have another task than the bench, which asks for %r: %s. They are taken for"
+            " it; if they do not mean the same, leave them out with --demos.only_task true",
+            others.total(),
+            tasks.total(),
             config.path,
-            ", ".join(map(repr, shown)),
             bench.task,
+            ", ".join(f"{task!r} ({count})" for task, count in others.most_common(_TOLD_TASKS)),
         )
 
 

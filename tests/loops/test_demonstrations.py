@@ -405,9 +405,59 @@ def test_demonstrations_of_another_task_are_warned_of(
     assert all(
         repr(task) in said for task in ("put the cube in bowl 0", "put the cube in bowl 1", bench.task)
     )
+    assert said.startswith("2 of 2 demonstrations")
     caplog.clear()
-    warn_of_another_task(config, replace(bench, task="put the cube in bowl 1"))
+    one = replace(bench, task="put the cube in bowl 1")
+    warn_of_another_task(config, one)
+    (said,) = caplog.messages
+    assert said.startswith("1 of 2 demonstrations")
+    assert "'put the cube in bowl 0' (1)" in said
+    caplog.clear()
+    warn_of_another_task(replace(config, only_task=True), one)
     assert caplog.messages == []
+
+
+def test_demonstrations_of_several_tasks_may_be_held_to_the_benchs_own(bench: Bench, tmp_path: Path) -> None:
+    names = state_map(bench).names
+    shape = {
+        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
+        "state": np.zeros((7, len(names)), np.float32),
+    }
+    tasks = (bench.task, "push the cube away", bench.task)
+    write_dataset(
+        tmp_path / "d",
+        [random_episode(seed, **shape, task=task) for seed, task in enumerate(tasks)],
+        fps=round(bench.policy_hz),
+        state_names=names,
+        action_names=ACTION,
+    )
+    config = DemosConfig(path=str(tmp_path / "d"))
+    assert [demo.key.episode for demo in bench_demos(config, bench)] == [0, 1, 2]
+    assert [demo.key.episode for demo in bench_demos(replace(config, only_task=True), bench)] == [0, 2]
+
+
+def test_where_nobody_judged_anything_all_are_successes_and_paid(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = state_map(bench).names
+    shape = {
+        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
+        "state": np.zeros((7, len(names)), np.float32),
+    }
+    unjudged = shape | {"success": None, "reward": np.zeros(6, np.float32), "end": EndCause.TIME_LIMIT}
+    episodes = [random_episode(seed, **unjudged) for seed in range(3)]
+    write_dataset(
+        tmp_path / "d", episodes, fps=round(bench.policy_hz), state_names=names, action_names=ACTION
+    )
+    config = DemosConfig(path=str(tmp_path / "d"))
+    for told, ends in (
+        (config, [EndCause.SUCCESS] * 3),
+        (replace(config, failed=[1], failures=True), [EndCause.SUCCESS, EndCause.FAILURE, EndCause.SUCCESS]),
+    ):
+        demos = list(bench_demos(told, bench))
+        assert [demo.end for demo in demos] == ends
+        assert [demo.steps[-1].reward for demo in demos] == [float(end is EndCause.SUCCESS) for end in ends]
+    assert "taken for successes" in caplog.messages[0]
 
 
 def test_the_other_rate_is_thinned_out(bench: Bench, tmp_path: Path) -> None:
