@@ -87,8 +87,9 @@ class EpisodeLabels:
         stride: Distance between scored observations; fixed for the life of the episode.
 
     Attributes:
-        done_at: Index of the first labelled observation after a step whose score says that the task is done; None
-            before there is one.
+        unfinished: Whether a labelled observation has a score that does not say that the task is done.
+        done_at: Index of the first labelled observation after such a one whose score says so; None before there is one.
+            A scene that was finished before the arm moved says nothing of the arm.
         last: Score of the last labelled observation that was asked about.
     """
 
@@ -105,6 +106,7 @@ class EpisodeLabels:
         self._replies: dict[int, Score] = {}
         self._asked: set[int] = set()
         self._progress, self._spread = 0.0, 0.0
+        self.unfinished = False
         self.done_at: int | None = None
         self.last: Score | None = None
 
@@ -155,7 +157,9 @@ class EpisodeLabels:
                 self.last = reply
             if reply is not None and reply.valid:
                 self._progress, self._spread = reply.progress, reply.spread
-                if reply.done and self.done and self.done_at is None:
+                if not reply.done:
+                    self.unfinished = True
+                elif self.unfinished and self.done_at is None:
                     self.done_at = self.done
             elif reply is not None:
                 self.missing += 1

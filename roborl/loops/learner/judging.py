@@ -52,8 +52,9 @@ def require_rule(version: str, rule: VerdictRule, *, says_done: bool) -> None:
 class Verdicts:
     """Judges the episodes whose outcome is left to a judge, each once.
 
-    *done*: the task is done at the first frame whose score says so, as each model's own done rule has it; where that
-    never came, the verdict is that it was not, which ends nothing: a time-out stays one. *terminal01*: the score of the
+    *done*: the task is done at the first frame whose score says so, as each model's own done rule has it, after one whose
+    score did not; where that never came, the verdict is that it was not, which ends nothing: a time-out stays one. A
+    scene that is called done in every frame was not made ready, and leaves its episode without a verdict. *terminal01*: the score of the
     last frame is the grade E of the whole episode, 1 to 5 for progress 0 to 1, and its last step is paid (E − 1) / 4
     and ends it; grade 5 is a success. An episode that was cut short, by a stop or a fault, is not paid for less.
 
@@ -106,7 +107,7 @@ class Verdicts:
         if labels.done_at is not None:
             return _verdict(info, labels.done_at, success=True)
         readable = whole and labels.last is not None and labels.last.valid
-        return _verdict(info, info.steps, success=False) if readable else None
+        return _verdict(info, info.steps, success=False) if readable and labels.unfinished else None
 
     def _graded(self, info: EpisodeInfo, labels: EpisodeLabels, whole: bool) -> Verdict | None:
         last = labels.last
@@ -116,6 +117,13 @@ class Verdicts:
         paid = RewardTransform.TERMINAL01.verdict(LOWEST + (HIGHEST - LOWEST) * last.progress)
         reward = paid if success or info.end in _AS_PLANNED else None
         return _verdict(info, info.steps, success=success, reward=reward)
+
+
+def why_unjudged(labels: EpisodeLabels) -> str:
+    """Say why the labels of a whole episode allow no verdict on it."""
+    if labels.last is not None and labels.last.valid:
+        return "it looks done from the first picture on: was the scene made ready?"
+    return "the score of its last frame cannot be read"
 
 
 def _verdict(info: EpisodeInfo, index: int, *, success: bool, reward: float | None = None) -> Verdict:

@@ -12,7 +12,7 @@ from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
 from roborl.errors import DatasetError
 from roborl.loops.learner.episode_labels import EpisodeLabels, LabelConfig, StrideControl
-from roborl.loops.learner.judging import Verdicts
+from roborl.loops.learner.judging import Verdicts, why_unjudged
 from roborl.loops.learner.label_protocols import Column, LabelStore
 from roborl.loops.learner.lateness import Lateness
 from roborl.loops.score_link import ScoreLink, ServedJudge
@@ -57,7 +57,7 @@ class Labeller:
     Attributes:
         counters: ``scored`` frames, ``missing`` replies, ``rebuilt`` sessions, ``held`` episodes, ``changed`` labels that came
             out otherwise on a second look, ``foreign`` scores of another version, ``verdicts`` given, ``unjudged`` episodes
-            whose last frame could not be read, ``unreadable`` episodes whose recording is torn, ``refused`` episodes
+            whose labels allow no verdict, ``unreadable`` episodes whose recording is torn, ``refused`` episodes
             whose task the reward model does not judge.
     """
 
@@ -303,8 +303,9 @@ class Labeller:
             self._events({"event": "verdict", "episode": str(info.key), **told})
         elif not self._awaited(info):
             self.counters["unjudged"] += 1
-            self._events({"event": "unjudged", "episode": str(info.key)})
-            log.warning("The score of the last frame of %s cannot be read: it has no outcome", info.key)
+            why = why_unjudged(labels)
+            self._events({"event": "unjudged", "episode": str(info.key), "reason": why})
+            log.warning("%s has no outcome: %s", info.key, why)
 
     def _finish(self, key: EpisodeKey, column: Column | None) -> None:
         self._finished.add(key)

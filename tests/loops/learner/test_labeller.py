@@ -679,10 +679,27 @@ def test_an_episode_that_is_graded_by_its_last_score_keeps_the_stride() -> None:
     assert set(rig.store.columns["v1"].strides.values()) == {4}
 
 
-def test_no_step_leads_to_the_first_frame_so_done_there_counts_from_the_next() -> None:
+def test_a_scene_that_is_done_from_the_first_frame_on_is_not_judged_and_that_is_told() -> None:
     rig = Rig()
     rig.server.done_from = 0.0
-    assert judge(rig, VALUES) == verdict(1, True)
+    assert judge(rig, VALUES) is None
+    assert [line["reason"] for line in rig.named("unjudged")] == [
+        "it looks done from the first picture on: was the scene made ready?"
+    ]
+    assert rig.labeller.counters["unjudged"] == 1
+    assert rig.store.columns["v1"].finished
+
+
+def test_done_counts_after_a_frame_that_was_read_and_was_not_done() -> None:
+    values = [255, 255, 0, 0, 0, 255, 255, 255]
+    labels = expected(values)
+    assert [index for index, value in enumerate(labels) if value >= 0.45] == [1, 6, 7]
+    rig = Rig()
+    rig.server.done_from, rig.server.garbled = 0.45, {0}
+    assert judge(rig, values) == verdict(6, True)
+    rig = Rig()
+    rig.server.done_from, rig.server.garbled = 0.45, {0, 2, 3, 4, 5}
+    assert judge(rig, values) is None
 
 
 def test_a_served_judge_that_never_says_done_is_refused_once_an_episode_waits_for_that() -> None:
@@ -727,7 +744,10 @@ def test_an_unreadable_last_frame_leaves_no_verdict_and_is_told(rule: str) -> No
     rig = Rig(verdict=rule)
     rig.server.garbled = {len(VALUES) - 1}
     assert judge(rig, VALUES) is None
-    assert rig.labeller.counters["unjudged"] == len(rig.named("unjudged")) == 1
+    assert [line["reason"] for line in rig.named("unjudged")] == [
+        "the score of its last frame cannot be read"
+    ]
+    assert rig.labeller.counters["unjudged"] == 1
     assert rig.store.columns["v1"].finished, "and is not shown for ever"
 
 
@@ -757,7 +777,7 @@ def test_a_grade_pays_for_the_whole_episode_unless_it_was_cut_short(
 
 def test_only_episodes_that_are_left_to_a_judge_are_judged() -> None:
     rig = Rig()
-    rig.server.done_from = 0.0
+    rig.server.done_from = 0.5
     plain, told = rig.store.begin(0), rig.store.begin(1, outcome="judge")
     for key in (plain, told):
         rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
