@@ -34,6 +34,8 @@ class Config:
     stages: list[str] = field(default_factory=list)
     camera: str = ""  # camera shown on the page; empty: the first
     episodes: list[int] = field(default_factory=list)  # episodes on the page or to propose for; empty: all
+    # episodes that failed, whatever the dataset says: nothing is proposed for them
+    failed: list[int] = field(default_factory=list)
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -87,5 +89,6 @@ def _proposed(config: Config) -> dict[int, tuple[Subtask, ...]]:
         steps=config.propose,
         names=config.stages,
         episodes=config.episodes,
+        failed=config.failed,
         config=PerceptualConfig(encoder=config.encoder),
     )

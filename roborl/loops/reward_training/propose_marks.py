@@ -10,7 +10,8 @@ from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.reward_training.training_episodes import to_training
+from roborl.loops.failed_episodes import judged, verdicts
+from roborl.loops.reward_training.training_episodes import check_one_task, to_training
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.steps import Features, discover_steps
 from roborl.rewards.perceptual.training import encode_episode, frozen_encoder
@@ -22,19 +23,22 @@ def propose_marks(
     steps: int = 0,
     names: Sequence[str] = (),
     episodes: Sequence[int] = (),
+    failed: Sequence[int] = (),
     cameras: Sequence[str] = (),
     config: PerceptualConfig | None = None,
 ) -> dict[int, tuple[Subtask, ...]]:
     """Return sub-tasks for the successful episodes that have none; blocks while pictures are encoded.
 
     All these episodes are taken to go through the same steps in the same order. A failure gets none: where it left that
-    order is for a person to say.
+    order is for a person to say. Neither does an episode of which nobody says whether it succeeded, where that is said of
+    others.
 
     Args:
         dataset: Its folder; nothing is written.
         steps: How many; 0 for as many as there are names, or as pay where there are none.
         names: Of the steps, in order; by default those that the dataset has, else "step 1", "step 2" and so on.
         episodes: Which episodes; by default all.
+        failed: Numbers of episodes that failed, whatever the dataset says.
         cameras: Which views are looked at; by default all.
         config: The encoder, and how steps are found; its number of steps plays no part.
 
@@ -43,7 +47,8 @@ def propose_marks(
 
     Raises:
         ConfigError: If there are not as many names as steps, or the encoder is none that has been trained.
-        DatasetError: If no successful episode is without marks, or one is too short for the steps.
+        DatasetError: If no successful episode is without marks, they are of several tasks, or one is too short for the
+            steps.
         ModelLoadError: If the encoder cannot be loaded.
     """
     config = config or PerceptualConfig()
@@ -58,9 +63,7 @@ def propose_marks(
         )
     encoder = frozen_encoder(config)
     seen: dict[int, Features] = {}
-    for episode in read_episodes(dataset, episodes=list(episodes) or None):
-        if episode.success is False or episode.discarded or episode.subtasks:
-            continue
+    for episode in read_episodes(dataset, episodes=_unmarked(dataset, episodes, failed)):
         chosen = to_training(episode, cameras)
         vectors = encode_episode(encoder, chosen, sorted(chosen.images), config.image_px)
         seen[episode.index] = vectors[: _recorded(episode)]
@@ -86,6 +89,19 @@ def propose_marks(
         )
         for index, bounds in zip(seen, found.bounds, strict=True)
     }
+
+
+def _unmarked(dataset: Path, episodes: Sequence[int], failed: Sequence[int]) -> list[int]:
+    """Return the numbers of the successful episodes without marks."""
+    told = verdicts(failed, describe(dataset).episodes)
+    usable = judged(dataset, told, episodes=episodes)
+    found = {
+        episode.index: episode.task
+        for episode in read_episodes(dataset, episodes=usable, success=told, with_images=False)
+        if episode.success is not False and not episode.subtasks
+    }
+    check_one_task(found)
+    return list(found)
 
 
 def _recorded(episode: DatasetEpisode) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 
 from roborl.loops.reward_training.required import check_required
 from roborl.loops.reward_training.train_reward import frame_latency_ms
-from roborl.loops.reward_training.training_episodes import read_training, split
+from roborl.loops.reward_training.training_episodes import check_one_task, read_training, split
 from roborl.rewards.perceptual.checkpoint import save_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel
@@ -38,6 +38,7 @@ class TrainPerceptualConfig:
     # A LeRobotDataset v3 (folder or hub id), or a folder of videos with annotated_keyframes.json.
     dataset: str
     out: Path  # folder for the model, the encoder's vectors and the report
+    episodes: list[int] = field(default_factory=list)  # which episodes, all of one task; empty: all
     # Which episodes failed, whatever the dataset says; a dataset that says nothing holds successes alone.
     failed: list[int] = field(default_factory=list)
     # Views to look at, by the model's names, which are to be the bench's; empty: all that the dataset has.
@@ -109,16 +110,18 @@ def train_perceptual(config: TrainPerceptualConfig) -> TrainPerceptualResult:
 
     Raises:
         ConfigError: If the encoder is none that has been trained.
-        DatasetError: If the dataset cannot be read, or holds no successful episode that is long enough.
+        DatasetError: If the dataset cannot be read, is of several tasks, or holds no successful episode that is long enough.
         ModelLoadError: If the encoder cannot be loaded.
     """
     read, _ = read_training(
         config.dataset,
+        episodes=config.episodes,
         cameras=config.cameras,
         camera_map=config.camera_map,
         failed=config.failed,
         side_px=config.model.image_px,
     )
+    check_one_task({number: episode.task for number, episode in read.items()})
     train, held_out = split(list(read.values()), config.held_out, config.seed)
     successes = [episode for episode in train if episode.success]
     learnt = successes[: config.demonstrations]

@@ -17,6 +17,7 @@ from roborl.errors import DatasetError
 from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
+from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.training.episodes import TrainingEpisode, resize_episode
 from roborl.rewards.training.labels import Span
 from roborl.rewards.training.learnt_from import Origin
@@ -212,6 +213,28 @@ def to_training(episode: DatasetEpisode, cameras: Sequence[str] = (), *, mark: s
         benchmark=episode.benchmark_progress,
         origin=Origin(content=episode.content, dataset=mark, index=episode.index),
     )
+
+
+def check_one_task(tasks: Mapping[int, str]) -> None:
+    """See that episodes are of one task, as far as their instructions tell; spelling makes no other task.
+
+    Args:
+        tasks: Instructions by the number of the episode.
+
+    Raises:
+        DatasetError: If they are not.
+    """
+    found: dict[str, list[int]] = {}
+    for number, task in tasks.items():
+        said = next((known for known in found if much_alike(known, task)), task)
+        found.setdefault(said, []).append(number)
+    if len(found) > 1:
+        raise DatasetError(
+            "The episodes are of more than one task, and what they go through is not the same",
+            seen=", ".join(f"{task!r} in {numbers}" for task, numbers in found.items()),
+            allowed="episodes with one instruction",
+            remedy=f"Name those of one task, such as --episodes '{next(iter(found.values()))}'",
+        )
 
 
 class OfKind(Protocol):

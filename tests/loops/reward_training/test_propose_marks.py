@@ -13,6 +13,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.annotate import apply_marks, read_marks
 from roborl.loops.reward_training.propose_marks import propose_marks
 from roborl.testing.episodes import crossing_episode, lerobot_recording, write_episodes
+from roborl.types import EndCause
 
 TURNS = (9, 16, 12)
 
@@ -81,6 +82,30 @@ def test_a_proposal_comes_onto_the_page_and_stays_out_of_the_dataset(dataset: Pa
     assert main(["annotate", *arguments]) == 0
     assert '"stages": ["step 1", "step 2"]' in page.read_text()
     assert main(["annotate", "--dataset", str(dataset), "--marks", "m.json", "--propose", "2"]) == 2
+
+
+def test_several_tasks_are_not_taken_for_one(tmp_path: Path) -> None:
+    tasks = ["cross twice", "cross back", "cross twice"]
+    unmarked = [
+        replace(crossing_episode(i, turns=9 + i), subtasks=(), task=task) for i, task in enumerate(tasks)
+    ]
+    write_episodes(tmp_path / "data", *unmarked)
+    words = r"more than one task.*'cross twice' in \[0, 2\], 'cross back' in \[1\].*--episodes '\[0, 2\]'"
+    with pytest.raises(DatasetError, match=words):
+        propose_marks(tmp_path / "data", steps=2)
+    assert sorted(propose_marks(tmp_path / "data", steps=2, episodes=[0, 2])) == [0, 2]
+
+
+def test_an_episode_of_unknown_outcome_gets_no_marks_beside_judged_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = [replace(crossing_episode(i, turns=9 + i), subtasks=()) for i in range(2)]
+    stalled = crossing_episode(8, turns=12, stops_at=3)
+    unjudged = replace(stalled, success=None, failure="", end=EndCause.TIME_LIMIT)
+    write_episodes(tmp_path / "data", *known, unjudged)
+    assert sorted(propose_marks(tmp_path / "data", steps=2)) == [0, 1]
+    assert "1 episodes are left out, of which nobody says" in caplog.text
+    assert sorted(propose_marks(tmp_path / "data", steps=2, failed=[1])) == [0]
 
 
 def test_marks_end_at_the_last_frame_that_a_foreign_file_has(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The whole way: a LeRobotDataset on disk to a perceptual reward model and its figures."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_cameras_are_mapped_and_failures_named(dataset: Path, tmp_path: Path) ->
     assert result.model.info.cameras == ("top",)
     assert len(result.found.bounds) == 4
     assert [(one.kind, one.episodes) for one in result.ours.failures] == [("failure", 1), ("stall", 2)]
+
+
+def test_several_tasks_are_refused_and_one_of_them_can_be_named(tmp_path: Path) -> None:
+    ours = [replace(crossing_episode(seed, turns=9), task="Cross twice.") for seed in range(3)]
+    other = [replace(crossing_episode(seed, turns=12), task="cross back") for seed in (5, 6)]
+    write_episodes(tmp_path / "data", *ours, *other, crossing_episode(7, turns=9))
+    config = TrainPerceptualConfig(dataset=str(tmp_path / "data"), out=tmp_path / "model")
+    words = r"more than one task.*'Cross twice\.' in \[0, 1, 2, 5\], 'cross back' in \[3, 4\].*--episodes"
+    with pytest.raises(DatasetError, match=words):
+        train_perceptual(config)
+    train_perceptual(replace(config, episodes=[0, 1, 2, 5]))
 
 
 def test_failures_alone_teach_nothing(tmp_path: Path) -> None:
