@@ -123,15 +123,12 @@ class EpisodeLabels:
             ended: Whether these are all.
             window: Most frames ahead of the labels.
         """
-        known = observations
-        # Whether the newest frame is the last one, and so scored, is not known before the episode's end.
-        if not ended and observations and not self._regular(observations - 1):
-            known -= 1
+        known = decided(observations, ended, self.stride)
         return range(self.sent, max(self.sent, min(known, self.done + window)))
 
     def scored(self, index: int, observations: int, ended: bool) -> bool:
         """Return whether the observation at ``index`` is one that gets a score of its own."""
-        return self._regular(index) or (ended and index == observations - 1)
+        return _regular(index, self.stride) or (ended and index == observations - 1)
 
     def send(self, index: int, *, score: bool) -> None:
         """Note that ``index``, the next frame in order, has gone out."""
@@ -170,8 +167,24 @@ class EpisodeLabels:
         columns = np.asarray(rows, np.float32)
         return LabelledRows(start=start, progress=columns[:, 0], spread=columns[:, 1])
 
-    def _regular(self, index: int) -> bool:
-        return index % self.stride == 0
+
+def decided(observations: int, ended: bool, stride: int) -> int:
+    """Return of how many observations it is known whether they are scored.
+
+    Whether the newest one is the last, which always is, is not known before the episode's end.
+
+    Args:
+        observations: How many the store has.
+        ended: Whether these are all.
+        stride: Distance between scored observations.
+    """
+    if ended or not observations or _regular(observations - 1, stride):
+        return observations
+    return observations - 1
+
+
+def _regular(index: int, stride: int) -> bool:
+    return index % stride == 0
 
 
 class StrideControl:

@@ -11,7 +11,7 @@ from typing import Any
 from roborl.clock import NS, Clock, MonotonicClock
 from roborl.data.episodes import EpisodeInfo
 from roborl.errors import DatasetError
-from roborl.loops.learner.episode_labels import EpisodeLabels, LabelConfig, StrideControl
+from roborl.loops.learner.episode_labels import EpisodeLabels, LabelConfig, StrideControl, decided
 from roborl.loops.learner.judging import Verdicts, why_unjudged
 from roborl.loops.learner.label_protocols import Column, LabelStore
 from roborl.loops.learner.lateness import Lateness
@@ -153,7 +153,9 @@ class Labeller:
             if key in self._finished:
                 continue
             labelled = 0 if column is None else column.labelled(key)
-            missing = info.observations - labelled
+            stride = (column.stride(key) if column is not None else 0) or self._config.stride
+            awaited = decided(info.observations, info.end is not None, stride)
+            missing = awaited - labelled
             self.backlog += missing
             self._behind += 0 if info.recorded else missing
             if missing <= 0:
@@ -162,7 +164,7 @@ class Labeller:
                     self._finish(key, column)
                 continue
             caught_up = caught_up and info.end is None
-            late = away if info.recorded else self._lateness.late(key, labelled, info.observations, now)
+            late = away if info.recorded else self._lateness.late(key, labelled, awaited, now)
             if column is not None and late and column.hold(key, verdict=away):
                 self.counters["held"] += 1
                 self._events({"event": "held", "episode": str(key), "unlabelled": missing})

@@ -370,6 +370,28 @@ def test_an_episode_whose_labels_follow_close_behind_is_never_late_however_long_
     assert rig.labeller.counters["held"] == 1
 
 
+@pytest.mark.parametrize("stride", [1, 4])
+def test_an_open_episode_to_which_nothing_comes_is_not_late_once_its_labels_are_there(stride: int) -> None:
+    """Whether the newest frame is the last one, and so scored at any stride, shows only later."""
+    rig = Rig(stride=stride, deadline_s=10.0)
+    key = rig.store.begin(0)
+    rig.store.grow(key, VALUES[:10])
+    rig.turns(60, seconds=1.0)
+    assert not rig.labeller.counters["held"]
+    assert rig.labeller.report()["backlog_frames"] == 0, (
+        "what a lost actor left open keeps no run from its end"
+    )
+    rig.server.most = 0
+    rig.store.grow(key, VALUES[10:])
+    rig.turns(5, seconds=1.0)
+    assert rig.labeller.report()["backlog_frames"] == (1 if stride == 1 else 0)
+    rig.store.grow(key, VALUES)
+    rig.turns(5, seconds=1.0)
+    assert not rig.labeller.counters["held"]
+    rig.turns(12, seconds=1.0)
+    assert rig.store.columns["v1"].held == [key]
+
+
 def test_a_recorded_episode_is_waited_for_while_the_judge_answers() -> None:
     rig = Rig(deadline_s=10.0)
     rig.server.most = 1
