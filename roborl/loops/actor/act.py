@@ -177,6 +177,7 @@ class ActorProcesses:
             "episodes": control["episodes"],
             "discarded": control["discarded"],
             "cut_short": control["cut_short"],
+            "helped": control["helped"],
             "steps": control["steps"],
             "successes": control["successes"],
             "person_steps": control["person_steps"],
@@ -303,13 +304,15 @@ def success_of(figures: Mapping[str, Any]) -> dict[str, float]:
     """Return the success rate and its 95 % Wilson interval, and say them; nothing where no episode counts.
 
     What was discarded does not count; nor do episodes that a fault of robot, cameras or processes cut short: they say nothing
-    of the policy.
+    of the policy. Those in which a person took over count as failures.
     """
     if cut_short := figures["cut_short"]:
         log.warning("%d episodes were cut short by a fault, and do not count", cut_short)
     successes, episodes = figures["successes"], figures["episodes"] - figures["discarded"] - cut_short
     if not episodes:
         return {}
+    if helped := figures["helped"]:
+        log.warning("A person had the arm in %d episodes: they count as failures of the policy", helped)
     low, high = wilson_interval(successes, episodes)
     rate = successes / episodes
     log.info(

@@ -23,7 +23,8 @@ from roborl.loops.actor.newest_chunk import NewestChunk
 from roborl.loops.actor.orders import Orders
 from roborl.loops.actor.remarks import Remarks
 from roborl.loops.actor.shared import ChunkSlot, ObservationSlot, Request
-from roborl.loops.actor.status import StatusSlot, count_end
+from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.tally import Tally
 from roborl.loops.actor.ticks import TickDeadline, TickTrace
 from roborl.loops.actor.turns import Turn, Turns
 from roborl.loops.seeds import SCENES, scene_seed
@@ -100,7 +101,7 @@ class ControlLoop:
         self._turns = Turns(supervisor, newest, status, self._remarks, arm.action_dim)
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
         self._index = -1
-        self._ended: tuple[EpisodeKey, bool] | None = None
+        self._tally = Tally(status, evaluates=settings.evaluates)
         self._faults = 0
 
     def run(self) -> None:
@@ -230,6 +231,7 @@ class ControlLoop:
                 return self._orders.end or EndCause.WATCHDOG
             verdict = self._operator.verdict()
             self._arrive(observation, command, verdict)
+            self._turns.done(command.source, self._index - 1)
             self._status.add("steps")
             if self._orders.end is not None:
                 return self._orders.end
@@ -363,9 +365,8 @@ class ControlLoop:
             self._lose_operator(_SILENT)
         self._orders.finish(self._index)
         self._turns.finish()
-        left_out = self._settings.evaluates and (cause is EndCause.WATCHDOG or self._orders.discard)
-        self._ended = None if left_out else (self._key, cause is EndCause.SUCCESS)
-        count_end(self._status, cause, discarded=self._orders.discard)
+        by_person = self._turns.by_person
+        self._tally.end(self._key, cause, discarded=self._orders.discard, by_person=by_person)
         log.debug("%s ended at %d: %s", self._key, self._index, cause)
 
     def _commit(self, record: Record) -> None:
@@ -391,9 +392,7 @@ class ControlLoop:
         while self._orders.late and self._journal.ring.free_slots > kept:
             verdict = self._orders.late.pop(0)
             self._commit(verdict)
-            if (verdict.key, not verdict.success) == self._ended:
-                self._ended = (verdict.key, verdict.success)
-                self._status.add("successes", 1 if verdict.success else -1)
+            self._tally.judge_late(verdict)
 
     def _enough(self) -> bool:
         return self._settings.enough(self._status["episodes"], cut_short=self._status["cut_short"])

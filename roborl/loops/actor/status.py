@@ -13,9 +13,7 @@ import numpy as np
 
 from roborl.errors import ConfigError
 from roborl.loops.actor.mapped_file import map_file
-from roborl.types import EndCause
 
-_CAUSES = tuple(EndCause)
 _MAGIC = 0x3153544154535252
 
 LIFE = ("pid", "heartbeat_ns", "started_ns", "import_ns", "ready_ns", "starts")
@@ -27,7 +25,7 @@ STATUS_FIELDS = {
         *("incarnation", "begun", "episode", "index", "committed", "episodes", "steps", "successes"),
         *("ticks", "due_ns", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
         *("person_steps", "takeovers", "operator_lost", "robot_faults", "clipped", "judge_stops"),
-        *("priority", "lost_episodes", "lost_at", "discarded", "cut_short"),
+        *("priority", "lost_episodes", "lost_at", "discarded", "cut_short", "helped"),
         *(f"late_{phase}" for phase in PHASES),
         *(f"worst_{phase}_ns" for phase in PHASES),
         *("worst_cpu_ns", "worst_faults", "worst_disk_faults"),
@@ -121,17 +119,6 @@ class StatusSlot:
     def values(self) -> dict[str, int]:
         """Return all fields by name."""
         return {name: int(self._values[n]) for name, n in self._at.items()}
-
-
-def count_end(status: StatusSlot, cause: EndCause, *, discarded: bool) -> None:
-    """Count an episode of the control process under its end."""
-    status["last_end"] = _CAUSES.index(cause)
-    status.add("episodes")
-    status.add("successes", cause is EndCause.SUCCESS)
-    status.add("discarded", discarded)
-    status.add("watchdogs", cause is EndCause.WATCHDOG)
-    status.add("cut_short", cause is EndCause.WATCHDOG and not discarded)
-    status.add("judge_stops", cause is EndCause.JUDGE_STOP)
 
 
 def late_bucket(late_ns: int) -> int:

@@ -102,11 +102,21 @@ class Turns:
         if source is Source.PERSON:
             if chunk is None and not alone:
                 return None
-            self._note_person(index)
         elif self._newest.usable(self._key, index, person_at=self._person_at) is None:
             return None
         version = 0 if chunk is None else chunk.policy_version
         return Turn(action=action, source=source, proposed=proposed, policy_version=version)
+
+    def done(self, source: Source, index: int) -> None:
+        """Step ``index`` is committed, as commanded by ``source``."""
+        if source is not Source.PERSON:
+            return
+        if self._taken and self._person_at == index - 1:
+            self._taken[-1][1] = index
+        else:
+            self._taken.append([index, index])
+            self._status.add("takeovers")
+        self._status.add("person_steps")
 
     def finish(self) -> None:
         """The episode is over, and with it what a button took over."""
@@ -116,14 +126,11 @@ class Turns:
             self._remarks.keep("person", f"{self._key}: the person had the arm in steps {spans}")
 
     @property
+    def by_person(self) -> bool:
+        """Whether a person has commanded a step of the present episode."""
+        return bool(self._taken)
+
+    @property
     def _person_at(self) -> int:
         """The last step that a person commanded, -1 for none."""
         return self._taken[-1][1] if self._taken else -1
-
-    def _note_person(self, index: int) -> None:
-        if self._taken and self._person_at == index - 1:
-            self._taken[-1][1] = index
-        else:
-            self._taken.append([index, index])
-            self._status.add("takeovers")
-        self._status.add("person_steps")

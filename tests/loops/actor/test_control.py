@@ -593,6 +593,56 @@ def test_a_verdict_on_an_episode_that_does_not_count_counts_for_nothing(tmp_path
     assert success_of(bench.status.values())["success"] == 0.0
 
 
+def test_what_a_person_helped_with_is_no_success_of_the_policy_that_is_evaluated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    supervisor = Scripted([2])
+    bench = Bench(
+        tmp_path, purpose="evaluation", episodes=2, slots=200, supervisor=supervisor, by_person=True
+    )
+
+    def press(call: str, count: int) -> None:
+        if call == "observe" and count in (5, 10):  # after the fourth step of either episode
+            bench.keys.press(Button.SUCCESS)
+        if call == "begin_episode" and count == 2:
+            supervisor.person = ()
+
+    def again() -> None:
+        if bench.status["episodes"] == 1:  # the person says it once more, when it is over
+            bench.keys.press(Button.FAILURE, episode=bench.loop._key, index=4)
+            bench.keys.press(Button.SUCCESS, episode=bench.loop._key, index=4)
+        bench.keys.press(Button.READY)
+
+    bench.arm.fault, bench.answer = press, again
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.SUCCESS] * 2
+    assert bench.status["helped"] == 1
+    assert success_of(bench.status.values())["success"] == 0.5
+    assert "A person had the arm in 1 episodes: they count as failures" in caplog.text
+
+
+def test_in_practice_what_a_person_helped_with_is_a_success_as_ever(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, supervisor=Scripted([2]))
+    bench.operator.success_at = 5
+    bench.loop.run()
+    assert (bench.status["successes"], bench.status["helped"]) == (1, 0)
+
+
+def test_a_persons_step_counts_once_it_is_committed(tmp_path: Path) -> None:
+    """A button that ends the episode cuts its last step short."""
+    bench = Bench(tmp_path, supervisor=Scripted(range(6)))
+
+    def press(now_ns: int) -> None:
+        if len(bench.arm.sent_ns) == 13:
+            bench.keys.press(Button.STOP)
+
+    bench.clock.during.append(press)
+    bench.loop.run()
+    assert [end.index for end in ends(bench)] == [2]
+    assert bench.status["person_steps"] == bench.status["steps"] == 2
+
+
 def test_an_evaluation_of_a_policy_that_never_answers_comes_to_an_end(tmp_path: Path) -> None:
     bench = Bench(tmp_path, purpose="evaluation", episodes=2, action_deadline_s=0.1, slots=200)
     bench.inference.latency_s = None
