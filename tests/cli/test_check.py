@@ -327,7 +327,8 @@ def test_a_physical_arm_is_looked_at_without_being_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "desk.json"
-    monkeypatch.setattr("roborl.envs.bench.make_robot", lambda bench: SimpleNamespace(calibration_fpath=file))
+    robot = SimpleNamespace(calibration_fpath=file, bus=SimpleNamespace(calibration={}))
+    monkeypatch.setattr("roborl.envs.bench.make_robot", lambda bench: robot)
 
     def found(port: str, *further: str) -> dict[str, tuple[bool, str]]:
         findings = check_bench("so101_desk", [f"--robot.port={port}", *further], look=False)
@@ -345,6 +346,26 @@ def test_a_physical_arm_is_looked_at_without_being_touched(
     drops = found("/dev/null", "--robot.disable_torque_on_disconnect=true")
     assert [what for what, (ok, _) in drops.items() if not ok] == ["hold"]
     assert "disable_torque_on_disconnect: false" in drops["hold"][1]
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_robot_without_a_port_is_looked_at_and_one_without_calibrated_motors_asked_for_no_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated: bool
+) -> None:
+    bench = tmp_path / "bench.yaml"
+    bench.write_text(
+        f"robot: {{type: stub, id: desk, calibration_dir: {tmp_path}}}\nmodel: so101_sim\ntask: wait\nmax_steps: 5\n"
+        "cameras: {front: {height_px: 64, width_px: 64}}\nif_control_dies: it holds\n"
+    )
+    if calibrated:
+        monkeypatch.setattr("roborl.testing.stub_robot._StubBus.calibration", {}, raising=False)
+    args = ("--bench", str(bench), "--plugins", "[roborl.testing.config_stub_robot]", "--look", "false")
+    code, told, _ = run(*args)
+    assert code == int(calibrated)
+    assert told["failed"] == ["calibration"] * calibrated
+    if calibrated:
+        (said,) = (part["says"] for part in told["findings"] if part["what"] == "calibration")
+        assert said.endswith("lerobot-calibrate --robot.type=stub --robot.id=desk")
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,13 +114,15 @@ def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
         plugged = "port" not in dict(missing_devices(bench))
         says = port if plugged else f"{port} is not there: plug the arm in, or ask lerobot-find-port"
         yield Finding(what="port", ok=plugged, says=says)
+    if not hasattr(getattr(robot, "bus", None), "calibration"):
+        return  # Its driver has no motors that LeRobot calibrates.
     path = robot.calibration_fpath
     there = path.is_file()
     says = f"{path}" if there else f"{path} is not there: {_calibrate(bench)}"
     yield Finding(what="calibration", ok=there, says=says)
-    if there and hasattr(robot, "bus"):
+    if there:
         yield from _ranges(bench, robot)
-    if look and port is not None and plugged and hasattr(robot, "bus"):
+    if look and port is not None and plugged:
         yield from _motors(bench, robot, filed=there)
 
 
@@ -128,9 +130,8 @@ def _calibrate(bench: Any) -> str:
     from roborl.envs.bench import device_type
 
     robot = bench.robot
-    return (
-        f"lerobot-calibrate --robot.type={device_type(robot)} --robot.port={robot.port} --robot.id={robot.id}"
-    )
+    port = f" --robot.port={robot.port}" if hasattr(robot, "port") else ""
+    return f"lerobot-calibrate --robot.type={device_type(robot)}{port} --robot.id={robot.id}"
 
 
 def _ranges(bench: Any, robot: Any) -> Iterator[Finding]:
