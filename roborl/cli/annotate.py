@@ -23,7 +23,7 @@ class Config:
     # keyframes to write: YAML or JSON {episode: [{name, start, end}]}, CSV, or Robo-Dopamine's
     marks: Path | None = None
     episode: int = 0  # the episode that a file of keyframes without episode numbers is about
-    prefix: Prefix = "sparse"  # which of LeRobot's two annotations
+    prefix: Prefix = "sparse"  # which of LeRobot's two annotations, wherever marks are read or written
     replace_all: bool = False  # episodes that the file does not name lose their annotation
     # Find sub-tasks in the pictures of the successes that have none: how many, or 0 for as many as --stages names, or as
     # pay. With --page they stand on the page, to be corrected; without, they are written into the dataset as they are.
@@ -40,8 +40,8 @@ class Config:
 
 def main(config: Config) -> dict[str, Any]:
     """Write marks into the dataset, given or found, or a page to make them on; without these, say what stands there."""
-    from roborl.data.annotations import read_keyframes, stage_shares
-    from roborl.loops.reward_training.annotate import apply_marks, read_marks, write_page
+    from roborl.data.annotations import read_keyframes
+    from roborl.loops.reward_training.annotate import apply_marks, read_marks, read_shares, write_page
 
     if config.marks is not None and (config.page is not None or config.propose is not None):
         raise ConfigError(
@@ -55,6 +55,7 @@ def main(config: Config) -> dict[str, Any]:
         count = write_page(
             config.dataset,
             config.page,
+            prefix=config.prefix,
             stages=config.stages,
             camera=config.camera,
             episodes=config.episodes,
@@ -73,10 +74,10 @@ def main(config: Config) -> dict[str, Any]:
         marks = read_keyframes(config.marks, episode=config.episode)
         shares = apply_marks(config.dataset, marks, prefix=config.prefix, replace_all=config.replace_all)
         return {"annotated": len(marks), "stage_shares": shares}
-    there = read_marks(config.dataset)
+    there = read_marks(config.dataset, prefix=config.prefix)
     for index, subtasks in there.items():
         print(f"{index}: " + ", ".join(f"{s.name} {s.start}-{s.end}" for s in subtasks), file=sys.stderr)
-    return {"annotated": len(there), "stage_shares": stage_shares(list(there.values()))}
+    return {"annotated": len(there), "stage_shares": read_shares(config.dataset, there)}
 
 
 def _proposed(config: Config) -> dict[int, tuple[Subtask, ...]]:
@@ -90,5 +91,6 @@ def _proposed(config: Config) -> dict[int, tuple[Subtask, ...]]:
         names=config.stages,
         episodes=config.episodes,
         failed=config.failed,
+        prefix=config.prefix,
         config=PerceptualConfig(encoder=config.encoder),
     )

@@ -142,10 +142,15 @@ def stage_shares(annotated: Sequence[Sequence[Subtask]]) -> dict[str, float]:
     return {name: total / counted for name, total in totals.items()} if counted else {}
 
 
-def stages(files: Files) -> tuple[str, ...]:
-    """Return a dataset's stage names in order; empty without annotations."""
-    for prefix in ("sparse", "dense"):
-        path = files.root / "meta" / f"temporal_proportions_{prefix}.json"
+def stages(files: Files, prefix: str | None = None) -> tuple[str, ...]:
+    """Return a dataset's stage names in order; empty without annotations.
+
+    Args:
+        files: The dataset.
+        prefix: "sparse" or "dense"; by default sparse where present, else dense.
+    """
+    for each in _COLUMNS if prefix is None else (prefix,):
+        path = files.root / "meta" / f"temporal_proportions_{each}.json"
         with contextlib.suppress(
             FileNotFoundError, ValueError
         ):  # Torn, it says no more than the episodes do.
@@ -153,7 +158,7 @@ def stages(files: Files) -> tuple[str, ...]:
                 return tuple(shares)
     fps = float(files.info["fps"])
     return stage_names(
-        [from_episode_row(row, fps=fps, last=int(row["length"]) - 1) for row in files.episodes]
+        [from_episode_row(row, fps=fps, last=int(row["length"]) - 1, prefix=prefix) for row in files.episodes]
     )
 
 

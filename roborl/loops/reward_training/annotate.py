@@ -12,7 +12,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from roborl.data.annotations import from_episode_row, read_language, stage_names, write_annotations
+from roborl.data.annotations import (
+    from_episode_row,
+    read_language,
+    stage_names,
+    stage_shares,
+    successes,
+    write_annotations,
+)
+from roborl.data.annotations import (
+    stages as stages_of,
+)
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import LANGUAGE
 from roborl.data.lerobot_files import load_files
@@ -37,6 +47,12 @@ def read_marks(dataset: Path, *, prefix: str = "sparse") -> dict[int, tuple[Subt
         for index, marks in _standing(dataset, prefix).items()
     }
     return {index: marks for index, marks in lasting.items() if marks}
+
+
+def read_shares(dataset: Path, marks: Mapping[int, Sequence[Subtask]]) -> dict[str, float]:
+    """Return the stage shares over those of the marked episodes that succeeded: a failure may stop anywhere."""
+    whole = successes(load_files(dataset))
+    return stage_shares([found for index, found in marks.items() if index in whole])
 
 
 def _standing(dataset: Path, prefix: str) -> dict[int, tuple[Subtask, ...]]:
@@ -83,6 +99,7 @@ def write_page(
     dataset: Path,
     page: Path,
     *,
+    prefix: str = "sparse",
     stages: Sequence[str] = (),
     camera: str = "",
     episodes: Sequence[int] = (),
@@ -96,6 +113,7 @@ def write_page(
     Args:
         dataset: Its folder.
         page: The HTML file.
+        prefix: "sparse" or "dense": which of the two annotations stands on it, and is written with what it saves.
         stages: Names to choose from, in order; by default those that the dataset has.
         camera: Which camera is shown; by default the first.
         episodes: Which episodes; by default all.
@@ -109,8 +127,8 @@ def write_page(
         ConfigError: If there are no stage names to choose from.
         DatasetError: If there is no such camera or episode.
     """
-    info, proposed = describe(dataset), proposed or {}
-    names = tuple(stages) or info.stages or stage_names(list(proposed.values()))
+    info, marks = describe(dataset), {**(proposed or {}), **read_marks(dataset, prefix=prefix)}
+    names = tuple(stages) or stages_of(load_files(dataset), prefix) or stage_names(list(marks.values()))
     if not names:
         raise ConfigError(
             "The page needs the names of the sub-tasks",
@@ -130,17 +148,19 @@ def write_page(
     scale = min(1.0, height_px / size[0])
     view = {shown: (round(size[0] * scale), round(size[1] * scale))}
     found = [
-        _entry(episode, shown, proposed.get(episode.index, ()))
+        _entry(episode, shown, marks.get(episode.index, ()))
         for episode in read_episodes(dataset, cameras=view, episodes=list(episodes) or None)
     ]
     if not found:
         raise DatasetError(
             "The dataset has no such episodes", seen=list(episodes), allowed=f"0 to {info.episodes - 1}"
         )
+    command = ["roborl", "annotate", "--dataset", str(dataset)]
+    command += ["--prefix", prefix] if prefix != "sparse" else []
     data = {
         "stages": list(names),
         "episodes": found,
-        "command": shlex.join(["roborl", "annotate", "--dataset", str(dataset), "--marks", "marks.json"]),
+        "command": shlex.join([*command, "--marks", "marks.json"]),
     }
     template = package_files("roborl.loops.reward_training").joinpath("annotate.html").read_text()
     # A name such as "</script>" must not end the block it stands in.
@@ -149,7 +169,7 @@ def write_page(
     return len(found)
 
 
-def _entry(episode: DatasetEpisode, camera: str, proposed: Sequence[Subtask]) -> dict[str, object]:
+def _entry(episode: DatasetEpisode, camera: str, marks: Sequence[Subtask]) -> dict[str, object]:
     last = episode.steps - episode.repeated_last  # Marks name frames that the file has.
     shown = np.unique(np.linspace(0, last, min(_MOST_PICTURES, last + 1)).round().astype(int))
     note = f", {episode.failure or 'failure'}" if episode.success is False else ""
@@ -158,7 +178,7 @@ def _entry(episode: DatasetEpisode, camera: str, proposed: Sequence[Subtask]) ->
         "task": episode.task,
         "note": note,
         "last": last,
-        "marks": [{"name": s.name, "start": s.start, "end": s.end} for s in episode.subtasks or proposed],
+        "marks": [{"name": s.name, "start": s.start, "end": s.end} for s in marks],
         "frames": [{"index": int(t), "picture": _jpeg(episode.images[camera][t])} for t in shown],
     }
 

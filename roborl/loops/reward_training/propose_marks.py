@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from roborl.data.annotations import stages
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.failed_episodes import judged, verdicts
+from roborl.loops.reward_training.annotate import read_marks
 from roborl.loops.reward_training.training_episodes import check_one_task, to_training
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.steps import Features, discover_steps
@@ -25,6 +28,7 @@ def propose_marks(
     episodes: Sequence[int] = (),
     failed: Sequence[int] = (),
     cameras: Sequence[str] = (),
+    prefix: str = "sparse",
     config: PerceptualConfig | None = None,
 ) -> dict[int, tuple[Subtask, ...]]:
     """Return sub-tasks for the successful episodes that have none; blocks while pictures are encoded.
@@ -40,6 +44,7 @@ def propose_marks(
         episodes: Which episodes; by default all.
         failed: Numbers of episodes that failed, whatever the dataset says.
         cameras: Which views are looked at; by default all.
+        prefix: "sparse" or "dense": in which of the two annotations they have none.
         config: The encoder, and how steps are found; its number of steps plays no part.
 
     Returns:
@@ -52,7 +57,7 @@ def propose_marks(
         ModelLoadError: If the encoder cannot be loaded.
     """
     config = config or PerceptualConfig()
-    known = tuple(names) or describe(dataset).stages
+    known = tuple(names) or stages(load_files(dataset), prefix)
     count = steps or len(known)
     if (known and len(known) != count) or count < 0 or count == 1:
         raise ConfigError(
@@ -63,7 +68,7 @@ def propose_marks(
         )
     encoder = frozen_encoder(config)
     seen: dict[int, Features] = {}
-    for episode in read_episodes(dataset, episodes=_unmarked(dataset, episodes, failed)):
+    for episode in read_episodes(dataset, episodes=_unmarked(dataset, episodes, failed, prefix)):
         chosen = to_training(episode, cameras)
         vectors = encode_episode(encoder, chosen, sorted(chosen.images), config.image_px)
         seen[episode.index] = vectors[: _recorded(episode)]
@@ -91,14 +96,15 @@ def propose_marks(
     }
 
 
-def _unmarked(dataset: Path, episodes: Sequence[int], failed: Sequence[int]) -> list[int]:
+def _unmarked(dataset: Path, episodes: Sequence[int], failed: Sequence[int], prefix: str) -> list[int]:
     """Return the numbers of the successful episodes without marks."""
     told = verdicts(failed, describe(dataset).episodes)
     usable = judged(dataset, told, episodes=episodes)
+    marked = read_marks(dataset, prefix=prefix)
     found = {
         episode.index: episode.task
         for episode in read_episodes(dataset, episodes=usable, success=told, with_images=False)
-        if episode.success is not False and not episode.subtasks
+        if episode.success is not False and episode.index not in marked
     }
     check_one_task(found)
     return list(found)

@@ -142,6 +142,33 @@ def test_sparse_and_dense_annotations_stand_beside_each_other(dataset: Path) -> 
     assert read_marks(dataset) == {0: random_episode(0).subtasks}
 
 
+def test_the_chosen_annotation_is_listed_and_stands_on_the_page(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = [Subtask(name="near", start=0, end=3), Subtask(name="touch", start=3, end=6)]
+    failed = [Subtask(name="near", start=0, end=6)]
+    apply_marks(dataset, {1: fine, 2: failed}, prefix="dense")
+    dense = ["annotate", "--dataset", str(dataset), "--prefix", "dense"]
+    assert main(dense) == 0
+    out, err = capsys.readouterr()
+    # A failure says nothing about how long a stage takes.
+    assert json.loads(out) == {"annotated": 2, "stage_shares": {"near": 0.5, "touch": 0.5}}
+    assert "1: near 0-3, touch 3-6" in err
+    assert main([*dense, "--page", str(tmp_path / "page.html")]) == 0
+    data = data_of(tmp_path / "page.html")
+    assert data["stages"] == ["near", "touch"]
+    assert [[mark["name"] for mark in e["marks"]] for e in data["episodes"]] == [
+        [],
+        ["near", "touch"],
+        ["near"],
+    ]
+    assert data["command"] == f"roborl annotate --dataset {dataset} --prefix dense --marks marks.json"
+    write_page(dataset, tmp_path / "page.html")
+    data = data_of(tmp_path / "page.html")
+    assert [[mark["name"] for mark in e["marks"]] for e in data["episodes"]] == [["reach", "lift"], [], []]
+    assert "--prefix" not in data["command"]
+
+
 SPOKEN = (Subtask(name="reach", start=0, end=3), Subtask(name="lift", start=3, end=6))
 
 
