@@ -6,7 +6,7 @@ What has to be fitted is fitted on validation episodes alone, and every figure i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ from roborl.rewards.metrics import (
     voc_f1,
     wilson_interval,
 )
-from roborl.rewards.model import References, RewardModel
+from roborl.rewards.model import RewardModel
+from roborl.rewards.subjects import Subject
 from roborl.rewards.time_only import Clock, TimeOnlyModel
-from roborl.rewards.training.episodes import TrainingEpisode, as_video
+from roborl.rewards.training.episodes import as_video
 from roborl.rewards.verdicts import Outcome, outcome_of
 from roborl.rewards.viewing import Curve, Viewer
 
@@ -75,37 +76,6 @@ Source: the files of RoboReward (arXiv 2601.00675), in which clips have these le
 """
 _GREY = 128
 _REASONS = 5
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Subject:
-    """An episode to be judged.
-
-    Attributes:
-        episode: The episode.
-        group: Where it is from.
-        video: Identity of its pictures.
-        truth: Progress as it was, NaN where unknown, float64 (T + 1,).
-        references: What models are told besides the task.
-        other_task: Another instruction, for the probe that shows the same pictures under other words.
-    """
-
-    episode: TrainingEpisode
-    group: str
-    video: str
-    truth: NDArray[np.float64]
-    references: References
-    other_task: str
-
-    @property
-    def level(self) -> int | None:
-        """The grade derived for it: 5 for a success, at most 4 for a failure of known progress, None for any other.
-
-        People who grade a video may say otherwise; what they said about videos is for :mod:`.graded_videos`.
-        """
-        if self.episode.success:
-            return 5
-        return None if np.isnan(self.truth[-1]) else min(4, level_of(float(self.truth[-1])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,18 +242,14 @@ def _show(
     blank: bool = False,
     task: str | None = None,
 ) -> Curve:
-    episode, last = subject.episode, subject.episode.frames - 1
+    episode, last = subject.episode.read(), subject.episode.frames - 1
     if blank:
-        episode = TrainingEpisode(
-            images={name: np.full_like(rgb, _GREY) for name, rgb in episode.images.items()},
-            state=episode.state,
-            task=episode.task,
-            success=episode.success,
-        )
+        grey = {name: np.full_like(rgb, _GREY) for name, rgb in episode.images.items()}
+        episode = replace(episode, images=grey)
     order = [*range(last + 1), *(range(last - 1, -1, -1) if back else ())]
     scored = {*range(0, last + 1, stride), last}
     scored |= {2 * last - place for place in scored} if back else set()
-    words = episode.task if task is None else task
+    words = subject.episode.task if task is None else task
     return viewer.show(words, as_video(episode, order), scored, subject.references)
 
 
@@ -356,7 +322,7 @@ def _deltas(subject: Subject, curve: Curve, lag: int) -> list[float]:
 def _grade_videos(test: Sequence[Subject], forward: Sequence[Curve]) -> GradeReport | None:
     return grade(
         [
-            Grade(group=s.group, video=s.video, truth=s.level, answer=_answer(curve.last))
+            Grade(group=s.group, video=s.episode.video, truth=s.level, answer=_answer(curve.last))
             for s, curve in zip(test, forward, strict=True)
             if s.level is not None
         ]
@@ -370,7 +336,7 @@ def _grade_clips(test: Sequence[Subject], forward: Sequence[Curve]) -> GradeRepo
             # The score of a frame is that of the video that ends with it.
             end = round(share * (curve.frames - 1))
             answer = _answer(curve.part(0, end).last)
-            grades.append(Grade(group=s.group, video=s.video, truth=level, answer=answer))
+            grades.append(Grade(group=s.group, video=s.episode.video, truth=level, answer=answer))
     return grade(grades)
 
 

@@ -12,12 +12,13 @@ import pytest
 
 from roborl.errors import ConfigError, ShapeError
 from roborl.loops.requirements import Requirement
-from roborl.rewards.benchmark import FIGURES, BenchmarkSettings, Subject, measure, time_only_model
+from roborl.rewards.benchmark import FIGURES, BenchmarkSettings, measure, time_only_model
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.judges.queries import VlmJudge
 from roborl.rewards.model import Fold, JudgeDown, JudgeSilent, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
 from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
+from roborl.rewards.subjects import Subject, stored
 from roborl.rewards.time_only import mean_progress
 from roborl.rewards.training.episodes import TrainingEpisode, as_video
 from roborl.testing.vlms import ScriptedVlm, brightness_of_last
@@ -41,9 +42,8 @@ def subject(
         kind="success" if success else "miss",
     )
     return Subject(
-        episode=episode,
+        episode=replace(stored(episode, lambda: episode), video=str(number)),
         group=group,
-        video=str(number),
         truth=shade / 255.0 if known else np.full(len(shade), np.nan),
         references={},
         other_task="put out the lamp",
@@ -145,7 +145,7 @@ def test_time_alone_knows_how_long_each_task_takes() -> None:
     assert figures["progress_error_before"] < 1e-9
     assert figures["accuracy"] == 1.0
     # Of a task that nobody showed it knows what all tasks have in common.
-    other = time_only_model(tasks).start("other", {}).queries(as_video(tasks[0].episode, [0] * 9)[8])
+    other = time_only_model(tasks).start("other", {}).queries(as_video(tasks[0].episode.read(), [0] * 9)[8])
     assert time_only_model(tasks).judge.answer(other) == [pytest.approx(0.6, abs=0.01)]
 
 

@@ -69,7 +69,8 @@ def bench_reward(
     by_time: dict[str, Measurement] = {}
     if config.dataset:
         clock, settings = time_only_model(cohort.validation), replace(_settings(config), probes=False)
-        by_time[TIME_ONLY] = measure(clock, cohort.validation, cohort.test, settings)
+        fit, test = ([s.unseen() for s in part] for part in (cohort.validation, cohort.test))
+        by_time[TIME_ONLY] = measure(clock, fit, test, settings)
     measured: dict[str, Measurement] = {}
     shown: dict[str, dict[str, str]] = {}
     result = None

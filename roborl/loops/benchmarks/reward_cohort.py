@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,13 @@ from roborl.loops.benchmarks.reward_config import BenchRewardConfig
 from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.reward_training.training_episodes import split, to_training, views_of
-from roborl.rewards.benchmark import Subject
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
-from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
 from roborl.rewards.observation_rate import check_alike
 from roborl.rewards.relabelling.vocabulary import much_alike
-from roborl.rewards.training.episodes import TrainingEpisode, label_episode
-from roborl.rewards.training.labels import plan_stages
+from roborl.rewards.subjects import StoredEpisode, Subject, stored
+from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.training.labels import label_frames, plan_stages
 from roborl.rewards.training.learnt_from import LearntFrom, Origin, read_learnt
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Cohort:
             "left_out_learnt": self.left_out_learnt,
             "test_successes": successes,
             "test_failures": len(self.test) - successes,
-            "test_videos": len({s.video for s in self.test}),
+            "test_videos": len({s.episode.video for s in self.test}),
             "privileged_truth": sum(s.episode.benchmark is not None for s in self.test),
             "derived_grades": sum(s.level is not None for s in self.test),
             "given_grades": len(self.graded),
@@ -116,14 +116,17 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
         name = Path(source).name
         group = name if named[name] == 1 else source
         marks[source] = fingerprint(source)
-        episodes = list(_read(config, source, marks[source]))
-        if config.references.path:
-            for episode in episodes:
+        found = _Dataset.described(config, source, marks[source])
+        kept: list[StoredEpisode] = []
+        for number, episode in islice(found.episodes(judged(source, found.told)), config.episodes or None):
+            if config.references.path:
                 if episode.task not in shown:
                     shown[episode.task] = _demonstration(config.references, episode)
-            left_out += sum(not shown[e.task] for e in episodes)
-            episodes = [e for e in episodes if shown[e.task] and not _is(e, shown[e.task])]
-        everyone.append((group, episodes))
+                left_out += not shown[episode.task]
+                if not shown[episode.task] or _is(episode, shown[episode.task]):
+                    continue
+            kept.append(stored(episode, partial(found.episode, number)))
+        everyone.append((group, kept))
     if left_out:
         log.warning("%d episodes are left out: there is no demonstration of their task", left_out)
     fit, test = _unseen(config, everyone, [k for k in learnt.values() if k is not None])
@@ -153,8 +156,8 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     )
 
 
-type _Group = tuple[str, list[TrainingEpisode]]
-type _Part = list[tuple[str, TrainingEpisode]]
+type _Group = tuple[str, list[StoredEpisode]]
+type _Part = list[tuple[str, StoredEpisode]]
 
 
 def _parted(config: BenchRewardConfig, everyone: Sequence[_Group]) -> tuple[_Part, _Part]:
@@ -197,36 +200,65 @@ def _seen(videos: Sequence[GradedVideo], known: LearntFrom | None) -> set[Graded
     return there | {video for video in videos if video.ladder in ladders}
 
 
-def _read(config: BenchRewardConfig, source: str, mark: str) -> Iterator[TrainingEpisode]:
-    info = describe(source)
-    views = views_of(list(info.cameras), config.cameras, config.camera_map)
-    sizes = {ours: info.cameras[theirs] for ours, theirs in views.items()}
-    told = verdicts(config.failed, info.episodes)
-    wanted = judged(source, told)
-    found = read_episodes(info.root, cameras=sizes, camera_map=views, success=told, episodes=wanted)
-    for episode in islice(found, config.episodes or None):
-        yield to_training(episode, mark=mark)
+@dataclass(frozen=True, kw_only=True)
+class _Dataset:
+    """A dataset as a benchmark reads it, at first and each time that an episode is shown.
+
+    Attributes:
+        root: Its folder.
+        views: The cameras shown, our name to the dataset's.
+        sizes: Height and width by our names.
+        told: The verdicts.
+        mark: Its fingerprint.
+    """
+
+    root: Path
+    views: Mapping[str, str]
+    sizes: Mapping[str, tuple[int, int]]
+    told: bool | Mapping[int, bool] | None
+    mark: str
+
+    @classmethod
+    def described(cls, config: BenchRewardConfig, source: str, mark: str) -> _Dataset:
+        info = describe(source)
+        views = views_of(list(info.cameras), config.cameras, config.camera_map)
+        sizes = {ours: info.cameras[theirs] for ours, theirs in views.items()}
+        told = verdicts(config.failed, info.episodes)
+        return cls(root=info.root, views=views, sizes=sizes, told=told, mark=mark)
+
+    def episodes(self, numbers: Sequence[int]) -> Iterator[tuple[int, TrainingEpisode]]:
+        """Decode episodes one at a time, each with its number."""
+        found = read_episodes(
+            self.root, cameras=self.sizes, camera_map=self.views, success=self.told, episodes=numbers
+        )
+        for episode in found:
+            yield episode.index, to_training(episode, mark=self.mark)
+
+    def episode(self, number: int) -> TrainingEpisode:
+        """Decode one episode."""
+        ((_, episode),) = self.episodes([number])
+        return episode
 
 
 def _subject_maker(
-    everyone: Sequence[TrainingEpisode], references: Mapping[str, References]
-) -> Callable[[str, TrainingEpisode], Subject]:
+    everyone: Sequence[StoredEpisode], references: Mapping[str, References]
+) -> Callable[[str, StoredEpisode], Subject]:
     tasks = sorted({episode.task for episode in everyone})
     of_task = {task: [e.subtasks for e in everyone if e.success and e.task == task] for task in tasks}
     plans = {task: plan_stages(spans) for task, spans in of_task.items() if spans}
 
-    def make(group: str, episode: TrainingEpisode) -> Subject:
+    def make(group: str, episode: StoredEpisode) -> Subject:
         if episode.benchmark is not None:
             truth = np.asarray(episode.benchmark, np.float64)
         elif episode.task in plans:
-            truth = label_episode(episode, plans[episode.task], 1.0).progress.astype(np.float64)
+            plan, spans = plans[episode.task], episode.subtasks
+            labels = label_frames(plan, episode.frames, spans, success=episode.success, failure_ceiling=1.0)
+            truth = labels.progress.astype(np.float64)
         else:
             truth = np.full(episode.frames, np.nan)
-        pictures = next(iter(episode.images.values()))
         return Subject(
             episode=episode,
             group=group,
-            video=picture_key(*pictures).hex(),
             truth=truth,
             references=references.get(episode.task, {}),
             other_task=next((task for task in tasks if not much_alike(task, episode.task)), ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from roborl.loops.benchmarks.reward_result import format_table
 from roborl.loops.references import ReferencesConfig
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.video import write_video
-from roborl.rewards.benchmark import FIGURES
+from roborl.rewards.benchmark import FIGURES, BenchmarkSettings, measure
+from roborl.rewards.fake import BrightnessModel
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.registry import load_reward_model
 from roborl.testing.episodes import CAMERAS, lerobot_recording, random_episode, write_episodes
@@ -114,9 +116,9 @@ def test_a_calibration_that_was_fitted_is_applied_and_measured_again(lamps: Path
     again = bench_reward(replace(config, model=[place], out=second))
     (name,) = again.places
     assert again.measured[name].version.startswith("brightness-all-cal")
-    curves = {s.video: curve for s, curve in zip(first_result.cohort.test, found.curves, strict=True)}
+    curves = {s.episode.video: curve for s, curve in zip(first_result.cohort.test, found.curves, strict=True)}
     for s, two in zip(again.cohort.test, again.measured[name].curves, strict=True):
-        np.testing.assert_allclose(two.progress, found.calibration(curves[s.video].progress))
+        np.testing.assert_allclose(two.progress, found.calibration(curves[s.episode.video].progress))
     RewardGate(result=str(second / RESULT), require=["voc>=0.95"]).check(
         load_reward_model(place).info.version
     )
@@ -183,7 +185,7 @@ def test_videos_that_people_graded_are_a_benchmark_alone_or_beside_others(
 
 def test_what_is_fitted_and_what_is_judged_are_different_episodes(lamps: Path) -> None:
     cohort = read_cohort(BenchRewardConfig(dataset=[str(lamps)], validation=0.3))
-    assert not {s.video for s in cohort.validation} & {s.video for s in cohort.test}
+    assert not {s.episode.video for s in cohort.validation} & {s.episode.video for s in cohort.test}
     assert len(cohort.validation) + len(cohort.test) == 8
     assert not cohort.references
     assert all(not s.references for s in cohort.test)
@@ -230,7 +232,8 @@ def test_a_demonstration_is_of_the_task_and_nobody_is_judged_on_it(tmp_path: Pat
         demo = demos[s.episode.task]
         assert set(s.references) == {f"demo/{name}" for name in demo}
         assert all(np.array_equal(s.references[f"demo/{name}"], rgb) for name, rgb in demo.items())
-        assert not all(np.array_equal(s.episode.images[name], rgb) for name, rgb in demo.items())
+        images = s.episode.read().images
+        assert not all(np.array_equal(images[name], rgb) for name, rgb in demo.items())
 
 
 def test_progress_of_failures_is_not_made_up(tmp_path: Path) -> None:
@@ -252,10 +255,10 @@ def test_progress_of_failures_is_not_made_up(tmp_path: Path) -> None:
 def test_cameras_of_other_names_are_mapped(lamps: Path, tmp_path: Path) -> None:
     ours, theirs = "overhead", next(iter(CAMERAS))
     config = BenchRewardConfig(dataset=[str(lamps)], camera_map={ours: theirs})
-    shown = {name for subject in read_cohort(config).test for name in subject.episode.images}
+    shown = {name for subject in read_cohort(config).test for name in subject.episode.read().images}
     assert shown == {ours, *CAMERAS} - {theirs}
     only = read_cohort(replace(config, cameras=[ours]))
-    assert {tuple(subject.episode.images) for subject in only.test} == {(ours,)}
+    assert {tuple(subject.episode.read().images) for subject in only.test} == {(ours,)}
     with pytest.raises(DatasetError, match="lacks a camera"):
         read_cohort(replace(config, camera_map={ours: "nowhere"}))
 
@@ -299,6 +302,22 @@ def test_the_table_has_a_column_per_model_and_a_dash_where_nothing_is() -> None:
     assert lines[0].split()[0] == "one"
     assert lines[1].split()[-3:] == ["0.500", "-", "voc"]
     assert len(lines) == 1 + len(FIGURES)
+
+
+def test_pictures_are_held_only_while_they_are_shown(tmp_path: Path) -> None:
+    pictures = [np.full((21, 128, 128, 3), 20 * seed, np.uint8) for seed in range(10)]
+    episodes = [
+        random_episode(seed, 20, images={"front": shown}, subtasks=(), task="t", provenance=None)
+        for seed, shown in enumerate(pictures)
+    ]
+    write_episodes(tmp_path / "many", *episodes)
+    config = BenchRewardConfig(model=["brightness"], dataset=[str(tmp_path / "many")], probes=False)
+    tracemalloc.start()
+    cohort = read_cohort(config)
+    measure(BrightnessModel(), cohort.validation, cohort.test, BenchmarkSettings(stride=10, probes=False))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.6 * sum(shown.nbytes for shown in pictures)
 
 
 def test_datasets_of_different_rates_are_not_measured_together(lamps: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def train(dataset: str, out: Path, *more: str) -> str:
 
 
 def pictures(cohort: Cohort) -> set[bytes]:
-    return {s.episode.images["front"].tobytes() for s in (*cohort.validation, *cohort.test)}
+    return {s.episode.read().images["front"].tobytes() for s in (*cohort.validation, *cohort.test)}
 
 
 def test_what_a_model_learnt_from_is_left_out_for_all_models_of_a_table(
