@@ -130,7 +130,7 @@ def cloning_data(
     image_px: int,
     weights: Sequence[NDArray[np.float32]] = (),
 ) -> CloningData:
-    """Lay episodes out as arrays; an episode that is not annotated counts as one sub-task.
+    """Lay episodes out as arrays; of one that is not annotated only its end is known, as that of the last sub-task.
 
     Args:
         demonstrations: Successes, to be cloned.
@@ -182,7 +182,8 @@ def _check_weights(demonstrations: Sequence[DatasetEpisode], weights: Sequence[N
 def _ends(episode: DatasetEpisode, t: int, names: Sequence[str], success: bool) -> list[int]:
     """Return for each sub-task the observation at which it next ends after ``t``, -1 where it does not."""
     if not episode.subtasks:
-        return [len(episode.action) if success else -1] * len(names)
+        # Of a success that nobody marked, where others are, it is known where the last one ended.
+        return [*[-1] * (len(names) - 1), len(episode.action) if success else -1]
     # In a failure only what the next sub-task followed was completed: the last was not, nor was what came undone.
     follows = dict(pairwise(names))
     parts = [

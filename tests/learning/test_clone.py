@@ -71,6 +71,15 @@ def test_an_episode_without_marks_is_one_sub_task() -> None:
     assert data.waypoints[:, 0, 0] == pytest.approx([1.0] * 6)
 
 
+def test_of_an_episode_without_marks_beside_marked_ones_only_its_end_is_known() -> None:
+    unmarked = replace(towards(1), subtasks=())
+    data = cloning_data([towards(0), unmarked], cameras=("front",), image_px=32)
+    assert data.ahead[:6].tolist() == [[1, 1]] * 2 + [[0, 1]] * 4
+    assert data.ahead[6:].tolist() == [[0, 1]] * 6
+    assert data.waypoints[6:, 1, 0] == pytest.approx([1.0] * 6)
+    assert not data.still.any()
+
+
 def test_nothing_to_clone_is_said() -> None:
     with pytest.raises(DatasetError, match="nothing to clone"):
         cloning_data([], cameras=("front",), image_px=32)
