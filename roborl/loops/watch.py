@@ -46,7 +46,7 @@ class WatchConfig:
     plugins: list[str] = field(default_factory=list)
     # Which episode of a dataset.
     episode: int = 0
-    # Observations per second; 0 for every recorded one, and 10 on a bench.
+    # Observations per second; 0 for every recorded one, and on a bench for its policy_hz.
     rate_hz: float = 0.0
     # The instruction in words; empty for the source's own.
     task: str = ""

@@ -62,7 +62,7 @@ def open_source(place: str, *, rate_hz: float, episode: int = 0) -> WatchSource:
 
     Args:
         place: A video file, a folder of videos named after their cameras, a LeRobotDataset, or a bench.
-        rate_hz: Instants per second; 0 for every recorded one, and 10 on a bench.
+        rate_hz: Instants per second; 0 for every recorded one, and on a bench for its ``policy_hz``.
         episode: Which episode of a dataset.
 
     Raises:
@@ -89,7 +89,7 @@ def open_source(place: str, *, rate_hz: float, episode: int = 0) -> WatchSource:
             allowed=f"a video ({', '.join(_VIDEOS)}), a folder of videos, a LeRobotDataset, or a bench: {error.allowed}",
             remedy="Give the path of one of these; a dataset of the hub has to be downloaded first",
         ) from error
-    return _bench(place, rate_hz or 10.0)
+    return _bench(place, rate_hz)
 
 
 def renamed(source: WatchSource, names: Mapping[str, str]) -> WatchSource:
@@ -198,6 +198,7 @@ def _bench(name: str, rate_hz: float) -> WatchSource:
     from roborl.envs.servos import DEVICE_FAULTS
 
     bench = load_bench(name)
+    rate_hz = rate_hz or bench.policy_hz
     of_robot: dict[str, Any] = getattr(bench.robot, "cameras", {})
     # As large as a run records them: of other pictures a judge may think otherwise.
     sizes = {name: (use.height_px, use.width_px) for name, use in bench.cameras.items()}

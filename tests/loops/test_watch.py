@@ -348,6 +348,12 @@ def test_a_bench_shows_the_cameras_that_it_names_and_as_large_as_a_run_records_t
     assert view.images["front"].shape == (24, 32, 3)
 
 
+def test_a_bench_is_looked_at_as_often_as_its_policy_unless_told_otherwise(bench):
+    path = Path(bench(Camera()))
+    path.write_text(BENCH + "policy_hz: 5\n")
+    assert [open_source(str(path), rate_hz=rate_hz).rate_hz for rate_hz in (0, 30)] == [5, 30]
+
+
 def test_the_video_with_the_curve_plays_at_the_pace_of_what_was_watched(tmp_path, monkeypatch):
     place, seen, rates_hz = brightening(tmp_path / "up.mp4", fps=10.0), [], []
     monkeypatch.setattr("roborl.loops.watch.write_video", lambda *_, fps: rates_hz.append(fps))
