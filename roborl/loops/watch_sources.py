@@ -195,6 +195,7 @@ def _bench(name: str, rate_hz: float) -> WatchSource:
     from lerobot.cameras.utils import make_cameras_from_configs
 
     from roborl.envs.bench import load_bench
+    from roborl.envs.cameras import close_after_reading
     from roborl.envs.servos import DEVICE_FAULTS
 
     bench = load_bench(name)
@@ -230,6 +231,7 @@ def _bench(name: str, rate_hz: float) -> WatchSource:
     def read() -> Iterator[View]:
         with ExitStack() as stack:
             cameras = make_cameras_from_configs(configs)
+            close_after_reading(cameras)
             for view, camera in cameras.items():
                 with asked(view):
                     camera.connect()

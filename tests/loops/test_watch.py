@@ -354,6 +354,16 @@ def test_a_bench_is_looked_at_as_often_as_its_policy_unless_told_otherwise(bench
     assert [open_source(str(path), rate_hz=rate_hz).rate_hz for rate_hz in (0, 30)] == [5, 30]
 
 
+def test_the_network_cameras_of_a_bench_are_never_closed_in_the_middle_of_a_read(bench, monkeypatch):
+    camera, guarded = Camera(), []
+    monkeypatch.setattr(
+        "roborl.envs.cameras.close_after_reading",
+        lambda cameras: guarded.append((dict(cameras), camera.connected)),
+    )
+    next(open_source(bench(camera), rate_hz=30).read())
+    assert guarded == [({"front": camera}, False)]
+
+
 def test_the_video_with_the_curve_plays_at_the_pace_of_what_was_watched(tmp_path, monkeypatch):
     place, seen, rates_hz = brightening(tmp_path / "up.mp4", fps=10.0), [], []
     monkeypatch.setattr("roborl.loops.watch.write_video", lambda *_, fps: rates_hz.append(fps))
