@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.demos import as_judged
 from roborl.data.lerobot_files import Files, load_files
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
@@ -35,9 +37,9 @@ class FilteredEpisode:
 
     Attributes:
         index: Its index in the dataset.
-        success: The verdict in the dataset, which plays no part.
-        progress: NaN where a score is missing, float32 (rows,).
-        weights: How much each row with an action counts, before any rule.
+        success: The verdict in the dataset, which decides nothing.
+        progress: As far as the observation at which a verdict ended the task; NaN where a score is missing, float32 (rows,).
+        weights: How much each row with an action counts, as far as that observation and before any rule.
         figures: See :func:`roborl.loops.rabc.episode_figures.episode_figures`.
         dropped: The rules that leave it out; empty where it stays.
     """
@@ -109,8 +111,9 @@ class Filtered:
 def filter_dataset(config: FilterConfig) -> Filtered:
     """Weigh the frames of a dataset, decide which episodes stay, and write what follows from it; blocks.
 
-    Weights go beside the dataset, with 0 for episodes that are left out. With ``config.out`` the episodes that stay become a
-    dataset of their own, with progress and weights beside it. No verdict, reward or privileged progress plays a part.
+    Weights go beside the dataset, with 0 for episodes that are left out and for what came after a verdict ended the task: it
+    plays no part. With ``config.out`` the episodes that stay become a dataset of their own, with progress and weights beside
+    it. What the verdict was, rewards and privileged progress play none either.
 
     Raises:
         DatasetError: If dataset or progress cannot be read or do not belong together, or no frame is left.
@@ -121,9 +124,15 @@ def filter_dataset(config: FilterConfig) -> Filtered:
     progress = read_progress(files.root, path)
     version = progress_version(path)
     lengths = {int(row["episode_index"]): int(row["length"]) for row in files.episodes}
-    curves = {i: (on_lines(labels.values, labels.scored), labels.spread) for i, labels in progress.items()}
-    weighed = weigh(curves, lengths, config)
-    episodes = _judged(config, files, progress, weighed)
+    found = {e.index: e for e in read_episodes(files.root, with_images=False)}
+    # A foreign episode may have a step more than pairs of rows: its last observation is repeated.
+    rows = {i: min(n, as_judged(found[i]).steps + 1) if i in found else n for i, n in lengths.items()}
+    curves = {
+        i: (on_lines(labels.values, labels.scored)[: rows[i]], labels.spread[: rows[i]])
+        for i, labels in progress.items()
+    }
+    weighed = weigh(curves, rows, config)
+    episodes = _weighed_episodes(config, files, found, progress, weighed)
     if not any(e.weights.any() for e in episodes if not e.dropped):
         raise DatasetError(
             "Nothing is left to clone",
@@ -207,16 +216,20 @@ def train_command(config: FilterConfig, root: Path, weights: Path, episodes: lis
     return shlex.join(words)
 
 
-def _judged(
-    config: FilterConfig, files: Files, progress: Mapping[int, Progress], weighed: Weighed
+def _weighed_episodes(
+    config: FilterConfig,
+    files: Files,
+    found: Mapping[int, DatasetEpisode],
+    progress: Mapping[int, Progress],
+    weighed: Weighed,
 ) -> tuple[FilteredEpisode, ...]:
     rules, ours = config.rules(), describe(files.root).ours
-    found = {e.index: e for e in read_episodes(files.root, with_images=False)}
     episodes = []
     for index, weights in weighed.weights.items():
         # In a dataset of ours the last row is an observation in which nothing was done.
         acted = weights[:-1] if ours else weights
-        curve = progress[index].values if index in progress else np.full(len(weights), np.nan, np.float32)
+        rows = len(weights)
+        curve = progress[index].values[:rows] if index in progress else np.full(rows, np.nan, np.float32)
         figures = episode_figures(
             curve, weighed.gains[index], acted, kappa=weighed.kappa, finished=config.finished
         )

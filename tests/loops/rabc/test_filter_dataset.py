@@ -25,6 +25,7 @@ from roborl.loops.rabc.filter_dataset import DISCARDED, filter_dataset, find_pro
 from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
+from roborl.types import EndCause
 
 STEPS = 8
 
@@ -92,6 +93,34 @@ def test_without_a_copy_what_is_left_out_counts_for_nothing(labelled: Path) -> N
     assert "--dataset.episodes=[0,1,3,5]" in filtered.command.replace("'", "")
     by_theirs = filter_dataset(FilterConfig(dataset=str(labelled), chunk=2, rule="lerobot"))
     assert by_theirs.kappa == 0.01
+
+
+@pytest.mark.parametrize("rule", ["roborl", "lerobot"])
+def test_what_came_after_a_verdict_counts_for_nothing_and_says_nothing_of_the_episode(
+    tmp_path: Path, rule: Literal["roborl", "lerobot"]
+) -> None:
+    """Success is judged half-way; until the arm was stopped, it undid what it had done and began anew."""
+    steps, judged = 40, 20
+    episodes = [random_episode(seed, steps, subtasks=(), end=EndCause.OPERATOR_STOP) for seed in range(2)]
+    known = episodes[0].provenance
+    assert known is not None
+    write_episodes(
+        tmp_path / "d", *(replace(e, provenance=replace(known, verdict_index=judged)) for e in episodes)
+    )
+    until = np.linspace(0, 1, judged + 1)
+    curve = np.concatenate([until, np.linspace(1, 0.1, 10), np.linspace(0.1, 0.6, 10)]).astype(np.float32)
+    labels = Progress(curve, np.zeros(steps + 1, np.float32), np.ones(steps + 1, np.bool_))
+    write_progress(tmp_path / "d", "v1", {0: labels, 1: labels})
+    config = FilterConfig(
+        dataset=str(tmp_path / "d"), chunk=5, rule=rule, drop=["progress<0.8", "regression>0.2"]
+    )
+    filtered = filter_dataset(config)
+    assert len(filtered.kept) == 2
+    assert [e.figures["steps"] for e in filtered.episodes] == [judged, judged]
+    for weights in read_weights(tmp_path / "d", filtered.weights).values():
+        assert len(weights) == steps + 1
+        assert weights[:judged].min() > 0.4
+        assert not weights[judged:].any()
 
 
 @pytest.mark.parametrize("rule", ["roborl", "lerobot"])
