@@ -25,7 +25,8 @@ from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
 from roborl.rewards.pairs.model import load_pair_model, save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.pairs.training import train_pairs
-from roborl.rewards.training.episodes import TrainingEpisode
+from roborl.rewards.relabelling.vocabulary import much_alike
+from roborl.rewards.training.episodes import TrainingEpisode, check_measurable
 from roborl.rewards.training.evaluation import (
     HeldOutReport,
     format_reports,
@@ -33,7 +34,7 @@ from roborl.rewards.training.evaluation import (
     time_only,
     watcher,
 )
-from roborl.rewards.training.labels import plan_stages
+from roborl.rewards.training.labels import StagePlan, plan_stages
 from roborl.rewards.training.learnt_from import LearntFrom, learnt, read_learnt, write_learnt
 from roborl.rewards.training.run import Log
 
@@ -97,7 +98,8 @@ class TrainPairsResult:
         episodes: How many it learnt from, by task.
         measured: Its figures by perspective, the fusion as it is set first, and those of a model of time alone; empty
             where nothing is measured.
-        left_out: Episodes of the dataset to measure on that the judge learnt from, here or before.
+        left_out: How many episodes of the dataset to measure on the judge learnt from, here or before, and how many are of
+            other tasks than the demonstration; empty where nothing is measured.
         frame_ms: Milliseconds per observation as it is set, one at a time, on one thread; NaN where nothing is measured.
         first_loss: Mean loss of the first tenth of the steps; NaN without any.
         last_loss: The same of the last tenth.
@@ -107,7 +109,7 @@ class TrainPairsResult:
     model: DopamineModel
     episodes: Mapping[str, int]
     measured: Mapping[str, HeldOutReport]
-    left_out: int
+    left_out: Mapping[str, int]
     frame_ms: float
     first_loss: float
     last_loss: float
@@ -124,7 +126,7 @@ class TrainPairsResult:
             "version": self.model.info.version,
             "episodes": dict(self.episodes),
             "measured": {name: report.as_dict() for name, report in self.measured.items()},
-            "left_out": self.left_out,
+            "left_out": dict(self.left_out),
             "frame_ms": self.frame_ms,
             "first_loss": self.first_loss,
             "last_loss": self.last_loss,
@@ -158,7 +160,7 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
     taught = [episode for episodes in tasks.values() for episode in episodes if config.training.steps]
     taught += [demonstration] if demonstration is not None and not taught else []
     known = learnt((episode.origin for episode in taught), _learnt_before(config))
-    others, left_out = _others(config, px, known) if config.measured else ([], 0)
+    others, left_out = _others(config, px, known) if config.measured else ([], {})
     trained = train_pairs(
         network,
         {name: prepare_task(episodes, cameras, px) for name, episodes in tasks.items()},
@@ -238,33 +240,51 @@ def _learnt_before(config: TrainPairsConfig) -> LearntFrom | None:
     return known
 
 
-def _others(config: TrainPairsConfig, px: int, known: LearntFrom) -> tuple[list[TrainingEpisode], int]:
-    """Read the episodes to measure on; return those that the judge does not learn from, and how many it does."""
+def _others(
+    config: TrainPairsConfig, px: int, known: LearntFrom
+) -> tuple[list[TrainingEpisode], dict[str, int]]:
+    """Read the episodes of the demonstration's task that the judge does not learn from; count the others."""
     demonstration = next(e for e in _episodes(config.demonstration, config, px)[0].values() if e.success)
     shown, rate_hz = _episodes(config.measured, config, px)
     check_rate(config.model.observation_hz, rate_hz, "dataset")
-    others = [e for e in shown.values() if not known.holds(e.origin) and not _same(e, demonstration)]
-    left_out = len(shown) - len(others)
+    of_task = [e for e in shown.values() if much_alike(e.task, demonstration.task)]
+    others = [e for e in of_task if not known.holds(e.origin) and not _same(e, demonstration)]
+    left_out = {"other_tasks": len(shown) - len(of_task), "learnt_from": len(of_task) - len(others)}
+    if not of_task:
+        raise DatasetError(
+            "There is no episode of the demonstration's task to measure on",
+            seen=sorted({e.task for e in shown.values()}),
+            allowed=f"{demonstration.task!r}",
+            remedy="Name a dataset of that task: --measured",
+        )
     if not others:
         raise DatasetError(
             "The judge would be measured on what it learnt from",
-            seen=f"all {left_out} episodes of {config.measured}",
+            seen=f"all {len(of_task)} episodes of that task in {config.measured}",
             allowed="others than the demonstration, those of --dataset, and what --start learnt from",
             remedy="Name a dataset of other episodes: --measured",
         )
-    if left_out:
+    check_measurable(others, _plan(demonstration))
+    if any(left_out.values()):
         logger.warning(
-            "%s: %d episodes are left out, for the judge learnt from them", config.measured, left_out
+            "%s: left out are %d episodes of other tasks than the demonstration's, and %d that the judge learnt from",
+            config.measured,
+            *left_out.values(),
         )
     return others, left_out
+
+
+def _plan(demonstration: TrainingEpisode) -> StagePlan:
+    """Return the demonstration's stages, each the same share of the progress."""
+    plan = plan_stages([demonstration.subtasks])
+    return replace(plan, shares=(1.0 / len(plan.names),) * len(plan.names))
 
 
 def _measure(
     model: DopamineModel, demonstration: TrainingEpisode, episodes: Sequence[TrainingEpisode]
 ) -> dict[str, HeldOutReport]:
     """Measure the judge as it is set and by each perspective alone, beside what the demonstration's timing is worth."""
-    plan = plan_stages([demonstration.subtasks])
-    plan = replace(plan, shares=(1.0 / len(plan.names),) * len(plan.names))
+    plan = _plan(demonstration)
     asked = {FUSED: model.config.fusion}
     asked |= {str(alone): FusionConfig(perspectives=(alone,)) for alone in Perspective}
     reports = {

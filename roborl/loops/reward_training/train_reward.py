@@ -20,7 +20,7 @@ from roborl.rewards.sarm.checkpoint import save_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
 from roborl.rewards.sarm.model import RememberingJudge, SarmModel
 from roborl.rewards.sarm.training import train_sarm
-from roborl.rewards.training.episodes import TrainingEpisode, as_video
+from roborl.rewards.training.episodes import TrainingEpisode, as_video, check_measurable
 from roborl.rewards.training.evaluation import (
     HeldOutReport,
     format_reports,
@@ -29,6 +29,7 @@ from roborl.rewards.training.evaluation import (
     time_only,
     watcher,
 )
+from roborl.rewards.training.labels import plan_stages
 from roborl.rewards.training.learnt_from import learnt, write_learnt
 from roborl.rewards.training.run import Log
 
@@ -133,11 +134,14 @@ def train_reward(
         extra: Further episodes beside the dataset's, at the same rate, such as what a first policy did.
 
     Raises:
-        DatasetError: If the dataset cannot be read or holds no successful episode.
+        DatasetError: If the dataset cannot be read, holds no successful episode, or marks one that is held out otherwise.
         ModelLoadError: If ``config.out`` holds a resume point of another run.
         TrainingError: If the training comes to nothing.
     """
     train, held_out, rate_hz = _parted(config, extra)
+    successes = [episode for episode in train if episode.success]
+    if successes:
+        check_measurable(held_out, plan_stages([episode.subtasks for episode in successes]))
     trained = train_sarm(
         train,
         config.model,
@@ -157,7 +161,6 @@ def train_reward(
             config.training.steps,
         )
     watch = watcher(trained.model, RememberingJudge(trained.model.network))
-    successes = [episode for episode in train if episode.success]
     probe = held_out[0] if held_out else train[0]
     return TrainRewardResult(
         model=trained.model,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import DatasetError
 from roborl.images import square
-from roborl.rewards.training.labels import FrameLabels, Span, StagePlan, label_frames
+from roborl.rewards.training.labels import UNMARKED, FrameLabels, Span, StagePlan, label_frames
 from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Frame, Observation
 
@@ -100,3 +100,27 @@ def label_episode(episode: TrainingEpisode, plan: StagePlan, failure_ceiling: fl
     return label_frames(
         plan, episode.frames, episode.subtasks, success=episode.success, failure_ceiling=failure_ceiling
     )
+
+
+def check_measurable(episodes: Sequence[TrainingEpisode], plan: StagePlan) -> None:
+    """Hold the marks of successes that are measured on against the plan by which their true progress is told.
+
+    A success is not measured by its marks where it has none, or privileged progress. One that repeats a stage may do so
+    in any order.
+
+    Raises:
+        DatasetError: If a success is marked with an unknown stage, or lacks one.
+    """
+    for episode in episodes:
+        if not episode.success or not episode.subtasks or episode.benchmark is not None:
+            continue
+        names = [name for name, _, _ in episode.subtasks]
+        repeats = len(set(names)) < len(names)
+        if set(names) - set(plan.names) if repeats else tuple(names) != plan.names:
+            where = "" if episode.origin is None else f" in episode {episode.origin.index}"
+            raise DatasetError(
+                "A success to measure on is not marked as those that are learnt from",
+                seen=f"{names}{where}",
+                allowed=list(plan.names) if plan.names != UNMARKED else "no marks, for those have none",
+                remedy="Correct it with roborl annotate, or mark the others alike",
+            )

@@ -15,6 +15,9 @@ from roborl.errors import DatasetError
 UNKNOWN = -1
 """Stage of a frame that no annotation speaks of."""
 
+UNMARKED = ("task",)
+"""The one stage of a plan without annotations."""
+
 type Span = tuple[str, int, int]
 """A subtask's name, its first frame, and the frame at which the next one takes over."""
 
@@ -81,7 +84,7 @@ def plan_stages(successes: Sequence[Sequence[Span] | None]) -> StagePlan:
     """
     annotated = [spans for spans in successes if spans]
     if not annotated:
-        return StagePlan(names=("task",), shares=(1.0,))
+        return StagePlan(names=UNMARKED, shares=(1.0,))
     straight = [spans for spans in annotated if len({name for name, _, _ in spans}) == len(spans)]
     orders = {tuple(name for name, _, _ in spans) for spans in straight}
     if len(orders) != 1:

@@ -151,12 +151,51 @@ def test_a_judge_is_not_measured_on_what_the_one_that_it_goes_on_from_learnt_fro
     capsys.readouterr()
     assert main([*adapt, "--measured", str(data / "mixed"), "--out", str(data / "second")]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["measured"]["as set"]["successes"], report["left_out"]) == (1, 2)
+    assert (report["measured"]["as set"]["successes"], report["left_out"]) == (
+        1,
+        {"other_tasks": 0, "learnt_from": 2},
+    )
     bar = ["--require", "forward>=-1"]
     assert main([*adapt, "--measured", str(data / "seen"), *bar, "--out", str(data / "third")]) != 0
     assert "measured on what it learnt from" in capsys.readouterr().err
     # It is refused before anything is trained.
     assert not (data / "third" / "model.safetensors").exists()
+
+
+def test_a_judge_is_measured_on_the_task_of_its_demonstration_alone(data: Path) -> None:
+    config = TrainPairsConfig(
+        out=data / "out",
+        dataset=[str(data / "other")],
+        demonstration=str(data / "demo"),
+        measured=str(data / "several"),
+        model=FRONT,
+        network=PairNetworkConfig(image_px=16, keypoints=2, channels=2),
+        training=PairTraining(steps=2, episodes=2),
+    )
+    foreign = [replace(crossing_episode(seed, turns=9), task="quite different") for seed in (40, 41)]
+    write_episodes(data / "several", crossing_episode(42, turns=12), *foreign)
+    result = train_pairs_on(config)
+    assert result.measured["as set"].successes == 1
+    assert result.left_out == {"other_tasks": 2, "learnt_from": 0}
+    write_episodes(data / "foreign", *foreign)
+    with pytest.raises(DatasetError, match=r"demonstration's task.*'quite different'.*'cross twice'"):
+        train_pairs_on(replace(config, out=data / "two", measured=str(data / "foreign")))
+
+
+def test_marks_that_cannot_be_measured_by_are_refused_before_anything_is_trained(data: Path) -> None:
+    write_episodes(data / "plain", replace(crossing_episode(0, turns=9), subtasks=()))
+    write_episodes(data / "marked", crossing_episode(5, turns=12))
+    config = TrainPairsConfig(
+        out=data / "out",
+        demonstration=str(data / "plain"),
+        measured=str(data / "marked"),
+        model=FRONT,
+        network=PairNetworkConfig(image_px=16, keypoints=2, channels=2),
+        training=PairTraining(steps=2, episodes=2),
+    )
+    with pytest.raises(DatasetError, match=r"not marked as.*across.*in episode 0.*no marks.*annotate"):
+        train_pairs_on(config)
+    assert not (data / "out").exists()
 
 
 def test_what_does_not_go_together_is_refused(data: Path) -> None:

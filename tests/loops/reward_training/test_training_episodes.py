@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,16 +11,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from roborl.cli.main import main
+from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training import training_episodes
-from roborl.loops.reward_training.train_reward import TrainRewardConfig
+from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 from roborl.loops.reward_training.training_episodes import read_training
 from roborl.loops.video import write_video
 from roborl.rewards.sarm.checkpoint import load_sarm
 from roborl.rewards.training.episodes import TrainingEpisode, label_episode, resize_episode
 from roborl.rewards.training.labels import plan_stages
-from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
+from roborl.testing.episodes import crossing_episode, lerobot_recording, random_episode, write_episodes
 
 FPS, FRAMES = 30, 60
 
@@ -224,3 +226,16 @@ def test_the_real_videos_fit_into_memory_at_a_few_frames_a_second(table_data):
     (episode,), _ = read(table_data, episodes=[0], cameras=["cam_high"], rate_hz=2, side_px=64)
     assert episode.images["cam_high"].shape == (86, 64, 64, 3)
     assert [name for name, _, _ in episode.subtasks] == [f"subtask{i}" for i in range(1, 17)]
+
+
+@pytest.mark.parametrize("wrong", [["acros", "down"], ["down"], ["across", "acros", "across"]])
+def test_a_held_out_success_that_is_marked_otherwise_is_refused_before_anything_is_trained(tmp_path, wrong):
+    marks = tuple(Subtask(name=name, start=5 * k, end=5 * k + 5) for k, name in enumerate(wrong))
+    good = [crossing_episode(seed, turns=9) for seed in range(2)]
+    write_episodes(tmp_path / "data", *good, replace(crossing_episode(2, turns=9), subtasks=marks))
+    config = TrainRewardConfig(dataset=str(tmp_path / "data"), out=tmp_path / "out", held_out=[2])
+    with pytest.raises(
+        DatasetError, match=r"not marked as those.*in episode 2\. Allowed: \['across', 'down'\]"
+    ):
+        train_reward(config)
+    assert not (tmp_path / "out").exists()
