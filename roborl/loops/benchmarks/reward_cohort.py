@@ -44,6 +44,7 @@ class Cohort:
         references: What models are shown, by task.
         graded: Videos that people graded.
         left_out: Episodes whose task nobody demonstrates, where models are shown demonstrations.
+        repeated: Episodes left out because a dataset that was named before holds them as well.
         learnt: What each model learnt from, by its place; None where it does not say.
         graded_learnt: How many of the graded videos each model learnt from, by its place.
         left_out_learnt: Episodes and graded videos left out because a model learnt from them; none are where too few
@@ -56,6 +57,7 @@ class Cohort:
     references: Mapping[str, References]
     graded: tuple[GradedVideo, ...] = ()
     left_out: int = 0
+    repeated: int = 0
     learnt: Mapping[str, LearntFrom | None] = field(default_factory=dict)
     graded_learnt: Mapping[str, int] = field(default_factory=dict)
     left_out_learnt: int = 0
@@ -78,6 +80,7 @@ class Cohort:
             "datasets": dict(self.fingerprints),
             "validation_episodes": len(self.validation),
             "left_out": self.left_out,
+            "repeated": self.repeated,
             "left_out_learnt": self.left_out_learnt,
             "test_successes": successes,
             "test_failures": len(self.test) - successes,
@@ -110,15 +113,19 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     everyone: list[_Group] = []
     shown: dict[str, References] = {}
     marks: dict[str, str] = {}
-    left_out = 0
+    left_out = repeated = 0
     named = Counter(Path(source).name for source in set(config.dataset))
     for source in config.dataset:
         name = Path(source).name
         group = name if named[name] == 1 else source
         marks[source] = fingerprint(source)
         found = _Dataset.described(config, source, marks[source])
+        before = LearntFrom(origins=frozenset(o for _, some in everyone for e in some if (o := e.origin)))
         kept: list[StoredEpisode] = []
         for number, episode in islice(found.episodes(judged(source, found.told)), config.episodes or None):
+            if before.holds(episode.origin):
+                repeated += 1
+                continue
             if config.references.path:
                 if episode.task not in shown:
                     shown[episode.task] = _demonstration(config.references, episode)
@@ -129,6 +136,8 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
         everyone.append((group, kept))
     if left_out:
         log.warning("%d episodes are left out: there is no demonstration of their task", left_out)
+    if repeated:
+        log.warning("%d episodes are left out: a dataset that was named before holds them as well", repeated)
     fit, test = _unseen(config, everyone, [k for k in learnt.values() if k is not None])
     seen = {place: _seen(graded, k) for place, k in learnt.items()}
     graded = tuple(video for video in graded if not any(video in some for some in seen.values())) or graded
@@ -149,6 +158,7 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
         references={task: references for task, references in shown.items() if references},
         graded=graded,
         left_out=left_out,
+        repeated=repeated,
         learnt=learnt,
         graded_learnt={place: len(some & set(graded)) for place, some in seen.items()},
         left_out_learnt=left_out_learnt,

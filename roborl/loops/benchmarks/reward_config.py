@@ -41,7 +41,7 @@ class BenchRewardConfig(BenchmarkSettings):
     validation: float = 0.3
     # most episodes of each dataset; 0 for all
     episodes: int = 0
-    # numbers of episodes that failed, whatever the dataset says, where there is one
+    # numbers of episodes that failed, whatever the dataset says; with several datasets none can be named
     failed: list[int] = field(default_factory=list)
     # the demonstration that models are shown, of each task its own, as training shows it; nobody is judged on it
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
@@ -58,6 +58,13 @@ class BenchRewardConfig(BenchmarkSettings):
                 seen=f"validation {self.validation}, episodes {self.episodes}, threads {self.threads},"
                 f" graded_hz {self.graded_hz}",
                 allowed="validation in (0, 1), episodes ≥ 0, threads ≥ 1, graded_hz > 0",
+            )
+        if self.failed and len(self.dataset) > 1:
+            raise ConfigError(
+                "A number alone does not name an episode of several datasets",
+                seen=f"failed {self.failed}, datasets {self.dataset}",
+                allowed="failed with one dataset",
+                remedy="Measure on that dataset alone",
             )
         for text in self.require:
             Requirement.parse(text, FIGURES)

@@ -203,6 +203,21 @@ def test_datasets_of_the_same_folder_name_are_groups_of_their_own(tmp_path: Path
         assert [s.group for s in part] == [str(places[0]), str(places[1]), "others"]
 
 
+def test_an_episode_that_several_datasets_hold_counts_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, merged = str(tmp_path / "one"), str(tmp_path / "merged")
+    episodes = [lamp(seed, success=True) for seed in range(6)]
+    write_episodes(Path(one), *episodes[:4])
+    write_episodes(Path(merged), *episodes[4:], *episodes[:4])
+    for datasets, whole in (([one, one], 4), ([one, merged], 6)):
+        cohort = read_cohort(BenchRewardConfig(dataset=datasets))
+        known = [s.episode.video for s in (*cohort.validation, *cohort.test)]
+        assert len(known) == len(set(known)) == whole
+        assert cohort.described()["repeated"] == cohort.repeated == 4
+    assert "4 episodes are left out: a dataset that was named before holds them as well" in caplog.text
+
+
 def test_another_spelling_of_the_task_is_no_other_task(tmp_path: Path) -> None:
     spelt = [lamp(4 + seed, success=True, task="Light lamp.") for seed in range(2)]
     write_episodes(tmp_path / "lamps", *(lamp(seed, success=True) for seed in range(3)), *spelt)
@@ -276,6 +291,7 @@ def test_a_dataset_without_two_successes_is_refused(tmp_path: Path) -> None:
         (["--model", "brightness", "--dataset", "x", "--require", "beauty>=1"], "requirement cannot be read"),
         (["--model", "brightness", "--dataset", "x", "--validation", "1"], "measured in this way"),
         (["--model", "brightness", "--dataset", "x", "--lag", "0"], "measured in this way"),
+        (["--model", "brightness", "--dataset", "[x, y]", "--failed", "[1]"], "number alone does not name"),
     ],
 )
 def test_misuse_is_said(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
