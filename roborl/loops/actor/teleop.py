@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from roborl.clock import MonotonicClock, Rate
 from roborl.errors import ConfigError, RobotError, spelt_out
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
-from roborl.hil.supervisor import DeviceReading, Trigger
+from roborl.hil.supervisor import DeviceReading, InterventionConfig, Trigger
 from roborl.loops.actor.act_config import ActConfig, shared_folder
 from roborl.loops.actor.shared import ValueSlot
 from roborl.loops.supervise import Child
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _READ_HZ = 60.0
 _SLOT_BYTES = 4096
+_COUNT_DEG = 360 / 4096
+"""What a Feetech servo's encoder tells apart."""
 
 
 class ReadingSlot(ValueSlot[DeviceReading]):
@@ -87,6 +90,38 @@ def make_map(bench: Bench, features: Mapping[str, Any]) -> Callable[[Mapping[str
     )
 
 
+def check_rest(
+    bench: Bench, to_action: Callable[[Mapping[str, Any], int], Action], config: InterventionConfig
+) -> None:
+    """See whether a leader arm that nobody moves counts as at rest for the motion trigger: its encoders flicker by a count.
+
+    Args:
+        bench: The bench.
+        to_action: As :func:`make_map` returns it.
+        config: When the person commands.
+
+    Raises:
+        ConfigError: If its flicker may take over, and the policy would never have the arm.
+    """
+    if config.trigger is not Trigger.MOTION or not isinstance(to_action, LeaderMap):
+        return
+    from roborl.envs.bench_maps import action_map
+    from roborl.envs.robot_model import load_robot_model
+
+    model, actions = load_robot_model(bench.model), action_map(bench)
+    body = [joint for joint in range(len(model.home)) if joint != model.gripper_index]
+    counts = _COUNT_DEG * np.eye(len(model.home))[body]
+    flicker = sum(np.abs(actions.executed(model.home, model.home + count)) for count in counts)
+    needed = math.ceil(100 * float(np.max(flicker))) / 100
+    if needed > config.rest:
+        raise ConfigError(
+            "A leader arm that nobody moves would take over: the flicker of its encoders counts as motion",
+            seen=f"intervention.rest {config.rest:g}, of the largest action of this bench",
+            allowed=f"a rest of {needed:g} or more: one count of {_COUNT_DEG:.2g} degrees in each joint is as much",
+            remedy=f"Set intervention.rest to {needed:g}; or intervention.trigger to clutch, and take over with t on the keyboard",
+        )
+
+
 def warn_without_clutch(teleoperator: Any, trigger: Trigger) -> None:
     """Say how to take over where the clutch is to do it and the device has none, as LeRobot's leader arms."""
     if trigger is Trigger.CLUTCH and not hasattr(teleoperator, "get_teleop_events"):
@@ -100,7 +135,7 @@ def main(child: Child, config: ActConfig) -> None:
     """Read the device until stopped.
 
     Raises:
-        ConfigError: If the device does not fit the bench.
+        ConfigError: If the device does not fit the bench, or would take over while nobody moves it.
         RobotError: If it cannot be reached; the supervisor tries again.
     """
     began = time.monotonic()
@@ -116,6 +151,7 @@ def main(child: Child, config: ActConfig) -> None:
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     teleoperator = read_teleoperator(Path(config.teleop))
     to_action = make_map(bench, teleoperator.action_features)
+    check_rest(bench, to_action, config.intervention)
     warn_without_clutch(teleoperator, config.intervention.trigger)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from roborl.clock import NS, FakeClock
 from roborl.codec import encode, split
 from roborl.data.ring import Ring
 from roborl.envs.bench import load_bench
+from roborl.envs.robot_model import load_robot_model
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import DeviceReading, Intervention, InterventionConfig, PolicyOnly, Trigger
 from roborl.loops.actor.act import ActorProcesses, folder_of
@@ -26,7 +28,7 @@ from roborl.loops.actor.control_process import gate
 from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.shared import Slot
 from roborl.loops.actor.status import StatusSlot
-from roborl.loops.actor.teleop import ReadingSlot, make_map, warn_without_clutch
+from roborl.loops.actor.teleop import ReadingSlot, check_rest, make_map, warn_without_clutch
 from roborl.loops.actor.teleoperators import read_teleoperator
 from roborl.records import Arrival, End, unpack_record
 from roborl.testing import config_stub_teleoperator
@@ -137,6 +139,24 @@ def test_a_leader_arm_of_the_same_kind_fits_a_bench() -> None:
     opened = to_action(rest | {"gripper.pos": 30.0}, 100_000_000)
     assert opened[3] > 0
     np.testing.assert_allclose(opened[:3], 0, atol=1e-6)
+
+
+def test_a_leader_that_would_take_over_by_its_encoders_flicker_is_refused() -> None:
+    """One count of each joint is more than rest where the largest step is small."""
+    motion = InterventionConfig(trigger=Trigger.MOTION)
+    pad = {"names": {"delta_x": 0, "delta_y": 1, "delta_z": 2}}
+    leader = dict.fromkeys(load_robot_model("so101_sim").position_keys, float)
+    fine = load_bench("so101_sim", ["--robot.scene=Reach", "--action.step_m=0.005"])
+    with pytest.raises(
+        ConfigError, match=r"nobody moves would take over.*Allowed: .*rest of 0\.11 or more.*rest.*clutch"
+    ):
+        check_rest(fine, make_map(fine, leader), motion)
+    check_rest(fine, make_map(fine, leader), replace(motion, rest=0.11))
+    check_rest(fine, make_map(fine, leader), InterventionConfig())
+    check_rest(fine, make_map(fine, pad), motion)
+    for name in ("so101_sim", "so101_desk"):
+        shipped = load_bench(name)
+        check_rest(shipped, make_map(shipped, leader), motion)
 
 
 def test_a_device_that_does_not_fit_is_refused() -> None:
