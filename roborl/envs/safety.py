@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roborl.envs.kinematics import Kinematics, Point
 from roborl.envs.ranges import check_number
@@ -127,7 +128,7 @@ class SafetyFilter:
 
         Places win over comfort: at a joint limit or the edge of the box the arm stops harder than its acceleration
         limit. A robot that starts beyond a joint limit or outside the workspace box, as one that rests on its stops may, moves
-        back within all other limits, and never further away.
+        back within all other limits, and never further away. Below is the table: one that is beside the box goes no lower than one inside.
         """
         hit: set[Limit] = set()
         if not np.all(np.isfinite(wanted)):
@@ -161,16 +162,19 @@ class SafetyFilter:
             hit.add(limit)
         return bounded
 
-    def _outside_m(self, joints: Joints) -> float:
+    def _outside_m(self, joints: Joints) -> NDArray[np.float64]:
+        """Return how far the end effector is outside of the box, and how far below it, (2,); negative within."""
         position: Point = self._kinematics.position(joints)
-        return float(np.maximum(self._box_low - position, position - self._box_high).max())
+        under = self._box_low - position
+        return np.array([np.maximum(under, position - self._box_high).max(), under[2]])
 
     def _inside_box(self, joints: Joints, before: Joints) -> Joints:
-        """Return ``joints``, its chain only as far on the way as it is not further outside than ``before``."""
-        if self._outside_m(joints) <= _SLACK_M:
+        """Return ``joints``, its chain only as far on the way as it is neither further outside nor lower than ``before``."""
+        outside_m = self._outside_m(joints)
+        if outside_m.max() <= _SLACK_M:
             return joints
-        allowed_m = max(_SLACK_M, self._outside_m(before))
-        if self._outside_m(joints) <= allowed_m:
+        allowed_m = np.maximum(_SLACK_M, self._outside_m(before))
+        if np.all(outside_m <= allowed_m):
             return joints
         chain = self._kinematics.model.chain_joints
         way = (joints - before)[chain]
@@ -178,7 +182,7 @@ class SafetyFilter:
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             kept[chain] = before[chain] + middle * way
-            if self._outside_m(kept) <= allowed_m:
+            if np.all(self._outside_m(kept) <= allowed_m):
                 low = middle
             else:
                 high = middle

@@ -83,6 +83,16 @@ def test_where_the_workspace_box_is_in_the_way_the_arm_is_no_faster_either() -> 
     assert np.all(speed <= QUARTER + 1e-6)
 
 
+def test_an_arm_that_is_folded_under_itself_does_not_go_home_through_the_table() -> None:
+    arm, robot = make_arm()
+    robot.joints = np.array([52.0, 78.0, 80.0, 14.0, 0.0, 5.0])
+    arm.connect()
+    with pytest.raises(RobotError, match=r"cannot get to its home pose by itself.*Move it by hand"):
+        home(arm)
+    lowest = min(arm.kinematics.position(joints)[2] for joints in robot.sent)
+    assert lowest > arm.bench.safety.workspace_low_m[2] - 0.001
+
+
 def test_an_arm_that_is_blocked_yields_where_it_was_stopped() -> None:
     arm, robot = make_arm()
     robot.stop = np.array([-np.inf, 20.0, *[-np.inf] * 4])

@@ -125,6 +125,22 @@ def test_an_arm_that_starts_outside_may_come_back_but_not_go_further() -> None:
     assert Limit.WORKSPACE in hit
 
 
+# Folded under itself and turned aside, low beside the table's middle: a straight way of the joints goes through the table.
+BESIDE = ([52, 78, 80, 14, 0, 5], [25, 61, 86, 17, 0, 5], [-65, 28, 94, 35, 0, 5])
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_an_arm_beside_its_box_goes_no_lower_than_one_inside(beside: list[float]) -> None:
+    before = SetPoint(joints=np.array(beside, float), velocity=np.zeros(6))
+    assert outside_m(before.joints) > 0.05
+    hits = set()
+    for share in np.linspace(0, 1, 400):
+        before, hit = FILTER(beside + share * (MODEL.home - beside), before)
+        hits |= hit
+        assert KINEMATICS.position(before.joints)[2] > CONFIG.workspace_low_m[2] - SLACK_M - 1e-6
+    assert Limit.WORKSPACE in hits
+
+
 def test_an_empty_box_or_a_scale_of_zero_is_refused() -> None:
     with pytest.raises(ConfigError, match="workspace"):
         SafetyConfig(workspace_low_m=(0.5, 0.0, 0.0), workspace_high_m=(0.4, 0.1, 0.1))
