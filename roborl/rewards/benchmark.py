@@ -5,7 +5,7 @@ What has to be fitted is fitted on validation episodes alone, and every figure i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -84,7 +84,7 @@ class BenchmarkSettings:
 
     # Observations between two decisions of the policy, its chunk: changes of progress are compared over so many.
     lag: int = 8
-    # Distance between scored observations.
+    # Distance between scored observations; where a clip to be graded ends, one is scored besides.
     stride: int = 1
     # Most queries per call of the judge.
     max_batch: int = 16
@@ -180,11 +180,12 @@ def measure(
         return curve
 
     calibration = _calibrate(validation, [show(subject) for subject in validation])
-    forward, rewound = [], []
+    asked, forward, rewound = [], [], []
     for subject in test:
         last, success = subject.episode.frames - 1, subject.episode.success
-        whole = show(subject, back=success)
-        forward.append(whole.part(0, last))
+        whole = show(subject, back=success, also=_clip_ends(last).values() if success else ())
+        asked.append(whole.part(0, last))
+        forward.append(asked[-1].every(settings.stride))
         if success:
             rewound.append(whole.part(last, 2 * last))
     if viewer.videos and len(viewer.refusals) == viewer.videos:
@@ -201,7 +202,7 @@ def measure(
         if raw.size and (name == "before" or calibration is not None):
             figures[f"calibration_{name}"] = calibration_error(values, truth)
             figures[f"progress_error_{name}"] = mean_absolute_error(values, truth)
-    derived, clips = _grade_videos(test, forward), _grade_clips(test, forward)
+    derived, clips = _grade_videos(test, forward), _grade_clips(test, asked)
     if derived is not None:
         bounds = zip(("derived_grade_mae_low", "derived_grade_mae_high"), derived.interval, strict=True)
         figures |= {"derived_grade_mae": derived.mae, **dict(bounds)}
@@ -239,6 +240,7 @@ def _show(
     stride: int,
     *,
     back: bool = False,
+    also: Iterable[int] = (),
     blank: bool = False,
     task: str | None = None,
 ) -> Curve:
@@ -249,6 +251,7 @@ def _show(
     order = [*range(last + 1), *(range(last - 1, -1, -1) if back else ())]
     scored = {*range(0, last + 1, stride), last}
     scored |= {2 * last - place for place in scored} if back else set()
+    scored.update(also)
     words = subject.episode.task if task is None else task
     return viewer.show(words, as_video(episode, order), scored, subject.references)
 
@@ -329,12 +332,16 @@ def _grade_videos(test: Sequence[Subject], forward: Sequence[Curve]) -> GradeRep
     )
 
 
-def _grade_clips(test: Sequence[Subject], forward: Sequence[Curve]) -> GradeReport | None:
+def _clip_ends(last: int) -> dict[int, int]:
+    """Return the last frame of the clip of each level, of a video that ends with frame ``last``."""
+    return {level: round(share * last) for level, share in CLIPS.items()}
+
+
+def _grade_clips(test: Sequence[Subject], asked: Sequence[Curve]) -> GradeReport | None:
     grades = []
-    for s, curve in zip(test, forward, strict=True):
-        for level, share in CLIPS.items() if s.episode.success else ():
+    for s, curve in zip(test, asked, strict=True):
+        for level, end in _clip_ends(curve.frames - 1).items() if s.episode.success else ():
             # The score of a frame is that of the video that ends with it.
-            end = round(share * (curve.frames - 1))
             answer = _answer(curve.part(0, end).last)
             grades.append(Grade(group=s.group, video=s.episode.video, truth=level, answer=answer))
     return grade(grades)

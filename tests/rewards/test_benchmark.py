@@ -284,6 +284,18 @@ def test_scores_between_strides_are_held_as_a_learner_holds_them() -> None:
     assert figures["voc_f1"] == pytest.approx(1.0)
 
 
+def test_clips_are_graded_at_their_ends_whatever_the_stride() -> None:
+    long = [rising(1, 101), stuck(2, 101)]
+    fine, coarse = (
+        measure(BrightnessModel(), VALIDATION, long, BenchmarkSettings(lag=5, stride=stride, probes=False))
+        for stride in (1, 32)
+    )
+    assert coarse.figures["derived_clip_mae"] == fine.figures["derived_clip_mae"]
+    # Everything else is of what a learner would have asked for.
+    assert [curve.scored.tolist() for curve in coarse.curves] == [[0, 32, 64, 96, 100]] * 2
+    assert [curve.frames for curve in coarse.curves] == [101, 101]
+
+
 class _Down(BrightnessJudge):
     def answer(self, queries: Sequence[Any]) -> list[tuple[float, float]]:
         raise RuntimeError("out of order")
