@@ -23,7 +23,7 @@ from roborl.rewards.adaptation.weights import LearningWeights
 from roborl.rewards.resume_points import Identity, bearing
 from roborl.rewards.training.pace import Pace
 from roborl.rewards.training.run import Learner, Log, TrainingRun
-from roborl.whole_files import as_json
+from roborl.whole_files import as_json, write_whole
 
 _MOST_BROKEN = 10  # steps in a row: in half precision a single one may overflow
 # On the weights that come out.
@@ -182,8 +182,8 @@ class _JudgeLearner(Learner):
 def _noted(path: Path, step: int, log: Log | None) -> Log:
     """Return a log that also writes a file; what was noted in it after so many steps is noted again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines() if path.is_file() else []
-    path.write_text("".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    write_whole(path, b"".join(line + b"\n" for line in lines if _noted_by(line, step)))
 
     def note(figures: Mapping[str, float]) -> None:
         with path.open("a") as file:
@@ -192,6 +192,14 @@ def _noted(path: Path, step: int, log: Log | None) -> Log:
             log(figures)
 
     return note
+
+
+def _noted_by(line: bytes, step: int) -> bool:
+    """Whether a line is of this step or an earlier one; one that a kill or a full disk has torn is of none."""
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except ValueError:
+        return False
 
 
 def _order(count: int, start: int, size: int, seed: int) -> list[int]:

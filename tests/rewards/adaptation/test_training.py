@@ -208,6 +208,8 @@ def test_a_run_that_was_killed_comes_to_the_same(settings, tmp_path, method):
 
     with pytest.raises(KeyboardInterrupt):
         a_run(settings, training, tmp_path / "cut", log=kill)
+    with (tmp_path / "cut" / "work" / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "loss')  # as a full disk leaves it
     seen = []
     _, resumed = a_run(settings, training, tmp_path / "cut", log=lambda figures: seen.append(figures["step"]))
     assert seen == [3, 4]
