@@ -34,8 +34,7 @@ class Planner(Protocol):
     def forget_plans(self) -> None:
         """Choose the next actions by what is seen then and by the weights of then; the episode goes on.
 
-        Asked for where somebody else has moved the robot, where weights have been refused, and before each remembered
-        observation that weights are tried on.
+        Asked for where somebody else has moved the robot, and where weights have been refused.
         """
         ...
 

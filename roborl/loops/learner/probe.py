@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from roborl.data.reader import StoreReader
 from roborl.errors import DatasetError
 from roborl.learning.publish import ProbeActions, probe_with
-from roborl.roles import Planner
 from roborl.types import Observation
 
 log = logging.getLogger(__name__)
@@ -47,9 +46,8 @@ class WeightsProbe:
         )
 
     def _propose(self, observation: Observation) -> NDArray[np.floating]:
-        """Return what these weights do by themselves: nothing planned at another observation, or with others, goes into it."""
-        if isinstance(self._policy, Planner):
-            self._policy.forget_plans()
+        """Return what these weights do by themselves: nothing seen before, or planned with others, goes into it."""
+        self._policy.reset()
         actions: NDArray[np.floating] = getattr(self._policy, "unclipped", self._policy.act)(observation)
         return actions
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from roborl.errors import DatasetError
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights, refusal
@@ -16,6 +17,7 @@ from roborl.loops.learner.probe import WeightsProbe
 from roborl.policies import load_policy
 from roborl.policies.lerobot_learning import OnlineForm
 from roborl.policies.lerobot_policy import LeRobotPolicy
+from roborl.policies.small import SmallPolicy, SmallPolicyConfig, to_arrays
 from roborl.testing.check_policy import noise_observations
 from roborl.testing.tiny_policies import build_tiny_policy
 
@@ -44,6 +46,9 @@ class Recording:
 
 class Policy:
     """Answers with what it sees."""
+
+    def reset(self) -> None:
+        pass
 
     def act(self, observation: int) -> np.ndarray:
         return np.array([[observation]])
@@ -121,3 +126,25 @@ def test_each_answer_of_a_policy_that_smooths_is_that_of_the_weights_alone(tmp_p
     assert refusal(good, probe) is None
     alone = [load_policy(folder).act(observation) for observation in seen]
     np.testing.assert_allclose(np.clip(probe(good), -1.0, 1.0), np.concatenate(alone), atol=1e-5)
+
+
+def test_each_answer_of_a_policy_that_keeps_the_first_picture_is_given_by_that_of_its_own_episode() -> None:
+    """Weights are tried on the first observation of each of several episodes."""
+    torch.manual_seed(0)
+    seen = noise_observations({"front": (16, 16)}, 2, count=3)
+    policy = SmallPolicy(
+        SmallPolicyConfig(
+            cameras=("front",), image_px=16, state_dim=2, action_dim=2, waypoints=1, from_first=True
+        )
+    )
+    policy.remaining.weight.normal_()
+    recording: Any = Recording(3)
+    recording.observations = lambda key: iter(seen[key : key + 1])
+    probe = WeightsProbe(policy, recording, 3)()
+    assert probe is not None
+    found = probe(to_arrays(policy.actor))
+    alone = []
+    for observation in seen:
+        policy.reset()
+        alone.append(policy.act(observation))
+    np.testing.assert_array_equal(found, np.concatenate(alone))
