@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +39,7 @@ def read_graded_footage(dataset: str, *, rate_hz: float, episodes: Sequence[int]
             "The folder has no such graded videos", seen=absent, allowed=f"0 to {len(graded) - 1}"
         )
     places: dict[Path, tuple[int, ...]] = {}
-    ladders: dict[Path, str] = {}
+    recordings: dict[Path, str] = {}
     digests: dict[Path, str] = {}
     found = []
     for number in episodes or range(len(graded)):
@@ -48,7 +47,7 @@ def read_graded_footage(dataset: str, *, rate_hz: float, episodes: Sequence[int]
         if video.file not in places:
             places[video.file] = tuple(video.places(rate_hz))
             digests[video.file] = video.digest()
-            ladders[video.file] = _ladder(video)
+            recordings[video.file] = video.recording()
         at = places[video.file]
         best = video.level == HIGHEST
         found.append(
@@ -59,7 +58,7 @@ def read_graded_footage(dataset: str, *, rate_hz: float, episodes: Sequence[int]
                 kind="success" if best else f"score {video.level}",
                 keyframes=(0, len(at) - 1) if best else (),
                 level=video.level,
-                ladder=video.ladder or ladders[video.file],
+                ladder=video.ladder or recordings[video.file],
                 footage=GradedFootage(video=video, places=at),
                 origin=Origin(content=digests[video.file]),
             )
@@ -89,15 +88,6 @@ class GradedFootage:
                 raise DatasetError("A video lacks frames", seen=f"{self.video.file}: {absent[:5]}")
             found[camera] = {index: frames[self.places[index]] for index in indices}
         return found
-
-
-def _ladder(video: GradedVideo) -> str:
-    """Return what names the recording of a video that does not say so: RoboReward's copies and clips share its number.
-
-    Source: the files of the dataset teetone/RoboReward, ``SUBSET_originalsplit_SPLIT_index_NUMBER``, and then the copy or attempt.
-    """
-    numbered = re.match(r".*_index_\d+", video.file.stem)
-    return str(video.file.with_name(numbered[0])) if numbered else video.digest()
 
 
 def split_ladders(

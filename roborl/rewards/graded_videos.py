@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,19 @@ class GradedVideo:
     def digest(self) -> str:
         """Return the identity of the video: copies of it under other names have the same."""
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def recording(self) -> str:
+        """Return what names the recording that the video was made from: what is made of one is not independent.
+
+        Where its metadata do not say, RoboReward's copies and clips share its number; any other video stands alone.
+
+        Source: the files of the dataset teetone/RoboReward, ``SUBSET_originalsplit_SPLIT_index_NUMBER``, and then the copy
+            or attempt.
+        """
+        if self.ladder:
+            return self.ladder
+        numbered = re.match(r".*_index_\d+", self.file.stem)
+        return str(self.file.with_name(numbered[0])) if numbered else self.digest()
 
     def places(self, rate_hz: float) -> list[int]:
         """Return the frame of each observation at some rate, the last one at the end; blocks while it goes through them.
@@ -176,10 +190,7 @@ def grade_videos(
         shown = video.observations(view, rate_hz)
         curve = viewer.show(video.task, shown, [len(shown) - 1], {})
         answer = None if curve.last is None else level_of(curve.last)
-        # What was made of one recording is not independent either.
-        asked = Grade(
-            group=video.group, video=video.ladder or video.digest(), truth=video.level, answer=answer
-        )
+        asked = Grade(group=video.group, video=video.recording(), truth=video.level, answer=answer)
         grades.append(asked)
         written.append(replace(asked, answer=curve.written))
         on_video(done, len(videos))

@@ -205,9 +205,8 @@ def _seen(videos: Sequence[GradedVideo], known: LearntFrom | None) -> set[Graded
     """Return the graded videos that a model learnt from, and what else was made of the same recordings."""
     if known is None or not known.origins:
         return set()
-    there = {video for video in videos if known.holds(Origin(content=video.digest()))}
-    ladders = {video.ladder for video in there if video.ladder}
-    return there | {video for video in videos if video.ladder in ladders}
+    recordings = {v.recording() for v in videos if known.holds(Origin(content=v.digest()))}
+    return {video for video in videos if video.recording() in recordings}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -267,3 +267,16 @@ def test_graded_videos_of_a_recording_that_was_learnt_from_are_left_out(tmp_path
     write_learnt(tmp_path / "m", learnt([Origin(content=v.digest()) for v in first]))
     cohort = read_cohort(config)
     assert (len(cohort.graded), cohort.left_out_learnt, cohort.learnt_by(str(tmp_path / "m"))) == (4, 0, 4)
+
+
+def test_copies_and_clips_of_a_recording_in_the_layout_of_roboreward_are_left_out_with_it(
+    tmp_path: Path,
+) -> None:
+    names = [f"a_originalsplit_train_index_{end}.mp4" for end in ("1", "1_2", "1_attempt_1_score_3", "12")]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(bytes([number]))
+    lines = [json.dumps({"file_name": name, "task": "t", "reward": 3}) for name in names]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    config = BenchRewardConfig(model=[str(tmp_path / "m")], graded=[str(tmp_path)])
+    write_learnt(tmp_path / "m", learnt([Origin(content=read_cohort(config).graded[2].digest())]))
+    assert [video.file.name for video in read_cohort(config).graded] == names[3:]
