@@ -269,8 +269,8 @@ class Arm:
                 for i, key in enumerate(self.model.position_keys)
                 if held_up[i]
             ),
-            allowed=f"on the way within {leash.min():g} degrees of where it is told to be, the gripper within"
-            f" {leash[self.model.gripper_index]:g}; at home within half of that",
+            allowed=f"on the way within {self.bench.action.leash_deg:g} degrees of where it is told to be, the gripper within"
+            f" {self.bench.action.gripper_leash:g}; at home within half of that",
             remedy="Clear its way, and look for a stiff joint or a caught cable; or correct action.leash_deg and gripper_leash",
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from roborl.clock import FakeClock, Rate
+from roborl.envs.actions import ActionConfig
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench
 from roborl.envs.homing import go_home
@@ -17,6 +18,7 @@ from roborl.testing.stub_robot import StubRobot, StubRobotConfig
 
 AWAY = np.array([33.5, 35.4, -31.9, 86.5, 0.0, 10.0])
 SAG = np.array([0.0, 3.0, 3.0, 2.0, 0.0, 0.0])
+USUAL = ActionConfig()
 QUARTER = 0.25 * np.array([180, 180, 180, 240, 240, 400])
 
 
@@ -38,9 +40,14 @@ class Servos(StubRobot):
         return dict(action)
 
 
-def make_arm(**safety: float) -> tuple[Arm, Servos]:
+def make_arm(action: ActionConfig = USUAL, **safety: float) -> tuple[Arm, Servos]:
     bench = Bench(
-        robot=StubRobotConfig(), model="so101_sim", task="wave", max_steps=20, safety=SafetyConfig(**safety)
+        robot=StubRobotConfig(),
+        model="so101_sim",
+        task="wave",
+        max_steps=20,
+        action=action,
+        safety=SafetyConfig(**safety),
     )
     robot = Servos(bench.robot)
     robot.joints = AWAY.copy()
@@ -107,6 +114,15 @@ def test_an_arm_that_is_blocked_yields_where_it_was_stopped() -> None:
     robot.stop = np.full(6, -np.inf)
     arm.hold()
     assert robot.joints[1] == 20.0, "nothing snaps once the way is free"
+
+
+def test_what_the_joints_and_what_the_gripper_may_miss_is_said_of_each() -> None:
+    arm, robot = make_arm(ActionConfig(leash_deg=12.0, gripper_leash=8.0))
+    robot.stop = np.array([-np.inf, 20.0, *[-np.inf] * 4])
+    with pytest.raises(
+        RobotError, match="within 12 degrees of where it is told to be, the gripper within 8;"
+    ):
+        home(arm)
 
 
 def test_an_arm_that_is_held_up_just_before_its_home_yields_too() -> None:
