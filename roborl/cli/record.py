@@ -127,7 +127,7 @@ def _scripted(config: Config, bench: Bench) -> Recorded:
 
 def _by_hand(config: Config, bench: Bench) -> Recorded:
     from roborl.clock import MonotonicClock
-    from roborl.envs.devices import require_hold
+    from roborl.envs.devices import require_degrees, require_hold
     from roborl.envs.robot_env import RobotEnv
     from roborl.hil.keyboard import HELP
     from roborl.loops.actor.teleoperators import (
@@ -161,6 +161,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
         operator = HandOperator(presses, say=say, clock=MonotonicClock())
         env = RobotEnv(bench, operator=operator)
         try:
+            require_degrees(bench, env.arm.robot)
             connect_teleoperator(teleoperator)
             say(HELP)
             return record_by_hand(

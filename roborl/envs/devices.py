@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from roborl.envs.bench import Bench
+from roborl.envs.bench import Bench, device_type
+from roborl.envs.robot_model import load_robot_model
+from roborl.envs.servos import other_units
 from roborl.errors import ConfigError
 
 _FINDERS = {"port": "lerobot-find-port", "camera": "lerobot-find-cameras opencv"}
@@ -53,4 +56,21 @@ def require_hold(bench: Bench) -> None:
             allowed="false: the servos hold the arm's pose after every stop and every command",
             remedy="Set disable_torque_on_disconnect: false under robot in the bench file; to let the arm go, support it and"
             " switch its power off",
+        )
+
+
+def require_degrees(bench: Bench, robot: Any) -> None:
+    """See whether the motors of a bench's robot count in degrees, whatever its configuration can say of that.
+
+    Raises:
+        ConfigError: If a joint of the model, other than its gripper, has another unit.
+    """
+    model = load_robot_model(bench.model)
+    body = set(model.joint_names) - {model.gripper}
+    if odd := {joint: unit for joint, unit in other_units(robot).items() if joint in body}:
+        raise ConfigError(
+            "The robot gives its joints in other units than degrees",
+            seen=f"{device_type(bench.robot)}: {', '.join(f'{joint} {unit}' for joint, unit in odd.items())}",
+            allowed="degrees of every joint but the gripper: limits, workspace and inverse kinematics count in them",
+            remedy="Let its driver give its motors LeRobot's norm mode DEGREES; the calibration stays",
         )

@@ -149,7 +149,8 @@ def other_units(device: Any) -> dict[str, str]:
     return {
         name: motor.norm_mode.value
         for name, motor in motors.items()
-        if name != _GRIPPER and motor.norm_mode is not MotorNormMode.DEGREES
+        if name != _GRIPPER
+        and getattr(motor, "norm_mode", MotorNormMode.DEGREES) is not MotorNormMode.DEGREES
     }
 
 

@@ -52,12 +52,13 @@ def main(child: Child, config: ActConfig) -> None:
     began = time.monotonic()
     from roborl.envs.arm import Arm
     from roborl.envs.bench import load_bench, make_robot
-    from roborl.envs.devices import require_hold
+    from roborl.envs.devices import require_degrees, require_hold
     from roborl.loops.bench_scales import scales
 
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     require_hold(bench)
     robot = make_robot(bench)
+    require_degrees(bench, robot)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
     status = StatusSlot(folder, "control")

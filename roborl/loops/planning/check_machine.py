@@ -97,7 +97,7 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
 def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
     """Yield what can be said of a physical arm without moving it: driver, port, calibration file, motors."""
     from roborl.envs.bench import device_type, make_robot
-    from roborl.envs.devices import missing_devices, require_hold
+    from roborl.envs.devices import missing_devices, require_degrees, require_hold
 
     try:
         require_hold(bench)
@@ -105,6 +105,7 @@ def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:
         yield Finding(what="hold", ok=False, says=str(error))
     try:
         robot: Any = make_robot(bench)
+        require_degrees(bench, robot)
     except RoborlError as error:
         yield Finding(what="driver", ok=False, says=str(error))
         return

@@ -180,6 +180,15 @@ def test_on_a_physical_bench_the_operator_is_told_what_the_arm_does_when_control
     assert "Should this control process die: the arm sinks slowly" in caplog.text
 
 
+def test_a_robot_in_other_units_than_degrees_is_refused_before_it_is_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roborl.envs.devices.other_units", lambda robot: {"elbow_flex": "range_m100_100"})
+    config = ActConfig(bench="so101_desk", run=tmp_path)
+    with pytest.raises(ConfigError, match=r"other units than degrees.*elbow_flex"):
+        control_process.main(Child("control", None, ctypes.c_int64(0)), config)
+
+
 def test_what_is_pressed_before_the_first_episode_of_a_start_names_none_of_its_own(tmp_path: Path) -> None:
     status = StatusSlot(tmp_path, "control")
     for field, value in {"incarnation": 1, "episode": 3, "index": 9}.items():  # As a predecessor left them.
