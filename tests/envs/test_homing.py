@@ -10,7 +10,7 @@ import pytest
 from roborl.clock import FakeClock, Rate
 from roborl.envs.actions import ActionConfig
 from roborl.envs.arm import Arm
-from roborl.envs.bench import Bench
+from roborl.envs.bench import Bench, load_bench
 from roborl.envs.homing import go_home
 from roborl.envs.safety import SafetyConfig
 from roborl.errors import RobotError
@@ -123,6 +123,12 @@ def test_what_the_joints_and_what_the_gripper_may_miss_is_said_of_each() -> None
         RobotError, match="within 12 degrees of where it is told to be, the gripper within 8;"
     ):
         home(arm)
+
+
+def test_an_arm_that_sags_as_far_as_the_desk_file_says_begins_its_episodes() -> None:
+    arm, robot = make_arm(load_bench("so101_desk").action)
+    robot.sag = np.array([0.0, 6.5, 6.5, 0.0, 0.0, 0.0])
+    assert home(arm)
 
 
 def test_an_arm_that_is_held_up_just_before_its_home_yields_too() -> None:
