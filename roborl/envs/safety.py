@@ -33,7 +33,8 @@ class SafetyConfig:
     """Bounds of a bench; the joints' own stand in the robot's model.
 
     Attributes:
-        workspace_low_m: Lowest x, y, z of the end effector in the base frame, to half a millimetre.
+        workspace_low_m: Lowest x, y, z of the end effector's set-point in the base frame, to half a millimetre. Where the
+            arm hangs below its set-point, it is so far below the box.
         workspace_high_m: Highest x, y, z.
         velocity_scale: Share of the model's largest joint speeds to allow, (0, 1].
         acceleration_scale: Share of the model's largest joint accelerations to allow, (0, 1].
