@@ -8,7 +8,7 @@ Source: Chen et al., "SARM: Stage-aware reward modeling for long horizon robot m
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,9 +38,10 @@ class RabcSettings:
     rule: Rule = "roborl"
     # gain over a chunk from which a frame counts fully; 0: from the pace or the quantile, and 0.01 under lerobot
     kappa: float = 0.0
-    # kappa in units of the mean gain over a chunk in the episodes that finish, from where they begin until they are done
+    # kappa in units of the mean gain over a chunk in the episodes of the same task that finish, from where they begin until they
+    # are done; of all tasks where none of its own does
     pace: float = 1.0
-    # instead: kappa is this quantile of all gains, in (0, 1); 0: by the pace
+    # instead: kappa is this quantile of all gains of the same task, in (0, 1); 0: by the pace
     kappa_quantile: float = 0.0
     # progress from which the task counts as done: frames there that stay there count fully, though they gain nothing
     finished: float = 0.9
@@ -70,13 +71,13 @@ class Weighed:
     Attributes:
         weights: By episode index, float32 in [0, 1], one per row.
         gains: Gains over a chunk, NaN where progress is missing; by episode index.
-        kappa: The gain from which a frame counts fully.
+        kappa: The gain from which a frame counts fully, by episode index; the same throughout a task.
         unknown: Rows whose gain is not known.
     """
 
     weights: Mapping[int, Curve]
     gains: Mapping[int, Curve]
-    kappa: float
+    kappa: Mapping[int, float]
     unknown: int
 
 
@@ -106,7 +107,10 @@ def on_lines(curve: Curve, scored: NDArray[np.bool_]) -> Curve:
 
 
 def weigh(
-    progress: Mapping[int, tuple[Curve, Curve]], lengths: Mapping[int, int], settings: RabcSettings
+    progress: Mapping[int, tuple[Curve, Curve]],
+    lengths: Mapping[int, int],
+    settings: RabcSettings,
+    tasks: Mapping[int, str] | None = None,
 ) -> Weighed:
     """Weigh every row of a dataset.
 
@@ -114,7 +118,7 @@ def weigh(
     deviations below the mean gain to two above, which jumps at κ and gives a share to frames that stand still. At an
     episode's end the gain is over fewer rows, and so small. A row without a gain counts fully.
 
-    Ours rises from 0 to 1 as the gain rises from 0 to κ; κ comes from the data's own pace; where the episode ends or the task is
+    Ours rises from 0 to 1 as the gain rises from 0 to κ; κ comes from each task's own pace; where the episode ends or the task is
     done within the chunk the gain until there is scaled up, and a task that is done and stays done counts fully. A missing score
     holds the last one with its spread; a chunk without a score has no gain. A row without a gain counts as much as the others
     do on average.
@@ -124,12 +128,13 @@ def weigh(
             was held; episodes may be left out.
         lengths: Rows of every episode.
         settings: How.
+        tasks: The instruction of every episode; None where all have the same.
 
     Example:
         >>> rising = np.linspace(0, 1, 5, dtype=np.float32)
         >>> standing = np.zeros(5, np.float32)
         >>> found = weigh({0: (rising, standing), 1: (standing, standing)}, {0: 5, 1: 5}, RabcSettings(chunk=2))
-        >>> found.kappa, found.weights[0].tolist(), found.weights[1].tolist()
+        >>> found.kappa[0], found.weights[0].tolist(), found.weights[1].tolist()
         (0.5, [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0])
     """
     nothing = {index: np.full(rows, np.nan, np.float32) for index, rows in lengths.items()}
@@ -139,9 +144,11 @@ def weigh(
     read = {index: ~np.isnan(curve) for index, curve in curves.items()}
     curves = {index: _held(curve) for index, curve in curves.items()}
     gains = {index: _gains(curve, read[index], settings) for index, curve in curves.items()}
-    kappa = settings.kappa or _kappa(curves, gains, settings)
+    kappa = _kappas(curves, gains, settings, tasks or dict.fromkeys(curves, ""))
     weights = {
-        index: _ramp(curve, gains[index], progress[index][1] if index in progress else None, kappa, settings)
+        index: _ramp(
+            curve, gains[index], progress[index][1] if index in progress else None, kappa[index], settings
+        )
         for index, curve in curves.items()
     }
     everything = np.concatenate(list(weights.values()))
@@ -150,7 +157,7 @@ def weigh(
     return Weighed(
         weights={i: np.where(np.isnan(w), usual, w).astype(np.float32) for i, w in weights.items()},
         gains=gains,
-        kappa=float(kappa),
+        kappa=kappa,
         unknown=len(everything) - known.size,
     )
 
@@ -173,7 +180,7 @@ def _by_lerobot(curves: Mapping[int, Curve], settings: RabcSettings) -> Weighed:
         counted = np.where(gain > kappa, 1.0, np.where(gain >= 0, soft, 0.0))
         weights[index] = np.where(np.isnan(gain), 1.0, counted).astype(np.float32)
     unknown = sum(int(np.isnan(gain).sum()) for gain in gains.values())
-    return Weighed(weights=weights, gains=gains, kappa=kappa, unknown=unknown)
+    return Weighed(weights=weights, gains=gains, kappa=dict.fromkeys(curves, kappa), unknown=unknown)
 
 
 def _held(curve: Curve) -> Curve:
@@ -210,18 +217,52 @@ def _next_done(curve: Curve, finished: float) -> NDArray[np.int64]:
     return np.append(np.minimum.accumulate(places[::-1])[::-1][1:], never)
 
 
-def _kappa(curves: Mapping[int, Curve], gains: Mapping[int, Curve], settings: RabcSettings) -> float:
-    if settings.kappa_quantile:
-        every = np.concatenate(list(gains.values()))
-        every = every[~np.isnan(every)]
-        return max(float(np.quantile(every, settings.kappa_quantile)), _EPSILON) if every.size else 1.0
-    scored = [curve[~np.isnan(curve)] for curve in curves.values()]
-    worked = [curve for curve in scored if len(curve) > 1]
-    done = [(c, int((c >= settings.finished).argmax())) for c in worked if c[-1] >= settings.finished]
-    paces = [(float(c[first] - c[0]), first) for c, first in done if c[first] > c[0]]
-    # Where nothing finishes, what would finish in the length that the episodes have.
-    paces = paces or [(float(1.0 - c[0]), len(c) - 1) for c in worked if c[0] < 1.0]
-    rise, steps = np.sum(paces, axis=0) if paces else (1.0, settings.chunk)
+def _kappas(
+    curves: Mapping[int, Curve], gains: Mapping[int, Curve], settings: RabcSettings, tasks: Mapping[int, str]
+) -> dict[int, float]:
+    """Return κ by episode: of its task, or of all tasks where its own says nothing."""
+    if settings.kappa:
+        return dict.fromkeys(curves, settings.kappa)
+    of_task: dict[str, list[int]] = {}
+    for index in curves:
+        of_task.setdefault(tasks[index], []).append(index)
+    find = _quantile if settings.kappa_quantile else _pace
+    told = gains if settings.kappa_quantile else curves
+    kappas = {task: find([told[i] for i in indices], settings) for task, indices in of_task.items()}
+    every = list(told.values())
+    pooled = find(every, settings) or (1.0 if settings.kappa_quantile else _unfinished_pace(every, settings))
+    return {index: kappas[tasks[index]] or pooled for index in curves}
+
+
+def _quantile(gains: Sequence[Curve], settings: RabcSettings) -> float | None:
+    every = np.concatenate(gains)
+    every = every[~np.isnan(every)]
+    return max(float(np.quantile(every, settings.kappa_quantile)), _EPSILON) if every.size else None
+
+
+def _pace(curves: Sequence[Curve], settings: RabcSettings) -> float | None:
+    """Return κ by the episodes that finish; None where none does."""
+    worked = [curve[~np.isnan(curve)] for curve in curves]
+    done = [
+        (c, int((c >= settings.finished).argmax()))
+        for c in worked
+        if len(c) > 1 and c[-1] >= settings.finished
+    ]
+    return _mean_gain([(float(c[first] - c[0]), first) for c, first in done if c[first] > c[0]], settings)
+
+
+def _unfinished_pace(curves: Sequence[Curve], settings: RabcSettings) -> float:
+    """Return κ where nothing finishes: by what would finish in the length that the episodes have."""
+    worked = [curve[~np.isnan(curve)] for curve in curves]
+    paces = [(float(1.0 - c[0]), len(c) - 1) for c in worked if len(c) > 1 and c[0] < 1.0]
+    return _mean_gain(paces, settings) or settings.pace
+
+
+def _mean_gain(paces: Sequence[tuple[float, int]], settings: RabcSettings) -> float | None:
+    """Return the mean gain over a chunk of rises over so many rows, times the pace; None of none."""
+    if not paces:
+        return None
+    rise, steps = np.sum(paces, axis=0)
     return float(settings.pace * settings.chunk * rise / steps)
 
 

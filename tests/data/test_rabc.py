@@ -100,7 +100,7 @@ def test_the_mean_gain_over_a_chunk_is_its_share_of_the_task(seconds: int, chunk
     """At 30 frames a second. LeRobot's kappa of 0.01 is above it for one task and far below for another."""
     progress = {0: curve(*line(0, 1, 30 * seconds + 1))}
     found = weigh(progress, lengths(progress), RabcSettings(chunk=chunk, pace=1.0))
-    assert found.kappa == pytest.approx(gain, abs=3e-4)
+    assert found.kappa[0] == pytest.approx(gain, abs=3e-4)
     assert found.gains[0].mean() == pytest.approx(gain, abs=3e-4)
 
 
@@ -108,7 +108,7 @@ def test_kappa_goes_with_the_pace_of_the_data_and_not_with_its_length() -> None:
     for rows in (101, 401):
         progress = {0: curve(*line(0, 1, rows)), 1: curve(*line(0, 0.1, rows))}
         found = weigh(progress, lengths(progress), RabcSettings(chunk=20))
-        assert found.kappa == pytest.approx(20 / (rows - 1))
+        assert found.kappa[0] == pytest.approx(20 / (rows - 1))
         assert found.weights[0] == pytest.approx(np.ones(rows), abs=1e-4)
         assert found.weights[1] == pytest.approx(np.full(rows, 0.1), abs=1e-4)
         # LeRobot's is 0.01 whatever the data: it lets the short failure pass and cuts the long one off.
@@ -121,11 +121,11 @@ def test_kappa_is_the_pace_of_what_finishes_wherever_progress_begins(start: floa
     late = np.float32([np.nan] * 30 + line(start, 1, 101))
     progress = {0: curve(*line(start, 1, 101)), 1: (late, np.zeros(131, np.float32))}
     found = weigh(progress, lengths(progress), RabcSettings(chunk=10))
-    assert found.kappa == pytest.approx((1 - start) / 10)
+    assert found.kappa[0] == pytest.approx((1 - start) / 10)
     assert found.weights[0] == pytest.approx(np.ones(101), abs=1e-4)
     unfinished = {0: curve(*line(start, 0.85, 101))}
     found = weigh(unfinished, lengths(unfinished), RabcSettings(chunk=10))
-    assert found.kappa == pytest.approx((1 - start) / 10), "what would finish in that length"
+    assert found.kappa[0] == pytest.approx((1 - start) / 10), "what would finish in that length"
 
 
 def test_the_last_frames_of_what_was_done_count_and_those_of_what_was_not_do_not() -> None:
@@ -155,7 +155,28 @@ def test_a_weight_does_not_jump_and_never_falls_with_the_gain() -> None:
 def test_a_quantile_sets_kappa() -> None:
     progress = {0: curve(*line(0, 0.5, 101)), 1: curve(*line(0, 0.1, 101))}
     found = weigh(progress, lengths(progress), RabcSettings(chunk=10, kappa_quantile=0.75))
-    assert found.kappa == pytest.approx(0.05)
+    assert found.kappa[0] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("by", [{}, {"kappa_quantile": 0.5}])
+def test_each_task_has_a_pace_of_its_own(by: dict[str, float]) -> None:
+    """Every episode rises evenly to its end: no task is less well shown for taking longer."""
+    progress = {i: curve(*line(0, 1, 20 if i < 6 else 200)) for i in range(8)}
+    tasks = {i: "press" if i < 6 else "fold" for i in progress}
+    found = weigh(progress, lengths(progress), RabcSettings(chunk=10, **by), tasks)  # type: ignore[arg-type]
+    assert found.kappa[0] == pytest.approx(10 / 19, rel=1e-3)
+    assert found.kappa[7] == pytest.approx(10 / 199, rel=1e-3)
+    for course in found.weights.values():
+        assert course == pytest.approx(np.ones(len(course)), abs=1e-3)
+
+
+def test_a_task_that_is_never_done_has_the_pace_of_the_others() -> None:
+    progress = {0: curve(*line(0, 1, 21)), 1: curve(*line(0, 0.5, 41)), 2: curve(*line(0, 0.1, 21))}
+    tasks = {0: "press", 1: "fold", 2: "fold"}
+    found = weigh({**progress}, {**lengths(progress), 3: 9}, RabcSettings(chunk=5), {**tasks, 3: "unseen"})
+    assert list(found.kappa.values()) == pytest.approx([0.25] * 4)
+    same = weigh(progress, lengths(progress), RabcSettings(chunk=5, kappa=0.1), tasks)
+    assert list(same.kappa.values()) == [0.1] * 3
 
 
 def test_what_is_not_known_counts_as_the_rest_does() -> None:

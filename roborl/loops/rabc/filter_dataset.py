@@ -28,6 +28,7 @@ from roborl.loops.rabc.filter_config import FilterConfig
 log = logging.getLogger(__name__)
 
 DISCARDED = "discarded by its operator"
+_SEVERAL = "; "  # Between the instructions of an episode that has several.
 _PUBLISHED = {"smolvla": "lerobot/smolvla_base", "pi0": "lerobot/pi0_base", "pi05": "lerobot/pi05_base"}
 
 
@@ -37,6 +38,7 @@ class FilteredEpisode:
 
     Attributes:
         index: Its index in the dataset.
+        task: Its instruction, or several.
         success: The verdict in the dataset, which decides nothing.
         progress: As far as the observation at which a verdict ended the task; NaN where a score is missing, float32 (rows,).
         weights: How much each row with an action counts, as far as that observation and before any rule.
@@ -45,6 +47,7 @@ class FilteredEpisode:
     """
 
     index: int
+    task: str
     success: bool | None
     progress: NDArray[np.float32]
     weights: NDArray[np.float32]
@@ -68,7 +71,7 @@ class Filtered:
         dataset: The dataset that the weights are of: the filtered one, where it was written.
         weights: File of the weights.
         episodes: All that the dataset held.
-        kappa: Gain from which a frame counts fully.
+        kappa: Gain from which a frame counts fully, by instruction.
         unknown: Rows whose gain is not known.
         command: How LeRobot's trainer goes on.
     """
@@ -77,7 +80,7 @@ class Filtered:
     dataset: Path
     weights: Path
     episodes: tuple[FilteredEpisode, ...]
-    kappa: float
+    kappa: Mapping[str, float]
     unknown: int
     command: str
 
@@ -94,7 +97,7 @@ class Filtered:
             "version": self.version,
             "dataset": str(self.dataset),
             "weights": str(self.weights),
-            "kappa": self.kappa,
+            "kappa": dict(self.kappa),
             "mean_weight": float(left.mean()),
             "share_full": full,
             "share_soft": 1.0 - full - none,
@@ -131,12 +134,14 @@ def filter_dataset(config: FilterConfig) -> Filtered:
         i: (on_lines(labels.values, labels.scored)[: rows[i]], labels.spread[: rows[i]])
         for i, labels in progress.items()
     }
-    weighed = weigh(curves, rows, config)
-    episodes = _weighed_episodes(config, files, found, progress, weighed)
+    tasks = {int(row["episode_index"]): _SEVERAL.join(row.get("tasks") or ("",)) for row in files.episodes}
+    weighed = weigh(curves, rows, config, tasks)
+    episodes = _weighed_episodes(config, files, found, tasks, progress, weighed)
+    kappa = {tasks[index]: kappa for index, kappa in weighed.kappa.items()}
     if not any(e.weights.any() for e in episodes if not e.dropped):
         raise DatasetError(
             "Nothing is left to clone",
-            seen=f"{sum(not e.dropped for e in episodes)} of {len(episodes)} episodes stay, kappa {weighed.kappa:g}",
+            seen=f"{sum(not e.dropped for e in episodes)} of {len(episodes)} episodes stay, kappa {in_words(kappa)}",
             allowed="one frame above 0 at least",
             remedy="Loosen --drop, lower --pace or --kappa, or look at the labels",
         )
@@ -154,12 +159,23 @@ def filter_dataset(config: FilterConfig) -> Filtered:
         dataset=root,
         weights=into,
         episodes=episodes,
-        kappa=weighed.kappa,
+        kappa=kappa,
         unknown=weighed.unknown,
         command=train_command(
             config, root, into, chosen if config.out is None and len(chosen) < len(episodes) else []
         ),
     )
+
+
+def in_words(kappa: Mapping[str, float]) -> str:
+    """Return gains from which frames count fully, by instruction, as one number or as what they lie between.
+
+    Example:
+        >>> in_words({"press": 0.5, "fold": 0.05}), in_words({"press": 0.5})
+        ('0.05 to 0.5', '0.5')
+    """
+    least, most = (f"{value:.3g}" for value in (min(kappa.values()), max(kappa.values())))
+    return least if least == most else f"{least} to {most}"
 
 
 def find_progress(root: Path, named: str) -> Path:
@@ -220,6 +236,7 @@ def _weighed_episodes(
     config: FilterConfig,
     files: Files,
     found: Mapping[int, DatasetEpisode],
+    tasks: Mapping[int, str],
     progress: Mapping[int, Progress],
     weighed: Weighed,
 ) -> tuple[FilteredEpisode, ...]:
@@ -231,7 +248,7 @@ def _weighed_episodes(
         rows = len(weights)
         curve = progress[index].values[:rows] if index in progress else np.full(rows, np.nan, np.float32)
         figures = episode_figures(
-            curve, weighed.gains[index], acted, kappa=weighed.kappa, finished=config.finished
+            curve, weighed.gains[index], acted, kappa=weighed.kappa[index], finished=config.finished
         )
         # A rule says nothing of an episode without scores: NaN meets none.
         dropped = [
@@ -245,6 +262,7 @@ def _weighed_episodes(
         episodes.append(
             FilteredEpisode(
                 index=index,
+                task=tasks[index],
                 success=known.success if known else None,
                 progress=curve,
                 weights=acted,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from roborl.loops.rabc.filter_config import FilterConfig
-from roborl.loops.rabc.filter_dataset import Filtered
+from roborl.loops.rabc.filter_dataset import Filtered, in_words
 from roborl.loops.reporting.filling import fill, percent
 from roborl.loops.reporting.pages import draw
 from roborl.loops.reporting.plots import Theme, legend, new_figure
@@ -20,6 +21,7 @@ RESULT = "filter.json"
 
 _BINS = 10
 _CURVES = 60
+_TASKS = 12
 
 
 def write_filter_page(config: FilterConfig, filtered: Filtered) -> Path:
@@ -36,6 +38,7 @@ def write_filter_page(config: FilterConfig, filtered: Filtered) -> Path:
     rows = [
         {
             "episode": episode.index,
+            "task": episode.task,
             "verdict": episode.verdict,
             "success": episode.success,
             **{name: None if np.isnan(value) else value for name, value in episode.figures.items()},
@@ -55,7 +58,7 @@ def write_filter_page(config: FilterConfig, filtered: Filtered) -> Path:
             ("frames that count fully", percent(figures["share_full"])),
             ("frames that count in part", percent(figures["share_soft"])),
             ("frames that count for nothing", percent(figures["share_none"])),
-            ("gain over a chunk from which a frame counts fully", f"{filtered.kappa:.3f}"),
+            *_kappa_facts(filtered.kappa),
             ("rows whose gain is not known", f"{filtered.unknown:,}"),
             ("reward model", filtered.version),
         ],
@@ -75,6 +78,14 @@ def write_filter_page(config: FilterConfig, filtered: Filtered) -> Path:
     page = config.report / PAGE
     write_whole(page, text)
     return page
+
+
+def _kappa_facts(kappa: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the gain from which a frame counts fully: one, one for each task, or the least and the most of many."""
+    name = "gain over a chunk from which a frame counts fully"
+    if len(set(kappa.values())) > 1 and len(kappa) <= _TASKS:
+        return [(f"{name}: {task}", f"{value:.3g}") for task, value in kappa.items()]
+    return [(name if len(kappa) == 1 else f"{name}, of {len(kappa)} tasks", in_words(kappa))]
 
 
 def weights_figure(filtered: Filtered, theme: Theme) -> Figure:

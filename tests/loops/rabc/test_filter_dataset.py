@@ -92,7 +92,7 @@ def test_without_a_copy_what_is_left_out_counts_for_nothing(labelled: Path) -> N
     assert weights[5][0] == pytest.approx(np.mean(np.concatenate([weights[5][:-1]])))
     assert "--dataset.episodes=[0,1,3,5]" in filtered.command.replace("'", "")
     by_theirs = filter_dataset(FilterConfig(dataset=str(labelled), chunk=2, rule="lerobot"))
-    assert by_theirs.kappa == 0.01
+    assert set(by_theirs.kappa.values()) == {0.01}
 
 
 @pytest.mark.parametrize("rule", ["roborl", "lerobot"])
@@ -121,6 +121,36 @@ def test_what_came_after_a_verdict_counts_for_nothing_and_says_nothing_of_the_ep
         assert len(weights) == steps + 1
         assert weights[:judged].min() > 0.4
         assert not weights[judged:].any()
+
+
+def test_a_task_that_takes_longer_counts_as_much_and_its_pace_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = {0: 10, 1: 10, 2: 60}
+    write_episodes(
+        tmp_path / "d",
+        *(random_episode(i, n, task="fold" if n > 10 else "press", subtasks=()) for i, n in steps.items()),
+    )
+    write_progress(
+        tmp_path / "d",
+        "v1",
+        {
+            i: Progress(
+                np.linspace(0, 1, n + 1, dtype=np.float32),
+                np.zeros(n + 1, np.float32),
+                np.ones(n + 1, np.bool_),
+            )
+            for i, n in steps.items()
+        },
+    )
+    told = ["--dataset", str(tmp_path / "d"), "--chunk", "5", "--report", str(tmp_path / "report")]
+    assert roborl(["filter", *told, "--drop", "weight<0.9"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["dropped"] == []
+    assert figures["kappa"] == {"press": pytest.approx(0.5), "fold": pytest.approx(5 / 60)}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "counts fully: press" in page
+    assert "counts fully: fold" in page
 
 
 @pytest.mark.parametrize("rule", ["roborl", "lerobot"])
