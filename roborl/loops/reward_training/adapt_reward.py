@@ -16,7 +16,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.images import encode_png
 from roborl.loops.footage import read_footage
 from roborl.loops.graded_footage import is_graded, read_graded_footage, split_ladders
-from roborl.loops.reward_training.training_episodes import split
+from roborl.loops.reward_training.training_episodes import check_named_once, split
 from roborl.loops.run_files import versions_here
 from roborl.rewards.adaptation.changes import ChangeConfig, ChangeLessons
 from roborl.rewards.adaptation.config import AdaptationTraining, Method
@@ -57,6 +57,9 @@ class _AdaptConfig:
     # The model's camera name to the dataset's, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
     training: AdaptationTraining = field(default_factory=AdaptationTraining)
+
+    def __post_init__(self) -> None:
+        check_named_once("--episodes", self.episodes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from roborl.errors import ConfigError
 from roborl.loops.reward_training.required import check_required
 from roborl.loops.reward_training.train_reward import frame_latency_ms
-from roborl.loops.reward_training.training_episodes import check_one_task, read_training, split
+from roborl.loops.reward_training.training_episodes import (
+    check_named_once,
+    check_one_task,
+    read_training,
+    split,
+)
 from roborl.rewards.perceptual.checkpoint import save_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.model import PerceptualModel
@@ -54,6 +60,13 @@ class TrainPerceptualConfig:
 
     def __post_init__(self) -> None:
         check_required(self.require)
+        check_named_once("--episodes", self.episodes)
+        if self.demonstrations < 1 or not 0.0 <= self.held_out < 1.0 or self.seed < 0:
+            raise ConfigError(
+                "Demonstrations cannot be chosen in this way",
+                seen=f"demonstrations {self.demonstrations}, held_out {self.held_out}, seed {self.seed}",
+                allowed="demonstrations ≥ 1, held_out in [0, 1), seed ≥ 0",
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

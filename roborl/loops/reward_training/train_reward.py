@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import torch
 
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.required import check_required
-from roborl.loops.reward_training.training_episodes import read_training, split
+from roborl.loops.reward_training.training_episodes import check_named_once, read_training, split
 from roborl.rewards.model import RewardModel
 from roborl.rewards.sarm.checkpoint import save_sarm
 from roborl.rewards.sarm.config import SarmConfig, SarmTraining
@@ -63,6 +64,14 @@ class TrainRewardConfig:
 
     def __post_init__(self) -> None:
         check_required(self.require)
+        check_named_once("--episodes", self.episodes)
+        check_named_once("--held_out", self.held_out)
+        if not 0.0 <= self.rate_hz < math.inf:
+            raise ConfigError(
+                "Observations cannot be kept at this rate",
+                seen=f"rate_hz {self.rate_hz}",
+                allowed="> 0, or 0 for every recorded one",
+            )
         if both := sorted(set(self.episodes) & set(self.held_out)):
             raise ConfigError(
                 "Episodes are to be learnt from and held out",

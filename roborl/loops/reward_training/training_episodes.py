@@ -13,7 +13,7 @@ from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
@@ -213,6 +213,21 @@ def to_training(episode: DatasetEpisode, cameras: Sequence[str] = (), *, mark: s
         benchmark=episode.benchmark_progress,
         origin=Origin(content=episode.content, dataset=mark, index=episode.index),
     )
+
+
+def check_named_once(option: str, numbers: Sequence[int]) -> None:
+    """See that no episode is named twice: one of the two might be learnt from and the other held out.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    if repeated := sorted({number for number in numbers if numbers.count(number) > 1}):
+        raise ConfigError(
+            "Episodes are named more than once",
+            seen=f"{option} with {repeated} again",
+            allowed="each number once",
+            remedy="Leave the repeated ones out",
+        )
 
 
 def check_one_task(tasks: Mapping[int, str]) -> None:

@@ -86,7 +86,10 @@ class AdaptationTraining:
     def __post_init__(self) -> None:
         counts = (self.batch, self.accumulate, self.measure_every, self.measure, self.report)
         shares = (self.warm_up, self.held_out)
-        least = (self.learning_rate, self.vision_share, self.weight_decay, self.save_every_s, self.steps)
+        least = (
+            *(self.learning_rate, self.vision_share, self.weight_decay),
+            *(self.save_every_s, self.steps, self.seed),
+        )
         if (
             min(counts) < 1
             or not all(0.0 <= share < 1.0 for share in shares)
@@ -97,7 +100,8 @@ class AdaptationTraining:
             raise ConfigError(
                 "A judge cannot be trained in this way",
                 seen=f"counts {counts}, warm_up {self.warm_up}, held_out {self.held_out},"
-                f" learning_rate {self.learning_rate}, clip {self.clip}, epochs {self.epochs}, steps {self.steps}",
+                f" learning_rate {self.learning_rate}, clip {self.clip}, epochs {self.epochs}, steps {self.steps},"
+                f" seed {self.seed}",
                 allowed="counts ≥ 1, shares in [0, 1), clip > 0, epochs > 0 or steps ≥ 1, the rest ≥ 0",
             )
 

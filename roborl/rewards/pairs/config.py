@@ -62,7 +62,7 @@ class PairTraining:
             or self.moments < 2
             or not all(0.0 <= share <= 1.0 for share in shares)
             or not 0.0 < self.demonstration_share <= 1.0
-            or min(self.shift_px, self.colour, self.weight_decay, self.save_every_s) < 0
+            or min(self.shift_px, self.colour, self.weight_decay, self.save_every_s, self.seed) < 0
             or self.learning_rate <= 0.0
         ):
             raise ConfigError(

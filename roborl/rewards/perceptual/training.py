@@ -68,7 +68,7 @@ def learn_perceptual(
         The model, and the steps it found in the demonstrations.
 
     Raises:
-        ConfigError: If the encoder is none that has been trained.
+        ConfigError: If the encoder is none that has been trained, or ``finish_frames`` are a whole demonstration.
         DatasetError: If there is no demonstration, or one that failed, or one is too short for its steps.
         ModelLoadError: If the encoder cannot be loaded.
     """
@@ -78,6 +78,14 @@ def learn_perceptual(
             "A perceptual reward model learns from successful episodes",
             seen=f"{sum(e.success for e in demonstrations)} successes of {len(demonstrations)} episodes",
             allowed="one success or more, and nothing else",
+        )
+    shortest = min(episode.frames for episode in demonstrations)
+    if config.finish_frames >= shortest:
+        raise ConfigError(
+            "A demonstration would show the task done from its first frame on",
+            seen=f"finish_frames {config.finish_frames}, {shortest} frames in the shortest",
+            allowed=f"at most {shortest - 1}",
+            remedy="Set --model.finish_frames lower, or leave that demonstration out",
         )
     encoder, cameras = frozen_encoder(config), common_cameras(demonstrations)
     vectors = [encode_episode(encoder, e, cameras, config.image_px, cache=cache) for e in demonstrations]

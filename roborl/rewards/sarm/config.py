@@ -64,5 +64,25 @@ class SarmTraining:
         for name in ("steps", "episodes_per_step", "windows_per_episode", "takes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be positive", seen=getattr(self, name), allowed="≥ 1")
-        if not self.budget_s > 0:
-            raise ConfigError("budget_s must be positive", seen=self.budget_s, allowed="> 0")
+        for name in ("budget_s", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive", seen=getattr(self, name), allowed="> 0")
+        shares = (self.failure_share, self.wrong_task, self.failure_ceiling)
+        least = (
+            self.weight_decay,
+            self.shift_px,
+            self.brightness,
+            self.seed,
+            self.threads,
+            self.save_every_s,
+        )
+        if (
+            not all(0.0 <= share <= 1.0 for share in shares)
+            or not 0.0 <= self.held_out < 1.0
+            or not min(least) >= 0
+        ):
+            raise ConfigError(
+                "A stage-aware model cannot be trained in this way",
+                seen=self,
+                allowed="failure_share, wrong_task and failure_ceiling in [0, 1], held_out in [0, 1), the rest ≥ 0",
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,12 @@ class WindowAugmentation:
     drop_anchor: float = 0.3  # the same for the anchor
     # Probability that the anchor is any frame: the video begins elsewhere than the task.
     move_anchor: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not all(0.0 <= chance <= 1.0 for chance in astuple(self)):
+            raise ConfigError(
+                "Training windows differ by chance", seen=self, allowed="probabilities in [0, 1]"
+            )
 
 
 def causal_window(config: WindowConfig, present: int) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from roborl.cli.main import main
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.registry import load_reward_model
@@ -75,6 +75,16 @@ def test_several_tasks_are_refused_and_one_of_them_can_be_named(tmp_path: Path) 
     with pytest.raises(DatasetError, match=words):
         train_perceptual(config)
     train_perceptual(replace(config, episodes=[0, 1, 2, 5]))
+
+
+def test_a_whole_demonstration_is_no_finish(dataset: Path, tmp_path: Path) -> None:
+    config = TrainPerceptualConfig(
+        dataset=str(dataset), out=tmp_path / "model", model=PerceptualConfig(finish_frames=25)
+    )
+    with pytest.raises(
+        ConfigError, match=r"finish_frames 25, 25 frames in the shortest\. Allowed: at most 24"
+    ):
+        train_perceptual(config)
 
 
 def test_failures_alone_teach_nothing(tmp_path: Path) -> None:

@@ -239,3 +239,37 @@ def test_a_held_out_success_that_is_marked_otherwise_is_refused_before_anything_
     ):
         train_reward(config)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--held_out=[3, 3]",
+        "--episodes=[1, 1]",
+        "--rate_hz=-3",
+        "--training.failure_share=1.5",
+        "--training.failure_share=-0.5",
+        "--training.wrong_task=2",
+        "--training.failure_ceiling=-1",
+        "--training.windows.rewind=5",
+        "--training.learning_rate=-1",
+        "--training.weight_decay=-1",
+        "--training.shift_px=-1",
+        "--training.held_out=1.0",
+        "--training.seed=-1",
+        "--training.threads=-1",
+    ],
+)
+def test_settings_that_mean_nothing_are_refused_before_the_dataset_is_read(tmp_path, capsys, wrong):
+    arguments = ["--dataset", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert main(["train-reward", *arguments, wrong]) == 2
+    said = capsys.readouterr().err
+    assert "Allowed: " in said
+    assert "none" not in said
+
+
+@pytest.mark.parametrize("kind", ["perceptual", "dopamine"])
+def test_an_episode_that_is_named_twice_is_refused(tmp_path, capsys, kind):
+    arguments = ["--model", kind, "--dataset", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["train-reward", *arguments, "--episodes", "[0, 1, 1]"]) == 2
+    assert "named more than once. Found: --episodes with [1] again" in capsys.readouterr().err
