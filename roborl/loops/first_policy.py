@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.envs.bench import Bench
 from roborl.images import square
-from roborl.learning.clone import CloneConfig, clone, cloning_data
+from roborl.learning.clone import CloneConfig, clone
+from roborl.learning.cloning_data import cloning_data
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 
 log = logging.getLogger(__name__)

@@ -53,7 +53,7 @@ class Encoder(nn.Module):
     def standardise(self, keypoints: Tensor) -> None:
         """Take mean and deviation of keypoints (n, output_dim) into the weights: features then vary by half a unit."""
         self.mean.copy_(keypoints.mean(dim=0))
-        self.deviation.copy_(keypoints.std(dim=0).clamp_min(_LEAST_DEVIATION))
+        self.deviation.copy_(keypoints.std(dim=0, correction=0).clamp_min(_LEAST_DEVIATION))
 
 
 class Remaining(nn.Module):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
-from roborl.errors import DatasetError
-from roborl.learning.clone import CloneConfig, clone, cloning_data
+from roborl.errors import ConfigError, DatasetError
+from roborl.learning.clone import CloneConfig, clone
+from roborl.learning.cloning_data import cloning_data
 from roborl.policies.small import SmallPolicyConfig
 from roborl.types import EndCause, Frame, Observation
 
@@ -224,3 +226,40 @@ def test_weights_that_do_not_fit_are_told() -> None:
     for weights in ([one], [one, one[:5]], [0 * one, 0 * one]):
         with pytest.raises(DatasetError, match=r"by these weights.*\[6, 6\] in \[0, 1\]"):
             cloning_data([towards(0), towards(1)], cameras=("front",), image_px=32, weights=weights)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"keypoints": 0},
+        {"channels": 0},
+        {"encoder_updates": 0},
+        {"actor_updates": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"failure_share": 2.0},
+        {"failure_share": 1.0},
+        {"aim_weight": -1.0},
+        {"still_weight": float("inf")},
+        {"feature_noise": float("nan")},
+        {"state_noise": -0.1},
+    ],
+)
+def test_settings_that_clone_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(settings))) as refused:
+        CloneConfig(**settings)
+    assert refused.value.seen
+    assert refused.value.allowed
+    assert refused.value.remedy
+
+
+def test_a_demonstration_of_a_single_step_makes_a_policy_of_numbers() -> None:
+    six = replace(towards(0), subtasks=())
+    pictures = {"front": six.images["front"][:2]}
+    one = replace(six, images=pictures, state=six.state[:2], action=six.action[:1], reward=six.reward[:1])
+    data = cloning_data([one], cameras=("front",), image_px=32)
+    few = CloneConfig(keypoints=8, encoder_updates=1, actor_updates=1, batch_size=4)
+    policy = clone(few, replace(SHAPE, waypoints=1), data, seed=0)
+    for part in (policy.encoder, policy.remaining, policy.actor):
+        assert all(bool(tensor.isfinite().all()) for tensor in part.state_dict().values())
