@@ -222,7 +222,9 @@ def _identity(
 ) -> Identity:
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(f"{sample.spots} {sample.answer}".encode())
+        # With the words: an instruction stands neither in the answer nor in the prompt that it is filled into.
+        words = [part for part in sample.ask(album.pictures(sample)).parts if isinstance(part, str)]
+        digest.update(f"{sample.spots} {words} {sample.answer}".encode())
     return {
         **bearing("training", training, without=_NOT_BEARING),
         "judge": lessons.judge.identity,

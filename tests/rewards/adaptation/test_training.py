@@ -32,9 +32,10 @@ BRIEF = AdaptationTraining(
 )
 
 
-def a_run(settings, training, folder, *, pairs=40, interval=6, log=None):
+def a_run(settings, training, folder, *, pairs=40, interval=6, log=None, tasks=()):
     lessons = HopLessons(open_dopamine(settings), PairConfig(pairs=pairs, interval_frames=interval))
     train, rest = [film(count, count) for count in (31, 37, 43)], [film(33, 99)]
+    train = [replace(episode, tasks=tasks or episode.tasks) for episode in train]
     guess = TimeGuess.of(train)
     samples, held_out = lessons.samples(train, guess, 0), lessons.samples(rest, guess, 1)
     albums = Album(train, samples), Album(rest, held_out)
@@ -223,6 +224,8 @@ def test_a_run_that_was_killed_comes_to_the_same(settings, tmp_path, method):
     named = r"run with other settings.*, training\.learning_rate 0\.001 and not 0\.002\."
     with pytest.raises(ModelLoadError, match=named):
         a_run(settings, replace(training, learning_rate=2e-3), tmp_path / "cut")
+    with pytest.raises(ModelLoadError, match=r"another dataset.*, questions \w+ and not \w+\."):
+        a_run(settings, replace(training, save_every_s=9.0), tmp_path / "cut", tasks=("do something else",))
 
 
 def test_accumulated_batches_are_one_step(settings, tmp_path):
