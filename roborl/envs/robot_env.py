@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from roborl.clock import Clock, FakeClock, MonotonicClock, Rate
+from roborl.clock import NS, Clock, FakeClock, MonotonicClock, Rate
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, load_bench, make_robot
 from roborl.envs.homing import go_home
@@ -121,7 +121,8 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Act for one policy period, and observe at the end of the last set-point's control period, as the actor does.
 
         Raises:
-            RobotError: If no reset came to its end before, the robot does not answer or a camera fails.
+            RobotError: If no reset came to its end before, the robot does not answer or a camera fails. Or if robot, policy or
+                machine stood still for longer than ``watchdog.tick_deadline_s``: this is no policy period any more.
         """
         rate = self._rate
         if rate is None:
@@ -133,13 +134,15 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             )
         executed = self.arm.begin_step(np.asarray(action, dtype=np.float32))
         if rate.remaining_ns() <= 0:
-            rate.wait()  # A look or a policy that took long sets the pace anew, rather than two set-points at once.
+            # A look or a policy that took long sets the pace anew, rather than two set-points at once.
+            self._in_time(rate.wait())
         rate.begin_now(self.arm.ticks_per_step)  # set-points are planned a period apart, and go out so
         for _ in range(self.arm.ticks_per_step):
             self.arm.tick()
-            rate.wait()
+            self._in_time(rate.wait())
         self._index += 1
         seen = self._observe()
+        self._in_time(-rate.remaining_ns())
         verdict = self._operator.verdict()
         terminated = verdict is not None
         truncated = not terminated and self._index >= self.bench.max_steps
@@ -160,6 +163,16 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Let the operator stop the arm between two episodes, which is raised; there is no verdict then."""
         self._operator.verdict()
         return False
+
+    def _in_time(self, late_ns: int) -> None:
+        deadline_s = self.bench.watchdog.tick_deadline_s
+        if 0 < deadline_s * NS < late_ns:
+            raise RobotError(
+                "A control tick came late: robot, policy or machine stood still",
+                seen=f"{late_ns / NS:.2f} s",
+                allowed=f"watchdog.tick_deadline_s, {deadline_s:g} s",
+                remedy="Check the robot's cable and what else the machine is busy with",
+            )
 
     def _observe(self) -> dict[str, Any]:
         self.last_observation = observation = self.arm.observe(self._index, images=self._images)

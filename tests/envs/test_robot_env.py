@@ -332,3 +332,32 @@ def test_set_points_of_a_physical_arm_are_a_control_period_apart_however_late_th
         assert since_ns == pytest.approx(5e6 - policy_s * 1e9 % 5e6, abs=10)
     within = np.diff(np.reshape(sent_ns, (3, 4)))
     np.testing.assert_allclose(within, 5e6, atol=10)
+
+
+@pytest.mark.parametrize("call", ["send_action", "get_observation", "policy"])
+@pytest.mark.parametrize("late_s", [0.24, 0.26])
+def test_an_episode_of_a_physical_arm_ends_where_something_stood_still(
+    monkeypatch: pytest.MonkeyPatch, call: str, late_s: float
+) -> None:
+    """What came out of the step would else be kept as one policy period among others."""
+    clock = FakeClock()
+    monkeypatch.setattr("roborl.envs.robot_env.MonotonicClock", lambda: clock)
+    env, robot, _ = physical()
+    env.reset(seed=0)
+    env.step(np.zeros(4, dtype=np.float32))
+    waits = [late_s + 0.005]  # it is a control period until the tick is due
+
+    def stand_still(*args: Any) -> Any:
+        clock.advance(waits.pop() if waits else 0.0)
+        return does(*args)
+
+    if call == "policy":
+        clock.advance(waits.pop())
+    else:
+        does = getattr(robot, call)
+        monkeypatch.setattr(robot, call, stand_still)
+    if late_s < env.bench.watchdog.tick_deadline_s:
+        env.step(np.zeros(4, dtype=np.float32))
+        return
+    with pytest.raises(RobotError, match=r"late.*Found: 0\.26 s.*Allowed: watchdog.tick_deadline_s, 0\.25 s"):
+        env.step(np.zeros(4, dtype=np.float32))
