@@ -94,8 +94,10 @@ def features_of(
     }
 
 
-def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) -> Iterator[dict[str, Any]]:
-    """Yield the T + 1 rows of an episode, with benchmark progress where ``progress`` says so."""
+def rows_of(
+    episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool, deltas: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the T + 1 rows of an episode, with benchmark progress where ``progress`` says so; ``deltas`` as for the writer."""
     steps, known = episode.steps, episode.provenance
     verdict = {True: "success", False: "failure", None: "none"}[episode.success]
     # The columns have the dataset's order of cameras, the stamps the episode's.
@@ -104,7 +106,9 @@ def rows_of(episode: DatasetEpisode, cameras: Sequence[str], *, progress: bool) 
     meta = dict(known.meta) if known else {}
     if episode.repeated_last or episode.copied_last:
         meta[COPIED_LAST] = True
-    still = np.zeros(episode.action.shape[1], np.float32)
+    # LeRobot's trainer takes the action of the last row for one like the others.
+    still = episode.action[-1].copy()
+    still[:deltas] = 0.0
     for t in range(steps + 1):
         last = t == steps
         # True from the last step on, so that a reader of (row t, row t + 1) pairs sees the end before the reset.

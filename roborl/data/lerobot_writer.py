@@ -56,6 +56,8 @@ class DatasetWriter:
         action_names: One per action dimension.
         robot_type: The robot's name, for LeRobot.
         scales: What the numbers of states and actions stand for, where that is known.
+        deltas: How many numbers of an action, from the first, are changes, so that 0 is no motion; None for all. The row
+            behind the last action repeats the others.
         video: Store MP4 (small, lossy, slow to write) rather than exact pictures.
         benchmark_progress: Also store privileged progress, for benchmarks and tests.
         checkpoint_every: Make the files whole after so many episodes; 0 only at the end.
@@ -75,6 +77,7 @@ class DatasetWriter:
         action_names: Sequence[str],
         robot_type: str = "",
         scales: Scales | None = None,
+        deltas: int | None = None,
         video: bool = False,
         benchmark_progress: bool = False,
         checkpoint_every: int = 50,
@@ -84,7 +87,7 @@ class DatasetWriter:
         self._path, self._fps, self._robot_type = path, fps, robot_type
         self._checkpoint_every, self._video = checkpoint_every, video
         self._cameras, self._state_names = dict(cameras), tuple(state_names)
-        self._benchmark = benchmark_progress
+        self._benchmark, self._deltas = benchmark_progress, deltas
         self._features = features_of(
             cameras, state_names, action_names, video=video, progress=benchmark_progress
         )
@@ -153,7 +156,7 @@ class DatasetWriter:
         with interrupt_later(), SuppressProgressBars(), scheduled_as_before(), self._taken_by_the_disk():
             keep_before(self._path)
             keep_marks(self._path, self._fresh | {self.episodes: episode.subtasks})
-            for row in rows_of(episode, list(self._cameras), progress=self._benchmark):
+            for row in rows_of(episode, list(self._cameras), progress=self._benchmark, deltas=self._deltas):
                 # LeRobot wants a row to have its language columns, and nothing in them yet.
                 self._dataset.add_frame(row | dict.fromkeys(self._language))
             # Encoding in this process: a pool would start again for every episode.

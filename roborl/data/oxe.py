@@ -27,6 +27,7 @@ class KnownDataset:
         instruction: Features below ``steps`` that hold the task, to be tried in this order; empty where it is not known.
         action: Features below ``steps/action`` that make an action where it has parts, in order, the gripper last; empty
             where it is one vector, or not known.
+        deltas: How many numbers of an action, from the first, are changes, so that 0 is no motion; 0 where that is not known.
         onset: Share of an episode after which the task is usually done, None where nobody said.
         wrist_only: Whether there is no view from outside.
         bgr: Whether blue and red are swapped in the pictures.
@@ -38,6 +39,7 @@ class KnownDataset:
     images: tuple[str, ...] = ()
     instruction: tuple[str, ...] = ()
     action: tuple[str, ...] = ()
+    deltas: int = 0
     onset: float | None = None
     wrist_only: bool = False
     bgr: bool = False

@@ -242,6 +242,7 @@ def _writer(
         cameras=size,
         state_names=mapping.state_names,
         action_names=mapping.action_names,
+        deltas=mapping.deltas,
         video=video,
     )
 

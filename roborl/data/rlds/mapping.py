@@ -24,6 +24,7 @@ class RldsMapping:
         cameras: Pictures by camera name, those from outside first.
         state: Numbers that make the state, one behind the other.
         action: The same for actions.
+        deltas: How many numbers of an action, from the first, are known to be changes, so that 0 is no motion.
         unused_action: What else the dataset has for its actions.
         state_names: One per dimension.
         action_names: The same.
@@ -40,6 +41,7 @@ class RldsMapping:
     cameras: Mapping[str, str]
     state: tuple[str, ...]
     action: tuple[str, ...]
+    deltas: int
     unused_action: tuple[str, ...]
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
@@ -102,6 +104,7 @@ def map_features(
         cameras={camera_name(path): path for path in cameras},
         state=state,
         action=action,
+        deltas=known.deltas if known and action == _parts(known.action or ("",)) else 0,
         unused_action=tuple(path for path in _below_action(features) if path not in action),
         state_names=_names(features, state),
         action_names=_names(features, action),
@@ -166,7 +169,7 @@ def _state(features: Mapping[str, Leaf]) -> tuple[str, ...]:
 
 def _actions(features: Mapping[str, Leaf], known: Sequence[str]) -> tuple[str, ...]:
     """Return the parts of an action: those that are known, if all of them are there, or else every vector but the wish to end."""
-    told = tuple(f"{_ACTION}/{name}" for name in known)
+    told = _parts(known)
     if told and all(path in features and _is_command(features[path]) for path in told):
         return told
     return tuple(
@@ -174,6 +177,11 @@ def _actions(features: Mapping[str, Leaf], known: Sequence[str]) -> tuple[str, .
         for path in _below_action(features)
         if _is_command(features[path]) and not path.rsplit("/", 1)[-1].startswith("terminate")
     )
+
+
+def _parts(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the paths of parts of an action; no name stands for the action itself."""
+    return tuple(f"{_ACTION}/{name}".rstrip("/") for name in names)
 
 
 def _below_action(features: Mapping[str, Leaf]) -> list[str]:

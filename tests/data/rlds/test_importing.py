@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from roborl.cli.main import main
@@ -185,6 +186,21 @@ def test_what_of_an_action_is_left_out_is_told(tmp_path: Path, caplog: pytest.Lo
     assert "left out: steps/action/terminate_episode" in caplog.text
     (episode,) = read_episodes(tmp_path / "out", with_images=False)
     assert episode.action.tolist() == [[1.0], [1.0]]
+
+
+@pytest.mark.parametrize(("name", "deltas"), [("bridge_dataset", 6), ("desk", 0)])
+def test_the_row_behind_the_last_action_commands_nothing_new(tmp_path: Path, name: str, deltas: int) -> None:
+    """LeRobot's trainer takes it for a target: 0 would close a gripper that is to stay open, or send joints to 0."""
+    action = np.linspace(0.2, 1.0, 4 * 7, dtype=np.float32).reshape(4, 7)
+    camera = {"image_0": rlds_episode(0, steps=3)["steps"]["observation"]["image"]}
+    given = rlds_episode(0, steps=3, action=action, observation=camera)
+    root = write_rlds(tmp_path / name / "1.0.0", [given])
+    import_rlds(root, tmp_path / "out", rate_hz=5)
+    table = pq.read_table(next((tmp_path / "out" / "data").glob("*/*.parquet")))
+    for column in ("action", "proposed_action"):
+        *_, before, last = table.column(column).to_pylist()
+        assert last == [0.0] * deltas + before[deltas:]
+    assert table.column("is_last_observation").to_pylist()[-1]
 
 
 def test_a_rate_that_is_no_whole_number_is_rounded_and_told(
