@@ -41,12 +41,15 @@ class LabelConfig:
 
     def __post_init__(self) -> None:
         strides = 1 <= self.stride <= self.max_stride <= self.window
-        if not strides or self.sessions < 1 or not 0 <= self.retry_s < math.inf:
+        waits = 0 <= self.retry_s < math.inf and self.deadline_s >= 0
+        if not strides or not waits or self.sessions < 1 or self.behind_frames < 0:
             raise ConfigError(
                 "Labels cannot be made with these settings",
                 seen=f"stride={self.stride} max_stride={self.max_stride} window={self.window} sessions={self.sessions} "
-                f"retry_s={self.retry_s:g}",
-                allowed="1 <= stride <= max_stride <= window, sessions >= 1, retry_s >= 0 and finite",
+                f"behind_frames={self.behind_frames} retry_s={self.retry_s:g} deadline_s={self.deadline_s:g}",
+                allowed="1 <= stride <= max_stride <= window, sessions >= 1, behind_frames and deadline_s >= 0, "
+                "retry_s >= 0 and finite",
+                remedy="Leave those of --labels at their defaults; a larger stride needs a window as large",
             )
 
 

@@ -648,9 +648,20 @@ def test_unsent_frames_are_not_skipped_when_a_push_is_turned_down() -> None:
     assert list(labels.due(5, False, 32)) == list(due)[1:]
 
 
-def test_settings_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ConfigError, match="max_stride"):
-        LabelConfig(stride=9, max_stride=4)
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"stride": 9, "max_stride": 4}, "stride=9 max_stride=4"),
+        ({"retry_s": -1.0}, "retry_s=-1"),
+        ({"deadline_s": -1.0}, "deadline_s=-1"),
+        ({"deadline_s": float("nan")}, "deadline_s=nan"),
+        ({"behind_frames": -1}, "behind_frames=-1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        LabelConfig(**settings)
+    assert LabelConfig(deadline_s=0.0, retry_s=0.0, behind_frames=0)
 
 
 def judge(rig: Rig, values: Sequence[int], end: EndCause | None = EndCause.TIME_LIMIT) -> Verdict | None:
