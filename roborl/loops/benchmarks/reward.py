@@ -71,6 +71,7 @@ def bench_reward(
         clock, settings = time_only_model(cohort.validation), replace(_settings(config), probes=False)
         fit, test = ([s.unseen() for s in part] for part in (cohort.validation, cohort.test))
         by_time[TIME_ONLY] = measure(clock, fit, test, settings)
+        _warn_of_untimed(cohort)
     measured: dict[str, Measurement] = {}
     shown: dict[str, dict[str, str]] = {}
     result = None
@@ -136,6 +137,17 @@ def short_names(places: Sequence[str]) -> dict[str, str]:
 def _short(place: str) -> str:
     kind, colon, checkpoint = place.partition(":")
     return kind + colon + Path(checkpoint).name if colon else Path(place).name
+
+
+def _warn_of_untimed(cohort: Cohort) -> None:
+    timed = {s.episode.task for s in cohort.validation if s.episode.success}
+    if untimed := sum(s.episode.task not in timed for s in cohort.test):
+        log.warning(
+            "The model of time alone knows only the mean of other tasks on %d of %d episodes: no success of their task is"
+            " among those to fit on. Name another --seed, or more episodes of each task",
+            untimed,
+            len(cohort.test),
+        )
 
 
 def _warn_of_learnt(name: str, place: str, cohort: Cohort) -> None:

@@ -124,6 +124,19 @@ def test_a_calibration_that_was_fitted_is_applied_and_measured_again(lamps: Path
     )
 
 
+def test_it_is_said_where_time_alone_knows_nothing_of_a_task(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "lamps"
+    write_episodes(data, *(lamp(seed, success=True) for seed in range(3)))
+    config = BenchRewardConfig(model=["brightness"], dataset=[str(data)], out=tmp_path / "out", probes=False)
+    bench_reward(config)
+    assert "other tasks" not in caplog.text
+    write_episodes(data, lamp(9, success=False, task="mend the lamp"))
+    bench_reward(config)
+    assert "knows only the mean of other tasks on 1 of 3 episodes" in caplog.text
+
+
 def test_a_result_is_not_written_over_the_calibration_of_its_own_model(lamps: Path, tmp_path: Path) -> None:
     config = BenchRewardConfig(model=["brightness"], dataset=[str(lamps)], out=tmp_path / "out", probes=False)
     bench_reward(config)
