@@ -43,7 +43,7 @@ class RelabelConfig(LadderConfig):
     # episodes to relabel: RLDS datasets as those of Open X-Embodiment are, LeRobotDatasets (folders or hub ids), folders of
     # videos with keyframes or with metadata.jsonl, or a folder of such datasets
     source: list[str] = field(default_factory=list)
-    # folder for rows, videos, logs, card and report; the same again goes on where it stopped
+    # folder for rows, videos, logs, card and report; the same again goes on where it stopped, with further sources as well
     out: Path = Path("outputs/relabelled")
     # sees the video: says what it shows, and plans. An endpoint as URL or NAME@URL, several URLs joined by commas; a folder
     # of a checkpoint; fake, which makes its replies up; none makes only rows that need no network, and verifies nothing

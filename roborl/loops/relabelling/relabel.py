@@ -17,6 +17,7 @@ from roborl.loops.relabelling.asking import Asker
 from roborl.loops.relabelling.assemble import Assembler
 from roborl.loops.relabelling.card import write_card
 from roborl.loops.relabelling.config import REJECTS, RESULT, STAGES, RelabelConfig
+from roborl.loops.relabelling.kept_sources import check_folder, keep_sources
 from roborl.loops.relabelling.preparing import Prepared, ShownPictures, no_looks, nothing_left, prepare
 from roborl.loops.relabelling.respondents import Dry, Respondent, open_respondents, told_names
 from roborl.loops.relabelling.result import RelabelledEpisode, RelabelResult
@@ -41,10 +42,12 @@ def relabel(
 
     Raises:
         ConfigError: If no source is named, or a place to ask at is none.
-        DatasetError: If a source cannot be read, nothing of it can be relabelled, or another run writes there.
+        DatasetError: If a source cannot be read, nothing of it can be relabelled, or another run writes there. Also if the
+            folder holds something else, or rows of other sources.
         ModelLoadError: If a checkpoint cannot be used.
         JudgeDown: If a network cannot be reached any more. What was answered is kept.
     """
+    check_folder(config.out, config.source)
     episodes, left_out = prepare(config)
     config.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -53,6 +56,7 @@ def relabel(
         for who in respondents.values():
             stack.callback(who.close)
         stack.callback(FolderLock(config.out, "Another relabelling writes into this folder").close)
+        keep_sources(config.out, config.source)
         logs = {stage: StageLog(config.out / STAGES / f"{stage}.jsonl") for stage in Stage}
         videos = StageLog(config.out / STAGES / "assemble.jsonl")
         for each in (*logs.values(), videos):
@@ -105,6 +109,7 @@ def plan(config: RelabelConfig) -> dict[str, object]:
         DatasetError: As :func:`relabel`.
         JudgeDown: If an endpoint does not tell what it serves.
     """
+    check_folder(config.out, config.source)
     episodes, left_out = prepare(config)
     dry = {role: Dry(who=who) for role, who in open_respondents(config).items()}
     logs = {stage: StageLog(config.out / STAGES / f"{stage}.jsonl", dry=True) for stage in Stage}

@@ -336,6 +336,31 @@ def test_without_a_network_only_cheap_rows_come_and_it_says_that_nothing_was_ver
     assert len(left) == len({row.file_name for row in again.rows})
 
 
+@pytest.mark.parametrize("kept", ["stages/sources.json", "relabel.json"])
+def test_rows_of_another_source_are_not_taken_away(tmp_path, kept):
+    relabel(config_of(tmp_path / "o"))
+    if kept == "relabel.json":  # as earlier releases left it
+        (tmp_path / "o" / "stages" / "sources.json").unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()}
+    other = config_of(tmp_path / "o", source=["rods"])
+    for run in (relabel, plan):
+        with pytest.raises(DatasetError, match=r"made from other sources.*rods.*bars.*another --out"):
+            run(other)
+    assert {path: path.read_bytes() for path in (tmp_path / "o").rglob("*") if path.is_file()} == before
+    assert {row.source_dataset for row in relabel(config_of(tmp_path / "o")).rows} == {"bars"}
+    both = relabel(config_of(tmp_path / "o", source=["bars", "rods"]))
+    assert {row.source_dataset for row in both.rows} == {"bars", "rods"}
+    with pytest.raises(DatasetError, match="made from other sources"):
+        relabel(config_of(tmp_path / "o"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("my card")
+    with pytest.raises(DatasetError, match=r"something else where the rows are to go.*README\.md"):
+        relabel(config_of(tmp_path))
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("README.md", "my card")]
+
+
 def test_an_episode_and_all_that_is_made_of_it_is_in_one_split_whatever_others_there_are(tmp_path, sources):
     sources += [bars(episode=str(i), task=TASKS[i % 3], count=8) for i in range(3, 24)]
     result = relabel(config_of(tmp_path, val=0.2, test=0.3))
