@@ -20,7 +20,7 @@ from roborl.data.dataset_episode import DatasetEpisode, to_episode
 from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.progress import Progress, progress_path, read_progress, write_progress
+from roborl.data.progress import Progress, every_so_many, progress_path, read_progress, write_progress
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_groups import groups_of, version_of
@@ -107,7 +107,7 @@ def label_dataset(
     on_episode: OnEpisode = lambda index, labels, done, of: None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Labelled:
-    """Score the episodes that have no labels of this version yet, or whose judge gave no answer, and write the progress of all; blocks.
+    """Score the episodes that have no labels of this version yet, or not in all rows, or whose judge gave no answer, and write the progress of all; blocks.
 
     Every score is made of its own observation and earlier ones, and held over those that get none. A labelling that was killed goes on behind the last whole
     episode. Where an observation has no score its progress is NaN.
@@ -160,7 +160,7 @@ def label_dataset(
         path = progress_path(info.root, version, folder=config.out)
         require_writable(path)
         mark = fingerprint(info.root)
-        known = _known(path, info.root)
+        known = _known(path, info.root, config.stride)
         journal = stack.enter_context(
             LabelJournal(path.with_name(f".{path.name}.journal"), version=version, fingerprint=mark)
         )
@@ -192,15 +192,22 @@ def label_dataset(
     )
 
 
-def _known(path: Path, root: Path) -> dict[int, Progress]:
-    """Return the labels of an earlier run; none where they are of other data."""
+def _known(path: Path, root: Path, stride: int) -> dict[int, Progress]:
+    """Return the labels of an earlier labelling or of a run, without episodes in which rows that the stride asks for have none.
+
+    A run labels as many observations as its settings say, and may end within an episode. Of other data there are none.
+    """
     if not path.is_file():
         return {}
     try:
-        return read_progress(root, path)
+        found = read_progress(root, path)
     except DatasetError as error:
         log.warning("All is labelled anew: %s", error)
         return {}
+    whole = {i: p for i, p in found.items() if p.scored[every_so_many(stride, len(p.scored))].all()}
+    if lacking := len(found) - len(whole):
+        log.warning("%d episodes are labelled anew: not every observation in question has a score", lacking)
+    return whole
 
 
 @dataclass(eq=False)

@@ -16,7 +16,15 @@ import pytest
 from roborl.cli.main import main as roborl
 from roborl.data.dataset_episode import to_episode
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.progress import ABOUT, progress_path, progress_version, read_progress
+from roborl.data.progress import (
+    ABOUT,
+    Progress,
+    every_so_many,
+    progress_path,
+    progress_version,
+    read_progress,
+    write_progress,
+)
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.label_config import LabelDatasetConfig
 from roborl.loops.rabc.label_dataset import label_dataset
@@ -133,6 +141,26 @@ def test_what_a_kill_left_is_not_scored_again(data: Path) -> None:
         np.testing.assert_array_equal(again.progress[index][0], np.float32(values))
     assert list(read_progress(data, VERSION)) == [0, 1, 2, 3]
     assert label_dataset(config).written == ()
+
+
+def test_labels_of_a_run_that_are_coarser_or_end_early_are_not_taken_for_whole(data: Path) -> None:
+    """As an export has them: of every observation, of every fourth, and as far as the fourth."""
+    whole, every_fourth, begun = (
+        np.ones(6, np.bool_),
+        every_so_many(4, 7),
+        np.arange(8) < 4,
+    )
+    found = {
+        i: Progress(np.where(s | (i == 1), 0.3, np.nan).astype(np.float32), np.zeros(len(s), np.float32), s)
+        for i, s in enumerate((whole, every_fourth, begun))
+    }
+    write_progress(data, VERSION, found)
+    labelled = label_dataset(LabelDatasetConfig(dataset=str(data), reward="brightness"))
+    assert labelled.written == (1, 2, 3)
+    for index, values in expected(data).items():
+        given = np.full(6, 0.3) if index == 0 else values
+        np.testing.assert_array_equal(read_progress(data, VERSION)[index].values, np.float32(given))
+    assert label_dataset(LabelDatasetConfig(dataset=str(data), reward="brightness")).written == ()
 
 
 def test_a_stopped_labelling_keeps_what_it_has(data: Path) -> None:
