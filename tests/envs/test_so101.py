@@ -134,7 +134,7 @@ def test_an_arm_whose_packets_get_lost_is_connected_and_read(desk: DeskArm, faul
 def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(desk: DeskArm, arm: Arm) -> None:
     desk.chain.late_s = 0.1
     arm.begin_episode()
-    for move in (15.0, 30.0):
+    for move in (20.0, 40.0):  # Beyond its leash, so that where it stands is what it is told.
         arm.robot.send_action(desk.model.to_features(desk.model.home + move * np.eye(6)[0]))
         time.sleep(0.1)
         arm.begin_episode()
