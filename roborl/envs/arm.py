@@ -12,7 +12,7 @@ from lerobot.robots.robot import Robot
 from roborl.clock import NS, Clock
 from roborl.envs.bench import Bench, device_type
 from roborl.envs.bench_maps import action_map, state_map
-from roborl.envs.cameras import Freshness, age_ns, close_after_reading, frame_age_s
+from roborl.envs.cameras import Freshness, age_ns, close_after_reading, frame_age_s, let_be_old
 from roborl.envs.kinematics import Kinematics
 from roborl.envs.robot_model import Joints, load_robot_model
 from roborl.envs.safety import SafetyFilter, SetPoint
@@ -69,6 +69,7 @@ class Arm:
         self.bench, self.robot = bench, robot
         steady(robot)
         close_after_reading(getattr(robot, "cameras", {}))
+        let_be_old(getattr(robot, "cameras", {}), bench.watchdog.stale_s)
         self._clock = clock
         self.model = load_robot_model(bench.model)
         self.kinematics = Kinematics(self.model)

@@ -212,7 +212,7 @@ def import_plugins(plugins: Sequence[str]) -> None:
 
 
 def resolve(bench: Bench) -> Bench:
-    """Return ``bench`` with what it leaves open taken from the simulated task, and simulated cameras at recording size.
+    """Return ``bench`` with what it leaves open taken from the simulated task, and the cameras that it uses, simulated ones at recording size.
 
     Raises:
         ConfigError: If a physical bench leaves them open or does not state what it does when control dies, or the simulated
@@ -249,7 +249,9 @@ def resolve(bench: Bench) -> Bench:
             remedy="Find it out and set it in the bench file, for example: "
             "if_control_dies: the servos hold their last goal position under torque until the power is cut",
         )
-    return bench
+    # LeRobot's robots read all of their cameras: one that nobody needs would stop the arm where it is late.
+    used = {name: camera for name, camera in bench.robot.cameras.items() if name in bench.cameras}
+    return replace(bench, robot=replace(bench.robot, cameras=used))
 
 
 def device_type(config: Any) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from roborl.types import Image
 
 _TRAVEL_DEG = 2.0
 """An arm that has turned a joint this far looks different to each of its cameras."""
+_LEROBOTS_LIMIT_S = 0.5
+"""The age above which a camera of LeRobot's hands out no picture unless it is told otherwise."""
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +95,23 @@ def close_after_reading(cameras: Mapping[str, Any]) -> None:
     for camera in cameras.values():
         if isinstance(camera, ZMQCamera):
             _close_after_reading(camera)
+
+
+def let_be_old(cameras: Mapping[str, Any], stale_s: float) -> None:
+    """Let LeRobot's cameras hand out a picture that is older than half a second, where the bench's watchdog allows it.
+
+    LeRobot's robots leave the camera's own limit at its default. Twice the bench's takes its place, so that it is the bench
+    that refuses what is too old, but for a camera that shows nothing more.
+
+    Args:
+        cameras: By name.
+        stale_s: Greatest age of a frame when the observation is put together.
+    """
+    from lerobot.cameras.camera import Camera
+
+    for camera in cameras.values():
+        if stale_s > _LEROBOTS_LIMIT_S and isinstance(camera, Camera):
+            camera.read_latest = partial(camera.read_latest, max_age_ms=int(2000 * stale_s))
 
 
 def _close_after_reading(camera: Any) -> None:

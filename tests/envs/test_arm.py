@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
 from roborl.envs.arm import Arm
-from roborl.envs.bench import Bench, CameraUse, WatchdogConfig, load_bench, make_robot
+from roborl.envs.bench import Bench, CameraUse, WatchdogConfig, load_bench, make_robot, resolve
 from roborl.errors import ConfigError, RobotError, ShapeError
 from roborl.testing.stub_robot import Fault, StubRobot, StubRobotConfig
 
@@ -274,6 +275,15 @@ def test_benches_in_the_repository_load_and_state_everything() -> None:
     assert simulated.task == "put the red, yellow and purple cubes into the tray"
     assert simulated.max_steps == 160
     assert simulated.robot.control_hz == 30
+
+
+def test_a_camera_that_a_physical_bench_leaves_out_is_not_opened() -> None:
+    both = load_bench("so101_desk")
+    assert list(both.robot.cameras) == ["front", "wrist"]
+    one = resolve(replace(both, cameras={"front": CameraUse(height_px=48, width_px=64)}))
+    robot = make_robot(one)
+    assert list(robot.cameras) == list(one.robot.cameras) == ["front"]
+    assert (robot.id, one.robot.port, robot.cameras["front"].fps) == ("desk", "/dev/ttyACM0", 30)
 
 
 def test_a_simulated_bench_draws_its_cameras_at_recording_resolution() -> None:

@@ -1,13 +1,16 @@
 import contextlib
 import threading
 import time
+from unittest.mock import Mock
 
+import cv2
 import numpy as np
 import pytest
+from lerobot.cameras.opencv import OpenCVCamera, OpenCVCameraConfig
 from lerobot.cameras.zmq import ZMQCameraConfig
 from lerobot.cameras.zmq.camera_zmq import ZMQCamera
 
-from roborl.envs.cameras import Freshness, close_after_reading
+from roborl.envs.cameras import Freshness, close_after_reading, let_be_old
 from roborl.errors import RobotError
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
@@ -55,6 +58,21 @@ def test_cameras_are_watched_one_by_one() -> None:
             watch.check("wrist", PICTURE, 0.0, pose(3 * step))
     with pytest.raises(RobotError, match="'wrist' is frozen"):
         watch.check("wrist", PICTURE, 0.0, pose(6))
+
+
+def test_a_picture_of_lerobots_cameras_may_be_as_old_as_the_bench_says() -> None:
+    camera = OpenCVCamera(OpenCVCameraConfig(index_or_path=0, width=4, height=4, fps=30))
+    camera.videocapture = Mock(spec=cv2.VideoCapture)
+    camera.thread, camera.latest_frame = threading.current_thread(), PICTURE
+    camera.latest_timestamp = time.perf_counter() - 1.0
+    let_be_old({"front": camera}, 0.25)
+    with pytest.raises(TimeoutError, match="500 ms"):
+        camera.read_latest()
+    let_be_old({"front": camera}, 2.0)
+    np.testing.assert_array_equal(camera.read_latest(), PICTURE)
+    camera.latest_timestamp -= 4.0
+    with pytest.raises(TimeoutError, match="4000 ms"):
+        camera.read_latest()
 
 
 def network_camera(port: int = 1, **timing: int) -> ZMQCamera:
