@@ -73,7 +73,7 @@ class RelabelConfig(LadderConfig):
     # observations per second, Hz, where nobody says or it is wrong; by default what the sources and datasets/oxe.yaml say
     rate_hz: float | None = None
     # whether the episodes succeeded, whatever the sources say; by default what they say of each, and one of which nobody
-    # says it is left out
+    # says it is left out; what is a demonstration unless somebody says otherwise, such as videos with keyframes, did
     success: bool | None = None
     # most episodes of each dataset and split of a source, drawn evenly; 0 for all
     episodes: int = 0

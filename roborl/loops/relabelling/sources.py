@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roborl.data.oxe import is_on_arm
-from roborl.data.relabel_sources import RelabelSource, open_sources, part_of
+from roborl.data.relabel_sources import LeftOut, RelabelSource, open_sources, part_of
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.loops.relabelling.config import RelabelConfig
@@ -51,7 +51,7 @@ def chosen_sources(config: RelabelConfig, left_out: Counter[str]) -> list[Relabe
     places: dict[str, str] = {}
     named: set[tuple[str, str, str]] = set()
     for place in config.source:
-        opened = _filmed(place, config) if is_footage(place) else _opened(place, config, left_out)
+        opened = (_filmed if is_footage(place) else _opened)(place, config, left_out)
         for source in opened:
             if places.setdefault(source.dataset, place) != place or config.source.count(place) > 1:
                 raise ConfigError(
@@ -107,10 +107,13 @@ def _opened(place: str, config: RelabelConfig, left_out: Counter[str]) -> Iterat
     )
 
 
-def _filmed(place: str, config: RelabelConfig) -> list[RelabelSource]:
-    """Open a folder of videos with keyframes."""
+def _filmed(place: str, config: RelabelConfig, left_out: Counter[str]) -> list[RelabelSource]:
+    """Open a folder of videos with keyframes: demonstrations, unless it is said that they failed."""
     view = _view(sorted({path.stem for path in Path(place).glob("*/*.mp4")}), config.camera, place)
     episodes, rate = read_footage(place)
+    if config.success is False:
+        left_out[LeftOut.UNSUCCESSFUL] += len(episodes)
+        return []
     found = []
     for number, episode in enumerate(episodes):
         edges, last = episode.keyframes, episode.count - 1
@@ -130,6 +133,7 @@ def _filmed(place: str, config: RelabelConfig) -> list[RelabelSource]:
                 film=CameraFilm(footage=episode.footage, camera=view),
                 content=hashlib.sha256(video.read_bytes()).hexdigest() if video.is_file() else "",
                 onset=edges[-1] / last if marked else None,
+                recorded=episode.origin.content if episode.origin else "",
             )
         )
     order = sorted(range(len(found)), key=lambda number: drawn_at(f"{config.seed} {place} {number}"))

@@ -25,6 +25,7 @@ from roborl.loops.relabelling import sources as relabelled
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.loops.relabelling.relabel import plan, relabel
 from roborl.loops.reporting.relabel_page import write_relabel_page
+from roborl.loops.video import write_video
 from roborl.rewards.graded_videos import METADATA, read_graded
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.model import JudgeDown
@@ -459,6 +460,21 @@ def test_an_episode_of_which_nobody_knows_how_it_ended_is_no_5(tmp_path, monkeyp
     write_rlds(root, [silent])
     with pytest.raises(DatasetError, match=r"No episode can be relabelled.*--success true"):
         relabel(config)
+
+
+def test_videos_with_keyframes_are_demonstrations_unless_it_is_said_that_they_failed(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    for name in ("a", "b"):
+        (tmp_path / "table" / name).mkdir(parents=True)
+        pictures = np.random.default_rng(0).integers(0, 255, (12, 32, 32, 3), np.uint8)
+        write_video(tmp_path / "table" / name / "front.mp4", pictures, fps=10)
+        marks = [{"annotation": "wipe", "start_frame_id": 0, "end_frame_id": 11}]
+        (tmp_path / "table" / name / "annotated_keyframes.json").write_text(json.dumps(marks))
+    (tmp_path / "table" / "task_instruction.json").write_text('["wipe the table"]')
+    config = config_of(tmp_path / "o", source=[str(tmp_path / "table")])
+    assert len(relabel(config).episodes) == len(relabel(replace(config, success=True)).episodes) == 2
+    with pytest.raises(DatasetError, match=r"No episode can be relabelled.*that failed.*2"):
+        relabel(replace(config, success=False))
 
 
 def session(folder, level):
