@@ -125,6 +125,7 @@ class LeRobotSubset:
             success=episode.success if self._judged else None,
             film=films[camera],
             content=_digest(episode),
+            recorded=whole.content,
             onset=_marked_onset(episode, count) or (self._known.onset if self._known else None),
             on_arm=is_on_arm(camera) or bool(self._known and self._known.wrist_only),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roborl.data.oxe import is_on_arm
 from roborl.data.relabel_source import LeftOut, RelabelSource, first_lit
-from roborl.data.rlds.conversion import first_observation, read_pictures, tasks_of, verdict_of
+from roborl.data.rlds.conversion import convert, first_observation, read_pictures, tasks_of, verdict_of
 from roborl.data.rlds.dataset import RldsDataset
 from roborl.data.rlds.mapping import RldsMapping, map_features
 from roborl.types import Image
@@ -103,6 +103,7 @@ class RldsSubset:
         )
         if camera is None:
             return LeftOut.BLACK
+        converted = convert(episode, mapping, cameras=[], success=None, index=place)
         return RelabelSource(
             dataset=self.name,
             split=self._dataset.split,
@@ -116,4 +117,5 @@ class RldsSubset:
             content=self._dataset.digest(place),
             onset=mapping.onset,
             on_arm=mapping.wrist_only or is_on_arm(camera),
+            recorded=converted.content if converted else "",
         )

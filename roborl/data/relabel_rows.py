@@ -31,6 +31,7 @@ class RelabelRow:
         source_dataset: Where the episode is from.
         source_split: Its split there.
         source_episode: Its id there.
+        source_content: Digest of the recording, by which models that learn from it are not measured on it; may be empty.
         ladder: The same for all rows of an episode, and for no other's.
         original_task: The instruction as it was recorded.
         camera: The view.
@@ -62,6 +63,7 @@ class RelabelRow:
     video_sha256: str
     clip_fraction: float | None = None
     onset: float = 1.0
+    source_content: str = ""
     verified: str = "none"
     verifier_score: int | None = None
     verifier_reason: str = ""

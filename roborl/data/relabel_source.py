@@ -47,6 +47,7 @@ class RelabelSource:
         onset: Share of the episode after which the task is done, where that is known of the dataset.
         on_arm: Whether the camera moves with the arm, as far as that is known.
         origin: Name of the episode that it was copied or cut from; its own where it was not.
+        recorded: Digest by which the training of reward models knows the recording; empty where it has none.
     """
 
     dataset: str
@@ -62,6 +63,7 @@ class RelabelSource:
     onset: float | None = None
     on_arm: bool = False
     origin: str = ""
+    recorded: str = ""
 
     def read(self, indices: Iterable[int]) -> dict[int, Image]:
         """Decode the observations that are asked for; blocks.

@@ -116,6 +116,7 @@ class VideoSubset:
             content=video.digest(),
             onset=known.onset if known else None,
             origin=_COPY.sub(r"\1", name),
+            recorded=video.content(),
         )
 
 

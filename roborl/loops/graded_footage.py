@@ -40,13 +40,13 @@ def read_graded_footage(dataset: str, *, rate_hz: float, episodes: Sequence[int]
         )
     places: dict[Path, tuple[int, ...]] = {}
     recordings: dict[Path, str] = {}
-    digests: dict[Path, str] = {}
+    contents: dict[Path, str] = {}
     found = []
     for number in episodes or range(len(graded)):
         video = graded[number]
         if video.file not in places:
             places[video.file] = tuple(video.places(rate_hz))
-            digests[video.file] = video.digest()
+            contents[video.file] = video.content()
             recordings[video.file] = video.recording()
         at = places[video.file]
         best = video.level == HIGHEST
@@ -60,7 +60,7 @@ def read_graded_footage(dataset: str, *, rate_hz: float, episodes: Sequence[int]
                 level=video.level,
                 ladder=video.ladder or recordings[video.file],
                 footage=GradedFootage(video=video, places=at),
-                origin=Origin(content=digests[video.file]),
+                origin=Origin(content=contents[video.file]),
             )
         )
     return found

@@ -42,6 +42,7 @@ class GradedVideo:
         task: The instruction in words.
         level: The grade, 1 to 5.
         ladder: What it shares with other questions about the same episode; empty where that is not said.
+        recorded: Digest of the recording that it was cut from; empty where that is not said.
     """
 
     file: Path
@@ -49,10 +50,15 @@ class GradedVideo:
     task: str
     level: int
     ladder: str = ""
+    recorded: str = ""
 
     def digest(self) -> str:
         """Return the identity of the video: copies of it under other names have the same."""
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
+
+    def content(self) -> str:
+        """Return by what it is known which models learnt from it: its recording, or the video alone where that is not said."""
+        return self.recorded or self.digest()
 
     def recording(self) -> str:
         """Return what names the recording that the video was made from: what is made of one is not independent.
@@ -249,4 +255,5 @@ def _read_line(folder: Path, number: int, line: str) -> GradedVideo:
         task=task,
         level=level,
         ladder=str(row.get("ladder", "")),
+        recorded=str(row.get("source_content", "")),
     )

@@ -205,7 +205,12 @@ def _seen(videos: Sequence[GradedVideo], known: LearntFrom | None) -> set[Graded
     """Return the graded videos that a model learnt from, and what else was made of the same recordings."""
     if known is None or not known.origins:
         return set()
-    recordings = {v.recording() for v in videos if known.holds(Origin(content=v.digest()))}
+
+    def learnt_from(video: GradedVideo) -> bool:
+        # By its file too: models of earlier releases know no more of what they learnt from.
+        return any(known.holds(Origin(content=content)) for content in (video.content(), video.digest()))
+
+    recordings = {video.recording() for video in videos if learnt_from(video)}
     return {video for video in videos if video.recording() in recordings}
 
 

@@ -80,6 +80,7 @@ class Assembler:
                     source_dataset=source.dataset,
                     source_split=source.split,
                     source_episode=source.episode,
+                    source_content=source.recorded,
                     ladder=ladder,
                     original_task=source.task,
                     camera=source.camera,

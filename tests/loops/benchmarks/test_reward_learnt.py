@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 
 from roborl.cli.main import main
+from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.loops.benchmarks.reward import bench_reward
 from roborl.loops.benchmarks.reward_cohort import Cohort, read_cohort
 from roborl.loops.benchmarks.reward_config import RESULT, BenchRewardConfig
+from roborl.loops.graded_footage import read_graded_footage
+from roborl.loops.relabelling.config import RelabelConfig
+from roborl.loops.relabelling.relabel import relabel
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.reward_training.training_episodes import read_training
 from roborl.rewards.adaptation.config import Method
@@ -24,6 +28,7 @@ from roborl.rewards.adaptation.hops import HopLessons
 from roborl.rewards.adaptation.saving import save_adapted
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.dopamine_question import CONTRACT
+from roborl.rewards.graded_videos import read_graded
 from roborl.rewards.hop_pairs import PairConfig
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.settings import RECORD
@@ -246,6 +251,24 @@ def test_a_place_names_the_folder_that_says_what_was_learnt_from(tmp_path: Path)
     (tmp_path / "judge" / FILE).write_text("{}")
     with pytest.raises(ModelLoadError, match="learnt from cannot be read"):
         read_learnt(folder)
+
+
+def test_an_episode_and_what_was_relabelled_of_it_are_known_for_one_recording(tmp_path: Path) -> None:
+    data = crossings(tmp_path / "data", range(8), failures=8)
+    relabel(RelabelConfig(source=[data], out=tmp_path / "rows", episodes=4))
+    rows = tmp_path / "rows" / "train"
+    videos = read_graded(rows)
+    taught = read_graded_footage(str(rows), rate_hz=10.0)
+    model = tmp_path / "model"
+    write_learnt(model, learnt(episode.origin for episode in taught))
+    cohort = read_cohort(BenchRewardConfig(model=[str(model)], dataset=[data]))
+    from_rows = {int(json.loads(line)["source_episode"]) for line in (rows / "metadata.jsonl").open()}
+    assert cohort.left_out_learnt == len(from_rows) > 0
+    # And the other way round.
+    origins = [Origin(content=episode.content) for episode in read_episodes(data, with_images=False)]
+    write_learnt(model, learnt(origins[: min(from_rows) + 1]))
+    graded = read_cohort(BenchRewardConfig(model=[str(model)], graded=[str(rows)]))
+    assert 0 < len(graded.graded) < len(videos)
 
 
 def test_graded_videos_of_a_recording_that_was_learnt_from_are_left_out(tmp_path: Path) -> None:
