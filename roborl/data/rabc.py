@@ -51,16 +51,17 @@ class RabcSettings:
     def __post_init__(self) -> None:
         if (
             self.chunk < 1
-            or self.kappa < 0
-            or self.pace <= 0
+            or not 0 <= self.kappa < math.inf
+            or not 0 < self.pace < math.inf
+            or not 0 < self.finished <= 1
             or not 0 <= self.kappa_quantile < 1
             or not self.doubt > 0
         ):
             raise ConfigError(
                 "Frames cannot be weighed in this way",
                 seen=f"chunk {self.chunk}, kappa {self.kappa:g}, pace {self.pace:g}, kappa_quantile"
-                f" {self.kappa_quantile:g}, doubt {self.doubt:g}",
-                allowed="chunk ≥ 1, kappa ≥ 0, pace > 0, kappa_quantile in [0, 1), doubt > 0",
+                f" {self.kappa_quantile:g}, finished {self.finished:g}, doubt {self.doubt:g}",
+                allowed="chunk ≥ 1, kappa ≥ 0, pace > 0, kappa_quantile in [0, 1), finished in (0, 1], doubt > 0",
             )
 
 

@@ -243,7 +243,15 @@ def test_rows_between_two_scores_lie_on_a_line_and_beside_a_missing_one_are_unkn
 
 
 def test_misuse_is_told() -> None:
-    for wrong in ({"chunk": 0}, {"pace": 0.0}, {"kappa_quantile": 1.0}, {"doubt": 0.0}):
+    nan, inf = float("nan"), float("inf")
+    for wrong in (
+        {"chunk": 0},
+        *({"pace": value} for value in (0.0, nan, inf)),
+        *({"kappa": value} for value in (-1.0, nan, inf)),
+        *({"kappa_quantile": value} for value in (1.0, nan)),
+        *({"finished": value} for value in (0.0, 1.1, nan)),
+        *({"doubt": value} for value in (0.0, nan)),
+    ):
         with pytest.raises(ConfigError, match="cannot be weighed"):
             RabcSettings(**wrong)  # type: ignore[arg-type]
 

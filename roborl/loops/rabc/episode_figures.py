@@ -27,7 +27,13 @@ type Curve = NDArray[np.float32]
 
 
 def episode_figures(
-    progress: Curve, gains: Curve, weights: Curve, *, kappa: float, finished: float
+    progress: Curve,
+    gains: Curve,
+    weights: Curve,
+    *,
+    scored: NDArray[np.bool_],
+    kappa: float,
+    finished: float,
 ) -> dict[str, float]:
     """Return what an episode came to; NaN where no score says so.
 
@@ -35,19 +41,21 @@ def episode_figures(
         progress: NaN where a score is missing, float32 (rows,).
         gains: Gain over a chunk, float32 (rows,).
         weights: How much each row with an action counts.
+        scored: Rows that the model was asked to score, bool (rows,).
         kappa: Gain from which a row counts fully.
         finished: Progress from which the task counts as done.
 
     Example:
         >>> there = np.array([0.0, 0.5, 0.2, 0.9], np.float32)
-        >>> found = episode_figures(there, np.diff(there, append=0.9), np.ones(3, np.float32), kappa=0.3, finished=0.8)
+        >>> gains, asked = np.diff(there, append=0.9), np.ones(4, np.bool_)
+        >>> found = episode_figures(there, gains, np.ones(3, np.float32), scored=asked, kappa=0.3, finished=0.8)
         >>> round(found["progress"], 2), round(found["regression"], 2), found["missing"]
         (0.9, 0.3, 0.0)
     """
     known = ~np.isnan(progress)
     curve = progress[known]
     figures = {
-        "missing": float(1.0 - known.mean()),
+        "missing": float(1.0 - known[scored].mean()) if scored.any() else 1.0,
         "weight": float(weights.mean()) if len(weights) else float("nan"),
         "steps": float(len(weights)),
     }

@@ -246,9 +246,16 @@ def _weighed_episodes(
         # In a dataset of ours the last row is an observation in which nothing was done.
         acted = weights[:-1] if ours else weights
         rows = len(weights)
-        curve = progress[index].values[:rows] if index in progress else np.full(rows, np.nan, np.float32)
+        unread = np.full(rows, np.nan, np.float32)
+        labels = progress.get(index, Progress(unread, unread, np.zeros(rows, np.bool_)))
+        curve, scored = labels.values[:rows], labels.scored[:rows]
         figures = episode_figures(
-            curve, weighed.gains[index], acted, kappa=weighed.kappa[index], finished=config.finished
+            curve,
+            weighed.gains[index],
+            acted,
+            scored=scored,
+            kappa=weighed.kappa[index],
+            finished=config.finished,
         )
         # A rule says nothing of an episode without scores: NaN meets none.
         dropped = [

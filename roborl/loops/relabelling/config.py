@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,19 +104,20 @@ class RelabelConfig(LadderConfig):
         if (
             self.episodes < 0
             or not all(0.0 < share <= 1.0 for share in shares)
-            or min(self.val, self.test) < 0
-            or self.val + self.test >= 1
-            or self.video_hz <= 0
+            or not all(0.0 <= share < 1.0 for share in (self.val, self.test, self.val + self.test))
+            or not 0.0 < self.video_hz < math.inf
+            or not (self.rate_hz is None or 0.0 < self.rate_hz < math.inf)
             or self.video_px < 16
-            or min(self.max_calls, self.temperature) < 0
+            or self.max_calls < 0
+            or not 0.0 <= self.temperature < math.inf
             or self.max_tokens < 1
         ):
             raise ConfigError(
                 "Episodes cannot be relabelled in this way",
                 seen=f"episodes {self.episodes}, onset {shares}, val {self.val}, test {self.test},"
-                f" video_hz {self.video_hz}, video_px {self.video_px}, max_calls {self.max_calls},"
+                f" video_hz {self.video_hz}, rate_hz {self.rate_hz}, video_px {self.video_px}, max_calls {self.max_calls},"
                 f" max_tokens {self.max_tokens}, temperature {self.temperature}",
-                allowed="episodes ≥ 0, onsets in (0, 1], val and test ≥ 0 and below 1 together, video_hz > 0, video_px ≥ 16,"
+                allowed="episodes ≥ 0, onsets in (0, 1], val and test ≥ 0 and below 1 together, video_hz and rate_hz > 0, video_px ≥ 16,"
                 " max_tokens ≥ 1, max_calls and temperature ≥ 0",
             )
         for text in self.require:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -59,7 +60,7 @@ class LadderConfig:
         if (
             self.attempts < 1
             or min(counts) < 0
-            or self.frame_hz <= 0
+            or not 0.0 < self.frame_hz < math.inf
             or not set(self.clips) <= set(range(LOWEST, HIGHEST))
             or not all(0.0 < share < 1.0 for share in order)
             or order != sorted(set(order))

@@ -123,6 +123,18 @@ def test_what_came_after_a_verdict_counts_for_nothing_and_says_nothing_of_the_ep
         assert not weights[judged:].any()
 
 
+def test_of_the_scores_that_were_asked_for_the_missing_ones_count_and_not_the_rows_that_hold_them(
+    tmp_path: Path,
+) -> None:
+    write_episodes(tmp_path / "d", random_episode(0, 9, subtasks=()))
+    scored = np.arange(10) % 4 == 0
+    scored[-1] = True
+    values = np.float32([0.1] * 4 + [np.nan] * 4 + [0.7, 0.9])
+    write_progress(tmp_path / "d", "v1", {0: Progress(values, 0 * values, scored)})
+    filtered = filter_dataset(FilterConfig(dataset=str(tmp_path / "d"), chunk=2))
+    assert filtered.episodes[0].figures["missing"] == 0.25
+
+
 def test_a_task_that_takes_longer_counts_as_much_and_its_pace_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
