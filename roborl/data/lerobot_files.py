@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -133,7 +134,7 @@ def load_files(source: str | Path, *, to_write: bool = False) -> Files:
             "The dataset has another format version",
             seen=version,
             allowed="v3.x" if to_write else "v3.x or v2.x",
-            remedy="Convert it: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=<id>",
+            remedy=f"Convert it: {conversion(root)}",
         )
     if version.startswith("v2."):
         episodes, tasks = read_v2(root, info)
@@ -145,6 +146,14 @@ def load_files(source: str | Path, *, to_write: bool = False) -> Files:
         info=info,
         episodes=tuple(sorted(episodes, key=lambda row: row["episode_index"])),
         tasks=tasks,
+    )
+
+
+def conversion(root: Path) -> str:
+    """Return the command by which LeRobot converts a folder of version 2.1 in its place."""
+    program = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
+    return shlex.join(
+        [*program.split(), f"--repo-id=local/{root.name}", f"--root={root}", "--push-to-hub=false"]
     )
 
 

@@ -18,6 +18,10 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.relabel_sources import open_sources
 from roborl.errors import DatasetError
+from roborl.loops.rabc.filter_config import FilterConfig
+from roborl.loops.rabc.filter_dataset import filter_dataset
+from roborl.loops.rabc.label_config import LabelDatasetConfig
+from roborl.loops.rabc.label_dataset import label_dataset
 from roborl.loops.video import write_video
 
 LENGTHS = [3, 4, 5]
@@ -119,6 +123,17 @@ def test_nothing_is_written_in_this_form(port: Path) -> None:
     with pytest.raises(DatasetError, match=r"another format version"):
         DatasetWriter(port, fps=5, cameras={"image_0": (32, 48)}, state_names=["a"], action_names=["b"])
     assert (port / "meta" / "info.json").read_bytes() == before
+
+
+def test_labels_that_a_conversion_would_outdate_are_told_before_the_work_and_not_filtered_by(
+    port: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = f"convert_dataset_v21_to_v30 --repo-id=local/{port.name} --root={port} --push-to-hub=false"
+    config = LabelDatasetConfig(dataset=str(port), reward="brightness", out=tmp_path / "labels")
+    labelled = label_dataset(config)
+    assert told in caplog.text
+    with pytest.raises(DatasetError, match=rf"another format version.*v2\.1.*{told}"):
+        filter_dataset(FilterConfig(dataset=str(port), progress=str(labelled.path)))
 
 
 @pytest.mark.parametrize(

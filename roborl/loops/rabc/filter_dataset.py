@@ -119,10 +119,12 @@ def filter_dataset(config: FilterConfig) -> Filtered:
     it. What the verdict was, rewards and privileged progress play none either.
 
     Raises:
-        DatasetError: If dataset or progress cannot be read or do not belong together, or no frame is left.
+        DatasetError: If dataset or progress cannot be read or do not belong together, no frame is left, or the dataset is of
+            LeRobot's second version.
         ConfigError: If there is a folder at ``config.out``.
     """
-    files = load_files(config.dataset)
+    # What LeRobot's trainer cannot read is not weighed for it.
+    files = load_files(config.dataset, to_write=True)
     path = find_progress(files.root, config.progress)
     progress = read_progress(files.root, path)
     version = progress_version(path)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode, to_episode
-from roborl.data.lerobot_files import fingerprint
+from roborl.data.lerobot_files import conversion, fingerprint, load_files
 from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, every_so_many, progress_path, read_progress, write_progress
@@ -125,6 +125,13 @@ def label_dataset(
     """
     info = describe(config.dataset)
     views = views_of(list(info.cameras), (), config.camera_map)
+    if str(load_files(info.root).info["codebase_version"]).startswith("v2."):
+        log.warning(
+            "%s is of LeRobot's second version: roborl filter and LeRobot's trainer do not take it, and labels are of no use once"
+            " it is converted. Convert it first: %s",
+            info.root,
+            conversion(info.root),
+        )
     with ExitStack() as stack:
         endpoint = config.server
         if config.reward:
