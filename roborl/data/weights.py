@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,13 @@ from numpy.typing import NDArray
 from roborl.data.lerobot_files import fingerprint, load_files, replace_table
 from roborl.data.progress import FINGERPRINT, VERSION, check_fingerprint
 from roborl.errors import DatasetError
+from roborl.whole_files import as_json
 
 LEROBOT_KAPPA = 0.999
 """What LeRobot's trainer is to be told as ``--sample_weighting.kappa`` beside such a file."""
+
+SETTINGS = b"roborl_weights_settings"
+"""Key of the file's metadata: how the weights came about, as JSON; null stands for infinite."""
 
 _CHUNK = b"roborl_chunk"
 # What LeRobot's ramp is brought to: it then rises from 0 at a gain of 0 to 1 at a gain of 1.
@@ -25,13 +31,20 @@ _MEAN, _DEVIATION = 0.5, 0.25
 _DROPPED = -1e-3
 
 
-def weights_path(dataset: Path, version: str, chunk: int) -> Path:
-    """Return where the weights by the progress of a version stand beside a dataset."""
-    return dataset / f"roborl_weights_{re.sub(r'[^A-Za-z0-9._-]', '_', version)}_chunk{chunk}.parquet"
+def weights_path(dataset: Path, version: str, settings: Mapping[str, Any]) -> Path:
+    """Return where the weights by the progress of a version stand beside a dataset; by other settings they stand elsewhere."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", version)
+    mark = hashlib.sha256(as_json(settings).encode()).hexdigest()[:8]
+    return dataset / f"roborl_weights_{name}_chunk{settings['chunk']}-{mark}.parquet"
 
 
 def write_weights(
-    dataset: Path, path: Path, weights: Mapping[int, NDArray[np.float32]], *, version: str, chunk: int
+    dataset: Path,
+    path: Path,
+    weights: Mapping[int, NDArray[np.float32]],
+    *,
+    version: str,
+    settings: Mapping[str, Any],
 ) -> None:
     """Write weights so that LeRobot's ``RABCWeights`` computes just these from what it takes for progress.
 
@@ -45,12 +58,12 @@ def write_weights(
         path: The file.
         weights: By episode index, float32 (rows,), in [0, 1], for every episode.
         version: The reward model's.
-        chunk: What the policy's ``chunk_size`` is to be.
+        settings: How they came about, as plain values; ``chunk`` is what the policy's ``chunk_size`` is to be.
 
     Raises:
         DatasetError: If an episode has no weights, or another number of rows.
     """
-    files = load_files(dataset)
+    files, chunk = load_files(dataset), int(settings["chunk"])
     index, episodes, frames, columns, told = [], [], [], [], []
     rises: list[NDArray[np.float64]] = [np.zeros(1)]  # the last row of the episode that comes last
     for row in files.episodes:
@@ -92,6 +105,7 @@ def write_weights(
             VERSION: version.encode(),
             FINGERPRINT: fingerprint(dataset).encode(),
             _CHUNK: str(chunk).encode(),
+            SETTINGS: as_json(settings).encode(),
         }
     )
     replace_table(path, table)

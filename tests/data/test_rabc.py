@@ -22,6 +22,7 @@ from roborl.testing.episodes import lerobot_recording
 
 Curve = NDArray[np.float32]
 CPU = torch.device("cpu")
+SETTINGS = {"chunk": 3}
 
 
 def curve(*values: float) -> tuple[Curve, Curve]:
@@ -275,8 +276,8 @@ def test_lerobot_computes_from_our_file_the_weights_that_stand_in_it(
         "half": lambda n: (np.arange(n) % 2).astype(float),
     }[kind]
     drawn = {i: draw(n).astype(np.float32) for i, n in enumerate([10, 4, 9])}
-    path = weights_path(tmp_path, "v:1", 3)
-    write_weights(recording, path, drawn, version="v:1", chunk=3)
+    path = weights_path(tmp_path, "v:1", SETTINGS)
+    write_weights(recording, path, drawn, version="v:1", settings=SETTINGS)
     found = read_weights(recording, path)
     assert {i: w.tolist() for i, w in found.items()} == {i: w.tolist() for i, w in drawn.items()}
     theirs = RABCWeights(path, chunk_size=3, kappa=LEROBOT_KAPPA, device=CPU)
@@ -293,15 +294,15 @@ def test_lerobot_computes_from_our_file_the_weights_that_stand_in_it(
 def test_weights_of_other_data_are_refused(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = weights_path(tmp_path, "v", 2)
+    path = weights_path(tmp_path, "v", SETTINGS)
     ones = {i: np.ones(n, np.float32) for i, n in enumerate([10, 4, 9])}
     with monkeypatch.context() as patched:
         patched.setattr(weights, "fingerprint", lambda source: "other")
-        write_weights(recording, path, ones, version="v", chunk=2)
+        write_weights(recording, path, ones, version="v", settings=SETTINGS)
     with pytest.raises(DatasetError, match=r"weights was written for other data.*roborl filter"):
         read_weights(recording, path)
     with pytest.raises(DatasetError, match=r"episode 1 have another length.*none"):
-        write_weights(recording, path, {0: ones[0]}, version="v", chunk=2)
+        write_weights(recording, path, {0: ones[0]}, version="v", settings=SETTINGS)
     path.write_bytes(b"torn")
     with pytest.raises(DatasetError, match="A file of weights cannot be read"):
         read_weights(recording, path)

@@ -472,7 +472,9 @@ def test_the_other_rate_is_thinned_out(bench: Bench, tmp_path: Path) -> None:
 def test_weights_go_with_a_recording_at_the_benchs_rate(tmp_path: Path) -> None:
     write_episodes(tmp_path / "d", random_episode(0))
     path = tmp_path / "weights.parquet"
-    write_weights(tmp_path / "d", path, {0: np.linspace(1, 0, 7, dtype=np.float32)}, version="v", chunk=2)
+    write_weights(
+        tmp_path / "d", path, {0: np.linspace(1, 0, 7, dtype=np.float32)}, version="v", settings={"chunk": 2}
+    )
     bench = load_bench("so101_sim")
     config = DemosConfig(path=str(tmp_path / "d"), weights=str(path))
     found = demo_weights(config, replace(bench, policy_hz=10.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from roborl.data.lerobot_files import Files, load_files
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, progress_path, progress_version, read_progress, write_progress
-from roborl.data.rabc import Weighed, on_lines, weigh
+from roborl.data.rabc import RabcSettings, Weighed, on_lines, weigh
 from roborl.data.weights import LEROBOT_KAPPA, weights_path, write_weights
 from roborl.errors import DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
@@ -154,8 +154,11 @@ def filter_dataset(config: FilterConfig) -> Filtered:
         root = config.out
         weights = {new: weights[old] for old, new in places.items()}
         write_progress(root, version, {new: progress[old] for old, new in places.items() if old in progress})
-    into = weights_path(root, version, config.chunk)
-    write_weights(root, into, weights, version=version, chunk=config.chunk)
+    settings = {field.name: getattr(config, field.name) for field in fields(RabcSettings)} | {
+        "drop": config.drop
+    }
+    into = weights_path(root, version, settings)
+    write_weights(root, into, weights, version=version, settings=settings)
     return Filtered(
         version=version,
         dataset=root,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -17,7 +18,7 @@ from roborl.data.annotations import write_annotations
 from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, read_progress, write_progress
-from roborl.data.weights import read_weights
+from roborl.data.weights import SETTINGS, read_weights
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
 from roborl.loops.rabc.filter_config import FilterConfig
@@ -93,6 +94,18 @@ def test_without_a_copy_what_is_left_out_counts_for_nothing(labelled: Path) -> N
     assert "--dataset.episodes=[0,1,3,5]" in filtered.command.replace("'", "")
     by_theirs = filter_dataset(FilterConfig(dataset=str(labelled), chunk=2, rule="lerobot"))
     assert set(by_theirs.kappa.values()) == {0.01}
+
+
+def test_two_filterings_of_a_dataset_are_two_files_that_say_how_each_was_made(labelled: Path) -> None:
+    config = FilterConfig(dataset=str(labelled), chunk=2, drop=["flat>0.5"])
+    first = filter_dataset(config).weights
+    before = first.read_bytes()
+    others = [{"drop": []}, {"rule": "lerobot"}, {"pace": 0.5}]
+    assert len({first, *(filter_dataset(replace(config, **other)).weights for other in others)}) == 4  # type: ignore[arg-type]
+    assert first.read_bytes() == before
+    assert filter_dataset(replace(config, policy="pi0")).weights == first
+    said = json.loads(pq.read_schema(first).metadata[SETTINGS])
+    assert (said["drop"], said["pace"], said["doubt"]) == (["flat>0.5"], 1.0, None)
 
 
 @pytest.mark.parametrize("rule", ["roborl", "lerobot"])
