@@ -285,5 +285,6 @@ def require_cameras(wanted: Sequence[str], recorded: Sequence[str]) -> None:
             seen=missing,
             allowed=list(recorded),
             remedy="Serve a model made for this bench's cameras (roborl train-reward learns under their names with"
-            " --camera_map), or record them; in watching, name the views as it knows them: --cameras '{MODEL: SOURCE}'",
+            " --camera_map), or record them; or name the views as it knows them: for roborl watch --cameras '{MODEL: SOURCE}',"
+            " for roborl label --camera_map '{MODEL: DATASET}'",
         )

@@ -188,13 +188,14 @@ def find_progress(root: Path, named: str) -> Path:
 
     Args:
         root: The dataset.
-        named: A file, or a version; empty for the only one.
+        named: A file, also by its name beside the dataset, or a version; empty for the only one.
 
     Raises:
         DatasetError: If there is none, or several and none is named.
     """
     if named:
-        return Path(named) if Path(named).is_file() else progress_path(root, named)
+        files = (Path(named), root / named)
+        return next((path for path in files if path.is_file()), progress_path(root, named))
     there = sorted(root.glob("*progress*.parquet"))
     if len(there) != 1:
         raise DatasetError(

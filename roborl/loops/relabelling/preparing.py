@@ -128,7 +128,7 @@ def nothing_left(left_out: Counter[str]) -> DatasetError:
     """
     return DatasetError(
         "No episode can be relabelled",
-        seen=dict(left_out) or "no episode",
+        seen=", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no episode",
         allowed="a successful episode with an instruction, of two observations or more that can be read",
         remedy="Where nobody says whether they succeeded, and they did: --success true"
         if left_out[LeftOut.UNJUDGED]

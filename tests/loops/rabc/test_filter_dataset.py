@@ -17,7 +17,7 @@ from roborl.cli.main import main as roborl
 from roborl.data.annotations import write_annotations
 from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.progress import Progress, read_progress, write_progress
+from roborl.data.progress import Progress, progress_path, read_progress, write_progress
 from roborl.data.weights import SETTINGS, read_weights
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
@@ -212,6 +212,7 @@ def test_what_cannot_be_filtered_is_told(labelled: Path, tmp_path: Path) -> None
         FilterConfig()
     with pytest.raises(DatasetError, match=r"no file of progress.*roborl label"):
         find_progress(tmp_path, "")
+    assert find_progress(labelled, "roborl_progress_v1.parquet") == progress_path(labelled, "v1")
     (tmp_path / "something").mkdir()
     (tmp_path / "something" / "there").touch()
     with pytest.raises(ConfigError, match="something where the filtered"):

@@ -110,7 +110,9 @@ def test_a_foreign_dataset_has_a_score_in_each_of_its_rows_from_cameras_by_other
     lerobot_recording(tmp_path / "f", [4, 6])
     with serving({"m": BrightnessModel(("front",), image_px=16)}) as server:
         config = LabelDatasetConfig(dataset=str(tmp_path / "f"), server=server.endpoint)
-        with pytest.raises(ConfigError, match="cameras that are not recorded"):
+        with pytest.raises(
+            ConfigError, match=r"cameras that are not recorded.*label.*--camera_map '\{MODEL: DATASET\}'"
+        ):
             label_dataset(config)
         labelled = label_dataset(replace(config, camera_map={"front": "laptop"}))
     rows = [25 * (t + 1) / 3 / 255 for t in range(6)]
