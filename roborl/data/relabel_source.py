@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -102,6 +102,21 @@ class RelabelSource:
                 remedy="Fetch the dataset again",
             )
         return found
+
+
+def require_one_size(source: RelabelSource, pictures: Mapping[int, Image]) -> None:
+    """See whether pictures of an episode make one video.
+
+    Raises:
+        DamagedEpisode: If they differ in size.
+    """
+    if len(sizes := {picture.shape for picture in pictures.values()}) > 1:
+        raise DamagedEpisode(
+            "The pictures of an episode differ in size",
+            seen=f"{sorted(sizes)} of {source.dataset} {source.episode}, {source.camera}",
+            allowed="one size within an episode",
+            remedy="Name another view: --camera",
+        )
 
 
 class LeftOut(StrEnum):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from roborl.data.relabel_rows import RelabelRow
-from roborl.data.relabel_sources import RelabelSource
+from roborl.data.relabel_source import RelabelSource, require_one_size
 from roborl.data.stage_log import StageLog
 from roborl.images import resized
 from roborl.loops.relabelling.sources import identity
@@ -53,7 +53,7 @@ class Assembler:
         """Write what is not there yet; return the rows of an episode, by kind and score.
 
         Raises:
-            DamagedEpisode: If pictures cannot be read.
+            DamagedEpisode: If pictures cannot be read, or differ in size.
             DatasetError: If the log cannot be written.
         """
         ladder = identity(source)
@@ -146,11 +146,13 @@ class Assembler:
     def _pictures(self, source: RelabelSource, indices: Sequence[int]) -> dict[int, Image]:
         """Read pictures, each made smaller before the next ones are read."""
         found: dict[int, Image] = {}
+        first: dict[int, Image] = {}
         for start in range(0, len(indices), _AT_ONCE):
             part = indices[start : start + _AT_ONCE]
-            found |= {
-                index: _smaller(picture, self._video_px) for index, picture in source.read(part).items()
-            }
+            read = source.read(part)
+            first = first or {part[0]: read[part[0]]}
+            require_one_size(source, first | read)
+            found |= {index: _smaller(picture, self._video_px) for index, picture in read.items()}
         return found
 
     def _origin(self, proposal: Proposal) -> tuple[dict[str, str], dict[str, str]]:

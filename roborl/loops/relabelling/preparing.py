@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roborl.data.relabel_sources import LeftOut, RelabelSource
+from roborl.data.relabel_source import LeftOut, RelabelSource, require_one_size
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.relabelling.config import RelabelConfig
 from roborl.loops.relabelling.sources import chosen_sources, identity, split_of
@@ -67,12 +67,13 @@ class ShownPictures:
         """Return pictures of an episode; all that it will need are decoded at once, which blocks.
 
         Raises:
-            DamagedEpisode: If one cannot be read.
+            DamagedEpisode: If one cannot be read, or they differ in size.
         """
         kept = self._kept.setdefault(place, {})
         if absent := set(indices) - set(kept):
             episode = self._episodes[place]
             kept |= episode.source.read(sorted(absent | set(episode.looked_at())))
+            require_one_size(episode.source, kept)
         return kept
 
     def forget(self, place: int) -> None:

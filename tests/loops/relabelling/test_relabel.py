@@ -413,10 +413,23 @@ class Torn:
         return self.film.read(indices)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Changing:
+    film: Film
+    whole: int
+
+    def read(self, indices):
+        found = self.film.read(indices)
+        return {i: p if i < self.whole else p.repeat(2, axis=0) for i, p in found.items()}
+
+
 @pytest.mark.parametrize("asked", [True, False])
-def test_an_episode_with_a_picture_that_cannot_be_decoded_is_left_out_alone(tmp_path, stub, sources, asked):
+@pytest.mark.parametrize("fault", [Torn, Changing])
+def test_an_episode_with_a_picture_that_cannot_be_used_is_left_out_alone(
+    tmp_path, stub, sources, fault, asked
+):
     whole = relabel(config_of(tmp_path / "whole", stub(Cast(TASKS)) if asked else None))
-    sources[1] = replace(sources[1], film=Torn(film=sources[1].film, whole=20))
+    sources[1] = replace(sources[1], film=fault(film=sources[1].film, whole=20))
     cast = Cast(TASKS)
     config = config_of(tmp_path / "torn", stub(cast) if asked else None)
     for _ in range(2):
