@@ -81,13 +81,16 @@ def say_changes(path: Path, config: LearnSettings) -> None:
         for name in sorted(before.keys() | now.keys())
         if name not in {field.name for field in fields(_Call)} and before.get(name) != now.get(name)
     }
-    done = () if "demos.path" in changes else ("demos.",)
-    late = [name for name in changes if name.startswith((*_AT_THE_BEGIN, *done))]
-    if late:
+    if late := [name for name in changes if name.startswith(_AT_THE_BEGIN)]:
         log.warning(
-            "What a run begins with is not made again: these settings change nothing any more: %s. Begin another run for"
-            " that; demonstrations come in from another dataset, or what their dataset has gained",
+            "What a run begins with is not made again: these settings change nothing any more: %s. Begin another run for that",
             "; ".join(changes.pop(name) for name in late),
+        )
+    if "demos.path" not in changes and (ahead := [name for name in changes if name.startswith("demos.")]):
+        log.warning(
+            "Demonstrations that the run has taken stay as they are: these settings count for further ones alone: %s. Begin"
+            " another run to have them count for all",
+            "; ".join(changes.pop(name) for name in ahead),
         )
     if changes:
         log.info("Settings that are not those of the run before: %s", "; ".join(changes.values()))

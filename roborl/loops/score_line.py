@@ -130,7 +130,7 @@ class ScoreLine:
 
     def close(self, session: str) -> None:
         """Forget a session."""
-        self._open.discard(session)
+        self._leave(session)
         self._client.close_session(session)
 
     def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], dict[str, str | None]]:
@@ -159,7 +159,7 @@ class ScoreLine:
                 case Scored():
                     scores.append((event.session, self._stamped(event)))
                 case SessionLost():
-                    self._open.discard(event.session)
+                    self._leave(event.session)
                     lost[event.session] = None
                 case SessionRefused(full=True):
                     self._wait_for_room(event.reason)
@@ -175,6 +175,12 @@ class ScoreLine:
                     lost[event.session] = event.reason
         return scores, lost
 
+    def _leave(self, session: str) -> None:
+        """Note that a session is over; where it had one of the places, there is room now."""
+        if session in self._open:
+            self._open.remove(session)
+            self._room_ns, self._pause_s = 0, _ASK_EVERY_S
+
     def _wait_for_room(self, reason: str) -> None:
         now_ns = self._clock.now_ns()
         if now_ns < self._room_ns:  # asked for before the last answer was here
@@ -183,7 +189,8 @@ class ScoreLine:
             "The reward server has no room for a session, asked again in %g s: %s", self._pause_s, reason
         )
         self._room_ns = now_ns + int(self._pause_s * NS)
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        # What is watched live goes by meanwhile.
+        self._pause_s = _ASK_EVERY_S if self._lane is Lane.LIVE else min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def leave(self) -> None:
         """Close the connection."""

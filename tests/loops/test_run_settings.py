@@ -155,10 +155,10 @@ def test_what_changes_nothing_of_a_run_that_has_begun_is_said_so(
     caplog.set_level("INFO", logger="roborl.loops.run_settings")
     changed = replace(own, resume=True, clone=replace(own.clone, actor_updates=5))
     say_changes(kept, replace(changed, demos=replace(demos, failed=[1]), episodes=30))
-    late, other = caplog.records
-    assert late.levelname == "WARNING"
+    late, ahead, other = caplog.records
+    assert late.levelname == ahead.levelname == "WARNING"
     assert "change nothing any more: clone.actor_updates" in late.getMessage()
-    assert "demos.failed [] -> [1]." in late.getMessage()
+    assert "count for further ones alone: demos.failed [] -> [1]." in ahead.getMessage()
     assert other.getMessage().endswith("run before: episodes 20 -> 30")
     caplog.clear()
     say_changes(kept, replace(own, resume=True, demos=replace(demos, path="more", failed=[1])))

@@ -22,7 +22,7 @@ from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.pool_config import PoolConfig
 from roborl.serving.handshake import Handshake
 from roborl.serving.score_client import ScoreClient
-from roborl.serving.score_events import SessionRefused
+from roborl.serving.score_events import SessionOpened, SessionRefused
 from roborl.serving.weights_publisher import WeightsPublisher
 from roborl.types import Frame, Lane, Observation, Score
 
@@ -309,6 +309,13 @@ def test_a_server_that_stays_full_is_asked_less_and_less_often(monkeypatch: pyte
             line.poll(0.0)
         clock.advance(0.25)
     assert asked_s == pytest.approx([0, 1, 3, 7, 15, 25, 35], abs=0.01)
+    monkeypatch.setattr(
+        line._client, "poll", lambda timeout_s: [SessionOpened(session="own", version="", credits=1)]
+    )
+    line.poll(0.0)
+    monkeypatch.setattr(line, "_judge", ServedJudge(info=ModelInfo(version="v")))
+    line.close("own")
+    assert line.open("shine") is not None, "there is room where one's own session has ended"
     line.leave()
 
 
@@ -451,7 +458,6 @@ def test_a_slow_judges_server_has_room_for_long_episodes_at_any_stride(
         lost.extend(gone)
         return came, gone
 
-    line.poll = poll  # type: ignore[method-assign]
     several = [
         ShownEpisode(index=i, task="shine", observations=shown, stride=stride) for i in range(episodes)
     ]

@@ -67,7 +67,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         ConfigError: If a demonstration cannot be used.
     """
     began = time.monotonic()
-    from roborl.data.lerobot_info import describe
+    from roborl.data.lerobot_io import read_episodes
     from roborl.data.store import Store, StoreSpec
     from roborl.data.verdict_log import VerdictReader
     from roborl.envs.bench import load_bench
@@ -104,7 +104,7 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         lambda: bench_demos(config.demos, load_bench(config.bench, config.bench_overrides, config.plugins)),
         store,
         run.imports,
-        lambda: describe(config.demos.path).episodes,
+        lambda: [episode.content for episode in read_episodes(config.demos.path, with_images=False)],
     )
     loop = StoreLoop(WithVerdicts(receiver, VerdictReader(run.store, store.last_sequence)), store)
     # No arm moves on demonstrations of which the next one may turn out not to be this bench's, nor before a trainer that has to

@@ -161,29 +161,29 @@ def imported(source: str, marker: Path) -> bool:
     return any(same_place(source, name) for name, held in _imports(marker).items() if held is not None)
 
 
-def _imports(marker: Path) -> dict[str, int | None]:
-    """Return how many episodes each source held when it was taken, in the order in which their imports began.
+def _imports(marker: Path) -> dict[str, list[str] | None]:
+    """Return what each source held when it was taken, by content, in the order in which their imports began.
 
-    None for one whose import is not complete, 0 where it is not known.
+    None for one whose import is not complete, nothing where that is not known, as of earlier releases.
     """
     remedy = 'Write into it which --demos.path are in the store, in their order, such as ["outputs/reach"]'
     found = read_json(marker, remedy=remedy) if marker.exists() else []
-    entries = [entry if isinstance(entry, dict) else {"source": entry, "episodes": 0} for entry in found]
-    return {entry.get("begun") or entry["source"]: entry.get("episodes") for entry in entries}
+    entries = [entry if isinstance(entry, dict) else {"source": entry, "held": []} for entry in found]
+    return {entry.get("begun") or entry["source"]: entry.get("held") for entry in entries}
 
 
 class DemoImport:
     """Takes demonstrations into the store one at a time, once in the life of a run.
 
     A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor,
-    whether or not the import before it was complete. Of a source that has grown since, what is new is taken.
+    whether or not the import before it was complete. Of a source to which episodes were added since, these are taken.
 
     Args:
         source: What names them; another name, but for the spelling of a path, is another import.
         read: Opens them.
         sink: The store.
         marker: File that tells which imports have begun, and which of them are complete.
-        held: Returns how many episodes the source holds now, whatever of it is taken; 0 for unknown.
+        held: Returns the content of all episodes of the source, in their order, whatever of them is taken.
 
     Attributes:
         imported: Episodes taken since the start of this process.
@@ -198,7 +198,7 @@ class DemoImport:
         read: Callable[[], Iterator[Episode]],
         sink: EpisodeSink,
         marker: Path,
-        held: Callable[[], int] = lambda: 0,
+        held: Callable[[], list[str]] = list,
     ) -> None:
         self._sink, self._marker = sink, marker
         self.imported = 0
@@ -209,13 +209,11 @@ class DemoImport:
                 log.warning(
                     "The demonstrations in %s were not all taken; name them again for the rest", other
                 )
-        self._held = self._count(held)
+        self._held = self._contents(held)
         before = self._imports.get(self._source)
-        if before and self._held > before:
-            log.info(
-                "%s has grown from %d to %d episodes: the new ones are taken", source, before, self._held
-            )
-        taken = before is not None and (not before or self._held <= before)
+        taken = before is not None and not self._gained(before)
+        if before == [] and self._held:  # from now on it is known
+            self._mark(self._held)
         self._episodes = None if not source or taken else self._opened(read)
         # The first one is read at once: a dataset that does not fit is told before anything is started on it.
         self._next = None if self._episodes is None else self._following(self._episodes)
@@ -247,21 +245,35 @@ class DemoImport:
             raise self._unusable(error) from error
         self._next = self._following(self._episodes)
 
-    def _mark(self, held: int | None) -> None:
+    def _mark(self, held: list[str] | None) -> None:
         marked = self._imports | {self._source: held}
         entries = [
-            {"begun": name} if number is None else {"source": name, "episodes": number}
-            for name, number in marked.items()
+            {"begun": name} if contents is None else {"source": name, "held": contents}
+            for name, contents in marked.items()
         ]
         write_whole(self._marker, json.dumps(entries))
         self._imports = marked
 
-    def _count(self, held: Callable[[], int]) -> int:
-        """Return how many episodes the source holds, 0 where nobody can say: what is in the store may be gone by now."""
+    def _contents(self, held: Callable[[], list[str]]) -> list[str]:
+        """Return what the source holds, nothing where that cannot be read: what is in the store may be gone by now."""
         try:
-            return held() if self._source else 0
+            return held() if self._source else []
         except RoborlError:
-            return 0
+            return []
+
+    def _gained(self, before: list[str]) -> bool:
+        """Return whether there are episodes behind those that were taken. Others are known by their number alone."""
+        if not before or not self._held or self._held == before:
+            return False
+        if grown := self._held[: len(before)] == before:
+            log.info("%s has grown: %d new episodes are taken", self._source, len(self._held) - len(before))
+        else:
+            log.warning(
+                "%s is not what it was when it was taken, for episodes were deleted or recorded anew: nothing of it is taken"
+                " again. Name new demonstrations as a dataset of their own, or begin another run",
+                self._source,
+            )
+        return grown
 
     def _opened(self, read: Callable[[], Iterator[Episode]]) -> Iterator[Episode]:
         try:

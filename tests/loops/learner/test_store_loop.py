@@ -4,7 +4,7 @@ import random
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import Mock
@@ -267,9 +267,12 @@ def test_another_source_after_a_stop_in_mid_import_is_kept_apart_and_the_first_g
     assert imported("b", marker)
 
 
-def take(source: str, count: int, shelf: Shelf, marker: Path, *, turns: int = 1000) -> int:
+def take(
+    source: str, count: int, shelf: Shelf, marker: Path, *, turns: int = 1000, held: Sequence[str] = ()
+) -> int:
     """Import a source that holds so many episodes; return how many were taken."""
-    demos = DemoImport(source, lambda: map(demo, range(count)), shelf, marker, lambda: count)
+    contents = list(held) or [f"content {number}" for number in range(count)]
+    demos = DemoImport(source, lambda: map(demo, range(count)), shelf, marker, lambda: contents)
     while turns and not demos.complete:
         demos.turn()
         turns -= 1
@@ -284,6 +287,7 @@ def test_what_a_dataset_has_gained_is_taken_and_nothing_twice(tmp_path: Path) ->
     assert take("a", 5, shelf, marker) == 1
     assert [key.episode for key in shelf.keys] == list(range(5))
     assert len({key.incarnation for key in shelf.keys}) == 1
+    assert take("a", 6, shelf, marker, held="abcdef") == 0, "numbers stand for other episodes now"
     gone = DemoImport("a", Mock(), shelf, marker, Mock(side_effect=DatasetError("not there")))
     assert gone.complete, "what is in the store is not needed any more"
 
@@ -302,6 +306,7 @@ def test_a_dataset_is_the_same_however_its_path_is_spelt(
     assert not imported("another", marker)
     marker.write_text('["recorded"]')  # as an earlier release wrote it
     assert take("recorded/", 4, shelf, marker) == 0
+    assert take("recorded", 5, shelf, marker) == 2, "since then it is known what it held"
 
 
 def test_a_dataset_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
