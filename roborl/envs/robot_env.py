@@ -78,6 +78,7 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self._rate: Rate | None = None
         self._index = 0
+        self._shown_ns = 0
         self.last_observation: Observation | None = None
 
     @property
@@ -121,8 +122,9 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         """Act for one policy period, and observe at the end of the last set-point's control period, as the actor does.
 
         Raises:
-            RobotError: If no reset came to its end before, the robot does not answer or a camera fails. Or if robot, policy or
-                machine stood still for longer than ``watchdog.tick_deadline_s``: this is no policy period any more.
+            RobotError: If no reset came to its end before, the robot does not answer or a camera fails. Or if robot or machine
+                stood still for longer than ``watchdog.tick_deadline_s``, or the action came later after the step before than
+                ``watchdog.action_deadline_s``: this is no policy period any more. For the first action there is no haste.
         """
         rate = self._rate
         if rate is None:
@@ -132,18 +134,19 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
                 allowed="a reset that came to its end, then steps",
                 remedy="Call reset first",
             )
+        self._action_in_time()
         executed = self.arm.begin_step(np.asarray(action, dtype=np.float32))
         if rate.remaining_ns() <= 0:
-            # A look or a policy that took long sets the pace anew, rather than two set-points at once.
-            self._in_time(rate.wait())
+            rate.wait()  # A look or a policy that took long sets the pace anew, rather than two set-points at once.
         rate.begin_now(self.arm.ticks_per_step)  # set-points are planned a period apart, and go out so
         for _ in range(self.arm.ticks_per_step):
             self.arm.tick()
-            self._in_time(rate.wait())
+            self._tick_in_time(rate.wait())
         self._index += 1
         seen = self._observe()
-        self._in_time(-rate.remaining_ns())
+        self._tick_in_time(-rate.remaining_ns())
         verdict = self._operator.verdict()
+        self._shown_ns = self._clock.now_ns()
         terminated = verdict is not None
         truncated = not terminated and self._index >= self.bench.max_steps
         success = verdict is True
@@ -164,14 +167,26 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._operator.verdict()
         return False
 
-    def _in_time(self, late_ns: int) -> None:
+    def _action_in_time(self) -> None:
+        waited_ns = self._clock.now_ns() - self._shown_ns
+        deadline_s = self.bench.watchdog.action_deadline_s
+        if self._index and waited_ns > deadline_s * NS:
+            raise RobotError(
+                "An action came late: the policy, or whoever calls step, took too long",
+                seen=f"{waited_ns / NS:.2f} s",
+                allowed=f"watchdog.action_deadline_s, {deadline_s:g} s",
+                remedy="Use a faster policy, or raise watchdog.action_deadline_s in the bench file; then call reset",
+            )
+
+    def _tick_in_time(self, late_ns: int) -> None:
         deadline_s = self.bench.watchdog.tick_deadline_s
         if 0 < deadline_s * NS < late_ns:
             raise RobotError(
-                "A control tick came late: robot, policy or machine stood still",
+                "A control tick or the look after it came late: robot or machine stood still",
                 seen=f"{late_ns / NS:.2f} s",
                 allowed=f"watchdog.tick_deadline_s, {deadline_s:g} s",
-                remedy="Check the robot's cable and what else the machine is busy with",
+                remedy="Check the robot's cable and what else the machine is busy with, or raise watchdog.tick_deadline_s in the"
+                " bench file",
             )
 
     def _observe(self) -> dict[str, Any]:

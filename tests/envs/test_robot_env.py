@@ -334,7 +334,7 @@ def test_set_points_of_a_physical_arm_are_a_control_period_apart_however_late_th
     np.testing.assert_allclose(within, 5e6, atol=10)
 
 
-@pytest.mark.parametrize("call", ["send_action", "get_observation", "policy"])
+@pytest.mark.parametrize("call", ["send_action", "get_observation"])
 @pytest.mark.parametrize("late_s", [0.24, 0.26])
 def test_an_episode_of_a_physical_arm_ends_where_something_stood_still(
     monkeypatch: pytest.MonkeyPatch, call: str, late_s: float
@@ -351,13 +351,30 @@ def test_an_episode_of_a_physical_arm_ends_where_something_stood_still(
         clock.advance(waits.pop() if waits else 0.0)
         return does(*args)
 
-    if call == "policy":
-        clock.advance(waits.pop())
-    else:
-        does = getattr(robot, call)
-        monkeypatch.setattr(robot, call, stand_still)
+    does = getattr(robot, call)
+    monkeypatch.setattr(robot, call, stand_still)
     if late_s < env.bench.watchdog.tick_deadline_s:
         env.step(np.zeros(4, dtype=np.float32))
         return
     with pytest.raises(RobotError, match=r"late.*Found: 0\.26 s.*Allowed: watchdog.tick_deadline_s, 0\.25 s"):
         env.step(np.zeros(4, dtype=np.float32))
+
+
+def test_a_policy_may_think_as_long_as_the_bench_waits_for_an_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer wait than a control tick's is no fault of robot or machine, and before the first step nobody is in haste."""
+    clock = FakeClock()
+    monkeypatch.setattr("roborl.envs.robot_env.MonotonicClock", lambda: clock)
+    env, robot, _ = physical()
+    for _ in range(2):
+        env.reset(seed=0)
+        clock.advance(30.0)
+        env.step(np.zeros(4, dtype=np.float32))
+        for think_s in (0.3, 1.9):
+            clock.advance(think_s)
+            env.step(np.zeros(4, dtype=np.float32))
+        clock.advance(2.1)
+        sent = len(robot.sent)
+        late = r"action came late.*Found: 2\.10 s.*Allowed: watchdog.action_deadline_s, 2 s.*faster policy"
+        with pytest.raises(RobotError, match=late):
+            env.step(np.zeros(4, dtype=np.float32))
+        assert len(robot.sent) == sent
