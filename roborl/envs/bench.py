@@ -60,7 +60,7 @@ class WatchdogConfig:
         frozen_frames: How many identical frames in a row are taken for a frozen camera while the arm moves; 0: any.
         action_deadline_s: Longest wait for an action before the episode is ended, and for the next chunk before the arm holds.
             Where the policy still has an earlier observation to answer, as when a person gives back, its wait for this one
-            begins with that answer: the arm holds for at most twice as long.
+            begins with that answer: the arm holds for at most twice as long. On a physical bench at most a minute.
         tick_deadline_s: Greatest lateness of a control tick, as where a call of the robot blocks, before the episode is
             ended; 0: any. Not asked of a simulated world that waits for the arm.
         operator_silence_s: Longest silence of a device that sends signs of life, as the terminal's keyboard does four
@@ -74,8 +74,8 @@ class WatchdogConfig:
     operator_silence_s: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("stale_s", "action_deadline_s"):
-            check_number(f"watchdog.{name}", getattr(self, name), above=0.0, at_most=_LONGEST_S)
+        check_number("watchdog.stale_s", self.stale_s, above=0.0, at_most=_LONGEST_S)
+        check_number("watchdog.action_deadline_s", self.action_deadline_s, above=0.0)
         for name in ("tick_deadline_s", "operator_silence_s"):
             check_number(f"watchdog.{name}", getattr(self, name), at_least=0.0, at_most=_LONGEST_S)
         check_number("watchdog.frozen_frames", self.frozen_frames, at_least=0)
@@ -125,6 +125,9 @@ class Bench:
     def __post_init__(self) -> None:
         for name in ("control_hz", "policy_hz", "time_scale"):
             check_number(name, getattr(self, name), above=0.0)
+        if not self.simulated:  # A large policy on a processor may take minutes, and no simulated arm minds.
+            deadline_s = self.watchdog.action_deadline_s
+            check_number("watchdog.action_deadline_s", deadline_s, above=0.0, at_most=_LONGEST_S)
         check_number("image_px", self.image_px, at_least=1)
         check_number("max_steps", self.max_steps, at_least=0)
         ticks = self.control_hz / self.policy_hz

@@ -314,6 +314,7 @@ def test_a_simulated_bench_draws_its_cameras_at_recording_resolution() -> None:
         ("--watchdog.stale_s=0", "watchdog.stale_s is out of range"),
         ("--watchdog.stale_s=250", "Allowed: finite and above 0 and at most 60"),
         ("--watchdog.action_deadline_s=.nan", "watchdog.action_deadline_s is out of range"),
+        ("--watchdog.action_deadline_s=0", "watchdog.action_deadline_s is out of range"),
         ("--watchdog.tick_deadline_s=-1", "watchdog.tick_deadline_s is out of range"),
         ("--watchdog.operator_silence_s=-2", "watchdog.operator_silence_s is out of range"),
         ("--watchdog.frozen_frames=-1", "watchdog.frozen_frames is out of range"),
@@ -332,6 +333,15 @@ def test_a_simulated_bench_draws_its_cameras_at_recording_resolution() -> None:
 def test_a_bench_that_cannot_be_is_refused_by_field(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Arm(bench := load_bench("so101_sim", [override]), make_robot(bench), FakeClock())
+
+
+def test_a_simulated_bench_alone_may_wait_for_an_action_as_long_as_it_likes() -> None:
+    """A slow policy on a processor may try itself there; beside an arm so long a wait is a slip."""
+    slow = "--watchdog.action_deadline_s=120"
+    assert load_bench("so101_sim", [slow]).watchdog.action_deadline_s == 120.0
+    refusal = r"watchdog.action_deadline_s is out of range. Found: 120\.0. Allowed: .* at most 60"
+    with pytest.raises(ConfigError, match=refusal):
+        load_bench("so101_desk", [slow])
 
 
 def test_a_physical_bench_cannot_run_faster_than_life() -> None:
