@@ -72,10 +72,13 @@ def check_scales(folder: Path, bench: Scales) -> None:
             )
         return
     if differing := bench.differing(policy):
+        set_by, way_on = dict(_SET_BY), ": a new run takes demonstrations of either"
+        if len(policy.action_unit) != len(bench.action_unit):
+            set_by["action_unit"], way_on = "action.kind", ", of demonstrations with its kind of action"
         raise ConfigError(
             "The policy was made with other scales of state and action than the bench has, and would move the arm otherwise",
             seen=differing,
             allowed=policy.differing(bench),
-            remedy=f"Set back in the bench file: {', '.join(_SET_BY[name] for name in differing)}; or make a policy for this"
-            " bench: a new run takes demonstrations of either",
+            remedy=f"Set back in the bench file: {', '.join(set_by[name] for name in differing)}; or make a policy for this"
+            f" bench{way_on}",
         )

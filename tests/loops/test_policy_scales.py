@@ -53,6 +53,18 @@ def test_another_bench_is_refused_by_field_with_both_values(
         check_scales(tmp_path, scales(bench(change)))
 
 
+@pytest.mark.parametrize(("policy", "ours"), [("joint_delta", "ee_delta"), ("ee_delta", "joint_delta")])
+def test_a_policy_of_another_kind_of_action_is_refused_with_the_setting_that_mends_it(
+    tmp_path: Path, policy: str, ours: str
+) -> None:
+    """Step sizes cannot make six numbers of four, and no demonstrations of one kind are taken for the other."""
+    keep_scales(tmp_path, scales(bench(f"--action.kind={policy}")))
+    with pytest.raises(ConfigError, match=r"Set back in the bench file: action\.kind; or") as refused:
+        check_scales(tmp_path, scales(bench(f"--action.kind={ours}")))
+    assert "step sizes" not in str(refused.value)
+    assert "of either" not in str(refused.value)
+
+
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     keep_scales(tmp_path, scales(bench()))
     (tmp_path / "scales.json").write_text("{")
