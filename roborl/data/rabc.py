@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import ConfigError
+from roborl.rewards.relabelling.vocabulary import one_spelling
 from roborl.rewards.shaping import held, potential
 
 Rule = Literal["roborl", "lerobot"]
@@ -24,6 +25,8 @@ LEROBOT_KAPPA = 0.01
 _EPSILON = 1e-6
 # Share of the chunk over which a gain is measured at least: over less, noise is taken for progress.
 _LEAST_LAG = 0.25
+# Episodes that a task's own κ is of at least: by one or two of its own, a slow demonstrator sets what is usual.
+_LEAST_EPISODES = 3
 
 type Curve = NDArray[np.float32]
 
@@ -41,7 +44,8 @@ class RabcSettings:
     # kappa in units of the mean gain over a chunk in the episodes of the same task that finish, from where they begin until they
     # are done; of all tasks where none of its own does
     pace: float = 1.0
-    # instead: kappa is this quantile of all gains of the same task, in (0, 1); 0: by the pace
+    # instead: kappa is this quantile of all gains of the same task, or of all tasks where fewer than three of its episodes have
+    # any, in (0, 1); 0: by the pace
     kappa_quantile: float = 0.0
     # progress from which the task counts as done: frames there that stay there count fully, though they gain nothing
     finished: float = 0.9
@@ -72,7 +76,7 @@ class Weighed:
     Attributes:
         weights: By episode index, float32 in [0, 1], one per row.
         gains: Gains over a chunk, NaN where progress is missing; by episode index.
-        kappa: The gain from which a frame counts fully, by episode index; the same throughout a task.
+        kappa: The gain from which a frame counts fully, by episode index; the same throughout a task, however it is spelled.
         unknown: Rows whose gain is not known.
     """
 
@@ -224,32 +228,38 @@ def _kappas(
     """Return κ by episode: of its task, or of all tasks where its own says nothing."""
     if settings.kappa:
         return dict.fromkeys(curves, settings.kappa)
+    spelled = one_spelling(tasks[index] for index in curves)
     of_task: dict[str, list[int]] = {}
     for index in curves:
-        of_task.setdefault(tasks[index], []).append(index)
+        of_task.setdefault(spelled[tasks[index]], []).append(index)
     find = _quantile if settings.kappa_quantile else _pace
     told = gains if settings.kappa_quantile else curves
-    kappas = {task: find([told[i] for i in indices], settings) for task, indices in of_task.items()}
+    kappas = {
+        task: find([told[i] for i in indices], settings, _LEAST_EPISODES) for task, indices in of_task.items()
+    }
     every = list(told.values())
     pooled = find(every, settings) or (1.0 if settings.kappa_quantile else _unfinished_pace(every, settings))
-    return {index: kappas[tasks[index]] or pooled for index in curves}
+    return {index: kappas[spelled[tasks[index]]] or pooled for index in curves}
 
 
-def _quantile(gains: Sequence[Curve], settings: RabcSettings) -> float | None:
-    every = np.concatenate(gains)
-    every = every[~np.isnan(every)]
-    return max(float(np.quantile(every, settings.kappa_quantile)), _EPSILON) if every.size else None
+def _quantile(gains: Sequence[Curve], settings: RabcSettings, least: int = 1) -> float | None:
+    """Return κ by all gains; None where fewer than so many episodes have any."""
+    known = [found for gain in gains if (found := gain[~np.isnan(gain)]).size]
+    if len(known) < least:
+        return None
+    return max(float(np.quantile(np.concatenate(known), settings.kappa_quantile)), _EPSILON)
 
 
-def _pace(curves: Sequence[Curve], settings: RabcSettings) -> float | None:
-    """Return κ by the episodes that finish; None where none does."""
+def _pace(curves: Sequence[Curve], settings: RabcSettings, least: int = 1) -> float | None:
+    """Return κ by the episodes that finish; None where fewer than so many do."""
     worked = [curve[~np.isnan(curve)] for curve in curves]
     done = [
         (c, int((c >= settings.finished).argmax()))
         for c in worked
         if len(c) > 1 and c[-1] >= settings.finished
     ]
-    return _mean_gain([(float(c[first] - c[0]), first) for c, first in done if c[first] > c[0]], settings)
+    paces = [(float(c[first] - c[0]), first) for c, first in done if c[first] > c[0]]
+    return _mean_gain(paces, settings) if len(paces) >= least else None
 
 
 def _unfinished_pace(curves: Sequence[Curve], settings: RabcSettings) -> float:

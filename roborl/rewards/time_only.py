@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from roborl.errors import DatasetError
 from roborl.rewards.model import NO_REPLY, Fold, Judge, References, missing, observation_id
 from roborl.rewards.model_info import ModelInfo
+from roborl.rewards.relabelling.vocabulary import much_alike, one_spelling
 from roborl.types import Observation, Score
 
 
@@ -57,7 +58,7 @@ class Clock:
 
     Attributes:
         everyone: Of all tasks together, float64.
-        of_task: Of each task of whose demonstrations any progress is known, float64.
+        of_task: Of each task of whose demonstrations any progress is known, by one of its spellings, float64.
 
     Raises:
         DatasetError: If nothing is known of any.
@@ -71,14 +72,25 @@ class Clock:
     def __init__(self, demonstrations: Sequence[tuple[str, ArrayLike]]) -> None:
         self.everyone = mean_progress([curve for _, curve in demonstrations])
         known = [(task, curve) for task, curve in demonstrations if not np.isnan(curve).all()]
+        spelled = one_spelling(sorted({task for task, _ in known}))
+        curves: dict[str, list[ArrayLike]] = {}
+        for task, curve in sorted(known, key=lambda one: one[0]):
+            curves.setdefault(spelled[task], []).append(curve)
         self.of_task: Mapping[str, NDArray[np.float64]] = {
-            task: mean_progress([curve for other, curve in known if other == task])
-            for task in sorted({task for task, _ in known})
+            task: mean_progress(some) for task, some in curves.items()
         }
+        self._said: dict[str, str | None] = {**spelled}
+
+    def task_of(self, words: str) -> str | None:
+        """Return the task of :attr:`of_task` that some words say; None where they say none."""
+        if words not in self._said:
+            self._said[words] = next((task for task in self.of_task if much_alike(task, words)), None)
+        return self._said[words]
 
     def at(self, task: str, instants: ArrayLike) -> NDArray[np.float64]:
         """Return the progress of a task at some instants: behind the last that is known, what it was there."""
-        curve = self.of_task.get(task, self.everyone)
+        known = self.task_of(task)
+        curve = self.everyone if known is None else self.of_task[known]
         return np.asarray(curve[np.minimum(instants, len(curve) - 1)])
 
 

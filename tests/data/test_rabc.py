@@ -162,13 +162,24 @@ def test_a_quantile_sets_kappa() -> None:
 @pytest.mark.parametrize("by", [{}, {"kappa_quantile": 0.5}])
 def test_each_task_has_a_pace_of_its_own(by: dict[str, float]) -> None:
     """Every episode rises evenly to its end: no task is less well shown for taking longer."""
-    progress = {i: curve(*line(0, 1, 20 if i < 6 else 200)) for i in range(8)}
+    progress = {i: curve(*line(0, 1, 20 if i < 6 else 200)) for i in range(9)}
     tasks = {i: "press" if i < 6 else "fold" for i in progress}
     found = weigh(progress, lengths(progress), RabcSettings(chunk=10, **by), tasks)  # type: ignore[arg-type]
     assert found.kappa[0] == pytest.approx(10 / 19, rel=1e-3)
     assert found.kappa[7] == pytest.approx(10 / 199, rel=1e-3)
     for course in found.weights.values():
         assert course == pytest.approx(np.ones(len(course)), abs=1e-3)
+
+
+@pytest.mark.parametrize("by", [{}, {"kappa_quantile": 0.5}])
+def test_spelling_and_a_sentence_for_each_episode_make_no_task(by: dict[str, float]) -> None:
+    progress = {i: curve(*line(0, 1, 31 if i < 6 else 121)) for i in range(8)}
+    one = weigh(progress, lengths(progress), RabcSettings(chunk=10, **by))  # type: ignore[arg-type]
+    spelled = {i: "fold the towel" if i < 6 else "Fold the towel." for i in progress}
+    own = {i: f"sort tray {i}" for i in progress}
+    for tasks in (spelled, own):
+        found = weigh(progress, lengths(progress), RabcSettings(chunk=10, **by), tasks)  # type: ignore[arg-type]
+        assert found.kappa == one.kappa
 
 
 def test_a_task_that_is_never_done_has_the_pace_of_the_others() -> None:

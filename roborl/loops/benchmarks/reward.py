@@ -33,6 +33,7 @@ from roborl.rewards.model import RewardModel
 from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
+from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,8 @@ def _short(place: str) -> str:
 
 def _warn_of_untimed(cohort: Cohort) -> None:
     timed = {s.episode.task for s in cohort.validation if s.episode.success}
-    if untimed := sum(s.episode.task not in timed for s in cohort.test):
+    told = {s.episode.task: any(much_alike(task, s.episode.task) for task in timed) for s in cohort.test}
+    if untimed := sum(not told[s.episode.task] for s in cohort.test):
         log.warning(
             "The model of time alone knows only the mean of other tasks on %d of %d episodes: no success of their task is"
             " among those to fit on. Name another --seed, or more episodes of each task",

@@ -24,6 +24,7 @@ from roborl.errors import DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
 from roborl.loops.rabc.episode_figures import episode_figures
 from roborl.loops.rabc.filter_config import FilterConfig
+from roborl.rewards.relabelling.vocabulary import one_spelling
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Filtered:
         dataset: The dataset that the weights are of: the filtered one, where it was written.
         weights: File of the weights.
         episodes: All that the dataset held.
-        kappa: Gain from which a frame counts fully, by instruction.
+        kappa: Gain from which a frame counts fully, by instruction as it is spelled first.
         unknown: Rows whose gain is not known.
         command: How LeRobot's trainer goes on.
     """
@@ -139,7 +140,8 @@ def filter_dataset(config: FilterConfig) -> Filtered:
     tasks = {int(row["episode_index"]): _SEVERAL.join(row.get("tasks") or ("",)) for row in files.episodes}
     weighed = weigh(curves, rows, config, tasks)
     episodes = _weighed_episodes(config, files, found, tasks, progress, weighed)
-    kappa = {tasks[index]: kappa for index, kappa in weighed.kappa.items()}
+    spelled = one_spelling(tasks[index] for index in weighed.kappa)
+    kappa = {spelled[tasks[index]]: kappa for index, kappa in weighed.kappa.items()}
     if not any(e.weights.any() for e in episodes if not e.dropped):
         raise DatasetError(
             "Nothing is left to clone",

@@ -6,6 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -70,6 +71,7 @@ _SAME = {
 }
 _PADDING = "a an and carefully firmly gently it its just lightly neatly now of please quickly slowly that the then this top up"
 _EMPTY = frozenset(_PADDING.split())
+_SLIP = 5  # Letters that a word has at least in which a slip of the pen is told.
 _MARKS = "".join(c for c in map(chr, range(0x300, 0x3000)) if unicodedata.category(c)[0] == "M")
 # Thai, Lao, Burmese, Khmer, kana and Chinese are written without spaces: each letter is taken for a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -128,18 +130,45 @@ def much_alike(one: str, other: str) -> bool:
     first, second = gist(one), gist(other)
     if not first and not second:
         return one.strip() == other.strip()
+    return _words_alike(first, second)
+
+
+def _words_alike(first: Sequence[str], second: Sequence[str]) -> bool:
     if len(first) != len(second):
         return False
     return all(a == b or _slipped(a, b) for a, b in zip(first, second, strict=True))
 
 
+@lru_cache(maxsize=1 << 16)
 def _slipped(a: str, b: str) -> bool:
     """Whether two words differ by so little that they are one with a slip of the pen; a number says which thing is meant."""
     return (
-        min(len(a), len(b)) > 4
+        min(len(a), len(b)) >= _SLIP
         and not any(letter.isdigit() for letter in a + b)
         and difflib.SequenceMatcher(None, a, b, autojunk=False).ratio() > 0.85
     )
+
+
+def one_spelling(tasks: Iterable[str]) -> dict[str, str]:
+    """Return for each instruction the first one among them that says the same: by that a task goes, however it is spelled.
+
+    Example:
+        >>> one_spelling(["Fold the towel.", "open the drawer", "fold the towel"])
+        {'Fold the towel.': 'Fold the towel.', 'open the drawer': 'open the drawer', 'fold the towel': 'Fold the towel.'}
+    """
+    found: dict[str, str] = {}
+    same: dict[tuple[str, ...], str] = {}
+    # Short words must be the same, so that few pairs are left to compare where each episode has a sentence of its own.
+    firsts: dict[tuple[str, ...], list[tuple[tuple[str, ...], str]]] = {}
+    for task in dict.fromkeys(tasks):
+        said = gist(task) or (task.strip(),)
+        if said not in same:
+            known = firsts.setdefault(tuple(word if len(word) < _SLIP else "" for word in said), [])
+            same[said] = next((first for words, first in known if _words_alike(words, said)), task)
+            if same[said] == task:
+                known.append((said, task))
+        found[task] = same[said]
+    return found
 
 
 def draw_unlike(tasks: Sequence[str], others: Iterable[str], rng: np.random.Generator) -> str | None:

@@ -128,7 +128,8 @@ def test_it_is_said_where_time_alone_knows_nothing_of_a_task(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = tmp_path / "lamps"
-    write_episodes(data, *(lamp(seed, success=True) for seed in range(3)))
+    write_episodes(data, *(lamp(seed, success=True) for seed in range(2)))
+    write_episodes(data, lamp(2, success=True, task="Light lamp."))
     config = BenchRewardConfig(model=["brightness"], dataset=[str(data)], out=tmp_path / "out", probes=False)
     bench_reward(config)
     assert "other tasks" not in caplog.text

@@ -151,10 +151,11 @@ def test_of_the_scores_that_were_asked_for_the_missing_ones_count_and_not_the_ro
 def test_a_task_that_takes_longer_counts_as_much_and_its_pace_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps = {0: 10, 1: 10, 2: 60}
+    steps = {0: 10, 1: 10, 2: 10, 3: 60, 4: 60, 5: 60}
+    said = {i: "fold" if n > 10 else "press" for i, n in steps.items()} | {5: "Fold."}
     write_episodes(
         tmp_path / "d",
-        *(random_episode(i, n, task="fold" if n > 10 else "press", subtasks=()) for i, n in steps.items()),
+        *(random_episode(i, n, task=said[i], subtasks=()) for i, n in steps.items()),
     )
     write_progress(
         tmp_path / "d",

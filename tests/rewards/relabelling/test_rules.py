@@ -19,7 +19,13 @@ from roborl.rewards.relabelling.replies import (
     read_shown,
 )
 from roborl.rewards.relabelling.rules import Brief, cleaning_fault, first_fault
-from roborl.rewards.relabelling.vocabulary import draw_unlike, much_alike, named_things, words_of
+from roborl.rewards.relabelling.vocabulary import (
+    draw_unlike,
+    much_alike,
+    named_things,
+    one_spelling,
+    words_of,
+)
 from roborl.rewards.relabelling.wording import WORDINGS
 
 SEEN = Analysis(
@@ -99,6 +105,19 @@ def test_instructions_of_any_script_and_with_numbers_are_told_apart(
     one: str, other: str, alike: bool
 ) -> None:
     assert much_alike(one, other) is alike
+
+
+def test_a_task_goes_by_its_first_spelling() -> None:
+    said = [
+        "open the drawer",
+        "Put cup in sink",
+        "open a draweer.",
+        "place the cup into the sink",
+        "!?",
+        "...",
+    ]
+    spelled = {said[2]: said[0], said[3]: said[1]}
+    assert one_spelling(said) == {words: spelled.get(words, words) for words in said}
 
 
 def test_words_of_any_script_are_found() -> None:
