@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from roborl.cli import evaluate
+from roborl.data.spec import StoreSpec, check_form
 from roborl.envs.bench import Bench, load_bench
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.loops.actor import act_config, inference
@@ -108,3 +109,29 @@ def test_a_run_notes_its_benchs_scales_and_neither_simulation_nor_arm_takes_its_
         card.write(act_config.shared_folder(act.run, act.actor))
         with pytest.raises(ConfigError, match=r"other scales.*action_unit"):
             inference.main(Child("inference", None, ctypes.c_int64(0)), act)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_run_from_before_that_goes_on_notes_what_its_store_was_made_with(
+    tmp_path: Path, named: bool
+) -> None:
+    """Its policy has learnt of that store; where not even that says, nobody knows."""
+    run = RunFolder(tmp_path / "run")
+    form = prepare(LearnConfig(run=run.root, bench_overrides=[REACH]), stopping=lambda: False)
+    spec = StoreSpec(
+        cameras=form.cameras,
+        image_px=form.image_px,
+        state_dim=form.state_dim,
+        action_dim=form.action_dim,
+        max_steps=form.max_steps,
+        scales=form.scales if named else None,
+    )
+    run.store.mkdir()
+    check_form(run.store, spec)
+    for folder in (run.root, run.policy):
+        (folder / "scales.json").unlink()
+    other = [REACH, "--action.step_m=0.03"]  # refused once the store opens
+    for overrides in ([REACH], other):
+        prepare(LearnConfig(run=run.root, bench_overrides=overrides, resume=True), stopping=lambda: False)
+        for folder in (run.root, run.policy):
+            assert kept_scales(folder) == (form.scales if named else None)

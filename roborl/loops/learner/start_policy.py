@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from roborl.data.spec import stored_scales
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.loops.demonstrations import bench_episodes, demo_weights
@@ -28,7 +29,8 @@ def place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping:
         DatasetError: If a policy is to be cloned and the demonstrations cannot be used.
         KeyboardInterrupt: If ``stopping`` says so meanwhile.
     """
-    scales = form.scales if not run.learner.exists() else None  # A run that goes on has them in its store.
+    goes_on = run.learner.exists()  # Then its numbers stand for what those of its store do.
+    scales = form.scales if not goes_on else None
     if not run.policy.exists():
         draft = run.root / ".policy.draft"
         shutil.rmtree(draft, ignore_errors=True)
@@ -44,9 +46,9 @@ def place_policy(config: LearnConfig, form: BenchForm, run: RunFolder, stopping:
         _check(run.policy, config, form)  # One that was there may be of another bench.
         if scales:
             check_scales(run.policy, scales)
-    if scales:
-        keep_scales(run.policy, scales)
-        keep_scales(run.root, scales)
+    if known := stored_scales(run.store) if goes_on else scales:
+        keep_scales(run.policy, known)
+        keep_scales(run.root, known)
 
 
 def check_sendable(numbers: int, *, remedy: str) -> None:
