@@ -84,7 +84,8 @@ class BenchmarkSettings:
 
     # Observations between two decisions of the policy, its chunk: changes of progress are compared over so many.
     lag: int = 8
-    # Distance between scored observations; where a clip to be graded ends, one is scored besides.
+    # Distance between scored observations; where a clip to be graded ends off these, the video is shown
+    # again with that one besides.
     stride: int = 1
     # Most queries per call of the judge.
     max_batch: int = 16
@@ -180,14 +181,16 @@ def measure(
         return curve
 
     calibration = _calibrate(validation, [show(subject) for subject in validation])
-    asked, forward, rewound = [], [], []
+    clipped, forward, rewound = [], [], []
     for subject in test:
         last, success = subject.episode.frames - 1, subject.episode.success
-        whole = show(subject, back=success, also=_clip_ends(last).values() if success else ())
-        asked.append(whole.part(0, last))
-        forward.append(asked[-1].every(settings.stride))
+        whole = show(subject, back=success)
+        forward.append(whole.part(0, last))
         if success:
             rewound.append(whole.part(last, 2 * last))
+            off = set(_clip_ends(last).values()) - {*forward[-1].scored.tolist()}
+            # In a showing of its own: what a fold makes of a place may hang on the places it was asked about before.
+            clipped.append(_show(viewer, subject, settings.stride, also=off) if off else forward[-1])
     if viewer.videos and len(viewer.refusals) == viewer.videos:
         raise viewer.refusals[0]
     figures = dict.fromkeys(FIGURES, float("nan"))
@@ -202,7 +205,7 @@ def measure(
         if raw.size and (name == "before" or calibration is not None):
             figures[f"calibration_{name}"] = calibration_error(values, truth)
             figures[f"progress_error_{name}"] = mean_absolute_error(values, truth)
-    derived, clips = _grade_videos(test, forward), _grade_clips(test, asked)
+    derived, clips = _grade_videos(test, forward), _grade_clips(test, clipped)
     if derived is not None:
         bounds = zip(("derived_grade_mae_low", "derived_grade_mae_high"), derived.interval, strict=True)
         figures |= {"derived_grade_mae": derived.mae, **dict(bounds)}
@@ -337,10 +340,10 @@ def _clip_ends(last: int) -> dict[int, int]:
     return {level: round(share * last) for level, share in CLIPS.items()}
 
 
-def _grade_clips(test: Sequence[Subject], asked: Sequence[Curve]) -> GradeReport | None:
+def _grade_clips(test: Sequence[Subject], clipped: Sequence[Curve]) -> GradeReport | None:
     grades = []
-    for s, curve in zip(test, asked, strict=True):
-        for level, end in _clip_ends(curve.frames - 1).items() if s.episode.success else ():
+    for s, curve in zip((s for s in test if s.episode.success), clipped, strict=True):
+        for level, end in _clip_ends(curve.frames - 1).items():
             # The score of a frame is that of the video that ends with it.
             answer = _answer(curve.part(0, end).last)
             grades.append(Grade(group=s.group, video=s.episode.video, truth=level, answer=answer))

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,6 @@ class Curve:
             progress=self.progress[inside],
             done=self.done,
         )
-
-    def every(self, stride: int) -> Curve:
-        """Return it with every ``stride``-th place and the last alone."""
-        kept = (self.scored % stride == 0) | (self.scored == self.frames - 1)
-        return replace(self, scored=self.scored[kept], progress=self.progress[kept])
 
 
 class _Timed(Judge[Any, Any]):
