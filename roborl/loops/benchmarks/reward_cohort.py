@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from roborl.data.lerobot_files import fingerprint
-from roborl.data.lerobot_info import describe
-from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_files import Files, fingerprint, load_files
+from roborl.data.lerobot_info import camera_keys, describe
+from roborl.data.lerobot_io import read_one
 from roborl.errors import DatasetError
 from roborl.loops.benchmarks.reward_config import BenchRewardConfig
 from roborl.loops.failed_episodes import judged, verdicts
@@ -122,7 +121,8 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
         found = _Dataset.described(config, source, marks[source])
         before = LearntFrom(origins=frozenset(o for _, some in everyone for e in some if (o := e.origin)))
         kept: list[StoredEpisode] = []
-        for number, episode in islice(found.episodes(judged(source, found.told)), config.episodes or None):
+        for number in judged(source, found.told)[: config.episodes or None]:
+            episode = found.episode(number)
             if before.holds(episode.origin):
                 repeated += 1
                 continue
@@ -219,39 +219,37 @@ class _Dataset:
     """A dataset as a benchmark reads it, at first and each time that an episode is shown.
 
     Attributes:
-        root: Its folder.
-        views: The cameras shown, our name to the dataset's.
-        sizes: Height and width by our names.
+        files: Its metadata.
+        rows: The rows of its episodes in there, by their numbers.
+        views: The cameras shown: by our names, their column, and height and width.
         told: The verdicts.
         mark: Its fingerprint.
     """
 
-    root: Path
-    views: Mapping[str, str]
-    sizes: Mapping[str, tuple[int, int]]
+    files: Files
+    rows: Mapping[int, Mapping[str, Any]]
+    views: Mapping[str, tuple[str, tuple[int, int]]]
     told: bool | Mapping[int, bool] | None
     mark: str
 
     @classmethod
     def described(cls, config: BenchRewardConfig, source: str, mark: str) -> _Dataset:
-        info = describe(source)
-        views = views_of(list(info.cameras), config.cameras, config.camera_map)
-        sizes = {ours: info.cameras[theirs] for ours, theirs in views.items()}
+        info, files = describe(source), load_files(source)
+        keys = camera_keys(files.features)
+        views = {
+            ours: (keys[theirs], info.cameras[theirs])
+            for ours, theirs in views_of(list(info.cameras), config.cameras, config.camera_map).items()
+        }
         told = verdicts(config.failed, info.episodes)
-        return cls(root=info.root, views=views, sizes=sizes, told=told, mark=mark)
-
-    def episodes(self, numbers: Sequence[int]) -> Iterator[tuple[int, TrainingEpisode]]:
-        """Decode episodes one at a time, each with its number."""
-        found = read_episodes(
-            self.root, cameras=self.sizes, camera_map=self.views, success=self.told, episodes=numbers
-        )
-        for episode in found:
-            yield episode.index, to_training(episode, mark=self.mark)
+        rows = {int(row["episode_index"]): row for row in files.episodes}
+        return cls(files=files, rows=rows, views=views, told=told, mark=mark)
 
     def episode(self, number: int) -> TrainingEpisode:
-        """Decode one episode."""
-        ((_, episode),) = self.episodes([number])
-        return episode
+        """Decode one episode that has more than a single frame."""
+        told = self.told.get(number) if isinstance(self.told, Mapping) else self.told
+        found = read_one(self.files, self.rows[number], self.views, told)
+        assert found is not None, number
+        return to_training(found, mark=self.mark)
 
 
 def _subject_maker(

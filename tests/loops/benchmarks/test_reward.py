@@ -350,6 +350,16 @@ def test_pictures_are_held_only_while_they_are_shown(tmp_path: Path) -> None:
     assert peak < 0.6 * sum(shown.nbytes for shown in pictures)
 
 
+def test_the_metadata_of_a_dataset_is_not_read_again_to_show_an_episode(
+    lamps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(lamps)]))
+    for module in ("lerobot_io", "lerobot_files"):
+        monkeypatch.delattr(f"roborl.data.{module}.load_files")
+    for s in cohort.test:
+        assert s.episode.read().frames == s.episode.frames
+
+
 def test_datasets_of_different_rates_are_not_measured_together(lamps: Path, tmp_path: Path) -> None:
     lerobot_recording(tmp_path / "fast", [3, 3], fps=30)
     config = BenchRewardConfig(dataset=[str(lamps), str(tmp_path / "fast")])
