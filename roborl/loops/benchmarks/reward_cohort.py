@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.reward_training.training_episodes import split, to_training, views_of
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
+from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
 from roborl.rewards.observation_rate import check_alike
 from roborl.rewards.relabelling.vocabulary import much_alike
@@ -43,7 +44,7 @@ class Cohort:
         references: What models are shown, by task.
         graded: Videos that people graded.
         left_out: Episodes whose task nobody demonstrates, where models are shown demonstrations.
-        repeated: Episodes left out because a dataset that was named before holds them as well.
+        repeated: Episodes left out because a dataset that was named before holds them as well, with the same pictures.
         learnt: What each model learnt from, by its place; None where it does not say.
         graded_learnt: How many of the graded videos each model learnt from, by its place.
         left_out_learnt: Episodes and graded videos left out because a model learnt from them; none are where too few
@@ -112,6 +113,7 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     everyone: list[_Group] = []
     shown: dict[str, References] = {}
     marks: dict[str, str] = {}
+    pictures: set[bytes] = set()
     left_out = repeated = 0
     named = Counter(Path(source).name for source in set(config.dataset))
     for source in config.dataset:
@@ -119,13 +121,17 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
         group = name if named[name] == 1 else source
         marks[source] = fingerprint(source)
         found = _Dataset.described(config, source, marks[source])
-        before = LearntFrom(origins=frozenset(o for _, some in everyone for e in some if (o := e.origin)))
+        before = LearntFrom(origins=_origins(e for _, some in everyone for e in some))
         kept: list[StoredEpisode] = []
+        shot: set[bytes] = set()
         for number in judged(source, found.told)[: config.episodes or None]:
             episode = found.episode(number)
-            if before.holds(episode.origin):
+            shots = b"".join(picture_key(*rgb) for rgb in episode.images.values())
+            # The same motion before another camera, or in another light, is what robustness is measured on.
+            if before.holds(episode.origin) and shots in pictures:
                 repeated += 1
                 continue
+            shot.add(shots)
             if config.references.path:
                 if episode.task not in shown:
                     shown[episode.task] = _demonstration(config.references, episode)
@@ -134,6 +140,7 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
                     continue
             kept.append(stored(episode, partial(found.episode, number)))
         everyone.append((group, kept))
+        pictures |= shot
     if left_out:
         log.warning("%d episodes are left out: there is no demonstration of their task", left_out)
     if repeated:
@@ -171,14 +178,22 @@ type _Part = list[tuple[str, StoredEpisode]]
 
 
 def _parted(config: BenchRewardConfig, everyone: Sequence[_Group]) -> tuple[_Part, _Part]:
-    """Return what is fitted on and what is judged, of each group a share."""
+    """Return what is fitted on and what is judged, of each group a share; the same motion in other pictures stays with its twin."""
     fit: _Part = []
     test: _Part = []
     for group, episodes in everyone:
-        rest, held = split(episodes, config.validation, config.seed)
-        fit += [(group, episode) for episode in held]
-        test += [(group, episode) for episode in rest]
+        fitted, tested = (LearntFrom(origins=_origins(e for _, e in part)) for part in (fit, test))
+        to_fit = [e for e in episodes if fitted.holds(e.origin)]
+        to_test = [e for e in episodes if tested.holds(e.origin)]
+        alone = [e for e in episodes if not fitted.holds(e.origin) and not tested.holds(e.origin)]
+        rest, held = split(alone, config.validation, config.seed)
+        fit += [(group, episode) for episode in held + to_fit]
+        test += [(group, episode) for episode in rest + to_test]
     return fit, test
+
+
+def _origins(episodes: Iterable[StoredEpisode]) -> frozenset[Origin]:
+    return frozenset(episode.origin for episode in episodes if episode.origin is not None)
 
 
 def _unseen(

@@ -232,6 +232,21 @@ def test_an_episode_that_several_datasets_hold_counts_once(
     assert "4 episodes are left out: a dataset that was named before holds them as well" in caplog.text
 
 
+def test_the_same_motion_in_other_pictures_is_judged_with_its_twin(tmp_path: Path) -> None:
+    episodes = [lamp(seed, success=seed % 2 == 0) for seed in range(8)]
+    dim = [replace(e, images={name: rgb // 2 for name, rgb in e.images.items()}) for e in episodes]
+    write_episodes(tmp_path / "plain", *episodes)
+    write_episodes(tmp_path / "dim", *dim)
+    cohort = read_cohort(BenchRewardConfig(dataset=[str(tmp_path / "plain"), str(tmp_path / "dim")]))
+    assert (cohort.repeated, len(cohort.validation) + len(cohort.test)) == (0, 16)
+    for part in (cohort.validation, cohort.test):
+        plain, other = (
+            {s.episode.origin.content for s in part if s.group == group and s.episode.origin}
+            for group in ("plain", "dim")
+        )
+        assert plain == other
+
+
 def test_another_spelling_of_the_task_is_no_other_task(tmp_path: Path) -> None:
     spelt = [lamp(4 + seed, success=True, task="Light lamp.") for seed in range(2)]
     write_episodes(tmp_path / "lamps", *(lamp(seed, success=True) for seed in range(3)), *spelt)
