@@ -93,6 +93,7 @@ class EpisodeLabels:
         unfinished: Whether a labelled observation has a score that does not say that the task is done.
         done_at: Index of the first labelled observation after such a one whose score says so; None before there is one.
             A scene that was finished before the arm moved says nothing of the arm.
+        first_read: Whether the score of the first observation could be read.
         last: Score of the last labelled observation that was asked about.
     """
 
@@ -109,7 +110,7 @@ class EpisodeLabels:
         self._replies: dict[int, Score] = {}
         self._asked: set[int] = set()
         self._progress, self._spread = 0.0, 0.0
-        self.unfinished = False
+        self.unfinished = self.first_read = False
         self.done_at: int | None = None
         self.last: Score | None = None
 
@@ -157,6 +158,7 @@ class EpisodeLabels:
                 self.last = reply
             if reply is not None and reply.valid:
                 self._progress, self._spread = reply.progress, reply.spread
+                self.first_read |= self.done == 0
                 if not reply.done:
                     self.unfinished = True
                 elif self.unfinished and self.done_at is None:

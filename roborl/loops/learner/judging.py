@@ -122,6 +122,8 @@ class Verdicts:
 def why_unjudged(labels: EpisodeLabels) -> str:
     """Say why the labels of a whole episode allow no verdict on it."""
     if labels.last is not None and labels.last.valid:
+        if not labels.first_read:
+            return "no frame before the first done one could be read"
         return "it looks done from the first picture on: was the scene made ready?"
     return "the score of its last frame cannot be read"
 

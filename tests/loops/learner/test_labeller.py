@@ -755,6 +755,15 @@ def test_an_episode_that_was_never_done_is_a_failure_that_ends_nothing(end: EndC
     assert not found.ends
 
 
+def test_that_the_frames_before_the_first_done_one_cannot_be_read_is_told() -> None:
+    rig = Rig()
+    rig.server.done_from, rig.server.garbled = 0.0, {0, 1}
+    assert judge(rig, VALUES) is None
+    assert [line["reason"] for line in rig.named("unjudged")] == [
+        "no frame before the first done one could be read"
+    ]
+
+
 def test_an_end_that_comes_after_the_last_label_brings_the_verdict() -> None:
     rig = Rig()
     assert judge(rig, VALUES, end=None) is None
