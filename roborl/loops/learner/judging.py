@@ -69,6 +69,10 @@ class Verdicts:
         self._book, self._rule = book, rule
         self._settled: set[EpisodeKey] = set()
 
+    def begin(self) -> None:
+        """Begin with another judge: what allowed the one before no verdict may allow this one one."""
+        self._settled.clear()
+
     def awaited(self, info: EpisodeInfo) -> bool:
         """Return whether an episode still waits for its verdict."""
         return info.awaits_verdict and info.key not in self._settled and not self._book.given(info.key)

@@ -131,6 +131,8 @@ class Labeller:
         self._finished.clear()
         self._lateness.clear()
         self._found = None
+        if self._verdicts is not None:
+            self._verdicts.begin()
         self._judge, self._column = judge, self._store.column(judge.info.version)
         active = self._store.active()
         self._active, self._caught_up = active == judge.info.version, False

@@ -764,6 +764,16 @@ def test_that_the_frames_before_the_first_done_one_cannot_be_read_is_told() -> N
     ]
 
 
+def test_another_reward_model_judges_what_the_one_before_could_not() -> None:
+    rig = Rig()
+    rig.server.garbled = {len(VALUES) - 1}
+    assert judge(rig, VALUES) is None
+    rig.server.crash()
+    rig.server.version, rig.server.garbled = "v2", set()
+    rig.turns()
+    assert rig.book.verdicts == [verdict(len(VALUES) - 1, False)]
+
+
 def test_an_end_that_comes_after_the_last_label_brings_the_verdict() -> None:
     rig = Rig()
     assert judge(rig, VALUES, end=None) is None
