@@ -29,11 +29,12 @@ def check_folder(out: Path, sources: Sequence[str]) -> None:
         )
     asked = [_place(source) for source in sources]
     if lacking := [place for place in _kept(out) if place not in asked]:
+        written = _KEPT if (out / _KEPT).is_file() else RESULT
         raise DatasetError(
             "The folder was made from other sources, whose rows would be taken away",
             seen=f"{', '.join(asked)} for {out}",
             allowed=f"{', '.join(lacking)} among the sources",
-            remedy=f"Give another --out; where a source was moved since, correct {out / _KEPT}",
+            remedy=f"Give another --out; where a source was moved since, or is named from another folder, correct {out / written}",
         )
 
 
