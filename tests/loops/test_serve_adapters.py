@@ -25,7 +25,7 @@ from roborl.rewards import lerobot_loading, registry
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.dopamine import DopamineConfig
 from roborl.rewards.dopamine_question import CONTRACT as HOP_WORDS
-from roborl.rewards.measured import FORMAT
+from roborl.rewards.measured import CALIBRATED, FORMAT
 from roborl.rewards.model import score_episode
 from roborl.rewards.pairs.config import PairNetworkConfig
 from roborl.rewards.pairs.model import save_pair_model
@@ -209,7 +209,7 @@ FORMS = {"dopamine": "<score>{:+}%</score>", "sole-r1": "It moved. <answer>{}%</
 
 
 def test_no_reward_model_of_the_registry_is_left_out() -> None:
-    named = {*registry._FORMATS, *registry._NAMES, *registry._PUBLISHED, registry._CALIBRATED.rstrip(":")}
+    named = {*registry._FORMATS, *registry._NAMES, *registry._PUBLISHED, CALIBRATED.rstrip(":")}
     bridged = {f"lerobot {kind}" for kind in lerobot_loading._KINDS}
     assert {place.partition(" of ")[0] for place in PLACES} == named - {"lerobot"} | bridged
 
