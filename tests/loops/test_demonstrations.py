@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -313,15 +314,19 @@ def test_failures_come_only_when_asked_for_and_do_not_count_as_demonstrations(tm
     assert sorted(bool(episode.success) for episode in both) == [False, False, True]
 
 
+def blank(bench: Bench) -> dict[str, Any]:
+    """Return what makes a random episode one of a bench, in which nothing is to be seen."""
+    return {
+        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
+        "state": np.zeros((7, state_map(bench).size), np.float32),
+    }
+
+
 def test_what_nobody_judged_is_no_demonstration_where_others_are_judged(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As of a run: successes, a failure, and what ran out of time or was stopped by the watchdog."""
-    names = state_map(bench).names
-    shape = {
-        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
-        "state": np.zeros((7, len(names)), np.float32),
-    }
+    names, shape = state_map(bench).names, blank(bench)
     unjudged = shape | {"success": None, "reward": np.zeros(6, np.float32)}
     changes = (
         shape,
@@ -418,11 +423,7 @@ def test_demonstrations_of_another_task_are_warned_of(
 
 
 def test_demonstrations_of_several_tasks_may_be_held_to_the_benchs_own(bench: Bench, tmp_path: Path) -> None:
-    names = state_map(bench).names
-    shape = {
-        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
-        "state": np.zeros((7, len(names)), np.float32),
-    }
+    names, shape = state_map(bench).names, blank(bench)
     tasks = (bench.task, "push the cube away", bench.task)
     write_dataset(
         tmp_path / "d",
@@ -439,11 +440,7 @@ def test_demonstrations_of_several_tasks_may_be_held_to_the_benchs_own(bench: Be
 def test_where_nobody_judged_anything_all_are_successes_and_paid(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    names = state_map(bench).names
-    shape = {
-        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
-        "state": np.zeros((7, len(names)), np.float32),
-    }
+    names, shape = state_map(bench).names, blank(bench)
     unjudged = shape | {"success": None, "reward": np.zeros(6, np.float32), "end": EndCause.TIME_LIMIT}
     episodes = [random_episode(seed, **unjudged) for seed in range(3)]
     write_dataset(
