@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.errors import ConfigError
-from roborl.rewards.relabelling.vocabulary import one_spelling
+from roborl.rewards.instructions import one_spelling
 from roborl.rewards.shaping import held, potential
 
 Rule = Literal["roborl", "lerobot"]

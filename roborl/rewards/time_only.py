@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import DatasetError
+from roborl.rewards.instructions import much_alike, one_spelling
 from roborl.rewards.model import NO_REPLY, Fold, Judge, References, missing, observation_id
 from roborl.rewards.model_info import ModelInfo
-from roborl.rewards.relabelling.vocabulary import much_alike, one_spelling
 from roborl.types import Observation, Score
 
 

@@ -28,12 +28,12 @@ from roborl.rewards.benchmark import (
     time_only_model,
 )
 from roborl.rewards.graded_videos import grade_videos
+from roborl.rewards.instructions import much_alike
 from roborl.rewards.measured import calibration_of
 from roborl.rewards.model import RewardModel
 from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)

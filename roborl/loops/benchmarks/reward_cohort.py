@@ -22,10 +22,10 @@ from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.references import NoDemonstration, ReferencesConfig, read_demonstration
 from roborl.loops.reward_training.training_episodes import split, to_training, views_of
 from roborl.rewards.graded_videos import METADATA, GradedVideo, read_graded
+from roborl.rewards.instructions import much_alike
 from roborl.rewards.judges.queries import picture_key
 from roborl.rewards.model import References
 from roborl.rewards.observation_rate import check_alike
-from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.subjects import StoredEpisode, Subject, stored
 from roborl.rewards.training.episodes import TrainingEpisode
 from roborl.rewards.training.labels import label_frames, plan_stages

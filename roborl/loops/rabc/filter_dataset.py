@@ -24,7 +24,7 @@ from roborl.errors import DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
 from roborl.loops.rabc.episode_figures import episode_figures
 from roborl.loops.rabc.filter_config import FilterConfig
-from roborl.rewards.relabelling.vocabulary import one_spelling
+from roborl.rewards.instructions import one_spelling
 
 log = logging.getLogger(__name__)
 

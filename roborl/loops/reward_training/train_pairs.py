@@ -18,6 +18,7 @@ from roborl.loops.reward_training.train_reward import frame_latency_ms
 from roborl.loops.reward_training.training_episodes import read_training
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.fusion import FusionConfig, Perspective
+from roborl.rewards.instructions import much_alike
 from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.pairs.batches import prepare_task
 from roborl.rewards.pairs.checkpoint import load_pairs
@@ -25,7 +26,6 @@ from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
 from roborl.rewards.pairs.model import load_pair_model, save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.pairs.training import train_pairs
-from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.training.episodes import TrainingEpisode, check_measurable
 from roborl.rewards.training.evaluation import (
     HeldOutReport,

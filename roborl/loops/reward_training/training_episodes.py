@@ -17,7 +17,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.failed_episodes import judged, verdicts
 from roborl.loops.footage import VideoFootage, is_footage, read_footage
 from roborl.rewards.adaptation.lessons import FilmedEpisode
-from roborl.rewards.relabelling.vocabulary import much_alike
+from roborl.rewards.instructions import much_alike
 from roborl.rewards.training.episodes import TrainingEpisode, resize_episode
 from roborl.rewards.training.labels import Span
 from roborl.rewards.training.learnt_from import Origin

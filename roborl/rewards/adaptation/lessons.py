@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from roborl.errors import DatasetError
+from roborl.rewards.instructions import draw_unlike
 from roborl.rewards.judges.queries import VlmQuery, VlmReply
-from roborl.rewards.relabelling.vocabulary import draw_unlike
 from roborl.rewards.training.labels import Span
 from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Image

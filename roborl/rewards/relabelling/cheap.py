@@ -7,9 +7,9 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from roborl.rewards.grades import HIGHEST, LOWEST
+from roborl.rewards.instructions import much_alike
 from roborl.rewards.relabelling.cuts import Timeline, clips
 from roborl.rewards.relabelling.proposals import Kind, LadderConfig, Proposal
-from roborl.rewards.relabelling.vocabulary import much_alike
 
 
 def cheap_proposals(

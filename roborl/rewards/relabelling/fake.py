@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Sequence
 
+from roborl.rewards.instructions import words_of
 from roborl.rewards.judges.queries import Cells, VlmQuery, VlmReply, picture_key
 from roborl.rewards.model import Judge
-from roborl.rewards.relabelling.vocabulary import VERBS, named_things, words_of
+from roborl.rewards.relabelling.vocabulary import VERBS, named_things
 from roborl.rewards.relabelling.wording import WORDINGS
 
 _VERBS = ("shake", "lift", "turn", "nudge")

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from roborl.rewards.grades import HIGHEST, LOWEST
+from roborl.rewards.instructions import much_alike
 from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.relabelling import questions as ask
 from roborl.rewards.relabelling.cuts import Places, Timeline, glimpses
@@ -22,7 +23,6 @@ from roborl.rewards.relabelling.proposals import Kind, LadderConfig, Proposal, R
 from roborl.rewards.relabelling.questions import Order, Question, Stage, Verify
 from roborl.rewards.relabelling.replies import Analysis, FailurePlan, UnreadableReply, VerifierReply
 from roborl.rewards.relabelling.rules import Brief, RuleBreach, cleaning_fault, first_fault
-from roborl.rewards.relabelling.vocabulary import much_alike
 from roborl.rewards.relabelling.wording import MOST_WORDS
 
 _SHORTEST = 0.8  # of the words of an instruction, that it can still be said in

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.images import resized
+from roborl.rewards.instructions import stem, words_of
 from roborl.rewards.relabelling.cheap import drawn_at
-from roborl.rewards.relabelling.vocabulary import stem, words_of
 from roborl.types import Image
 
 type Features = NDArray[np.float64]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roborl.rewards.grades import HIGHEST, LOWEST
-from roborl.rewards.relabelling.vocabulary import words_of
+from roborl.rewards.instructions import words_of
 
 _FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 _LONGEST = 2000  # characters of one text

@@ -7,15 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from roborl.rewards.instructions import much_alike, stem, words_of
 from roborl.rewards.relabelling.replies import Analysis
-from roborl.rewards.relabelling.vocabulary import (
-    VERBS,
-    much_alike,
-    named_things,
-    stem,
-    vocabulary,
-    words_of,
-)
+from roborl.rewards.relabelling.vocabulary import VERBS, named_things, vocabulary
 from roborl.rewards.relabelling.wording import MOST_WORDS
 
 _LEAST_WORDS = 2

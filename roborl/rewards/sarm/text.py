@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from roborl.errors import ModelLoadError
+from roborl.rewards.instructions import draw_unlike
 from roborl.rewards.model_folder import content_hash
-from roborl.rewards.relabelling.vocabulary import draw_unlike
 
 BUCKETS = 512
 # fmt: off
