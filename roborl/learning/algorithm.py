@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from roborl.learning.publish import Weights
 
@@ -38,4 +38,13 @@ class Algorithm[B](Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
+        ...
+
+
+@runtime_checkable
+class HearsOfPractice(Protocol):
+    """What an algorithm has besides, if it is to know how well the policy does; one of one's own need not."""
+
+    def practised(self, successes: int) -> None:
+        """Hear how many online episodes of the run have succeeded so far without a person's help."""
         ...

@@ -58,8 +58,11 @@ class RlpdConfig:
     # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1. Inside an n-step window
     # nothing is damped: longer windows look further than the source's one-step rule.
     lookahead: float = 0.9
-    # updates after which it has grown to 1; 0: it never grows, and the run says so
+    # updates after which it has grown to 1 at the latest; 0: it does not grow with them
     lookahead_updates: int = 150_000
+    # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them. With
+    # neither it never grows, and the run says so
+    lookahead_successes: int = 60
     # critics in the ensemble
     members: int = 4
     # critics whose minimum is the target
@@ -88,7 +91,7 @@ class RlpdConfig:
     critic_sees_potential: bool = True
 
     def __post_init__(self) -> None:
-        check_lookahead(self.lookahead, self.lookahead_updates)
+        check_lookahead(self.lookahead, self.lookahead_updates, self.lookahead_successes)
         if (
             min(self.batch_size, self.members, self.subset, self.actor_every) < 1
             or not self.advantage_temperature > 0.0
@@ -147,6 +150,7 @@ class Rlpd:
             discount=config.discount,
             lookahead=config.lookahead,
             lookahead_updates=config.lookahead_updates,
+            lookahead_successes=config.lookahead_successes,
         )
         shape = policy.config
         self.features = FeatureCache(policy.encoder, arena, cameras=shape.cameras, image_px=shape.image_px)
@@ -174,6 +178,7 @@ class Rlpd:
             torch._foreach_lerp_(
                 list(self.targets.parameters()), list(self.critics.parameters()), self.config.polyak
             )
+        metrics["lookahead"] = self.lookahead
         self.updates += 1
         return metrics
 
@@ -181,6 +186,10 @@ class Rlpd:
     def lookahead(self) -> float:
         """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
         return self.shaped.lookahead(self.updates)
+
+    def practised(self, successes: int) -> None:
+        """Hear how many episodes of practice have succeeded without a person's help."""
+        self.shaped.successes = successes
 
     def actor_weights(self) -> Weights:
         """Copy what an actor process needs: the averaged actor, never critics or the frozen encoder."""

@@ -11,17 +11,18 @@ from roborl.rewards.forms import RewardForm, reward_along
 from roborl.rewards.shaping import shaped_reward
 
 
-def check_lookahead(lookahead: float, lookahead_updates: int) -> None:
+def check_lookahead(lookahead: float, lookahead_updates: int, lookahead_successes: int) -> None:
     """See whether values can look ahead like this; arguments as for :class:`Targets`.
 
     Raises:
         ConfigError: If they cannot.
     """
-    if not (0.0 <= lookahead <= 1.0 and lookahead_updates >= 0):
+    if not (0.0 <= lookahead <= 1.0 and min(lookahead_updates, lookahead_successes) >= 0):
         raise ConfigError(
             "Values cannot look ahead like this",
-            seen=f"lookahead={lookahead:g} lookahead_updates={lookahead_updates}",
-            allowed="lookahead in [0, 1], lookahead_updates >= 0",
+            seen=f"lookahead={lookahead:g} lookahead_updates={lookahead_updates} "
+            f"lookahead_successes={lookahead_successes}",
+            allowed="lookahead in [0, 1], 0 or more of lookahead_updates and lookahead_successes",
             remedy="For plain potential shaping: lookahead 1",
         )
 
@@ -31,13 +32,16 @@ class Targets:
 
     Once critics have converged, shaping no longer changes which action is best: by its own law every action is worth what the
     task says. So critics begin with a short look ahead, where the potential stands for most of what is to come, and end with
-    the whole. Where no potential stands in, they look all the way at once.
+    the whole. Of a policy that never succeeds they can only learn that nothing is to come, whatever the potential promises: what
+    it promised is paid back behind it. So the look ahead grows with the successes of practice, and with updates where these
+    stay away. Where no potential stands in, critics look all the way at once.
 
     Args:
         form: How progress becomes reward.
         discount: The one discount, of the return and of the shaping.
         lookahead: What part of the value beyond the potential each step hands back, at the beginning.
-        lookahead_updates: Updates after which it has grown to 1; 0: it never grows.
+        lookahead_updates: Updates after which it has grown to 1; 0: it does not grow with them.
+        lookahead_successes: Successes in practice after which it has, if that is sooner; 0: it does not grow with them.
 
     Source:
         Ng, Harada & Russell, Policy Invariance under Reward Transformations (ICML 1999) for the shaping; Cheng, Kolobov &
@@ -45,17 +49,28 @@ class Targets:
     """
 
     def __init__(
-        self, form: RewardForm, *, discount: float, lookahead: float, lookahead_updates: int
+        self,
+        form: RewardForm,
+        *,
+        discount: float,
+        lookahead: float,
+        lookahead_updates: int,
+        lookahead_successes: int = 0,
     ) -> None:
         self.form = form
-        self._discount, self._first, self._grows_for = discount, lookahead, lookahead_updates
+        self.successes = 0
+        """Episodes of practice that have succeeded so far."""
+        self._discount, self._first = discount, lookahead
+        self._updates, self._successes = lookahead_updates, lookahead_successes
 
     def lookahead(self, updates: int) -> float:
         """Return what part of the value beyond the potential each step hands back after so many updates."""
         if self.form is not RewardForm.POTENTIAL:
             return 1.0
-        grown = min(1.0, updates / self._grows_for) if self._grows_for else 0.0
-        return self._first + grown * (1.0 - self._first)
+        by_updates = updates / self._updates if self._updates else 0.0
+        by_successes = self.successes / self._successes if self._successes else 0.0
+        grown = min(1.0, max(by_updates, by_successes))
+        return self._first + grown * (1.0 - self._first) if grown < 1.0 else 1.0
 
     def of(self, batch: Batch, next_values: Tensor, updates: int) -> Tensor:
         """Return the targets of a batch, (b,).

@@ -68,8 +68,11 @@ class WeightedConfig:
     # what part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain potential
     # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1
     lookahead: float = 0.9
-    # updates after which it has grown to 1; 0: it never grows, and the run says so
+    # updates after which it has grown to 1 at the latest; 0: it does not grow with them
     lookahead_updates: int = 20_000
+    # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them. With
+    # neither it never grows, and the run says so
+    lookahead_successes: int = 0
     # what learns of the policy: all that LeRobot's trainer would change (of SmolVLA, the expert and not the vision-language
     # model); lora: adapters of low rank where LeRobot puts them; or names of modules, such as [model.action_out_proj]
     learn: list[str] = field(default_factory=lambda: ["all"])
@@ -102,7 +105,7 @@ class WeightedConfig:
     critic_sees_potential: bool = True
 
     def __post_init__(self) -> None:
-        check_lookahead(self.lookahead, self.lookahead_updates)
+        check_lookahead(self.lookahead, self.lookahead_updates, self.lookahead_successes)
         if not (
             self.temperature > 0
             and 0.0 < self.expectile < 1.0
@@ -182,6 +185,7 @@ class Weighted:
             discount=config.discount,
             lookahead=config.lookahead,
             lookahead_updates=config.lookahead_updates,
+            lookahead_successes=config.lookahead_successes,
         )
         side, cameras = arena.layout.image_px, tuple(policy.cameras)
         encoder, self.values = value_networks(
@@ -215,6 +219,7 @@ class Weighted:
             weight, metrics = self._weigh(batch, self.targets(told).mean(dim=0), target)
         metrics |= self._update_values(told, target)
         metrics |= self._update_policy(batch, weight)
+        metrics["lookahead"] = self.lookahead
         self.updates += 1
         return metrics
 
@@ -222,6 +227,10 @@ class Weighted:
     def lookahead(self) -> float:
         """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
         return self.shaped.lookahead(self.updates)
+
+    def practised(self, successes: int) -> None:
+        """Hear how many episodes of practice have succeeded without a person's help."""
+        self.shaped.successes = successes
 
     def actor_weights(self) -> Weights:
         """Copy what of the policy learns, and nothing else of it; nothing of the values."""

@@ -113,6 +113,19 @@ def test_the_look_ahead_is_for_potentials_and_grows_to_one(form: RewardForm) -> 
     assert forever == (0.5 if form is RewardForm.POTENTIAL else 1.0)
 
 
+def test_the_look_ahead_grows_with_successes_where_these_are_sooner_than_updates() -> None:
+    options = {"discount": GAMMA, "lookahead": 0.5, "lookahead_successes": 4}
+    targets = Targets(RewardForm.POTENTIAL, lookahead_updates=10, **options)
+    found = []
+    for targets.successes, updates in ((0, 0), (2, 0), (2, 8), (4, 8), (0, 10)):
+        found.append(targets.lookahead(updates))
+    assert found == [0.5, 0.75, 0.9, 1.0, 1.0]
+    targets = Targets(RewardForm.POTENTIAL, lookahead_updates=0, **options)
+    assert targets.lookahead(10**9) == 0.5
+    targets.successes = 5
+    assert targets.lookahead(0) == 1.0
+
+
 GROWS_FOR = 100
 
 

@@ -341,6 +341,7 @@ def test_what_lerobot_puts_into_no_group_learns_too(saved: Callable[[str], Path]
         {"learn": ["lora", "all"]},
         {"lookahead": 1.2},
         {"lookahead_updates": -1},
+        {"lookahead_successes": -1},
         {"batch_size": 0},
         {"members": 0},
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,43 @@ class EpisodeResult:
     success: bool | None
     end: str
     policy_version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Practice:
+    """How the online episodes of a run came out so far.
+
+    Attributes:
+        episodes: All that ended.
+        successes: Of those, how many succeeded.
+        unaided: Of those, how many without a step that a person commanded.
+    """
+
+    episodes: int = 0
+    successes: int = 0
+    unaided: int = 0
+
+    @classmethod
+    def told(cls, lines: Iterable[Mapping[str, Any]]) -> Practice:
+        """Return what the lines of a run's metrics say of it, one of each episode."""
+        practice = cls()
+        for line in lines:
+            practice = practice.and_one(success=line["success"], person=line["person"])
+        return practice
+
+    def and_one(self, *, success: bool | None, person: int) -> Practice:
+        """Return it with one more episode.
+
+        Args:
+            success: Its verdict, None where there was none.
+            person: Steps that a person commanded in it.
+        """
+        won = success is True
+        return Practice(
+            episodes=self.episodes + 1,
+            successes=self.successes + won,
+            unaided=self.unaided + (won and not person),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

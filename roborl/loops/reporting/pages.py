@@ -51,7 +51,9 @@ def of_its_reward(run: RunResults) -> dict[str, Any]:
         "invariance": invariance,
         "invariant": invariance not in (NOT_POLICY_INVARIANT, NOT_YET_INVARIANT),
         "grows": invariance in (INVARIANT_IN_THE_END, NOT_YET_INVARIANT),
-        "updates": run.updates,
+        "lookahead": run.lookahead,
+        "of_updates": run.algorithm.get("lookahead_updates", 0),
+        "of_successes": run.algorithm.get("lookahead_successes", 0),
     }
 
 

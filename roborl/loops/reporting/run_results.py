@@ -105,10 +105,9 @@ class RunResults:
         )
 
     @property
-    def updates(self) -> tuple[int, int]:
-        """Updates that were made, and after how many critics look all the way ahead."""
-        made = max((int(line.get("updates", 0)) for line in self.training), default=0)
-        return made, int(self.algorithm.get("lookahead_updates", 0))
+    def lookahead(self) -> float:
+        """What part of the value beyond the potential each step handed back in the end; 1: critics look all the way ahead."""
+        return next((line["lookahead"] for line in reversed(self.training) if "lookahead" in line), 0.0)
 
     @property
     def algorithm(self) -> dict[str, Any]:
@@ -129,13 +128,12 @@ class RunResults:
         shaping = self.settings.get("shaping", {})
         scale = float(shaping.get("scale", 0.0))
         shaped = bool(self.settings.get("reward")) and scale > 0
-        made, needed = self.updates
         return the_form(
             [shaping.get("form", "potential")] if shaped else [],
             critic_sees_potential=bool(self.algorithm.get("critic_sees_potential", True)),
             lookahead=float(self.algorithm.get("lookahead", 1.0)),
-            lookahead_grows=needed > 0,
-            grown=made >= needed,
+            lookahead_grows=any(self.algorithm.get(f"lookahead_{of}", 0) for of in ("updates", "successes")),
+            grown=self.lookahead == 1.0,
         )
 
 

@@ -39,7 +39,7 @@ def result(arm: str, seed: int, success: float, episodes: list[bool] | None = No
     }
 
 
-def write_run(config: DemoConfig, *, updates: int) -> None:
+def write_run(config: DemoConfig, *, lookahead: float) -> None:
     """Leave what a run's label is read off."""
     run = config.out / "run"
     run.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def write_run(config: DemoConfig, *, updates: int) -> None:
     }
     (run / "train.yaml").write_text(json.dumps(settings))
     with (run / "metrics.jsonl").open("a") as metrics:
-        metrics.write(json.dumps({"kind": "train", "updates": updates}) + "\n")
+        metrics.write(json.dumps({"kind": "train", "lookahead": lookahead}) + "\n")
 
 
 def test_arms_differ_from_the_shaped_run_in_what_their_name_says() -> None:
@@ -140,7 +140,7 @@ def test_a_grid_prepares_gates_and_resumes(tmp_path: Path, monkeypatch: pytest.M
     def learn(config: DemoConfig, *, prepared: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         assert str(config.seed) in prepared.name
         ran.append((config.seed, config.shaping.scale))
-        write_run(config, updates=300)
+        write_run(config, lookahead=config.rlpd.lookahead)
         return {}, {"success": 0.9 if config.shaping.scale else 0.3}
 
     monkeypatch.setattr(bench_seeds, "learn_and_measure", learn)
@@ -180,7 +180,7 @@ def test_a_finished_cell_gives_its_replay_memory_back_and_keeps_its_episodes(
         (store / name).mkdir(parents=True)
     (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "episode", "success": true}\n')
     monkeypatch.setattr(bench_seeds, "learn_and_measure", lambda config, prepared: ({}, {"success": 0.9}))
-    write_run(DemoConfig(out=tmp_path), updates=200_000)
+    write_run(DemoConfig(out=tmp_path), lookahead=1.0)
     for _ in range(2):  # A kill may come between giving back and writing the cell.
         found = bench_seeds.learn_cell(DemoConfig(out=tmp_path), tmp_path)
         assert (found["success"], found["episodes"]) == (0.9, [True])

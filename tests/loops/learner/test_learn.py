@@ -680,7 +680,14 @@ def test_a_version_that_is_not_kept_is_refused_before_anything_is_started(
     [
         ({"rlpd": RlpdConfig(lookahead=1.0)}, ("potential", "policy-invariant")),
         ({}, ("potential", "not policy-invariant until critics look all the way ahead")),
-        ({"rlpd": RlpdConfig(lookahead_updates=0)}, ("potential", "not policy-invariant")),
+        (
+            {"rlpd": RlpdConfig(lookahead_updates=0)},
+            ("potential", "not policy-invariant until critics look all the way ahead"),
+        ),
+        (
+            {"rlpd": RlpdConfig(lookahead_updates=0, lookahead_successes=0)},
+            ("potential", "not policy-invariant"),
+        ),
         ({"rlpd": RlpdConfig(critic_sees_potential=False)}, ("potential", "not policy-invariant")),
         ({"shaping": ShapingConfig(form="difference")}, ("difference", "not policy-invariant")),
         ({"reward": ""}, ("sparse", "policy-invariant")),

@@ -21,7 +21,7 @@ from roborl.learning.budget import BudgetConfig
 from roborl.learning.checkpoint import checkpoints, save_checkpoint
 from roborl.learning.publish import PolicyPublisher, VersionShelf, Weights
 from roborl.loops.learner import learn, learn_processes
-from roborl.loops.learner.experience import EpisodeResult, Experience
+from roborl.loops.learner.experience import EpisodeResult, Experience, Practice
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.learner.train import Trainer, TrainerConfig
 
@@ -38,6 +38,10 @@ class TinyAlgorithm:
         self.optimiser = torch.optim.Adam([self.bias], lr=0.01)
         self.poison = False
         self.loss = 0.0
+        self.heard = -1
+
+    def practised(self, successes: int) -> None:
+        self.heard = successes
 
     def update(self, batch: float) -> dict[str, float]:
         self.optimiser.zero_grad()
@@ -113,11 +117,18 @@ class Bench:
     """A trainer on a fake clock and everything it touches."""
 
     def __init__(
-        self, folder: Path, *, size: int = 2, identity: dict[str, Any] = IDENTITY, **settings: Any
+        self,
+        folder: Path,
+        *,
+        size: int = 2,
+        identity: dict[str, Any] = IDENTITY,
+        history: Practice | None = None,
+        algorithm: TinyAlgorithm | None = None,
+        **settings: Any,
     ) -> None:
         budget = BudgetConfig(ratio=2.0, max_lead=4.0, start_at=10, silence_s=5.0)
         self.clock = FakeClock()
-        self.algorithm, self.memory, self.link = TinyAlgorithm(size), Memory(), Link()
+        self.algorithm, self.memory, self.link = algorithm or TinyAlgorithm(size), Memory(), Link()
         self.lines: list[dict[str, Any]] = []
         self.beats = 0
         self.trainer = Trainer(
@@ -128,6 +139,7 @@ class Bench:
             folder=folder / "checkpoints",
             identity=identity,
             metrics=self.lines.append,
+            history=history,
             beat=self._beat,
             clock=self.clock,
         )
@@ -493,6 +505,37 @@ def test_metrics_tell_ratio_speed_lag_and_episodes(tmp_path: Path) -> None:
     assert line["loss"] > 0
     assert bench.of("episode")[0]["success"] is True
     assert line["successes"] == 1
+
+
+def test_the_algorithm_hears_of_the_successes_that_nobody_helped_with_after_a_restart_too(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    bench.trainer.start(resume=False)
+    result = EpisodeResult(
+        key="", steps=30, person=0, reward=1.0, success=True, end="success", policy_version=1
+    )
+    for number, differing in enumerate(({}, {"person": 3}, {"success": False}, {"success": None}, {})):
+        bench.memory.finished.append(replace(result, key=f"left-0001-00000{number}", **differing))
+    bench.memory.grow(150)
+    bench.turn()
+    assert bench.algorithm.heard == 2
+    again = Bench(tmp_path, history=Practice.told(bench.of("episode")))
+    again.trainer.start(resume=True)
+    again.turn()
+    assert again.algorithm.heard == 2
+    assert again.trainer.report()["episodes"] == 5
+    assert again.trainer.report()["successes"] == 3
+
+
+def test_an_algorithm_of_ones_own_need_not_hear_of_it(tmp_path: Path) -> None:
+    class OnesOwn(TinyAlgorithm):
+        practised = None  # type: ignore[assignment]
+
+    bench = Bench(tmp_path, algorithm=OnesOwn())
+    bench.trainer.start(resume=False)
+    bench.memory.grow(30)
+    assert bench.turn() > 0
 
 
 def test_a_torn_last_version_does_not_keep_a_run_from_going_on(tmp_path: Path) -> None:

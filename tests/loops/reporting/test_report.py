@@ -254,15 +254,37 @@ def test_the_page_carries_the_label_of_its_reward(
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize(("needed", "label"), [(10**9, "not yet policy-invariant"), (1, "once critics look")])
+@pytest.mark.parametrize(
+    ("came_to", "label"), [(0.95, "not yet policy-invariant"), (1.0, "once critics look")]
+)
+@pytest.mark.parametrize(
+    ("grows", "says"),
+    [
+        ({"updates": 150_000}, "to the whole way over 150,000 updates."),
+        ({"successes": 60, "updates": 0}, "to the whole way with the first 60 successes in practice."),
+        (
+            {"successes": 60, "updates": 150_000},
+            "with the first 60 successes in practice, or over 150,000 updates, whichever is sooner.",
+        ),
+    ],
+)
 def test_the_page_says_whether_critics_came_to_look_all_the_way_ahead(
-    folder: Path, needed: int, label: str
+    folder: Path, came_to: float, label: str, grows: dict[str, int], says: str
 ) -> None:
-    write_settings(folder, critic_sees_potential=True, lookahead=0.9, lookahead_updates=needed)
+    write_settings(
+        folder,
+        critic_sees_potential=True,
+        lookahead=0.9,
+        **{f"lookahead_{of}": needed for of, needed in grows.items()},
+    )
+    with (folder / "run" / "metrics.jsonl").open("a") as metrics:
+        metrics.write("\n" + json.dumps({"kind": "train", "at_ns": 10**9, "lookahead": came_to}))
     assert label in read_results(folder).online.form[1]
     words = Page(write_report(folder).read_text()).words
     assert label in words
-    assert ("the best policy may have been another one" in words) == (needed > 1)
+    assert says in words
+    assert ("the best policy may have been another one" in words) == (came_to < 1)
+    assert ("handed back 0.950 of the value" in words) == (came_to < 1)
 
 
 @pytest.mark.usefixtures("no_figures")
