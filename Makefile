@@ -10,6 +10,8 @@ PYTHON  ?= $(shell for p in python3.12 python3.13 python3 $(PYENV); do \
 # pytest-xdist would then wait for ever.
 JOBS    ?= 2
 export HF_HUB_DISABLE_TELEMETRY := 1
+# Compiled modules are kept: else each of hundreds of processes, in tests above all, compiles all of ours anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-slow lint bench install clean
 

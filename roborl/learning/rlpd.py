@@ -33,7 +33,7 @@ from roborl.errors import ConfigError, ModelLoadError
 from roborl.learning.features import FeatureCache
 from roborl.learning.optimisers import go_on
 from roborl.learning.sampling import Batch
-from roborl.learning.targets import Targets, check_lookahead
+from roborl.learning.targets import Targets, TargetsConfig
 from roborl.policies.networks import Critics
 from roborl.policies.small import SmallPolicy, Weights, to_arrays
 from roborl.rewards.forms import RewardForm
@@ -43,26 +43,15 @@ _MOST_WEIGHT = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RlpdConfig:
+class RlpdConfig(TargetsConfig):
     """Settings of the algorithm."""
 
     # transitions per update
     batch_size: int = 64
     # share of a batch drawn from demonstrations and successes
     demo_fraction: float = 0.5
-    # the one discount, of the return and of the shaping
-    discount: float = 0.98
     # longest n-step return
     n_step: int = 3
-    # what part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain potential
-    # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1. Inside an n-step window
-    # nothing is damped: longer windows look further than the source's one-step rule.
-    lookahead: float = 0.9
-    # updates after which it has grown to 1 at the latest; 0: it does not grow with them
-    lookahead_updates: int = 150_000
-    # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them. With
-    # neither it never grows, and the run says so
-    lookahead_successes: int = 60
     # critics in the ensemble
     members: int = 4
     # critics whose minimum is the target
@@ -87,11 +76,9 @@ class RlpdConfig:
     advantage_temperature: float = 0.05
     # values below this are not scaled up further, so that an untaught critic does not move the actor
     least_value: float = 0.1
-    # false breaks the invariance; the run then says so
-    critic_sees_potential: bool = True
 
     def __post_init__(self) -> None:
-        check_lookahead(self.lookahead, self.lookahead_updates, self.lookahead_successes)
+        super().__post_init__()
         if (
             min(self.batch_size, self.members, self.subset, self.actor_every) < 1
             or not self.advantage_temperature > 0.0
@@ -145,13 +132,7 @@ class Rlpd:
         torch.manual_seed(seed)
         self.config = config
         self.form = form
-        self.shaped = Targets(
-            form,
-            discount=config.discount,
-            lookahead=config.lookahead,
-            lookahead_updates=config.lookahead_updates,
-            lookahead_successes=config.lookahead_successes,
-        )
+        self.shaped = Targets(form, config)
         shape = policy.config
         self.features = FeatureCache(policy.encoder, arena, cameras=shape.cameras, image_px=shape.image_px)
         self._remaining, self._from_first = policy.remaining, shape.from_first

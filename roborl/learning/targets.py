@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -11,20 +13,38 @@ from roborl.rewards.forms import RewardForm, reward_along
 from roborl.rewards.shaping import shaped_reward
 
 
-def check_lookahead(lookahead: float, lookahead_updates: int, lookahead_successes: int) -> None:
-    """See whether values can look ahead like this; arguments as for :class:`Targets`.
+@dataclass(frozen=True, kw_only=True)
+class TargetsConfig:
+    """What every algorithm with a critic can be told about that critic's targets."""
 
-    Raises:
-        ConfigError: If they cannot.
-    """
-    if not (0.0 <= lookahead <= 1.0 and min(lookahead_updates, lookahead_successes) >= 0):
-        raise ConfigError(
-            "Values cannot look ahead like this",
-            seen=f"lookahead={lookahead:g} lookahead_updates={lookahead_updates} "
-            f"lookahead_successes={lookahead_successes}",
-            allowed="lookahead in [0, 1], 0 or more of lookahead_updates and lookahead_successes",
-            remedy="For plain potential shaping: lookahead 1",
-        )
+    # the one discount, of the return and of the shaping
+    discount: float = 0.98
+    # what part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain potential
+    # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1. Inside an n-step window or a
+    # chunk nothing is damped: longer ones look further than the source's one-step rule
+    lookahead: float = 0.9
+    # updates after which it has grown to 1 at the latest; 0: it does not grow with them
+    lookahead_updates: int = 150_000
+    # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them. With
+    # neither it never grows, and the run says so
+    lookahead_successes: int = 60
+    # false breaks the invariance; the run then says so
+    critic_sees_potential: bool = True
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.lookahead <= 1.0 and min(self.lookahead_updates, self.lookahead_successes) >= 0):
+            raise ConfigError(
+                "Values cannot look ahead like this",
+                seen=f"lookahead={self.lookahead:g} lookahead_updates={self.lookahead_updates} "
+                f"lookahead_successes={self.lookahead_successes}",
+                allowed="lookahead in [0, 1], 0 or more of lookahead_updates and lookahead_successes",
+                remedy="For plain potential shaping: lookahead 1",
+            )
+
+    @property
+    def lookahead_grows(self) -> bool:
+        """Whether critics may come to look all the way ahead."""
+        return max(self.lookahead_updates, self.lookahead_successes) > 0
 
 
 class Targets:
@@ -38,39 +58,28 @@ class Targets:
 
     Args:
         form: How progress becomes reward.
-        discount: The one discount, of the return and of the shaping.
-        lookahead: What part of the value beyond the potential each step hands back, at the beginning.
-        lookahead_updates: Updates after which it has grown to 1; 0: it does not grow with them.
-        lookahead_successes: Successes in practice after which it has, if that is sooner; 0: it does not grow with them.
+        config: Discount and look ahead.
 
     Source:
         Ng, Harada & Russell, Policy Invariance under Reward Transformations (ICML 1999) for the shaping; Cheng, Kolobov &
         Swaminathan, Heuristic-Guided Reinforcement Learning (NeurIPS 2021) for the growing look ahead.
     """
 
-    def __init__(
-        self,
-        form: RewardForm,
-        *,
-        discount: float,
-        lookahead: float,
-        lookahead_updates: int,
-        lookahead_successes: int = 0,
-    ) -> None:
+    def __init__(self, form: RewardForm, config: TargetsConfig) -> None:
         self.form = form
         self.successes = 0
         """Episodes of practice that have succeeded so far."""
-        self._discount, self._first = discount, lookahead
-        self._updates, self._successes = lookahead_updates, lookahead_successes
+        self._config = config
 
     def lookahead(self, updates: int) -> float:
         """Return what part of the value beyond the potential each step hands back after so many updates."""
         if self.form is not RewardForm.POTENTIAL:
             return 1.0
-        by_updates = updates / self._updates if self._updates else 0.0
-        by_successes = self.successes / self._successes if self._successes else 0.0
+        config = self._config
+        by_updates = updates / config.lookahead_updates if config.lookahead_updates else 0.0
+        by_successes = self.successes / config.lookahead_successes if config.lookahead_successes else 0.0
         grown = min(1.0, max(by_updates, by_successes))
-        return self._first + grown * (1.0 - self._first) if grown < 1.0 else 1.0
+        return config.lookahead + grown * (1.0 - config.lookahead) if grown < 1.0 else 1.0
 
     def of(self, batch: Batch, next_values: Tensor, updates: int) -> Tensor:
         """Return the targets of a batch, (b,).
@@ -81,7 +90,7 @@ class Targets:
             updates: How many updates have been made.
         """
         terminated, horizon = torch.from_numpy(batch.terminated), torch.from_numpy(batch.horizon)
-        handed_back = (self.lookahead(updates) * self._discount) ** horizon * next_values
+        handed_back = (self.lookahead(updates) * self._config.discount) ** horizon * next_values
         return self._reward(batch) + handed_back.masked_fill(terminated, 0.0)
 
     def _reward(self, batch: Batch) -> Tensor:
@@ -90,7 +99,9 @@ class Targets:
             return reward
         if self.form is RewardForm.POTENTIAL:
             now, after = map(torch.from_numpy, (batch.potential, batch.next_potential))
-            return shaped_reward(reward, now, after, terminated, discount=self._discount, horizon=horizon)
+            return shaped_reward(
+                reward, now, after, terminated, discount=self._config.discount, horizon=horizon
+            )
         assert batch.potentials is not None, "drawn with every_potential"
         return torch.from_numpy(
             reward_along(
@@ -98,7 +109,7 @@ class Targets:
                 batch.reward,
                 batch.potentials,
                 batch.terminated,
-                discount=self._discount,
+                discount=self._config.discount,
                 horizon=batch.horizon,
             )
         )

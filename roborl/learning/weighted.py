@@ -38,7 +38,7 @@ from roborl.learning.features import EachCamera, FeatureCache
 from roborl.learning.optimisers import go_on, regrouped
 from roborl.learning.publish import Weights
 from roborl.learning.sampling import Batch
-from roborl.learning.targets import Targets, check_lookahead
+from roborl.learning.targets import Targets, TargetsConfig
 from roborl.policies.networks import Critics
 from roborl.rewards.forms import RewardForm
 from roborl.rewards.training.encoders import build_frame_encoder
@@ -53,25 +53,19 @@ _CNN_DIM = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedConfig:
+class WeightedConfig(TargetsConfig):
     """Settings of the algorithm."""
 
     # chunks per update
     batch_size: int = 32
     # share of a batch drawn from demonstrations and successes
     demo_fraction: float = 0.5
-    # the one discount, of the return and of the shaping
-    discount: float = 0.98
     # longest chunk that is weighed and imitated, steps; 0: as many as the policy acts out, its n_action_steps. Chunks end where
     # new weights come in, too: with trainer.publish_every below chunk times budget.ratio most of practice is in shorter ones
     n_step: int = 0
-    # what part of the value beyond the potential each step hands back, at the beginning. 1: all of it, plain potential
-    # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1
-    lookahead: float = 0.9
-    # updates after which it has grown to 1 at the latest; 0: it does not grow with them
+    # updates after which the look ahead has grown to 1 at the latest; 0: it does not grow with them
     lookahead_updates: int = 20_000
-    # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them. With
-    # neither it never grows, and the run says so
+    # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them
     lookahead_successes: int = 0
     # what learns of the policy: all that LeRobot's trainer would change (of SmolVLA, the expert and not the vision-language
     # model); lora: adapters of low rank where LeRobot puts them; or names of modules, such as [model.action_out_proj]
@@ -101,11 +95,9 @@ class WeightedConfig:
     value_learning_rate: float = 3e-4
     # share of the values that enters their targets at each update
     polyak: float = 0.005
-    # false breaks the invariance; the run then says so
-    critic_sees_potential: bool = True
 
     def __post_init__(self) -> None:
-        check_lookahead(self.lookahead, self.lookahead_updates, self.lookahead_successes)
+        super().__post_init__()
         if not (
             self.temperature > 0
             and 0.0 < self.expectile < 1.0
@@ -180,13 +172,7 @@ class Weighted:
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.policy = config, policy
-        self.shaped = Targets(
-            form,
-            discount=config.discount,
-            lookahead=config.lookahead,
-            lookahead_updates=config.lookahead_updates,
-            lookahead_successes=config.lookahead_successes,
-        )
+        self.shaped = Targets(form, config)
         side, cameras = arena.layout.image_px, tuple(policy.cameras)
         encoder, self.values = value_networks(
             config, cameras, image_px=side, state_dim=arena.layout.state_dim

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from roborl.learning.sampling import Batch
-from roborl.learning.targets import Targets
+from roborl.learning.targets import Targets, TargetsConfig
 from roborl.rewards.forms import (
     INVARIANT_IN_THE_END,
     NOT_YET_INVARIANT,
@@ -49,7 +49,7 @@ def transitions(states: NDArray[np.int64], potential: Any, following: Any) -> Ba
 
 
 def test_shaped_values_of_a_chain_are_the_tasks_minus_the_potential_however_it_wanders() -> None:
-    targets = Targets(RewardForm.POTENTIAL, discount=GAMMA, lookahead=1.0, lookahead_updates=0)
+    targets = Targets(RewardForm.POTENTIAL, TargetsConfig(discount=GAMMA, lookahead=1.0))
     states = np.repeat(np.arange(LENGTH), LEVELS.size**2)
     now, after = (grid.ravel() for grid in np.meshgrid(np.arange(LEVELS.size), np.arange(LEVELS.size)))
     now, after = np.tile(now, LENGTH), np.tile(after, LENGTH)
@@ -82,7 +82,7 @@ def test_shaped_values_of_a_chain_are_the_tasks_minus_the_potential_however_it_w
 def test_staying_is_worth_the_same_however_far_transitions_reach(
     form: RewardForm, worth: float, horizon: int
 ) -> None:
-    targets = Targets(form, discount=0.98, lookahead=1.0, lookahead_updates=0)
+    targets = Targets(form, TargetsConfig(lookahead=1.0))
     half = np.full(1, 0.5, np.float32)
     staying = replace(
         transitions(np.zeros(1, np.int64), half, half),
@@ -99,28 +99,30 @@ def test_staying_is_worth_the_same_however_far_transitions_reach(
 
 @pytest.mark.parametrize("beyond", [float("inf"), float("nan")])
 def test_what_lies_behind_the_end_of_a_task_is_not_looked_at(beyond: float) -> None:
-    targets = Targets(RewardForm.POTENTIAL, discount=GAMMA, lookahead=1.0, lookahead_updates=0)
+    targets = Targets(RewardForm.POTENTIAL, TargetsConfig(discount=GAMMA, lookahead=1.0))
     last = transitions(np.full(1, LENGTH - 1), np.zeros(1), np.zeros(1))
     assert targets.of(last, torch.tensor([beyond]), 0).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("form", list(RewardForm))
 def test_the_look_ahead_is_for_potentials_and_grows_to_one(form: RewardForm) -> None:
-    targets = Targets(form, discount=GAMMA, lookahead=0.5, lookahead_updates=10)
+    targets = Targets(form, TargetsConfig(discount=GAMMA, lookahead=0.5, lookahead_updates=10))
     found = [targets.lookahead(updates) for updates in (0, 5, 10, 99)]
     assert found == ([0.5, 0.75, 1.0, 1.0] if form is RewardForm.POTENTIAL else [1.0] * 4)
-    forever = Targets(form, discount=GAMMA, lookahead=0.5, lookahead_updates=0).lookahead(10**9)
+    forever = Targets(
+        form, TargetsConfig(discount=GAMMA, lookahead=0.5, lookahead_updates=0, lookahead_successes=0)
+    ).lookahead(10**9)
     assert forever == (0.5 if form is RewardForm.POTENTIAL else 1.0)
 
 
 def test_the_look_ahead_grows_with_successes_where_these_are_sooner_than_updates() -> None:
-    options = {"discount": GAMMA, "lookahead": 0.5, "lookahead_successes": 4}
-    targets = Targets(RewardForm.POTENTIAL, lookahead_updates=10, **options)
+    options: dict[str, Any] = {"lookahead": 0.5, "lookahead_successes": 4}
+    targets = Targets(RewardForm.POTENTIAL, TargetsConfig(lookahead_updates=10, **options))
     found = []
     for targets.successes, updates in ((0, 0), (2, 0), (2, 8), (4, 8), (0, 10)):
         found.append(targets.lookahead(updates))
     assert found == [0.5, 0.75, 0.9, 1.0, 1.0]
-    targets = Targets(RewardForm.POTENTIAL, lookahead_updates=0, **options)
+    targets = Targets(RewardForm.POTENTIAL, TargetsConfig(lookahead_updates=0, **options))
     assert targets.lookahead(10**9) == 0.5
     targets.successes = 5
     assert targets.lookahead(0) == 1.0
@@ -155,7 +157,8 @@ def test_targets_leave_optimal_policies_alone_exactly_where_their_run_may_say_so
         horizon=np.ones(behind.size, np.int64),
     )
     targets = Targets(
-        RewardForm.POTENTIAL, discount=mdps.discount, lookahead=lookahead, lookahead_updates=GROWS_FOR
+        RewardForm.POTENTIAL,
+        TargetsConfig(discount=mdps.discount, lookahead=lookahead, lookahead_updates=GROWS_FOR),
     )
     values = np.zeros(shape[:3])
     for _ in range(300):

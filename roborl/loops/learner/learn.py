@@ -193,7 +193,7 @@ def reward_form(config: LearnConfig) -> tuple[str, str]:
         named,
         critic_sees_potential=settings.critic_sees_potential,
         lookahead=settings.lookahead,
-        lookahead_grows=max(settings.lookahead_updates, settings.lookahead_successes) > 0,
+        lookahead_grows=settings.lookahead_grows,
     )
     return str(form), says
 
