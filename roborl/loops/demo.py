@@ -31,7 +31,7 @@ from roborl.loops.policy_scales import keep_scales
 from roborl.loops.record import record_scripted
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.reporting.report import write_report
-from roborl.loops.reporting.results import FIGURES, SETTINGS
+from roborl.loops.reporting.results import FIGURES, SETTINGS, read_results
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
@@ -248,6 +248,7 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         "before": before,
         "after": after,
         "online": online,
+        "lookahead": read_results(config.out).online.lookahead,
         "stages_s": {name: result["wall_s"] for name, result in stages.done.items()},
     }
     figures["bars"] = [] if config.quick else held_to_bars(figures, stages.done.get(_TRAIN_REWARD))

@@ -10,6 +10,8 @@ from roborl.loops.bars import Bar, figure
 BARS = (
     Bar(name="success before", read=figure("before", "success"), most=0.1),
     Bar(name="success after", read=figure("after", "success"), least=0.9),
+    # Short of it, another policy than the task's may be the best one.
+    Bar(name="how far critics look ahead after", read=figure("lookahead"), least=1.0),
     Bar(name="minutes of all stages", read=lambda result: sum(result["stages_s"].values()) / 60, most=20),
 )
 REWARD_BARS = (

@@ -81,6 +81,9 @@ def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[str,
 
     def prepare(config: DemoConfig) -> dict[str, Any]:
         (tmp_path / "stages.json").write_text(json.dumps(stages))
+        (tmp_path / "run").mkdir(exist_ok=True)
+        line = {"kind": "train", "lookahead": stages["learn online"].get("lookahead", 1.0)}
+        (tmp_path / "run" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
         return stages["measure the clone"]
 
     def learn(config: DemoConfig, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -102,6 +105,7 @@ def test_its_figures_stand_beside_their_bars(
     assert {bar["name"]: bar["figure"] for bar in told["bars"]} == {
         "success before": 0.08,
         "success after": 0.96,
+        "how far critics look ahead after": 1.0,
         "minutes of all stages": pytest.approx(650 / 60),
         "value order, successes": 0.98,
         "value order, played backwards": -0.97,
@@ -120,6 +124,7 @@ def test_its_figures_stand_beside_their_bars(
         ("measure the clone", {"success": 0.12}, "success before"),
         ("measure what was learnt", {"success": 0.88}, "success after"),
         ("learn online", {"wall_s": 1200.0}, "minutes of all stages"),
+        ("learn online", {"lookahead": 0.97}, "how far critics look ahead after"),
         ("train the reward model", {"leak": 0.1}, "change of earlier scores by later frames"),
     ],
 )
@@ -144,7 +149,7 @@ def test_a_reward_model_from_elsewhere_and_a_quick_run_are_held_to_less(
 ) -> None:
     del done["train the reward model"]
     assert main(["demo", "--out", str(tmp_path), "--judge", "brightness"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["bars"]) == 3
+    assert len(json.loads(capsys.readouterr().out)["bars"]) == 4
     (tmp_path / "demo.yaml").unlink()
     assert main(["demo", "--out", str(tmp_path), "--quick", "true", "--require_bars", "true"]) == 0
     assert json.loads(capsys.readouterr().out)["bars"] == []
