@@ -10,7 +10,10 @@ from typing import Any
 from roborl.errors import HandshakeMismatch, WireError
 
 PROTOCOL_VERSION = 3
-_REMEDIES = {"version": "Give the actor a copy of the folder policy that the learner's run holds: --policy"}
+_REMEDIES = {
+    "version": "Give the actor a copy of the folder policy that the learner's run holds: --policy",
+    "link": "Check the address: another kind of server listens there",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

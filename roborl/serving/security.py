@@ -23,6 +23,7 @@ import zmq
 from roborl.errors import ConfigError
 
 _Z85 = re.compile(rb"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+_MAKE = "Make keys with `roborl keys` and move one folder to each computer"
 _LOOPBACK = re.compile(r"tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):[\d*]+")
 
 
@@ -65,15 +66,23 @@ class Keys:
         """Read a folder made by :func:`make_keys`.
 
         Raises:
-            ConfigError: If a file is missing or no key, or the secret is readable by others.
+            ConfigError: If a file is missing or no key, nobody is let in, the two own keys are no pair, or the secret is
+                readable by others.
         """
         secret = folder / "own.secret"
         keys = cls(
             public=_read(folder / "own.public"),
             secret=_read(secret),
-            peers={path.stem: _read(path) for path in sorted((folder / "peers").glob("*.public"))},
+            peers={path.stem: _read(path) for path in _listed(folder / "peers")},
             server=server,
         )
+        if zmq.curve_public(keys.secret) != keys.public:
+            raise ConfigError(
+                "A key folder holds two keys that are no pair",
+                seen=f"own.secret and own.public in {folder}",
+                allowed="the two keys of one pair",
+                remedy=_MAKE,
+            )
         mode = secret.stat().st_mode & 0o777
         if mode & 0o077:
             raise ConfigError(
@@ -175,7 +184,7 @@ def _read(path: Path) -> bytes:
             "A key file cannot be read",
             seen=f"{path}: {error.strerror}",
             allowed="a folder with own.secret, own.public and peers/",
-            remedy="Make keys with `roborl keys` and move one folder to each computer",
+            remedy=_MAKE,
         ) from error
     if not _Z85.fullmatch(key):
         raise ConfigError(
@@ -185,3 +194,24 @@ def _read(path: Path) -> bytes:
             remedy="Make new keys with `roborl keys`",
         )
     return key
+
+
+def _listed(peers: Path) -> list[Path]:
+    """Return the key files of the computers that are let in; one or more."""
+    try:
+        found = sorted(path for path in peers.iterdir() if path.suffix == ".public")
+    except OSError as error:
+        raise ConfigError(
+            "The keys of other computers cannot be read",
+            seen=f"{peers}: {error.strerror}",
+            allowed="a folder with a file NAME.public of each computer that is talked to",
+            remedy=f"{_MAKE}; what was unpacked by another user is given back by chown",
+        ) from error
+    if not found:
+        raise ConfigError(
+            "A key folder knows no other computer",
+            seen=f"nothing that ends in .public in {peers}",
+            allowed="a file NAME.public of each computer that is talked to",
+            remedy=_MAKE,
+        )
+    return found

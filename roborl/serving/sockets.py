@@ -65,6 +65,8 @@ class Socket:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._woken, zmq.POLLIN)
         self._limit(limits)
+        # Not for names: one that has an address of each kind would be looked for under the new kind alone.
+        self._socket.setsockopt(zmq.IPV6, endpoint.startswith("tcp://["))
         try:
             if keys is not None:
                 self._lock(keys, listen=listen)

@@ -323,7 +323,9 @@ def test_a_server_that_speaks_of_something_else_is_told(tmp_path_factory: pytest
     endpoint = f"ipc://{tmp_path_factory.mktemp('w') / 'weights.sock'}"
     publisher = WeightsPublisher(endpoint, handshake=Handshake())
     line = ScoreLine(endpoint, ("front", "wrist"))
-    with pytest.raises(ConfigError, match=r"disagree on link.*'weights' at the server.*'scores'"):
+    with pytest.raises(
+        ConfigError, match=r"disagree on link.*'weights' at the server.*'scores'.*Check the address"
+    ):
         until(line, lambda _s, _l: None)
     line.leave()
     publisher.close()

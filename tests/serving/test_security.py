@@ -100,6 +100,44 @@ def test_a_key_file_that_is_no_key_is_refused(folders: dict[str, Path], damage: 
         Keys.load(folders["robot"])
 
 
+def test_two_keys_that_are_no_pair_are_refused(folders: dict[str, Path]) -> None:
+    (folders["robot"] / "own.public").write_bytes((folders["learner"] / "own.public").read_bytes())
+    with pytest.raises(ConfigError, match=r"no pair.*own\.secret and own\.public"):
+        Keys.load(folders["robot"])
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "a file", "not ours"])
+def test_a_folder_that_lets_nobody_in_is_refused(
+    folders: dict[str, Path], damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers = folders["robot"] / "peers"
+    if damage == "not ours":  # As after unpacking by root; the tests may be root's.
+
+        def refuse(self: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "iterdir", refuse)
+    else:
+        (peers / "learner.public").unlink()
+        if damage != "empty":
+            peers.rmdir()
+        if damage == "a file":
+            peers.touch()
+    with pytest.raises(ConfigError, match=r"other computer.*robot/peers.*NAME\.public"):
+        Keys.load(folders["robot"])
+
+
+def test_an_address_of_the_new_kind_is_listened_on_and_reached(opened: Callable[[Any], Any]) -> None:
+    server = opened(ScoreServer("tcp://[::1]:*"))
+    client = opened(ScoreClient(server.endpoint, name="c"))
+    for _ in range(100):
+        server.poll(0.02)
+        client.poll(0.0)
+        if client.connected:
+            break
+    assert client.connected
+
+
 def test_with_several_peers_the_server_must_be_named(tmp_path: Path) -> None:
     folder = make_keys(tmp_path, ["learner", "robot", "judge"])["robot"]
     with pytest.raises(ConfigError, match=r"judge.*learner"):
