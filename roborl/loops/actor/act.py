@@ -303,11 +303,13 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
 def success_of(figures: Mapping[str, Any]) -> dict[str, float]:
     """Return the success rate and its 95 % Wilson interval, and say them; nothing where no episode counts.
 
-    What was discarded does not count; nor do episodes that a fault of robot, cameras or processes cut short: they say nothing
-    of the policy. Those in which a person took over count as failures.
+    What was discarded does not count; nor do episodes that a fault of robot, cameras or processes, or the end of the run, cut
+    short: they say nothing of the policy. Those in which a person took over count as failures.
     """
     if cut_short := figures["cut_short"]:
-        log.warning("%d episodes were cut short by a fault, and do not count", cut_short)
+        log.warning(
+            "%d episodes were cut short by a fault or the end of the run, and do not count", cut_short
+        )
     successes, episodes = figures["successes"], figures["episodes"] - figures["discarded"] - cut_short
     if not episodes:
         return {}

@@ -95,7 +95,7 @@ class ActConfig(ActSettings):
     # What the episodes are for: train or evaluate; it goes with their records.
     mode: Mode = "train"
     # Episodes in all, over restarts too, but not over those of the machine: an actor without its learner's run folder
-    # counts in memory alone. Where the mode is evaluate, those that a fault cut short are run again. 0 for no end.
+    # counts in memory alone. Where the mode is evaluate, those that were cut short are run again. 0 for no end.
     episodes: int = 0
     # Seed of the scenes and of exploration; a start that goes on draws other noise than the one before it.
     seed: int = 0

@@ -17,6 +17,7 @@ from roborl.clock import NS, Clock, Rate
 from roborl.data.journal import Journal
 from roborl.envs.answering import answers
 from roborl.envs.homing import go_home
+from roborl.envs.stopping import stop_arm
 from roborl.errors import RobotError, SafetyStop
 from roborl.loops.actor.control_settings import ControlSettings, WaitReason
 from roborl.loops.actor.newest_chunk import NewestChunk
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 # For verdicts on earlier episodes that may come while one runs.
 _SPARE_SLOTS = 8
 _FAULTS_IN_A_ROW = 5
-_STOP_S = 0.2
-"""How long the arm is held before a stop counts as done."""
 _LOOKS_PER_PERIOD = 10
 _SILENT = "The operator's keyboard gives no sign of life: the arm stops"
 
@@ -337,7 +336,7 @@ class ControlLoop:
         self._orders.listen(self._index)
         self._commit_late_verdicts()
         if self._stopping():
-            self._orders.end = self._orders.end or EndCause.OPERATOR_STOP
+            self._orders.interrupt()
         self._trace.enter("other")
         return self._orders.end is None and not missed
 
@@ -346,15 +345,9 @@ class ControlLoop:
         self._remarks.keep("operator", how)
 
     def _stop_arm(self) -> None:
-        """Hold for a while. A robot that fails at this too has nothing left to be told."""
-        for _ in range(max(1, round(_STOP_S * self._settings.control_hz))):
-            try:
-                self._arm.hold()
-            except RobotError as error:
-                self._remarks.keep("stop", f"The robot does not take the stop: {error}")
-                return
-            self._rate.wait()
-            self._sign_of_life()
+        error = stop_arm(self._arm, self._rate, self._sign_of_life)
+        if error is not None:
+            self._remarks.keep("stop", f"The robot does not take the stop: {error}")
 
     def _finish(self, cause: EndCause) -> None:
         # The verdict first: whoever dies between the two leaves an end that the next start commits, and no verdict.
@@ -365,8 +358,13 @@ class ControlLoop:
             self._lose_operator(_SILENT)
         self._orders.finish(self._index)
         self._turns.finish()
-        by_person = self._turns.by_person
-        self._tally.end(self._key, cause, discarded=self._orders.discard, by_person=by_person)
+        self._tally.end(
+            self._key,
+            cause,
+            discarded=self._orders.discard,
+            interrupted=self._orders.interrupted,
+            by_person=self._turns.by_person,
+        )
         log.debug("%s ended at %d: %s", self._key, self._index, cause)
 
     def _commit(self, record: Record) -> None:

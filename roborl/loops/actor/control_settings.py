@@ -73,12 +73,12 @@ class ControlSettings:
     def enough(self, episodes: int, *, cut_short: int) -> bool:
         """Return whether so many episodes are enough.
 
-        In an evaluation those that a fault cut short say nothing of the policy and do not count, so that others are run; up to
+        In an evaluation those that were cut short say nothing of the policy and do not count, so that others are run; up to
         as many as were wanted, and five.
 
         Args:
             episodes: How many have been run.
-            cut_short: How many of them a fault cut short.
+            cut_short: How many of them a fault, or the end of an earlier start, cut short.
         """
         if self.episodes is None:
             return False

@@ -30,6 +30,7 @@ class Orders:
     Attributes:
         running: Whether an episode runs.
         end: Why the episode must end, None while it may go on.
+        interrupted: Whether it ends only because the process must.
         discard: Whether the operator wants it kept out of training.
         verdict: The operator's judgement of it.
         late: Judgements of earlier episodes, to be committed and taken off this list.
@@ -53,7 +54,7 @@ class Orders:
         self._index = -1
         self.running = False
         self.end: EndCause | None = None
-        self.discard = False
+        self.interrupted = self.discard = False
         self.verdict: Verdict | None = None
         self.late: list[Verdict] = []
 
@@ -62,11 +63,17 @@ class Orders:
         self._remarks.tell()
         self._key, self._index, self.running = key, -1, True
         self._heard_ns = self._clock.now_ns()
-        self.end, self.discard, self.verdict = None, False, None
+        self.end, self.verdict = None, None
+        self.interrupted = self.discard = False
 
     def finish(self, index: int) -> None:
         """The episode is over at observation ``index``: verdicts on it are late ones from now on."""
         self._index, self.running = index, False
+
+    def interrupt(self) -> None:
+        """End the episode because the process must end, unless it ends for another reason already."""
+        if self.end is None:
+            self.end, self.interrupted = EndCause.OPERATOR_STOP, True
 
     def listen(self, index: int) -> None:
         """Take in what was pressed while observation ``index`` was the newest, and what is said of it. Never waits."""

@@ -13,7 +13,8 @@ class Tally:
     """Counts episodes under their ends, and their successes by what the operator said last.
 
     In an evaluation a success is the policy's: what a person helped with is none, though the operator calls it one. It is not
-    left out either, for a person helps where the policy is about to fail.
+    left out either, for a person helps where the policy is about to fail. What a fault or the end of the process cut short is
+    left out: it says nothing of the policy.
 
     Args:
         status: The control process's counters.
@@ -24,17 +25,21 @@ class Tally:
         self._status, self._evaluates = status, evaluates
         self._ended: tuple[EpisodeKey, bool] | None = None
 
-    def end(self, key: EpisodeKey, cause: EndCause, *, discarded: bool, by_person: bool) -> None:
+    def end(
+        self, key: EpisodeKey, cause: EndCause, *, discarded: bool, interrupted: bool, by_person: bool
+    ) -> None:
         """Count an episode.
 
         Args:
             key: The episode.
             cause: Why it ended.
             discarded: Whether the operator wants it kept out.
+            interrupted: Whether it ended only because the process must.
             by_person: Whether a person had the arm in it.
         """
-        success, cut_short = cause is EndCause.SUCCESS, cause is EndCause.WATCHDOG and not discarded
-        left_out = self._evaluates and (discarded or cause is EndCause.WATCHDOG)
+        success = cause is EndCause.SUCCESS
+        cut_short = not discarded and (cause is EndCause.WATCHDOG or (self._evaluates and interrupted))
+        left_out = self._evaluates and (discarded or cut_short)
         helped = self._evaluates and by_person and not left_out
         self._ended = None if left_out or helped else (key, success)
         self._status["last_end"] = _CAUSES.index(cause)

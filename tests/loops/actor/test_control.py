@@ -577,6 +577,36 @@ def test_an_episode_that_a_fault_cut_short_is_no_failure_of_the_policy_that_is_e
     assert "1 episodes were cut short by a fault" in caplog.text
 
 
+@pytest.mark.parametrize(("pressed", "rate"), [(None, 1.0), (Button.STOP, 2 / 3), (Button.DISCARD, 1.0)])
+def test_an_episode_that_the_end_of_the_run_cuts_short_is_no_failure_of_the_policy_that_is_evaluated(
+    tmp_path: Path, pressed: Button | None, rate: float
+) -> None:
+    """What a person stops is one."""
+    bench = Bench(tmp_path, purpose="evaluation", episodes=50)
+    bench.operator.success_at = 3
+
+    def end(call: str, count: int) -> None:
+        if call == "observe" and count == 2 * 4 + 2:
+            bench.stop = True
+            if pressed is not None:
+                bench.keys.press(pressed)
+
+    bench.arm.fault = end
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [*[EndCause.SUCCESS] * 2, EndCause.OPERATOR_STOP]
+    assert success_of(bench.status.values())["success"] == rate
+
+
+def test_in_practice_the_end_of_the_run_is_no_fault(bench: Bench) -> None:
+    def end(call: str, count: int) -> None:
+        bench.stop = bench.stop or (call, count) == ("observe", 2)
+
+    bench.arm.fault = end
+    bench.loop.run()
+    assert ends(bench)[0].cause is EndCause.OPERATOR_STOP
+    assert (bench.status["episodes"], bench.status["cut_short"]) == (1, 0)
+
+
 def test_a_verdict_on_an_episode_that_does_not_count_counts_for_nothing(tmp_path: Path) -> None:
     """The operator calls it a success as soon as the robot has failed."""
     bench = Bench(tmp_path, purpose="evaluation", episodes=1, slots=200)
