@@ -34,7 +34,7 @@ class Planner(Protocol):
     def forget_plans(self) -> None:
         """Choose the next actions by what is seen then and by the weights of then; the episode goes on.
 
-        Asked for where somebody else has moved the robot, and where weights have been refused.
+        Asked for where somebody else has moved the robot, and where other weights have been loaded.
         """
         ...
 

@@ -189,7 +189,7 @@ class InferenceLoop:
             return
         self._seen, version = received, newest.version
         try:
-            self._policy.load_actor(newest.arrays(), version)
+            self._load(newest)
         except ModelLoadError as error:
             self._status.add("refused")
             log.warning("Version %d is refused: %s", version, error)
@@ -206,10 +206,14 @@ class InferenceLoop:
         if self._good is None:
             self._policy = self._make_policy()
         else:
-            self._policy.load_actor(self._good.arrays(), self._good.version)
-            if isinstance(self._policy, Planner):
-                self._policy.forget_plans()  # What the refused ones have planned is as wrong.
+            self._load(self._good)
         self._status["policy_version"] = self._policy.version
+
+    def _load(self, weights: WeightSet) -> None:
+        """Load weights; what others have planned is theirs, and goes with them."""
+        self._policy.load_actor(weights.arrays(), weights.version)
+        if isinstance(self._policy, Planner):
+            self._policy.forget_plans()
 
 
 def policy_maker(config: ActConfig, *counts: int) -> Callable[[str], LearningPolicy]:

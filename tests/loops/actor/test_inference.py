@@ -192,6 +192,34 @@ def test_what_refused_weights_have_planned_is_forgotten_with_them(
     assert side.status["bad_chunks"] == 0
 
 
+def test_no_action_of_an_old_plan_passes_for_one_of_new_weights(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a plan of the old ones would stand the trial of the new."""
+    plan: list[np.ndarray] = []
+
+    def planned(self: Policy, observation: Observation) -> np.ndarray:
+        if not plan:
+            plan.extend([self.bias] * 3)
+        return plan.pop(0)[None]
+
+    monkeypatch.setattr(Policy, "act", planned)
+    monkeypatch.setattr(Policy, "forget_plans", lambda self: plan.clear(), raising=False)
+    given = []
+    side.publish(1, bias=np.float32([0.25, 0.25]))
+    side.loop.turn(0.0)
+    for index, published in enumerate((None, 0.5, np.nan, None, None, None)):
+        if published is not None:
+            side.publish(index + 1, bias=np.float32([published, 0.25]))
+            side.loop.turn(0.0)
+        action = side.ask(index)
+        assert action is not None
+        assert side.chunk is not None
+        given.append((float(action[0]), side.chunk.policy_version))
+    assert given == [(0.25, 1), *[(0.5, 2)] * 5]
+    assert (side.status["refused"], side.status["bad_chunks"]) == (1, 0)
+
+
 def test_first_weights_that_are_wrong_give_way_to_the_policy_folder(side: Side) -> None:
     side.publish(1, bias=np.float32([np.inf, 0]))
     side.ask(0)
