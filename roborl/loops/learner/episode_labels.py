@@ -24,7 +24,8 @@ class LabelConfig:
     stride: int = 1
     # the stride never grows beyond this when labels fall behind
     max_stride: int = 8
-    # unlabelled online frames at which the next episode's stride doubles; below a quarter of it the stride halves
+    # unlabelled online frames at which the next episode's stride doubles; below a quarter of it the stride halves. Episodes
+    # that had ended before this version came do not count: they are labelled in between, all at --labels.stride
     behind_frames: int = 600
     # frames of one episode that may be on their way to the reward server
     window: int = 32

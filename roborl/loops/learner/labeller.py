@@ -78,6 +78,7 @@ class Labeller:
         self._judge: ServedJudge | None = None
         self._column: Column | None = None
         self._active = self._caught_up = False
+        self._earlier: set[EpisodeKey] = set()
         self._sessions: dict[EpisodeKey, _Session] = {}
         self._lateness = Lateness(config.deadline_s)
         self._retry_ns: dict[EpisodeKey, int] = {}
@@ -133,8 +134,10 @@ class Labeller:
         self._found = None
         if self._verdicts is not None:
             self._verdicts.begin()
-        self._judge, self._column = judge, self._store.column(judge.info.version)
         active = self._store.active()
+        if judge.info.version != (self._judge.info.version if self._judge else active):
+            self._earlier = {info.key for info in self._store.episodes() if info.end is not None}
+        self._judge, self._column = judge, self._store.column(judge.info.version)
         self._active, self._caught_up = active == judge.info.version, False
         self._events({"event": "judge", "version": judge.info.version, "about": dict(judge.info.about)})
         if active is None:
@@ -159,7 +162,7 @@ class Labeller:
             awaited = decided(info.observations, info.end is not None, stride)
             missing = awaited - labelled
             self.backlog += missing
-            self._behind += 0 if info.recorded else missing
+            self._behind += 0 if self._can_wait(info) else missing
             if missing <= 0:
                 self._lateness.forget(key)
                 if info.end is not None and key not in self._sessions and not self._awaited(info):
@@ -177,14 +180,13 @@ class Labeller:
 
     def _send(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column) -> bool:
         sent = waiting = False
-        # What the robot does now comes before what was recorded long ago.
-        for info in sorted(episodes.values(), key=lambda info: (info.recorded, info.ordinal)):
+        for info in sorted(episodes.values(), key=lambda info: (self._can_wait(info), info.ordinal)):
             if info.key in self._finished or not info.observations:
                 continue
             session = self._sessions.get(info.key) or self._open(info, column)
-            if session is None or (info.recorded and waiting):
+            if session is None or (self._can_wait(info) and waiting):
                 continue
-            waiting = waiting or (not info.recorded and len(self._due(info, session)) > 0)
+            waiting = waiting or (not self._can_wait(info) and len(self._due(info, session)) > 0)
             try:
                 sent |= self._push(info, session)
             except DatasetError as error:
@@ -224,12 +226,16 @@ class Labeller:
     def _choose_stride(self, info: EpisodeInfo) -> int:
         if self._verdicts is not None and self._verdicts.needs_every_frame(info):
             return 1
-        return self._config.stride if info.recorded else self._strides.next_stride(self._behind)
+        return self._config.stride if self._can_wait(info) else self._strides.next_stride(self._behind)
+
+    def _can_wait(self, info: EpisodeInfo) -> bool:
+        """Return whether an episode is of the past: what the robot does now comes before it, and is not behind for it."""
+        return info.recorded or info.key in self._earlier
 
     def _places(self, info: EpisodeInfo) -> int:
-        """Return how many sessions there may be with this one; what is recorded leaves one to what the robot does now."""
+        """Return how many sessions there may be with this one; what can wait leaves one to what the robot does now."""
         sessions = self._config.sessions
-        return sessions if not info.recorded or sessions == 1 else sessions - 1
+        return sessions if not self._can_wait(info) or sessions == 1 else sessions - 1
 
     def _due(self, info: EpisodeInfo, session: _Session) -> range:
         return session.labels.due(info.observations, info.end is not None, self._config.window)

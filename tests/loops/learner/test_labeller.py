@@ -497,6 +497,7 @@ def test_each_frame_goes_out_once_per_session_and_within_the_window() -> None:
 
 def test_the_stride_grows_at_an_episode_boundary_and_is_recorded() -> None:
     rig = Rig(stride=1, max_stride=4, behind_frames=50, sessions=2, window=8)
+    rig.turns(1)
     for number in range(12):
         rig.store.grow(rig.store.begin(number), VALUES, EndCause.TIME_LIMIT)
     rig.turns(200)
@@ -525,6 +526,34 @@ def test_recorded_episodes_do_not_make_the_stride_of_what_the_robot_does_grow() 
     assert rig.store.columns["v1"].strides[online] == 1
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_another_version_labels_what_was_done_before_at_the_stride_that_was_asked_for(
+    restarted: bool,
+) -> None:
+    rig = Rig(behind_frames=50)
+    earlier = [rig.store.begin(number) for number in range(20)]
+    for key in earlier:
+        rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+        rig.turns(3)
+    rig.server.crash()
+    rig.server.version = "v2"
+    if restarted:
+        rig.labeller = rig.fresh()
+    rig.server.most = 2
+    live = rig.store.begin(20)
+    for value in VALUES:
+        rig.store.grow(live, [value])
+        rig.turns(1)
+    assert len(rig.labels(live, "v2")) == len(VALUES), "what the robot does now comes first"
+    assert rig.labeller.report()["backlog_frames"] > 200
+    rig.store.grow(live, VALUES, EndCause.TIME_LIMIT)
+    rig.turns(150)
+    for key in earlier:
+        np.testing.assert_allclose(rig.labels(key, "v2"), expected(VALUES), atol=1e-6)
+    assert rig.store.columns["v2"].strides == dict.fromkeys([live, *earlier], 1)
+    assert rig.store.columns["v2"].active
+
+
 def test_a_restarted_labeller_keeps_the_stride_an_episode_began_with() -> None:
     rig = Rig(stride=2)
     key = rig.store.begin(0)
@@ -546,9 +575,10 @@ def test_another_version_gets_its_own_column_and_takes_over_when_it_has_caught_u
     rig.server.crash()
     rig.server.version = "v2"
     rig.labeller.turn()
+    rig.turns(1)
     assert not rig.store.columns["v2"].active
     live = rig.store.begin(1)
-    for _ in range(10):
+    for _ in range(3):
         rig.store.grow(live, [7])  # somebody is always a frame behind
         rig.turns(1)
     assert rig.store.columns["v2"].active
