@@ -11,7 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from roborl.errors import WireError
-from roborl.types import EpisodeKey
+from roborl.records import Verdict, pack_record
+from roborl.types import EpisodeKey, RewardSource
 
 _PIPE_NAME = "presses.pipe"
 # POSIX promises that writes up to this size reach a pipe in one piece.
@@ -128,15 +129,27 @@ def _open_pipe(folder: Path) -> int:
 
 
 def _read_press(line: bytes) -> Press:
+    if len(line) > _LINE_BYTES:
+        raise WireError(
+            "A press is too long", seen=f"{len(line)} bytes", allowed=f"{_LINE_BYTES} bytes and a line's end"
+        )
     try:
         message = json.loads(line)
         episode, index = message["episode"], message["index"]
-        return Press(
+        press = Press(
             button=Button(message["button"]),
             episode=None if episode is None else EpisodeKey.parse(episode),
             index=None if index is None else int(index),
             device=str(message["device"]),
             stamp_ns=int(message["stamp_ns"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise WireError("A press is malformed", seen=line[:80]) from error
+    if press.episode is not None:
+        _check_recordable(press.episode, press.index or 0)
+    return press
+
+
+def _check_recordable(episode: EpisodeKey, index: int) -> None:
+    """Raise WireError where no record could name them: a verdict on them would be one, committed in mid-episode."""
+    pack_record(Verdict(key=episode, index=max(index, 0), success=True, source=RewardSource.OPERATOR))

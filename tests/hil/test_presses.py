@@ -60,6 +60,37 @@ def test_foreign_bytes_are_counted_and_harm_nothing(
     assert presses.malformed == len(lines)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"button":"stop","episode":null,"index":Infinity,"device":"pedal","stamp_ns":0}',
+        b'{"button":"stop","episode":null,"index":null,"device":"pedal","stamp_ns":1e400}',
+        b"[" * 3000,
+        b'{"button":"stop","episode":null,"index":null,"device":"%s","stamp_ns":0}' % (b"x" * 512),
+        # No record could say these, and the control process would end in writing one.
+        b'{"button":"success","episode":"arm-0001-000004","index":9223372036854775808,"device":"","stamp_ns":0}',
+        b'{"button":"success","episode":"an arm-0001-000004","index":3,"device":"","stamp_ns":0}',
+        b'{"button":"success","episode":"arm-0001-9223372036854775808","index":3,"device":"","stamp_ns":0}',
+    ],
+)
+def test_a_line_that_is_no_press_is_counted_and_harms_nothing(tmp_path: Path, line: bytes) -> None:
+    presses, sender = Presses(tmp_path), PressSender(tmp_path, "page")
+    pipe = os.open(tmp_path / "presses.pipe", os.O_WRONLY)
+    os.write(pipe, line + b"\n")
+    sender.press(Button.SUCCESS, episode=KEY, index=3)
+    os.close(pipe)
+    assert [(press.episode, press.index) for press in presses.take()] == [(KEY, 3)]
+    assert presses.malformed == 1
+
+
+def test_the_longest_names_that_episode_and_device_may_have_fit_into_a_line(tmp_path: Path) -> None:
+    presses = Presses(tmp_path)
+    key = EpisodeKey(actor="a" * 64, incarnation=(1 << 63) - 1, episode=(1 << 63) - 1)
+    PressSender(tmp_path, "d" * 64).press(Button.TAKE_OVER, episode=key, index=(1 << 63) - 1)
+    (press,) = presses.take()
+    assert press.episode == key
+
+
 def test_a_sender_is_never_kept_waiting(tmp_path: Path) -> None:
     sender = PressSender(tmp_path, "page")
     assert sum(sender.press(Button.ALIVE) for _ in range(5000)) < 5000
