@@ -86,6 +86,7 @@ class ControlLoop:
         self._journal, self._observations = journal, observations
         self._status, self._clock, self._settings = status, clock, settings
         self._orders = orders or Orders(None, clock)
+        self._orders.on_late = self._commit_late_verdicts
         self._blocked, self._stopping, self._sign_of_life = blocked, stopping, sign_of_life
         self._rate = Rate(settings.control_hz, clock)
         self._trace, self._remarks = TickTrace(status, settings.time_scale), Remarks()
@@ -99,9 +100,8 @@ class ControlLoop:
         )
         self._turns = Turns(supervisor, newest, status, self._remarks, arm.action_dim)
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
-        self._index = -1
+        self._index, self._faults = -1, 0
         self._tally = Tally(status, evaluates=settings.evaluates)
-        self._faults = 0
 
     def run(self) -> None:
         """Run episodes until there were enough of them, or the process must end.
@@ -198,7 +198,9 @@ class ControlLoop:
 
         def stopped() -> bool:
             self._sign_of_life()
-            return self._stopping() or self._orders.asks_for_stop()
+            asked = self._orders.asks_for_stop()
+            self._commit_late_verdicts(coming=True)
+            return asked or self._stopping()
 
         self._rate = Rate(self._settings.control_hz, self._clock)
         there = not stopped() and go_home(self._arm, self._rate, stopped)
@@ -384,9 +386,10 @@ class ControlLoop:
         self._orders.rest()
         self._commit_late_verdicts()
 
-    def _commit_late_verdicts(self) -> None:
-        """Commit them as far as the ring has room beside the rest of a running episode."""
+    def _commit_late_verdicts(self, *, coming: bool = False) -> None:
+        """Commit them as far as the ring has room beside the rest of a running episode, or all of one that is coming."""
         kept = self._settings.max_steps - self._index + 3 if self._orders.running else 0
+        kept = self._settings.max_steps + 5 if coming else kept
         while self._orders.late and self._journal.ring.free_slots > kept:
             verdict = self._orders.late.pop(0)
             self._commit(verdict)

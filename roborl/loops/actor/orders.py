@@ -34,6 +34,7 @@ class Orders:
         discard: Whether the operator wants it kept out of training.
         verdict: The operator's judgement of it.
         late: Judgements of earlier episodes, to be committed and taken off this list.
+        on_late: Called with the arm at rest where there are some: the next episode may be minutes off.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Orders:
         self.interrupted = self.discard = False
         self.verdict: Verdict | None = None
         self.late: list[Verdict] = []
+        self.on_late: Callable[[], None] = lambda: None
 
     def begin(self, key: EpisodeKey) -> None:
         """Listen for episode ``key`` from now on; what was to be said on the way to it is said now, with the arm at rest."""
@@ -124,6 +126,8 @@ class Orders:
             SafetyStop: On an emergency stop.
         """
         self._hear(press)
+        if self.late:
+            self.on_late()
         self._remarks.tell()
 
     def _hear(self, press: Press) -> None:

@@ -1248,6 +1248,52 @@ def test_successes_that_are_pressed_after_the_time_limit_count(
     assert bench.status["successes"] == (pressed[-1:] == (Button.SUCCESS,))
 
 
+def test_a_verdict_between_two_episodes_is_committed_while_the_scene_is_made_ready(tmp_path: Path) -> None:
+    """That may take minutes, and the process may be killed meanwhile."""
+    bench = Bench(tmp_path, by_person=True, episodes=2)
+    judged = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+    seen: list[tuple[Record, int]] = []
+
+    def answer() -> None:
+        if bench.status["episodes"]:
+            bench.clock.during.append(judge)
+        else:
+            bench.keys.press(Button.READY)
+
+    def judge(now_ns: int) -> None:
+        bench.keys.press(Button.SUCCESS, episode=judged, index=5)
+        bench.clock.during[-1] = look
+
+    def look(now_ns: int) -> None:
+        seen.append((bench.records()[-1], bench.status["successes"]))
+        bench.keys.press(Button.READY)
+        bench.clock.during.pop()
+
+    bench.answer = answer
+    bench.loop.run()
+    assert seen == [(Verdict(key=judged, index=5, success=True, source=RewardSource.OPERATOR), 1)]
+
+
+@pytest.mark.parametrize(("slots", "at_once"), [(64, 12), (9 + 19, 8)])
+def test_verdicts_on_the_way_home_are_committed_as_far_as_the_coming_episode_leaves_room(
+    tmp_path: Path, slots: int, at_once: int
+) -> None:
+    bench = Bench(tmp_path, goes_home=True, episodes=2, slots=slots)
+    judged = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+
+    def press(call: str, count: int) -> None:
+        if (call, count) == ("follows", 2):
+            for _ in range(12):
+                bench.keys.press(Button.SUCCESS, episode=judged, index=5)
+        if (call, count) == ("check_home", 2):
+            assert sum(isinstance(record, Verdict) for record in bench.records()) == at_once
+
+    bench.arm.fault = press
+    bench.loop.run()
+    assert [end.cause for end in ends(bench)][-1] is EndCause.TIME_LIMIT
+    assert bench.status["episodes"] == 2
+
+
 def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, episodes=2)
     earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
