@@ -69,7 +69,7 @@ class StoredEpisodes:
         self._every_ns = int(every_s * NS)
         self._look_ns = self._clock.now_ns()
         self._found: list[EpisodeInfo] = []
-        self._made: list[StoredColumn] = []
+        self._made: dict[str, StoredColumn] = {}
 
     def episodes(self) -> list[EpisodeInfo]:
         """Return every episode that the replay memory holds and that may be trained on.
@@ -96,7 +96,7 @@ class StoredEpisodes:
         now = self._clock.now_ns()
         self._look_ns = max(began + self._every_ns, now + min((now - began) * _REST, _LONGEST_REST_NS))
         whole = {info.key for info in self._found if info.end is not None}
-        for column in self._made:
+        for column in self._made.values():
             column.restore(whole)
             column.save_finished()
         return self._found
@@ -107,10 +107,13 @@ class StoredEpisodes:
 
     def column(self, version: str) -> StoredColumn:
         """Return the column of a version, made where there is none, with what was saved of it."""
-        column = StoredColumn(self.arena, version, sync=self._sync, alive=self._alive)
-        column.restore({key for key, slot in self.arena.slots().items() if self.arena.table["ended"][slot]})
-        self._made.append(column)
-        return column
+        if version not in self._made:
+            column = StoredColumn(self.arena, version, sync=self._sync, alive=self._alive)
+            column.restore(
+                {key for key, slot in self.arena.slots().items() if self.arena.table["ended"][slot]}
+            )
+            self._made[version] = column
+        return self._made[version]
 
     def active(self) -> str | None:
         """Return the version that the learner trains with, None before the first."""
@@ -119,7 +122,7 @@ class StoredEpisodes:
     @property
     def faults(self) -> int:
         """How often the disk did not take something; it is tried again."""
-        return sum(column.faults for column in self._made)
+        return sum(column.faults for column in self._made.values())
 
     def _left_out(self, info: EpisodeInfo, slot: int) -> bool:
         # The store leaves out of the replay memory, as if discarded, what it could not read.

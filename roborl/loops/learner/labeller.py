@@ -76,8 +76,10 @@ class Labeller:
         self._clock: Clock = clock or MonotonicClock()
         self._strides = StrideControl(config)
         self._judge: ServedJudge | None = None
-        self._column: Column | None = None
-        self._active = self._caught_up = False
+        active = store.active()
+        # What the learner reads, and what the judge's labels go into: two while another version catches up.
+        self._read = self._column = None if active is None else store.column(active)
+        self._caught_up = False
         self._earlier: set[EpisodeKey] = set()
         self._sessions: dict[EpisodeKey, _Session] = {}
         self._lateness = Lateness(config.deadline_s)
@@ -102,13 +104,13 @@ class Labeller:
         episodes = self._unfinished()
         self._watch_deadlines(episodes)
         column = self._column
-        if column is None:
+        if self._judge is None or column is None:
             self._link.poll(timeout_s)
             return False
         sent = judge is not None and self._send(episodes, column)
         received = self._receive(episodes, column, 0.0 if sent else timeout_s)
         self._watch_silence()
-        if not self._active and self._caught_up:
+        if column is not self._read and self._caught_up:
             self._activate(column)
         return sent or received
 
@@ -117,11 +119,15 @@ class Labeller:
         return {"backlog_frames": self.backlog, "stride": self._strides.stride, **self.counters}
 
     def _unfinished(self) -> Mapping[EpisodeKey, EpisodeInfo]:
-        """Return the episodes that are to be labelled, and those that were finished since the store last looked."""
+        """Return the episodes that are to be labelled, and those that were finished since the store last looked.
+
+        While another version catches up, all: the learner may wait for labels in the column that it reads.
+        """
         found = self._store.episodes()
         if found is not self._found:
             self._found = found
-            self._episodes = {info.key: info for info in found if info.key not in self._finished}
+            done = self._finished if self._column is self._read else ()
+            self._episodes = {info.key: info for info in found if info.key not in done}
         return self._episodes
 
     def _switch(self, judge: ServedJudge) -> None:
@@ -134,49 +140,63 @@ class Labeller:
         self._found = None
         if self._verdicts is not None:
             self._verdicts.begin()
-        active = self._store.active()
-        if judge.info.version != (self._judge.info.version if self._judge else active):
+        if judge.info.version != (self._judge.info.version if self._judge else self._store.active()):
             self._earlier = {info.key for info in self._store.episodes() if info.end is not None}
         self._judge, self._column = judge, self._store.column(judge.info.version)
-        self._active, self._caught_up = active == judge.info.version, False
+        self._caught_up = False
         self._events({"event": "judge", "version": judge.info.version, "about": dict(judge.info.about)})
-        if active is None:
+        if self._read is None:
             self._activate(self._column)
 
     def _activate(self, column: Column) -> None:
         column.activate()
-        self._active = True
+        self._read, self._found = column, None
         assert self._judge is not None
         self._events({"event": "column", "version": self._judge.info.version})
 
     def _watch_deadlines(self, episodes: Mapping[EpisodeKey, EpisodeInfo]) -> None:
-        """Let episodes go that wait too long; for what is recorded, and for verdicts, only a judge that is away lets go."""
-        now, column = self._clock.now_ns(), self._column
-        away = now - self._met_ns > self._config.deadline_s * NS
-        self.backlog, self._behind, caught_up = 0, 0, column is not None
+        """See how far labels are behind, and let episodes go that wait too long in the column that the learner reads."""
+        column, read = self._column, self._read
+        self.backlog, self._behind, caught_up = 0, 0, True
         for key, info in episodes.items():
-            if key in self._finished:
-                continue
-            labelled = 0 if column is None else column.labelled(key)
-            stride = (column.stride(key) if column is not None else 0) or self._config.stride
-            awaited = decided(info.observations, info.end is not None, stride)
-            missing = awaited - labelled
-            self.backlog += missing
-            self._behind += 0 if self._can_wait(info) else missing
-            if missing <= 0:
-                self._lateness.forget(key)
-                if info.end is not None and key not in self._sessions and not self._awaited(info):
+            labelled, awaited = self._progress(info, column)
+            if key not in self._finished:
+                missing = awaited - labelled
+                self.backlog += missing
+                self._behind += 0 if self._can_wait(info) else missing
+                caught_up = caught_up and (missing <= 0 or info.end is None)
+                if missing <= 0 and self._nothing_follows(info):
                     self._finish(key, column)
-                continue
-            caught_up = caught_up and info.end is None
-            late = away if info.recorded else self._lateness.late(key, labelled, awaited, now)
-            if column is not None and late and column.hold(key, verdict=away):
-                self.counters["held"] += 1
-                self._events({"event": "held", "episode": str(key), "unlabelled": missing})
-                log.warning(
-                    "Labels of %s are late by %g s: its potential is held", key, self._config.deadline_s
-                )
+            if read is not None and read is not column:
+                labelled, awaited = self._progress(info, read)
+            if read is not None:
+                self._let_go(info, read, labelled, awaited)
         self._caught_up = caught_up
+
+    def _progress(self, info: EpisodeInfo, column: Column | None) -> tuple[int, int]:
+        """Return how many observations of an episode a column has labelled, and how many it could have."""
+        labelled, stride = (0, 0) if column is None else (column.labelled(info.key), column.stride(info.key))
+        return labelled, decided(info.observations, info.end is not None, stride or self._config.stride)
+
+    def _nothing_follows(self, info: EpisodeInfo) -> bool:
+        """Return whether a judge that was met has nothing more to say of an episode that is labelled."""
+        asked = self._judge is None or info.key in self._sessions or self._awaited(info)
+        return info.end is not None and not asked
+
+    def _let_go(self, info: EpisodeInfo, read: Column, labelled: int, awaited: int) -> None:
+        """Let an episode go that waits too long; of what is recorded, and of verdicts, only a judge that is away lets go."""
+        if labelled >= awaited:
+            self._lateness.forget(info.key)
+            return
+        now = self._clock.now_ns()
+        away = now - self._met_ns > self._config.deadline_s * NS
+        late = away if info.recorded else self._lateness.late(info.key, labelled, awaited, now)
+        if late and read.hold(info.key, verdict=away):
+            self.counters["held"] += 1
+            self._events({"event": "held", "episode": str(info.key), "unlabelled": awaited - labelled})
+            log.warning(
+                "Labels of %s are late by %g s: its potential is held", info.key, self._config.deadline_s
+            )
 
     def _send(self, episodes: Mapping[EpisodeKey, EpisodeInfo], column: Column) -> bool:
         sent = waiting = False

@@ -405,6 +405,54 @@ def test_a_recorded_episode_is_waited_for_while_the_judge_answers() -> None:
     assert rig.store.columns["v1"].held == [key]
 
 
+def test_a_labeller_that_starts_without_its_judge_lets_go_of_what_waits_for_it() -> None:
+    rig = Rig(deadline_s=10.0)
+    rig.turns(5)
+    rig.server.away = True
+    rig.labeller = rig.fresh()
+    demo, judged = rig.store.begin(0, "demo"), rig.store.begin(1, outcome="judge")
+    for key in (demo, judged):
+        rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns(9, seconds=1.0)
+    column = rig.store.columns["v1"]
+    assert not column.held
+    rig.turns(4, seconds=1.0)
+    assert (sorted(column.held), column.unjudged) == ([demo, judged], {demo, judged})
+    assert len(rig.named("held")) == 2
+    rig.server.away = False
+    rig.turns(40)
+    np.testing.assert_allclose(rig.labels(demo), expected(VALUES), atol=1e-6)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_waits_while_another_version_catches_up_is_let_go_in_the_column_that_is_read(
+    known: bool,
+) -> None:
+    """Whether or not the other version has labelled it."""
+    rig = Rig(deadline_s=10.0)
+    earlier = [rig.store.begin(number) for number in range(2)]
+    for key in earlier:
+        rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns()
+    rig.server.crash()
+    rig.server.version, rig.server.most = "v2", 0
+    demo, judged = rig.store.begin(2, "demo"), rig.store.begin(3, outcome="judge")
+    for key in (demo, judged):
+        rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    if known:
+        rig.store.columns["v2"] = FakeColumn()
+        for key in (demo, judged):
+            rig.store.columns["v2"].progress[key] = expected(VALUES).tolist()
+    rig.turns(15, seconds=1.0)
+    read, new = rig.store.columns["v1"], rig.store.columns["v2"]
+    assert (read.held, read.unjudged) == ([judged], set()), "the judge is there"
+    rig.server.away = True
+    rig.turns(12, seconds=1.0)
+    assert (sorted(read.held), read.unjudged) == ([demo, judged], {demo, judged})
+    assert (new.held, new.active) == ([], False)
+    assert rig.labeller.counters["held"] == 2, "what the column that is read has labels of is not late"
+
+
 def test_a_server_that_says_nothing_for_longer_than_it_may_loses_its_session() -> None:
     rig = Rig()
     key = rig.store.begin(0)
