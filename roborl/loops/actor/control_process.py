@@ -177,12 +177,19 @@ def memory_of(journal: Journal, policy_hz: float, ring_mb: int) -> str:
 
 
 def count_lost_episode(journal: Journal, status: StatusSlot) -> None:
-    """Count the episode that the journal has just ended for a killed predecessor, if there was one."""
+    """Count the episode that the journal has just ended for a killed predecessor, if there was one.
+
+    An incarnation loses its last episode alone, and no other ring has it: that tells an episode that was counted already.
+    """
     head = journal.ring.head
-    last = unpack_record(split(journal.ring.read(head))) if head > status["lost_at"] else None
-    if isinstance(last, End) and last.cause is EndCause.ACTOR_LOST:
+    last = unpack_record(split(journal.ring.read(head))) if head else None
+    if (
+        isinstance(last, End)
+        and last.cause is EndCause.ACTOR_LOST
+        and last.key.incarnation != status["lost_in"]
+    ):
         log.warning("Episode %s was cut short by the end of the process that ran it", last.key)
-        status["lost_at"] = head
+        status["lost_in"] = last.key.incarnation
         status.add("lost_episodes")
         status.add("cut_short")
         status.add("episodes")

@@ -25,7 +25,7 @@ STATUS_FIELDS = {
         *("incarnation", "begun", "episode", "index", "committed", "episodes", "steps", "successes"),
         *("ticks", "due_ns", "holds", "late_max_ns", "waiting_for", "last_end", "watchdogs", "bad_chunks"),
         *("person_steps", "takeovers", "operator_lost", "robot_faults", "clipped", "judge_stops"),
-        *("priority", "lost_episodes", "lost_at", "discarded", "cut_short", "helped"),
+        *("priority", "lost_episodes", "lost_in", "discarded", "cut_short", "helped"),
         *(f"late_{phase}" for phase in PHASES),
         *(f"worst_{phase}_ns" for phase in PHASES),
         *("worst_cpu_ns", "worst_faults", "worst_disk_faults"),

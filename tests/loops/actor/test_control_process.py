@@ -22,6 +22,7 @@ from roborl.loops.actor.act import folder_of
 from roborl.loops.actor.act_config import ActConfig, Card
 from roborl.loops.actor.control_process import (
     announce,
+    count_lost_episode,
     gate,
     make_judge_stop,
     make_operator,
@@ -34,7 +35,8 @@ from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.supervise import Child
-from roborl.types import EpisodeKey
+from roborl.records import Begin, End
+from roborl.types import EndCause, EpisodeKey
 
 
 class Scene:
@@ -187,6 +189,32 @@ def test_a_robot_in_other_units_than_degrees_is_refused_before_it_is_connected(
     config = ActConfig(bench="so101_desk", run=tmp_path)
     with pytest.raises(ConfigError, match=r"other units than degrees.*elbow_flex"):
         control_process.main(Child("control", None, ctypes.c_int64(0)), config)
+
+
+def test_each_episode_that_ended_with_its_process_is_counted_once_in_new_rings_too(tmp_path: Path) -> None:
+    """A run that goes on has its counters still, and a ring whose records count from 1 again."""
+    status, card = (
+        StatusSlot(tmp_path, "control"),
+        Card(actor="arm", bench="b", cameras={}, state_dim=1, action_dim=1, real_time=True),
+    )
+
+    def start(episodes: int) -> None:
+        with closing(open_journal(tmp_path / "ring.bin", card, max_steps=4, ring_mb=1)) as journal:
+            count_lost_episode(journal, status)
+            for number in range(episodes):
+                key = journal.next_key()
+                journal.commit(Begin(key=key, task="t"))
+                if number < episodes - 1:
+                    journal.commit(End(key=key, index=0, cause=EndCause.TIME_LIMIT))
+
+    lost = []
+    for episodes in (50, 0, 0, 5, 0):
+        start(episodes)
+        lost.append(status["lost_episodes"])
+        if lost == [0, 1, 1]:
+            (tmp_path / "ring.bin").unlink()
+    assert lost == [0, 1, 1, 1, 2]
+    assert status["cut_short"] == status["episodes"] == 2
 
 
 def test_what_is_pressed_before_the_first_episode_of_a_start_names_none_of_its_own(tmp_path: Path) -> None:
