@@ -358,7 +358,6 @@ class ControlLoop:
         self._commit(End(key=self._key, index=self._index, cause=cause, discarded=self._orders.discard))
         if self._orders.end is EndCause.WATCHDOG:
             self._lose_operator(_SILENT)
-        self._orders.finish(self._index)
         self._turns.finish()
         self._tally.end(
             self._key,
@@ -367,6 +366,7 @@ class ControlLoop:
             interrupted=self._orders.interrupted,
             by_person=self._turns.by_person,
         )
+        self._orders.finish(self._index)
         log.debug("%s ended at %d: %s", self._key, self._index, cause)
 
     def _commit(self, record: Record) -> None:

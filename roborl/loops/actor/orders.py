@@ -69,8 +69,9 @@ class Orders:
         self.interrupted = self.discard = False
 
     def finish(self, index: int) -> None:
-        """The episode is over at observation ``index``: verdicts on it are late ones from now on."""
+        """The episode is over at observation ``index``: verdicts on it are late ones. What was to be said is said."""
         self._index, self.running = index, False
+        self._remarks.tell()
 
     def interrupt(self) -> None:
         """End the episode because the process must end, unless it ends for another reason already."""
@@ -145,6 +146,10 @@ class Orders:
         match press.button:
             case Button.SUCCESS | Button.FAILURE:
                 self._judge(press)
+            case Button.DISCARD if press.episode not in (None, self._key):
+                self._remarks.keep(
+                    "discard", "That episode was over already: discard has no effect, it stays as it is"
+                )
             case Button.DISCARD:
                 self.discard = True
                 self._end(EndCause.OPERATOR_STOP)

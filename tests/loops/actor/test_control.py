@@ -1294,6 +1294,23 @@ def test_verdicts_on_the_way_home_are_committed_as_far_as_the_coming_episode_lea
     assert bench.status["episodes"] == 2
 
 
+def test_a_discard_of_the_episode_that_has_just_ended_leaves_the_next_one_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A simulated scene is ready at once, so that the press is heard in the next episode."""
+    bench = Bench(tmp_path, episodes=2)
+    earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
+
+    def press(call: str, count: int) -> None:
+        if (call, count) == ("begin_episode", 2):
+            bench.keys.press(Button.DISCARD, episode=earlier, index=6)
+
+    bench.arm.fault = press
+    bench.loop.run()
+    assert [(end.cause, end.discarded) for end in ends(bench)] == [(EndCause.TIME_LIMIT, False)] * 2
+    assert "was over already: discard has no effect" in caplog.text
+
+
 def test_a_verdict_on_an_earlier_episode_leaves_the_present_one_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, episodes=2)
     earlier = EpisodeKey(actor="arm", incarnation=bench.journal.incarnation, episode=0)
