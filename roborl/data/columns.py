@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from roborl.data.arena import ArenaReader, map_array
 from roborl.data.sealed import flush_files, flush_names
 from roborl.errors import DatasetError, ShapeError
+from roborl.rewards.model_info import VERSION_FORM, names_folder
 from roborl.types import EpisodeKey, Vector
 from roborl.whole_files import write_whole
 
@@ -35,7 +35,6 @@ LABELS = np.dtype(
     ]
 )
 NO_LABELS, NO_VERDICT = 1, 2  # The labels that it lacks; these and, once it is over, the verdict.
-_VERSION = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 
 
 class ProgressColumns:
@@ -57,8 +56,8 @@ class ProgressColumns:
     """
 
     def __init__(self, reader: ArenaReader, version: str, *, write: bool = False, sync: bool = False) -> None:
-        if not _VERSION.fullmatch(version):
-            raise DatasetError("A version cannot name a folder", seen=version, allowed=_VERSION.pattern)
+        if not names_folder(version):
+            raise DatasetError("A version cannot name a folder", seen=version, allowed=VERSION_FORM)
         self.version, self.reader, self._sync = version, reader, sync
         folder = _folder(reader.root) / version
         if write:

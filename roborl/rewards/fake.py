@@ -86,7 +86,7 @@ class BrightnessModel:
         image_px: int | None = None,
         judge: BrightnessJudge | None = None,
     ) -> None:
-        version = "brightness-" + ("+".join(cameras) or "all")
+        version = "brightness-" + ("-".join(cameras) or "all")
         self.info = ModelInfo(version=version, cameras=cameras, image_px=image_px)
         self.judge = judge or BrightnessJudge()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -10,13 +11,19 @@ from typing import Any
 from roborl.errors import ConfigError, WireError
 from roborl.rewards.verdicts import DoneRule
 
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+# What references that a session brings add to it: their digest.
+_REFERENCES = "-" + 12 * "0"
+VERSION_FORM = "up to 80 letters, digits, _, . and -, no . or - first"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """Facts about a reward model. What it does not say has its default.
 
     Attributes:
-        version: Hash of weights, prompt, view set, calibration and judge settings; it stands on every score.
+        version: Hash of weights, prompt, view set, calibration and judge settings; it stands on every score and names the
+            folder of its labels, so it is of at most 67 letters, digits, ``_``, ``.`` and ``-``.
         cameras: Names of the views it was made for; empty where any view will do.
         image_px: Side of the square images it looks at; None where it takes any size. A client may resize before sending.
         says_done: Whether it ever says that a task is done.
@@ -61,7 +68,7 @@ class ModelInfo:
                     f"What the reward server says of a model cannot be used: {name}",
                     seen=repr(value)[:120],
                     allowed=allowed,
-                    remedy="Use the same release on both sides",
+                    remedy="Use the same release on both sides; let a model of your own say it in this form",
                 )
         rule = said.get("done_rule")
         return cls(
@@ -71,6 +78,15 @@ class ModelInfo:
                 "done_rule": None if rule is None else DoneRule(**rule),
             }
         )
+
+
+def names_folder(version: str) -> bool:
+    """Return whether a version can name the folder of its labels."""
+    return _FOLDER.fullmatch(version) is not None
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, str) and names_folder(value + _REFERENCES)
 
 
 def _is_rate(value: object) -> bool:
@@ -85,7 +101,7 @@ def _is_rule(value: object) -> bool:
 
 
 _FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "version": ("words", lambda value: type(value) is str and value != ""),
+    "version": ("up to 67 letters, digits, _, . and -, no . or - first", _is_version),
     "cameras": ("a list of names", lambda v: type(v) is list and all(type(name) is str for name in v)),
     "image_px": ("None or above 0", lambda value: value is None or (type(value) is int and value > 0)),
     "says_done": ("true or false", lambda value: type(value) is bool),

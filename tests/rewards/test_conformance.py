@@ -201,6 +201,14 @@ class Unsendable(BrightnessModel):
         self.info = replace(self.info, observation_hz="often")
 
 
+class Wordy(BrightnessModel):
+    """Has a version that no folder of labels can be named after."""
+
+    def __init__(self, cameras):
+        super().__init__(cameras)
+        self.info = replace(self.info, version="my model v1")
+
+
 class Untold(BrightnessModel):
     """Says nothing of itself in the form that is asked for."""
 
@@ -281,6 +289,7 @@ class Clairvoyant(Modest):
         (Modest, "and that it never does"),
         (Untold, "as a ModelInfo"),
         (Unsendable, "cannot be sent.*observation_hz"),
+        (Wordy, "cannot be sent.*version.*my model v1"),
         (SeldomAndZeroForMissing, "never came"),
         (Shared, "mixes up two episodes"),
         (Clairvoyant, "later observations"),

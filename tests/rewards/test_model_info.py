@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,14 +14,15 @@ from roborl.codec import decode, encode
 from roborl.errors import WireError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel
-from roborl.rewards.model_info import ModelInfo
+from roborl.rewards.model_info import ModelInfo, names_folder
+from roborl.rewards.references import digest, told
 from roborl.rewards.verdicts import DoneRule
 from roborl.rewards.viewing import Viewer
 
 rates = st.none() | st.floats(min_value=0.0, max_value=1e3)
 infos = st.builds(
     ModelInfo,
-    version=st.text(min_size=1),
+    version=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,66}", fullmatch=True),
     cameras=st.lists(st.text()).map(tuple),
     image_px=st.none() | st.integers(1, 4096),
     says_done=st.booleans(),
@@ -51,6 +53,10 @@ def test_an_older_server_says_less_and_a_newer_one_more() -> None:
         {},
         {"version": ""},
         {"version": 3},
+        {"version": "my model v1"},
+        {"version": "a/b"},
+        {"version": ".."},
+        {"version": "x" * 68},
         *(
             {"version": "v"} | changes
             for changes in (
@@ -77,6 +83,13 @@ def test_what_cannot_be_used_is_named(wire: Any) -> None:
     name = "version" if not wire or len(wire) == 1 else list(wire)[-1]
     with pytest.raises(WireError, match=f"cannot be used: {name}.*Found: .*Allowed: .*same release"):
         ModelInfo.from_wire(wire)
+
+
+def test_a_version_has_room_for_the_references_that_a_session_brings() -> None:
+    shown = digest({"goal": np.zeros((4, 4, 3), np.uint8)})
+    version = told(ModelInfo.from_wire({"version": "x" * 67}).version, shown)
+    assert names_folder(version)
+    assert not names_folder(version + "x")
 
 
 class Narrow(BrightnessJudge):
