@@ -27,9 +27,9 @@ from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.run_files import JsonLines, read_lines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.serve import ServeConfig, serve
-from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.loops.supervise import LOAD_S, Child, ChildSpec, ProcessGroup
 from roborl.loops.train_config import Addresses, TrainConfig, act_configs, addresses, learn_config
-from roborl.loops.train_gate import LOAD_S, heed, pass_gate, preload
+from roborl.loops.train_gate import heed, pass_gate, preload
 
 log = logging.getLogger(__name__)
 

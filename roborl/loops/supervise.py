@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 type Event = dict[str, str | int | float | None]
 
+LOAD_S = 600.0
+"""Longest that a process may take to read a network: one of billions of weights takes minutes."""
+
 _LONGEST_PAUSE_S = 5.0
 _STEADY_S = 2.0
 _ORPHAN_GRACE_S = 10.0

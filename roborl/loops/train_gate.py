@@ -11,14 +11,11 @@ from roborl.loops.learner.judging import require_rule
 from roborl.loops.references import read_demonstration
 from roborl.loops.reward_gate import require_question
 from roborl.loops.score_line import require_cameras
-from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
+from roborl.loops.supervise import LOAD_S, Child, ChildSpec, ProcessGroup
 from roborl.loops.train_config import TrainConfig
 from roborl.rewards.observation_rate import check_rate, warn_of_rate
 from roborl.rewards.references import digest, of_cameras
 from roborl.rewards.registry import find_loader
-
-LOAD_S = 600.0
-"""Longest that a reward model may take to be read: one of 8 billion weights takes minutes."""
 
 _POLL_S = 0.05
 

@@ -98,6 +98,13 @@ def test_the_actors_get_every_setting_they_share() -> None:
     assert [spec.name for spec in specs][:4] == ["control-arm", "inference-arm", "io-arm", "teleop-arm"]
 
 
+def test_every_process_that_reads_a_network_has_the_time_that_the_largest_one_takes() -> None:
+    config = TrainConfig(bench_overrides=["--robot.scene=Reach"], reward="brightness")
+    specs = train_specs(config, WHERE, learner_specs(learn_config(config, WHERE), FORM))
+    patient = {spec.name for spec in specs if spec.start_s >= 600.0}
+    assert patient == {"inference-arm", "trainer", "serve"}
+
+
 JUDGED = ["--outcome=judge"]
 GRADES = LabelConfig(verdict="terminal01")
 

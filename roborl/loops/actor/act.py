@@ -22,7 +22,7 @@ from roborl.loops.actor.act_config import ActConfig, give_back_memory, shared_fo
 from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.status import LIFE, StatusSlot
 from roborl.loops.run_files import JsonLines
-from roborl.loops.supervise import ChildSpec, ProcessGroup
+from roborl.loops.supervise import LOAD_S, ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy, is_runs_policy
 from roborl.rewards.metrics import wilson_interval
 from roborl.types import EpisodeKey
@@ -62,6 +62,7 @@ def actor_specs(config: ActConfig, suffix: str = "") -> list[ChildSpec]:
             target=mains[name],
             args=(config,),
             hang_s=_HANG_S,
+            start_s=LOAD_S if name == "inference" else ChildSpec.start_s,
             handles_interrupt=name == "control",
             lasting=name != "control",  # Which alone comes to its own end, when its episodes are done.
         )

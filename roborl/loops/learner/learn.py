@@ -30,7 +30,7 @@ from roborl.loops.learner.start_policy import place_policy
 from roborl.loops.learner.store import imported
 from roborl.loops.run_files import JsonLines, read_status, versions_here
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
-from roborl.loops.supervise import ChildSpec, ProcessGroup
+from roborl.loops.supervise import LOAD_S, ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.pretrained import read_description
 from roborl.rewards.forms import the_form
@@ -231,7 +231,14 @@ def learner_specs(config: LearnConfig, form: BenchForm) -> list[ChildSpec]:
         parts.append(("labeller", learn_processes.labeller_main))
     parts.append(("store", learn_processes.store_main))
     return [
-        ChildSpec(name=name, target=target, args=(config, form), hang_s=_HANG_S, lasting=True)
+        ChildSpec(
+            name=name,
+            target=target,
+            args=(config, form),
+            hang_s=_HANG_S,
+            start_s=LOAD_S if name == "trainer" else ChildSpec.start_s,
+            lasting=True,
+        )
         for name, target in parts
     ]
 
