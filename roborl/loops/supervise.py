@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -83,6 +84,7 @@ class Child:
     def _take_signals(self, *, handles_interrupt: bool) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         signal.signal(signal.SIGINT, (lambda *_: self.stop()) if handles_interrupt else signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # It was held back until here.
 
     def _take_hangup(self) -> None:
         """Let a terminal that is closed stop the process. What is written to it from then on goes nowhere, and does not fail."""
@@ -264,7 +266,7 @@ class ProcessGroup:
             args=(spec.name, theirs, life.beat, spec.handles_interrupt, spec.target, spec.args),
             name=f"roborl-{spec.name}",
         )
-        with _without_hangups():
+        with _without_interrupts():
             process.start()
         theirs.close()
         if life.died is not None:
@@ -351,9 +353,10 @@ class ProcessGroup:
 
 
 @contextmanager
-def _without_hangups() -> Iterator[None]:
-    """Hold SIGHUP back in processes that are started meanwhile: without the fork server nobody knows when a child has ended."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C and SIGHUP back in what starts meanwhile: without the fork server nobody knows when a child has ended."""
+    resource_tracker.ensure_running()  # Not later: its start lets Ctrl-C through again.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})
     try:
         yield
     finally:

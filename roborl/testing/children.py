@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from roborl.errors import RoborlError
@@ -67,14 +68,14 @@ def leave_word(child: Child, place: Path) -> None:
     place.write_text("stopped")
 
 
-def keep_two(folder: Path) -> None:
+def keep_two(folder: Path, preload: Sequence[str] = ()) -> None:
     """Keep two processes alive until this one is stopped, as a command does, and say so."""
     child = Child.alone("two")
     specs = [
         ChildSpec(name=name, target=leave_word, args=(folder / name,), lasting=True) for name in ("a", "b")
     ]
     events: list[Event] = []
-    group = ProcessGroup(specs, on_event=events.append)
+    group = ProcessGroup(specs, preload=preload, on_event=events.append)
     group.start()
     while not child.stopping:
         group.poll(0.05)

@@ -189,6 +189,30 @@ def test_ctrl_c_ends_a_group_in_its_order_and_quietly(
     assert not caplog.records
 
 
+def test_ctrl_c_while_the_fork_server_loads_its_modules_ends_a_group_in_its_order_too(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text(
+        "import time\nfrom pathlib import Path\nPath(__file__).with_suffix('.flag').touch()\ntime.sleep(1)\n"
+    )
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from pathlib import Path; from roborl.testing import children;"
+            f"children.keep_two(Path({str(tmp_path)!r}), ['heavy'])",
+        ],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for((tmp_path / "heavy.flag").exists, 30)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=20) == ("It has ended\n", "")
+    assert process.returncode == 0
+    assert (tmp_path / "parent").read_text() == "stopped"
+
+
 @pytest.mark.parametrize("how", ["closed", "SIGTERM"])
 def test_a_terminal_that_is_closed_ends_a_group_in_its_order_too(tmp_path: Path, how: str) -> None:
     """It sends SIGHUP to every process in the foreground, the fork server among them, and takes nothing more to write."""
