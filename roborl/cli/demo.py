@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from roborl.loops.bars import bar_row, lined_up
-from roborl.loops.demo import DemoConfig, run_demo
+from roborl.loops.demo import run_demo
+from roborl.loops.demo_config import DemoConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -219,11 +219,13 @@ def resolve(bench: Bench) -> Bench:
 
     Raises:
         ConfigError: If a physical bench leaves them open or does not state what it does when control dies, or the simulated
-            task does not exist. Or if the workspace leaves out the home pose, or no arm of this model reaches so far.
+            task does not exist, or has no usual places for its objects to start near. Or if the workspace leaves out the home
+            pose, or no arm of this model reaches so far.
     """
     check_workspace(bench.safety, Kinematics(load_robot_model(bench.model)))
     if isinstance(bench.robot, SimRobotConfig):
-        task = importlib.import_module("roborl.envs.tasks.registry").make_task(bench.robot.scene)
+        tasks = importlib.import_module("roborl.envs.tasks.registry")
+        task = tasks.make_task(bench.robot.scene, bench.robot.spread_m)
         whole = CameraUse(height_px=bench.image_px, width_px=bench.image_px)
         uses = bench.cameras or dict.fromkeys(bench.robot.cameras, whole)
         drawn = {

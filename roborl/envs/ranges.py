@@ -1,4 +1,4 @@
-"""The numbers of a bench file: each finite, and no larger than it can be meant."""
+"""The numbers that a person sets, those of a bench file above all: each finite, and no larger than it can be meant."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ def check_number(
     above: float = -math.inf,
     at_least: float = -math.inf,
     at_most: float = math.inf,
+    remedy: str = "Correct it in the bench file",
 ) -> None:
     """See that a number is finite and in range.
 
     Args:
-        field: Its dotted name in the bench file.
+        field: Its dotted name in the bench file, or where else it was set.
         value: The number.
         above: It is larger than this.
         at_least: It is not smaller than this.
         at_most: It is not larger than this.
+        remedy: What to do about one that is not.
 
     Raises:
         ConfigError: If it is not.
@@ -36,5 +38,5 @@ def check_number(
         allowed=" and ".join(
             ["finite", *(f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound))]
         ),
-        remedy="Correct it in the bench file",
+        remedy=remedy,
     )

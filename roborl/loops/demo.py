@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,17 @@ from roborl import config as configuration
 from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.robot_env import RobotEnv
-from roborl.learning.budget import BudgetConfig
-from roborl.learning.clone import CloneConfig
-from roborl.learning.rlpd import RlpdConfig
 from roborl.loops.bench_scales import scales
 from roborl.loops.demo_bars import held_to_bars
+from roborl.loops.demo_config import DemoConfig
 from roborl.loops.demonstrations import DemosConfig
 from roborl.loops.evaluate import Evaluation, evaluate
 from roborl.loops.first_policy import first_policy
 from roborl.loops.launch import run_training
-from roborl.loops.learner.episode_labels import LabelConfig
-from roborl.loops.learner.learn_config import ShapingConfig, StoreConfig
-from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.learnt import learnt_policy
 from roborl.loops.policy_scales import keep_scales
 from roborl.loops.record import record_scripted
-from roborl.loops.references import ReferencesConfig, read_demonstration
+from roborl.loops.references import read_demonstration
 from roborl.loops.reporting.report import write_report
 from roborl.loops.reporting.results import FIGURES, SETTINGS, read_results
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
@@ -38,90 +33,14 @@ from roborl.loops.seeds import scene_seed
 from roborl.loops.stages import Stages, claim
 from roborl.loops.train_config import TrainConfig
 from roborl.policies.small import SmallPolicy
-from roborl.rewards.registry import load_reward_model
+from roborl.rewards.registry import find_loader, load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
 from roborl.roles import Policy
 from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)
 
-_OUT = Path("outputs/demo")
 _TRAIN_REWARD = "train the reward model"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Settings of the demonstration run; the defaults are what the README reports."""
-
-    # folder of everything that the run makes; by default a quick one has another
-    out: Path = _OUT
-    # simulated bench
-    bench: str = "so101_sim"
-    # simulated task
-    scene: str = "PickCube"
-    # m: how far from its usual place each object that matters may start, along either axis; 0: anywhere in reach
-    spread_m: float = 0.1
-    # of demonstrations, networks, online scenes
-    seed: int = 2038
-    # scripted demonstrations recorded
-    demonstrations: int = 18
-    # scripted failures recorded, of each kind
-    failures: int = 20
-    # demonstrations that the first policy is cloned from
-    clone_from: int = 1
-    # whether those demonstrations stand in the replay memory too
-    replay_demonstrations: bool = True
-    # online episodes
-    episodes: int = 150
-    # scenes of each evaluation
-    evaluation: int = 50
-    # episodes of each evaluation that are filmed
-    filmed: int = 4
-    # times faster than life that the simulated arm runs while learning
-    time_scale: float = 2.0
-    # seconds that the reward model may take for its steps, which two idle cores do in two thirds of it
-    reward_budget_s: float = 240.0
-    # threads of the preparation, before actor and learner share the processor
-    threads: int = 1
-    # cloning; the actor goes by the ways that remain alone, so that practice in one place helps it in another
-    clone: CloneConfig = field(default_factory=lambda: CloneConfig(ways_alone=True))
-    # reward model to practise with in place of one trained here, such as dopamine:outputs/judge
-    judge: str = ""
-    # the demonstration that it is shown, for one that compares with it
-    references: ReferencesConfig = field(default_factory=ReferencesConfig)
-    # how progress becomes reward; scale 0 learns from the operator's button alone
-    shaping: ShapingConfig = field(default_factory=ShapingConfig)
-    # the store process
-    store: StoreConfig = field(default_factory=StoreConfig)
-    # the labeller; every fourth observation is scored, as by a judge that takes its time
-    labels: LabelConfig = field(default_factory=lambda: LabelConfig(stride=4))
-    # the algorithm; its returns span as many steps as a score stands for, so that each holds one gain and none is lucky
-    rlpd: RlpdConfig = field(default_factory=lambda: RlpdConfig(n_step=4))
-    # the trainer
-    trainer: TrainerConfig = field(
-        default_factory=lambda: TrainerConfig(
-            budget=BudgetConfig(ratio=16.0, head_start=20_000, start_at=0, hold_actors_at=2_000.0),
-            publish_every=200,
-        )
-    )
-    # all the way in about a minute and a half, to see that everything works; the result means nothing
-    quick: bool = False
-
-    def quickened(self) -> DemoConfig:
-        """Return the same with little of everything."""
-        return replace(
-            self,
-            out=_OUT.with_name("demo-quick") if self.out == _OUT else self.out,
-            demonstrations=4,
-            failures=1,
-            episodes=6,
-            evaluation=4,
-            filmed=2,
-            time_scale=4.0,
-            reward_budget_s=15.0,
-            clone=replace(self.clone, encoder_updates=60, actor_updates=200),
-            trainer=replace(self.trainer, budget=BudgetConfig(ratio=1.0, head_start=60, start_at=60)),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +153,14 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         The figures, and as ``bars`` those that have one beside it, unless the run is a quick one.
 
     Raises:
-        ConfigError: If the folder holds a run with other settings.
+        ConfigError: If bench, scene and spread do not fit, or the folder holds a run with other settings.
+        ModelLoadError: If there is no such judge.
         RoborlError: If a stage cannot do its work; what was done before stays.
     """
     config = config.quickened() if config.quick else config
+    _bench(config)  # What can be refused at once is, before the folder is this run's.
+    if config.judge:
+        find_loader(config.judge)
     claim(config.out / SETTINGS, configuration.dump(config))
     before = prepare(config)
     online, after = learn_and_measure(config, stopping=stopping)

@@ -47,7 +47,7 @@ class Stages:
 
 
 def claim(path: Path, settings: str) -> None:
-    """Write the settings of a run that begins; a run that goes on must have the same.
+    """Write the settings of a run that begins; one that goes on, where more than settings was left, must have the same.
 
     Args:
         path: Where they are written, in the run's folder.
@@ -57,7 +57,7 @@ def claim(path: Path, settings: str) -> None:
         ConfigError: If the folder holds a run with other settings.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
+    if not path.is_file() or set(path.parent.iterdir()) == {path}:
         write_whole(path, settings)
     before = path.read_text()
     if before != settings:

@@ -10,7 +10,8 @@ import pytest
 from roborl.cli.main import main
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops import demo
-from roborl.loops.demo import DemoConfig, run_demo
+from roborl.loops.demo import run_demo
+from roborl.loops.demo_config import DemoConfig
 from roborl.loops.reporting.results import read_results
 from roborl.loops.stages import Stages
 
@@ -22,6 +23,7 @@ class _Reached(Exception):
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare(config: DemoConfig) -> None:
+        Stages(config.out).run("record demonstrations", lambda: {"episodes": 1})
         raise _Reached
 
     monkeypatch.setattr(demo, "prepare", prepare)
@@ -42,6 +44,69 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, change: dict[str, ob
     assert name in str(caught.value.allowed)
     assert "--out" in caught.value.remedy
     assert (tmp_path / "demo.yaml").read_text() == settings
+
+
+@pytest.mark.parametrize(
+    ("slip", "remedy"),
+    [
+        ({"episodes": -1}, "--episodes"),
+        ({"evaluation": 0}, "--evaluation"),
+        ({"demonstrations": 0}, "--demonstrations"),
+        ({"clone_from": 0}, "--clone_from"),
+        ({"clone_from": 19}, "--clone_from"),
+        ({"failures": -1}, "--failures"),
+        ({"filmed": -1}, "--filmed"),
+        ({"threads": 0}, "--threads"),
+        ({"spread_m": -0.1}, "--spread_m"),
+        ({"spread_m": float("inf")}, "--spread_m"),
+        ({"time_scale": 0.0}, "--time_scale"),
+        ({"reward_budget_s": float("nan")}, "--reward_budget_s"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 40_000}, "seed"),
+    ],
+)
+def test_a_number_that_no_stage_can_use_is_refused_before_the_first(
+    slip: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"Found: .*Allowed: ") as caught:
+        DemoConfig(**slip)
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.usefixtures("begun")
+@pytest.mark.parametrize(
+    ("slip", "remedy"),
+    [
+        (["--scene", "PickCub"], "Set scene"),
+        (["--scene", "Reach"], "Set spread_m to 0"),
+        (["--bench", "so102_sim"], "one of these names"),
+        (["--judge", "brightnes"], "train-reward"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_its_folder_to_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], slip: list[str], remedy: str
+) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), *slip]) != 0
+    assert remedy in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_run_that_ended_before_it_made_anything_leaves_its_folder_to_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def prepare(config: DemoConfig) -> None:
+        raise _Reached
+
+    monkeypatch.setattr(demo, "prepare", prepare)
+    for config in (DemoConfig(out=tmp_path), DemoConfig(out=tmp_path, seed=3)):
+        with pytest.raises(_Reached):
+            run_demo(config)
+    assert "seed: 3" in (tmp_path / "demo.yaml").read_text()
+
+
+def test_a_quick_run_clones_no_more_than_it_records() -> None:
+    assert DemoConfig(quick=True, clone_from=18).quickened().clone_from == 4
 
 
 def test_a_quick_run_does_not_lie_where_the_whole_one_belongs(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def make_task(name: str, spread_m: float = 0.0) -> Task:
             "There is no such simulated task",
             seen=name,
             allowed=sorted(TASKS),
-            remedy="Set robot.scene to one of these",
+            remedy="Set scene to one of these",
         )
     task = TASKS[name]()
     if spread_m and (spread_m < 0 or not task.usual):
@@ -38,7 +38,7 @@ def make_task(name: str, spread_m: float = 0.0) -> Task:
             "The objects of this task cannot start near usual places",
             seen=f"{name} with spread_m {spread_m:g}",
             allowed=f"0, or above 0 with one of {sorted(n for n, kind in TASKS.items() if kind.usual)}",
-            remedy="Set robot.spread_m to 0",
+            remedy="Set spread_m to 0",
         )
     task.spread_m = spread_m or None
     return task

@@ -18,7 +18,8 @@ from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
 from roborl.locks import kept
 from roborl.loops.benchmarks.seeds import STARTS, gate, learn_cell, prepared_folder, settings_on, summarise
-from roborl.loops.demo import DemoConfig, Folders
+from roborl.loops.demo import Folders
+from roborl.loops.demo_config import DemoConfig
 from roborl.loops.grid import Cell, at_work, code_version, run_grid
 from roborl.loops.learner.learn_config import ShapingConfig
 from roborl.loops.record import record_scripted
@@ -101,7 +102,7 @@ def run(
         starts: Folder of recorded and cloned seeds.
         stop_after_s: Begin nothing new after so many seconds of runs.
         most_seeds: Of any task.
-        settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from those of
+        settings: Fields of :class:`roborl.loops.demo_config.DemoConfig` that differ from those of
             :func:`roborl.loops.benchmarks.seeds.settings_on`.
 
     Returns:

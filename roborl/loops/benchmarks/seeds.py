@@ -18,7 +18,8 @@ from roborl.envs.tasks.registry import TASKS
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
 from roborl.locks import kept
-from roborl.loops.demo import DemoConfig, clone_all_and_measure, learn_and_measure, prepare, try_clone
+from roborl.loops.demo import clone_all_and_measure, learn_and_measure, prepare, try_clone
+from roborl.loops.demo_config import DemoConfig
 from roborl.loops.grid import LOOK_AGAIN_S, Cell, at_work, code_version, run_grid
 from roborl.loops.learner.episode_labels import LabelConfig
 from roborl.loops.learner.learn_config import (
@@ -116,7 +117,7 @@ def run(
         out: Folder of runs and cells.
         starts: Folder of prepared seeds.
         stop_after_s: Begin nothing new after so many seconds of runs.
-        settings: Fields of :class:`roborl.loops.demo.DemoConfig` that differ from those of the demonstration run, on its own
+        settings: Fields of :class:`roborl.loops.demo_config.DemoConfig` that differ from those of the demonstration run, on its own
             task, and from :data:`STAGED` on every other.
 
     Returns:

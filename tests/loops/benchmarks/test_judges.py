@@ -9,7 +9,8 @@ from roborl.envs.bench import load_bench
 from roborl.envs.robot_env import RobotEnv
 from roborl.loops.benchmarks import judges as bench_judges
 from roborl.loops.benchmarks.judges import ARMS, FUSED, NAIVE, UNSHAPED, GridPart, of_arm
-from roborl.loops.demo import DemoConfig, Folders
+from roborl.loops.demo import Folders
+from roborl.loops.demo_config import DemoConfig
 from roborl.loops.record import record_scripted
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.rewards.fusion import Perspective

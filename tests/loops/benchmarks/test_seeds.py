@@ -23,7 +23,7 @@ from roborl.loops.benchmarks.seeds import (
     settings_on,
     summary,
 )
-from roborl.loops.demo import DemoConfig
+from roborl.loops.demo_config import DemoConfig
 from roborl.loops.learner.learn import form_of
 from roborl.loops.learner.learn_config import LearnConfig
 
