@@ -19,7 +19,7 @@ from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, ParsingError
 
-from roborl.config_fields import as_declared, field_names, kinds_at
+from roborl.config_fields import as_declared, field_names, held_by_default, kinds_at
 from roborl.errors import ConfigError
 
 # As the word it is: draccus leaves it to YAML, which writes a Python object that nothing may read back.
@@ -46,7 +46,8 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
     read = {} if {"-h", "--help"} & set(rest) else _files(rest)
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), _one_file(rest, read) as words:
+        held = held_by_default(config_class)
+        with contextlib.redirect_stderr(complaint), _one_file(rest, read, held) as words:
             config = _parser(config_class, prog).parse_args(as_declared(config_class, words))
     except SystemExit as stop:
         if not stop.code:
@@ -106,7 +107,11 @@ def named(args: Sequence[str], field: str) -> Any:
 def _parser[C](config_class: type[C], prog: str) -> ArgumentParser[C]:
     """Return the parser, whose help leaves out the option of a section as a whole: it takes no file, and is there twice."""
     made = ArgumentParser(config_class, prog=prog)
+    held = dict(_dotted(held_by_default(config_class)))
     for action in (action for group in made.parser._action_groups for action in group._group_actions):
+        action.default = held.get(
+            action.dest, action.default
+        )  # For the help: the parser's are those of a section's class.
         if (action.help or "").startswith("Config file for "):
             action.help = argparse.SUPPRESS
     return made
@@ -143,15 +148,28 @@ def _layered(contents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return whole
 
 
+def _dotted(sections: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what sections hold, each value by the dotted path of its field."""
+    for name, value in sections.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
 @contextlib.contextmanager
-def _one_file(args: Sequence[str], read: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
-    """Yield the arguments with one file in place of several, which draccus would take the last of."""
-    if len(read) < 2:
+def _one_file(
+    args: Sequence[str], read: Mapping[str, Mapping[str, Any]], held: Mapping[str, Any]
+) -> Iterator[list[str]]:
+    """Yield the arguments with one file in place of several, which draccus would take the last of, and of what is held."""
+    if len(read) < 2 and not held:
         yield list(args)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layered.yaml"
-        path.write_text(yaml.safe_dump(_layered(read.values()), allow_unicode=True), encoding="utf-8")
+        path.write_text(
+            yaml.safe_dump(_layered([*read.values(), held]), allow_unicode=True), encoding="utf-8"
+        )
         yield [*args, "--config_path", str(path)]
 
 

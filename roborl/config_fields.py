@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import draccus
 import yaml
 from draccus.utils import is_choice_type, is_union
 
@@ -102,6 +103,18 @@ def kinds_at(declared: Any, names: Sequence[str]) -> list[Any]:
     return [kind for each in found for kind in _kinds(each)]
 
 
+def held_by_default(config_class: type[Any]) -> dict[str, Any]:
+    """Return what sections of a configuration hold by default that their own classes would not give them, ready for YAML.
+
+    The parser makes a section anew from its class as soon as one of its fields is named.
+    """
+    return {
+        each.name: held
+        for each in dataclasses.fields(config_class)
+        if _is_section(section := _default(each)) and (held := _own_values(section))
+    }
+
+
 def field_names(kinds: Sequence[Any]) -> str:
     """Return the names of the fields that dataclasses among these types have, joined by commas."""
     named = [
@@ -134,6 +147,26 @@ def listed_words(name: str, value: str) -> list[str]:
         allowed="a word, or a list such as '[a, b]'",
         remedy=f"Close its brackets and quotes, or give {name} once for each word",
     )
+
+
+def _own_values(section: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(section):
+        value, plain = getattr(section, each.name), _default(each)
+        if _is_section(value) and type(value) is type(plain):
+            found |= {each.name: held} if (held := _own_values(value)) else {}
+        elif value != plain:
+            found[each.name] = draccus.encode(value)
+    return found
+
+
+def _is_section(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type) and not is_choice_type(type(value))
+
+
+def _default(declared: dataclasses.Field[Any]) -> Any:
+    made = declared.default_factory
+    return declared.default if made is dataclasses.MISSING else made()
 
 
 def _declared_word(config_class: type[Any], name: str, value: str) -> str:

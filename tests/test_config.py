@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +64,53 @@ def test_a_file_and_overrides_make_one_configuration(tmp_path: Path) -> None:
     path.write_text(dump(config))
     assert "gait: fast" in path.read_text()
     assert load(Outer, path) == config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limbs:
+    # the upper one
+    upper: Inner = field(default_factory=lambda: Inner(speed=5.0))
+    # how many
+    joints: int = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    # its limbs
+    limbs: Limbs = field(default_factory=lambda: Limbs(joints=7))
+    # its head
+    head: Outer = field(default_factory=lambda: Outer(gait=Gait.FAST, place=Path("up"), names=["a"]))
+    # its weight
+    weight: float = 1.0
+
+
+@pytest.mark.parametrize("by", ["option", "file", "files"])
+def test_a_section_keeps_what_it_holds_by_default_where_one_of_its_fields_is_named(
+    tmp_path: Path, by: str
+) -> None:
+    path = tmp_path / "body.yaml"
+    path.write_text("limbs: {upper: {}}\nhead: {times: 3}\n")
+    other = tmp_path / "other.yaml"
+    other.write_text("weight: 2.0\n")
+    args = {
+        "option": ["--head.times", "3", "--weight", "2"],
+        "file": ["--config_path", str(path), "--weight", "2"],
+        "files": ["--config_path", str(path), "--config_path", str(other)],
+    }[by]
+    head = Outer(gait=Gait.FAST, place=Path("up"), names=["a"], times=3)
+    assert parse(Body, args, prog="roborl x") == Body(head=head, weight=2.0)
+    over = parse(Body, [*args, "--head.names", "[]", "--limbs.upper.speed", "1"], prog="roborl x")
+    assert over.head.names == []
+    assert over.limbs == Limbs(joints=7, upper=Inner(speed=1.0))
+
+
+def test_the_help_shows_what_a_section_holds_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(HelpShown):
+        parse(Body, ["--help"], prog="roborl x")
+    said = capsys.readouterr().out
+    for option, value in (("limbs.joints", 7), ("limbs.upper.speed", 5.0), ("head.gait", "fast")):
+        (line,) = re.findall(rf"--{option} [^-]*default: ([^)]*)\)", said)
+        assert line == str(value)
 
 
 def test_of_several_files_each_stands_on_top_of_those_before_it(tmp_path: Path) -> None:

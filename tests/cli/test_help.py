@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
@@ -76,3 +77,43 @@ def test_help_says_what_demos_alone_is(verb: str, capsys: pytest.CaptureFixture[
     assert main([verb, "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "also given as --demos PATH" in shown
+
+
+def sections(config: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the default of each section, however deep."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            yield f"{before}{each.name}", value
+            yield from sections(value, f"{before}{each.name}.")
+
+
+# What a verb cannot be told nothing of, beside fields without a default.
+NEEDED = {
+    "watch": ["source"],
+    "label": ["dataset", "reward"],
+    "filter": ["dataset"],
+    "train-reward pairs": ["dataset"],
+}
+
+
+@pytest.mark.parametrize("verb", [verb for verb in ALL if verb != "bench"])
+def test_a_named_option_changes_no_other(verb: str) -> None:
+    """A section is made anew where one of its fields is named; what it holds by default must stay."""
+    config = config_of(verb)
+    asked = [each.name for each in dataclasses.fields(config) if _lacks_default(each)] + NEEDED.get(verb, [])
+    needed = [word for name in asked for word in (f"--{name}", "somewhere")]
+    plain = parse(config, needed, prog="roborl")
+    for name, section in sections(plain):
+        numbers = [
+            (each.name, getattr(section, each.name))
+            for each in dataclasses.fields(section)
+            if type(getattr(section, each.name)) in (int, float)
+        ]
+        for field, value in numbers[:1]:
+            args = [*needed, f"--{name}.{field}", str(value)]
+            assert parse(config, args, prog="roborl") == plain, name
+
+
+def _lacks_default(declared: dataclasses.Field[Any]) -> bool:
+    return declared.default is declared.default_factory is dataclasses.MISSING
