@@ -44,7 +44,7 @@ class Config:
     references: ReferencesConfig = field(default_factory=ReferencesConfig)
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("replan_steps", 0), ("threads", 1)):
+        for name, least in (("episodes", 1), ("replan_steps", 0), ("threads", 1), ("video_episodes", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(
                     f"{name} is too small",

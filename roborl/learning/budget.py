@@ -29,12 +29,13 @@ class BudgetConfig:
     silence_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.ratio <= 0 or min(self.max_lead, self.head_start) < 0 or self.max_owed < self.ratio:
+        least = (self.max_lead, self.head_start, self.start_at, self.silence_s)
+        if not (self.ratio > 0 and all(number >= 0 for number in least) and self.max_owed >= self.ratio):
             raise ConfigError(
                 "The replay ratio cannot be kept",
                 seen=f"ratio={self.ratio:g} max_lead={self.max_lead:g} max_owed={self.max_owed:g} "
-                f"head_start={self.head_start}",
-                allowed="ratio > 0, max_lead >= 0, max_owed >= ratio, head_start >= 0",
+                f"head_start={self.head_start} start_at={self.start_at} silence_s={self.silence_s:g}",
+                allowed="ratio > 0, max_owed >= ratio, 0 or more each of max_lead, head_start, start_at and silence_s",
                 remedy="Set budget.ratio to updates per new transition, for example 8",
             )
         if not 0.0 <= self.hold_actors_at < self.max_owed:

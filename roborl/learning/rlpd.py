@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from roborl.data.arena import ArenaReader
+from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.learning.features import FeatureCache
 from roborl.learning.optimisers import go_on
@@ -79,6 +80,11 @@ class RlpdConfig(TargetsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("target_noise", "clone_weight", "advantage_weight"):
+            check_number(f"rlpd.{name}", getattr(self, name), at_least=0.0, remedy=f"Set --rlpd.{name}")
+        share, least = "rlpd.demo_fraction", "rlpd.least_value"
+        check_number(share, self.demo_fraction, at_least=0.0, at_most=1.0, remedy=f"Set --{share}")
+        check_number(least, self.least_value, above=0.0, remedy=f"Set --{least}")
         if (
             min(self.batch_size, self.members, self.subset, self.actor_every) < 1
             or not self.advantage_temperature > 0.0

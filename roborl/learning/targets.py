@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
 from roborl.learning.sampling import Batch
 from roborl.rewards.forms import RewardForm, reward_along
@@ -32,6 +33,13 @@ class TargetsConfig:
     critic_sees_potential: bool = True
 
     def __post_init__(self) -> None:
+        check_number(
+            "discount",
+            self.discount,
+            above=0.0,
+            at_most=1.0,
+            remedy="Set --rlpd.discount or --weighted.discount",
+        )
         if not (0.0 <= self.lookahead <= 1.0 and min(self.lookahead_updates, self.lookahead_successes) >= 0):
             raise ConfigError(
                 "Values cannot look ahead like this",

@@ -33,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from roborl.data.arena import ArenaReader
+from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
 from roborl.learning.features import EachCamera, FeatureCache
 from roborl.learning.optimisers import go_on, regrouped
@@ -98,6 +99,9 @@ class WeightedConfig(TargetsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        share, least = "weighted.demo_fraction", "weighted.least_value"
+        check_number(share, self.demo_fraction, at_least=0.0, at_most=1.0, remedy=f"Set --{share}")
+        check_number(least, self.least_value, above=0.0, remedy=f"Set --{least}")
         if not (
             self.temperature > 0
             and 0.0 < self.expectile < 1.0

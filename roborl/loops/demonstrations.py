@@ -21,6 +21,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.weights import read_weights
 from roborl.envs.bench import Bench
 from roborl.envs.bench_maps import action_map, state_map
+from roborl.envs.ranges import check_number
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
 from roborl.loops.bench_scales import scales
@@ -66,6 +67,9 @@ class DemosConfig:
     calibration: str = ""
     # file that roborl filter wrote: how much each step counts where a first policy is cloned from them; empty: all alike
     weights: str = ""
+
+    def __post_init__(self) -> None:
+        check_number("demos.limit", self.limit, at_least=0, remedy="Set --demos.limit, 0 for all")
 
 
 def bench_demos(config: DemosConfig, bench: Bench) -> Iterator[Episode]:

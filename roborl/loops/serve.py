@@ -57,11 +57,13 @@ class ServeConfig:
     report_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.credits < 1 or self.threads < 1 or not 0 < self.judge_deadline_s < math.inf:
+        fits = min(self.credits, self.threads) >= 1 and 0 < self.judge_deadline_s < math.inf
+        if not fits or not self.report_s >= 0:
             raise ConfigError(
                 "The reward server's settings cannot be used",
-                seen=f"credits {self.credits}, threads {self.threads}, judge_deadline_s {self.judge_deadline_s}",
-                allowed="credits ≥ 1, threads ≥ 1, judge_deadline_s > 0 and finite",
+                seen=f"credits {self.credits}, threads {self.threads}, judge_deadline_s {self.judge_deadline_s},"
+                f" report_s {self.report_s}",
+                allowed="credits ≥ 1, threads ≥ 1, judge_deadline_s > 0 and finite, report_s ≥ 0",
                 remedy="Correct them; for a judge that may take its time, give a large number of seconds",
             )
 

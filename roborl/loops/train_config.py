@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from roborl.envs.bench import load_bench
+from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
 from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
@@ -46,6 +47,8 @@ class TrainConfig(LearnSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("serve_threads", self.serve_threads, at_least=1, remedy="Set --serve_threads")
+        check_number("finish_s", self.finish_s, at_least=0.0, remedy="Set --finish_s")
         if self.episodes < 1 or not 1 <= self.actors <= self.episodes:
             raise ConfigError(
                 "There is nothing to do for every actor",

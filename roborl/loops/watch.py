@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError, DeadlineExceeded
 from roborl.loops.references import ReferencesConfig, read_demonstration
 from roborl.loops.score_episodes import read_ahead
@@ -81,6 +82,11 @@ class WatchConfig:
                 allowed="a video, a folder of videos, a LeRobotDataset, or a bench",
                 remedy="Name it: roborl watch video.mp4",
             )
+        for name in ("rate_hz", "count"):
+            check_number(
+                name, getattr(self, name), at_least=0, remedy=f"Set --{name}, 0 for every observation"
+            )
+        check_number("deadline_s", self.deadline_s, above=0.0, remedy="Set --deadline_s")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

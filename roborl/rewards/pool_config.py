@@ -31,14 +31,17 @@ class PoolConfig:
     silent_s: float = 300.0
 
     def __post_init__(self) -> None:
-        waits_s = (self.max_wait_s, self.idle_s, self.silent_s)
-        fits = self.max_batch >= 1 and 0 < self.live_share < 1 and 0 < self.retry_s < math.inf
+        waits_s, counts = (
+            (self.max_wait_s, self.idle_s, self.silent_s),
+            (self.max_batch, self.max_bytes, self.max_sessions),
+        )
+        fits = min(counts) >= 1 and 0 < self.live_share < 1 and 0 < self.retry_s < math.inf
         if not fits or not all(wait_s >= 0 for wait_s in waits_s):
             raise ConfigError(
                 "The reward server's settings cannot be used",
-                seen=f"max_batch {self.max_batch}, live_share {self.live_share}, max_wait_s {self.max_wait_s},"
-                f" idle_s {self.idle_s}, retry_s {self.retry_s}, silent_s {self.silent_s}",
-                allowed="max_batch ≥ 1, 0 < live_share < 1, retry_s > 0 and finite, the other times ≥ 0",
+                seen=f"max_batch {self.max_batch}, max_bytes {self.max_bytes}, max_sessions {self.max_sessions},"
+                f" live_share {self.live_share}, max_wait_s {self.max_wait_s}, idle_s {self.idle_s}, retry_s {self.retry_s}, silent_s {self.silent_s}",
+                allowed="max_batch, max_bytes and max_sessions ≥ 1, 0 < live_share < 1, retry_s > 0 and finite, the other times ≥ 0",
                 remedy="Correct them under pool",
             )
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig
 from roborl.loops.actor.live_config import LiveConfig
@@ -58,6 +59,11 @@ class ActSettings:
     # simulated bench that runs faster than life keeps to normal, since it takes all the time it can get.
     priority: Priority = "fifo"
 
+    def __post_init__(self) -> None:
+        for name, least in (("replan_steps", 1), ("ring_mb", 1), ("drain_s", 0), ("threads", 1)):
+            remedy = f"Set --{name}, which is --act.{name} in roborl train"
+            check_number(name, getattr(self, name), at_least=least, remedy=remedy)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActConfig(ActSettings):
@@ -101,13 +107,10 @@ class ActConfig(ActSettings):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("episodes", self.episodes, at_least=0, remedy="Set --episodes, 0 for no end")
         if not _NAME.fullmatch(self.actor):
             raise ConfigError("The actor's name cannot be used", seen=self.actor, allowed=_NAME.pattern)
-        if self.episodes < 0 or self.ring_mb < 1 or self.threads < 1:
-            raise ConfigError(
-                "episodes, ring_mb or threads is out of range",
-                seen=(self.episodes, self.ring_mb, self.threads),
-            )
         if self.live.use == "always" and not self.live.server:
             raise ConfigError(
                 "There is no reward server to watch the arm",

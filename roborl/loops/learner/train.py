@@ -60,15 +60,19 @@ class TrainerConfig:
             self.keep_checkpoints,
             self.versions_bytes,
             self.burst,
+            self.probes,
             self.threads,
         )
-        if min(counts) < 1 or not self.checkpoint_every_s >= 0:
+        pauses_s = (self.checkpoint_every_s, self.refresh_every_s, self.metrics_every_s)
+        if min(counts) < 1 or not all(pause_s >= 0 for pause_s in pauses_s):
             raise ConfigError(
                 "The trainer cannot run with these settings",
                 seen=f"publish_every={self.publish_every} keep_checkpoints={self.keep_checkpoints} "
-                f"versions_bytes={self.versions_bytes} burst={self.burst} threads={self.threads} "
-                f"checkpoint_every_s={self.checkpoint_every_s:g}",
-                allowed="1 or more each, checkpoint_every_s >= 0",
+                f"versions_bytes={self.versions_bytes} burst={self.burst} probes={self.probes} threads={self.threads} "
+                f"checkpoint_every_s={self.checkpoint_every_s:g} refresh_every_s={self.refresh_every_s:g} "
+                f"metrics_every_s={self.metrics_every_s:g}",
+                allowed="1 or more each, 0 or more seconds",
+                remedy="Correct what is too small with --trainer.FIELD",
             )
 
 

@@ -59,7 +59,7 @@ class RelabelConfig(LadderConfig):
     writer_judge: JudgeConfig = field(default_factory=_patient)
     # how a verifier of its own is asked
     verifier_judge: JudgeConfig = field(default_factory=_patient)
-    # most pixels of a picture as networks are sent it
+    # most pixels of a picture as networks are sent it; 0 for no limit
     max_pixels: int = 262_144
     # most calls of networks in this run; 0 for no limit. What is not asked is left for another run
     max_calls: int = 0
@@ -108,6 +108,7 @@ class RelabelConfig(LadderConfig):
             or not 0.0 < self.video_hz < math.inf
             or not (self.rate_hz is None or 0.0 < self.rate_hz < math.inf)
             or self.video_px < 16
+            or self.max_pixels < 0
             or self.max_calls < 0
             or not 0.0 <= self.temperature < math.inf
             or self.max_tokens < 1
@@ -115,10 +116,11 @@ class RelabelConfig(LadderConfig):
             raise ConfigError(
                 "Episodes cannot be relabelled in this way",
                 seen=f"episodes {self.episodes}, onset {shares}, val {self.val}, test {self.test},"
-                f" video_hz {self.video_hz}, rate_hz {self.rate_hz}, video_px {self.video_px}, max_calls {self.max_calls},"
+                f" video_hz {self.video_hz}, rate_hz {self.rate_hz}, video_px {self.video_px}, max_pixels {self.max_pixels},"
+                f" max_calls {self.max_calls},"
                 f" max_tokens {self.max_tokens}, temperature {self.temperature}",
                 allowed="episodes ≥ 0, onsets in (0, 1], val and test ≥ 0 and below 1 together, video_hz and rate_hz > 0, video_px ≥ 16,"
-                " max_tokens ≥ 1, max_calls and temperature ≥ 0",
+                " max_tokens ≥ 1, max_pixels, max_calls and temperature ≥ 0",
             )
         for text in self.require:
             Requirement.parse(text, FIGURES)

@@ -124,13 +124,15 @@ class JudgeConfig:
         counts = (self.concurrency, self.attempts, self.pad_to)
         if (
             min(counts) < 1
-            or self.cell_px < 0
-            or min(self.deadline_s, self.timeout_s) <= 0
-            or self.backoff_s < 0
+            or min(self.cell_px, self.vision_cache_mb, self.prefix_cache_mb) < 0
+            or not (self.deadline_s > 0 and self.timeout_s > 0 and self.backoff_s >= 0)
         ):
             raise ConfigError(
                 "The settings of a judge cannot be used",
-                seen=f"pad_to {self.pad_to}, cell_px {self.cell_px}, concurrency {self.concurrency},"
+                seen=f"vision_cache_mb {self.vision_cache_mb}, prefix_cache_mb {self.prefix_cache_mb},"
+                f" pad_to {self.pad_to}, cell_px {self.cell_px}, concurrency {self.concurrency},"
                 f" attempts {self.attempts}, deadline_s {self.deadline_s}, timeout_s {self.timeout_s}, backoff_s {self.backoff_s}",
-                allowed="pad_to, concurrency and attempts ≥ 1, cell_px ≥ 0, times > 0",
+                allowed="pad_to, concurrency and attempts ≥ 1, vision_cache_mb, prefix_cache_mb, cell_px and backoff_s ≥ 0,"
+                " the other times > 0",
+                remedy="Correct what is too small, such as --judge.prefix_cache_mb 0 to keep nothing",
             )

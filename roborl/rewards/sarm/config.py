@@ -26,14 +26,18 @@ class SarmConfig:
     done_frames: int = 2  # so many finished frames in a row make "done"
 
     def __post_init__(self) -> None:
+        for name in ("image_px", "frame_dim", "dim", "layers", "attention_heads", "members", "done_frames"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be positive", seen=getattr(self, name), allowed="≥ 1")
         if self.dim % self.attention_heads:
             raise ConfigError(
                 "The attention heads must share the width equally",
                 seen=f"dim {self.dim}, attention_heads {self.attention_heads}",
             )
-        for name in ("image_px", "frame_dim", "dim", "layers", "members", "done_frames"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be positive", seen=getattr(self, name), allowed="≥ 1")
+        if not 0.0 < self.done_progress <= 1.0:
+            raise ConfigError(
+                "done_progress is a progress", seen=self.done_progress, allowed="above 0, 1 at most"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
