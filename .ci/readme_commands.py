@@ -2,13 +2,16 @@
 
 A command followed by ``# long`` is run with less of everything where :data:`QUICKENED` says how; what waits for stop is
 stopped as by Ctrl-C after the last of its block. Any other, and one followed by ``# hardware``, is only checked for its
-spelling: its verb must know ``--help``. ``make test`` has its own step.
+spelling: its verb must know ``--help``. ``make test`` has its own step. All of it happens in a folder that is emptied first, for
+some commands refuse a folder that is made already, and in ``outputs`` it would be somebody's.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +21,9 @@ from pathlib import Path
 
 PAGES = ("README.md", "roborl/rewards/README.md", "hardware_configs/README.md")
 """In the order in which they are run: the later ones use what the first leaves, and do not run again what it ran."""
-QUICK = {"make demo": ".venv/bin/roborl demo --quick true --out outputs/ci-demo"}
+FOLDER = Path("outputs/ci")
+"""In which the commands are run."""
+QUICK = {"make demo": "roborl demo --quick true"}
 ELSEWHERE = {"make test", "make lint", "make install"}
 QUICKENED = {
     "roborl train-reward --dataset outputs/reach ": "--training.steps 30",
@@ -32,6 +37,7 @@ QUICKENED = {
 """What to add to a long command, by how it begins. What it requires of its result, or drops of it, is left out: with so little, it is poor."""
 _WAITS = "roborl serve "
 _STOPS_S = 30.0
+_PROGRAMS = Path(__file__).absolute().parents[1] / ".venv" / "bin"
 
 
 def blocks(page: str) -> list[list[str]]:
@@ -57,8 +63,6 @@ def runnable(command: str) -> str | None:
     if remark.startswith(("hardware", "long")):
         less = [more for start, more in QUICKENED.items() if f"{body} ".startswith(start)]
         words = [*_without_bars(words), *shlex.split(less[0])] if less else [*words[:2], "--help"]
-    if words[0] == "roborl":
-        words[0] = ".venv/bin/roborl"
     return shlex.join(words)
 
 
@@ -67,8 +71,9 @@ def _without_bars(words: list[str]) -> list[str]:
     return [word for before, word in zip(["", *words], words, strict=False) if not bars & {before, word}]
 
 
-def run_block(block: list[str]) -> Iterator[str]:
-    """Run the commands of one block in their order, say how long each took, and yield those that failed."""
+def run_block(block: list[str], folder: Path) -> Iterator[str]:
+    """Run the commands of one block in their order in a folder, say how long each took, and yield those that failed."""
+    env = os.environ | {"PATH": f"{_PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
     waiting: list[tuple[str, subprocess.Popen[bytes]]] = []
     for command in block:
         line = runnable(command)
@@ -76,10 +81,10 @@ def run_block(block: list[str]) -> Iterator[str]:
             continue
         print(f"\n$ {line}", flush=True)
         if command.startswith(_WAITS) and "--help" not in line:
-            waiting.append((command, subprocess.Popen(shlex.split(line))))
+            waiting.append((command, subprocess.Popen(shlex.split(line), cwd=folder, env=env)))
             continue
         began = time.monotonic()
-        status = subprocess.run(line, shell=True, check=False).returncode
+        status = subprocess.run(line, shell=True, check=False, cwd=folder, env=env).returncode
         print(f"{line}: took {time.monotonic() - began:.0f} s", flush=True)
         if status:
             yield command
@@ -99,10 +104,13 @@ def main() -> int:
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell in the background has it ignored, and so would children
+    if FOLDER.exists():
+        shutil.rmtree(FOLDER)
+    FOLDER.mkdir(parents=True)
     failed, ran = [], set[str]()
     for page in PAGES:
         for block in blocks(Path(page).read_text()):
-            failed += run_block([command for command in block if command not in ran])
+            failed += run_block([command for command in block if command not in ran], FOLDER)
             ran.update(block)
     for command in failed:
         print(f"FAILED: {command}", file=sys.stderr)

@@ -122,13 +122,13 @@ def test_make_targets_that_it_names_exist() -> None:
 
 
 def test_the_runner_of_commands_shortens_what_is_long_and_touches_no_hardware() -> None:
-    assert RUNNER.runnable("make demo").startswith(".venv/bin/roborl demo --quick true")
+    assert RUNNER.runnable("make demo").startswith("roborl demo --quick true")
     assert RUNNER.runnable("make test") is None
-    assert RUNNER.runnable("roborl train --run x  # long") == ".venv/bin/roborl train --help"
-    assert RUNNER.runnable("roborl act --bench b  # hardware") == ".venv/bin/roborl act --help"
-    assert RUNNER.runnable("roborl keys --folder k") == ".venv/bin/roborl keys --folder k"
+    assert RUNNER.runnable("roborl train --run x  # long") == "roborl train --help"
+    assert RUNNER.runnable("roborl act --bench b  # hardware") == "roborl act --help"
+    assert RUNNER.runnable("roborl keys --folder k") == "roborl keys --folder k"
     short = RUNNER.runnable("roborl evaluate --policy outputs/reach-run --require 'success>=0.8'  # long")
-    assert short == ".venv/bin/roborl evaluate --policy outputs/reach-run --episodes 3"
+    assert short == "roborl evaluate --policy outputs/reach-run --episodes 3"
 
 
 def test_the_first_path_is_run_and_not_only_spelt() -> None:
@@ -146,11 +146,23 @@ def test_the_runner_of_commands_reports_what_fails_and_stops_what_waits(
     waits = "trap 'echo stopped; exit 0' INT; sleep 20 & wait"
     lines = {"roborl serve x": f"bash -c {shlex.quote(waits)}", "good": "sleep 0.5", "bad": "exit 3"}
     monkeypatch.setattr(RUNNER, "runnable", lines.get)
-    assert list(RUNNER.run_block(["roborl serve x", "good", "bad", "elsewhere"])) == ["bad"]
+    assert list(RUNNER.run_block(["roborl serve x", "good", "bad", "elsewhere"], Path())) == ["bad"]
     out = capfd.readouterr().out
     assert "stopped" in out
     assert re.search(r"^sleep 0.5: took \d+ s$", out, flags=re.M)
     assert re.search(r"^exit 3: took \d+ s$", out, flags=re.M)
+
+
+def test_the_runner_of_commands_can_run_again_and_leaves_alone_what_it_did_not_make(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = tmp_path / "outputs" / "keys" / "of-a-user"
+    kept.mkdir(parents=True)
+    (tmp_path / "page.md").write_text("```sh\nmkdir -p outputs\nmkdir outputs/keys\n```\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RUNNER, "PAGES", ("page.md",))
+    assert [RUNNER.main() for _ in range(2)] == [0, 0]
+    assert kept.is_dir()
 
 
 def test_it_speaks_of_the_project_alone() -> None:
