@@ -146,17 +146,23 @@ def _check_files(folder: Path) -> None:
         )
 
 
+def known_kinds(wanted: str) -> list[str]:
+    """Return the kinds of LeRobot's policies; those of installed plug-ins are looked for where the wanted one is none of its own."""
+    if wanted not in PreTrainedConfig.get_known_choices():
+        importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
+    return sorted(PreTrainedConfig.get_known_choices())
+
+
 def _config(folder: Path) -> tuple[str, Any]:
     """Return kind and settings; LeRobot's own reader would leave a file in the temporary folder."""
     fields = read_description(folder)
     kind = fields.pop("type")
-    if kind not in PreTrainedConfig.get_known_choices():
-        importlib.import_module("lerobot.utils.import_utils").register_third_party_plugins()
-    if kind not in PreTrainedConfig.get_known_choices():
+    known = known_kinds(kind)
+    if kind not in known:
         raise ModelLoadError(
             "LeRobot knows no policy of this kind",
             seen=kind,
-            allowed=sorted(PreTrainedConfig.get_known_choices()),
+            allowed=known,
             remedy=f"Install the plug-in that brings it, lerobot_policy_{kind}",
         )
     fields |= {name: value for name, value in _STARTS_FROM.items() if name in fields}

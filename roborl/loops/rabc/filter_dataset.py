@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import shlex
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, progress_path, progress_version, read_progress, write_progress
 from roborl.data.rabc import RabcSettings, Weighed, on_lines, weigh
 from roborl.data.weights import LEROBOT_KAPPA, weights_path, write_weights
-from roborl.errors import DatasetError
+from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
 from roborl.loops.rabc.episode_figures import episode_figures
 from roborl.loops.rabc.filter_config import FilterConfig
@@ -122,8 +123,9 @@ def filter_dataset(config: FilterConfig) -> Filtered:
     Raises:
         DatasetError: If dataset or progress cannot be read or do not belong together, no frame is left, or the dataset is of
             LeRobot's second version.
-        ConfigError: If there is a folder at ``config.out``.
+        ConfigError: If there is a folder at ``config.out``, or LeRobot knows no policy of the kind that is to be trained.
     """
+    _check_kind(config.policy)
     # What LeRobot's trainer cannot read is not weighed for it.
     files = load_files(config.dataset, to_write=True)
     path = find_progress(files.root, config.progress)
@@ -207,6 +209,20 @@ def find_progress(root: Path, named: str) -> Path:
             remedy="Name it" if there else "Label the dataset first: roborl label",
         )
     return there[0]
+
+
+def _check_kind(policy: str) -> None:
+    if policy in _PUBLISHED:
+        return
+    # Here alone: it loads what all policies need, which takes seconds.
+    known = importlib.import_module("roborl.policies.lerobot_opening").known_kinds(policy)
+    if policy not in known:
+        raise ConfigError(
+            "LeRobot knows no policy of this kind",
+            seen=policy,
+            allowed=known,
+            remedy=f"Correct --policy, or install the plug-in that brings it, lerobot_policy_{policy}",
+        )
 
 
 def train_command(config: FilterConfig, root: Path, weights: Path, episodes: list[int]) -> str:

@@ -207,6 +207,10 @@ def test_what_cannot_be_filtered_is_told(labelled: Path, tmp_path: Path) -> None
         filter_dataset(replace(config, drop=["steps>0"]))
     with pytest.raises(DatasetError, match=r"no progress of this version.*v1"):
         filter_dataset(replace(config, progress="v2"))
+    with pytest.raises(
+        ConfigError, match=r"no policy of this kind\. Found: smolvl\. Allowed: \['act'.*'smolvla'.*--policy"
+    ):
+        filter_dataset(replace(config, policy="smolvl"))
     with pytest.raises(ConfigError, match=r"requirement cannot be read.*--drop"):
         FilterConfig(dataset="d", drop=["reward<1"])
     with pytest.raises(ConfigError, match="nothing to filter"):
