@@ -230,6 +230,9 @@ def _check(config: AdaptConfig) -> None:
             seen=judge.adapter,
             remedy="Train all weights, or start from the checkpoint without it",
         )
+    checkpoint_folder(
+        judge, config.model.checkpoint
+    )  # Where there is none, nothing has to be read to say so.
 
 
 def _read(config: AdaptConfig) -> tuple[list[FilmedEpisode], float]:

@@ -7,17 +7,26 @@ from pathlib import Path
 
 import xxhash
 
-from roborl.errors import ModelLoadError
+from roborl.errors import ConfigError, ModelLoadError
 
 _PLACES, _PIECE = 8, 1 << 16  # of each file of weights, bytes
+_ALLOWED = "a folder with config.json and *.safetensors, or a name in the hub's cache"
 
 
 def find_checkpoint(checkpoint: str) -> Path:
     """Return the folder of a checkpoint: itself, or where the hub's cache keeps it. Never downloads.
 
     Raises:
+        ConfigError: If none is named.
         ModelLoadError: If there is none.
     """
+    if not checkpoint:  # As a path it would be the present folder.
+        raise ConfigError(
+            "No checkpoint is named",
+            seen="nothing",
+            allowed=_ALLOWED,
+            remedy="Set checkpoint in the model's settings, in roborl train-reward with --model.checkpoint",
+        )
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     from huggingface_hub import snapshot_download
@@ -29,7 +38,7 @@ def find_checkpoint(checkpoint: str) -> Path:
         raise ModelLoadError(
             "There is no such checkpoint on this computer",
             seen=checkpoint,
-            allowed="a folder with config.json and *.safetensors, or a name in the hub's cache",
+            allowed=_ALLOWED,
             remedy=f"Download it once with: hf download {checkpoint}",
         ) from error
 

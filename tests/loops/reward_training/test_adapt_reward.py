@@ -393,7 +393,8 @@ def test_a_dataset_adapts_a_pair_critic(dataset, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_trained_is_refused_at_once(dataset, tmp_path, capsys, wrong, complaint):
-    assert main(["train-reward", *wrong, "--dataset", str(dataset), "--out", str(tmp_path)]) == 2
+    places = ["--model.checkpoint", str(tmp_path), "--dataset", str(dataset), "--out", str(tmp_path)]
+    assert main(["train-reward", *wrong, *places]) == 2
     assert complaint in capsys.readouterr().err
 
 
@@ -405,3 +406,12 @@ def test_real_videos_with_their_keyframes_are_read(table_data):
     assert "clean the table" in episodes[0].tasks
     picture = episodes[0].footage.read({"cam_left_wrist": [8]})["cam_left_wrist"][8]
     assert picture.shape == (480, 640, 3)
+
+
+@pytest.mark.parametrize("kind", ["dopamine", "roboreward", "vlac"])
+def test_without_a_checkpoint_the_present_folder_is_not_taken_for_one(kind, tmp_path, monkeypatch, capsys):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train-reward", "--model", kind, "--dataset", "d", "--out", "judge"]) == 2
+    assert "No checkpoint is named. Found: nothing. Allowed: a folder" in (said := capsys.readouterr().err)
+    assert "--model.checkpoint" in said
