@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -83,6 +83,32 @@ def describe(source: str | Path) -> DatasetInfo:
         robot_type=str(files.info.get("robot_type") or ""),
         scales=Scales.of(features),
     )
+
+
+def describe_filmed(source: str | Path) -> DatasetInfo:
+    """Read what a dataset holds whose pictures are needed, without its frames.
+
+    Raises:
+        DatasetError: If it cannot be read, or has no camera.
+    """
+    info = describe(source)
+    check_filmed(source, info.cameras)
+    return info
+
+
+def check_filmed(source: str | Path, cameras: Collection[str]) -> None:
+    """See that a dataset has pictures at all.
+
+    Raises:
+        DatasetError: If it has none.
+    """
+    if not cameras:
+        raise DatasetError(
+            "The dataset has no cameras",
+            seen=f"no column of colour pictures or video in {source}",
+            allowed="a camera or more: pictures are what this works on",
+            remedy="Record it again with the bench's cameras, or name a dataset that was",
+        )
 
 
 def camera_keys(features: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

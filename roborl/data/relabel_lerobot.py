@@ -15,7 +15,7 @@ from roborl.data.demos import as_judged
 from roborl.data.lerobot_columns import LAST, REWARD, SUCCESS
 from roborl.data.lerobot_files import load_files
 from roborl.data.lerobot_frames import LeRobotFilm
-from roborl.data.lerobot_info import camera_keys
+from roborl.data.lerobot_info import camera_keys, check_filmed
 from roborl.data.lerobot_io import read_one
 from roborl.data.oxe import is_on_arm, known_dataset
 from roborl.data.relabel_source import LeftOut, RelabelSource, first_lit
@@ -53,10 +53,11 @@ class LeRobotSubset:
         )
         self._splits = _ranges(self._files.info.get("splits") or {})
         keys = camera_keys(self._files.features)
-        if absent := [name for name in cameras if name not in keys] or not keys:
+        check_filmed(place, keys)
+        if absent := [name for name in cameras if name not in keys]:
             raise DatasetError(
                 "The dataset has no such camera",
-                seen=absent if cameras else f"no camera at all in {place}",
+                seen=absent,
                 allowed=sorted(keys),
                 remedy="Name one of these with camera",
             )

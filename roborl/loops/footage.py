@@ -12,7 +12,7 @@ from pathlib import Path
 from roborl.data.annotations import read_keyframes
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_files import fingerprint
-from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_info import describe, describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.oxe import known_onset
 from roborl.data.rlds.shards import find_rlds
@@ -66,7 +66,7 @@ def read_footage(
     elif find_rlds(dataset) is not None:
         found, rate = read_rlds_footage(dataset, episodes, camera_map or {}, failed)
     else:
-        info = describe(dataset)
+        info = describe_filmed(dataset)
         rate, success = info.fps, verdicts(failed, info.episodes)
         read = read_episodes(dataset, episodes=list(episodes) or None, with_images=False, success=success)
         kept = {e.index: e for e in read if not e.discarded}

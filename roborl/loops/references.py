@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_info import describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.failed_episodes import verdicts
@@ -102,7 +102,7 @@ def _find(config: ReferencesConfig, task: str) -> tuple[FilmedEpisode, list[str]
         filmed = [video.stem for video in sorted(episode.footage.folder.glob("*.mp4"))]
         return _of_task(config, [episode], task), filmed
     chosen = None if config.episode < 0 else [config.episode]
-    info = describe(config.path)
+    info = describe_filmed(config.path)
     told = verdicts(config.failed, info.episodes)
     read = (
         recorded([e], config.path, config.camera_map)[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_info import describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError, RobotError, spelt_out
 from roborl.images import resized
@@ -168,7 +168,7 @@ def _rgb(capture: Any) -> Image:
 
 
 def _dataset(place: str, episode: int, rate_hz: float) -> WatchSource:
-    info = describe(place)
+    info = describe_filmed(place)
     found = next(read_episodes(place, episodes=[episode]), None)
     if found is None:
         raise DatasetError(

@@ -32,7 +32,7 @@ from roborl.records import pack_record
 from roborl.rewards.registry import load_reward_model
 from roborl.serving.handshake import PROTOCOL_VERSION, Handshake
 from roborl.serving.weights_publisher import WeightsPublisher
-from roborl.testing.episodes import lerobot_recording
+from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_arrival, episode_records
 from roborl.types import EpisodeKey
 
@@ -173,6 +173,36 @@ def test_the_command_line_tells_misuse_from_failure(
     assert main(["bench", "nothing"]) == 2
     words = capsys.readouterr().err
     assert all(part in words for part in ("Found:", "Allowed:", "no_such_bench", "so101_sim"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train-reward --dataset blind --out out",
+        "train-reward --model perceptual --dataset blind --out out",
+        "train-reward --model pairs --dataset blind --out out",
+        "bench-reward --model brightness --dataset blind --out out",
+        "bench-reward --model brightness --dataset seen --references.path blind --out out",
+        "annotate --dataset blind --page out.html --stages [reach]",
+        "annotate --dataset blind --propose 2",
+        "label --dataset blind --reward brightness",
+        "watch blind --reward_model brightness",
+        "relabel --source blind --out out",
+    ],
+)
+def test_a_dataset_without_pictures_where_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    write_episodes(tmp_path / "blind", random_episode(1, images={}, provenance=None))
+    if "seen" in command:
+        write_episodes(tmp_path / "seen", random_episode(1))
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 1
+    said = capsys.readouterr().err
+    assert "The dataset has no cameras. Found: " in said
+    assert "blind" in said
+    assert "Allowed: a camera or more" in said
+    assert "Record it again" in said
 
 
 @pytest.fixture(scope="module")

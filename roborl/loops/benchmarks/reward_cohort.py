@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from roborl.data.lerobot_files import Files, fingerprint, load_files
-from roborl.data.lerobot_info import camera_keys, describe
+from roborl.data.lerobot_info import camera_keys, describe, describe_filmed
 from roborl.data.lerobot_io import read_one
 from roborl.errors import DatasetError
 from roborl.loops.benchmarks.reward_config import BenchRewardConfig
@@ -105,7 +105,7 @@ def read_cohort(config: BenchRewardConfig) -> Cohort:
     """
     graded = tuple(video for folder in config.graded for video in read_graded(Path(folder)))
     given = len(graded)
-    check_alike({source: float(describe(source).fps) for source in config.dataset})
+    check_alike({source: float(describe_filmed(source).fps) for source in config.dataset})
     said = {
         folder: hashlib.sha256((Path(folder) / METADATA).read_bytes()).hexdigest() for folder in config.graded
     }

@@ -18,7 +18,7 @@ import numpy as np
 
 from roborl.data.dataset_episode import DatasetEpisode, to_episode
 from roborl.data.lerobot_files import conversion, fingerprint, load_files
-from roborl.data.lerobot_info import DatasetInfo, describe
+from roborl.data.lerobot_info import DatasetInfo, describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.progress import Progress, every_so_many, progress_path, read_progress, write_progress
 from roborl.errors import ConfigError, DatasetError
@@ -123,7 +123,7 @@ def label_dataset(
         DeadlineExceeded: If the server is away or gives no scores.
         ModelLoadError: If the model cannot be used.
     """
-    info = describe(config.dataset)
+    info = describe_filmed(config.dataset)
     views = views_of(list(info.cameras), (), config.camera_map)
     if str(load_files(info.root).info["codebase_version"]).startswith("v2."):
         log.warning(

@@ -26,7 +26,7 @@ from roborl.data.annotations import (
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import LANGUAGE
 from roborl.data.lerobot_files import load_files
-from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_info import describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.types import Image
@@ -127,7 +127,7 @@ def write_page(
         ConfigError: If there are no stage names to choose from.
         DatasetError: If there is no such camera or episode.
     """
-    info, marks = describe(dataset), {**(proposed or {}), **read_marks(dataset, prefix=prefix)}
+    info, marks = describe_filmed(dataset), {**(proposed or {}), **read_marks(dataset, prefix=prefix)}
     names = tuple(stages) or stages_of(load_files(dataset), prefix) or stage_names(list(marks.values()))
     if not names:
         raise ConfigError(
@@ -136,7 +136,7 @@ def write_page(
             allowed="one or more names in order",
             remedy="For example: --stages '[reach, grasp, carry, place]'",
         )
-    shown = camera or next(iter(info.cameras), "")
+    shown = camera or next(iter(info.cameras))
     if shown not in info.cameras:
         raise DatasetError(
             "The dataset has no such camera",

@@ -9,7 +9,7 @@ from pathlib import Path
 from roborl.data.annotations import stages
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_files import load_files
-from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_info import describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.failed_episodes import judged, verdicts
@@ -52,8 +52,8 @@ def propose_marks(
 
     Raises:
         ConfigError: If there are not as many names as steps, or the encoder is none that has been trained.
-        DatasetError: If no successful episode is without marks, they are of several tasks, or one is too short for the
-            steps.
+        DatasetError: If the dataset has no camera, no successful episode is without marks, they are of several tasks, or one is
+            too short for the steps.
         ModelLoadError: If the encoder cannot be loaded.
     """
     config = config or PerceptualConfig()
@@ -66,9 +66,10 @@ def propose_marks(
             allowed="two steps or more, and a name for each",
             remedy="Give the names in order with --stages, or leave the number to them with --propose 0",
         )
+    unmarked = _unmarked(dataset, episodes, failed, prefix)
     encoder = frozen_encoder(config)
     seen: dict[int, Features] = {}
-    for episode in read_episodes(dataset, episodes=_unmarked(dataset, episodes, failed, prefix)):
+    for episode in read_episodes(dataset, episodes=unmarked):
         chosen = to_training(episode, cameras)
         vectors = encode_episode(encoder, chosen, sorted(chosen.images), config.image_px)
         seen[episode.index] = vectors[: _recorded(episode)]
@@ -98,7 +99,7 @@ def propose_marks(
 
 def _unmarked(dataset: Path, episodes: Sequence[int], failed: Sequence[int], prefix: str) -> list[int]:
     """Return the numbers of the successful episodes without marks."""
-    told = verdicts(failed, describe(dataset).episodes)
+    told = verdicts(failed, describe_filmed(dataset).episodes)
     usable = judged(dataset, told, episodes=episodes)
     marked = read_marks(dataset, prefix=prefix)
     found = {

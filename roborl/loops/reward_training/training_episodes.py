@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_files import fingerprint
-from roborl.data.lerobot_info import describe
+from roborl.data.lerobot_info import describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.failed_episodes import judged, verdicts
@@ -50,11 +50,11 @@ def read_training(
         The episodes by number, in the order in which they were named; and the observations per second that they have.
 
     Raises:
-        DatasetError: If the dataset cannot be read, or lacks an episode or a camera that is named.
+        DatasetError: If the dataset cannot be read, has no camera, or lacks an episode or a camera that is named.
     """
     if is_footage(dataset):
         return _read_videos(dataset, episodes, cameras, camera_map or {}, failed, rate_hz, side_px)
-    info = describe(dataset)
+    info = describe_filmed(dataset)
     views = views_of(list(info.cameras), cameras, camera_map or {})
     told = verdicts(failed, info.episodes)
     found = read_episodes(
