@@ -115,7 +115,7 @@ def _scripted(config: Config, bench: Bench) -> Recorded:
             script_maker(noise=config.noise, detours=config.detours),
             demonstrations=config.scripted,
             failures=config.failures,
-            failure_kinds=config.failure_kinds or failure_kinds(env),
+            failure_kinds=failure_kinds(env, config.failure_kinds),
             seed=config.seed,
             video=config.video,
             benchmark_progress=config.benchmark_progress,

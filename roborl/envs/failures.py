@@ -79,6 +79,22 @@ class Stalled:
         return np.zeros_like(action) if self._stalled else action
 
 
+def check_failure(kind: Failure | str, scene: Scene) -> None:
+    """See that the scene's task can be failed in a way.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    allowed = failures_of(scene)
+    if kind not in allowed:
+        raise ConfigError(
+            "The task cannot be failed in this way",
+            seen=str(kind),
+            allowed=[k.value for k in allowed],
+            remedy="Choose one of these",
+        )
+
+
 def failures_of(scene: Scene) -> tuple[Failure, ...]:
     """Return the ways in which the scene's task can be failed: nothing can be dropped that is not carried."""
     carried = not isinstance(scene.task, Reach | PushCube)
@@ -101,14 +117,8 @@ def failure_maker(
     Raises:
         ConfigError: If the task cannot be failed in this way.
     """
+    check_failure(kind, scene)
     allowed = failures_of(scene)
-    if kind not in allowed:
-        raise ConfigError(
-            "The task cannot be failed in this way",
-            seen=str(kind),
-            allowed=[k.value for k in allowed],
-            remedy="Choose one of these",
-        )
     kind, rng = Failure(kind), np.random.default_rng([seed, 7])
     if kind is Failure.STALL:
         script = Expert(scene, action=action, noise=noise, seed=seed)

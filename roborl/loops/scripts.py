@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from roborl.envs.experts import Noise, make_expert
-from roborl.envs.failures import failure_maker, failures_of
+from roborl.envs.failures import check_failure, failure_maker, failures_of
 from roborl.envs.robot_env import RobotEnv
 from roborl.loops.record import EXPERT, ScriptMaker
 from roborl.roles import Policy
@@ -26,6 +28,12 @@ def script_maker(*, noise: float = 0.0, detours: float = 0.0) -> ScriptMaker:
     return make
 
 
-def failure_kinds(env: RobotEnv) -> list[str]:
-    """Return the ways in which the environment's task can be failed by script; connects the robot if need be."""
-    return [kind.value for kind in failures_of(env.scene)]
+def failure_kinds(env: RobotEnv, wanted: Sequence[str] = ()) -> list[str]:
+    """Return the wanted ways to fail the environment's task by script, by default all there are; connects the robot if need be.
+
+    Raises:
+        ConfigError: If the task cannot be failed in one of them.
+    """
+    for kind in wanted:
+        check_failure(kind, env.scene)
+    return [*wanted] or [kind.value for kind in failures_of(env.scene)]

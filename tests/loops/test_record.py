@@ -185,6 +185,15 @@ def test_numbers_that_mean_nothing_are_refused(
     assert not (tmp_path / "d").exists()
 
 
+def test_a_kind_of_failure_that_the_task_does_not_know_is_refused_before_anything_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--scene", "Reach", "--scripted", "1", "--failures", "1", "--failure_kinds", "[miss, slip]"]
+    assert main(["record", "--out", str(tmp_path / "d"), *words]) == 2
+    assert "cannot be failed in this way. Found: slip. Allowed: ['miss', " in capsys.readouterr().err
+    assert not (tmp_path / "d").exists()
+
+
 def test_ctrl_c_keeps_finished_episodes(tmp_path: Path) -> None:
     command = [
         sys.executable,
