@@ -134,6 +134,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
         connect_teleoperator,
         disconnect_teleoperator,
         make_teleoperator,
+        teleoperator_types,
     )
     from roborl.loops.by_hand import HandOperator, buttons_at_the_terminal, record_by_hand
 
@@ -142,7 +143,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
         raise ConfigError(
             "A person needs a teleoperator",
             seen="none",
-            allowed=sorted(TeleoperatorConfig.get_known_choices()),
+            allowed=teleoperator_types(),
             remedy="For example: --teleop.type so101_leader --teleop.port /dev/ttyACM1 --teleop.id leader",
         )
     if not sys.stdin.isatty():

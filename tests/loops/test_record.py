@@ -194,6 +194,15 @@ def test_a_kind_of_failure_that_the_task_does_not_know_is_refused_before_anythin
     assert not (tmp_path / "d").exists()
 
 
+def test_no_device_is_named_to_a_person_that_would_then_be_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["record", "--out", str(tmp_path / "d"), "--by_hand", "1"]) == 2
+    said = capsys.readouterr().err
+    assert "A person needs a teleoperator. Found: none. Allowed: ['gamepad'" in said
+    assert "keyboard" not in said
+
+
 def test_ctrl_c_keeps_finished_episodes(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -31,6 +31,11 @@ def register_teleoperators() -> None:
     register_third_party_plugins()
 
 
+def teleoperator_types() -> list[str]:
+    """Return the types that :func:`make_teleoperator` takes, of those that are known by name."""
+    return sorted(set(TeleoperatorConfig.get_known_choices()) - set(_KEYBOARDS))
+
+
 def read_teleoperator(path: Path) -> Teleoperator:
     """Return the teleoperator that a YAML file describes, not yet connected.
 
