@@ -17,9 +17,9 @@ import draccus
 import yaml
 from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import load_config
-from draccus.utils import DecodingError, ParsingError
+from draccus.utils import DecodingError, ParsingError, is_enum
 
-from roborl.config_fields import as_declared, field_names, held_by_default, kinds_at
+from roborl.config_fields import as_declared, choices_with, field_names, held_by_default, kinds_at
 from roborl.errors import ConfigError
 
 # As the word it is: draccus leaves it to YAML, which writes a Python object that nothing may read back.
@@ -53,7 +53,8 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
         if not stop.code:
             raise HelpShown from None
         lines = [line for line in complaint.getvalue().splitlines() if line.strip()]
-        raise _config_error(lines[-1] if lines else "unreadable arguments", prog) from stop
+        said = lines[-1] if lines else "unreadable arguments"
+        raise _option_error(said, config_class, rest, read, prog) or _config_error(said, prog) from stop
     except DecodingError as error:
         raise _own_complaint(error) or _field_error(error, config_class, rest, read, prog) from error
     except yaml.YAMLError as error:
@@ -230,7 +231,7 @@ def _field_error(
     path, said = [str(name) for name in error.key_path], " ".join(error.message.split())
     dotted = ".".join(path)
     kinds = kinds_at(config_class, path)
-    if unknown := re.fullmatch(r"The fields (.*) are not valid for (.*?)\.?", said):
+    if unknown := re.search(r"The fields (.*?) are not valid for (\w+)", said):
         names = re.findall(r"`([^`]*)`", unknown[1])
         fitting = [kind for kind in kinds if getattr(kind, "__name__", "") == unknown[2]] or kinds
         return ConfigError(
@@ -238,6 +239,13 @@ def _field_error(
             seen=", ".join(names) + _place([*path, names[0]], args, read),
             allowed=field_names(fitting),
             remedy="Correct its name, or remove it",
+        )
+    if unknown := re.search(r"Couldn't find a choice class for '(.*?)' in", said):
+        return ConfigError(
+            f"There is no such type of {dotted}",
+            seen=unknown[1] + _place([*path, "type"], args, read),
+            allowed=sorted({name for kind in kinds for name in choices_with(kind)}),
+            remedy="Correct its name; that of a plug-in is known once its module is named with --plugins",
         )
     place = _place(path, args, read)
     value = re.search(r"value='(.*)' into field", said)
@@ -250,6 +258,14 @@ def _field_error(
             allowed="[a, b], as YAML writes it",
             remedy=f"Write {dotted}: [{written}]" if place else f"Write --{dotted} '[{written}]'",
         )
+    words = [str(word.value) for kind in kinds if is_enum(kind) for word in kind]
+    if words and written:
+        return ConfigError(
+            f"{dotted} takes one of a few words",
+            seen=found + place,
+            allowed=words,
+            remedy="Choose one of these",
+        )
     sections = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
     if sections and "has no attribute 'copy'" in said:
         return ConfigError(
@@ -259,6 +275,51 @@ def _field_error(
             remedy=f"Write them as {{field: value}}, or as --{dotted}.FIELD on a command line",
         )
     return _config_error(" ".join(str(error).split()), prog, seen=place.removeprefix(" in "))
+
+
+def _option_error(
+    said: str,
+    config_class: type[Any],
+    args: Sequence[str],
+    read: Mapping[str, Mapping[str, Any]],
+    prog: str,
+) -> ConfigError | None:
+    """Return what is wrong with an option that the parser does not know, None where it says something else."""
+    typed = said.partition("unrecognized arguments: ")[2]
+    option = typed.partition(" ")[0].partition("=")[0]
+    if not typed:
+        return None
+    command = prog.startswith("roborl")
+    seen = typed if command else f"{typed} on top of {prog}"
+    remedy = "Correct it, or leave it out" + (f"; all fields: {prog} --help" if command else "")
+    if not option.startswith("--"):
+        return ConfigError(
+            "A word belongs to no option", seen=seen, allowed="--FIELD VALUE, or --FIELD=VALUE", remedy=remedy
+        )
+    path = option[2:].split(".")
+    for count, name in enumerate(path):
+        dotted = ".".join(path[:count])
+        kinds = _chosen(kinds_at(config_class, path[:count]), path[:count], args, read)
+        if not any(dataclasses.is_dataclass(kind) for kind in kinds):
+            return ConfigError(
+                f"{dotted} is given as a whole", seen=seen, allowed=f"--{dotted} VALUE", remedy=remedy
+            )
+        if name not in (names := field_names(kinds)).split(", "):
+            what = f"field of {dotted}" if dotted else "option"
+            return ConfigError(f"There is no such {what}", seen=seen, allowed=names, remedy=remedy)
+    return None
+
+
+def _chosen(
+    kinds: Sequence[Any], path: Sequence[str], args: Sequence[str], read: Mapping[str, Mapping[str, Any]]
+) -> Sequence[Any]:
+    """Return the one of several types that a command line, or else the files, choose; all where they choose none."""
+    inner: Any = _layered(read.values())
+    for name in path:
+        inner = inner.get(name) if isinstance(inner, Mapping) else None
+    words = _words(args, ".".join([*path, "type"]))
+    word = words[-1] if words else inner.get("type") if isinstance(inner, Mapping) else None
+    return [kind for kind in kinds if choices_with(kind).get(str(word)) is kind] or kinds
 
 
 def _place(path: Sequence[str], args: Sequence[str], read: Mapping[str, Mapping[str, Any]]) -> str:

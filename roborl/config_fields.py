@@ -123,6 +123,11 @@ def field_names(kinds: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(named))
 
 
+def choices_with(kind: Any) -> dict[str, Any]:
+    """Return the types, by name, of the choice that a type is one of; none where it is of no choice."""
+    return dict(kind.get_known_choices()) if hasattr(kind, "get_known_choices") else {}
+
+
 def listed_words(name: str, value: str) -> list[str]:
     """Return the words of a list that is written as YAML writes it, each as typed; anything else is one word.
 

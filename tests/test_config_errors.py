@@ -1,0 +1,89 @@
+"""What is misspelt in a configuration is told with the words that are allowed, wherever it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from roborl.cli.main import main
+from roborl.envs.bench import load_bench
+from roborl.errors import ConfigError
+
+ARMS = ["koch_follower", "omx_follower", "so100_follower", "so101_follower", "so101_sim"]
+
+
+def told(bench: str, *overrides: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_bench(bench, overrides)
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_a_misspelt_type_of_robot_is_told_with_all_types_and_plugins(tmp_path: Path) -> None:
+    path = tmp_path / "bench.yaml"
+    path.write_text("robot: {type: so101_folower, id: desk, port: /dev/ttyACM0}\nmodel: so101_sim\n")
+    error = told(str(path))
+    assert error.problem == "There is no such type of robot"
+    assert error.seen == f"so101_folower in {path}"
+    assert set(ARMS) <= set(error.allowed)  # type: ignore[call-overload]
+    assert "--plugins" in str(error)
+
+
+def test_a_misspelt_override_of_a_bench_is_told_with_the_fields_of_its_robot() -> None:
+    error = told("so101_sim", "--robot.scen=Reach")
+    assert error.problem == "There is no such field of robot"
+    assert str(error.seen).startswith("--robot.scen=Reach on top of ")
+    names = str(error.allowed).split(", ")
+    assert "scene" in names
+    assert "port" not in names
+    assert told("so101_sim", "--max_stps", "3").problem == "There is no such option"
+    assert told("so101_sim", "robot.scene=Reach").problem == "A word belongs to no option"
+    whole = told("so101_sim", "--robot.cameras.front.width=3")
+    assert whole.problem == "robot.cameras is given as a whole"
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (
+            "{type: so101_leader, prt: /dev/ttyACM1}",
+            "There is no such field of teleop. Found: prt in FILE. Allowed: port, ",
+        ),
+        (
+            "{type: so101_leadr}",
+            "There is no such type of teleop. Found: so101_leadr in FILE. Allowed: ['gamepad'",
+        ),
+    ],
+)
+def test_what_is_misspelt_of_a_device_is_told_though_there_need_be_none(
+    written: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "record.yaml"
+    path.write_text(f"teleop: {written}\n")
+    assert main(["record", "--config_path", str(path), "--out", str(tmp_path / "d")]) == 2
+    assert says.replace("FILE", str(path)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (
+            ["relabel", "--source", "s", "--verify", "blnd"],
+            "verify takes one of a few words. Found: blnd. Allowed: ['",
+        ),
+        (
+            ["train", "--trainer.burts=3"],
+            "There is no such field of trainer. Found: --trainer.burts=3. Allowed: budget, ",
+        ),
+        (
+            ["record", "--out", "d", "--scripte", "3"],
+            "There is no such option. Found: --scripte 3. Allowed: out, ",
+        ),
+    ],
+)
+def test_a_misspelt_word_of_a_command_is_told_with_those_there_are(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 2
+    assert says in capsys.readouterr().err
