@@ -169,7 +169,8 @@ def _one_file(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layered.yaml"
         path.write_text(
-            yaml.safe_dump(_layered([*read.values(), held]), allow_unicode=True), encoding="utf-8"
+            yaml.safe_dump(_layered([*read.values(), held]), allow_unicode=True, sort_keys=False),
+            encoding="utf-8",
         )
         yield [*args, "--config_path", str(path)]
 
@@ -242,7 +243,7 @@ def _field_error(
         )
     if unknown := re.search(r"Couldn't find a choice class for '(.*?)' in", said):
         return ConfigError(
-            f"There is no such type of {dotted}",
+            f"There is no such type of {dotted}" if dotted else "There is no such type",
             seen=unknown[1] + _place([*path, "type"], args, read),
             allowed=sorted({name for kind in kinds for name in choices_with(kind)}),
             remedy="Correct its name; that of a plug-in is known once its module is named with --plugins",
@@ -285,6 +286,13 @@ def _option_error(
     prog: str,
 ) -> ConfigError | None:
     """Return what is wrong with an option that the parser does not know, None where it says something else."""
+    if chosen := re.search(r"argument --(\S+): invalid choice: '(.*)' \(choose from (.*)\)$", said):
+        return ConfigError(
+            f"{chosen[1]} takes one of a few words",
+            seen=chosen[2],
+            allowed=chosen[3].replace("'", "").split(", "),
+            remedy="Choose one of these",
+        )
     typed = said.partition("unrecognized arguments: ")[2]
     option = typed.partition(" ")[0].partition("=")[0]
     if not typed:

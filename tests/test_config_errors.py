@@ -73,6 +73,14 @@ def test_what_is_misspelt_of_a_device_is_told_though_there_need_be_none(
             "verify takes one of a few words. Found: blnd. Allowed: ['",
         ),
         (
+            ["train", "--shaping.form", "foo"],
+            "shaping.form takes one of a few words. Found: foo. Allowed: ['",
+        ),
+        (
+            ["record", "--by_hand", "1", "--out", "d", "--teleop.type", "so101_leadr"],
+            "teleop.type takes one of a few words. Found: so101_leadr. Allowed: ['",
+        ),
+        (
             ["train", "--trainer.burts=3"],
             "There is no such field of trainer. Found: --trainer.burts=3. Allowed: budget, ",
         ),

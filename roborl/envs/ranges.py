@@ -14,9 +14,10 @@ def check_number(
     above: float = -math.inf,
     at_least: float = -math.inf,
     at_most: float = math.inf,
+    finite: bool = True,
     remedy: str = "Correct it in the bench file",
 ) -> None:
-    """See that a number is finite and in range.
+    """See that a number is one, and in range.
 
     Args:
         field: Its dotted name in the bench file, or where else it was set.
@@ -24,19 +25,23 @@ def check_number(
         above: It is larger than this.
         at_least: It is not smaller than this.
         at_most: It is not larger than this.
+        finite: It is not infinite.
         remedy: What to do about one that is not.
 
     Raises:
         ConfigError: If it is not.
     """
-    if math.isfinite(value) and value > above and at_least <= value <= at_most:
+    if (math.isfinite(value) or not finite) and value > above and at_least <= value <= at_most:
         return
     bounds = [("above", above), ("at least", at_least), ("at most", at_most)]
     raise ConfigError(
         f"{field} is out of range",
         seen=value,
         allowed=" and ".join(
-            ["finite", *(f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound))]
+            [
+                *(["finite"] if finite else []),
+                *(f"{w} {bound:g}" for w, bound in bounds if math.isfinite(bound)),
+            ]
         ),
         remedy=remedy,
     )

@@ -42,8 +42,13 @@ class Algorithm[B](Protocol):
 
 
 @runtime_checkable
-class HearsOfPractice(Protocol):
-    """What an algorithm has besides, if it is to know how well the policy does; one of one's own need not."""
+class LooksAhead(Protocol):
+    """What an algorithm has besides whose look ahead grows with what the policy can do; one of one's own need not."""
+
+    @property
+    def lookahead(self) -> float:
+        """What part of the value beyond the potential each step hands back now."""
+        ...
 
     def practised(self, successes: int) -> None:
         """Hear how many online episodes of the run have succeeded so far without a person's help."""

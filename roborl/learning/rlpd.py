@@ -165,7 +165,6 @@ class Rlpd:
             torch._foreach_lerp_(
                 list(self.targets.parameters()), list(self.critics.parameters()), self.config.polyak
             )
-        metrics["lookahead"] = self.lookahead
         self.updates += 1
         return metrics
 

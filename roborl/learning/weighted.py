@@ -209,7 +209,6 @@ class Weighted:
             weight, metrics = self._weigh(batch, self.targets(told).mean(dim=0), target)
         metrics |= self._update_values(told, target)
         metrics |= self._update_policy(batch, weight)
-        metrics["lookahead"] = self.lookahead
         self.updates += 1
         return metrics
 

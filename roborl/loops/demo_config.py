@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from roborl.envs.ranges import check_number
 from roborl.learning.budget import BudgetConfig
@@ -81,12 +82,12 @@ class DemoConfig:
             self._check(name, at_least=1)
         for name in ("failures", "filmed", "spread_m"):
             self._check(name, at_least=0)
-        for name in ("time_scale", "reward_budget_s"):
-            self._check(name, above=0.0)
+        self._check("time_scale", above=0.0)
+        self._check("reward_budget_s", above=0.0, finite=False)
         self._check("clone_from", at_most=self.demonstrations)
         scene_seed("evaluation", self.seed, self.evaluation - 1)
 
-    def _check(self, name: str, **bounds: float) -> None:
+    def _check(self, name: str, **bounds: Any) -> None:
         check_number(name, getattr(self, name), remedy=f"Correct --{name}", **bounds)
 
     def quickened(self) -> DemoConfig:

@@ -15,6 +15,7 @@ from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.learner.learn_config import LearnConfig, LearnSettings, RunFolder
 from roborl.loops.reward_gate import RewardGate
+from roborl.loops.seeds import scene_seed
 from roborl.policies.exploration import ExplorationConfig
 
 # A socket's path has about this many bytes at most.
@@ -48,13 +49,15 @@ class TrainConfig(LearnSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("serve_threads", self.serve_threads, at_least=1, remedy="Set --serve_threads")
-        check_number("finish_s", self.finish_s, at_least=0.0, remedy="Set --finish_s")
+        check_number("finish_s", self.finish_s, at_least=0.0, finite=False, remedy="Set --finish_s")
         if self.episodes < 1 or not 1 <= self.actors <= self.episodes:
             raise ConfigError(
                 "There is nothing to do for every actor",
                 seen=f"episodes={self.episodes} actors={self.actors}",
                 allowed="1 <= actors <= episodes",
             )
+        for seed in (self.seed, self.seed + 1000 * (self.actors - 1)):
+            scene_seed("online", seed, 0)
         if self.act.teleop and self.actors > 1:
             raise ConfigError(
                 "Only one arm can be taken over with one device",

@@ -86,7 +86,7 @@ class WatchConfig:
             check_number(
                 name, getattr(self, name), at_least=0, remedy=f"Set --{name}, 0 for every observation"
             )
-        check_number("deadline_s", self.deadline_s, above=0.0, remedy="Set --deadline_s")
+        check_number("deadline_s", self.deadline_s, above=0.0, finite=False, remedy="Set --deadline_s")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

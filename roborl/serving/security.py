@@ -76,7 +76,7 @@ class Keys:
             peers={path.stem: _read(path) for path in _listed(folder / "peers")},
             server=server,
         )
-        if zmq.curve_public(keys.secret) != keys.public:
+        if _public_of(secret, keys.secret) != keys.public:
             raise ConfigError(
                 "A key folder holds two keys that are no pair",
                 seen=f"own.secret and own.public in {folder}",
@@ -187,13 +187,24 @@ def _read(path: Path) -> bytes:
             remedy=_MAKE,
         ) from error
     if not _Z85.fullmatch(key):
-        raise ConfigError(
-            "A key file holds no key",
-            seen=f"{path}, {len(key)} bytes",
-            allowed="40 characters of Z85",
-            remedy="Make new keys with `roborl keys`",
-        )
+        raise _no_key(path, key)
     return key
+
+
+def _public_of(path: Path, secret: bytes) -> bytes:
+    try:
+        return zmq.curve_public(secret)
+    except zmq.ZMQError as error:  # Its letters are those of a key, and their sum is not.
+        raise _no_key(path, secret) from error
+
+
+def _no_key(path: Path, key: bytes) -> ConfigError:
+    return ConfigError(
+        "A key file holds no key",
+        seen=f"{path}, {len(key)} bytes",
+        allowed="40 characters of Z85",
+        remedy="Make new keys with `roborl keys`",
+    )
 
 
 def _listed(peers: Path) -> list[Path]:

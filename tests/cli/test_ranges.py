@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from roborl.cli.main import main
+from roborl.loops.actor.act_config import ActSettings
+from roborl.loops.demo_config import DemoConfig
+from roborl.loops.train_config import TrainConfig
+from roborl.loops.watch import WatchConfig
 
 NEEDED = {
     "act": [],
@@ -19,6 +25,11 @@ SENSELESS = [
     ("act", "drain_s", "-1"),
     ("act", "episodes", "-1"),
     ("act", "replan_steps", "0"),
+    ("act", "seed", "-1"),
+    ("act", "live.stale_s", ".nan"),
+    ("train", "seed", "-1"),
+    ("train", "seed", "40000"),
+    ("train", "shaping.scale", ".nan"),
     ("evaluate", "video_episodes", "-1"),
     ("relabel", "judge.prefix_cache_mb", "-1"),
     ("relabel", "judge.vision_cache_mb", "-1"),
@@ -67,3 +78,9 @@ def test_a_number_that_means_nothing_is_refused_by_its_name(
     assert option.split(".")[-1] in said
     assert "Allowed: " in said
     assert number.strip(".") in said
+
+
+def test_a_wait_without_end_is_one() -> None:
+    assert TrainConfig(finish_s=math.inf, act=ActSettings(drain_s=math.inf)).finish_s == math.inf
+    assert WatchConfig(source="s", deadline_s=math.inf).deadline_s == math.inf
+    assert DemoConfig(reward_budget_s=math.inf).reward_budget_s == math.inf

@@ -56,6 +56,18 @@ def test_a_run_that_goes_on_has_its_own_settings_beneath_those_that_are_named(
     assert resolved("--config_path", str(file), *asked, "--rlpd.width=32") == changed
 
 
+def test_a_run_of_before_a_setting_was_there_goes_on_as_it_did(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begin(run)
+    kept = RunFolder(run).settings("train")
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(line for line in lines if "lookahead_successes: 60" not in line))
+    going_on = resolved("--run", str(run), "--resume", "true")
+    assert going_on.rlpd.lookahead_successes == 0
+    named = resolved("--run", str(run), "--resume", "true", "--rlpd.lookahead_successes", "7")
+    assert named.rlpd.lookahead_successes == 7
+
+
 @pytest.mark.parametrize("name", ["pick #2", "2026_10_02", "a: b", "🤖", "null"])
 def test_a_run_is_gone_on_with_whatever_its_name_looks_like(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -16,6 +16,7 @@ from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig
 from roborl.loops.actor.live_config import LiveConfig
+from roborl.loops.seeds import scene_seed
 from roborl.policies.exploration import ExplorationConfig
 from roborl.serving.security import SecurityConfig
 from roborl.whole_files import write_whole
@@ -62,7 +63,7 @@ class ActSettings:
     def __post_init__(self) -> None:
         for name, least in (("replan_steps", 1), ("ring_mb", 1), ("drain_s", 0), ("threads", 1)):
             remedy = f"Set --{name}, which is --act.{name} in roborl train"
-            check_number(name, getattr(self, name), at_least=least, remedy=remedy)
+            check_number(name, getattr(self, name), at_least=least, finite=name != "drain_s", remedy=remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,7 @@ class ActConfig(ActSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("episodes", self.episodes, at_least=0, remedy="Set --episodes, 0 for no end")
+        scene_seed("online", self.seed, 0)
         if not _NAME.fullmatch(self.actor):
             raise ConfigError("The actor's name cannot be used", seen=self.actor, allowed=_NAME.pattern)
         if self.live.use == "always" and not self.live.server:

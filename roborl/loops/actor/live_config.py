@@ -41,7 +41,7 @@ class LiveConfig:
 
     def __post_init__(self) -> None:
         if (
-            self.stale_s <= 0
+            not self.stale_s > 0
             or (self.stuck_s is not None and self.stuck_s < 0)
             or not 0 < self.stuck_rise <= 1
         ):

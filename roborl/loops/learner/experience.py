@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,43 +31,6 @@ class EpisodeResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Practice:
-    """How the online episodes of a run came out so far.
-
-    Attributes:
-        episodes: All that ended.
-        successes: Of those, how many succeeded.
-        unaided: Of those, how many without a step that a person commanded.
-    """
-
-    episodes: int = 0
-    successes: int = 0
-    unaided: int = 0
-
-    @classmethod
-    def told(cls, lines: Iterable[Mapping[str, Any]]) -> Practice:
-        """Return what the lines of a run's metrics say of it, one of each episode."""
-        practice = cls()
-        for line in lines:
-            practice = practice.and_one(success=line["success"], person=line["person"])
-        return practice
-
-    def and_one(self, *, success: bool | None, person: int) -> Practice:
-        """Return it with one more episode.
-
-        Args:
-            success: Its verdict, None where there was none.
-            person: Steps that a person commanded in it.
-        """
-        won = success is True
-        return Practice(
-            episodes=self.episodes + 1,
-            successes=self.successes + won,
-            unaided=self.unaided + (won and not person),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Experience:
     """What the store holds for the trainer.
 
@@ -75,6 +38,7 @@ class Experience:
         committed: Online observations ever committed; moves while an actor is alive.
         sampleable: Online transitions of this run that ever became sampleable, each counted once.
         finished: Online episodes that ended since the last look, in the order they ended.
+        unaided: Online episodes that succeeded, by their newest verdicts, without a step that a person commanded.
         policy_version: Version behind the newest step, 0 for none.
         held: Transitions that may be sampled with their potential held, because labels are late.
         held_draws: Transitions that were drawn so, since the run began, each as often as it was drawn.
@@ -90,6 +54,7 @@ class Experience:
     held_draws: int = 0
     label_version: str = ""
     recorded: bool = False
+    unaided: int = 0
 
 
 class BatchSource[B](Protocol):

@@ -140,7 +140,7 @@ class Labeller:
         self._found = None
         if self._verdicts is not None:
             self._verdicts.begin()
-        if judge.info.version != (self._judge.info.version if self._judge else self._store.active()):
+        if self._judge is None or self._judge.info.version != judge.info.version:
             self._earlier = {info.key for info in self._store.episodes() if info.end is not None}
         self._judge, self._column = judge, self._store.column(judge.info.version)
         self._caught_up = False

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from roborl.data.arena import ArenaLayout
 from roborl.data.scales import Scales
+from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
 from roborl.learning.clone import CloneConfig
 from roborl.learning.rlpd import RlpdConfig
@@ -125,11 +126,11 @@ class ShapingConfig:
     shuffled: bool = False
 
     def __post_init__(self) -> None:
-        if self.scale < 0 or not self.doubt > 0:
+        if not (0 <= self.scale < math.inf and self.doubt > 0):
             raise ConfigError(
                 "Shaping cannot use these settings",
                 seen=f"scale={self.scale:g} doubt={self.doubt:g}",
-                allowed="scale >= 0, doubt > 0",
+                allowed="finite scale >= 0, doubt > 0",
             )
 
 
@@ -183,6 +184,7 @@ class LearnSettings:
     rollback: int = 0
 
     def __post_init__(self) -> None:
+        check_number("seed", self.seed, at_least=0, remedy="Set --seed")
         if self.trainer.budget.head_start and not self.demos.path:
             raise ConfigError(
                 "There is nothing to make a head start on",

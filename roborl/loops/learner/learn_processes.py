@@ -18,7 +18,6 @@ from roborl.learning.publish import VersionShelf
 from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.beating import beating
 from roborl.loops.learner.algorithms import chosen, make_algorithm, mix_of, sampling_of, settings_of
-from roborl.loops.learner.experience import Practice
 from roborl.loops.learner.labeller import Labeller
 from roborl.loops.learner.learn_config import (
     BenchForm,
@@ -230,7 +229,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     sampler = Sampler(arena, sampling_of(config, policy), config.seed)
     algorithm: Algorithm[Any] = make_algorithm(config, policy, arena)
     recording = StoreReader(run.store, leave_out_torn=True)
-    told = {line["key"]: line for line in read_lines(run.metrics, "episode")}
+    told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
     metrics = JsonLines(run.metrics)
     weights = algorithm.actor_weights()
     shelf = VersionShelf(run.versions, most_bytes=config.trainer.versions_bytes)
@@ -265,7 +264,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         identity=form.identity(chosen(config)),
         metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
         probe=WeightsProbe(policy, recording, config.trainer.probes),
-        history=Practice.told(told.values()),
+        history=(len(told), sum(success is True for success in told.values())),
         beat=child.beat,
     )
     with _asked_version(run) as version:

@@ -21,6 +21,8 @@ from roborl.types import EpisodeKey, Source
 
 log = logging.getLogger(__name__)
 
+_UNAIDED, _HELPED = 1, 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixConfig:
@@ -132,15 +134,22 @@ class ReplaySource:
         # By ordinal of the episode, the most transitions of it that could be sampled at any time. It never falls: what is
         # evicted, or waits for the labels of another version, has been counted.
         self._counted: NDArray[np.int32] = np.zeros(0, np.int32)
+        # By ordinal of the episode, how it succeeded: not, without a person's help, or with it.
+        self._won: NDArray[np.int8] = np.zeros(0, np.int8)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which online transitions have been counted, as int32 by ordinal of the episode, and how far draws have come."""
-        return {"counted": self._counted, "sampler": self._sampler.state_dict()}
+        """Return, by ordinal of the episode, how many transitions were counted and how it succeeded, and how far draws have come."""
+        return {
+            "counted": self._counted,
+            "won": self._won,
+            "sampler": self._sampler.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Count and draw on from a checkpoint."""
         self._counted = np.array(state["counted"], np.int32)
-        # Checkpoints of earlier releases have no such part.
+        # Checkpoints of earlier releases lack these parts.
+        self._won = np.array(state.get("won", ()), np.int8)
         self._sampler.load_state_dict(state.get("sampler", {}))
 
     def sample(self) -> Batch | None:
@@ -162,6 +171,7 @@ class ReplaySource:
         finished = over[~self._closed[table["ordinal"][over]]]
         finished = finished[np.argsort(table["ordinal"][finished])]
         results = [self._result(int(slot)) for slot in finished]
+        self._see_successes(np.flatnonzero(online & (table["ended"] == 1)))
         whole = self._recorded_whole(counts) and self._imported()
         if whole and self._lacks_labels and not self._told_of_labels:
             self._told_of_labels = True
@@ -175,6 +185,7 @@ class ReplaySource:
             held_draws=counts["held_draws"],
             label_version=sampler.version,
             recorded=whole and not self._lacks_labels,
+            unaided=int((self._won == _UNAIDED).sum()),
         )
 
     @property
@@ -186,6 +197,19 @@ class ReplaySource:
         ordinals, lengths = self._sampler.online()
         self._counted = _reaching(self._counted, int(ordinals.max(initial=-1)))
         self._counted[ordinals] = np.maximum(self._counted[ordinals], lengths)
+
+    def _see_successes(self, slots: NDArray[np.int64]) -> None:
+        """Note which of some episodes succeeded unaided; a verdict may come, or change, long after the end."""
+        table, source = self._sampler.reader.table, self._sampler.reader.columns.source
+        won = (table["success"][slots] == 1) & (table["discarded"][slots] == 0)
+        ordinals = table["ordinal"][slots]
+        self._won = _reaching(self._won, int(ordinals.max(initial=-1)))
+        changed = won != (self._won[ordinals] > 0)
+        for slot, ordinal, succeeded in zip(slots[changed], ordinals[changed], won[changed], strict=True):
+            entry = table[slot]
+            steps = slice(int(entry["start"]), int(entry["start"] + max(entry["observations"] - 1, 0)))
+            helped = (source[steps] == SOURCES.index(Source.PERSON)).any()
+            self._won[ordinal] = (_HELPED if helped else _UNAIDED) if succeeded else 0
 
     def _recorded_whole(self, counts: dict[str, int]) -> bool:
         """Return whether every recorded step can be sampled."""

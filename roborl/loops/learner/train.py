@@ -12,12 +12,12 @@ from typing import Any
 
 from roborl.clock import NS, Clock, Every, MonotonicClock
 from roborl.errors import ConfigError, ModelLoadError, TrainingError
-from roborl.learning.algorithm import Algorithm, HearsOfPractice
+from roborl.learning.algorithm import Algorithm, LooksAhead
 from roborl.learning.budget import BudgetConfig, ReplayBudget
 from roborl.learning.checkpoint import Checkpoint, check_shapes, checkpoints, load_checkpoint, save_checkpoint
 from roborl.learning.publish import PolicyPublisher, ProbeActions
 from roborl.loops.beating import beating
-from roborl.loops.learner.experience import BatchSource, Experience, Practice
+from roborl.loops.learner.experience import BatchSource, Experience
 from roborl.loops.run_files import written
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Trainer[B]:
         identity: What the model is made for; checkpoints of anything else are refused.
         metrics: Takes one line of figures at a time.
         probe: Returns the gate's probe once there are observations to try weights on.
-        history: How the online episodes came out that this run has reported before.
+        history: Online episodes and successes that this run has reported before.
         beat: Shows a sign of life; called from another thread, too, while a checkpoint is written.
         clock: The clock.
     """
@@ -104,7 +104,7 @@ class Trainer[B]:
         identity: Mapping[str, Any],
         metrics: Callable[[dict[str, Any]], None],
         probe: Callable[[], ProbeActions | None] = lambda: None,
-        history: Practice | None = None,
+        history: tuple[int, int] = (0, 0),
         beat: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class Trainer[B]:
         self._clock: Clock = clock or MonotonicClock()
         self.budget = ReplayBudget(config.budget)
         self._seen = self._committed = 0
-        self._practice = history or Practice()
+        self._episodes, self._successes = history
         self._experience: Experience | None = None
         self._sums: dict[str, list[float]] = {}
         self._unpublished = self._unsaved = 0
@@ -268,11 +268,12 @@ class Trainer[B]:
             self.budget.arrived(experience.sampleable - self._seen)
         self._seen = experience.sampleable
         for episode in experience.finished:
-            self._practice = self._practice.and_one(success=episode.success, person=episode.person)
+            self._episodes += 1
+            self._successes += episode.success is True
             self._metrics(
                 {
                     "kind": "episode",
-                    "number": self._practice.episodes,
+                    "number": self._episodes,
                     "key": episode.key,
                     "steps": episode.steps,
                     "person": episode.person,
@@ -282,8 +283,8 @@ class Trainer[B]:
                     "policy_version": episode.policy_version,
                 }
             )
-        if isinstance(self._algorithm, HearsOfPractice):
-            self._algorithm.practised(self._practice.unaided)
+        if isinstance(self._algorithm, LooksAhead):
+            self._algorithm.practised(experience.unaided)
 
     def _update(self) -> bool:
         """Make one update; return False where there is nothing to draw."""
@@ -311,7 +312,7 @@ class Trainer[B]:
     def _publish(self, note: dict[str, Any]) -> None:
         self._unpublished = 0
         weights = self._algorithm.actor_weights()
-        note = {"updates": self.budget.updates, "episodes": self._practice.episodes} | note
+        note = {"updates": self.budget.updates, "episodes": self._episodes} | note
         try:
             published = self._publisher.offer(weights, note, self._probe())
         except OSError as error:
@@ -342,13 +343,15 @@ class Trainer[B]:
             **self.budget.report(),
             "version": self._publisher.version,
             "refused_versions": self._publisher.refused,
-            "episodes": self._practice.episodes,
-            "successes": self._practice.successes,
+            "episodes": self._episodes,
+            "successes": self._successes,
             "actor_alive": self.actor_alive,
             # Updates that wait for experience must not keep it from coming.
             "holds_actors": self.budget.holds_actors and not self._nothing_to_draw,
             "nothing_to_draw": self._nothing_to_draw,
         }
+        if isinstance(self._algorithm, LooksAhead):
+            line["lookahead"] = self._algorithm.lookahead
         experience = self._experience
         if experience is not None:
             lag = self._publisher.version - experience.policy_version if experience.policy_version else 0

@@ -54,7 +54,7 @@ class LabelDatasetConfig:
                 remedy="For example: roborl label --dataset outputs/reach --reward outputs/reach-reward",
             )
         counts = (self.stride, self.at_once, self.max_batch, self.memory_mb, self.threads)
-        if min(counts) < 1 or self.deadline_s <= 0:
+        if min(counts) < 1 or not self.deadline_s > 0:
             raise ConfigError(
                 "A dataset cannot be labelled in this way",
                 seen=f"stride {self.stride}, at_once {self.at_once}, max_batch {self.max_batch}, memory_mb {self.memory_mb},"

@@ -107,7 +107,16 @@ class RunResults:
     @property
     def lookahead(self) -> float:
         """What part of the value beyond the potential each step handed back in the end; 1: critics look all the way ahead."""
-        return next((line["lookahead"] for line in reversed(self.training) if "lookahead" in line), 0.0)
+        told = [float(line["lookahead"]) for line in self.training if "lookahead" in line]
+        if told:
+            return told[-1]
+        # Of a run of an earlier release, or of an algorithm that does not say, it grew with updates alone.
+        first, needed = (
+            float(self.algorithm.get("lookahead", 1.0)),
+            self.algorithm.get("lookahead_updates", 0),
+        )
+        made = max((int(line.get("updates", 0)) for line in self.training), default=0)
+        return 1.0 if needed and made >= needed else first + (1.0 - first) * made / (needed or math.inf)
 
     @property
     def algorithm(self) -> dict[str, Any]:

@@ -575,6 +575,26 @@ def test_recorded_episodes_do_not_make_the_stride_of_what_the_robot_does_grow() 
 
 
 @pytest.mark.parametrize("restarted", [False, True])
+def test_the_first_version_labels_what_was_done_before_at_the_stride_that_was_asked_for(
+    restarted: bool,
+) -> None:
+    rig = Rig(behind_frames=50)
+    rig.server.away = True
+    earlier = [rig.store.begin(number) for number in range(20)]
+    for key in earlier:
+        rig.store.grow(key, VALUES, EndCause.TIME_LIMIT)
+    rig.turns(3)
+    rig.server.away = False
+    rig.server.most = 2
+    rig.turns(10)
+    assert rig.store.columns["v1"].active
+    if restarted:
+        rig.labeller = rig.fresh()
+    rig.turns(200)
+    assert rig.store.columns["v1"].strides == dict.fromkeys(earlier, 1)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
 def test_another_version_labels_what_was_done_before_at_the_stride_that_was_asked_for(
     restarted: bool,
 ) -> None:

@@ -238,6 +238,40 @@ def test_a_verdict_that_moves_the_end_moves_the_return(rig: Rig) -> None:
     assert episode.reward == 1.0
 
 
+def test_successes_are_counted_by_their_newest_verdicts_whenever_these_come_also_after_a_resume(
+    rig: Rig,
+) -> None:
+    rig.run(0, 8, EndCause.SUCCESS)
+    late, wrong = rig.run(1, 8), rig.run(2, 8, EndCause.SUCCESS)
+    rig.run(3, 8, EndCause.SUCCESS, mode="demo")
+    source = rig.source()
+    assert source.refresh().unaided == 2
+    rig.ingest(Verdict(key=late, index=8, success=True, source=RewardSource.OPERATOR))
+    assert source.refresh().unaided == 3
+    rig.ingest(Verdict(key=wrong, index=8, success=False, source=RewardSource.OPERATOR))
+    assert source.refresh().unaided == 2
+    resumed = rig.source()
+    resumed.load_state_dict(source.state_dict())
+    assert resumed.refresh().unaided == 2
+    # What was counted stays where the replay memory does not hold it any more.
+    state = source.state_dict()
+    elsewhere = Rig(rig.root / "elsewhere")
+    emptied = elsewhere.source()
+    emptied.load_state_dict(state)
+    assert emptied.refresh().unaided == 2
+
+
+def test_a_success_that_a_person_helped_with_is_none_of_the_policys(rig: Rig) -> None:
+    key = EpisodeKey(actor="left", incarnation=1, episode=0)
+    for record in episode_records(key, 8, EndCause.SUCCESS):
+        command = getattr(record, "command", None)
+        if command is not None and record.index == 4:
+            record = replace(record, command=replace(command, source=Source.PERSON))
+        rig.ingest(record)
+    rig.run(1, 8, EndCause.SUCCESS)
+    assert rig.source().refresh().unaided == 1
+
+
 def test_batches_follow_the_mix(rig: Rig) -> None:
     rig.run(0, 10, actor="demo", mode="demo")
     rig.run(1, 10)

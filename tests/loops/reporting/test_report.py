@@ -287,6 +287,14 @@ def test_the_page_says_whether_critics_came_to_look_all_the_way_ahead(
     assert ("handed back 0.950 of the value" in words) == (came_to < 1)
 
 
+@pytest.mark.parametrize(("needed", "came_to"), [(160_000, 0.95), (80_000, 1.0), (0, 0.9)])
+def test_how_far_critics_of_a_run_of_earlier_looked_follows_from_its_updates(
+    folder: Path, needed: int, came_to: float
+) -> None:
+    write_settings(folder, critic_sees_potential=True, lookahead=0.9, lookahead_updates=needed)
+    assert read_results(folder).online.lookahead == pytest.approx(came_to)
+
+
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("form", ["progress", "difference", "positive"])
 def test_a_reward_that_is_no_potential_is_called_by_its_name(folder: Path, form: str) -> None:
