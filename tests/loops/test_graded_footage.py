@@ -103,7 +103,10 @@ def test_copies_and_clips_of_a_recording_in_the_layout_of_roboreward_stay_on_one
 
 def test_other_judges_refuse_grades(rows, tmp_path, capsys):
     folder, _ = rows
-    network = ["--dataset", str(folder), "--out", str(tmp_path), "--model.checkpoint", "none"]
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text("{}")
+    checkpoint = ["--model.checkpoint", str(tmp_path / "judge")]
+    network = ["--dataset", str(folder), "--out", str(tmp_path / "out"), *checkpoint]
     assert main(["train-reward", "--model", "dopamine", *network]) == 2
     assert "Graded videos are no episodes" in capsys.readouterr().err
 
