@@ -110,9 +110,8 @@ def _parser[C](config_class: type[C], prog: str) -> ArgumentParser[C]:
     made = ArgumentParser(config_class, prog=prog)
     held = dict(_dotted(held_by_default(config_class)))
     for action in (action for group in made.parser._action_groups for action in group._group_actions):
-        action.default = held.get(
-            action.dest, action.default
-        )  # For the help: the parser's are those of a section's class.
+        # For the help alone: the parser's own are those of a section's class.
+        action.default = held.get(action.dest, action.default)
         if (action.help or "").startswith("Config file for "):
             action.help = argparse.SUPPRESS
     return made
