@@ -66,7 +66,7 @@ STAGED = replace(
     demonstrations=8,
     failures=60,
     clone=CloneConfig(keypoints=32, channels=32, encoder_updates=3000, still_weight=1.0, from_first=True),
-    rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000, lookahead_successes=0),
+    rlpd=RlpdConfig(batch_size=128, lookahead_updates=400_000),
     store=StoreConfig(capacity_bytes=3 << 30),
     labels=LabelConfig(),
     trainer=replace(DEMO.trainer, budget=replace(DEMO.trainer.budget, ratio=8.0, head_start=30_000)),
