@@ -32,6 +32,7 @@ from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
 from roborl.loops.stages import Stages, claim
 from roborl.loops.train_config import TrainConfig
+from roborl.loops.train_gate import pass_gate
 from roborl.policies.small import SmallPolicy
 from roborl.rewards.registry import find_loader, load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
@@ -153,14 +154,17 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
         The figures, and as ``bars`` those that have one beside it, unless the run is a quick one.
 
     Raises:
-        ConfigError: If bench, scene and spread do not fit, or the folder holds a run with other settings.
-        ModelLoadError: If there is no such judge.
+        ConfigError: If bench, scene and spread do not fit, the folder holds a run with other settings, or the judge that
+            is named cannot ask about what the bench shows.
+        KeyboardInterrupt: If ``stopping`` says so while the judge is looked at.
         RoborlError: If a stage cannot do its work; what was done before stays.
     """
     config = config.quickened() if config.quick else config
     _bench(config)  # What can be refused at once is, before the folder is this run's.
-    if config.judge:
+    folders = Folders(root=config.out)
+    if config.judge and not folders.run.exists():
         find_loader(config.judge)
+        pass_gate(_training(config, folders), stopping)
     claim(config.out / SETTINGS, configuration.dump(config))
     before = prepare(config)
     online, after = learn_and_measure(config, stopping=stopping)
@@ -274,32 +278,33 @@ def _evaluate(config: DemoConfig, bench: Bench, policy: Policy, **options: Any) 
 
 
 def _learn(config: DemoConfig, folders: Folders, stopping: Callable[[], bool]) -> dict[str, Any]:
+    return run_training(_training(config, folders), stopping)
+
+
+def _training(config: DemoConfig, folders: Folders) -> TrainConfig:
     trainer = config.trainer
     if (
         not config.replay_demonstrations
     ):  # Then there are no recorded failures either, and nothing to start on.
         trainer = replace(trainer, budget=replace(trainer.budget, head_start=0))
-    return run_training(
-        TrainConfig(
-            run=folders.run,
-            bench=config.bench,
-            bench_overrides=[*_overrides(config), f"--time_scale={config.time_scale}"],
-            reward=_reward(config, folders),
-            references=config.references,
-            policy=str(folders.policy),
-            demos=DemosConfig(
-                path=str(folders.dataset) if config.replay_demonstrations else "",
-                limit=config.clone_from,
-                failures=True,
-            ),
-            shaping=config.shaping,
-            store=config.store,
-            labels=config.labels,
-            rlpd=config.rlpd,
-            trainer=trainer,
-            episodes=config.episodes,
-            seed=config.seed,
-            resume=(folders.run / "learn.yaml").is_file(),
+    return TrainConfig(
+        run=folders.run,
+        bench=config.bench,
+        bench_overrides=[*_overrides(config), f"--time_scale={config.time_scale}"],
+        reward=_reward(config, folders),
+        references=config.references,
+        policy=str(folders.policy),
+        demos=DemosConfig(
+            path=str(folders.dataset) if config.replay_demonstrations else "",
+            limit=config.clone_from,
+            failures=True,
         ),
-        stopping,
+        shaping=config.shaping,
+        store=config.store,
+        labels=config.labels,
+        rlpd=config.rlpd,
+        trainer=trainer,
+        episodes=config.episodes,
+        seed=config.seed,
+        resume=(folders.run / "learn.yaml").is_file(),
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ from typing import Any
 import pytest
 
 from roborl.cli.main import main
-from roborl.errors import ConfigError, DatasetError
+from roborl.errors import ConfigError, DatasetError, ModelLoadError
 from roborl.loops import demo
 from roborl.loops.demo import run_demo
 from roborl.loops.demo_config import DemoConfig
+from roborl.loops.references_config import ReferencesConfig
 from roborl.loops.reporting.results import read_results
 from roborl.loops.stages import Stages
+from roborl.loops.train_config import TrainConfig
 
 
 class _Reached(Exception):
@@ -92,6 +95,23 @@ def test_a_run_that_is_refused_leaves_its_folder_to_the_next(
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("begun")
+def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(config: TrainConfig, stopping: Callable[[], bool]) -> None:
+        assert (config.reward, config.references.path) == ("dopamine:nowhere", "shown")
+        raise ModelLoadError("This judge cannot be loaded")
+
+    monkeypatch.setattr(demo, "pass_gate", refuse)
+    config = DemoConfig(
+        out=tmp_path / "demo", judge="dopamine:nowhere", references=ReferencesConfig(path="shown")
+    )
+    with pytest.raises(ModelLoadError, match="cannot be loaded"):
+        run_demo(config)
+    assert not config.out.exists()
+
+
 def test_a_run_that_ended_before_it_made_anything_leaves_its_folder_to_the_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -155,6 +175,7 @@ def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[str,
         return stages["learn online"], stages["measure what was learnt"]
 
     monkeypatch.setattr(demo, "prepare", prepare)
+    monkeypatch.setattr(demo, "pass_gate", lambda config, stopping: None)
     monkeypatch.setattr(demo, "learn_and_measure", learn)
     monkeypatch.setattr(demo, "write_report", lambda folder: folder / "report.html")
     return stages
