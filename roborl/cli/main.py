@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
-import logging
-import os
 import sys
 from collections.abc import Sequence
 
 from roborl.config import HelpShown, parse
 from roborl.errors import ConfigError, RoborlError
+from roborl.logs import log_to_stderr
 from roborl.whole_files import as_json
 
 VERBS = {
@@ -60,13 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"roborl: there is no verb {verb!r}. Verbs: {', '.join(VERBS)}.", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=os.environ.get("ROBORL_LOG", "INFO"),
-        format="%(asctime)s %(name)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
     try:
+        log_to_stderr()
         module = importlib.import_module(f"roborl.cli.{verb.replace('-', '_')}")
         rest = module.prepare_args(rest) if hasattr(module, "prepare_args") else rest
         config, rest = module.choose(rest) if hasattr(module, "choose") else (module.Config, rest)

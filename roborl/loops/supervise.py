@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from roborl.errors import ConfigError, RoborlError
+from roborl.logs import log_to_stderr
 
 log = logging.getLogger(__name__)
 
@@ -374,13 +375,8 @@ def _run(
     title = Path("/proc/self/comm")
     if title.is_file():
         title.write_text(f"roborl-{name}"[:15])
-    logging.basicConfig(
-        level=os.environ.get("ROBORL_LOG", "INFO"),
-        format="%(asctime)s %(name)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-        force=True,  # What the fork server loaded has a handler of its own there, which keeps INFO to itself.
-    )
+    # What the fork server loaded has a handler of its own there, which keeps INFO to itself.
+    log_to_stderr(again=True)
     child = Child(name, link, beat)
     child._take_signals(handles_interrupt=handles_interrupt)
     # As Ctrl-C it comes to all of them, and their parent ends them in order.

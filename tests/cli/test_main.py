@@ -23,6 +23,17 @@ def test_a_place_that_cannot_be_written_is_an_error_of_four_parts(
     assert "Traceback" not in said
 
 
+def test_a_level_of_the_log_that_does_not_exist_is_misuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    slip = ["keys", "--folder", str(tmp_path / "keys"), "--computers", "[robot, learner]"]
+    monkeypatch.setenv("ROBORL_LOG", "chatty")
+    assert main(slip) == 2
+    assert "chatty" in capsys.readouterr().err
+    monkeypatch.setenv("ROBORL_LOG", "debug")
+    assert main(slip) == 0
+
+
 def test_an_error_of_the_system_that_names_no_file_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(config: object) -> None:
         raise ConnectionResetError("by peer")
