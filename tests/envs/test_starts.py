@@ -44,3 +44,9 @@ def test_a_task_without_usual_places_says_so() -> None:
     with pytest.raises(ConfigError, match="usual places") as caught:
         make_task("Reach", 0.03)
     assert "PickPlace" in str(caught.value)
+
+
+@pytest.mark.parametrize("spread_m", [-0.01, float("nan"), float("inf")])
+def test_a_spread_that_is_no_distance_is_refused(spread_m: float) -> None:
+    with pytest.raises(ConfigError, match="spread_m is out of range"):
+        make_task("PickPlace", spread_m)
