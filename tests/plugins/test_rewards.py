@@ -12,6 +12,7 @@ import pytest
 import torch
 from lerobot.configs import parser
 from lerobot.configs.rewards import RewardModelConfig
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.rewards import make_reward_model, make_reward_model_config, make_reward_pre_post_processors
 
 from roborl.errors import ConfigError, DeadlineExceeded, ShapeError
@@ -175,6 +176,41 @@ def test_a_score_that_is_missing_is_no_number():
     assert rows.isnan().tolist() == [[False, True, False]]
 
 
+FRONT = "observation.images.front"
+
+
+@pytest.mark.parametrize("kind", ["roborl", "remote"])
+def test_a_history_as_lerobot_brings_it_begins_where_the_episode_does(sarm, tmp_path, kind):
+    save_sarm(sarm, tmp_path / "model")
+    write_episodes(tmp_path / "data", random_episode(0))
+    keys = [*(f"observation.images.{name}" for name in CAMERAS), "observation.state"]
+    back = {key: [-0.2, -0.1, 0.0] for key in keys}
+    data = LeRobotDataset("a/b", root=tmp_path / "data", delta_timestamps=back)
+    batch = torch.utils.data.default_collate([data[place] for place in (0, 1, 4)])
+    with serving({"tiny": sarm}) as server:
+        where = {"place": str(tmp_path / "model")} if kind == "roborl" else {"endpoint": server.endpoint}
+        model, before = built(kind, **where)
+        rows = model.compute_progress(before(batch)).numpy()
+        if kind == "remote":
+            model.close()
+    for sample, begun in enumerate((2, 1, 0)):
+        part = {key: batch[key][[sample], begun:] for key in keys} | {"task": batch["task"][sample]}
+        (alone,) = episodes_of(part, default_task="")
+        expected = [s.progress for s in score_episode(sarm, alone.task, alone.observations)]
+        np.testing.assert_allclose(rows[sample], [np.nan] * begun + expected, atol=1e-6)
+
+
+def test_padding_is_what_any_view_has_before_the_episode_and_a_last_picture_stays():
+    # A view that the processor renamed has its mask under the old name.
+    masks = {
+        f"{FRONT}_is_pad": torch.tensor([[True, False, True], [True, True, True]]),
+        "observation.image_is_pad": torch.tensor([[True, True, False], [False, False, False]]),
+    }
+    for one in episodes_of(GOOD | masks, default_task=""):
+        assert (one.padding, one.cameras) == (2, ("front",))
+        assert [o.frames["front"].id for o in one.observations] == [0]
+
+
 @pytest.mark.parametrize("kind", ["roborl", "remote"])
 def test_a_demonstration_is_shown_of_each_task(kind, tmp_path, monkeypatch):
     class Told(BrightnessModel):
@@ -263,6 +299,8 @@ GOOD = {"observation.images.front": torch.zeros(2, 3, 3, 8, 8), "task": TASK}
         ({"observation.images.front": torch.zeros(2, 3, 3, 8, 8).long()}, ShapeError, "int64"),
         ({"observation.images.wrist": torch.zeros(2, 4, 3, 8, 8)}, ShapeError, "another number"),
         ({"observation.state": torch.zeros(2, 4, 6)}, ShapeError, "does not match"),
+        ({f"{FRONT}_is_pad": torch.zeros(2, 4, dtype=torch.bool)}, ShapeError, "front_is_pad"),
+        ({f"{FRONT}_is_pad": torch.zeros(2, 3)}, ShapeError, "float32"),
         ({"task": [TASK]}, ConfigError, "for 2 samples"),
         ({"task": None}, ConfigError, "default_task"),
     ],

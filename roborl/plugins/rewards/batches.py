@@ -15,6 +15,7 @@ from roborl.rewards.lerobot_checkpoint import view_name
 from roborl.types import Frame, Image, Observation
 
 _STATE = "observation.state"
+_MASK = "_is_pad"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,10 +25,12 @@ class WatchedEpisode:
     Attributes:
         task: The instruction in words.
         observations: What was seen, oldest first.
+        padding: How many instants of the sample come before them, when there was no episode yet.
     """
 
     task: str
     observations: tuple[Observation, ...]
+    padding: int = 0
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -41,7 +44,8 @@ def episodes_of(batch: Mapping[str, Any], *, default_task: str) -> list[WatchedE
     Args:
         batch: ``observation.image`` and ``observation.images.NAME``, uint8 or float in [0, 1], (b, t, 3, h, w), or
             (b, 3, h, w) for episodes of one observation; ``observation.state`` (b, t, d) or (b, d), if there is one;
-            ``task``, a text or one per sample.
+            ``task``, a text or one per sample; ``observation.images.NAME_is_pad``, bool (b, t), where there was no episode
+            yet: those pictures are dropped, but for the sample's last one.
         default_task: The instruction where the batch brings none.
 
     Raises:
@@ -51,7 +55,7 @@ def episodes_of(batch: Mapping[str, Any], *, default_task: str) -> list[WatchedE
     views = {
         view_name(key): _pictures(key, value)
         for key, value in batch.items()
-        if key == "observation.image" or key.startswith("observation.images.")
+        if _is_picture(key) and not key.endswith(_MASK)
     }
     if not views:
         raise ConfigError(
@@ -69,17 +73,19 @@ def episodes_of(batch: Mapping[str, Any], *, default_task: str) -> list[WatchedE
                 allowed=(samples, instants),
             )
     tasks = _tasks(batch.get("task"), samples, default_task)
+    padding = _padding(batch, samples, instants)
     return [
         WatchedEpisode(
             task=tasks[b],
             observations=tuple(
                 Observation(
-                    frames={n: _frame(n, v[b, t], t) for n, v in views.items()},
+                    frames={n: _frame(n, v[b, t], t - padding[b]) for n, v in views.items()},
                     state=states[b, t],
                     stamp_ns=0,
                 )
-                for t in range(instants)
+                for t in range(padding[b], instants)
             ),
+            padding=padding[b],
         )
         for b in range(samples)
     ]
@@ -88,6 +94,26 @@ def episodes_of(batch: Mapping[str, Any], *, default_task: str) -> list[WatchedE
 def _frame(camera: str, rgb: Image, index: int) -> Frame:
     # A batch has no capture stamps; the index is what a fold goes by.
     return Frame(rgb=rgb, camera=camera, stamp_ns=0, id=index)
+
+
+def _is_picture(key: str) -> bool:
+    return key == "observation.image" or key.startswith("observation.images.")
+
+
+def _padding(batch: Mapping[str, Any], samples: int, instants: int) -> list[int]:
+    """Return how many instants of each sample are before its episode began, by the masks of all views."""
+    before = torch.zeros((samples, instants), dtype=torch.bool)
+    for key, mask in batch.items():
+        # The mask of a view that was renamed has the old name still.
+        if not (key.endswith(_MASK) and _is_picture(key.removesuffix(_MASK))):
+            continue
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != before.shape:
+            seen = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ShapeError(f"{key} has the wrong form", seen=seen, allowed=f"bool ({samples}, {instants})")
+        before |= mask.cpu()
+    before[:, -1] = False
+    counts: list[int] = before.int().cumprod(dim=1).sum(dim=1).tolist()
+    return counts
 
 
 def _pictures(key: str, value: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:

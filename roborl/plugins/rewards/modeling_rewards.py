@@ -53,7 +53,7 @@ class RoborlRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
             batch: As of :func:`roborl.plugins.rewards.batches.episodes_of`.
 
         Returns:
-            Progress in [0, 1], float32 (b, t); NaN where the model gave none.
+            Progress in [0, 1], float32 (b, t); NaN where the model gave none, and before the episode began.
 
         Raises:
             ConfigError: If the batch has no pictures or instruction, or the model lacks a reference.
@@ -61,7 +61,7 @@ class RoborlRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
             ShapeError: If an array has another form, or a view that the model needs is missing.
         """
         watched = episodes_of(batch, default_task=self.config.default_task)
-        return _as_tensor([self._score(episode) for episode in watched], self.config)
+        return _as_tensor(watched, [self._score(one) for one in watched], self.config)
 
     def _score(self, episode: WatchedEpisode) -> list[Score]:
         if episode.task not in self._references:
@@ -120,7 +120,7 @@ class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
             score_over(self._line_for(one), one.task, one.observations, deadline_s=self.config.deadline_s)
             for one in watched
         ]
-        return _as_tensor(scored, self.config)
+        return _as_tensor(watched, scored, self.config)
 
     def close(self) -> None:
         """Leave the server; the next batch connects again."""
@@ -155,8 +155,11 @@ class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
         return cls(_settings(cls, pretrained_name_or_path, config))
 
 
-def _as_tensor(scored: Sequence[Sequence[Score]], config: Any) -> Tensor:
-    rows = [[score.progress if score.valid else math.nan for score in scores] for scores in scored]
+def _as_tensor(watched: Sequence[WatchedEpisode], scored: Sequence[Sequence[Score]], config: Any) -> Tensor:
+    rows = [
+        [math.nan] * episode.padding + [score.progress if score.valid else math.nan for score in scores]
+        for episode, scores in zip(watched, scored, strict=True)
+    ]
     return torch.tensor(rows, dtype=torch.float32, device=config.device)
 
 
