@@ -21,6 +21,7 @@ from roborl.loops.serve import RewardServer, ServeConfig, serving
 from roborl.plugins.rewards.batches import episodes_of
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import missing, score_episode
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
@@ -209,6 +210,32 @@ def test_padding_is_what_any_view_has_before_the_episode_and_a_last_picture_stay
     for one in episodes_of(GOOD | masks, default_task=""):
         assert (one.padding, one.cameras) == (2, ("front",))
         assert [o.frames["front"].id for o in one.observations] == [0]
+
+
+@pytest.mark.parametrize("kind", ["roborl", "remote"])
+@pytest.mark.parametrize(
+    ("looks_back", "count", "told"),
+    [
+        ({"observation_hz": 10.0}, 1, 1),
+        ({"trained_hz": 10.0}, 1, 1),
+        ({"trained_hz": 10.0}, 2, 0),
+        ({}, 1, 0),
+    ],
+)
+def test_a_model_that_looks_back_and_is_shown_single_pictures_says_so_once(
+    kind, looks_back, count, told, caplog, monkeypatch
+):
+    bright = BrightnessModel(("front",))
+    bright.info = ModelInfo(version=f"{kind}-{count}-{len(looks_back)}", cameras=("front",), **looks_back)
+    monkeypatch.setattr("roborl.plugins.rewards.modeling_rewards.load_reward_model", lambda place: bright)
+    batch = batch_of(random_observations(bright, count=count))
+    with serving({"bright": bright}) as server:
+        model, _ = built(kind, **({"place": "b"} if kind == "roborl" else {"endpoint": server.endpoint}))
+        for _ in range(3):
+            model.compute_reward(batch)
+        if kind == "remote":
+            model.close()
+    assert sum("delta_timestamps" in record.getMessage() for record in caplog.records) == told
 
 
 @pytest.mark.parametrize("kind", ["roborl", "remote"])

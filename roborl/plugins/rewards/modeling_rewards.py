@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,8 +21,11 @@ from roborl.loops.score_line import ScoreLine
 from roborl.plugins.rewards.batches import WatchedEpisode, episodes_of
 from roborl.plugins.rewards.configuration_rewards import RemoteConfig, RoborlConfig
 from roborl.rewards.model import References, score_episode
+from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.registry import load_reward_model
 from roborl.types import Score
+
+log = logging.getLogger(__name__)
 
 
 class RoborlRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot has no types
@@ -61,7 +66,7 @@ class RoborlRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
             ShapeError: If an array has another form, or a view that the model needs is missing.
         """
         watched = episodes_of(batch, default_task=self.config.default_task)
-        return _as_tensor(watched, [self._score(one) for one in watched], self.config)
+        return _as_tensor(watched, [self._score(one) for one in watched], self._model.info, self.config)
 
     def _score(self, episode: WatchedEpisode) -> list[Score]:
         if episode.task not in self._references:
@@ -120,7 +125,8 @@ class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
             score_over(self._line_for(one), one.task, one.observations, deadline_s=self.config.deadline_s)
             for one in watched
         ]
-        return _as_tensor(watched, scored, self.config)
+        served = None if self._line is None else self._line.judge()
+        return _as_tensor(watched, scored, None if served is None else served.info, self.config)
 
     def close(self) -> None:
         """Leave the server; the next batch connects again."""
@@ -155,12 +161,28 @@ class RemoteRewardModel(PreTrainedRewardModel):  # type: ignore[misc]  # LeRobot
         return cls(_settings(cls, pretrained_name_or_path, config))
 
 
-def _as_tensor(watched: Sequence[WatchedEpisode], scored: Sequence[Sequence[Score]], config: Any) -> Tensor:
+def _as_tensor(
+    watched: Sequence[WatchedEpisode], scored: Sequence[Sequence[Score]], info: ModelInfo | None, config: Any
+) -> Tensor:
     rows = [
         [math.nan] * episode.padding + [score.progress if score.valid else math.nan for score in scores]
         for episode, scores in zip(watched, scored, strict=True)
     ]
-    return torch.tensor(rows, dtype=torch.float32, device=config.device)
+    progress = torch.tensor(rows, dtype=torch.float32, device=config.device)
+    if info is not None and (info.observation_hz or info.trained_hz) and progress.shape[1] == 1:
+        _warn_of_single_pictures(info)
+    return progress
+
+
+@cache
+def _warn_of_single_pictures(info: ModelInfo) -> None:
+    """Warn once that a model which compares observations is shown none to compare with."""
+    log.warning(
+        "%s looks back on earlier observations, and a batch has one per sample: each is taken for the first of its episode,"
+        " and one that counts changes gives it 0. Let LeRobotDataset bring the earlier ones too, with delta_timestamps of"
+        " all views and the state back to the episode's start",
+        info.version,
+    )
 
 
 def _settings(model_class: Any, place: str | Path, config: Any) -> Any:
