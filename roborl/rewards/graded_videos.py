@@ -230,14 +230,17 @@ def _read_line(folder: Path, number: int, line: str) -> GradedVideo:
     try:
         row = json.loads(line)
         name, task, level = row["file_name"], row["task"], row["reward"]
-        whole = isinstance(name, str) and isinstance(task, str) and type(level) is int
+        # Writers of tables put null where a row has no value.
+        ladder, recorded = ("" if row.get(k) is None else row[k] for k in ("ladder", "source_content"))
+        whole = type(level) is int and all(isinstance(v, str) for v in (name, task, ladder, recorded))
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole or not LOWEST <= level <= HIGHEST:
         raise DatasetError(
             f"Line {number} of {folder / METADATA} is no question about a video",
             seen=line[:160],
-            allowed="file_name and task as text, reward as a whole number from 1 to 5",
+            allowed="file_name and task as text, reward as a whole number from 1 to 5; ladder and source_content as text,"
+            " null or left out",
         )
     file = folder / name
     inside = file.resolve().is_relative_to(folder.resolve())
@@ -254,6 +257,6 @@ def _read_line(folder: Path, number: int, line: str) -> GradedVideo:
         group=parts[0] if len(parts) > 1 else folder.name,
         task=task,
         level=level,
-        ladder=str(row.get("ladder", "")),
-        recorded=str(row.get("source_content", "")),
+        ladder=ladder,
+        recorded=recorded,
     )

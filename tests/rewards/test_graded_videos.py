@@ -63,6 +63,8 @@ def test_a_group_is_a_subset_and_a_grade_comes_from_the_metadata_alone(tmp_path:
         (line(reward=True), "Line 2 of .*no question"),
         (line(task=None), "Line 2 of .*no question"),
         ("[1]", "Line 2 of .*no question"),
+        (line(ladder=7), "Line 2 of .*no question.*ladder and source_content as text, null"),
+        (line(source_content=False), "Line 2 of .*no question"),
         (
             line("droid/absent.mp4"),
             r"video of line 2 .*not there\. Found: droid/absent\.mp4\. Allowed: .*Fetch",
@@ -184,6 +186,15 @@ def test_bounds_draw_recordings_and_not_the_videos_that_were_made_of_them(tmp_pa
     assert (recordings, videos) == (3, 12)
     assert by_recording > by_video
     assert five_by_recording > five_by_video
+
+
+def test_null_names_no_recording(tmp_path: Path) -> None:
+    for number in (1, 2):
+        video(tmp_path / f"droid/{number}.mp4", 0, 90 * number)
+    lines = [line(f"droid/{number}.mp4", ladder=None, source_content=None) for number in (1, 2)]
+    found = read_graded(folder_of(tmp_path, *lines))
+    assert [(one.recording(), one.content()) for one in found] == [(one.digest(),) * 2 for one in found]
+    assert len({one.recording() for one in found}) == 2
 
 
 @pytest.mark.parametrize("mapped", [False, True])
