@@ -7,10 +7,10 @@ stages and their shares.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from roborl.errors import ConfigError, ModelLoadError
 from roborl.pretrained import read_description
+from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.clip_judge import ClipNetwork
 from roborl.rewards.lerobot_checkpoint import view_name
 from roborl.rewards.model_folder import content_hash
@@ -39,7 +39,7 @@ CLIP = "openai/clip-vit-base-patch32"
 class PublishedSarmConfig:
     """Which checkpoint watches, and through what."""
 
-    # Folder of the checkpoint.
+    # Folder of the checkpoint, or its name in the hub's cache.
     checkpoint: str = ""
     # What opensarm's settings say; leave it out for a checkpoint of LeRobot, which says so itself.
     opensarm: OpenSarmConfig | None = None
@@ -74,18 +74,19 @@ def load_published_sarm(place: str) -> PublishedModel:
     """Load a published SARM checkpoint.
 
     Args:
-        place: Folder of a LeRobot checkpoint, or a YAML file of :class:`PublishedSarmConfig`.
+        place: Folder of a LeRobot checkpoint, its name in the hub's cache, or a YAML file of
+            :class:`PublishedSarmConfig`.
 
     Raises:
         ModelLoadError: If the checkpoint, its statistics or its CLIP network are missing or cannot be used.
-        ConfigError: If the settings cannot be used.
+        ConfigError: If the settings name no checkpoint, or cannot be used.
     """
     return open_published_sarm(settings_at(PublishedSarmConfig, place))
 
 
 def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
     """Convert the checkpoint that the settings name; errors as of :func:`load_published_sarm`."""
-    folder = Path(config.checkpoint)
+    folder = find_checkpoint(config.checkpoint)
     rates = {"trained_hz": config.trained_hz, "observation_hz": config.observation_hz}
     if config.opensarm is None:
         described = read_description(folder)

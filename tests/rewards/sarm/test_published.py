@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -225,6 +226,24 @@ def test_the_registry_reads_a_file_of_settings_and_warns_of_the_window(folder, c
     assert read.info.cameras == ("wrist",)
     assert read.window == PublishedWindow(steps=4, gap=1, centred=True)
     assert read.info.version != model.info.version
+
+
+def test_a_name_in_the_hubs_cache_is_found_and_none_at_all_refused(
+    folder, clip, model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--somebody--sarm"
+    shutil.copytree(folder, place / "snapshots" / "c0ffee")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("c0ffee")
+    config = PublishedSarmConfig(
+        checkpoint="somebody/sarm", clip=str(clip), repeat_present=True, observation_hz=30.0
+    )
+    assert open_published_sarm(config).info.version == model.info.version
+    with pytest.raises(ModelLoadError, match=r"no such checkpoint.*hf download somebody/other"):
+        load_reward_model("sarm:somebody/other")
+    with pytest.raises(ConfigError, match="No checkpoint is named"):
+        load_reward_model("sarm:")
 
 
 @pytest.mark.parametrize(
