@@ -7,9 +7,10 @@ stages and their shares.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from roborl.errors import ConfigError, ModelLoadError
-from roborl.pretrained import read_description
+from roborl.pretrained import CONFIG, read_description
 from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.clip_judge import ClipNetwork
 from roborl.rewards.lerobot_checkpoint import view_name
@@ -79,7 +80,7 @@ def load_published_sarm(place: str) -> PublishedModel:
 
     Raises:
         ModelLoadError: If the checkpoint, its statistics or its CLIP network are missing or cannot be used.
-        ConfigError: If the settings name no checkpoint, or cannot be used.
+        ConfigError: If the settings name no checkpoint, cannot be used, or do not say what opensarm's files do not.
     """
     return open_published_sarm(settings_at(PublishedSarmConfig, place))
 
@@ -89,6 +90,7 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
     folder = find_checkpoint(config.checkpoint)
     rates = {"trained_hz": config.trained_hz, "observation_hz": config.observation_hz}
     if config.opensarm is None:
+        _refuse_opensarm(folder)
         described = read_description(folder)
         if described["type"] != "sarm":
             raise ModelLoadError("This is another kind of model", seen=described["type"], allowed="sarm")
@@ -133,6 +135,17 @@ def open_published_sarm(config: PublishedSarmConfig) -> PublishedModel:
         observation_hz=config.observation_hz,
         smooth=smoothing_span(**rates) if config.opensarm is not None and config.opensarm.smooth else 0,
     )
+
+
+def _refuse_opensarm(folder: Path) -> None:
+    pickled = sorted(path.name for path in folder.glob("*.pt"))
+    if pickled and not (folder / CONFIG).is_file():
+        raise ConfigError(
+            "This looks like a checkpoint of opensarm, whose files do not say all that it takes to run it",
+            seen=f"{pickled} and no {CONFIG} in {folder}",
+            allowed="a YAML file of settings with checkpoint, opensarm.stages, opensarm.shares, opensarm.norm_stats and cameras",
+            remedy="Write one, and name it in the checkpoint's place: sarm:FILE.yaml",
+        )
 
 
 def check_clip(encoder: ClipNetwork, shape: PublishedShape) -> None:

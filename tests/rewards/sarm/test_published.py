@@ -504,6 +504,12 @@ class Hostile:
         return (open, ("/dev/null",))
 
 
+def test_a_folder_of_opensarms_files_without_settings_is_told_what_it_needs(opensarm):
+    words = r"stage_best\.pt.*opensarm\.stages, opensarm\.shares, opensarm\.norm_stats and cameras.*sarm:FILE\.yaml"
+    with pytest.raises(ConfigError, match=words):
+        load_reward_model(f"sarm:{opensarm[2]['checkpoint']}")
+
+
 def test_a_pickle_that_holds_more_than_weights_is_not_unpickled(opensarm, tmp_path):
     settings = opensarm[2] | {"checkpoint": str(tmp_path)}
     torch.save({"model": {}, "also": Hostile()}, tmp_path / "stage_best.pt")
