@@ -50,9 +50,10 @@ class LerobotRewardConfig:
     cameras: tuple[str, ...] = ()
     # Most frames that a video model is shown; 0 for the checkpoint's own number.
     frames: int = 0
-    # Frames that it is shown per second of the episode, until they are too many; then half as many, and so on, Hz.
+    # Frames that a video model is shown per second of the episode, until they are too many; then half as many, and so on,
+    # Hz.
     frame_hz: float = 2.0
-    # Observations per second, Hz.
+    # Observations per second, Hz; the classifier watches at any rate.
     observation_hz: float = 10.0
     # Finished observations in a row that make "done", where the model has a threshold.
     done_frames: int = 3
@@ -159,7 +160,9 @@ class LerobotRewardModel:
         self.judge = judge
         self.config = config
         self.frames = frames
-        asked = [cameras, frames, config.frame_hz, config.observation_hz, config.done_frames]
+        # One picture at a time is the same at any rate.
+        rates = [config.frame_hz, config.observation_hz] if frames else []
+        asked = [cameras, frames, *rates, config.done_frames]
         about = {"kind": f"lerobot-{kind}", "files": digest, "asked": asked}
         self.info = ModelInfo(
             version=version_of(about),
@@ -167,7 +170,7 @@ class LerobotRewardModel:
             image_px=image_px,
             says_done=judge.says_done,
             about=about,
-            observation_hz=config.observation_hz,
+            observation_hz=config.observation_hz if frames else None,
         )
 
     def start(self, task: str, references: References) -> LerobotFold:

@@ -188,6 +188,13 @@ def test_pictures_of_another_size_are_resized_for_the_classifier(built):
     assert one.progress == pytest.approx(other.progress, abs=1e-5)
 
 
+def test_the_classifier_watches_at_any_rate_as_one_version_and_a_video_model_at_its_own(built):
+    for kind, told in (("classifier", [None, None]), ("topreward", [10.0, 30.0])):
+        infos = [opened(built, kind, observation_hz=hz).info for hz in (10.0, 30.0)]
+        assert [info.observation_hz for info in infos] == told
+        assert (infos[0].version == infos[1].version) is (kind == "classifier")
+
+
 def test_a_classifier_without_its_statistics_or_of_more_classes(built, tmp_path, reward_model_check):
     backbone = tmp_path / "backbone"
     bare = build_tiny_classifier(tmp_path / "bare", backbone, statistics=False)
