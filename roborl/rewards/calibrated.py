@@ -37,8 +37,8 @@ class CalibratedFold(Fold[Any, Any]):
         self._done = None if rule is None else DoneCounter(rule)
 
     @property
-    def written(self) -> int | None:
-        """The level that the latest answer states in words, which no calibration maps."""
+    def written(self) -> float | None:
+        """The number that the latest answer states for a level, which no calibration maps."""
         return self._inner.written
 
     def queries(self, observation: Observation) -> list[Any]:

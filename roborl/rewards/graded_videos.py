@@ -124,7 +124,8 @@ class GivenGrades:
 
     Attributes:
         report: Its errors, by the levels nearest to its progress.
-        written: Its errors by the levels that its judge wrote, as in the published protocol; None where it writes none.
+        written: Its errors by the numbers that its judge wrote, read as in the published protocol, in which an answer that
+            never came is left out, and is the worst error here; None where it writes none.
         figures: ``grade_mae`` with its bounds, ``grade_unreadable``, how often a 5 is false, ``written_grade_mae`` where
             the judge writes levels, and what a call of the judge took.
         reasons: The commonest reasons why answers could not be read, and how many for each.
@@ -169,7 +170,7 @@ def grade_videos(
 ) -> GivenGrades:
     """Ask a model for the grade of each video: its score of the last frame, having been shown all.
 
-    An answer that cannot be read has the worst error.
+    An answer that cannot be read, or does not come, has the worst error.
 
     Args:
         model: The model; it looks at one view.

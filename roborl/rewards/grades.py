@@ -10,6 +10,7 @@ Source: Lee et al., "RoboReward: General-purpose vision-language reward models f
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from roborl.rewards.metrics import Interval, wilson_interval
 LOWEST, HIGHEST = 1, 5
 WORST_ERROR = float(HIGHEST - LOWEST)
 
+_NUMBER = r"(-?[0-9]+(?:\.[0-9]+)?)"
+_MARKED = re.compile(rf"\banswer\s*:\s*{_NUMBER}", re.IGNORECASE)
+_LEADING = re.compile(rf"\s*{_NUMBER}\b")
+
 
 class GradeReading(StrEnum):
     """What of an answer is taken for the level."""
@@ -30,7 +35,7 @@ class GradeReading(StrEnum):
     PROGRESS = "progress"
     """The level nearest to the progress, which is what a learner is paid by."""
     WRITTEN = "written"
-    """The whole number that the judge states, as in the published protocol."""
+    """What the judge's words state, by :func:`stated_number`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class Grade:
         video: Identity of the video, or of the recording that several were made of; questions about the same one are not
             independent.
         truth: Level from 1 to 5.
-        answer: The level answered; None where the answer could not be read.
+        answer: The level answered, as stated whatever it is; None where the answer could not be read.
     """
 
     group: str
@@ -92,6 +97,27 @@ class GradeReport:
     confusion: tuple[tuple[int, ...], ...]
     false_five: float
     false_five_high: float
+
+
+def stated_number(text: str) -> float | None:
+    """Return the number in the words of an answer by the published rule of RoboRewardBench, which guesses and bounds nothing.
+
+    It is for comparing errors with published ones. What a learner is paid by is read by
+    :func:`roborl.rewards.parsing.parse_score`, to which an answer in another form is missing.
+
+    Returns:
+        The first number right behind ``ANSWER:``, in any case, else one that the answer begins with; None where there is
+        neither.
+
+    Example:
+        >>> [stated_number(text) for text in ("ANSWER: 4.5", "**Answer: 4** or 5", "4 out of 5", "level 4")]
+        [4.5, 4.0, 4.0, None]
+
+    Source: stanford-crfm/helm, the progress metric of RoboRewardBench.
+    """
+    found = _MARKED.search(text) or _LEADING.match(text)
+    number = math.nan if found is None else float(found[1])
+    return number if math.isfinite(number) else None
 
 
 def level_of(progress: float) -> int:

@@ -70,8 +70,8 @@ class Fold[Q, R](Protocol):
     """
 
     @property
-    def written(self) -> int | None:
-        """The level, 1 to 5, that the latest answer states in words; None where there is none."""
+    def written(self) -> float | None:
+        """The number that the latest answer states for a level, 1 to 5 if it does as asked; None where there is none."""
         return None
 
     def queries(self, observation: Observation) -> list[Q]:

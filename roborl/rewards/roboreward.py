@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.frame_grid import FrameGrid
+from roborl.rewards.grades import stated_number
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
@@ -175,11 +176,11 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
         self._kept = frame_grid(model.config)
         self._finished = InARow(model.config.done_frames)
         self._told = False
-        self._written: int | None = None
+        self._written: float | None = None
 
     @property
-    def written(self) -> int | None:
-        """The level that the latest answer states, the likeliest where it is read off probabilities; None if unreadable."""
+    def written(self) -> float | None:
+        """What the latest answer states, the likeliest level where it is read off probabilities; None if that is nothing."""
         return self._written
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
@@ -217,7 +218,7 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
         version = self._model.info.version
         read = [self._read(reply) for reply in replies]
         answers = [answer for answer in read if not isinstance(answer, str)]
-        self._written = LEVELS[int(np.argmax(answers[0]))] if answers else None
+        self._written = next((n for n in map(self._stated, replies) if n is not None), None)
         if not answers:
             return missing(observation_id, next((r for r in read if isinstance(r, str)), ""), version=version)
         probabilities = np.mean(answers, axis=0)
@@ -239,17 +240,36 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
             timings_ms=dict(first.timings_ms),
         )
 
+    def _probabilities(self, reply: VlmReply) -> tuple[float, ...] | None:
+        """Return the probabilities that a reply is read off; None where it is read as written."""
+        return None if self._model.config.reading is ScoreReadout.TEXT else reply.probabilities
+
+    def _fault(self, reply: VlmReply) -> str:
+        """Return why a reply counts for nothing, whatever it says; empty where it counts."""
+        config = self._model.config
+        if any(rows * columns < config.min_cells for _, rows, columns in reply.cells):
+            return f"the network saw too little of the frames: {_spell_cells(reply.cells)}; min_pixels enlarges them"
+        if self._probabilities(reply) is not None and reply.mass < config.min_mass:
+            return "the network was about to write something else than a score"
+        return ""
+
+    def _stated(self, reply: VlmReply | None) -> float | None:
+        """Return the level that a reply states, in words by the rule of RoboRewardBench; None where it states none."""
+        if reply is None or self._fault(reply):
+            return None
+        probabilities = self._probabilities(reply)
+        return stated_number(reply.text) if probabilities is None else LEVELS[int(np.argmax(probabilities))]
+
     def _read(self, reply: VlmReply | None) -> NDArray[np.float64] | str:
         """Return the probabilities of the levels, or why there are none."""
         config = self._model.config
         if reply is None:
             return NO_REPLY
-        if any(rows * columns < config.min_cells for _, rows, columns in reply.cells):
-            return f"the network saw too little of the frames: {_spell_cells(reply.cells)}; min_pixels enlarges them"
-        if config.reading is ScoreReadout.PROBABILITIES and reply.probabilities is not None:
-            if reply.mass < config.min_mass:
-                return "the network was about to write something else than a score"
-            return np.asarray(reply.probabilities, float)
+        if fault := self._fault(reply):
+            return fault
+        probabilities = self._probabilities(reply)
+        if probabilities is not None:
+            return np.asarray(probabilities, float)
         if config.reading is ScoreReadout.TEXT and not reply.ended:
             return f"cut short: {reply.text}"
         level = parse_score(reply.text)

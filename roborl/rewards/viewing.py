@@ -35,14 +35,14 @@ class Curve:
         scored: Places that were asked about, increasing, int (n,).
         progress: Progress there, NaN where the answer could not be read, float64 (n,).
         done: Whether the model called the task done at any of them; None where it does not say.
-        written: The level, 1 to 5, that the answer about the last of them states in words; None where there is none.
+        written: The number that the answer about the last of them states for a level; None where there is none.
     """
 
     frames: int
     scored: NDArray[np.int64]
     progress: NDArray[np.float64]
     done: bool | None
-    written: int | None = None
+    written: float | None = None
 
     @property
     def read(self) -> NDArray[np.float64]:
@@ -186,7 +186,7 @@ class Viewer:
 
     def _watch(
         self, task: str, video: Sequence[Observation], places: Sequence[int], references: References
-    ) -> tuple[list[Score], int | None]:
+    ) -> tuple[list[Score], float | None]:
         fold, wanted = self.model.start(task, references), set(places)
         asked: list[list[Any]] = []
         for place, observation in enumerate(video):

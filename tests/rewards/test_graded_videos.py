@@ -21,7 +21,7 @@ from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
 from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import Fold, missing
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
 from roborl.testing.vlms import ScriptedVlm
 from roborl.types import Observation, Score
 
@@ -221,6 +221,24 @@ def test_a_judge_that_writes_levels_is_graded_by_them_as_well(mapped: bool, tmp_
     assert given.figures["written_grade_mae"] == given.written.mae == pytest.approx((3 + 0 + 4) / 3)
     assert (given.report.reading, given.written.reading) == (GradeReading.PROGRESS, GradeReading.WRITTEN)
     assert given.written.confusion[3] == (0, 0, 0, 1, 0)
+
+
+def test_words_that_pay_nothing_are_read_as_the_published_benchmark_reads_them(tmp_path: Path) -> None:
+    said = {0: "**ANSWER: 4**", 60: "ANSWER: 2", 120: "It went well."}
+    for shade in said:
+        video(tmp_path / "droid" / f"{shade}.mp4", shade, shade)
+    lines = [line(f"droid/{shade}.mp4") for shade in said]
+
+    def reply(query: VlmQuery) -> str:
+        return said[min(said, key=lambda shade: abs(shade - float(query.pictures[-1].mean())))]
+
+    config = RoboRewardConfig(camera="front", reading=ScoreReadout.TEXT)
+    model: Any = RoboRewardModel(ScriptedVlm(reply), own_prompt(CONTRACT), config)
+    given = grade_videos(model, read_graded(folder_of(tmp_path, *lines)), rate_hz=10, max_batch=4)
+    assert given.figures["grade_mae"] == pytest.approx((4 + 1 + 4) / 3)
+    assert given.figures["written_grade_mae"] == pytest.approx((1 + 1 + 4) / 3)
+    assert given.written is not None
+    assert (given.report.unparsable, given.written.unparsable) == (2, 1)
 
 
 def test_a_model_of_several_views_is_refused_and_one_that_refuses_all_is_heard(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from roborl.errors import ShapeError
-from roborl.rewards.grades import Grade, grade, level_of
+from roborl.rewards.grades import Grade, grade, level_of, stated_number
 from roborl.rewards.metrics import wilson_interval
 
 
@@ -34,6 +34,32 @@ def test_the_interval_knows_that_questions_about_one_video_are_one_draw() -> Non
     width = apart.interval[1] - apart.interval[0]
     assert repeated.interval[1] - repeated.interval[0] == pytest.approx(width, rel=0.05)
     assert taken_apart.interval[1] - taken_apart.interval[0] < 0.5 * width
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("ANSWER: 4", 4),
+        ("answer :\n4", 4),
+        ("**ANSWER: 4**", 4),
+        ("ANSWER: 4\nBecause it is in.", 4),
+        ("ANSWER: 4/5", 4),
+        ("ANSWER: 4.5 of 5", 4.5),
+        ("3 at first. ANSWER: 2 or ANSWER: 4", 2),
+        ("ANSWER: 45", 45),
+        ("ANSWER: -1", -1),
+        (" 4 out of 5", 4),
+        ("5. It is in. ANSWER: yes", 5),
+        ("ANSWER: **4**", None),
+        ("ANSWER: <4>", None),
+        ("It is a 4", None),
+        ("4th", None),
+        ("", None),
+        (f"ANSWER: {'9' * 400}", None),
+    ],
+)
+def test_a_number_is_stated_by_the_published_rule(text: str, number: float | None) -> None:
+    assert stated_number(text) == number
 
 
 def test_levels_are_the_nearest_and_the_truth_is_one_of_them() -> None:

@@ -115,6 +115,11 @@ def test_votes_are_averaged_and_lost_ones_left_out():
         (fixed(0.3, 0, 0, 0.6, 0.1), {}, 4),
         ("ANSWER: 2", {"reading": ScoreReadout.TEXT}, 2),
         ("It went well.", {"reading": ScoreReadout.TEXT}, None),
+        # No score for a learner, and an answer by the rule of RoboRewardBench.
+        ("**ANSWER: 4**", {"reading": ScoreReadout.TEXT}, 4),
+        ("4 out of 5", {"reading": ScoreReadout.TEXT}, 4),
+        (VlmReply(text="ANSWER: 4.5. The cube", ended=False), {"reading": ScoreReadout.TEXT}, 4.5),
+        (VlmReply(text="ANSWER: 4", cells=((1, 2, 2),)), {"reading": ScoreReadout.TEXT}, None),
         (fixed(0.2, 0.2, 0.2, 0.2, 0.2, mass=0.1), {}, None),
         (None, {}, None),
     ],
