@@ -47,7 +47,9 @@ def find_loader(place: str) -> Callable[[], RewardModel[Any, Any]]:
     Raises:
         ModelLoadError: If there is no such model, or it is of a format that nothing here reads.
     """
-    load, warning = _loader(place), _WARNINGS.get(place.partition(":")[0])
+    name, colon, _ = place.partition(":")
+    # Without a colon it names a folder, which may be called like a published model and hold another.
+    load, warning = _loader(place), _WARNINGS.get(name) if colon else None
     return load if warning is None else _warning(load, _imported(warning))
 
 

@@ -18,6 +18,10 @@ from roborl.rewards.fusion import FusionRule, Perspective
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.prompts import digest_of, own_prompt
 from roborl.rewards.registry import load_reward_model
+from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
+from roborl.rewards.sarm.config import SarmConfig
+from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.training.labels import StagePlan
 from roborl.testing.tiny_vlms import build_tiny_vlm
 
 SEGMENTS = [
@@ -144,6 +148,17 @@ def told_of_done(checkpoint, tmp_path, caplog):
         return model, "neither adapted nor calibrated may never reach it" in caplog.text
 
     return read
+
+
+def test_a_folder_of_that_name_with_another_model_is_read_as_what_it_is(tmp_path, monkeypatch, caplog):
+    plan = StagePlan(names=("reach",), shares=(1.0,))
+    network = SarmNetwork(SarmConfig(image_px=32), plan, ("front",), 2)
+    sarm = freeze_sarm(network, plan, cameras=("front",), tasks=("t",), state_dim=2)
+    save_sarm(sarm, tmp_path / "dopamine")
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert load_reward_model("dopamine").info.version == sarm.info.version
+    assert not caplog.text
 
 
 def test_a_high_threshold_for_done_is_warned_of_unless_the_judge_was_adapted_or_calibrated(
