@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Address
+from urllib.parse import urlsplit
 
 from roborl.errors import ConfigError
 
@@ -109,6 +112,14 @@ class JudgeConfig:
                 "A judge behind endpoints has no endpoint",
                 remedy="Name them in the model's settings, such as judge.endpoints: ['http://localhost:8000/v1']",
             )
+        wrong = [url for url in self.endpoints if not _is_address(url)]
+        if wrong:
+            raise ConfigError(
+                "An endpoint of a judge has no address that can be asked",
+                seen=wrong,
+                allowed="http://HOST:PORT/PATH or https://HOST/PATH",
+                remedy="Correct it; in a model's settings, such as judge.endpoints: ['http://localhost:8000/v1']",
+            )
         if self.kind is JudgeKind.FAKE and not self.reply:
             raise ConfigError(
                 "A fake judge has nothing to say",
@@ -136,3 +147,14 @@ class JudgeConfig:
                 " the other times > 0",
                 remedy="Correct what is too small, such as --judge.prefix_cache_mb 0 to keep nothing",
             )
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # The port is read as it is looked at.
+        if re.fullmatch(r"\d+(\.\d+){3}", host):
+            IPv4Address(host)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and not re.search(r"\s", url)

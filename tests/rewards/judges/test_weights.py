@@ -1,6 +1,7 @@
 """Loading checkpoints: every weight accounted for, nothing run, nothing pickled, adapters merged."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -266,6 +267,35 @@ def test_settings_of_endpoints_that_make_no_sense_are_refused():
         JudgeConfig(concurrency=0)
     with pytest.raises(ConfigError, match="Clips"):
         JudgeConfig(clips="flipbook")
+
+
+ADDRESSES = {
+    "http://127.0.0.1:8000/v1": True,
+    "https://judge.example.org/v1/": True,
+    "HTTP://[::1]:80/v1": True,
+    "http://127.0.0.1:80a0/v1": False,
+    "http://localhost:99999/v1": False,
+    "http://300.0.0.1:8000/v1": False,
+    "http://[bad/v1": False,
+    "http://:8000/v1": False,
+    "127.0.0.1:8000/v1": False,
+    "localhost:8000/v1": False,
+    "ftp://localhost/v1": False,
+    "http://local host/v1": False,
+    " http://localhost:8000/v1": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_an_endpoint_without_an_address_is_named_before_anything_is_asked(url):
+    endpoints = ("http://localhost:8000/v1", url)
+    if ADDRESSES[url]:
+        assert JudgeConfig(kind=JudgeKind.OPENAI, endpoints=endpoints).endpoints == endpoints
+        return
+    words = rf"no address.*Found: {re.escape(str([url]))}\. Allowed: http://HOST:PORT.*judge\.endpoints"
+    with pytest.raises(ConfigError, match=words):
+        JudgeConfig(kind=JudgeKind.OPENAI, endpoints=endpoints)
 
 
 def test_quantisation_without_its_library_says_what_to_install(tiny, monkeypatch):
