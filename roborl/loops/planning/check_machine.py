@@ -17,7 +17,7 @@ _OPTIONAL = {
     "transformers": "vision-language judges: pip install 'roborl[vlm]'",
     "peft": "adapting them: pip install 'roborl[vlm]'",
     "mujoco": "simulation: pip install 'roborl[sim]'",
-    "bitsandbytes": "judges in int8 or nf4: pip install bitsandbytes",
+    "bitsandbytes": "judges in int8 or int4: pip install bitsandbytes",
 }
 
 _NARROWER_DEG = 20.0
