@@ -21,7 +21,7 @@ from roborl.errors import ConfigError
 from roborl.rewards.dopamine_question import CONTRACT, Views, ask_hop
 from roborl.rewards.fusion import FusionConfig, Hop, Perspective, ProgressFusion
 from roborl.rewards.hop_replies import hop_of
-from roborl.rewards.judges.config import JudgeConfig
+from roborl.rewards.judges.config import JudgeConfig, JudgeKind
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id, views_of
@@ -342,12 +342,16 @@ def open_dopamine(config: DopamineConfig) -> DopamineModel:
 
     Raises:
         ModelLoadError: If the checkpoint cannot be used.
-        ConfigError: If the wording or a reference cannot be used.
+        ConfigError: If the wording or a reference cannot be used, or a small judge does not look at a wrist that is named.
     """
     references = read_references(config.references)
     judge, prompt = open_with_words(
         config, CONTRACT, min_pixels=config.min_pixels, max_pixels=config.max_pixels
     )
+    if config.judge.kind is JudgeKind.PAIRS:
+        from roborl.rewards.pairs.judge import check_wrists
+
+        check_wrists(judge, left=config.left_wrist, right=config.right_wrist)
     return DopamineModel(judge=judge, config=config, prompt=prompt, references=references)
 
 

@@ -23,6 +23,7 @@ from roborl.rewards.observation_rate import check_rate
 from roborl.rewards.pairs.batches import prepare_task
 from roborl.rewards.pairs.checkpoint import load_pairs
 from roborl.rewards.pairs.config import PairNetworkConfig, PairTraining
+from roborl.rewards.pairs.judge import PairJudge, check_wrists
 from roborl.rewards.pairs.model import load_pair_model, save_pair_model
 from roborl.rewards.pairs.network import PairNetwork
 from roborl.rewards.pairs.training import train_pairs
@@ -154,6 +155,7 @@ def train_pairs_on(config: TrainPairsConfig, *, log: Log | None = None) -> Train
             seen=f"{network.wrists} wrists",
             allowed=f"{len(cameras) - 1}, as in model: {list(cameras)}",
         )
+    check_wrists(PairJudge(network), left=config.model.left_wrist, right=config.model.right_wrist)
     px = network.config.image_px
     tasks, demonstration = _read(config, px)
     # Without a step the judge is what it was before; the end of the demonstration is shown to it all the same.

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roborl.errors import ShapeError
+from roborl.errors import ConfigError, ShapeError
 from roborl.images import square
 from roborl.rewards.hop_replies import write_hop
 from roborl.rewards.judges.caches import RecentCache
-from roborl.rewards.judges.queries import Cells, Token, VlmQuery, VlmReply, picture_key
+from roborl.rewards.judges.queries import Cells, Token, VlmJudge, VlmQuery, VlmReply, picture_key
 from roborl.rewards.model import Judge
 from roborl.rewards.model_folder import content_hash
 from roborl.rewards.pairs.network import FRONT, PairNetwork
@@ -141,6 +141,27 @@ class PairJudge(Judge[VlmQuery, VlmReply | None]):
         ranked = tuple((self._texts[place], float(likely[place])) for place in order)
         text = ranked[0][0]
         return VlmReply(text=text, tokens=(Token(text=text, alternatives=ranked),), timings_ms=timings)
+
+
+def check_wrists(judge: VlmJudge, *, left: str, right: str) -> None:
+    """See whether a judge looks at the wrists that a question will show; a single one stands as the left.
+
+    Args:
+        judge: A judge of pairs; any other takes whatever is named.
+        left: Camera at the left wrist; empty where there is none.
+        right: The same at the right wrist.
+
+    Raises:
+        ConfigError: If it would never look at one of them.
+    """
+    shown = 2 if right else 1 if left else 0
+    if isinstance(judge, PairJudge) and shown > judge.network.wrists:
+        raise ConfigError(
+            "The judge of pairs would never look at a wrist that is named",
+            seen=f"left_wrist {left!r}, right_wrist {right!r}, and a judge of {judge.network.wrists} wrists",
+            allowed="as many wrists as it has learnt from at most, a single one as left_wrist",
+            remedy="Name a single wrist as left_wrist, whichever it is: the judge reads no words. Or train it with both",
+        )
 
 
 def network_identity(network: PairNetwork) -> str:

@@ -117,6 +117,15 @@ def test_cameras_are_mapped_and_the_goal_is_kept_as_it_was_recorded(
     assert adapted.references["goal/top"].shape == (32, 32, 3)
 
 
+def test_a_single_wrist_is_taught_as_the_left_one(data: Path) -> None:
+    config = TrainPairsConfig(
+        out=data / "out", dataset=[str(data / "other")], model=DopamineConfig(right_wrist="wrist")
+    )
+    with pytest.raises(ConfigError, match="Name a single wrist as left_wrist"):
+        train_pairs_on(config)
+    assert not config.out.exists()
+
+
 def test_a_judge_is_not_measured_on_the_demonstration_that_it_learnt_from(data: Path) -> None:
     write_episodes(data / "one", crossing_episode(0, turns=9))
     config = TrainPairsConfig(

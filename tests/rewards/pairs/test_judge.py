@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from roborl.errors import ModelLoadError, ShapeError
+from roborl.errors import ConfigError, ModelLoadError, ShapeError
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel
 from roborl.rewards.dopamine_question import CONTRACT, ask_hop
 from roborl.rewards.fusion import FusionConfig, Perspective
@@ -129,6 +129,18 @@ def test_a_folder_that_is_not_whole_is_refused(folder: Path, change: dict, words
     (folder / "config.json").write_text(json.dumps(described | change))
     with pytest.raises(ModelLoadError, match=words):
         load_reward_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "wrists", [{"right_wrist": "wrist"}, {"left_wrist": "wrist", "right_wrist": "other"}]
+)
+def test_a_judge_that_would_never_look_at_a_wrist_is_refused(wrists: dict[str, str], tmp_path: Path) -> None:
+    save_pair_model(network(), tmp_path, asked=DopamineConfig(**wrists), tasks=[TASK], goal=picture(9))
+    for place in (tmp_path, f"dopamine:{tmp_path}"):
+        with pytest.raises(ConfigError, match=r"never look.*right_wrist.*1 wrists.*as left_wrist, whichever"):
+            load_reward_model(str(place))
+    save_pair_model(network(wrists=2), tmp_path, asked=DopamineConfig(**wrists), tasks=[TASK])
+    assert "wrist" in load_reward_model(str(tmp_path)).info.cameras
 
 
 def test_weights_that_are_missing_are_refused(folder: Path) -> None:
