@@ -14,7 +14,8 @@ from roborl.errors import ConfigError
 from roborl.rewards.calibration import Calibration
 from roborl.rewards.measured import read_measured, row_of
 from roborl.rewards.model import Fold, References, RewardModel
-from roborl.rewards.verdicts import DoneCounter, DoneRule
+from roborl.rewards.model_info import ModelInfo
+from roborl.rewards.verdicts import DoneCounter
 from roborl.types import Observation, Score
 
 log = logging.getLogger(__name__)
@@ -26,15 +27,13 @@ class CalibratedFold(Fold[Any, Any]):
     Args:
         inner: The model's own fold.
         calibration: The map.
-        version: Of the calibrated model.
-        rule: Reads "done" off the mapped progress; None leaves the model's own word, which it has from elsewhere.
+        info: Of the calibrated model: its version, and the rule that reads "done" off the mapped progress; without one
+            the model's own word is left, which it has from elsewhere.
     """
 
-    def __init__(
-        self, inner: Fold[Any, Any], calibration: Calibration, version: str, rule: DoneRule | None
-    ) -> None:
-        self._inner, self._calibration, self._version = inner, calibration, version
-        self._done = None if rule is None else DoneCounter(rule)
+    def __init__(self, inner: Fold[Any, Any], calibration: Calibration, info: ModelInfo) -> None:
+        self._inner, self._calibration, self._info = inner, calibration, info
+        self._done = None if info.done_rule is None else DoneCounter(info.done_rule)
 
     @property
     def written(self) -> float | None:
@@ -55,9 +54,9 @@ class CalibratedFold(Fold[Any, Any]):
 
     def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
         """Map the model's score; ``raw`` is as the model gave it, and a missing score stays missing."""
-        score = replace(self._inner.fold(observation_id, replies), version=self._version)
+        score = replace(self._inner.fold(observation_id, replies), version=self._info.version)
         if not score.valid:
-            if self._done is not None:
+            if self._done is not None and not self._info.done_holds:
                 self._done.read(None)
             return score
         around = (score.progress - score.spread, score.progress, score.progress + score.spread)
@@ -93,7 +92,8 @@ class CalibratedModel:
         if rule is not None and rule.progress > highest:
             log.warning(
                 "this calibrated judge never says done: that takes a progress of %g, and its calibration maps nothing above"
-                " %.3f. Set done.progress in the model's settings to somewhat less than that, then measure and name it anew",
+                " %.3f. Set that to somewhat less in the model's settings (done.progress, RoboReward's done_score, or done_progress in"
+                " training), then measure and name it anew",
                 rule.progress,
                 highest,
             )
@@ -105,7 +105,7 @@ class CalibratedModel:
             ConfigError: If a reference that the model needs is missing.
         """
         fold = self._inner.start(task, references)
-        return CalibratedFold(fold, self._calibration, self.info.version, self.info.done_rule)
+        return CalibratedFold(fold, self._calibration, self.info)
 
 
 def calibrated(model: RewardModel[Any, Any], result: Path) -> CalibratedModel:

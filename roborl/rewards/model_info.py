@@ -29,6 +29,7 @@ class ModelInfo:
         says_done: Whether it ever says that a task is done.
         done_rule: How it reads "done" off its progress, which a calibration does anew with the mapped one; None where it
             has its word from elsewhere.
+        done_holds: Whether a missing reading leaves the count of that rule as it is, and does not start it anew.
         about: What its version is the hash of, as plain values: words, network, settings.
         observation_hz: Rate of observations that it is told to count on, Hz; None where none plays a part.
         trained_hz: Rate of the observations that it learnt from and counts, Hz; None or 0 where it is not known.
@@ -39,6 +40,7 @@ class ModelInfo:
     image_px: int | None = None
     says_done: bool = True
     done_rule: DoneRule | None = None
+    done_holds: bool = False
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
     observation_hz: float | None = None
     trained_hz: float | None = None
@@ -106,6 +108,7 @@ _FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "image_px": ("None or above 0", lambda value: value is None or (type(value) is int and value > 0)),
     "says_done": ("true or false", lambda value: type(value) is bool),
     "done_rule": ("None or the fields of a done rule", _is_rule),
+    "done_holds": ("true or false", lambda value: type(value) is bool),
     "about": ("values by name", lambda value: type(value) is dict),
     "observation_hz": ("None or a finite rate ≥ 0", _is_rate),
     "trained_hz": ("None or a finite rate ≥ 0", _is_rate),

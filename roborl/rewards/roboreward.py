@@ -29,7 +29,7 @@ from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.parsing import parse_score
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
 from roborl.rewards.settings import described, read_settings, version_of
-from roborl.rewards.verdicts import InARow
+from roborl.rewards.verdicts import DoneCounter, DoneRule
 from roborl.types import Image, Observation, Score
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class RoboRewardConfig:
     max_pixels: int = 76_800
     # Least visual tokens that the network must see of each frame; fewer are refused.
     min_cells: int = 32
-    # Expected score from which the task counts as done; 0 leaves that to others.
+    # Expected score from which the task counts as done, above 1 and 5 at most; 0 leaves that to others.
     done_score: float = 0.0
     # Observations in a row that must reach it.
     done_frames: int = 3
@@ -125,6 +125,19 @@ class RoboRewardConfig:
                 allowed="votes with a temperature above 0, read as text",
                 remedy="Set reading text and a temperature such as 0.7, or votes 1",
             )
+        if self.done_score and not LEVELS[0] < self.done_score <= LEVELS[-1]:
+            raise ConfigError(
+                "A task that counts as done from such a score always does, or never",
+                seen=f"done_score {self.done_score}",
+                allowed="above 1 and 5 at most, or 0 to leave that to others",
+            )
+
+    @property
+    def done_rule(self) -> DoneRule | None:
+        """When progress counts as the task being finished; None where that is left to others."""
+        if not self.done_score:
+            return None
+        return DoneRule(progress=_as_progress(self.done_score), readings=self.done_frames)
 
 
 def ask_score(
@@ -174,7 +187,8 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
         self._words = model.prompt.fill(task)[0]
         self._camera = model.config.camera
         self._kept = frame_grid(model.config)
-        self._finished = InARow(model.config.done_frames)
+        rule = model.config.done_rule
+        self._done = None if rule is None else DoneCounter(rule)
         self._told = False
         self._written: float | None = None
 
@@ -229,12 +243,13 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
         if bare and not self._told:
             self._told = True
             log.warning("the judge gives no probabilities: the scores of this episode are those it writes")
+        progress = _as_progress(expected)
         return Score(
             frame_id=observation_id,
-            progress=min(max((expected - 1) / 4, 0.0), 1.0),
+            progress=progress,
             raw=expected,
             spread=math.sqrt(max(variance, 0.0)) / 4,
-            done=self._finished.read(expected >= config.done_score) if config.done_score else None,
+            done=None if self._done is None else self._done.read(progress),
             version=version,
             reply=_for_people(first, probabilities, len(answers), bare=bare),
             timings_ms=dict(first.timings_ms),
@@ -304,7 +319,9 @@ class RoboRewardModel:
         self.info = ModelInfo(
             version=version_of(about),
             cameras=(config.camera,) if config.camera else (),
-            says_done=config.done_score > 0,
+            says_done=config.done_rule is not None,
+            done_rule=config.done_rule,
+            done_holds=True,
             about=about,
             observation_hz=config.observation_hz,
         )
@@ -378,6 +395,11 @@ def _the_only_view(observation: Observation) -> str:
             remedy="Name the one it shall look at, as camera in the model's file of settings",
         )
     return next(iter(observation.frames))
+
+
+def _as_progress(score: float) -> float:
+    """Return the progress that a score from 1 to 5 stands for, exactly, so that bounds of both mean the same."""
+    return min(max((score - 1) / 4, 0.0), 1.0)
 
 
 def _for_people(reply: VlmReply, probabilities: NDArray[np.float64], votes: int, *, bare: bool) -> str:

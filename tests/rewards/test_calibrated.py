@@ -98,6 +98,9 @@ def test_a_done_rule_reads_calibrated_progress_and_a_missing_score_stays_missing
     assert (after[2].valid, after[2].reply) == (False, "lost")
     # One side of the spread is mapped away, beyond the outermost bend.
     assert after[0].spread == pytest.approx(0.125)
+    told.info = replace(told.info, done_holds=True)
+    after = score_episode(CalibratedModel(told, MAP), "t", video(0, 0, 0, 0, 0))
+    assert [s.done for s in after] == [False, True, None, True, True]
 
 
 def test_a_done_rule_above_all_that_the_map_gives_is_told(caplog: pytest.LogCaptureFixture) -> None:

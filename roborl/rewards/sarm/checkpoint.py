@@ -64,6 +64,8 @@ def freeze_sarm(
         version=f"sarm-{content_hash(network.state_dict(), described)}",
         cameras=cameras,
         image_px=network.config.image_px,
+        done_rule=network.config.done_rule,
+        done_holds=True,
         trained_hz=trained_hz,
     )
     return SarmModel(network=network, plan=plan, info=info, tasks=tasks, state_dim=state_dim)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from roborl.errors import ConfigError
 from roborl.rewards.sarm.windows import WindowAugmentation, WindowConfig
+from roborl.rewards.verdicts import DoneRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,11 @@ class SarmConfig:
             raise ConfigError(
                 "done_progress is a progress", seen=self.done_progress, allowed="above 0, 1 at most"
             )
+
+    @property
+    def done_rule(self) -> DoneRule:
+        """When progress counts as the task being finished."""
+        return DoneRule(progress=self.done_progress, readings=self.done_frames)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from roborl.rewards.sarm.network import SarmNetwork
 from roborl.rewards.sarm.sightings import Sighting, Sightings
 from roborl.rewards.sarm.windows import EMPTY, causal_window
 from roborl.rewards.training.labels import StagePlan
-from roborl.rewards.verdicts import InARow
+from roborl.rewards.verdicts import DoneCounter
 from roborl.types import Observation, Score
 
 
@@ -140,7 +140,7 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
         self._model = model
         self._text = text
         self._seen = Sightings(reach=model.config.window.reach)
-        self._finished = InARow(model.config.done_frames)
+        self._done = DoneCounter(model.config.done_rule)
 
     def queries(self, observation: Observation) -> list[SarmQuery]:
         """Return one query: the causal window that ends at this observation.
@@ -162,7 +162,7 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
         self._seen.add(self._model.sighting(observation))
 
     def fold(self, observation_id: int, replies: Sequence[SarmReply | None]) -> Score:
-        """Turn the reply into a score; "done" needs several finished frames in a row."""
+        """Turn the reply into a score; "done" needs several finished frames in a row, missing ones left out."""
         (reply,) = replies
         model = self._model
         if reply is None:
@@ -175,7 +175,7 @@ class SarmFold(Fold[SarmQuery, SarmReply]):
             progress=progress,
             raw=reply.progress,
             spread=reply.spread,
-            done=self._finished.read(progress >= model.config.done_progress),
+            done=self._done.read(progress),
             stage=int(np.argmax(reply.stages)),
             version=model.info.version,
         )

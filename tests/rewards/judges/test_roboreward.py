@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ModelLoadError, ShapeError
+from roborl.rewards.calibrated import CalibratedModel
+from roborl.rewards.calibration import Calibration
 from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
@@ -35,6 +37,7 @@ from roborl.rewards.roboreward import (
     open_roboreward,
 )
 from roborl.rewards.transforms import RewardTransform
+from roborl.rewards.verdicts import DoneCounter
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionRefused
 from roborl.testing.check_reward_model import check_reward_model, random_observations
@@ -198,6 +201,27 @@ def test_done_is_said_only_where_a_score_for_it_is_set():
     scores = score_episode(model_of(judge, done_score=4.5, done_frames=2), TASK, episode(12))
     reached = [s.raw >= 4.5 for s in scores]
     assert [s.done for s in scores] == [a and b for a, b in zip([False, *reached], reached, strict=False)]
+
+
+def test_done_of_a_calibrated_model_is_read_off_the_calibrated_progress():
+    model = model_of(NoisyVlm(brightness_of_last, answer_of), done_score=4.5, done_frames=1)
+    low, high = (Calibration(raw=(0.0, 1.0), calibrated=(0.0, most)) for most in (0.8, 0.9))
+    done = [[s.done for s in score_episode(CalibratedModel(model, c), TASK, episode(2))] for c in (low, high)]
+    assert done == [[False, False], [False, True]]
+
+
+@pytest.mark.parametrize("levels", [(1.0, 2.6, 4.7), (1.2, 3.4, 5.0)])
+@pytest.mark.parametrize("done_score", [1.2, 2.6, 3.4, 4.7, 5.0])
+def test_a_score_that_is_just_reached_is_done(levels, done_score):
+    rule = RoboRewardConfig(done_score=done_score, done_frames=1).done_rule
+    for level in levels:
+        assert DoneCounter(rule).read((level - 1) / 4) == (level >= done_score)
+
+
+@pytest.mark.parametrize("done_score", [-1.0, 1.0, 5.1, math.nan])
+def test_a_score_that_always_or_never_means_done_is_refused(done_score):
+    with pytest.raises(ConfigError, match=r"always does, or never.*Found: done_score.*Allowed: above 1"):
+        RoboRewardConfig(done_score=done_score)
 
 
 # --- the questions

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from roborl.errors import ShapeError
+from roborl.rewards.calibrated import CalibratedModel
+from roborl.rewards.calibration import Calibration
 from roborl.rewards.model import score_episode
 from roborl.rewards.sarm.model import SarmModel, SarmQuery, SarmReply
 from roborl.rewards.training.episodes import TrainingEpisode, as_video
@@ -151,6 +153,14 @@ def test_done_needs_several_finished_frames_in_a_row(trained: SarmModel) -> None
     scores = [fold.fold(i, [reply]) for i, reply in enumerate(replies)]
     assert [score.done for score in scores] == [False, False, False, None, True, False]
     assert [score.valid for score in scores] == [True, True, True, False, True, True]
+
+
+def test_done_of_a_calibrated_model_is_read_off_the_calibrated_progress(trained: SarmModel) -> None:
+    model = CalibratedModel(trained, Calibration(raw=(0.0, 0.8, 1.0), calibrated=(0.0, 0.95, 1.0)))
+    fold = model.start("x", {})
+    replies = [_reply(0.7), _reply(0.8), _reply(0.7), _reply(0.8), None, _reply(0.8)]
+    done = [fold.fold(i, [reply]).done for i, reply in enumerate(replies)]
+    assert done == [False, False, False, False, None, True]
 
 
 def test_a_reply_that_is_not_finite_is_missing(trained: SarmModel) -> None:
