@@ -45,10 +45,10 @@ def expected_number(
         return None
     values, weights, reached, unread = [], [], 1.0, 0.0
     for place, token in enumerate(tokens):
-        probabilities = dict(token.alternatives)
-        if token.text not in probabilities:
+        chances = token.chances
+        if token.text not in chances:
             return None
-        for text, probability in token.alternatives:
+        for text, probability in chances.items():
             if text == token.text:
                 continue
             begun = "".join([*written[:place], text])
@@ -59,7 +59,7 @@ def expected_number(
             else:
                 values.append(other)
                 weights.append(reached * probability)
-        reached *= probabilities[token.text]
+        reached *= chances[token.text]
     mean, variance = expected_value([*values, value], [*weights, reached])
     read_mass = sum(weights) + reached
     return mean, (read_mass * variance + unread * (_UNKNOWN + mean**2)) / (read_mass + unread)

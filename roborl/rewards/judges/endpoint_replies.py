@@ -124,6 +124,6 @@ def _weigh(choices: Sequence[str], tokens: Sequence[Token]) -> tuple[tuple[float
             found[place] += before * sum(p for text, p in token.alternatives if text.strip() == choice)
         if token.text.strip():
             break
-        before *= dict(token.alternatives).get(token.text, 1.0)
+        before *= token.chances.get(token.text, 1.0)
     mass = sum(found)
     return (tuple(p / mass for p in found) if mass > 0 else None), min(mass, 1.0)

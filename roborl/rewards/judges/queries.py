@@ -126,6 +126,19 @@ class Token:
     text: str
     alternatives: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def chances(self) -> dict[str, float]:
+        """Probability of each text; tokens may read alike, as one with and one without the mark of a space do.
+
+        Example:
+            >>> Token(text="6", alternatives=(("6", 0.5), ("6", 0.25), ("7", 0.25))).chances
+            {'6': 0.75, '7': 0.25}
+        """
+        found: dict[str, float] = {}
+        for text, probability in self.alternatives:
+            found[text] = found.get(text, 0.0) + probability
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VlmReply:
