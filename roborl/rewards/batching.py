@@ -148,6 +148,10 @@ class Asked:
         """Let the fold make a score of the replies, one per query; whatever goes wrong makes it missing."""
         index, session = self.pick.chosen.id, self.pick.session
         if self.queries is None:
+            try:
+                session.fold.lose(index)
+            except Exception as error:  # a fold is a plug-in
+                log.warning("observation %d of %s cannot be told as lost: %s", index, session.id, error)
             return missing(index, "the observation cannot be asked about", version=session.version)
         try:
             return session.fold.fold(index, replies)

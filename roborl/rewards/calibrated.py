@@ -52,12 +52,16 @@ class CalibratedFold(Fold[Any, Any]):
         """Let the model see an observation that will not be scored."""
         self._inner.skip(observation)
 
+    def lose(self, observation_id: int) -> None:
+        """Let the model hear of a missing score, and the rule that reads "done"."""
+        self._inner.lose(observation_id)
+        self._miss()
+
     def fold(self, observation_id: int, replies: Sequence[Any]) -> Score:
         """Map the model's score; ``raw`` is as the model gave it, and a missing score stays missing."""
         score = replace(self._inner.fold(observation_id, replies), version=self._info.version)
         if not score.valid:
-            if self._done is not None and not self._info.done_holds:
-                self._done.read(None)
+            self._miss()
             return score
         around = (score.progress - score.spread, score.progress, score.progress + score.spread)
         low, progress, high = self._calibration(around).tolist()
@@ -67,6 +71,10 @@ class CalibratedFold(Fold[Any, Any]):
             spread=(high - low) / 2,
             done=score.done if self._done is None else self._done.read(progress),
         )
+
+    def _miss(self) -> None:
+        if self._done is not None and not self._info.done_holds:
+            self._done.read(None)
 
 
 class CalibratedModel:

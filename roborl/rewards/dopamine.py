@@ -189,6 +189,10 @@ class DopamineFold(Fold[VlmQuery, VlmReply | None]):
         if self._first is None:
             self._begin(observation, self._model.views(observation))
 
+    def lose(self, observation_id: int) -> None:
+        """Count the readings that make "done" anew."""
+        self._done.read(None)
+
     def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
         """Fuse the replies to this observation."""
         model = self._model

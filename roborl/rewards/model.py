@@ -78,12 +78,20 @@ class Fold[Q, R](Protocol):
         """Return what to ask about this observation, which will be scored; may be empty.
 
         Raises:
-            RoborlError: If the observation lacks a view; its score is then missing and the fold is as it was.
+            RoborlError: If the observation lacks a view; the fold is then as it was, and hears of the missing score from
+                :meth:`lose`.
         """
         ...
 
     def skip(self, observation: Observation) -> None:
         """See an observation that will not be scored. A fold with a window of frames keeps it, others do nothing."""
+        return
+
+    def lose(self, observation_id: int) -> None:
+        """Hear, in its turn among the replies, of an observation that could not be asked about: its score is missing.
+
+        A fold that counts readings in a row takes note, others do nothing.
+        """
         return
 
     def fold(self, observation_id: int, replies: Sequence[R | None]) -> Score:

@@ -237,6 +237,7 @@ def _check_refusals(
             try:
                 queries = fold.queries(spoil(observation))
             except RoborlError:
+                fold.lose(index)
                 continue
             _require_answers(model, queries)
             return index

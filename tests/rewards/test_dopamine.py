@@ -7,6 +7,8 @@ import pytest
 
 from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ShapeError
+from roborl.rewards.calibrated import CalibratedModel
+from roborl.rewards.calibration import Calibration
 from roborl.rewards.dopamine import DopamineConfig, DopamineModel, StartReference
 from roborl.rewards.dopamine_question import CONTRACT
 from roborl.rewards.fusion import FusionConfig, FusionRule, Perspective, hop_between
@@ -317,6 +319,23 @@ def test_done_comes_after_enough_readings():
     model = model_of(ScriptedVlm(true_hop), done=DoneRule(progress=0.95, readings=2))
     scores = score_episode(model, "t", brightening([0, 0.98, 0.5, 0.98, 1.0, 1.0]), references=WHITE)
     assert [score.done for score in scores] == [False, False, False, False, True, True]
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_an_observation_that_cannot_be_asked_about_starts_the_count_of_done_anew(mapped):
+    model = model_of(ScriptedVlm(true_hop), left_wrist="wrist", done=DoneRule(progress=0.9, readings=2))
+    if mapped:
+        model = CalibratedModel(model, Calibration(raw=(0.0, 1.0), calibrated=(0.0, 1.0)))
+    pool = SessionPool({"m": model}, clock=FakeClock())
+    pool.open("s", model="m", task="t", cameras=("front", "wrist"), references=WHITE)
+    for index, level in enumerate([0.0, 1.0, 1.0, 1.0, 1.0]):
+        views = {"front": grey(level)} if index == 2 else {"front": grey(level), "wrist": grey(level)}
+        pool.push("s", observe(index, **views))
+    while pool.step("m"):
+        pass
+    scores = [outcome.score for outcome in pool.collect()]
+    assert [score.valid for score in scores] == [True, True, False, True, True]
+    assert [score.done for score in scores] == [False, False, None, False, True]
 
 
 @pytest.mark.parametrize("reply", [None, "", "I cannot tell.", "<score>+40%", "<score>+140%</score>"])
