@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ class TrainPerceptualConfig:
     episodes: list[int] = field(default_factory=list)  # which episodes, all of one task; empty: all
     # Which episodes failed, whatever the dataset says; a dataset that says nothing holds successes alone.
     failed: list[int] = field(default_factory=list)
+    # Observations per second that are kept; 0: every recorded one. Its steps last so many, so it is to be used at that rate.
+    rate_hz: float = 0.0
     # Views to look at, by the model's names, which are to be the bench's; empty: all that the dataset has.
     cameras: list[str] = field(default_factory=list)
     # The model's camera name to the dataset's, where they differ.
@@ -61,11 +64,17 @@ class TrainPerceptualConfig:
     def __post_init__(self) -> None:
         check_required(self.require)
         check_named_once("--episodes", self.episodes)
-        if self.demonstrations < 1 or not 0.0 <= self.held_out < 1.0 or self.seed < 0:
+        if (
+            self.demonstrations < 1
+            or not 0.0 <= self.held_out < 1.0
+            or self.seed < 0
+            or not 0.0 <= self.rate_hz < math.inf
+        ):
             raise ConfigError(
                 "Demonstrations cannot be chosen in this way",
-                seen=f"demonstrations {self.demonstrations}, held_out {self.held_out}, seed {self.seed}",
-                allowed="demonstrations ≥ 1, held_out in [0, 1), seed ≥ 0",
+                seen=f"demonstrations {self.demonstrations}, held_out {self.held_out}, seed {self.seed},"
+                f" rate_hz {self.rate_hz}",
+                allowed="demonstrations ≥ 1, held_out in [0, 1), seed ≥ 0, a finite rate_hz ≥ 0",
             )
 
 
@@ -126,19 +135,20 @@ def train_perceptual(config: TrainPerceptualConfig) -> TrainPerceptualResult:
         DatasetError: If the dataset cannot be read, is of several tasks, or holds no successful episode that is long enough.
         ModelLoadError: If the encoder cannot be loaded.
     """
-    read, _ = read_training(
+    read, rate_hz = read_training(
         config.dataset,
         episodes=config.episodes,
         cameras=config.cameras,
         camera_map=config.camera_map,
         failed=config.failed,
+        rate_hz=config.rate_hz,
         side_px=config.model.image_px,
     )
     check_one_task({number: episode.task for number, episode in read.items()})
     train, held_out = split(list(read.values()), config.held_out, config.seed)
     successes = [episode for episode in train if episode.success]
     learnt = successes[: config.demonstrations]
-    model, found = learn_perceptual(learnt, config.model, cache=config.out / "vectors")
+    model, found = learn_perceptual(learnt, config.model, rate_hz=rate_hz, cache=config.out / "vectors")
     write_learnt(config.out, learnt_from(episode.origin for episode in learnt))
     save_perceptual(model, config.out)
     # Failures teach it nothing, and neither do the successes beyond those few.

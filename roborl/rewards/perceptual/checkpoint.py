@@ -33,14 +33,16 @@ def freeze_perceptual(
     *,
     cameras: tuple[str, ...],
     tasks: tuple[str, ...],
+    trained_hz: float | None = None,
 ) -> PerceptualModel:
     """Return a model whose version is the hash of everything that bears on a score."""
-    described = _describe(encoder, config, cameras, tasks)
+    described = _describe(encoder, config, cameras, tasks, trained_hz)
     info = ModelInfo(
         version=f"perceptual-{content_hash(_tensors(statistics), described)}",
         cameras=cameras,
         image_px=config.image_px,
         says_done=False,
+        trained_hz=trained_hz,
     )
     return PerceptualModel(
         encoder=encoder,
@@ -53,8 +55,9 @@ def freeze_perceptual(
 
 def save_perceptual(model: PerceptualModel, folder: Path) -> None:
     """Write the model."""
-    described = _describe(model.encoder, model.config, model.info.cameras, model.tasks)
-    save_model_folder(folder, described | {"version": model.info.version}, _tensors(model.statistics))
+    info = model.info
+    described = _describe(model.encoder, model.config, info.cameras, model.tasks, info.trained_hz)
+    save_model_folder(folder, described | {"version": info.version}, _tensors(model.statistics))
 
 
 def load_perceptual(folder: Path | str) -> PerceptualModel:
@@ -76,6 +79,7 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
         config = draccus.decode(PerceptualConfig, described["model"])
         cameras, tasks = tuple(described["cameras"]), tuple(described["tasks"])
         version, identity = str(described["version"]), str(described["frozen_encoder"])
+        trained_hz = None if (hz := described.get("trained_hz")) is None else float(hz)
         encoder = build_frame_encoder(config.encoder, px=config.image_px, dim=1)
         if encoder.identity != identity:
             raise ModelLoadError(
@@ -84,7 +88,9 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
                 allowed=identity,
             )
         statistics = _statistics(load_file(folder / WEIGHTS))
-        model = freeze_perceptual(encoder, config, statistics, cameras=cameras, tasks=tasks)
+        model = freeze_perceptual(
+            encoder, config, statistics, cameras=cameras, tasks=tasks, trained_hz=trained_hz
+        )
     if model.info.version != version:
         raise ModelLoadError(
             "Statistics and config.json of a reward model do not belong together",
@@ -96,15 +102,21 @@ def load_perceptual(folder: Path | str) -> PerceptualModel:
 
 
 def _describe(
-    encoder: FrameEncoder, config: PerceptualConfig, cameras: tuple[str, ...], tasks: tuple[str, ...]
+    encoder: FrameEncoder,
+    config: PerceptualConfig,
+    cameras: tuple[str, ...],
+    tasks: tuple[str, ...],
+    trained_hz: float | None,
 ) -> dict[str, Any]:
-    return {
+    described = {
         "format": FORMAT,
         "model": draccus.encode(config),
         "cameras": list(cameras),
         "tasks": list(tasks),
         "frozen_encoder": encoder.identity,
     }
+    # Models of earlier releases have no rate, and keep their version.
+    return described if trained_hz is None else described | {"trained_hz": float(trained_hz)}
 
 
 def _tensors(statistics: StepStatistics) -> dict[str, NDArray[Any]]:

@@ -55,6 +55,7 @@ def learn_perceptual(
     demonstrations: Sequence[TrainingEpisode],
     config: PerceptualConfig | None = None,
     *,
+    rate_hz: float | None = None,
     cache: Path | None = None,
 ) -> tuple[PerceptualModel, Discovery]:
     """Learn a model from demonstrations; what they are annotated with is not looked at.
@@ -62,6 +63,7 @@ def learn_perceptual(
     Args:
         demonstrations: Successful episodes of one task, one at least.
         config: What to look at and how.
+        rate_hz: Observations per second of the episodes, which the model is to remember; None where it is not known.
         cache: Folder for the encoder's vectors.
 
     Returns:
@@ -102,6 +104,7 @@ def learn_perceptual(
         learn_statistics(vectors, found, config),
         cameras=cameras,
         tasks=tuple(sorted({episode.task for episode in demonstrations})),
+        trained_hz=rate_hz,
     )
     return model, found
 

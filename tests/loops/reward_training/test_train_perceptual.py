@@ -41,6 +41,7 @@ def test_a_dataset_becomes_a_model_with_figures(
     assert "frames from the nearest found" in err
     model = load_reward_model(str(tmp_path / "model"))
     assert model.info.version == figures["version"]
+    assert model.info.trained_hz == 10
     assert len(list((tmp_path / "model" / "vectors").glob("*.npy"))) == 3
 
 
@@ -61,6 +62,7 @@ def test_cameras_are_mapped_and_failures_named(dataset: Path, tmp_path: Path) ->
         dataset=str(dataset), out=tmp_path / "model", held_out=0.0, camera_map={"top": "front"}, failed=[0]
     )
     result = train_perceptual(config)
+    assert train_perceptual(replace(config, rate_hz=5.0)).model.info.trained_hz == 5
     assert result.model.info.cameras == ("top",)
     assert len(result.found.bounds) == 4
     assert [(one.kind, one.episodes) for one in result.ours.failures] == [("failure", 1), ("stall", 2)]

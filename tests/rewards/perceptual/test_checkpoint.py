@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from roborl.errors import ModelLoadError
 from roborl.rewards.model import score_episode
-from roborl.rewards.perceptual.checkpoint import load_perceptual, save_perceptual
+from roborl.rewards.perceptual.checkpoint import freeze_perceptual, load_perceptual, save_perceptual
 from roborl.rewards.perceptual.config import PerceptualConfig
 from roborl.rewards.perceptual.training import learn_perceptual
 from roborl.rewards.registry import load_reward_model
@@ -62,6 +62,21 @@ def test_it_comes_back_as_it_was_and_conforms(saved, reward_model_check):
     reward_model_check(again, observations=shown, tolerance=1e-3)
 
 
+def test_the_rate_that_it_learnt_from_is_part_of_it_and_a_model_of_before_has_none(saved, tmp_path):
+    model, folder = saved
+    assert "trained_hz" not in json.loads((folder / "config.json").read_text())
+    parts = (model.encoder, model.config, model.statistics)
+    models = [
+        freeze_perceptual(*parts, cameras=model.info.cameras, tasks=model.tasks, trained_hz=rate)
+        for rate in (None, 10, 30.0)
+    ]
+    assert models[0].info.version == model.info.version
+    assert len({each.info.version for each in models}) == 3
+    for index, each in enumerate(models):
+        save_perceptual(each, tmp_path / str(index))
+        assert load_perceptual(tmp_path / str(index)).info == each.info
+
+
 def test_a_folder_that_is_not_whole_is_refused(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match=r"cannot be read.*--model perceptual"):
@@ -79,6 +94,8 @@ def test_a_folder_that_is_not_whole_is_refused(copy):
         ({"model": {"encoder": "efficientnet-lite0", "image_px": 32, "wings": 2}}, "cannot be read"),
         ({"model": {"encoder": "cnn", "image_px": 32}}, "frozen encoder is not"),
         ({"cameras": []}, "cannot be read"),
+        ({"trained_hz": 30}, "do not belong together"),
+        ({"trained_hz": "often"}, "cannot be read"),
     ],
 )
 def test_another_description_is_refused(copy, change, words):
