@@ -1,5 +1,8 @@
 """The CLIP reward model: the regularised projection, its anchors, and the whole way through a small network."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -263,6 +266,43 @@ def test_its_vectors_are_those_of_the_library_and_every_picture_is_seen_once(che
     np.testing.assert_allclose(judge.read(texts), out.text_embeds.numpy(), atol=1e-5)
     one, other = judge.answer([ClipQuery(pictures=pictures[:1]), ClipQuery(pictures=pictures[1:])])
     np.testing.assert_array_equal(np.concatenate([one, other]), ours)
+
+
+def test_an_episode_may_start_while_others_are_judged(monkeypatch):
+    from roborl.rewards.judges import clip_judge
+
+    class Network:
+        identity = "network"
+
+        def pictures(self, pictures):
+            return torch.ones(len(pictures), 8)
+
+    class Watched(clip_judge.RecentCache):
+        """Knows how many were at it at once."""
+
+        inside = most = 0
+
+        def get(self, key):
+            return self._alone(super().get, key)
+
+        def put(self, key, value):
+            return self._alone(super().put, key, value)
+
+        def _alone(self, act, *told):
+            Watched.inside += 1
+            Watched.most = max(Watched.most, Watched.inside)
+            time.sleep(1e-3)
+            done = act(*told)
+            Watched.inside -= 1
+            return done
+
+    monkeypatch.setattr(clip_judge, "RecentCache", Watched)
+    judge = clip_judge.ClipJudge(Network())
+    asked = [clip_judge.ClipQuery(pictures=(np.full((2, 2, 3), level, np.uint8),)) for level in range(20)]
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda query: judge.answer([query]), asked))
+    assert len(answers) == 20
+    assert Watched.most == 1
 
 
 def test_words_beyond_what_the_network_reads_are_refused(checkpoint):

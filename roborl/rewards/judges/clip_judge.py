@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -149,7 +150,7 @@ class ClipNetwork:
 
 
 class ClipJudge(Judge[ClipQuery, Vectors]):
-    """Encodes with a CLIP network, every different picture once. Used by one thread.
+    """Encodes with a CLIP network, every different picture once. Any thread may ask: an episode starts beside the judging.
 
     Args:
         network: The network.
@@ -159,6 +160,7 @@ class ClipJudge(Judge[ClipQuery, Vectors]):
     def __init__(self, network: ClipNetwork, *, cache_mb: int = 64) -> None:
         self._network = network
         self._seen: RecentCache[bytes, Vectors] = RecentCache(cache_mb << 20)
+        self._seen_lock = threading.Lock()
 
     @classmethod
     def load(cls, checkpoint: str, *, device: str = "auto") -> ClipJudge:
@@ -182,13 +184,15 @@ class ClipJudge(Judge[ClipQuery, Vectors]):
             for query, own in zip(queries, keys, strict=True)
             for key, picture in zip(own, query.pictures, strict=True)
         }
-        found = {key: vector for key in asked if (vector := self._seen.get(key)) is not None}
+        with self._seen_lock:
+            found = {key: vector for key in asked if (vector := self._seen.get(key)) is not None}
         fresh = [key for key in asked if key not in found]
         if fresh:
             made = self._network.pictures([asked[key] for key in fresh])
-            for key, vector in zip(fresh, _unit(made), strict=True):
-                found[key] = vector
-                self._seen.put(key, vector)
+            found |= zip(fresh, _unit(made), strict=True)
+            with self._seen_lock:
+                for key in fresh:
+                    self._seen.put(key, found[key])
         return [np.stack([found[key] for key in own]) for own in keys]
 
     def read(self, texts: Sequence[str]) -> Vectors:
