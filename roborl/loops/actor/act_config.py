@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import re
 import shutil
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
@@ -30,6 +32,10 @@ _MEMORY_DISK = Path("/dev/shm")
 _MEMORY = "roborl-"
 _WHOSE = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_LIMITS = {"action_deadline_s", "safety"}
+"""What of a card may change while the actor runs: no number in a record or of a policy has another meaning then."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +154,7 @@ class Card:
         policy_hz: Steps per second; None where nobody says.
         action_deadline_s: Wall seconds that it waits for an action.
         scales: What the numbers of states and actions stand for, as :class:`roborl.data.scales.Scales` names it.
+        safety: The bounds on what reaches the motors, as :class:`roborl.envs.safety.SafetyConfig` names them.
     """
 
     actor: str
@@ -161,6 +168,31 @@ class Card:
     policy_hz: float | None = None
     action_deadline_s: float = math.inf
     scales: dict[str, str | tuple[float, ...]] | None = None
+    safety: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
+
+    def check_restart(self, folder: Path) -> None:
+        """See whether a process that starts again may go on with a bench file that was edited meanwhile, and say what is new.
+
+        Args:
+            folder: The actor's shared folder, with the card of the start before where there was one.
+
+        Raises:
+            ConfigError: If more than limits changed: the numbers of one run would have two meanings, and the actor's other
+                processes know the first alone.
+        """
+        before = Card.read(folder)
+        if before is None:
+            return
+        changes = _changes(asdict(before), asdict(self))
+        if not {name.partition(".")[0] for name in changes} <= _LIMITS:
+            raise ConfigError(
+                "The bench file was edited while the arm is in use, and its numbers would mean something else from here on",
+                seen=", ".join(f"{name} {now}" for name, (_, now) in changes.items()),
+                allowed=", ".join(f"{name} {was}" for name, (was, _) in changes.items()),
+                remedy=f"Set {self.bench} back and go on with the run, or begin another one with it as it is",
+            )
+        for name, (was, now) in changes.items():
+            log.warning("The bench file was edited: %s is %s now, after %s", name, now, was)
 
     def write(self, folder: Path) -> None:
         """Leave the card in ``folder``, whole or not at all."""
@@ -175,8 +207,25 @@ class Card:
             return None
         fields["cameras"] = {name: tuple(shape) for name, shape in fields["cameras"].items()}
         scales = fields.get("scales") or {}
-        fields["scales"] = {n: v if isinstance(v, str) else tuple(v) for n, v in scales.items()} or None
+        fields["scales"] = {n: _as_held(v) for n, v in scales.items()} or None
+        fields["safety"] = {n: _as_held(v) for n, v in fields.get("safety", {}).items()}
         return cls(**fields)
+
+
+def _as_held(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what differs in two cards, by dotted name: as it was and as it is now."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in dict.fromkeys([*before, *now]):
+        was, new = before.get(name), now.get(name)
+        if isinstance(was, Mapping) and isinstance(new, Mapping):
+            found |= {f"{name}.{inner}": change for inner, change in _changes(was, new).items()}
+        elif was != new:
+            found[name] = (was, new)
+    return found
 
 
 def shared_folder(run: Path, actor: str) -> Path:

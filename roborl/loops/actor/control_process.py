@@ -47,7 +47,8 @@ def main(child: Child, config: ActConfig) -> None:
     """Run the control process until there were enough episodes or it is stopped.
 
     Raises:
-        RoborlError: If the bench cannot be used, or the robot stays out of order.
+        RoborlError: If the bench cannot be used or is another than the process before this one had, or the robot stays out of
+            order.
     """
     began = time.monotonic()
     from roborl.envs.arm import Arm
@@ -77,7 +78,9 @@ def main(child: Child, config: ActConfig) -> None:
         policy_hz=bench.policy_hz,
         action_deadline_s=bench.watchdog.action_deadline_s,
         scales=asdict(scales(bench)),
+        safety=asdict(bench.safety),
     )
+    card.check_restart(folder)
     journal = open_journal(folder / "ring.bin", card, max_steps=bench.max_steps, ring_mb=config.ring_mb)
     if not config.alone:
         log.info("%s", memory_of(journal, bench.policy_hz, config.ring_mb))

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
 from roborl.hil.supervisor import DeviceReading, InterventionConfig, Trigger
 from roborl.loops.actor.act_config import ActConfig, shared_folder
+from roborl.loops.actor.inference import await_card
 from roborl.loops.actor.shared import ValueSlot
 from roborl.loops.supervise import Child
 
@@ -135,7 +137,8 @@ def main(child: Child, config: ActConfig) -> None:
     """Read the device until stopped.
 
     Raises:
-        ConfigError: If the device does not fit the bench, or would take over while nobody moves it.
+        ConfigError: If the device does not fit the bench or would take over while nobody moves it, or the bench is another than
+            the control process has.
         RobotError: If it cannot be reached; the supervisor tries again.
     """
     began = time.monotonic()
@@ -147,6 +150,7 @@ def main(child: Child, config: ActConfig) -> None:
         disconnect_teleoperator,
         read_teleoperator,
     )
+    from roborl.loops.bench_scales import scales
 
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     teleoperator = read_teleoperator(Path(config.teleop))
@@ -155,6 +159,10 @@ def main(child: Child, config: ActConfig) -> None:
     warn_without_clutch(teleoperator, config.intervention.trigger)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
+    card = await_card(folder, child)
+    if card is None:
+        return
+    replace(card, policy_hz=bench.policy_hz, scales=asdict(scales(bench))).check_restart(folder)
     slot, sender = ReadingSlot(folder), PressSender(folder, teleoperator.name)
     clock = MonotonicClock()
     reader, rate = DeviceReader(teleoperator, to_action, clock), Rate(_READ_HZ, clock)

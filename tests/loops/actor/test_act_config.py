@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from roborl.errors import ConfigError
 from roborl.loops.actor import act_config
-from roborl.loops.actor.act_config import give_back_memory, shared_folder
+from roborl.loops.actor.act_config import Card, give_back_memory, shared_folder
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +59,49 @@ def test_without_a_memory_disk_the_folder_lies_in_the_run(tmp_path: Path, memory
     memory.rmdir()
     assert shared_folder(tmp_path / "run", "arm") == tmp_path / "run" / "shared" / "arm"
     assert give_back_memory() == 0
+
+
+CARD = Card(
+    actor="arm",
+    bench="desk.yaml",
+    cameras={"front": (240, 320, 3)},
+    state_dim=9,
+    action_dim=2,
+    real_time=True,
+    task="t",
+    policy_hz=10.0,
+    scales={"model": "so101_sim", "state_low": (-1.0, 0.12), "action_unit": (0.015, 34.0)},
+    safety={"workspace_low_m": (0.12, -0.16, 0.01), "velocity_scale": 0.6},
+)
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        {"scales": dict(CARD.scales or {}, action_unit=(0.005, 34.0))},
+        {"cameras": {"front": (480, 640, 3)}},
+        {"policy_hz": 5.0},
+        {"task": "u"},
+    ],
+)
+def test_a_bench_file_whose_numbers_mean_something_else_is_not_gone_on_with(
+    tmp_path: Path, edited: dict[str, Any]
+) -> None:
+    CARD.check_restart(tmp_path)
+    CARD.write(tmp_path)
+    with pytest.raises(ConfigError, match="was edited while the arm is in use") as caught:
+        replace(CARD, **edited).check_restart(tmp_path)
+    error = caught.value
+    assert all((error.problem, error.seen, error.allowed, error.remedy))
+    assert next(iter(edited)) in str(error.seen)
+    assert "desk.yaml" in error.remedy
+
+
+def test_a_limit_may_be_corrected_while_the_arm_is_in_use_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    CARD.write(tmp_path)
+    CARD.check_restart(tmp_path)
+    assert not caplog.messages
+    replace(CARD, safety=CARD.safety | {"velocity_scale": 0.1}).check_restart(tmp_path)
+    assert "safety.velocity_scale is 0.1 now, after 0.6" in caplog.text

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import shutil
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +18,9 @@ from roborl.clock import NS, FakeClock, MonotonicClock
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import PolicyOnly
-from roborl.loops.actor import control_process
+from roborl.loops.actor import control_process, teleop
 from roborl.loops.actor.act import folder_of
-from roborl.loops.actor.act_config import ActConfig, Card
+from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.control_process import (
     announce,
     count_lost_episode,
@@ -34,6 +35,7 @@ from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.bench_scales import scales
 from roborl.loops.supervise import Child
 from roborl.records import Begin, End
 from roborl.types import EndCause, EpisodeKey
@@ -189,6 +191,33 @@ def test_a_robot_in_other_units_than_degrees_is_refused_before_it_is_connected(
     config = ActConfig(bench="so101_desk", run=tmp_path)
     with pytest.raises(ConfigError, match=r"other units than degrees.*elbow_flex"):
         control_process.main(Child("control", None, ctypes.c_int64(0)), config)
+
+
+@pytest.mark.parametrize("main", [control_process.main, teleop.main])
+def test_a_process_that_starts_again_goes_on_with_no_other_bench_than_the_one_before_it(
+    tmp_path: Path, main: Callable[[Child, ActConfig], None]
+) -> None:
+    pad = tmp_path / "pad.yaml"
+    pad.write_text("type: stub_pad\n")
+    plugins = ["roborl.testing.config_stub_teleoperator"]
+    config = ActConfig(run=tmp_path, teleop=str(pad), plugins=plugins)
+    folder = shared_folder(config.run, config.actor)
+    before = asdict(scales(load_bench("so101_sim", ["--action.step_m=0.005"])))
+    Card(
+        actor="arm",
+        bench="so101_sim",
+        cameras={},
+        state_dim=9,
+        action_dim=4,
+        real_time=False,
+        policy_hz=10.0,
+        scales=before,
+    ).write(folder)
+    try:
+        with pytest.raises(ConfigError, match=r"edited while.*action_unit \(0\.015.*action_unit \(0\.005"):
+            main(Child("control", None, ctypes.c_int64(0)), config)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_each_episode_that_ended_with_its_process_is_counted_once_in_new_rings_too(tmp_path: Path) -> None:
