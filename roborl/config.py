@@ -19,7 +19,7 @@ from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import load_config
 from draccus.utils import DecodingError, ParsingError, is_enum
 
-from roborl.config_fields import as_declared, choices_with, field_names, held_by_default, kinds_at
+from roborl.config_fields import as_declared, check_fits, choices_with, field_names, held_by_default, kinds_at
 from roborl.errors import ConfigError
 
 # As the word it is: draccus leaves it to YAML, which writes a Python object that nothing may read back.
@@ -46,6 +46,7 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
     read = {} if {"-h", "--help"} & set(rest) else _files(rest)
     complaint = io.StringIO()
     try:
+        _check_values(kinds_at(config_class, ()), _layered(read.values()), rest, read)
         held = held_by_default(config_class)
         with contextlib.redirect_stderr(complaint), _one_file(rest, read, held) as words:
             config = _parser(config_class, prog).parse_args(as_declared(config_class, words))
@@ -327,6 +328,31 @@ def _chosen(
     words = _words(args, ".".join([*path, "type"]))
     word = words[-1] if words else inner.get("type") if isinstance(inner, Mapping) else None
     return [kind for kind in kinds if choices_with(kind).get(str(word)) is kind] or kinds
+
+
+def _check_values(
+    kinds: Sequence[Any],
+    value: Any,
+    args: Sequence[str],
+    read: Mapping[str, Mapping[str, Any]],
+    path: tuple[str, ...] = (),
+) -> None:
+    """See that files leave no field empty that takes a value, nor give true or false for a number, where no argument replaces it.
+
+    Raises:
+        ConfigError: If one does.
+    """
+    if not (place := _place(path, args, read)):
+        return
+    dotted, seen = ".".join(path), "nothing" if value is None else str(value).lower()
+    check_fits(dotted, value, kinds, seen=seen + place, remedy=f"Give {dotted} one, or leave it out")
+    pairs = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    )
+    chosen = _chosen(kinds, path, args, read) if pairs else ()
+    for name, inner in pairs:
+        held = [found for kind in chosen for found in kinds_at(kind, [str(name)])]
+        _check_values(held, inner, args, read, (*path, str(name)))
 
 
 def _place(path: Sequence[str], args: Sequence[str], read: Mapping[str, Mapping[str, Any]]) -> str:

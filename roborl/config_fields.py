@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import draccus
 import yaml
-from draccus.utils import is_choice_type, is_union
+from draccus.utils import is_choice_type, is_enum, is_list, is_tuple, is_union
 
 from roborl.errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
+_PLAIN = {"bool": True, "null": None}
+"""What the parser takes for numbers where a field wants one: true for 1, and nothing for anything."""
 
 
 def as_declared(config_class: type[Any], args: Sequence[str]) -> list[str]:
@@ -123,6 +125,27 @@ def field_names(kinds: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(named))
 
 
+def check_fits(name: str, value: Any, kinds: Sequence[Any], *, seen: str, remedy: str) -> None:
+    """See that a field which takes a value has one, and one that takes a number no truth value.
+
+    Args:
+        name: Its dotted name.
+        value: Its value, as YAML reads it.
+        kinds: What it may hold; none where there is no such field.
+        seen: The value as it was written, and where.
+        remedy: What to do about one that does not fit.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    if not kinds or Any in kinds or value not in (None, True, False):
+        return
+    if value is None and NoneType not in kinds:
+        raise ConfigError(f"{name} has no value", seen=seen, allowed=_described(kinds), remedy=remedy)
+    if isinstance(value, bool) and set(kinds) <= {int, float, NoneType}:
+        raise ConfigError(f"{name} takes a number", seen=seen, allowed=_described(kinds), remedy=remedy)
+
+
 def choices_with(kind: Any) -> dict[str, Any]:
     """Return the types, by name, of the choice that a type is one of; none where it is of no choice."""
     return dict(kind.get_known_choices()) if hasattr(kind, "get_known_choices") else {}
@@ -152,6 +175,24 @@ def listed_words(name: str, value: str) -> list[str]:
         allowed="a word, or a list such as '[a, b]'",
         remedy=f"Close its brackets and quotes, or give {name} once for each word",
     )
+
+
+def _described(kinds: Sequence[Any]) -> str:
+    """Return in words what a field of these types takes."""
+    words = [
+        str(word) for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)
+    ]
+    words += [str(word.value) for kind in kinds if is_enum(kind) for word in kind]
+    known = {
+        bool: "true, false",
+        int: "a number, such as 1",
+        float: "a number, such as 1",
+        str: "text",
+        Path: "a path",
+    }
+    listed = "[a, b], as YAML writes it" if any(is_tuple(kind) or is_list(kind) for kind in kinds) else ""
+    plain = dict.fromkeys(known[kind] for kind in kinds if kind in known)
+    return field_names(kinds) or ", ".join(words) or listed or " or ".join(plain) or "{name: value}"
 
 
 def _own_values(section: Any) -> dict[str, Any]:
@@ -205,12 +246,9 @@ def _declare(node: yaml.Node, kinds: Sequence[Any], name: str) -> None:
     if isinstance(node, yaml.ScalarNode):
         if _is_text(kinds) and not (node.tag == f"{_TAG}null" and NoneType in kinds):
             node.tag = f"{_TAG}str"
-        elif _is_amiss(node.tag, set(kinds)):
-            raise ConfigError(
-                f"{name} takes {'true or false' if bool in kinds else 'a number'}",
-                seen=node.value,
-                allowed="true, false" if bool in kinds else "a number, such as 1",
-                remedy=f"Correct --{name}, or leave it out",
+        elif (plain := node.tag.removeprefix(_TAG)) in _PLAIN:
+            check_fits(
+                name, _PLAIN[plain], kinds, seen=node.value, remedy=f"Correct --{name}, or leave it out"
             )
     elif _is_text(kinds):
         raise ConfigError(
@@ -228,15 +266,6 @@ def _declare(node: yaml.Node, kinds: Sequence[Any], name: str) -> None:
             key.tag = f"{_TAG}str" if _named_by_text(kinds) else key.tag
             held = [each for kind in kinds for each in _inner(kind, key.value)]
             _declare(inner, [kind for each in held for kind in _kinds(each)], f"{name}.{key.value}")
-
-
-def _is_amiss(tag: str, kinds: Set[Any]) -> bool:
-    # The parser would read true as 1, and let nothing through for anything.
-    numbers = {int, float, NoneType}
-    return bool(kinds) and (
-        (tag == f"{_TAG}bool" and kinds <= numbers)
-        or (tag == f"{_TAG}null" and NoneType not in kinds and kinds <= numbers | {bool})
-    )
 
 
 def _serialised(node: yaml.Node) -> str:

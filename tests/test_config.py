@@ -233,6 +233,7 @@ def test_a_file_is_found_by_its_name_as_it_is_typed(tmp_path: Path, monkeypatch:
     [
         (["--times", "true"], "true"),
         (["--times=null"], "null"),
+        (["--gait", "null"], "null"),
         (["--inner.speed", "on"], "on"),
         (["--inner", "{speed: false}"], "false"),
         (["--names", "[a: b]"], "{a: b}"),
@@ -278,6 +279,16 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         ("inner: 3\n", "3 in ", "speed"),
         ("inner:\n", "nothing in ", "speed"),
         ("names: a\n", "a in ", "[a, b]"),
+        ("names:\n", "nothing in ", "[a, b]"),
+        ("names: [a, ]\nsizes: [1, null]\n", "nothing in ", "a number"),
+        ("words: null\n", "nothing in ", "[a, b]"),
+        ("gait:\n", "nothing in ", "slow, fast"),
+        ("place:\n", "nothing in ", "a path"),
+        ("task:\n", "nothing in ", "text"),
+        ("models:\n", "nothing in ", "{name: value}"),
+        ("times:\n", "nothing in ", "a number"),
+        ("times: true\n", "true in ", "a number"),
+        ("inner: {speed: }\n", "nothing in ", "a number"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_file_and_what_is_allowed(
@@ -288,6 +299,16 @@ def test_a_wrong_field_is_named_with_its_file_and_what_is_allowed(
     error = told(["--config_path", str(path)])
     assert error.seen == f"{seen}{path}"
     assert allowed in str(error.allowed)
+
+
+def test_an_empty_field_may_stand_in_a_file_where_it_is_given_otherwise_or_may_be_empty(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("inner: {speed: }\ntask:\nremark:\nsizes: [1, null]\n")
+    args = ["--config_path", str(path), "--task", "t", "--inner.speed=3", "--sizes", "[2]"]
+    config = parse(Outer, args, prog="roborl x")
+    assert config == Outer(inner=Inner(speed=3.0), task="t", sizes=[2.0], remark=None)
 
 
 def test_a_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:

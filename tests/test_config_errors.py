@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from roborl.cli.main import main
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
+from roborl.paths import bench_file
 
 ARMS = ["koch_follower", "omx_follower", "so100_follower", "so101_follower", "so101_sim"]
 
@@ -41,6 +43,46 @@ def test_a_misspelt_override_of_a_bench_is_told_with_the_fields_of_its_robot() -
     assert told("so101_sim", "robot.scene=Reach").problem == "A word belongs to no option"
     whole = told("so101_sim", "--robot.cameras.front.width=3")
     assert whole.problem == "robot.cameras is given as a whole"
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("if_control_dies:", "if_control_dies has no value. Found: nothing in FILE. Allowed: text"),
+        ("model:", "model has no value. Found: nothing in FILE. Allowed: text"),
+        ("control_hz:", "control_hz has no value. Found: nothing in FILE. Allowed: a number"),
+        ("outcome:", "outcome has no value. Found: nothing in FILE. Allowed: auto, judge"),
+        ("cameras:", "cameras has no value. Found: nothing in FILE. Allowed: {name: value}"),
+        (
+            "cameras: {front: {height_px: true, width_px: 320}}",
+            "cameras.front.height_px takes a number. Found: true in",
+        ),
+        (
+            "safety: {workspace_low_m: }",
+            "safety.workspace_low_m has no value. Found: nothing in FILE. Allowed: [a, b]",
+        ),
+        (
+            "safety: {workspace_low_m: [0.1, -0.1, ~]}",
+            "safety.workspace_low_m.2 has no value. Found: nothing in",
+        ),
+        (
+            "robot: {type: so101_follower, port: , use_degrees: true}",
+            "robot.port has no value. Found: nothing in",
+        ),
+        (
+            "robot: {type: so101_follower, port: x, use_degrees: }",
+            "robot.use_degrees has no value. Found: nothing in",
+        ),
+        ("robot:", "robot has no value. Found: nothing in FILE. Allowed: "),
+    ],
+)
+def test_a_field_of_a_bench_file_that_was_left_empty_is_named(
+    written: str, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.yaml"
+    desk = yaml.safe_load(bench_file("so101_desk").read_text())
+    path.write_text(yaml.safe_dump(desk | yaml.safe_load(written)))
+    assert says.replace("FILE", str(path)) in str(told(str(path)))
 
 
 @pytest.mark.parametrize(
