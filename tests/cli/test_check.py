@@ -203,6 +203,10 @@ def test_a_judge_that_learns_takes_more_and_less_with_checkpointing(run: Run) ->
         (["--plan", "--policy", "pi0", "--learner", "weighted-full", "--card_gib", "[900]"], "can be sent"),
         (["--plan", "--policy", "act", "--learner", "weighted-lora", "--card_gib", "[900]"], "low rank go"),
         (["--judge", "vlac-2b"], "no plan is asked for"),
+        (["--plan", "--policy", "smolvla", "--card_gib", "[nan]"], "cannot be made of these numbers"),
+        (["--plan", "--policy", "smolvla", "--card_gib", "inf"], "cannot be made of these numbers"),
+        (["--plan", "--policy", "small", "--learner", "weighted-full"], "learns by rlpd"),
+        (["--plan", "--policy", "small", "--learner", "policy-lora"], "learns by rlpd"),
     ],
 )
 def test_misuse_is_told_and_is_exit_code_2(run: Run, args: list[str], says: str) -> None:

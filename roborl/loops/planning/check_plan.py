@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
@@ -86,12 +87,16 @@ class PlanConfig:
                 "There is no such device", seen=devices, allowed=f"{HOST} or cuda:0, cuda:1, ..."
             )
         counts = (self.questions, self.height_px, self.width_px, self.cameras)
-        if min(counts) < 1 or self.learner_batch < 0 or any(size <= 0 for size in self.card_gib):
+        if (
+            min(counts) < 1
+            or self.learner_batch < 0
+            or not all(0 < size < math.inf for size in self.card_gib)
+        ):
             raise ConfigError(
                 "A plan cannot be made of these numbers",
                 seen=f"questions {self.questions}, picture {self.height_px} x {self.width_px}, cameras {self.cameras},"
                 f" learner_batch {self.learner_batch}, card_gib {self.card_gib}",
-                allowed="at least 1 of each, learner_batch ≥ 0, cards above 0 GiB",
+                allowed="at least 1 of each, learner_batch ≥ 0, cards above 0 GiB and finite",
             )
         for learner, part in (("judge", "judge"), ("policy", "policy"), ("weighted", "policy")):
             if self.learner.startswith(f"{learner}-") and not getattr(self, part):
@@ -189,11 +194,22 @@ def _judge(config: PlanConfig) -> tuple[PlanLine, ...]:
 
 
 def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> Iterator[PlanLine]:
-    """Yield the parts of policy and learner, but for a judge's."""
+    """Yield the parts of policy and learner, but for a judge's.
+
+    Raises:
+        ConfigError: If a small policy is to learn as only LeRobot's do, or there is no such policy.
+    """
     from roborl.loops.planning import plan_learning
 
     small = config.policy == plan_learning.SMALL
     who, _, how = config.learner.partition("-")
+    if small and who in ("policy", "weighted"):
+        raise ConfigError(
+            "A small policy learns by rlpd alone",
+            seen=f"--policy {config.policy} --learner {config.learner}",
+            allowed="--learner rlpd",
+            remedy="Choose that, or another --policy, such as smolvla",
+        )
     if config.policy and not small:
         yield from plan_learning.policy_parts(config.policy, config.policy_device, cameras=config.cameras)
     if who == "weighted":
