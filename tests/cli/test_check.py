@@ -410,9 +410,13 @@ def test_the_motors_of_a_physical_arm_are_asked_and_go_on_holding(desk: DeskArm)
 
 def test_a_joint_that_was_not_turned_from_stop_to_stop_is_told(desk: DeskArm) -> None:
     held = json.loads(desk.calibration.read_text())
+    # The other way round an encoder that passes its end notes a whole turn, as LeRobot does for wrist_roll always.
+    held["shoulder_lift"].update(range_min=0, range_max=4095)
     held["elbow_flex"]["range_max"] -= 600
     desk.calibration.write_text(json.dumps(held))
     findings = {f.what: f for f in check_bench(str(desk.bench()), [], look=False)}
     assert not findings["joint ranges"].ok
     assert "elbow_flex by 141 of its 194 degrees" in findings["joint ranges"].says
+    assert "shoulder_lift by 360 of its 200 degrees" in findings["joint ranges"].says
+    assert "wrist_roll" not in findings["joint ranges"].says
     assert "motors" not in findings

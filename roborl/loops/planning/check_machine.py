@@ -20,8 +20,10 @@ _OPTIONAL = {
     "bitsandbytes": "judges in int8 or int4: pip install bitsandbytes",
 }
 
-_NARROWER_DEG = 20.0
-"""By how much less than its model's joint a real one may have been turned while it was calibrated."""
+_ODD_DEG = 20.0
+"""By how much less or more than its model's joint a real one may have been turned while it was calibrated."""
+_WHOLE_TURNS = {"so101_follower": {"wrist_roll"}, "koch_follower": {"shoulder_pan", "wrist_roll"}}
+"""Joints for which LeRobot notes a whole turn, whatever they were turned; other drivers may note one for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,19 +139,23 @@ def _calibrate(bench: Any) -> str:
 
 def _ranges(bench: Any, robot: Any) -> Iterator[Finding]:
     """Yield whether calibration turned each joint from stop to stop: its zero is the middle of what it was turned."""
+    from roborl.envs.bench import device_type
     from roborl.envs.robot_model import load_robot_model
 
-    model = load_robot_model(bench.model)
-    narrow = []
+    model, whole = load_robot_model(bench.model), _WHOLE_TURNS.get(device_type(bench.robot))
+    odd = []
     for joint, low, high in zip(model.joint_names, model.lower, model.upper, strict=True):
         held = getattr(robot, "calibration", {}).get(joint)
         if joint != model.gripper and held is not None:
             turn = robot.bus.model_resolution_table[robot.bus.motors[joint].model] - 1
-            turned = (held.range_max - held.range_min) * 360 / turn
-            if turned < high - low - _NARROWER_DEG:
-                narrow.append(f"{joint} by {turned:.0f} of its {high - low:.0f} degrees")
-    if narrow:
-        says = f"turned {', '.join(narrow)}: their zero is wrong. Calibrate from stop to stop: {_calibrate(bench)}"
+            more = (held.range_max - held.range_min) * 360 / turn - (high - low)
+            if more < -_ODD_DEG or (more > _ODD_DEG and whole is not None and joint not in whole):
+                odd.append(f"{joint} by {high - low + more:.0f} of its {high - low:.0f} degrees")
+    if odd:
+        says = (
+            f"turned {', '.join(odd)}: their zero is wrong. Calibrate from stop to stop, each joint in its middle before:"
+            f" {_calibrate(bench)}"
+        )
         yield Finding(what="joint ranges", ok=False, says=says)
 
 
