@@ -21,6 +21,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.actor.act import ActorProcesses, actor_specs
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.status import StatusSlot
+from roborl.loops.actor.teleop import make_device
 from roborl.loops.learner import learn
 from roborl.loops.learner.learn import learner_specs, prepare, result
 from roborl.loops.learner.learn_config import RunFolder
@@ -142,7 +143,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     Raises:
         KeyboardInterrupt: If ``stopping`` says so before the arm has a process.
         ConfigError: If the configuration cannot be used, the bench has fewer arms than there are actors, lacks a device or would
-            drop its arm, there is no run to go on with or it has another number of actors, or the reward model does not pass its
+            drop its arm, the device to take over with cannot be used, there is no run to go on with or it has another number of actors, or the reward model does not pass its
             gate or lacks a reference.
         ModelLoadError: If the run is to be rolled back to a version that it does not keep.
         RoborlError: If a process cannot do its work.
@@ -153,6 +154,8 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     require_arms(config, bench)
     require_hold(bench)
     require_devices(bench)
+    if config.act.teleop:
+        make_device(bench, config.act)
     pass_gate(config, stopping)
     run, where = RunFolder(config.run), addresses(config.run)
     learning = learn_config(config, where)

@@ -14,7 +14,8 @@ from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
 from roborl.hil.supervisor import InterventionConfig, Trigger
 from roborl.learning.budget import BudgetConfig
-from roborl.loops.actor.act_config import ActSettings, shared_folder
+from roborl.loops.actor.act import run_actor
+from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.launch import (
@@ -174,6 +175,16 @@ def stub_bench(folder: Path) -> Path:
         "cameras: {front: {height_px: 240, width_px: 320}}\n"
     )
     return bench
+
+
+def test_a_device_that_is_not_there_is_missed_before_anything_is_prepared(tmp_path: Path) -> None:
+    missing = ActSettings(teleop=str(tmp_path / "leadr.yaml"))
+    with pytest.raises(ConfigError, match=r"cannot be opened.*leadr\.yaml"):
+        run_training(TrainConfig(run=tmp_path / "run", act=missing))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match=r"cannot be opened.*leadr\.yaml"):
+        run_actor(ActConfig(run=tmp_path / "run", policy=tmp_path, teleop=missing.teleop))
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_actors_do_not_drive_one_physical_arm(tmp_path: Path) -> None:

@@ -278,7 +278,8 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
     learner stay there; once it is over, its counts are given back, and the next one begins anew.
 
     Raises:
-        ConfigError: If a learner's weights are asked for and the policy takes none.
+        ConfigError: If a learner's weights are asked for and the policy takes none, or the device to take over with cannot be
+            used.
         RoborlError: If a process cannot do its work.
     """
     if config.weights and is_lerobot_policy(config.policy) and not is_runs_policy(config.policy):
@@ -288,6 +289,11 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
             allowed="the folder named policy in the learner's run, which says what of it learns, or weights empty",
             remedy="Copy that folder to this computer and name it with --policy, or leave --weights out to run this one as it is",
         )
+    if config.teleop:
+        from roborl.envs.bench import load_bench
+
+        bench = load_bench(config.bench, config.bench_overrides, config.plugins)
+        teleop.make_device(bench, config)
     if config.mode == "train" and not config.weights and not is_lerobot_policy(config.policy):
         log.warning(
             "No --weights: the arm keeps to the policy in %s, whatever a learner makes of its experience",

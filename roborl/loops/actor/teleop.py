@@ -17,7 +17,7 @@ from roborl.errors import ConfigError, RobotError, spelt_out
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
 from roborl.hil.presses import PressSender
 from roborl.hil.supervisor import DeviceReading, InterventionConfig, Trigger
-from roborl.loops.actor.act_config import ActConfig, shared_folder
+from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
 from roborl.loops.actor.inference import await_card
 from roborl.loops.actor.shared import ValueSlot
 from roborl.loops.supervise import Child
@@ -124,6 +124,27 @@ def check_rest(
         )
 
 
+def make_device(
+    bench: Bench, settings: ActSettings
+) -> tuple[Any, Callable[[Mapping[str, Any], int], Action]]:
+    """Return the device to take over with, not yet connected, and what turns its values into actions of the bench.
+
+    Args:
+        bench: The bench.
+        settings: Those of its actor, which name a device.
+
+    Raises:
+        ConfigError: If its file or its driver is missing, it does not fit the bench, or it would take over while nobody moves
+            it.
+    """
+    from roborl.loops.actor.teleoperators import read_teleoperator
+
+    teleoperator = read_teleoperator(Path(settings.teleop))
+    to_action = make_map(bench, teleoperator.action_features)
+    check_rest(bench, to_action, settings.intervention)
+    return teleoperator, to_action
+
+
 def warn_without_clutch(teleoperator: Any, trigger: Trigger) -> None:
     """Say how to take over where the clutch is to do it and the device has none, as LeRobot's leader arms."""
     if trigger is Trigger.CLUTCH and not hasattr(teleoperator, "get_teleop_events"):
@@ -148,14 +169,11 @@ def main(child: Child, config: ActConfig) -> None:
         check_plugged_in,
         connect_teleoperator,
         disconnect_teleoperator,
-        read_teleoperator,
     )
     from roborl.loops.bench_scales import scales
 
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
-    teleoperator = read_teleoperator(Path(config.teleop))
-    to_action = make_map(bench, teleoperator.action_features)
-    check_rest(bench, to_action, config.intervention)
+    teleoperator, to_action = make_device(bench, config)
     warn_without_clutch(teleoperator, config.intervention.trigger)
     import_s = time.monotonic() - began
     folder = shared_folder(config.run, config.actor)
