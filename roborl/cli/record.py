@@ -144,7 +144,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
             "A person needs a teleoperator",
             seen="none",
             allowed=teleoperator_types(),
-            remedy="For example: --teleop.type so101_leader --teleop.port /dev/ttyACM1 --teleop.id leader",
+            remedy="For example: --teleop.type so101_leader --teleop.port /dev/serial/by-id/LEADER --teleop.id leader",
         )
     if not sys.stdin.isatty():
         raise ConfigError(

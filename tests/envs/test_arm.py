@@ -283,7 +283,7 @@ def test_a_camera_that_a_physical_bench_leaves_out_is_not_opened() -> None:
     one = resolve(replace(both, cameras={"front": CameraUse(height_px=48, width_px=64)}))
     robot = make_robot(one)
     assert list(robot.cameras) == list(one.robot.cameras) == ["front"]
-    assert (robot.id, one.robot.port, robot.cameras["front"].fps) == ("desk", "/dev/ttyACM0", 30)
+    assert (robot.id, one.robot.port, robot.cameras["front"].fps) == ("desk", both.robot.port, 30)
 
 
 def test_a_simulated_bench_draws_its_cameras_at_recording_resolution() -> None:
