@@ -50,6 +50,11 @@ class LooksAhead(Protocol):
         """What part of the value beyond the potential each step hands back now."""
         ...
 
-    def practised(self, successes: int) -> None:
-        """Hear how many online episodes of the run have succeeded so far without a person's help."""
+    def practised(self, successes: int, made_ahead: int) -> None:
+        """Hear how far practice has come.
+
+        Args:
+            successes: Online episodes of the run that have succeeded so far without a person's help.
+            made_ahead: Updates of its head start so far, with which no schedule of practice moves on.
+        """
         ...

@@ -102,9 +102,19 @@ class ReplayBudget:
         return self._updates
 
     @property
+    def made_ahead(self) -> int:
+        """Of these, how many were the head start's."""
+        return self._made_ahead
+
+    @property
+    def in_practice(self) -> int:
+        """Of these, how many were not the head start's."""
+        return self._updates - self._made_ahead
+
+    @property
     def achieved_ratio(self) -> float:
         """Updates made per transition that earned some, without the head start; 0 before the first."""
-        return (self._updates - self._made_ahead) / self._earning if self._earning else 0.0
+        return self.in_practice / self._earning if self._earning else 0.0
 
     def recorded(self) -> None:
         """Take note that the recorded episodes stand there whole, so that the head start may begin."""

@@ -24,7 +24,7 @@ class TargetsConfig:
     # shaping. Below 1 the best policy may differ from the task's. Without a potential it is 1. Inside an n-step window or a
     # chunk nothing is damped: longer ones look further than the source's one-step rule
     lookahead: float = 0.9
-    # updates after which it has grown to 1 at the latest; 0: it does not grow with them
+    # updates after which it has grown to 1 at the latest, without those of a head start; 0: it does not grow with them
     lookahead_updates: int = 150_000
     # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them. With
     # neither it never grows, and the run says so
@@ -61,7 +61,7 @@ class Targets:
     Once critics have converged, shaping no longer changes which action is best: by its own law every action is worth what the
     task says. So critics begin with a short look ahead, where the potential stands for most of what is to come, and end with
     the whole. Of a policy that never succeeds they can only learn that nothing is to come, whatever the potential promises: what
-    it promised is paid back behind it. So the look ahead grows with the successes of practice, and with updates where these
+    it promised is paid back behind it. So the look ahead grows with the successes of practice, and with its updates where these
     stay away. Where no potential stands in, critics look all the way at once.
 
     Args:
@@ -77,14 +77,17 @@ class Targets:
         self.form = form
         self.successes = 0
         """Episodes of practice that have succeeded so far."""
+        self.made_ahead = 0
+        """Updates of the head start so far."""
         self._config = config
 
     def lookahead(self, updates: int) -> float:
-        """Return what part of the value beyond the potential each step hands back after so many updates."""
+        """Return what part of the value beyond the potential each step hands back after so many updates, a head start's too."""
         if self.form is not RewardForm.POTENTIAL:
             return 1.0
         config = self._config
-        by_updates = updates / config.lookahead_updates if config.lookahead_updates else 0.0
+        in_practice = updates - self.made_ahead
+        by_updates = in_practice / config.lookahead_updates if config.lookahead_updates else 0.0
         by_successes = self.successes / config.lookahead_successes if config.lookahead_successes else 0.0
         grown = min(1.0, max(by_updates, by_successes))
         return config.lookahead + grown * (1.0 - config.lookahead) if grown < 1.0 else 1.0

@@ -64,7 +64,8 @@ class WeightedConfig(TargetsConfig):
     # longest chunk that is weighed and imitated, steps; 0: as many as the policy acts out, its n_action_steps. Chunks end where
     # new weights come in, too: with trainer.publish_every below chunk times budget.ratio most of practice is in shorter ones
     n_step: int = 0
-    # updates after which the look ahead has grown to 1 at the latest; 0: it does not grow with them
+    # updates after which the look ahead has grown to 1 at the latest, without those of a head start; 0: it does not grow with
+    # them
     lookahead_updates: int = 20_000
     # episodes of practice that have succeeded without a person's help, after which it has; 0: it does not grow with them
     lookahead_successes: int = 0
@@ -217,9 +218,9 @@ class Weighted:
         """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
         return self.shaped.lookahead(self.updates)
 
-    def practised(self, successes: int) -> None:
-        """Hear how many episodes of practice have succeeded without a person's help."""
-        self.shaped.successes = successes
+    def practised(self, successes: int, made_ahead: int) -> None:
+        """Hear how many episodes of practice have succeeded without a person's help, and how many updates came before it."""
+        self.shaped.successes, self.shaped.made_ahead = successes, made_ahead
 
     def actor_weights(self) -> Weights:
         """Copy what of the policy learns, and nothing else of it; nothing of the values."""

@@ -103,6 +103,7 @@ def test_a_head_start_waits_for_recorded_episodes_holds_actors_and_is_no_part_of
     assert again.allowance(actor_alive=True) == 10
     again.spend(10)
     assert again.achieved_ratio == 2.0
+    assert (again.updates, again.made_ahead, again.in_practice) == (40, 30, 10)
 
 
 def test_a_run_that_goes_on_gets_the_head_start_that_it_is_told_now() -> None:

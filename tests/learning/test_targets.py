@@ -128,6 +128,15 @@ def test_the_look_ahead_grows_with_successes_where_these_are_sooner_than_updates
     assert targets.lookahead(0) == 1.0
 
 
+def test_the_updates_of_a_head_start_let_critics_look_no_further() -> None:
+    config = TargetsConfig(lookahead=0.5, lookahead_updates=10, lookahead_successes=0)
+    targets = Targets(RewardForm.POTENTIAL, config)
+    found = []
+    for targets.made_ahead, updates in ((0, 0), (20, 20), (20, 25), (20, 30)):
+        found.append(targets.lookahead(updates))
+    assert found == [0.5, 0.5, 0.75, 1.0]
+
+
 GROWS_FOR = 100
 
 

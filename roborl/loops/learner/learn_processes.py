@@ -254,7 +254,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             images=algorithm.images,
             info=recording.info,
             reported=told,
-            updates=lambda: trainer.budget.updates,
+            updates=lambda: trainer.budget.in_practice,
             imported=lambda: imported(config.demos.path, run.imports),
             ahead=lambda: trainer.budget.ahead,
         ),

@@ -32,7 +32,7 @@ class MixConfig:
     kind: Schedule = "fixed"
     # where a linear share ends
     final: float = 0.25
-    # updates that a linear share takes to get there
+    # updates that a linear share takes to get there, without those of a head start
     over_updates: int = 20_000
     # whether successful online episodes and a person's steps count as demonstrations
     with_successes: bool = True
@@ -104,7 +104,7 @@ class ReplaySource:
         images: Whether the algorithm wants pictures, or looks them up by row itself.
         info: Finds what the store knows of an episode.
         reported: Keys, as text, of episodes that an earlier process of this run has reported.
-        updates: How many updates the algorithm has made; schedules follow it.
+        updates: How many updates the algorithm has made without its head start; schedules follow it.
         imported: Whether all recorded episodes have come in.
         ahead: Whether the learner has its head start: then nothing that happened online is drawn, else the few online
             steps so far would be drawn over and over.

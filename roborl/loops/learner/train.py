@@ -283,8 +283,11 @@ class Trainer[B]:
                     "policy_version": episode.policy_version,
                 }
             )
-        if isinstance(self._algorithm, LooksAhead):
-            self._algorithm.practised(experience.unaided)
+        self._tell_of_practice()
+
+    def _tell_of_practice(self) -> None:
+        if self._experience is not None and isinstance(self._algorithm, LooksAhead):
+            self._algorithm.practised(self._experience.unaided, self.budget.made_ahead)
 
     def _update(self) -> bool:
         """Make one update; return False where there is nothing to draw."""
@@ -304,7 +307,10 @@ class Trainer[B]:
                     remedy="It goes on from the last checkpoint; if that repeats, lower the learning rate",
                 )
             self._sums.setdefault(name, []).append(value)
+        ahead = self.budget.ahead
         self.budget.spend(1)
+        if ahead:
+            self._tell_of_practice()
         self._unpublished += 1
         self._unsaved += 1
         return True

@@ -39,15 +39,17 @@ class TinyAlgorithm:
         self.poison = False
         self.loss = 0.0
         self.heard = -1
+        self.updates = self.made_ahead = 0
 
     @property
     def lookahead(self) -> float:
         return self.heard / 10
 
-    def practised(self, successes: int) -> None:
-        self.heard = successes
+    def practised(self, successes: int, made_ahead: int) -> None:
+        self.heard, self.made_ahead = successes, made_ahead
 
     def update(self, batch: float) -> dict[str, float]:
+        self.updates += 1
         self.optimiser.zero_grad()
         loss = (self.bias - batch).square().sum()
         loss.backward()
@@ -81,6 +83,7 @@ class Memory:
     empty: bool = False
     counted: int = 0
     unaided: int = 0
+    recorded: bool = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"counted": self.counted}
@@ -99,6 +102,7 @@ class Memory:
             held=0,
             held_draws=7,
             unaided=self.unaided,
+            recorded=self.recorded,
         )
 
     def sample(self) -> float | None:
@@ -522,6 +526,29 @@ def test_the_algorithm_hears_of_the_successes_that_nobody_helped_with_and_says_h
     assert bench.algorithm.heard == 2
     bench.turn(5.0)
     assert bench.of("train")[0]["lookahead"] == 0.2
+
+
+def test_the_algorithm_knows_at_every_update_how_many_of_them_were_the_head_starts(tmp_path: Path) -> None:
+    class Practised(TinyAlgorithm):
+        def update(self, batch: float) -> dict[str, float]:
+            counted.append(self.updates - self.made_ahead)
+            return super().update(batch)
+
+    counted: list[int] = []
+    budget = BudgetConfig(ratio=2.0, max_lead=0.0, start_at=0, head_start=5)
+    bench = Bench(tmp_path, algorithm=Practised(), budget=budget)
+    bench.trainer.start(resume=False)
+    bench.memory.recorded = True
+    assert bench.turn() == 5
+    bench.memory.grow(2)
+    assert bench.turn() == 4
+    assert counted == [0, 0, 0, 0, 0, 0, 1, 2, 3]
+    assert bench.trainer.budget.in_practice == 4
+    bench.trainer.finish()
+    again = Bench(tmp_path, budget=budget)
+    again.trainer.start(resume=True)
+    again.turn()
+    assert (again.algorithm.made_ahead, again.trainer.budget.in_practice) == (5, 4)
 
 
 def test_an_algorithm_of_ones_own_need_not_hear_of_it(tmp_path: Path) -> None:
