@@ -119,11 +119,11 @@ def iterate_demos(
                 spec.policy_hz,
             )
             continue
-        if not (np.isfinite(whole.state).all() and np.isfinite(whole.action).all()):
+        if not all(np.isfinite(numbers).all() for numbers in (whole.state, whole.action, whole.reward)):
             raise DatasetError(
                 f"Episode {episode.index} holds numbers that are not finite",
                 seen=source,
-                allowed="finite states and actions",
+                allowed="finite states, actions and rewards",
                 remedy="Delete it: lerobot-edit-dataset --operation.type delete_episodes",
             )
         whole = convert(whole, info)

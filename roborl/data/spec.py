@@ -110,6 +110,8 @@ def misfit(spec: StoreSpec, arrival: Arrival) -> str | None:
         found["action_dim"], wanted["action_dim"] = arrival.command.action.size, spec.action_dim
         if not np.isfinite(arrival.command.action).all():
             return "its action is not finite"
+        if not np.isfinite(arrival.reward):
+            return "its reward is not finite"
     if not np.isfinite(arrival.observation.state).all():
         return "its state is not finite"
     for name, value in found.items():

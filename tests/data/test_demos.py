@@ -125,9 +125,11 @@ def test_thinning_keeps_the_last_observation_and_all_reward() -> None:
     assert thin_out(whole, 1.0) is whole
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # Of LeRobot, which takes their mean.
+@pytest.mark.parametrize(("of", "number"), [("state", np.nan), ("action", -np.inf), ("reward", np.inf)])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, of: str, number: float) -> None:
     bad = random_episode(0)
-    bad.state[2, 1] = np.nan
+    getattr(bad, of)[2] = number
     write_episodes(tmp_path / "d", bad)
     with pytest.raises(DatasetError, match=r"Episode 0.*not finite"):
         load_demos(tmp_path / "d", OURS)

@@ -504,6 +504,11 @@ def test_imports_keep_order_end_and_content(tmp_path: Path) -> None:
         )
         with pytest.raises(DatasetError, match="action_dim is 9, the store's is 3"):
             store.import_episode(replace(wrong, key=key(8), steps=steps))
+        first, *others = wrong.steps
+        with pytest.raises(DatasetError, match="its reward is not finite"):
+            store.import_episode(
+                replace(wrong, key=key(8), steps=(replace(first, reward=float("inf")), *others))
+            )
 
 
 def test_one_process_at_a_time_and_one_form(tmp_path: Path) -> None:
