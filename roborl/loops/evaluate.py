@@ -121,8 +121,8 @@ def evaluate(
         on_episode: Told each outcome and how many are done.
 
     Raises:
-        ConfigError: If there is no scene, the policy's actions do not fit, or the reward model lacks a reference; that last is
-            seen before the first episode.
+        ConfigError: If there is no scene, the policy's actions do not fit or are not finite, or the reward model lacks a
+            reference; that last is seen before the first episode.
         OSError: If table or video cannot be written; that is seen before the first episode.
     """
     if not seeds:

@@ -67,6 +67,7 @@ def run_episode(
         watch: Sees every observation when it is made.
 
     Raises:
+        ConfigError: If the actions are not the bench's, or one is not finite; the arm has not moved to it.
         RobotError: If robot or camera fail; the episode is lost then.
     """
     env.reset(seed=seed)
@@ -103,5 +104,13 @@ def _checked(chunk: NDArray[np.float32], action_dim: int) -> NDArray[np.float32]
             seen=f"a chunk of shape {chunk.shape}",
             allowed=f"(h, {action_dim}), h at least 1",
             remedy="Use the bench that the policy was trained for",
+        )
+    finite = np.isfinite(chunk).all(axis=1)
+    if not finite.all():
+        raise ConfigError(
+            "An action is not finite",
+            seen=chunk[int(np.argmin(finite))],
+            allowed="finite numbers",
+            remedy="Use a policy, or an earlier version of it, whose weights and statistics give such for what its cameras show",
         )
     return chunk

@@ -55,6 +55,25 @@ def reach(**options: Any) -> Callable[[], RobotEnv]:
     return lambda: RobotEnv(load_bench("so101_sim", ["--robot.scene=Reach", "--max_steps=10"]), **options)
 
 
+class Lost:
+    """Its second action is no number."""
+
+    version = 3
+
+    def reset(self) -> None:
+        pass
+
+    def act(self, _: Observation) -> NDArray[np.float32]:
+        return np.array([[0, 0, 0, 0], [0, np.nan, 0, 0]], np.float32)
+
+
+def test_a_policy_whose_actions_are_not_finite_is_no_policy_that_fails() -> None:
+    with pytest.raises(ConfigError, match="not finite") as caught:
+        evaluate(lambda _: Lost(), reach(images=False), SEEDS[:1])
+    assert "nan" in str(caught.value.seen)
+    assert all((caught.value.allowed, caught.value.remedy))
+
+
 def test_successes_are_counted_scene_by_scene(tmp_path: Path) -> None:
     told: list[int] = []
     result = evaluate(
