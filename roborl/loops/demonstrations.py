@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
-from roborl.data.demos import Convert, DemoSpec, iterate_demos, to_demo, warn_of_cuts
+from roborl.data.demos import Convert, DemoSpec, as_judged, iterate_demos, thin_out, to_demo, warn_of_cuts
 from roborl.data.lerobot_info import DatasetInfo, describe, map_cameras
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.weights import read_weights
@@ -92,7 +91,6 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         DatasetError: If cameras, state, actions or rate do not fit.
     """
     info = describe(config.path)
-    told = {"file": None, "all": True, "none": False}[config.success]
     model = load_robot_model(bench.model)
     targets = config.actions == "targets" or (config.actions == "auto" and is_joint_recording(info, bench))
     state = state_map(bench)
@@ -108,15 +106,9 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         _warn_of_another_aspect(config, info, bench)
     if targets:
         log.info("%s: absolute joint targets of %s become this bench's actions", config.path, model.name)
-    if told is None and info.ours and not judges_some(info.root):
-        told = True
-        log.warning(
-            "%s: nobody says of any episode whether it succeeded, and they are taken for successes: name those that failed"
-            " with --demos.failed",
-            config.path,
-        )
+    told = _told(config, info)
     success = verdicts(config.failed, info.episodes, others=told)
-    left_out = _left_out(config, info, bench, success)
+    left_out = _left_out(config, info, bench.task, success)
     found = iterate_demos(
         info.root,
         spec,
@@ -124,8 +116,30 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         success=success,
         convert=joint_recording(bench, config.units, config.calibration) if targets else None,
     )
+    for episode in _taken(config, found, left_out):
+        told_of = told is not None or episode.index in config.failed
+        yield _paid(episode) if told_of else episode
+
+
+def _told(config: DemosConfig, info: DatasetInfo) -> bool | None:
+    """Return the verdict on all episodes that are not named, None for what the dataset says."""
+    told = {"file": None, "all": True, "none": False}[config.success]
+    if told is None and info.ours and not judges_some(info.root):
+        log.warning(
+            "%s: nobody says of any episode whether it succeeded, and they are taken for successes: name those that failed"
+            " with --demos.failed",
+            config.path,
+        )
+        return True
+    return told
+
+
+def _taken(
+    config: DemosConfig, episodes: Iterable[DatasetEpisode], left_out: Collection[int]
+) -> Iterator[DatasetEpisode]:
+    """Yield the demonstrations, up to the limit, and with them the failures where these are asked for."""
     shown = 0
-    for episode in found:
+    for episode in episodes:
         if episode.index in left_out:
             continue
         failed = episode.success is False
@@ -135,19 +149,18 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
             continue
         if not failed or config.failures:
             shown += not failed
-            told_of = told is not None or episode.index in config.failed
-            yield _paid(episode) if told_of else episode
+            yield episode
 
 
 def _left_out(
-    config: DemosConfig, info: DatasetInfo, bench: Bench, success: bool | Mapping[int, bool] | None
+    config: DemosConfig, info: DatasetInfo, task: str, success: bool | Mapping[int, bool] | None
 ) -> set[int]:
     """Return the numbers of the episodes to leave out, and say how many: as in training reward models, and as config says."""
     read = read_episodes(info.root, with_images=False, success=success)
     shown = [episode for episode in read if not episode.discarded]
     kept = with_one_task(shown, config.path)
     if config.only_task:
-        kept = [episode for episode in kept if episode.task == bench.task]
+        kept = [episode for episode in kept if episode.task == task]
     left_out = {episode.index for episode in shown} - {episode.index for episode in kept}
     if not info.ours:
         return left_out  # Of another dataset's episodes each has a verdict, by its rewards or else by its being there.
@@ -209,15 +222,22 @@ def warn_of_another_task(config: DemosConfig, bench: Bench) -> None:
         )
 
 
-def recorded_observations(config: DemosConfig, policy_hz: float) -> int:
-    """Return about how many observations demonstrations bring to a bench of this rate.
+def recorded_observations(config: DemosConfig, task: str, policy_hz: float) -> int:
+    """Return how many observations demonstrations bring to a bench of this task and rate.
 
     Raises:
         DatasetError: If the dataset cannot be read.
     """
     info = describe(config.path)
-    share = min(1.0, config.limit / max(info.episodes, 1)) if config.limit else 1.0
-    return math.ceil(share * info.frames * min(1.0, policy_hz / info.fps))
+    success = verdicts(config.failed, info.episodes, others=_told(config, info))
+    left_out = _left_out(config, info, task, success)
+    whole = (
+        thin_out(as_judged(episode), info.fps / policy_hz)
+        for episode in read_episodes(info.root, with_images=False, success=success)
+        if not episode.discarded
+    )
+    fitted = (episode for episode in whole if episode.steps)
+    return sum(episode.steps + 1 for episode in _taken(config, fitted, left_out))
 
 
 def _warn_of_another_aspect(config: DemosConfig, info: DatasetInfo, bench: Bench) -> None:

@@ -35,6 +35,7 @@ from roborl.loops.demonstrations import (
     bench_episodes,
     demo_weights,
     is_joint_recording,
+    recorded_observations,
     scales,
     warn_of_another_task,
 )
@@ -314,11 +315,11 @@ def test_failures_come_only_when_asked_for_and_do_not_count_as_demonstrations(tm
     assert sorted(bool(episode.success) for episode in both) == [False, False, True]
 
 
-def blank(bench: Bench) -> dict[str, Any]:
+def blank(bench: Bench, steps: int = 6) -> dict[str, Any]:
     """Return what makes a random episode one of a bench, in which nothing is to be seen."""
     return {
-        "images": {name: np.zeros((7, 16, 16, 3), np.uint8) for name in bench.cameras},
-        "state": np.zeros((7, state_map(bench).size), np.float32),
+        "images": {name: np.zeros((steps + 1, 16, 16, 3), np.uint8) for name in bench.cameras},
+        "state": np.zeros((steps + 1, state_map(bench).size), np.float32),
     }
 
 
@@ -357,6 +358,25 @@ def test_what_nobody_judged_is_no_demonstration_where_others_are_judged(
     config = replace(config, path=str(tmp_path / "f"))
     assert taken(config) == {}, "a run takes this for an error"
     assert taken(replace(config, failures=True)) == {1: False}
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.parametrize("failures", [False, True])
+def test_observations_are_counted_of_what_is_taken_alone(
+    bench: Bench, tmp_path: Path, limit: int, failures: bool
+) -> None:
+    episodes = [
+        random_episode(seed, steps, **blank(bench, steps), discarded=seed == 2)
+        for seed, steps in enumerate((4, 6, 5, 9, 7))
+    ]
+    names = state_map(bench).names
+    write_dataset(
+        tmp_path / "d", episodes, fps=round(bench.policy_hz), state_names=names, action_names=ACTION
+    )
+    config = DemosConfig(path=str(tmp_path / "d"), failed=[0, 4], limit=limit, failures=failures)
+    brought = [len(demo.steps) + 1 for demo in bench_demos(config, bench)]
+    assert len(brought) == (limit or 2) + 2 * failures
+    assert recorded_observations(config, bench.task, bench.policy_hz) == sum(brought)
 
 
 def write_unpaid(folder: Path) -> None:
@@ -433,6 +453,7 @@ def test_demonstrations_of_several_tasks_may_be_held_to_the_benchs_own(bench: Be
         action_names=ACTION,
     )
     config = DemosConfig(path=str(tmp_path / "d"))
+    assert recorded_observations(replace(config, only_task=True), bench.task, bench.policy_hz) == 14
     assert [demo.key.episode for demo in bench_demos(config, bench)] == [0, 1, 2]
     assert [demo.key.episode for demo in bench_demos(replace(config, only_task=True), bench)] == [0, 2]
 
@@ -464,6 +485,8 @@ def test_the_other_rate_is_thinned_out(bench: Bench, tmp_path: Path) -> None:
     slower = replace(bench, policy_hz=5.0)
     (demo,) = bench_demos(DemosConfig(path=str(tmp_path / "f")), slower)
     assert len(demo.steps) == len(executed) // 2
+    shown = recorded_observations(DemosConfig(path=str(tmp_path / "f")), slower.task, slower.policy_hz)
+    assert shown == len(demo.steps) + 1
 
 
 def test_weights_go_with_a_recording_at_the_benchs_rate(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def tell_of_memory(config: LearnConfig, form: BenchForm, episodes: int) -> None:
         ConfigError: If not even two episodes fit into it.
         DatasetError: If the demonstrations cannot be read.
     """
-    recorded = recorded_observations(config.demos, form.policy_hz) if config.demos.path else 0
+    recorded = recorded_observations(config.demos, form.task, form.policy_hz) if config.demos.path else 0
     rows, longest = form.arena(config.store).rows, form.max_steps + 1
     need = recorded + episodes * longest
     if not episodes:

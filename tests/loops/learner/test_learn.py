@@ -501,9 +501,9 @@ def test_a_run_that_may_need_more_replay_memory_than_there_is_says_so_at_its_sta
     record_scripted(env, tmp_path / "demos", script_maker(), demonstrations=2)
     env.close()
     demos = DemosConfig(path=str(tmp_path / "demos"))
-    shown = demonstrations.recorded_observations(demos, bench.policy_hz)
+    shown = demonstrations.recorded_observations(demos, bench.task, bench.policy_hz)
     assert shown == sum(len(demo.steps) + 1 for demo in bench_demos(demos, bench))
-    half = demonstrations.recorded_observations(replace(demos, limit=1), bench.policy_hz / 2)
+    half = demonstrations.recorded_observations(replace(demos, limit=1), bench.task, bench.policy_hz / 2)
     assert 0.2 * shown < half < 0.4 * shown
     config = LearnConfig(run=tmp_path / "run", bench_overrides=["--robot.scene=Reach"], demos=demos)
     form = learn.form_of(config)
