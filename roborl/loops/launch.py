@@ -25,7 +25,8 @@ from roborl.loops.actor.teleop import make_device
 from roborl.loops.learner import learn
 from roborl.loops.learner.learn import learner_specs, prepare, result
 from roborl.loops.learner.learn_config import RunFolder
-from roborl.loops.run_files import JsonLines, read_lines, read_status
+from roborl.loops.reporting.run_results import read_run, succeeded
+from roborl.loops.run_files import JsonLines, read_status
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import LOAD_S, Child, ChildSpec, ProcessGroup
@@ -191,11 +192,11 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
             os.nice(_NICE)
         _run_episodes(run, group, actors, stopping)
         _finish(run, group, config, stopping)
-    episodes = read_lines(run.metrics, "episode")
+    episodes = read_run(run).episodes
     return {
         "wall_s": time.monotonic() - began,
         "episodes": len(episodes),
-        "successes": sum(line["success"] is True for line in episodes),
+        "successes": sum(map(succeeded, episodes)),
         "actors": [actor.report(time.monotonic() - began) for actor in actors],
         **result(run, group),
     }

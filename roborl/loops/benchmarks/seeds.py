@@ -30,7 +30,7 @@ from roborl.loops.learner.learn_config import (
 from roborl.loops.reporting.plots import LIGHT, png
 from roborl.loops.reporting.plots import arms as arms_figure
 from roborl.loops.reporting.results import read_results
-from roborl.loops.run_files import read_lines
+from roborl.loops.reporting.run_results import succeeded
 from roborl.rewards.forms import (
     INVARIANT_IN_THE_END,
     NOT_POLICY_INVARIANT,
@@ -177,14 +177,14 @@ def learn_cell(config: DemoConfig, prepared: Path) -> dict[str, Any]:
     """
     _, after = learn_and_measure(config, prepared=prepared)
     run = RunFolder(config.out / "run")
-    lines = read_lines(run.metrics, "episode")
+    results = read_results(config.out).online
     arena = run.store / "arena"
     if arena.is_dir():  # A gigabyte for every cell would fill a disk; the sealed episodes stay.
         shutil.rmtree(arena)
     return {
         "success": after["success"],
-        "episodes": [line["success"] is True for line in lines],
-        "says": read_results(config.out).online.form[1],
+        "episodes": [succeeded(episode) for episode in results.episodes],
+        "says": results.form[1],
     }
 
 

@@ -37,7 +37,9 @@ class Experience:
     Attributes:
         committed: Online observations ever committed; moves while an actor is alive.
         sampleable: Online transitions of this run that ever became sampleable, each counted once.
-        finished: Online episodes that ended since the last look, in the order they ended.
+        finished: Online episodes that ended since the last look, in the order they ended; one that is left to a judge once
+            there is a verdict, or none is waited for any more.
+        successes: Online episodes of this run that succeeded, by their newest verdicts; what was discarded is none.
         unaided: Online episodes that succeeded, by their newest verdicts, without a step that a person commanded.
         policy_version: Version behind the newest step, 0 for none.
         held: Transitions that may be sampled with their potential held, because labels are late.
@@ -49,6 +51,7 @@ class Experience:
     committed: int
     sampleable: int
     finished: Sequence[EpisodeResult]
+    successes: int
     policy_version: int
     held: int
     held_draws: int = 0

@@ -27,7 +27,7 @@ from roborl.loops.learner.learn_config import (
 from roborl.loops.learner.probe import WeightsProbe
 from roborl.loops.learner.store import DemoImport, StoreLoop, WithVerdicts, imported
 from roborl.loops.learner.train import Trainer
-from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
+from roborl.loops.run_files import JsonLines, read_status, write_status
 from roborl.loops.supervise import Child
 
 log = logging.getLogger(__name__)
@@ -215,6 +215,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     from roborl.learning.publish import PolicyPublisher
     from roborl.learning.sampling import Sampler
     from roborl.loops.learner.replay import ReplaySource
+    from roborl.loops.reporting.run_results import read_run, succeeded
     from roborl.policies import load_policy
     from roborl.serving.handshake import Handshake
     from roborl.serving.weights_publisher import WeightsPublisher
@@ -229,7 +230,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     sampler = Sampler(arena, sampling_of(config, policy), config.seed)
     algorithm: Algorithm[Any] = make_algorithm(config, policy, arena)
     recording = StoreReader(run.store, leave_out_torn=True)
-    told = {line["key"]: line["success"] for line in read_lines(run.metrics, "episode")}
+    told = {line["key"]: succeeded(line) for line in read_run(run).episodes}
     metrics = JsonLines(run.metrics)
     weights = algorithm.actor_weights()
     shelf = VersionShelf(run.versions, most_bytes=config.trainer.versions_bytes)
@@ -264,7 +265,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
         identity=form.identity(chosen(config)),
         metrics=lambda line: metrics({"at_ns": time.monotonic_ns(), **line}),
         probe=WeightsProbe(policy, recording, config.trainer.probes),
-        history=(len(told), sum(success is True for success in told.values())),
+        history=len(told),
         beat=child.beat,
     )
     with _asked_version(run) as version:

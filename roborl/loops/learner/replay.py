@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from roborl.types import EpisodeKey, Source
 log = logging.getLogger(__name__)
 
 _UNAIDED, _HELPED = 1, 2
+_NO_SUCCESS, _SUCCESS = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ class ReplaySource:
         batch_size: Transitions per batch.
         images: Whether the algorithm wants pictures, or looks them up by row itself.
         info: Finds what the store knows of an episode.
-        reported: Keys, as text, of episodes that an earlier process of this run has reported.
+        reported: By key, as text, of each episode that an earlier process of this run has reported, whether it succeeded.
         updates: How many updates the algorithm has made without its head start; schedules follow it.
         imported: Whether all recorded episodes have come in.
         ahead: Whether the learner has its head start: then nothing that happened online is drawn, else the few online
@@ -118,7 +119,7 @@ class ReplaySource:
         *,
         images: bool,
         info: Callable[[EpisodeKey], EpisodeInfo],
-        reported: Collection[str] = (),
+        reported: Mapping[str, bool] | None = None,
         updates: Callable[[], int] = lambda: 0,
         imported: Callable[[], bool] = lambda: True,
         ahead: Callable[[], bool] = lambda: False,
@@ -128,7 +129,8 @@ class ReplaySource:
         self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
         self._imported, self._ahead = imported, ahead
         self._told_of_labels = False
-        self._reported = set(reported)
+        self._reported = set(reported or ())
+        self._succeeded = {key for key, success in (reported or {}).items() if success}
         # By ordinal of the episode, whether its end has been looked at.
         self._closed: NDArray[np.bool_] = np.zeros(0, np.bool_)
         # By ordinal of the episode, the most transitions of it that could be sampled at any time. It never falls: what is
@@ -136,6 +138,8 @@ class ReplaySource:
         self._counted: NDArray[np.int32] = np.zeros(0, np.int32)
         # By ordinal of the episode, how it succeeded: not, without a person's help, or with it.
         self._won: NDArray[np.int8] = np.zeros(0, np.int8)
+        # By ordinal of the episode, how it had come out when this process last looked; 0 before.
+        self._seen: NDArray[np.int8] = np.zeros(0, np.int8)
 
     def state_dict(self) -> dict[str, Any]:
         """Return, by ordinal of the episode, how many transitions were counted and how it succeeded, and how far draws have come."""
@@ -164,14 +168,17 @@ class ReplaySource:
         sampler = self._sampler
         sampler.refresh()
         counts, table = sampler.counts(), sampler.reader.table
-        self._count()
+        sampled = self._count()
         online = (table["ordinal"] > 0) & (table["kind"] == ONLINE)
         self._closed = _reaching(self._closed, int(table["ordinal"].max(initial=-1)))
-        over = np.flatnonzero(online & (table["ended"] == 1) & (table["awaits_verdict"] == 0))
+        ended = online & (table["ended"] == 1)
+        # What is sampled before a judge has spoken was given up on, and what was discarded is not waited for.
+        settled = (table["awaits_verdict"] == 0) | (table["discarded"] == 1) | sampled
+        over = np.flatnonzero(ended & settled)
         finished = over[~self._closed[table["ordinal"][over]]]
         finished = finished[np.argsort(table["ordinal"][finished])]
         results = [self._result(int(slot)) for slot in finished]
-        self._see_successes(np.flatnonzero(online & (table["ended"] == 1)))
+        self._see_successes(np.flatnonzero(ended))
         whole = self._recorded_whole(counts) and self._imported()
         if whole and self._lacks_labels and not self._told_of_labels:
             self._told_of_labels = True
@@ -180,6 +187,7 @@ class ReplaySource:
             committed=int(table["ordinal"].max(initial=0)) + int(table["observations"][online].sum()),
             sampleable=int(self._counted.sum()),
             finished=[result for result in results if result is not None],
+            successes=len(self._succeeded),
             policy_version=self._newest_version(online),
             held=counts["held"],
             held_draws=counts["held_draws"],
@@ -193,23 +201,30 @@ class ReplaySource:
         # After a while steps are drawn without labels, whoever is late; a head start comes once only, and is not spent on such.
         return self._sampler.config.need_labels and not self._sampler.version
 
-    def _count(self) -> None:
+    def _count(self) -> NDArray[np.bool_]:
+        """Count the transitions that can be sampled; return, by slot of the table, whether there are any, (episodes,)."""
         ordinals, lengths = self._sampler.online()
         self._counted = _reaching(self._counted, int(ordinals.max(initial=-1)))
         self._counted[ordinals] = np.maximum(self._counted[ordinals], lengths)
+        return np.isin(self._sampler.reader.table["ordinal"], ordinals)
 
     def _see_successes(self, slots: NDArray[np.int64]) -> None:
-        """Note which of some episodes succeeded unaided; a verdict may come, or change, long after the end."""
-        table, source = self._sampler.reader.table, self._sampler.reader.columns.source
+        """Note which of some episodes succeeded, and unaided; a verdict may come, or change, long after the end."""
+        table, columns = self._sampler.reader.table, self._sampler.reader.columns
         won = (table["success"][slots] == 1) & (table["discarded"][slots] == 0)
         ordinals = table["ordinal"][slots]
         self._won = _reaching(self._won, int(ordinals.max(initial=-1)))
-        changed = won != (self._won[ordinals] > 0)
+        self._seen = _reaching(self._seen, int(ordinals.max(initial=-1)))
+        seen = np.where(won, _SUCCESS, _NO_SUCCESS)
+        changed = seen != self._seen[ordinals]
+        self._seen[ordinals] = seen
         for slot, ordinal, succeeded in zip(slots[changed], ordinals[changed], won[changed], strict=True):
             entry = table[slot]
             steps = slice(int(entry["start"]), int(entry["start"] + max(entry["observations"] - 1, 0)))
-            helped = (source[steps] == SOURCES.index(Source.PERSON)).any()
+            helped = (columns.source[steps] == SOURCES.index(Source.PERSON)).any()
             self._won[ordinal] = (_HELPED if helped else _UNAIDED) if succeeded else 0
+            change = self._succeeded.add if succeeded else self._succeeded.discard
+            change(columns.keys[slot].decode())
 
     def _recorded_whole(self, counts: dict[str, int]) -> bool:
         """Return whether every recorded step can be sampled."""

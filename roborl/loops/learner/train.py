@@ -88,7 +88,7 @@ class Trainer[B]:
         identity: What the model is made for; checkpoints of anything else are refused.
         metrics: Takes one line of figures at a time.
         probe: Returns the gate's probe once there are observations to try weights on.
-        history: Online episodes and successes that this run has reported before.
+        history: Online episodes that this run has reported before.
         beat: Shows a sign of life; called from another thread, too, while a checkpoint is written.
         clock: The clock.
     """
@@ -104,7 +104,7 @@ class Trainer[B]:
         identity: Mapping[str, Any],
         metrics: Callable[[dict[str, Any]], None],
         probe: Callable[[], ProbeActions | None] = lambda: None,
-        history: tuple[int, int] = (0, 0),
+        history: int = 0,
         beat: Callable[[], None] = lambda: None,
         clock: Clock | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class Trainer[B]:
         self._clock: Clock = clock or MonotonicClock()
         self.budget = ReplayBudget(config.budget)
         self._seen = self._committed = 0
-        self._episodes, self._successes = history
+        self._episodes = history
         self._experience: Experience | None = None
         self._sums: dict[str, list[float]] = {}
         self._unpublished = self._unsaved = 0
@@ -269,7 +269,6 @@ class Trainer[B]:
         self._seen = experience.sampleable
         for episode in experience.finished:
             self._episodes += 1
-            self._successes += episode.success is True
             self._metrics(
                 {
                     "kind": "episode",
@@ -350,7 +349,6 @@ class Trainer[B]:
             "version": self._publisher.version,
             "refused_versions": self._publisher.refused,
             "episodes": self._episodes,
-            "successes": self._successes,
             "actor_alive": self.actor_alive,
             # Updates that wait for experience must not keep it from coming.
             "holds_actors": self.budget.holds_actors and not self._nothing_to_draw,
@@ -362,6 +360,7 @@ class Trainer[B]:
         if experience is not None:
             lag = self._publisher.version - experience.policy_version if experience.policy_version else 0
             line |= {
+                "successes": experience.successes,
                 "online_transitions": experience.sampleable,
                 "policy_version_lag": lag,
                 "held_transitions": experience.held,

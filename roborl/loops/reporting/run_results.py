@@ -176,6 +176,11 @@ def read_run(run: RunFolder) -> RunResults:
     )
 
 
+def succeeded(episode: Mapping[str, Any]) -> bool:
+    """Return whether one of a run's episodes counts as a success; one that was discarded does not."""
+    return episode["success"] is True and not episode.get("discarded")
+
+
 def online_curves(results: RunResults, count: int) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
     """Return the stored progress of the first and of the last ``count`` labelled online episodes.
 

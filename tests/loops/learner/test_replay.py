@@ -63,7 +63,7 @@ class Rig:
     def source(
         self,
         *,
-        reported: list[str] | None = None,
+        reported: dict[str, bool] | None = None,
         mix: MixConfig | None = None,
         need_labels: bool = False,
         imported: bool = True,
@@ -79,7 +79,7 @@ class Rig:
             8,
             images=True,
             info=info,
-            reported=reported or (),
+            reported=reported,
             imported=lambda: imported,
             ahead=lambda: ahead,
         )
@@ -147,7 +147,7 @@ def test_labels_of_another_version_count_nothing_again(rig: Rig) -> None:
 
 def test_what_an_earlier_process_reported_is_not_reported_again(rig: Rig) -> None:
     key, other = rig.run(0, 4), rig.run(1, 4)
-    source = rig.source(reported=[str(key)])
+    source = rig.source(reported={str(key): False})
     assert [episode.key for episode in source.refresh().finished] == [str(other)]
 
 
@@ -259,6 +259,48 @@ def test_successes_are_counted_by_their_newest_verdicts_whenever_these_come_also
     emptied = elsewhere.source()
     emptied.load_state_dict(state)
     assert emptied.refresh().unaided == 2
+
+
+def test_a_verdict_that_comes_after_an_episode_was_reported_counts_also_after_a_resume(rig: Rig) -> None:
+    late, wrong = rig.run(0, 8), rig.run(1, 8, EndCause.SUCCESS)
+    rig.run(2, 8, EndCause.SUCCESS)
+    source = rig.source()
+    first = source.refresh()
+    told = {episode.key: episode.success is True for episode in first.finished}
+    assert (list(told.values()), first.successes) == ([False, True, True], 2)
+    verdict = Verdict(key=late, index=8, success=True, source=RewardSource.OPERATOR)
+    rig.ingest(verdict)
+    assert (source.refresh().finished, source.refresh().successes) == ([], 3)
+    rig.ingest(replace(verdict, key=wrong, success=False))
+    rig.ingest(replace(verdict, success=False))
+    assert source.refresh().successes == 1
+    for state in (rig.source().state_dict(), source.state_dict()):
+        resumed = rig.source(reported=told)
+        resumed.load_state_dict(state)
+        assert (resumed.refresh().finished, resumed.refresh().successes) == ([], 1)
+    # What the replay memory does not hold any more stays what it was.
+    assert rig.source(reported={"left-0001-000099": True, **told}).refresh().successes == 2
+
+
+def test_an_episode_that_no_judge_judges_is_reported_once_it_is_given_up_on(rig: Rig) -> None:
+    silent, dropped = (EpisodeKey(actor="left", incarnation=1, episode=number) for number in range(2))
+    source = rig.source()
+    for key in (silent, dropped):
+        begin, *others, end = episode_records(key, 8)
+        rig.ingest(replace(begin, meta={"mode": "train", "outcome": "judge"}))
+        for record in others:
+            rig.ingest(record)
+        rig.ingest(replace(end, discarded=key == dropped))
+    assert [(episode.key, episode.success) for episode in source.refresh().finished] == [(str(dropped), None)]
+    ProgressColumns(ArenaReader(rig.root), "v", write=True).mark_deadline(silent, verdict=True)
+    switch(rig.root, "v")
+    found = source.refresh()
+    assert [(episode.key, episode.success) for episode in found.finished] == [(str(silent), None)]
+    assert (found.sampleable, found.successes) == (8, 0)
+    rig.ingest(Verdict(key=silent, index=8, success=True, source=RewardSource.JUDGE))
+    assert (source.refresh().finished, source.refresh().successes) == ([], 1)
+    rig.ingest(Verdict(key=dropped, index=8, success=True, source=RewardSource.OPERATOR))
+    assert source.refresh().successes == 1
 
 
 def test_a_success_that_a_person_helped_with_is_none_of_the_policys(rig: Rig) -> None:

@@ -83,6 +83,7 @@ class Memory:
     empty: bool = False
     counted: int = 0
     unaided: int = 0
+    successes: int = 0
     recorded: bool = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,6 +99,7 @@ class Memory:
             committed=self.committed,
             sampleable=self.counted,
             finished=finished,
+            successes=self.successes,
             policy_version=1,
             held=0,
             held_draws=7,
@@ -501,6 +503,7 @@ def test_metrics_tell_ratio_speed_lag_and_episodes(tmp_path: Path) -> None:
         policy_version=1,
     )
     bench.memory.finished.append(episode)
+    bench.memory.successes = 1
     bench.memory.grow(30)
     bench.turn()
     bench.turn(5.0)

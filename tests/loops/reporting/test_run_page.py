@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from roborl.codec import join
 from roborl.data.episodes import EpisodeInfo
+from roborl.data.store import Store, StoreSpec
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.learnt import leave_run_page
 from roborl.loops.reporting.plots import LIGHT, learning_curve, progress_panels
 from roborl.loops.reporting.run_page import write_run_page
-from roborl.loops.reporting.run_results import ProgressCurve, read_run, task_done
-from roborl.types import EndCause, EpisodeKey
+from roborl.loops.reporting.run_results import ProgressCurve, read_run, succeeded, task_done
+from roborl.records import Verdict, pack_record
+from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
+from roborl.types import EndCause, EpisodeKey, RewardSource
 
 S = 1_000_000_000
 
@@ -89,6 +94,31 @@ def test_discarded_episodes_count_for_nothing_in_the_learning_curve(tmp_path: Pa
     assert list(line.get_ydata()) == [1.0] * 20
     assert list(line.get_xdata()) == list(range(2, 41, 2)), "an episode keeps its place in the run"
     assert len(ticks.get_offsets()) == 20
+
+
+def test_how_an_episode_came_out_is_what_the_store_says_of_it_now(tmp_path: Path) -> None:
+    spec = StoreSpec(
+        cameras=CAMERAS,
+        image_px=8,
+        state_dim=STATE_DIM,
+        action_dim=ACTION_DIM,
+        max_steps=20,
+        capacity_bytes=1 << 20,
+    )
+    late, wasted = (EpisodeKey(actor="arm", incarnation=1, episode=number) for number in (1, 2))
+    run = run_with(tmp_path, episode(1, 5, success=None), episode(2, 10, success=True))
+    *others, end = episode_records(wasted, 4, EndCause.SUCCESS)
+    records = [
+        *episode_records(late, 4),
+        Verdict(key=late, index=4, success=True, source=RewardSource.OPERATOR),
+        *others,
+        replace(end, discarded=True),  # type: ignore[call-arg]
+    ]
+    store = Store(run.store, spec)
+    for sequence, record in enumerate(records, 1):
+        store.ingest("ring", sequence, join(pack_record(record)))
+    store.close()
+    assert [succeeded(line) for line in read_run(run).episodes] == [True, False]
 
 
 def test_an_episode_without_a_verdict_is_not_drawn_as_one_that_failed() -> None:
