@@ -11,7 +11,8 @@ class Algorithm[B](Protocol):
     """Sampled batch to new weights and metrics.
 
     Attributes:
-        images: Whether its batches bring pictures, each under its own random shift; without, it may look them up by row.
+        images: Whether its batches bring pictures, each under its own random shift; without, it may look them up by row, see
+            :class:`LooksUp`.
     """
 
     images: bool
@@ -57,4 +58,16 @@ class LooksAhead(Protocol):
             successes: Online episodes of the run that have succeeded so far without a person's help.
             made_ahead: Updates of its head start so far, with which no schedule of practice moves on.
         """
+        ...
+
+
+@runtime_checkable
+class LooksUp[B](Protocol):
+    """What an algorithm has besides that reads from the replay memory, by row, what its batches do not bring.
+
+    By the time of an update the store may have given their rows to other episodes.
+    """
+
+    def look_up(self, batch: B) -> None:
+        """Read what the update with this batch will want, and keep it; another batch comes instead where it came too late."""
         ...

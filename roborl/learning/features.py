@@ -82,14 +82,27 @@ class FeatureCache:
         self._table: NDArray[Any] | None = None
         self._adopt()
 
+    def look_up(self, rows: NDArray[np.int64], *, first: bool = False) -> None:
+        """Encode those of these rows that were not yet; see :class:`roborl.learning.algorithm.LooksUp`.
+
+        Args:
+            rows: Rows of the replay memory, (b,).
+            first: Whether the first rows of their episodes are encoded too.
+        """
+        self._adopt()
+        if first:
+            rows = np.concatenate((rows, self._start[rows]))
+        stale = np.unique(rows[self._encoded[rows] != self._owner[rows]])
+        for begin in range(0, stale.size, _BATCH):
+            some = stale[begin : begin + _BATCH]
+            self._features[some], owner = self._encode(some), self._owner[some]
+            # Else the store has given one of them away meanwhile, and the picture may be another episode's.
+            if self._arena.holds(self._slot[some], owner):
+                self._encoded[some] = owner
+
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the features of these rows, float32 (b, features)."""
-        self._adopt()
-        stale = np.unique(rows[self._encoded[rows] != self._owner[rows]])
-        for start in range(0, stale.size, _BATCH):
-            some = stale[start : start + _BATCH]
-            self._features[some] = self._encode(some)
-            self._encoded[some] = self._owner[some]
+        self.look_up(rows)
         features: NDArray[np.float32] = self._features[rows]
         return features
 
@@ -108,7 +121,8 @@ class FeatureCache:
             self._encoded = np.full(count, -1, np.int64)
         if self._table is not arena.table:
             self._table = table = arena.table
-            live = table[table["ordinal"] > 0]
+            slots = np.flatnonzero(table["ordinal"] > 0)
+            live = table[slots]
             counts = live["observations"]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             self._owner = np.zeros(arena.layout.rows, np.int64)
@@ -116,6 +130,8 @@ class FeatureCache:
             self._owner[start + within] = np.repeat(live["ordinal"], counts)
             self._start = np.zeros(arena.layout.rows, np.int64)
             self._start[start + within] = start
+            self._slot = np.zeros(arena.layout.rows, np.int64)
+            self._slot[start + within] = np.repeat(slots, counts)
 
     @torch.inference_mode()
     def _encode(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from roborl.data.arena import DEMO, EVALUATION, FAILURE, ONLINE
 from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
+from roborl.learning.batch import Bools, Ints
 from roborl.types import Source
-
-type Ints = NDArray[np.int64]
-type Bools = NDArray[np.bool_]
 
 REST = 0.05
 """Largest number of an action that is no motion: what an arm does by itself, and a hand that lies on its device."""

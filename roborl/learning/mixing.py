@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from roborl.errors import ConfigError, DatasetError
-from roborl.learning.sampling import Batch, Sampler
+from roborl.learning.batch import Batch
+from roborl.learning.sampling import Sampler
 
 Schedule = Literal["fixed", "linear", "proportional"]
 
@@ -120,14 +121,21 @@ class Mixer:
         """Return whether all sets with a share are empty."""
         return not sum(_present_shares(self.mix, self._counts(), update).values()) > 0.0
 
-    def sample(self, batch_size: int, update: int, *, images: bool = True) -> Batch:
-        """Draw one batch, its transitions in the order of the mix.
+    def sample(
+        self,
+        batch_size: int,
+        update: int,
+        *,
+        images: bool = True,
+        look_up: Callable[[Batch], None] | None = None,
+    ) -> Batch:
+        """Draw one batch, its transitions in the order of the mix; see :meth:`Sampler.sample_parts`.
 
         Raises:
             DatasetError: If all sets with a share are empty.
         """
         parts = split_batch(batch_size, self.mix, self._counts(), update)
-        return self.sampler.sample_parts(parts, images=images)
+        return self.sampler.sample_parts(parts, images=images, look_up=look_up)
 
     def _counts(self) -> dict[str, int]:
         return {name: self.sampler.count(name) for name in self.mix}

@@ -31,9 +31,9 @@ from torch.nn import functional
 from roborl.data.arena import ArenaReader
 from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError, ModelLoadError
+from roborl.learning.batch import Batch
 from roborl.learning.features import FeatureCache
 from roborl.learning.optimisers import go_on
-from roborl.learning.sampling import Batch
 from roborl.learning.targets import Targets, TargetsConfig
 from roborl.policies.networks import Critics
 from roborl.policies.small import SmallPolicy, Weights, to_arrays
@@ -150,6 +150,11 @@ class Rlpd:
         self._actor_optimiser = torch.optim.Adam(self.actor.parameters(), config.learning_rate, fused=True)
         self._critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.learning_rate, fused=True)
         self.updates = 0
+
+    def look_up(self, batch: Batch) -> None:
+        """Encode the pictures of a batch that were not yet."""
+        both = np.concatenate((batch.rows, batch.next_rows))
+        self.features.look_up(both, first=self._from_first)
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Improve critics and, every ``actor_every`` calls, the actor on one drawn batch."""

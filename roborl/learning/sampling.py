@@ -7,7 +7,7 @@ Rewards are the task's own. Potentials are read when a batch is drawn and handed
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,11 @@ from roborl.data.arena import DEMO, FAILURE, ONLINE, PAD, ArenaReader
 from roborl.data.columns import NO_LABELS, NO_VERDICT, ProgressColumns, active_version
 from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
+from roborl.learning.batch import Batch, Bools, Floats, Ints
 from roborl.learning.gather import ImageGather
 from roborl.learning.index import INDEX_SETS, Drawn, TransitionIndex, measure
 from roborl.rewards.shaping import potential
 from roborl.types import Image, Source
-
-type Floats = NDArray[np.float32]
-type Ints = NDArray[np.int64]
-type Bools = NDArray[np.bool_]
 
 _PERSON, _POLICY = SOURCES.index(Source.PERSON), SOURCES.index(Source.POLICY)
 
@@ -71,56 +68,6 @@ class SamplingConfig:
             raise ConfigError("A transition needs at least one step", seen=self.n_step, allowed="n_step ≥ 1")
         if not 0.0 < self.discount <= 1.0:
             raise ConfigError("The discount cannot be used", seen=self.discount, allowed="(0, 1]")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
-    """Transitions of ``horizon`` steps each, b of them. Image, state and action of a row belong to one instant.
-
-    Attributes:
-        images: Camera to uint8 (b, H, W, 3) of the observation acted in, lines not contiguous with each other; empty where
-            pictures were not asked for.
-        next_images: The same ``horizon`` steps later.
-        state: float32 (b, s).
-        next_state: float32 (b, s).
-        action: The first action executed, float32 (b, a).
-        chunk: All actions executed, float32 (b, h, a), 0 from ``horizon`` on; None unless chunked.
-        reward: Σγⁱrᵢ over the horizon, the task's reward alone, float32 (b,).
-        potential: Φ of the observation acted in, float32 (b,).
-        next_potential: Φ of the next observation, float32 (b,). Where terminated its score may not be there yet, and the
-            last one is held: potential shaping does not look at it.
-        terminated: The task itself ended within the horizon: nothing is bootstrapped, bool (b,).
-        horizon: Steps, int64 (b,).
-        person: A person chose the first action, in no recorded failure, bool (b,). Online not before their first and after
-            their last motion, where they stand still: such a step is like one of practice.
-        demo: The episode is a demonstration, bool (b,).
-        rows: Rows of the replay memory, int64 (b,).
-        next_rows: Rows of the next observations, int64 (b,).
-        version: Version of the labels behind the potentials, empty for none.
-        potentials: Φ of the observation acted in and of each one up to the next, held from there on, float32 (b, n + 1);
-            None unless asked for.
-    """
-
-    images: Mapping[str, Image]
-    next_images: Mapping[str, Image]
-    state: Floats
-    next_state: Floats
-    action: Floats
-    chunk: Floats | None
-    reward: Floats
-    potential: Floats
-    next_potential: Floats
-    terminated: Bools
-    horizon: Ints
-    person: Bools
-    demo: Bools
-    rows: Ints
-    next_rows: Ints
-    version: str
-    potentials: Floats | None = None
-
-    def __len__(self) -> int:
-        return self.rows.size
 
 
 class Sampler:
@@ -220,8 +167,20 @@ class Sampler:
         """
         return self.sample_parts({index_set: batch_size}, images=images)
 
-    def sample_parts(self, parts: Mapping[str, int], *, images: bool = True) -> Batch:
+    def sample_parts(
+        self,
+        parts: Mapping[str, int],
+        *,
+        images: bool = True,
+        look_up: Callable[[Batch], None] | None = None,
+    ) -> Batch:
         """Draw a number of transitions from each of several index sets into one batch, in that order.
+
+        Args:
+            parts: How many by index set.
+            images: Whether the batch brings pictures.
+            look_up: Reads from the replay memory, by row, what else is wanted of a batch: what it finds is checked to be of
+                the same episodes. Called again where the batch is drawn anew.
 
         Raises:
             DatasetError: If a set is empty.
@@ -231,6 +190,8 @@ class Sampler:
             draws = [self._index.draw(count, name, self._rng) for name, count in parts.items() if count]
             drawn = draws[0] if len(draws) == 1 else _joined(draws)
             batch = self._gather(drawn, images=images)
+            if look_up is not None:
+                look_up(batch)
             if self.reader.holds(drawn.slots, self._extent.ordinal.take(drawn.slots)):
                 self._index.note(drawn)
                 return batch

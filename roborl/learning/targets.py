@@ -9,7 +9,7 @@ from torch import Tensor
 
 from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
-from roborl.learning.sampling import Batch
+from roborl.learning.batch import Batch
 from roborl.rewards.forms import RewardForm, reward_along
 from roborl.rewards.shaping import shaped_reward
 

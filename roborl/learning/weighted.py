@@ -35,10 +35,10 @@ from torch.nn import functional
 from roborl.data.arena import ArenaReader
 from roborl.envs.ranges import check_number
 from roborl.errors import ConfigError
+from roborl.learning.batch import Batch
 from roborl.learning.features import EachCamera, FeatureCache
 from roborl.learning.optimisers import go_on, regrouped
 from roborl.learning.publish import Weights
-from roborl.learning.sampling import Batch
 from roborl.learning.targets import Targets, TargetsConfig
 from roborl.policies.networks import Critics
 from roborl.rewards.forms import RewardForm
@@ -200,6 +200,10 @@ class Weighted:
         self._device = next(iter(policy.learnt.values())).device
         self._on_card = self._device.type == "cuda"
         self.updates = 0
+
+    def look_up(self, batch: Batch) -> None:
+        """Encode the pictures of a batch that were not yet."""
+        self.features.look_up(np.concatenate((batch.rows, batch.next_rows)))
 
     def update(self, batch: Batch) -> dict[str, float]:
         """Improve values and policy on one drawn batch of chunks."""

@@ -25,7 +25,8 @@ from roborl.data.scales import Scales
 from roborl.data.sealed import CHUNK, create_root, read_arrivals, rewrite_info, seal
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError, DatasetError, RoborlError
-from roborl.learning.sampling import Batch, Sampler, SamplingConfig
+from roborl.learning.batch import Batch
+from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
 from roborl.testing.experience import (
     ACTION_DIM,

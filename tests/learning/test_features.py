@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from roborl.codec import join
 from roborl.data.arena import PAD, ArenaReader
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
+from roborl.learning.algorithm import LooksUp
+from roborl.learning.batch import Batch
 from roborl.learning.features import FeatureCache
+from roborl.learning.rlpd import Rlpd, RlpdConfig
+from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import pack_record
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
@@ -26,7 +31,7 @@ def fill(store: Store, episodes: range, steps: int, sequence: int = 0) -> int:
     return sequence
 
 
-def small(cameras: tuple[str, ...], image_px: int) -> SmallPolicy:
+def small(cameras: tuple[str, ...], image_px: int, **shape: Any) -> SmallPolicy:
     torch.manual_seed(0)
     return SmallPolicy(
         SmallPolicyConfig(
@@ -36,6 +41,7 @@ def small(cameras: tuple[str, ...], image_px: int) -> SmallPolicy:
             action_dim=ACTION_DIM,
             keypoints=2,
             width=8,
+            **shape,
         )
     )
 
@@ -100,6 +106,37 @@ def test_each_row_is_encoded_once_in_batches(tmp_path: Path) -> None:
     assert cache.rows(np.concatenate([rows, rows])).shape == (260, 6)
     assert sum(calls) == 130
     assert max(calls) <= 64
+    store.close()
+
+
+def test_a_batch_is_drawn_anew_where_its_rows_go_while_they_are_looked_up(tmp_path: Path) -> None:
+    store = Store(tmp_path, spec(170_000))
+    sequence = fill(store, range(8), 10)
+    arena = ArenaReader(tmp_path)
+    sampler = Sampler(arena, SamplingConfig(need_labels=False), seed=0)
+    policy = small(("front", "wrist"), 16, from_first=True)
+    learner = Rlpd(RlpdConfig(width=8), policy, arena, seed=0)
+    assert isinstance(learner, LooksUp)
+    looked_up: list[Batch] = []
+
+    def look_up(batch: Batch) -> None:
+        if not looked_up:
+            fill(store, range(8, 14), 10, sequence)
+        looked_up.append(batch)
+        learner.look_up(batch)
+
+    batch = sampler.sample_parts({"online": 200}, images=False, look_up=look_up)
+    assert len(looked_up) > 1, "else nothing was overtaken"
+    assert store.health()["evicted"] > 0
+    calls: list[int] = []
+    policy.encoder.register_forward_hook(lambda _m, _a, out: calls.append(len(out)))
+    features = learner.features
+    for rows in (batch.rows, batch.next_rows):
+        np.testing.assert_allclose(features.rows(rows), truth(policy, arena, rows), atol=1e-5)
+        features.first_rows(rows)
+    assert len(calls) == 2, "those of the truth; all else was looked up"
+    gone = np.setdiff1d(looked_up[0].rows, batch.rows)
+    np.testing.assert_allclose(features.rows(gone), truth(policy, arena, gone), atol=1e-5)
     store.close()
 
 

@@ -14,8 +14,8 @@ from roborl.codec import join
 from roborl.data.arena import ArenaReader
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
+from roborl.learning.batch import Batch
 from roborl.learning.rlpd import Rlpd, RlpdConfig
-from roborl.learning.sampling import Batch
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import pack_record
 from roborl.rewards.forms import RewardForm

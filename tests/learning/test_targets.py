@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from roborl.learning.sampling import Batch
+from roborl.learning.batch import Batch
 from roborl.learning.targets import Targets, TargetsConfig
 from roborl.rewards.forms import (
     INVARIANT_IN_THE_END,

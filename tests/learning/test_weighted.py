@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from roborl.data.arena import ArenaReader
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
-from roborl.learning.sampling import Batch
+from roborl.learning.batch import Batch
 from roborl.learning.weighted import Weighted, WeightedConfig
 from roborl.policies import load_policy
 from roborl.policies.lerobot_learning import OnlineForm, learnt_groups

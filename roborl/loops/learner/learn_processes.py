@@ -13,7 +13,7 @@ from typing import Any
 
 from roborl.clock import NS, Every
 from roborl.errors import DatasetError, ModelLoadError
-from roborl.learning.algorithm import Algorithm
+from roborl.learning.algorithm import Algorithm, LooksUp
 from roborl.learning.publish import VersionShelf
 from roborl.loops.architecture import architecture, folder_architecture
 from roborl.loops.beating import beating
@@ -253,6 +253,7 @@ def trainer_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
             mix_of(config),
             settings_of(config).batch_size,
             images=algorithm.images,
+            look_up=algorithm.look_up if isinstance(algorithm, LooksUp) else None,
             info=recording.info,
             reported=told,
             updates=lambda: trainer.budget.in_practice,

@@ -14,8 +14,9 @@ from roborl.data.arena import DEMO, FAILURE, ONLINE
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.sealed import SOURCES
 from roborl.errors import ConfigError, DatasetError
+from roborl.learning.batch import Batch
 from roborl.learning.mixing import Mixer, Schedule, Share
-from roborl.learning.sampling import Batch, Sampler
+from roborl.learning.sampling import Sampler
 from roborl.loops.learner.experience import EpisodeResult, Experience
 from roborl.types import EpisodeKey, Source
 
@@ -102,7 +103,8 @@ class ReplaySource:
         sampler: The replay memory.
         mix: Share by index set.
         batch_size: Transitions per batch.
-        images: Whether the algorithm wants pictures, or looks them up by row itself.
+        images: Whether the algorithm wants pictures.
+        look_up: Looks up by row what the algorithm wants besides, see :class:`roborl.learning.algorithm.LooksUp`.
         info: Finds what the store knows of an episode.
         reported: By key, as text, of each episode that an earlier process of this run has reported, whether it succeeded.
         updates: How many updates the algorithm has made without its head start; schedules follow it.
@@ -118,6 +120,7 @@ class ReplaySource:
         batch_size: int,
         *,
         images: bool,
+        look_up: Callable[[Batch], None] | None = None,
         info: Callable[[EpisodeKey], EpisodeInfo],
         reported: Mapping[str, bool] | None = None,
         updates: Callable[[], int] = lambda: 0,
@@ -126,7 +129,8 @@ class ReplaySource:
     ) -> None:
         self._sampler, self._mixer = sampler, Mixer(sampler, mix)
         self._recorded_mixer = Mixer(sampler, recorded(mix))
-        self._batch_size, self._images, self._info, self._updates = batch_size, images, info, updates
+        self._batch_size, self._images, self._look_up = batch_size, images, look_up
+        self._info, self._updates = info, updates
         self._imported, self._ahead = imported, ahead
         self._told_of_labels = False
         self._reported = set(reported or ())
@@ -161,7 +165,7 @@ class ReplaySource:
         mixer = self._recorded_mixer if self._ahead() else self._mixer
         if mixer.empty(self._updates()):
             return None
-        return mixer.sample(self._batch_size, self._updates(), images=self._images)
+        return mixer.sample(self._batch_size, self._updates(), images=self._images, look_up=self._look_up)
 
     def refresh(self) -> Experience:
         """Take in what is new."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from roborl.data.reader import StoreReader
 from roborl.data.sealed import episode_of
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
+from roborl.learning.batch import Batch
 from roborl.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from roborl.learning.mixing import split_batch
 from roborl.learning.sampling import Sampler, SamplingConfig
@@ -69,6 +70,7 @@ class Rig:
         imported: bool = True,
         ahead: bool = False,
         clock: FakeClock | None = None,
+        look_up: Callable[[Batch], None] | None = None,
     ) -> ReplaySource:
         sampler = Sampler(ArenaReader(self.root), SamplingConfig(need_labels=need_labels), 0, clock)
         shares = (mix or MixConfig()).shares(0.5)
@@ -78,6 +80,7 @@ class Rig:
             shares,
             8,
             images=True,
+            look_up=look_up,
             info=info,
             reported=reported,
             imported=lambda: imported,
@@ -114,6 +117,14 @@ def test_new_experience_is_told_once(rig: Rig) -> None:
     later = source.refresh()
     assert later.sampleable == 15
     assert later.committed > first.committed
+
+
+def test_what_is_looked_up_by_row_is_asked_for_before_a_batch_is_handed_out(rig: Rig) -> None:
+    rig.run(0, 10)
+    asked: list[Batch] = []
+    batch = rig.source(look_up=asked.append).sample()
+    assert batch is not None
+    assert asked == [batch]
 
 
 def test_a_process_that_goes_on_counts_the_rest_of_an_episode_and_nothing_twice(rig: Rig) -> None:
