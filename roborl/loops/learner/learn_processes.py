@@ -117,10 +117,11 @@ def store_main(child: Child, config: LearnConfig, form: BenchForm) -> None:
     status_again, room = Every(_STATUS_EVERY_S), _Room(run.store)
     while not child.stopping:
         # One demonstration per turn, so that actors are answered while a large dataset comes in.
+        taken = False
         if not demos.complete:
             with beating(child.beat, at_most_s=_READS_S):
-                demos.turn()
-        loop.turn(0.05 if demos.complete else 0.0)
+                taken = demos.turn()
+        loop.turn(0.0 if taken else 0.05)
         child.beat()
         if status_again.due():
             if (not demos.complete or _actors_should_wait(run, spoken_ns)) != holding:

@@ -20,6 +20,8 @@ from roborl.whole_files import read_json, write_whole
 
 log = logging.getLogger(__name__)
 
+_PAUSE_S = 0.5
+
 
 class StepsLink(Protocol):
     """The receiving end of the steps of all actors."""
@@ -96,7 +98,7 @@ class StoreLoop:
     """
 
     def __init__(
-        self, link: StepsLink, sink: RecordSink, *, clock: Clock | None = None, pause_s: float = 0.5
+        self, link: StepsLink, sink: RecordSink, *, clock: Clock | None = None, pause_s: float = _PAUSE_S
     ) -> None:
         self._link, self._sink = link, sink
         self._clock: Clock = clock or MonotonicClock()
@@ -175,7 +177,7 @@ def _imports(marker: Path) -> dict[str, list[str] | None]:
 class DemoImport:
     """Takes demonstrations into the store one at a time, once in the life of a run.
 
-    A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor,
+    One that the disk does not take waits until it does. A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor,
     whether or not the import before it was complete. Of a source to which episodes were added since, these are taken.
 
     Args:
@@ -184,6 +186,7 @@ class DemoImport:
         sink: The store.
         marker: File that tells which imports have begun, and which of them are complete.
         held: Returns the content of all episodes of the source, in their order, whatever of them is taken.
+        clock: Paces the attempts after a disk fault.
 
     Attributes:
         imported: Episodes taken since the start of this process.
@@ -199,8 +202,12 @@ class DemoImport:
         sink: EpisodeSink,
         marker: Path,
         held: Callable[[], list[str]] = list,
+        *,
+        clock: Clock | None = None,
     ) -> None:
         self._sink, self._marker = sink, marker
+        self._clock: Clock = clock or MonotonicClock()
+        self._retry_ns = 0
         self.imported = 0
         self._imports = _imports(marker)
         self._source = next((name for name in self._imports if same_place(name, source)), source)
@@ -225,25 +232,36 @@ class DemoImport:
         """True once all are in the store."""
         return self._episodes is None
 
-    def turn(self) -> None:
-        """Take one.
+    def turn(self) -> bool:
+        """Take one; return False where there was none to take, or it waits for the disk.
 
         Raises:
             ConfigError: If it or the next one cannot be used. Another start would come upon it again.
         """
-        if self._episodes is None:
-            return
+        if self._episodes is None or self._clock.now_ns() < self._retry_ns:
+            return False
+        try:
+            if self._next is None:
+                self._mark(self._held)
+            else:
+                self._take(self._next)
+        except OSError as error:
+            self._retry_ns = self._clock.now_ns() + int(_PAUSE_S * NS)
+            log.error("The demonstrations in %s wait to be stored: %s", self._source, error)
+            return False
         if self._next is None:
-            self._mark(self._held)
             self._episodes = None
-            return
+            return False
+        self._next = self._following(self._episodes)
+        return True
+
+    def _take(self, episode: Episode) -> None:
         if self._source not in self._imports:
             self._mark(None)
         try:
-            self.imported += self._sink.import_episode(self._next)
+            self.imported += self._sink.import_episode(episode)
         except RoborlError as error:
             raise self._unusable(error) from error
-        self._next = self._following(self._episodes)
 
     def _mark(self, held: list[str] | None) -> None:
         marked = self._imports | {self._source: held}

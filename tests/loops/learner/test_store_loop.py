@@ -19,6 +19,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.data.sealed import episode_of, read_arrivals
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError, DatasetError
+from roborl.loops.learner import store as store_module
 from roborl.loops.learner.store import DemoImport, StoreLoop, imported
 from roborl.records import Arrival, pack_record
 from roborl.serving.handshake import Handshake
@@ -355,19 +356,37 @@ def test_a_demonstration_that_cannot_be_used_ends_the_run_whichever_it_is(
     )
 
 
-def test_a_demonstration_that_does_not_fit_the_store_ends_the_run_and_a_full_disk_does_not(
-    tmp_path: Path,
-) -> None:
+def test_a_demonstration_that_does_not_fit_the_store_ends_the_run(tmp_path: Path) -> None:
     class Strict(Shelf):
-        error: Exception = OSError(28, "No space left on device")
-
         def import_episode(self, episode: Episode) -> bool:
-            raise self.error
+            raise DatasetError("It does not fit", seen="action_dim is 9, the store's is 3")
 
-    shelf = Strict()
-    demos = DemoImport("a", lambda: map(demo, range(2)), shelf, tmp_path / "demos.json")
-    with pytest.raises(OSError, match="No space"):
-        demos.turn()
-    shelf.error = DatasetError("It does not fit", seen="action_dim is 9, the store's is 3")
+    demos = DemoImport("a", lambda: map(demo, range(2)), Strict(), tmp_path / "demos.json")
     with pytest.raises(ConfigError, match="action_dim is 9"):
         demos.turn()
+
+
+@pytest.mark.parametrize("refused", ["the first note", "an episode", "the last note"])
+def test_demonstrations_wait_for_a_disk_that_is_full(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf, clock, marker = Shelf(), FakeClock(), tmp_path / "demos.json"
+    demos = DemoImport("a", lambda: map(demo, range(2)), shelf, marker, clock=clock)
+    turns = {"the first note": 0, "an episode": 1, "the last note": 2}[refused]
+    assert all(demos.turn() for _ in range(turns))
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Shelf, "import_episode", full)
+        patched.setattr(store_module, "write_whole", full)
+        for _ in range(3):
+            assert not demos.turn()
+        assert full.call_count == 1, "it rests between two attempts"
+        clock.advance(0.5)
+        assert not demos.turn()
+    assert caplog.text.count("demonstrations in a wait to be stored: [Errno 28] No space") == 2
+    assert not demos.complete
+    clock.advance(0.5)
+    while not demos.complete:
+        demos.turn()
+    assert [key.episode for key in shelf.keys] == [0, 1]
+    assert (demos.imported, imported("a", marker)) == (2, True)
