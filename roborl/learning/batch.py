@@ -30,7 +30,7 @@ class Batch:
         reward: Σγⁱrᵢ over the horizon, the task's reward alone, float32 (b,).
         potential: Φ of the observation acted in, float32 (b,).
         next_potential: Φ of the next observation, float32 (b,). Where terminated its score may not be there yet, and the
-            last one is held: potential shaping does not look at it.
+            last one is held, unless every potential is asked for: potential shaping does not look at it.
         terminated: The task itself ended within the horizon: nothing is bootstrapped, bool (b,).
         horizon: Steps, int64 (b,).
         person: A person chose the first action, in no recorded failure, bool (b,). Online not before their first and after

@@ -59,12 +59,14 @@ def measure(
     *,
     window: int,
     need_labels: bool,
+    need_terminal: bool = False,
 ) -> Extent:
     """Work out the usable extent of each episode.
 
     A step of an open episode waits until its whole window is there; a finished one cuts windows at its end. A step waits
-    for the labels of both its observations, unless they were given up on; no label is needed of a terminal observation.
-    An episode whose outcome comes from a judge waits for the verdict, unless it is over and that was given up on.
+    for the labels of both its observations, unless they were given up on; a terminal observation's is needed only where the
+    form of reward looks at it. An episode whose outcome comes from a judge waits for the verdict, unless it is over and that
+    was given up on.
 
     Args:
         table: Entries of :data:`roborl.data.arena.EPISODE`, (episodes,).
@@ -73,13 +75,14 @@ def measure(
         unjudged: Where a missing verdict is not waited for, (episodes,).
         window: Longest transition, steps.
         need_labels: False where there is no reward model.
+        need_terminal: Whether the label of a terminal observation is waited for too.
     """
     observations, terminal_at = table["observations"], table["terminal"]
     terminal = (terminal_at > 0) & (terminal_at < observations)
     last = np.where(terminal, terminal_at, np.maximum(observations - 1, 0))
     over = terminal | (table["ended"] == 1)
     usable = (table["ordinal"] > 0) & (table["discarded"] == 0) & (table["kind"] != EVALUATION)
-    needed = np.where(terminal, last, last + 1)
+    needed = last + np.where(terminal, need_terminal, 1)
     complete = over & (labelled >= needed)
     undecided = (table["awaits_verdict"] == 1) & ~terminal & ~(unjudged & over)
     present = np.where(over, last, np.maximum(observations - window, 0))

@@ -41,7 +41,7 @@ class SamplingConfig:
         shift_px: Random shift of pictures in each direction, 0 to 4 px.
         potential_scale: Reward that full progress is worth; 0: labels that are there are not looked at.
         potential_doubt: Spread of a score at which it counts half; infinite to let every score count fully.
-        every_potential: Hand over the potentials inside transitions too.
+        every_potential: Hand over the potentials inside transitions too, and wait for that of a terminal observation.
         shuffled: Give each observation the label of another one of its episode, the same at every draw once all are there.
             A control: such a reward is as invariant as any, and knows nothing.
         need_labels: Wait for progress labels. False where there is no reward model: then Φ = 0.
@@ -130,6 +130,7 @@ class Sampler:
             (deadline >= NO_VERDICT) | unlabelled,
             window=config.n_step,
             need_labels=config.need_labels,
+            need_terminal=config.every_potential,
         )
         self._verdict_reward: Floats = table["verdict_reward"].copy()
         self._verdicts = bool((self._extent.terminal & ~np.isnan(self._verdict_reward)).any())

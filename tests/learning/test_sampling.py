@@ -133,8 +133,9 @@ def expected(episode: dict[str, Any], config: SamplingConfig) -> dict[int, tuple
         if not ended and t + config.n_step > last:
             continue
         windows[t] = window = min(config.n_step, last - t)
-        # The column must have reached the end of the window; no label is needed of a terminal observation.
-        needed = min(t + window, last - 1 if terminal else last)
+        # The column must have reached the end of the window; a terminal observation's label is no matter to potential shaping.
+        waived = terminal and not config.every_potential
+        needed = min(t + window, last - 1 if waived else last)
         if config.need_labels and not episode["deadline"] and needed >= episode["labelled"]:
             del windows[t]
     _, idle = persons(episode, len(windows))
@@ -383,6 +384,27 @@ def test_a_verdict_is_waited_for_until_the_episode_is_over_and_its_judge_is_give
     columns = world.label("v1", {0: [0.1, 0.2, 0.3]})
     switch(world.root, "v1")
     draws = world.sampler(clock, label_deadline_s=5.0)
+def test_a_reward_that_pays_for_where_the_task_ended_waits_for_that_label(tmp_path: Path) -> None:
+    world, clock = World(tmp_path), FakeClock()
+    world.episode(0, 4, EndCause.SUCCESS)
+    columns = world.label("v1", {0: [0.1, 0.2, 0.3, 0.4]})
+    switch(world.root, "v1")
+    shaping, paying = (
+        world.sampler(clock, every_potential=every, label_deadline_s=5.0) for every in (False, True)
+    )
+    assert (shaping.count("all"), paying.count("all")) == (4, 3)
+    assert not paying.sample(100).terminated.any()
+    clock.advance(6.0)
+    paying.refresh()
+    assert (paying.count("all"), paying.counts()["held"]) == (4, 1), "held after the deadline, and counted"
+    columns.write(key(0), 4, np.ones(1, np.float32), np.zeros(1, np.float32))
+    paying.refresh()
+    assert paying.counts()["held"] == 0
+    drawn = paying.sample(100)
+    assert drawn.potentials is not None
+    assert set(drawn.potentials[drawn.terminated, 1]) == {1.0}
+
+
 
     def drawn() -> int:
         clock.advance(6.0)
