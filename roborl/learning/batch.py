@@ -33,8 +33,8 @@ class Batch:
             last one is held, unless every potential is asked for: potential shaping does not look at it.
         terminated: The task itself ended within the horizon: nothing is bootstrapped, bool (b,).
         horizon: Steps, int64 (b,).
-        person: A person chose the first action, in no recorded failure, bool (b,). Online not before their first and after
-            their last motion, where they stand still: such a step is like one of practice.
+        person: A person chose the first action, in no episode that is known to have failed, bool (b,). Online not before their
+            first and after their last motion, where they stand still: such a step is like one of practice.
         demo: The episode is a demonstration, bool (b,).
         rows: Rows of the replay memory, int64 (b,).
         next_rows: Rows of the next observations, int64 (b,).

@@ -133,14 +133,16 @@ class TransitionIndex:
     """Named sets of sampleable transitions over one store, each transition once.
 
     Sets: ``all``, ``online``, ``demo``, ``failure`` (recorded failures),
-    ``success`` (online episodes that succeeded) and ``person`` (steps a person commanded in online episodes, from their
-    first motion to their last), or several joined by ``+``.
+    ``success`` (online episodes that succeeded) and ``person`` (steps a person commanded in online episodes that are not known
+    to have failed, from their first motion to their last), or several joined by ``+``.
 
     Attributes:
+        failed: Which entries hold recorded failures, or online episodes that failed by their newest verdict, (episodes,).
         held_draws: Transitions ever drawn while their labels were missing, of those that :meth:`note` was told of.
     """
 
     def __init__(self) -> None:
+        self.failed: Bools = np.zeros(0, bool)
         self.held_draws = 0
         self._any_held = False
         self._persons: dict[int, Ints] = {}
@@ -158,6 +160,7 @@ class TransitionIndex:
     ) -> None:
         """Take over a new extent; only episodes that changed are looked at step by step."""
         self._extent, self._table = extent, table
+        self.failed = (table["kind"] == FAILURE) | ((table["kind"] == ONLINE) & (table["success"] == 0))
         self._any_held = bool(extent.held.any())
         self._cache.clear()
         online = (extent.length > 0) & (table["kind"] == ONLINE)
@@ -255,7 +258,7 @@ class TransitionIndex:
         extra = [
             (slot, steps)
             for slot, steps in sorted(self._persons.items())
-            if "person" in names and not chosen[slot]
+            if "person" in names and not chosen[slot] and not self.failed[slot]
         ]
         return (
             slots,

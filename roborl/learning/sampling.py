@@ -238,7 +238,7 @@ class Sampler:
             terminated=terminated,
             horizon=horizon,
             person=(columns.source.take(rows) == _PERSON)
-            & (self._kind.take(slots) != FAILURE)
+            & ~self._index.failed.take(slots)
             & ~self._index.idle(rows),
             demo=self._demo.take(slots),
             rows=rows,

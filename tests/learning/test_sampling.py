@@ -219,7 +219,8 @@ def test_draws_what_the_definition_says(
     meant: set[tuple[int, int]] = set()
     for n, episode in enumerate(made):
         his, idle = persons(episode, sum(number == n for number, _ in wanted))
-        meant |= {(n, t) for t in his - idle}
+        failed = episode["kind"] == "online" and episode["verdict"] is not None and not episode["success"]
+        meant |= set() if failed else {(n, t) for t in his - idle}
     assert draws.count("person") == sum(made[n]["kind"] == "online" for n, _ in meant)
     if not wanted:
         with pytest.raises(DatasetError, match="nothing to sample"):
@@ -294,6 +295,32 @@ def test_a_correction_is_cloned_from_its_first_motion_to_its_last(tmp_path: Path
     assert [starts[t] for t in (2, 5, 8, 9)] == [3, 4, 1, 3], "and no chunk of the correction goes on into it"
 
 
+def test_what_a_person_did_in_an_episode_that_failed_is_learnt_from_and_not_cloned(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.begin(0)
+    for t in range(11):
+        world.arrive(0, source=Source.PERSON if t - 1 in (4, 5) else Source.POLICY)
+    draws = world.sampler(need_labels=False)
+
+    def cloned() -> int:
+        draws.refresh()
+        batch = draws.sample(200)
+        assert set(batch.state[:, 2].astype(int)) == set(range(10)), "critics learn from all of it"
+        steps = set(batch.state[batch.person][:, 2].astype(int))
+        assert steps in (set(), {4, 5})
+        assert draws.count("person") == len(steps)
+        return len(steps)
+
+    world.change(0, end=EndCause.TIME_LIMIT)
+    assert cloned() == 2, "nobody said how it came out"
+    for success in (False, True, False):
+        verdict = Verdict(key=key(0), index=10, success=success, source=RewardSource.OPERATOR)
+        world.change(0, verdict=verdict)
+        assert (cloned() > 0) is success
+    world.change(0, verdict=None, end=EndCause.FAILURE)
+    assert cloned() == 0
+
+
 def test_rows_that_pass_from_a_person_to_somebody_else_are_not_theirs_any_more(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.begin(0, rows=21)
@@ -357,6 +384,27 @@ def test_labels_that_are_late_hold_back_their_steps_until_the_deadline(tmp_path:
     assert resumed.counts()["held_draws"] == late
 
 
+def test_a_reward_that_pays_for_where_the_task_ended_waits_for_that_label(tmp_path: Path) -> None:
+    world, clock = World(tmp_path), FakeClock()
+    world.episode(0, 4, EndCause.SUCCESS)
+    columns = world.label("v1", {0: [0.1, 0.2, 0.3, 0.4]})
+    switch(world.root, "v1")
+    shaping, paying = (
+        world.sampler(clock, every_potential=every, label_deadline_s=5.0) for every in (False, True)
+    )
+    assert (shaping.count("all"), paying.count("all")) == (4, 3)
+    assert not paying.sample(100).terminated.any()
+    clock.advance(6.0)
+    paying.refresh()
+    assert (paying.count("all"), paying.counts()["held"]) == (4, 1), "held after the deadline, and counted"
+    columns.write(key(0), 4, np.ones(1, np.float32), np.zeros(1, np.float32))
+    paying.refresh()
+    assert paying.counts()["held"] == 0
+    drawn = paying.sample(100)
+    assert drawn.potentials is not None
+    assert set(drawn.potentials[drawn.terminated, 1]) == {1.0}
+
+
 def test_recorded_episodes_are_not_drawn_without_labels_once_there_are_some(tmp_path: Path) -> None:
     world, clock = World(tmp_path), FakeClock()
     world.episode(0, 10, kind="demo")
@@ -384,27 +432,6 @@ def test_a_verdict_is_waited_for_until_the_episode_is_over_and_its_judge_is_give
     columns = world.label("v1", {0: [0.1, 0.2, 0.3]})
     switch(world.root, "v1")
     draws = world.sampler(clock, label_deadline_s=5.0)
-def test_a_reward_that_pays_for_where_the_task_ended_waits_for_that_label(tmp_path: Path) -> None:
-    world, clock = World(tmp_path), FakeClock()
-    world.episode(0, 4, EndCause.SUCCESS)
-    columns = world.label("v1", {0: [0.1, 0.2, 0.3, 0.4]})
-    switch(world.root, "v1")
-    shaping, paying = (
-        world.sampler(clock, every_potential=every, label_deadline_s=5.0) for every in (False, True)
-    )
-    assert (shaping.count("all"), paying.count("all")) == (4, 3)
-    assert not paying.sample(100).terminated.any()
-    clock.advance(6.0)
-    paying.refresh()
-    assert (paying.count("all"), paying.counts()["held"]) == (4, 1), "held after the deadline, and counted"
-    columns.write(key(0), 4, np.ones(1, np.float32), np.zeros(1, np.float32))
-    paying.refresh()
-    assert paying.counts()["held"] == 0
-    drawn = paying.sample(100)
-    assert drawn.potentials is not None
-    assert set(drawn.potentials[drawn.terminated, 1]) == {1.0}
-
-
 
     def drawn() -> int:
         clock.advance(6.0)
@@ -566,7 +593,7 @@ def test_sets_are_joined_without_counting_a_step_twice(tmp_path: Path) -> None:
     world.begin(2)
     for t in range(9):
         world.arrive(2, source=Source.PERSON if t in (3, 4) else Source.POLICY)
-    world.change(2, end=EndCause.FAILURE)
+    world.change(2, end=EndCause.TIME_LIMIT)
     draws = world.sampler(need_labels=False)
     assert draws.counts() == {
         "all": 19,

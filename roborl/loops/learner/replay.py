@@ -36,7 +36,7 @@ class MixConfig:
     final: float = 0.25
     # updates that a linear share takes to get there, without those of a head start
     over_updates: int = 20_000
-    # whether successful online episodes and a person's steps count as demonstrations
+    # whether successful online episodes, and a person's steps in all but failed ones, count as demonstrations
     with_successes: bool = True
     # the share of recorded failures in a batch, where there are any
     failure_share: float = 0.25
