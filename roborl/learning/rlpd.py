@@ -49,7 +49,7 @@ class RlpdConfig(TargetsConfig):
 
     # transitions per update
     batch_size: int = 64
-    # share of a batch drawn from demonstrations and successes
+    # share of a batch drawn from demonstrations and successes, below 1
     demo_fraction: float = 0.5
     # longest n-step return
     n_step: int = 3

@@ -59,7 +59,7 @@ class WeightedConfig(TargetsConfig):
 
     # chunks per update
     batch_size: int = 32
-    # share of a batch drawn from demonstrations and successes
+    # share of a batch drawn from demonstrations and successes, below 1
     demo_fraction: float = 0.5
     # longest chunk that is weighed and imitated, steps; 0: as many as the policy acts out, its n_action_steps. Chunks end where
     # new weights come in, too: with trainer.publish_every below chunk times budget.ratio most of practice is in shorter ones

@@ -64,11 +64,12 @@ class MixConfig:
             ConfigError: If demonstrations and failures leave nothing for online experience.
         """
         failed = self.failure_share if failures else 0.0
-        if demo_fraction + failed >= 1.0 and failures:
+        if demo_fraction + failed >= 1.0:
             raise ConfigError(
                 "There is no place in a batch for what happens online",
                 seen=f"{demo_fraction:g} of demonstrations and {failed:g} of recorded failures",
                 allowed="less than 1 in all",
+                remedy="Lower demo_fraction" + (" or --mix.failure_share" if failures else ""),
             )
         demos = "demo+success+person" if self.with_successes else "demo"
         shares = {

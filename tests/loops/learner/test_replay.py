@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from roborl.data.store import Store, StoreSpec
 from roborl.errors import ConfigError
 from roborl.learning.batch import Batch
 from roborl.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from roborl.learning.mixing import split_batch
+from roborl.learning.mixing import Schedule, split_batch
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.learner.replay import MixConfig, ReplaySource
 from roborl.records import Arrival, Verdict, pack_record
@@ -378,6 +379,9 @@ def test_the_share_of_demonstrations_can_follow_a_schedule() -> None:
     assert [round(mixed[name].at(0, 0.0), 3) for name in ("online", "failure")] == [0.3, 0.2]
     with pytest.raises(ConfigError, match="no place"):
         MixConfig().shares(0.8, failures=True)
+    for kind in get_args(Schedule):
+        with pytest.raises(ConfigError, match=r"no place.*Found: 1 of demonstrations.*Lower.*demo_fraction"):
+            MixConfig(kind=kind).shares(1.0)
     with pytest.raises(ConfigError, match="final"):
         MixConfig(final=1.5)
 
