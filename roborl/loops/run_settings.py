@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 _LONGEST_VALUE = 60
 # Names of settings, or their beginnings, by which a run's first policy is made.
 _AT_THE_BEGIN = ("policy", "clone.", "demos.weights")
-# What newer settings are for runs that began before there were any.
-_BEFORE = {("rlpd", "lookahead_successes"): 0}
+_BEFORE = Path(__file__).with_name("earlier_runs.yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def on_top_of_the_runs(args: Sequence[str], verb: str) -> list[str]:
     if own.is_file():
         # The run may lie elsewhere by now, and what an earlier call asked for is done.
         this = [f"--{field.name}={getattr(call, field.name)}" for field in fields(call)]
-        return ["--config_path", str(own), *_as_it_was(own), *this, *args]
+        return ["--config_path", str(_BEFORE), "--config_path", str(own), *this, *args]
     others = [name for name in ("train", "learn") if run.settings(name).is_file()]
     if others:
         raise ConfigError(
@@ -66,16 +65,6 @@ def on_top_of_the_runs(args: Sequence[str], verb: str) -> list[str]:
         "%s was stopped before it kept its settings: it goes on with those of this call alone", run.root
     )
     return list(args)
-
-
-def _as_it_was(own: Path) -> list[str]:
-    """Return, for settings that a run's own file does not know yet, what stands for the way it has gone so far."""
-    kept = {section: configuration.named(["--config_path", str(own)], section) for section, _ in _BEFORE}
-    return [
-        f"--{section}.{name}={value}"
-        for (section, name), value in _BEFORE.items()
-        if isinstance(kept[section], Mapping) and name not in kept[section]
-    ]
 
 
 def keep_settings(path: Path, config: LearnSettings) -> None:

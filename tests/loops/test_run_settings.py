@@ -64,8 +64,11 @@ def test_a_run_of_before_a_setting_was_there_goes_on_as_it_did(tmp_path: Path) -
     kept.write_text("".join(line for line in lines if "lookahead_successes: 60" not in line))
     going_on = resolved("--run", str(run), "--resume", "true")
     assert going_on.rlpd.lookahead_successes == 0
-    named = resolved("--run", str(run), "--resume", "true", "--rlpd.lookahead_successes", "7")
-    assert named.rlpd.lookahead_successes == 7
+    file = tmp_path / "mine.yaml"
+    file.write_text("rlpd: {lookahead_successes: 7}\n")
+    for said in (["--rlpd.lookahead_successes", "7"], ["--config_path", str(file)]):
+        named = resolved("--run", str(run), "--resume", "true", *said)
+        assert named.rlpd.lookahead_successes == 7
 
 
 @pytest.mark.parametrize("name", ["pick #2", "2026_10_02", "a: b", "🤖", "null"])
