@@ -107,20 +107,19 @@ class InferenceLoop:
             How long it took at best, s.
 
         Raises:
-            ModelLoadError: If that action has another size than the robot's.
+            ModelLoadError: If those actions cannot be used.
         """
         frames = {
             name: Frame(rgb=np.zeros(shape, np.uint8), camera=name, stamp_ns=0, id=0)
             for name, shape in cameras.items()
         }
         blank = Observation(frames=frames, state=np.zeros(state_dim, np.float32), stamp_ns=0)
-        actions = self._policy.act(blank)
-        if actions.shape[1:] != (self._action_dim,):
+        if fault := self._fault(self._policy.act(blank)):
             raise ModelLoadError(
                 "The policy's actions do not fit this robot",
-                seen=f"a chunk of shape {actions.shape}",
-                allowed=f"(h, {self._action_dim})",
-                remedy="Give the folder of a policy that was made for this bench",
+                seen=fault,
+                allowed=f"a chunk of shape (h, {self._action_dim}), float32, from -1 to 1",
+                remedy="Give the folder of a policy that was made for this bench; one of your own returns such chunks",
             )
         self._policy.reset()
         took_s, tries = math.inf, 0
@@ -150,13 +149,15 @@ class InferenceLoop:
     def _answer(self, request: Request) -> None:
         began_ns = time.perf_counter_ns()
         actions = self._policy.act(request.observation)
-        if not self._usable(actions) and self._on_trial:
-            self._refuse("its first action is not finite or leaves the limits")
+        fault = self._fault(actions)
+        if fault and self._on_trial:
+            self._refuse(f"its first answer is {fault}")
             actions = self._policy.act(request.observation)
-        if not self._usable(actions):
+            fault = self._fault(actions)
+        if fault:
             # Nothing is said rather than something wrong: the control loop stops the arm at its deadline.
             self._status.add("bad_chunks")
-            log.warning("The policy's answer cannot be used: shape %s", getattr(actions, "shape", None))
+            log.warning("The policy's answer cannot be used: %s", fault)
             return
         if self._on_trial:
             self._on_trial, self._good = False, self._loaded
@@ -173,14 +174,14 @@ class InferenceLoop:
         self._status.add("latency_sum_ns", latency_ns)
         self._status["latency_max_ns"] = max(latency_ns, self._status["latency_max_ns"])
 
-    def _usable(self, actions: NDArray[np.float32]) -> bool:
-        return (
-            actions.ndim == 2
-            and len(actions) > 0
-            and actions.shape[1] == self._action_dim
-            and actions.dtype == np.float32
-            and bool((np.abs(actions) <= _LIMIT).all())
-        )
+    def _fault(self, actions: NDArray[np.float32]) -> str:
+        """Return what keeps a chunk from being used, empty where nothing does."""
+        if actions.ndim != 2 or not len(actions) or actions.shape[1] != self._action_dim:
+            return f"a chunk of shape {actions.shape}"
+        if actions.dtype != np.float32:
+            return f"a chunk of {actions.dtype}"
+        furthest = float(np.abs(actions).max())
+        return "" if furthest <= _LIMIT else f"an action that goes to {furthest:g}"
 
     def _take_weights(self, received: int) -> None:
         began_ns = time.perf_counter_ns()

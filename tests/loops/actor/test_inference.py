@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 import time
 from dataclasses import replace
@@ -241,11 +242,26 @@ def test_a_policy_that_is_wrong_by_itself_stays_silent(side: Side) -> None:
     assert side.status["bad_chunks"] == 1
 
 
-def test_actions_of_another_size_are_refused_before_the_first_episode(side: Side) -> None:
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (np.zeros(3, np.float32), r"shape \(1, 3\)"),
+        (np.zeros(2), "a chunk of float64"),
+        (np.float32([0, -1.5]), r"an action that goes to 1\.5"),
+        (np.float32([0, np.nan]), "an action that goes to nan"),
+    ],
+)
+def test_actions_that_cannot_be_used_are_refused_before_the_first_episode(
+    side: Side, answer: np.ndarray, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     side.loop.warm_up(CAMERAS, 3)
-    side.made[0].bias = np.zeros(3, np.float32)
-    with pytest.raises(ModelLoadError, match=r"actions do not fit this robot.*\(1, 3\).*\(h, 2\)"):
+    side.made[0].bias = answer
+    with pytest.raises(
+        ModelLoadError, match=rf"do not fit this robot.*{fault}.*\(h, 2\), float32, from -1 to 1.*Give"
+    ):
         side.loop.warm_up(CAMERAS, 3)
+    assert side.ask(0) is None
+    assert re.search(f"answer cannot be used: .*{fault}", caplog.text)
 
 
 @pytest.mark.parametrize(
