@@ -119,6 +119,7 @@ def _check_weights(demonstrations: Sequence[DatasetEpisode], weights: Sequence[N
             "Demonstrations cannot be cloned by these weights",
             seen=f"{given} weights, the largest {max(row.max(initial=0.0) for row in weights):g}",
             allowed=f"{steps} in [0, 1], one above 0 at least",
+            remedy="Name the weights that were made of these demonstrations with --demos.weights, or leave that out",
         )
 
 

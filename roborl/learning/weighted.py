@@ -115,6 +115,7 @@ class WeightedConfig(TargetsConfig):
                 f"value_updates={self.value_updates} lora_rank={self.lora_rank} batch_size={self.batch_size} "
                 f"members={self.members}",
                 allowed="temperature > 0, expectile between 0 and 1, n_step and value_updates >= 0, 1 or more of the others",
+                remedy="Correct it with --weighted.FIELD; for chunks as long as the policy acts out: n_step 0",
             )
         if not (
             0.0 < self.polyak <= 1.0

@@ -35,6 +35,7 @@ def verdicts(
             "The dataset has no such episodes that could have failed",
             seen=absent,
             allowed=f"0 to {count - 1}",
+            remedy="Correct the numbers of the episodes that are named as failed",
         )
     if not failed:
         return others

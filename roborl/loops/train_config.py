@@ -55,6 +55,7 @@ class TrainConfig(LearnSettings):
                 "There is nothing to do for every actor",
                 seen=f"episodes={self.episodes} actors={self.actors}",
                 allowed="1 <= actors <= episodes",
+                remedy="Raise --episodes, or lower --actors",
             )
         for seed in (self.seed, self.seed + 1000 * (self.actors - 1)):
             scene_seed("online", seed, 0)

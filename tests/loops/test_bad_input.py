@@ -19,13 +19,19 @@ from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch, ModelLoadError, RoborlError, WireError
+from roborl.learning.cloning_data import _check_weights
+from roborl.learning.weighted import WeightedConfig
 from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.actor.control_process import main as control_main
+from roborl.loops.actor.inference import policy_maker
 from roborl.loops.demonstrations import DemosConfig, bench_demos
+from roborl.loops.failed_episodes import verdicts
 from roborl.loops.learner.learn import prepare
-from roborl.loops.learner.learn_config import LearnConfig
+from roborl.loops.learner.learn_config import LearnConfig, ShapingConfig
+from roborl.loops.learner.replay import MixConfig
 from roborl.loops.learner.store import DemoImport
 from roborl.loops.supervise import Child
+from roborl.loops.train_config import TrainConfig
 from roborl.loops.watch_sources import open_source
 from roborl.policies.small import SmallPolicy, SmallPolicyConfig
 from roborl.records import pack_record
@@ -142,6 +148,26 @@ def test_a_policy_folder_that_is_none(tmp_path: Path, damage: str) -> None:
         case "other shape":
             described.write_text(json.dumps(fields | {"state_dim": 8}))
     told(ModelLoadError, lambda: SmallPolicy.load(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("act", "remedy"),
+    [
+        (lambda: verdicts([3], 3), "numbers"),
+        (lambda: MixConfig(final=0.9), "--mix"),
+        (lambda: MixConfig().shares(1.0), "demo_fraction"),
+        (lambda: WeightedConfig(temperature=0.0), "--weighted"),
+        (lambda: ShapingConfig(doubt=0.0), "--shaping.doubt"),
+        (lambda: ActConfig(actor="left arm"), "--actor"),
+        (lambda: policy_maker(ActConfig(policy_factory="nowhere:f")), "spelling"),
+        (lambda: TrainConfig(actors=3, episodes=2), "--episodes"),
+        (lambda: _check_weights([], [np.zeros(1, np.float32)]), "--demos.weights"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_told_with_what_to_do(
+    act: Callable[[], object], remedy: str
+) -> None:
+    assert remedy in told(RoborlError, act).remedy
 
 
 def test_another_protocol_version() -> None:

@@ -118,7 +118,12 @@ class ActConfig(ActSettings):
         check_number("episodes", self.episodes, at_least=0, remedy="Set --episodes, 0 for no end")
         scene_seed("online", self.seed, 0)
         if not _NAME.fullmatch(self.actor):
-            raise ConfigError("The actor's name cannot be used", seen=self.actor, allowed=_NAME.pattern)
+            raise ConfigError(
+                "The actor's name cannot be used",
+                seen=self.actor,
+                allowed="up to 40 letters, digits, dots, dashes and underscores, a letter or digit first",
+                remedy="Set --actor",
+            )
         if self.live.use == "always" and not self.live.server:
             raise ConfigError(
                 "There is no reward server to watch the arm",

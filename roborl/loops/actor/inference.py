@@ -234,7 +234,10 @@ def policy_maker(config: ActConfig, *counts: int) -> Callable[[str], LearningPol
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            "The policy factory cannot be found", seen=config.policy_factory, allowed="module:function"
+            "The policy factory cannot be found",
+            seen=config.policy_factory,
+            allowed="module:function",
+            remedy="Check the spelling, and that the module can be imported",
         ) from error
 
     seeds = np.random.SeedSequence([config.seed, *counts])

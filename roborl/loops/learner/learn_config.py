@@ -131,6 +131,7 @@ class ShapingConfig:
                 "Shaping cannot use these settings",
                 seen=f"scale={self.scale:g} doubt={self.doubt:g}",
                 allowed="finite scale >= 0, doubt > 0",
+                remedy="To train on the task's reward alone: --shaping.scale 0; to count every score fully: --shaping.doubt .inf",
             )
 
 

@@ -51,6 +51,7 @@ class MixConfig:
                 "Demonstrations cannot be mixed like this",
                 seen=f"final={self.final:g} failure_share={self.failure_share:g} over_updates={self.over_updates}",
                 allowed="final and failure_share in [0, 1) and below 1 in all, over_updates >= 1",
+                remedy="Correct it with --mix.FIELD",
             )
 
     def shares(self, demo_fraction: float, *, failures: bool = False) -> dict[str, Share]:
