@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from roborl.clock import Every
+from roborl.errors import SafetyStop
 from roborl.hil.keystrokes import ASK_STATUS, BRACKET_PASTES, LEAVE_PASTES, STATUS, Keystrokes
 from roborl.hil.presses import Button, PressSender
 from roborl.types import EpisodeKey
@@ -95,7 +96,11 @@ class TerminalKeyboard:
             self._before = None
 
     def poll(self) -> list[Button]:
-        """Send what was typed since the last call, and a sign of life now and then. Never waits."""
+        """Send what was typed since the last call, and a sign of life now and then. Never waits.
+
+        Raises:
+            SafetyStop: If an emergency stop cannot be sent: whoever owns the arm's process must end it.
+        """
         arrived = self._read()
         typed = self._keystrokes.take(arrived, time.monotonic()).lower()
         buttons = [KEYS[key] for key in typed if key in KEYS]
@@ -157,4 +162,11 @@ class TerminalKeyboard:
     def _send(self, button: Button) -> None:
         screen = self._on_screen()
         episode, index = screen if screen is not None else (None, None)
-        self._sender.press(button, episode=episode, index=index)
+        if self._sender.press(button, episode=episode, index=index):
+            return
+        if button is Button.ESTOP:
+            raise SafetyStop(
+                "The emergency stop does not reach the arm's process, which reads no keys",
+                remedy="This command ends. Switch the arm's power off if it moves",
+            )
+        log.warning("%s is lost: the arm's process reads no keys. Press again once it does", button.value)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import sys
+import termios
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +20,8 @@ from roborl.types import EpisodeKey, RewardSource
 _PIPE_NAME = "presses.pipe"
 # POSIX promises that writes up to this size reach a pipe in one piece.
 _LINE_BYTES = 512
+# Some ten signs of life: a pipe that they had filled would take no stop.
+_UNREAD_BYTES = 2 * _LINE_BYTES
 
 
 class Button(StrEnum):
@@ -65,7 +70,12 @@ class PressSender:
         self._device = device
 
     def press(self, button: Button, *, episode: EpisodeKey | None = None, index: int | None = None) -> bool:
-        """Send one press without waiting; False where nobody has emptied the pipe for long."""
+        """Send one press without waiting; False where it is not sent, for nobody has emptied the pipe for long.
+
+        A sign of life is not sent while others wait unread, which leaves the room to presses.
+        """
+        if button is Button.ALIVE and self._unread_bytes() > _UNREAD_BYTES:
+            return False
         message = {
             "button": button.value,
             "episode": None if episode is None else str(episode),
@@ -82,6 +92,9 @@ class PressSender:
     def close(self) -> None:
         """Close this end."""
         os.close(self._pipe)
+
+    def _unread_bytes(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class Presses:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +31,8 @@ from roborl.loops.actor.teleoperators import check_plugged_in
 from roborl.loops.record import Recorded, open_writer, to_dataset_episode
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.types import EndCause, EpisodeKey, Observation, Source
+
+log = logging.getLogger(__name__)
 
 PERSON = "person"
 _POLL_S = 0.05
@@ -271,7 +275,7 @@ def _both_answer(env: RobotEnv, policy: HandPolicy) -> bool:
 
 @contextlib.contextmanager
 def buttons_at_the_terminal() -> Iterator[Presses]:
-    """Give the presses of the terminal's keyboard, followed by a thread of its own."""
+    """Give the presses of the terminal's keyboard, followed by a thread of its own. An emergency stop that is not heard interrupts."""
     with tempfile.TemporaryDirectory(prefix="roborl-record-") as folder:
         sender, presses = PressSender(Path(folder), "keyboard"), Presses(Path(folder))
         over = threading.Event()
@@ -279,7 +283,11 @@ def buttons_at_the_terminal() -> Iterator[Presses]:
 
             def follow() -> None:
                 while not over.wait(_POLL_S):
-                    keyboard.poll()
+                    try:
+                        keyboard.poll()
+                    except SafetyStop as stop:
+                        log.error("%s", stop)
+                        _thread.interrupt_main()
 
             thread = threading.Thread(target=follow, name="keyboard", daemon=True)
             thread.start()

@@ -94,6 +94,18 @@ def test_the_longest_names_that_episode_and_device_may_have_fit_into_a_line(tmp_
 def test_a_sender_is_never_kept_waiting(tmp_path: Path) -> None:
     sender = PressSender(tmp_path, "page")
     assert sum(sender.press(Button.ALIVE) for _ in range(5000)) < 5000
+    assert sum(sender.press(Button.STOP) for _ in range(5000)) < 5000
+
+
+def test_signs_of_life_that_nobody_reads_leave_room_for_a_stop(tmp_path: Path) -> None:
+    sender = PressSender(tmp_path, "keyboard")
+    while sender.press(Button.ALIVE):
+        pass
+    assert sender.press(Button.SUCCESS, episode=KEY, index=17)
+    assert sender.press(Button.ESTOP)
+    presses = Presses(tmp_path)
+    assert [press.button for press in presses.take()][-2:] == [Button.SUCCESS, Button.ESTOP]
+    assert sender.press(Button.ALIVE), "somebody reads again"
 
 
 class Waiting(FakeClock):
@@ -362,3 +374,17 @@ def test_of_several_keys_at_once_only_a_stop_is_obeyed_and_the_rest_is_told(
     assert "press again" in caplog.text
     assert typed(b"left over") == [Button.STOP, Button.ESTOP]
     assert typed(b"fff") == [Button.FAILURE] * 3, "a key that is held"
+
+
+def test_a_press_that_is_not_taken_is_told_and_an_emergency_stop_ends_the_command(
+    typed: Callable[[bytes], list[Button]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert typed(b"s") == [Button.SUCCESS]
+    assert not caplog.messages
+    others = PressSender(tmp_path, "page")
+    while others.press(Button.STOP):
+        pass
+    assert typed(b"s") == [Button.SUCCESS]
+    assert "success is lost" in caplog.text
+    with pytest.raises(SafetyStop, match="emergency stop does not reach the arm's process"):
+        typed(b"e")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from roborl.envs.sim_robot import SimRobot
 from roborl.errors import ConfigError, RoborlError, RobotError, SafetyStop
 from roborl.hil.operator import ASKS
 from roborl.hil.presses import Button, Presses, PressSender
-from roborl.loops.by_hand import HandOperator, HandPolicy, record_by_hand
+from roborl.loops.by_hand import HandOperator, HandPolicy, buttons_at_the_terminal, record_by_hand
 from roborl.types import EndCause, Source
 
 
@@ -271,3 +272,26 @@ def test_devices_speak_in_joints_or_in_deltas(bench_with: Callable[[dict[int, Bu
         act({"elbow": 1.0})
     with pytest.raises(RobotError, match=r"does not answer.*unplugged"):
         act(ConnectionError("unplugged"))
+
+
+class Deaf:
+    """A keyboard whose emergency stop is not taken."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __enter__(self) -> Deaf:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def poll(self) -> None:
+        raise SafetyStop("The emergency stop is not heard")
+
+
+def test_an_emergency_stop_that_the_recording_does_not_hear_ends_it_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("roborl.loops.by_hand.TerminalKeyboard", Deaf)
+    with pytest.raises(KeyboardInterrupt), buttons_at_the_terminal():
+        time.sleep(10.0)
+    assert "The emergency stop is not heard" in caplog.text
