@@ -60,6 +60,10 @@ class RobotError(RoborlError):
     """A robot, camera or bus that does not do what was asked."""
 
 
+class FrozenCamera(RobotError):
+    """A camera that shows one picture only, however fresh it says it is, until it is connected anew."""
+
+
 class SafetyStop(RobotError):
     """The safety filter or a watchdog stopped the arm."""
 

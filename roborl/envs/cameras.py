@@ -13,7 +13,7 @@ import numpy as np
 
 from roborl.clock import NS
 from roborl.envs.robot_model import Joints
-from roborl.errors import RobotError
+from roborl.errors import FrozenCamera, RobotError
 from roborl.types import Image
 
 _TRAVEL_DEG = 2.0
@@ -55,7 +55,8 @@ class Freshness:
             joints: The arm's measured pose at that time, (n,).
 
         Raises:
-            RobotError: If the frame is too old, or identical to its predecessors though the arm has moved.
+            RobotError: If the frame is too old.
+            FrozenCamera: If it is identical to its predecessors though the arm has moved.
         """
         if age_s > self._stale_s:
             raise RobotError(
@@ -72,7 +73,7 @@ class Freshness:
             return
         seen.repeats += 1
         if seen.repeats >= self._frozen_frames and np.abs(joints - seen.joints).max() > _TRAVEL_DEG:
-            raise RobotError(
+            raise FrozenCamera(
                 f"Camera {camera!r} is frozen",
                 seen=f"{seen.repeats + 1} identical frames while the arm moved",
                 allowed=f"{self._frozen_frames} identical frames",

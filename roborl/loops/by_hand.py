@@ -257,20 +257,20 @@ def _whole_episode(
         except SafetyStop:
             raise
         except RobotError as error:
-            if not _both_answer(env, policy):
+            if not _both_answer(env, policy, error):
                 raise
             on_lost(error)
     return run_episode(env, policy, seed=seed, keep=True, watch=operator.watch)
 
 
-def _both_answer(env: RobotEnv, policy: HandPolicy) -> bool:
+def _both_answer(env: RobotEnv, policy: HandPolicy, after: RobotError) -> bool:
     try:
         policy.read()
     except RobotError:
         return False
     clock = MonotonicClock()
     rest = Rate(1 / _POLL_S, clock).wait
-    return answers(env.arm, clock, rest) and bool(env.arm.robot.is_connected)
+    return answers(env.arm, clock, rest, after=after) and bool(env.arm.robot.is_connected)
 
 
 @contextlib.contextmanager

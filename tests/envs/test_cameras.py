@@ -11,7 +11,7 @@ from lerobot.cameras.zmq import ZMQCameraConfig
 from lerobot.cameras.zmq.camera_zmq import ZMQCamera
 
 from roborl.envs.cameras import Freshness, close_after_reading, let_be_old
-from roborl.errors import RobotError
+from roborl.errors import FrozenCamera, RobotError
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 
@@ -31,7 +31,7 @@ def test_identical_frames_while_the_arm_moves_mean_a_frozen_camera() -> None:
     watch = Freshness(stale_s=0.5, frozen_frames=3)
     for step in range(3):
         watch.check("front", PICTURE, 0.0, pose(step))
-    with pytest.raises(RobotError, match="frozen"):
+    with pytest.raises(FrozenCamera, match="frozen"):
         watch.check("front", PICTURE, 0.0, pose(3))
 
 

@@ -17,7 +17,7 @@ from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
 from roborl.envs.sim_robot import SimRobot
-from roborl.errors import ConfigError, RoborlError, RobotError, SafetyStop
+from roborl.errors import ConfigError, FrozenCamera, RoborlError, RobotError, SafetyStop
 from roborl.hil.operator import ASKS
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.loops.by_hand import HandOperator, HandPolicy, buttons_at_the_terminal, record_by_hand
@@ -172,6 +172,26 @@ def test_an_episode_whose_camera_was_late_is_lost_alone_and_shown_once_more(
     assert (result.written, result.rejected) == ({"person": 1}, {"person": 1})
     (kept,) = read_episodes(tmp_path / "d")
     assert kept.steps == 3, "pressed at the fifth look, of which the lost episode had two"
+
+
+def test_a_recording_ends_where_a_camera_is_frozen_for_only_connecting_it_anew_helps(
+    bench_with: Callable[[dict[int, Button]], Bench], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_with({})
+    observe = bench.env.arm.observe
+
+    def frozen(index: int, **kwargs: Any) -> Any:
+        if index == 3:
+            raise FrozenCamera("Camera 'wrist' is frozen")
+        return observe(index, **kwargs)
+
+    monkeypatch.setattr(bench.env.arm, "observe", frozen)
+    lost: list[RoborlError] = []
+    with pytest.raises(FrozenCamera):
+        record_by_hand(
+            bench.env, bench.operator, Leader(bench), tmp_path / "d", episodes=1, on_lost=lost.append
+        )
+    assert not lost
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_anybody_is_asked_for_a_scene(

@@ -183,14 +183,14 @@ class ControlLoop:
         return cause
 
     def _fault(self, error: RobotError) -> None:
-        """Count a failure of the robot; several in a row, a silent arm or a dead camera are for a fresh process to deal with.
+        """Count a failure of the robot; several in a row, a silent arm or a dead or frozen camera are for a fresh process to deal with.
 
         It connects them anew as soon as they answer; before that, the operator is not asked to reset the scene.
         """
         self._status.add("robot_faults")
         self._faults += 1
         log.warning("The robot failed: %s", error)
-        if self._faults >= _FAULTS_IN_A_ROW or not answers(self._arm, self._clock, self._rest):
+        if self._faults >= _FAULTS_IN_A_ROW or not answers(self._arm, self._clock, self._rest, after=error):
             raise error
 
     def _go_home(self) -> bool:

@@ -27,7 +27,7 @@ from roborl.data.store import Store, StoreSpec
 from roborl.envs.arm import Arm as RealArm
 from roborl.envs.bench import Bench as Wiring
 from roborl.envs.bench import CameraUse, WatchdogConfig
-from roborl.errors import RobotError
+from roborl.errors import FrozenCamera, RobotError
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Press, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
@@ -837,6 +837,14 @@ def test_a_dead_camera_is_for_a_fresh_process_before_anybody_is_asked_for_anothe
     assert [end.cause for end in ends(bench)] == [EndCause.WATCHDOG]
     assert len(bench.operator.seeds) == 1
     assert bench.arm.calls.count("check_home") == 1
+    assert bench.status["robot_faults"] == 1
+
+
+def test_a_frozen_camera_is_for_a_fresh_process_though_it_shows_something_at_rest(tmp_path: Path) -> None:
+    bench = stub_bench(tmp_path, Fault.FROZEN_CAMERA, episodes=9)
+    with pytest.raises(FrozenCamera):
+        bench.loop.run()
+    assert [end.cause for end in ends(bench)] == [EndCause.WATCHDOG]
     assert bench.status["robot_faults"] == 1
 
 
