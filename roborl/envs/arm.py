@@ -9,7 +9,7 @@ from typing import Any, Never
 import numpy as np
 from lerobot.robots.robot import Robot
 
-from roborl.clock import NS, Clock
+from roborl.clock import Clock
 from roborl.envs.bench import Bench, device_type
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.envs.cameras import Freshness, age_ns, close_after_reading, frame_age_s, let_be_old
@@ -21,9 +21,10 @@ from roborl.envs.servos import (
     OVERLOAD,
     READ_RETRIES,
     close_port,
+    connect_holding,
     diagnosis,
     goals,
-    keeping_hold,
+    open_a_little,
     steady,
     weak_servos,
 )
@@ -39,9 +40,6 @@ _HOMEWARD_SPEED = 0.25
 """Share of the joints' largest speeds at which the arm goes home, where the bench does not allow less."""
 _SAG = 0.5
 """Share of its leash by which a joint may miss its home under the arm's own weight."""
-_OPENING = 5.0
-"""By how much of its 100 a gripper that was overloaded opens."""
-_OPENING_S = 0.1
 _SAME_ACTION = 0.01
 """A stored action this near to the one asked for is it: the rest is the inverse kinematics' rounding."""
 
@@ -94,8 +92,7 @@ class Arm:
             ConfigError: If it is not calibrated, or reports other joints than the model's.
         """
         try:
-            with keeping_hold(self.robot):
-                self.robot.connect(calibrate=False)
+            connect_holding(self.robot, self.model.gripper)
             calibrated = self.robot.is_calibrated
             told = goals(getattr(self.robot, "bus", None)) if calibrated else {}
         except DEVICE_FAULTS as error:
@@ -347,7 +344,10 @@ class Arm:
         try:
             weak = weak_servos(bus)
             if weak == {self.model.gripper: OVERLOAD}:
-                self._open_a_little(bus)
+                open_a_little(self.robot, self.model.gripper)
+                self._measured = self._read_joints()
+                opened = np.arange(len(self._measured)) == self.model.gripper_index
+                self._rest_at(np.where(opened, self._measured, self._sent.joints))
                 weak = weak_servos(bus)
         except DEVICE_FAULTS as error:
             raise self._fault("The robot does not report its servos' state", error) from error
@@ -358,18 +358,6 @@ class Arm:
                 allowed="torque on, and no fault",
                 remedy="Relieve the joint, let its servo cool down and switch the arm's power off and on; support the arm",
             )
-
-    def _open_a_little(self, bus: Any) -> None:
-        """Turn the gripper away from what it squeezes: a servo that gave up takes torque again for the other way alone."""
-        index = self.model.gripper_index
-        place = min(self._measured[index] + _OPENING, self.model.upper[index])
-        # To all servos at once, so that none answers: LeRobot takes an answer with a fault in it for none.
-        bus.sync_write("Goal_Position", {self.model.gripper: float(place)})
-        self._clock.sleep_until(self._clock.now_ns() + int(_OPENING_S * NS))
-        self._measured = self._read_joints()
-        told = self._sent.joints.copy()
-        told[index] = self._measured[index]
-        self._rest_at(told)
 
     def _pose(self, seen: Mapping[str, Any]) -> Joints:
         """Return the joints that the robot reports; one that is no finite number is a joint that it does not know."""

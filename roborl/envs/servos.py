@@ -26,7 +26,12 @@ READ_RETRIES = 2
 _QUIET_S = 0.005
 """How long answers that are overdue may still come in, once one has."""
 
+_OPENING = 5.0
+"""By how much of its 100 a gripper that was overloaded opens."""
+_OPENING_S = 0.1
+
 _GRIPPER = "gripper"
+_SILENT = "silent"
 OVERLOAD = "overload"
 _BITS = {1: "voltage", 2: "position sensor", 4: "heat", 8: "current", 32: OVERLOAD}
 
@@ -134,6 +139,40 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
         del arm.configure, bus.enable_torque
 
 
+def connect_holding(robot: Robot, gripper: str) -> None:
+    """Connect an arm without letting go of it. Its gripper may have given up: it is opened a little then.
+
+    LeRobot 0.6.1 takes a servo that answers with a fault for missing, and no arm connects that misses one.
+
+    Args:
+        robot: Not connected yet.
+        gripper: The name of its gripper.
+
+    Raises:
+        OSError: If it does not answer, or whatever else of ``DEVICE_FAULTS`` LeRobot raises.
+    """
+    with keeping_hold(robot):
+        try:
+            robot.connect(calibrate=False)
+        except DEVICE_FAULTS:
+            if _faults(robot) != {gripper: OVERLOAD}:
+                raise
+            open_a_little(robot, gripper)
+            close_port(robot)
+            robot.connect(calibrate=False)
+
+
+def open_a_little(robot: Any, gripper: str) -> None:
+    """Turn a gripper away from what it squeezes: a servo that gave up takes torque again for the other way alone.
+
+    Blocks for a tenth of a second.
+    """
+    place = robot.bus.sync_read("Present_Position", gripper, num_retry=READ_RETRIES)[gripper]
+    # To all servos at once, so that none answers: LeRobot takes an answer with a fault in it for none.
+    robot.bus.sync_write("Goal_Position", {gripper: min(place + _OPENING, 100.0)})
+    time.sleep(_OPENING_S)
+
+
 def _read(bus: Any, register: str, motors: Any = None) -> dict[str, int]:
     values: dict[str, int] = bus.sync_read(register, motors, normalize=False, num_retry=READ_RETRIES)
     return values
@@ -169,28 +208,36 @@ def diagnosis(device: Any) -> str:
     Returns:
         Nothing where the port is not open, or all servos are as they should be.
     """
-    bus: Any = getattr(device, "bus", None)
-    if not isinstance(bus, FeetechMotorsBus) or not bus.is_connected:
-        return ""
-    port, packets = bus.port_handler, bus.packet_handler
-    port.is_using = False
-    silent, faulty = [], []
-    for name, motor in bus.motors.items():
-        try:
-            _, result, bits = packets.ping(port, motor.id)
-        except DEVICE_FAULTS:
-            return "the port is dead: its plug was pulled"
-        if result != bus._comm_success:
-            silent.append(name)
-        elif bits:
-            faulty.append(f"{name} reports {_words(bits)}")
-    if len(silent) == len(bus.motors):
+    try:
+        faults = _faults(device)
+    except DEVICE_FAULTS:
+        return "the port is dead: its plug was pulled"
+    silent = [name for name, fault in faults.items() if fault == _SILENT]
+    faulty = [f"{name} reports {fault}" for name, fault in faults.items() if fault != _SILENT]
+    if silent and len(silent) == len(device.bus.motors):
         return "no servo answers: the power of the arm is off, or this is another device's port"
     said = [f"no answer from {', '.join(silent)}: look at the cables there"] if silent else []
     said += (
         [f"{', '.join(faulty)}: relieve it, let it cool down, switch its power off and on"] if faulty else []
     )
     return "; ".join(said)
+
+
+def _faults(device: Any) -> dict[str, str]:
+    """Return which servos are silent or report a fault, by joint; nothing where the port is not open."""
+    bus: Any = getattr(device, "bus", None)
+    if not isinstance(bus, FeetechMotorsBus) or not bus.is_connected:
+        return {}
+    port, packets = bus.port_handler, bus.packet_handler
+    port.is_using = False
+    faults = {}
+    for name, motor in bus.motors.items():
+        _, result, bits = packets.ping(port, motor.id)
+        if result != bus._comm_success:
+            faults[name] = _SILENT
+        elif bits:
+            faults[name] = _words(bits)
+    return faults
 
 
 def goals(bus: Any) -> dict[str, float]:

@@ -16,7 +16,7 @@ from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, RobotError
 from roborl.hil.operator import Nobody
 from roborl.testing.desk import DeskArm
-from roborl.testing.servo import ServoFault
+from roborl.testing.servo import Servo, ServoFault
 from roborl.testing.servo_chain import Instruction, ServoChain
 
 # A step of a servo is 0.09 degrees, and LeRobot rounds towards zero.
@@ -193,6 +193,18 @@ def test_a_servo_that_gave_up_is_told_before_an_episode(desk: DeskArm, arm: Arm)
     arm.disconnect()
 
 
+def let_come_to_itself(gripper: Servo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a gripper's fault as soon as it is told to turn the other way."""
+    write = gripper.write
+
+    def comes_to_itself(address: int, data: bytes) -> None:
+        write(address, data)
+        if gripper["Goal_Position"] > gripper["Present_Position"] + 1:
+            gripper.fault = ServoFault(0)
+
+    monkeypatch.setattr(gripper, "write", comes_to_itself)
+
+
 def test_a_gripper_that_squeezed_for_too_long_is_opened_a_little_and_goes_on(
     desk: DeskArm, arm: Arm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,15 +214,7 @@ def test_a_gripper_that_squeezed_for_too_long_is_opened_a_little_and_goes_on(
     time.sleep(0.05)
     closed = desk.joints()[5]
     gripper = desk.chain.servos["gripper"]
-    write = gripper.write
-
-    def comes_to_itself(address: int, data: bytes) -> None:
-        """As soon as it is told to turn the other way."""
-        write(address, data)
-        if gripper["Goal_Position"] > gripper["Present_Position"] + 1:
-            gripper.fault = ServoFault(0)
-
-    monkeypatch.setattr(gripper, "write", comes_to_itself)
+    let_come_to_itself(gripper, monkeypatch)
     gripper.fault = ServoFault.OVERLOAD
     arm.begin_episode()
     assert desk.joints()[5] == pytest.approx(closed + 5.0, abs=STEP)
@@ -222,6 +226,44 @@ def test_a_gripper_that_squeezed_for_too_long_is_opened_a_little_and_goes_on(
         arm.begin_episode()
     assert desk.joints()[5] == pytest.approx(closed + 5.0, abs=STEP), "one that is hot is left alone"
     arm.disconnect()
+
+
+def test_an_arm_whose_gripper_gave_up_is_connected_with_it_opened_a_little(
+    desk: DeskArm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.place(np.append(desk.model.home[:5], 30.0))
+    desk.let_hold()
+    stood = desk.joints()
+    gripper = desk.chain.servos["gripper"]
+    gripper.fault = ServoFault.OVERLOAD
+    arm = make_arm(desk)
+    with pytest.raises(RobotError, match="gripper reports overload"):
+        arm.connect()
+    let_come_to_itself(gripper, monkeypatch)
+    desk.let_hold()
+    gripper.fault = ServoFault.OVERLOAD
+    arm.connect()
+    opened = stood + 5.0 * np.eye(6)[5]
+    np.testing.assert_allclose(desk.joints(), opened, atol=STEP)
+    np.testing.assert_allclose(arm.set_point, opened, atol=STEP)
+    assert [name for name, servo in desk.chain.servos.items() if servo.was_limp] == ["gripper"]
+    arm.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("servo", "fault"), [("gripper", ServoFault.OVERHEAT), ("elbow_flex", ServoFault.OVERLOAD)]
+)
+def test_an_arm_with_any_other_fault_is_not_moved_as_it_is_connected(
+    desk: DeskArm, servo: str, fault: ServoFault
+) -> None:
+    desk.let_hold()
+    stood = desk.joints()
+    desk.chain.servos["gripper"].fault = ServoFault.OVERLOAD
+    desk.chain.servos[servo].fault |= fault
+    with pytest.raises(RobotError, match="cannot be connected"):
+        make_arm(desk).connect()
+    np.testing.assert_allclose(desk.goals()[:5], stood[:5], atol=STEP)
+    assert desk.chain.servos["gripper"]["Goal_Position"] == desk.chain.servos["gripper"]["Present_Position"]
 
 
 def test_why_an_arm_cannot_be_connected_is_said_in_words(desk: DeskArm, tmp_path: Path) -> None:
