@@ -33,6 +33,14 @@ _OPENING_S = 0.1
 _GRIPPER = "gripper"
 _SILENT = "silent"
 OVERLOAD = "overload"
+_COEFFICIENTS = {
+    "P_Coefficient": "position_p_coefficient",
+    "I_Coefficient": "position_i_coefficient",
+    "D_Coefficient": "position_d_coefficient",
+}
+"""Registers that LeRobot sets in every servo of an SO-101, and the fields of its configuration that say to what."""
+_GRIPPERS_LIMITS = {"Max_Torque_Limit": 500, "Protection_Current": 250, "Overload_Torque": 25}
+"""What LeRobot 0.6.1 sets in the gripper of such an arm, and in no other servo."""
 _BITS = {1: "voltage", 2: "position sensor", 4: "heat", 8: "current", 32: OVERLOAD}
 
 
@@ -100,8 +108,9 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
     """Let an arm hold the place it is in while it is connected: servos with torque keep it, others get it where they stand.
 
     LeRobot 0.6.1 configures its serial arms with the torque off: the joints of an arm in mid-air then sink, and whatever
-    it carries with them. Servos under torque have their settings already, for LeRobot puts the torque on last. And it puts
-    it on without a goal: a servo that was turned by hand meanwhile may still have the one of before, and runs to it.
+    it carries with them. Servos under torque have settings already, for LeRobot puts the torque on last; where those are
+    not the bench's, that is said. And it puts the torque on without a goal: a servo that was turned by hand meanwhile may
+    still have the one of before, and runs to it.
 
     Args:
         robot: Not connected yet. One without servos on a bus is left as it is.
@@ -123,12 +132,13 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
         torque = _read(bus, "Torque_Enable")
         limp = [name for name, on in torque.items() if not on]
         if not limp:
-            log.info("All servos hold their places: they keep the settings they have")
+            _warn_of_settings(arm)
         elif len(limp) < len(torque):
             log.warning(
                 "Without torque while the others hold, and holding again now: %s", ", ".join(map(str, limp))
             )
             hold_here(limp, READ_RETRIES)
+            _warn_of_settings(arm)
         else:
             configure()
 
@@ -137,6 +147,30 @@ def keeping_hold(robot: Robot) -> Iterator[None]:
         yield
     finally:
         del arm.configure, bus.enable_torque
+
+
+def _warn_of_settings(arm: Any) -> None:
+    """Say which settings of servos that hold, and so keep what they have, are not what the bench or LeRobot would set."""
+    wanted = {
+        register: getattr(getattr(arm, "config", None), field, None)
+        for register, field in _COEFFICIENTS.items()
+    }
+    if None in wanted.values():
+        return
+    other = []
+    for register, value in (wanted | _GRIPPERS_LIMITS).items():
+        joints = _GRIPPER if register in _GRIPPERS_LIMITS else None
+        found = {name: has for name, has in _read(arm.bus, register, joints).items() if has != value}
+        if found:
+            field = f" ({_COEFFICIENTS[register]})" if register in _COEFFICIENTS else ""
+            kept = ", ".join(f"{name} {has}" for name, has in found.items())
+            other.append(f"{register}{field} is to be {value}, and is {kept}")
+    if other:
+        log.warning(
+            "The servos hold, and keep settings that are not the bench's: %s. To set them, support the arm, switch its power"
+            " off and on, and start again",
+            "; ".join(other),
+        )
 
 
 def connect_holding(robot: Robot, gripper: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -69,6 +70,29 @@ def test_a_limp_arm_is_given_its_settings_and_torque_where_it_stands(desk: DeskA
     assert desk.chain.servos["gripper"]["Max_Torque_Limit"] == 500
     assert desk.chain.servos["elbow_flex"]["P_Coefficient"] == 16
     arm.disconnect()
+
+
+def test_settings_that_servos_under_torque_do_not_take_are_told_with_both_values(
+    desk: DeskArm, arm: Arm, caplog: pytest.LogCaptureFixture
+) -> None:
+    arm.disconnect()
+    again = make_arm(desk)
+    again.connect()
+    again.disconnect()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    desk.chain.servos["gripper"].keep("Overload_Torque", 80)
+    other = make_arm(desk, position_p_coefficient=24)
+    other.connect()
+    other.disconnect()
+    assert all(desk.holds)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (
+        "P_Coefficient (position_p_coefficient) is to be 24, and is shoulder_pan 16, shoulder_lift 16" in said
+    )
+    assert "Overload_Torque is to be 25, and is gripper 80" in said
+    assert "support the arm, switch its power off and on" in said
+    assert "I_Coefficient" not in said
+    assert desk.chain.servos["elbow_flex"]["P_Coefficient"] == 16
 
 
 def test_a_limp_arm_that_was_turned_by_hand_does_not_run_to_where_it_was_before(desk: DeskArm) -> None:
