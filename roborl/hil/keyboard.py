@@ -10,7 +10,8 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 from roborl.clock import Every
@@ -33,22 +34,47 @@ KEYS = {
 }
 HELP = "s success · f failure · d discard · r scene ready · space stop · e emergency stop"
 HELP_WITH_DEVICE = f"{HELP} · t take over · g give back"
+HELP_FOR_SEVERAL = "of all arms at once: r scene ready · space stop · e emergency stop"
 _ALIVE_S = 0.25
 _UNANSWERED = 20
 _LAST_ANSWER_S = 0.1
 _STOPS = (Button.STOP, Button.ESTOP)
 _OF_DEVICE = (Button.TAKE_OVER, Button.GIVE_BACK)
+_OF_ONE_ARM = (Button.SUCCESS, Button.FAILURE, Button.DISCARD, *_OF_DEVICE)
 _ENTER = frozenset("\r\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Whoever hears the keys: the process of one arm.
+
+    Attributes:
+        sender: Where presses go.
+        on_screen: Returns the episode and the index of the observation of this arm that the person sees.
+        device: Whether there is a take-over device; without one, what its two keys cannot do is said once.
+    """
+
+    sender: PressSender
+    on_screen: Callable[[], tuple[EpisodeKey, int] | None] = lambda: None
+    device: bool = True
+
+    def hear(self, button: Button) -> bool:
+        """Send a press without waiting; False where it is not taken."""
+        screen = self.on_screen()
+        episode, index = screen if screen is not None else (None, None)
+        return self.sender.press(button, episode=episode, index=index)
 
 
 class TerminalKeyboard:
     """Sends a press for each key, with the observation that was newest at that moment, and signs of life between.
 
     Args:
-        sender: Where presses go.
-        on_screen: Returns the episode and the index of the observation that the person sees.
+        listeners: Who hears them. Stops, ready and signs of life are for all; what is meant for one arm goes nowhere where
+            there are several, which is said once.
         descriptor: A terminal's file descriptor; standard input by default.
-        device: Whether there is a take-over device; without one, what its two keys cannot do is said once.
+
+    Attributes:
+        help: What its keys do, as one line.
 
     Used as a context manager: inside it the terminal gives keys at once, without Enter, and marks what is pasted.
 
@@ -61,18 +87,11 @@ class TerminalKeyboard:
     few the arm.
     """
 
-    def __init__(
-        self,
-        sender: PressSender,
-        on_screen: Callable[[], tuple[EpisodeKey, int] | None],
-        descriptor: int | None = None,
-        *,
-        device: bool = True,
-    ) -> None:
-        self._sender = sender
-        self._on_screen = on_screen
+    def __init__(self, listeners: Sequence[Listener], descriptor: int | None = None) -> None:
+        self._listeners = listeners
         self._fd = sys.stdin.fileno() if descriptor is None else descriptor
-        self._device, self._told = device, False
+        self.help, self._idle, self._why_idle = _meaning(listeners)
+        self._told = False
         self._before: list[object] | None = None
         self._asking, self._asked, self._answers = Every(_ALIVE_S), 0, False
         self._keystrokes = Keystrokes()
@@ -109,26 +128,22 @@ class TerminalKeyboard:
             if set(buttons) - set(stops):
                 log.warning("Several keys at once: only a stop is obeyed, press again what you meant")
             buttons = stops
-        if not self._device and set(buttons) & set(_OF_DEVICE):
-            self._say_what_is_missing()
-            buttons = [button for button in buttons if button not in _OF_DEVICE]
+        if set(buttons) & set(self._idle):
+            if not self._told:
+                log.warning("%s", self._why_idle)
+            self._told = True
+            buttons = [button for button in buttons if button not in self._idle]
         for button in buttons:
             self._send(button)
         self._show_life(answered=STATUS in arrived)
         return buttons
 
-    def _say_what_is_missing(self) -> None:
-        if not self._told:
-            log.warning(
-                "There is no device to take over with: t and g do nothing. train takes one with --act.teleop, act with --teleop"
-            )
-        self._told = True
-
     def _show_life(self, *, answered: bool) -> None:
         """Pass on the terminal's answer as a sign of life, and ask it again now and then."""
         due = self._asking.due()
         if answered or (due and not self._answers):
-            self._sender.press(Button.ALIVE)
+            for listener in self._listeners:
+                listener.sender.press(Button.ALIVE)
         self._answers = self._answers or answered
         if not due:
             return
@@ -160,9 +175,8 @@ class TerminalKeyboard:
                 os.write(self._fd, words)
 
     def _send(self, button: Button) -> None:
-        screen = self._on_screen()
-        episode, index = screen if screen is not None else (None, None)
-        if self._sender.press(button, episode=episode, index=index):
+        taken = [listener.hear(button) for listener in self._listeners]
+        if all(taken):
             return
         if button is Button.ESTOP:
             raise SafetyStop(
@@ -170,3 +184,16 @@ class TerminalKeyboard:
                 remedy="This command ends. Switch the arm's power off if it moves",
             )
         log.warning("%s is lost: the arm's process reads no keys. Press again once it does", button.value)
+
+
+def _meaning(listeners: Sequence[Listener]) -> tuple[str, tuple[Button, ...], str]:
+    """Return what keys do, which of them do nothing, and why those do not."""
+    if len(listeners) > 1:
+        return HELP_FOR_SEVERAL, _OF_ONE_ARM, "Of several arms none is meant: s, f, d, t and g do nothing"
+    if any(listener.device for listener in listeners):
+        return HELP_WITH_DEVICE, (), ""
+    return (
+        HELP,
+        _OF_DEVICE,
+        "There is no device to take over with: t and g do nothing. train takes one with --act.teleop, act with --teleop",
+    )

@@ -24,7 +24,7 @@ from roborl.envs.robot_env import RobotEnv
 from roborl.envs.servos import DEVICE_FAULTS
 from roborl.errors import ConfigError, RoborlError, RobotError, SafetyStop, spelt_out
 from roborl.hil.devices import DeltaMap
-from roborl.hil.keyboard import TerminalKeyboard
+from roborl.hil.keyboard import Listener, TerminalKeyboard
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.loops.actor.teleoperators import check_plugged_in
@@ -279,7 +279,7 @@ def buttons_at_the_terminal() -> Iterator[Presses]:
     with tempfile.TemporaryDirectory(prefix="roborl-record-") as folder:
         sender, presses = PressSender(Path(folder), "keyboard"), Presses(Path(folder))
         over = threading.Event()
-        with TerminalKeyboard(sender, lambda: None, device=False) as keyboard:
+        with TerminalKeyboard([Listener(sender=sender, device=False)]) as keyboard:
 
             def follow() -> None:
                 while not over.wait(_POLL_S):

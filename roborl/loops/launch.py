@@ -18,7 +18,7 @@ from roborl.data.reader import StoreReader
 from roborl.envs.bench import Bench, load_bench
 from roborl.envs.devices import require_devices, require_hold
 from roborl.errors import ConfigError, DatasetError
-from roborl.loops.actor.act import ActorProcesses, actor_specs
+from roborl.loops.actor.act import ActorProcesses, actor_specs, keyboard_of
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.teleop import make_device
@@ -205,14 +205,12 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
 def _run_episodes(
     run: RunFolder, group: ProcessGroup, actors: list[ActorProcesses], stopping: Callable[[], bool]
 ) -> None:
-    with ExitStack() as stack:
-        keyboards = [stack.enter_context(actor.keyboard()) for actor in actors]
+    with keyboard_of(actors) as keyboard:
         report = Every(_REPORT_S, at_once=False)
         while not stopping() and not all(actor.done for actor in actors):
             group.poll(_POLL_S)
-            for keyboard in keyboards:
-                if keyboard is not None:
-                    keyboard.poll()
+            if keyboard is not None:
+                keyboard.poll()
             if report.due():
                 log.info("%s", _line(run) + _stuck(actors))
     for actor in actors:

@@ -5,7 +5,9 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,13 +15,17 @@ from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
 from roborl.errors import SafetyStop
-from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, TerminalKeyboard
+from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, Listener, TerminalKeyboard
 from roborl.hil.keystrokes import Keystrokes
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
 from roborl.types import EpisodeKey
 
 KEY = EpisodeKey(actor="arm", incarnation=1, episode=4)
+
+
+def keyboard_for(sender: PressSender, descriptor: int, **known: Any) -> TerminalKeyboard:
+    return TerminalKeyboard([Listener(sender=sender, **known)], descriptor)
 
 
 def test_presses_arrive_in_order_with_the_frame_that_was_shown(tmp_path: Path) -> None:
@@ -190,7 +196,7 @@ def test_presses_during_an_episode_are_left_to_whoever_runs_it(tmp_path: Path) -
 def test_keys_become_presses_with_the_frame_on_the_screen(tmp_path: Path) -> None:
     presses = Presses(tmp_path)
     reading, writing = os.pipe()
-    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: (KEY, 9), reading) as keyboard:
+    with keyboard_for(PressSender(tmp_path, "keyboard"), reading, on_screen=lambda: (KEY, 9)) as keyboard:
         for typed, button in ((b"s\n", Button.SUCCESS), (b" ", Button.STOP)):
             os.write(writing, typed)
             assert keyboard.poll() == [button]
@@ -208,7 +214,7 @@ def test_without_a_device_to_take_over_with_its_keys_say_so_once(
     presses = Presses(tmp_path)
     reading, writing = os.pipe()
     sender = PressSender(tmp_path, "keyboard")
-    with TerminalKeyboard(sender, lambda: None, reading, device=False) as keyboard:
+    with keyboard_for(sender, reading, device=False) as keyboard:
         for typed in b"tgts":
             os.write(writing, bytes([typed]))
             assert keyboard.poll() == ([Button.SUCCESS] if typed == ord("s") else [])
@@ -222,7 +228,7 @@ def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
     master, terminal = os.openpty()
     before = termios.tcgetattr(terminal)
     presses = Presses(tmp_path)
-    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, terminal) as keyboard:
+    with keyboard_for(PressSender(tmp_path, "keyboard"), terminal) as keyboard:
         assert termios.tcgetattr(terminal)[3] != before[3]
         os.write(master, b"f")
         assert os.read(master, 64) == b"\x1b[?2004h", "pastes are to be marked"
@@ -236,7 +242,7 @@ def test_a_terminal_is_left_as_it_was_found(tmp_path: Path) -> None:
 
 def test_a_terminal_that_is_closed_presses_nothing_and_is_left_quietly(tmp_path: Path) -> None:
     master, terminal = os.openpty()
-    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, terminal) as keyboard:
+    with keyboard_for(PressSender(tmp_path, "keyboard"), terminal) as keyboard:
         os.close(master)
         assert keyboard.poll() == []
     os.close(terminal)
@@ -249,7 +255,7 @@ class Terminal:
         self.far, self.near = os.openpty()
         os.set_blocking(self.far, False)
         self.presses = Presses(folder)
-        self.keyboard = TerminalKeyboard(PressSender(folder, "keyboard"), lambda: None, self.near)
+        self.keyboard = keyboard_for(PressSender(folder, "keyboard"), self.near)
 
     def signs_of_life(self, *, connected: bool) -> int:
         """Return how many of them are seen within 20 times their interval."""
@@ -308,7 +314,7 @@ def typed(tmp_path: Path) -> Iterator[Callable[[bytes], list[Button]]]:
     """What a keyboard makes of bytes that come at once."""
     reading, writing = os.pipe()
     presses = Presses(tmp_path)
-    with TerminalKeyboard(PressSender(tmp_path, "keyboard"), lambda: None, reading) as keyboard:
+    with keyboard_for(PressSender(tmp_path, "keyboard"), reading) as keyboard:
 
         def poll(arrived: bytes) -> list[Button]:
             os.write(writing, arrived)
@@ -388,3 +394,30 @@ def test_a_press_that_is_not_taken_is_told_and_an_emergency_stop_ends_the_comman
     assert "success is lost" in caplog.text
     with pytest.raises(SafetyStop, match="emergency stop does not reach the arm's process"):
         typed(b"e")
+
+
+def test_what_is_typed_once_stops_every_arm_and_judges_none_of_several(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = [tmp_path / name for name in ("arm0", "arm1")]
+    for folder in folders:
+        folder.mkdir()
+    arms = [Presses(folder) for folder in folders]
+    keys = [replace(KEY, actor=folder.name) for folder in folders]
+    listeners = [
+        Listener(sender=PressSender(folder, "keyboard"), on_screen=lambda key=key: (key, 9))
+        for folder, key in zip(folders, keys, strict=True)
+    ]
+    reading, writing = os.pipe()
+    with TerminalKeyboard(listeners, reading) as keyboard:
+        assert "success" not in keyboard.help
+        for typed in b"sfdtgr e":
+            os.write(writing, bytes([typed]))
+            keyboard.poll()
+    for arm, key in zip(arms, keys, strict=True):
+        taken = arm.take()
+        heard = [press for press in taken if press.button is not Button.ALIVE]
+        assert [press.button for press in heard] == [Button.READY, Button.STOP, Button.ESTOP]
+        assert {(press.episode, press.index) for press in heard} == {(key, 9)}
+        assert len(taken) > len(heard), "each has its signs of life"
+    assert caplog.text.count("Of several arms none is meant: s, f, d, t and g do nothing") == 1

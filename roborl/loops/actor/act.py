@@ -6,7 +6,8 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from roborl.clock import Every
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
-from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, TerminalKeyboard
+from roborl.hil.keyboard import Listener, TerminalKeyboard
 from roborl.hil.presses import PressSender
 from roborl.locks import FolderLock
 from roborl.loops.actor import control_process, inference, io, live, teleop
@@ -139,7 +140,7 @@ class ActorProcesses:
         began = time.monotonic()
         try:
             self.group.start()
-            with self.keyboard() as keyboard:
+            with keyboard_of([self]) as keyboard:
                 report = Every(_REPORT_S, at_once=False)
                 while not self._stopping() and not self.done:
                     self.group.poll(_POLL_S)
@@ -202,13 +203,12 @@ class ActorProcesses:
             "recoveries_s": {name: self.group.recoveries_s[own] for name, own in self.names.items()},
         }
 
-    def keyboard(self) -> TerminalKeyboard | _NoKeyboard:
-        """Return the operator's keyboard as a context, whose value is None where there is none to listen to."""
-        if self._config.operator in ("sim", "none") or not sys.stdin.isatty():
-            return _NoKeyboard()
-        device = bool(self._config.teleop)
-        log.info("%s", HELP_WITH_DEVICE if device else HELP)
-        return TerminalKeyboard(PressSender(self.folder, "keyboard"), self._on_screen, device=device)
+    def listener(self) -> Listener | None:
+        """Return who hears the operator's keys; None where this actor has no operator who presses any."""
+        if self._config.operator in ("sim", "none"):
+            return None
+        sender, device = PressSender(self.folder, "keyboard"), bool(self._config.teleop)
+        return Listener(sender=sender, on_screen=self._on_screen, device=device)
 
     @property
     def stuck(self) -> int:
@@ -261,14 +261,17 @@ class ActorProcesses:
         )
 
 
-class _NoKeyboard:
-    """Stands where there is no terminal."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
+@contextmanager
+def keyboard_of(actors: Sequence[ActorProcesses]) -> Iterator[TerminalKeyboard | None]:
+    """Give the one keyboard of this terminal, which all of the actors hear; None where there is none to listen to."""
+    heard = (actor.listener() for actor in actors if sys.stdin.isatty())
+    listeners = [listener for listener in heard if listener is not None]
+    if not listeners:
+        yield None
+        return
+    with TerminalKeyboard(listeners) as keyboard:
+        log.info("%s", keyboard.help)
+        yield keyboard
 
 
 def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:

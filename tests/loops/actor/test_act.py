@@ -19,8 +19,9 @@ import pytest
 from roborl.codec import split
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
+from roborl.hil.presses import Button, Presses
 from roborl.learning.publish import VersionShelf
-from roborl.loops.actor.act import ActorProcesses, folder_of, run_actor
+from roborl.loops.actor.act import ActorProcesses, folder_of, keyboard_of, run_actor
 from roborl.loops.actor.act_config import ActConfig
 from roborl.loops.actor.control_settings import WaitReason
 from roborl.loops.actor.status import StatusSlot
@@ -299,6 +300,32 @@ def test_a_second_actor_on_the_same_run_is_refused_and_leaves_the_first_alone(co
     finally:
         stop.set()
         thread.join(30)
+
+
+def test_one_keyboard_is_heard_by_all_actors_and_none_by_those_without_an_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, terminal = os.openpty()
+    actors = [
+        ActorProcesses(ActConfig(run=tmp_path, actor=name, operator=operator), lambda: False)
+        for name, operator in (("arm0", "auto"), ("arm1", "keyboard"), ("arm2", "sim"))
+    ]
+    arms = [Presses(actor.folder) for actor in actors]
+    try:
+        with keyboard_of(actors[2:]) as keyboard:
+            assert keyboard is None
+        with os.fdopen(terminal) as stdin, monkeypatch.context() as patch:
+            patch.setattr("sys.stdin", stdin)
+            with keyboard_of(actors) as keyboard:
+                assert keyboard is not None
+                os.write(keys, b"e")
+                wait_for(lambda: keyboard.poll() == [Button.ESTOP])
+        heard = [[press.button for press in arm.take() if press.button is Button.ESTOP] for arm in arms]
+        assert heard == [[Button.ESTOP], [Button.ESTOP], []]
+    finally:
+        os.close(keys)
+        for actor in actors:
+            shutil.rmtree(actor.folder)
 
 
 def test_an_actor_of_another_architecture_ends_before_it_takes_weights(
