@@ -15,7 +15,7 @@ from typing import Any
 from roborl.errors import ConfigError
 from roborl.rewards.dopamine import DopamineConfig
 from roborl.rewards.roboreward import CONTRACT as ROBOREWARD
-from roborl.rewards.roboreward import RoboRewardConfig
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.rewards.settings import read_settings
 from roborl.rewards.sole import SoleConfig, composed_px
 from roborl.rewards.vlac.config import VlacConfig

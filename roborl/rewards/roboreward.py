@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +20,19 @@ from numpy.typing import NDArray
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.frame_grid import FrameGrid
 from roborl.rewards.grades import stated_number
-from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import Cells, Clip, Part, VlmJudge, VlmQuery, VlmReply, expected_value
 from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id
 from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.parsing import parse_score
-from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
+from roborl.rewards.prompts import Prompt, PromptContract
+from roborl.rewards.roboreward_config import LEVELS, RoboRewardConfig, ScoreReadout, as_progress
 from roborl.rewards.settings import described, read_settings, version_of
-from roborl.rewards.verdicts import DoneCounter, DoneRule
+from roborl.rewards.verdicts import DoneCounter
 from roborl.types import Image, Observation, Score
 
 log = logging.getLogger(__name__)
 
-LEVELS = (1, 2, 3, 4, 5)
 _CHOICES = tuple(str(level) for level in LEVELS)
 _START = "ANSWER: "
 
@@ -51,93 +49,6 @@ Judge only what the scene looks like at the end of the video, however long it to
 5: everything is as asked.
 Write one line: ANSWER: followed by the score.""",
 )
-
-
-class ScoreReadout(StrEnum):
-    """How a score is read off the network."""
-
-    PROBABILITIES = "probabilities"
-    """From the probabilities of the five digits behind the words that start every answer; where a judge gives none, from
-    the answer as written."""
-    TEXT = "text"
-    """From the answer as written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoboRewardConfig:
-    """Which checkpoint watches, and how it is asked."""
-
-    # Folder of the checkpoint, or its name in the hub's cache.
-    checkpoint: str = ""
-    # How the network runs.
-    judge: JudgeConfig = field(default_factory=JudgeConfig)
-    # Where the words of the question come from.
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    # View to look at; empty where there is only one.
-    camera: str = ""
-    # Most frames of a question.
-    frames: int = 16
-    # Frames shown per second of the episode, until they are too many; then half as many, and so on, Hz.
-    frame_hz: float = 2.0
-    # Observations per second, Hz.
-    observation_hz: float = 10.0
-    # Whether the words come before the video.
-    words_first: bool = True
-    # How the score is read: probabilities or text.
-    reading: ScoreReadout = ScoreReadout.PROBABILITIES
-    # Least probability that the network gives all five digits together; below, the score is missing.
-    min_mass: float = 0.5
-    # Most tokens of an answer that is read as text.
-    max_tokens: int = 64
-    # Answers per observation, averaged; more than one needs a temperature, and answers read as text.
-    votes: int = 1
-    # Of sampling; 0 takes the likeliest.
-    temperature: float = 0.0
-    # Least pixels of a frame as the network sees it: smaller ones are enlarged; 0 leaves that to the checkpoint.
-    min_pixels: int = 0
-    # Most pixels of the same, whatever the number of frames: those of 320 x 240.
-    max_pixels: int = 76_800
-    # Least visual tokens that the network must see of each frame; fewer are refused.
-    min_cells: int = 32
-    # Expected score from which the task counts as done, above 1 and 5 at most; 0 leaves that to others.
-    done_score: float = 0.0
-    # Observations in a row that must reach it.
-    done_frames: int = 3
-
-    def __post_init__(self) -> None:
-        if self.frames < 2 or self.votes < 1 or self.max_tokens < 1 or self.done_frames < 1:
-            raise ConfigError(
-                "The settings of RoboReward cannot be used",
-                seen=f"frames {self.frames}, votes {self.votes}, max_tokens {self.max_tokens},"
-                f" done_frames {self.done_frames}",
-                allowed="at least two frames, and one of each of the others",
-            )
-        if not (0 < self.frame_hz <= self.observation_hz) or not 0 <= self.min_mass <= 1:
-            raise ConfigError(
-                "The settings of RoboReward cannot be used",
-                seen=f"frame_hz {self.frame_hz}, observation_hz {self.observation_hz}, min_mass {self.min_mass}",
-                allowed="0 < frame_hz ≤ observation_hz, min_mass in [0, 1]",
-            )
-        if self.votes > 1 and (not self.temperature or self.reading is not ScoreReadout.TEXT):
-            raise ConfigError(
-                "Several answers would be the same answer several times",
-                seen=f"votes {self.votes}, temperature {self.temperature}, reading {self.reading}",
-                allowed="votes with a temperature above 0, read as text",
-                remedy="Set reading text and a temperature such as 0.7, or votes 1",
-            )
-        if self.done_score and not LEVELS[0] < self.done_score <= LEVELS[-1]:
-            raise ConfigError(
-                "A task that counts as done from such a score always does, or never",
-                seen=f"done_score {self.done_score}",
-                allowed="above 1 and 5 at most, or 0 to leave that to others",
-            )
-
-    @property
-    def done_rule(self) -> DoneRule | None:
-        """When progress counts as the task being finished; None where that is left to others."""
-        if not self.done_score:
-            return None
-        return DoneRule(progress=_as_progress(self.done_score), readings=self.done_frames)
 
 
 def ask_score(
@@ -243,7 +154,7 @@ class RoboRewardFold(Fold[VlmQuery, VlmReply | None]):
         if bare and not self._told:
             self._told = True
             log.warning("the judge gives no probabilities: the scores of this episode are those it writes")
-        progress = _as_progress(expected)
+        progress = as_progress(expected)
         return Score(
             frame_id=observation_id,
             progress=progress,
@@ -395,11 +306,6 @@ def _the_only_view(observation: Observation) -> str:
             remedy="Name the one it shall look at, as camera in the model's file of settings",
         )
     return next(iter(observation.frames))
-
-
-def _as_progress(score: float) -> float:
-    """Return the progress that a score from 1 to 5 stands for, exactly, so that bounds of both mean the same."""
-    return min(max((score - 1) / 4, 0.0), 1.0)
 
 
 def _for_people(reply: VlmReply, probabilities: NDArray[np.float64], votes: int, *, bare: bool) -> str:

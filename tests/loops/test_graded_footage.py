@@ -16,7 +16,8 @@ from roborl.loops.relabelling.relabel import relabel
 from roborl.rewards.adaptation.lessons import Album, TimeGuess
 from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.testing.relabelling import bars
 from roborl.testing.vlms import ScriptedVlm
 

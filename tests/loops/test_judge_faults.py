@@ -29,7 +29,8 @@ from roborl.rewards.judges.openai_judge import OpenAiJudge
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel
+from roborl.rewards.roboreward_config import RoboRewardConfig, ScoreReadout
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionLost, SessionOpened, SessionRefused
 from roborl.testing.endpoint import Answer, StubEndpoint, answer, by_brightness, pictures_of

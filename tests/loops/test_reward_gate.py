@@ -22,7 +22,8 @@ from roborl.rewards.calibration import Calibration
 from roborl.rewards.measured import FORMAT
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork

@@ -17,7 +17,8 @@ from roborl.rewards.fake import BrightnessJudge, BrightnessModel
 from roborl.rewards.judges.queries import VlmJudge
 from roborl.rewards.model import Fold, JudgeDown, JudgeSilent, missing
 from roborl.rewards.prompts import PromptConfig, load_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel
+from roborl.rewards.roboreward_config import RoboRewardConfig, ScoreReadout
 from roborl.rewards.subjects import Subject, stored
 from roborl.rewards.time_only import mean_progress
 from roborl.rewards.training.episodes import TrainingEpisode, as_video

@@ -21,7 +21,8 @@ from roborl.rewards.judges.queries import Clip, VlmQuery, VlmReply
 from roborl.rewards.metrics import wilson_interval
 from roborl.rewards.model import Fold, missing
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel
+from roborl.rewards.roboreward_config import RoboRewardConfig, ScoreReadout
 from roborl.testing.vlms import ScriptedVlm
 from roborl.types import Observation, Score
 

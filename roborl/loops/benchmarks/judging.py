@@ -32,7 +32,8 @@ from roborl.rewards.model import References, RewardModel
 from roborl.rewards.pool import SessionPool
 from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.prompts import Prompt, own_prompt
-from roborl.rewards.roboreward import RoboRewardConfig, RoboRewardModel
+from roborl.rewards.roboreward import RoboRewardModel
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.rewards.vlac.config import DoneQuestion, VlacConfig
 from roborl.rewards.vlac.conversion import convert_checkpoint
 from roborl.rewards.vlac.model import VlacModel

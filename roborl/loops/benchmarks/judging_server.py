@@ -25,12 +25,8 @@ from roborl.rewards.judges.fake import FakeJudge
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
 from roborl.rewards.model import References, score_episode
 from roborl.rewards.pool_config import PoolConfig
-from roborl.rewards.roboreward import (
-    RoboRewardConfig,
-    RoboRewardFold,
-    RoboRewardModel,
-    open_roboreward,
-)
+from roborl.rewards.roboreward import RoboRewardFold, RoboRewardModel, open_roboreward
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.serving.score_client import ScoreClient
 from roborl.serving.score_events import Scored, SessionOpened
 from roborl.testing.tiny_vlms import build_tiny_vlm

@@ -31,7 +31,8 @@ from roborl.rewards.hop_pairs import PairConfig
 from roborl.rewards.judges.config import JudgeKind, Quantisation
 from roborl.rewards.judges.opening import checkpoint_folder
 from roborl.rewards.observation_rate import check_rate
-from roborl.rewards.roboreward import RoboRewardConfig, open_roboreward
+from roborl.rewards.roboreward import open_roboreward
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.rewards.training.learnt_from import LearntFrom, learnt, read_learnt, write_learnt
 from roborl.rewards.training.run import Log
 from roborl.rewards.vlac.checkpoint import native_checkpoint, open_vlac

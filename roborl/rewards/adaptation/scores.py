@@ -18,7 +18,13 @@ from roborl.errors import ConfigError
 from roborl.rewards.adaptation.lessons import FilmedEpisode, Sample, TimeGuess, choose_task, other_task
 from roborl.rewards.judges.queries import VlmQuery, VlmReply, expected_value
 from roborl.rewards.parsing import parse_score
-from roborl.rewards.roboreward import LEVELS, RoboRewardModel, ask_score, frame_grid, write_score
+from roborl.rewards.roboreward import (
+    RoboRewardModel,
+    ask_score,
+    frame_grid,
+    write_score,
+)
+from roborl.rewards.roboreward_config import LEVELS
 from roborl.types import Image
 
 log = logging.getLogger(__name__)

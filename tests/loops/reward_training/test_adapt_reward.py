@@ -25,7 +25,7 @@ from roborl.rewards.adaptation.scores import ScoreConfig
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.transformers_judge import TransformersJudge
 from roborl.rewards.registry import load_reward_model
-from roborl.rewards.roboreward import RoboRewardConfig
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.rewards.training.learnt_from import read_learnt
 from roborl.testing.tiny_vlms import build_tiny_vlm
 from roborl.types import EndCause

@@ -10,7 +10,8 @@ from roborl.rewards.adaptation.lessons import Album, TimeGuess, other_task
 from roborl.rewards.adaptation.scores import ScoreConfig, ScoreLessons, until_done
 from roborl.rewards.judges.queries import VlmReply
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, ScoreReadout
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel
+from roborl.rewards.roboreward_config import RoboRewardConfig, ScoreReadout
 from roborl.testing.vlms import ScriptedVlm, query_key
 
 from .conftest import TASK, film, observe

@@ -27,7 +27,8 @@ from roborl.rewards.judges.opening import open_judge
 from roborl.rewards.judges.queries import Clip, VlmQuery
 from roborl.rewards.model import JudgeDown, JudgeSilent, score_episode
 from roborl.rewards.prompts import own_prompt
-from roborl.rewards.roboreward import CONTRACT, RoboRewardConfig, RoboRewardModel, open_roboreward
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel, open_roboreward
+from roborl.rewards.roboreward_config import RoboRewardConfig
 from roborl.rewards.vlac.replies import read_change
 from roborl.testing.check_reward_model import check_reward_model, random_observations
 from roborl.testing.endpoint import (

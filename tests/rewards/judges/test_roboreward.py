@@ -29,13 +29,8 @@ from roborl.rewards.pool import SessionPool
 from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import find_loader, load_reward_model
-from roborl.rewards.roboreward import (
-    CONTRACT,
-    RoboRewardConfig,
-    RoboRewardModel,
-    ScoreReadout,
-    open_roboreward,
-)
+from roborl.rewards.roboreward import CONTRACT, RoboRewardModel, open_roboreward
+from roborl.rewards.roboreward_config import RoboRewardConfig, ScoreReadout
 from roborl.rewards.transforms import RewardTransform
 from roborl.rewards.verdicts import DoneCounter
 from roborl.serving.score_client import ScoreClient
