@@ -11,6 +11,7 @@ from pathlib import Path
 
 from roborl.data.annotations import read_keyframes
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
+from roborl.data.demos import as_judged
 from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe, describe_filmed
 from roborl.data.lerobot_io import read_episodes
@@ -91,10 +92,13 @@ def recorded(
     Without a verdict an episode is a success. A failure with marked sub-tasks has reached the share of the stages that
     it got through, if its marks are a beginning of those of the successes: its last one was not completed. A success in
     which a sub-task had to be done again is left out: what is asked of these judges rises from mark to mark. ``mark`` is the
-    dataset's fingerprint.
+    dataset's fingerprint. What came after a verdict ended the task is no part of an episode, see
+    :func:`~roborl.data.demos.as_judged`; it is known again by the whole recording.
 
     Where no sub-task is marked, a success is done where ``datasets/oxe.yaml`` says that its dataset's usually are.
     """
+    origins = {e.index: Origin(content=e.content, dataset=mark, index=e.index) for e in episodes}
+    episodes = [as_judged(episode) for episode in episodes]
     onset = known_onset(dataset) or 1.0
     marked = [[s.name for s in e.subtasks] for e in episodes if e.success is not False]
     straight = [names for names in marked if len(set(names)) == len(names)]
@@ -115,7 +119,7 @@ def recorded(
             else (),
             reached=_reached(episode.subtasks, stages) if episode.success is False else None,
             footage=DatasetFootage(dataset=dataset, index=episode.index, camera_map=dict(camera_map)),
-            origin=Origin(content=episode.content, dataset=mark, index=episode.index),
+            origin=origins[episode.index],
         )
         for episode in episodes
         if episode.index not in undone

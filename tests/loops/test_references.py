@@ -138,6 +138,20 @@ def test_the_first_success_of_the_task_is_shown_thinned_out(lamps: Path) -> None
     assert read_demonstration(ReferencesConfig(), ["front"], TASK) == {}
 
 
+def test_a_demonstration_is_shown_as_far_as_it_was_judged(tmp_path: Path) -> None:
+    """A lamp that is lit at observation 6, and goes out again before the time is up."""
+    lit = lamp(0, to=100)
+    assert lit.provenance is not None
+    images = {name: rgb.copy() for name, rgb in lit.images.items()}
+    for rgb in images.values():
+        rgb[7:] = 0
+    judged = replace(lit.provenance, verdict_index=6)
+    write_episodes(tmp_path / "d", replace(lit, images=images, end=EndCause.TIME_LIMIT, provenance=judged))
+    for frames, name in ((1, "goal/front"), (3, "demo/front")):
+        config = ReferencesConfig(path=str(tmp_path / "d"), frames=frames)
+        assert last_level(read_demonstration(config, ["front"], TASK), name) == 60
+
+
 def test_a_failure_that_only_the_command_line_knows_of_is_not_shown(lamps: Path) -> None:
     config = ReferencesConfig(path=str(lamps))
     first, *others = [

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode
+from roborl.data.demos import as_judged
 from roborl.data.lerobot_files import fingerprint
 from roborl.data.lerobot_info import describe_filmed
 from roborl.data.lerobot_io import read_episodes
@@ -190,6 +191,9 @@ def _thinned(episode: TrainingEpisode, fps: float, rate_hz: float) -> TrainingEp
 def to_training(episode: DatasetEpisode, cameras: Sequence[str] = (), *, mark: str = "") -> TrainingEpisode:
     """Return what a reward model may learn from an episode; without a verdict it is taken as a success.
 
+    What came after a verdict ended the task is no part of it, see :func:`~roborl.data.demos.as_judged`; it is known again by
+    the whole recording.
+
     Args:
         episode: The episode.
         cameras: Its views; all where none is named.
@@ -203,14 +207,15 @@ def to_training(episode: DatasetEpisode, cameras: Sequence[str] = (), *, mark: s
     if missing:
         raise DatasetError("The dataset lacks a camera", seen=sorted(episode.images), allowed=names)
     success = episode.success is not False
+    kept = as_judged(episode)
     return TrainingEpisode(
-        images={name: episode.images[name] for name in names},
-        state=episode.state,
+        images={name: kept.images[name] for name in names},
+        state=kept.state,
         task=episode.task,
         success=success,
-        subtasks=[(part.name, part.start, part.end) for part in episode.subtasks] or None,
+        subtasks=[(part.name, part.start, part.end) for part in kept.subtasks] or None,
         kind="success" if success else episode.failure or "failure",
-        benchmark=episode.benchmark_progress,
+        benchmark=kept.benchmark_progress,
         origin=Origin(content=episode.content, dataset=mark, index=episode.index),
     )
 

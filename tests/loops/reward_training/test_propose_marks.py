@@ -12,7 +12,7 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.annotate import apply_marks, read_marks
 from roborl.loops.reward_training.propose_marks import propose_marks
-from roborl.testing.episodes import crossing_episode, lerobot_recording, write_episodes
+from roborl.testing.episodes import crossing_episode, lerobot_recording, random_episode, write_episodes
 from roborl.types import EndCause
 
 TURNS = (9, 16, 12)
@@ -114,3 +114,12 @@ def test_marks_end_at_the_last_frame_that_a_foreign_file_has(tmp_path: Path) -> 
     assert {index: found[-1].end for index, found in marks.items()} == {0: 7, 1: 8}
     apply_marks(tmp_path / "f", marks)
     assert sorted(read_marks(tmp_path / "f")) == [0, 1]
+
+
+def test_marks_end_where_the_task_was_judged_done(tmp_path: Path) -> None:
+    known = random_episode(0, steps=24).provenance
+    assert known is not None
+    crossing = replace(crossing_episode(0, turns=9), subtasks=(), end=EndCause.TIME_LIMIT)
+    cameras = replace(known, verdict_index=18, stamp_ns=known.stamp_ns[:, :2])
+    write_episodes(tmp_path / "data", replace(crossing, provenance=cameras))
+    assert propose_marks(tmp_path / "data", steps=2)[0][-1].end == 18

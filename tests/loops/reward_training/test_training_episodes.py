@@ -14,6 +14,7 @@ from roborl.cli.main import main
 from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
+from roborl.loops.footage import read_footage
 from roborl.loops.reward_training import training_episodes
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 from roborl.loops.reward_training.training_episodes import read_training
@@ -22,6 +23,7 @@ from roborl.rewards.sarm.checkpoint import load_sarm
 from roborl.rewards.training.episodes import TrainingEpisode, label_episode, resize_episode
 from roborl.rewards.training.labels import plan_stages
 from roborl.testing.episodes import crossing_episode, lerobot_recording, random_episode, write_episodes
+from roborl.types import EndCause
 
 FPS, FRAMES = 30, 60
 
@@ -118,6 +120,22 @@ def test_a_dataset_is_thinned_out_in_the_same_way(tmp_path):
     np.testing.assert_array_equal(half.state, whole.state[1::2])
     with pytest.raises(DatasetError, match="no such episodes"):
         read_training(str(tmp_path / "data"), episodes=[7])
+
+
+def test_what_came_after_the_task_was_judged_done_is_not_learnt_from(tmp_path):
+    """A time-out that a person calls a success at observation 3: what the arm did afterwards is no part of the task."""
+    judged = replace(random_episode(0).provenance, verdict_index=3)
+    late = random_episode(0, end=EndCause.TIME_LIMIT, provenance=judged)
+    write_episodes(tmp_path / "data", late, random_episode(1))
+    (cut, whole), _ = read(tmp_path / "data")
+    assert (cut.frames, whole.frames) == (4, 7)
+    np.testing.assert_array_equal(cut.images["front"], late.images["front"][:4])
+    assert cut.subtasks == [("reach", 0, 2), ("lift", 2, 3)]
+    (filmed, other), _ = read_footage(str(tmp_path / "data"))
+    assert [(e.count, e.keyframes) for e in (filmed, other)] == [(4, (0, 2, 3)), (7, (0, 3, 6))]
+    # Models of earlier releases learnt from all of it, and know the episode again.
+    assert cut.origin == filmed.origin
+    assert cut.origin.content == late.content
 
 
 def test_pictures_of_a_dataset_are_shrunk_as_they_are_read_and_are_those_that_a_model_would_make_of_them(
