@@ -135,13 +135,16 @@ def filter_dataset(config: FilterConfig) -> Filtered:
     found = {e.index: e for e in read_episodes(files.root, with_images=False)}
     # A foreign episode may have a step more than pairs of rows: its last observation is repeated.
     rows = {i: min(n, as_judged(found[i]).steps + 1) if i in found else n for i, n in lengths.items()}
-    curves = {
-        i: (on_lines(labels.values, labels.scored)[: rows[i]], labels.spread[: rows[i]])
+    # Before lines are drawn: one to a score behind the verdict would let it decide the rows before.
+    judged = {
+        i: Progress(labels.values[:n], labels.spread[:n], labels.scored[:n])
         for i, labels in progress.items()
+        for n in [rows[i]]
     }
+    curves = {i: (on_lines(labels.values, labels.scored), labels.spread) for i, labels in judged.items()}
     tasks = {int(row["episode_index"]): _SEVERAL.join(row.get("tasks") or ("",)) for row in files.episodes}
     weighed = weigh(curves, rows, config, tasks)
-    episodes = _weighed_episodes(config, files, found, tasks, progress, weighed)
+    episodes = _weighed_episodes(config, files, found, tasks, judged, weighed)
     spelled = one_spelling(tasks[index] for index in weighed.kappa)
     kappa = {spelled[tasks[index]]: kappa for index, kappa in weighed.kappa.items()}
     if not any(e.weights.any() for e in episodes if not e.dropped):
@@ -272,12 +275,11 @@ def _weighed_episodes(
         rows = len(weights)
         unread = np.full(rows, np.nan, np.float32)
         labels = progress.get(index, Progress(unread, unread, np.zeros(rows, np.bool_)))
-        curve, scored = labels.values[:rows], labels.scored[:rows]
         figures = episode_figures(
-            curve,
+            labels.values,
             weighed.gains[index],
             acted,
-            scored=scored,
+            scored=labels.scored,
             kappa=weighed.kappa[index],
             finished=config.finished,
         )
@@ -295,7 +297,7 @@ def _weighed_episodes(
                 index=index,
                 task=tasks[index],
                 success=known.success if known else None,
-                progress=curve,
+                progress=labels.values,
                 weights=acted,
                 figures=figures,
                 dropped=tuple(dropped),

@@ -136,6 +136,23 @@ def test_what_came_after_a_verdict_counts_for_nothing_and_says_nothing_of_the_ep
         assert not weights[judged:].any()
 
 
+def test_a_score_behind_the_verdict_does_not_decide_the_weights_before_it(tmp_path: Path) -> None:
+    """Every fourth observation is scored; the task is done between two of them, and undone or not by the next."""
+    known = random_episode(0).provenance
+    assert known is not None
+    judged = replace(known, verdict_index=5)
+    write_episodes(tmp_path / "d", random_episode(0, end=EndCause.TIME_LIMIT, provenance=judged))
+    scored = np.arange(7) % 4 == 0
+    scored[-1] = True
+    found = []
+    for after in (0.0, 0.95):
+        values = np.float32([0, 0, 0, 0, 0.95, 0.95, after])
+        write_progress(tmp_path / "d", "v1", {0: Progress(values, 0 * values, scored)})
+        (episode,) = filter_dataset(FilterConfig(dataset=str(tmp_path / "d"), chunk=2)).episodes
+        found.append(episode.weights.tolist())
+    assert found[0] == found[1] == pytest.approx([1.0] * 5)
+
+
 def test_of_the_scores_that_were_asked_for_the_missing_ones_count_and_not_the_rows_that_hold_them(
     tmp_path: Path,
 ) -> None:
