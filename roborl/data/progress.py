@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -194,6 +195,16 @@ def progress_version(path: Path) -> str:
         DatasetError: If it cannot be read.
     """
     return (_progress_table(path).schema.metadata or {}).get(VERSION, b"").decode() or path.stem
+
+
+def progress_about(path: Path) -> Mapping[str, Any]:
+    """Return what the version in a file of progress is the hash of; empty where it does not say.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
+    said: dict[str, Any] = json.loads((_progress_table(path).schema.metadata or {}).get(ABOUT, b"{}"))
+    return said
 
 
 def _progress_table(path: Path) -> pa.Table:

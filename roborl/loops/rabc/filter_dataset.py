@@ -18,7 +18,14 @@ from roborl.data.demos import as_judged
 from roborl.data.lerobot_files import Files, load_files
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.progress import Progress, progress_path, progress_version, read_progress, write_progress
+from roborl.data.progress import (
+    Progress,
+    progress_about,
+    progress_path,
+    progress_version,
+    read_progress,
+    write_progress,
+)
 from roborl.data.rabc import RabcSettings, Weighed, on_lines, weigh
 from roborl.data.weights import LEROBOT_KAPPA, weights_path, write_weights
 from roborl.errors import ConfigError, DatasetError
@@ -160,7 +167,8 @@ def filter_dataset(config: FilterConfig) -> Filtered:
         places = copy_episodes(files.root, config.out, chosen)
         root = config.out
         weights = {new: weights[old] for old, new in places.items()}
-        write_progress(root, version, {new: progress[old] for old, new in places.items() if old in progress})
+        moved = {new: progress[old] for old, new in places.items() if old in progress}
+        write_progress(root, version, moved, about=progress_about(path))
     settings = {field.name: getattr(config, field.name) for field in fields(RabcSettings)} | {
         "drop": config.drop
     }

@@ -17,7 +17,7 @@ from roborl.cli.main import main as roborl
 from roborl.data.annotations import write_annotations
 from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.progress import Progress, progress_path, read_progress, write_progress
+from roborl.data.progress import Progress, progress_about, progress_path, read_progress, write_progress
 from roborl.data.weights import SETTINGS, read_weights
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.rabc.dataset_copy import copy_episodes
@@ -29,6 +29,7 @@ from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
 from roborl.types import EndCause
 
 STEPS = 8
+ASKED = {"words": "how far has it come?"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         4: np.linspace(0, 1, STEPS + 1).tolist(),
     }
     spread, scored = np.zeros(STEPS + 1, np.float32), np.ones(STEPS + 1, np.bool_)
-    write_progress(data, "v1", {i: Progress(np.float32(c), spread, scored) for i, c in curves.items()})
+    labels = {i: Progress(np.float32(c), spread, scored) for i, c in curves.items()}
+    write_progress(data, "v1", labels, about=ASKED)
     return data
 
 
@@ -74,6 +76,7 @@ def test_a_dataset_without_what_is_not_worth_cloning(
     weights = read_weights(tmp_path / "out", Path(figures["weights"]))
     assert weights[0].tolist() == pytest.approx([1.0] * STEPS + [0.0], abs=0.05)
     assert list(read_progress(tmp_path / "out", "v1")) == [0, 1]
+    assert progress_about(progress_path(tmp_path / "out", "v1")) == ASKED
     page = (tmp_path / "report" / "report.html").read_text()
     assert "3 of 6 episodes stay" in page
     assert "progress&lt;0.5" in page
