@@ -12,7 +12,18 @@ from roborl.types import EndCause, EpisodeKey, RewardSource
 type Kind = Literal["online", "demo", "evaluation", "failure"]
 KINDS: tuple[Kind, ...] = ("online", "demo", "evaluation", "failure")
 """What acted online, a demonstration, an evaluation, a failure that was recorded to learn from."""
+_IMPORT = "import-"
 _KIND_OF_MODE: dict[str, Kind] = {"demo": "demo", "evaluate": "evaluation", "failure": "failure"}
+
+
+def import_ring(key: str, content: str) -> str:
+    """Return the name of the ring on which an episode of a dataset comes into a store."""
+    return f"{_IMPORT}{key}-{content}"
+
+
+def is_actors(ring_id: str) -> bool:
+    """Return whether a ring is an actor's, who is in one episode at a time; a dataset's episodes have one each."""
+    return not ring_id.startswith(_IMPORT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from roborl.codec import join
 from roborl.data.columns import load_labels, saved_stride
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, from_episode, to_episode
-from roborl.data.episodes import EpisodeInfo
+from roborl.data.episodes import EpisodeInfo, import_ring
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_repair import begun, drop_torn
 from roborl.data.lerobot_writer import DatasetWriter
@@ -236,7 +236,7 @@ def import_dataset(dataset: Path, store: Store) -> int:
     known = {str(info.key): info for info in store.infos()}
     for episode in read_episodes(dataset):
         # A ring of its own for each episode, so that an import that was killed goes on in the middle.
-        ring = f"import-{episode.key}-{episode.content}"
+        ring = import_ring(episode.key, episode.content)
         info = known.get(episode.key)
         if info is not None and (info.end is not None or store.last_sequence(ring) == 0):
             continue

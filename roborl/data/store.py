@@ -25,7 +25,7 @@ from typing import TextIO
 from roborl.codec import Part, join, split
 from roborl.data.arena import ArenaLayout
 from roborl.data.arena_writer import ArenaWriter
-from roborl.data.episodes import EpisodeInfo, Kind
+from roborl.data.episodes import EpisodeInfo, Kind, is_actors
 from roborl.data.log import RecordLog
 from roborl.data.recovery import logged_arrivals, recover, write_ordinal, write_sequences
 from roborl.data.sealed import create_root, read_arrivals, rewrite_info, seal, to_arrivals
@@ -233,7 +233,8 @@ class Store:
             if info is not None:
                 self._refuse(ring_id, sequence, blob, f"episode {record.key} began before")
                 return
-            self._close_lost(record.key)
+            if is_actors(ring_id):
+                self._close_lost(record.key)
             self._begin(record, ring_id, sequence, blob)
             return
         problem = misfit(self.spec, record) if isinstance(record, Arrival) else None
@@ -270,7 +271,8 @@ class Store:
 
     def _close_lost(self, key: EpisodeKey) -> None:
         # An actor runs one episode at a time: what it left open it will never go on with.
-        for other in [other for other in self._open if other.actor == key.actor]:
+        open_there = [other for other in self._open if other.actor == key.actor]
+        for other in [other for other in open_there if is_actors(self._infos[other].ring_id)]:
             info = self._infos[other]
             end = End(key=other, index=info.steps, cause=EndCause.ACTOR_LOST)
             self._open[other].append("", 0, join(pack_record(end)))

@@ -289,6 +289,37 @@ def test_an_import_that_is_killed_goes_on_in_a_dataset_that_has_grown(
         assert {"refused", "actors_lost"}.isdisjoint(store.counts)
 
 
+def test_an_import_and_an_actor_of_the_same_name_leave_each_others_episodes_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Datasets of several runs of one arm: the import is killed within its first episode, and the arm begins another."""
+    write_episodes(tmp_path / "d", *(random_episode(seed) for seed in range(2)))
+    here = [list(records_of(replace(random_episode(n), key=f"arm-0777-{n:06d}"))) for n in (5, 6)]
+    with Store(tmp_path / "a", SPEC) as store:
+        ingest = store.ingest
+
+        def act(*records: Record) -> None:
+            for sequence, record in enumerate(records, start=store.last_sequence("arm's ring") + 1):
+                ingest("arm's ring", sequence, join(pack_record(record)))
+
+        def killed(ring: str, sequence: int, blob: bytes) -> None:
+            if sequence == 4:
+                raise KeyboardInterrupt
+            ingest(ring, sequence, blob)
+
+        act(*here[0][:4])
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "ingest", killed)
+            with pytest.raises(KeyboardInterrupt):
+                import_dataset(tmp_path / "d", store)
+        act(*here[0][4:], *here[1][:4])
+        assert import_dataset(tmp_path / "d", store) == 2
+        act(*here[1][4:])
+        assert store.wait_sealed(20)
+        assert [(info.steps, info.end) for info in store.infos()] == [(6, EndCause.SUCCESS)] * 4
+        assert {"refused", "actors_lost"}.isdisjoint(store.counts)
+
+
 def test_progress_goes_along_and_lerobot_weighs_by_it(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     rising = np.linspace(0, 1, 7, dtype=np.float32)
