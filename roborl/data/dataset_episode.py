@@ -177,7 +177,7 @@ def _check(name: str, array: object, dtype: type, dims: int, length: int) -> Non
 
 
 def from_episode(episode: Episode, *, discarded: bool = False) -> DatasetEpisode:
-    """Lay an episode of the store out as arrays, losing nothing."""
+    """Lay an episode of the store out as arrays, losing nothing but what rewards hold beyond single precision."""
     observations, steps = episode.observations, episode.steps
     cameras = list(observations[0].frames)
     width = len(steps[0].command.action) if steps else 0

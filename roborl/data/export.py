@@ -68,6 +68,9 @@ def export_store(
 ) -> Exported:
     """Write every finished episode of a store into a dataset, losing nothing that was recorded.
 
+    Rewards of steps go out in single precision, which is what LeRobot keeps them in, and learners draw them in; those of
+    verdicts as they are.
+
     May run while the store is written, and again later: episodes that the dataset holds are not written twice. What a dataset
     holds keeps the verdict that it came with, so episodes whose outcome is left to a judge wait until it has spoken.
 

@@ -28,7 +28,7 @@ from roborl.data.scales import Scales
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
 from roborl.learning.sampling import Sampler, SamplingConfig
-from roborl.records import End, Record, Verdict, pack_record
+from roborl.records import Arrival, End, Record, Verdict, pack_record
 from roborl.testing.episodes import (
     ACTION,
     CAMERAS,
@@ -101,6 +101,26 @@ def test_out_and_back_loses_nothing(tmp_path: Path) -> None:
         for x, y in zip(a.arrivals(info.key), b.arrivals(info.key), strict=True):
             assert b"".join(map(bytes, pack_record(x))) == b"".join(map(bytes, pack_record(y)))
     assert b.info(EpisodeKey.parse(random_episode(1).key)).terminal_index == 4
+
+
+def test_rewards_come_back_as_learners_draw_them(tmp_path: Path) -> None:
+    """A tenth has no end in binary: the store has more of it than a dataset, and than replay memory."""
+    paid = [
+        replace(record, reward=0.1) if isinstance(record, Arrival) and record.index else record
+        for record in records_of(random_episode(0))
+    ]
+    with Store(tmp_path / "a", SPEC) as store:
+        for sequence, record in enumerate(paid, start=1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+        assert store.wait_sealed(20)
+    export(tmp_path / "a", tmp_path / "d")
+    with Store(tmp_path / "b", SPEC) as store:
+        assert import_dataset(tmp_path / "d", store) == 1
+        assert store.wait_sealed(20)
+    key = EpisodeKey.parse(random_episode(0).key)
+    rewards = [arrival.reward for arrival in StoreReader(tmp_path / "b").arrivals(key)]
+    assert rewards == [0.0] + [float(np.float32(0.1))] * 6
+    assert _transitions(tmp_path / "a") == _transitions(tmp_path / "b")
 
 
 def test_episodes_of_a_store_are_demonstrations_up_to_the_frame_that_was_judged(tmp_path: Path) -> None:
