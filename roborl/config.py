@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,24 @@ import draccus
 import yaml
 from draccus.argparsing import ArgumentParser
 from draccus.cfgparsing import load_config
+from draccus.parsers.decoding import decode_from_init
 from draccus.utils import DecodingError, ParsingError, is_enum
 
 from roborl.config_fields import as_declared, check_fits, choices_with, field_names, held_by_default, kinds_at
 from roborl.errors import ConfigError
+from roborl.paths import with_home
 
 # As the word it is: draccus leaves it to YAML, which writes a Python object that nothing may read back.
 draccus.encode.register(StrEnum, lambda word, declared=None: str(word), include_subclasses=True)
+
+
+def _at_home(kind: type[Any], raw: Any, path: Sequence[str]) -> Any:
+    """Decode text or a path; a shell reads ``~`` in ``--out ~/data``, and in neither ``--out=~/data`` nor a file."""
+    return decode_from_init(kind, with_home(raw) if isinstance(raw, str) else raw, path)
+
+
+for _kind in (str, Path):
+    draccus.decode.register(_kind, partial(_at_home, _kind))
 
 
 class HelpShown(Exception):
@@ -36,7 +48,7 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
     Of several files each stands on top of those before it, and the overrides on top of all.
 
     ``--print_config`` writes the resolved YAML to stdout instead of returning. A single word stands for a list of one, and
-    text and paths are taken as they are typed.
+    text and paths are taken as they are typed, but for ``~/``, the home folder.
 
     Raises:
         ConfigError: With the dotted path of the field that is wrong, and the file where it stands.
@@ -134,7 +146,7 @@ def _files(args: Sequence[str]) -> dict[str, dict[str, Any]]:
     Raises:
         ConfigError: If one cannot be read, or holds no mapping.
     """
-    return {path: _mapping(path) for path in reversed(_words(args, "config_path"))}
+    return {path: _mapping(path) for path in map(with_home, reversed(_words(args, "config_path")))}
 
 
 def _layered(contents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import yaml
 from draccus.utils import is_choice_type, is_enum, is_list, is_tuple, is_union
 
 from roborl.errors import ConfigError
+from roborl.paths import with_home
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {"bool": True, "null": None}
@@ -216,8 +217,9 @@ def _default(declared: dataclasses.Field[Any]) -> Any:
 
 
 def _declared_word(config_class: type[Any], name: str, value: str) -> str:
-    # The parser's own option for a file is no field.
-    kinds = [Path] if name == "config_path" else kinds_at(config_class, name.split("."))
+    kinds = kinds_at(config_class, name.split("."))
+    if name == "config_path":  # The parser's own option for a file is no field, and is not decoded as one.
+        kinds, value = [Path], with_home(value)
     if not kinds or not value or (value == "null" and NoneType in kinds):
         return value
     if _is_text(kinds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from roborl.errors import ConfigError
@@ -24,6 +25,17 @@ def same_place(one: str, other: str) -> bool:
     """Return whether two names are the same, or of one folder however each is spelt."""
     folders = one and other and Path(one).is_dir() and Path(other).is_dir()
     return one == other or bool(folders and Path(one).samefile(other))
+
+
+def with_home(text: str) -> str:
+    """Return a text with the home folder for a ``~/`` that it begins with, or that stands behind a colon as in KIND:PLACE.
+
+    Example:
+        >>> home = str(Path.home())
+        >>> [with_home(text).replace(home, "HOME") for text in ("~/runs", "sarm:~/judge", "a~/b", "~")]
+        ['HOME/runs', 'sarm:HOME/judge', 'a~/b', '~']
+    """
+    return re.sub(r"(?:^|(?<=:))~(?=/)", lambda _: str(Path.home()), text)
 
 
 def cache_folder(name: str) -> Path:

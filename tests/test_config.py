@@ -221,6 +221,26 @@ def test_text_within_lists_and_mappings_is_taken_as_it_is_typed() -> None:
     assert gathered(["--names", "[01, on]"], ["--names"]) == ["--names", '["01", "on"]']
 
 
+def test_the_home_folder_is_meant_wherever_a_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("place: ~/a\nnames: [~/b]\nmodels: {front: 'sarm:~/c'}\n")
+    home = str(tmp_path)
+    for args in (
+        ["--place=~/a", "--names", "[~/b]", "--models={front: 'sarm:~/c'}"],
+        ["--config_path=~/mine.yaml"],
+        ["--config_path", "~/mine.yaml", "--config_path=~/mine.yaml"],
+    ):
+        found = parse(Outer, [*args, "--task", "go ~/ there"], prog="roborl x")
+        assert (found.place, found.names) == (tmp_path / "a", [f"{home}/b"])
+        assert (found.models, found.task) == ({"front": f"sarm:{home}/c"}, "go ~/ there")
+        with pytest.raises(HelpShown):
+            parse(Outer, [*args, "--task", "go ~/ there", "--print_config"], prog="roborl x")
+        (tmp_path / "kept.yaml").write_text(capsys.readouterr().out)
+        assert load(Outer, tmp_path / "kept.yaml") == found
+
+
 def test_a_file_is_found_by_its_name_as_it_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("2026_10_02", "a #2", "a: b"):
