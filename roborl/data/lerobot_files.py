@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roborl.data.lerobot_v2 import read_v2
+from roborl.data.rlds.shards import find_rlds
 from roborl.errors import DatasetError
 from roborl.whole_files import whole_file, write_whole
 
@@ -78,7 +79,7 @@ def locate(source: str | Path) -> Path:
             "There is no LeRobotDataset here",
             seen=source,
             allowed="a folder with meta/info.json, or a hub id like owner/name",
-            remedy="Check the path; record one with: roborl record",
+            remedy=_way_on(path),
         )
     try:
         return _fetch(str(source))
@@ -90,6 +91,18 @@ def locate(source: str | Path) -> Path:
             allowed="a folder with meta/info.json, or a dataset on the hub that you may read and a connection (HF_HUB_OFFLINE unset)",
             remedy="Check path or id, or download it once and give its folder",
         ) from error
+
+
+def _way_on(path: Path) -> str:
+    """Return what to do where there is no LeRobotDataset, by what is there instead."""
+    if rlds := find_rlds(path):
+        return f"Make one of this RLDS dataset: {shlex.join(['roborl', 'import', f'--dataset={rlds}', '--out=FOLDER'])}"
+    if any(path.glob("*.mp4")) or any(path.glob("*/*.mp4")):
+        return (
+            "Give videos to what takes them: with keyframes, roborl train-reward; graded, roborl bench-reward --graded; of one"
+            " episode, roborl watch or --references.path"
+        )
+    return "Check the path; record one with: roborl record"
 
 
 def _fetch(name: str) -> Path:

@@ -40,6 +40,7 @@ from roborl.testing.episodes import (
     random_episode,
     write_episodes,
 )
+from roborl.testing.rlds import rlds_episode, write_rlds
 from roborl.types import EndCause, RewardSource
 
 
@@ -451,6 +452,22 @@ def test_pictures_that_would_end_the_video_encoder_and_the_process_are_refused(t
     assert "front" not in str(refused.value)
     DatasetWriter(tmp_path / "d", cameras=cameras, video=False, **form)
     DatasetWriter(tmp_path / "d", cameras={"front": (32, 32)}, video=True, **form)
+
+
+def test_other_recordings_are_told_what_takes_them(tmp_path: Path) -> None:
+    rlds = write_rlds(tmp_path / "viola/1.0.0", [rlds_episode(0)])
+    for place in (rlds, rlds.parent):
+        with pytest.raises(DatasetError, match=f"roborl import --dataset={rlds} --out=FOLDER"):
+            locate(place)
+    (tmp_path / "filmed/one").mkdir(parents=True)
+    (tmp_path / "filmed/one/front.mp4").touch()
+    for place in (tmp_path / "filmed", tmp_path / "filmed/one"):
+        with pytest.raises(
+            DatasetError, match=r"videos to what takes them: with keyframes, roborl train-rew"
+        ):
+            locate(place)
+    with pytest.raises(DatasetError, match=r"Check the path"):
+        locate(tmp_path / "filmed/one/front.mp4")
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
