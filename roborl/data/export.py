@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,7 @@ def export_store(
     action_names: Sequence[str],
     robot_type: str = "",
     version: str | None = None,
+    about: Mapping[str, Any] | None = None,
     unjudged: bool = False,
 ) -> Exported:
     """Write every finished episode of a store into a dataset, losing nothing that was recorded.
@@ -82,6 +84,7 @@ def export_store(
         action_names: One per action dimension.
         robot_type: The robot's name, for LeRobot.
         version: Also write the progress of this version beside the dataset, see :func:`roborl.data.progress.write_progress`.
+        about: What that version is the hash of, where the caller knows: a store does not, and a run's ``events.jsonl`` says it.
         unjudged: Take episodes whose judge has not spoken as well: where it never will.
 
     Raises:
@@ -137,7 +140,7 @@ def export_store(
             found = _progress(store, EpisodeKey.parse(key), version, rows)
             if found is not None:
                 labels[index] = found
-        write_progress(out, version, labels)
+        write_progress(out, version, labels, about=about)
     return Exported(**counts, outdated=tuple(outdated), labelled=len(labels))
 
 

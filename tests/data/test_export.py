@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from roborl.data.export import export_store, import_dataset, records_of
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter
-from roborl.data.progress import progress_path, read_progress
+from roborl.data.progress import progress_about, progress_path, read_progress
 from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
 from roborl.data.store import Store, StoreSpec
@@ -78,8 +79,8 @@ def _without_verdict(episode: DatasetEpisode) -> list[Record]:
     return [record for record in records_of(episode) if not isinstance(record, Verdict)]
 
 
-def export(store: Path, out: Path, **options: str | bool) -> object:
-    return export_store(store, out, fps=10, state_names=STATE, action_names=ACTION, **options)  # type: ignore[arg-type]
+def export(store: Path, out: Path, **options: Any) -> object:
+    return export_store(store, out, fps=10, state_names=STATE, action_names=ACTION, **options)
 
 
 def test_out_and_back_loses_nothing(tmp_path: Path) -> None:
@@ -345,10 +346,11 @@ def test_progress_goes_along_and_lerobot_weighs_by_it(tmp_path: Path) -> None:
     rising = np.linspace(0, 1, 7, dtype=np.float32)
     key = EpisodeKey.parse(random_episode(1).key)
     save_labels(tmp_path / "a", key, "v1", rising, np.zeros(7, np.float32), {})
-    result = export(tmp_path / "a", tmp_path / "d", version="v1")
+    result = export(tmp_path / "a", tmp_path / "d", version="v1", about={"words": "how far?"})
     assert result.labelled == 1  # type: ignore[attr-defined]
     found = read_progress(tmp_path / "d", "v1")
     assert list(found) == [1]
+    assert progress_about(progress_path(tmp_path / "d", "v1")) == {"words": "how far?"}
     np.testing.assert_array_equal(found[1][0], rising)
     frame = pd.read_parquet(progress_path(tmp_path / "d", "v1"))
     assert list(frame.columns[:4]) == ["index", "episode_index", "frame_index", "progress_sparse"]
