@@ -4,6 +4,8 @@ A row is one observation of one episode together with the command taken **from**
 a contiguous block of rows. Pictures stand at policy resolution with ``PAD`` pixels of repeated edge around them, so that
 a random shift is nothing but another offset.
 
+A new arena is filled from the recording first, and marked then; nobody reads one without that mark.
+
 The first word of an episode's entry is its ordinal, 0 while the entry is free. The writer clears it before it touches
 entry or rows and sets it last, so a reader that finds the same ordinal before and after has read one episode.
 """
@@ -13,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import mmap
+import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,7 @@ EPISODE = np.dtype(
 )
 KEY = np.dtype("S160")
 _FORMAT = 1
+_MARK = "boot"  # Names the run of the machine in which it was filled.
 _HUGE_BYTES = 8 << 20
 
 
@@ -222,35 +227,37 @@ class ArenaReader:
         table: Copy of the episode entries as of the last :meth:`refresh`; free ones have ordinal 0.
 
     Raises:
-        DatasetError: If there is no arena, or it is torn.
+        DatasetError: If there is no arena, it has still to be filled since the machine was started, or it is torn.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._folder = root / "arena"
-        self._layout_stamp: tuple[int, int] | None = None
+        self._stamp: tuple[int, int] | None = None
         self._tasks: list[str] = []
         self._slots: dict[EpisodeKey, int] = {}
         self._slots_of = b""
         self._slots_table: NDArray[Any] | None = None
         self.table: NDArray[Any]
-        self.refresh()
+        if not self.refresh():
+            raise _nothing_whole(self._folder)
 
     def refresh(self) -> bool:
-        """Take a new copy of the episode table; return True where the arena was replaced by one of another form."""
-        path = self._folder / "layout.json"
-        try:
-            status = path.stat()
-            stamp = (status.st_ino, status.st_mtime_ns)
-            replaced = stamp != self._layout_stamp
-            if replaced:
-                self.layout = read_layout(self._folder)
-                self.columns = Columns(self._folder, self.layout, write=False)
-                self._layout_stamp = stamp
-        except OSError as error:
-            raise DatasetError(
-                "There is no replay memory here", seen=self._folder, remedy="Start the store, which makes it"
-            ) from error
+        """Take a new copy of the episode table; return True where the arena was replaced by another one.
+
+        While another one is made and filled, the one before stays in use.
+        """
+        stamp = filled(self._folder)
+        replaced = stamp not in (None, self._stamp)
+        if replaced:
+            try:
+                layout = read_layout(self._folder)
+            except OSError as error:
+                raise _nothing_whole(self._folder) from error
+            self.layout, self.columns = layout, Columns(self._folder, layout, write=False)
+            self._stamp = stamp
+        elif self._stamp is None:
+            return False
         for _ in range(10):
             if not self._copy_table():
                 break
@@ -321,6 +328,37 @@ def read_tasks(folder: Path) -> list[str]:
     """Read the instructions met so far."""
     path = folder / "tasks.json"
     return list(json.loads(path.read_bytes())) if path.exists() else []
+
+
+def filled(folder: Path) -> tuple[int, int] | None:
+    """Return what tells an arena that was filled from those before and after it, None for one that cannot be trusted."""
+    try:
+        with (folder / _MARK).open() as file:
+            status = os.fstat(file.fileno())
+            return (status.st_ino, status.st_mtime_ns) if file.read() == boot_id() else None
+    except (OSError, ValueError):
+        return None
+
+
+def mark_filled(folder: Path) -> None:
+    """Note that an arena holds what it should of the recording."""
+    write_whole(folder / _MARK, boot_id())
+
+
+def clear(folder: Path) -> None:
+    """Leave an empty folder where an arena was, or nothing; its mark goes first."""
+    (folder / _MARK).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _nothing_whole(folder: Path) -> DatasetError:
+    return DatasetError(
+        "There is no replay memory here",
+        seen=folder,
+        allowed="one that was filled since the machine was started",
+        remedy="Start the store, which makes and fills it",
+    )
 
 
 def boot_id() -> str:

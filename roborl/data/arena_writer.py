@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +18,9 @@ from roborl.data.arena import (
     ArenaLayout,
     Columns,
     boot_id,
+    clear,
+    filled,
+    mark_filled,
     read_layout,
     read_tasks,
     write_layout,
@@ -51,8 +53,7 @@ class ArenaWriter:
         self._told_of_eviction = False
         self.reused = self._trusted()
         if not self.reused:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            clear(folder)
         self.columns = Columns(folder, layout, write=True)
         self._table, self._keys = self.columns.table, self.columns.keys
         if not self.reused:
@@ -65,17 +66,17 @@ class ArenaWriter:
     def _trusted(self) -> bool:
         try:
             same = read_layout(self.folder) == self.layout
-            marked = (self.folder / "boot").read_text()
             read_tasks(self.folder)
             if same:
                 Columns(self.folder, self.layout, write=False)
         except (OSError, ValueError, DatasetError):
             return False
-        return same and marked == boot_id() != ""
+        return same and filled(self.folder) is not None and boot_id() != ""
 
     def mark_complete(self) -> None:
-        """Let the next process use this arena again: it holds what it should of the recording."""
-        (self.folder / "boot").write_text(boot_id())
+        """Let others use this arena: it holds what it should of the recording. For one that is used again that is known."""
+        if not self.reused:
+            mark_filled(self.folder)
 
     def __contains__(self, key: EpisodeKey) -> bool:
         return str(key) in self._slots

@@ -108,7 +108,7 @@ def test_nothing_is_evicted_for_want_of_an_entry_that_is_never_given_back(tmp_pa
 def test_a_folder_that_is_no_arena_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no replay memory"):
         ArenaReader(tmp_path)
-    ArenaWriter(tmp_path / "arena", LAYOUT)
+    ArenaWriter(tmp_path / "arena", LAYOUT).mark_complete()
     with open(tmp_path / "arena" / "state.f32", "r+b") as file:
         file.truncate(10)
     with pytest.raises(DatasetError, match="another size"):
@@ -116,6 +116,39 @@ def test_a_folder_that_is_no_arena_is_refused(tmp_path: Path) -> None:
     (tmp_path / "arena" / "layout.json").write_text("{")
     with pytest.raises(DatasetError, match="cannot be read"):
         ArenaReader(tmp_path)
+
+
+def test_an_arena_is_read_once_it_is_filled_and_not_after_the_machine_was_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = ArenaWriter(tmp_path / "arena", LAYOUT)
+    with pytest.raises(DatasetError, match="no replay memory"):
+        ArenaReader(tmp_path)
+    writer.mark_complete()
+    ArenaReader(tmp_path)
+    monkeypatch.setattr("roborl.data.arena.boot_id", lambda: "another run of the machine")
+    with pytest.raises(DatasetError, match="no replay memory"):
+        ArenaReader(tmp_path)
+    assert not ArenaWriter(tmp_path / "arena", LAYOUT).reused
+
+
+def test_an_arena_stays_in_use_until_the_next_one_is_filled(tmp_path: Path) -> None:
+    first = ArenaWriter(tmp_path / "arena", LAYOUT)
+    first.columns.state[0] = 1
+    first.mark_complete()
+    reader = ArenaReader(tmp_path)
+    again = ArenaWriter(tmp_path / "arena", LAYOUT)
+    again.mark_complete()
+    assert again.reused
+    assert not reader.refresh(), "one that is used again is the same"
+    larger = ArenaWriter(tmp_path / "arena", replace(LAYOUT, rows=200))
+    assert not reader.refresh()
+    assert reader.layout == LAYOUT
+    assert (reader.columns.state[0] == 1).all()
+    larger.mark_complete()
+    assert reader.refresh()
+    assert not reader.refresh()
+    assert reader.layout.rows == len(reader.columns.state) == 200
 
 
 _WRITER = """
@@ -130,6 +163,7 @@ layout = ArenaLayout(
     cameras=tuple(CAMERAS), image_px=8, state_dim=STATE_DIM, action_dim=ACTION_DIM, rows=100, episodes=12
 )
 writer = ArenaWriter(Path(sys.argv[1]) / "arena", layout)
+writer.mark_complete()
 for n in range(1, 1_000_000):
     key = EpisodeKey(actor="a", incarnation=1, episode=n % 250)
     info = EpisodeInfo(key=key, ordinal=n, task="t")

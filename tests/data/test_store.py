@@ -421,7 +421,7 @@ def test_recorded_failures_stay_when_memory_is_rebuilt_and_what_finds_no_room_is
         assert failures == 4
         assert 0 < online < 20
         assert store.health()["evicted"] == 20 - online
-    monkeypatch.setattr("roborl.data.arena_writer.boot_id", lambda: "another run of the machine")
+    monkeypatch.setattr("roborl.data.arena.boot_id", lambda: "another run of the machine")
     with Store(tmp_path, spec) as store:
         failures, again = kinds()
         assert failures == 4
@@ -529,7 +529,7 @@ def test_memory_is_rebuilt_after_the_machine_restarted_or_its_form_changed(
     with Store(tmp_path, SPEC) as store:
         Feed(store)(*episode_records(key(0), 6), *list(episode_records(key(1), 6))[:5])
     (tmp_path / "arena" / "state.f32").write_bytes(bytes((tmp_path / "arena" / "state.f32").stat().st_size))
-    monkeypatch.setattr("roborl.data.arena_writer.boot_id", lambda: "another run of the machine")
+    monkeypatch.setattr("roborl.data.arena.boot_id", lambda: "another run of the machine")
     for spec in (SPEC, replace(SPEC, image_px=4)):
         with Store(tmp_path, spec) as store:
             draws = sampler(tmp_path)

@@ -38,6 +38,7 @@ class World:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.writer = ArenaWriter(root / "arena", LAYOUT)
+        self.writer.mark_complete()
         self.infos: dict[int, EpisodeInfo] = {}
 
     def begin(self, episode: int, *, rows: int = 21, kind: Any = "online") -> None:

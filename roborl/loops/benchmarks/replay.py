@@ -162,6 +162,7 @@ def _fill_arena(root: Path, pixels: Pixels, episodes: int) -> list[float]:
         episodes=episodes,
     )
     writer = ArenaWriter(root / "arena", layout)
+    writer.mark_complete()
     times = []
     for n in range(episodes):
         info = EpisodeInfo(key=_key(n), ordinal=n + 1, task="bench")

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _STATUS_EVERY_S = 0.5
 _READS_S = 600.0
 """Longest that one recorded episode may take to be read: minutes of it are decoded at the rate they were filmed at."""
-_STORE_WAIT_S = 60.0
+_STORE_TELL_S = 60.0
 _SILENT_S = 5.0
 _WARN_EVERY_S = 600.0
 _LITTLE_GB = 5.0
@@ -332,14 +332,17 @@ def _roll_back_if_asked(run: RunFolder, trainer: Trainer[Any]) -> None:
 
 
 def _await_store[T](child: Child, open_it: Callable[[], T]) -> T | None:
-    """Wait for the store process to have made its folder; None where the child is to stop meanwhile."""
-    began = time.monotonic()
+    """Wait for the store process to have made its folder and filled its memory; None where the child is to stop meanwhile.
+
+    That may take minutes. A store that cannot do it ends the learner, and this wait with it.
+    """
+    telling = Every(_STORE_TELL_S, at_once=False)
     while not child.stopping:
         try:
             return open_it()
-        except DatasetError:
-            if time.monotonic() - began > _STORE_WAIT_S:
-                raise
+        except DatasetError as error:
+            if telling.due():
+                log.warning("The %s still waits for the store: %s", child.name, error)
             child.beat()
             time.sleep(0.05)
     return None

@@ -12,6 +12,7 @@ import pytest
 from roborl.clock import FakeClock
 from roborl.codec import join
 from roborl.data import columns
+from roborl.data.arena import mark_filled
 from roborl.data.columns import NO_VERDICT, active_version, load_labels, save_labels, saved_stride
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
@@ -258,10 +259,7 @@ def test_a_replay_memory_made_anew_ends_the_labeller(rig: Rig, tmp_path: Path) -
     rig.begin(0, 4)
     labeller, _ = rig.labeller()
     rig.turns(labeller)
-    layout = tmp_path / "arena" / "layout.json"
-    copy = layout.with_name("layout.copy")
-    copy.write_bytes(layout.read_bytes())
-    copy.replace(layout)
+    mark_filled(tmp_path / "arena")
     with pytest.raises(DatasetError, match="made anew"):
         rig.turns(labeller, 2)
 

@@ -16,7 +16,7 @@ from roborl.data.columns import ProgressColumns, switch
 from roborl.data.reader import StoreReader
 from roborl.data.sealed import episode_of
 from roborl.data.store import Store, StoreSpec
-from roborl.errors import ConfigError
+from roborl.errors import ConfigError, DatasetError
 from roborl.learning.batch import Batch
 from roborl.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from roborl.learning.mixing import Schedule, split_batch
@@ -155,6 +155,27 @@ def test_labels_of_another_version_count_nothing_again(rig: Rig) -> None:
         assert source.refresh().sampleable == {"first": 3, "second": 10}[version]
         column.write(key, 4, np.zeros(7, np.float32), np.zeros(7, np.float32))
         assert source.refresh().sampleable == 10
+
+
+def test_a_memory_that_is_filled_again_is_not_drawn_from_before_it_is_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    for number in range(3):
+        rig.run(number, 10, EndCause.SUCCESS, mode="demo")
+    assert rig.store.wait_sealed(20)
+    rig.store.close()
+    before, seen = rig.source(), []
+
+    def look() -> None:
+        with pytest.raises(DatasetError, match="no replay memory"):
+            rig.source()
+        assert before.refresh().recorded
+        assert before.sample() is not None
+        seen.append(before._sampler.counts()["demo"])
+
+    with Store(tmp_path, replace(SPEC, capacity_bytes=2 << 20), alive=look):
+        assert seen == [30, 30, 30], "of the memory that was there"
+        assert rig.source().refresh().recorded
+        assert before.refresh().recorded
 
 
 def test_what_an_earlier_process_reported_is_not_reported_again(rig: Rig) -> None:
