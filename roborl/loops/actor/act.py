@@ -117,8 +117,14 @@ class ActorProcesses:
                     path.unlink()
         counted = (*_PROCESSES, "live") if config.live.on else _PROCESSES
         self.status = {name: StatusSlot(self.folder, name) for name in counted}
-        # An earlier start may have had another learner.
-        self.status["io"]["met"] = self.status["io"]["paused"] = 0
+        # An earlier start may have had another learner, and have been sent other weights.
+        for process, field in (
+            ("io", "met"),
+            ("io", "paused"),
+            ("io", "weights_received"),
+            ("inference", "weights_seen"),
+        ):
+            self.status[process][field] = 0
         self.names = {name: name + suffix for name in process_names(config)}
         self.group = group or ProcessGroup(
             actor_specs(config, suffix),

@@ -90,7 +90,7 @@ class ActConfig(ActSettings):
     # weights are taken; such an evaluation needs no learner, keeps no steps, and begins anew each time.
     steps: str = ""
     # Address where the trainer publishes weights; empty keeps those of the policy folder. Where it is given and the mode is
-    # train, no episode begins before the learner has been met.
+    # train, no episode begins before the learner has been met and has sent them; then they go on without it.
     weights: str = ""
     # Keys for links that leave this machine.
     security: SecurityConfig = field(default_factory=SecurityConfig)

@@ -278,7 +278,8 @@ def gate(folder: Path, supervisor: Supervisor, *, learner: bool) -> Callable[[],
     Args:
         folder: The actor's shared folder.
         supervisor: Who decides who commands.
-        learner: Whether there is a learner, which must have been met: it may want the arm to wait.
+        learner: Whether there is a learner, which must have been met: it may want the arm to wait. Its newest weights must be
+            here, too: what is practised before that is not what was learnt.
     """
     inference, io = StatusSlot(folder, "inference"), StatusSlot(folder, "io")
 
@@ -287,6 +288,8 @@ def gate(folder: Path, supervisor: Supervisor, *, learner: bool) -> Callable[[],
             return WaitReason.NO_LEARNER
         if io["paused"]:
             return WaitReason.LEARNER_PAUSED
+        if learner and not inference["weights_seen"]:
+            return WaitReason.NO_WEIGHTS
         if isinstance(supervisor, Intervention) and not supervisor.connected:
             return WaitReason.NO_DEVICE
         return WaitReason.NOTHING if inference.fresh(_SILENT_S) else WaitReason.NO_POLICY

@@ -20,6 +20,7 @@ class WaitReason(IntEnum):
     NO_DEVICE = 4
     OPERATOR = 5
     NO_LEARNER = 6
+    NO_WEIGHTS = 7
 
 
 @dataclass(frozen=True, kw_only=True)

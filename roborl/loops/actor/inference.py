@@ -95,7 +95,7 @@ class InferenceLoop:
     def warm_up(
         self, cameras: Mapping[str, tuple[int, int, int]], state_dim: int, *, within_s: float = math.inf
     ) -> float:
-        """Choose actions for a blank observation, so that the first real one finds everything loaded.
+        """Choose actions for a blank observation, so that the first real one finds everything loaded, weights that wait too.
 
         Args:
             cameras: Picture shapes (h, w, 3) by camera name.
@@ -109,6 +109,7 @@ class InferenceLoop:
         Raises:
             ModelLoadError: If those actions cannot be used.
         """
+        self._take_weights()
         frames = {
             name: Frame(rgb=np.zeros(shape, np.uint8), camera=name, stamp_ns=0, id=0)
             for name, shape in cameras.items()
@@ -142,9 +143,7 @@ class InferenceLoop:
                 if request.after_person and isinstance(self._policy, Planner):
                     self._policy.forget_plans()
                 self._answer(request)
-        received = self._received()
-        if received != self._seen:
-            self._take_weights(received)
+        self._take_weights()
 
     def _answer(self, request: Request) -> None:
         began_ns = time.perf_counter_ns()
@@ -183,9 +182,10 @@ class InferenceLoop:
         furthest = float(np.abs(actions).max())
         return "" if furthest <= _LIMIT else f"an action that goes to {furthest:g}"
 
-    def _take_weights(self, received: int) -> None:
-        began_ns = time.perf_counter_ns()
-        newest = self._weights()
+    def _take_weights(self) -> None:
+        """Load the newest weights where some have come since the last look."""
+        began_ns, received = time.perf_counter_ns(), self._received()
+        newest = self._weights() if received != self._seen else None
         if newest is None:
             return
         self._seen, version = received, newest.version
@@ -194,11 +194,12 @@ class InferenceLoop:
         except ModelLoadError as error:
             self._status.add("refused")
             log.warning("Version %d is refused: %s", version, error)
-            return
-        self._loaded, self._on_trial = newest, True
-        self._status.add("swaps")
-        self._status["policy_version"] = version
-        self._status["apply_ns"] = time.perf_counter_ns() - began_ns
+        else:
+            self._loaded, self._on_trial = newest, True
+            self._status.add("swaps")
+            self._status["policy_version"] = version
+            self._status["apply_ns"] = time.perf_counter_ns() - began_ns
+        self._status["weights_seen"] = received
 
     def _refuse(self, reason: str) -> None:
         log.warning("Version %d is refused: %s", self._policy.version, reason)
@@ -324,7 +325,7 @@ def main(child: Child, config: ActConfig) -> None:
         observations=ObservationSlot(folder, card.cameras, card.state_dim),
         chunks=ChunkSlot(folder),
         weights=WeightsSlot(folder).read,
-        # What an earlier session of this actor was sent may lie there still.
+        # By what came since this start: what an earlier one of this actor was sent may lie there still.
         received=lambda: io["weights_received"] if config.weights else 0,
         status=status,
     )

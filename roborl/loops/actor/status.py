@@ -33,7 +33,7 @@ STATUS_FIELDS = {
     "bare": ("ticks", "late_max_ns"),
     "inference": (
         *LIFE,
-        *("policy_version", "chunks", "bad_chunks", "swaps", "refused"),
+        *("policy_version", "weights_seen", "chunks", "bad_chunks", "swaps", "refused"),
         *("latency_sum_ns", "latency_max_ns", "apply_ns"),
     ),
     "io": (

@@ -89,7 +89,7 @@ def run(
             run=folder,
             actor="bench",
             steps=steps,
-            weights=published,
+            weights=published if load else "",
             policy_factory="roborl.testing.policies:random_policy",
             operator="none",
             ring_mb=512,

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,6 +142,8 @@ def prepare(
     place_policy(config, form, run, stopping)
     if not run.learner.exists():
         keep_settings(run.learner, config)
+    # A monotonic stamp of an earlier start says nothing: the machine may have been started again since.
+    shutil.rmtree(run.status("trainer").parent, ignore_errors=True)
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **versions_here(_VERSIONS)})
     form_of_reward, says = reward_form(config)
     told = {"algorithm": algorithm, "reward_form": form_of_reward, "says": says, "seed": config.seed}

@@ -41,6 +41,7 @@ class Learner:
     def __init__(self, *, durable_after_s: float = 0.0) -> None:
         self.steps = StepsReceiver("tcp://127.0.0.1:0", handshake=Handshake(), last_sequence=lambda ring: 0)
         self.weights = WeightsPublisher("tcp://127.0.0.1:0", handshake=Handshake())
+        self.weights.publish(1, {"bias": np.zeros(4, np.float32)})
         self.records: list[tuple[int, Record]] = []
         self.duplicates = 0
         self._stop = threading.Event()
@@ -131,7 +132,7 @@ def test_killing_any_process_at_any_instant_loses_and_doubles_nothing(
     thread, results = run_in_thread(actor)
     random = np.random.default_rng(0)
     wait_for(lambda: actor.status["control"]["steps"] > 5)
-    version, held = 0, {"control": 0, "inference": 0, "io": 0}
+    version, held = 1, {"control": 0, "inference": 0, "io": 0}
     for victim in ["control", "inference", "io"] * 3:
         version += 1
         learner.weights.publish(version, {"bias": np.full(4, 0.01 * version, np.float32)})
@@ -159,7 +160,7 @@ def test_killing_any_process_at_any_instant_loses_and_doubles_nothing(
     assert {name: sum(event["child"] == name for event in back) for name in held} == held
     assert all(event["back_s"] - event["import_s"] < 3.0 for event in back), back
     versions = {r.command.policy_version for _, r in learner.records if isinstance(r, Arrival) and r.command}
-    assert versions <= set(range(version + 1))
+    assert versions <= set(range(1, version + 1)), "no process began anew with the policy from before"
     assert len(versions) > 1
 
 
@@ -219,6 +220,33 @@ def test_the_arm_waits_for_a_learner_that_it_has_not_met_at_this_start(
     wait_for(lambda: actor.status["control"]["steps"] > 3)
     stop.set()
     thread.join(30)
+
+
+def test_the_arm_waits_for_the_weights_of_this_start_and_goes_on_with_them_without_a_learner(
+    config: ActConfig, learner: Learner
+) -> None:
+    # An earlier start had some.
+    folder = folder_of(config)
+    StatusSlot(folder, "io")["weights_received"] = StatusSlot(folder, "inference")["weights_seen"] = 5
+    publisher = WeightsPublisher("tcp://127.0.0.1:0", handshake=Handshake())
+    stop = threading.Event()
+    actor = ActorProcesses(replace(config, weights=publisher.endpoint, drain_s=0.0), stop.is_set)
+    thread, _ = run_in_thread(actor)
+    control = actor.status["control"]
+    wait_for(lambda: control["waiting_for"] == WaitReason.NO_WEIGHTS)
+    wait_for(lambda: actor.status["inference"].fresh(1.0) and actor.status["io"].fresh(1.0))
+    time.sleep(0.5)
+    assert control["begun"] == 0
+    publisher.publish(17, {"bias": np.full(4, 0.1, np.float32)})
+    wait_for(lambda: control["steps"] > 3)
+    publisher.close()
+    learner.close()
+    begun = control["begun"]
+    wait_for(lambda: control["begun"] > begun + 1)
+    stop.set()
+    thread.join(30)
+    versions = {r.command.policy_version for _, r in learner.records if isinstance(r, Arrival) and r.command}
+    assert versions == {17}
 
 
 def test_a_signal_ends_the_arm_first_and_leaves_nothing_open(config: ActConfig, learner: Learner) -> None:

@@ -117,7 +117,7 @@ def test_whoever_watches_ends_episodes_where_the_outcome_is_left_to_a_judge_alon
         assert done(key) is (stops and fresh)
 
 
-def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) -> None:
+def test_no_episode_begins_under_a_learner_that_was_never_met_or_has_sent_no_weights(tmp_path: Path) -> None:
     inference, io = StatusSlot(tmp_path, "inference"), StatusSlot(tmp_path, "io")
     inference.begin()
     inference.ready(0.0)
@@ -127,6 +127,8 @@ def test_no_episode_begins_under_a_learner_that_was_never_met(tmp_path: Path) ->
     io["met"] = io["paused"] = 1
     assert (blocked(), alone()) == (WaitReason.LEARNER_PAUSED, WaitReason.LEARNER_PAUSED)
     io["paused"] = 0
+    assert (blocked(), alone()) == (WaitReason.NO_WEIGHTS, WaitReason.NOTHING)
+    inference["weights_seen"] = 1
     assert (blocked(), alone()) == (WaitReason.NOTHING, WaitReason.NOTHING)
 
 

@@ -51,18 +51,22 @@ class Policy:
 
 class Side:
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.requests = ObservationSlot(folder, CAMERAS, 3)
         self.chunks = ChunkSlot(folder)
         self.weights = WeightsSlot(folder)
         self.status = StatusSlot(folder, "inference")
         self.received = 0
         self.made: list[Policy] = []
+        self.start()
+
+    def start(self) -> None:
         self.loop = InferenceLoop(
             self.make,
             action_dim=2,
-            observations=ObservationSlot(folder, CAMERAS, 3),
-            chunks=ChunkSlot(folder),
-            weights=WeightsSlot(folder).read,
+            observations=ObservationSlot(self.folder, CAMERAS, 3),
+            chunks=ChunkSlot(self.folder),
+            weights=WeightsSlot(self.folder).read,
             received=lambda: self.received,
             status=self.status,
         )
@@ -142,6 +146,18 @@ def test_new_weights_wake_a_process_that_waits_for_an_observation(side: Side, tm
     assert time.monotonic() - began_s < 10.0
     assert side.status["policy_version"] == 5
     ring.join()
+
+
+def test_a_process_that_starts_again_begins_with_the_weights_that_lie_there(side: Side) -> None:
+    side.publish(5, bias=np.float32([0.5, 0.5]))
+    side.ask(0)
+    np.testing.assert_array_equal(side.ask(1), [0.5, 0.5])
+    side.start()
+    side.loop.warm_up(CAMERAS, 3)
+    assert side.status["weights_seen"] == 1
+    np.testing.assert_array_equal(side.ask(2), [0.5, 0.5])
+    assert side.chunk is not None
+    assert side.chunk.policy_version == 5
 
 
 def test_weights_are_swapped_between_chunks_and_named_in_them(side: Side) -> None:

@@ -52,7 +52,7 @@ from roborl.loops.learner.learn_config import (
 from roborl.loops.learner.replay import MixConfig
 from roborl.loops.learner.train import TrainerConfig
 from roborl.loops.record import record_scripted
-from roborl.loops.run_files import JsonLines, read_lines, read_status
+from roborl.loops.run_files import JsonLines, read_lines, read_status, write_status
 from roborl.loops.scripts import script_maker
 from roborl.loops.serve import ServeConfig
 from roborl.loops.supervise import Child, ChildSpec, ProcessGroup
@@ -633,6 +633,19 @@ def test_a_policy_of_another_bench_is_refused_by_field(
     assert (caught.value.seen, caught.value.allowed) == (seen, allowed)
     SmallPolicy(shape).save(tmp_path / "other")
     learn.prepare(LearnConfig(run=tmp_path / "run", policy=str(tmp_path / "other")))
+
+
+def test_what_the_trainer_of_an_earlier_start_said_is_no_word_of_this_one(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    shape = SmallPolicyConfig(cameras=("front",), image_px=64, state_dim=9, action_dim=4)
+    SmallPolicy(shape).save(tmp_path / "policy")
+    config = LearnConfig(run=run.root, policy=str(tmp_path / "policy"))
+    learn.prepare(config)
+    now_ns = time.monotonic_ns()
+    # Of a machine that had been up for longer.
+    write_status(run.status("trainer"), {"at_ns": now_ns + 10**15, "holds_actors": False})
+    learn.prepare(replace(config, resume=True))
+    assert learn_processes._actors_should_wait(run, now_ns), "it has still to speak"
 
 
 def test_two_learners_do_not_work_on_one_run(tmp_path: Path) -> None:
