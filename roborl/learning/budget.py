@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +16,9 @@ class BudgetConfig:
 
     # updates earned by one new sampleable transition
     ratio: float = 8.0
-    # updates the learner may make before they are earned, while an actor is alive
+    # updates the learner may make before they are earned, while an actor is alive; .inf for as many as it can
     max_lead: float = 64.0
-    # updates that may stay owed; what lies beyond is forgiven and counted
+    # updates that may stay owed; what lies beyond is forgiven and counted; .inf forgives nothing
     max_owed: float = 20_000.0
     # updates on recorded episodes alone, before the first episode online: actors wait for them; needs recorded episodes
     head_start: int = 0
@@ -30,13 +32,16 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         least = (self.max_lead, self.head_start, self.start_at, self.silence_s)
-        if not (self.ratio > 0 and all(number >= 0 for number in least) and self.max_owed >= self.ratio):
+        if not (
+            0 < self.ratio < math.inf and all(number >= 0 for number in least) and self.max_owed >= self.ratio
+        ):
             raise ConfigError(
                 "The replay ratio cannot be kept",
                 seen=f"ratio={self.ratio:g} max_lead={self.max_lead:g} max_owed={self.max_owed:g} "
                 f"head_start={self.head_start} start_at={self.start_at} silence_s={self.silence_s:g}",
-                allowed="ratio > 0, max_owed >= ratio, 0 or more each of max_lead, head_start, start_at and silence_s",
-                remedy="Set budget.ratio to updates per new transition, for example 8",
+                allowed="finite ratio > 0, max_owed >= ratio, 0 or more each of max_lead, head_start, start_at and silence_s",
+                remedy="Set trainer.budget.ratio to updates per new transition, for example 8; for a learner that never waits for experience, "
+                "trainer.budget.max_lead .inf",
             )
         if not 0.0 <= self.hold_actors_at < self.max_owed:
             raise ConfigError(
@@ -144,7 +149,7 @@ class ReplayBudget:
         if not self._started:
             return 0
         lead = self.config.max_lead if actor_alive else 0.0
-        return max(0, int(self._tokens + lead))
+        return int(max(0.0, min(self._tokens + lead, sys.maxsize)))
 
     def spend(self, updates: int) -> None:
         """Count ``updates`` made."""

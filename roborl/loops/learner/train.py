@@ -64,15 +64,19 @@ class TrainerConfig:
             self.threads,
         )
         pauses_s = (self.checkpoint_every_s, self.refresh_every_s, self.metrics_every_s)
-        if min(counts) < 1 or not all(pause_s >= 0 for pause_s in pauses_s):
+        if (
+            min(counts) < 1
+            or not all(pause_s >= 0 for pause_s in pauses_s)
+            or math.isinf(self.refresh_every_s)
+        ):
             raise ConfigError(
                 "The trainer cannot run with these settings",
                 seen=f"publish_every={self.publish_every} keep_checkpoints={self.keep_checkpoints} "
                 f"versions_bytes={self.versions_bytes} burst={self.burst} probes={self.probes} threads={self.threads} "
                 f"checkpoint_every_s={self.checkpoint_every_s:g} refresh_every_s={self.refresh_every_s:g} "
                 f"metrics_every_s={self.metrics_every_s:g}",
-                allowed="1 or more each, 0 or more seconds",
-                remedy="Correct what is too small with --trainer.FIELD",
+                allowed="1 or more each, 0 or more seconds, refresh_every_s finite",
+                remedy="Correct it with --trainer.FIELD",
             )
 
 

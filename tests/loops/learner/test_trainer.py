@@ -178,6 +178,19 @@ def test_training_begins_at_the_minimum_and_keeps_to_the_ratio(tmp_path: Path) -
     assert bench.turn() == 0
 
 
+def test_a_learner_with_a_lead_without_end_trains_as_fast_as_it_can_and_stops_for_a_silent_actor(
+    tmp_path: Path,
+) -> None:
+    budget = BudgetConfig(ratio=2.0, max_lead=math.inf, max_owed=math.inf, start_at=10, silence_s=5.0)
+    bench = Bench(tmp_path, budget=budget, burst=16)
+    bench.trainer.start(resume=False)
+    bench.memory.grow(9)
+    assert bench.turn() == 0
+    bench.memory.grow(1)
+    assert [bench.turn() for _ in range(10)] == [16] * 10
+    assert bench.turn(6.0) == 0
+
+
 def test_updates_wait_while_there_is_nothing_to_draw_and_hold_no_actor_back(tmp_path: Path) -> None:
     budget = BudgetConfig(ratio=2.0, max_lead=4.0, start_at=10, hold_actors_at=20.0)
     bench = Bench(tmp_path, budget=budget)
