@@ -21,7 +21,10 @@ from roborl.data.rlds.shards import find_rlds
 from roborl.errors import DatasetError
 from roborl.whole_files import whole_file, write_whole
 
-_REPAIR = "Open it once with roborl record --out on the same path: that keeps what a checkpoint made whole"
+_REPAIR = (
+    "Where roborl was killed while it wrote it, open it once with roborl record --out on the same path, which keeps what a"
+    " checkpoint made whole. Otherwise finish its download (git lfs pull), or take it from a backup"
+)
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -128,8 +131,24 @@ def load_files(source: str | Path, *, to_write: bool = False) -> Files:
         DatasetError: If it is missing, unreadable or of another version.
     """
     root = locate(source)
+    info = load_info(root, to_write=to_write)
+    if str(info["codebase_version"]).startswith("v2."):
+        episodes, tasks = read_v2(root, info)
+    else:
+        episodes = [row for path in episode_files(root) for row in _episode_rows(path)]
+        tasks = _tasks(root / "meta" / "tasks.parquet")
+    return Files(
+        root=root,
+        info=info,
+        episodes=tuple(sorted(episodes, key=lambda row: row["episode_index"])),
+        tasks=tasks,
+    )
+
+
+def load_info(root: Path, *, to_write: bool = False) -> Mapping[str, Any]:
+    """Read ``meta/info.json`` alone; arguments and errors as for :func:`load_files`."""
     try:
-        info = json.loads((root / "meta" / "info.json").read_text())
+        info: Mapping[str, Any] = json.loads((root / "meta" / "info.json").read_text())
         version = str(info["codebase_version"])
         if absent := sorted({"features", "fps", "data_path"} - info.keys()):
             raise ValueError(f"it has no {', '.join(absent)}")
@@ -149,17 +168,7 @@ def load_files(source: str | Path, *, to_write: bool = False) -> Files:
             allowed="v3.x" if to_write else "v3.x or v2.x",
             remedy=f"Convert it: {conversion(root)}",
         )
-    if version.startswith("v2."):
-        episodes, tasks = read_v2(root, info)
-    else:
-        episodes = [row for path in episode_files(root) for row in _episode_rows(path)]
-        tasks = _tasks(root / "meta" / "tasks.parquet")
-    return Files(
-        root=root,
-        info=info,
-        episodes=tuple(sorted(episodes, key=lambda row: row["episode_index"])),
-        tasks=tasks,
-    )
+    return info
 
 
 def conversion(root: Path) -> str:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _IN_PLACE = ("info.json", "stats.json", "tasks.parquet")
 _MARKS = "marks.json"
+_ELSEWHERE = "Wait until whoever writes it is done, finish its download (git lfs pull), take it from a backup, or give another path"
 
 
 def keep_before(root: Path) -> None:
@@ -59,33 +60,51 @@ def forget_before(root: Path) -> None:
     shutil.rmtree(root / "meta" / ".before", ignore_errors=True)
 
 
+def put_back(root: Path) -> None:
+    """Put the copies of files that a killed writer tore back in their place; one that had no copy was new.
+
+    Raises:
+        DatasetError: If one is torn that no writer of ours was rewriting.
+    """
+    meta, before = root / "meta", root / "meta" / ".before"
+    for path in (meta / name for name in _IN_PLACE):
+        if not path.is_file() or _whole(path):
+            continue
+        if (before / path.name).is_file():
+            (before / path.name).replace(path)
+        elif before.is_dir() and path.name != "info.json":
+            path.unlink()
+        else:
+            raise _torn(path)
+
+
 def drop_torn(root: Path) -> int:
-    """Drop what a killed recording left torn, keep every finished episode.
+    """Drop what a killed writer left torn, keep every finished episode.
 
     LeRobot writes parquet footers only when it is finalised, so a kill leaves its newest files unreadable while
-    ``meta/info.json`` counts their episodes. One that is put back counts too few. Does nothing to a whole dataset.
+    ``meta/info.json`` counts their episodes. One that is put back counts too few. Does nothing to a dataset that no writer
+    of ours was writing when it ended: what is torn there may be another's open file, or a download under way.
 
     Returns:
         The number of episodes lost.
 
     Raises:
-        DatasetError: If a file is torn that no recording of ours was rewriting.
+        DatasetError: If a file of ``meta`` is torn that no writer of ours was rewriting.
     """
-    for path in (*episode_files(root), *sorted((root / "data").glob("*/*.parquet"))):
+    put_back(root)
+    if not (root / "meta" / ".before").is_dir():
+        return 0
+    for path in _tables(root):
         if not _whole(path):
             log.warning("dropping torn file %s", path)
             path.unlink()
-    _put_back(root)
-    _even_out(root)
     files = load_files(root, to_write=True)
-    _drop_surplus(files)
     kept = [row for row in files.episodes if files.data_file(row).is_file()]
+    known = {files.data_file(row) for row in kept}
+    for path in sorted((root / "data").glob("*/*.parquet")):
+        if path not in known:
+            path.unlink()
     lost = int(files.info["total_episodes"]) - len(kept)
-    if lost > 0 or (root / "meta" / ".before").is_dir():
-        known = {files.data_file(row) for row in kept}
-        for path in sorted((root / "data").glob("*/*.parquet")):
-            if path not in known:
-                path.unlink()
     if lost:
         write_json(
             root / "meta" / "info.json",
@@ -98,6 +117,29 @@ def drop_torn(root: Path) -> int:
             },
         )
     return max(0, lost)
+
+
+def made_ready(root: Path) -> Files:
+    """Return the metadata of a whole dataset, laid out so that LeRobot goes on with it.
+
+    Raises:
+        DatasetError: If a file of it is torn or missing; nothing is changed then.
+    """
+    for path in _tables(root):
+        if not _whole(path):
+            raise _torn(path)
+    files = load_files(root, to_write=True)
+    there = sum(files.data_file(row).is_file() for row in files.episodes)
+    if there != int(files.info["total_episodes"]):
+        raise DatasetError(
+            "The dataset is not complete",
+            seen=f"the files of {there} episodes in {root}",
+            allowed=f"those of all {files.info['total_episodes']} that its meta/info.json counts",
+            remedy=_ELSEWHERE,
+        )
+    _even_out(root)
+    _drop_surplus(files)
+    return files
 
 
 def begun(path: Path) -> bool:
@@ -150,24 +192,17 @@ def _drop_surplus(files: Files) -> None:
             replace_table(path, table.filter(known), row_group_per_episode=True)
 
 
-def _put_back(root: Path) -> None:
-    """Put the copies of files that a killed writer tore back in their place; one that had no copy was new."""
-    meta, before = root / "meta", root / "meta" / ".before"
-    new = before.is_dir() or not episode_files(root)
-    for path in (meta / name for name in _IN_PLACE):
-        if not path.is_file() or _whole(path):
-            continue
-        if (before / path.name).is_file():
-            (before / path.name).replace(path)
-        elif new and path.name != "info.json":
-            path.unlink()
-        else:
-            raise DatasetError(
-                "A file of the dataset is torn",
-                seen=path,
-                allowed="a whole one",
-                remedy="Take it from a backup, or give another path",
-            )
+def _torn(path: Path) -> DatasetError:
+    return DatasetError(
+        "A file of the dataset is torn, and roborl was not writing it when it ended",
+        seen=path,
+        allowed="a whole one",
+        remedy=_ELSEWHERE,
+    )
+
+
+def _tables(root: Path) -> tuple[Path, ...]:
+    return (*episode_files(root), *sorted((root / "data").glob("*/*.parquet")))
 
 
 def _whole(path: Path) -> bool:

@@ -19,7 +19,7 @@ from roborl.data.annotations import from_episode_row, write_annotations, write_l
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.encoding import scheduled_as_before
 from roborl.data.lerobot_columns import ACTION, BENCHMARK_PROGRESS, EVENTS, FILLED_IN, LANGUAGE
-from roborl.data.lerobot_files import load_files
+from roborl.data.lerobot_files import load_info
 from roborl.data.lerobot_repair import (
     begun,
     clear,
@@ -29,6 +29,8 @@ from roborl.data.lerobot_repair import (
     keep_before,
     keep_marks,
     kept_marks,
+    made_ready,
+    put_back,
     torn,
 )
 from roborl.data.lerobot_rows import features_of, rows_of
@@ -103,12 +105,15 @@ class DatasetWriter:
         # Two writers would each take the other's open files for those of a killed one.
         self._lock = FolderLock(path) if path.is_dir() else None
         if begun(path):
+            put_back(path)
+            info = load_info(path, to_write=True)
+            # Before anything is dropped: it may be another's.
+            _check_same(self._features, info["features"], fps, float(info["fps"]))
+            _check_scales(scales, Scales.of(info["features"]))
             lost = drop_torn(path)
             if lost:
                 log.warning("%s: %d episodes of a killed recording were torn and are dropped", path, lost)
-            files = load_files(path)
-            _check_same(self._features, files.features, fps, float(files.info["fps"]))
-            _check_scales(scales, Scales.of(files.features))
+            files = made_ready(path)
             self.episodes = len(files.episodes)
             self._language = tuple(name for name in (LANGUAGE, EVENTS) if name in files.features)
             for row in files.episodes:
@@ -179,7 +184,7 @@ class DatasetWriter:
                 (self._path / "images").rmdir()
             if torn(self._path):  # A full disk: the copies are what there is.
                 drop_torn(self._path)
-                self.episodes = len(load_files(self._path).episodes)
+                self.episodes = len(made_ready(self._path).episodes)
             self._annotate(self._fresh)
             forget_before(self._path)
             self._fresh.clear()

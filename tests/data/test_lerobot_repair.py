@@ -1,0 +1,82 @@
+"""What a writer of ours left when it ended is mended; what is another's is refused as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from roborl.data.export import export_store
+from roborl.data.lerobot_files import episode_files
+from roborl.data.rlds.importing import import_rlds
+from roborl.data.store import Store, StoreSpec
+from roborl.errors import DatasetError
+from roborl.testing.episodes import ACTION, CAMERAS, STATE, lerobot_recording, random_episode, write_episodes
+from roborl.testing.rlds import rlds_episode, write_rlds
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n"
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A dataset of ours in two data files and two tables of episodes."""
+    write_episodes(tmp_path / "d", random_episode(0), random_episode(1))
+    write_episodes(tmp_path / "d", random_episode(2))
+    return tmp_path / "d"
+
+
+def newest(root: Path, kind: str) -> Path:
+    return episode_files(root)[-1] if kind == "episodes" else sorted((root / "data").rglob("*.parquet"))[-1]
+
+
+@pytest.mark.parametrize("kind", ["episodes", "data"])
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.write_bytes(POINTER), r"torn.*file-001.parquet.*Allowed.*git lfs pull"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-8]), r"torn.*file-001.parquet.*Allowed.*download"),
+        (Path.unlink, r"not complete.*2 episodes.*Allowed.*all 3.*download"),
+    ],
+)
+def test_what_no_writer_of_ours_left_torn_or_missing_is_told_and_stays_as_it_is(
+    dataset: Path, kind: str, damage: Callable[[Path], None], told: str
+) -> None:
+    damage(newest(dataset, kind))
+    before = contents(dataset)
+    with pytest.raises(DatasetError, match=told):
+        write_episodes(dataset, random_episode(3))
+    assert contents(dataset) == before
+
+
+def test_a_torn_dataset_of_another_form_is_refused_by_its_form_and_stays_as_it_is(tmp_path: Path) -> None:
+    """As while lerobot-record has it open, whose newest file has no footer yet."""
+    lerobot_recording(tmp_path / "d", [4, 4], fps=10)
+    (path,) = (tmp_path / "d" / "data").rglob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-8])
+    before = contents(tmp_path / "d")
+    with pytest.raises(DatasetError, match=r"columns that these episodes lack.*laptop.*Allowed"):
+        write_episodes(tmp_path / "d", random_episode(0))
+    assert contents(tmp_path / "d") == before
+
+
+@pytest.mark.parametrize("kind", ["episodes", "data"])
+def test_an_export_or_import_leaves_a_torn_dataset_of_others_as_it_is(
+    tmp_path: Path, dataset: Path, kind: str
+) -> None:
+    newest(dataset, kind).write_bytes(POINTER)
+    before = contents(dataset)
+    store, rlds = tmp_path / "store", write_rlds(tmp_path / "viola" / "1.0.0", [rlds_episode(0, steps=2)])
+    spec = StoreSpec(
+        cameras=dict(CAMERAS), image_px=12, state_dim=6, action_dim=4, max_steps=20, capacity_bytes=4 << 20
+    )
+    Store(store, spec).close()
+    with pytest.raises(DatasetError, match=r"file-001.parquet"):
+        export_store(store, dataset, fps=10, state_names=STATE, action_names=ACTION)
+    with pytest.raises(DatasetError, match=r"file-001.parquet"):
+        import_rlds(rlds, dataset)
+    assert contents(dataset) == before
