@@ -6,6 +6,7 @@ import base64
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from roborl.data.annotations import (
 )
 from roborl.data.dataset_episode import DatasetEpisode, Subtask
 from roborl.data.lerobot_columns import LANGUAGE
-from roborl.data.lerobot_files import load_files
+from roborl.data.lerobot_files import load_files, locate
 from roborl.data.lerobot_info import describe_filmed
 from roborl.data.lerobot_io import read_episodes
 from roborl.errors import ConfigError, DatasetError
+from roborl.locks import FolderLock
 from roborl.types import Image
 from roborl.whole_files import write_whole
 
@@ -88,11 +90,14 @@ def apply_marks(
         The stage shares over annotated successes.
 
     Raises:
-        DatasetError: If a mark does not fit its episode; nothing is changed then.
+        DatasetError: If a mark does not fit its episode, or the dataset is being recorded; nothing is changed then.
     """
-    kept = {} if replace_all else _standing(dataset, prefix)
-    whole, fresh = {**kept, **marks}, None if replace_all else marks.keys()
-    return write_annotations(dataset, whole, prefix=prefix, language=prefix == "sparse", fresh=fresh)
+    root = locate(dataset)
+    # A recording writes marks too, and knows by what it found at its beginning which columns its rows must have.
+    with closing(FolderLock(root, remedy="Wait until it is done")):
+        kept = {} if replace_all else _standing(root, prefix)
+        whole, fresh = {**kept, **marks}, None if replace_all else marks.keys()
+        return write_annotations(root, whole, prefix=prefix, language=prefix == "sparse", fresh=fresh)
 
 
 def write_page(

@@ -22,9 +22,10 @@ from roborl.data.annotations import write_annotations, write_language
 from roborl.data.dataset_episode import Subtask
 from roborl.data.lerobot_files import add_episode_columns
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_writer import DatasetWriter
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.reward_training.annotate import apply_marks, read_marks, write_page
-from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
+from roborl.testing.episodes import ACTION, CAMERAS, STATE, lerobot_recording, random_episode, write_episodes
 from roborl.types import EndCause
 
 
@@ -132,6 +133,20 @@ def test_episodes_that_are_not_named_keep_their_marks_unless_told_otherwise(data
     assert sorted(read_marks(dataset)) == [1]
     apply_marks(dataset, {0: [Subtask(name="reach", start=0, end=6)]}, replace_all=True)
     assert sorted(read_marks(dataset)) == [0]
+
+
+def test_a_dataset_that_is_recorded_is_annotated_once_that_is_done(tmp_path: Path) -> None:
+    form: dict[str, Any] = {"cameras": CAMERAS, "state_names": STATE, "action_names": ACTION}
+    marks = {0: (Subtask(name="reach", start=0, end=3),)}
+    with DatasetWriter(tmp_path / "d", fps=10, checkpoint_every=1, **form) as writer:
+        writer.append(random_episode(0, subtasks=()))
+        with pytest.raises(DatasetError, match=r"Another recording.*Allowed.*one at a time.*Wait"):
+            apply_marks(tmp_path / "d", marks)
+        writer.append(random_episode(1, subtasks=()))
+    assert read_marks(tmp_path / "d") == {}
+    apply_marks(tmp_path / "d", marks)
+    write_episodes(tmp_path / "d", random_episode(2))
+    assert [len(e.subtasks) for e in read_episodes(tmp_path / "d")] == [1, 0, 2]
 
 
 def test_sparse_and_dense_annotations_stand_beside_each_other(dataset: Path) -> None:
