@@ -50,11 +50,6 @@ def kept_marks(root: Path) -> dict[int, tuple[Subtask, ...]]:
     return {int(index): tuple(Subtask(**mark) for mark in given) for index, given in found.items()}
 
 
-def torn(root: Path) -> bool:
-    """Return whether a file that LeRobot rewrites in place is not whole, as where the disk was full meanwhile."""
-    return any((root / "meta" / name).is_file() and not _whole(root / "meta" / name) for name in _IN_PLACE)
-
-
 def forget_before(root: Path) -> None:
     """Remove the copies: the dataset is whole."""
     shutil.rmtree(root / "meta" / ".before", ignore_errors=True)

@@ -31,7 +31,6 @@ from roborl.data.lerobot_repair import (
     kept_marks,
     made_ready,
     put_back,
-    torn,
 )
 from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
@@ -101,6 +100,7 @@ class DatasetWriter:
             str, ...
         ] = ()  # Columns of an annotated dataset that are filled in at a checkpoint.
         self._dataset: Any = None
+        self._failed = False
         self.episodes = 0
         # Two writers would each take the other's open files for those of a killed one.
         self._lock = FolderLock(path) if path.is_dir() else None
@@ -153,6 +153,8 @@ class DatasetWriter:
             DatasetError: If it does not have the dataset's form, or the disk does not take it; those before it stay.
         """
         self._check(episode)
+        if self._failed:
+            self.close()  # LeRobot would lay the next episode behind what it kept of the one that failed.
         if self._dataset is None:
             self._dataset = self._open()
         from lerobot.utils.utils import SuppressProgressBars
@@ -182,9 +184,12 @@ class DatasetWriter:
             self._dataset = None
             with contextlib.suppress(OSError):
                 (self._path / "images").rmdir()
-            if torn(self._path):  # A full disk: the copies are what there is.
+            if (
+                self._failed
+            ):  # LeRobot may have torn small files, and kept rows of an episode that is not in its tables.
                 drop_torn(self._path)
                 self.episodes = len(made_ready(self._path).episodes)
+                self._failed = False
             self._annotate(self._fresh)
             forget_before(self._path)
             self._fresh.clear()
@@ -216,6 +221,7 @@ class DatasetWriter:
         try:
             yield
         except BaseException as error:
+            self._failed = True
             if self._dataset is not None:
                 self._dataset.clear_episode_buffer()
             if not isinstance(error, OSError | pa.ArrowException):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
+from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.export import export_store
 from roborl.data.lerobot_files import episode_files
+from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.rlds.importing import import_rlds
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
@@ -80,3 +88,39 @@ def test_an_export_or_import_leaves_a_torn_dataset_of_others_as_it_is(
     with pytest.raises(DatasetError, match=r"file-001.parquet"):
         import_rlds(rlds, dataset)
     assert contents(dataset) == before
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_episode_whose_video_fails_leaves_no_rows_and_no_pictures_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    """By then LeRobot has written its rows, and its pictures of the first camera."""
+    encode = "lerobot.datasets.dataset_writer.encode_video_frames"
+    filmed = importlib.import_module("lerobot.datasets.dataset_writer").encode_video_frames
+
+    def full(pictures: Path, *given: Any, **options: Any) -> None:
+        if "wrist" in str(pictures):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        filmed(pictures, *given, **options)
+
+    def episode(seed: int) -> DatasetEpisode:
+        shade = np.full((7, 32, 32, 3), 60 * seed + 20, np.uint8)
+        return random_episode(seed, images={"front": shade, "wrist": shade})
+
+    form: dict[str, Any] = {"state_names": STATE, "action_names": ACTION, "video": True}
+    with DatasetWriter(tmp_path / "d", fps=10, cameras=dict.fromkeys(CAMERAS, (32, 32)), **form) as writer:
+        writer.append(episode(0))
+        monkeypatch.setattr(encode, full)
+        with pytest.raises(DatasetError, match=r"No space left.*Allowed.*Make room"):
+            writer.append(episode(1))
+        monkeypatch.undo()
+        if goes_on:
+            writer.append(episode(2))
+    there = [0, 2] if goes_on else [0]
+    stock = LeRobotDataset("local/d", root=tmp_path / "d", video_backend="pyav")
+    assert len(stock) == stock.meta.total_frames == 7 * len(there)
+    assert [int(index) for index in stock.hf_dataset["index"]] == list(range(7 * len(there)))
+    for back, seed in zip(read_episodes(tmp_path / "d"), there, strict=True):
+        assert back.key == random_episode(seed).key
+        for name in CAMERAS:
+            assert abs(back.images[name].mean() - (60 * seed + 20)) < 6
