@@ -169,9 +169,13 @@ def clear(path: Path) -> None:
 
 
 def clear_drafts(path: Path) -> None:
-    """Remove the folders in which LeRobot was encoding videos when it was killed."""
-    for folder in path.glob("tmp*"):
-        if folder.is_dir() and all(file.suffix == ".mp4" for file in folder.iterdir()):
+    """Remove the folders in which LeRobot kept the pictures of an episode, and encoded its videos, when it was killed.
+
+    Into the video of a later episode of that number it would put every picture that it finds there.
+    """
+    for folder in (path / "images", *path.glob("tmp*")):
+        left = [file for file in folder.rglob("*") if not file.is_dir()]
+        if folder.is_dir() and all(file.suffix in (".mp4", ".png") for file in left):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -182,8 +182,7 @@ class DatasetWriter:
         with interrupt_later(), self._taken_by_the_disk():
             self._dataset.finalize()
             self._dataset = None
-            with contextlib.suppress(OSError):
-                (self._path / "images").rmdir()
+            clear_drafts(self._path)
             if (
                 self._failed
             ):  # LeRobot may have torn small files, and kept rows of an episode that is not in its tables.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import importlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.export import export_store
 from roborl.data.lerobot_files import episode_files
 from roborl.data.lerobot_io import read_episodes
+from roborl.data.lerobot_rows import rows_of
 from roborl.data.lerobot_writer import DatasetWriter
 from roborl.data.rlds.importing import import_rlds
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
+from roborl.loops.rabc.dataset_copy import copy_episodes
 from roborl.testing.episodes import ACTION, CAMERAS, STATE, lerobot_recording, random_episode, write_episodes
 from roborl.testing.rlds import rlds_episode, write_rlds
 
@@ -90,6 +93,24 @@ def test_an_export_or_import_leaves_a_torn_dataset_of_others_as_it_is(
     assert contents(dataset) == before
 
 
+def shaded(seed: int, steps: int = 6) -> DatasetEpisode:
+    """An episode whose pictures are of one shade, which no codec changes much."""
+    shade = np.full((steps + 1, 32, 32, 3), 60 * seed + 20, np.uint8)
+    return random_episode(seed, steps=steps, images={"front": shade, "wrist": shade})
+
+
+def filming(path: Path) -> DatasetWriter:
+    form: dict[str, Any] = {"state_names": STATE, "action_names": ACTION, "video": True}
+    return DatasetWriter(path, fps=10, cameras=dict.fromkeys(CAMERAS, (32, 32)), **form)
+
+
+def assert_shades(path: Path, seeds: Sequence[int]) -> None:
+    for back, seed in zip(read_episodes(path), seeds, strict=True):
+        assert back.key == random_episode(seed).key
+        for name in CAMERAS:
+            assert abs(back.images[name].mean() - (60 * seed + 20)) < 6
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_an_episode_whose_video_fails_leaves_no_rows_and_no_pictures_to_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_on: bool
@@ -103,24 +124,36 @@ def test_an_episode_whose_video_fails_leaves_no_rows_and_no_pictures_to_others(
             raise OSError(errno.ENOSPC, "No space left on device")
         filmed(pictures, *given, **options)
 
-    def episode(seed: int) -> DatasetEpisode:
-        shade = np.full((7, 32, 32, 3), 60 * seed + 20, np.uint8)
-        return random_episode(seed, images={"front": shade, "wrist": shade})
-
-    form: dict[str, Any] = {"state_names": STATE, "action_names": ACTION, "video": True}
-    with DatasetWriter(tmp_path / "d", fps=10, cameras=dict.fromkeys(CAMERAS, (32, 32)), **form) as writer:
-        writer.append(episode(0))
+    with filming(tmp_path / "d") as writer:
+        writer.append(shaded(0))
         monkeypatch.setattr(encode, full)
         with pytest.raises(DatasetError, match=r"No space left.*Allowed.*Make room"):
-            writer.append(episode(1))
+            writer.append(shaded(1))
         monkeypatch.undo()
         if goes_on:
-            writer.append(episode(2))
+            writer.append(shaded(2))
     there = [0, 2] if goes_on else [0]
     stock = LeRobotDataset("local/d", root=tmp_path / "d", video_backend="pyav")
     assert len(stock) == stock.meta.total_frames == 7 * len(there)
     assert [int(index) for index in stock.hf_dataset["index"]] == list(range(7 * len(there)))
-    for back, seed in zip(read_episodes(tmp_path / "d"), there, strict=True):
-        assert back.key == random_episode(seed).key
-        for name in CAMERAS:
-            assert abs(back.images[name].mean() - (60 * seed + 20)) < 6
+    assert_shades(tmp_path / "d", there)
+
+
+def test_pictures_of_a_killed_recording_are_in_no_later_video(tmp_path: Path) -> None:
+    with filming(tmp_path / "d") as writer:
+        writer.append(shaded(0))
+    assert not (tmp_path / "d" / "images").exists()
+    writer = filming(tmp_path / "d")
+    writer._dataset = writer._open()
+    for row in rows_of(shaded(1, steps=9), list(CAMERAS), progress=False):
+        writer._dataset.add_frame(row)
+    writer._lock.close()
+    shutil.copytree(tmp_path / "d", tmp_path / "killed")
+    assert list((tmp_path / "killed" / "images").rglob("*.png"))
+    with filming(tmp_path / "killed") as writer:
+        writer.append(shaded(2))
+        writer.append(shaded(3))
+    assert not (tmp_path / "killed" / "images").exists()
+    assert_shades(tmp_path / "killed", [0, 2, 3])
+    assert copy_episodes(tmp_path / "killed", tmp_path / "copy", [1, 2]) == {1: 0, 2: 1}
+    assert_shades(tmp_path / "copy", [2, 3])
