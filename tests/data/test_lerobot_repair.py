@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -157,3 +159,25 @@ def test_pictures_of_a_killed_recording_are_in_no_later_video(tmp_path: Path) ->
     assert_shades(tmp_path / "killed", [0, 2, 3])
     assert copy_episodes(tmp_path / "killed", tmp_path / "copy", [1, 2]) == {1: 0, 2: 1}
     assert_shades(tmp_path / "copy", [2, 3])
+
+
+def test_a_copy_names_episodes_with_more_pictures_than_rows_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filming(tmp_path / "d") as writer:
+        for seed in range(3):
+            writer.append(shaded(seed))
+    for path in episode_files(tmp_path / "d"):
+        table = pq.read_table(path)
+        name = "videos/observation.images.wrist/to_timestamp"
+        late = pa.array([0.7, 1.8, 2.1])
+        pq.write_table(table.set_column(table.column_names.index(name), name, late), path)
+    with pytest.raises(
+        DatasetError,
+        match=r"more or fewer pictures.*episode 1: 11 for 7 in observation.images.wrist. Allowed.*delete_episodes",
+    ):
+        copy_episodes(tmp_path / "d", tmp_path / "copy", [1, 2])
+    monkeypatch.setattr("roborl.loops.rabc.dataset_copy._check_filmed", lambda *_: None)
+    with pytest.raises(AssertionError, match="length mismatch"):
+        copy_episodes(tmp_path / "d", tmp_path / "copy", [1, 2])
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

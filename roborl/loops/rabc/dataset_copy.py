@@ -8,8 +8,8 @@ from pathlib import Path
 
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.encoding import scheduled_as_before
-from roborl.data.lerobot_files import load_files
-from roborl.errors import ConfigError
+from roborl.data.lerobot_files import Files, load_files
+from roborl.errors import ConfigError, DatasetError
 from roborl.pretrained import standing_in
 
 
@@ -38,33 +38,69 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
     chosen = sorted(episodes)
     places = {old: new for new, old in enumerate(chosen)}
     files = load_files(dataset, to_write=True)
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
     left_out = [
         int(row["episode_index"]) for row in files.episodes if int(row["episode_index"]) not in places
     ]
     if left_out:
-        from lerobot.datasets.dataset_tools import delete_episodes
-        from lerobot.datasets.lerobot_dataset import LeRobotDataset
-        from lerobot.utils.utils import SuppressProgressBars
-
-        # Its tool opens the copy without saying how, and then looks for FFmpeg's libraries, which need not be there.
-        decoder = "lerobot.datasets.lerobot_dataset.get_safe_default_video_backend"
-        with SuppressProgressBars(), scheduled_as_before(), standing_in(decoder, lambda: "pyav"):
-            delete_episodes(
-                LeRobotDataset(f"local/{dataset.name}", root=dataset, video_backend="pyav"),
-                left_out,
-                output_dir=draft,
-                repo_id=f"local/{out.name}",
-            )
-        _annotate(dataset, draft, places)
-    else:
-        shutil.copytree(dataset, draft, ignore=shutil.ignore_patterns("roborl_*.parquet", ".*"))
-    if out.exists():
-        out.rmdir()
-    draft.rename(out)
+        _check_filmed(files, chosen)
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if left_out:
+            _cut(dataset, draft, left_out, name=out.name)
+            _annotate(dataset, draft, places)
+        else:
+            shutil.copytree(dataset, draft, ignore=shutil.ignore_patterns("roborl_*.parquet", ".*"))
+        if out.exists():
+            out.rmdir()
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     return places
+
+
+def _check_filmed(files: Files, chosen: Sequence[int]) -> None:
+    """Refuse episodes whose video has more or fewer pictures than they have rows: LeRobot's tool ends at the first."""
+    fps = float(files.info["fps"])
+    videos = [key for key, feature in files.features.items() if feature["dtype"] == "video"]
+    odd = {
+        int(row["episode_index"]): f"{filmed} for {row['length']} in {key}"
+        for row in files.episodes
+        if int(row["episode_index"]) in chosen
+        for key in videos
+        if (
+            filmed := round(row[f"videos/{key}/to_timestamp"] * fps)
+            - round(row[f"videos/{key}/from_timestamp"] * fps)
+        )
+        != row["length"]
+    }
+    if odd:
+        raise DatasetError(
+            "Episodes of the dataset have more or fewer pictures in their videos than rows",
+            seen=f"{files.root}: " + ", ".join(f"episode {index}: {said}" for index, said in odd.items()),
+            allowed="a picture for each row",
+            remedy="Make a dataset without them first: lerobot-edit-dataset --operation.type=delete_episodes"
+            f' --operation.episode_indices="{list(odd)}"',
+        )
+
+
+def _cut(dataset: Path, copy: Path, left_out: list[int], *, name: str) -> None:
+    """Copy all episodes but these with LeRobot's tool."""
+    from lerobot.datasets.dataset_tools import delete_episodes
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.utils.utils import SuppressProgressBars
+
+    # Its tool opens the copy without saying how, and then looks for FFmpeg's libraries, which need not be there.
+    decoder = "lerobot.datasets.lerobot_dataset.get_safe_default_video_backend"
+    with SuppressProgressBars(), scheduled_as_before(), standing_in(decoder, lambda: "pyav"):
+        delete_episodes(
+            LeRobotDataset(f"local/{dataset.name}", root=dataset, video_backend="pyav"),
+            left_out,
+            output_dir=copy,
+            repo_id=f"local/{name}",
+        )
 
 
 def _annotate(dataset: Path, copy: Path, places: dict[int, int]) -> None:
