@@ -12,7 +12,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -111,6 +113,8 @@ def drop_torn(root: Path) -> int:
                 "splits": {"train": f"0:{len(kept)}"},
             },
         )
+    if kept:
+        _sum_up(root)
     return max(0, lost)
 
 
@@ -177,6 +181,23 @@ def clear_drafts(path: Path) -> None:
         left = [file for file in folder.rglob("*") if not file.is_dir()]
         if folder.is_dir() and all(file.suffix in (".mp4", ".png") for file in left):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sum_up(root: Path) -> None:
+    """Sum the statistics up anew over the episodes that are there: LeRobot has counted those that are lost, too."""
+    from lerobot.datasets.compute_stats import aggregate_stats
+    from lerobot.datasets.utils import serialize_dict
+
+    found: list[dict[str, dict[str, np.ndarray[Any, Any]]]] = []
+    for path in episode_files(root):
+        names = [name for name in pq.read_schema(path).names if name.startswith("stats/")]
+        for row in pq.read_table(path, columns=names).to_pylist():
+            found.append({})
+            for name, value in row.items():
+                feature, _, figure = name.removeprefix("stats/").rpartition("/")
+                if value is not None:
+                    found[-1].setdefault(feature, {})[figure] = np.asarray(value)
+    write_json(root / "meta" / "stats.json", serialize_dict(aggregate_stats(found)))
 
 
 def _drop_surplus(files: Files) -> None:

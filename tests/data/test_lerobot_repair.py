@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,6 +94,29 @@ def test_an_export_or_import_leaves_a_torn_dataset_of_others_as_it_is(
     with pytest.raises(DatasetError, match=r"file-001.parquet"):
         import_rlds(rlds, dataset)
     assert contents(dataset) == before
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_statistics_are_those_of_the_episodes_that_a_kill_left(tmp_path: Path, torn: bool) -> None:
+    wild = random_episode(2, state=np.full((7, 6), 1000, np.float32))
+    form: dict[str, Any] = {"cameras": CAMERAS, "state_names": STATE, "action_names": ACTION}
+    with DatasetWriter(tmp_path / "d", fps=10, **form) as writer:
+        for seed in range(2):
+            writer.append(random_episode(seed))
+        writer.close()
+        whole = json.loads((tmp_path / "d" / "meta" / "stats.json").read_text())
+        writer.append(wild)
+        shutil.copytree(tmp_path / "d", tmp_path / "killed")
+    if torn:
+        (tmp_path / "killed" / "meta" / "stats.json").write_bytes(b"")
+    with DatasetWriter(tmp_path / "killed", fps=10, **form) as writer:
+        assert writer.episodes == 2
+    back = json.loads((tmp_path / "killed" / "meta" / "stats.json").read_text())
+    assert back.keys() == whole.keys()
+    for feature, figures in whole.items():
+        assert back[feature].keys() == figures.keys()
+        for name, value in figures.items():
+            np.testing.assert_allclose(back[feature][name], value, rtol=1e-6, err_msg=f"{feature} {name}")
 
 
 def shaded(seed: int, steps: int = 6) -> DatasetEpisode:
