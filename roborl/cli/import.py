@@ -9,6 +9,7 @@ from typing import Any
 
 from roborl.clock import Every
 from roborl.errors import ConfigError
+from roborl.signals import ended_as_by_ctrl_c
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Config:
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Write the episodes; safe to repeat after a kill."""
+    """Write the episodes; safe to repeat after a kill. Ctrl-C, SIGTERM and a closed terminal keep those that are whole."""
     from roborl.data.rlds.importing import import_rlds
 
     if config.episodes is not None and config.episodes < 1:
@@ -44,16 +45,17 @@ def main(config: Config) -> dict[str, Any]:
         if progress.due():
             log.info("%d of %d episodes", done, of)
 
-    imported = import_rlds(
-        config.dataset,
-        config.out,
-        split=config.split,
-        images=config.images,
-        instruction=config.instruction,
-        rate_hz=config.rate_hz,
-        limit=config.episodes,
-        video=config.video,
-        strict=config.strict,
-        on_episode=tell,
-    )
+    with ended_as_by_ctrl_c():
+        imported = import_rlds(
+            config.dataset,
+            config.out,
+            split=config.split,
+            images=config.images,
+            instruction=config.instruction,
+            rate_hz=config.rate_hz,
+            limit=config.episodes,
+            video=config.video,
+            strict=config.strict,
+            on_episode=tell,
+        )
     return {"dataset": str(config.out), **asdict(imported)}

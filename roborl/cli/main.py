@@ -99,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print(f"roborl {verb}: {place}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"roborl {verb}: stopped by Ctrl-C", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"roborl {verb}: stopped by {str(stop) or 'Ctrl-C'}", file=sys.stderr)
         return 1
     if result is not None:
         print(as_json(result))

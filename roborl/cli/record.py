@@ -17,6 +17,7 @@ from roborl.config_fields import listed_words
 from roborl.envs.bench import import_plugins
 from roborl.errors import ConfigError
 from roborl.loops.actor.teleoperators import register_teleoperators
+from roborl.signals import ended_as_by_ctrl_c
 
 if TYPE_CHECKING:
     from roborl.envs.bench import Bench
@@ -81,7 +82,7 @@ def prepare_args(args: Sequence[str]) -> list[str]:
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Record; return how many episodes of each kind were written."""
+    """Record; return how many episodes of each kind were written. Ctrl-C, SIGTERM and a closed terminal keep those that are whole."""
     from roborl.envs.bench import load_bench
 
     bench = load_bench(config.bench, overrides_of(config.scene, config.bench_overrides), config.plugins)
@@ -94,7 +95,8 @@ def main(config: Config) -> dict[str, Any]:
             allowed="--scripted and --failures on a simulated bench, or --by_hand with a teleoperator",
             remedy="For example: roborl record --bench so101_sim --scripted 20 --failures 2 --out demos",
         )
-    result = _by_hand(config, bench) if config.by_hand else _scripted(config, bench)
+    with ended_as_by_ctrl_c():
+        result = _by_hand(config, bench) if config.by_hand else _scripted(config, bench)
     return {"out": str(config.out), "task": bench.task, **asdict(result)}
 
 

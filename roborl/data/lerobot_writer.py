@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import signal
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +34,7 @@ from roborl.data.lerobot_rows import features_of, rows_of
 from roborl.data.scales import Scales
 from roborl.errors import ConfigError, DatasetError
 from roborl.locks import FolderLock
+from roborl.signals import interrupt_later
 from roborl.whole_files import require_writable
 
 log = logging.getLogger(__name__)
@@ -267,22 +266,6 @@ class DatasetWriter:
                 seen=f"{episode.steps} steps, benchmark progress {episode.benchmark_progress is not None}",
                 allowed="at least one step, and benchmark progress where the dataset has that column",
             )
-
-
-@contextlib.contextmanager
-def interrupt_later() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is left; in other threads than the main one it never comes anyway."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            signal.raise_signal(signal.SIGINT)
 
 
 def write_dataset(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, Subtask
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.lerobot_writer import DatasetWriter, interrupt_later
+from roborl.data.lerobot_writer import DatasetWriter
 from roborl.envs.failure_kinds import Failure
 from roborl.envs.robot_env import RobotEnv
 from roborl.errors import ConfigError, DatasetError, RoborlError
@@ -22,6 +22,7 @@ from roborl.loops.bench_scales import scales
 from roborl.loops.rollout import Rollout, run_episode
 from roborl.loops.seeds import Purpose, scene_seed
 from roborl.roles import Policy
+from roborl.signals import interrupt_later
 from roborl.types import EpisodeKey, Observation, RewardSource, Source
 
 log = logging.getLogger(__name__)

@@ -26,6 +26,7 @@ from typing import Any
 
 from roborl.errors import ConfigError, RoborlError
 from roborl.logs import log_to_stderr
+from roborl.signals import on_hangup
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,7 @@ class Child:
         """Make one for a process without a supervisor, and let SIGTERM, Ctrl-C and the end of its terminal stop it."""
         child = cls(name, None, ctypes.c_int64(0))
         child._take_signals(handles_interrupt=True)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
-            child._take_hangup()
+        on_hangup(child.stop)
         return child
 
     def beat(self) -> None:
@@ -86,20 +86,6 @@ class Child:
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         signal.signal(signal.SIGINT, (lambda *_: self.stop()) if handles_interrupt else signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # It was held back until here.
-
-    def _take_hangup(self) -> None:
-        """Let a terminal that is closed stop the process. What is written to it from then on goes nowhere, and does not fail."""
-        terminals = [output for output in (1, 2) if os.isatty(output)]
-
-        def stop(*_: object) -> None:
-            self.stop()
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for output in terminals:
-                if not os.isatty(output):
-                    os.dup2(nowhere, output)
-            os.close(nowhere)
-
-        signal.signal(signal.SIGHUP, stop)
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         if self._link is not None:

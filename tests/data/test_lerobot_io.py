@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from roborl.data.dataset_episode import (
 from roborl.data.lerobot_files import fingerprint, locate
 from roborl.data.lerobot_info import describe, map_cameras
 from roborl.data.lerobot_io import read_episodes
-from roborl.data.lerobot_writer import DatasetWriter, interrupt_later, write_dataset
+from roborl.data.lerobot_writer import DatasetWriter, write_dataset
 from roborl.errors import ConfigError, DatasetError, ShapeError
 from roborl.testing.episodes import (
     ACTION,
@@ -318,24 +317,6 @@ def test_a_kill_between_a_checkpoint_and_its_annotation_loses_no_sub_tasks(
     with dataset_writer(tmp_path / "d"):
         assert [len(e.subtasks) for e in read_episodes(tmp_path / "d")] == [2]
     assert not list(tmp_path.rglob(".*"))
-
-
-def test_ctrl_c_waits_for_the_end_of_a_write() -> None:
-    done = []
-
-    def write() -> None:
-        with interrupt_later():
-            signal.raise_signal(signal.SIGINT)
-            done.append(1)
-
-    # Under a shell that ignores Ctrl-C for what runs in the background, Python has no handler of its own.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            write()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert done == [1]
 
 
 def test_a_dataset_on_the_hub_is_fetched_or_its_absence_explained(

@@ -203,7 +203,15 @@ def test_no_device_is_named_to_a_person_that_would_then_be_refused(
     assert "keyboard" not in said
 
 
-def test_ctrl_c_keeps_finished_episodes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (signal.SIGINT, b"stopped by Ctrl-C"),
+        (signal.SIGTERM, b"stopped by SIGTERM"),
+        (signal.SIGHUP, b"stopped by SIGHUP"),
+    ],
+)
+def test_whatever_ends_a_recording_keeps_finished_episodes(tmp_path: Path, sent: int, said: bytes) -> None:
     command = [
         sys.executable,
         "-c",
@@ -223,10 +231,10 @@ def test_ctrl_c_keeps_finished_episodes(tmp_path: Path) -> None:
         byte = process.stderr.read(1)
         assert byte, seen.decode()
         seen += byte
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     rest = process.stderr.read()
     assert process.wait(30) == 1
-    assert b"stopped by Ctrl-C" in rest
+    assert said in rest
     kept = list(read_episodes(tmp_path / "d"))
     assert 4 <= len(kept) < 500
     assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == sum(e.steps + 1 for e in kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from roborl.cli.main import main
+from roborl.data.dataset_episode import DatasetEpisode
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import write_dataset
@@ -85,6 +87,24 @@ def test_an_import_goes_on_where_it_was_ended(
     shard.write_bytes(whole[:40] + b"!!" + whole[42:])
     with pytest.raises(DatasetError, match="not what was written"):
         import_rlds(root, tmp_path / "strict", strict=True)
+
+
+def test_an_import_that_is_sent_sigterm_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_rlds(tmp_path / "viola" / "1.0.0", [rlds_episode(seed, steps=2) for seed in range(3)])
+    append = importing.DatasetWriter.append
+
+    def append_and_be_ended(writer: importing.DatasetWriter, episode: DatasetEpisode) -> int:
+        index = append(writer, episode)
+        if index == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return index
+
+    monkeypatch.setattr(importing.DatasetWriter, "append", append_and_be_ended)
+    assert main(["import", "--dataset", str(root), "--out", str(tmp_path / "out")]) == 1
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert len(list(read_episodes(tmp_path / "out"))) == 2
 
 
 @pytest.mark.slow

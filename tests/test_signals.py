@@ -1,0 +1,87 @@
+"""What ends a command waits for the end of a write, and is then obeyed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from roborl.signals import ended_as_by_ctrl_c, interrupt_later
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Python's own handlers; under a shell that ignores Ctrl-C for what runs in the background, it has none."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_waits_for_the_end_of_a_write(number: int) -> None:
+    done = []
+
+    def write() -> None:
+        with ended_as_by_ctrl_c(), interrupt_later():
+            with interrupt_later():
+                signal.raise_signal(number)
+                done.append("inner")
+            done.append("outer")
+        done.append("not reached")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done == ["inner", "outer"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+def test_under_nohup_the_end_of_the_terminal_ends_nothing() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with ended_as_by_ctrl_c(), interrupt_later():
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_where_nobody_takes_it_sigterm_ends_the_process_behind_the_write() -> None:
+    script = (
+        "import signal; from roborl.signals import interrupt_later\n"
+        "with interrupt_later():\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print('written', flush=True)\n"
+        "print('not reached')"
+    )
+    child = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)
+    assert (child.returncode, child.stdout) == (-signal.SIGTERM, "written\n")
+
+
+def test_what_is_written_to_a_closed_terminal_goes_nowhere() -> None:
+    ours, theirs = os.openpty()
+    script = (
+        "import sys, time; from roborl.signals import ended_as_by_ctrl_c\n"
+        "try:\n"
+        "    with ended_as_by_ctrl_c():\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "except KeyboardInterrupt as stop:\n"
+        "    print(stop, flush=True)\n"
+        "    print(stop, file=sys.stderr, flush=True)\n"
+        "    sys.exit(7)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        assert os.read(ours, 5) == b"ready"
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 7
+    finally:
+        process.kill()
+        process.wait()
