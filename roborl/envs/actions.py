@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from roborl.envs.kinematics import Kinematics, Point
 from roborl.envs.ranges import check_number
 from roborl.envs.robot_model import Joints
+from roborl.envs.safety import SLACK_M
 from roborl.types import Vector
 
 _REACHED_M = 0.0006
+_ON_THE_WAY = (0.1, 0.3, 0.6)
+"""Shares of a step at which its way is compared with the box."""
 # A metre, all of the gripper's way, a full turn: what is larger is a slip, or counted in millimetres.
 _MOST = {
     "step_m": 1.0,
@@ -131,9 +134,16 @@ class ActionMap:
         return action
 
     def _towards(self, move: Point, set_point: Joints, measured: Joints) -> Joints:
-        """Return the joints that move the end effector by ``move``, or as much of it as the arm can reach."""
+        """Return the joints that move the end effector by ``move``, or as much of it as the arm can reach.
+
+        The straight way of the joints bends out of the box along its faces, by the more the longer it is, and the safety filter
+        stops it there. So the goal is a little inside, a way that bends too far is made shorter, and a set-point that is
+        outside is brought back, in a step by no more than it moves.
+        """
         start = self._kinematics.position(set_point)
-        goal = np.clip(start + move, np.minimum(self._low, start), np.maximum(self._high, start))
+        back = float(np.linalg.norm(move))
+        low, high = self._low + 0.5 * SLACK_M, self._high - 0.5 * SLACK_M
+        goal = np.clip(start + move, np.minimum(low, start + back), np.maximum(high, start - back))
         here = self._kinematics.position(measured)
         lead = float(np.linalg.norm(goal - here))
         leash = max(self._config.leash_m, float(np.linalg.norm(start - here)))
@@ -142,6 +152,14 @@ class ActionMap:
         for share in (1.0, 0.5, 0.25):
             wanted = start + share * (goal - start)
             joints = self._kinematics.solve(wanted, set_point)
-            if np.linalg.norm(self._kinematics.position(joints) - wanted) < _REACHED_M:
+            reached = np.linalg.norm(self._kinematics.position(joints) - wanted) < _REACHED_M
+            if reached and self._is_free(set_point, joints):
                 return joints
         return set_point.copy()
+
+    def _is_free(self, before: Joints, after: Joints) -> bool:
+        """Return whether the straight way of the joints leads no further out of the box than the safety filter allows."""
+        start = self._kinematics.position(before)
+        low, high = np.minimum(self._low - SLACK_M, start), np.maximum(self._high + SLACK_M, start)
+        tips = [self._kinematics.position(before + share * (after - before)) for share in _ON_THE_WAY]
+        return bool(np.all((tips >= low) & (tips <= high)))

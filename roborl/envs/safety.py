@@ -14,8 +14,8 @@ from roborl.envs.robot_model import Joints
 from roborl.errors import ConfigError
 
 _BISECTIONS = 6
-_SLACK_M = 0.0005
-"""How far outside the workspace box the end effector may be: the straight way of the joints along a face bends by less."""
+SLACK_M = 0.0005
+"""How far outside the workspace box the end effector may be, for the straight way of the joints along a face bends."""
 
 
 class Limit(StrEnum):
@@ -78,7 +78,7 @@ def check_workspace(config: SafetyConfig, kinematics: Kinematics) -> None:
             )
     home = kinematics.position(model.home)
     for axis, low_m, at_m, high_m in zip("xyz", low, home, high, strict=True):
-        if not low_m - _SLACK_M <= at_m <= high_m + _SLACK_M:
+        if not low_m - SLACK_M <= at_m <= high_m + SLACK_M:
             raise ConfigError(
                 "The workspace box leaves out the arm's home pose, where every episode begins",
                 seen=f"{axis} from {low_m:g} to {high_m:g} m",
@@ -172,9 +172,9 @@ class SafetyFilter:
     def _inside_box(self, joints: Joints, before: Joints) -> Joints:
         """Return ``joints``, its chain only as far on the way as it is neither further outside nor lower than ``before``."""
         outside_m = self._outside_m(joints)
-        if outside_m.max() <= _SLACK_M:
+        if outside_m.max() <= SLACK_M:
             return joints
-        allowed_m = np.maximum(_SLACK_M, self._outside_m(before))
+        allowed_m = np.maximum(SLACK_M, self._outside_m(before))
         if np.all(outside_m <= allowed_m):
             return joints
         chain = self._kinematics.model.chain_joints

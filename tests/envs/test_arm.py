@@ -166,6 +166,65 @@ def test_an_arm_at_the_edge_of_its_workspace_slides_along_and_its_gripper_closes
         assert robot.joints[5] == pytest.approx(75.0, abs=0.1)  # as far as its leash
 
 
+def box_m(arm: Arm) -> np.ndarray:
+    """The corners of the workspace, m, (2, 3)."""
+    return np.array([arm.bench.safety.workspace_low_m, arm.bench.safety.workspace_high_m])
+
+
+# Pushed against two or three faces, then away from them or along: by its bent way the last push leaves the tip half a millimetre outside.
+@pytest.mark.parametrize(
+    ("pushes", "away"),
+    [
+        ([(-1, -1, 1)], (1, 0, 0)),
+        ([(-1, -1, 1)], (0.4, 0.8, 1)),
+        ([(0, 0, 1), (-1, 1, 1)], (0.76, -1, 1)),
+        ([(0, -1, -1), (1, -1, -1)], (-1, 0, -0.3)),
+    ],
+)
+def test_no_face_of_the_workspace_locks_the_arm(
+    pushes: list[tuple[float, ...]], away: tuple[float, ...]
+) -> None:
+    arm, robot = stub_arm()
+    arm.connect()
+    for push in pushes:
+        for _ in range(25):
+            step(arm, robot, [*push, 0.0])
+    moved = sum(step(arm, robot, [*away, 0.0]) for _ in range(4))
+    assert np.linalg.norm(moved) > 0.02
+
+
+def test_an_arm_that_walks_about_stands_still_only_where_its_reach_ends() -> None:
+    arm, robot = stub_arm()
+    arm.connect()
+    rng = np.random.default_rng(3)
+    low, high = box_m(arm)
+    for _ in range(40):
+        push = np.clip(rng.normal(size=3), -1.0, 1.0)
+        for _ in range(8):
+            before = arm.kinematics.position(arm.set_point)
+            wanted = np.clip(before + push * arm.bench.action.step_m, low, high) - before
+            joints = arm.kinematics.solve(before + 0.25 * wanted, arm.set_point)
+            missed = np.linalg.norm(arm.kinematics.position(joints) - before - 0.25 * wanted)
+            moved = step(arm, robot, [*push, 0.0])
+            after = before + moved
+            assert np.all((after > low - 0.0005 - 1e-9) & (after < high + 0.0005 + 1e-9))
+            if np.linalg.norm(wanted) > 0.004 and missed < 1e-4:
+                assert np.linalg.norm(moved) > 0.0005
+
+
+def test_a_tip_outside_its_workspace_stays_until_it_is_moved_and_then_comes_back() -> None:
+    arm, robot = stub_arm()
+    robot.joints = arm.kinematics.solve(np.array([0.2, 0.0, 0.15]), robot.joints, iterations=50)
+    arm.connect()
+    np.testing.assert_allclose(step(arm, robot, [0.0] * 4), np.zeros(3), atol=1e-5)
+    high = box_m(arm)[1]
+    assert arm.kinematics.position(robot.joints)[2] > high[2] + 0.02
+    for _ in range(8):
+        moved = step(arm, robot, [0.0, 0.5, 0.0, 0.0])
+        assert -0.0076 < moved[2] < 1e-4, "no faster than it was to move"
+    assert arm.kinematics.position(robot.joints)[2] < high[2]
+
+
 @pytest.mark.parametrize("place", [(0.2, 0.0, 0.11), (0.295, 0.0, 0.07), (0.25, 0.1, 0.1), (0.2, 0.0, 0.12)])
 def test_a_zero_action_holds_the_place_also_where_the_fingers_cannot_be_upright(
     place: tuple[float, float, float],
