@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from roborl.envs.kinematics import Kinematics, Point
 from roborl.envs.ranges import check_number
 from roborl.envs.robot_model import Joints
-from roborl.envs.safety import SLACK_M
+from roborl.envs.workspace_box import SLACK_M, WorkspaceBox
 from roborl.types import Vector
 
-_REACHED_M = 0.0006
 _ON_THE_WAY = (0.1, 0.3, 0.6)
 """Shares of a step at which its way is compared with the box."""
 # A metre, all of the gripper's way, a full turn: what is larger is a slip, or counted in millimetres.
@@ -74,7 +73,7 @@ class ActionMap:
         self, kinematics: Kinematics, config: ActionConfig, box_low_m: Point, box_high_m: Point
     ) -> None:
         self._kinematics, self._config = kinematics, config
-        self._low, self._high = box_low_m, box_high_m
+        self._box = WorkspaceBox(kinematics, box_low_m, box_high_m)
         model = kinematics.model
         self._gripper = model.gripper_index
         self._others = np.array([i for i in range(len(model.joint_names)) if i != self._gripper])
@@ -142,7 +141,7 @@ class ActionMap:
         """
         start = self._kinematics.position(set_point)
         back = float(np.linalg.norm(move))
-        low, high = self._low + 0.5 * SLACK_M, self._high - 0.5 * SLACK_M
+        low, high = self._box.low_m + 0.5 * SLACK_M, self._box.high_m - 0.5 * SLACK_M
         goal = np.clip(start + move, np.minimum(low, start + back), np.maximum(high, start - back))
         here = self._kinematics.position(measured)
         lead = float(np.linalg.norm(goal - here))
@@ -150,16 +149,7 @@ class ActionMap:
         if lead > leash:
             goal = here + (goal - here) * (leash / lead)
         for share in (1.0, 0.5, 0.25):
-            wanted = start + share * (goal - start)
-            joints = self._kinematics.solve(wanted, set_point)
-            reached = np.linalg.norm(self._kinematics.position(joints) - wanted) < _REACHED_M
-            if reached and self._is_free(set_point, joints):
+            joints = self._kinematics.reach(start + share * (goal - start), set_point)
+            if joints is not None and self._box.is_free(set_point, joints, _ON_THE_WAY):
                 return joints
         return set_point.copy()
-
-    def _is_free(self, before: Joints, after: Joints) -> bool:
-        """Return whether the straight way of the joints leads no further out of the box than the safety filter allows."""
-        start = self._kinematics.position(before)
-        low, high = np.minimum(self._low - SLACK_M, start), np.maximum(self._high + SLACK_M, start)
-        tips = [self._kinematics.position(before + share * (after - before)) for share in _ON_THE_WAY]
-        return bool(np.all((tips >= low) & (tips <= high)))

@@ -28,16 +28,13 @@ from roborl.envs.servos import (
     steady,
     weak_servos,
 )
-from roborl.envs.straight_way import towards
+from roborl.envs.way_home import WayHome
 from roborl.errors import ConfigError, RobotError, ShapeError, spelt_out
 from roborl.images import resized
 from roborl.types import Frame, Observation, Vector
 
-# Degrees, or parts of the gripper's 100: where the way home may end, and what is no motion of a set-point.
+# Degrees, or parts of the gripper's 100: where the way home may end.
 _AT_HOME = 2.0
-_STILL = 1e-6
-_HOMEWARD_SPEED = 0.25
-"""Share of the joints' largest speeds at which the arm goes home, where the bench does not allow less."""
 _SAG = 0.5
 """Share of its leash by which a joint may miss its home under the arm's own weight."""
 _SAME_ACTION = 0.01
@@ -73,6 +70,7 @@ class Arm:
         self.kinematics = Kinematics(self.model)
         self._actions = action_map(bench)
         self._filter = SafetyFilter(self.kinematics, bench.safety, 1.0 / bench.control_hz)
+        self._way_home = WayHome(self.kinematics, self._filter, 1.0 / bench.control_hz)
         self._freshness = Freshness(bench.watchdog.stale_s, bench.watchdog.frozen_frames)
         self._states = state_map(bench)
         self.cameras = {name: (use.height_px, use.width_px, 3) for name, use in bench.cameras.items()}
@@ -220,24 +218,13 @@ class Arm:
         return asked if np.abs(executed - asked).max() < _SAME_ACTION else executed
 
     def begin_return(self) -> bool:
-        """Plan the set-points of the coming policy step on the straight way of the joints to the home pose.
+        """Plan the set-points of the coming policy step on the way to the home pose.
 
         Returns:
-            False where none is left: the set-point is there, or as near as the workspace box lets it.
+            False where none is left: the set-point is there, or no way within the limits leads there.
         """
-        speed = np.minimum(_HOMEWARD_SPEED * self.model.max_velocity, self._filter.velocity)
-        period_s = 1.0 / self.bench.control_hz
-        planned: list[SetPoint] = []
-        before = self._sent
-        while len(planned) < self.ticks_per_step:
-            wanted = towards(self.model.home, before, speed, self._filter.acceleration, period_s)
-            after, hit = self._filter(wanted, before)
-            moves = np.abs([after.joints - before.joints, before.velocity * period_s])
-            if moves.max() < _STILL:
-                break
-            self.limits_hit.update(hit)
-            planned.append(after)
-            before = after
+        planned, hit = self._way_home.plan(self._sent, self.ticks_per_step)
+        self.limits_hit.update(hit)
         self._plan = planned[::-1]
         return bool(planned)
 
@@ -276,7 +263,7 @@ class Arm:
         """See whether the way home ended there, and whether the arm is where it was told to be.
 
         Raises:
-            RobotError: If it did not: from there, no straight way of the joints leads home within the limits. Or if the arm is
+            RobotError: If it did not: from there, neither the joints' straight way nor the tip's leads home within the limits. Or if the arm is
                 held up; it holds where it is then. Or if it does not answer.
         """
         if np.abs(self._sent.joints - self.model.home).max() > _AT_HOME:

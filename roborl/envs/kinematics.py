@@ -13,6 +13,7 @@ type Point = NDArray[np.float64]
 
 _DOWN = np.array([0.0, 0.0, -1.0])
 _DAMPING = 1e-4
+_REACHED_M = 0.0006
 _TILT_WEIGHT_M = 0.02
 """A tilt of one radian counts as much as 2 cm: positions are met first, the tilt with what freedom is left."""
 _MAX_TURN_RAD = 0.35
@@ -70,6 +71,11 @@ class Kinematics:
         solved = start.copy()
         solved[self._index] = np.degrees(np.clip(q, self._lower, self._upper))
         return solved
+
+    def reach(self, target: Point, start: Joints) -> Joints | None:
+        """Return joints that bring the end effector to ``target``, solved from near by, (n,); None where it is out of reach."""
+        joints = self.solve(target, start)
+        return joints if np.linalg.norm(self.position(joints) - target) < _REACHED_M else None
 
     def _approach(
         self, q: Joints, target: Point, tilt_weight_m: float, iterations: int, tolerance_m: float

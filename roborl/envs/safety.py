@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
-from roborl.envs.kinematics import Kinematics, Point
+from roborl.envs.kinematics import Kinematics
 from roborl.envs.ranges import check_number
 from roborl.envs.robot_model import Joints
+from roborl.envs.workspace_box import SLACK_M, WorkspaceBox
 from roborl.errors import ConfigError
 
 _BISECTIONS = 6
-SLACK_M = 0.0005
-"""How far outside the workspace box the end effector may be, for the straight way of the joints along a face bends."""
 
 
 class Limit(StrEnum):
@@ -111,6 +109,7 @@ class SafetyFilter:
     Attributes:
         velocity: The largest speed of each joint's set-point, units per second, (n,).
         acceleration: The largest change of that speed, units per second squared, (n,).
+        box: The workspace.
     """
 
     def __init__(self, kinematics: Kinematics, config: SafetyConfig, period_s: float) -> None:
@@ -119,7 +118,9 @@ class SafetyFilter:
         self._lower, self._upper = model.lower, model.upper
         self.velocity = model.max_velocity * config.velocity_scale
         self.acceleration = model.max_acceleration * config.acceleration_scale
-        self._box_low, self._box_high = np.array(config.workspace_low_m), np.array(config.workspace_high_m)
+        self.box = WorkspaceBox(
+            kinematics, np.array(config.workspace_low_m), np.array(config.workspace_high_m)
+        )
 
     def __call__(self, wanted: Joints, before: SetPoint) -> tuple[SetPoint, frozenset[Limit]]:
         """Return the set-point nearest to ``wanted`` that may follow ``before``, and the limits that changed it.
@@ -163,18 +164,12 @@ class SafetyFilter:
             hit.add(limit)
         return bounded
 
-    def _outside_m(self, joints: Joints) -> NDArray[np.float64]:
-        """Return how far the end effector is outside of the box, and how far below it, (2,); negative within."""
-        position: Point = self._kinematics.position(joints)
-        under = self._box_low - position
-        return np.array([np.maximum(under, position - self._box_high).max(), under[2]])
-
     def _inside_box(self, joints: Joints, before: Joints) -> Joints:
         """Return ``joints``, its chain only as far on the way as it is neither further outside nor lower than ``before``."""
-        outside_m = self._outside_m(joints)
+        outside_m = self.box.outside_m(joints)
         if outside_m.max() <= SLACK_M:
             return joints
-        allowed_m = np.maximum(SLACK_M, self._outside_m(before))
+        allowed_m = self.box.allowed_m(before)
         if np.all(outside_m <= allowed_m):
             return joints
         chain = self._kinematics.model.chain_joints
@@ -183,7 +178,7 @@ class SafetyFilter:
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             kept[chain] = before[chain] + middle * way
-            if np.all(self._outside_m(kept) <= allowed_m):
+            if np.all(self.box.outside_m(kept) <= allowed_m):
                 low = middle
             else:
                 high = middle

@@ -90,6 +90,47 @@ def test_where_the_workspace_box_is_in_the_way_the_arm_is_no_faster_either() -> 
     assert np.all(speed <= QUARTER + 1e-6)
 
 
+# The tip in far corners of ordinary boxes: the straight way of the joints swings out of them.
+CORNERS = (
+    ((0.12, -0.20, 0.015), (0.32, 0.20, 0.12), (1, 1, -1)),
+    ((0.12, -0.25, 0.015), (0.30, 0.25, 0.15), (1, -1, 1)),
+    ((0.15, -0.20, 0.03), (0.25, 0.20, 0.15), (1, 1, 1)),
+)
+
+
+@pytest.mark.parametrize(("low", "high", "corner"), CORNERS)
+def test_from_a_far_corner_of_the_box_the_tip_leads_the_way_home(
+    low: tuple[float, ...], high: tuple[float, ...], corner: tuple[int, ...]
+) -> None:
+    arm, robot = make_arm(workspace_low_m=low, workspace_high_m=high)
+    robot.joints = arm.model.home.copy()
+    arm.connect()
+    for _ in range(40):
+        arm.observe(0, images=False)
+        arm.begin_step(np.array([*corner, -1], np.float32))
+        for _ in range(arm.ticks_per_step):
+            arm.tick()
+    start = robot.joints.copy()
+    robot.sent.clear()
+    arm.begin_episode()
+    assert home(arm)
+    np.testing.assert_allclose(robot.sent[-1], arm.model.home, atol=1e-3)
+    speed = np.abs(np.diff(np.vstack([start, robot.sent]), axis=0)) * arm.bench.control_hz
+    assert np.all(speed <= QUARTER + 1e-6)
+    tips = np.array([arm.kinematics.position(joints) for joints in robot.sent])
+    assert np.all((tips > np.array(low) - 0.0005 - 1e-6) & (tips < np.array(high) + 0.0005 + 1e-6))
+
+
+def test_an_arm_without_a_way_home_stays_where_it_is() -> None:
+    arm, robot = make_arm()
+    beside = np.array([-65.0, 28.0, 94.0, 35.0, 0.0, 5.0])
+    robot.joints = beside.copy()
+    arm.connect()
+    with pytest.raises(RobotError, match="cannot get to its home pose by itself"):
+        home(arm)
+    assert np.abs(np.array(robot.sent) - beside).max() < 1e-6
+
+
 def test_an_arm_that_is_folded_under_itself_does_not_go_home_through_the_table() -> None:
     arm, robot = make_arm()
     robot.joints = np.array([52.0, 78.0, 80.0, 14.0, 0.0, 5.0])
