@@ -203,15 +203,7 @@ def test_no_device_is_named_to_a_person_that_would_then_be_refused(
     assert "keyboard" not in said
 
 
-@pytest.mark.parametrize(
-    ("sent", "said"),
-    [
-        (signal.SIGINT, b"stopped by Ctrl-C"),
-        (signal.SIGTERM, b"stopped by SIGTERM"),
-        (signal.SIGHUP, b"stopped by SIGHUP"),
-    ],
-)
-def test_whatever_ends_a_recording_keeps_finished_episodes(tmp_path: Path, sent: int, said: bytes) -> None:
+def test_what_ends_a_recording_keeps_finished_episodes(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
@@ -231,10 +223,10 @@ def test_whatever_ends_a_recording_keeps_finished_episodes(tmp_path: Path, sent:
         byte = process.stderr.read(1)
         assert byte, seen.decode()
         seen += byte
-    process.send_signal(sent)
+    process.send_signal(signal.SIGTERM)
     rest = process.stderr.read()
     assert process.wait(30) == 1
-    assert said in rest
+    assert b"stopped by SIGTERM" in rest
     kept = list(read_episodes(tmp_path / "d"))
     assert 4 <= len(kept) < 500
     assert len(LeRobotDataset("local/d", root=tmp_path / "d")) == sum(e.steps + 1 for e in kept)
