@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -29,6 +32,33 @@ def _memory_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     act_config = sys.modules.get("roborl.loops.actor.act_config")
     if act_config is not None:
         act_config.give_back_memory(of=tmp_path_factory.getbasetemp())
+
+
+# LeRobot's driver selects among its files, which works for the first 1024 of a process.
+_MANY_FILES = 300
+
+
+@pytest.fixture(autouse=True)
+def _stores_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the stores that a test leaves open, as those of killed processes: eleven files and a thread each."""
+    module = sys.modules.get("roborl.data.store")
+    if module is None:
+        yield
+        return
+    opened, begin = [], module.Store.__init__
+
+    def noted(store: Any, *args: Any, **options: Any) -> None:
+        begin(store, *args, **options)
+        opened.append(store)
+
+    monkeypatch.setattr(module.Store, "__init__", noted)
+    yield
+    for store in reversed(opened):
+        with contextlib.suppress(OSError):  # Its folder may be gone.
+            store.close()
+    opened.clear()
+    if len(os.listdir("/proc/self/fd")) > _MANY_FILES:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

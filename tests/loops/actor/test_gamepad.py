@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from roborl.envs.bench import load_bench
 from roborl.errors import RobotError
 from roborl.loops.actor import teleop
-from roborl.loops.actor.act_config import ActConfig, shared_folder
+from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
 from roborl.loops.actor.teleop import ReadingSlot
 from roborl.loops.actor.teleoperators import connect_teleoperator, disconnect_teleoperator, read_teleoperator
+from roborl.loops.bench_scales import scales
 from roborl.loops.by_hand import HandPolicy
 from roborl.loops.supervise import Child
 
@@ -81,7 +84,19 @@ def test_a_pad_that_is_pulled_out_stops_the_arm_and_is_found_again(pads: Pads, t
     config = ActConfig(
         bench_overrides=["--robot.scene=Reach"], run=tmp_path, teleop=str(tmp_path / "pad.yaml")
     )
-    slot = ReadingSlot(shared_folder(config.run, config.actor))
+    folder = shared_folder(config.run, config.actor)
+    slot = ReadingSlot(folder)
+    bench = load_bench(config.bench, config.bench_overrides)
+    Card(
+        actor="arm",
+        bench=config.bench,
+        cameras={},
+        state_dim=1,
+        action_dim=4,
+        real_time=True,
+        policy_hz=bench.policy_hz,
+        scales=asdict(scales(bench)),
+    ).write(folder)
 
     def run(*deeds: Callable[[], object]) -> None:
         teleop.main(cast("Child", Supervised(*deeds)), config)
