@@ -209,7 +209,9 @@ class Store:
         return self._sealer.wait(timeout_s) and not self._sealer.failed
 
     def close(self) -> None:
-        """Finish the sealing under way and give the folder back. Open episodes stay open."""
+        """Finish the sealing under way and give the folder back, once. Open episodes stay open."""
+        if self._lock_file.closed:
+            return
         self._sealer.close()
         for log in self._open.values():
             log.close()
@@ -371,8 +373,7 @@ class Store:
 
     def _next_ordinal(self) -> int:
         """Return an ordinal for an episode, noted on the disk: labels go by it, also where an earlier one is deleted."""
-        ordinal = self._ordinal + 1
-        write_ordinal(self.root, ordinal, sync=self._sync)
+        write_ordinal(self.root, ordinal := self._ordinal + 1, sync=self._sync)
         return ordinal
 
     def _log_path(self, key: EpisodeKey) -> Path:

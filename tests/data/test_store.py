@@ -512,6 +512,14 @@ def test_imports_keep_order_end_and_content(tmp_path: Path) -> None:
             )
 
 
+def test_a_store_is_closed_once(tmp_path: Path) -> None:
+    store = Store(tmp_path, SPEC)
+    store.close()
+    with (tmp_path / "store.json").open() as other:  # It has the number of a file that was the store's.
+        store.close()
+        assert other.read()
+
+
 def test_one_process_at_a_time_and_one_form(tmp_path: Path) -> None:
     store = Store(tmp_path, SPEC)
     with pytest.raises(DatasetError, match="another process"):
