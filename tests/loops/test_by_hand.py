@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -312,6 +313,12 @@ def test_an_emergency_stop_that_the_recording_does_not_hear_ends_it_as_ctrl_c_do
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("roborl.loops.by_hand.TerminalKeyboard", Deaf)
-    with pytest.raises(KeyboardInterrupt), buttons_at_the_terminal():
-        time.sleep(10.0)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # Processes that test side by side have none.
+    try:
+        with pytest.raises(KeyboardInterrupt), buttons_at_the_terminal():
+            time.sleep(10.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "The emergency stop is not heard" in caplog.text
