@@ -263,8 +263,8 @@ class Arm:
         """See whether the way home ended there, and whether the arm is where it was told to be.
 
         Raises:
-            RobotError: If it did not: from there, neither the joints' straight way nor the tip's leads home within the limits. Or if the arm is
-                held up; it holds where it is then. Or if it does not answer.
+            RobotError: If it did not: from there, neither the joints' straight way nor the tip's leads home within the
+                limits. Or if the arm is held up; it holds where it is then. Or if it does not answer.
         """
         if np.abs(self._sent.joints - self.model.home).max() > _AT_HOME:
             raise RobotError(

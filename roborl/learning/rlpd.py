@@ -1,11 +1,11 @@
 """RLPD for a cloned policy: symmetric sampling, an ensemble of normalised critics, n-step targets, shaping at draw time.
 
 The image encoder is frozen, so every picture is encoded once; the actor starts as the clone. It climbs the critics' values,
-clones demonstrations and a person's steps in episodes that did not fail, and clones any other action as much as what followed
-it was better than what the actor would have got: so it takes the good part of an episode that failed, which a shaped value
-tells from the rest, and leaves the part of a success in which it went nowhere. The critics are told the stored potential of each observation, the
-actor never is, so the shaped values stay the task's values minus the potential however late, held or noisy that potential
-is.
+clones demonstrations and a person's steps in episodes that did not fail, and clones any other action as much as what
+followed it was better than what the actor would have got: so it takes the good part of an episode that failed, which a
+shaped value tells from the rest, and leaves the part of a success in which it went nowhere. The critics are told the stored
+potential of each observation, the actor never is, so the shaped values stay the task's values minus the potential however
+late, held or noisy that potential is.
 
 What critics are taught towards, and how far they look ahead, is in :mod:`roborl.learning.targets`.
 

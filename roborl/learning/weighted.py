@@ -1,14 +1,14 @@
 """Advantage-weighted fine-tuning of a LeRobot policy: it imitates what it is shown, and what went better than expected.
 
-The policy learns by its own imitation loss, so any network whose loss is known sample by sample will do: no likelihood and no
-gradient through sampling is asked for. A chunk that a person commanded, unless the episode failed, or a demonstration, counts
-once; any other chunk, of practice, counts e to the power of its advantage where that is positive, and not at all where it is
-not. Within a batch these weights are scaled down to a mean of 1 where it is more, so that practice as a whole counts no more than
-its share of the batch; and it counts nothing before the values have been taught for a while. The advantage of a chunk is the shaped return over it and what the
-observation behind it is worth, less what the observation before it was worth. An ensemble of small networks says what
-observations are worth, from a frozen encoder's features, the state and the stored potential; the policy is never told the
-potential. So the shaped values stay the task's values minus the potential, however late, held or noisy that potential is, and
-the advantage of a converged ensemble is the task's own.
+The policy learns by its own imitation loss, so any network whose loss is known sample by sample will do: no likelihood and
+no gradient through sampling is asked for. A chunk that a person commanded, unless the episode failed, or a demonstration,
+counts once; any other chunk, of practice, counts e to the power of its advantage where that is positive, and not at all
+where it is not. Within a batch these weights are scaled down to a mean of 1 where it is more, so that practice as a whole
+counts no more than its share of the batch; and it counts nothing before the values have been taught for a while. The
+advantage of a chunk is the shaped return over it and what the observation behind it is worth, less what the observation
+before it was worth. An ensemble of small networks says what observations are worth, from a frozen encoder's features, the
+state and the stored potential; the policy is never told the potential. So the shaped values stay the task's values minus
+the potential, however late, held or noisy that potential is, and the advantage of a converged ensemble is the task's own.
 
 What values are taught towards, and how far they look ahead, is in :mod:`roborl.learning.targets`.
 

@@ -144,8 +144,8 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     Raises:
         KeyboardInterrupt: If ``stopping`` says so before the arm has a process.
         ConfigError: If the configuration cannot be used, the bench has fewer arms than there are actors, lacks a device or would
-            drop its arm, the device to take over with cannot be used, there is no run to go on with or it has another number of actors, or the reward model does not pass its
-            gate or lacks a reference.
+            drop its arm, the device to take over with cannot be used, there is no run to go on with or it has another number
+            of actors, or the reward model does not pass its gate or lacks a reference.
         ModelLoadError: If the run is to be rolled back to a version that it does not keep.
         RoborlError: If a process cannot do its work.
     """

@@ -177,8 +177,9 @@ def _imports(marker: Path) -> dict[str, list[str] | None]:
 class DemoImport:
     """Takes demonstrations into the store one at a time, once in the life of a run.
 
-    One that the disk does not take waits until it does. A run that is resumed with another source takes that too: its episodes are of a further incarnation of their actor,
-    whether or not the import before it was complete. Of a source to which episodes were added since, these are taken.
+    One that the disk does not take waits until it does. A run that is resumed with another source takes that too: its
+    episodes are of a further incarnation of their actor, whether or not the import before it was complete. Of a source to
+    which episodes were added since, these are taken.
 
     Args:
         source: What names them; another name, but for the spelling of a path, is another import.
