@@ -8,7 +8,7 @@ import dataclasses
 import io
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,11 @@ from typing import Any
 import draccus
 import yaml
 from draccus.argparsing import ArgumentParser
-from draccus.cfgparsing import load_config
 from draccus.parsers.decoding import decode_from_init
 from draccus.utils import DecodingError, ParsingError, is_enum
 
 from roborl.config_fields import as_declared, check_fits, choices_with, field_names, held_by_default, kinds_at
+from roborl.config_files import dotted_values, layered, place_in, read_files, words_behind
 from roborl.errors import ConfigError
 from roborl.paths import with_home
 
@@ -55,10 +55,10 @@ def parse[C](config_class: type[C], args: Sequence[str], *, prog: str) -> C:
         HelpShown: After ``--help`` or ``--print_config``.
     """
     rest = [arg for arg in args if arg != "--print_config"]
-    read = {} if {"-h", "--help"} & set(rest) else _files(rest)
+    read = {} if {"-h", "--help"} & set(rest) else read_files(rest)
     complaint = io.StringIO()
     try:
-        _check_values(kinds_at(config_class, ()), _layered(read.values()), rest, read)
+        _check_values(kinds_at(config_class, ()), layered(read.values()), rest, read)
         held = held_by_default(config_class)
         with contextlib.redirect_stderr(complaint), _one_file(rest, read, held) as words:
             config = _parser(config_class, prog).parse_args(as_declared(config_class, words))
@@ -114,60 +114,20 @@ def named(args: Sequence[str], field: str) -> Any:
     Raises:
         ConfigError: If a file cannot be read.
     """
-    words = _words(args, field)
-    return words[-1] if words else _layered(_files(args).values()).get(field)
+    words = words_behind(args, field)
+    return words[-1] if words else layered(read_files(args).values()).get(field)
 
 
 def _parser[C](config_class: type[C], prog: str) -> ArgumentParser[C]:
     """Return the parser, whose help leaves out the option of a section as a whole: it takes no file, and is there twice."""
     made = ArgumentParser(config_class, prog=prog)
-    held = dict(_dotted(held_by_default(config_class)))
+    held = dict(dotted_values(held_by_default(config_class)))
     for action in (action for group in made.parser._action_groups for action in group._group_actions):
         # For the help alone: the parser's own are those of a section's class.
         action.default = held.get(action.dest, action.default)
         if (action.help or "").startswith("Config file for "):
             action.help = argparse.SUPPRESS
     return made
-
-
-def _words(args: Sequence[str], option: str) -> list[str]:
-    """Return what stands behind each ``--option``."""
-    words = [
-        word.partition("=")[2] if "=" in word else "".join(args[place + 1 : place + 2])
-        for place, word in enumerate(args)
-        if word.partition("=")[0] == f"--{option}"
-    ]
-    return [word for word in words if word]
-
-
-def _files(args: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return what each file that ``--config_path`` names holds, the one on top first.
-
-    Raises:
-        ConfigError: If one cannot be read, or holds no mapping.
-    """
-    return {path: _mapping(path) for path in map(with_home, reversed(_words(args, "config_path")))}
-
-
-def _layered(contents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mappings as one, the first of them on top; lists are replaced as a whole."""
-    whole: dict[str, Any] = {}
-    for content in contents:
-        for name, value in content.items():
-            if isinstance(value, Mapping) and isinstance(whole.get(name), Mapping):
-                whole[name] = _layered([whole[name], value])
-            else:
-                whole.setdefault(name, value)
-    return whole
-
-
-def _dotted(sections: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what sections hold, each value by the dotted path of its field."""
-    for name, value in sections.items():
-        if isinstance(value, Mapping):
-            yield from _dotted(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
 
 
 @contextlib.contextmanager
@@ -181,46 +141,10 @@ def _one_file(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layered.yaml"
         path.write_text(
-            yaml.safe_dump(_layered([*read.values(), held]), allow_unicode=True, sort_keys=False),
+            yaml.safe_dump(layered([*read.values(), held]), allow_unicode=True, sort_keys=False),
             encoding="utf-8",
         )
         yield [*args, "--config_path", str(path)]
-
-
-def _mapping(path: str) -> dict[str, Any]:
-    """Return what a configuration file holds.
-
-    Raises:
-        ConfigError: If it cannot be read, or holds no mapping.
-    """
-    allowed = "a file in YAML with lines such as field: value"
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            content: Any = load_config(file, file=path)
-    except OSError as error:
-        raise ConfigError(
-            "A configuration file cannot be opened",
-            seen=f"{path}: {error.strerror or error}",
-            allowed=allowed,
-            remedy="Correct its path or its permissions",
-        ) from error
-    except ParsingError as error:
-        raise ConfigError(
-            "A configuration file cannot be read",
-            seen=f"{path}: {error.__cause__ or error}",
-            allowed=allowed,
-            remedy="Correct it at the place that is named",
-        ) from error
-    if not isinstance(content, dict):
-        kind = "a list" if isinstance(content, list) else "a single value"
-        kind = "nothing" if content is None else f"{kind}, {_short(content)},"
-        raise ConfigError(
-            "A configuration file holds no fields",
-            seen=f"{kind} in {path}",
-            allowed=allowed,
-            remedy="Write fields into it, or give another file",
-        )
-    return content
 
 
 def _own_complaint(error: BaseException) -> ConfigError | None:
@@ -249,18 +173,18 @@ def _field_error(
         fitting = [kind for kind in kinds if getattr(kind, "__name__", "") == unknown[2]] or kinds
         return ConfigError(
             f"There is no such field of {dotted or unknown[2]}",
-            seen=", ".join(names) + _place([*path, names[0]], args, read),
+            seen=", ".join(names) + place_in([*path, names[0]], args, read),
             allowed=field_names(fitting),
             remedy="Correct its name, or remove it",
         )
     if unknown := re.search(r"Couldn't find a choice class for '(.*?)' in", said):
         return ConfigError(
             f"There is no such type of {dotted}" if dotted else "There is no such type",
-            seen=unknown[1] + _place([*path, "type"], args, read),
+            seen=unknown[1] + place_in([*path, "type"], args, read),
             allowed=sorted({name for kind in kinds for name in choices_with(kind)}),
             remedy="Correct its name; that of a plug-in is known once its module is named with --plugins",
         )
-    place = _place(path, args, read)
+    place = place_in(path, args, read)
     value = re.search(r"value='(.*)' into field", said)
     written = value[1] if value and value[1] != "None" else ""
     found = written or "nothing"
@@ -334,10 +258,10 @@ def _chosen(
     kinds: Sequence[Any], path: Sequence[str], args: Sequence[str], read: Mapping[str, Mapping[str, Any]]
 ) -> Sequence[Any]:
     """Return the one of several types that a command line, or else the files, choose; all where they choose none."""
-    inner: Any = _layered(read.values())
+    inner: Any = layered(read.values())
     for name in path:
         inner = inner.get(name) if isinstance(inner, Mapping) else None
-    words = _words(args, ".".join([*path, "type"]))
+    words = words_behind(args, ".".join([*path, "type"]))
     word = words[-1] if words else inner.get("type") if isinstance(inner, Mapping) else None
     return [kind for kind in kinds if choices_with(kind).get(str(word)) is kind] or kinds
 
@@ -354,7 +278,7 @@ def _check_values(
     Raises:
         ConfigError: If one does.
     """
-    if not (place := _place(path, args, read)):
+    if not (place := place_in(path, args, read)):
         return
     dotted, seen = ".".join(path), "nothing" if value is None else str(value).lower()
     check_fits(dotted, value, kinds, seen=seen + place, remedy=f"Give {dotted} one, or leave it out")
@@ -365,29 +289,6 @@ def _check_values(
     for name, inner in pairs:
         held = [found for kind in chosen for found in kinds_at(kind, [str(name)])]
         _check_values(held, inner, args, read, (*path, str(name)))
-
-
-def _place(path: Sequence[str], args: Sequence[str], read: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return " in FILE" where a field's value stands in a file and no argument replaces it."""
-    if any(word.partition("=")[0] == "--" + ".".join(path) for word in args):
-        return ""
-    for file, content in read.items():
-        inner: Any = content
-        for name in path:
-            if isinstance(inner, list) and name.isdecimal() and int(name) < len(inner):
-                inner = inner[int(name)]
-            elif isinstance(inner, Mapping) and name in map(str, inner):
-                inner = next(value for key, value in inner.items() if str(key) == name)
-            else:
-                break
-        else:
-            return f" in {file}"
-    return ""
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _config_error(problem: str, prog: str, *, seen: str = "") -> ConfigError:
