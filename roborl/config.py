@@ -20,7 +20,16 @@ from draccus.argparsing import ArgumentParser
 from draccus.parsers.decoding import decode_from_init
 from draccus.utils import DecodingError, ParsingError, is_enum
 
-from roborl.config_fields import as_declared, check_fits, choices_with, field_names, held_by_default, kinds_at
+from roborl.config_fields import (
+    as_declared,
+    check_fits,
+    choices_with,
+    field_names,
+    held_by_default,
+    is_needed,
+    kinds_at,
+    no_list,
+)
 from roborl.config_files import dotted_values, layered, place_in, read_files, words_behind
 from roborl.errors import ConfigError
 from roborl.paths import with_home
@@ -189,12 +198,7 @@ def _field_error(
     written = value[1] if value and value[1] != "None" else ""
     found = written or "nothing"
     if "not of a valid input for a list type" in said:
-        return ConfigError(
-            f"{dotted} takes a list",
-            seen=found + place,
-            allowed="[a, b], as YAML writes it",
-            remedy=f"Write {dotted}: [{written}]" if place else f"Write --{dotted} '[{written}]'",
-        )
+        return no_list(dotted, written, place)
     words = [str(word.value) for kind in kinds if is_enum(kind) for word in kind]
     if words and written:
         return ConfigError(
@@ -272,23 +276,25 @@ def _check_values(
     args: Sequence[str],
     read: Mapping[str, Mapping[str, Any]],
     path: tuple[str, ...] = (),
+    *,
+    needed: bool = False,
 ) -> None:
-    """See that files leave no field empty that takes a value, nor give true or false for a number, where no argument replaces it.
+    """See that what files hold fits its field, where no argument replaces it: :func:`~roborl.config_fields.check_fits`.
 
     Raises:
-        ConfigError: If one does.
+        ConfigError: If it does not.
     """
     if not (place := place_in(path, args, read)):
         return
-    dotted, seen = ".".join(path), "nothing" if value is None else str(value).lower()
-    check_fits(dotted, value, kinds, seen=seen + place, remedy=f"Give {dotted} one, or leave it out")
+    written = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    check_fits(".".join(path), value, kinds, written=written, place=place, needed=needed)
     pairs = (
         value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     )
     chosen = _chosen(kinds, path, args, read) if pairs else ()
     for name, inner in pairs:
         held = [found for kind in chosen for found in kinds_at(kind, [str(name)])]
-        _check_values(held, inner, args, read, (*path, str(name)))
+        _check_values(held, inner, args, read, (*path, str(name)), needed=is_needed(chosen, str(name)))
 
 
 def _config_error(problem: str, prog: str, *, seen: str = "") -> ConfigError:

@@ -18,6 +18,7 @@ from draccus.utils import is_choice_type, is_enum, is_list, is_tuple, is_union
 from roborl.errors import ConfigError
 from roborl.paths import with_home
 
+_LIST = "[a, b], as YAML writes it"
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = {"bool": True, "null": None}
 """What the parser takes for numbers where a field wants one: true for 1, and nothing for anything."""
@@ -126,25 +127,60 @@ def field_names(kinds: Sequence[Any]) -> str:
     return ", ".join(dict.fromkeys(named))
 
 
-def check_fits(name: str, value: Any, kinds: Sequence[Any], *, seen: str, remedy: str) -> None:
-    """See that a field which takes a value has one, and one that takes a number no truth value.
+def check_fits(
+    name: str, value: Any, kinds: Sequence[Any], *, written: str, place: str = "", needed: bool = False
+) -> None:
+    """See that a field which takes a value has one, one that takes a number no truth value, and one that takes a list a list.
 
     Args:
         name: Its dotted name.
         value: Its value, as YAML reads it.
         kinds: What it may hold; none where there is no such field.
-        seen: The value as it was written, and where.
-        remedy: What to do about one that does not fit.
+        written: The value as it was written, empty for nothing.
+        place: " in FILE" where it stands in a file, empty for a command line.
+        needed: Whether the field cannot be left out.
 
     Raises:
         ConfigError: If it does not.
     """
-    if not kinds or Any in kinds or value not in (None, True, False):
+    if not kinds or Any in kinds:
         return
-    if value is None and NoneType not in kinds:
-        raise ConfigError(f"{name} has no value", seen=seen, allowed=_described(kinds), remedy=remedy)
-    if isinstance(value, bool) and set(kinds) <= {int, float, NoneType}:
-        raise ConfigError(f"{name} takes a number", seen=seen, allowed=_described(kinds), remedy=remedy)
+    held = [kind for kind in kinds if kind is not NoneType]
+    if not isinstance(value, list) and value is not None and held and all(map(_is_listed, held)):
+        raise no_list(name, written, place)
+    if (value is None and NoneType not in kinds) or (value == "" and set(kinds) == {Path}):
+        problem = "has no value"
+    elif isinstance(value, bool) and set(held) <= {int, float}:
+        problem = "takes a number"
+    else:
+        return
+    remedy = f"Give {name} one" if place else f"Correct --{name}"
+    raise ConfigError(
+        f"{name} {problem}",
+        seen=(written or "nothing") + place,
+        allowed=_described(kinds),
+        remedy=remedy if needed else f"{remedy}, or leave it out",
+    )
+
+
+def no_list(name: str, written: str, place: str) -> ConfigError:
+    """Return the error of a field that takes a list and has something else; arguments as of :func:`check_fits`."""
+    return ConfigError(
+        f"{name} takes a list",
+        seen=(written or "nothing") + place,
+        allowed=_LIST,
+        remedy=f"Write {name}: [{written}]" if place else f"Write --{name} '[{written}]'",
+    )
+
+
+def is_needed(kinds: Sequence[Any], name: str) -> bool:
+    """Return whether what is of one of these types cannot be without a field of its own."""
+    return any(
+        each.name == name and each.default is dataclasses.MISSING is each.default_factory
+        for kind in kinds
+        if dataclasses.is_dataclass(kind)
+        for each in dataclasses.fields(kind)
+    )
 
 
 def choices_with(kind: Any) -> dict[str, Any]:
@@ -191,7 +227,7 @@ def _described(kinds: Sequence[Any]) -> str:
         str: "text",
         Path: "a path",
     }
-    listed = "[a, b], as YAML writes it" if any(is_tuple(kind) or is_list(kind) for kind in kinds) else ""
+    listed = _LIST if any(map(_is_listed, kinds)) else ""
     plain = dict.fromkeys(known[kind] for kind in kinds if kind in known)
     return field_names(kinds) or ", ".join(words) or listed or " or ".join(plain) or "{name: value}"
 
@@ -217,9 +253,13 @@ def _default(declared: dataclasses.Field[Any]) -> Any:
 
 
 def _declared_word(config_class: type[Any], name: str, value: str) -> str:
-    kinds = kinds_at(config_class, name.split("."))
+    path = name.split(".")
+    kinds = kinds_at(config_class, path)
     if name == "config_path":  # The parser's own option for a file is no field, and is not decoded as one.
         kinds, value = [Path], with_home(value)
+    needed = is_needed(kinds_at(config_class, path[:-1]), path[-1])
+    if not value and set(kinds) == {Path}:
+        check_fits(name, None, kinds, written="", needed=needed)
     if not kinds or not value or (value == "null" and NoneType in kinds):
         return value
     if _is_text(kinds):
@@ -235,23 +275,23 @@ def _declared_word(config_class: type[Any], name: str, value: str) -> str:
     node = yaml.compose(value, yaml.SafeLoader)
     if node is None:
         return value
-    _declare(node, kinds, name)
+    _declare(node, kinds, name, needed=needed)
     return value if isinstance(node, yaml.ScalarNode) else _serialised(node)
 
 
-def _declare(node: yaml.Node, kinds: Sequence[Any], name: str) -> None:
+def _declare(node: yaml.Node, kinds: Sequence[Any], name: str, *, needed: bool = False) -> None:
     """Make text of what is declared as text in a tree of YAML, whatever it looks like.
 
     Raises:
-        ConfigError: If a truth value stands for a number, nothing for either, or fields for text.
+        ConfigError: If a truth value stands for a number, nothing for either, a word or fields for a list, or fields for
+            text.
     """
     if isinstance(node, yaml.ScalarNode):
         if _is_text(kinds) and not (node.tag == f"{_TAG}null" and NoneType in kinds):
             node.tag = f"{_TAG}str"
-        elif (plain := node.tag.removeprefix(_TAG)) in _PLAIN:
-            check_fits(
-                name, _PLAIN[plain], kinds, seen=node.value, remedy=f"Correct --{name}, or leave it out"
-            )
+        else:
+            value = _PLAIN.get(node.tag.removeprefix(_TAG), node.value)
+            check_fits(name, value, kinds, written=node.value, needed=needed)
     elif _is_text(kinds):
         raise ConfigError(
             f"{name} takes text",
@@ -264,10 +304,16 @@ def _declare(node: yaml.Node, kinds: Sequence[Any], name: str) -> None:
         for place, inner in enumerate(node.value):
             _declare(inner, [kind for each in held for kind in _kinds(each)], f"{name}.{place}")
     else:
+        check_fits(name, {}, kinds, written=_serialised(node))
         for key, inner in node.value:
             key.tag = f"{_TAG}str" if _named_by_text(kinds) else key.tag
             held = [each for kind in kinds for each in _inner(kind, key.value)]
-            _declare(inner, [kind for each in held for kind in _kinds(each)], f"{name}.{key.value}")
+            _declare(
+                inner,
+                [kind for each in held for kind in _kinds(each)],
+                f"{name}.{key.value}",
+                needed=is_needed(kinds, key.value),
+            )
 
 
 def _serialised(node: yaml.Node) -> str:
@@ -298,6 +344,10 @@ def _is_text(kinds: Sequence[Any]) -> bool:
     """Return whether all of the types are texts and paths, or none; what has choices is no free text."""
     held = [kind for kind in kinds if kind is not NoneType]
     return bool(held) and all(kind in (str, Path) for kind in held)
+
+
+def _is_listed(kind: Any) -> bool:
+    return bool(is_tuple(kind) or is_list(kind))
 
 
 def _is_list(kind: Any) -> bool:

@@ -17,6 +17,8 @@ from roborl.errors import ConfigError
 class Inner:
     # speed [m/s]
     speed: float = 1.0
+    # and what it is called
+    name: str = "a"
 
     def __post_init__(self) -> None:
         if self.speed < 0:
@@ -259,6 +261,10 @@ def test_a_file_is_found_by_its_name_as_it_is_typed(tmp_path: Path, monkeypatch:
         (["--names", "[a: b]"], "{a: b}"),
         (["--models", "{a: [b]}"], "[b]"),
         (["--task", "include the cube"], "include the cube"),
+        (["--words", "a,b"], "a,b"),
+        (["--words={a: [b], c: d}"], "{a: [b], c: d}"),
+        (["--place="], "nothing"),
+        (["--place", ""], "nothing"),
     ],
 )
 def test_a_word_of_another_kind_is_refused(args: list[str], seen: str) -> None:
@@ -295,13 +301,16 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     ("text", "seen", "allowed"),
     [
         ("foo: 1\nbar: 2\n", "foo, bar in ", "inner, names, sizes, words, gait, place, task"),
-        ("inner: {velocity: 1}\n", "velocity in ", "speed"),
+        ("inner: {velocity: 1}\n", "velocity in ", "speed, name"),
         ("inner: 3\n", "3 in ", "speed"),
         ("inner:\n", "nothing in ", "speed"),
         ("names: a\n", "a in ", "[a, b]"),
         ("names:\n", "nothing in ", "[a, b]"),
         ("names: [a, ]\nsizes: [1, null]\n", "nothing in ", "a number"),
         ("words: null\n", "nothing in ", "[a, b]"),
+        ("words: abc\n", "abc in ", "[a, b]"),
+        ("words: {a: b}\n", "{'a': 'b'} in ", "[a, b]"),
+        ("place: ''\n", "nothing in ", "a path"),
         ("gait:\n", "nothing in ", "slow, fast"),
         ("place:\n", "nothing in ", "a path"),
         ("task:\n", "nothing in ", "text"),
@@ -329,6 +338,26 @@ def test_an_empty_field_may_stand_in_a_file_where_it_is_given_otherwise_or_may_b
     args = ["--config_path", str(path), "--task", "t", "--inner.speed=3", "--sizes", "[2]"]
     config = parse(Outer, args, prog="roborl x")
     assert config == Outer(inner=Inner(speed=3.0), task="t", sizes=[2.0], remark=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lacking:
+    # what there must be
+    out: Path
+    # what need not
+    place: Path = Path("here")
+
+
+def test_only_what_need_not_be_there_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    for name, remedy in (("out", "Give out one"), ("place", "Give place one, or leave it out")):
+        path.write_text(f"{name}:\n")
+        with pytest.raises(ConfigError) as caught:
+            load(Lacking, path)
+        assert caught.value.remedy == remedy
+        with pytest.raises(ConfigError) as caught:
+            parse(Lacking, [f"--{name}="], prog="x")
+        assert caught.value.remedy == remedy.replace(f"Give {name} one", f"Correct --{name}")
 
 
 def test_a_file_is_not_blamed_for_the_command_line(tmp_path: Path) -> None:

@@ -62,6 +62,10 @@ def test_a_misspelt_override_of_a_bench_is_told_with_the_fields_of_its_robot() -
             "safety.workspace_low_m has no value. Found: nothing in FILE. Allowed: [a, b]",
         ),
         (
+            "safety: {workspace_low_m: '0.1'}",
+            "safety.workspace_low_m takes a list. Found: 0.1 in FILE. Allowed: [a, b]",
+        ),
+        (
             "safety: {workspace_low_m: [0.1, -0.1, ~]}",
             "safety.workspace_low_m.2 has no value. Found: nothing in",
         ),
@@ -76,7 +80,7 @@ def test_a_misspelt_override_of_a_bench_is_told_with_the_fields_of_its_robot() -
         ("robot:", "robot has no value. Found: nothing in FILE. Allowed: "),
     ],
 )
-def test_a_field_of_a_bench_file_that_was_left_empty_is_named(
+def test_a_field_of_a_bench_file_that_has_nothing_or_no_list_is_named(
     written: str, says: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "bench.yaml"
