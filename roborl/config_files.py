@@ -26,10 +26,13 @@ def words_behind(args: Sequence[str], option: str) -> list[str]:
 def read_files(args: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what each file that ``--config_path`` names holds, the one on top first.
 
+    A section without a line is an empty one where arguments name fields of it.
+
     Raises:
         ConfigError: If one cannot be read, or holds no mapping.
     """
-    return {path: _mapping(path) for path in map(with_home, reversed(words_behind(args, "config_path")))}
+    paths = map(with_home, reversed(words_behind(args, "config_path")))
+    return {path: _begun(_mapping(path), args) for path in paths}
 
 
 def layered(contents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -105,6 +108,16 @@ def _mapping(path: str) -> dict[str, Any]:
             remedy="Write fields into it, or give another file",
         )
     return content
+
+
+def _begun(sections: Mapping[str, Any], args: Sequence[str], before: str = "--") -> dict[str, Any]:
+    return {
+        name: _begun(value or {}, args, f"{before}{name}.")
+        if isinstance(value, Mapping)
+        or (value is None and any(word.startswith(f"{before}{name}.") for word in args))
+        else value
+        for name, value in sections.items()
+    }
 
 
 def _short(value: Any) -> str:

@@ -340,6 +340,18 @@ def test_an_empty_field_may_stand_in_a_file_where_it_is_given_otherwise_or_may_b
     assert config == Outer(inner=Inner(speed=3.0), task="t", sizes=[2.0], remark=None)
 
 
+def test_a_section_without_a_line_may_stand_in_a_file_where_its_fields_are_given_otherwise(
+    tmp_path: Path,
+) -> None:
+    (below, empty) = tmp_path / "below.yaml", tmp_path / "x.yaml"
+    below.write_text("inner: {speed: 2}\ntask: t\n")
+    empty.write_text("inner:\n")
+    assert parse(Outer, [f"--config_path={empty}", "--inner.speed", "3"], prog="x").inner.speed == 3.0
+    # What a file below says of it stays.
+    args = [f"--config_path={below}", f"--config_path={empty}", "--inner.name", "b"]
+    assert parse(Outer, args, prog="x").inner == Inner(speed=2.0, name="b")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lacking:
     # what there must be
