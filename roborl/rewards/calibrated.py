@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,15 @@ class CalibratedModel:
     """
 
     def __init__(self, model: RewardModel[Any, Any], calibration: Calibration) -> None:
-        described = json.dumps(calibration.as_dict(), sort_keys=True).encode()
         of, rule = model.info, model.info.done_rule
+        # The rule reads what the map gives: behind the same map another reading is another version.
+        reading = {} if rule is None else {"done_rule": asdict(rule), "done_holds": of.done_holds}
+        described = json.dumps(calibration.as_dict() | reading, sort_keys=True).encode()
         self.info = replace(
             of,
             version=f"{of.version}-cal{hashlib.sha256(described).hexdigest()[:12]}",
             says_done=rule is not None or of.says_done,
-            about={"kind": "calibrated", "of": of.about, "calibration": calibration.as_dict()},
+            about={"kind": "calibrated", "of": of.about, "calibration": calibration.as_dict()} | reading,
         )
         self.judge = model.judge
         self._inner, self._calibration = model, calibration

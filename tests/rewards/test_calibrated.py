@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,19 @@ def test_the_map_is_part_of_the_version() -> None:
     )
 
 
+def test_how_done_is_read_off_the_map_is_part_of_the_version() -> None:
+    def of(**reading: Any) -> str:
+        model = BrightnessModel()
+        model.info = replace(model.info, **reading)
+        return CalibratedModel(model, MAP).info.version
+
+    rules = (DoneRule(progress=0.9), DoneRule(progress=0.9, readings=2), DoneRule(progress=0.8))
+    assert (
+        len({of(), *(of(done_rule=rule, done_holds=holds) for rule in rules for holds in (False, True))}) == 7
+    )
+    assert of() == "brightness-all-cal8a4d852a0c6e", "of a model without a rule it is the map's alone"
+
+
 class Told(BrightnessModel):
     """Has a done rule, and says what it is told."""
 
@@ -124,6 +137,7 @@ def test_a_calibrated_model_says_of_itself_what_its_model_says_but_for_what_the_
     assert not CalibratedModel(model, MAP).info.says_done
     model.info = replace(model.info, done_rule=DoneRule(progress=0.5))
     assert CalibratedModel(model, MAP).info.says_done
+    assert CalibratedModel(model, MAP).info.about["done_rule"] == asdict(DoneRule(progress=0.5))
 
 
 def test_a_model_is_opened_calibrated_by_name(tmp_path: Path) -> None:
