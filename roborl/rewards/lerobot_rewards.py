@@ -160,8 +160,9 @@ class LerobotRewardModel:
         self.judge = judge
         self.config = config
         self.frames = frames
-        # One picture at a time is the same at any rate.
-        rates = [config.frame_hz, config.observation_hz] if frames else []
+        # One picture at a time is the same at any rate: the version has that of whoever sets none.
+        paced = config if frames else LerobotRewardConfig
+        rates = [paced.frame_hz, paced.observation_hz]
         asked = [cameras, frames, *rates, config.done_frames]
         about = {"kind": f"lerobot-{kind}", "files": digest, "asked": asked}
         self.info = ModelInfo(

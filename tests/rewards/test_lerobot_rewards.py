@@ -25,6 +25,7 @@ from roborl.rewards.lerobot_rewards import LerobotRewardConfig, LerobotRewardMod
 from roborl.rewards.model import score_episode
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.published_checkpoint import PublishedSarmConfig, open_published_sarm
+from roborl.rewards.settings import version_of
 from roborl.testing import check_reward_model as conformance
 from roborl.testing.check_reward_model import random_observations
 from roborl.testing.tiny_clip import build_tiny_clip
@@ -193,6 +194,12 @@ def test_the_classifier_watches_at_any_rate_as_one_version_and_a_video_model_at_
         infos = [opened(built, kind, observation_hz=hz).info for hz in (10.0, 30.0)]
         assert [info.observation_hz for info in infos] == told
         assert (infos[0].version == infos[1].version) is (kind == "classifier")
+
+
+def test_the_version_of_a_classifier_is_that_of_the_rates_that_stand_by_default(built):
+    info = opened(built, "classifier", observation_hz=30.0, frame_hz=15.0).info
+    assert info.about["asked"][2:4] == [LerobotRewardConfig.frame_hz, LerobotRewardConfig.observation_hz]
+    assert info.version == version_of(info.about)
 
 
 def test_a_classifier_without_its_statistics_or_of_more_classes(built, tmp_path, reward_model_check):
