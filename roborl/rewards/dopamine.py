@@ -256,6 +256,7 @@ class DopamineModel:
             done_rule=self.config.done,
             about=about,
             observation_hz=self.config.observation_hz,
+            looks_back=True,
         )
         object.__setattr__(self, "info", info)
 

@@ -172,6 +172,7 @@ class LerobotRewardModel:
             says_done=judge.says_done,
             about=about,
             observation_hz=config.observation_hz if frames else None,
+            looks_back=bool(frames),
         )
 
     def start(self, task: str, references: References) -> LerobotFold:

@@ -33,6 +33,7 @@ class ModelInfo:
         about: What its version is the hash of, as plain values: words, network, settings.
         observation_hz: Rate of observations that it is told to count on, Hz; None where none plays a part.
         trained_hz: Rate of the observations that it learnt from and counts, Hz; None or 0 where it is not known.
+        looks_back: Whether a score hangs on earlier observations, so that one alone says little.
     """
 
     version: str
@@ -44,6 +45,7 @@ class ModelInfo:
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
     observation_hz: float | None = None
     trained_hz: float | None = None
+    looks_back: bool = False
 
     def to_wire(self) -> dict[str, Any]:
         """Return it as plain values by name."""
@@ -112,4 +114,5 @@ _FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "about": ("values by name", lambda value: type(value) is dict),
     "observation_hz": ("None or a finite rate ≥ 0", _is_rate),
     "trained_hz": ("None or a finite rate ≥ 0", _is_rate),
+    "looks_back": ("true or false", lambda value: type(value) is bool),
 }

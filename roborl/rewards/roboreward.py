@@ -235,6 +235,7 @@ class RoboRewardModel:
             done_holds=True,
             about=about,
             observation_hz=config.observation_hz,
+            looks_back=True,
         )
         self.check_cells(240, 320)
 

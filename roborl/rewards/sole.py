@@ -207,7 +207,10 @@ class SoleModel:
             prompt=prompt.sha256,
             layout=[_SIDE_PX, _GAP_PX, _CELL_PX],
         )
-        self.info = ModelInfo(version=version_of(about), cameras=config.cameras, says_done=False, about=about)
+        version = version_of(about)
+        self.info = ModelInfo(
+            version=version, cameras=config.cameras, says_done=False, about=about, looks_back=True
+        )
 
     def start(self, task: str, references: References) -> SoleFold:
         """Return the fold of a new episode; references play no part."""

@@ -127,7 +127,7 @@ class TimeOnlyModel:
         found = hashlib.sha256(clock.everyone.tobytes())
         for task, curve in clock.of_task.items():
             found.update(task.encode() + curve.tobytes())
-        self.info = ModelInfo(version=f"time-only-{found.hexdigest()[:16]}", says_done=False)
+        self.info = ModelInfo(version=f"time-only-{found.hexdigest()[:16]}", says_done=False, looks_back=True)
         self.judge = _ClockJudge(clock)
 
     def start(self, task: str, references: References) -> _TimeFold:

@@ -22,12 +22,15 @@ from roborl.plugins.rewards.batches import episodes_of
 from roborl.rewards.fake import BrightnessFold, BrightnessModel
 from roborl.rewards.model import missing, score_episode
 from roborl.rewards.model_info import ModelInfo
+from roborl.rewards.prompts import own_prompt
 from roborl.rewards.sarm.checkpoint import freeze_sarm, save_sarm
 from roborl.rewards.sarm.config import SarmConfig
 from roborl.rewards.sarm.network import SarmNetwork
+from roborl.rewards.sole import CONTRACT, SoleConfig, SoleModel
 from roborl.rewards.training.labels import StagePlan
 from roborl.testing.check_reward_model import random_observations
 from roborl.testing.episodes import CAMERAS, random_episode, write_episodes
+from roborl.testing.vlms import ScriptedVlm
 
 TASK = "put the cube into the bowl"
 
@@ -216,9 +219,9 @@ def test_padding_is_what_any_view_has_before_the_episode_and_a_last_picture_stay
 @pytest.mark.parametrize(
     ("looks_back", "count", "told"),
     [
-        ({"observation_hz": 10.0}, 1, 1),
-        ({"trained_hz": 10.0}, 1, 1),
-        ({"trained_hz": 10.0}, 2, 0),
+        ({"looks_back": True}, 1, 1),
+        ({"looks_back": True, "trained_hz": 10.0}, 1, 1),
+        ({"looks_back": True}, 2, 0),
         ({}, 1, 0),
     ],
 )
@@ -236,6 +239,18 @@ def test_a_model_that_looks_back_and_is_shown_single_pictures_says_so_once(
         if kind == "remote":
             model.close()
     assert sum("delta_timestamps" in record.getMessage() for record in caplog.records) == told
+
+
+def test_a_judge_that_compares_pictures_and_counts_on_no_rate_says_so_too(caplog, monkeypatch):
+    sole = SoleModel(
+        ScriptedVlm(lambda query: "<answer>0%</answer>"),
+        own_prompt(CONTRACT),
+        SoleConfig(cameras=("front",)),
+    )
+    monkeypatch.setattr("roborl.plugins.rewards.modeling_rewards.load_reward_model", lambda place: sole)
+    model, _ = built("roborl", place="s")
+    model.compute_reward(batch_of(random_observations(sole, count=1)))
+    assert sum("delta_timestamps" in said for said in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("kind", ["roborl", "remote"])

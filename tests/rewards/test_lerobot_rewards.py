@@ -194,6 +194,7 @@ def test_the_classifier_watches_at_any_rate_as_one_version_and_a_video_model_at_
         infos = [opened(built, kind, observation_hz=hz).info for hz in (10.0, 30.0)]
         assert [info.observation_hz for info in infos] == told
         assert (infos[0].version == infos[1].version) is (kind == "classifier")
+        assert infos[0].looks_back is (kind != "classifier")
 
 
 def test_the_version_of_a_classifier_is_that_of_the_rates_that_stand_by_default(built):

@@ -31,6 +31,7 @@ infos = st.builds(
     about=st.dictionaries(st.text(), st.integers(-9, 9) | st.text()),
     observation_hz=rates,
     trained_hz=rates,
+    looks_back=st.booleans(),
 )
 
 
@@ -76,6 +77,7 @@ def test_an_older_server_says_less_and_a_newer_one_more() -> None:
                 {"observation_hz": -1.0},
                 {"observation_hz": "often"},
                 {"trained_hz": float("nan")},
+                {"looks_back": 1},
                 {"trained_hz": float("inf")},
             )
         ),

@@ -169,14 +169,14 @@ def _as_tensor(
         for episode, scores in zip(watched, scored, strict=True)
     ]
     progress = torch.tensor(rows, dtype=torch.float32, device=config.device)
-    if info is not None and (info.observation_hz or info.trained_hz) and progress.shape[1] == 1:
+    if info is not None and info.looks_back and progress.shape[1] == 1:
         _warn_of_single_pictures(info)
     return progress
 
 
 @cache
 def _warn_of_single_pictures(info: ModelInfo) -> None:
-    """Warn once that a model which compares observations is shown none to compare with."""
+    """Warn once that a model which looks back is shown nothing to look back on."""
     log.warning(
         "%s looks back on earlier observations, and a batch has one per sample: each is taken for the first of its episode,"
         " and one that counts changes gives it 0. Let LeRobotDataset bring the earlier ones too, with delta_timestamps of"

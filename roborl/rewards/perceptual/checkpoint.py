@@ -43,6 +43,7 @@ def freeze_perceptual(
         image_px=config.image_px,
         says_done=False,
         trained_hz=trained_hz,
+        looks_back=True,
     )
     return PerceptualModel(
         encoder=encoder,

@@ -67,6 +67,7 @@ def freeze_sarm(
         done_rule=network.config.done_rule,
         done_holds=True,
         trained_hz=trained_hz,
+        looks_back=True,
     )
     return SarmModel(network=network, plan=plan, info=info, tasks=tasks, state_dim=state_dim)
 

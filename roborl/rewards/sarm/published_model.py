@@ -376,6 +376,7 @@ class PublishedModel:
             says_done=network.shape.finished,
             about=about,
             observation_hz=observation_hz,
+            looks_back=True,
         )
 
     def start(self, task: str, references: References) -> PublishedFold:

@@ -262,6 +262,7 @@ class VlacModel:
             says_done=self.config.done is not DoneQuestion.OFF,
             about=about,
             observation_hz=self.config.observation_hz,
+            looks_back=True,
         )
         object.__setattr__(self, "info", info)
 

@@ -72,6 +72,7 @@ def test_the_rate_that_it_learnt_from_is_part_of_it_and_a_model_of_before_has_no
     ]
     assert models[0].info.version == model.info.version
     assert len({each.info.version for each in models}) == 3
+    assert all(each.info.looks_back for each in models)
     for index, each in enumerate(models):
         save_perceptual(each, tmp_path / str(index))
         assert load_perceptual(tmp_path / str(index)).info == each.info
