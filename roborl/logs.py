@@ -9,9 +9,9 @@ import sys
 from roborl.errors import ConfigError
 
 _VARIABLE = "ROBORL_LOG"
-_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-# What they tell at INFO means nothing to whoever runs an arm: an optional speed-up of OpenGL that nothing here uses.
-_CHATTER = ("OpenGL",)
+# What they tell at INFO means nothing to whoever runs an arm: an optional speed-up of OpenGL that nothing here uses, and
+# the video codec of every recording that is opened.
+_CHATTER = ("OpenGL", "lerobot.configs.video")
 
 
 def log_to_stderr(*, again: bool = False) -> None:
@@ -23,12 +23,13 @@ def log_to_stderr(*, again: bool = False) -> None:
     Raises:
         ConfigError: If there is no such level.
     """
-    level = os.environ.get(_VARIABLE, "").upper() or "INFO"
-    if level not in _LEVELS:
+    levels = logging.getLevelNamesMapping()
+    level = levels.get(os.environ.get(_VARIABLE, "").upper() or "INFO")
+    if level is None:
         raise ConfigError(
             f"The environment variable {_VARIABLE} names no level of the log",
             seen=os.environ[_VARIABLE],
-            allowed=_LEVELS,
+            allowed=[*levels],
             remedy=f"Correct it, or: unset {_VARIABLE}",
         )
     logging.basicConfig(
@@ -38,6 +39,6 @@ def log_to_stderr(*, again: bool = False) -> None:
         stream=sys.stderr,
         force=again,
     )
-    if level != "DEBUG":
+    if level > logging.DEBUG:
         for name in _CHATTER:
             logging.getLogger(name).setLevel(logging.WARNING)

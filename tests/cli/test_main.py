@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,11 @@ def test_a_level_of_the_log_that_does_not_exist_is_misuse(
     monkeypatch.setenv("ROBORL_LOG", "chatty")
     assert main(slip) == 2
     assert "chatty" in capsys.readouterr().err
-    monkeypatch.setenv("ROBORL_LOG", "debug")
-    assert main(slip) == 0
+    for level in ("debug", "WARN", "fatal"):
+        monkeypatch.setenv("ROBORL_LOG", level)
+        assert main([*slip[:2], str(tmp_path / level), *slip[3:]]) == 0
+    codec = logging.getLogger("lerobot.configs.video")
+    assert not codec.isEnabledFor(logging.INFO), "it would tell of every recording that is opened"
 
 
 def test_an_error_of_the_system_that_names_no_file_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
