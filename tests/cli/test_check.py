@@ -207,6 +207,7 @@ def test_a_judge_that_learns_takes_more_and_less_with_checkpointing(run: Run) ->
         (["--plan", "--policy", "smolvla", "--card_gib", "inf"], "cannot be made of these numbers"),
         (["--plan", "--policy", "small", "--learner", "weighted-full"], "learns by rlpd"),
         (["--plan", "--policy", "small", "--learner", "policy-lora"], "learns by rlpd"),
+        (["--plan", "--policy", "smolvla", "--learner", "rlpd"], "Choose --learner weighted-lora"),
     ],
 )
 def test_misuse_is_told_and_is_exit_code_2(run: Run, args: list[str], says: str) -> None:

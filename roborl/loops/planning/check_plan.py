@@ -197,7 +197,7 @@ def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> I
     """Yield the parts of policy and learner, but for a judge's.
 
     Raises:
-        ConfigError: If a small policy is to learn as only LeRobot's do, or there is no such policy.
+        ConfigError: If a policy is to learn as only those of another kind do, or there is no such policy.
     """
     from roborl.loops.planning import plan_learning
 
@@ -209,6 +209,13 @@ def _others(config: PlanConfig, bench: str, bench_overrides: Sequence[str]) -> I
             seen=f"--policy {config.policy} --learner {config.learner}",
             allowed="--learner rlpd",
             remedy="Choose that, or another --policy, such as smolvla",
+        )
+    if config.policy and not small and who == "rlpd":
+        raise ConfigError(
+            "A LeRobot policy does not learn by rlpd",
+            seen=f"--policy {config.policy} --learner {config.learner}",
+            allowed=[name for name in LEARNERS if name.startswith(("policy-", "weighted-"))],
+            remedy="Choose --learner weighted-lora, or --policy small",
         )
     if config.policy and not small:
         yield from plan_learning.policy_parts(config.policy, config.policy_device, cameras=config.cameras)
