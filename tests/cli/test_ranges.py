@@ -14,6 +14,7 @@ from roborl.loops.watch import WatchConfig
 
 NEEDED = {
     "act": [],
+    "bench-reward": ["--model", "brightness", "--graded", "videos"],
     "evaluate": ["--policy", "scripted"],
     "relabel": ["--source", "reach"],
     "serve": [],
@@ -27,6 +28,9 @@ SENSELESS = [
     ("act", "replan_steps", "0"),
     ("act", "seed", "-1"),
     ("act", "live.stale_s", ".nan"),
+    ("bench-reward", "graded_hz", ".inf"),
+    ("bench-reward", "graded_hz", ".nan"),
+    ("bench-reward", "graded_hz", "0"),
     ("train", "seed", "-1"),
     ("train", "seed", "40000"),
     ("train", "shaping.scale", ".nan"),

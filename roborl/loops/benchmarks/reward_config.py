@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,12 +53,13 @@ class BenchRewardConfig(BenchmarkSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.validation < 1.0 or self.episodes < 0 or self.threads < 1 or self.graded_hz <= 0:
+        paced = 0.0 < self.graded_hz < math.inf
+        if not (0.0 < self.validation < 1.0 and self.episodes >= 0 and self.threads >= 1 and paced):
             raise ConfigError(
                 "Models cannot be measured in this way",
                 seen=f"validation {self.validation}, episodes {self.episodes}, threads {self.threads},"
                 f" graded_hz {self.graded_hz}",
-                allowed="validation in (0, 1), episodes ≥ 0, threads ≥ 1, graded_hz > 0",
+                allowed="validation in (0, 1), episodes ≥ 0, threads ≥ 1, graded_hz > 0 and finite",
             )
         if self.failed and len(self.dataset) > 1:
             raise ConfigError(
