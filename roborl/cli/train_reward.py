@@ -19,6 +19,7 @@ from roborl.loops.reward_training.required import missed
 from roborl.loops.reward_training.train_pairs import FUSED, TrainPairsConfig, train_pairs_on
 from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
+from roborl.rewards.training.run import step_line
 from roborl.whole_files import as_json, require_writable, write_whole
 
 Config = TrainRewardConfig
@@ -143,7 +144,7 @@ def _adapt(config: Any) -> dict[str, Any]:
 
 
 def _say_step(figures: Mapping[str, float]) -> None:
-    _say(f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}")
+    _say(step_line(figures))
 
 
 def _say(line: str) -> None:

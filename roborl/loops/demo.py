@@ -36,6 +36,7 @@ from roborl.loops.train_gate import pass_gate
 from roborl.policies.small import SmallPolicy
 from roborl.rewards.registry import find_loader, load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
+from roborl.rewards.training.run import step_line
 from roborl.roles import Policy
 from roborl.whole_files import as_json, write_whole
 
@@ -226,7 +227,7 @@ def _train_reward(config: DemoConfig, folders: Folders) -> dict[str, Any]:
             out=folders.reward,
             training=SarmTraining(budget_s=config.reward_budget_s, threads=config.threads, seed=config.seed),
         ),
-        log=log.info,
+        log=lambda figures: log.info(step_line(figures)),
     )
     log.info("\n%s", result.table)
     return result.as_dict()

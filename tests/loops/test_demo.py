@@ -112,6 +112,21 @@ def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_recorded(
     assert not config.out.exists()
 
 
+def test_how_far_the_training_of_the_reward_model_has_come_is_told_in_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train(config: object, log: Callable[[dict[str, float]], None]) -> None:
+        log({"step": 19, "seconds": 5.2038035900004616, "loss": 0.25})
+        raise _Reached
+
+    begun = demo.Folders(root=tmp_path), Stages(tmp_path), None
+    monkeypatch.setattr(demo, "_prepare_clone", lambda config: begun)
+    monkeypatch.setattr(demo, "train_reward", train)
+    with caplog.at_level("INFO"), pytest.raises(_Reached):
+        demo.prepare(DemoConfig(out=tmp_path))
+    assert caplog.messages[-1] == "step    19     5.2 s  loss 0.2500"
+
+
 def test_a_run_that_ended_before_it_made_anything_leaves_its_folder_to_the_next(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -27,6 +27,16 @@ _LOSSES = "run.losses"
 type Log = Callable[[Mapping[str, float]], None]
 
 
+def step_line(figures: Mapping[str, float]) -> str:
+    """Return in a line how far a training has come.
+
+    Example:
+        >>> step_line({"step": 19, "seconds": 5.2038, "loss": 0.25})
+        'step    19     5.2 s  loss 0.2500'
+    """
+    return f"step {figures['step']:5.0f}  {figures['seconds']:6.1f} s  loss {figures['loss']:.4f}"
+
+
 class Learner(ABC):
     """What learns: all in which the training of one reward model differs from that of another.
 
