@@ -30,7 +30,7 @@ from roborl.loops.reporting.results import FIGURES, SETTINGS, read_results
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
 from roborl.loops.scripts import failure_kinds, script_maker
 from roborl.loops.seeds import scene_seed
-from roborl.loops.stages import Stages, claim
+from roborl.loops.stages import Stages, check_claim, claim
 from roborl.loops.train_config import TrainConfig
 from roborl.loops.train_gate import pass_gate
 from roborl.policies.small import SmallPolicy
@@ -42,6 +42,7 @@ from roborl.whole_files import as_json, write_whole
 
 log = logging.getLogger(__name__)
 
+_RECORD = "record demonstrations"
 _TRAIN_REWARD = "train the reward model"
 
 
@@ -162,11 +163,15 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
     """
     config = config.quickened() if config.quick else config
     _bench(config)  # What can be refused at once is, before the folder is this run's.
-    folders = Folders(root=config.out)
+    folders, settings = Folders(root=config.out), configuration.dump(config)
+    check_claim(config.out / SETTINGS, settings)
     if config.judge and not folders.run.exists():
         find_loader(config.judge)
-        pass_gate(_training(config, folders), stopping)
-    claim(config.out / SETTINGS, configuration.dump(config))
+        own = Path(config.references.path).resolve() == folders.dataset.resolve()
+        # A demonstration that is yet to be recorded here is shown at the gate of the online run.
+        shown = not own or _RECORD in Stages(config.out).done
+        pass_gate(_training(config, folders), stopping, shown=shown)
+    claim(config.out / SETTINGS, settings)
     before = prepare(config)
     online, after = learn_and_measure(config, stopping=stopping)
     stages = Stages(config.out)
@@ -189,7 +194,7 @@ def run_demo(config: DemoConfig, stopping: Callable[[], bool] = lambda: False) -
 def _prepare_clone(config: DemoConfig) -> tuple[Folders, Stages, Bench]:
     torch.set_num_threads(config.threads)
     folders, stages, bench = Folders(root=config.out), Stages(config.out), _bench(config)
-    stages.run("record demonstrations", lambda: _record(config, bench, folders))
+    stages.run(_RECORD, lambda: _record(config, bench, folders))
     stages.run("clone a first policy", lambda: _clone(config, bench, folders, folders.policy))
     return folders, stages, bench
 

@@ -47,7 +47,7 @@ class Stages:
 
 
 def claim(path: Path, settings: str) -> None:
-    """Write the settings of a run that begins; one that goes on, where more than settings was left, must have the same.
+    """Write the settings of a run that begins; one that goes on must have the same.
 
     Args:
         path: Where they are written, in the run's folder.
@@ -56,9 +56,15 @@ def claim(path: Path, settings: str) -> None:
     Raises:
         ConfigError: If the folder holds a run with other settings.
     """
+    check_claim(path, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, settings)
+
+
+def check_claim(path: Path, settings: str) -> None:
+    """See that a folder holds no run with other settings, which takes more than those; arguments and errors as of :func:`claim`."""
     if not path.is_file() or set(path.parent.iterdir()) == {path}:
-        write_whole(path, settings)
+        return
     before = path.read_text()
     if before != settings:
         old, new = before.splitlines(), settings.splitlines()

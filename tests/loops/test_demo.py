@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from roborl.cli.main import main
-from roborl.errors import ConfigError, DatasetError, ModelLoadError
+from roborl.errors import ConfigError, DatasetError, ModelLoadError, RoborlError
 from roborl.loops import demo
 from roborl.loops.demo import run_demo
 from roborl.loops.demo_config import DemoConfig
@@ -99,7 +99,8 @@ def test_a_run_that_is_refused_leaves_its_folder_to_the_next(
 def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_recorded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def refuse(config: TrainConfig, stopping: Callable[[], bool]) -> None:
+    def refuse(config: TrainConfig, stopping: Callable[[], bool], shown: bool) -> None:
+        assert shown
         assert (config.reward, config.references.path) == ("dopamine:nowhere", "shown")
         raise ModelLoadError("This judge cannot be loaded")
 
@@ -110,6 +111,29 @@ def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_recorded(
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
         run_demo(config)
     assert not config.out.exists()
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_judge_is_not_asked_about_demonstrations_that_are_yet_to_be_recorded(tmp_path: Path) -> None:
+    own = ReferencesConfig(path=f"{tmp_path}/demo/demonstrations/")
+    config = DemoConfig(out=tmp_path / "demo", judge="brightness", references=own)
+    with pytest.raises(_Reached):
+        run_demo(config)
+    # Once they are said to be recorded, they are read.
+    with pytest.raises(RoborlError, match="no LeRobotDataset here"):
+        run_demo(config)
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_folder_of_another_run_is_refused_before_a_judge_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "pass_gate", lambda config, stopping, shown: None)
+    with pytest.raises(_Reached):
+        run_demo(DemoConfig(out=tmp_path, judge="brightness"))
+    monkeypatch.delattr(demo, "pass_gate")
+    with pytest.raises(ConfigError, match="other settings"):
+        run_demo(DemoConfig(out=tmp_path, judge="brightness", seed=3))
 
 
 def test_how_far_the_training_of_the_reward_model_has_come_is_told_in_words(
@@ -190,7 +214,7 @@ def done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict[str,
         return stages["learn online"], stages["measure what was learnt"]
 
     monkeypatch.setattr(demo, "prepare", prepare)
-    monkeypatch.setattr(demo, "pass_gate", lambda config, stopping: None)
+    monkeypatch.setattr(demo, "pass_gate", lambda config, stopping, shown: None)
     monkeypatch.setattr(demo, "learn_and_measure", learn)
     monkeypatch.setattr(demo, "write_report", lambda folder: folder / "report.html")
     return stages

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from roborl.envs.bench import load_bench
-from roborl.errors import ConfigError, ShapeError
+from roborl.errors import ConfigError, DatasetError, ShapeError
 from roborl.loops.launch import run_training
 from roborl.loops.learner.episode_labels import LabelConfig
+from roborl.loops.references import ReferencesConfig
 from roborl.loops.reward_gate import RewardGate, require_question
 from roborl.loops.serve import ServeConfig, serve
 from roborl.loops.supervise import Child
@@ -236,3 +237,14 @@ def test_a_calibrated_model_passes_by_its_own_benchmark(tmp_path: Path) -> None:
     version = load_reward_model(place).info.version
     written(tmp_path, models={"one": plain, "two": plain | {"version": version}})
     pass_gate(TrainConfig(run=tmp_path / "run", reward=place, reward_gate=RewardGate(result=result)))
+
+
+def test_a_model_that_does_not_fit_is_told_before_its_demonstration_is_recorded(tmp_path: Path) -> None:
+    place = sarm(tmp_path / "model", "laptop", trained_hz=10.0)
+    shown = ReferencesConfig(path=str(tmp_path / "not yet"))
+    config = TrainConfig(run=tmp_path / "run", reward=place, references=shown)
+    with pytest.raises(ConfigError, match="cameras that are not recorded"):
+        gate_main(Child.alone("gate"), config, False)
+    gate_main(Child.alone("gate"), replace(config, reward="brightness"), False)
+    with pytest.raises(DatasetError, match="no LeRobotDataset here"):
+        gate_main(Child.alone("gate"), config)
