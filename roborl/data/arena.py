@@ -38,7 +38,7 @@ EPISODE = np.dtype(
         ("observations", "<i8"),  # Rows filled.
         ("terminal", "<i8"),  # Index of the terminal observation, -1 for none.
         ("verdict_reward", "<f4"),  # Reward for reaching it, NaN where the stored one stands.
-        ("task", "<i4"),  # Index into ArenaReader.tasks.
+        ("_unused", "V4"),
         ("ended", "u1"),
         ("discarded", "u1"),
         ("kind", "u1"),
@@ -234,7 +234,6 @@ class ArenaReader:
         self.root = root
         self._folder = root / "arena"
         self._stamp: tuple[int, int] | None = None
-        self._tasks: list[str] = []
         self._slots: dict[EpisodeKey, int] = {}
         self._slots_of = b""
         self._slots_table: NDArray[Any] | None = None
@@ -295,12 +294,6 @@ class ArenaReader:
         """Return the entry that holds an episode as of the last refresh, None where none does."""
         return self.slots().get(key)
 
-    def task(self, index: int) -> str:
-        """Return the instruction that a table entry's ``task`` stands for."""
-        if index >= len(self._tasks):
-            self._tasks = read_tasks(self._folder)
-        return self._tasks[index]
-
 
 def read_layout(folder: Path) -> ArenaLayout:
     """Read the layout of an arena folder.
@@ -322,12 +315,6 @@ def read_layout(folder: Path) -> ArenaLayout:
 def write_layout(folder: Path, layout: ArenaLayout) -> None:
     """Write the layout of an arena folder, last of all its files."""
     write_whole(folder / "layout.json", json.dumps(asdict(layout)))
-
-
-def read_tasks(folder: Path) -> list[str]:
-    """Read the instructions met so far."""
-    path = folder / "tasks.json"
-    return list(json.loads(path.read_bytes())) if path.exists() else []
 
 
 def filled(folder: Path) -> tuple[int, int] | None:

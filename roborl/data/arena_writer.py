@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +21,6 @@ from roborl.data.arena import (
     filled,
     mark_filled,
     read_layout,
-    read_tasks,
     write_layout,
 )
 from roborl.data.episodes import KINDS, EpisodeInfo
@@ -31,7 +29,6 @@ from roborl.errors import DatasetError
 from roborl.images import square
 from roborl.records import Arrival
 from roborl.types import EpisodeKey, Image, RewardSource
-from roborl.whole_files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +55,6 @@ class ArenaWriter:
         self._table, self._keys = self.columns.table, self.columns.keys
         if not self.reused:
             write_layout(folder, layout)
-        self._tasks = read_tasks(folder)
         live = np.flatnonzero(self._table["ordinal"] > 0)
         self._slots = {self._keys[slot].decode(): int(slot) for slot in live}
         self._scratch = np.empty((layout.image_px + 2 * PAD,) * 2 + (3,), np.uint8)
@@ -66,7 +62,6 @@ class ArenaWriter:
     def _trusted(self) -> bool:
         try:
             same = read_layout(self.folder) == self.layout
-            read_tasks(self.folder)
             if same:
                 Columns(self.folder, self.layout, write=False)
         except (OSError, ValueError, DatasetError):
@@ -110,7 +105,6 @@ class ArenaWriter:
         slot = int(np.flatnonzero(self._table["ordinal"] == 0)[0])
         entry = np.zeros((), EPISODE)
         entry["start"], entry["reserved"] = start, rows
-        entry["task"] = self._task(info.task)
         self._keys[slot] = str(info.key).encode()
         self._table[slot] = entry
         self._slots[str(info.key)] = slot
@@ -217,12 +211,6 @@ class ArenaWriter:
         stops = np.insert((live["start"] + live["reserved"])[order], 0, 0)
         gaps = np.flatnonzero(starts - stops >= rows)
         return int(stops[gaps[0]]) if gaps.size else None
-
-    def _task(self, task: str) -> int:
-        if task not in self._tasks:
-            self._tasks.append(task)
-            write_whole(self.folder / "tasks.json", json.dumps(self._tasks))
-        return self._tasks.index(task)
 
 
 def pad_into(target: Image, image: Image, scratch: Image) -> None:

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roborl import whole_files
 from roborl.clock import FakeClock
 from roborl.codec import Part, join
+from roborl.data.arena import ArenaReader
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.sealed import episode_of, read_arrivals
 from roborl.data.store import Store, StoreSpec
@@ -197,6 +199,43 @@ def test_what_another_store_acknowledged_is_taken_note_of() -> None:
     assert loop.turn(0) == 2
     assert disk.kept["a"] == [(41, b"x"), (42, b"y")]
     assert wire.acknowledged == {"a": 42}
+
+
+def test_what_the_recording_has_taken_is_learnt_from_however_full_the_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay memory has its room from the start: it writes no file that the disk could refuse behind the recording."""
+    spec = StoreSpec(
+        cameras=CAMERAS,
+        image_px=8,
+        state_dim=STATE_DIM,
+        action_dim=ACTION_DIM,
+        max_steps=6,
+        capacity_bytes=1 << 20,
+    )
+    wire, clock, written = Wire(), FakeClock(), whole_files.whole_file
+
+    def full(path: Path, *, sync: bool = False) -> AbstractContextManager[Path]:
+        if path.parent == tmp_path / "store" / "arena":
+            raise OSError(28, "No space left on device")
+        return written(path, sync=sync)
+
+    key = EpisodeKey(actor="arm", incarnation=1, episode=0)
+    wire.coming += [("a", n, join(pack_record(r))) for n, r in enumerate(episode_records(key, 3), start=1)]
+    with Store(tmp_path / "store", spec) as store:
+        demos = DemoImport("a", lambda: map(demo, range(2)), store, tmp_path / "demos.json", clock=clock)
+        loop = StoreLoop(wire, store, clock=clock)
+        with monkeypatch.context() as disk:
+            disk.setattr(whole_files, "whole_file", full)
+            demos.turn()
+            loop.turn(0)
+        clock.advance(1.0)
+        loop.turn(0)
+        while not demos.complete:
+            demos.turn()
+        assert ArenaReader(tmp_path / "store").slots().keys() == {info.key for info in store.infos()}
+        assert demos.imported == 2
+        assert store.counts["refused"] == 0
 
 
 class Shelf:
