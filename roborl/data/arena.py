@@ -332,6 +332,26 @@ def mark_filled(folder: Path) -> None:
     write_whole(folder / _MARK, boot_id())
 
 
+def reusable(folder: Path, layout: ArenaLayout) -> bool:
+    """Return whether an arena that another process left is of this layout, whole, and filled since the machine was started."""
+    try:
+        same = read_layout(folder) == layout
+        if same:
+            Columns(folder, layout, write=False)
+    except (OSError, ValueError, DatasetError):
+        return False
+    return same and filled(folder) is not None and boot_id() != ""
+
+
+def retire(root: Path, layout: ArenaLayout) -> None:
+    """Let nobody open a store's arena where the store is to make it anew, in this layout.
+
+    Who opened it would go on with it meanwhile, and leave labels of its form in the new one.
+    """
+    if not reusable(root / "arena", layout):
+        (root / "arena" / _MARK).unlink(missing_ok=True)
+
+
 def clear(folder: Path) -> None:
     """Leave an empty folder where an arena was, or nothing; its mark goes first."""
     (folder / _MARK).unlink(missing_ok=True)

@@ -16,16 +16,13 @@ from roborl.data.arena import (
     PAD,
     ArenaLayout,
     Columns,
-    boot_id,
     clear,
-    filled,
     mark_filled,
-    read_layout,
+    reusable,
     write_layout,
 )
 from roborl.data.episodes import KINDS, EpisodeInfo
 from roborl.data.sealed import REWARD_SOURCES, SOURCES
-from roborl.errors import DatasetError
 from roborl.images import square
 from roborl.records import Arrival
 from roborl.types import EpisodeKey, Image, RewardSource
@@ -48,7 +45,7 @@ class ArenaWriter:
         self.folder, self.layout = folder, layout
         self.evicted = 0
         self._told_of_eviction = False
-        self.reused = self._trusted()
+        self.reused = reusable(folder, layout)
         if not self.reused:
             clear(folder)
         self.columns = Columns(folder, layout, write=True)
@@ -58,15 +55,6 @@ class ArenaWriter:
         live = np.flatnonzero(self._table["ordinal"] > 0)
         self._slots = {self._keys[slot].decode(): int(slot) for slot in live}
         self._scratch = np.empty((layout.image_px + 2 * PAD,) * 2 + (3,), np.uint8)
-
-    def _trusted(self) -> bool:
-        try:
-            same = read_layout(self.folder) == self.layout
-            if same:
-                Columns(self.folder, self.layout, write=False)
-        except (OSError, ValueError, DatasetError):
-            return False
-        return same and filled(self.folder) is not None and boot_id() != ""
 
     def mark_complete(self) -> None:
         """Let others use this arena: it holds what it should of the recording. For one that is used again that is known."""

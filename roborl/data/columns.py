@@ -43,7 +43,8 @@ class ProgressColumns:
     Args:
         reader: The replay memory they stand beside; the caller refreshes it.
         version: Hash of model, prompt, view set, calibration and judge settings.
-        write: Map them for writing, making them where there are none. Only one process, the labeller, does.
+        write: Map them for writing, making them where there are none, or such of a replay memory of another form. Only one
+            process, the labeller, does.
         sync: Flush what is saved with an episode to the disk itself, as the store does with the episode.
 
     Attributes:
@@ -60,16 +61,26 @@ class ProgressColumns:
             raise DatasetError("A version cannot name a folder", seen=version, allowed=VERSION_FORM)
         self.version, self.reader, self._sync = version, reader, sync
         folder = _folder(reader.root) / version
+        rows, episodes = reader.layout.rows, reader.layout.episodes
+        forms = {
+            "progress.f32": (np.dtype("<f4"), rows),
+            "spread.f32": (np.dtype("<f4"), rows),
+            "episodes.table": (LABELS, episodes),
+        }
         if write:
+            sizes = {folder / name: dtype.itemsize * count for name, (dtype, count) in forms.items()}
+            if any(path.exists() and path.stat().st_size != size for path, size in sizes.items()):
+                shutil.rmtree(folder)  # What is final of it is restored from the episodes.
             folder.mkdir(parents=True, exist_ok=True)
         elif not folder.is_dir():
             raise DatasetError(
                 "There are no labels of this version", seen=version, allowed=versions(reader.root)
             )
-        rows, episodes = (reader.layout.rows,), (reader.layout.episodes,)
-        self.progress: NDArray[np.float32] = map_array(folder / "progress.f32", "<f4", rows, write=write)
-        self.spread: NDArray[np.float32] = map_array(folder / "spread.f32", "<f4", rows, write=write)
-        self.table = map_array(folder / "episodes.table", LABELS, episodes, write=write)
+        self.progress: NDArray[np.float32]
+        self.spread: NDArray[np.float32]
+        self.progress, self.spread, self.table = (
+            map_array(folder / name, dtype, (count,), write=write) for name, (dtype, count) in forms.items()
+        )
 
     def labelled(self, key: EpisodeKey) -> int:
         """Return how many observations of an episode are labelled; 0 where the replay memory does not hold it."""

@@ -85,6 +85,24 @@ def test_labels_out_of_range_are_refused(tmp_path: Path, wrong: tuple[float, flo
         assert columns.labelled(key(0)) == 0
 
 
+def test_columns_of_another_replay_memory_are_replaced_by_whoever_writes_them(tmp_path: Path) -> None:
+    with Store(tmp_path, SPEC) as store:
+        feed(store, 0)
+        assert store.wait_sealed(20)
+        arena = ArenaReader(tmp_path)
+        columns = ProgressColumns(arena, "v1", write=True)
+        columns.write(key(0), 0, np.full(6, 0.5, np.float32), np.zeros(6, np.float32))
+        assert columns.save(key(0))
+        path = tmp_path / "arena" / "progress" / "v1" / "episodes.table"
+        path.write_bytes(path.read_bytes()[:-8])
+        with pytest.raises(DatasetError, match="another size"):
+            ProgressColumns(arena, "v1")
+        again = ProgressColumns(arena, "v1", write=True)
+        assert again.labelled(key(0)) == 0
+        assert again.restore([key(0)]) == 1
+        assert ProgressColumns(arena, "v1").labelled(key(0)) == 6
+
+
 def test_an_entry_used_again_starts_without_labels(tmp_path: Path) -> None:
     with Store(tmp_path, SPEC) as store:
         feed(store, 0)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from roborl.data.arena import retire
 from roborl.envs.bench import load_bench
 from roborl.envs.bench_maps import action_map, state_map
 from roborl.errors import ConfigError
@@ -144,6 +145,7 @@ def prepare(
         keep_settings(run.learner, config)
     # A monotonic stamp of an earlier start says nothing: the machine may have been started again since.
     shutil.rmtree(run.status("trainer").parent, ignore_errors=True)
+    retire(run.store, form.arena(config.store))
     JsonLines(run.events)({"event": "versions", "at_ns": time.monotonic_ns(), **versions_here(_VERSIONS)})
     form_of_reward, says = reward_form(config)
     told = {"algorithm": algorithm, "reward_form": form_of_reward, "says": says, "seed": config.seed}

@@ -22,6 +22,7 @@ import torch
 
 from roborl.clock import Deadline
 from roborl.data.arena import ArenaReader
+from roborl.data.arena_writer import ArenaWriter
 from roborl.data.columns import ProgressColumns
 from roborl.data.journal import Journal
 from roborl.data.reader import StoreReader
@@ -646,6 +647,24 @@ def test_what_the_trainer_of_an_earlier_start_said_is_no_word_of_this_one(tmp_pa
     write_status(run.status("trainer"), {"at_ns": now_ns + 10**15, "holds_actors": False})
     learn.prepare(replace(config, resume=True))
     assert learn_processes._actors_should_wait(run, now_ns), "it has still to speak"
+
+
+def test_nobody_opens_a_replay_memory_that_the_store_is_to_make_anew(tmp_path: Path) -> None:
+    """Labels of a new judge, of its form, would stand beside the one that takes its place."""
+    run = RunFolder(tmp_path / "run")
+    SmallPolicy(SmallPolicyConfig(cameras=("front",), image_px=64, state_dim=9, action_dim=4)).save(
+        tmp_path / "policy"
+    )
+    config = LearnConfig(
+        run=run.root, policy=str(tmp_path / "policy"), store=StoreConfig(capacity_bytes=20 << 20)
+    )
+    form = learn.prepare(config)
+    ArenaWriter(run.store / "arena", form.arena(config.store)).mark_complete()
+    learn.prepare(replace(config, resume=True))
+    assert ArenaReader(run.store).layout == form.arena(config.store)
+    learn.prepare(replace(config, resume=True, store=StoreConfig(capacity_bytes=30 << 20)))
+    with pytest.raises(DatasetError, match="no replay memory"):
+        ArenaReader(run.store)
 
 
 def test_two_learners_do_not_work_on_one_run(tmp_path: Path) -> None:
