@@ -58,7 +58,8 @@ class Verdicts:
     last frame is the grade E of the whole episode, 1 to 5 for progress 0 to 1, and its last step is paid (E − 1) / 4
     and ends it; grade 5 is a success. An episode that was cut short, by a stop or a fault, is not paid for less.
 
-    A last frame whose score cannot be read leaves an episode without a verdict.
+    A last frame whose score cannot be read leaves an episode without a verdict. Such an episode is trained on as one that was
+    given up on while the judge was away, and told without an outcome.
 
     Args:
         book: Where they are given.

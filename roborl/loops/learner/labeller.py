@@ -57,8 +57,8 @@ class Labeller:
     Attributes:
         counters: ``scored`` frames, ``missing`` replies, ``rebuilt`` sessions, ``held`` episodes, ``changed`` labels that came
             out otherwise on a second look, ``foreign`` scores of another version, ``verdicts`` given, ``unjudged`` episodes
-            whose labels allow no verdict, ``unreadable`` episodes whose recording is torn, ``refused`` episodes
-            whose task the reward model does not judge.
+            whose labels allow no verdict, which are trained on without one, ``unreadable`` episodes whose recording is torn,
+            ``refused`` episodes whose task the reward model does not judge.
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class Labeller:
         before = labels.missing
         rows = labels.complete()
         # Before the rows are written: a frame that is labelled has been judged, whoever is killed.
-        self._judge_episode(info, labels)
+        allowed = self._judge_episode(info, labels)
         if rows is not None:
             self.counters["missing"] += labels.missing - before
             known = column.labelled(info.key) - rows.start
@@ -315,6 +315,10 @@ class Labeller:
                 self._events({"event": "changed", "episode": str(info.key), "from": rows.start})
             if known < len(rows.progress):
                 column.write(info.key, rows.after(max(0, known)))
+        if not allowed:
+            column.hold(
+                info.key, verdict=True
+            )  # It has all its labels: the verdict alone is no longer waited for.
         if info.end is not None and labels.done == info.observations:
             self._link.close(session.name)
             del self._sessions[info.key]
@@ -323,19 +327,23 @@ class Labeller:
     def _awaited(self, info: EpisodeInfo) -> bool:
         return self._verdicts is not None and self._verdicts.awaited(info)
 
-    def _judge_episode(self, info: EpisodeInfo, labels: EpisodeLabels) -> None:
+    def _judge_episode(self, info: EpisodeInfo, labels: EpisodeLabels) -> bool:
+        """Give the verdict on an episode where its labels allow one by now; return False where they never will."""
         if self._verdicts is None or self._judge is None or not self._awaited(info):
-            return
+            return True
         verdict = self._verdicts.look(info, labels, self._judge)
         if verdict is not None:
             self.counters["verdicts"] += 1
             told = {"index": verdict.index, "success": verdict.success, "reward": verdict.reward}
             self._events({"event": "verdict", "episode": str(info.key), **told})
-        elif not self._awaited(info):
-            self.counters["unjudged"] += 1
-            why = why_unjudged(labels)
-            self._events({"event": "unjudged", "episode": str(info.key), "reason": why})
-            log.warning("%s has no outcome: %s", info.key, why)
+            return True
+        if self._awaited(info):
+            return True
+        self.counters["unjudged"] += 1
+        why = why_unjudged(labels)
+        self._events({"event": "unjudged", "episode": str(info.key), "reason": why})
+        log.warning("%s has no outcome: %s", info.key, why)
+        return False
 
     def _finish(self, key: EpisodeKey, column: Column | None) -> None:
         self._finished.add(key)

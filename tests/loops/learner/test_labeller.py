@@ -821,6 +821,26 @@ def test_a_scene_that_is_done_from_the_first_frame_on_is_not_judged_and_that_is_
     assert rig.store.columns["v1"].finished
 
 
+def test_a_verdict_that_will_never_come_is_not_waited_for_once_all_labels_are_there() -> None:
+    rig = Rig()
+    rig.server.garbled = {len(VALUES) - 1}
+    held: list[int] = []
+    column = rig.store.column("v1")
+    hold = column.hold
+
+    def seen(key: EpisodeKey, *, verdict: bool = False) -> bool:
+        held.append(column.labelled(key))
+        return hold(key, verdict=verdict)
+
+    column.hold = seen  # type: ignore[method-assign]
+    assert judge(rig, VALUES) is None
+    assert column.unjudged == {verdict(0, False).key}
+    assert held == [len(VALUES)]
+    rig = Rig()
+    assert judge(rig, VALUES) is not None
+    assert not rig.store.columns["v1"].held
+
+
 def test_done_counts_after_a_frame_that_was_read_and_was_not_done() -> None:
     values = [255, 255, 0, 0, 0, 255, 255, 255]
     labels = expected(values)
