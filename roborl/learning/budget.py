@@ -40,8 +40,8 @@ class BudgetConfig:
                 seen=f"ratio={self.ratio:g} max_lead={self.max_lead:g} max_owed={self.max_owed:g} "
                 f"head_start={self.head_start} start_at={self.start_at} silence_s={self.silence_s:g}",
                 allowed="finite ratio > 0, max_owed >= ratio, 0 or more each of max_lead, head_start, start_at and silence_s",
-                remedy="Set trainer.budget.ratio to updates per new transition, for example 8; for a learner that never waits for experience, "
-                "trainer.budget.max_lead .inf",
+                remedy="Set trainer.budget.ratio to updates per new transition, for example 8; for a learner that does not wait for "
+                "experience while an actor is alive, trainer.budget.max_lead .inf",
             )
         if not 0.0 <= self.hold_actors_at < self.max_owed:
             raise ConfigError(
@@ -182,9 +182,13 @@ class ReplayBudget:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the counters of a checkpoint; a head start that is longer than it was goes on."""
+        """Continue from the counters of a checkpoint; a head start that is longer than it was goes on.
+
+        A lead beyond the one that is allowed now need not be earned.
+        """
         self._waiting, self._started = int(state["waiting"]), bool(state["started"])
-        self._earning, self._tokens = int(state["earning"]), float(state["tokens"])
+        self._earning = int(state["earning"])
+        self._tokens = max(float(state["tokens"]), -self.config.max_lead)
         self._updates, self._forgiven = int(state["updates"]), float(state["forgiven"])
         self._made_ahead = int(state.get("made_ahead", 0))  # Runs of older releases had no head start.
         self._head_start = max(0, self.config.head_start - self._made_ahead)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +119,17 @@ def test_a_run_that_goes_on_gets_the_head_start_that_it_is_told_now() -> None:
         again.recorded()
         assert again.ahead is (left > 0)
         assert again.allowance(actor_alive=False) == left
+
+
+@pytest.mark.parametrize("lead", [0.0, 64.0, math.inf])
+def test_a_run_that_goes_on_with_a_shorter_lead_has_that_one_and_not_the_longer_to_earn(lead: float) -> None:
+    fast = ReplayBudget(BudgetConfig(ratio=8.0, max_lead=math.inf, start_at=0))
+    fast.spend(500_000)
+    again = ReplayBudget(BudgetConfig(ratio=8.0, max_lead=lead, start_at=0))
+    again.load_state_dict(fast.state_dict())
+    assert again.updates == 500_000
+    again.arrived(10)
+    assert again.allowance(actor_alive=True) == (80 if lead < math.inf else sys.maxsize)
 
 
 @pytest.mark.parametrize("limit", [50.0, 60.0, -1.0])
