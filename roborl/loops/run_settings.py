@@ -52,7 +52,8 @@ def on_top_of_the_runs(args: Sequence[str], verb: str) -> list[str]:
     if own.is_file():
         # The run may lie elsewhere by now, and what an earlier call asked for is done.
         this = [f"--{field.name}={getattr(call, field.name)}" for field in fields(call)]
-        return ["--config_path", str(_BEFORE), "--config_path", str(own), *this, *args]
+        beneath = ["--config_path", str(_BEFORE)] if _is_earlier(own) else []
+        return [*beneath, "--config_path", str(own), *this, *args]
     others = [name for name in ("train", "learn") if run.settings(name).is_file()]
     if others:
         raise ConfigError(
@@ -65,6 +66,20 @@ def on_top_of_the_runs(args: Sequence[str], verb: str) -> list[str]:
         "%s was stopped before it kept its settings: it goes on with those of this call alone", run.root
     )
     return list(args)
+
+
+def of_earlier_runs() -> dict[str, dict[str, Any]]:
+    """Return what newer settings are for runs that began before there were any, by section."""
+    return dict(yaml.safe_load(_BEFORE.read_text()))
+
+
+def _is_earlier(own: Path) -> bool:
+    """Return whether a run kept a section of its settings before one of the newer ones was there."""
+    kept = ["--config_path", str(own)]
+    return any(
+        isinstance(section := configuration.named(kept, name), Mapping) and newer.keys() - section.keys()
+        for name, newer in of_earlier_runs().items()
+    )
 
 
 def keep_settings(path: Path, config: LearnSettings) -> None:

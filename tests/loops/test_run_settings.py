@@ -71,6 +71,14 @@ def test_a_run_of_before_a_setting_was_there_goes_on_as_it_did(tmp_path: Path) -
         assert named.rlpd.lookahead_successes == 7
 
 
+def test_settings_written_by_hand_are_those_of_a_run_of_now(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begin(run)
+    RunFolder(run).settings("train").write_text("bench: so101_sim\nepisodes: 300\n")
+    going_on = resolved("--run", str(run), "--resume", "true")
+    assert (going_on.episodes, going_on.rlpd) == (300, RlpdConfig())
+
+
 @pytest.mark.parametrize("name", ["pick #2", "2026_10_02", "a: b", "🤖", "null"])
 def test_a_run_is_gone_on_with_whatever_its_name_looks_like(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -17,6 +17,7 @@ from roborl.learning.sampling import SamplingConfig
 from roborl.learning.weighted import Weighted, WeightedConfig
 from roborl.loops.learner.learn_config import LearnConfig, RunFolder
 from roborl.loops.learner.replay import recorded
+from roborl.loops.run_settings import of_earlier_runs
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.rewards.forms import RewardForm
 
@@ -53,8 +54,11 @@ def say_unused(config: LearnConfig) -> None:
     """Warn of settings that were given and change nothing in this run."""
     algorithm = chosen(config)
     name, idle = ("rlpd", config.rlpd) if algorithm == "weighted" else ("weighted", config.weighted)
+    earlier = of_earlier_runs().get(name, {})  # which nobody gave
     unused = [
-        f"--{name}.{setting} (of {algorithm}, which learns, are other settings)" for setting in _set(idle)
+        f"--{name}.{setting} (of {algorithm}, which learns, are other settings)"
+        for setting in _set(idle)
+        if (setting, getattr(idle, setting)) not in earlier.items()
     ]
     if config.policy:
         cloning = [f"clone.{setting}" for setting in _set(config.clone)]

@@ -751,9 +751,12 @@ def test_settings_that_change_nothing_are_named(
     policy.mkdir()
     if lerobot:
         (policy / "config.json").write_text('{"type": "act"}')
-    config = LearnConfig(run=tmp_path / "run", policy=str(policy), rlpd=RlpdConfig(n_step=4))
+    config = LearnConfig(
+        run=tmp_path / "run", policy=str(policy), rlpd=RlpdConfig(n_step=4, lookahead_successes=0)
+    )
     say_unused(config)
     assert ("--rlpd.n_step" in caplog.text) is lerobot
+    assert "lookahead" not in caplog.text, "what a run of before goes on with was given by nobody"
     caplog.clear()
     say_unused(
         replace(config, demos=DemosConfig(path="demos", weights="w"), clone=CloneConfig(actor_updates=3))
