@@ -56,7 +56,8 @@ class LooksAhead(Protocol):
 
         Args:
             successes: Online episodes of the run that have succeeded so far without a person's help.
-            made_ahead: Updates of its head start so far, with which no schedule of practice moves on.
+            made_ahead: Updates of its head start so far, with which no schedule of practice moves on; in a run that began when
+                schedules did, those made since.
         """
         ...
 

@@ -77,7 +77,8 @@ class ReplayBudget:
         self._updates = 0
         self._forgiven = 0.0
         self._holding = False
-        self._head_start, self._made_ahead, self._recorded = config.head_start, 0, False
+        self._head_start, self._recorded = config.head_start, False
+        self._made_ahead = self._before_practice = 0
 
     @property
     def holds_actors(self) -> bool:
@@ -107,19 +108,19 @@ class ReplayBudget:
         return self._updates
 
     @property
-    def made_ahead(self) -> int:
-        """Of these, how many were the head start's."""
-        return self._made_ahead
+    def before_practice(self) -> int:
+        """Updates that no schedule of practice moves on with: the head start's, but for those with which they once did in this run."""
+        return self._before_practice
 
     @property
     def in_practice(self) -> int:
-        """Of these, how many were not the head start's."""
-        return self._updates - self._made_ahead
+        """Updates that schedules of practice move on with: all others."""
+        return self._updates - self._before_practice
 
     @property
     def achieved_ratio(self) -> float:
         """Updates made per transition that earned some, without the head start; 0 before the first."""
-        return self.in_practice / self._earning if self._earning else 0.0
+        return (self._updates - self._made_ahead) / self._earning if self._earning else 0.0
 
     def recorded(self) -> None:
         """Take note that the recorded episodes stand there whole, so that the head start may begin."""
@@ -156,6 +157,7 @@ class ReplayBudget:
         ahead = min(updates, self._head_start)
         self._head_start -= ahead
         self._made_ahead += ahead
+        self._before_practice += ahead
         self._updates += updates
         self._tokens -= updates - ahead
 
@@ -179,6 +181,7 @@ class ReplayBudget:
             "updates": self._updates,
             "forgiven": self._forgiven,
             "made_ahead": self._made_ahead,
+            "before_practice": self._before_practice,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -191,4 +194,6 @@ class ReplayBudget:
         self._tokens = max(float(state["tokens"]), -self.config.max_lead)
         self._updates, self._forgiven = int(state["updates"]), float(state["forgiven"])
         self._made_ahead = int(state.get("made_ahead", 0))  # Runs of older releases had no head start.
+        # In runs of older releases schedules moved on with the head start: what they have come to they keep.
+        self._before_practice = int(state.get("before_practice", 0))
         self._head_start = max(0, self.config.head_start - self._made_ahead)

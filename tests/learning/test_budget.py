@@ -106,7 +106,7 @@ def test_a_head_start_waits_for_recorded_episodes_holds_actors_and_is_no_part_of
     assert again.allowance(actor_alive=True) == 10
     again.spend(10)
     assert again.achieved_ratio == 2.0
-    assert (again.updates, again.made_ahead, again.in_practice) == (40, 30, 10)
+    assert (again.updates, again.before_practice, again.in_practice) == (40, 30, 10)
 
 
 def test_a_run_that_goes_on_gets_the_head_start_that_it_is_told_now() -> None:
@@ -119,6 +119,22 @@ def test_a_run_that_goes_on_gets_the_head_start_that_it_is_told_now() -> None:
         again.recorded()
         assert again.ahead is (left > 0)
         assert again.allowance(actor_alive=False) == left
+
+
+def test_a_run_whose_schedules_moved_on_with_its_head_start_keeps_what_they_have_come_to() -> None:
+    first = ReplayBudget(BudgetConfig(ratio=2.0, head_start=30, start_at=0))
+    first.recorded()
+    first.arrived(5)
+    first.spend(40)
+    before = first.state_dict()
+    before.pop("before_practice", None)
+    again = ReplayBudget(BudgetConfig(ratio=2.0, head_start=50, start_at=0))
+    again.load_state_dict(before)
+    assert (again.in_practice, again.before_practice, again.achieved_ratio) == (40, 0, 2.0)
+    again.spend(25)
+    assert (again.in_practice, again.before_practice) == (45, 20), (
+        "what is made ahead from now on is not counted"
+    )
 
 
 @pytest.mark.parametrize("lead", [0.0, 64.0, math.inf])

@@ -290,7 +290,7 @@ class Trainer[B]:
 
     def _tell_of_practice(self) -> None:
         if self._experience is not None and isinstance(self._algorithm, LooksAhead):
-            self._algorithm.practised(self._experience.unaided, self.budget.made_ahead)
+            self._algorithm.practised(self._experience.unaided, self.budget.before_practice)
 
     def _update(self) -> bool:
         """Make one update; return False where there is nothing to draw."""
