@@ -48,7 +48,11 @@ def go_home(arm: Arm, rate: Rate, stopped: Callable[[], bool]) -> bool:
 
 
 def _pass(ticks: int, arm: Arm, rate: Rate, stopped: Callable[[], bool]) -> bool:
-    """Let control periods pass; False where the arm was stopped meanwhile."""
+    """Let control periods pass, whole ones from now; False where the arm was stopped meanwhile."""
+    if rate.remaining_ns() <= 0:
+        rate.wait()  # Reading and planning that took long set the pace anew, rather than two set-points at once.
+    # Set-points are planned a period apart, and go out so: the first of the next plan, too, which may be made faster.
+    rate.begin_now(ticks + 1)
     for _ in range(ticks):
         arm.tick()
         rate.wait()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pytest
 
-from roborl.clock import FakeClock, Rate
+from roborl.clock import NS, FakeClock, Rate
 from roborl.envs.actions import ActionConfig
 from roborl.envs.arm import Arm
 from roborl.envs.bench import Bench, load_bench
@@ -40,12 +41,13 @@ class Servos(StubRobot):
         return dict(action)
 
 
-def make_arm(action: ActionConfig = USUAL, **safety: float) -> tuple[Arm, Servos]:
+def make_arm(action: ActionConfig = USUAL, *, policy_hz: float = 10.0, **safety: float) -> tuple[Arm, Servos]:
     bench = Bench(
         robot=StubRobotConfig(),
         model="so101_sim",
         task="wave",
         max_steps=20,
+        policy_hz=policy_hz,
         action=action,
         safety=SafetyConfig(**safety),
     )
@@ -88,6 +90,32 @@ def test_where_the_workspace_box_is_in_the_way_the_arm_is_no_faster_either() -> 
         home(arm)
     speed = np.abs(np.diff(np.vstack([start, robot.sent]), axis=0)) * arm.bench.control_hz
     assert np.all(speed <= QUARTER + 1e-6)
+
+
+@pytest.mark.parametrize("costs_s", [[0.0], [0.012], [0.024], [0.012, 0.001], [0.024, 0.019, 0.0, 0.02]])
+@pytest.mark.parametrize("policy_hz", [10.0, 50.0])
+def test_set_points_on_the_way_home_go_out_a_period_apart_however_long_planning_takes(
+    policy_hz: float, costs_s: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm, robot = make_arm(policy_hz=policy_hz, velocity_scale=0.1)
+    clock, sent_s, costs = FakeClock(), [], cycle(costs_s)
+    plan, send = arm.begin_return, robot.send_action
+
+    def plan_slowly() -> bool:
+        clock.advance(next(costs))
+        return plan()
+
+    def note(action: Mapping[str, float]) -> dict[str, float]:
+        sent_s.append(clock.now_ns() / NS)
+        return send(action)
+
+    monkeypatch.setattr(arm, "begin_return", plan_slowly)
+    monkeypatch.setattr(robot, "send_action", note)
+    assert go_home(arm, Rate(arm.bench.control_hz, clock), lambda: False)
+    gaps_s = np.diff(sent_s)
+    assert gaps_s.min() > 1.0 / arm.bench.control_hz - 1e-6
+    speed = np.abs(np.diff(np.array(robot.sent), axis=0)) / gaps_s[:, None]
+    assert np.all(speed <= 0.1 * arm.model.max_velocity + 1e-3)
 
 
 # The tip in far corners of ordinary boxes: the straight way of the joints swings out of them.
