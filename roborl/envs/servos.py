@@ -199,11 +199,18 @@ def connect_holding(robot: Robot, gripper: str) -> None:
 def open_a_little(robot: Any, gripper: str) -> None:
     """Turn a gripper away from what it squeezes: a servo that gave up takes torque again for the other way alone.
 
-    Blocks for a tenth of a second.
+    In its own steps and within its own limits: it may hold another calibration than the file's, which nobody has compared
+    yet where the arm is being connected. Blocks for a tenth of a second.
     """
-    place = robot.bus.sync_read("Present_Position", gripper, num_retry=READ_RETRIES)[gripper]
+    bus = robot.bus
+    place, low, high = (
+        _read(bus, register, gripper)[gripper]
+        for register in ("Present_Position", "Min_Position_Limit", "Max_Position_Limit")
+    )
+    opens = -1 if getattr(bus.calibration.get(gripper), "drive_mode", 0) else 1
+    goal = place + opens * round(_OPENING / 100 * (high - low))
     # To all servos at once, so that none answers: LeRobot takes an answer with a fault in it for none.
-    robot.bus.sync_write("Goal_Position", {gripper: min(place + _OPENING, 100.0)})
+    bus.sync_write("Goal_Position", {gripper: min(max(goal, low), high)}, normalize=False)
     time.sleep(_OPENING_S)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -272,6 +273,22 @@ def test_an_arm_whose_gripper_gave_up_is_connected_with_it_opened_a_little(
     np.testing.assert_allclose(arm.set_point, opened, atol=STEP)
     assert [name for name, servo in desk.chain.servos.items() if servo.was_limp] == ["gripper"]
     arm.disconnect()
+
+
+def test_a_gripper_that_gave_up_is_opened_though_the_file_holds_another_calibration(
+    desk: DeskArm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.place(np.append(desk.model.home[:5], 30.0))
+    desk.let_hold()
+    held = json.loads(desk.calibration.read_text())
+    held["gripper"] |= {"range_min": 300, "range_max": 1300}
+    desk.calibration.write_text(json.dumps(held))
+    gripper = desk.chain.servos["gripper"]
+    let_come_to_itself(gripper, monkeypatch)
+    gripper.fault = ServoFault.OVERLOAD
+    with pytest.raises(ConfigError, match="not calibrated"):
+        make_arm(desk).connect()
+    assert desk.goals()[5] == pytest.approx(35.0, abs=STEP)
 
 
 @pytest.mark.parametrize(
