@@ -107,7 +107,7 @@ class InferenceLoop:
             How long it took at best, s.
 
         Raises:
-            ModelLoadError: If those actions cannot be used.
+            ModelLoadError: If the actions of the policy as it is made cannot be used; weights that choose such are refused.
         """
         self._take_weights()
         frames = {
@@ -115,7 +115,8 @@ class InferenceLoop:
             for name, shape in cameras.items()
         }
         blank = Observation(frames=frames, state=np.zeros(state_dim, np.float32), stamp_ns=0)
-        if fault := self._fault(self._policy.act(blank)):
+        _, fault = self._try(blank)
+        if fault:
             raise ModelLoadError(
                 "The policy's actions do not fit this robot",
                 seen=fault,
@@ -147,12 +148,7 @@ class InferenceLoop:
 
     def _answer(self, request: Request) -> None:
         began_ns = time.perf_counter_ns()
-        actions = self._policy.act(request.observation)
-        fault = self._fault(actions)
-        if fault and self._on_trial:
-            self._refuse(f"its first answer is {fault}")
-            actions = self._policy.act(request.observation)
-            fault = self._fault(actions)
+        actions, fault = self._try(request.observation)
         if fault:
             # Nothing is said rather than something wrong: the control loop stops the arm at its deadline.
             self._status.add("bad_chunks")
@@ -172,6 +168,16 @@ class InferenceLoop:
         self._status.add("chunks")
         self._status.add("latency_sum_ns", latency_ns)
         self._status["latency_max_ns"] = max(latency_ns, self._status["latency_max_ns"])
+
+    def _try(self, observation: Observation) -> tuple[NDArray[np.float32], str]:
+        """Return the actions for an observation and what keeps them from being used; weights on trial go where something does."""
+        actions = self._policy.act(observation)
+        fault = self._fault(actions)
+        if fault and self._on_trial:
+            self._refuse(f"its first answer is {fault}")
+            actions = self._policy.act(observation)
+            fault = self._fault(actions)
+        return actions, fault
 
     def _fault(self, actions: NDArray[np.float32]) -> str:
         """Return what keeps a chunk from being used, empty where nothing does."""

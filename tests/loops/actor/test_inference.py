@@ -245,6 +245,16 @@ def test_first_weights_that_are_wrong_give_way_to_the_policy_folder(side: Side) 
     assert side.status["policy_version"] == 0
 
 
+def test_a_process_that_starts_again_refuses_the_weights_that_lie_there_as_the_one_before_it_did(
+    side: Side,
+) -> None:
+    side.publish(6, bias=np.float32([1.5, 0.0]))
+    side.start()
+    side.loop.warm_up(CAMERAS, 3)
+    assert (side.status["refused"], side.status["weights_seen"], side.status["policy_version"]) == (1, 1, 0)
+    np.testing.assert_array_equal(side.ask(0), [0, 0])
+
+
 def test_weights_that_do_not_fit_are_refused_once(side: Side) -> None:
     side.publish(1, other=np.zeros(2, np.float32))
     for index in range(3):
