@@ -14,11 +14,16 @@ from roborl.errors import ConfigError
 _FINDERS = {"port": "lerobot-find-port", "camera": "lerobot-find-cameras opencv"}
 
 
+def missing_port(config: Any) -> Path | None:
+    """Return the path of a robot's or teleoperator's serial port where it is not there; None where it is, or there is none."""
+    port = getattr(config, "port", None)
+    return Path(port) if isinstance(port, str | Path) and not Path(port).exists() else None
+
+
 def missing_devices(bench: Bench) -> Iterator[tuple[str, Path]]:
     """Yield "port" or "camera" and the path of each device that is not there; a camera given by number has no path."""
-    port = getattr(bench.robot, "port", None)
-    if isinstance(port, str | Path) and not Path(port).exists():
-        yield "port", Path(port)
+    if port := missing_port(bench.robot):
+        yield "port", port
     cameras = getattr(bench.robot, "cameras", {})
     for name in bench.cameras:
         place = getattr(cameras[name], "index_or_path", None)

@@ -21,7 +21,7 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.loops.actor.act import ActorProcesses, actor_specs, keyboard_of
 from roborl.loops.actor.act_config import shared_folder
 from roborl.loops.actor.status import StatusSlot
-from roborl.loops.actor.teleop import make_device
+from roborl.loops.actor.teleop import require_device
 from roborl.loops.learner import learn
 from roborl.loops.learner.learn import learner_specs, prepare, result
 from roborl.loops.learner.learn_config import RunFolder
@@ -155,8 +155,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     require_arms(config, bench)
     require_hold(bench)
     require_devices(bench)
-    if config.act.teleop:
-        make_device(bench, config.act)
+    require_device(bench, config.act)
     pass_gate(config, stopping)
     run, where = RunFolder(config.run), addresses(config.run)
     learning = learn_config(config, where)

@@ -177,12 +177,22 @@ def stub_bench(folder: Path) -> Path:
     return bench
 
 
-def test_a_device_that_is_not_there_is_missed_before_anything_is_prepared(tmp_path: Path) -> None:
-    missing = ActSettings(teleop=str(tmp_path / "leadr.yaml"))
-    with pytest.raises(ConfigError, match=r"cannot be opened.*leadr\.yaml"):
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("leadr.yaml", r"cannot be opened.*leadr\.yaml"),
+        ("leader.yaml", r"not there.*nothing\..*correct port"),
+    ],
+)
+def test_a_device_that_is_not_there_is_missed_before_anything_is_prepared(
+    tmp_path: Path, file: str, said: str
+) -> None:
+    (tmp_path / "leader.yaml").write_text(f"type: so101_leader\nport: {tmp_path}/nothing\nid: leader\n")
+    missing = ActSettings(teleop=str(tmp_path / file))
+    with pytest.raises(ConfigError, match=said):
         run_training(TrainConfig(run=tmp_path / "run", act=missing))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match=r"cannot be opened.*leadr\.yaml"):
+    with pytest.raises(ConfigError, match=said):
         run_actor(ActConfig(run=tmp_path / "run", policy=tmp_path, teleop=missing.teleop))
     assert not (tmp_path / "run").exists()
 

@@ -302,7 +302,7 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
         from roborl.envs.bench import load_bench
 
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)
-        teleop.make_device(bench, config)
+        teleop.require_device(bench, config)
     if config.mode == "train" and not config.weights and not is_lerobot_policy(config.policy):
         log.warning(
             "No --weights: the arm keeps to the policy in %s, whatever a learner makes of its experience",

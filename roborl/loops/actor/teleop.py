@@ -145,6 +145,32 @@ def make_device(
     return teleoperator, to_action
 
 
+def require_device(bench: Bench, settings: ActSettings) -> None:
+    """See whether the device to take over with can be used and is plugged in, before minutes of preparation.
+
+    A gamepad is looked for only as it is connected.
+
+    Args:
+        bench: The bench.
+        settings: Those of its actor; without a device, nothing is asked.
+
+    Raises:
+        ConfigError: If its serial port is not there, or as :func:`make_device` says.
+    """
+    if not settings.teleop:
+        return
+    from roborl.envs.devices import missing_port
+
+    teleoperator, _ = make_device(bench, settings)
+    if port := missing_port(teleoperator.config):
+        raise ConfigError(
+            "The device to take over with is not there",
+            seen=f"port {port}",
+            allowed="the path of a device that is plugged in",
+            remedy=f"Plug it in, or correct port in {settings.teleop}: lerobot-find-port finds it",
+        )
+
+
 def warn_without_clutch(teleoperator: Any, trigger: Trigger) -> None:
     """Say how to take over where the clutch is to do it and the device has none, as LeRobot's leader arms."""
     if trigger is Trigger.CLUTCH and not hasattr(teleoperator, "get_teleop_events"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import logging
 import signal
@@ -76,6 +76,8 @@ def make_teleoperator(config: TeleoperatorConfig) -> Teleoperator:
             allowed="true: the follower would be sent elsewhere than the leader is",
             remedy="Leave it out; the calibration stays",
         )
+    if device_type(config) == "gamepad" and importlib.util.find_spec("pygame") is None:
+        raise _lacks_driver("gamepad", "no pygame")
     try:
         made: Teleoperator = importlib.import_module(
             "lerobot.teleoperators.utils"
@@ -125,12 +127,7 @@ def connect_teleoperator(teleoperator: Any) -> None:
     except ConfigError:
         raise
     except ImportError as error:
-        raise ConfigError(
-            f"The teleoperator {teleoperator.name} lacks its driver",
-            seen=spelt_out(error),
-            allowed="a device whose driver is installed",
-            remedy="Install what the message names, for a gamepad: pip install 'roborl[gamepad]'",
-        ) from error
+        raise _lacks_driver(teleoperator.name, spelt_out(error)) from error
     except (
         Exception
     ) as error:  # a driver is foreign code: a gamepad that is not plugged in is an AttributeError
@@ -145,6 +142,15 @@ def connect_teleoperator(teleoperator: Any) -> None:
     finally:
         if ends is not None:
             signal.signal(signal.SIGTERM, ends)  # A gamepad's library takes the signal for itself.
+
+
+def _lacks_driver(name: str, seen: str) -> ConfigError:
+    return ConfigError(
+        f"The teleoperator {name} lacks its driver",
+        seen=seen,
+        allowed="a device whose driver is installed",
+        remedy="Install what the message names, for a gamepad: pip install 'roborl[gamepad]'",
+    )
 
 
 def check_plugged_in(teleoperator: Any) -> None:

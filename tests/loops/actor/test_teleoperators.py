@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,6 +71,15 @@ def test_a_gamepad_without_its_driver_is_told_what_to_install(monkeypatch: pytes
     monkeypatch.setattr(pad, "connect", lacks)
     with pytest.raises(ConfigError, match=r"lacks its driver.*pygame.*roborl\[gamepad\]"):
         connect_teleoperator(pad)
+
+
+def test_a_gamepads_driver_is_missed_before_anything_is_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pygame", None)
+    (tmp_path / "pad.yaml").write_text("type: gamepad\n")
+    with pytest.raises(ConfigError, match=r"gamepad lacks its driver.*no pygame.*roborl\[gamepad\]"):
+        read_teleoperator(tmp_path / "pad.yaml")
 
 
 def test_a_leader_is_connected_without_a_question() -> None:
