@@ -157,6 +157,10 @@ class Card:
         task: The instruction in words.
         simulated: Whether the robot is.
         policy_hz: Steps per second; None where nobody says.
+        control_hz: Set-points per second; None where nobody says.
+        max_steps: Time limit of an episode in policy steps; None where nobody says.
+        image_px: Side of the square picture a policy sees; None where nobody says.
+        outcome: Who says how an episode came out, as :class:`roborl.envs.bench.Bench` names it.
         action_deadline_s: Wall seconds that it waits for an action.
         scales: What the numbers of states and actions stand for, as :class:`roborl.data.scales.Scales` names it.
         safety: The bounds on what reaches the motors, as :class:`roborl.envs.safety.SafetyConfig` names them.
@@ -171,6 +175,10 @@ class Card:
     task: str = ""
     simulated: bool = False
     policy_hz: float | None = None
+    control_hz: float | None = None
+    max_steps: int | None = None
+    image_px: int | None = None
+    outcome: str = ""
     action_deadline_s: float = math.inf
     scales: dict[str, str | tuple[float, ...]] | None = None
     safety: dict[str, float | tuple[float, ...]] = field(default_factory=dict)

@@ -70,6 +70,10 @@ CARD = Card(
     real_time=True,
     task="t",
     policy_hz=10.0,
+    control_hz=50.0,
+    max_steps=150,
+    image_px=64,
+    outcome="auto",
     scales={"model": "so101_sim", "state_low": (-1.0, 0.12), "action_unit": (0.015, 34.0)},
     safety={"workspace_low_m": (0.12, -0.16, 0.01), "velocity_scale": 0.6},
 )
@@ -81,6 +85,10 @@ CARD = Card(
         {"scales": dict(CARD.scales or {}, action_unit=(0.005, 34.0))},
         {"cameras": {"front": (480, 640, 3)}},
         {"policy_hz": 5.0},
+        {"control_hz": 100.0},
+        {"max_steps": 20000},
+        {"image_px": 96},
+        {"outcome": "judge"},
         {"task": "u"},
     ],
 )

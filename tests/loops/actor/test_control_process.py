@@ -195,9 +195,15 @@ def test_a_robot_in_other_units_than_degrees_is_refused_before_it_is_connected(
         control_process.main(Child("control", None, ctypes.c_int64(0)), config)
 
 
-@pytest.mark.parametrize("main", [control_process.main, teleop.main])
+@pytest.mark.parametrize(
+    ("main", "also"),
+    [
+        (control_process.main, r"control_hz 50\.0, max_steps \d+, image_px 64, outcome auto, .*"),
+        (teleop.main, ""),
+    ],
+)
 def test_a_process_that_starts_again_goes_on_with_no_other_bench_than_the_one_before_it(
-    tmp_path: Path, main: Callable[[Child, ActConfig], None]
+    tmp_path: Path, main: Callable[[Child, ActConfig], None], also: str
 ) -> None:
     pad = tmp_path / "pad.yaml"
     pad.write_text("type: stub_pad\n")
@@ -216,7 +222,9 @@ def test_a_process_that_starts_again_goes_on_with_no_other_bench_than_the_one_be
         scales=before,
     ).write(folder)
     try:
-        with pytest.raises(ConfigError, match=r"edited while.*action_unit \(0\.015.*action_unit \(0\.005"):
+        with pytest.raises(
+            ConfigError, match=rf"edited while.*{also}action_unit \(0\.015.*action_unit \(0\.005"
+        ):
             main(Child("control", None, ctypes.c_int64(0)), config)
     finally:
         shutil.rmtree(folder)
