@@ -270,9 +270,9 @@ class ActorProcesses:
 @contextmanager
 def keyboard_of(actors: Sequence[ActorProcesses]) -> Iterator[TerminalKeyboard | None]:
     """Give the one keyboard of this terminal, which all of the actors hear; None where there is none to listen to."""
-    heard = (actor.listener() for actor in actors if sys.stdin.isatty())
+    heard = (actor.listener() for actor in actors)
     listeners = [listener for listener in heard if listener is not None]
-    if not listeners:
+    if not listeners or sys.stdin is None or not sys.stdin.isatty():  # None is an input that was closed.
         yield None
         return
     with TerminalKeyboard(listeners) as keyboard:

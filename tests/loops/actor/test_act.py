@@ -340,8 +340,11 @@ def test_one_keyboard_is_heard_by_all_actors_and_none_by_those_without_an_operat
     ]
     arms = [Presses(actor.folder) for actor in actors]
     try:
-        with keyboard_of(actors[2:]) as keyboard:
-            assert keyboard is None
+        with monkeypatch.context() as closed:
+            closed.setattr("sys.stdin", None)
+            for unheard in (actors, actors[2:]):
+                with keyboard_of(unheard) as keyboard:
+                    assert keyboard is None
         with os.fdopen(terminal) as stdin, monkeypatch.context() as patch:
             patch.setattr("sys.stdin", stdin)
             with keyboard_of(actors) as keyboard:
