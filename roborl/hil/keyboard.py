@@ -52,11 +52,13 @@ class Listener:
         sender: Where presses go.
         on_screen: Returns the episode and the index of the observation of this arm that the person sees.
         device: Whether there is a take-over device; without one, what its two keys cannot do is said once.
+        done: True once its process has come to its own end: the arm is at rest, and what it does not hear is not lost.
     """
 
     sender: PressSender
     on_screen: Callable[[], tuple[EpisodeKey, int] | None] = lambda: None
     device: bool = True
+    done: Callable[[], bool] = lambda: False
 
     def hear(self, button: Button) -> bool:
         """Send a press without waiting; False where it is not taken."""
@@ -175,7 +177,7 @@ class TerminalKeyboard:
                 os.write(self._fd, words)
 
     def _send(self, button: Button) -> None:
-        taken = [listener.hear(button) for listener in self._listeners]
+        taken = [listener.hear(button) for listener in self._listeners if not listener.done()]
         if all(taken):
             return
         if button is Button.ESTOP:

@@ -421,3 +421,30 @@ def test_what_is_typed_once_stops_every_arm_and_judges_none_of_several(
         assert {(press.episode, press.index) for press in heard} == {(key, 9)}
         assert len(taken) > len(heard), "each has its signs of life"
     assert caplog.text.count("Of several arms none is meant: s, f, d, t and g do nothing") == 1
+
+
+def test_a_press_that_an_actor_which_is_done_does_not_hear_is_not_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = [tmp_path / name for name in ("done", "moving")]
+    for folder in folders:
+        folder.mkdir()
+    ended: set[str] = set()
+    listeners = []
+    for folder in folders:
+        sender = PressSender(folder, "keyboard")
+        listeners.append(Listener(sender=sender, done=lambda name=folder.name: name in ended))
+    arms = [Presses(folder) for folder in folders]
+    while listeners[0].hear(Button.READY):
+        pass
+    ended.add("done")
+    reading, writing = os.pipe()
+    with TerminalKeyboard(listeners, reading) as keyboard:
+        for typed in b"re":
+            os.write(writing, bytes([typed]))
+            keyboard.poll()
+    assert [press.button for press in arms[1].take() if press.button is not Button.ALIVE] == [
+        Button.READY,
+        Button.ESTOP,
+    ]
+    assert not caplog.messages

@@ -214,7 +214,7 @@ class ActorProcesses:
         if self._config.operator in ("sim", "none"):
             return None
         sender, device = PressSender(self.folder, "keyboard"), bool(self._config.teleop)
-        return Listener(sender=sender, on_screen=self._on_screen, device=device)
+        return Listener(sender=sender, on_screen=self._on_screen, device=device, done=lambda: self.done)
 
     @property
     def stuck(self) -> int:
