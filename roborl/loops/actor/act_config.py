@@ -89,8 +89,8 @@ class ActConfig(ActSettings):
     # Address where the learner's store takes steps. Empty: tcp://127.0.0.1:5550, or nowhere where the mode is evaluate and no
     # weights are taken; such an evaluation needs no learner, keeps no steps, and begins anew each time.
     steps: str = ""
-    # Address where the trainer publishes weights; empty keeps those of the policy folder. Where it is given and the mode is
-    # train, no episode begins before the learner has been met and has sent them; then they go on without it.
+    # Address where the trainer publishes weights; empty keeps those of the policy folder. Where it is given, no episode begins
+    # before the learner has been met and has sent them; then they go on without it.
     weights: str = ""
     # Keys for links that leave this machine.
     security: SecurityConfig = field(default_factory=SecurityConfig)

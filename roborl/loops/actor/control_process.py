@@ -116,7 +116,7 @@ def main(child: Child, config: ActConfig) -> None:
         status=status,
         clock=clock,
         settings=make_settings(config, bench),
-        blocked=gate(folder, supervisor, learner=config.mode == "train" and bool(config.weights)),
+        blocked=gate(folder, supervisor, learner=bool(config.weights)),
         orders=orders,
         stopping=stopping,
         sign_of_life=alive,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -222,15 +222,17 @@ def test_the_arm_waits_for_a_learner_that_it_has_not_met_at_this_start(
     thread.join(30)
 
 
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
 def test_the_arm_waits_for_the_weights_of_this_start_and_goes_on_with_them_without_a_learner(
-    config: ActConfig, learner: Learner
+    config: ActConfig, learner: Learner, mode: Literal["train", "evaluate"]
 ) -> None:
     # An earlier start had some.
     folder = folder_of(config)
     StatusSlot(folder, "io")["weights_received"] = StatusSlot(folder, "inference")["weights_seen"] = 5
     publisher = WeightsPublisher("tcp://127.0.0.1:0", handshake=Handshake())
     stop = threading.Event()
-    actor = ActorProcesses(replace(config, weights=publisher.endpoint, drain_s=0.0), stop.is_set)
+    config = replace(config, weights=publisher.endpoint, drain_s=0.0, mode=mode)
+    actor = ActorProcesses(config, stop.is_set)
     thread, _ = run_in_thread(actor)
     control = actor.status["control"]
     wait_for(lambda: control["waiting_for"] == WaitReason.NO_WEIGHTS)
