@@ -131,7 +131,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
     from roborl.clock import MonotonicClock
     from roborl.envs.devices import require_degrees, require_hold
     from roborl.envs.robot_env import RobotEnv
-    from roborl.hil.keyboard import HELP
+    from roborl.hil.keyboard import HELP, at_terminal
     from roborl.loops.actor.teleoperators import (
         connect_teleoperator,
         disconnect_teleoperator,
@@ -148,7 +148,7 @@ def _by_hand(config: Config, bench: Bench) -> Recorded:
             allowed=teleoperator_types(),
             remedy="For example: --teleop.type so101_leader --teleop.port /dev/serial/by-id/LEADER --teleop.id leader",
         )
-    if not sys.stdin.isatty():
+    if not at_terminal():
         raise ConfigError(
             "A person needs a keyboard for ready, success, failure, discard and stop",
             seen="standard input is no terminal",

@@ -44,6 +44,11 @@ _OF_ONE_ARM = (Button.SUCCESS, Button.FAILURE, Button.DISCARD, *_OF_DEVICE)
 _ENTER = frozenset("\r\n")
 
 
+def at_terminal() -> bool:
+    """Return whether standard input is a terminal, where keys can be heard; one that was closed is none."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
     """Whoever hears the keys: the process of one arm.

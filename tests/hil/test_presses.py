@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from roborl.clock import NS, FakeClock
 from roborl.errors import SafetyStop
-from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, Listener, TerminalKeyboard
+from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, Listener, TerminalKeyboard, at_terminal
 from roborl.hil.keystrokes import Keystrokes
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
@@ -421,6 +421,15 @@ def test_what_is_typed_once_stops_every_arm_and_judges_none_of_several(
         assert {(press.episode, press.index) for press in heard} == {(key, 9)}
         assert len(taken) > len(heard), "each has its signs of life"
     assert caplog.text.count("Of several arms none is meant: s, f, d, t and g do nothing") == 1
+
+
+def test_an_input_that_was_closed_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = os.openpty()[1]
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert at_terminal()
+    monkeypatch.setattr("sys.stdin", None)
+    assert not at_terminal()
 
 
 def test_a_press_that_an_actor_which_is_done_does_not_hear_is_not_lost(

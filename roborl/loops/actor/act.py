@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 from roborl.clock import Every
 from roborl.data.ring import Ring
 from roborl.errors import ConfigError, DatasetError
-from roborl.hil.keyboard import Listener, TerminalKeyboard
+from roborl.hil.keyboard import Listener, TerminalKeyboard, at_terminal
 from roborl.hil.presses import PressSender
 from roborl.locks import FolderLock
 from roborl.loops.actor import control_process, inference, io, live, teleop
@@ -272,7 +271,7 @@ def keyboard_of(actors: Sequence[ActorProcesses]) -> Iterator[TerminalKeyboard |
     """Give the one keyboard of this terminal, which all of the actors hear; None where there is none to listen to."""
     heard = (actor.listener() for actor in actors)
     listeners = [listener for listener in heard if listener is not None]
-    if not listeners or sys.stdin is None or not sys.stdin.isatty():  # None is an input that was closed.
+    if not listeners or not at_terminal():
         yield None
         return
     with TerminalKeyboard(listeners) as keyboard:
