@@ -6,7 +6,7 @@ import importlib
 import logging
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,9 @@ def filter_dataset(config: FilterConfig) -> Filtered:
         for i, labels in progress.items()
         for n in [rows[i]]
     }
-    curves = {i: (on_lines(labels.values, labels.scored), labels.spread) for i, labels in judged.items()}
+    curves = {i: _as_far_as_scored(labels) for i, labels in judged.items()}
     tasks = {int(row["episode_index"]): _SEVERAL.join(row.get("tasks") or ("",)) for row in files.episodes}
-    weighed = weigh(curves, rows, config, tasks)
+    weighed = _until_the_verdict(weigh(curves, rows, config, tasks), rows)
     episodes = _weighed_episodes(config, files, found, tasks, judged, weighed)
     spelled = one_spelling(tasks[index] for index in weighed.kappa)
     kappa = {spelled[tasks[index]]: kappa for index, kappa in weighed.kappa.items()}
@@ -265,6 +265,21 @@ def train_command(config: FilterConfig, root: Path, weights: Path, episodes: lis
         f"--output_dir=outputs/train/{root.name}",
     ]
     return shlex.join(words)
+
+
+def _as_far_as_scored(labels: Progress) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return progress on lines, and its spread, up to the last row that was scored: behind it nothing says how it goes on."""
+    rows = len(labels.scored) - int(labels.scored[::-1].argmax())
+    return on_lines(labels.values[:rows], labels.scored[:rows]), labels.spread[:rows]
+
+
+def _until_the_verdict(weighed: Weighed, rows: Mapping[int, int]) -> Weighed:
+    """Let rows between the last score and a verdict, which none behind it may weigh, count as the row of that score does."""
+
+    def lengthened(curves: Mapping[int, NDArray[np.float32]]) -> dict[int, NDArray[np.float32]]:
+        return {i: np.pad(curve, (0, rows[i] - len(curve)), mode="edge") for i, curve in curves.items()}
+
+    return replace(weighed, weights=lengthened(weighed.weights), gains=lengthened(weighed.gains))
 
 
 def _weighed_episodes(

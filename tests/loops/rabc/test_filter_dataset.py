@@ -156,6 +156,33 @@ def test_a_score_behind_the_verdict_does_not_decide_the_weights_before_it(tmp_pa
     assert found[0] == found[1] == pytest.approx([1.0] * 5)
 
 
+@pytest.mark.parametrize("rule", ["roborl", "lerobot"])
+@pytest.mark.parametrize("verdict", [9, 10, 11])
+def test_rows_between_the_last_score_and_the_verdict_count_as_that_score_does(
+    tmp_path: Path, rule: Literal["roborl", "lerobot"], verdict: int
+) -> None:
+    """Every fourth observation is scored; one episode falls until it is judged a failure, the other rises."""
+    known = random_episode(0, 12).provenance
+    assert known is not None
+    judged = replace(known, verdict_index=verdict)
+    fails = random_episode(0, 12, success=False, end=EndCause.TIME_LIMIT, provenance=judged)
+    write_episodes(tmp_path / "d", fails, random_episode(1, 12))
+    scored = np.arange(13) % 4 == 0
+    falling, rising = (
+        np.repeat(np.float32(said), [4, 4, 4, 1]) for said in ([0.9, 0.6, 0.3, 0.0], [0.0, 0.3, 0.6, 0.9])
+    )
+    labels = {i: Progress(curve, 0 * curve, scored) for i, curve in enumerate((falling, rising))}
+    write_progress(tmp_path / "d", "v1", labels)
+    filtered = filter_dataset(FilterConfig(dataset=str(tmp_path / "d"), chunk=8, rule=rule))
+    weights = filtered.episodes[0].weights
+    assert len(weights) == verdict
+    assert not weights[:8].any()
+    # LeRobot's rule gives a share to what stands still, as it takes the end of an episode to do.
+    assert np.unique(weights[8:]).size == 1
+    assert weights[8] < (0.01 if rule == "roborl" else 0.6)
+    assert filtered.unknown == 0
+
+
 def test_of_the_scores_that_were_asked_for_the_missing_ones_count_and_not_the_rows_that_hold_them(
     tmp_path: Path,
 ) -> None:
