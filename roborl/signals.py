@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAME_WISH_S = 5.0  # An interrupt and what comes so soon behind it.
 
 
 @contextmanager
 def ended_as_by_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and the end of the terminal interrupt the block as Ctrl-C does, so that it comes to save.
+    """Let SIGTERM and the end of the terminal interrupt the block as Ctrl-C does, and none of them while it saves.
 
-    What ignores SIGHUP goes on, as under nohup. In other threads than the main one nothing is changed: they are never
-    interrupted.
+    A terminal that is closed says so twice, and who is in a hurry presses twice: what comes within 5 s of an interrupt is
+    taken for the same wish. Any that comes later interrupts again, so that a command that hangs can be ended.
+
+    What ignores SIGHUP or Ctrl-C goes on, as under nohup. In other threads than the main one nothing is changed: they are
+    never interrupted.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGTERM, _interrupt)
-    on_hangup(lambda: _interrupt(signal.SIGHUP, None))
+    last_s = -math.inf
+
+    def interrupt(number: int, _: FrameType | None = None) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s >= _SAME_WISH_S:
+            last_s = now_s
+            raise KeyboardInterrupt("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+
+    before = _handlers()
+    if before.get(signal.SIGINT, signal.SIG_IGN) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    on_hangup(lambda: interrupt(signal.SIGHUP))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _put_back(before)
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
+def _handlers() -> dict[int, Any]:
+    """Return what is done at each signal now; a library's own handler, which Python does not know, could not be put back."""
+    return {number: handler for number in _ENDING if (handler := signal.getsignal(number)) is not None}
+
+
+def _put_back(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def on_hangup(stop: Callable[[], None]) -> None:
@@ -65,14 +88,12 @@ def interrupt_later() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    # A library's own handler, which Python does not know, could not be put back.
-    before = {number: handler for number in _ENDING if (handler := signal.getsignal(number)) is not None}
+    before = _handlers()
     for number in before:
         signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _put_back(before)
         for late in dict.fromkeys(came):
             signal.raise_signal(late)

@@ -43,6 +43,41 @@ def test_an_interrupt_waits_for_the_end_of_a_write(number: int) -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
+SAVED = ["closing", "saved", "arm closed"]
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(("patience_s", "done"), [(5.0, SAVED), (0.0, [])])
+def test_a_second_signal_does_not_keep_the_block_from_saving_unless_it_comes_late(
+    monkeypatch: pytest.MonkeyPatch, first: int, second: int, patience_s: float, done: list[str]
+) -> None:
+    """As a closed terminal sends two, of which the second comes before a writer is being closed."""
+    monkeypatch.setattr("roborl.signals._SAME_WISH_S", patience_s)
+    came = []
+
+    def save() -> None:
+        signal.raise_signal(second)
+        with interrupt_later():
+            came.append("closing")
+            signal.raise_signal(second)
+            came.append("saved")
+        signal.raise_signal(second)
+        came.append("arm closed")
+
+    def work() -> None:
+        with ended_as_by_ctrl_c():
+            try:
+                signal.raise_signal(first)
+            finally:
+                save()
+
+    with pytest.raises(KeyboardInterrupt, match=r"Ctrl-C|SIGTERM|SIGHUP"):
+        work()
+    assert came == done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_under_nohup_the_end_of_the_terminal_ends_nothing() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ended_as_by_ctrl_c(), interrupt_later():
