@@ -21,10 +21,12 @@ from roborl.data.rlds.shards import find_rlds
 from roborl.errors import DatasetError
 from roborl.whole_files import whole_file, write_whole
 
-_REPAIR = (
-    "Where roborl was killed while it wrote it, open it once with roborl record --out on the same path, which keeps what a"
-    " checkpoint made whole. Otherwise finish its download (git lfs pull), or take it from a backup"
+REPAIR = (
+    "Where roborl was killed while it wrote it, run again what was writing it (roborl record, roborl import or an export), which"
+    " keeps what a checkpoint made whole. Otherwise finish its download (git lfs pull), or take it from a backup"
 )
+"""What to do about a dataset of which something is torn or missing."""
+
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 
 
@@ -159,7 +161,7 @@ def load_info(root: Path, *, to_write: bool = False) -> Mapping[str, Any]:
             "The dataset's meta/info.json cannot be read",
             seen=f"{root}: {error}",
             allowed="JSON as LeRobot writes it",
-            remedy=_REPAIR,
+            remedy=REPAIR,
         ) from error
     if not version.startswith(("v3.",) if to_write else ("v3.", "v2.")):
         raise DatasetError(
@@ -205,7 +207,7 @@ def _rows(path: Path, torn: str, *, without: str = "") -> list[dict[str, Any]]:
         return pq.read_table(path, columns=names).to_pylist()  # type: ignore[no-any-return]
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(
-            torn, seen=f"{path}: {error}", allowed="a whole parquet file", remedy=_REPAIR
+            torn, seen=f"{path}: {error}", allowed="a whole parquet file", remedy=REPAIR
         ) from error
 
 

@@ -55,7 +55,7 @@ from roborl.data.lerobot_columns import (
     VERDICT_SOURCE,
     VERSION,
 )
-from roborl.data.lerobot_files import Files, load_files
+from roborl.data.lerobot_files import REPAIR, Files, load_files
 from roborl.data.lerobot_info import camera_keys, height_width, map_cameras
 from roborl.data.pictures import decode_stored, decode_video
 from roborl.errors import DatasetError
@@ -151,7 +151,8 @@ def read_one(
         raise DatasetError(
             "A data file of the dataset cannot be read",
             seen=f"{path}: {error}",
-            remedy="Fetch the dataset again, or open it once with roborl record --out to keep what is whole",
+            allowed="a whole parquet file",
+            remedy=REPAIR,
         ) from error
     if table.num_rows != length:
         raise DatasetError(

@@ -67,6 +67,15 @@ def test_what_no_writer_of_ours_left_torn_or_missing_is_told_and_stays_as_it_is(
     assert contents(dataset) == before
 
 
+@pytest.mark.parametrize("kind", ["episodes", "data"])
+def test_who_reads_what_is_torn_is_told_to_run_again_what_was_writing_it(dataset: Path, kind: str) -> None:
+    """Not roborl record, which refuses the form of an import, of an export and of another bench."""
+    path = newest(dataset, kind)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(DatasetError, match=r"Allowed.*whole.*run again what was writing it.*git lfs pull"):
+        list(read_episodes(dataset))
+
+
 def test_a_torn_dataset_of_another_form_is_refused_by_its_form_and_stays_as_it_is(tmp_path: Path) -> None:
     """As while lerobot-record has it open, whose newest file has no footer yet."""
     lerobot_recording(tmp_path / "d", [4, 4], fps=10)
