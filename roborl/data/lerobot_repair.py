@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from roborl.data.dataset_episode import Subtask
-from roborl.data.lerobot_files import Files, episode_files, load_files, replace_table, write_json
+from roborl.data.lerobot_files import REPAIR, Files, episode_files, load_files, replace_table, write_json
 from roborl.errors import DatasetError
 from roborl.whole_files import write_whole
 
@@ -128,17 +128,26 @@ def made_ready(root: Path) -> Files:
         if not _whole(path):
             raise _torn(path)
     files = load_files(root, to_write=True)
-    there = sum(files.data_file(row).is_file() for row in files.episodes)
-    if there != int(files.info["total_episodes"]):
-        raise DatasetError(
-            "The dataset is not complete",
-            seen=f"the files of {there} episodes in {root}",
-            allowed=f"those of all {files.info['total_episodes']} that its meta/info.json counts",
-            remedy=_ELSEWHERE,
-        )
+    _check_complete(files)
     _even_out(root)
     _drop_surplus(files)
     return files
+
+
+def check_closed(files: Files) -> None:
+    """Refuse a dataset that its writer has not closed: its tables lack episodes that it counts already.
+
+    Raises:
+        DatasetError: If a recording into it is under way or was killed, or a file of it is missing.
+    """
+    if (files.root / "meta" / ".before").is_dir():
+        raise DatasetError(
+            "The dataset is being written, or what was writing it was killed",
+            seen=files.root / "meta" / ".before",
+            allowed="a dataset that was closed",
+            remedy=f"Wait until it is done. {REPAIR}",
+        )
+    _check_complete(files)
 
 
 def begun(path: Path) -> bool:
@@ -210,6 +219,17 @@ def _drop_surplus(files: Files) -> None:
             table = pq.read_table(path)
             known = pc.is_in(table.column("episode_index"), pa.array(lengths, pa.int64()))
             replace_table(path, table.filter(known), row_group_per_episode=True)
+
+
+def _check_complete(files: Files) -> None:
+    there = sum(files.data_file(row).is_file() for row in files.episodes)
+    if there != int(files.info["total_episodes"]):
+        raise DatasetError(
+            "The dataset is not complete",
+            seen=f"the files of {there} episodes in {files.root}",
+            allowed=f"those of all {files.info['total_episodes']} that its meta/info.json counts",
+            remedy=_ELSEWHERE,
+        )
 
 
 def _torn(path: Path) -> DatasetError:

@@ -174,6 +174,25 @@ def test_an_episode_whose_video_fails_leaves_no_rows_and_no_pictures_to_others(
     assert_shades(tmp_path / "d", there)
 
 
+@pytest.mark.parametrize("chosen", [[0, 1, 2], [1, 2]])
+def test_what_a_kill_left_unfinished_is_not_copied_until_it_is_mended(
+    tmp_path: Path, dataset: Path, chosen: list[int]
+) -> None:
+    """It counts an episode that its tables do not have: a whole copy would be past mending, and LeRobot cuts none."""
+    form: dict[str, Any] = {"cameras": CAMERAS, "state_names": STATE, "action_names": ACTION}
+    with DatasetWriter(dataset, fps=10, **form) as writer:
+        writer.append(random_episode(3))
+        shutil.copytree(dataset, tmp_path / "killed")
+    with pytest.raises(
+        DatasetError, match=r"was killed.*\.before.*Allowed.*closed.*run again what was writing"
+    ):
+        copy_episodes(tmp_path / "killed", tmp_path / "copy", chosen)
+    assert not (tmp_path / "copy").exists()
+    with DatasetWriter(tmp_path / "killed", fps=10, **form):
+        pass
+    assert len(copy_episodes(tmp_path / "killed", tmp_path / "copy", chosen)) == len(chosen)
+
+
 def test_pictures_of_a_killed_recording_are_in_no_later_video(tmp_path: Path) -> None:
     with filming(tmp_path / "d") as writer:
         writer.append(shaded(0))

@@ -9,6 +9,7 @@ from pathlib import Path
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.encoding import scheduled_as_before
 from roborl.data.lerobot_files import Files, load_files
+from roborl.data.lerobot_repair import check_closed
 from roborl.errors import ConfigError, DatasetError
 from roborl.pretrained import standing_in
 
@@ -26,7 +27,8 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
 
     Raises:
         ConfigError: If ``out`` is there already.
-        DatasetError: If the dataset cannot be read, or is of LeRobot's second version, which its tools do not cut.
+        DatasetError: If the dataset cannot be read, is being written or was left so by a kill, or is of LeRobot's second
+            version, which its tools do not cut.
     """
     if out.exists() and any(out.iterdir()):
         raise ConfigError(
@@ -38,6 +40,7 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
     chosen = sorted(episodes)
     places = {old: new for new, old in enumerate(chosen)}
     files = load_files(dataset, to_write=True)
+    check_closed(files)
     left_out = [
         int(row["episode_index"]) for row in files.episodes if int(row["episode_index"]) not in places
     ]
