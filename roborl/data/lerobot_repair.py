@@ -6,6 +6,7 @@ the former lie in ``meta/.before`` while it writes; what lacks the latter is dro
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -20,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from roborl.data.dataset_episode import Subtask
+from roborl.data.lerobot_columns import IMAGES
 from roborl.data.lerobot_files import REPAIR, Files, episode_files, load_files, replace_table, write_json
 from roborl.errors import DatasetError
 from roborl.whole_files import write_whole
@@ -167,7 +169,7 @@ def clear(path: Path) -> None:
     if not path.exists():
         return
     if (path / "meta" / "info.json").is_file() or not any(file.is_file() for file in path.rglob("*")):
-        for name in ("meta", "data", "videos", "images"):
+        for name in ("meta", "data", "videos"):
             shutil.rmtree(path / name, ignore_errors=True)
         clear_drafts(path)
     try:
@@ -184,12 +186,16 @@ def clear(path: Path) -> None:
 def clear_drafts(path: Path) -> None:
     """Remove the folders in which LeRobot kept the pictures of an episode, and encoded its videos, when it was killed.
 
-    Into the video of a later episode of that number it would put every picture that it finds there.
+    Into the video of a later episode of that number it would put every picture that it finds there. What else lies in such
+    folders stays, such as pictures of a dataset's card.
     """
-    for folder in (path / "images", *path.glob("tmp*")):
-        left = [file for file in folder.rglob("*") if not file.is_dir()]
-        if folder.is_dir() and all(file.suffix in (".mp4", ".png") for file in left):
-            shutil.rmtree(folder, ignore_errors=True)
+    cameras = f"images/{IMAGES}*"
+    for draft in (*path.glob(f"{cameras}/episode-*/frame-*.png"), *path.glob("tmp*/*.mp4")):
+        draft.unlink()
+    for folders in ("tmp*", f"{cameras}/episode-*", cameras, "images"):
+        for folder in path.glob(folders):
+            with contextlib.suppress(OSError):  # It holds something else.
+                folder.rmdir()
 
 
 def _sum_up(root: Path) -> None:

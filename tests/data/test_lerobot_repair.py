@@ -213,6 +213,19 @@ def test_pictures_of_a_killed_recording_are_in_no_later_video(tmp_path: Path) ->
     assert_shades(tmp_path / "copy", [2, 3])
 
 
+def test_pictures_and_videos_of_somebody_else_stay(tmp_path: Path, dataset: Path) -> None:
+    theirs = ["images/desk.png", "images/desk/front.png", "tmp_films/a.mkv", "tmp/episode.png"]
+    ours = ["images/observation.images.front/episode-000003/frame-000000.png", "tmpk3_x9a2b/front_003.mp4"]
+    for name in (*theirs, *ours):
+        (dataset / name).parent.mkdir(parents=True, exist_ok=True)
+        (dataset / name).write_bytes(b"a picture")
+    before = contents(dataset)
+    write_episodes(dataset, random_episode(3))
+    after = contents(dataset)
+    assert {Path(name): before[Path(name)] for name in theirs}.items() <= after.items()
+    assert not any((dataset / name).parent.exists() for name in ours)
+
+
 def test_a_copy_names_episodes_with_more_pictures_than_rows_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
