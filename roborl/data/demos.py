@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, to_episode
+from roborl.data.lerobot_files import deletion
 from roborl.data.lerobot_info import DatasetInfo, describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.scales import Scales
@@ -124,7 +125,7 @@ def iterate_demos(
                 f"Episode {episode.index} holds numbers that are not finite",
                 seen=source,
                 allowed="finite states, actions and rewards",
-                remedy="Delete it: lerobot-edit-dataset --operation.type delete_episodes",
+                remedy=f"Take a dataset without it: {deletion(info.root, [episode.index])}",
             )
         whole = convert(whole, info)
         _check_state(whole.state.shape[1], info, spec)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -178,6 +178,23 @@ def conversion(root: Path) -> str:
     program = "python -m lerobot.scripts.convert_dataset_v21_to_v30"
     return shlex.join(
         [*program.split(), f"--repo-id=local/{root.name}", f"--root={root}", "--push-to-hub=false"]
+    )
+
+
+def deletion(root: Path, episodes: Sequence[int]) -> str:
+    """Return the command by which LeRobot writes a folder's dataset once more, without these episodes and beside it."""
+    root = root.resolve()
+    without = root.with_name(f"{root.name}_without")
+    return shlex.join(
+        [
+            "lerobot-edit-dataset",
+            f"--repo_id=local/{root.name}",
+            f"--root={root}",
+            f"--new_repo_id=local/{without.name}",
+            f"--new_root={without}",
+            "--operation.type=delete_episodes",
+            f"--operation.episode_indices={list(episodes)}",
+        ]
     )
 
 

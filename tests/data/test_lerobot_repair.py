@@ -239,10 +239,30 @@ def test_a_copy_names_episodes_with_more_pictures_than_rows_and_leaves_nothing(
         pq.write_table(table.set_column(table.column_names.index(name), name, late), path)
     with pytest.raises(
         DatasetError,
-        match=r"more or fewer pictures.*episode 1: 11 for 7 in observation.images.wrist. Allowed.*delete_episodes",
+        match=r"more or fewer pictures.*episode 1: 11 for 7 in observation.images.wrist. Allowed.*--root=\S*/d --new_repo_id=local/d_without"
+        r" --new_root=\S*/d_without .*delete_episodes '--operation.episode_indices=\[1\]'",
     ):
         copy_episodes(tmp_path / "d", tmp_path / "copy", [1, 2])
+    assert copy_episodes(tmp_path / "d", tmp_path / "all", [0, 1, 2]) == {0: 0, 1: 1, 2: 2}
+    shutil.rmtree(tmp_path / "all")
     monkeypatch.setattr("roborl.loops.rabc.dataset_copy._check_filmed", lambda *_: None)
     with pytest.raises(AssertionError, match="length mismatch"):
         copy_episodes(tmp_path / "d", tmp_path / "copy", [1, 2])
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_a_video_that_is_copied_whole_may_have_more_pictures_than_rows(tmp_path: Path) -> None:
+    for seeds in ((0, 1), (2, 3)):
+        with filming(tmp_path / "d") as writer:
+            for seed in seeds:
+                writer.append(shaded(seed))
+    assert len(list((tmp_path / "d" / "videos").rglob("*.mp4"))) == 2 * len(CAMERAS)
+    path = episode_files(tmp_path / "d")[-1]
+    table = pq.read_table(path)
+    name = "videos/observation.images.wrist/to_timestamp"
+    late = pa.array([*table.column(name).to_pylist()[:-1], 1.5])
+    pq.write_table(table.set_column(table.column_names.index(name), name, late), path)
+    assert copy_episodes(tmp_path / "d", tmp_path / "copy", [1, 2, 3]) == {1: 0, 2: 1, 3: 2}
+    assert_shades(tmp_path / "copy", [1, 2, 3])
+    with pytest.raises(DatasetError, match=r"more or fewer pictures.*episode 3"):
+        copy_episodes(tmp_path / "d", tmp_path / "other", [0, 1, 3])

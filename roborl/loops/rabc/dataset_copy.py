@@ -8,7 +8,7 @@ from pathlib import Path
 
 from roborl.data.annotations import from_episode_row, write_annotations
 from roborl.data.encoding import scheduled_as_before
-from roborl.data.lerobot_files import Files, load_files
+from roborl.data.lerobot_files import Files, deletion, load_files
 from roborl.data.lerobot_repair import check_closed
 from roborl.errors import ConfigError, DatasetError
 from roborl.pretrained import standing_in
@@ -65,15 +65,22 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
 
 
 def _check_filmed(files: Files, chosen: Sequence[int]) -> None:
-    """Refuse episodes whose video has more or fewer pictures than they have rows: LeRobot's tool ends at the first."""
+    """Refuse episodes with more or fewer pictures than rows in a video that has to be cut: LeRobot's tool ends at the first."""
     fps = float(files.info["fps"])
     videos = [key for key, feature in files.features.items() if feature["dtype"] == "video"]
+    cut = {
+        files.video_file(row, key)
+        for row in files.episodes
+        if int(row["episode_index"]) not in chosen
+        for key in videos
+    }
     odd = {
         int(row["episode_index"]): f"{filmed} for {row['length']} in {key}"
         for row in files.episodes
         if int(row["episode_index"]) in chosen
         for key in videos
-        if (
+        if files.video_file(row, key) in cut
+        and (
             filmed := round(row[f"videos/{key}/to_timestamp"] * fps)
             - round(row[f"videos/{key}/from_timestamp"] * fps)
         )
@@ -83,9 +90,8 @@ def _check_filmed(files: Files, chosen: Sequence[int]) -> None:
         raise DatasetError(
             "Episodes of the dataset have more or fewer pictures in their videos than rows",
             seen=f"{files.root}: " + ", ".join(f"episode {index}: {said}" for index, said in odd.items()),
-            allowed="a picture for each row",
-            remedy="Make a dataset without them first: lerobot-edit-dataset --operation.type=delete_episodes"
-            f' --operation.episode_indices="{list(odd)}"',
+            allowed="a picture for each row, where a video holds episodes that are left out too",
+            remedy=f"Make a dataset without them first, and label that: {deletion(files.root, list(odd))}",
         )
 
 
