@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from roborl.data.annotations import from_episode_row, write_annotations
@@ -14,13 +14,20 @@ from roborl.errors import ConfigError, DatasetError
 from roborl.pretrained import standing_in
 
 
-def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int, int]:
+def copy_episodes(
+    dataset: Path,
+    out: Path,
+    episodes: Sequence[int],
+    *,
+    complete: Callable[[Path, Mapping[int, int]], None] = lambda draft, places: None,
+) -> dict[int, int]:
     """Copy episodes with everything that stands in their rows, the last observations of ours included; blocks.
 
     Args:
         dataset: The dataset's folder.
         out: A new folder, which appears whole or not at all.
         episodes: Their indices; one at least.
+        complete: Writes what else is to be there once it appears; told the folder until then, and what is returned.
 
     Returns:
         The new index of each, by the old one.
@@ -55,6 +62,7 @@ def copy_episodes(dataset: Path, out: Path, episodes: Sequence[int]) -> dict[int
             _annotate(dataset, draft, places)
         else:
             shutil.copytree(dataset, draft, ignore=shutil.ignore_patterns("roborl_*.parquet", ".*"))
+        complete(draft, places)
         if out.exists():
             out.rmdir()
         draft.rename(out)

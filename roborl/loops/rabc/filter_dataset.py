@@ -162,18 +162,27 @@ def filter_dataset(config: FilterConfig) -> Filtered:
             remedy="Loosen --drop, lower --pace or --kappa, or look at the labels",
         )
     weights = {e.index: _of_rows(e, lengths[e.index]) for e in episodes}
-    root, chosen = files.root, [e.index for e in episodes if not e.dropped]
-    if config.out is not None:
-        places = copy_episodes(files.root, config.out, chosen)
-        root = config.out
-        weights = {new: weights[old] for old, new in places.items()}
-        moved = {new: progress[old] for old, new in places.items() if old in progress}
-        write_progress(root, version, moved, about=progress_about(path))
     settings = {field.name: getattr(config, field.name) for field in fields(RabcSettings)} | {
         "drop": config.drop
     }
-    into = weights_path(root, version, settings)
-    write_weights(root, into, weights, version=version, settings=settings)
+
+    def weigh_in(folder: Path, places: Mapping[int, int]) -> Path:
+        into = weights_path(folder, version, settings)
+        moved = {new: weights[old] for old, new in places.items()}
+        write_weights(folder, into, moved, version=version, settings=settings)
+        return into
+
+    def complete(draft: Path, places: Mapping[int, int]) -> None:
+        moved = {new: progress[old] for old, new in places.items() if old in progress}
+        write_progress(draft, version, moved, about=progress_about(path))
+        weigh_in(draft, places)
+
+    chosen = [e.index for e in episodes if not e.dropped]
+    if config.out is None:
+        root, into = files.root, weigh_in(files.root, {index: index for index in weights})
+    else:
+        root, into = config.out, weights_path(config.out, version, settings)
+        copy_episodes(files.root, root, chosen, complete=complete)
     return Filtered(
         version=version,
         dataset=root,

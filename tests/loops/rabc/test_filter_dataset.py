@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,30 @@ def test_without_a_copy_what_is_left_out_counts_for_nothing(labelled: Path) -> N
     assert "--dataset.episodes=[0,1,3,5]" in filtered.command.replace("'", "")
     by_theirs = filter_dataset(FilterConfig(dataset=str(labelled), chunk=2, rule="lerobot"))
     assert set(by_theirs.kappa.values()) == {0.01}
+
+
+def test_a_copy_appears_with_its_progress_and_weights_or_not_at_all(
+    labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between them, the same filtering goes on."""
+
+    def killed(*_: object, **__: object) -> None:
+        shutil.copytree(tmp_path / "run", tmp_path / "killed")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("roborl.loops.rabc.filter_dataset.write_weights", killed)
+    config = FilterConfig(dataset=str(labelled), chunk=2, drop=["progress<0.5"], out=tmp_path / "run" / "out")
+    with pytest.raises(KeyboardInterrupt):
+        filter_dataset(config)
+    monkeypatch.undo()
+    assert not list((tmp_path / "run").iterdir())
+    out = tmp_path / "killed" / "out"
+    assert not out.exists()
+    filtered = filter_dataset(replace(config, out=out))
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert filtered.weights.parent == out
+    assert read_weights(out, filtered.weights).keys() == {0, 1, 2}
+    assert read_progress(out, "v1").keys() == {0, 1}
 
 
 def test_two_filterings_of_a_dataset_are_two_files_that_say_how_each_was_made(labelled: Path) -> None:
