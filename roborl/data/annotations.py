@@ -223,8 +223,7 @@ def write_annotations(
     )
     write_json(root / "meta" / f"temporal_proportions_{prefix}.json", shares)
     if language:
-        # A column is in all data files or in none.
-        write_language(root, given, episodes=fresh if LANGUAGE in files.features else None)
+        write_language(root, given, episodes=fresh)
     return shares
 
 
@@ -256,12 +255,21 @@ def write_language(
     Args:
         root: The dataset's folder.
         subtasks: By episode index; such as overlap or last no frame are written too.
-        episodes: The only ones to write; by default all, of which those absent from ``subtasks`` become unannotated.
+        episodes: The only ones to write, besides those of data files that lack the column; by default all. Of those that are
+            written, such as are absent from ``subtasks`` become unannotated.
     """
     files = load_files(root, to_write=True)
     fps = float(files.info["fps"])
+    entry = {"dtype": "language", "shape": [1], "names": None}
+    features = {**files.features, LANGUAGE: entry, EVENTS: entry}
+    if features != files.features:
+        # Before the data: so whoever writes next, after a kill, knows that all files are to have the columns.
+        write_json(root / "meta" / "info.json", {**files.info, "features": features})
     held = {int(row["episode_index"]): files.data_file(row) for row in files.episodes}
-    chosen = held.keys() if episodes is None else set(episodes)
+    lacking = {path for path in set(held.values()) if LANGUAGE not in pq.read_schema(path).names}
+    chosen = {
+        index for index, path in held.items() if episodes is None or index in episodes or path in lacking
+    }
     given = {index: marks for index, marks in subtasks.items() if index in chosen}
     for path in dict.fromkeys(path for index, path in held.items() if index in chosen):
         table = pq.read_table(path)
@@ -300,9 +308,6 @@ def write_language(
                 table = table.append_column(name, array)
         # The Hugging Face note in the schema describes the old columns.
         replace_table(path, table.replace_schema_metadata(None), row_group_per_episode=True)
-    entry = {"dtype": "language", "shape": [1], "names": None}
-    features = {**files.features, LANGUAGE: entry, EVENTS: entry}
-    write_json(root / "meta" / "info.json", {**files.info, "features": features})
 
 
 def read_keyframes(path: Path, *, episode: int = 0) -> dict[int, tuple[Subtask, ...]]:

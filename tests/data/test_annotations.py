@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from roborl.data.annotations import (
     write_annotations,
 )
 from roborl.data.dataset_episode import Subtask
+from roborl.data.lerobot_files import replace_table
 from roborl.data.lerobot_info import describe
 from roborl.data.lerobot_io import read_episodes
 from roborl.data.lerobot_writer import DatasetWriter
@@ -146,6 +148,27 @@ def test_a_kill_before_new_marks_are_written_beside_old_ones_loses_neither(
         pass
     stock = LeRobotDataset("local/d", root=dataset)
     assert [len(stock[7 * index]["language_persistent"]) for index in range(5)] == [1, 0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_recording_completes_what_a_killed_annotation_left(
+    dataset: Path, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+
+    def killed(path: Path, *given: Any, **options: Any) -> None:
+        if len(done) == written:
+            raise KeyboardInterrupt
+        done.append(path)
+        replace_table(path, *given, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("roborl.data.annotations.replace_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_annotations(dataset, {index: [mark("reach", 0, 6)] for index in range(4)})
+    write_episodes(dataset, random_episode(9))
+    stock = LeRobotDataset("local/d", root=dataset)
+    assert [len(stock[7 * index]["language_persistent"]) for index in range(5)] == [1, 1, 1, 1, 2]
 
 
 def test_a_column_that_new_episodes_lack_is_told_before_they_are_recorded(tmp_path: Path) -> None:
