@@ -149,7 +149,8 @@ class DatasetWriter:
         """Write one episode; return its index.
 
         Raises:
-            DatasetError: If it does not have the dataset's form, or the disk does not take it; those before it stay.
+            DatasetError: If it does not have the dataset's form, or the disk does not take it. Those before it stay, but where
+                the disk takes no footer either when the files are closed: then those up to the last checkpoint do.
         """
         self._check(episode)
         if self._failed:
@@ -229,7 +230,8 @@ class DatasetWriter:
                 "The dataset cannot be written",
                 seen=f"{self._path}: {type(error).__name__}: {error}",
                 allowed="a disk with room that can be written",
-                remedy="Make room, then run the same again: it goes on behind the last whole episode",
+                remedy="Make room, then run the same again: it goes on behind the last whole episode, at worst that"
+                " of the last checkpoint",
             ) from error
 
     def _tidy(self) -> None:
