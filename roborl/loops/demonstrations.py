@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from roborl.envs.ranges import check_number
 from roborl.envs.robot_model import load_robot_model
 from roborl.errors import DatasetError
 from roborl.loops.bench_scales import scales
-from roborl.loops.failed_episodes import judges_some, verdicts, with_one_task, without_verdict
+from roborl.loops.failed_episodes import Say, judges_some, verdicts, with_one_task, without_verdict
 from roborl.loops.joint_units import degrees_per_part, normalised_joints
 from roborl.types import Episode
 
@@ -106,9 +106,10 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         _warn_of_another_aspect(config, info, bench)
     if targets:
         log.info("%s: absolute joint targets of %s become this bench's actions", config.path, model.name)
-    told = _told(config, info)
+    told = _told(config, info, log.warning)
     success = verdicts(config.failed, info.episodes, others=told)
-    left_out = _left_out(config, info, bench.task, success)
+    read = read_episodes(info.root, with_images=False, success=success)
+    left_out = _left_out(config, info, bench.task, read, log.warning)
     found = iterate_demos(
         info.root,
         spec,
@@ -121,11 +122,11 @@ def bench_episodes(config: DemosConfig, bench: Bench) -> Iterator[DatasetEpisode
         yield _paid(episode) if told_of else episode
 
 
-def _told(config: DemosConfig, info: DatasetInfo) -> bool | None:
+def _told(config: DemosConfig, info: DatasetInfo, say: Say) -> bool | None:
     """Return the verdict on all episodes that are not named, None for what the dataset says."""
     told = {"file": None, "all": True, "none": False}[config.success]
     if told is None and info.ours and not judges_some(info.root):
-        log.warning(
+        say(
             "%s: nobody says of any episode whether it succeeded, and they are taken for successes: name those that failed"
             " with --demos.failed",
             config.path,
@@ -153,12 +154,11 @@ def _taken(
 
 
 def _left_out(
-    config: DemosConfig, info: DatasetInfo, task: str, success: bool | Mapping[int, bool] | None
+    config: DemosConfig, info: DatasetInfo, task: str, episodes: Iterable[DatasetEpisode], say: Say
 ) -> set[int]:
     """Return the numbers of the episodes to leave out, and say how many: as in training reward models, and as config says."""
-    read = read_episodes(info.root, with_images=False, success=success)
-    shown = [episode for episode in read if not episode.discarded]
-    kept = with_one_task(shown, config.path)
+    shown = [episode for episode in episodes if not episode.discarded]
+    kept = with_one_task(shown, config.path, say)
     if config.only_task:
         kept = [episode for episode in kept if episode.task == task]
     left_out = {episode.index for episode in shown} - {episode.index for episode in kept}
@@ -168,6 +168,7 @@ def _left_out(
         kept,
         config.path,
         lambda: judges_some(info.root),
+        say,
         option="--demos.failed",
         succeeded="--demos.success all",
     )
@@ -223,19 +224,16 @@ def warn_of_another_task(config: DemosConfig, bench: Bench) -> None:
 
 
 def recorded_observations(config: DemosConfig, task: str, policy_hz: float) -> int:
-    """Return how many observations demonstrations bring to a bench of this task and rate.
+    """Return how many observations demonstrations bring to a bench of this task and rate; :func:`bench_episodes` says of which.
 
     Raises:
         DatasetError: If the dataset cannot be read.
     """
     info = describe(config.path)
-    success = verdicts(config.failed, info.episodes, others=_told(config, info))
-    left_out = _left_out(config, info, task, success)
-    whole = (
-        thin_out(as_judged(episode), info.fps / policy_hz)
-        for episode in read_episodes(info.root, with_images=False, success=success)
-        if not episode.discarded
-    )
+    success = verdicts(config.failed, info.episodes, others=_told(config, info, log.debug))
+    read = list(read_episodes(info.root, with_images=False, success=success))
+    left_out = _left_out(config, info, task, read, log.debug)
+    whole = (thin_out(as_judged(episode), info.fps / policy_hz) for episode in read if not episode.discarded)
     fitted = (episode for episode in whole if episode.steps)
     return sum(episode.steps + 1 for episode in _taken(config, fitted, left_out))
 

@@ -12,6 +12,9 @@ from roborl.errors import DatasetError
 
 log = logging.getLogger(__name__)
 
+type Say = Callable[..., None]
+"""Where a line goes, with what is filled into it: a logger's method."""
+
 
 def verdicts(
     failed: Sequence[int], count: int, *, others: bool | None = None
@@ -63,13 +66,13 @@ def with_task(
     return [episode for episode in found if episode.index not in unjudged]
 
 
-def with_one_task(episodes: Sequence[DatasetEpisode], dataset: str) -> list[DatasetEpisode]:
+def with_one_task(
+    episodes: Sequence[DatasetEpisode], dataset: str, say: Say = log.warning
+) -> list[DatasetEpisode]:
     """Return the episodes whose rows do not have several instructions; say how many have."""
     found = [episode for episode in episodes if not episode.more_tasks]
     if len(found) < len(episodes):
-        log.warning(
-            "%s: %d episodes with several instructions are left out", dataset, len(episodes) - len(found)
-        )
+        say("%s: %d episodes with several instructions are left out", dataset, len(episodes) - len(found))
     return found
 
 
@@ -77,6 +80,7 @@ def without_verdict(
     episodes: Iterable[DatasetEpisode],
     dataset: str,
     judges: Callable[[], bool],
+    say: Say = log.warning,
     *,
     option: str = "--failed",
     succeeded: str = "",
@@ -89,6 +93,7 @@ def without_verdict(
         episodes: The episodes, without pictures.
         dataset: Where they are from.
         judges: Whether the dataset says it of any episode; it is asked where one of these has no verdict.
+        say: What is told how many they are.
         option: What names failures on the command line.
         succeeded: What makes successes there of all that are not named.
     """
@@ -96,7 +101,7 @@ def without_verdict(
     if not unjudged:
         return set()
     if judges():
-        log.warning(
+        say(
             "%s: %d episodes are left out, of which nobody says whether they succeeded, as the dataset says of others:"
             " name those that failed with %s%s",
             dataset,
@@ -105,7 +110,7 @@ def without_verdict(
             f"; with {succeeded}, all that are not named are successes" if succeeded else "",
         )
         return unjudged
-    log.warning(
+    say(
         "%s: nobody says of %d episodes whether they succeeded, and they are taken for successes: name those that"
         " failed with %s",
         dataset,

@@ -345,6 +345,8 @@ def test_what_nobody_judged_is_no_demonstration_where_others_are_judged(
     def taken(config: DemosConfig) -> dict[int, bool | None]:
         return {demo.key.episode: demo.success for demo in bench_demos(config, bench)}
 
+    assert recorded_observations(config, bench.task, bench.policy_hz) == 7
+    assert not caplog.messages, "what is left out is said where it is read"
     assert taken(config) == {0: True}
     (said,) = caplog.messages
     assert "3 episodes are left out, of which nobody says" in said
@@ -468,6 +470,8 @@ def test_where_nobody_judged_anything_all_are_successes_and_paid(
         tmp_path / "d", episodes, fps=round(bench.policy_hz), state_names=names, action_names=ACTION
     )
     config = DemosConfig(path=str(tmp_path / "d"))
+    assert recorded_observations(config, bench.task, bench.policy_hz) == 21
+    assert not caplog.messages
     for told, ends in (
         (config, [EndCause.SUCCESS] * 3),
         (replace(config, failed=[1], failures=True), [EndCause.SUCCESS, EndCause.FAILURE, EndCause.SUCCESS]),
