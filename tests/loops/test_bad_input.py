@@ -240,7 +240,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TORN = [
     *("store.json", "sequences.json", "last_ordinal", "store.zarr/zarr.json"),
-    *("arena/layout.json", "arena/tasks.json", "arena/boot", "arena/episodes.table", "arena/state.f32"),
+    *("arena/layout.json", "arena/boot", "arena/episodes.table", "arena/state.f32"),
     *(f"store.zarr/{KEYS[0]}/{part}" for part in ("zarr.json", "state/zarr.json", "state/c/0/0")),
     f"store.zarr/{KEYS[0]}/frames/front/c/0/0/0/0",
     *(f"logs/{name}.log" for name in (KEYS[2], "late")),
