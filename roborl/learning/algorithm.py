@@ -51,12 +51,12 @@ class LooksAhead(Protocol):
         """What part of the value beyond the potential each step hands back now."""
         ...
 
-    def practised(self, successes: int, made_ahead: int) -> None:
+    def practised(self, successes: int, before_practice: int) -> None:
         """Hear how far practice has come.
 
         Args:
             successes: Online episodes of the run that have succeeded so far without a person's help.
-            made_ahead: Updates of its head start so far, with which no schedule of practice moves on; in a run that began when
+            before_practice: Updates of its head start so far, with which no schedule of practice moves on; in a run that began when
                 schedules did, those made since.
         """
         ...

@@ -178,9 +178,9 @@ class Rlpd:
         """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
         return self.shaped.lookahead(self.updates)
 
-    def practised(self, successes: int, made_ahead: int) -> None:
+    def practised(self, successes: int, before_practice: int) -> None:
         """Hear how many episodes of practice have succeeded without a person's help, and how many updates came before it."""
-        self.shaped.successes, self.shaped.made_ahead = successes, made_ahead
+        self.shaped.successes, self.shaped.before_practice = successes, before_practice
 
     def actor_weights(self) -> Weights:
         """Copy what an actor process needs: the averaged actor, never critics or the frozen encoder."""

@@ -77,8 +77,8 @@ class Targets:
         self.form = form
         self.successes = 0
         """Episodes of practice that have succeeded so far."""
-        self.made_ahead = 0
-        """Updates of the head start so far."""
+        self.before_practice = 0
+        """Updates so far that schedules of practice do not move on with: the head start's."""
         self._config = config
 
     def lookahead(self, updates: int) -> float:
@@ -86,7 +86,7 @@ class Targets:
         if self.form is not RewardForm.POTENTIAL:
             return 1.0
         config = self._config
-        in_practice = updates - self.made_ahead
+        in_practice = updates - self.before_practice
         by_updates = in_practice / config.lookahead_updates if config.lookahead_updates else 0.0
         by_successes = self.successes / config.lookahead_successes if config.lookahead_successes else 0.0
         grown = min(1.0, max(by_updates, by_successes))

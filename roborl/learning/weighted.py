@@ -223,9 +223,9 @@ class Weighted:
         """What part of the value beyond the potential each step hands back now; all of it where no potential stands in."""
         return self.shaped.lookahead(self.updates)
 
-    def practised(self, successes: int, made_ahead: int) -> None:
+    def practised(self, successes: int, before_practice: int) -> None:
         """Hear how many episodes of practice have succeeded without a person's help, and how many updates came before it."""
-        self.shaped.successes, self.shaped.made_ahead = successes, made_ahead
+        self.shaped.successes, self.shaped.before_practice = successes, before_practice
 
     def actor_weights(self) -> Weights:
         """Copy what of the policy learns, and nothing else of it; nothing of the values."""

@@ -157,7 +157,7 @@ def test_the_look_ahead_grows_until_it_is_plain_shaping(tmp_path: Path) -> None:
 def test_practice_that_succeeds_lets_critics_look_further(tmp_path: Path) -> None:
     learner = algorithm(tmp_path, lookahead=0.5, lookahead_updates=0, lookahead_successes=10)
     assert learner.lookahead == 0.5
-    learner.practised(5, made_ahead=0)
+    learner.practised(5, before_practice=0)
     assert learner.lookahead == 0.75
 
 

@@ -132,7 +132,7 @@ def test_the_updates_of_a_head_start_let_critics_look_no_further() -> None:
     config = TargetsConfig(lookahead=0.5, lookahead_updates=10, lookahead_successes=0)
     targets = Targets(RewardForm.POTENTIAL, config)
     found = []
-    for targets.made_ahead, updates in ((0, 0), (20, 20), (20, 25), (20, 30)):
+    for targets.before_practice, updates in ((0, 0), (20, 20), (20, 25), (20, 30)):
         found.append(targets.lookahead(updates))
     assert found == [0.5, 0.5, 0.75, 1.0]
 

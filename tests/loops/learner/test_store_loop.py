@@ -30,6 +30,15 @@ from roborl.serving.steps_sender import StepsSender
 from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_arrival, episode_records
 from roborl.types import EndCause, Episode, EpisodeKey
 
+SPEC = StoreSpec(
+    cameras=CAMERAS,
+    image_px=8,
+    state_dim=STATE_DIM,
+    action_dim=ACTION_DIM,
+    max_steps=6,
+    capacity_bytes=1 << 22,
+)
+
 
 class Wire:
     """Hands out records once each, in the order of their ring, and remembers acknowledgements."""
@@ -121,14 +130,6 @@ def test_a_store_that_is_sent_nonsense_keeps_all_that_others_send_and_opens_agai
 ) -> None:
     """Over real links. Who sends it keeps to the protocol: all of it is received, and comes to the store."""
     rng = random.Random(records)
-    spec = StoreSpec(
-        cameras=CAMERAS,
-        image_px=8,
-        state_dim=STATE_DIM,
-        action_dim=ACTION_DIM,
-        max_steps=6,
-        capacity_bytes=1 << 22,
-    )
     keys = [EpisodeKey(actor="honest", incarnation=1, episode=n) for n in range(8)]
     good = [join(pack_record(record)) for key in keys for record in episode_records(key, 5)]
     theirs = [
@@ -137,7 +138,7 @@ def test_a_store_that_is_sent_nonsense_keeps_all_that_others_send_and_opens_agai
         for record in episode_records(EpisodeKey(actor="arm", incarnation=1, episode=n), 4)
     ]
     with ExitStack() as opened:
-        store = opened.enter_context(Store(tmp_path / "store", spec))
+        store = opened.enter_context(Store(tmp_path / "store", SPEC))
         receiver = StepsReceiver(
             "tcp://127.0.0.1:*", handshake=Handshake(), last_sequence=store.last_sequence
         )
@@ -163,7 +164,7 @@ def test_a_store_that_is_sent_nonsense_keeps_all_that_others_send_and_opens_agai
             loop.turn(0)
         assert loop.faults == loop.waiting == 0
         assert store.counts["refused"] > records // 4
-    with Store(tmp_path / "store", spec) as store:
+    with Store(tmp_path / "store", SPEC) as store:
         assert store.last_sequence("honest") == len(good)
         assert store.last_sequence("attacker") == records
         infos = {info.key: info for info in store.infos()}
@@ -205,14 +206,6 @@ def test_what_the_recording_has_taken_is_learnt_from_however_full_the_disk_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The replay memory has its room from the start: it writes no file that the disk could refuse behind the recording."""
-    spec = StoreSpec(
-        cameras=CAMERAS,
-        image_px=8,
-        state_dim=STATE_DIM,
-        action_dim=ACTION_DIM,
-        max_steps=6,
-        capacity_bytes=1 << 20,
-    )
     wire, clock, written = Wire(), FakeClock(), whole_files.whole_file
 
     def full(path: Path, *, sync: bool = False) -> AbstractContextManager[Path]:
@@ -222,7 +215,7 @@ def test_what_the_recording_has_taken_is_learnt_from_however_full_the_disk_is(
 
     key = EpisodeKey(actor="arm", incarnation=1, episode=0)
     wire.coming += [("a", n, join(pack_record(r))) for n, r in enumerate(episode_records(key, 3), start=1)]
-    with Store(tmp_path / "store", spec) as store:
+    with Store(tmp_path / "store", SPEC) as store:
         demos = DemoImport("a", lambda: map(demo, range(2)), store, tmp_path / "demos.json", clock=clock)
         loop = StoreLoop(wire, store, clock=clock)
         with monkeypatch.context() as disk:

@@ -39,14 +39,14 @@ class TinyAlgorithm:
         self.poison = False
         self.loss = 0.0
         self.heard = -1
-        self.updates = self.made_ahead = 0
+        self.updates = self.before_practice = 0
 
     @property
     def lookahead(self) -> float:
         return self.heard / 10
 
-    def practised(self, successes: int, made_ahead: int) -> None:
-        self.heard, self.made_ahead = successes, made_ahead
+    def practised(self, successes: int, before_practice: int) -> None:
+        self.heard, self.before_practice = successes, before_practice
 
     def update(self, batch: float) -> dict[str, float]:
         self.updates += 1
@@ -547,7 +547,7 @@ def test_the_algorithm_hears_of_the_successes_that_nobody_helped_with_and_says_h
 def test_the_algorithm_knows_at_every_update_how_many_of_them_were_the_head_starts(tmp_path: Path) -> None:
     class Practised(TinyAlgorithm):
         def update(self, batch: float) -> dict[str, float]:
-            counted.append(self.updates - self.made_ahead)
+            counted.append(self.updates - self.before_practice)
             return super().update(batch)
 
     counted: list[int] = []
@@ -564,7 +564,7 @@ def test_the_algorithm_knows_at_every_update_how_many_of_them_were_the_head_star
     again = Bench(tmp_path, budget=budget)
     again.trainer.start(resume=True)
     again.turn()
-    assert (again.algorithm.made_ahead, again.trainer.budget.in_practice) == (5, 4)
+    assert (again.algorithm.before_practice, again.trainer.budget.in_practice) == (5, 4)
 
 
 def test_an_algorithm_of_ones_own_need_not_hear_of_it(tmp_path: Path) -> None:
