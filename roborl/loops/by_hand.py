@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import logging
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -279,6 +279,7 @@ def buttons_at_the_terminal() -> Iterator[Presses]:
     with tempfile.TemporaryDirectory(prefix="roborl-record-") as folder:
         sender, presses = PressSender(Path(folder), "keyboard"), Presses(Path(folder))
         over = threading.Event()
+        main_thread = threading.main_thread().ident or 0
         with TerminalKeyboard([Listener(sender=sender, device=False)]) as keyboard:
 
             def follow() -> None:
@@ -287,7 +288,8 @@ def buttons_at_the_terminal() -> Iterator[Presses]:
                         keyboard.poll()
                     except SafetyStop as stop:
                         log.error("%s", stop)
-                        _thread.interrupt_main()
+                        # Wherever it waits: _thread.interrupt_main is not heard before a wait is over.
+                        signal.pthread_kill(main_thread, signal.SIGINT)
 
             thread = threading.Thread(target=follow, name="keyboard", daemon=True)
             thread.start()
