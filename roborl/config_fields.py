@@ -130,7 +130,7 @@ def field_names(kinds: Sequence[Any]) -> str:
 def check_fits(
     name: str, value: Any, kinds: Sequence[Any], *, written: str, place: str = "", needed: bool = False
 ) -> None:
-    """See that a field which takes a value has one, one that takes a number no truth value, and one that takes a list a list.
+    """See that a field which takes a value has one, one that takes a number no truth value, and only one that takes a list a list.
 
     Args:
         name: Its dotted name.
@@ -152,6 +152,8 @@ def check_fits(
         problem = "has no value"
     elif isinstance(value, bool) and set(held) <= {int, float}:
         problem = "takes a number"
+    elif isinstance(value, list) and not any(map(_is_listed, held)):
+        problem = "takes no list"
     else:
         return
     remedy = f"Give {name} one" if place else f"Correct --{name}"
@@ -283,8 +285,8 @@ def _declare(node: yaml.Node, kinds: Sequence[Any], name: str, *, needed: bool =
     """Make text of what is declared as text in a tree of YAML, whatever it looks like.
 
     Raises:
-        ConfigError: If a truth value stands for a number, nothing for either, a word or fields for a list, or fields for
-            text.
+        ConfigError: If a truth value stands for a number, nothing for either, a word or fields for a list, or fields or a
+            list for what takes none.
     """
     if isinstance(node, yaml.ScalarNode):
         if _is_text(kinds) and not (node.tag == f"{_TAG}null" and NoneType in kinds):
@@ -300,6 +302,7 @@ def _declare(node: yaml.Node, kinds: Sequence[Any], name: str, *, needed: bool =
             remedy="Put quotes around it, within those of the shell",
         )
     elif isinstance(node, yaml.SequenceNode):
+        check_fits(name, [], kinds, written=_serialised(node), needed=needed)
         held = [typing.get_args(kind)[0] for kind in kinds if _is_list(kind)]
         for place, inner in enumerate(node.value):
             _declare(inner, [kind for each in held for kind in _kinds(each)], f"{name}.{place}")

@@ -41,6 +41,7 @@ def test_a_misspelt_override_of_a_bench_is_told_with_the_fields_of_its_robot() -
     assert "port" not in names
     assert told("so101_sim", "--max_stps", "3").problem == "There is no such option"
     assert told("so101_sim", "robot.scene=Reach").problem == "A word belongs to no option"
+    assert told("so101_sim", "--control_hz", "[50]").problem == "control_hz takes no list"
     whole = told("so101_sim", "--robot.cameras.front.width=3")
     assert whole.problem == "robot.cameras is given as a whole"
 
@@ -57,6 +58,8 @@ def test_a_misspelt_override_of_a_bench_is_told_with_the_fields_of_its_robot() -
             "cameras: {front: {height_px: true, width_px: 320}}",
             "cameras.front.height_px takes a number. Found: true in",
         ),
+        ("control_hz: [50]", "control_hz takes no list. Found: [50] in FILE. Allowed: a number, such as 1"),
+        ("cameras: [front]", "cameras takes no list. Found: ['front'] in FILE. Allowed: {name: value}"),
         (
             "safety: {workspace_low_m: }",
             "safety.workspace_low_m has no value. Found: nothing in FILE. Allowed: [a, b]",
