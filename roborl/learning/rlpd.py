@@ -1,4 +1,4 @@
-"""RLPD for a cloned policy: symmetric sampling, an ensemble of normalised critics, n-step targets, shaping at draw time.
+"""RLPD for a cloned policy: symmetric sampling, an ensemble of normalised critics, shaping at draw time.
 
 The image encoder is frozen, so every picture is encoded once; the actor starts as the clone. It climbs the critics' values,
 clones demonstrations and a person's steps in episodes that did not fail, and clones any other action as much as what
@@ -51,8 +51,9 @@ class RlpdConfig(TargetsConfig):
     batch_size: int = 64
     # share of a batch drawn from demonstrations and successes, below 1
     demo_fraction: float = 0.5
-    # longest n-step return
-    n_step: int = 3
+    # longest n-step return. More than one step credits an action with what exploration made of the next ones; without a
+    # potential, it is what carries a success back soon
+    n_step: int = 1
     # critics in the ensemble
     members: int = 4
     # critics whose minimum is the target

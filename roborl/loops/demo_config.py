@@ -65,9 +65,8 @@ class DemoConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     # the labeller; every fourth observation is scored, as by a judge that takes its time
     labels: LabelConfig = field(default_factory=lambda: LabelConfig(stride=4))
-    # the algorithm; returns of one step, for the potential tells at once what longer ones carry back, and those also credit an
-    # action with what exploration made of the next ones
-    rlpd: RlpdConfig = field(default_factory=lambda: RlpdConfig(n_step=1))
+    # the algorithm
+    rlpd: RlpdConfig = field(default_factory=RlpdConfig)
     # the trainer
     trainer: TrainerConfig = field(
         default_factory=lambda: TrainerConfig(
