@@ -279,7 +279,8 @@ def buttons_at_the_terminal() -> Iterator[Presses]:
     with tempfile.TemporaryDirectory(prefix="roborl-record-") as folder:
         sender, presses = PressSender(Path(folder), "keyboard"), Presses(Path(folder))
         over = threading.Event()
-        main_thread = threading.main_thread().ident or 0
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None, "it runs"
         with TerminalKeyboard([Listener(sender=sender, device=False)]) as keyboard:
 
             def follow() -> None:
