@@ -51,8 +51,7 @@ class RlpdConfig(TargetsConfig):
     batch_size: int = 64
     # share of a batch drawn from demonstrations and successes, below 1
     demo_fraction: float = 0.5
-    # longest n-step return. More than one step credits an action with what exploration made of the next ones; without a
-    # potential, it is what carries a success back soon
+    # longest n-step return. More than one step credits an action with what exploration made of the next ones
     n_step: int = 1
     # critics in the ensemble
     members: int = 4
