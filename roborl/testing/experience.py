@@ -7,11 +7,24 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from roborl.data.store import StoreSpec
 from roborl.records import Arrival, Begin, End, Record
 from roborl.types import Command, EndCause, EpisodeKey, Frame, Image, Observation, RewardSource, Source
 
 CAMERAS = {"front": (12, 16), "wrist": (8, 8)}
 STATE_DIM, ACTION_DIM = 4, 3
+
+
+def store_spec(*, max_steps: int, capacity_bytes: int = 1 << 20) -> StoreSpec:
+    """Return the form of a store that such experience goes into, with square pictures of 8 px in its replay memory."""
+    return StoreSpec(
+        cameras=CAMERAS,
+        image_px=8,
+        state_dim=STATE_DIM,
+        action_dim=ACTION_DIM,
+        max_steps=max_steps,
+        capacity_bytes=capacity_bytes,
+    )
 
 
 def mark(key: EpisodeKey, index: int, camera: int) -> Image:

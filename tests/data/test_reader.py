@@ -11,27 +11,18 @@ from roborl.codec import join
 from roborl.data.reader import StoreReader
 from roborl.data.sealed import read_info, rewrite_info
 from roborl.data.spec import check_form, stored_scales
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.errors import DatasetError
 from roborl.records import Verdict, pack_record
 from roborl.testing.experience import (
-    ACTION_DIM,
-    CAMERAS,
-    STATE_DIM,
     check_arrival,
     episode_records,
     observation,
+    store_spec,
 )
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=40,
-    capacity_bytes=1 << 20,
-)
+SPEC = store_spec(max_steps=40)
 KEY = EpisodeKey(actor="arm", incarnation=1, episode=0)
 
 

@@ -23,30 +23,23 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.data.reader import StoreReader
 from roborl.data.scales import Scales
 from roborl.data.sealed import CHUNK, create_root, read_arrivals, rewrite_info, seal
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.errors import ConfigError, DatasetError, RoborlError
 from roborl.learning.batch import Batch
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.records import Arrival, Begin, End, Record, Verdict, pack_record, unpack_record
 from roborl.testing.experience import (
     ACTION_DIM,
-    CAMERAS,
     STATE_DIM,
     arrival,
     check_arrival,
     check_instants,
     episode_records,
+    store_spec,
 )
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=12,
-    capacity_bytes=1 << 20,
-)
+SPEC = store_spec(max_steps=12)
 
 
 SCALES = Scales(

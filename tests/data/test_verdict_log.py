@@ -10,20 +10,13 @@ from hypothesis import strategies as st
 
 from roborl.codec import join
 from roborl.data.log import FIRST_ENTRY
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.data.verdict_log import VerdictLog, VerdictReader
 from roborl.records import Verdict, pack_record
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
+from roborl.testing.experience import episode_records, store_spec
 from roborl.types import EndCause, EpisodeKey, RewardSource
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=12,
-    capacity_bytes=1 << 20,
-)
+SPEC = store_spec(max_steps=12)
 
 
 def verdict(episode: int, index: int = 3) -> Verdict:

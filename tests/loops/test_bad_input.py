@@ -16,7 +16,7 @@ from roborl.cli.main import main
 from roborl.codec import join
 from roborl.data.log import read_ordinal
 from roborl.data.reader import StoreReader
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError, DatasetError, HandshakeMismatch, ModelLoadError, RoborlError, WireError
 from roborl.learning.cloning_data import _check_weights
@@ -39,17 +39,14 @@ from roborl.rewards.registry import load_reward_model
 from roborl.serving.handshake import PROTOCOL_VERSION, Handshake
 from roborl.serving.weights_publisher import WeightsPublisher
 from roborl.testing.episodes import lerobot_recording, random_episode, write_episodes
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_arrival, episode_records
+from roborl.testing.experience import (
+    check_arrival,
+    episode_records,
+    store_spec,
+)
 from roborl.types import EpisodeKey
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=6,
-    capacity_bytes=1 << 19,
-)
+SPEC = store_spec(max_steps=6, capacity_bytes=1 << 19)
 KEYS = [EpisodeKey(actor="arm", incarnation=1, episode=n) for n in range(3)]
 STEPS = 5
 

@@ -12,20 +12,13 @@ import pytest
 from roborl.codec import join, split
 from roborl.data.arena import Columns, read_layout
 from roborl.data.journal import Journal
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.loops.witness import RingWitness, compare
 from roborl.records import Arrival, Record, pack_record, unpack_record
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
+from roborl.testing.experience import episode_records, store_spec
 from roborl.types import EndCause, EpisodeKey
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=6,
-    capacity_bytes=1 << 20,
-)
+SPEC = store_spec(max_steps=6)
 STEPS, EPISODES = 4, 3
 ARRIVALS = EPISODES * (STEPS + 1)
 

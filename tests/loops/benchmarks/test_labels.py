@@ -10,7 +10,7 @@ import pytest
 
 from roborl.codec import join
 from roborl.data.reader import StoreReader
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.loops.benchmarks import labels as bench_labels
 from roborl.loops.benchmarks.labels import LabelWatch
 from roborl.loops.learner.episode_labels import EpisodeLabels
@@ -18,17 +18,10 @@ from roborl.loops.learner.label_store import StoredEpisodes
 from roborl.records import pack_record
 from roborl.rewards.fake import BrightnessJudge, BrightnessModel, Glance
 from roborl.rewards.model import score_episode
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
+from roborl.testing.experience import episode_records, store_spec
 from roborl.types import EpisodeKey
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=20,
-    capacity_bytes=1 << 20,
-)
+SPEC = store_spec(max_steps=20)
 STEPS = 9
 
 

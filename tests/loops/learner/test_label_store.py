@@ -25,17 +25,10 @@ from roborl.loops.learner.labeller import Labeller
 from roborl.loops.score_link import ServedJudge
 from roborl.records import pack_record
 from roborl.rewards.model_info import ModelInfo
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, arrival, episode_records
+from roborl.testing.experience import arrival, episode_records, store_spec
 from roborl.types import EndCause, EpisodeKey, Observation, Score
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=20,
-    capacity_bytes=1 << 20,
-)
+SPEC = store_spec(max_steps=20)
 
 
 class StepCounter:

@@ -15,7 +15,7 @@ from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns, switch
 from roborl.data.reader import StoreReader
 from roborl.data.sealed import episode_of
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.errors import ConfigError, DatasetError
 from roborl.learning.batch import Batch
 from roborl.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -23,17 +23,14 @@ from roborl.learning.mixing import Schedule, split_batch
 from roborl.learning.sampling import Sampler, SamplingConfig
 from roborl.loops.learner.replay import MixConfig, ReplaySource
 from roborl.records import Arrival, Verdict, pack_record
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_instants, episode_records
+from roborl.testing.experience import (
+    check_instants,
+    episode_records,
+    store_spec,
+)
 from roborl.types import EndCause, EpisodeKey, RewardSource, Source
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=20,
-    capacity_bytes=1 << 20,
-)
+SPEC = store_spec(max_steps=20)
 
 
 class Rig:

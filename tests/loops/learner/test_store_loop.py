@@ -19,7 +19,7 @@ from roborl.codec import Part, join
 from roborl.data.arena import ArenaReader
 from roborl.data.episodes import EpisodeInfo
 from roborl.data.sealed import episode_of, read_arrivals
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.errors import ConfigError, DatasetError
 from roborl.loops.learner import store as store_module
 from roborl.loops.learner.store import DemoImport, StoreLoop, imported
@@ -27,17 +27,14 @@ from roborl.records import Arrival, pack_record
 from roborl.serving.handshake import Handshake
 from roborl.serving.steps_receiver import StepsReceiver
 from roborl.serving.steps_sender import StepsSender
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, check_arrival, episode_records
+from roborl.testing.experience import (
+    check_arrival,
+    episode_records,
+    store_spec,
+)
 from roborl.types import EndCause, Episode, EpisodeKey
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=6,
-    capacity_bytes=1 << 22,
-)
+SPEC = store_spec(max_steps=6, capacity_bytes=1 << 22)
 
 
 class Wire:

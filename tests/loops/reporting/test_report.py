@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from roborl.codec import join
 from roborl.data.arena import ArenaReader
 from roborl.data.columns import ProgressColumns, switch
-from roborl.data.store import Store, StoreSpec
+from roborl.data.store import Store
 from roborl.errors import DatasetError
 from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.learner.learn_config import RunFolder
@@ -29,17 +29,10 @@ from roborl.loops.video import write_video
 from roborl.records import pack_record
 from roborl.rewards.fake import BrightnessModel
 from roborl.testing.episodes import random_episode, write_episodes
-from roborl.testing.experience import ACTION_DIM, CAMERAS, STATE_DIM, episode_records
+from roborl.testing.experience import episode_records, store_spec
 from roborl.types import EndCause, EpisodeKey, Image
 
-SPEC = StoreSpec(
-    cameras=CAMERAS,
-    image_px=8,
-    state_dim=STATE_DIM,
-    action_dim=ACTION_DIM,
-    max_steps=12,
-    capacity_bytes=400_000,
-)
+SPEC = store_spec(max_steps=12, capacity_bytes=400_000)
 ONLINE = 5
 
 
