@@ -278,14 +278,16 @@ def _evaluation(axes: Axes, x: float, rate: SuccessRate, colour: str, name: str,
     low, high = rate.interval
     spans = [[rate.share - low], [high - rate.share]]
     axes.errorbar(x, rate.share, yerr=spans, fmt="D", color=colour, ms=7, capsize=4, lw=1.8, zorder=5)
-    upwards = rate.share < 0.5
+    # The line ends beside the second diamond, so what that one says stands outside.
+    first = name == "before"
+    upwards = first and rate.share < 0.5
     axes.annotate(
         f"{name}: {100 * rate.share:.0f} %",
-        (x, high if upwards else low),
-        xytext=(0, 7 if upwards else -7),
+        (x, (high if upwards else low) if first else rate.share),
+        xytext=(0, 7 if upwards else -7) if first else (12, 0),
         textcoords="offset points",
-        ha="left" if name == "before" else "right",
-        va="bottom" if upwards else "top",
+        ha="left",
+        va=("bottom" if upwards else "top") if first else "center",
         color=theme.ink,
         fontsize=10,
         fontweight="bold",
