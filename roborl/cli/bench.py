@@ -12,6 +12,7 @@ from typing import Any
 
 from roborl.errors import ConfigError
 from roborl.loops.bars import Bar, Read, bar_row, figure, lined_up, number
+from roborl.signals import ended_as_by_ctrl_c
 from roborl.whole_files import as_json, require_writable, write_whole
 
 
@@ -284,6 +285,8 @@ def prepare_args(args: Sequence[str]) -> list[str]:
 def main(config: Config) -> dict[str, Any]:
     """Run the benchmarks; ``exit`` is 1 where a bar is missed.
 
+    Ctrl-C, SIGTERM and a closed terminal end what they started; a grid goes on from there when it is called again.
+
     Raises:
         ConfigError: If there is no such benchmark.
     """
@@ -295,7 +298,8 @@ def main(config: Config) -> dict[str, Any]:
             allowed=[*BENCHMARKS, "all"],
             remedy="Name one: roborl bench transport",
         )
-    results = {name: _measure(name, config) for name in names}
+    with ended_as_by_ctrl_c():
+        results = {name: _measure(name, config) for name in names}
     missed = [
         f"{name}: {bar['name']}"
         for name, result in results.items()

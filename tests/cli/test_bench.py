@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import types
 from pathlib import Path
@@ -77,3 +78,21 @@ def test_the_grids_are_held_to_bars_over_seeds() -> None:
     assert not bar.check({"differences": {weights: nothing}})["met"], "arms that are equal on every seed"
     (bar,) = bench.BENCHMARKS["judges"].bars
     assert not bar.check({"table": {"PickPlace fused": {"success": 0.94}}})["met"]
+
+
+def test_a_benchmark_that_is_asked_to_end_ends_what_it_began(
+    toy: types.ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[str] = []
+
+    def run() -> dict[str, float]:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            ended.append("its processes")
+        return {}
+
+    toy.run = run  # type: ignore[attr-defined]
+    assert main(["bench", "toy", "--out", str(tmp_path)]) == 1
+    assert ended == ["its processes"]
+    assert "stopped by SIGTERM" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,24 @@ def test_a_run_that_ended_before_it_made_anything_leaves_its_folder_to_the_next(
         with pytest.raises(_Reached):
             run_demo(config)
     assert "seed: 3" in (tmp_path / "demo.yaml").read_text()
+
+
+def test_a_run_that_is_asked_to_end_keeps_what_it_has_done(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def clone() -> dict[str, Any]:
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    def prepare(config: DemoConfig) -> None:
+        stages = Stages(config.out)
+        stages.run("record demonstrations", lambda: {"episodes": 1})
+        stages.run("clone a first policy", clone)
+
+    monkeypatch.setattr(demo, "prepare", prepare)
+    assert main(["demo", "--out", str(tmp_path)]) == 1
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert list(Stages(tmp_path).done) == ["record demonstrations"]
 
 
 def test_a_quick_run_clones_no_more_than_it_records() -> None:
