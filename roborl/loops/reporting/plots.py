@@ -278,16 +278,17 @@ def _evaluation(axes: Axes, x: float, rate: SuccessRate, colour: str, name: str,
     low, high = rate.interval
     spans = [[rate.share - low], [high - rate.share]]
     axes.errorbar(x, rate.share, yerr=spans, fmt="D", color=colour, ms=7, capsize=4, lw=1.8, zorder=5)
-    # The line ends beside the second diamond, so what that one says stands outside.
-    first = name == "before"
-    upwards = first and rate.share < 0.5
+    if name == "before":
+        at, offset, align = (high, (0, 7), "bottom") if rate.share < 0.5 else (low, (0, -7), "top")
+    else:  # The line ends beside this diamond: what is said of it stands outside.
+        at, offset, align = rate.share, (12, 0), "center"
     axes.annotate(
         f"{name}: {100 * rate.share:.0f} %",
-        (x, (high if upwards else low) if first else rate.share),
-        xytext=(0, 7 if upwards else -7) if first else (12, 0),
+        (x, at),
+        xytext=offset,
         textcoords="offset points",
         ha="left",
-        va=("bottom" if upwards else "top") if first else "center",
+        va=align,
         color=theme.ink,
         fontsize=10,
         fontweight="bold",
