@@ -225,14 +225,14 @@ BENCHMARKS = {
         quick={"seeds": 1},
         bars=(
             Bar(
-                name="PickCube: seeds whose shaped run ends at 90 %",
-                read=_seeds_at("PickCube shaped", 0.9),
+                name="PickPlace: seeds whose shaped run ends at 90 %",
+                read=_seeds_at("PickPlace shaped", 0.9),
                 least=4,
             ),
             *(
                 Bar(
-                    name=f"PickCube: shaped - {other}, lower end of the interval",
-                    read=_above(f"PickCube: shaped - {other}"),
+                    name=f"PickPlace: shaped - {other}, lower end of the interval",
+                    read=_above(f"PickPlace: shaped - {other}"),
                     least=0.001,
                 )
                 for other in ("sparse", "clone of all demonstrations", "shuffled", "blind")

@@ -65,13 +65,13 @@ def test_an_unknown_benchmark_is_misuse(args: list[str], capsys: pytest.CaptureF
 
 def test_the_grids_are_held_to_bars_over_seeds() -> None:
     result = {
-        "table": {"PickCube shaped": {"by_seed": {str(seed): 0.9 for seed in range(5)}}},
-        "differences": {"PickCube: shaped - sparse": {"interval": [-0.1, 0.4], "interval by t": [0.1, 0.6]}},
+        "table": {"PickPlace shaped": {"by_seed": {str(seed): 0.9 for seed in range(5)}}},
+        "differences": {"PickPlace: shaped - sparse": {"interval": [-0.1, 0.4], "interval by t": [0.1, 0.6]}},
     }
     bars = {bar["name"]: bar for bar in (bar.check(result) for bar in bench.BENCHMARKS["seeds"].bars)}
-    assert bars["PickCube: seeds whose shaped run ends at 90 %"]["figure"] == 5
-    assert bars["PickCube: shaped - sparse, lower end of the interval"]["met"]
-    assert not bars["PickCube: shaped - blind, lower end of the interval"]["met"], "an arm that is not there"
+    assert bars["PickPlace: seeds whose shaped run ends at 90 %"]["figure"] == 5
+    assert bars["PickPlace: shaped - sparse, lower end of the interval"]["met"]
+    assert not bars["PickPlace: shaped - blind, lower end of the interval"]["met"], "an arm that is not there"
     nothing = {"interval": [0.0, 0.0], "interval by t": [0.0, 0.0]}
     weights = "weighted, without what ends below a half - everything"
     (bar,) = bench.BENCHMARKS["rabc"].bars

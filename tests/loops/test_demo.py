@@ -34,7 +34,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("begun")
-@pytest.mark.parametrize("change", [{"scene": "PickPlace"}, {"quick": True}, {"seed": 3}])
+@pytest.mark.parametrize("change", [{"scene": "PickCube"}, {"quick": True}, {"seed": 3}])
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     first = DemoConfig(out=tmp_path)
     for _ in range(2):  # The same run goes on.

@@ -60,6 +60,7 @@ CONDITIONS = (" without demonstrations", " dense")
 """Ends of names of arms: such an arm is set beside the full one under the same condition."""
 
 DEMO = DemoConfig(filmed=0)
+SETTINGS = {DEMO.scene: DEMO, "PickCube": replace(DEMO, spread_m=0.1)}
 STAGED = replace(
     DEMO,
     spread_m=0.04,
@@ -71,9 +72,8 @@ STAGED = replace(
     labels=LabelConfig(),
     trainer=replace(DEMO.trainer, budget=replace(DEMO.trainer.budget, ratio=8.0, head_start=30_000)),
 )
-"""Settings for tasks of more stages than the demonstration run's: better eyes and more scenes to learn to see on, and more
-patience. Larger batches, half as often: on the seed that this was chosen on, PickPlace was learnt to the end so. Few demonstrations,
-for these eyes learn from failures too: cloned from 18, PickPlace was solved without practice, and from 8 it is not."""
+"""Settings for tasks of more stages than those in :data:`SETTINGS`: better eyes and more scenes to learn to see on, larger batches
+half as often, and more patience."""
 
 STARTS = Path("outputs/bench/starts")
 """Where the grids keep what a seed begins from, so that a seed that several of them run is recorded and cloned once."""
@@ -117,8 +117,8 @@ def run(
         out: Folder of runs and cells.
         starts: Folder of prepared seeds.
         stop_after_s: Begin nothing new after so many seconds of runs.
-        settings: Fields of :class:`roborl.loops.demo_config.DemoConfig` that differ from those of the demonstration run, on its own
-            task, and from :data:`STAGED` on every other.
+        settings: Fields of :class:`roborl.loops.demo_config.DemoConfig` that differ from those in :data:`SETTINGS`, and from
+            :data:`STAGED` on every other task.
 
     Returns:
         ``cells``, ``table`` by task and arm, ``differences`` of shaped minus every other arm paired over seeds with 95 %
@@ -376,9 +376,9 @@ def settings_on(scene: str, changed: Mapping[str, Any]) -> DemoConfig:
 
     Args:
         scene: The simulated task.
-        changed: Fields that differ from those of the demonstration run, on its own task, and from :data:`STAGED` on every other.
+        changed: Fields that differ from those in :data:`SETTINGS`, and from :data:`STAGED` on every other task.
     """
-    config = replace(DEMO if scene == DEMO.scene else STAGED, scene=scene, **changed)
+    config = replace(SETTINGS.get(scene, STAGED), scene=scene, **changed)
     return replace(config, spread_m=config.spread_m if TASKS[scene].usual else 0.0)
 
 

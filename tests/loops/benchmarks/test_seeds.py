@@ -220,5 +220,5 @@ def test_a_gate_that_is_shared_takes_the_same_seeds(tmp_path: Path, monkeypatch:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert found["a"] == found["b"] == ([3, 5], [{"scene": "PickCube", "seed": 4, "success": 0.5}])
+    assert found["a"] == found["b"] == ([3, 5], [{"scene": DemoConfig().scene, "seed": 4, "success": 0.5}])
     assert {name for name, seed in tried if seed in (3, 4)} == {"a", "b"}
