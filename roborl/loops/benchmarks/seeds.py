@@ -61,6 +61,7 @@ CONDITIONS = (" without demonstrations", " dense")
 
 DEMO = DemoConfig(filmed=0)
 SETTINGS = {DEMO.scene: DEMO, "PickCube": replace(DEMO, spread_m=0.1)}
+"""By task, settings as light as the demonstration run's. PickCube is easier: there the cube starts in a larger area."""
 STAGED = replace(
     DEMO,
     spread_m=0.04,
