@@ -17,7 +17,15 @@ from roborl.envs.bench import load_bench
 from roborl.envs.registration import NAMES
 from roborl.envs.robot_env import RobotEnv
 from roborl.locks import kept
-from roborl.loops.benchmarks.seeds import STARTS, gate, learn_cell, prepared_folder, settings_on, summarise
+from roborl.loops.benchmarks.seeds import (
+    DEMO,
+    STARTS,
+    gate,
+    learn_cell,
+    prepared_folder,
+    settings_on,
+    summarise,
+)
 from roborl.loops.demo import Folders
 from roborl.loops.demo_config import DemoConfig
 from roborl.loops.grid import Cell, at_work, code_version, run_grid
@@ -68,7 +76,7 @@ class _Others:
 def run(
     *,
     grid: Sequence[GridPart] = GRID,
-    first_seed: int = 2038,
+    first_seed: int = DEMO.seed,
     episodes: int = 150,
     evaluation: int = 50,
     base_at_most: float = 0.1,

@@ -90,7 +90,7 @@ def run(
     scenes: Sequence[str] = SCENES,
     arms: Sequence[str] = ARMS,
     seeds: int = 5,
-    first_seed: int = 2053,
+    first_seed: int = DEMO.seed,
     episodes: int = 150,
     evaluation: int = 50,
     base_at_most: float = 0.1,
