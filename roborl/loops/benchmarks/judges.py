@@ -115,8 +115,8 @@ def run(
 
     Returns:
         ``cells``, ``table`` by task and arm, ``differences`` of fused minus every other arm paired over seeds with 95 %
-        intervals, ``judges`` by task and seed as they measured on all that the seed recorded, the demonstration among it, ``rejected`` seeds, and the
-        path of ``plot``.
+        intervals, ``judges`` by task and seed as they measured on what the seed recorded, but for the demonstration that they
+        were adapted to, ``rejected`` seeds, and the path of ``plot``.
     """
     changed: dict[str, Any] = {"episodes": episodes, "evaluation": evaluation} | dict(settings or {})
     commit = code_version()
