@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,25 @@ def draw(folder: Path, name: str, figure: Callable[[plots.Theme], Figure]) -> di
     return {"light": data_address("image/png", light), "dark": data_address("image/png", dark)}
 
 
-def online(run: RunResults, missing: list[str]) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
-    """Return progress along the first and last online episodes; add to ``missing`` why there is none."""
+def online(run: RunResults, missing: list[str]) -> list[ProgressCurve]:
+    """Return progress along the labelled online episodes, in order; add to ``missing`` why there is too little to compare."""
     try:
-        first, last = online_curves(run, _CURVES)
+        curves = online_curves(run)
     except RoborlError as error:
         missing.append(f"progress along online episodes ({error.problem})")
-        return [], []
-    if not first:
+        return []
+    if len(curves) < 2:
         missing.append("progress along online episodes (too few are labelled)")
-    return first, last
+    return curves
+
+
+def first_and_last(curves: Sequence[ProgressCurve]) -> dict[str, Sequence[ProgressCurve]]:
+    """Return the panels that set early online episodes beside late ones, which never share one."""
+    count = min(_CURVES, len(curves) // 2)
+    return {
+        f"first {count} online episodes": curves[:count],
+        f"last {count} online episodes": curves[len(curves) - count :],
+    }
 
 
 def of_its_reward(run: RunResults) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from roborl.loops.references import ReferencesConfig
 from roborl.loops.reporting import plots
 from roborl.loops.reporting.before_after import cut, read_video, strip, write_before_after
 from roborl.loops.reporting.filling import data_address, fill, percent
-from roborl.loops.reporting.pages import draw, of_its_reward, online, running_facts
+from roborl.loops.reporting.pages import draw, first_and_last, of_its_reward, online, running_facts
 from roborl.loops.reporting.results import Results, held_out_curves, read_results
-from roborl.loops.reporting.run_results import ProgressCurve, SuccessRate
+from roborl.loops.reporting.run_results import LastProgress, ProgressCurve, SuccessRate, last_progress
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sarm.config import SarmTraining
 from roborl.whole_files import write_whole
@@ -87,12 +87,11 @@ def write_report(folder: Path) -> Path:
     results = read_results(folder)
     missing: list[str] = []
     held_out = _held_out(results, missing)
-    first, last = online(results.online, missing)
-    groups = {
+    practice = online(results.online, missing)
+    groups: dict[str, Sequence[ProgressCurve]] = {
         "held-out demonstrations": [curve for curve in held_out if curve.success],
         "held-out failures": [curve for curve in held_out if not curve.success],
-        f"first {len(first)} online episodes": first,
-        f"last {len(last)} online episodes": last,
+        **first_and_last(practice),
     }
     pictures = {
         "learning_curve": draw(
@@ -106,7 +105,13 @@ def write_report(folder: Path) -> Path:
         "timings": draw(folder, "timings", lambda theme: plots.timings(results, theme)),
     }
     page = folder / PAGE
-    text = render(results, pictures=pictures, film=_film(results, missing), missing=missing)
+    text = render(
+        results,
+        pictures=pictures,
+        film=_film(results, missing),
+        said_last=last_progress(practice),
+        missing=missing,
+    )
     write_whole(page, text)
     return page
 
@@ -116,6 +121,7 @@ def render(
     *,
     pictures: dict[str, dict[str, str]],
     film: str | None,
+    said_last: Sequence[LastProgress] = (),
     missing: Iterable[str] = (),
 ) -> str:
     """Return the page.
@@ -124,6 +130,7 @@ def render(
         results: What to tell.
         pictures: By name the figure for ``light`` and ``dark`` pages, as data addresses.
         film: Address of the film, None where there is none.
+        said_last: Of the episodes of practice.
         missing: What could not be shown, and why.
     """
     judge = results.settings.get("judge", "")
@@ -148,6 +155,7 @@ def render(
         facts=running_facts(results.online, results.stages.get("learn online", {})),
         pictures=pictures,
         film=film,
+        said_last=said_last,
         missing=list(missing),
         quick=bool(results.settings.get("quick", False)),
     )

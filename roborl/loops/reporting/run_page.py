@@ -12,8 +12,8 @@ import yaml
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.reporting import plots
 from roborl.loops.reporting.filling import fill, percent
-from roborl.loops.reporting.pages import draw, of_its_reward, online, running_facts
-from roborl.loops.reporting.run_results import RunResults, SuccessRate, read_run
+from roborl.loops.reporting.pages import draw, first_and_last, of_its_reward, online, running_facts
+from roborl.loops.reporting.run_results import RunResults, SuccessRate, last_progress, read_run
 from roborl.whole_files import write_whole
 
 PAGE = "report.html"
@@ -40,15 +40,14 @@ def write_run_page(run: RunFolder, told: Mapping[str, Any] | None = None) -> Pat
     """
     results = read_run(run)
     missing: list[str] = []
-    first, last = online(results, missing)
-    groups = {f"first {len(first)} online episodes": first, f"last {len(last)} online episodes": last}
+    curves = online(results, missing)
     pictures = {
         "learning_curve": draw(
             run.root, "learning_curve", lambda theme: plots.learning_curve(results, theme)
         ),
         "episodes": draw(run.root, "episodes", lambda theme: plots.episodes(results, theme)),
         "progress_curves": draw(
-            run.root, "progress_curves", lambda theme: plots.progress_panels(groups, theme)
+            run.root, "progress_curves", lambda theme: plots.progress_panels(first_and_last(curves), theme)
         ),
         "learning": draw(run.root, "learning", lambda theme: plots.learning(results, theme)),
     }
@@ -71,6 +70,7 @@ def write_run_page(run: RunFolder, told: Mapping[str, Any] | None = None) -> Pat
             episode["end"].replace("_", " ") or "unknown" for episode in results.episodes
         ).most_common(),
         incidents=incidents(results),
+        said_last=last_progress(curves),
         facts=running_facts(results, told or {}),
         pictures=pictures,
         missing=missing,

@@ -75,6 +75,27 @@ class ProgressCurve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LastProgress:
+    """What a reward model said at the end of episodes that came out alike.
+
+    Attributes:
+        outcome: How they came out, in words.
+        episodes: How many.
+        low: Progress below which a tenth of them ended.
+        median: The same for half of them.
+        high: The same for nine tenths.
+        above_half: How many ended at a progress of one half or more.
+    """
+
+    outcome: str
+    episodes: int
+    low: float
+    median: float
+    high: float
+    above_half: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResults:
     """How an online run went.
 
@@ -181,10 +202,8 @@ def succeeded(episode: Mapping[str, Any]) -> bool:
     return episode["success"] is True and not episode.get("discarded")
 
 
-def online_curves(results: RunResults, count: int) -> tuple[list[ProgressCurve], list[ProgressCurve]]:
-    """Return the stored progress of the first and of the last ``count`` labelled online episodes.
-
-    The two never share an episode: with fewer than ``2 · count`` labelled ones, each gets half.
+def online_curves(results: RunResults) -> list[ProgressCurve]:
+    """Return the stored progress of all labelled online episodes, in order.
 
     Raises:
         DatasetError: If there is no store, or its labels cannot be read.
@@ -192,7 +211,7 @@ def online_curves(results: RunResults, count: int) -> tuple[list[ProgressCurve],
     root = results.run.store
     version = active_version(root) or results.label_version
     if not version:
-        return [], []
+        return []
     curves = []
     for info in StoreReader(root, leave_out_torn=True).episodes():
         labels = (
@@ -200,8 +219,33 @@ def online_curves(results: RunResults, count: int) -> tuple[list[ProgressCurve],
         )
         if labels is not None:
             curves.append(ProgressCurve(name="online", progress=labels[0], success=task_done(info)))
-    count = min(count, len(curves) // 2)
-    return curves[:count], curves[len(curves) - count :]
+    return curves
+
+
+def last_progress(curves: Iterable[ProgressCurve]) -> list[LastProgress]:
+    """Return what the reward model said last of episodes that succeeded, then of those that did not; unjudged ones are left out.
+
+    Example:
+        >>> said = [ProgressCurve(name="online", progress=np.float32([0, last]), success=True) for last in (0.2, 0.9, 1.0)]
+        >>> [(of.outcome, of.episodes, round(of.median, 1)) for of in last_progress(said)]
+        [('succeeded', 3, 0.9)]
+    """
+    ends: dict[bool, list[float]] = {True: [], False: []}
+    for curve in curves:
+        if curve.success is not None and curve.progress.size:
+            ends[curve.success].append(float(curve.progress[-1]))
+    return [
+        LastProgress(
+            outcome="succeeded" if success else "did not",
+            episodes=len(of),
+            low=float(np.quantile(of, 0.1)),
+            median=float(np.median(of)),
+            high=float(np.quantile(of, 0.9)),
+            above_half=sum(last >= 0.5 for last in of),
+        )
+        for success, of in ends.items()
+        if of
+    ]
 
 
 def task_done(info: EpisodeInfo) -> bool | None:

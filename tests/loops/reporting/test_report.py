@@ -21,9 +21,17 @@ from roborl.loops.evaluate import LINGER_FRAMES
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.reporting import report
 from roborl.loops.reporting.before_after import cut, read_video, write_before_after
+from roborl.loops.reporting.pages import first_and_last
 from roborl.loops.reporting.report import headline, held_out_rows, write_report
 from roborl.loops.reporting.results import held_out_curves, read_results
-from roborl.loops.reporting.run_results import SuccessRate, online_curves, read_run, running_mean
+from roborl.loops.reporting.run_results import (
+    ProgressCurve,
+    SuccessRate,
+    last_progress,
+    online_curves,
+    read_run,
+    running_mean,
+)
 from roborl.loops.reward_training.training_episodes import split, to_training
 from roborl.loops.video import write_video
 from roborl.records import pack_record
@@ -373,16 +381,47 @@ def test_bars_are_met_at_the_bar_and_not_beyond() -> None:
 
 
 def test_first_and_last_online_episodes_never_overlap(folder: Path) -> None:
-    run = read_run(RunFolder(folder / "run"))
-    for count in (1, 2, 10):
-        first, last = online_curves(run, count)
-        assert len(first) == len(last) == min(count, ONLINE // 2)
+    curves = online_curves(read_run(RunFolder(folder / "run")))
+    assert len(curves) == ONLINE
+    for there in range(ONLINE + 1):
+        first, last = first_and_last(curves[:there]).values()
+        assert len(first) == len(last) == there // 2
         values = [float(curve.progress[0]) for curve in [*first, *last]]
         assert values == sorted(set(values))
-        assert values[0] == 0.0
-        assert values[-1] == pytest.approx((ONLINE - 1) / 10)
-        assert last[-1].success
-        assert first[0].success is False or first[0].success is None
+        assert not values or values[-1] == pytest.approx((there - 1) / 10)
+    assert curves[-1].success
+    assert not curves[0].success
+
+
+def test_the_reward_models_last_word_stands_beside_how_episodes_came_out(folder: Path) -> None:
+    said = last_progress(online_curves(read_run(RunFolder(folder / "run"))))
+    assert [(of.outcome, of.episodes, of.above_half) for of in said] == [
+        ("succeeded", 1, 0),
+        ("did not", 4, 0),
+    ]
+    assert said[0].low == said[0].median == said[0].high == pytest.approx(0.4)
+    assert (said[1].low, said[1].median, said[1].high) == pytest.approx((0.03, 0.15, 0.27))
+    words = "".join(Page(write_report(folder).read_text()).words.split())
+    assert "succeeded" + "1" + "0" + "0.40" * 3 + "didnot" + "4" + "0" + "0.03" + "0.15" + "0.27" in words
+
+
+@given(st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from([True, False, None])), max_size=30))
+def test_each_judged_episode_counts_once_and_an_unjudged_one_nowhere(
+    ends: list[tuple[float, bool | None]],
+) -> None:
+    curves = [
+        ProgressCurve(name="online", progress=np.array([0.0, end], np.float32), success=success)
+        for end, success in ends
+    ]
+    said = {of.outcome: of for of in last_progress(curves)}
+    for outcome, success in (("succeeded", True), ("did not", False)):
+        of = [end for end, came_out in ends if came_out is success]
+        assert (outcome in said) == bool(of)
+        if of:
+            assert said[outcome].episodes == len(of)
+            assert said[outcome].above_half == sum(end >= 0.5 for end in of)
+            assert min(of) - 1e-9 <= said[outcome].low <= said[outcome].median
+            assert said[outcome].median <= said[outcome].high <= max(of) + 1e-9
 
 
 def test_held_out_episodes_are_those_of_the_training_successes_first(tmp_path: Path) -> None:
