@@ -101,6 +101,8 @@ def _train(config: TrainRewardConfig) -> dict[str, Any]:
 
         write_whole(config.out / "held_out.png", png(held_out_panels(result.reports, LIGHT)))
     _say(result.table)
+    if result.practice is not None:
+        _say(str(result.practice))
     _say(f"change by later frames {result.leak:.1e}   {result.frame_ms:.2f} ms per observation")
     return result.as_dict()
 

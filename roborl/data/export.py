@@ -110,7 +110,7 @@ def export_store(
                 counts[left_out] += 1
                 continue
             # As it is now: since the look at all of them it may have been judged.
-            episode = _exported(reader, reader.info(info.key))
+            episode = exported(reader, reader.info(info.key))
             if writer is None:
                 writer = DatasetWriter(
                     out,
@@ -182,7 +182,12 @@ def _progress(store: Path, key: EpisodeKey, version: str, rows: int) -> Progress
     return Progress(values, spread, np.pad(scored, behind))
 
 
-def _exported(reader: StoreReader, info: EpisodeInfo) -> DatasetEpisode:
+def exported(reader: StoreReader, info: EpisodeInfo) -> DatasetEpisode:
+    """Return a finished episode of a store as a dataset holds it.
+
+    Raises:
+        DatasetError: If it cannot be read.
+    """
     whole = from_episode(episode_of(info, reader.arrivals(info.key)), discarded=info.discarded)
     assert whole.provenance is not None, "an episode of a store has one"
     verdict = info.verdict

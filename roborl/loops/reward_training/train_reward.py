@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,13 @@ import numpy as np
 import torch
 
 from roborl.errors import ConfigError, DatasetError
+from roborl.loops.reward_training.practice import (
+    Practice,
+    PracticeConfig,
+    PracticeReport,
+    measure_practice,
+    read_practice,
+)
 from roborl.loops.reward_training.required import check_required
 from roborl.loops.reward_training.training_episodes import check_named_once, read_training, split
 from roborl.rewards.model import RewardModel
@@ -57,6 +63,8 @@ class TrainRewardConfig:
     cameras: list[str] = field(default_factory=list)
     # The model's camera name to the dataset's, where they differ.
     camera_map: dict[str, str] = field(default_factory=dict)
+    # What a policy practised, to learn from as well: where its successes end, which recordings know little of.
+    practice: PracticeConfig = field(default_factory=PracticeConfig)
     # Bars like "forward>=0.95" on the figures of the held-out episodes; one that is missed sets the exit code.
     require: list[str] = field(default_factory=list)
     model: SarmConfig = field(default_factory=SarmConfig)
@@ -93,6 +101,7 @@ class TrainRewardResult:
         seconds: Time spent in optimisation.
         steps: Optimiser steps taken.
         planned_steps: Optimiser steps that were wanted; the budget ends a run before them.
+        practice: What it makes of practice, None where it learnt from none.
     """
 
     model: SarmModel
@@ -103,6 +112,7 @@ class TrainRewardResult:
     seconds: float
     steps: int
     planned_steps: int
+    practice: PracticeReport | None = None
 
     @property
     def table(self) -> str:
@@ -126,33 +136,39 @@ class TrainRewardResult:
             "seconds": self.seconds,
             "steps": self.steps,
             "planned_steps": self.planned_steps,
-        }
+        } | ({} if self.practice is None else {"practice": self.practice.as_dict()})
 
 
-def train_reward(
-    config: TrainRewardConfig,
-    *,
-    log: Log | None = None,
-    extra: Sequence[TrainingEpisode] = (),
-) -> TrainRewardResult:
+def train_reward(config: TrainRewardConfig, *, log: Log | None = None) -> TrainRewardResult:
     """Train a reward model on a dataset, measure it on held-out episodes, and save it.
 
     Args:
         config: What to do.
         log: Receives the progress of the training.
-        extra: Further episodes beside the dataset's, at the same rate, such as what a first policy did.
 
     Raises:
-        DatasetError: If the dataset cannot be read, holds no successful episode, or marks one that is held out otherwise.
+        DatasetError: If the dataset cannot be read, holds no successful episode, or marks one that is held out otherwise;
+            if practice cannot be read, or is of another task.
         ModelLoadError: If ``config.out`` holds a resume point of another run.
         TrainingError: If the training comes to nothing.
     """
-    train, held_out, rate_hz = _parted(config, extra)
+    train, held_out, rate_hz = _parted(config)
+    practice = Practice()
+    if config.practice.runs:
+        practice = read_practice(
+            config.practice,
+            cameras=sorted(train[0].images),
+            tasks=[episode.task for episode in train],
+            rate_hz=rate_hz,
+            side_px=config.model.image_px,
+            held_out=config.training.held_out,
+        )
     successes = [episode for episode in train if episode.success]
     if successes:
         check_measurable(held_out, plan_stages([episode.subtasks for episode in successes]))
+    taught = [*train, *practice.lessons]
     trained = train_sarm(
-        train,
+        taught,
         config.model,
         config.training,
         rate_hz=rate_hz,
@@ -160,7 +176,7 @@ def train_reward(
         cache=config.out / "vectors",
         log=log,
     )
-    write_learnt(config.out, learnt(episode.origin for episode in train))
+    write_learnt(config.out, learnt(episode.origin for episode in taught))
     save_sarm(trained.model, config.out)
     if trained.steps < config.training.steps // 2:
         logger.warning(
@@ -180,12 +196,11 @@ def train_reward(
         seconds=trained.seconds,
         steps=trained.steps,
         planned_steps=config.training.steps,
+        practice=measure_practice(watch, practice) if practice.lessons else None,
     )
 
 
-def _parted(
-    config: TrainRewardConfig, extra: Sequence[TrainingEpisode]
-) -> tuple[list[TrainingEpisode], list[TrainingEpisode], float]:
+def _parted(config: TrainRewardConfig) -> tuple[list[TrainingEpisode], list[TrainingEpisode], float]:
     """Read the episodes; return those to learn from, those to measure on, and their observations per second."""
     read, rate_hz = read_training(
         config.dataset,
@@ -197,12 +212,12 @@ def _parted(
         side_px=config.model.image_px,
     )
     if not config.held_out:
-        train, held_out = split([*read.values(), *extra], config.training.held_out, config.training.seed)
+        train, held_out = split(list(read.values()), config.training.held_out, config.training.seed)
         return train, held_out, rate_hz
     if absent := sorted(set(config.held_out) - set(read)):
         raise DatasetError("The dataset lacks episodes to hold out", seen=absent, allowed=sorted(read))
     held_out = [read.pop(number) for number in config.held_out]
-    return [*read.values(), *extra], held_out, rate_hz
+    return list(read.values()), held_out, rate_hz
 
 
 def frame_latency_ms(model: RewardModel[Any, Any], episode: TrainingEpisode) -> float:

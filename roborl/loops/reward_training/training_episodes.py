@@ -67,7 +67,7 @@ def read_training(
     )
     mark = fingerprint(info.root)
     # Each is made ready before the next is decoded: the pictures of a whole dataset at recorded size fill a memory.
-    read = {e.index: _ready(e, mark, info.fps, rate_hz, side_px) for e in found}
+    read = {e.index: made_to_fit(to_training(e, mark=mark), info.fps, rate_hz, side_px) for e in found}
     if absent := sorted(set(episodes) - set(read)):
         raise DatasetError(
             "The dataset has no such episodes, or they have no verdict, several instructions, or are to be kept out of training",
@@ -113,11 +113,9 @@ def views_of(have: Sequence[str], cameras: Sequence[str], camera_map: Mapping[st
     return views
 
 
-def _ready(
-    episode: DatasetEpisode, mark: str, fps: float, rate_hz: float, side_px: int | None
-) -> TrainingEpisode:
-    """Return an episode of a dataset as it is held: thinned out, its pictures at the model's size."""
-    thinned = _thinned(to_training(episode, mark=mark), fps, rate_hz)
+def made_to_fit(episode: TrainingEpisode, fps: float, rate_hz: float, side_px: int | None) -> TrainingEpisode:
+    """Return an episode as it is held: thinned out to ``rate_hz``, its pictures at the model's size."""
+    thinned = _thinned(episode, fps, rate_hz)
     if side_px is None:
         return thinned
     names = list(thinned.images)

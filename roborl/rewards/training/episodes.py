@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from roborl.errors import DatasetError
 from roborl.images import square
-from roborl.rewards.training.labels import UNMARKED, FrameLabels, Span, StagePlan, label_frames
+from roborl.rewards.training.labels import UNMARKED, FrameLabels, Span, StagePlan, label_ends, label_frames
 from roborl.rewards.training.learnt_from import Origin
 from roborl.types import Frame, Observation
 
@@ -28,6 +28,7 @@ class TrainingEpisode:
         kind: What sort of episode, for the report: "success", "miss", "policy" …
         benchmark: Privileged progress, float32 (T + 1,): for the report alone, never for training.
         origin: By what it is known again where the model is measured; None where it was never recorded.
+        ends_only: Whether no more is known of a success than that nothing is done at its beginning and all at its end.
     """
 
     images: Mapping[str, NDArray[np.uint8]]
@@ -38,6 +39,7 @@ class TrainingEpisode:
     kind: str = ""
     benchmark: NDArray[np.float32] | None = None
     origin: Origin | None = None
+    ends_only: bool = False
 
     def __post_init__(self) -> None:
         lengths = {name: len(frames) for name, frames in self.images.items()}
@@ -97,6 +99,8 @@ def resize_episode(
 
 def label_episode(episode: TrainingEpisode, plan: StagePlan, failure_ceiling: float) -> FrameLabels:
     """Label an episode's frames by the plan; see :func:`~roborl.rewards.training.labels.label_frames`."""
+    if episode.success and episode.ends_only:
+        return label_ends(plan, episode.frames)
     return label_frames(
         plan, episode.frames, episode.subtasks, success=episode.success, failure_ceiling=failure_ceiling
     )

@@ -120,7 +120,7 @@ def label_frames(
     """
     if success and not spans:
         if len(plan.names) > 1:  # the others were annotated, this one was not: it teaches its two ends
-            return _ends_only(plan, frames)
+            return label_ends(plan, frames)
         spans = [(plan.names[0], 0, frames - 1)]
     spans = list(spans or [])
     _check_spans(spans)
@@ -167,7 +167,8 @@ def label_frames(
     return FrameLabels(stage=stage, within=within, progress=progress, ceiling=ceiling)
 
 
-def _ends_only(plan: StagePlan, frames: int) -> FrameLabels:
+def label_ends(plan: StagePlan, frames: int) -> FrameLabels:
+    """Label a success of which only its two ends are known: nothing done at the first frame, all at the last."""
     stage = np.full(frames, UNKNOWN, np.int64)
     within = np.full(frames, np.nan, np.float32)
     progress = np.full(frames, np.nan, np.float32)
