@@ -15,6 +15,8 @@ from roborl.rewards.sarm.text import wrong_task
 from roborl.rewards.sarm.windows import EMPTY, WindowConfig, training_window
 from roborl.rewards.training.labels import UNKNOWN, FrameLabels
 
+_AT_END = 0.5
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreparedEpisode:
@@ -27,6 +29,7 @@ class PreparedEpisode:
         task: The instruction.
         success: Whether it was one.
         labels: What is known about each frame.
+        ends_only: Whether that is no more than how a success begins and ends.
     """
 
     frames: tuple[NDArray[np.uint8] | NDArray[np.float32], ...]
@@ -34,6 +37,7 @@ class PreparedEpisode:
     task: str
     success: bool
     labels: FrameLabels
+    ends_only: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,7 +88,8 @@ class WindowSampler:
     ) -> None:
         self._episodes = episodes
         self._window, self._training, self._rng = window, training, rng
-        self._successes = [i for i, episode in enumerate(episodes) if episode.success]
+        self._successes = [i for i, e in enumerate(episodes) if e.success and not e.ends_only]
+        self._practice = [i for i, e in enumerate(episodes) if e.success and e.ends_only]
         self._failures = [i for i, episode in enumerate(episodes) if not episode.success]
         self._tasks = sorted({episode.task for episode in episodes})
 
@@ -92,8 +97,10 @@ class WindowSampler:
         """Return one batch."""
         count = self._training.episodes_per_step
         failures = round(count * self._training.failure_share) if self._failures else 0
+        practice = round((count - failures) * self._training.practice_share) if self._practice else 0
         chosen = [
-            *self._choose(self._successes, count - failures),
+            *self._choose(self._successes, count - failures - practice),
+            *self._choose(self._practice, practice),
             *self._choose(self._failures, failures),
         ]
         pieces = [self._windows(index) for index in chosen]
@@ -124,7 +131,9 @@ class WindowSampler:
         episode, training, rng = self._episodes[index], self._training, self._rng
         windows = np.stack(
             [
-                training_window(self._window, training.windows, len(episode.state), rng)
+                training_window(
+                    self._window, training.windows, len(episode.state), rng, present=self._present(episode)
+                )
                 for _ in range(training.windows_per_episode)
             ]
         )
@@ -152,6 +161,11 @@ class WindowSampler:
             progress=progress,
             ceiling=ceiling,
         )
+
+    def _present(self, episode: PreparedEpisode) -> int | None:
+        """Return where a window is to end: where no more is known, half of them show the end of the work."""
+        at_end = episode.ends_only and self._rng.random() < _AT_END
+        return len(episode.state) - 1 if at_end else None
 
     def _augment(self, frames: NDArray[np.uint8] | NDArray[np.float32], used: NDArray[np.int64]) -> Tensor:
         if frames.ndim == 3:  # vectors of a frozen encoder: one of the takes that were encoded

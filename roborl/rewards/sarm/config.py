@@ -55,6 +55,7 @@ class SarmTraining:
     episodes_per_step: int = 6  # episodes drawn for an optimiser step
     windows_per_episode: int = 16  # windows drawn of each
     failure_share: float = 0.5  # of the episodes of a step, where there are failures
+    practice_share: float = 0.33  # of the successes among them, where there is practice to learn from
     wrong_task: float = 0.1  # probability that a window's instruction is a foreign one and its progress 0
     failure_ceiling: float = 0.6  # progress of a failure's unlabelled frames must not pass this
     learning_rate: float = 1e-3  # largest; it ends in a cosine
@@ -77,7 +78,7 @@ class SarmTraining:
         for name in ("budget_s", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive", seen=getattr(self, name), allowed="> 0")
-        shares = (self.failure_share, self.wrong_task, self.failure_ceiling)
+        shares = (self.failure_share, self.practice_share, self.wrong_task, self.failure_ceiling)
         least = (
             self.weight_decay,
             self.shift_px,
@@ -94,5 +95,5 @@ class SarmTraining:
             raise ConfigError(
                 "A stage-aware model cannot be trained in this way",
                 seen=self,
-                allowed="failure_share, wrong_task and failure_ceiling in [0, 1], held_out in [0, 1), the rest ≥ 0",
+                allowed="failure_share, practice_share, wrong_task and failure_ceiling in [0, 1], held_out in [0, 1), the rest ≥ 0",
             )

@@ -108,6 +108,7 @@ def train_sarm(
             task=episode.task,
             success=episode.success,
             labels=label_episode(episode, plan, training.failure_ceiling),
+            ends_only=episode.success and episode.ends_only,
         )
         for episode in episodes
     ]

@@ -73,14 +73,21 @@ def causal_window(config: WindowConfig, present: int) -> NDArray[np.int64]:
 
 
 def training_window(
-    config: WindowConfig, augmentation: WindowAugmentation, frames: int, rng: np.random.Generator
+    config: WindowConfig,
+    augmentation: WindowAugmentation,
+    frames: int,
+    rng: np.random.Generator,
+    *,
+    present: int | None = None,
 ) -> NDArray[np.int64]:
     """Draw one training window from an episode of ``frames`` observations; int64 (slots,).
+
+    It ends at ``present``, or anywhere where that is None.
 
     The path may run forwards, turn round (a rewind) or stand still; every slot is labelled by the very index that
     fetches its picture, so frames and labels cannot disagree. All coins are thrown per window.
     """
-    present = int(rng.integers(frames))
+    present = int(rng.integers(frames)) if present is None else present
     moves = np.full(config.history - 1, config.gap)
     if len(moves):
         coin = rng.random()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from roborl.rewards.sarm.windows import (
     causal_window,
     training_window,
 )
-from roborl.rewards.training.labels import StagePlan, label_frames
+from roborl.rewards.training.labels import StagePlan, label_ends, label_frames
 
 WINDOWS = st.builds(WindowConfig, history=st.integers(1, 6), gap=st.integers(1, 5))
 
@@ -86,6 +88,40 @@ def test_every_picture_of_a_batch_carries_the_label_of_its_own_frame() -> None:
         assert batch.progress.isnan()[~batch.filled].all()
     assert right > 500
     assert wrong > 100
+
+
+def test_practice_takes_its_share_of_the_successes_and_shows_their_ends() -> None:
+    plan = StagePlan(names=("a", "b"), shares=(0.4, 0.6))
+    frames, training = 31, SarmTraining(windows_per_episode=40)
+
+    def episode(success: bool, *, ends_only: bool = False) -> PreparedEpisode:
+        marked = label_frames(plan, frames, [("a", 0, 15), ("b", 15, 30)], success=True, failure_ceiling=1.0)
+        return PreparedEpisode(
+            frames=(np.zeros((frames, 8, 8, 3), np.uint8),),
+            state=np.arange(frames, dtype=np.float32)[:, None],
+            task="t",
+            success=success,
+            labels=label_ends(plan, frames) if ends_only else marked,
+            ends_only=ends_only,
+        )
+
+    recorded = [episode(True), episode(True), episode(False)]
+    practised = [episode(True, ends_only=True)] * 50
+    sampler = WindowSampler([*recorded, *practised], WindowConfig(), training, np.random.default_rng(0))
+    drawn = [sampler.draw() for _ in range(20)]
+    of_practice = np.array([(batch.episode >= len(recorded)).float().mean().item() for batch in drawn])
+    np.testing.assert_allclose(of_practice, 1 / 6, err_msg="one of six: a third of the half that succeeded")
+    shown = np.concatenate(
+        [batch.state[batch.episode >= len(recorded), -1, 0].numpy() == frames - 1 for batch in drawn]
+    )
+    assert 0.45 < shown.mean() < 0.6
+
+    def batches(episodes: list[PreparedEpisode], practice_share: float) -> list[int]:
+        settings = replace(training, practice_share=practice_share)
+        plain = WindowSampler(episodes, WindowConfig(), settings, np.random.default_rng(0))
+        return [int(at) for _ in range(5) for at in plain.draw().state[:, -1, 0]]
+
+    assert batches(recorded, 0.33) == batches(recorded, 0.9), "without practice its share changes nothing"
 
 
 def test_a_window_needs_a_frame() -> None:
