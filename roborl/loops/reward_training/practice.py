@@ -46,8 +46,8 @@ class Practice:
         held_out: Those that came after them, however they came out, to measure on.
     """
 
-    lessons: list[TrainingEpisode] = field(default_factory=list)
-    held_out: list[TrainingEpisode] = field(default_factory=list)
+    lessons: Sequence[TrainingEpisode] = ()
+    held_out: Sequence[TrainingEpisode] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,7 @@ def read_practice(
     rate_hz: float,
     side_px: int,
     held_out: float,
+    unseen_state: int | None = None,
 ) -> Practice:
     """Read what runs practised; blocks. Discarded episodes are left out, and those of which nobody said how they came out.
 
@@ -95,31 +96,35 @@ def read_practice(
             from this is warned of.
         side_px: Pictures become squares of this side as they are read.
         held_out: Share of each run's episodes, the newest of them, that is measured on.
+        unseen_state: Size of the recordings' state where the model does not look at it: then a run's may have another.
 
     Raises:
         DatasetError: If a run has no store or no success to learn from, is of another task, or lacks a camera.
     """
-    practice = Practice()
+    lessons: list[TrainingEpisode] = []
+    later: list[TrainingEpisode] = []
     for run in config.runs:
         reader = StoreReader(RunFolder(Path(run)).store, leave_out_torn=True)
         infos = [info for info in reader.episodes() if _counts(info)][-config.newest :]
         _check_task(run, infos, tasks)
         first_held = len(infos) - round(held_out * len(infos))
-        lessons = [info for info in infos[:first_held] if task_done(info)]
-        if not lessons:
+        won = [info for info in infos[:first_held] if task_done(info)]
+        if not won:
             raise DatasetError(
                 "No episode of this practice succeeded, so it teaches no ends",
                 seen=f"{run}: {first_held} judged episodes to learn from",
                 allowed="a run of roborl train with successes",
                 remedy="Let it practise on, or leave it out",
             )
-        taught, rates = zip(*_read(reader, lessons, cameras, side_px), strict=True)
+        taught, rates = zip(*_read(reader, won, cameras, side_px), strict=True)
         warn_of_rate(rate_hz, round(float(np.median(rates)), 1), f"practice of {run}")
-        practice.lessons.extend(taught)
-        practice.held_out.extend(
-            episode for episode, _ in _read(reader, infos[first_held:], cameras, side_px)
+        lessons.extend(taught)
+        later.extend(episode for episode, _ in _read(reader, infos[first_held:], cameras, side_px))
+    if unseen_state is not None:
+        lessons, later = (
+            [_without_state(e, unseen_state) for e in episodes] for episodes in (lessons, later)
         )
-    return practice
+    return Practice(lessons=lessons, held_out=later)
 
 
 def measure_practice(watch: Watcher, practice: Practice) -> PracticeReport:
@@ -140,6 +145,10 @@ def _counts(info: EpisodeInfo) -> bool:
         and not info.discarded
         and task_done(info) is not None
     )
+
+
+def _without_state(episode: TrainingEpisode, size: int) -> TrainingEpisode:
+    return replace(episode, state=np.zeros((episode.frames, size), np.float32))
 
 
 def _check_task(run: str, infos: Sequence[EpisodeInfo], tasks: Sequence[str]) -> None:

@@ -162,6 +162,7 @@ def train_reward(config: TrainRewardConfig, *, log: Log | None = None) -> TrainR
             rate_hz=rate_hz,
             side_px=config.model.image_px,
             held_out=config.training.held_out,
+            unseen_state=None if config.model.use_state else train[0].state.shape[1],
         )
     successes = [episode for episode in train if episode.success]
     if successes:

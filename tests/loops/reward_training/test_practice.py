@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def read(*runs: str, held_out: float = 0.0, newest: int = 200, **differing: obje
     return read_practice(config, held_out=held_out, **{**usual, **differing})  # type: ignore[arg-type]
 
 
-def lengths(episodes: list[TrainingEpisode]) -> list[int]:
+def lengths(episodes: Sequence[TrainingEpisode]) -> list[int]:
     return [episode.frames for episode in episodes]
 
 
@@ -106,6 +107,14 @@ def test_practice_that_cannot_teach_is_refused_in_words(
     path = practise(tmp_path, *ends, **run)  # type: ignore[misc, arg-type]
     with pytest.raises(DatasetError, match=seen):
         read(path, **asked)  # type: ignore[arg-type]
+
+
+def test_a_state_that_the_model_does_not_look_at_may_be_another_than_the_recordings(tmp_path: Path) -> None:
+    run = practise(tmp_path, WON, LOST)
+    seen, unseen = read(run, held_out=0.5), read(run, held_out=0.5, unseen_state=6)
+    assert [e.state.shape for e in (*seen.lessons, *seen.held_out)] == [(6, STATE_DIM), (7, STATE_DIM)]
+    assert [e.state.shape for e in (*unseen.lessons, *unseen.held_out)] == [(6, 6), (7, 6)]
+    assert not any(e.state.any() for e in (*unseen.lessons, *unseen.held_out))
 
 
 def test_a_folder_without_a_run_and_no_episodes_are_refused(tmp_path: Path) -> None:
