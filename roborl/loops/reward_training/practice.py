@@ -104,7 +104,7 @@ def read_practice(
     lessons: list[TrainingEpisode] = []
     later: list[TrainingEpisode] = []
     for run in config.runs:
-        reader = StoreReader(RunFolder(Path(run)).store, leave_out_torn=True)
+        reader = _open(run)
         infos = [info for info in reader.episodes() if _counts(info)][-config.newest :]
         _check_task(run, infos, tasks)
         first_held = len(infos) - round(held_out * len(infos))
@@ -135,6 +135,18 @@ def measure_practice(watch: Watcher, practice: Practice) -> PracticeReport:
         if not np.isnan(progress[-1]):
             curves.append(ProgressCurve(name=episode.kind, progress=progress, success=episode.success))
     return PracticeReport(taught=len(practice.lessons), last=last_progress(curves))
+
+
+def _open(run: str) -> StoreReader:
+    store = RunFolder(Path(run)).store
+    if not store.is_dir():
+        raise DatasetError(
+            "There is no run in this folder to learn from",
+            seen=run,
+            allowed="the folder that train was told with --run",
+            remedy="Of a demonstration that is the folder run in its own",
+        )
+    return StoreReader(store, leave_out_torn=True)
 
 
 def _counts(info: EpisodeInfo) -> bool:

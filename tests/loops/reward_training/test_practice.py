@@ -118,7 +118,7 @@ def test_a_state_that_the_model_does_not_look_at_may_be_another_than_the_recordi
 
 
 def test_a_folder_without_a_run_and_no_episodes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no store"):
+    with pytest.raises(DatasetError, match="no run in this folder"):
         read(str(tmp_path))
     with pytest.raises(ConfigError, match=r"practice\.newest"):
         PracticeConfig(newest=0)
