@@ -97,7 +97,7 @@ class WindowSampler:
         """Return one batch."""
         count = self._training.episodes_per_step
         failures = round(count * self._training.failure_share) if self._failures else 0
-        practice = round((count - failures) * self._training.practice_share) if self._practice else 0
+        practice = self._of_practice(count - failures) if self._practice else 0
         chosen = [
             *self._choose(self._successes, count - failures - practice),
             *self._choose(self._practice, practice),
@@ -121,6 +121,11 @@ class WindowSampler:
             progress=torch.from_numpy(np.concatenate([piece.progress for piece in pieces])),
             ceiling=torch.from_numpy(np.concatenate([piece.ceiling for piece in pieces])),
         )
+
+    def _of_practice(self, successes: int) -> int:
+        """Return how many of so many successes are practice: its share, now and then one where that is less than half of one."""
+        share = successes * self._training.practice_share
+        return round(share) or int(self._rng.random() < share)
 
     def _choose(self, among: list[int], count: int) -> list[int]:
         if not count:

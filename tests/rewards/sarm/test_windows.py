@@ -116,6 +116,15 @@ def test_practice_takes_its_share_of_the_successes_and_shows_their_ends() -> Non
     )
     assert 0.45 < shown.mean() < 0.6
 
+    few = WindowSampler(
+        [*recorded, *practised],
+        WindowConfig(),
+        replace(training, episodes_per_step=2, windows_per_episode=1),
+        np.random.default_rng(0),
+    )
+    of_few = np.mean([bool((few.draw().episode >= len(recorded)).any()) for _ in range(400)])
+    assert 0.25 < of_few < 0.41, "a share of less than one episode is met over the steps"
+
     def batches(episodes: list[PreparedEpisode], practice_share: float) -> list[int]:
         settings = replace(training, practice_share=practice_share)
         plain = WindowSampler(episodes, WindowConfig(), settings, np.random.default_rng(0))
