@@ -203,7 +203,7 @@ def succeeded(episode: Mapping[str, Any]) -> bool:
 
 
 def online_curves(results: RunResults) -> list[ProgressCurve]:
-    """Return the stored progress of all labelled online episodes, in order.
+    """Return the stored progress of all labelled online episodes, in order, each to where its task ended: what is learnt from.
 
     Raises:
         DatasetError: If there is no store, or its labels cannot be read.
@@ -218,7 +218,8 @@ def online_curves(results: RunResults) -> list[ProgressCurve]:
             load_labels(root, info.key, version) if info.kind == "online" and not info.discarded else None
         )
         if labels is not None:
-            curves.append(ProgressCurve(name="online", progress=labels[0], success=task_done(info)))
+            end = len(labels[0]) if info.terminal_index is None else info.terminal_index + 1
+            curves.append(ProgressCurve(name="online", progress=labels[0][:end], success=task_done(info)))
     return curves
 
 

@@ -17,7 +17,7 @@ from roborl.envs.ranges import check_number
 from roborl.errors import DatasetError
 from roborl.loops.learner.learn_config import RunFolder
 from roborl.loops.reporting.run_results import LastProgress, ProgressCurve, last_progress, task_done
-from roborl.loops.reward_training.training_episodes import made_to_fit, to_training
+from roborl.loops.reward_training.training_episodes import at_size, to_training
 from roborl.rewards.instructions import much_alike
 from roborl.rewards.observation_rate import warn_of_rate
 from roborl.rewards.training.episodes import TrainingEpisode
@@ -73,7 +73,8 @@ class PracticeReport:
             f" lowest tenth below {row.low:.2f}, highest above {row.high:.2f}"
             for row in self.last
         ]
-        return "\n".join([f"learnt from {self.taught} successes of practice; of later episodes", *lines])
+        later = "; of later episodes" if lines else ""
+        return "\n".join([f"learnt from {self.taught} successes of practice{later}", *lines])
 
 
 def read_practice(
@@ -183,4 +184,4 @@ def _read(
         hz = NS / float(np.median(np.diff(recorded.provenance.stamp_ns[:, 0])))
         lesson = to_training(recorded, cameras)
         lesson = replace(lesson, success=bool(task_done(info)), kind="practice", ends_only=True)
-        yield made_to_fit(lesson, hz, hz, side_px), hz
+        yield at_size(lesson, side_px), hz

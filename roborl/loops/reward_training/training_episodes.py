@@ -67,7 +67,7 @@ def read_training(
     )
     mark = fingerprint(info.root)
     # Each is made ready before the next is decoded: the pictures of a whole dataset at recorded size fill a memory.
-    read = {e.index: made_to_fit(to_training(e, mark=mark), info.fps, rate_hz, side_px) for e in found}
+    read = {e.index: at_size(_thinned(to_training(e, mark=mark), info.fps, rate_hz), side_px) for e in found}
     if absent := sorted(set(episodes) - set(read)):
         raise DatasetError(
             "The dataset has no such episodes, or they have no verdict, several instructions, or are to be kept out of training",
@@ -113,13 +113,12 @@ def views_of(have: Sequence[str], cameras: Sequence[str], camera_map: Mapping[st
     return views
 
 
-def made_to_fit(episode: TrainingEpisode, fps: float, rate_hz: float, side_px: int | None) -> TrainingEpisode:
-    """Return an episode as it is held: thinned out to ``rate_hz``, its pictures at the model's size."""
-    thinned = _thinned(episode, fps, rate_hz)
+def at_size(episode: TrainingEpisode, side_px: int | None) -> TrainingEpisode:
+    """Return an episode with its pictures as squares of this side, as it is where that is None."""
     if side_px is None:
-        return thinned
-    names = list(thinned.images)
-    return replace(thinned, images=dict(zip(names, resize_episode(thinned, names, side_px), strict=True)))
+        return episode
+    names = list(episode.images)
+    return replace(episode, images=dict(zip(names, resize_episode(episode, names, side_px), strict=True)))
 
 
 def _filmed(

@@ -16,6 +16,7 @@ from roborl.rewards.sarm.windows import EMPTY, WindowConfig, training_window
 from roborl.rewards.training.labels import UNKNOWN, FrameLabels
 
 _AT_END = 0.5
+"""Share of the windows of practice that show how the work ended: anywhere else in it nothing is known."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

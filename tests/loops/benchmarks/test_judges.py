@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from roborl.envs.bench import load_bench
 from roborl.envs.robot_env import RobotEnv
 from roborl.loops.benchmarks import judges as bench_judges
+from roborl.loops.benchmarks import seeds
 from roborl.loops.benchmarks.judges import ARMS, FUSED, NAIVE, UNSHAPED, GridPart, of_arm
 from roborl.loops.demo import Folders
 from roborl.loops.demo_config import DemoConfig
@@ -22,6 +24,9 @@ def test_arms_differ_in_what_their_name_says() -> None:
     made = {arm: of_arm(base, arm, prepared) for arm in ARMS}
     assert len({str(config) for config in made.values()}) == len(ARMS)
     assert made[UNSHAPED].shaping.scale == 0
+    assert replace(made[UNSHAPED], judge="") == seeds.of_arm(base, "sparse"), (
+        "the same run, but for who watches"
+    )
     assert made[NAIVE].judge == made[FUSED].judge
     assert {str(p) for p in Perspective} <= set(made)
 

@@ -34,11 +34,11 @@ from roborl.loops.reporting.run_results import (
 )
 from roborl.loops.reward_training.training_episodes import split, to_training
 from roborl.loops.video import write_video
-from roborl.records import pack_record
+from roborl.records import Verdict, pack_record
 from roborl.rewards.fake import BrightnessModel
 from roborl.testing.episodes import random_episode, write_episodes
 from roborl.testing.experience import episode_records, store_spec
-from roborl.types import EndCause, EpisodeKey, Image
+from roborl.types import EndCause, EpisodeKey, Image, RewardSource
 
 SPEC = store_spec(max_steps=12, capacity_bytes=400_000)
 ONLINE = 5
@@ -403,6 +403,17 @@ def test_the_reward_models_last_word_stands_beside_how_episodes_came_out(folder:
     assert (said[1].low, said[1].median, said[1].high) == pytest.approx((0.03, 0.15, 0.27))
     words = "".join(Page(write_report(folder).read_text()).words.split())
     assert "succeeded" + "1" + "0" + "0.40" * 3 + "didnot" + "4" + "0" + "0.03" + "0.15" + "0.27" in words
+
+
+def test_what_was_said_after_a_verdict_ended_the_task_is_no_last_word(folder: Path) -> None:
+    run = RunFolder(folder / "run")
+    judged = EpisodeKey(actor="arm", incarnation=1, episode=1)
+    with Store(run.store, SPEC) as opened:
+        verdict = Verdict(key=judged, index=2, success=True, source=RewardSource.OPERATOR)
+        opened.ingest("ring", opened.last_sequence("ring") + 1, join(pack_record(verdict)))
+    curves = online_curves(read_run(run))
+    assert [len(curve.progress) for curve in curves] == [5, 3, 5, 5, 5]
+    assert curves[1].success
 
 
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), st.sampled_from([True, False, None])), max_size=30))

@@ -103,8 +103,8 @@ def test_practice_keeps_its_own_rate_and_one_far_off_is_warned_of(
 def test_practice_that_cannot_teach_is_refused_in_words(
     tmp_path: Path, run: dict[str, object], asked: dict[str, object], seen: str
 ) -> None:
-    ends = run.pop("ends")
-    path = practise(tmp_path, *ends, **run)  # type: ignore[misc, arg-type]
+    differing = {name: value for name, value in run.items() if name != "ends"}
+    path = practise(tmp_path, *run["ends"], **differing)  # type: ignore[misc, arg-type]
     with pytest.raises(DatasetError, match=seen):
         read(path, **asked)  # type: ignore[arg-type]
 
@@ -139,6 +139,8 @@ def test_the_report_counts_the_last_word_on_each_outcome_and_no_missing_one(tmp_
     ]
     assert report.as_dict()["held_out"][0]["median"] == 0.25
     assert "succeeded (1): 0 end at 0.5 or more, median 0.25" in str(report)
+    unmeasured = measure_practice(watch, replace(practice, held_out=()))  # type: ignore[arg-type]
+    assert str(unmeasured) == "learnt from 1 successes of practice"
 
 
 def test_the_verb_learns_from_practice_and_says_what_came_of_it(
