@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -62,6 +63,17 @@ def _stores_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if len(os.listdir("/proc/self/fd")) > _most_files[0]:
         gc.collect()
         _most_files[0] = len(os.listdir("/proc/self/fd")) + _MANY_FILES // 2
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Python's own handlers, here and in what is started: what runs in the background or under nohup ignores some."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

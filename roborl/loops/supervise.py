@@ -26,7 +26,7 @@ from typing import Any
 
 from roborl.errors import ConfigError, RoborlError
 from roborl.logs import log_to_stderr
-from roborl.signals import on_hangup
+from roborl.signals import interrupt_later, on_hangup
 
 log = logging.getLogger(__name__)
 
@@ -253,12 +253,14 @@ class ProcessGroup:
             args=(spec.name, theirs, life.beat, spec.handles_interrupt, spec.target, spec.args),
             name=f"roborl-{spec.name}",
         )
-        with _without_interrupts():
-            process.start()
-        theirs.close()
-        if life.died is not None:
-            self.restarts[spec.name] += 1
-        life.process, life.link, life.started, life.error = process, ours, time.monotonic(), ""
+        # An interrupt is raised where the child is known already: one that nobody ends is waited for when we end.
+        with interrupt_later():
+            with _without_interrupts():
+                process.start()
+            theirs.close()
+            if life.died is not None:
+                self.restarts[spec.name] += 1
+            life.process, life.link, life.started, life.error = process, ours, time.monotonic(), ""
         self._note(life, "started", pid=process.pid)
 
     def _listen(self, life: _Life) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import re
 import signal
@@ -12,13 +13,17 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from roborl.errors import RoborlError
 from roborl.loops.actor.act import PRELOAD
 from roborl.loops.supervise import Child, ChildSpec, Event, ProcessGroup, restart_pause_s
+from roborl.signals import ended_as_by_ctrl_c
 from roborl.testing import children
+
+pytestmark = pytest.mark.usefixtures("default_signals")
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float) -> None:
@@ -58,13 +63,13 @@ def test_a_child_that_returns_is_finished_and_one_that_hangs_is_replaced(tmp_pat
     group = ProcessGroup(
         [
             ChildSpec(name="short", target=children.finish),
-            ChildSpec(name="stuck", target=children.hang_once, args=(tmp_path / "flag",), hang_s=0.3),
+            ChildSpec(name="stuck", target=children.hang_once, args=(tmp_path / "flag",), hang_s=2.0),
         ],
         preload=PRELOAD,
         on_event=lambda event: seen.append(f"{event['child']} {event['event']}"),
     )
     group.start()
-    wait_for(lambda: [group.poll(0.05), group.finished("short") and group.finished("stuck")][1], 10)
+    wait_for(lambda: [group.poll(0.05), group.finished("short") and group.finished("stuck")][1], 20)
     assert [event for event in seen if event.startswith("stuck")] == [
         "stuck started",
         "stuck ready",
@@ -243,6 +248,30 @@ def test_a_terminal_that_is_closed_ends_a_group_in_its_order_too(tmp_path: Path,
         process.wait()
         if how != "closed":
             os.close(ours)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_while_a_child_starts_leaves_none_that_nobody_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    group = ProcessGroup([ChildSpec(name="a", target=children.wait, args=(tmp_path / "pid",), lasting=True)])
+    child = type(group._context.Process())
+    start = child.start
+
+    def start_and_interrupt(process: Any) -> None:
+        start(process)
+        wait_for((tmp_path / "pid").exists, 20)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(child, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt), ended_as_by_ctrl_c():
+        group.start()
+    group.stop()
+    forgotten = multiprocessing.active_children()
+    for process in forgotten:
+        process.kill()
+    assert forgotten == []
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
 
 
 class Idle:
