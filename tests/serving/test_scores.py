@@ -360,7 +360,7 @@ def test_waits_for_a_server_that_is_away_end(judge: Judge, client: Client) -> No
         begun_s = time.monotonic()
         with pytest.raises(DeadlineExceeded, match="scores server"):
             wait(0.2)
-        assert time.monotonic() - begun_s < 1.0
+        assert time.monotonic() - begun_s < 5.0
 
 
 def test_a_wait_that_ended_leaves_the_client_as_good_as_before(

@@ -155,7 +155,7 @@ def test_nothing_blocks_while_the_receiver_is_away(make: Any) -> None:
         assert not sender.offer(1, bytes(100_000))
         sender.poll()
         sender.set_status({"mode": "train"})
-    assert time.monotonic() - begun_s < 0.5
+    assert time.monotonic() - begun_s < 2.0
     assert not sender.alive
 
 
