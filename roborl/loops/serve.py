@@ -16,9 +16,10 @@ from roborl.errors import ConfigError, DeadlineExceeded, RoborlError, WireError
 from roborl.loops.reward_gate import RewardGate
 from roborl.loops.supervise import Child
 from roborl.rewards.model import RewardModel
-from roborl.rewards.pool import ServerFull, SessionPool, UnknownSession
+from roborl.rewards.pool import SessionPool
 from roborl.rewards.pool_config import PoolConfig
 from roborl.rewards.registry import find_loader
+from roborl.rewards.sessions import ServerFull, UnknownSession
 from roborl.serving.score_events import FramePushed, ServerEvent, SessionAsked, SessionGone
 from roborl.serving.scores import ScoreServer
 from roborl.serving.security import SecurityConfig

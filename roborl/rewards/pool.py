@@ -11,25 +11,18 @@ from itertools import count
 from typing import Any
 
 from roborl.clock import NS, Clock, MonotonicClock
-from roborl.errors import ConfigError, RoborlError
-from roborl.rewards.batching import device_lost, out_of_memory, pass_over
+from roborl.errors import ConfigError
+from roborl.rewards.batching import pass_over
 from roborl.rewards.desk import Desk
 from roborl.rewards.model import References, RewardModel, missing
 from roborl.rewards.pool_config import PoolConfig
-from roborl.rewards.sessions import EpisodeSession, Pick, Receipt
+from roborl.rewards.session_start import check_views, start_session
+from roborl.rewards.sessions import EpisodeSession, Pick, Receipt, ServerFull, UnknownSession
 from roborl.types import Lane, Observation, Score
 
 _REASONS = 32  # an unreadable reply may be any text: no more different ones are counted apart
 _POLL_S = 0.1  # a worker is told to stop by nothing that wakes it
 _EXPECTED_S = 0.5  # no batch waits for a session that has sent nothing for so long
-
-
-class UnknownSession(RoborlError):
-    """A session that this server does not have: it was lost, closed or forgotten. Its client opens it again."""
-
-
-class ServerFull(ConfigError):
-    """There is no room for another session now; there may be later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,22 +119,8 @@ class SessionPool:
                 allowed=sorted(self._desks),
                 remedy="Name one of its models, or serve this one as well",
             )
-        desk = self._desks[name]
-        absent = sorted(set(desk.model.info.cameras) - set(cameras))
-        if absent:
-            raise ConfigError(
-                f"The reward model {name!r} needs views that will not come: {absent}",
-                seen=sorted(cameras),
-                allowed=list(desk.model.info.cameras),
-                remedy="Name the cameras of the bench as in the model's training data, or serve another model",
-            )
-        if not cameras:
-            raise ConfigError(
-                "A session needs at least one view",
-                seen="none",
-                allowed=list(desk.model.info.cameras) or "any",
-                remedy="Name the cameras whose pictures will come",
-            )
+        watching = self._desks[name].model
+        check_views(name, watching, cameras)
         with self._arrival:
             self._forget_idle()
             if len(self._sessions) >= self.config.max_sessions and session_id not in self._sessions:
@@ -151,34 +130,7 @@ class SessionPool:
                     allowed=self.config.max_sessions,
                     remedy="Wait until one ends, or serve with a larger --pool.max_sessions",
                 )
-        try:
-            session = EpisodeSession(
-                id=session_id,
-                model_name=name,
-                model=desk.model,
-                task=task,
-                references=references or {},
-                lane=lane,
-            )
-        except RoborlError:
-            raise
-        except Exception as error:
-            if device_lost(error):
-                raise
-            if out_of_memory(error):  # as on a card that the learner has filled for a moment
-                raise ServerFull(
-                    f"The reward model {name!r} has no memory to start an episode with",
-                    seen=f"{type(error).__name__}: {error}",
-                    allowed="enough for its task and references",
-                    remedy="Wait until some is free, or serve with a smaller --pool.max_batch or on another device",
-                ) from error
-            # A model is a plug-in, and is told things by a client: what it chokes on is refused.
-            raise ConfigError(
-                f"The reward model {name!r} cannot start this episode",
-                seen=f"{type(error).__name__}: {error}",
-                allowed="a task and references that it was made for",
-                remedy="Correct these, or mend the model where they are right",
-            ) from error
+        session = start_session(session_id, name, watching, task=task, references=references or {}, lane=lane)
         with self._arrival:
             session.touched_ns = self._clock.now_ns()
             self._sessions[session_id] = session

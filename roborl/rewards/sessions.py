@@ -11,11 +11,20 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from roborl.errors import ConfigError, RoborlError
 from roborl.rewards.model import Fold, References, RewardModel, observation_id
 from roborl.types import Lane, Observation
 
 BACKLOG = 64
 """Most observations that a lane keeps with nothing to score among them."""
+
+
+class UnknownSession(RoborlError):
+    """A session that this server does not have: it was lost, closed or forgotten. Its client opens it again."""
+
+
+class ServerFull(ConfigError):
+    """There is no room for another session now; there may be later."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,8 +15,9 @@ from roborl.errors import ConfigError
 from roborl.rewards.batching import BatchAsker
 from roborl.rewards.fake import BrightnessFold, BrightnessJudge, BrightnessModel
 from roborl.rewards.model import Judge, JudgeDown, JudgeSilent, missing, score_episode
-from roborl.rewards.pool import ServerFull, SessionPool, UnknownSession
+from roborl.rewards.pool import SessionPool
 from roborl.rewards.pool_config import PoolConfig
+from roborl.rewards.sessions import ServerFull, UnknownSession
 from roborl.types import Frame, Lane, Observation
 
 
