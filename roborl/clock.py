@@ -92,6 +92,7 @@ class Rate:
         self._clock = clock
         self._next_ns = clock.now_ns() + self.period_ns
         self._late_ns, self._late_ticks = 0, 0
+        self._begun_ns, self._ticks_to_begin = self._next_ns - 2 * self.period_ns, 0
 
     def wait(self) -> int:
         """Sleep until the next tick and return how late it began, in ns."""
@@ -102,10 +103,20 @@ class Rate:
             self._late_ticks -= 1
             if not self._late_ticks:
                 self._next_ns -= self._late_ns
+        if self._ticks_to_begin:
+            self._ticks_to_begin -= 1
+            self._begun_ns = self._clock.now_ns()
         return late_ns
+
+    def wait_apart(self) -> None:
+        """Sleep until a whole period after the last tick of the work before, which :meth:`begin_now` may have begun late."""
+        self._clock.sleep_until(self._begun_ns + self.period_ns)
+        if self.remaining_ns() <= 0:
+            self._next_ns = self._clock.now_ns() + self.period_ns
 
     def begin_now(self, ticks: int) -> None:
         """Let the coming ticks be whole periods from now, but for the last of so many: that is due as before."""
+        self._begun_ns, self._ticks_to_begin = self._clock.now_ns(), ticks - 1
         into_ns = self.period_ns - self.remaining_ns()
         if ticks > 1 and 0 < into_ns < self.period_ns:
             self._late_ns, self._late_ticks = into_ns, ticks - 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from roborl.clock import NS, Deadline, Every, FakeClock, MonotonicClock, Rate
@@ -55,6 +56,29 @@ def test_what_begins_late_and_stalls_is_back_on_its_grid_and_what_is_overdue_doe
     overdue_ns = rate.next_ns
     rate.begin_now(5)
     assert rate.next_ns == overdue_ns
+
+
+@pytest.mark.parametrize("stall_s", [0.0, 0.006, 0.015, 0.05])
+def test_work_that_begins_sooner_in_its_period_than_the_one_before_waits_for_a_whole_one(
+    stall_s: float,
+) -> None:
+    clock = FakeClock()
+    rate, begun_ns = Rate(50.0, clock), []
+    for into_s in (0.016, 0.003, 0.009, 0.0):
+        clock.advance(into_s)
+        rate.wait_apart()
+        rate.begin_now(5)
+        begun_ns.append(clock.now_ns())
+        for tick in range(5):
+            if len(begun_ns) == 4:
+                clock.advance(stall_s)  # before the last of the first work
+            rate.wait()
+            if tick < 4:
+                begun_ns.append(clock.now_ns())
+    # After a stall the next is back on its grid, as everywhere.
+    assert np.delete(np.diff(begun_ns), 3).min() == 20_000_000
+    assert stall_s or np.diff(begun_ns).max() == 20_000_000
+    assert stall_s or clock.now_ns() == 400_000_000
 
 
 @pytest.mark.parametrize("at_once", [True, False])

@@ -29,7 +29,8 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
     Args:
         bench: A bench, or the name or path of its file.
-        operator: Resets the scene and judges; needed on a physical bench.
+        operator: Makes the scene ready and judges; needed on a physical bench. On a simulated one the simulator does both,
+            and with an operator, who says when to begin and judges, still draws the scene.
         images: False never reads a camera.
     """
 
@@ -50,17 +51,20 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self._max_episode_steps = self.bench.max_steps
         self._images = images
         robot = make_robot(self.bench)
-        if operator is None:
-            if not self.bench.simulated:
-                raise ConfigError(
-                    "A physical bench needs somebody who resets the scene and judges",
-                    seen="no operator",
-                    allowed="an object with reset and verdict",
-                    remedy="Pass operator=",
-                )
-            from roborl.envs.sim_robot import SimOperator  # MuJoCo is for simulated benches alone.
+        if self.bench.simulated:
+            from roborl.envs.sim_robot import (  # MuJoCo is for these benches alone.
+                PersonInSimulation,
+                SimOperator,
+            )
 
-            operator = SimOperator(robot)
+            operator = SimOperator(robot) if operator is None else PersonInSimulation(operator, robot)
+        if operator is None:
+            raise ConfigError(
+                "A physical bench needs somebody who resets the scene and judges",
+                seen="no operator",
+                allowed="an object with reset and verdict",
+                remedy="Pass operator=",
+            )
         self._operator = operator
         self._clock: Clock = FakeClock() if self.bench.simulated else MonotonicClock()
         self.arm = Arm(self.bench, robot, self._clock)
@@ -138,6 +142,7 @@ class RobotEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         executed = self.arm.begin_step(np.asarray(action, dtype=np.float32))
         if rate.remaining_ns() <= 0:
             rate.wait()  # A look or a policy that took long sets the pace anew, rather than two set-points at once.
+        rate.wait_apart()  # the step before may have begun later in its period than this one would
         rate.begin_now(self.arm.ticks_per_step)  # set-points are planned a period apart, and go out so
         for _ in range(self.arm.ticks_per_step):
             self.arm.tick()

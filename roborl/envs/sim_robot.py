@@ -18,6 +18,7 @@ from roborl.envs.robot_model import load_robot_model
 from roborl.envs.scene import Scene
 from roborl.envs.tasks.registry import make_task
 from roborl.errors import ConfigError, RobotError
+from roborl.roles import Operator
 from roborl.types import Image
 
 
@@ -232,3 +233,21 @@ class SimOperator:
     def verdict(self) -> bool | None:
         """Return True once the task is done, else None."""
         return True if self._scene.succeeded else None
+
+
+class PersonInSimulation:
+    """A person at a simulated bench, who says when to begin and how it went; it is the simulator that makes scenes ready.
+
+    Args:
+        person: Who is asked.
+        robot: Whose scene it is.
+    """
+
+    def __init__(self, person: Operator, robot: SimRobot) -> None:
+        self._person, self._scene = person, robot.scene
+        self.verdict = person.verdict
+
+    def reset(self, seed: int | None) -> None:
+        """Wait for the person, then draw a new start; equal seeds give equal starts."""
+        self._person.reset(seed)
+        self._scene.reset(seed)

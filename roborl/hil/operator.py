@@ -69,9 +69,13 @@ class PersonOperator:
             if not self._heard and self._clock.now_ns() - asked_ns > _DEAF_NS:
                 self._heard = True
                 self._say(_DEAF)
+            ready = False
             for press in taken:
                 self._pass_on(press)
-            if any(press.button is Button.READY for press in taken):
+                if ready and press.button is Button.STOP:  # it came in the same look
+                    self._say(f"Stopped before it began. {ASKS}")
+                ready = press.button is Button.READY or (ready and press.button is not Button.STOP)
+            if ready:
                 return
             self._clock.sleep_until(self._clock.now_ns() + self._poll_ns)
         raise SafetyStop("The run was stopped while it waited for the operator")

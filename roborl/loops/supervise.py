@@ -301,6 +301,7 @@ class ProcessGroup:
 
     def _see_to_death(self, life: _Life, exit_code: int) -> None:
         name, now = life.spec.name, time.monotonic()
+        self._listen(life)  # What it said last may have come since it was listened to.
         self._bury(life)
         if exit_code == 0 and not life.spec.lasting:
             life.finished = True

@@ -334,6 +334,21 @@ def test_set_points_of_a_physical_arm_are_a_control_period_apart_however_late_th
     np.testing.assert_allclose(within, 5e6, atol=10)
 
 
+def test_no_set_point_of_a_physical_arm_comes_sooner_than_a_control_period_after_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = FakeClock()
+    monkeypatch.setattr("roborl.envs.robot_env.MonotonicClock", lambda: clock)
+    env, robot, _ = physical()
+    env.reset(seed=0)
+    sent_ns: list[int] = []
+    monkeypatch.setattr(robot, "send_action", lambda action: sent_ns.append(clock.now_ns()))
+    for policy_s in (0.0045, 0.0003, 0.002, 0.0):
+        clock.advance(policy_s)
+        env.step(np.zeros(4, dtype=np.float32))
+    np.testing.assert_allclose(np.diff(sent_ns), 5e6, atol=10)
+
+
 @pytest.mark.parametrize("call", ["send_action", "get_observation"])
 @pytest.mark.parametrize("late_s", [0.24, 0.26])
 def test_an_episode_of_a_physical_arm_ends_where_something_stood_still(

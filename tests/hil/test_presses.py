@@ -185,6 +185,35 @@ def test_what_is_pressed_right_after_ready_is_not_lost(tmp_path: Path, button: B
         assert passed == [button]
 
 
+@pytest.mark.parametrize(
+    ("pressed", "begins"),
+    [
+        ([Button.READY, Button.STOP], False),
+        ([Button.STOP, Button.READY], True),
+        ([Button.READY, Button.STOP, Button.READY], True),
+    ],
+)
+def test_a_stop_right_after_ready_takes_it_back(tmp_path: Path, pressed: list[Button], begins: bool) -> None:
+    sender, clock, said = PressSender(tmp_path, "keyboard"), FakeClock(), []
+
+    def ask(line: str) -> None:
+        if not said:
+            for button in pressed:
+                sender.press(button)
+        said.append(line)
+
+    def stopping() -> bool:
+        return clock.now_ns() > NS
+
+    operator = PersonOperator(Presses(tmp_path), say=ask, clock=clock, stopping=stopping)
+    if begins:
+        operator.reset(0)
+        return
+    with pytest.raises(SafetyStop, match="while it waited"):
+        operator.reset(0)
+    assert said[1:] == ["Stopped before it began. Make the scene ready and step back, then press r."]
+
+
 def test_presses_during_an_episode_are_left_to_whoever_runs_it(tmp_path: Path) -> None:
     presses = Presses(tmp_path)
     operator = PersonOperator(presses, say=lambda line: None, clock=FakeClock())

@@ -17,7 +17,6 @@ from roborl.data.lerobot_io import read_episodes
 from roborl.envs.bench import load_bench
 from roborl.envs.experts import make_expert
 from roborl.envs.robot_env import RobotEnv
-from roborl.envs.sim_robot import SimRobot
 from roborl.errors import ConfigError, FrozenCamera, RoborlError, RobotError, SafetyStop
 from roborl.hil.operator import ASKS
 from roborl.hil.presses import Button, Presses, PressSender
@@ -47,9 +46,6 @@ class Bench:
 
     def reset(self, seed: int | None) -> None:
         self.operator.reset(seed)
-        robot = self.env.arm.robot
-        assert isinstance(robot, SimRobot)
-        robot.scene.reset(seed)
 
     def verdict(self) -> bool | None:
         self._looks += 1
@@ -71,6 +67,20 @@ class Leader:
         wanted = scene.kinematics.solve(scene.position(scene.task.goal), arm.set_point)
         toward = arm.set_point + np.clip(wanted - arm.set_point, -3.0, 3.0)
         return arm.model.to_features(toward)
+
+
+def test_each_episode_in_simulation_begins_with_a_scene_of_its_own(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {})
+    begins = []
+    for seed in (0, 1, 0):
+        bench.env.reset(seed=seed)
+        begins.append((bench.scene.position(bench.scene.task.goal), bench.env.arm.set_point.copy()))
+        for _ in range(3):
+            bench.env.step(np.full(4, 0.5, np.float32))
+    (ball, pose), (other, _), (again, back) = begins
+    assert np.linalg.norm(other - ball) > 0.01
+    np.testing.assert_array_equal(again, ball)
+    np.testing.assert_array_equal(back, pose)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import multiprocessing
 import os
 import re
@@ -12,12 +13,13 @@ import sys
 import termios
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roborl.errors import RoborlError
+from roborl.errors import ConfigError, RoborlError
 from roborl.loops.actor.act import PRELOAD
 from roborl.loops.supervise import Child, ChildSpec, Event, ProcessGroup, restart_pause_s
 from roborl.signals import ended_as_by_ctrl_c
@@ -272,6 +274,38 @@ def test_an_interrupt_while_a_child_starts_leaves_none_that_nobody_ends(
         process.kill()
     assert forgotten == []
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
+class LastWords:
+    """A child that says why it cannot go on, and dies, right after it was listened to."""
+
+    pid, sentinel = 1, os.open(os.devnull, os.O_RDONLY)
+
+    def __init__(self, link: Connection) -> None:
+        self._link = link
+
+    @property
+    def exitcode(self) -> int:
+        if not self._link.closed:
+            self._link.send_bytes(json.dumps({"error": "No such gain", "misuse": True}).encode())
+            self._link.close()
+        return 3
+
+    def join(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("was_ready", [False, True])
+def test_last_words_of_a_child_that_dies_between_two_looks_are_heard(was_ready: bool) -> None:
+    group = ProcessGroup([ChildSpec(name="io", target=children.finish)])
+    life = group._lives["io"]
+    life.link, theirs = multiprocessing.Pipe(duplex=False)
+    life.process, life.was_ready = LastWords(theirs), was_ready  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="cannot go on: No such gain"):
+        group.poll(0.0)
 
 
 class Idle:

@@ -71,6 +71,24 @@ class ActSettings:
             remedy = f"Set --{name}, which is --act.{name} in roborl train"
             check_number(name, getattr(self, name), at_least=least, finite=name != "drain_s", remedy=remedy)
 
+    def by_simulator(self, *, simulated: bool) -> bool:
+        """Return whether it is the simulator that makes scenes ready and judges.
+
+        Args:
+            simulated: Whether the bench is.
+
+        Raises:
+            ConfigError: If it shall, and the bench is a physical one.
+        """
+        if self.operator == "sim" and not simulated:
+            raise ConfigError(
+                "No simulator makes the scene of this bench ready",
+                seen="operator sim, and a physical bench",
+                allowed="keyboard, none, auto",
+                remedy="Set --operator, which is --act.operator in roborl train, or name a simulated bench",
+            )
+        return simulated and self.operator in ("auto", "sim")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActConfig(ActSettings):

@@ -313,6 +313,8 @@ class ControlLoop:
         overdue = self._rate.remaining_ns() <= 0 and not self._settings.world_waits
         if overdue and self._deadline.missed(self._trace.wait(self._rate)):
             return None  # A look that only took longer than a period costs one: rather that than two set-points at once.
+        if not self._settings.world_waits:
+            self._rate.wait_apart()  # The step before may have begun later in its period than this one would.
         self._trace.enter("decide")
         executed = self._arm.begin_step(turn.action)
         if not np.array_equal(executed, turn.action):

@@ -58,6 +58,7 @@ def main(child: Child, config: ActConfig) -> None:
 
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     require_hold(bench)
+    config.by_simulator(simulated=bench.simulated)
     robot = make_robot(bench)
     require_degrees(bench, robot)
     import_s = time.monotonic() - began
@@ -245,14 +246,19 @@ def make_operator(
     stopping: Callable[[], bool],
 ) -> Operator:
     """Return whoever the configuration names."""
-    if config.operator == "sim" or (config.operator == "auto" and bench.simulated):
+    if config.by_simulator(simulated=bench.simulated):
         from roborl.envs.sim_robot import SimOperator
 
         operator = SimOperator(robot)
         return WithoutVerdict(operator) if _left_to_judge(config, bench) else operator
     if config.operator == "none":
         return Nobody()
-    return PersonOperator(presses, say=log.warning, clock=clock, on_press=orders.hear, stopping=stopping)
+    person = PersonOperator(presses, say=log.warning, clock=clock, on_press=orders.hear, stopping=stopping)
+    if not bench.simulated:
+        return person
+    from roborl.envs.sim_robot import PersonInSimulation
+
+    return PersonInSimulation(person, robot)
 
 
 def make_judge_stop(

@@ -335,6 +335,20 @@ def test_set_points_go_out_a_period_apart_though_their_step_began_late_in_its_pe
     assert bench.status["late_max_ns"] == 0
 
 
+def test_set_points_of_two_steps_are_a_period_apart_too_where_the_second_begins_sooner_in_its_period(
+    bench: Bench,
+) -> None:
+    def jitter(call: str, count: int) -> None:
+        if call == "observe":
+            bench.inference.latency_s = (0.003, 0.009)[count % 2]
+
+    bench.arm.fault = jitter
+    bench.loop.run()
+    assert bench.status["holds"] == 0
+    assert np.diff(bench.arm.sent_ns).min() >= PERIOD_S * NS
+    assert bench.arm.sent_ns[-1] - bench.arm.sent_ns[0] == 29 * PERIOD_S * NS
+
+
 @pytest.mark.parametrize("look_s", [0.015, 0.02, 0.021, 0.045])
 def test_set_points_go_out_a_period_apart_though_the_arm_was_looked_at_for_longer(
     bench: Bench, look_s: float

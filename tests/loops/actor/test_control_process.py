@@ -17,10 +17,11 @@ import pytest
 from roborl.clock import NS, FakeClock, MonotonicClock
 from roborl.envs.bench import load_bench
 from roborl.errors import ConfigError
+from roborl.hil.presses import Button, Presses, PressSender
 from roborl.hil.supervisor import PolicyOnly
 from roborl.loops.actor import control_process, teleop
 from roborl.loops.actor.act import folder_of
-from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
+from roborl.loops.actor.act_config import ActConfig, ActSettings, Card, shared_folder
 from roborl.loops.actor.control_process import (
     announce,
     count_lost_episode,
@@ -36,7 +37,9 @@ from roborl.loops.actor.judge_stop import LiveScore, LiveSlot
 from roborl.loops.actor.live_config import LiveConfig
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.bench_scales import scales
+from roborl.loops.launch import run_training
 from roborl.loops.supervise import Child
+from roborl.loops.train_config import TrainConfig
 from roborl.records import Begin, End
 from roborl.types import EndCause, EpisodeKey
 
@@ -74,6 +77,35 @@ def test_a_simulation_keeps_its_verdict_to_itself_where_a_judge_gives_it(
     assert scene.seeds == [7]
     assert operator.verdict() is said
     assert make_settings(config, bench).meta.get("outcome") == told
+
+
+def test_a_person_who_judges_a_simulation_gets_the_scene_that_the_seed_draws(tmp_path: Path) -> None:
+    scene, clock = Scene(), MonotonicClock()
+    robot: Any = SimpleNamespace(scene=scene)
+    orders: Any = SimpleNamespace(hear=lambda press: None)
+    bench = load_bench("so101_sim")
+    presses = Presses(tmp_path)
+    config = ActConfig(operator="keyboard")
+    ready = PressSender(tmp_path, "test")
+
+    def stopping() -> bool:
+        assert scene.seeds == [], "the person is waited for first"
+        ready.press(Button.READY)
+        return False
+
+    operator = make_operator(config, bench, robot, presses, orders, clock, stopping)
+    operator.reset(7)
+    assert scene.seeds == [7]
+    assert operator.verdict() is None
+
+
+def test_no_simulator_is_asked_for_on_a_physical_bench(tmp_path: Path) -> None:
+    config = ActConfig(bench="so101_desk", operator="sim", run=tmp_path)
+    with pytest.raises(ConfigError, match=r"operator sim.*Allowed: keyboard, none, auto.*--operator"):
+        control_process.main(Child("control", None, ctypes.c_int64(0)), config)
+    train = TrainConfig(bench="so101_desk", run=tmp_path / "run", act=ActSettings(operator="sim"))
+    with pytest.raises(ConfigError, match=r"operator sim.*--act\.operator"):
+        run_training(train)
 
 
 @pytest.mark.parametrize(("mode", "purpose"), [("train", "online"), ("evaluate", "evaluation")])
