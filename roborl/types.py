@@ -222,7 +222,8 @@ class Score:
         progress: How far the task has come, in [0, 1].
         raw: The value before any calibration, in the model's own range.
         spread: Standard deviation of the progress, 0 where unknown.
-        done: Whether the task is finished; None where the model does not say.
+        done: Whether the task is finished; None where the model does not say, or not yet: it looks finished, and has to do so
+            for longer.
         stage: Index of the stage, -1 where the model has none.
         valid: False where the answer could not be read: then progress means nothing and is not used.
         version: Hash of model, prompt, view set, calibration and judge settings.

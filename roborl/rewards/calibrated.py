@@ -65,12 +65,12 @@ class CalibratedFold(Fold[Any, Any]):
             return score
         around = (score.progress - score.spread, score.progress, score.progress + score.spread)
         low, progress, high = self._calibration(around).tolist()
-        return replace(
-            score,
-            progress=progress,
-            spread=(high - low) / 2,
-            done=score.done if self._done is None else self._done.read(progress),
-        )
+        done = score.done
+        if self._done is not None:
+            says = self._done.read(progress)
+            # The first progress of a model that knows changes alone is 0 by definition, and says nothing of the scene.
+            done = None if done is None and not says else says
+        return replace(score, progress=progress, spread=(high - low) / 2, done=done)
 
     def _miss(self) -> None:
         if self._done is not None and not self._info.done_holds:

@@ -198,9 +198,7 @@ class DopamineFold(Fold[VlmQuery, VlmReply | None]):
         model = self._model
         if not replies:
             self._done.read(0.0)
-            return Score(
-                frame_id=observation_id, progress=0.0, raw=0.0, done=False, version=model.info.version
-            )
+            return Score(frame_id=observation_id, progress=0.0, raw=0.0, version=model.info.version)
         perspectives = model.config.fusion.perspectives
         said = dict(zip(perspectives, replies, strict=True))
         hops = {name: None if reply is None else hop_of(reply) for name, reply in said.items()}

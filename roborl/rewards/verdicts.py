@@ -45,21 +45,24 @@ class DoneCounter:
     Example:
         >>> counter = DoneCounter(DoneRule(progress=0.9, readings=2))
         >>> [counter.read(progress) for progress in (0.95, None, 0.95, 0.96, 0.3)]
-        [False, False, False, True, False]
+        [None, None, None, True, False]
     """
 
     def __init__(self, rule: DoneRule) -> None:
         self._rule = rule
         self._high: deque[float] = deque(maxlen=rule.readings)
 
-    def read(self, progress: float | None) -> bool:
-        """Return whether the task counts as finished at this reading; None where the reading is missing."""
+    def read(self, progress: float | None) -> bool | None:
+        """Take in a reading, None where it is missing; return whether the task counts as finished.
+
+        None means that nothing is said yet: it looks finished, and has not done so for long enough.
+        """
         if progress is None or progress < self._rule.progress:
             self._high.clear()
-            return False
+            return None if progress is None else False
         self._high.append(progress)
         steady = max(self._high) - min(self._high) <= self._rule.band + _ROUNDING
-        return len(self._high) == self._rule.readings and steady
+        return True if len(self._high) == self._rule.readings and steady else None
 
 
 class InARow:
@@ -71,17 +74,17 @@ class InARow:
     Example:
         >>> finished = InARow(2)
         >>> [finished.read(says) for says in (True, False, True, True)]
-        [False, False, False, True]
+        [None, False, None, True]
     """
 
     def __init__(self, enough: int) -> None:
         self._enough = enough
         self._count = 0
 
-    def read(self, holds: bool) -> bool:
-        """Return whether it has held often enough up to this reading."""
+    def read(self, holds: bool) -> bool | None:
+        """Return whether it holds, None where it has not done so often enough up to this reading."""
         self._count = self._count + 1 if holds else 0
-        return self._count >= self._enough
+        return (True if self._count >= self._enough else None) if holds else False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,19 +121,20 @@ class DoneSignal:
         self._latest: deque[float] = deque(maxlen=rule.window)
         self._done = False
 
-    def see(self, probability: float | None) -> bool:
+    def see(self, probability: float | None) -> bool | None:
         """Take the next frame's probability of "done", None where there is none, and return whether it is done.
 
-        A missing probability leaves everything as it was.
+        None means that nothing is said yet: this frame speaks for "done", and too few others do. A missing probability leaves
+        everything as it was.
         """
         if probability is None:
-            return self._done
+            return True if self._done else None
         self._latest.append(probability)
         if self._done:
             self._done = sum(p < self._rule.leave for p in self._latest) < self._rule.votes
         else:
             self._done = sum(p >= self._rule.enter for p in self._latest) >= self._rule.votes
-        return self._done
+        return True if self._done else None if probability >= self._rule.enter else False
 
 
 class Outcome(StrEnum):

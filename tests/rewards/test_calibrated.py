@@ -107,13 +107,23 @@ def test_a_done_rule_reads_calibrated_progress_and_a_missing_score_stays_missing
         [score, score, missing(2, "lost", version="v"), score, score], DoneRule(progress=0.95, readings=2)
     )
     after = score_episode(CalibratedModel(told, MAP), "t", video(0, 0, 0, 0, 0))
-    assert [s.done for s in after] == [False, True, None, False, True]
+    assert [s.done for s in after] == [None, True, None, None, True]
     assert (after[2].valid, after[2].reply) == (False, "lost")
     # One side of the spread is mapped away, beyond the outermost bend.
     assert after[0].spread == pytest.approx(0.125)
     told.info = replace(told.info, done_holds=True)
     after = score_episode(CalibratedModel(told, MAP), "t", video(0, 0, 0, 0, 0))
-    assert [s.done for s in after] == [False, True, None, True, True]
+    assert [s.done for s in after] == [None, True, None, True, True]
+
+
+@pytest.mark.parametrize(("of_model", "says"), [(None, None), (False, False), (True, False)])
+def test_a_reading_of_which_the_model_itself_says_nothing_is_not_called_unfinished(
+    of_model: bool | None, says: bool | None
+) -> None:
+    """As the first one of a model that knows a change alone: its progress is 0 by definition."""
+    told = Told([Score(frame_id=0, progress=0.0, raw=0.0, done=of_model, version="v")], DoneRule(readings=2))
+    (score,) = score_episode(CalibratedModel(told, MAP), "t", video(0))
+    assert score.done is says
 
 
 def test_a_done_rule_above_all_that_the_map_gives_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -311,14 +311,14 @@ def test_perspectives_average_noise_out_and_bias_not(bias):
 def test_the_first_observation_has_no_progress_and_costs_nothing():
     judge = ScriptedVlm(true_hop)
     (score,) = score_episode(model_of(judge), "t", brightening([0.5]), references=WHITE)
-    assert (score.progress, score.valid, score.done) == (0.0, True, False)
+    assert (score.progress, score.valid, score.done) == (0.0, True, None)
     assert judge.asked == []
 
 
 def test_done_comes_after_enough_readings():
     model = model_of(ScriptedVlm(true_hop), done=DoneRule(progress=0.95, readings=2))
     scores = score_episode(model, "t", brightening([0, 0.98, 0.5, 0.98, 1.0, 1.0]), references=WHITE)
-    assert [score.done for score in scores] == [False, False, False, False, True, True]
+    assert [score.done for score in scores] == [None, None, False, None, True, True]
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -335,7 +335,7 @@ def test_an_observation_that_cannot_be_asked_about_starts_the_count_of_done_anew
         pass
     scores = [outcome.score for outcome in pool.collect()]
     assert [score.valid for score in scores] == [True, True, False, True, True]
-    assert [score.done for score in scores] == [False, False, None, False, True]
+    assert [score.done for score in scores] == [None, None, None, None, True]
 
 
 @pytest.mark.parametrize("reply", [None, "", "I cannot tell.", "<score>+40%", "<score>+140%</score>"])

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roborl.errors import ConfigError, ShapeError
-from roborl.rewards.verdicts import DoneCounter, DoneRule, DoneSignal, DoneVotes, Outcome, outcome_of
+from roborl.loops.learner.episode_labels import EpisodeLabels
+from roborl.rewards.verdicts import (
+    DoneCounter,
+    DoneRule,
+    DoneSignal,
+    DoneVotes,
+    InARow,
+    Outcome,
+    outcome_of,
+)
+from roborl.types import Score
 
 
 def read(rule, progress):
@@ -16,9 +27,9 @@ def read(rule, progress):
 
 def test_done_wants_readings_in_a_row_and_a_missing_one_starts_anew():
     rule = DoneRule(progress=0.95, readings=3)
-    assert read(rule, [0.96] * 4) == [False, False, True, True]
-    assert read(rule, [0.96, 0.94, 0.96, 0.96]) == [False] * 4
-    assert read(rule, [0.96, 0.96, None, 0.96, 0.96, 0.96]) == [False] * 5 + [True]
+    assert read(rule, [0.96] * 4) == [None, None, True, True]
+    assert read(rule, [0.96, 0.94, 0.96, 0.96]) == [None, False, None, None]
+    assert read(rule, [0.96, 0.96, None, 0.96, 0.96, 0.96]) == [None] * 5 + [True]
 
 
 def test_done_of_a_judge_without_adaptation():
@@ -34,7 +45,8 @@ def test_done_is_a_matter_of_the_last_readings_alone(curve, readings):
     rule = DoneRule(progress=0.5, readings=readings)
     for at, done in enumerate(read(rule, curve)):
         window = curve[max(0, at + 1 - readings) : at + 1]
-        assert done == (len(window) == readings and all(p is not None and p >= 0.5 for p in window))
+        assert (done is True) == (len(window) == readings and all(p is not None and p >= 0.5 for p in window))
+        assert (done is False) == (curve[at] is not None and curve[at] < 0.5)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +83,40 @@ def test_a_curve_with_gaps_has_no_outcome(curve):
 def test_done_needs_votes_and_is_taken_back_by_votes():
     signal = DoneSignal(DoneVotes(enter=0.9, leave=0.5, votes=2, window=3))
     said = [signal.see(p) for p in (0.95, 0.2, 0.9, None, 0.7, 0.4, None, 0.3, 0.9)]
-    assert said == [False, False, True, True, True, True, True, False, False]
+    assert said == [None, False, True, True, True, True, True, False, None]
 
 
 def test_the_published_debounce_of_done_is_one_of_the_rules():
     signal = DoneSignal(DoneVotes(enter=0.95, leave=0.95, votes=4, window=4))
     said = [signal.see(p) for p in (1.0, 0.95, 0.94, 0.96, 0.97, 0.95, 1.0, 1.0)]
-    assert said == [False] * 6 + [True, True]
+    assert said == [None, None, False, None, None, None, True, True]
+
+
+SEEMS_DONE = 0.98
+
+
+def in_a_row(finished, reading):
+    return finished.read(reading >= SEEMS_DONE)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        lambda: DoneCounter(DoneRule()).read,
+        lambda: partial(in_a_row, InARow(3)),
+        lambda: DoneSignal(DoneVotes()).see,
+    ],
+)
+@pytest.mark.parametrize("start", [[SEEMS_DONE], [0.0]])
+def test_a_scene_that_looks_done_from_the_first_picture_on_is_never_called_unfinished(rule, start):
+    """While its count fills up, a rule that wants several readings does not call the first of them unfinished."""
+    labels, says = EpisodeLabels(stride=1), rule()
+    for index, reading in enumerate([*start, *[SEEMS_DONE] * 7]):
+        labels.send(index, score=True)
+        labels.receive(Score(frame_id=index, progress=0.0, raw=0.0, done=says(reading)))
+    labels.complete()
+    assert labels.unfinished is (start == [0.0])
+    assert labels.done_at == (3 if start == [0.0] else None)
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))

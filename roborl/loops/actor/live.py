@@ -184,7 +184,7 @@ class LiveLoop:
         watched.scored += score.valid
         self._status.add("scored" if score.valid else "missing")
         done = score.valid and score.done is True
-        watched.unfinished |= score.valid and not done
+        watched.unfinished |= score.valid and score.done is False
         if done and not watched.unfinished:
             self._tell(
                 watched,

@@ -91,7 +91,7 @@ class EpisodeLabels:
         stride: Distance between scored observations; fixed for the life of the episode.
 
     Attributes:
-        unfinished: Whether a labelled observation has a score that does not say that the task is done.
+        unfinished: Whether a labelled observation has a score that says that the task is not done.
         done_at: Index of the first labelled observation after such a one whose score says so; None before there is one.
             A scene that was finished before the arm moved says nothing of the arm.
         first_read: Whether the score of the first observation could be read.
@@ -160,9 +160,9 @@ class EpisodeLabels:
             if reply is not None and reply.valid:
                 self._progress, self._spread = reply.progress, reply.spread
                 self.first_read |= self.done == 0
-                if not reply.done:
+                if reply.done is False:
                     self.unfinished = True
-                elif self.unfinished and self.done_at is None:
+                elif reply.done and self.unfinished and self.done_at is None:
                     self.done_at = self.done
             elif reply is not None:
                 self.missing += 1

@@ -165,7 +165,7 @@ class VlacFold(Fold[VlmQuery, VlmReply | None]):
         model, config = self._model, self._model.config
         asks_done = config.done is not DoneQuestion.OFF
         if observation_id not in self._moves:  # the first one
-            return self._score(observation_id, Value(), done=False if asks_done else None, said="")
+            return self._score(observation_id, Value(), done=None, said="")
         moves = self._moves.pop(observation_id)
         *pairs, answer = [*replies] if asks_done else [*replies, None]
         done = self._read_done(answer) if asks_done else None
@@ -192,7 +192,7 @@ class VlacFold(Fold[VlmQuery, VlmReply | None]):
         self._anchor = index, now
         self._contexts = tuple(told.context(first) for told, first in zip(self._anchors, now, strict=True))
 
-    def _read_done(self, answer: VlmReply | None) -> bool:
+    def _read_done(self, answer: VlmReply | None) -> bool | None:
         least = self._model.config.done_mass
         return self._done.see(None if answer is None else read_done(answer, least_mass=least))
 
