@@ -242,7 +242,7 @@ def test_sarm_through_lerobots_class_equals_sarm_converted(built, reward_model_c
 def test_done_needs_several_finished_observations_in_a_row(built):
     fold = opened(built, "topreward", done_frames=2).start(TASK, {})
     replies = [RewardReply(progress=0.5, raw=-1.0, finished=f) for f in (True, True, False, True)]
-    assert [fold.fold(i, [reply]).done for i, reply in enumerate(replies)] == [False, True, False, False]
+    assert [fold.fold(i, [reply]).done for i, reply in enumerate(replies)] == [None, True, False, None]
 
 
 # Loading

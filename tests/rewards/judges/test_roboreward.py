@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_done_is_said_only_where_a_score_for_it_is_set():
     judge = NoisyVlm(brightness_of_last, answer_of)
     scores = score_episode(model_of(judge, done_score=4.5, done_frames=2), TASK, episode(12))
     reached = [s.raw >= 4.5 for s in scores]
-    assert [s.done for s in scores] == [a and b for a, b in zip([False, *reached], reached, strict=False)]
+    assert [s.done for s in scores] == [(a or None) if b else False for a, b in pairwise([False, *reached])]
 
 
 def test_done_of_a_calibrated_model_is_read_off_the_calibrated_progress():

@@ -151,7 +151,7 @@ def test_done_needs_several_finished_frames_in_a_row(trained: SarmModel) -> None
     fold = trained.start("x", {})
     replies = [_reply(0.99), _reply(0.5), _reply(0.99), None, _reply(0.99), _reply(0.2)]
     scores = [fold.fold(i, [reply]) for i, reply in enumerate(replies)]
-    assert [score.done for score in scores] == [False, False, False, None, True, False]
+    assert [score.done for score in scores] == [None, False, None, None, True, False]
     assert [score.valid for score in scores] == [True, True, True, False, True, True]
 
 
@@ -160,7 +160,7 @@ def test_done_of_a_calibrated_model_is_read_off_the_calibrated_progress(trained:
     fold = model.start("x", {})
     replies = [_reply(0.7), _reply(0.8), _reply(0.7), _reply(0.8), None, _reply(0.8)]
     done = [fold.fold(i, [reply]).done for i, reply in enumerate(replies)]
-    assert done == [False, False, False, False, None, True]
+    assert done == [False, None, False, None, None, True]
 
 
 def test_a_reply_that_is_not_finite_is_missing(trained: SarmModel) -> None:
