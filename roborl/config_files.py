@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from draccus.cfgparsing import load_config
 from draccus.utils import ParsingError
 
@@ -84,6 +85,8 @@ def _mapping(path: str) -> dict[str, Any]:
     try:
         with Path(path).open(encoding="utf-8") as file:
             content: Any = load_config(file, file=path)
+            file.seek(0)
+            twice = next(_twice(yaml.compose(file, yaml.SafeLoader)), None)
     except OSError as error:
         raise ConfigError(
             "A configuration file cannot be opened",
@@ -98,6 +101,13 @@ def _mapping(path: str) -> dict[str, Any]:
             allowed=allowed,
             remedy="Correct it at the place that is named",
         ) from error
+    if twice is not None:
+        raise ConfigError(
+            "A field stands twice in a configuration file",
+            seen=f"{twice} of {path}",
+            allowed="each field once",
+            remedy="Delete one of the two; of a section that stands twice, write its fields into one",
+        )
     if not isinstance(content, dict):
         kind = "a list" if isinstance(content, list) else "a single value"
         kind = "nothing" if content is None else f"{kind}, {_short(content)},"
@@ -108,6 +118,21 @@ def _mapping(path: str) -> dict[str, Any]:
             remedy="Write fields into it, or give another file",
         )
     return content
+
+
+def _twice(node: yaml.Node | None, before: str = "") -> Iterator[str]:
+    """Yield the fields that stand twice in a mapping, with their lines: of such the parser takes the last and says nothing."""
+    if isinstance(node, yaml.SequenceNode):
+        for place, value in enumerate(node.value):
+            yield from _twice(value, f"{before}{place}.")
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = f"{before}{key.value}", key.start_mark.line + 1
+            if name in lines:
+                yield f"{name} in lines {lines[name]} and {line}"
+            lines[name] = line
+            yield from _twice(value, f"{name}.")
 
 
 def _begun(sections: Mapping[str, Any], args: Sequence[str], before: str = "--") -> dict[str, Any]:

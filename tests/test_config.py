@@ -10,6 +10,7 @@ import pytest
 from roborl.cli.main import VERBS, main
 from roborl.config import HelpShown, dump, load, named, parse
 from roborl.config_fields import as_word, gathered
+from roborl.config_files import read_files
 from roborl.errors import ConfigError
 
 
@@ -290,6 +291,25 @@ def test_a_file_without_fields_is_named(tmp_path: Path, text: str, ending: str) 
     path.write_text(text)
     assert str(path) in str(told(["--config_path", str(path)]))
     assert str(path) in str(told([f"--config_path={path}", "--inner.speed", "3"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("speed: 1\nname: a\nspeed: 2\n", r"speed in lines 1 and 3"),
+        ("inner:\n  speed: 1\n  # half\n  speed: 2\n", r"inner\.speed in lines 2 and 4"),
+        ("inner: {speed: 1}\nname: a\ninner: {gain: 2}\n", r"inner in lines 1 and 3"),
+        ("- - {a: 1}\n  - {a: 1, a: 2}\n", r"0\.1\.a in lines 2 and 2"),
+    ],
+)
+def test_a_field_that_stands_twice_in_a_file_is_refused_with_its_lines(
+    tmp_path: Path, text: str, twice: str
+) -> None:
+    """The parser takes the last of them: a second section would throw away what the first says."""
+    path = tmp_path / "bench.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"stands twice.*{twice} of .*bench\.yaml"):
+        read_files(["--config_path", str(path)])
 
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:

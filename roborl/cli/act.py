@@ -12,10 +12,10 @@ Config = ActConfig
 
 
 def main(config: ActConfig) -> dict[str, Any]:
-    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arm first."""
+    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arm first; a second one waits for no learner."""
     if not config.weights:
         from roborl.loops.learnt import warn_of_start
 
         warn_of_start(config.policy)
     child = Child.alone("act")
-    return run_actor(config, lambda: child.stopping)
+    return run_actor(config, lambda: child.stopping, lambda: child.hurried)

@@ -27,7 +27,7 @@ def prepare_args(args: Sequence[str]) -> list[str]:
 
 
 def main(config: RelabelConfig) -> dict[str, Any]:
-    """Relabel, print figures to stderr, return them, with ``exit`` 1 where a bar is missed."""
+    """Relabel, print figures to stderr, return them, with ``exit`` 1 where a bar is missed, or a question was asked and has no answer."""
     if config.dry_run:
         return plan(config)
 
@@ -41,7 +41,8 @@ def main(config: RelabelConfig) -> dict[str, Any]:
             file=sys.stderr,
         )
     print(f"{result.verification}.", file=sys.stderr)
-    if left := sum(result.tally.unasked.values()) + sum(result.tally.unanswered.values()):
+    unanswered = sum(result.tally.unanswered.values())
+    if left := unanswered + sum(result.tally.unasked.values()):
         print(
             f"{left} questions were left without an answer: the same command again asks them alone",
             file=sys.stderr,
@@ -57,4 +58,6 @@ def main(config: RelabelConfig) -> dict[str, Any]:
         "figures": said["figures"],
         "calls": sum(said["calls"].values()),
     }
-    return report | ({"met": said["met"], "exit": 0 if said["met"] else 1} if config.require else {})
+    if config.require:
+        report["met"] = said["met"]
+    return report | ({"exit": 1} if unanswered or result.missed else {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -39,6 +40,7 @@ _LONGEST_PAUSE_S = 5.0
 _STEADY_S = 2.0
 _ORPHAN_GRACE_S = 10.0
 _ENDED_PAUSE_S = 1.0
+_SAME_WISH_S = 1.0
 _ERROR_EXIT = 3
 
 
@@ -46,12 +48,18 @@ class Child:
     """What a supervised process has of its supervision.
 
     A process that runs alone makes one with :meth:`alone`; then nobody listens and only signals stop it.
+
+    Attributes:
+        is_ready: Whether its work has begun.
+        stopping: Whether it must end.
+        hurried: Whether it was asked once more to end, a second or more after the first time: a closed terminal asks twice.
     """
 
     def __init__(self, name: str, link: Connection | None, beat: ctypes.c_int64) -> None:
         self.name = name
         self.is_ready = False
-        self.stopping = False
+        self.stopping = self.hurried = False
+        self._asked_s = math.inf
         self._link = link
         self._beat = beat
         self._started = time.monotonic()
@@ -80,7 +88,9 @@ class Child:
 
     def stop(self) -> None:
         """Ask the process to end: its loop looks at ``stopping``."""
-        self.stopping = True
+        now_s = time.monotonic()
+        self.hurried = self.hurried or now_s - self._asked_s >= _SAME_WISH_S
+        self.stopping, self._asked_s = True, min(self._asked_s, now_s)
 
     def _take_signals(self, *, handles_interrupt: bool) -> None:
         signal.signal(signal.SIGTERM, lambda *_: self.stop())

@@ -341,6 +341,10 @@ def test_a_physical_arm_is_looked_at_without_being_touched(
 
     nothing = found(str(tmp_path / "ttyACM0"))
     assert "under torque" in nothing["if control dies"][1]
+    limits = re.fullmatch(
+        r"x 0\.12 to 0\.3 m, y -0\.15 to 0\.15 m, .*; 60% of the arm's speed, .*", nothing["limits"][1]
+    )
+    assert limits, nothing["limits"][1]
     assert nothing["driver"][0]
     assert not nothing["port"][0]
     assert "lerobot-find-port" in nothing["port"][1]

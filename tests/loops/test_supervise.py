@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import multiprocessing
@@ -274,6 +275,20 @@ def test_an_interrupt_while_a_child_starts_leaves_none_that_nobody_ends(
         process.kill()
     assert forgotten == []
     assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
+def test_who_asks_a_process_to_end_once_more_is_in_a_hurry_and_a_terminal_that_says_it_twice_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = [100.0]
+    monkeypatch.setattr("roborl.loops.supervise.time.monotonic", lambda: now_s[0])
+    child = Child("a", None, ctypes.c_int64(0))
+    child.stop()
+    child.stop()
+    assert (child.stopping, child.hurried) == (True, False)
+    now_s[0] += 1.5
+    child.stop()
+    assert child.hurried
 
 
 class LastWords:

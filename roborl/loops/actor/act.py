@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,11 @@ from roborl.locks import FolderLock
 from roborl.loops.actor import control_process, inference, io, live, teleop
 from roborl.loops.actor.act_config import ActConfig, give_back_memory, shared_folder
 from roborl.loops.actor.control_settings import WaitReason
-from roborl.loops.actor.status import LIFE, StatusSlot
+from roborl.loops.actor.status import LIFE, StatusSlot, on_screen
 from roborl.loops.run_files import JsonLines
 from roborl.loops.supervise import LOAD_S, ChildSpec, ProcessGroup
 from roborl.policies.lerobot_files import is_lerobot_policy, is_runs_policy
 from roborl.rewards.metrics import wilson_interval
-from roborl.types import EpisodeKey
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ PRELOAD = (
 _PROCESSES = ("control", "inference", "io")
 _HANG_S = 10.0
 _POLL_S = 0.05
+_QUIET_S = 1.0
 _REPORT_S = 30.0
 
 
@@ -83,6 +84,7 @@ class ActorProcesses:
         config: What to do.
         stopping: True once the actor must end.
         meanwhile: Called some twenty times a second while the actor runs.
+        hurried: True once it must end without waiting for the learner.
         group: A group that has this actor's processes among others, and that its owner starts, polls and stops; None
             makes one of its own.
         suffix: What the names of the processes end with in that group.
@@ -97,10 +99,12 @@ class ActorProcesses:
         stopping: Callable[[], bool],
         meanwhile: Callable[[], object] = lambda: None,
         *,
+        hurried: Callable[[], bool] = lambda: False,
         group: ProcessGroup | None = None,
         suffix: str = "",
     ) -> None:
         self._config, self._stopping, self._meanwhile = config, stopping, meanwhile
+        self._hurried = hurried
         config.run.mkdir(parents=True, exist_ok=True)
         give_back_memory()
         self.folder = shared_folder(config.run, config.actor)
@@ -213,7 +217,12 @@ class ActorProcesses:
         if self._config.operator in ("sim", "none"):
             return None
         sender, device = PressSender(self.folder, "keyboard"), bool(self._config.teleop)
-        return Listener(sender=sender, on_screen=self._on_screen, device=device, done=lambda: self.done)
+        return Listener(
+            sender=sender,
+            on_screen=partial(on_screen, self.status["control"], self._config.actor),
+            device=device,
+            done=lambda: self.done,
+        )
 
     @property
     def stuck(self) -> int:
@@ -225,24 +234,27 @@ class ActorProcesses:
         values = self.status["live"].values() if "live" in self.status else {}
         return {name: count for name, count in values.items() if name not in LIFE}
 
-    def _on_screen(self) -> tuple[EpisodeKey, int] | None:
-        control = self.status["control"]
-        if control["index"] < 0:
-            return None
-        key = EpisodeKey(
-            actor=self._config.actor, incarnation=control["incarnation"], episode=control["episode"]
-        )
-        return key, control["index"]
-
     def _drain(self) -> None:
-        """Wait until the learner has every step, or it takes too long; what it does not have stays in the ring."""
+        """Wait until the learner has every step, it takes too long or nobody will wait; what it lacks stays in the ring."""
         try:
             ring = Ring.attach(self.folder / "ring.bin")
         except DatasetError:
             return
-        until = time.monotonic() + self._config.drain_s
+        began, asked, told = time.monotonic(), self._stopping(), False
         with ring:
-            while ring.acknowledged < ring.head and time.monotonic() < until:
+            while (
+                ring.acknowledged < ring.head
+                and (waited_s := time.monotonic() - began) < self._config.drain_s
+            ):
+                if self._hurried() or self._stopping() > asked:
+                    break
+                if waited_s > _QUIET_S and not told:
+                    told = True
+                    log.info(
+                        "%d records wait for the learner, for %g s at most; Ctrl-C leaves them to the next start",
+                        ring.head - ring.acknowledged,
+                        self._config.drain_s,
+                    )
                 self.group.poll(_POLL_S)
             waiting = ring.head - ring.acknowledged
         self.status["io"]["pending"] = waiting
@@ -279,7 +291,11 @@ def keyboard_of(actors: Sequence[ActorProcesses]) -> Iterator[TerminalKeyboard |
         yield keyboard
 
 
-def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def run_actor(
+    config: ActConfig,
+    stopping: Callable[[], bool] = lambda: False,
+    hurried: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """Run an actor to its end and return its figures.
 
     An evaluation without a learner has a folder of its own in the run's, so that steps which an earlier start left for a
@@ -308,7 +324,7 @@ def run_actor(config: ActConfig, stopping: Callable[[], bool] = lambda: False) -
             config.policy,
         )
     if not config.alone:
-        return ActorProcesses(config, stopping).run()
+        return ActorProcesses(config, stopping, hurried=hurried).run()
     config = replace(config, run=config.run / "evaluation")
     figures = ActorProcesses(config, stopping).run()
     shutil.rmtree(folder_of(config))

@@ -91,13 +91,8 @@ class ControlLoop:
         self._rate = Rate(settings.control_hz, clock)
         self._trace, self._remarks = TickTrace(status, settings.time_scale), Remarks()
         self._deadline = TickDeadline(settings, self._remarks)
-        newest = NewestChunk(
-            chunks,
-            status,
-            self._remarks,
-            replan_steps=settings.replan_steps,
-            patience_steps=settings.patience_steps(arm.ticks_per_step),
-        )
+        patience, replan = settings.patience_steps(arm.ticks_per_step), settings.replan_steps
+        newest = NewestChunk(chunks, status, self._remarks, replan_steps=replan, patience_steps=patience)
         self._turns = Turns(supervisor, newest, status, self._remarks, arm.action_dim)
         self._key = EpisodeKey(actor=journal.actor, incarnation=journal.incarnation, episode=0)
         self._index, self._faults = -1, 0
@@ -155,8 +150,8 @@ class ControlLoop:
         self._turns.begin(self._key)
         self._status.add("begun")
         self._orders.begin(self._key)
-        self._status["episode"] = self._key.episode
         self._status["index"] = -1
+        self._status["episode"] = self._key.episode
         fault: RobotError | None = None
         gc.collect()
         gc.disable()
@@ -311,8 +306,9 @@ class ControlLoop:
     def _act(self, turn: Turn) -> Command | None:
         """Execute one policy step; None where it was cut short, and then nothing of it is an experience."""
         overdue = self._rate.remaining_ns() <= 0 and not self._settings.world_waits
+        # A look that only took longer than a period costs one: rather that than two set-points at once.
         if overdue and self._deadline.missed(self._trace.wait(self._rate)):
-            return None  # A look that only took longer than a period costs one: rather that than two set-points at once.
+            return None
         if not self._settings.world_waits:
             self._rate.wait_apart()  # The step before may have begun later in its period than this one would.
         self._trace.enter("decide")

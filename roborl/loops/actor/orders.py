@@ -144,6 +144,12 @@ class Orders:
 
     def _obey(self, press: Press) -> None:
         match press.button:
+            case Button.SUCCESS | Button.FAILURE | Button.DISCARD if (
+                press.index is not None and press.index < 0
+            ):
+                self._remarks.keep(
+                    "verdict", "No picture of the coming episode was there yet: the verdict has no effect"
+                )
             case Button.SUCCESS | Button.FAILURE:
                 self._judge(press)
             case Button.DISCARD if press.episode not in (None, self._key):

@@ -13,6 +13,7 @@ import numpy as np
 
 from roborl.errors import ConfigError
 from roborl.loops.actor.mapped_file import map_file
+from roborl.types import EpisodeKey
 
 _MAGIC = 0x3153544154535252
 
@@ -126,6 +127,22 @@ def late_bucket(late_ns: int) -> int:
     if late_ns <= _LATE_FIRST_NS:
         return 0
     return min(LATE_BUCKETS - 1, math.ceil(_LATE_PER_DECADE * math.log10(late_ns / _LATE_FIRST_NS)))
+
+
+def on_screen(control: StatusSlot, actor: str) -> tuple[EpisodeKey, int] | None:
+    """Return which observation the person at an arm sees: its episode, and its index, -1 before the first of one.
+
+    Args:
+        control: Of the actor's control process.
+        actor: The actor's name.
+
+    Returns:
+        None before the first episode of all.
+    """
+    if not control["begun"]:
+        return None
+    key = EpisodeKey(actor=actor, incarnation=control["incarnation"], episode=control["episode"])
+    return key, control["index"]
 
 
 def hash_of(names: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ import numpy as np
 from roborl.clock import MonotonicClock, Rate
 from roborl.errors import ConfigError, RobotError, spelt_out
 from roborl.hil.devices import Action, DeltaMap, DeviceReader, LeaderMap
+from roborl.hil.keyboard import Listener
 from roborl.hil.presses import PressSender
 from roborl.hil.supervisor import DeviceReading, InterventionConfig, Trigger
 from roborl.loops.actor.act_config import ActConfig, ActSettings, shared_folder
 from roborl.loops.actor.inference import await_card
 from roborl.loops.actor.shared import ValueSlot
+from roborl.loops.actor.status import StatusSlot, on_screen
 from roborl.loops.supervise import Child
 
 if TYPE_CHECKING:
@@ -186,7 +189,7 @@ def main(child: Child, config: ActConfig) -> None:
     Raises:
         ConfigError: If the device does not fit the bench or would take over while nobody moves it, or the bench is another than
             the control process has.
-        RobotError: If it cannot be reached; the supervisor tries again.
+        RobotError: If it cannot be reached; once it has been, the supervisor tries again.
     """
     began = time.monotonic()
     from roborl.envs.bench import load_bench
@@ -207,7 +210,10 @@ def main(child: Child, config: ActConfig) -> None:
     if card is None:
         return
     replace(card, policy_hz=bench.policy_hz, scales=asdict(scales(bench))).check_restart(folder)
-    slot, sender = ReadingSlot(folder), PressSender(folder, teleoperator.name)
+    slot, control = ReadingSlot(folder), StatusSlot(folder, "control")
+    listener = Listener(
+        sender=PressSender(folder, teleoperator.name), on_screen=partial(on_screen, control, config.actor)
+    )
     clock = MonotonicClock()
     reader, rate = DeviceReader(teleoperator, to_action, clock), Rate(_READ_HZ, clock)
     try:
@@ -218,7 +224,11 @@ def main(child: Child, config: ActConfig) -> None:
             check_plugged_in(teleoperator)
             slot.publish(reading)
             for button in buttons:
-                sender.press(button)
+                if not listener.hear(button):
+                    log.warning(
+                        "%s is lost: the arm's process reads no presses. Press again once it does",
+                        button.value,
+                    )
             child.beat()
             rate.wait()
     except DEVICE_FAULTS as error:

@@ -26,9 +26,14 @@ _KEYBOARDS = ("keyboard", "keyboard_ee", "keyboard_rover")
 
 def register_teleoperators() -> None:
     """Make LeRobot's own teleoperators, and those of installed ``lerobot_*`` plug-ins, known by name."""
-    for name in _DEVICES:  # Importing a package is what registers its type name.
-        importlib.import_module(f"lerobot.teleoperators.{name}")
-    register_third_party_plugins()
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)  # Of a keyboard that LeRobot would read under X, which nothing here uses.
+    try:
+        for name in _DEVICES:  # Importing a package is what registers its type name.
+            importlib.import_module(f"lerobot.teleoperators.{name}")
+        register_third_party_plugins()
+    finally:
+        logging.disable(before)
 
 
 def teleoperator_types() -> list[str]:

@@ -88,12 +88,20 @@ def check_bench(name: str, overrides: Sequence[str], *, look: bool) -> Iterator[
         says=f"{device_type(bench.robot)}, {bench.control_hz:g} Hz, task: {bench.task}",
     )
     if not bench.simulated:
+        yield Finding(what="limits", ok=True, says=_limits(bench.safety))
         yield Finding(what="if control dies", ok=True, says=bench.if_control_dies)
         yield from _arm(bench, look=look)
     if look:
         pictures = _simulated(bench) if bench.simulated else _physical(bench)
         for camera, use in bench.cameras.items():
             yield _shows(camera, pictures[camera], (use.height_px, use.width_px))
+
+
+def _limits(safety: Any) -> str:
+    """Return the workspace and the share of the arm's speed that a bench allows, in words."""
+    sides = zip("xyz", safety.workspace_low_m, safety.workspace_high_m, strict=True)
+    box = ", ".join(f"{axis} {low:g} to {high:g} m" for axis, low, high in sides)
+    return f"{box}; {safety.velocity_scale:.0%} of the arm's speed, {safety.acceleration_scale:.0%} of its acceleration"
 
 
 def _arm(bench: Any, *, look: bool) -> Iterator[Finding]:

@@ -151,6 +151,8 @@ class RelabelResult:
         """How rows were verified, in words."""
         if not self.names:
             return "Nothing was verified: every score below 5 is a proposal, and every original is taken for a success"
+        if not any(episode.rows for episode in self.episodes):
+            return "Nothing was verified: there are no rows"
         if any(name.startswith(f"{FAKE} ") for name in self.names.values()):
             return "Replies were made up, to try what happens: no row says anything about its video"
         how = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -415,6 +416,33 @@ def test_what_a_run_has_learnt_is_measured_without_a_learner_and_anew_each_time(
         assert (ring.head, ring.acknowledged) == (1, 0)
     assert not list(folder_of(replace(config, run=config.run / "evaluation")).glob("*.status"))
     shutil.rmtree(folder_of(config))
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+def test_whoever_asks_again_does_not_wait_for_a_learner_that_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, hurried: bool
+) -> None:
+    """Once the episodes are done the first wish to end is one; after another, the second."""
+    monkeypatch.setattr("roborl.loops.actor.act._QUIET_S", 0.0)
+    caplog.set_level("INFO")
+    config, looks = ActConfig(run=tmp_path, drain_s=math.inf), iter(range(100))
+
+    def again() -> bool:
+        return next(looks) > 5
+
+    actor = ActorProcesses(
+        config, (lambda: True) if hurried else again, hurried=again if hurried else (lambda: False)
+    )
+    try:
+        with Ring.create(actor.folder / "ring.bin", slots=4, slot_bytes=64) as ring:
+            ring.append([b"a step"])
+        actor._drain()
+        assert actor.status["io"]["pending"] == 1
+        assert "1 records wait for the learner, for inf s at most; Ctrl-C" in caplog.text
+        assert "the next start sends them" in caplog.text
+    finally:
+        actor._lock.close()
+        shutil.rmtree(actor.folder)
 
 
 def test_a_status_names_the_process_it_belongs_to(tmp_path: Path) -> None:

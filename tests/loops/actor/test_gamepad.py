@@ -8,17 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
 from roborl.envs.bench import load_bench
 from roborl.errors import RobotError
+from roborl.hil.presses import Button, Presses
+from roborl.hil.supervisor import DeviceReading
 from roborl.loops.actor import teleop
 from roborl.loops.actor.act_config import ActConfig, Card, shared_folder
+from roborl.loops.actor.status import StatusSlot
 from roborl.loops.actor.teleop import ReadingSlot
 from roborl.loops.actor.teleoperators import connect_teleoperator, disconnect_teleoperator, read_teleoperator
 from roborl.loops.bench_scales import scales
 from roborl.loops.by_hand import HandPolicy
 from roborl.loops.supervise import Child
+from roborl.types import EpisodeKey
 
 pygame = pytest.importorskip("pygame")
 
@@ -79,13 +84,10 @@ class Supervised:
             self.stopping = True
 
 
-def test_a_pad_that_is_pulled_out_stops_the_arm_and_is_found_again(pads: Pads, tmp_path: Path) -> None:
-    (tmp_path / "pad.yaml").write_text("type: gamepad\n")
-    config = ActConfig(
-        bench_overrides=["--robot.scene=Reach"], run=tmp_path, teleop=str(tmp_path / "pad.yaml")
-    )
-    folder = shared_folder(config.run, config.actor)
-    slot = ReadingSlot(folder)
+def with_a_pad(run: Path) -> ActConfig:
+    """Return the configuration of an actor that has a pad, and whose control process is there."""
+    (run / "pad.yaml").write_text("type: gamepad\n")
+    config = ActConfig(bench_overrides=["--robot.scene=Reach"], run=run, teleop=str(run / "pad.yaml"))
     bench = load_bench(config.bench, config.bench_overrides)
     Card(
         actor="arm",
@@ -96,7 +98,30 @@ def test_a_pad_that_is_pulled_out_stops_the_arm_and_is_found_again(pads: Pads, t
         real_time=True,
         policy_hz=bench.policy_hz,
         scales=asdict(scales(bench)),
-    ).write(folder)
+    ).write(shared_folder(config.run, config.actor))
+    return config
+
+
+def test_a_press_on_a_pad_carries_the_observation_that_was_on_the_screen(
+    pads: Pads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control may be away for a moment, and then hears of an episode that is over."""
+    config = with_a_pad(tmp_path)
+    folder = shared_folder(config.run, config.actor)
+    control = StatusSlot(folder, "control")
+    control["begun"], control["incarnation"], control["episode"], control["index"] = 4, 5, 3, 12
+    still = DeviceReading(action=np.zeros(4, np.float32), clutch=False, stamp_ns=0)
+    monkeypatch.setattr(teleop.DeviceReader, "read", lambda self: (still, [Button.SUCCESS]))
+    pads.plug_in()
+    teleop.main(cast("Child", Supervised()), config)
+    (press,) = Presses(folder).take()
+    key = EpisodeKey(actor="arm", incarnation=5, episode=3)
+    assert (press.button, press.episode, press.index) == (Button.SUCCESS, key, 12)
+
+
+def test_a_pad_that_is_pulled_out_stops_the_arm_and_is_found_again(pads: Pads, tmp_path: Path) -> None:
+    config = with_a_pad(tmp_path)
+    slot = ReadingSlot(shared_folder(config.run, config.actor))
 
     def run(*deeds: Callable[[], object]) -> None:
         teleop.main(cast("Child", Supervised(*deeds)), config)

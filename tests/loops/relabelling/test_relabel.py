@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roborl.cli.main import main
+from roborl.cli.relabel import main as relabel_command
 from roborl.data.relabel_rows import SPLITS, RelabelRow
 from roborl.data.relabel_source import Film
 from roborl.data.stage_log import StageLog
@@ -396,6 +397,7 @@ def test_questions_that_an_endpoint_always_refuses_end_no_run(tmp_path, stub, so
     first = relabel(config_of(tmp_path, endpoint))
     assert first.tally.unanswered["analyse"] == first.figures["unfinished"] == len(sources)
     assert {row.kind for row in rows_of(tmp_path)} == {"original", "clip", "rewind", "wrong_task"}
+    assert relabel_command(config_of(tmp_path, endpoint))["exit"] == 1
     # Nor does a run that asks nothing else, and so hears nothing but refusals.
     again = relabel(config_of(tmp_path, endpoint))
     assert (again.rows, again.tally.calls.total()) == (first.rows, len(sources))
