@@ -27,6 +27,25 @@ def same_place(one: str, other: str) -> bool:
     return one == other or bool(folders and Path(one).samefile(other))
 
 
+def refuse_dataset(folder: Path, option: str) -> None:
+    """Refuse to write something else into the folder of a LeRobotDataset.
+
+    Args:
+        folder: Where it is to be written.
+        option: What named the folder.
+
+    Raises:
+        ConfigError: If a dataset is there.
+    """
+    if (folder / "meta" / "info.json").is_file():
+        raise ConfigError(
+            "A dataset is in this folder, which stays as it is",
+            seen=folder,
+            allowed="a folder of its own",
+            remedy=f"Name another one: {option}",
+        )
+
+
 def with_home(text: str) -> str:
     """Return a text with the home folder for a ``~/`` that it begins with, or that stands behind a colon as in KIND:PLACE.
 

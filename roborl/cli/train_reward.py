@@ -19,6 +19,7 @@ from roborl.loops.reward_training.required import missed
 from roborl.loops.reward_training.train_pairs import FUSED, TrainPairsConfig, train_pairs_on
 from roborl.loops.reward_training.train_perceptual import TrainPerceptualConfig, train_perceptual
 from roborl.loops.reward_training.train_reward import TrainRewardConfig, train_reward
+from roborl.paths import refuse_dataset
 from roborl.rewards.training.run import step_line
 from roborl.whole_files import as_json, require_writable, write_whole
 
@@ -65,6 +66,7 @@ def main(config: Any) -> dict[str, Any]:
     Returns:
         The figures, with ``exit`` 1 where a bar is missed.
     """
+    refuse_dataset(config.out, "--out")
     require_writable(config.out / "report.json")
     with closing(FolderLock(config.out, "Another training writes into this folder")):
         report = _report(config)

@@ -33,6 +33,7 @@ from roborl.loops.learner.store import imported
 from roborl.loops.run_files import JsonLines, read_status, versions_here
 from roborl.loops.run_settings import SettingsKeeper, keep_settings, say_changes
 from roborl.loops.supervise import LOAD_S, ChildSpec, ProcessGroup
+from roborl.paths import refuse_dataset
 from roborl.policies.lerobot_files import is_lerobot_policy
 from roborl.pretrained import read_description
 from roborl.rewards.forms import the_form
@@ -76,15 +77,25 @@ def preload(config: LearnSettings) -> tuple[str, ...]:
 
 
 def require_run(config: LearnSettings) -> None:
-    """Refuse to go on with a run or a version that is not there; comes before anything is made in its place.
+    """Refuse to go on with a run or a version that is not there, or to begin one in the place of something else.
+
+    Comes before anything is made there.
 
     Raises:
         ConfigError: If the run is to be resumed or rolled back, and none began in the folder: it holds neither the
-            learner's lock, a run's first file, nor ``learn.yaml``.
+            learner's lock, a run's first file, nor ``learn.yaml``. Or if one is to begin where there is one, or a dataset.
         ModelLoadError: If it is to be rolled back to a version that it does not keep.
     """
     run = RunFolder(config.run)
     if not (config.resume or config.rollback):
+        refuse_dataset(run.root, "--run")
+        if run.learner.exists():
+            raise ConfigError(
+                "The run folder holds a run already",
+                seen=run.root,
+                allowed="an empty folder",
+                remedy="Go on with it: --resume true. Or name another folder: --run",
+            )
         return
     if run.begun:
         if config.rollback:
@@ -122,15 +133,9 @@ def prepare(
         DatasetError: If the demonstrations cannot be read, or a policy is to be cloned and they do not fit the bench.
         KeyboardInterrupt: If ``stopping`` says so meanwhile.
     """
+    require_run(config)
     run = RunFolder(config.run)
     run.root.mkdir(parents=True, exist_ok=True)
-    if run.learner.exists() and not (config.resume or config.rollback):
-        raise ConfigError(
-            "The run folder holds a run already",
-            seen=run.root,
-            allowed="an empty folder",
-            remedy="Go on with it: --resume true. Or name another folder: --run",
-        )
     form = form_of(config)
     if config.demos.path and not imported(config.demos.path, run.imports):
         bench = load_bench(config.bench, config.bench_overrides, config.plugins)

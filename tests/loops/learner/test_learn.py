@@ -443,6 +443,29 @@ def test_a_run_that_is_not_there_is_not_gone_on_with(
     assert not (tmp_path / "mistyped").exists()
 
 
+@pytest.mark.parametrize("command", [learn.run_learner, run_training])
+def test_no_run_begins_in_a_dataset_or_in_another_run_and_that_is_said_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, command: Callable[..., Any]
+) -> None:
+    kind = LearnConfig if command is learn.run_learner else TrainConfig
+    (tmp_path / "demos" / "meta").mkdir(parents=True)
+    (tmp_path / "demos" / "meta" / "info.json").touch()
+    with pytest.raises(ConfigError, match=r"A dataset is in this folder.*/demos.*--run"):
+        command(kind(run=tmp_path / "demos"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "learn.yaml").touch()
+    with pytest.raises(ConfigError, match=r"holds a run already.*--resume true"):
+        command(kind(run=tmp_path / "run"))
+    assert not caplog.messages
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "demos",
+        "info.json",
+        "learn.yaml",
+        "meta",
+        "run",
+    ]
+
+
 def test_a_run_that_was_stopped_at_its_start_can_be_gone_on_with(tmp_path: Path) -> None:
     config = LearnConfig(run=tmp_path / "run", resume=True)
     with learn.hold(RunFolder(config.run)):
