@@ -79,7 +79,8 @@ def recover(root: Path, *, sync: bool) -> Recovered:
     for key, info in found.infos.items():
         if key in noted and noted[key] != info.verdict:
             folder = root / "store.zarr" / str(key)
-            rewrite_info(folder, info)  # Killed between taking the verdict and noting it there.
+            # Killed between taking the verdict and noting it there.
+            rewrite_info(folder, info, sync=sync)
     return found
 
 

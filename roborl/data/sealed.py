@@ -169,11 +169,17 @@ def read_info(folder: Path) -> EpisodeInfo:
         ) from error
 
 
-def rewrite_info(folder: Path, info: EpisodeInfo) -> None:
-    """Replace an episode's attributes atomically, as a late verdict does."""
+def rewrite_info(folder: Path, info: EpisodeInfo, *, sync: bool) -> None:
+    """Replace an episode's attributes atomically, as a late verdict does.
+
+    Args:
+        folder: The sealed episode.
+        info: Its attributes from now on.
+        sync: Flush them to the disk itself first, so that the loss of power cannot find the episode without any.
+    """
     document = json.loads((folder / "zarr.json").read_bytes())
     document["attributes"] = info.to_attributes()
-    write_whole(folder / "zarr.json", json.dumps(document, indent=2).encode())
+    write_whole(folder / "zarr.json", json.dumps(document, indent=2).encode(), sync=sync)
 
 
 def read_arrivals(folder: Path, start: int = 0) -> Iterator[Arrival]:

@@ -296,7 +296,7 @@ class Store:
             self._infos[info.key] = info
             folder = self._zarr / str(info.key)
             if folder.exists():
-                rewrite_info(folder, info)
+                rewrite_info(folder, info, sync=self._sync)
         self._arena.update(info)
 
     def _finish(self, key: EpisodeKey) -> None:
@@ -310,7 +310,7 @@ class Store:
         folder = seal(self._zarr, self._staging, info, logged_arrivals(path), sync=self._sync)
         with self._lock:
             if self._infos[key] != info:  # A verdict came while it was being compressed.
-                rewrite_info(folder, self._infos[key])
+                rewrite_info(folder, self._infos[key], sync=self._sync)
         path.unlink()
 
     def _fill_arena(self, alive: Callable[[], None]) -> None:

@@ -101,7 +101,7 @@ def test_sealed_episodes_are_looked_at_while_young_and_then_now_and_then(
         )
         judged = read_info(folder).with_record(verdict)
         assert judged is not None
-        rewrite_info(folder, judged)
+        rewrite_info(folder, judged, sync=False)
         assert looked(7.2) == 1
         assert reader.episodes()[1].success is True
         assert looked(13.0) == 2

@@ -575,6 +575,43 @@ def test_a_slow_or_failing_seal_neither_stops_records_nor_loses_them(
     assert reader.info(key(0)).terminal_index == 3
 
 
+@pytest.mark.parametrize("when", ["sealed", "while sealing", "killed before it is noted"])
+def test_a_late_verdict_is_on_the_disk_before_it_has_its_name_where_the_store_syncs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    taken, real, flushed = threading.Event(), store_module.seal, list[Path]()
+
+    def slow(*args: object, **kwargs: object) -> Path:
+        assert taken.wait(20)
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    verdict = Verdict(key=key(0), index=3, success=True, source=RewardSource.OPERATOR)
+    if when == "while sealing":
+        monkeypatch.setattr(store_module, "seal", slow)
+    with Store(tmp_path, SPEC, sync=True) as store:
+        feed = Feed(store)
+        feed(*episode_records(key(0), 5))
+        assert when == "while sealing" or store.wait_sealed(20)
+        monkeypatch.setattr("os.fsync", lambda fd: flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}"))))
+        if when == "killed before it is noted":
+            with monkeypatch.context() as dying:
+                dying.setattr(store_module, "rewrite_info", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    feed(verdict)
+        else:
+            feed(verdict)
+        taken.set()
+        assert store.wait_sealed(20)
+    if when == "killed before it is noted":
+        Store(tmp_path, SPEC, sync=True).close()
+    assert StoreReader(tmp_path).info(key(0)).terminal_index == 3
+    (draft,) = [path.name for path in flushed if path.parent == tmp_path / "store.zarr" / str(key(0))]
+    assert draft.startswith(".zarr.json.")
+
+
 def test_an_episode_that_cannot_be_sealed_is_counted_and_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -720,7 +757,7 @@ def test_a_recording_that_lacks_a_file_is_told_and_one_of_zeros_is_read(tmp_path
     info = EpisodeInfo(key=key(0), ordinal=1, task="t", observations=2 * CHUNK, end=EndCause.TIME_LIMIT)
     folder = seal(tmp_path / "store.zarr", tmp_path / "staging", info, arrivals())
     assert len(list(read_arrivals(folder))) == 2 * CHUNK
-    rewrite_info(folder, replace(info, task="u"))
+    rewrite_info(folder, replace(info, task="u"), sync=False)
     files = sorted(path for path in (folder / gone / "c").rglob("*") if path.is_file())
     files[-1].unlink()
     with pytest.raises(DatasetError, match=f"{gone}/c/.* is gone"):
