@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: whoever reads sees the old one or the new one, whenever the writer is killed."""
+"""Files and folders that appear whole or not at all: whoever reads sees the old or the new, whenever the writer is killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -52,6 +53,24 @@ def write_whole(path: Path, content: str | bytes, *, sync: bool = False) -> None
     """Write a small file; see :func:`whole_file`. Text is written as UTF-8."""
     with whole_file(path, sync=sync) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def draft_folder(draft: Path) -> Iterator[Path]:
+    """Give out the path of a folder that is to be filled, and renamed to its place, within the block.
+
+    What an earlier block left there is removed first. So is, at once, what a block leaves that raises: on a full disk it would
+    hold the last of the room.
+
+    Args:
+        draft: The folder, which the block makes; on the file system where it is to go.
+    """
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def reserve(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from roborl.errors import ConfigError
-from roborl.whole_files import as_json, read_json, require_writable, whole_file, write_whole
+from roborl.whole_files import as_json, draft_folder, read_json, require_writable, whole_file, write_whole
 
 TEXTS = ("short", "long " * 20_000)
 
@@ -37,6 +37,25 @@ def test_a_block_that_raises_leaves_the_old_file_and_no_draft(tmp_path: Path) ->
         half()
     assert (tmp_path / "file").read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_draft_of_a_folder_begins_empty_and_goes_with_a_block_that_raises(tmp_path: Path) -> None:
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "left").touch()
+
+    def filled(*, fail: bool = False) -> None:
+        with draft_folder(tmp_path / "draft") as draft:
+            draft.mkdir()
+            (draft / "part").touch()
+            if fail:
+                raise OSError("disk full")
+            draft.rename(tmp_path / "whole")
+
+    with pytest.raises(OSError, match="disk full"):
+        filled(fail=True)
+    assert os.listdir(tmp_path) == []
+    filled()
+    assert [path.name for path in tmp_path.rglob("*")] == ["whole", "part"]
 
 
 def test_the_draft_of_a_process_that_was_killed_is_removed_and_a_live_one_is_not(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from roborl.data.sealed import flush_files, flush_names
 from roborl.errors import DatasetError, ShapeError
 from roborl.rewards.model_info import VERSION_FORM, names_folder
 from roborl.types import EpisodeKey, Vector
-from roborl.whole_files import write_whole
+from roborl.whole_files import draft_folder, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -207,28 +207,29 @@ def save_labels(
 
     Raises:
         DatasetError: If the episode is not sealed.
+        OSError: If the disk does not take them; nothing of them stays there.
     """
     episode = store_root / "store.zarr" / str(key)
     if not episode.exists():
         raise DatasetError("Labels wait for their episode to be sealed", seen=str(key))
-    final, staged = episode / f"progress_{version}", store_root / "labels.tmp" / str(key)
+    final, staging = episode / f"progress_{version}", store_root / "labels.tmp"
     if final.exists():
         saved = load_labels(store_root, key, version)
         if saved is not None and len(saved[0]) >= len(progress):
             return
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.parent.mkdir(exist_ok=True)
-    zarr.create_array(
-        staged,
-        data=np.stack([progress, spread], axis=1),
-        fill_value=np.nan,  # What a file that is gone reads as: no label is.
-        attributes={"version": version, "columns": ["progress", "spread"], **(details or {})},
-    )
-    if sync:
-        flush_files(staged)
-    if final.exists():
-        shutil.rmtree(final)
-    staged.rename(final)
+    staging.mkdir(exist_ok=True)
+    with draft_folder(staging / str(key)) as staged:
+        zarr.create_array(
+            staged,
+            data=np.stack([progress, spread], axis=1),
+            fill_value=np.nan,  # What a file that is gone reads as: no label is.
+            attributes={"version": version, "columns": ["progress", "spread"], **(details or {})},
+        )
+        if sync:
+            flush_files(staged)
+        if final.exists():
+            shutil.rmtree(final)
+        staged.rename(final)
     if sync:
         flush_names(episode)
 

@@ -25,7 +25,7 @@ from roborl.data.episodes import EpisodeInfo
 from roborl.errors import DatasetError
 from roborl.records import Arrival
 from roborl.types import Command, Episode, Frame, Observation, RewardSource, Source, Step
-from roborl.whole_files import write_whole
+from roborl.whole_files import draft_folder, write_whole
 
 CHUNK = 16  # Observations per chunk: a labeller reads forward, a person looks at one.
 SOURCES = tuple(Source)
@@ -64,6 +64,7 @@ def seal(
 
     Raises:
         DatasetError: If the arrivals are not as many as ``info`` says.
+        OSError: If the disk does not take it; nothing of it stays there.
     """
     final = root / str(info.key)
     if final.exists():
@@ -73,8 +74,17 @@ def seal(
             shutil.rmtree(final)  # Torn by a loss of power: the log that is being sealed is what there is.
         else:
             return final
-    folder = staging / str(info.key)
-    shutil.rmtree(folder, ignore_errors=True)
+    with draft_folder(staging / str(info.key)) as folder:
+        _write(folder, info, arrivals)
+        if sync:
+            flush_files(folder)
+        folder.rename(final)
+    if sync:
+        flush_names(root)
+    return final
+
+
+def _write(folder: Path, info: EpisodeInfo, arrivals: Iterable[Arrival]) -> None:
     group = zarr.open_group(folder, mode="w", attributes=info.to_attributes())
     frames: dict[str, Any] = {}
     rows: list[Arrival] = []
@@ -98,12 +108,6 @@ def seal(
         raise DatasetError("An episode cannot be sealed", seen=f"{count} arrivals", allowed=info.observations)
     for name, column in _columns(rows, sorted(frames)).items():
         group.create_array(name, data=column, chunks=column.shape if column.size else "auto", **_WHOLE)
-    if sync:
-        flush_files(folder)
-    folder.rename(final)
-    if sync:
-        flush_names(root)
-    return final
 
 
 def _without_pixels(arrival: Arrival) -> Arrival:

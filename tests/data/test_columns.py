@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -197,6 +198,23 @@ def test_saved_labels_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest
     # A sealed episode with labels in it still reads as itself.
     with Store(tmp_path, SPEC) as store:
         assert store.infos()[0].observations == 6
+
+
+def test_labels_that_the_disk_refuses_take_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "store.zarr" / str(key(0))).mkdir(parents=True)
+    real, ones = zarr.create_array, np.ones(6, np.float32)
+
+    def full(*args: object, **form: object) -> None:
+        real(*args, **form)  # type: ignore[arg-type]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(zarr, "create_array", full)
+        with pytest.raises(OSError, match="No space left"):
+            save_labels(tmp_path, key(0), "v1", ones, ones)
+    assert list((tmp_path / "labels.tmp").iterdir()) == []
+    save_labels(tmp_path, key(0), "v1", ones, ones)
+    np.testing.assert_array_equal(load_labels(tmp_path, key(0), "v1"), [ones, ones])
 
 
 def test_labels_of_what_the_memory_held_give_way_to_those_of_the_whole_episode(tmp_path: Path) -> None:

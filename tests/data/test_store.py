@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -610,6 +611,29 @@ def test_a_late_verdict_is_on_the_disk_before_it_has_its_name_where_the_store_sy
     assert StoreReader(tmp_path).info(key(0)).terminal_index == 3
     (draft,) = [path.name for path in flushed if path.parent == tmp_path / "store.zarr" / str(key(0))]
     assert draft.startswith(".zarr.json.")
+
+
+def test_a_seal_that_the_disk_refuses_takes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had written would otherwise hold the last of a full disk, against whatever has to be written next."""
+    real, refused = zarr.Group.create_array, list[str]()
+
+    def full(group: zarr.Group, name: str, **form: object) -> object:
+        if name == "policy_version":
+            refused.append(name)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(group, name, **form)  # type: ignore[arg-type]
+
+    with Store(tmp_path, SPEC) as store:
+        feed = Feed(store)
+        with monkeypatch.context() as disk:
+            disk.setattr(zarr.Group, "create_array", full)
+            feed(*episode_records(key(0), 5))
+            assert not store.wait_sealed(20)
+            assert store.health()["seal_failures"] == len(refused) == 1
+            assert list((tmp_path / "staging").iterdir()) == []
+        feed(*episode_records(key(1), 5))
+        assert store.wait_sealed(20)
+    assert [len(StoreReader(tmp_path).episode(key(episode)).steps) for episode in range(2)] == [5, 5]
 
 
 def test_an_episode_that_cannot_be_sealed_is_counted_and_holds_up_no_other(
