@@ -135,7 +135,7 @@ def export_store(
             ", ".join(outdated[:5]),
         )
     labels = {}
-    if version is not None:
+    if version is not None and there:
         for key, (index, rows) in there.items():
             found = _progress(store, EpisodeKey.parse(key), version, rows)
             if found is not None:

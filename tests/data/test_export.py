@@ -372,6 +372,19 @@ def test_progress_of_a_run_says_which_rows_its_labeller_scored(tmp_path: Path) -
     assert np.flatnonzero(found[1].scored).tolist() == [0, 4, 6]
 
 
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("version", [None, "v1"])
+def test_a_store_in_which_nothing_has_ended_goes_out_as_nothing(
+    tmp_path: Path, version: str | None, begun: bool
+) -> None:
+    with Store(tmp_path / "a", SPEC) as store:
+        for sequence, record in enumerate(_first(4) if begun else [], start=1):
+            store.ingest("ring", sequence, join(pack_record(record)))
+    result = export(tmp_path / "a", tmp_path / "d", version=version)
+    assert (result.episodes, result.labelled, result.open) == (0, 0, begun)  # type: ignore[attr-defined]
+    assert not (tmp_path / "d").exists()
+
+
 def test_progress_of_a_part_of_an_episode_goes_along_as_far_as_it_is_known(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     rising = np.linspace(0, 1, 5, dtype=np.float32)
