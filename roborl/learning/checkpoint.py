@@ -20,6 +20,8 @@ from roborl.pretrained import disk_faults
 
 FORMAT = 2
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
+# Ends the name of a checkpoint that stands beside an older one of its step, and sorts behind it.
+_NEWER = ".newer"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +43,8 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> Path:
     """Write ``checkpoint`` under ``folder`` and drop all but the newest ``keep``.
 
-    The files reach the disk under another name first, so a crash at any instant leaves the older ones intact.
+    The files reach the disk under another name first, so a crash at any instant leaves the older ones intact. Where there is
+    one of the same step, the new one stands beside it, and counts as the newer, before that one goes.
 
     Returns:
         The new folder, named after the step.
@@ -64,6 +67,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     draft, replaced = (folder / f".{target.name}.{os.getpid()}.{part}draft" for part in ("", "replaced."))
     for leftover in (draft, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
+    for newer in folder.glob(f"[0-9]*{_NEWER}"):
+        _take_place(newer, replaced)  # A crash left it beside the one that it replaces.
+        shutil.rmtree(replaced, ignore_errors=True)
     draft.mkdir(parents=True)
     with disk_faults():
         save_file(tensors, draft / _TENSORS)
@@ -77,9 +83,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, keep: int = 3) -> P
     for path in (draft / _TENSORS, draft / _STATE, draft):
         _sync(path)
     if target.exists():
-        # Moved away whole: one that is removed file by file would be the newest, and torn, to whoever looks meanwhile.
-        target.rename(replaced)
-    draft.rename(target)
+        newer = target.with_name(target.name + _NEWER)
+        draft.rename(newer)
+        _sync(folder)
+        _take_place(newer, replaced)
+    else:
+        draft.rename(target)
     _sync(folder)
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
@@ -218,6 +227,17 @@ def _unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         case "$tuple":
             return tuple(_unflatten(item, tensors) for item in value)
     raise ValueError(f"unknown mark {mark!r}")
+
+
+def _take_place(newer: Path, replaced: Path) -> None:
+    """Give a checkpoint the name of the one of its step that it stands beside, which gets the name ``replaced``.
+
+    That one is moved away whole: removed file by file it would be torn to whoever looks meanwhile.
+    """
+    target = newer.with_name(newer.name.removesuffix(_NEWER))
+    if target.exists():
+        target.rename(replaced)
+    newer.rename(target)
 
 
 def _sync(path: Path) -> None:

@@ -150,6 +150,36 @@ def test_a_checkpoint_that_replaces_one_of_its_step_is_whole_at_any_instant(
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("next_step", [1, 2])
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
+def test_a_kill_between_two_renames_leaves_a_whole_checkpoint_that_the_next_save_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int, next_step: int
+) -> None:
+    real, renamed = Path.rename, list[Path]()
+
+    def killed(path: Path, target: Path) -> Path:
+        renamed.append(path)
+        if len(renamed) == killed_at:
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    first, second, third = (
+        Checkpoint(step=step, identity=IDENTITY, parts={"weight": torch.tensor(value)})
+        for step, value in ((1, 1.0), (1, 2.0), (next_step, 3.0))
+    )
+    save_checkpoint(tmp_path, first)
+    with monkeypatch.context() as dying:
+        dying.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, second)
+    newest = load_checkpoint(checkpoints(tmp_path)[-1], IDENTITY)
+    assert newest.parts["weight"] == (1.0 if killed_at == 1 else 2.0)
+    save_checkpoint(tmp_path, third)
+    kept = [load_checkpoint(path, IDENTITY).parts["weight"].item() for path in checkpoints(tmp_path)]
+    assert kept == ([newest.parts["weight"], 3.0] if next_step == 2 else [3.0])
+    assert sorted(int(entry.name) for entry in tmp_path.iterdir()) == sorted({1, next_step})
+
+
 def test_what_a_checkpoint_cannot_keep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"algorithm\.model holds a Linear"):
         save_checkpoint(
