@@ -51,6 +51,7 @@ class ProgressColumns:
         progress: float32 (rows,), in [0, 1].
         spread: float32 (rows,), standard deviation.
         table: Entries of :data:`LABELS`, (episodes,).
+        missing: Observations whose score could not be read, and which hold the last one, bool (rows,). A writer alone has it.
 
     Raises:
         DatasetError: If the version has no columns here, or its name cannot be a folder's.
@@ -81,6 +82,8 @@ class ProgressColumns:
         self.progress, self.spread, self.table = (
             map_array(folder / name, dtype, (count,), write=write) for name, (dtype, count) in forms.items()
         )
+        if write:
+            self.missing: NDArray[np.bool_] = map_array(folder / "missing.bool", "?", (rows,), write=True)
 
     def labelled(self, key: EpisodeKey) -> int:
         """Return how many observations of an episode are labelled; 0 where the replay memory does not hold it."""
@@ -91,7 +94,14 @@ class ProgressColumns:
         same = labels["ordinal"] == entry["ordinal"] and labels["start"] == entry["start"]
         return int(labels["labelled"]) if same else 0
 
-    def write(self, key: EpisodeKey, start: int, progress: Vector, spread: Vector) -> bool:
+    def write(
+        self,
+        key: EpisodeKey,
+        start: int,
+        progress: Vector,
+        spread: Vector,
+        missing: NDArray[np.bool_] | None = None,
+    ) -> bool:
         """Label the observations from ``start`` on, in frame order; return False where the episode is not in memory.
 
         An observation that has a label keeps it: both transitions beside it must read one number.
@@ -101,6 +111,7 @@ class ProgressColumns:
             start: Index of the first; not beyond what is labelled.
             progress: float32 (n,), in [0, 1]; unscored observations carry the last score.
             spread: float32 (n,), ≥ 0.
+            missing: Those of them whose score could not be read, bool (n,); None for none.
 
         Raises:
             ShapeError: If the values are out of range or not finite.
@@ -127,6 +138,7 @@ class ProgressColumns:
             row = int(entry["start"])
             self.progress[row + done : row + stop] = progress[done - start :]
             self.spread[row + done : row + stop] = spread[done - start :]
+            self.missing[row + done : row + stop] = False if missing is None else missing[done - start :]
             self.table["labelled"][slot] = stop
         return True
 
@@ -152,7 +164,8 @@ class ProgressColumns:
             saved = load_labels(self.reader.root, key, self.version)
             if saved is not None:
                 progress, spread = (column[: self.reader.table["observations"][slot]] for column in saved)
-                restored += self.write(key, 0, progress, spread)
+                missing = saved_missing(self.reader.root, key, self.version, len(progress))
+                restored += self.write(key, 0, progress, spread, missing)
         return restored
 
     def save(self, key: EpisodeKey, details: dict[str, Any] | None = None) -> bool:
@@ -166,6 +179,8 @@ class ProgressColumns:
             return False
         rows = slice(int(entry["start"]), int(entry["start"] + entry["observations"]))
         columns = self.progress[rows], self.spread[rows]
+        if self.missing[rows].any():
+            details = {**(details or {}), "missing": np.flatnonzero(self.missing[rows]).tolist()}
         save_labels(self.reader.root, key, self.version, *columns, details, sync=self._sync)
         return True
 
@@ -202,7 +217,8 @@ def save_labels(
         version: Their version.
         progress: float32 (T + 1,), or fewer where the replay memory had no room for all observations.
         spread: float32, as many.
-        details: Plain values worth keeping, such as the stride.
+        details: Plain values worth keeping: ``stride``, the distance between scored observations, and ``missing``, the indices
+            of those whose score could not be read.
         sync: Flush them to the disk itself first, so that the loss of power cannot find them half there.
 
     Raises:
@@ -256,8 +272,22 @@ def load_labels(store_root: Path, key: EpisodeKey, version: str) -> tuple[Vector
 
 def saved_stride(store_root: Path, key: EpisodeKey, version: str) -> int:
     """Return the distance between scored observations that was saved with the labels of a sealed episode; 1 where none was."""
-    array: Any = zarr.open_array(store_root / "store.zarr" / str(key) / f"progress_{version}", mode="r")
-    return int(array.attrs.get("stride", 1))
+    return int(_saved_details(store_root, key, version).get("stride", 1))
+
+
+def saved_missing(store_root: Path, key: EpisodeKey, version: str, rows: int) -> NDArray[np.bool_]:
+    """Return which of so many observations had a score that could not be read, as was saved with the labels of a sealed episode.
+
+    Args:
+        store_root: The store's folder.
+        key: An episode with saved labels.
+        version: Their version.
+        rows: Observations, from the first on.
+
+    Returns:
+        bool (rows,), none where none was saved.
+    """
+    return np.isin(np.arange(rows), _saved_details(store_root, key, version).get("missing", ()))
 
 
 def versions(store_root: Path) -> list[str]:
@@ -283,6 +313,11 @@ def active_version(store_root: Path) -> str | None:
         return str(json.loads((_folder(store_root) / "active.json").read_bytes())["version"])
     except (FileNotFoundError, ValueError):
         return None
+
+
+def _saved_details(store_root: Path, key: EpisodeKey, version: str) -> dict[str, Any]:
+    path = store_root / "store.zarr" / str(key) / f"progress_{version}"
+    return zarr.open_array(path, mode="r").attrs.asdict()
 
 
 def _folder(store_root: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from roborl.codec import join
-from roborl.data.columns import load_labels, saved_stride
+from roborl.data.columns import load_labels, saved_missing, saved_stride
 from roborl.data.dataset_episode import DatasetEpisode, Provenance, from_episode, to_episode
 from roborl.data.episodes import EpisodeInfo, import_ring
 from roborl.data.lerobot_io import read_episodes
@@ -171,14 +171,23 @@ def _without_pictures(path: Path) -> Iterator[DatasetEpisode]:
 
 
 def _progress(store: Path, key: EpisodeKey, version: str, rows: int) -> Progress | None:
-    """Return an episode's progress, missing in the rows behind its labels; None where it has none."""
+    """Return an episode's progress; None where it has none.
+
+    It is missing in the rows behind its labels, and from a score that could not be read up to the next: what a potential holds
+    there is no score.
+    """
     found = load_labels(store, key, version)
     if found is None:
         return None
     labelled = len(found[0])
     behind = (0, max(0, rows - labelled))
-    values, spread = (np.pad(column, behind, constant_values=np.nan) for column in found)
     scored = every_so_many(saved_stride(store, key, version), labelled)
+    latest = np.maximum.accumulate(np.where(scored, np.arange(labelled), 0))
+    missing = saved_missing(store, key, version, labelled)[latest]
+    values, spread = (
+        np.pad(np.where(missing, np.float32(np.nan), column), behind, constant_values=np.nan)
+        for column in found
+    )
     return Progress(values, spread, np.pad(scored, behind))
 
 

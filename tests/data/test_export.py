@@ -370,6 +370,19 @@ def test_progress_of_a_run_says_which_rows_its_labeller_scored(tmp_path: Path) -
     found = read_progress(tmp_path / "d", "v1")
     assert found[0].scored.all()
     assert np.flatnonzero(found[1].scored).tolist() == [0, 4, 6]
+    np.testing.assert_array_equal([found[0].values, found[1].values], [held, held])
+
+
+def test_a_score_that_a_run_could_not_read_is_missing_up_to_the_next(tmp_path: Path) -> None:
+    fill(tmp_path / "a")
+    held = np.float32([0.5, 0.5, 0.5, 0.5, 0.8, 0.8, 0.8])
+    key, details = EpisodeKey.parse(random_episode(1).key), {"stride": 2, "missing": [2, 6]}
+    save_labels(tmp_path / "a", key, "v1", held, np.zeros(7, np.float32), details)
+    export(tmp_path / "a", tmp_path / "d", version="v1")
+    values, spread, scored = read_progress(tmp_path / "d", "v1")[1]
+    np.testing.assert_array_equal(values, np.float32([0.5, 0.5, np.nan, np.nan, 0.8, 0.8, np.nan]))
+    np.testing.assert_array_equal(np.isnan(spread), np.isnan(values))
+    assert np.flatnonzero(scored).tolist() == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize("begun", [False, True])

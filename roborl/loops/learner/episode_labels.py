@@ -62,20 +62,30 @@ class LabelledRows:
         start: Index of the first observation.
         progress: Progress of each, held between scored ones, float32 (n,).
         spread: Its standard deviation, float32 (n,).
+        missing: Rows that were to be scored and whose reply could not be read, bool (n,).
     """
 
     start: int
     progress: NDArray[np.float32]
     spread: NDArray[np.float32]
+    missing: NDArray[np.bool_]
 
     def first(self, count: int) -> LabelledRows:
         """Return the first ``count`` rows, or all where there are fewer."""
-        return LabelledRows(start=self.start, progress=self.progress[:count], spread=self.spread[:count])
+        return LabelledRows(
+            start=self.start,
+            progress=self.progress[:count],
+            spread=self.spread[:count],
+            missing=self.missing[:count],
+        )
 
     def after(self, count: int) -> LabelledRows:
         """Return the rows behind the first ``count``."""
         return LabelledRows(
-            start=self.start + count, progress=self.progress[count:], spread=self.spread[count:]
+            start=self.start + count,
+            progress=self.progress[count:],
+            spread=self.spread[count:],
+            missing=self.missing[count:],
         )
 
 
@@ -152,7 +162,7 @@ class EpisodeLabels:
 
     def complete(self) -> LabelledRows | None:
         """Return the rows that have become complete since the last call, or None."""
-        start, rows = self.done, []
+        start, rows, missing = self.done, [], []
         while self.done < self.sent and self.done not in self._asked:
             reply = self._replies.pop(self.done, None)
             if reply is not None:
@@ -167,11 +177,14 @@ class EpisodeLabels:
             elif reply is not None:
                 self.missing += 1
             rows.append((self._progress, self._spread))
+            missing.append(reply is not None and not reply.valid)
             self.done += 1
         if not rows:
             return None
         columns = np.asarray(rows, np.float32)
-        return LabelledRows(start=start, progress=columns[:, 0], spread=columns[:, 1])
+        return LabelledRows(
+            start=start, progress=columns[:, 0], spread=columns[:, 1], missing=np.array(missing, np.bool_)
+        )
 
 
 def decided(observations: int, ended: bool, stride: int) -> int:

@@ -188,7 +188,7 @@ class StoredColumn:
 
     def write(self, key: EpisodeKey, rows: LabelledRows) -> None:
         """Write rows that follow those labelled before; an episode that was evicted meanwhile is left alone."""
-        self.columns.write(key, rows.start, rows.progress, rows.spread)
+        self.columns.write(key, rows.start, rows.progress, rows.spread, rows.missing)
 
     def agrees(self, key: EpisodeKey, rows: LabelledRows) -> bool:
         """Return whether rows made anew say what the column says, up to the judge's rounding."""

@@ -13,8 +13,18 @@ from roborl.clock import FakeClock
 from roborl.codec import join
 from roborl.data import columns
 from roborl.data.arena import mark_filled
-from roborl.data.columns import NO_VERDICT, active_version, load_labels, save_labels, saved_stride
+from roborl.data.columns import (
+    NO_VERDICT,
+    active_version,
+    load_labels,
+    save_labels,
+    saved_missing,
+    saved_stride,
+)
 from roborl.data.episodes import EpisodeInfo
+from roborl.data.export import export_store
+from roborl.data.progress import read_progress
+from roborl.data.rabc import RabcSettings, on_lines, weigh
 from roborl.data.reader import StoreReader
 from roborl.data.store import Store, StoreSpec
 from roborl.errors import DatasetError
@@ -25,7 +35,7 @@ from roborl.loops.learner.labeller import Labeller
 from roborl.loops.score_link import ServedJudge
 from roborl.records import pack_record
 from roborl.rewards.model_info import ModelInfo
-from roborl.testing.experience import arrival, episode_records, store_spec
+from roborl.testing.experience import ACTION_DIM, STATE_DIM, arrival, episode_records, store_spec
 from roborl.types import EndCause, EpisodeKey, Observation, Score
 
 SPEC = store_spec(max_steps=20)
@@ -62,6 +72,18 @@ class StepCounter:
         return out, {}
 
 
+class Unreadable(StepCounter):
+    """Such a server whose replies on some frames cannot be read."""
+
+    def __init__(self, *frames: int) -> None:
+        super().__init__()
+        self._frames = frames
+
+    def poll(self, timeout_s: float) -> tuple[list[tuple[str, Score]], dict[str, str | None]]:
+        out, lost = super().poll(timeout_s)
+        return [(name, replace(s, valid=s.frame_id not in self._frames)) for name, s in out], lost
+
+
 class Rig:
     """A real store, written to by hand, and a labeller on its folder."""
 
@@ -79,10 +101,10 @@ class Rig:
             self.store.ingest("ring", self._sequence, join(pack_record(record)))
         return key
 
-    def labeller(self, stride: int = 1) -> tuple[Labeller, StoredEpisodes]:
+    def labeller(self, stride: int = 1, link: StepCounter | None = None) -> tuple[Labeller, StoredEpisodes]:
         episodes = StoredEpisodes(self.root, clock=self.clock)
-        config = LabelConfig(stride=stride)
-        return Labeller(episodes, StepCounter(), config, events=lambda _: None, clock=self.clock), episodes
+        config, link = LabelConfig(stride=stride), link or StepCounter()
+        return Labeller(episodes, link, config, events=lambda _: None, clock=self.clock), episodes
 
     def close(self) -> None:
         self.store.close()
@@ -178,6 +200,43 @@ def test_a_column_that_the_memory_held_in_part_is_completed_at_its_stride(tmp_pa
     np.testing.assert_allclose(progress, [0.0] * 4 + [0.04] * 4 + [0.08], atol=1e-6)
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_replies_that_could_not_be_read_go_out_of_a_run_as_no_score(rig: Rig, restarted: bool) -> None:
+    """For the learner their rows hold the last score, which out there would say that the arm stood still and then jumped."""
+    key = rig.begin(0, 6, end=not restarted)
+    labeller, episodes = rig.labeller(link=Unreadable(0, 1, 3, 4))
+    rig.turns(labeller)
+    if restarted:  # When all was labelled, and before the episode had ended.
+        rig.store.ingest("ring", 9, join(pack_record(list(episode_records(key, 6))[-1])))
+        labeller, episodes = rig.labeller()
+    assert rig.store.wait_sealed(10)
+    rig.turns(labeller)
+    assert labels(episodes, key) == [0.0, 0.0, 0.02, 0.02, 0.02, 0.05, 0.06]
+    out = rig.root / "dataset"
+    names = [[f"{kind}{n}" for n in range(size)] for kind, size in (("s", STATE_DIM), ("a", ACTION_DIM))]
+    export_store(rig.root, out, fps=10, state_names=names[0], action_names=names[1], version="steps")
+    (found,) = read_progress(out, "steps").values()
+    np.testing.assert_allclose(found.values, [np.nan, np.nan, 0.02, np.nan, np.nan, 0.05, 0.06], atol=1e-6)
+    np.testing.assert_array_equal(np.isnan(found.spread), np.isnan(found.values))
+    assert found.scored.all()
+    curve = on_lines(found.values, found.scored)
+    assert weigh({0: (curve, found.spread)}, {0: 7}, RabcSettings(chunk=1)).unknown == 4
+
+
+def test_what_could_not_be_read_of_a_part_of_an_episode_is_known_when_the_rest_has_come(
+    tmp_path: Path,
+) -> None:
+    short = replace(SPEC, max_steps=4)
+    for missing in ((1, 2), (3, 6)):
+        with closing(Rig(tmp_path, short)) as rig:
+            key = rig.begin(0, 8)
+            assert rig.store.wait_sealed(10)
+            labeller, _ = rig.labeller(link=Unreadable(*missing))
+            rig.turns(labeller)
+        (tmp_path / "arena" / "boot").unlink()
+    assert np.flatnonzero(saved_missing(tmp_path, key, "steps", 9)).tolist() == [1, 2, 6]
+
+
 def test_saved_labels_of_an_episode_that_comes_into_memory_later_are_taken_in(rig: Rig) -> None:
     rig.begin(0, 4)
     _, episodes = rig.labeller()
@@ -241,7 +300,10 @@ def test_labels_made_anew_are_compared_with_those_kept(rig: Rig) -> None:
 
     def rows(*values: float) -> LabelledRows:
         return LabelledRows(
-            start=1, progress=np.array(values, np.float32), spread=np.zeros(len(values), np.float32)
+            start=1,
+            progress=np.array(values, np.float32),
+            spread=np.zeros(len(values), np.float32),
+            missing=np.zeros(len(values), np.bool_),
         )
 
     assert column.agrees(key, rows(0.01, 0.02))
