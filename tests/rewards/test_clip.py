@@ -1,5 +1,6 @@
 """The CLIP reward model: the regularised projection, its anchors, and the whole way through a small network."""
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -312,15 +313,46 @@ def test_words_beyond_what_the_network_reads_are_refused(checkpoint):
 
 
 def test_a_checkpoint_that_cannot_be_used_is_refused(checkpoint, tmp_path):
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(
+        ModelLoadError, match=r"Found: .*pytorch_model\.bin.*pickled.*save_pretrained.*folder"
+    ):
+        load_reward_model(f"clip:{tmp_path}")
+    torn = rewritten(checkpoint, tmp_path / "torn", lambda weights: weights.pop("visual_projection.weight"))
+    with pytest.raises(ModelLoadError, match="visual_projection"):
+        load_reward_model(f"clip:{torn}")
+    (torn / "model.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(ModelLoadError, match="cannot be read"):
-        load_reward_model(f"clip:{tmp_path / 'empty'}")
+        load_reward_model(f"clip:{torn}")
+
+
+def rewritten(checkpoint, folder, change):
     from safetensors.torch import load_file, save_file
 
-    weights = load_file(checkpoint / "model.safetensors")
-    del weights["visual_projection.weight"]
-    for path in checkpoint.iterdir():
-        (tmp_path / "empty" / path.name).write_bytes(path.read_bytes())
-    save_file(weights, tmp_path / "empty" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelLoadError, match="visual_projection"):
-        load_reward_model(f"clip:{tmp_path / 'empty'}")
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_places_that_older_releases_saved_are_left_and_nothing_else_that_is_surplus(checkpoint, tmp_path):
+    from roborl.rewards.judges.clip_judge import ClipJudge, ClipQuery
+
+    places = {
+        "text_model.embeddings.position_ids": torch.arange(64)[None],
+        "vision_model.embeddings.position_ids": torch.arange(17)[None],
+    }
+    old = rewritten(checkpoint, tmp_path / "old", lambda weights: weights.update(places))
+    new, same = (ClipJudge.load(str(folder), device="cpu") for folder in (checkpoint, old))
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    query = ClipQuery(pictures=(picture,))
+    np.testing.assert_allclose(same.answer([query])[0], new.answer([query])[0], atol=1e-6)
+    np.testing.assert_allclose(same.read(["push the cube"]), new.read(["push the cube"]), atol=1e-6)
+    surplus = {"text_model.embeddings.bias": torch.zeros(3)}
+    other = rewritten(old, tmp_path / "other", lambda weights: weights.update(surplus))
+    with pytest.raises(
+        ModelLoadError, match=r"not those of its network\. Found: .*embeddings\.bias"
+    ) as refused:
+        ClipJudge.load(str(other), device="cpu")
+    assert "position_ids" not in str(refused.value)

@@ -16,7 +16,7 @@ from roborl.errors import ConfigError, ModelLoadError
 from roborl.rewards.judges.caches import RecentCache
 from roborl.rewards.judges.checkpoints import find_checkpoint
 from roborl.rewards.judges.queries import picture_key
-from roborl.rewards.judges.weights import digest_file
+from roborl.rewards.judges.weights import digest_file, misfits, quiet, weight_files
 from roborl.rewards.model import Judge
 from roborl.types import Image
 
@@ -85,23 +85,22 @@ class ClipNetwork:
         from transformers import CLIPModel, CLIPProcessor
 
         folder = find_checkpoint(checkpoint)
-        files = sorted(folder.glob("*.safetensors"))
+        files = weight_files(folder)
         try:
-            if not files:
-                raise ValueError("no *.safetensors; pickled weights are refused")
             processor: Any = CLIPProcessor
             network: Any = CLIPModel
-            processor = processor.from_pretrained(folder, local_files_only=True)
-            model, report = network.from_pretrained(
-                folder, output_loading_info=True, local_files_only=True, use_safetensors=True
-            )
+            with quiet():
+                processor = processor.from_pretrained(folder, local_files_only=True)
+                model, report = network.from_pretrained(
+                    folder, output_loading_info=True, local_files_only=True, use_safetensors=True
+                )
         except (
             Exception
         ) as error:  # a checkpoint is a foreign file: whatever its readers raise, it cannot be used
             raise ModelLoadError(
                 "A CLIP checkpoint cannot be read", seen=f"{folder}: {type(error).__name__}: {error}"
             ) from error
-        wrong = {name: sorted(map(str, keys))[:3] for name, keys in report.items() if keys}
+        wrong = {name: keys[:3] for name, keys in misfits(report).items()}
         if wrong or model.config.model_type != "clip":
             raise ModelLoadError(
                 "The weights of a CLIP checkpoint are not those of its network",

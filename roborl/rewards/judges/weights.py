@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ MODEL_TYPES = ("qwen2_5_vl", "qwen3_vl", "internvl")
 """Networks that may be loaded: code comes from this list alone, never from a checkpoint."""
 
 _HEAD, _CHUNK = "lm_head.weight", 1 << 24
+_PLACES = ".embeddings.position_ids"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -139,6 +140,8 @@ def weight_files(folder: Path) -> list[Path]:
             "A checkpoint has no weights that may be loaded",
             seen=sorted(path.name for path in folder.iterdir())[:12],
             allowed="*.safetensors; pickled weights (*.bin, *.pt) are refused",
+            remedy="Where you trust them, load network and processor once with transformers, write both into one folder"
+            " with save_pretrained, and name that folder",
         )
     return files
 
@@ -147,15 +150,28 @@ def _setting_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix in (".json", ".jinja", ".txt", ".model"))
 
 
-def _check_report(folder: Path, report: dict[str, Any]) -> None:
-    wrong = {
+def misfits(report: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what keeps the weights of a checkpoint from being those of its network, by kind; empty where all fit.
+
+    Older releases of transformers saved the numbers of places beside the weights, 0 to the last. A network now makes
+    them itself, and nothing is lost where those of the file are left.
+
+    Args:
+        report: What ``from_pretrained`` returns with ``output_loading_info``.
+    """
+    found = {
         name: sorted(map(str, report.get(name) or ()))
         for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
     }
-    if any(wrong.values()):
+    found["unexpected_keys"] = [name for name in found["unexpected_keys"] if not name.endswith(_PLACES)]
+    return {name: keys for name, keys in found.items() if keys}
+
+
+def _check_report(folder: Path, report: dict[str, Any]) -> None:
+    if wrong := misfits(report):
         raise ModelLoadError(
             "The weights of a checkpoint are not those of its network",
-            seen="; ".join(f"{len(v)} {name}, such as {v[0]}" for name, v in wrong.items() if v),
+            seen="; ".join(f"{len(v)} {name}, such as {v[0]}" for name, v in wrong.items()),
             allowed="exactly the weights that its config.json describes",
             remedy=f"Copy or download {folder} again, or convert it",
         )
