@@ -9,12 +9,14 @@ from roborl.types import Image
 class FrameGrid:
     """Keeps the frames of a growing episode at even spacing, never more than so many.
 
-    The spacing doubles whenever there would be too many, so that a frame once dropped is never wanted again, and what
-    is shown at any instant depends on nothing later.
+    The episode is cut into slots of equal length, and of each the first frame that was shown is kept: where some never
+    come, as on the way of a live view, the spacing is as even as those that came allow. The slots double in length
+    whenever there would be too many, so that a frame once dropped is never wanted again, and what is shown at any instant
+    depends on nothing later.
 
     Args:
         most: Most frames to show, the newest among them.
-        stride: First spacing, in observations.
+        stride: First length of a slot, in observations.
     """
 
     def __init__(self, *, most: int, stride: int) -> None:
@@ -37,11 +39,14 @@ class FrameGrid:
                 "The frames of an episode differ in size", seen=frame.shape, allowed=self._newest[1].shape
             )
         self._newest = (index, frame)
-        if (index - self._first) % self._stride == 0:
+        if not self._frames or self._slot(index) > self._slot(next(reversed(self._frames))):
             self._frames[index] = frame
         while len(self._frames) + (index not in self._frames) > self._most:
             self._stride *= 2
-            self._frames = {i: f for i, f in self._frames.items() if (i - self._first) % self._stride == 0}
+            firsts: dict[int, int] = {}
+            for kept in self._frames:
+                firsts.setdefault(self._slot(kept), kept)
+            self._frames = {kept: self._frames[kept] for kept in firsts.values()}
 
     def video(self) -> tuple[tuple[int, ...], tuple[Image, ...]]:
         """Return indices and frames, the newest last; a single frame comes twice."""
@@ -51,3 +56,6 @@ class FrameGrid:
             index, frame = self._newest
             return (index, index), (frame, frame)
         return tuple(shown), tuple(shown.values())
+
+    def _slot(self, index: int) -> int:
+        return (index - self._first) // self._stride

@@ -234,10 +234,28 @@ def test_frames_are_even_few_and_end_with_the_newest(most, stride, count, first)
         assert 2 <= len(indices) <= most
         assert len(grid._frames) <= most
         assert [int(frame[0, 0, 0]) for frame in frames] == [i % 256 for i in indices]
+        spacing = stride
+        while math.ceil((index - first) / spacing) + 1 > most:
+            spacing *= 2
+        assert set(indices) == {*range(first, index + 1, spacing), index}
         gaps = np.diff(indices)
         if index > first:
             assert len(set(gaps[:-1].tolist())) <= 1
             assert 0 < gaps[-1] <= max(gaps[0], stride)
+
+
+@pytest.mark.parametrize("step", [7, 11, 13, 16])
+def test_frames_that_never_come_leave_the_video_as_full_as_the_others_allow(step):
+    grid = FrameGrid(most=16, stride=5)
+    for index in range(3, 303, step):
+        grid.add(index, np.full((1, 1, 3), index % 256, np.uint8))
+        indices, frames = grid.video()
+        assert (indices[0], indices[-1]) == (3, index)
+        assert list(indices[1:]) == sorted(set(indices[1:]))
+        assert [int(frame[0, 0, 0]) for frame in frames] == [i % 256 for i in indices]
+        assert min(len(range(3, index + 1, step)), 8) <= len(indices) <= 16
+    assert len(indices) >= 15
+    assert max(np.diff(indices)) <= 2 * 20
 
 
 def test_a_question_is_words_then_the_video_so_far():
