@@ -27,7 +27,7 @@ from roborl.images import resized
 from roborl.rewards.judges.config import JudgeConfig
 from roborl.rewards.judges.opening import open_with_words
 from roborl.rewards.judges.queries import VlmJudge, VlmQuery, VlmReply
-from roborl.rewards.model import NO_REPLY, Fold, References, missing
+from roborl.rewards.model import NO_REPLY, Fold, References, missing, observation_id
 from roborl.rewards.model_info import ModelInfo
 from roborl.rewards.parsing import parse_signed_percent
 from roborl.rewards.prompts import Prompt, PromptConfig, PromptContract
@@ -63,7 +63,7 @@ class SoleConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     # Views from top to bottom: the external camera, then the wrist's; empty where there is only one.
     cameras: tuple[str, ...] = ()
-    # Observations from the previous frame to the current one.
+    # Observations from the previous frame to the current one; more where those between did not come.
     stride: int = 1
     # Most tokens of reasoning and answer.
     max_tokens: int = 512
@@ -138,7 +138,7 @@ class SoleFold(Fold[VlmQuery, VlmReply | None]):
         (self._words,) = model.prompt.fill(task)
         self._cameras = model.config.cameras
         self._first: tuple[Image, ...] = ()
-        self._latest: deque[tuple[Image, ...]] = deque(maxlen=model.config.stride + 1)
+        self._latest: deque[tuple[int, tuple[Image, ...]]] = deque()
 
     def queries(self, observation: Observation) -> list[VlmQuery]:
         """Ask how much is done in this observation.
@@ -147,7 +147,7 @@ class SoleFold(Fold[VlmQuery, VlmReply | None]):
             ShapeError: If a view is missing, or it is not known which is meant.
         """
         self.skip(observation)
-        picture = compose((self._first, self._latest[0], self._latest[-1]))
+        picture = compose((self._first, self._latest[0][1], self._latest[-1][1]))
         return [VlmQuery(parts=(picture, self._words), max_tokens=self._model.config.max_tokens)]
 
     def skip(self, observation: Observation) -> None:
@@ -166,7 +166,10 @@ class SoleFold(Fold[VlmQuery, VlmReply | None]):
             )
         views = tuple(observation.frames[name].rgb for name in cameras)
         self._cameras, self._first = cameras, self._first or views
-        self._latest.append(views)
+        index = observation_id(observation)
+        self._latest.append((index, views))
+        while len(self._latest) > 1 and self._latest[1][0] <= index - self._model.config.stride:
+            self._latest.popleft()
 
     def fold(self, observation_id: int, replies: Sequence[VlmReply | None]) -> Score:
         """Read the answer; a later score does not depend on a lost one."""

@@ -80,6 +80,15 @@ def test_the_previous_frame_is_as_far_back_however_few_are_scored():
     assert some == every[::3]
 
 
+@pytest.mark.parametrize(("stride", "previous"), [(1, 8), (2, 8), (3, 6), (4, 6), (7, 2), (9, 1), (20, 0)])
+def test_where_some_frames_never_come_the_previous_one_is_at_least_as_far_back(stride, previous):
+    fold = model_of(half, stride=stride).start(TASK, {})
+    for index in (0, 1, 2, 4, 6, 8):
+        fold.skip(observation(index))
+    (query,) = fold.queries(observation(10))
+    assert query.pictures[0][196, 196::392, 0].tolist() == [0, 10 * previous, 100]
+
+
 def test_the_second_view_is_below_the_first_as_named():
     model = model_of(half, cameras=("wrist", "front"))
     assert shown(model, count=3, views=("front", "wrist"))[-1] == [[1, 11, 21], [0, 10, 20]]
