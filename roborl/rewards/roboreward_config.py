@@ -11,6 +11,8 @@ from roborl.rewards.prompts import PromptConfig
 from roborl.rewards.verdicts import DoneRule
 
 LEVELS = (1, 2, 3, 4, 5)
+# Each of the other levels keeps some probability: a mean of 5 would take a network without any doubt.
+_MOST_EXPECTED = 4.9
 
 
 class ScoreReadout(StrEnum):
@@ -59,7 +61,8 @@ class RoboRewardConfig:
     max_pixels: int = 76_800
     # Least visual tokens that the network must see of each frame; fewer are refused.
     min_cells: int = 32
-    # Expected score from which the task counts as done, above 1 and 5 at most; 0 leaves that to others.
+    # Expected score from which the task counts as done, such as 4.5: above 1 and 4.9 at most, as text 5 at most; 0 leaves
+    # that to others.
     done_score: float = 0.0
     # Observations in a row that must reach it.
     done_frames: int = 3
@@ -90,6 +93,14 @@ class RoboRewardConfig:
                 "A task that counts as done from such a score always does, or never",
                 seen=f"done_score {self.done_score}",
                 allowed="above 1 and 5 at most, or 0 to leave that to others",
+                remedy="Set 4.5, which is nearer to 5 than to 4",
+            )
+        if self.reading is ScoreReadout.PROBABILITIES and self.done_score > _MOST_EXPECTED:
+            raise ConfigError(
+                "The mean of probabilities hardly ever comes so near to 5, and no task would ever count as done",
+                seen=f"done_score {self.done_score}, reading {self.reading}",
+                allowed=f"{_MOST_EXPECTED} at most, or reading text, whose 5 is one",
+                remedy="Set done_score 4.5, which is nearer to 5 than to 4",
             )
 
     @property

@@ -209,7 +209,7 @@ def test_done_of_a_calibrated_model_is_read_off_the_calibrated_progress():
 @pytest.mark.parametrize("levels", [(1.0, 2.6, 4.7), (1.2, 3.4, 5.0)])
 @pytest.mark.parametrize("done_score", [1.2, 2.6, 3.4, 4.7, 5.0])
 def test_a_score_that_is_just_reached_is_done(levels, done_score):
-    rule = RoboRewardConfig(done_score=done_score, done_frames=1).done_rule
+    rule = RoboRewardConfig(done_score=done_score, done_frames=1, reading=ScoreReadout.TEXT).done_rule
     for level in levels:
         assert DoneCounter(rule).read((level - 1) / 4) == (level >= done_score)
 
@@ -218,6 +218,14 @@ def test_a_score_that_is_just_reached_is_done(levels, done_score):
 def test_a_score_that_always_or_never_means_done_is_refused(done_score):
     with pytest.raises(ConfigError, match=r"always does, or never.*Found: done_score.*Allowed: above 1"):
         RoboRewardConfig(done_score=done_score)
+
+
+def test_a_score_that_a_mean_of_probabilities_does_not_reach_is_refused_and_one_near_5_named():
+    for done_score in (4.91, 5.0):
+        with pytest.raises(ConfigError, match=r"ever count as done.*Found: .*Allowed: 4\.9.*text.*4\.5"):
+            RoboRewardConfig(done_score=done_score)
+    assert RoboRewardConfig(done_score=4.9).done_rule.progress == pytest.approx(3.9 / 4)
+    assert RoboRewardConfig(done_score=5.0, reading=ScoreReadout.TEXT).done_rule.progress == 1.0
 
 
 # --- the questions
