@@ -25,6 +25,7 @@ class ModelInfo:
         version: Hash of weights, prompt, view set, calibration and judge settings; it stands on every score and names the
             folder of its labels, so it is of at most 67 letters, digits, ``_``, ``.`` and ``-``.
         cameras: Names of the views it was made for; empty where any view will do.
+        most_views: Most views that may come of an episode; None for any number, as where ``cameras`` names which are looked at.
         image_px: Side of the square images it looks at; None where it takes any size. A client may resize before sending.
         says_done: Whether it ever says that a task is done.
         done_rule: How it reads "done" off its progress, which a calibration does anew with the mapped one; None where it
@@ -38,6 +39,7 @@ class ModelInfo:
 
     version: str
     cameras: tuple[str, ...] = ()
+    most_views: int | None = None
     image_px: int | None = None
     says_done: bool = True
     done_rule: DoneRule | None = None
@@ -93,6 +95,10 @@ def _is_version(value: object) -> bool:
     return isinstance(value, str) and names_folder(value + _REFERENCES)
 
 
+def _is_count(value: object) -> bool:
+    return value is None or (type(value) is int and value > 0)
+
+
 def _is_rate(value: object) -> bool:
     return value is None or (type(value) in (int, float) and 0 <= value < math.inf)  # type: ignore[operator]
 
@@ -107,7 +113,8 @@ def _is_rule(value: object) -> bool:
 _FORMS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "version": ("up to 67 letters, digits, _, . and -, no . or - first", _is_version),
     "cameras": ("a list of names", lambda v: type(v) is list and all(type(name) is str for name in v)),
-    "image_px": ("None or above 0", lambda value: value is None or (type(value) is int and value > 0)),
+    "most_views": ("None or above 0", _is_count),
+    "image_px": ("None or above 0", _is_count),
     "says_done": ("true or false", lambda value: type(value) is bool),
     "done_rule": ("None or the fields of a done rule", _is_rule),
     "done_holds": ("true or false", lambda value: type(value) is bool),

@@ -230,6 +230,7 @@ class RoboRewardModel:
         self.info = ModelInfo(
             version=version_of(about),
             cameras=(config.camera,) if config.camera else (),
+            most_views=None if config.camera else 1,
             says_done=config.done_rule is not None,
             done_rule=config.done_rule,
             done_holds=True,

@@ -13,7 +13,7 @@ from roborl.types import Lane
 
 
 def check_views(name: str, model: RewardModel[Any, Any], cameras: Collection[str]) -> None:
-    """Check that a model will see what it needs.
+    """Check that a model will see what it needs, and knows what to look at.
 
     Args:
         name: The model's on this server.
@@ -21,7 +21,7 @@ def check_views(name: str, model: RewardModel[Any, Any], cameras: Collection[str
         cameras: Names of the views that will come.
 
     Raises:
-        ConfigError: If a view that it needs will not come, or none at all.
+        ConfigError: If a view that it needs will not come, or none at all, or more than it can choose from.
     """
     needed = model.info.cameras
     absent = sorted(set(needed) - set(cameras))
@@ -38,6 +38,15 @@ def check_views(name: str, model: RewardModel[Any, Any], cameras: Collection[str
             seen="none",
             allowed=list(needed) or "any",
             remedy="Name the cameras whose pictures will come",
+        )
+    most = model.info.most_views
+    if most is not None and len(cameras) > most:
+        raise ConfigError(
+            f"The reward model {name!r} is not told which view to look at, and there are several",
+            seen=sorted(cameras),
+            allowed=f"{most} while none is named",
+            remedy="Name the one it shall look at, as camera in the model's file of settings; where a model can look at"
+            " several, it is cameras",
         )
 
 

@@ -212,7 +212,12 @@ class SoleModel:
         )
         version = version_of(about)
         self.info = ModelInfo(
-            version=version, cameras=config.cameras, says_done=False, about=about, looks_back=True
+            version=version,
+            cameras=config.cameras,
+            most_views=None if config.cameras else 1,
+            says_done=False,
+            about=about,
+            looks_back=True,
         )
 
     def start(self, task: str, references: References) -> SoleFold:

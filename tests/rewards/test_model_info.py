@@ -24,6 +24,7 @@ infos = st.builds(
     ModelInfo,
     version=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,66}", fullmatch=True),
     cameras=st.lists(st.text()).map(tuple),
+    most_views=st.none() | st.integers(1, 9),
     image_px=st.none() | st.integers(1, 4096),
     says_done=st.booleans(),
     done_rule=st.none() | st.builds(DoneRule, progress=st.floats(0.1, 1.0), readings=st.integers(1, 9)),
@@ -64,6 +65,8 @@ def test_an_older_server_says_less_and_a_newer_one_more() -> None:
             for changes in (
                 {"cameras": "front"},
                 {"cameras": [1]},
+                {"most_views": 0},
+                {"most_views": "one"},
                 {"image_px": 0},
                 {"image_px": True},
                 {"image_px": 64.0},

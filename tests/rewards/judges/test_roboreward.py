@@ -308,6 +308,25 @@ def test_one_view_is_looked_at_and_it_must_be_there():
         fold.queries(observation(1, 1, ("wrist",)))
 
 
+def test_a_session_of_several_views_is_refused_while_none_is_named():
+    judge = NoisyVlm(brightness_of_last, answer_of)
+    line = Calibration(raw=(0.0, 1.0), calibrated=(0.0, 0.9))
+    either = model_of(judge)
+    models = {
+        "either": either,
+        "mapped": CalibratedModel(either, line),
+        "one": model_of(judge, camera="wrist"),
+    }
+    pool = SessionPool(models, clock=FakeClock())
+    for name in ("either", "mapped"):
+        with pytest.raises(
+            ConfigError, match=r"which view.*Found: \['front', 'wrist'\].*Allowed: 1 .*as camera"
+        ):
+            pool.open("a", model=name, task=TASK, cameras=("front", "wrist"))
+        pool.open("a", model=name, task=TASK, cameras=("front",))
+    pool.open("a", model="one", task=TASK, cameras=("front", "wrist"))
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from roborl.clock import FakeClock
 from roborl.errors import ConfigError, ShapeError
 from roborl.rewards.model import score_episode
+from roborl.rewards.pool import SessionPool
 from roborl.rewards.prompts import own_prompt
 from roborl.rewards.registry import load_reward_model
 from roborl.rewards.sole import CONTRACT, SoleConfig, SoleModel, compose, parse_answer
@@ -137,6 +139,15 @@ def test_unclear_and_missing_views_are_refused_and_leave_the_fold_as_it_was():
         model_of(half).start(TASK, {}).queries(observation(0, ("front", "wrist")))
     with pytest.raises(ConfigError, match="at most two"):
         SoleConfig(cameras=("a", "b", "c"))
+
+
+def test_a_session_of_several_views_is_refused_while_none_is_named():
+    both = ("front", "wrist")
+    pool = SessionPool({"any": model_of(half), "both": model_of(half, cameras=both)}, clock=FakeClock())
+    with pytest.raises(ConfigError, match=r"which view.*Found: .*wrist.*Allowed: 1 .*it is cameras"):
+        pool.open("a", model="any", task=TASK, cameras=both)
+    pool.open("a", model="any", task=TASK, cameras=("front",))
+    pool.open("a", model="both", task=TASK, cameras=both)
 
 
 def test_a_tiny_network_is_opened_by_its_spec_and_conforms(tmp_path):
