@@ -146,7 +146,8 @@ class RewardServer:
                     f"The judge of {name!r} did not answer in time",
                     seen=f"{figures['in_call_s']:.0f} s",
                     allowed=f"{self._config.judge_deadline_s:g} s",
-                    remedy="The server has to be started again; its clients rebuild their sessions",
+                    remedy="If it only needs longer, start roborl serve again with a larger --judge_deadline_s; if it hangs, start"
+                    " it again as it was. Clients rebuild their sessions",
                 )
         if not self._stop.is_set() and not all(thread.is_alive() for thread in self._threads):
             raise RoborlError("A thread of the reward server has ended", remedy="See its traceback above")

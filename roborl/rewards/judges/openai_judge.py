@@ -257,7 +257,8 @@ class OpenAiJudge:
             "No endpoint of the judge answers in time",
             seen=urls,
             allowed=f"{config.deadline_s:g} s",
-            remedy="See what it is busy with, or set judge.deadline_s and judge.timeout_s to what it needs",
+            remedy="See what it is busy with, or set judge.deadline_s and judge.timeout_s in the model's settings to what it"
+            " needs, and --judge_deadline_s of roborl serve to at least twice judge.deadline_s",
         )
 
     def _post(self, endpoint: _Endpoint, body: dict[str, Any], timeout_s: float) -> httpx.Response:
