@@ -42,6 +42,9 @@ class _Session:
     under_way: dict[int, int] = field(default_factory=dict)  # frame id: when it was pushed, ns
     overdue: set[int] = field(default_factory=set)
     newest: dict[str, Any] | None = None  # live lane: the frame that waits for credit
+    unscored: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # live lane: what goes out before it, and is not replaced
 
 
 class ScoreClient:
@@ -148,7 +151,7 @@ class ScoreClient:
 
         Returns:
             False where the frame was not taken, for want of credit or of an open session: poll, and push it again.
-            A live session takes every frame, and sends the newest when it may.
+            A live session takes every frame, and sends the newest when it may, after those that are only to be seen.
         """
         entry = self._sessions.get(session)
         if entry is None:
@@ -160,8 +163,11 @@ class ScoreClient:
             "score": score,
         }
         if entry.lane is Lane.LIVE:
-            self.skipped += entry.newest is not None
-            entry.newest = frame
+            if score:
+                self.skipped += entry.newest is not None
+                entry.newest = frame
+            else:
+                entry.unscored.append(frame)
             self._send_newest(session, entry)
             return True
         return self._push(session, entry, frame)
@@ -286,6 +292,10 @@ class ScoreClient:
                 entry.sent = self._link.send("open", session=session, **entry.asked)
 
     def _send_newest(self, session: str, entry: _Session) -> None:
+        while entry.unscored:
+            if not self._push(session, entry, entry.unscored[0]):
+                return
+            del entry.unscored[0]
         if entry.newest is not None and self._push(session, entry, entry.newest):
             entry.newest = None
 

@@ -208,6 +208,19 @@ def test_a_live_session_skips_to_the_newest_frame(judge: Judge, client: Client, 
     assert client.client.skipped == 18
 
 
+def test_a_live_session_skips_nothing_that_is_only_to_be_seen(
+    judge: Judge, client: Client, until: Any
+) -> None:
+    judge.credits = 1
+    session = client.client.open_session("t", ["front", "wrist"], lane=Lane.LIVE)
+    assert client.client.push_frame(session, 0, picture(0), score=False)
+    for frame_id in (60, 61, 62):
+        assert client.client.push_frame(session, frame_id, picture(frame_id))
+    until(lambda: client.of(Scored), client.turn, judge.turn)
+    assert [(event.frame_id, event.score) for event in judge.seen] == [(0, False), (62, True)]
+    assert client.client.skipped == 2
+
+
 def test_state_travels_with_its_frame(judge: Judge, client: Client, until: Any) -> None:
     session = client.client.open_session("t", ["front", "wrist"])
     until(lambda: client.of(SessionOpened), client.turn, judge.turn)

@@ -20,7 +20,7 @@ from roborl.loops.actor.shared import ObservationSlot, Request
 from roborl.loops.actor.status import StatusSlot
 from roborl.loops.score_link import ScoreLink
 from roborl.loops.supervise import Child
-from roborl.types import EpisodeKey, Lane, Score
+from roborl.types import EpisodeKey, Lane, Observation, Score
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,9 @@ class _Watched:
     heard_ns: int
     asking: Every
     session: str | None = None
+    # What the first session began with, and whether one that takes its place has yet to be shown it.
+    first: Observation | None = None
+    first_due: bool = False
     # Nothing is asked of a server that refuses this episode, until the next one.
     refused: bool = False
     scored: int = 0
@@ -149,8 +152,10 @@ class LiveLoop:
         if (
             request is not None
             and watched.session is not None
+            and self._first_shown(watched, watched.session)
             and self._line.push(watched.session, request.observation, score=True)
         ):
+            watched.first = watched.first or request.observation
             self._stamps[request.index] = request.observation.stamp_ns
             self._waiting = None
             self._status.add("offered")
@@ -163,6 +168,12 @@ class LiveLoop:
                 f"The reward server has said nothing of {watched.key} for {_SILENT_S:g} s: it goes on to its time limit",
             )
 
+    def _first_shown(self, watched: _Watched, session: str) -> bool:
+        """Show a session that begins in mid-episode the first observation: a model takes what it sees first for the beginning."""
+        if watched.first_due and watched.first is not None:
+            watched.first_due = not self._line.push(session, watched.first, score=False)
+        return not watched.first_due
+
     def _take(self, scores: Sequence[tuple[str, Score]], lost: Collection[str]) -> None:
         watched = self._watched
         if watched is None or watched.session is None:
@@ -173,7 +184,7 @@ class LiveLoop:
         if watched.session in lost:
             self._status.add("lost")
             self._tell(watched, f"The reward server lost the session in which it watched {watched.key}")
-            watched.session = None
+            watched.session, watched.first_due = None, watched.first is not None
             self._stamps.clear()
 
     def _publish(self, watched: _Watched, score: Score) -> None:

@@ -55,6 +55,8 @@ class Line:
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.pushed: list[tuple[str, int]] = []
+        self.only_seen: list[tuple[str, int]] = []
+        self.opens = True
         self.scores: list[tuple[str, Score]] = []
         self.lost: dict[str, str | None] = {}
 
@@ -66,8 +68,9 @@ class Line:
         return self.opened[-1]
 
     def push(self, session: str, observation: Observation, *, score: bool) -> bool:
-        self.pushed.append((session, observation.frames["front"].id))
-        return True
+        if self.opens:
+            (self.pushed if score else self.only_seen).append((session, observation.frames["front"].id))
+        return self.opens
 
     def close(self, session: str) -> None:
         self.closed.append(session)
@@ -184,6 +187,25 @@ def test_a_session_that_is_lost_is_opened_again_after_a_moment(
     assert rig.line.opened == ["s0", "s1", "s2"]
     assert rig.counts("lost") == (3,)
     assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1
+
+
+def test_a_session_that_takes_the_place_of_a_lost_one_is_shown_how_the_episode_began(rig: Rig) -> None:
+    """A model takes the first picture that it sees for the beginning, and what it says of later ones goes by that."""
+    rig.show(0, 1)
+    rig.show(0, 4)
+    rig.line.lost = {"s0": None}
+    rig.show(0, 6)
+    rig.clock.advance(1.0)
+    rig.line.opens = False
+    rig.show(0, 9)
+    assert (rig.line.opened, rig.line.pushed) == (["s0", "s1"], [("s0", 1), ("s0", 4), ("s0", 6)])
+    rig.line.opens = True
+    rig.show(0, 10)
+    rig.show(0, 12)
+    assert rig.line.only_seen == [("s1", 1)]
+    assert rig.line.pushed[3:] == [("s1", 10), ("s1", 12)]
+    rig.show(1, 0)
+    assert rig.line.only_seen == [("s1", 1)]
 
 
 def test_a_server_that_refuses_an_episode_is_asked_again_with_the_next_one(
