@@ -147,6 +147,7 @@ def views_of(observation: Observation, cameras: Sequence[str]) -> tuple[Image, .
             f"The reward model needs a view that is missing: {absent}",
             seen=sorted(observation.frames),
             allowed=list(cameras),
+            remedy="Name the views as the model knows them: --camera_map '{MODEL: DATASET}', or in watch --cameras",
         )
     return tuple(observation.frames[name].rgb for name in cameras)
 

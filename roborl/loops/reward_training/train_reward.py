@@ -47,9 +47,13 @@ _LATENCY_FRAMES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRewardConfig:
-    """Which data, which model, where to. For a published judge instead: ``--model dopamine --help`` and its like."""
+    """Which data, which model, where to.
 
-    # A LeRobotDataset v3 (folder or hub id), or a folder of videos with annotated_keyframes.json.
+    This is ``--model sarm``, where none is named. Each other kind has its own settings: ``--model perceptual --help``, from a few
+    demonstrations; ``pairs``, from other tasks; ``dopamine``, ``roboreward`` or ``vlac``, which adapt a published judge.
+    """
+
+    # A LeRobotDataset v3 or v2 (folder or hub id), or a folder of videos with annotated_keyframes.json.
     dataset: str
     out: Path  # folder for the model, its resume points and its report
     episodes: list[int] = field(default_factory=list)  # which to learn from; empty: all others
