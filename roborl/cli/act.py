@@ -12,10 +12,16 @@ Config = ActConfig
 
 
 def main(config: ActConfig) -> dict[str, Any]:
-    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arm first; a second one waits for no learner."""
+    """Run until the episodes are done, or Ctrl-C or SIGTERM, which stop the arm first; a second one waits for no learner.
+
+    Returns:
+        The figures, with ``exit`` 1 for an evaluation that was stopped before it had its episodes.
+    """
     if not config.weights:
         from roborl.loops.learnt import warn_of_start
 
         warn_of_start(config.policy)
     child = Child.alone("act")
-    return run_actor(config, lambda: child.stopping, lambda: child.hurried)
+    figures = run_actor(config, lambda: child.stopping, lambda: child.hurried)
+    measured = figures["episodes"] - figures["cut_short"]
+    return figures | ({"exit": 1} if config.mode == "evaluate" and measured < config.episodes else {})
