@@ -23,6 +23,7 @@ _LONGEST_VALUE = 60
 # Names of settings, or their beginnings, by which a run's first policy is made.
 _AT_THE_BEGIN = ("policy", "clone.", "demos.weights")
 _BEFORE = Path(__file__).with_name("earlier_runs.yaml")
+_FROM = "# Relative paths are found from "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,8 @@ def on_top_of_the_runs(args: Sequence[str], verb: str) -> list[str]:
     """Return arguments that stand on top of the run's own settings, where they are to go on with a run that has some.
 
     Raises:
-        ConfigError: If a file cannot be read, or the run has been another verb's.
+        ConfigError: If a file cannot be read, the run has been another verb's, or its settings name files by paths that are
+            found from another folder than this one.
     """
     if {"-h", "--help"} & set(args):
         return list(args)
@@ -50,6 +52,7 @@ def on_top_of_the_runs(args: Sequence[str], verb: str) -> list[str]:
         return list(args)
     own = run.settings(verb)
     if own.is_file():
+        _refuse_elsewhere(own, args)
         # The run may lie elsewhere by now, and what an earlier call asked for is done.
         this = [f"--{field.name}={getattr(call, field.name)}" for field in fields(call)]
         beneath = ["--config_path", str(_BEFORE)] if _is_earlier(own) else []
@@ -82,9 +85,36 @@ def _is_earlier(own: Path) -> bool:
     )
 
 
+def _refuse_elsewhere(own: Path, args: Sequence[str]) -> None:
+    """Refuse settings that would name other files here than where they were kept, unless they are named anew."""
+    first = own.read_text().partition("\n")[0]
+    kept_in = Path(first.removeprefix(_FROM))
+    if not first.startswith(_FROM) or not kept_in.is_dir() or kept_in.samefile(Path.cwd()):
+        return
+    leaves = _flat(yaml.safe_load(own.read_text()))
+    call = {field.name for field in fields(_Call)}
+    found = [
+        name
+        for name, value in leaves.items()
+        if isinstance(value, str) and name not in call and configuration.named(args, name) is None
+        # A reward model is also named as KIND:FOLDER.
+        if (place := Path(value.rpartition(":")[2])).name
+        and not place.is_absolute()
+        and (kept_in / place).exists()
+    ]
+    if found:
+        raise ConfigError(
+            "This run's settings name files by paths that are found from another folder",
+            seen=f"{', '.join(f'{name} {leaves[name]}' for name in found)}; in {Path.cwd()}",
+            allowed=kept_in,
+            remedy=f"Change to that folder, or name them as they are found from here: --{found[0]}",
+        )
+
+
 def keep_settings(path: Path, config: LearnSettings) -> None:
-    """Write a run's settings, whole or not at all, without what belongs to this call alone."""
-    write_whole(path, configuration.dump(replace(config, resume=False, rollback=0)))
+    """Write a run's settings, whole or not at all, without what belongs to this call alone, and where it was made."""
+    here = str(Path.cwd()).replace("\n", "?")
+    write_whole(path, f"{_FROM}{here}\n{configuration.dump(replace(config, resume=False, rollback=0))}")
 
 
 def say_changes(path: Path, config: LearnSettings) -> None:

@@ -56,6 +56,34 @@ def test_a_run_that_goes_on_has_its_own_settings_beneath_those_that_are_named(
     assert resolved("--config_path", str(file), *asked, "--rlpd.width=32") == changed
 
 
+def test_a_run_that_names_files_from_another_folder_is_not_gone_on_with_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another project's reward model, demonstrations or bench may lie there under the same name."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        (folder / "reward").mkdir(parents=True)
+        (folder / "demos").mkdir()
+    monkeypatch.chdir(there)
+    begin(Path("run"), reward="sarm:reward", demos=DemosConfig(path="demos"))
+    going_on = resolved("--run", "run", "--resume", "true")
+    assert going_on.reward == "sarm:reward"
+    monkeypatch.chdir(here)
+    asked = ("--run", str(there / "run"), "--resume", "true")
+    with pytest.raises(
+        ConfigError, match=r"found from another folder.*demos\.path demos, reward sarm:reward"
+    ) as said:
+        resolved(*asked)
+    assert str(there) in str(said.value)
+    with pytest.raises(ConfigError, match=r"Found: demos\.path demos;"):
+        resolved(*asked, "--reward", str(there / "reward"))
+    named = resolved(*asked, "--reward", str(there / "reward"), "--demos", str(there / "demos"))
+    assert (named.reward, named.demos.path) == (str(there / "reward"), str(there / "demos"))
+    begin(there / "run", reward="brightness", bench="so101_sim")
+    monkeypatch.chdir(there)
+    assert resolved(*asked).reward == "brightness", "words are found from anywhere"
+
+
 def test_a_run_of_before_a_setting_was_there_goes_on_as_it_did(tmp_path: Path) -> None:
     run = tmp_path / "run"
     begin(run)
