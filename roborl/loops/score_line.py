@@ -107,25 +107,31 @@ class ScoreLine:
             self._try(self._judge)
         return self._judge
 
-    def open(self, task: str) -> str | None:
+    def open(self, task: str, first: Observation | None = None) -> str | None:
         """Ask for a session; None while the server is away, and for a while after it had no room: longer each time in a row."""
         if self._judge is None or self._clock.now_ns() < self._room_ns:
             return None
         views = self._views(self._judge.info)
-        return self._client.open_session(
+        session = self._client.open_session(
             task,
             views,
             model=self._model,
             lane=self._lane,
             references=of_cameras(self._references, views),
         )
+        if first is not None:
+            self._send(session, first, self._judge, score=False)
+        return session
 
     def push(self, session: str, observation: Observation, *, score: bool) -> bool:
         """Send the next observation, if the session is open and has credit."""
         if session not in self._open or self._judge is None:
             return False
+        return self._send(session, observation, self._judge, score=score)
+
+    def _send(self, session: str, observation: Observation, to: ServedJudge, *, score: bool) -> bool:
         frame_id = max(frame.id for frame in observation.frames.values())
-        images = {name: self._sized(observation.images[name]) for name in self._views(self._judge.info)}
+        images = {name: self._sized(observation.images[name]) for name in self._views(to.info)}
         return self._client.push_frame(session, frame_id, images, state=observation.state, score=score)
 
     def close(self, session: str) -> None:

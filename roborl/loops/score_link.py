@@ -35,8 +35,13 @@ class ScoreLink(Protocol):
         """Return who is judging, None while the server is away."""
         ...
 
-    def open(self, task: str) -> str | None:
-        """Start a session and return its name; None while the server is away."""
+    def open(self, task: str, first: Observation | None = None) -> str | None:
+        """Start a session and return its name; None while the server is away.
+
+        Args:
+            task: The instruction in words.
+            first: In the live lane, how an episode began that is under way: a model takes what it sees first for the beginning.
+        """
         ...
 
     def push(self, session: str, observation: Observation, *, score: bool) -> bool:

@@ -223,6 +223,7 @@ class _Watch:
             self._session: str | None = None
             self._waiting: Observation | None = None
             self._sent: int | None = None  # the last that was sent, until its score is here
+            self._first: Observation | None = None
             self._scored = -1
             self._watched, self._before = Watched(), self.watched
             with suppress(_Lost):
@@ -294,13 +295,14 @@ class _Watch:
                 raise _Lost
             self._session = self._sent = None
         if there and self._session is None:
-            self._session = self._line.open(self._config.task or self._source.task)
+            self._session = self._line.open(self._config.task or self._source.task, self._first)
         if (
             self._waiting is not None
             and self._session is not None
             and (self._lane is Lane.LIVE or self._under_way < _MOST_UNDER_WAY)
             and self._line.push(self._session, self._waiting, score=True)
         ):
+            self._first = self._first or self._waiting
             self._sent, self._waiting = observation_id(self._waiting), None
 
     def _keep_patience(self, there: bool, lost: bool) -> None:

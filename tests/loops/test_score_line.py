@@ -224,6 +224,29 @@ def test_the_live_lane_sends_the_newest_and_tells_of_every_refusal(serving: Serv
     line.leave()
 
 
+class FromItsBeginning(BrightnessModel):
+    """A model of changes, which takes what it sees first for the beginning."""
+
+    def start(self, task: str, references: References) -> BrightnessFold:
+        class Remembering(BrightnessFold):
+            def skip(self, observation: Observation) -> None:
+                self.queries(observation)
+
+        return Remembering(self.info.cameras, self.info.version)
+
+
+def test_a_live_session_in_mid_episode_goes_by_the_episodes_own_beginning(serving: Serving) -> None:
+    serving.start(reward=FromItsBeginning())
+    line = ScoreLine(serving.endpoint, ("front", "wrist"), lane=Lane.LIVE)
+    until(line, lambda _s, _l: line.judge())
+    session = line.open("shine", observation(0, 51))
+    assert session is not None
+    push(line, session, 60, 204)
+    ((_, score),) = until(line, lambda s, _l: s or None)
+    assert (score.frame_id, score.raw) == (60, pytest.approx(0.6))
+    line.leave()
+
+
 @pytest.mark.parametrize("told", [math.inf, math.nan, 0.0, "soon"])
 def test_a_server_that_names_no_end_is_given_up_after_a_while(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, told: object

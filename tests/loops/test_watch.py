@@ -405,7 +405,7 @@ class Line:
     def judge(self):
         return ServedJudge(info=ModelInfo(version="v"))
 
-    def open(self, task):
+    def open(self, task, first=None):
         self.opened += 1
         return f"s{self.opened}"
 

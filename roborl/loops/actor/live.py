@@ -65,9 +65,8 @@ class _Watched:
     heard_ns: int
     asking: Every
     session: str | None = None
-    # What the first session began with, and whether one that takes its place has yet to be shown it.
+    # What the first session began with: one that takes its place begins with it, too.
     first: Observation | None = None
-    first_due: bool = False
     # Nothing is asked of a server that refuses this episode, until the next one.
     refused: bool = False
     scored: int = 0
@@ -147,12 +146,11 @@ class LiveLoop:
             return
         now_ns = self._clock.now_ns()
         if here and watched.session is None and watched.asking.due():
-            watched.session = self._line.open(self._task)
+            watched.session = self._line.open(self._task, watched.first)
         request = self._waiting
         if (
             request is not None
             and watched.session is not None
-            and self._first_shown(watched, watched.session)
             and self._line.push(watched.session, request.observation, score=True)
         ):
             watched.first = watched.first or request.observation
@@ -168,12 +166,6 @@ class LiveLoop:
                 f"The reward server has said nothing of {watched.key} for {_SILENT_S:g} s: it goes on to its time limit",
             )
 
-    def _first_shown(self, watched: _Watched, session: str) -> bool:
-        """Show a session that begins in mid-episode the first observation: a model takes what it sees first for the beginning."""
-        if watched.first_due and watched.first is not None:
-            watched.first_due = not self._line.push(session, watched.first, score=False)
-        return not watched.first_due
-
     def _take(self, scores: Sequence[tuple[str, Score]], lost: Collection[str]) -> None:
         watched = self._watched
         if watched is None or watched.session is None:
@@ -184,7 +176,7 @@ class LiveLoop:
         if watched.session in lost:
             self._status.add("lost")
             self._tell(watched, f"The reward server lost the session in which it watched {watched.key}")
-            watched.session, watched.first_due = None, watched.first is not None
+            watched.session = None
             self._stamps.clear()
 
     def _publish(self, watched: _Watched, score: Score) -> None:

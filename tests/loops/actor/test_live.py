@@ -55,22 +55,22 @@ class Line:
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.pushed: list[tuple[str, int]] = []
-        self.only_seen: list[tuple[str, int]] = []
-        self.opens = True
+        self.began_with: list[tuple[str, int]] = []
         self.scores: list[tuple[str, Score]] = []
         self.lost: dict[str, str | None] = {}
 
     def judge(self) -> ServedJudge | None:
         return ServedJudge(info=ModelInfo(version="v")) if self.here else None
 
-    def open(self, task: str) -> str | None:
+    def open(self, task: str, first: Observation | None = None) -> str | None:
         self.opened.append(f"s{len(self.opened)}")
+        if first is not None:
+            self.began_with.append((self.opened[-1], first.frames["front"].id))
         return self.opened[-1]
 
     def push(self, session: str, observation: Observation, *, score: bool) -> bool:
-        if self.opens:
-            (self.pushed if score else self.only_seen).append((session, observation.frames["front"].id))
-        return self.opens
+        self.pushed.append((session, observation.frames["front"].id))
+        return True
 
     def close(self, session: str) -> None:
         self.closed.append(session)
@@ -196,16 +196,10 @@ def test_a_session_that_takes_the_place_of_a_lost_one_is_shown_how_the_episode_b
     rig.line.lost = {"s0": None}
     rig.show(0, 6)
     rig.clock.advance(1.0)
-    rig.line.opens = False
     rig.show(0, 9)
-    assert (rig.line.opened, rig.line.pushed) == (["s0", "s1"], [("s0", 1), ("s0", 4), ("s0", 6)])
-    rig.line.opens = True
-    rig.show(0, 10)
-    rig.show(0, 12)
-    assert rig.line.only_seen == [("s1", 1)]
-    assert rig.line.pushed[3:] == [("s1", 10), ("s1", 12)]
     rig.show(1, 0)
-    assert rig.line.only_seen == [("s1", 1)]
+    assert rig.line.opened == ["s0", "s1", "s2"]
+    assert rig.line.began_with == [("s1", 1)]
 
 
 def test_a_server_that_refuses_an_episode_is_asked_again_with_the_next_one(
