@@ -154,7 +154,7 @@ def run_training(config: TrainConfig, stopping: Callable[[], bool] = lambda: Fal
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     require_arms(config, bench)
     require_hold(bench)
-    config.act.by_simulator(simulated=bench.simulated)
+    config.act.by_simulator(simulated=bench.simulated)  # Raises where nobody could operate it.
     require_devices(bench)
     require_device(bench, config.act)
     pass_gate(config, stopping)

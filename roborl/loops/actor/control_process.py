@@ -58,7 +58,7 @@ def main(child: Child, config: ActConfig) -> None:
 
     bench = load_bench(config.bench, config.bench_overrides, config.plugins)
     require_hold(bench)
-    config.by_simulator(simulated=bench.simulated)
+    config.by_simulator(simulated=bench.simulated)  # Raises where nobody could operate it.
     robot = make_robot(bench)
     require_degrees(bench, robot)
     import_s = time.monotonic() - began
