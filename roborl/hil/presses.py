@@ -9,6 +9,7 @@ import os
 import sys
 import termios
 import time
+import weakref
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -67,6 +68,7 @@ class PressSender:
 
     def __init__(self, folder: Path, device: str) -> None:
         self._pipe = _open_pipe(folder)
+        self._close = weakref.finalize(self, os.close, self._pipe)
         self._device = device
 
     def press(self, button: Button, *, episode: EpisodeKey | None = None, index: int | None = None) -> bool:
@@ -90,8 +92,8 @@ class PressSender:
         return True
 
     def close(self) -> None:
-        """Close this end."""
-        os.close(self._pipe)
+        """Close this end; one that nobody holds any more is closed by itself."""
+        self._close()
 
     def _unread_bytes(self) -> int:
         return int.from_bytes(fcntl.ioctl(self._pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -109,6 +111,7 @@ class Presses:
 
     def __init__(self, folder: Path) -> None:
         self._pipe = _open_pipe(folder)
+        self._close = weakref.finalize(self, os.close, self._pipe)
         self._rest = b""
         self.malformed = 0
 
@@ -129,8 +132,8 @@ class Presses:
         return presses
 
     def close(self) -> None:
-        """Close this end."""
-        os.close(self._pipe)
+        """Close this end; one that nobody holds any more is closed by itself."""
+        self._close()
 
 
 def _open_pipe(folder: Path) -> int:

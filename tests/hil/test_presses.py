@@ -19,6 +19,7 @@ from roborl.hil.keyboard import HELP, HELP_WITH_DEVICE, Listener, TerminalKeyboa
 from roborl.hil.keystrokes import Keystrokes
 from roborl.hil.operator import PersonOperator
 from roborl.hil.presses import Button, Presses, PressSender
+from roborl.loops.actor.shared import Doorbell
 from roborl.types import EpisodeKey
 
 KEY = EpisodeKey(actor="arm", incarnation=1, episode=4)
@@ -183,6 +184,24 @@ def test_what_is_pressed_right_after_ready_is_not_lost(tmp_path: Path, button: B
     else:
         operator.reset(0)
         assert passed == [button]
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [Presses, lambda folder: PressSender(folder, "test"), lambda folder: Doorbell(folder / "bell")],
+)
+def test_an_end_that_is_closed_or_that_nobody_holds_any_more_takes_no_file(
+    tmp_path: Path, opened: Callable[[Path], Any]
+) -> None:
+    """A process may have some thousand files, and some drivers wait on the first 1024 alone."""
+    before = len(os.listdir("/proc/self/fd"))
+    end = opened(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    end.close()
+    end.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    opened(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(

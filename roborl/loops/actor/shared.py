@@ -12,6 +12,7 @@ import os
 import select
 import struct
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,7 @@ class Doorbell:
             os.mkfifo(path, 0o600)
         # Opened for both directions, so that neither side ever sees the other one missing.
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._close = weakref.finalize(self, os.close, self._fd)
 
     def ring(self) -> None:
         """Wake the listener."""
@@ -213,7 +215,7 @@ class Doorbell:
 
     def close(self) -> None:
         """Close this end."""
-        os.close(self._fd)
+        self._close()
 
 
 @dataclass(frozen=True, kw_only=True)
