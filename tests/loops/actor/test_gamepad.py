@@ -113,8 +113,9 @@ def test_a_press_on_a_pad_carries_the_observation_that_was_on_the_screen(
     still = DeviceReading(action=np.zeros(4, np.float32), clutch=False, stamp_ns=0)
     monkeypatch.setattr(teleop.DeviceReader, "read", lambda self: (still, [Button.SUCCESS]))
     pads.plug_in()
+    presses = Presses(folder)
     teleop.main(cast("Child", Supervised()), config)
-    (press,) = Presses(folder).take()
+    (press,) = presses.take()
     key = EpisodeKey(actor="arm", incarnation=5, episode=3)
     assert (press.button, press.episode, press.index) == (Button.SUCCESS, key, 12)
 
