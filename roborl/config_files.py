@@ -86,7 +86,7 @@ def _mapping(path: str) -> dict[str, Any]:
         with Path(path).open(encoding="utf-8") as file:
             content: Any = load_config(file, file=path)
             file.seek(0)
-            twice = next(_twice(yaml.compose(file, yaml.SafeLoader)), None)
+            twice = _first_twice(file.read())
     except OSError as error:
         raise ConfigError(
             "A configuration file cannot be opened",
@@ -118,6 +118,14 @@ def _mapping(path: str) -> dict[str, Any]:
             remedy="Write fields into it, or give another file",
         )
     return content
+
+
+def _first_twice(text: str) -> str | None:
+    """Return the first field that stands twice; None where there is none, or another form than YAML, such as JSON with tabs."""
+    try:
+        return next(_twice(yaml.compose(text, yaml.SafeLoader)), None)
+    except yaml.YAMLError:
+        return None
 
 
 def _twice(node: yaml.Node | None, before: str = "") -> Iterator[str]:

@@ -312,6 +312,12 @@ def test_a_field_that_stands_twice_in_a_file_is_refused_with_its_lines(
         read_files(["--config_path", str(path)])
 
 
+def test_json_may_be_indented_by_tabs(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text('{\n\t"speed": 1\n}\n')
+    assert read_files(["--config_path", str(path)]) == {str(path): {"speed": 1}}
+
+
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.yaml"):
         assert str(path) in str(told(["--config_path", str(path)]))

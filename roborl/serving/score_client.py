@@ -42,9 +42,8 @@ class _Session:
     under_way: dict[int, int] = field(default_factory=dict)  # frame id: when it was pushed, ns
     overdue: set[int] = field(default_factory=set)
     newest: dict[str, Any] | None = None  # live lane: the frame that waits for credit
-    unscored: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # live lane: what goes out before it, and is not replaced
+    # Live lane: what goes out before the newest, and is not replaced.
+    unscored: list[dict[str, Any]] = field(default_factory=list)
 
 
 class ScoreClient:

@@ -313,17 +313,23 @@ def test_an_episode_that_was_not_seen_to_begin_has_not_begun(monkeypatch: pytest
     env.step(np.zeros(4, dtype=np.float32))
 
 
-@pytest.mark.parametrize("policy_s", [0.0, 0.002, 0.005, 0.0055, 0.012, 0.0325])
-def test_set_points_of_a_physical_arm_are_a_control_period_apart_however_late_their_step_begins(
-    monkeypatch: pytest.MonkeyPatch, policy_s: float
-) -> None:
-    """As the actor's are, and it is observed in time all the same: what is shown and what is practised have one phase."""
+def timed(monkeypatch: pytest.MonkeyPatch) -> tuple[RobotEnv, FakeClock, list[int]]:
+    """Return a physical bench at the begin of an episode, its clock, and when set-points go out from here on."""
     clock = FakeClock()
     monkeypatch.setattr("roborl.envs.robot_env.MonotonicClock", lambda: clock)
     env, robot, _ = physical()
     env.reset(seed=0)
     sent_ns: list[int] = []
     monkeypatch.setattr(robot, "send_action", lambda action: sent_ns.append(clock.now_ns()))
+    return env, clock, sent_ns
+
+
+@pytest.mark.parametrize("policy_s", [0.0, 0.002, 0.005, 0.0055, 0.012, 0.0325])
+def test_set_points_of_a_physical_arm_are_a_control_period_apart_however_late_their_step_begins(
+    monkeypatch: pytest.MonkeyPatch, policy_s: float
+) -> None:
+    """As the actor's are, and it is observed in time all the same: what is shown and what is practised have one phase."""
+    env, clock, sent_ns = timed(monkeypatch)
     for _ in range(3):
         clock.advance(policy_s)
         env.step(np.zeros(4, dtype=np.float32))
@@ -337,12 +343,7 @@ def test_set_points_of_a_physical_arm_are_a_control_period_apart_however_late_th
 def test_no_set_point_of_a_physical_arm_comes_sooner_than_a_control_period_after_the_one_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = FakeClock()
-    monkeypatch.setattr("roborl.envs.robot_env.MonotonicClock", lambda: clock)
-    env, robot, _ = physical()
-    env.reset(seed=0)
-    sent_ns: list[int] = []
-    monkeypatch.setattr(robot, "send_action", lambda action: sent_ns.append(clock.now_ns()))
+    env, clock, sent_ns = timed(monkeypatch)
     for policy_s in (0.0045, 0.0003, 0.002, 0.0):
         clock.advance(policy_s)
         env.step(np.zeros(4, dtype=np.float32))
